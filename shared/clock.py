@@ -1,0 +1,17 @@
+"""The time, as records and messages write it: UTC, to the millisecond, which is what MongoDB keeps."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The present moment in UTC, cut to the millisecond."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def to_rfc3339(moment: datetime) -> str:
+    """Write a moment as `2026-01-31T09:30:00.250Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

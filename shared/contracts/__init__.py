@@ -1,0 +1,78 @@
+"""The messages between services: one module per service that owns (sends) them, and the registry of all.
+
+Commands are imperative (`ReleaseStock`), events past tense (`StockReserved`). Bodies are JSON in camelCase; a reader
+ignores fields it does not know. A stored sample of each, `tests/samples/messages.json`, makes a change a visible act.
+"""
+
+from shared.contracts.base import Message
+from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
+from shared.contracts.orders import (
+    CancelProvisioning,
+    OrderCancelled,
+    OrderCompleted,
+    OrderConfirmed,
+    OrderCreated,
+    OrderFailed,
+    OrderProvisioning,
+    ProvisionServer,
+    RefundPayment,
+    ReleaseStock,
+)
+from shared.contracts.payments import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts.provisioning import (
+    PackageLowIps,
+    ProvisioningCompleted,
+    ProvisioningFailed,
+    ProvisioningProgress,
+)
+
+ALL_MESSAGES: tuple[type[Message], ...] = (
+    OrderCreated,
+    StockReserved,
+    StockReservationFailed,
+    PaymentProcessed,
+    PaymentFailed,
+    ReleaseStock,
+    StockReleased,
+    RefundPayment,
+    PaymentRefunded,
+    ProvisionServer,
+    ProvisioningProgress,
+    ProvisioningCompleted,
+    ProvisioningFailed,
+    CancelProvisioning,
+    OrderConfirmed,
+    OrderProvisioning,
+    OrderCompleted,
+    OrderCancelled,
+    OrderFailed,
+    PackageLowIps,
+)
+
+BY_ROUTING_KEY: dict[str, type[Message]] = {message.routing_key: message for message in ALL_MESSAGES}
+
+__all__ = [
+    "ALL_MESSAGES",
+    "BY_ROUTING_KEY",
+    "CancelProvisioning",
+    "Message",
+    "OrderCancelled",
+    "OrderCompleted",
+    "OrderConfirmed",
+    "OrderCreated",
+    "OrderFailed",
+    "OrderProvisioning",
+    "PackageLowIps",
+    "PaymentFailed",
+    "PaymentProcessed",
+    "PaymentRefunded",
+    "ProvisionServer",
+    "ProvisioningCompleted",
+    "ProvisioningFailed",
+    "ProvisioningProgress",
+    "RefundPayment",
+    "ReleaseStock",
+    "StockReleased",
+    "StockReservationFailed",
+    "StockReserved",
+]

@@ -1,0 +1,47 @@
+"""What every message shares: its routing key, the rule for ids, tolerant reading and camelCase writing."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""Safe as a document id, as a field name inside a document and in a URL path, whatever a sender makes of it."""
+
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
+"""A product, user or token: any text of 1 to 128 characters without control characters."""
+
+Text = Annotated[str, Field(max_length=1000)]
+"""A sentence for people, such as the reason of a refusal."""
+
+
+class Wire(BaseModel):
+    """A frozen part of a message: strict types, unknown fields ignored, camelCase on the wire."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        allow_inf_nan=False,
+    )
+
+
+class Message(Wire):
+    """One message of the saga; `order_id` is what receivers are idempotent by, and the correlation id.
+
+    `mandatory` is true where somebody must be listening: the broker then returns the message instead of
+    confirming it into nowhere, and the sender keeps it until it can be routed.
+    """
+
+    routing_key: ClassVar[str]
+    mandatory: ClassVar[bool] = True
+
+    order_id: OrderId
+
+    def to_json(self) -> bytes:
+        """The body on the wire; absent optional fields are left out."""
+        return self.model_dump_json(exclude_none=True).encode()

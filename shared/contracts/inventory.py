@@ -1,0 +1,39 @@
+"""What the inventory service answers."""
+
+from typing import ClassVar, Literal
+
+from shared.contracts.base import Message, Name, Text, Wire
+
+
+class ServerSpecification(Wire):
+    """What to provision for a `vps` product."""
+
+    package: Name
+    package_id: Name | None = None
+    ram: int | None = None
+
+
+class StockReserved(Message):
+    """Everything the order asks for is held for it."""
+
+    routing_key: ClassVar[str] = "stock.reserved"
+
+    status: Literal["SUCCESS"] = "SUCCESS"
+    fulfilment: Literal["goods", "vps"] = "goods"
+    provisioning: ServerSpecification | None = None
+    slot: Name | None = None
+
+
+class StockReservationFailed(Message):
+    """Nothing is held for the order, and `reason` says what was missing."""
+
+    routing_key: ClassVar[str] = "stock.reservation_failed"
+
+    status: Literal["FAILED"] = "FAILED"
+    reason: Text
+
+
+class StockReleased(Message):
+    """Nothing is held for the order any more, and nothing will be."""
+
+    routing_key: ClassVar[str] = "stock.released"

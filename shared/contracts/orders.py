@@ -1,0 +1,118 @@
+"""What the order service sends: the order itself, commands to its participants, and events for anyone."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Message, Name, Text, Wire
+from shared.money import Money
+
+MAX_QUANTITY = 1_000_000
+
+
+class Item(Wire):
+    """One line of an order; `price` is per unit."""
+
+    product_id: Name
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+    price: Annotated[Money, Field(ge=0)]
+
+
+class PaymentInstruction(Wire):
+    """How the customer pays: a card token, or a retainer."""
+
+    method: Literal["card", "retainer"] = "card"
+    token: Name | None = None
+    retainer_id: Name | None = None
+
+
+class Delivery(Wire):
+    """When the customer wants the goods: `auto` or a slot id; no slot at all when absent."""
+
+    slot: Name | None = None
+
+
+class OrderCreated(Message):
+    """An order was accepted: inventory and payment start on it in parallel."""
+
+    routing_key: ClassVar[str] = "order.created"
+
+    user_id: Name
+    items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=100, strict=False)]
+    total_amount: Annotated[Money, Field(ge=0)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    payment: PaymentInstruction = PaymentInstruction()
+    delivery: Delivery = Delivery()
+
+
+class ReleaseStock(Message):
+    """Give back what the order holds, or make sure that it never will."""
+
+    routing_key: ClassVar[str] = "stock.release"
+
+    items: Annotated[tuple[Item, ...], Field(max_length=100, strict=False)] = ()
+
+
+class RefundPayment(Message):
+    """Return what was charged for the order, or make sure that nothing ever is."""
+
+    routing_key: ClassVar[str] = "payment.refund"
+
+    reason: Text = ""
+
+
+class ProvisionServer(Message):
+    """Buy the server that the order asks for."""
+
+    routing_key: ClassVar[str] = "provisioning.requested"
+
+    user_id: Name
+    package: Name
+    package_id: Name | None = None
+    ram: int | None = None
+
+
+class CancelProvisioning(Message):
+    """Stop buying, if nothing was bought yet."""
+
+    routing_key: ClassVar[str] = "provisioning.cancel"
+
+
+class OrderEvent(Message):
+    """An order changed its status; for anyone who wants to know."""
+
+    mandatory: ClassVar[bool] = False
+
+    user_id: Name
+    total_amount: Money
+    reason: Text | None = None
+
+
+class OrderConfirmed(OrderEvent):
+    """Stock is reserved and payment is taken."""
+
+    routing_key: ClassVar[str] = "order.confirmed"
+
+
+class OrderProvisioning(OrderEvent):
+    """Stock and payment are there; the server is being bought."""
+
+    routing_key: ClassVar[str] = "order.provisioning"
+
+
+class OrderCompleted(OrderEvent):
+    """The server is ready."""
+
+    routing_key: ClassVar[str] = "order.completed"
+
+
+class OrderCancelled(OrderEvent):
+    """The order will not be fulfilled; whatever went through is being compensated."""
+
+    routing_key: ClassVar[str] = "order.cancelled"
+
+
+class OrderFailed(OrderEvent):
+    """Provisioning failed; the money is held until an operator decides."""
+
+    routing_key: ClassVar[str] = "order.failed"

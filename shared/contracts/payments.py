@@ -1,0 +1,31 @@
+"""What the payment service answers."""
+
+from typing import ClassVar, Literal
+
+from shared.contracts.base import Message, Name, Text
+
+
+class PaymentProcessed(Message):
+    """The order is paid; `transaction_id` is the gateway's."""
+
+    routing_key: ClassVar[str] = "payment.processed"
+
+    status: Literal["PROCESSED"] = "PROCESSED"
+    transaction_id: Name
+
+
+class PaymentFailed(Message):
+    """Nothing was charged, and `reason` says why."""
+
+    routing_key: ClassVar[str] = "payment.failed"
+
+    status: Literal["FAILED"] = "FAILED"
+    reason: Text
+
+
+class PaymentRefunded(Message):
+    """No money is held for the order: returned (REFUNDED), or never taken and never to be (VOIDED)."""
+
+    routing_key: ClassVar[str] = "payment.refunded"
+
+    status: Literal["REFUNDED", "VOIDED"]

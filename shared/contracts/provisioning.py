@@ -1,0 +1,53 @@
+"""What the provisioning service answers."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shared.contracts.base import Message, Name, Text, Wire
+
+
+class Server(Wire):
+    """A server that belongs to one order; its password is never in a message."""
+
+    ip: Name
+    username: Name | None = None
+    os: Name | None = None
+    expires_at: Name | None = None
+
+
+class ProvisioningProgress(Message):
+    """A step of the job, in words for the customer."""
+
+    routing_key: ClassVar[str] = "provisioning.progress"
+
+    step: Name
+    attempt: Annotated[int, Field(ge=0)] = 0
+    message: Text
+
+
+class ProvisioningCompleted(Message):
+    """The server is bought and verified."""
+
+    routing_key: ClassVar[str] = "provisioning.completed"
+
+    server: Server
+
+
+class ProvisioningFailed(Message):
+    """No server will come from this run of the job; `retryable` says whether another run might succeed."""
+
+    routing_key: ClassVar[str] = "provisioning.failed"
+
+    reason: Text
+    retryable: bool = False
+
+
+class PackageLowIps(Message):
+    """A package of the provider runs out of addresses; for anyone who buys more."""
+
+    routing_key: ClassVar[str] = "package.low_ips"
+    mandatory: ClassVar[bool] = False
+
+    package: Name
+    ipv4: Annotated[int, Field(ge=0)]

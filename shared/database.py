@@ -1,0 +1,142 @@
+"""The one module that connects to MongoDB: PyMongo's asyncio API, or Motor, its predecessor with the same calls."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+import structlog
+from pymongo import AsyncMongoClient, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
+
+from shared.errors import DatabaseUnavailableError, StartError
+from shared.settings import ServiceSettings
+
+Document = dict[str, Any]
+Collection = AsyncCollection[Document]
+Database = AsyncDatabase[Document]
+
+_log = structlog.get_logger(__name__)
+
+# Codes that a server gives while it steps down, starts up, shuts down or has lost its majority
+# (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
+_PASSING_CODES = frozenset(
+    {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+)
+DUPLICATE_KEY = 11000
+
+
+def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
+    """Open a client with majority writes and an upper bound on every call; it connects when it is first used."""
+    options: dict[str, Any] = {
+        "tz_aware": True,
+        "w": "majority",
+        "timeoutMS": int(settings.database_timeout_seconds * 1000),
+        "appname": "ordersaga",
+    }
+    if settings.mongo_driver == "motor":
+        return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
+    return AsyncMongoClient(settings.mongodb_url, **options)
+
+
+def _motor_client(url: str, options: dict[str, Any]) -> Any:
+    try:
+        from motor.motor_asyncio import AsyncIOMotorClient
+    except ImportError:
+        raise StartError(
+            "ORDERSAGA_MONGO_DRIVER=motor needs the optional extra: pip install 'ordersaga[motor]'"
+        ) from None
+    return AsyncIOMotorClient(url, **options)
+
+
+async def close(mongo: AsyncMongoClient[Document]) -> None:
+    """Close a client of either driver."""
+    closing: Any = mongo.close()
+    if inspect.isawaitable(closing):
+        await closing
+
+
+async def aggregate(collection: Collection, pipeline: Sequence[Mapping[str, Any]]) -> AsyncIterator[Document]:
+    """Stream the results of an aggregation, with either driver."""
+    cursor: Any = collection.aggregate(pipeline)
+    if inspect.isawaitable(cursor):
+        cursor = await cursor
+    async for document in cursor:
+        yield document
+
+
+async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
+    """Wait until MongoDB answers and has a primary, with one line of log a second.
+
+    Raises StartError if it is not a replica set: majority writes and failover need one.
+    """
+    while True:
+        try:
+            hello = await database.command("hello")
+        except PyMongoError as error:
+            _log.warning("waiting for MongoDB", error=_first_line(error))
+        else:
+            if "setName" not in hello and hello.get("msg") != "isdbgrid":
+                raise StartError(
+                    "MongoDB is not a replica set: start mongod with --replSet rs0 and run rs.initiate() once"
+                )
+            if hello.get("isWritablePrimary", hello.get("ismaster")):
+                return
+            _log.warning("waiting for MongoDB to elect a primary")
+        await asyncio.sleep(pause)
+
+
+async def ensure_indexes(collection: Collection, indexes: Sequence[IndexModel]) -> None:
+    """Create the indexes that are missing; existing ones are left alone."""
+    if indexes:
+        await collection.create_indexes(list(indexes))
+
+
+def as_ours(error: Exception) -> Exception:
+    """Turn a driver's error into DatabaseUnavailableError where the same call will succeed later, leave others."""
+    if is_passing(error):
+        return DatabaseUnavailableError(_first_line(error))
+    return error
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the error says that a server is away, slow or electing, and nothing about what was asked."""
+    if isinstance(error, BulkWriteError):
+        return _bulk_is_passing(error)
+    if isinstance(error, AutoReconnect | ConnectionFailure | NetworkTimeout | ExecutionTimeout | WTimeoutError):
+        return True
+    if isinstance(error, OperationFailure) and error.code in _PASSING_CODES:
+        return True
+    return isinstance(error, PyMongoError) and error.timeout
+
+
+def _bulk_is_passing(error: BulkWriteError) -> bool:
+    details = error.details or {}
+    if details.get("writeConcernErrors"):
+        return True
+    failures = details.get("writeErrors", [])
+    return bool(failures) and all(failure.get("code") in _PASSING_CODES for failure in failures)
+
+
+def duplicates(error: BulkWriteError) -> set[Any]:
+    """The `_id`s that an unordered bulk insert found to exist already; raises the error again if more went wrong."""
+    details = error.details or {}
+    failures = details.get("writeErrors", [])
+    if details.get("writeConcernErrors") or any(failure.get("code") != DUPLICATE_KEY for failure in failures):
+        raise error
+    return {failure["op"]["_id"] for failure in failures}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

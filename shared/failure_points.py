@@ -1,0 +1,77 @@
+"""Named points between two steps at which a test may crash the code; in production every one does nothing.
+
+The points are injected where the code is put together, never global. A test in the same process passes a hook that
+raises `SimulatedCrashError`; a test of a real process sets ORDERSAGA_CRASH_AT=<point>[#n]: the process then ends itself
+with SIGKILL the n-th time it gets there (the first time unless told otherwise).
+"""
+
+import os
+import signal
+from collections.abc import Callable
+
+FailurePoint = Callable[[str], None]
+"""Called with a point's name whenever the code reaches it."""
+
+HANDLED = "consumer.handled"
+"""The outcome is recorded, what follows from it is not published yet."""
+PUBLISHED = "consumer.published"
+"""What follows is published and confirmed, the deliveries are not acknowledged yet."""
+ACKNOWLEDGED = "consumer.acknowledged"
+"""The deliveries are acknowledged."""
+ORDER_INSERTED = "order.inserted"
+"""The order is stored and answered, `order.created` is not published yet."""
+ORDER_CREATED_PUBLISHED = "order.created-published"
+"""`order.created` is confirmed, the order still says that it is to be published."""
+STOCK_MOVED = "inventory.stock-moved"
+"""Quantities have changed, the reservation does not say so yet."""
+RESERVATION_RECORDED = "inventory.reservation-recorded"
+"""The reservation is written, the product still carries the order's mark."""
+PAYMENT_PENDING = "payment.pending"
+"""The payment is recorded as PENDING, the gateway was not asked yet."""
+PAYMENT_CHARGED = "payment.charged"
+"""The gateway has answered, the payment does not say so yet."""
+REFUND_SENT = "payment.refund-sent"
+"""The gateway has refunded, the payment does not say so yet."""
+
+ALL_POINTS = (
+    HANDLED,
+    PUBLISHED,
+    ACKNOWLEDGED,
+    ORDER_INSERTED,
+    ORDER_CREATED_PUBLISHED,
+    STOCK_MOVED,
+    RESERVATION_RECORDED,
+    PAYMENT_PENDING,
+    PAYMENT_CHARGED,
+    REFUND_SENT,
+)
+
+
+class SimulatedCrashError(BaseException):
+    """A crash of the process, played within a test: not an Exception, so that no handler of faults catches it."""
+
+
+def nothing_fails(_point: str) -> None:
+    """Reach every point unharmed."""
+
+
+def kill_at(setting: str | None) -> FailurePoint:
+    """Return the failure point that the setting `<point>[#n]` asks for; without one, nothing fails.
+
+    Raises ValueError for a point that does not exist.
+    """
+    if not setting:
+        return nothing_fails
+    wanted, _, nth = setting.partition("#")
+    if wanted not in ALL_POINTS:
+        raise ValueError(f"unknown point {wanted!r}, allowed: {', '.join(ALL_POINTS)}")
+    remaining = int(nth or 1)
+
+    def reach(point: str) -> None:
+        nonlocal remaining
+        if point == wanted:
+            remaining -= 1
+            if remaining == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return reach

@@ -1,0 +1,272 @@
+"""What every service's HTTP side shares: problem answers (RFC 9457), health, readiness, metrics, and the body limit."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+from pymongo.errors import PyMongoError
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import database
+from shared.errors import TransientError
+
+MAX_BODY_BYTES = 256 * 1024
+ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""Paths that answer also before the service is ready."""
+
+Readiness = Callable[[], Awaitable[dict[str, str]]]
+"""What is down and why, by name; empty when the service is ready."""
+
+_log = structlog.get_logger(__name__)
+_requests = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
+_duration = Histogram("http_request_duration_seconds", "Time to answer an HTTP request", ["method", "route"])
+
+
+class Body(BaseModel):
+    """A request body: strict types, camelCase, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=False,
+        allow_inf_nan=False,
+    )
+
+
+class View(BaseModel):
+    """An answer, as the API's description shows it."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True)
+
+
+class FieldError(View):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(View):
+    """A problem answer (RFC 9457); `errors` only with status 422."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None
+
+
+class ProblemError(Exception):
+    """Raised by a route to answer with a problem; `detail` is for the person who reads it."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def not_found(what: str) -> ProblemError:
+    """The problem of asking for something that does not exist."""
+    return ProblemError(HTTPStatus.NOT_FOUND, f"{what} does not exist")
+
+
+def conflict(detail: str) -> ProblemError:
+    """The problem of asking for something that the present state does not allow."""
+    return ProblemError(HTTPStatus.CONFLICT, detail)
+
+
+def invalid(*errors: tuple[str, str]) -> ProblemError:
+    """The problem of a request whose fields, each named with what is wrong, are not acceptable."""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(f"{f}: {m}" for f, m in errors), errors=errors)
+
+
+def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def problem_response(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    errors: Sequence[tuple[str, str]] = (),
+    headers: dict[str, str] | None = None,
+    **extra: Any,
+) -> Response:
+    """Answer with a problem document."""
+    content = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+        **extra,
+    }
+    if errors:
+        content["errors"] = [{"field": field, "message": message} for field, message in errors]
+    return Response(orjson.dumps(content), status, headers, "application/problem+json")
+
+
+def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
+    """An application with what all services serve; the service adds its own routes to it."""
+    app = FastAPI(
+        title=title,
+        description=description,
+        redoc_url=None,
+        responses=_documented_problems(),
+    )
+    app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(TransientError, _answer_unavailable)
+    app.add_exception_handler(PyMongoError, _answer_database_error)
+    app.add_exception_handler(Exception, _answer_fault)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
+    app.add_middleware(_RefuseDeclaredTooLarge)
+    app.add_middleware(_Measured)
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Response:
+        """Whether the process is up."""
+        return json_response({"status": "ok"})
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Response:
+        """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down."""
+        down = await readiness()
+        if not down:
+            return json_response({"status": "ready"})
+        detail = "; ".join(f"{name}: {why}" for name, why in down.items())
+        return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, down=down)
+
+    @app.get("/metrics", tags=["health"])
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _documented_problems() -> dict[int | str, dict[str, Any]]:
+    return {
+        code: {
+            "model": Problem,
+            "content": {"application/problem+json": {}},
+            "description": HTTPStatus(code).phrase,
+        }
+        for code in (400, 404, 409, 413, 422, 503)
+    }
+
+
+async def _answer_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)  # noqa: S101 - tells the type checker what the registration guarantees
+    return problem_response(error.status, error.detail, errors=error.errors, headers=error.headers)
+
+
+async def _answer_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return problem_response(HTTPStatus.BAD_REQUEST, "The body is not JSON")
+    errors = [(_field(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
+    detail = "; ".join(f"{field}: {message}" for field, message in errors[:10])
+    return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """Name a field as its sender knows it: items.0.quantity, without the part of the request that it came in."""
+    parts = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
+    return ".".join(str(part)[:100] for part in parts) or "body"
+
+
+_DETAILS = {
+    HTTPStatus.BAD_REQUEST: "The body is not JSON",
+    HTTPStatus.NOT_FOUND: "There is nothing at this path",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The body is larger than {MAX_BODY_BYTES // 1024} KiB",
+}
+
+
+async def _answer_http_exception(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers) if error.headers else None
+    return problem_response(status, _DETAILS.get(status, str(error.detail)), headers=headers)
+
+
+async def _answer_unavailable(_request: Request, error: Exception) -> Response:
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "1"})
+
+
+async def _answer_database_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PyMongoError)  # noqa: S101
+    if database.is_passing(error):
+        return await _answer_unavailable(request, database.as_ours(error))
+    return await _answer_fault(request, error)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
+
+
+class _RefuseDeclaredTooLarge:
+    """Answers a Content-Length over the limit with a problem: the framework's own limit would answer in plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+            if int(declared) > MAX_BODY_BYTES:
+                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                await problem_response(status, _DETAILS[status])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _Measured:
+    """Counts requests and their durations by route (the template, not the path: paths are without number)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            _requests.labels(scope["method"], route, status).inc()
+            _duration.labels(scope["method"], route).observe(time.perf_counter() - started)

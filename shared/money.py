@@ -1,0 +1,44 @@
+"""Amounts: JSON numbers with at most two decimals outside, integer minor units (cents) inside."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+
+MAX_MINOR_UNITS = 10**14
+"""A trillion in major units: every such amount with two decimals is exact in the 53 bits of a JSON double."""
+
+
+def to_minor_units(value: Any) -> int:
+    """Turn a JSON number in major units into minor units.
+
+    Raises ValueError for anything that is not a finite number with at most two decimals whose
+    absolute value is at most a trillion.
+    """
+    if type(value) not in (int, float, Decimal):
+        raise ValueError("must be a number")  # pydantic reports a ValueError as the field's; a TypeError escapes it
+    if value != value or abs(value) * 100 > MAX_MINOR_UNITS:
+        raise ValueError(f"must be a finite number of at most {MAX_MINOR_UNITS // 100}")
+    # The shortest text of a float is what its sender wrote: Decimal(repr(19.99)) is 19.99, Decimal(19.99) is not.
+    minor = Decimal(repr(value) if isinstance(value, float) else value) * 100
+    if minor != minor.to_integral_value():
+        raise ValueError("must have at most two decimals")
+    return int(minor)
+
+
+def to_json_number(minor: int) -> int | float:
+    """Turn minor units into the shortest JSON number in major units: 1000 → 10, 1999 → 19.99."""
+    return minor // 100 if minor % 100 == 0 else minor / 100
+
+
+def _from_json_only(value: Any, info: ValidationInfo) -> Any:
+    return to_minor_units(value) if info.mode == "json" else value
+
+
+_SCHEMA = WithJsonSchema({"type": "number", "multipleOf": 0.01, "examples": [19.99]})
+
+Money = Annotated[int, BeforeValidator(_from_json_only), PlainSerializer(to_json_number), _SCHEMA]
+"""A field of a message: on the wire a number in major units, in Python (also when constructed) minor units."""
+
+JsonMoney = Annotated[int, BeforeValidator(to_minor_units), PlainSerializer(to_json_number), _SCHEMA]
+"""A field of a request body, which reaches us as parsed JSON: always validated from a number in major units."""

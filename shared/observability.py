@@ -1,0 +1,45 @@
+"""Logs: structlog, readable lines for people or JSON for machines, with the service's name on every line."""
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+
+def configure_logging(service: str, level: str, log_format: Literal["console", "json"]) -> None:
+    """Send the logs of the service, and those of the libraries it uses, to stdout in one format."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(service, log_format))
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for chatty in ("aio_pika", "aiormq", "pymongo", "uvicorn"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any]:
+    def name_service(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {"service": service, **event}
+
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if log_format == "json":
+        return [
+            remove,
+            name_service,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    return [remove, name_service, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]

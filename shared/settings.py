@@ -1,0 +1,65 @@
+"""Settings that every service has: environment variables with the prefix ORDERSAGA_ (see docs/configuration.md)."""
+
+import sys
+from typing import Annotated, Literal, NoReturn, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import StartError
+from shared.failure_points import kill_at
+
+ENV_PREFIX = "ORDERSAGA_"
+
+
+class ServiceSettings(BaseSettings):
+    """What all services share; each service adds its own in its `settings` module."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+
+    mongodb_url: Annotated[str, Field(pattern=r"^mongodb(\+srv)?://")] = (
+        "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
+    )
+    mongo_driver: Literal["pymongo", "motor"] = "pymongo"
+    database_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "ordersaga"
+    amqp_url: Annotated[str, Field(pattern=r"^amqps?://")] = "amqp://guest:guest@127.0.0.1:5672/"
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+    batch_limit: Annotated[int, Field(ge=1, le=1000)] = 200
+    prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
+    database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    crash_at: str | None = None
+
+    @field_validator("crash_at")
+    @classmethod
+    def _known_point(cls, value: str | None) -> str | None:
+        kill_at(value)
+        return value
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+def load(settings: type[AnySettings]) -> AnySettings:
+    """Read the settings from the environment.
+
+    Raises StartError with one line that names each wrong variable, its value and what is allowed.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        raise StartError("; ".join(_explain(settings, problem) for problem in error.errors())) from None
+
+
+def _explain(settings: type[BaseSettings], problem: object) -> str:
+    location, value, message = problem["loc"], problem["input"], problem["msg"]  # type: ignore[index]
+    name = str(location[0]) if location else "settings"
+    variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
+    return f"{variable}={value!r} is not valid: {message.removeprefix('Value error, ')}"
+
+
+def exit_with(error: StartError) -> NoReturn:
+    """End the process with the error's one line on stderr and exit status 1."""
+    sys.exit(str(error))
