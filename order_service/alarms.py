@@ -1,0 +1,106 @@
+"""When an order is to be looked at again though nobody has sent anything: what it still owes, and the end of its time.
+
+Pure decisions first; `Alarms` at the end is the loop that acts on them.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from order_service.order import Order, Status
+from order_service.orders import Change, Orders
+from order_service.outbox import Outbox
+from order_service.saga import DeadlinePassed, Step, advance
+from shared.clock import Clock
+from shared.errors import TransientError
+
+PAGE = 500
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait: for the saga, before a failed order's money goes back, and before publishing once more."""
+
+    saga_timeout: timedelta
+    failed_hold: timedelta
+    republish_after: timedelta
+
+
+def after_message(before: Order, step: Step, now: datetime, patience: Patience) -> Order:
+    """Set the alarm after a step that a message caused: it comes again if we crash, so nothing is owed."""
+    order = step.order
+    if order.status is before.status and order.compensating == before.compensating:
+        return order
+    hold_ends = now + patience.failed_hold if order.status is Status.FAILED and not order.compensating else None
+    return replace(order, unpublished=False, due_at=hold_ends)
+
+
+def after_intent(order: Order, now: datetime, patience: Patience) -> Order:
+    """Set the alarm after a step that no message stands behind: what it owes is sent again unless noted as sent."""
+    return replace(order, unpublished=True, due_at=now + patience.republish_after)
+
+
+def is_over(order: Order, now: datetime) -> bool:
+    """Whether the time that the order's status may last has passed."""
+    if order.status is Status.PENDING:
+        return now >= order.deadline
+    return order.status is Status.FAILED and not order.unpublished
+
+
+class Alarms:
+    """Looks every interval at the orders that are due; any number of order services may do so at once."""
+
+    def __init__(self, orders: Orders, outbox: Outbox, patience: Patience, clock: Clock, interval: float) -> None:
+        self._orders = orders
+        self._outbox = outbox
+        self._patience = patience
+        self._clock = clock
+        self._interval = interval
+
+    async def run(self) -> None:
+        """Look until cancelled; a server that is away is waited for."""
+        while True:
+            try:
+                while await self.ring() == PAGE:
+                    pass
+            except (TransientError, PyMongoError) as error:
+                _log.warning("orders that are due have to wait", error=str(error)[:200])
+            except Exception:  # noqa: BLE001 - a fault in one order must not stop the alarms of all
+                _log.exception("looking at orders that are due failed")
+            await asyncio.sleep(self._interval)
+
+    async def ring(self) -> int:
+        """Deal with one page of the orders that are due; returns how many there were."""
+        now = self._clock()
+        orders = await self._orders.due(now, PAGE)
+        over = [order for order in orders if is_over(order, now)]
+        owing = [order for order in orders if not is_over(order, now)]
+        await self._end(over, now)
+        await self._publish_again(owing, now)
+        return len(orders)
+
+    async def _end(self, orders: list[Order], now: datetime) -> None:
+        steps = [(order, advance(order, DeadlinePassed(), now)) for order in orders]
+        changes = [
+            Change(order, after_intent(step.order, now, self._patience), (step.entry,) if step.entry else ())
+            for order, step in steps
+        ]
+        # An order that an answer has carried on meanwhile is left as it is: it is no longer due, or will be again.
+        await self._orders.apply(changes)
+        current = await self._orders.load(change.after.order_id for change in changes)
+        ended = [order for order in current.values() if order.unpublished and order.status is not Status.PENDING]
+        for order in ended:
+            _log.info("order's time is over", order_id=order.order_id, status=order.status, reason=order.failure_reason)
+        await self._outbox.publish(ended)
+
+    async def _publish_again(self, orders: list[Order], now: datetime) -> None:
+        if not orders:
+            return
+        _log.info("publishing what a crash or an outage left behind", orders=len(orders))
+        await self._orders.postpone([order.order_id for order in orders], now + self._patience.republish_after)
+        await self._outbox.publish(orders)

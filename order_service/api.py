@@ -1,0 +1,160 @@
+"""The order service's HTTP routes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from order_service.intake import Intake, NewOrder
+from order_service.order import Order, Status
+from order_service.orders import Orders
+from order_service.requests import Requests
+from order_service.saga import CancelRequested, RefundRequested, RetryRequested
+from order_service.views import FailurePage, OrderPage, OrderView, show, show_entry, show_new
+from shared.contracts.base import Name, Text
+from shared.database import Document
+from shared.http import Body, json_response, not_found
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+EVENTS_POLL_SECONDS = 0.2
+EVENTS_KEEPALIVE_SECONDS = 15.0
+
+OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="The same key and body answer the first order again")
+]
+
+
+class Cancellation(Body):
+    """Why the client does not want the order any more."""
+
+    reason: Text | None = None
+
+
+def create_router(orders: Orders, intake: Intake, requests: Requests) -> APIRouter:
+    """The routes over these orders."""
+    router = APIRouter(tags=["orders"])
+    _add_placing(router, intake)
+    _add_reading(router, orders)
+    _add_requests(router, requests)
+    return router
+
+
+def _add_placing(router: APIRouter, intake: Intake) -> None:
+    async def place(new: NewOrder, idempotency_key: IdempotencyKey = None) -> Response:
+        """Accept an order; it is carried to its end from here on, whatever happens."""
+        order = await intake.place(new, idempotency_key)
+        shown = show_new(order) if isinstance(order, Order) else show(order)
+        return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
+
+    for path in ("/orders", "/order"):
+        router.add_api_route(
+            path,
+            place,
+            methods=["POST"],
+            status_code=202,
+            response_model=OrderView,
+            include_in_schema=path == "/orders",
+        )
+
+
+def _add_reading(router: APIRouter, orders: Orders) -> None:
+    @router.get("/orders", response_model=OrderPage)
+    async def list_orders(
+        status: Status | None = None,
+        user_id: Annotated[Name | None, Query(alias="userId")] = None,
+        settled: bool | None = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: CursorParameter = None,
+    ) -> Response:
+        """Orders, newest first; all of them, or those in a status, of a user, settled or not."""
+        after = None
+        if cursor is not None:
+            milliseconds, order_id = read_cursor(cursor, (int, str))
+            after = (datetime.fromtimestamp(milliseconds / 1000, UTC), order_id)
+        statuses = [status] if status else list(Status)
+        page = await orders.page(statuses=statuses, user_id=user_id, settled=settled, after=after, limit=limit)
+        return json_response({"items": [show(document) for document in page], "nextCursor": _cursor(page, limit)})
+
+    @router.get("/orders/failures", response_model=FailurePage)
+    async def count_failures(limit: Limit = DEFAULT_LIMIT) -> Response:
+        """Failed and cancelled orders, counted by reason."""
+        counts = await orders.count_failures(limit)
+        items = [{"status": status, "reason": reason, "count": count} for status, reason, count in counts]
+        return json_response({"items": items, "nextCursor": None})
+
+    @router.get("/orders/{order_id}", response_model=OrderView)
+    async def get_order(order_id: OrderIdParameter) -> Response:
+        """One order with its history."""
+        return json_response(show(await _find(orders, order_id)))
+
+    @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
+    async def follow(
+        order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
+    ) -> StreamingResponse:
+        """Server-sent events: one per line of the order's history, until it is settled."""
+        document = await _find(orders, order_id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            _events(orders, document, last_event_id), media_type="text/event-stream", headers=headers
+        )
+
+
+def _add_requests(router: APIRouter, requests: Requests) -> None:
+    @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
+    async def cancel(order_id: OrderIdParameter, cancellation: Cancellation | None = None) -> Response:
+        """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
+        reason = (cancellation and cancellation.reason) or "Cancelled by the client"
+        return _accepted(await requests.carry_out(order_id, CancelRequested(reason), "cancelled"))
+
+    @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
+    async def retry(order_id: OrderIdParameter) -> Response:
+        """Provision once more; for a FAILED order whose money is still held."""
+        return _accepted(await requests.carry_out(order_id, RetryRequested(), "retried"))
+
+    @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
+    async def refund(order_id: OrderIdParameter) -> Response:
+        """Return the money now; for a FAILED order whose money is still held."""
+        return _accepted(await requests.carry_out(order_id, RefundRequested(), "refunded"))
+
+
+def _accepted(document: Document) -> Response:
+    return json_response(show(document), 202)
+
+
+async def _find(orders: Orders, order_id: str) -> Document:
+    document = await orders.document(order_id)
+    if document is None:
+        raise not_found(f"Order {order_id}")
+    return document
+
+
+def _cursor(page: list[Document], limit: int) -> str | None:
+    if len(page) < limit:
+        return None
+    last = page[-1]
+    return write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]])
+
+
+async def _events(orders: Orders, document: Document, seen: int) -> AsyncIterator[bytes]:
+    last_sent = time.monotonic()
+    while True:
+        for number, entry in enumerate(document["history"][seen:], start=seen + 1):
+            yield _event(number, show_entry(entry))
+            seen, last_sent = number, time.monotonic()
+        if document["settled"]:
+            return
+        if time.monotonic() - last_sent > EVENTS_KEEPALIVE_SECONDS:
+            yield b": still here\n\n"
+            last_sent = time.monotonic()
+        await asyncio.sleep(EVENTS_POLL_SECONDS)
+        document = await _find(orders, document["_id"])
+
+
+def _event(number: int, entry: dict[str, Any]) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, entry["event"].encode(), orjson.dumps(entry))

@@ -1,0 +1,156 @@
+"""Takes new orders: checks them, gives them an id, and stores concurrent ones together."""
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from order_service.alarms import Patience, after_intent
+from order_service.metrics import placed
+from order_service.order import Order
+from order_service.orders import Orders
+from order_service.outbox import Outbox
+from shared.clock import Clock
+from shared.contracts.base import Name
+from shared.contracts.orders import MAX_QUANTITY, Delivery, Item, PaymentInstruction
+from shared.database import Document
+from shared.grouping import Grouping
+from shared.http import Body, ProblemError
+from shared.money import MAX_MINOR_UNITS, JsonMoney, to_json_number
+
+GROUP_LIMIT = 200
+
+# Any fixed value does: it only has to keep keys of this purpose apart from others made the same way.
+_KEYS = uuid.UUID("6f1dbdb6-6b0a-4a3c-9a5e-4f0d3a0f6e52")
+
+
+class NewItem(Body):
+    """One line of a new order; `price` is per unit."""
+
+    product_id: Name
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+    price: Annotated[JsonMoney, Field(ge=0)]
+
+
+class NewPayment(Body):
+    """How the customer pays: by card (default) with a token, or from a retainer."""
+
+    method: Literal["card", "retainer"] = "card"
+    token: Name | None = None
+    retainer_id: Name | None = None
+
+    @model_validator(mode="after")
+    def _retainer_is_named(self) -> "NewPayment":
+        if self.method == "retainer" and self.retainer_id is None:
+            raise ValueError("retainerId is required when method is retainer")
+        return self
+
+
+class NewDelivery(Body):
+    """When the customer wants the goods: `auto`, or a slot id."""
+
+    slot: Annotated[str, Field(pattern=r"^(auto|slot:\d{1,12})$")]
+
+
+class NewOrder(Body):
+    """What a client posts."""
+
+    user_id: Name
+    items: Annotated[tuple[NewItem, ...], Field(min_length=1, max_length=100, strict=False)]
+    total_amount: Annotated[JsonMoney, Field(ge=0)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    payment: NewPayment = NewPayment()
+    delivery: NewDelivery | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "NewOrder":
+        products = [item.product_id for item in self.items]
+        if len(set(products)) < len(products):
+            twice = next(product for product in products if products.count(product) > 1)
+            raise ValueError(f"items: product {twice} is listed twice; put its units into one line")
+        total = sum(item.quantity * item.price for item in self.items)
+        if total > MAX_MINOR_UNITS:
+            raise ValueError(f"items: their sum is more than {MAX_MINOR_UNITS // 100}")
+        if total != self.total_amount:
+            stated, summed = to_json_number(self.total_amount), to_json_number(total)
+            raise ValueError(f"totalAmount is {stated}, but the items add up to {summed}")
+        return self
+
+
+class _Placement(NamedTuple):
+    order: Order
+    fingerprint: str | None
+
+
+class Intake:
+    """Stores new orders, each exactly once under its idempotency key, and hands them to the outbox."""
+
+    def __init__(self, orders: Orders, outbox: Outbox, patience: Patience, clock: Clock) -> None:
+        self._orders = orders
+        self._outbox = outbox
+        self._patience = patience
+        self._clock = clock
+        self._groups: Grouping[_Placement, Document | None] = Grouping(self._store, limit=GROUP_LIMIT)
+
+    async def place(self, new: NewOrder, idempotency_key: str | None) -> Order | Document:
+        """Store the order; returns it, or the stored document if the key and the body have been seen before.
+
+        Raises the 422 problem if the key was used with another body.
+        """
+        order = self._order(new, idempotency_key)
+        fingerprint = _fingerprint(new) if idempotency_key is not None else None
+        earlier = await self._groups.submit(_Placement(order, fingerprint))
+        if earlier is None:
+            placed.inc()
+            self._outbox.post(order)
+            return order
+        if earlier.get("fingerprint") != fingerprint:
+            detail = "Idempotency-Key was used before with another body; use a new key for a new order"
+            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)])
+        return earlier
+
+    async def drain(self) -> None:
+        """Store what is in hand."""
+        await self._groups.drain()
+
+    async def _store(self, placements: Sequence[_Placement]) -> Sequence[Document | None]:
+        """Insert; the result for each is the document that was there before it, if any."""
+        first: dict[str, _Placement] = {}
+        for placement in placements:
+            first.setdefault(placement.order.order_id, placement)
+        known = await self._orders.insert([(p.order, p.fingerprint) for p in first.values()])
+        repeated = known | {p.order.order_id for p in placements if first[p.order.order_id] is not p}
+        if not repeated:
+            return [None] * len(placements)
+        stored = await self._orders.documents(repeated)
+        return [
+            None if first[p.order.order_id] is p and p.order.order_id not in known else stored[p.order.order_id]
+            for p in placements
+        ]
+
+    def _order(self, new: NewOrder, idempotency_key: str | None) -> Order:
+        now = self._clock()
+        # The key becomes the id: its uniqueness is that of _id, also across shards, and needs no second record.
+        order_id = uuid.uuid4().hex if idempotency_key is None else uuid.uuid5(_KEYS, idempotency_key).hex
+        order = Order(
+            order_id=order_id,
+            user_id=new.user_id,
+            items=tuple(
+                Item.model_construct(product_id=i.product_id, quantity=i.quantity, price=i.price) for i in new.items
+            ),
+            total_amount=new.total_amount,
+            currency=new.currency,
+            payment=PaymentInstruction.model_construct(**new.payment.model_dump(by_alias=False)),
+            delivery=Delivery.model_construct(slot=new.delivery.slot if new.delivery else None),
+            created_at=now,
+            updated_at=now,
+            deadline=now + self._patience.saga_timeout,
+        )
+        return after_intent(order, now, self._patience)
+
+
+def _fingerprint(new: NewOrder) -> str:
+    return hashlib.sha256(new.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,76 @@
+"""An order as the saga sees it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from shared.contracts.inventory import ServerSpecification
+from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.provisioning import Server
+
+
+class Status(StrEnum):
+    """Where an order is on its way."""
+
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    PROVISIONING = "PROVISIONING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+
+StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED"]
+PaymentStatus = Literal["PENDING", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
+ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of an order's history: what happened, and the status that it led to."""
+
+    at: datetime
+    event: str
+    status: Status
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The state that decisions are made from; amounts in minor units, times in UTC.
+
+    `cause` is the event that led into the present status: the only one whose messages may have been lost in a crash.
+    `version` counts the stored states, for updates that apply to the state they were decided on.
+    """
+
+    order_id: str
+    user_id: str
+    items: tuple[Item, ...]
+    total_amount: int
+    currency: str
+    payment: PaymentInstruction
+    delivery: Delivery
+    created_at: datetime
+    updated_at: datetime
+    deadline: datetime
+    status: Status = Status.PENDING
+    stock: StockStatus = "PENDING"
+    payment_status: PaymentStatus = "PENDING"
+    provisioning_status: ProvisioningStatus | None = None
+    settled: bool = False
+    cause: str | None = None
+    failure_reason: str | None = None
+    transaction_id: str | None = None
+    fulfilment: Literal["goods", "vps"] | None = None
+    provisioning_spec: ServerSpecification | None = None
+    progress: str | None = None
+    slot: str | None = None
+    server: Server | None = None
+    cancel_requested: bool = False
+    compensating: bool = False
+    completed_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    due_at: datetime | None = None
+    unpublished: bool = False
+    version: int = 0

@@ -1,0 +1,239 @@
+"""The orders collection: one document per order, changed only by updates that name the version they start from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
+from pymongo.errors import BulkWriteError
+
+from order_service.order import Entry, Order, Status
+from shared import database
+from shared.contracts.inventory import ServerSpecification
+from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.provisioning import Server
+from shared.database import Collection, Document
+
+COLLECTION = "orders"
+
+INDEXES = (
+    # Serves the lists: MongoDB merges the statuses in order of time where none is asked for.
+    IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
+    IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
+    IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+    IndexModel(
+        [("status", ASCENDING), ("failureReason", ASCENDING)],
+        name="by_reason",
+        partialFilterExpression={"failureReason": {"$exists": True}},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A decided step of one order: the state it starts from, the state it leads to, the lines of history in between."""
+
+    before: Order
+    after: Order
+    entries: tuple[Entry, ...]
+
+
+class Orders:
+    """What can be done with the collection; a driver's error passes through as it is."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    async def insert(self, orders: Sequence[tuple[Order, str | None]]) -> set[str]:
+        """Insert new orders, each with the fingerprint of its request; returns the ids that existed already."""
+        documents = [_new_document(order, fingerprint) for order, fingerprint in orders]
+        try:
+            await self._collection.bulk_write([InsertOne(document) for document in documents], ordered=False)
+        except BulkWriteError as error:
+            return database.duplicates(error)
+        return set()
+
+    async def load(self, ids: Iterable[str]) -> dict[str, Order]:
+        """The orders that exist, by id, without their histories."""
+        cursor = self._collection.find({"_id": {"$in": list(ids)}}, {"history": False})
+        return {document["_id"]: _from_document(document) async for document in cursor}
+
+    async def apply(self, changes: Sequence[Change]) -> bool:
+        """Store the changes; False if any order had moved on from where its change starts (the others are stored)."""
+        if not changes:
+            return True
+        result = await self._collection.bulk_write([_update(change) for change in changes], ordered=False)
+        return result.matched_count == len(changes)
+
+    async def mark_published(self, orders: Sequence[tuple[str, Status]]) -> None:
+        """Note that what these orders owed in this status is out; those that moved on are left alone."""
+        by_status: dict[Status, list[str]] = {}
+        for order_id, status in orders:
+            by_status.setdefault(status, []).append(order_id)
+        for status, ids in by_status.items():
+            # Only a PENDING order waits for something else afterwards: the end of its time.
+            afterwards: Mapping[str, Any] = {"$unset": ["unpublished", "dueAt"]}
+            if status is Status.PENDING:
+                afterwards = {"$set": {"dueAt": "$deadline", "unpublished": "$$REMOVE"}}
+            await self._collection.update_many(
+                {"_id": {"$in": ids}, "status": status, "unpublished": True}, [afterwards]
+            )
+
+    async def due(self, now: datetime, limit: int) -> list[Order]:
+        """The orders whose time has come, longest overdue first."""
+        cursor = self._collection.find({"dueAt": {"$lte": now}}, {"history": False}).sort("dueAt").limit(limit)
+        return [_from_document(document) async for document in cursor]
+
+    async def postpone(self, ids: Sequence[str], until: datetime) -> None:
+        """Look at these unpublished orders again later."""
+        await self._collection.update_many({"_id": {"$in": ids}, "unpublished": True}, {"$set": {"dueAt": until}})
+
+    async def document(self, order_id: str) -> Document | None:
+        """The whole document, history included."""
+        return await self._collection.find_one({"_id": order_id})
+
+    async def documents(self, ids: Iterable[str]) -> dict[str, Document]:
+        """The whole documents of those that exist, by id."""
+        return {document["_id"]: document async for document in self._collection.find({"_id": {"$in": list(ids)}})}
+
+    async def page(
+        self,
+        *,
+        statuses: Sequence[Status],
+        user_id: str | None,
+        settled: bool | None,
+        after: tuple[datetime, str] | None,
+        limit: int,
+    ) -> list[Document]:
+        """A page of documents, newest first, of one user or of all, that come after the given (createdAt, id)."""
+        query: dict[str, Any] = {"status": {"$in": list(statuses)}}
+        if user_id is not None:
+            query["userId"] = user_id
+        if settled is not None:
+            query["settled"] = settled
+        if after is not None:
+            created_at, order_id = after
+            query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
+        cursor = self._collection.find(query).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
+        return [document async for document in cursor]
+
+    async def count_failures(self, limit: int) -> list[tuple[Status, str, int]]:
+        """Failed and cancelled orders counted by (status, reason), most frequent first."""
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}},
+            {"$group": {"_id": {"status": "$status", "reason": "$failureReason"}, "count": {"$sum": 1}}},
+            {"$sort": {"count": -1, "_id": 1}},
+            {"$limit": limit},
+        ]
+        return [
+            (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
+            async for row in database.aggregate(self._collection, pipeline)
+        ]
+
+
+def _new_document(order: Order, fingerprint: str | None) -> Document:
+    first = Entry(order.created_at, "order.created", order.status)
+    document = {
+        "_id": order.order_id,
+        "userId": order.user_id,
+        "items": [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items],
+        "totalAmount": order.total_amount,
+        "currency": order.currency,
+        "payment": _without_none(order.payment.model_dump()),
+        "delivery": _without_none(order.delivery.model_dump()),
+        "createdAt": order.created_at,
+        "deadline": order.deadline,
+        **_changing_fields(order),
+        "history": [_entry(first)],
+    }
+    if fingerprint is not None:
+        document["fingerprint"] = fingerprint
+    return _without_none(document)
+
+
+def _changing_fields(order: Order) -> Document:
+    """The fields that steps of the saga change; None stands for an absent field."""
+    return {
+        "status": order.status.value,
+        "stockStatus": order.stock,
+        "paymentStatus": order.payment_status,
+        "provisioningStatus": order.provisioning_status,
+        "settled": order.settled,
+        "cause": order.cause,
+        "failureReason": order.failure_reason,
+        "transactionId": order.transaction_id,
+        "fulfilment": order.fulfilment,
+        "provisioning": order.provisioning_spec.model_dump() if order.provisioning_spec else None,
+        "progress": order.progress,
+        "slot": order.slot,
+        "server": order.server.model_dump() if order.server else None,
+        "cancelRequested": order.cancel_requested or None,
+        "compensating": order.compensating or None,
+        "updatedAt": order.updated_at,
+        "completedAt": order.completed_at,
+        "cancelledAt": order.cancelled_at,
+        "dueAt": order.due_at,
+        "unpublished": order.unpublished or None,
+        "version": order.version,
+    }
+
+
+def _update(change: Change) -> UpdateOne:
+    before, after = _changing_fields(change.before), _changing_fields(change.after)
+    after["version"] = change.before.version + 1
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    update: dict[str, Any] = {"$set": {name: value for name, value in changed.items() if value is not None}}
+    if gone := {name: "" for name, value in changed.items() if value is None}:
+        update["$unset"] = gone
+    if change.entries:
+        update["$push"] = {"history": {"$each": [_entry(entry) for entry in change.entries]}}
+    return UpdateOne({"_id": change.before.order_id, "version": change.before.version}, update)
+
+
+def _entry(entry: Entry) -> Document:
+    return _without_none({"at": entry.at, "event": entry.event, "status": entry.status.value, "message": entry.message})
+
+
+def _without_none(document: Document) -> Document:
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _from_document(document: Document) -> Order:
+    """Load what was stored: trusted, so nothing is validated again."""
+    spec, server = document.get("provisioning"), document.get("server")
+    return Order(
+        order_id=document["_id"],
+        user_id=document["userId"],
+        items=tuple(
+            Item.model_construct(product_id=i["productId"], quantity=i["quantity"], price=i["price"])
+            for i in document["items"]
+        ),
+        total_amount=document["totalAmount"],
+        currency=document["currency"],
+        payment=PaymentInstruction.model_construct(**document["payment"]),
+        delivery=Delivery.model_construct(**document["delivery"]),
+        created_at=document["createdAt"],
+        updated_at=document["updatedAt"],
+        deadline=document["deadline"],
+        status=Status(document["status"]),
+        stock=document["stockStatus"],
+        payment_status=document["paymentStatus"],
+        provisioning_status=document.get("provisioningStatus"),
+        settled=document["settled"],
+        cause=document.get("cause"),
+        failure_reason=document.get("failureReason"),
+        transaction_id=document.get("transactionId"),
+        fulfilment=document.get("fulfilment"),
+        provisioning_spec=ServerSpecification.model_construct(**spec) if spec else None,
+        progress=document.get("progress"),
+        slot=document.get("slot"),
+        server=Server.model_construct(**server) if server else None,
+        cancel_requested=document.get("cancelRequested", False),
+        compensating=document.get("compensating", False),
+        completed_at=document.get("completedAt"),
+        cancelled_at=document.get("cancelledAt"),
+        due_at=document.get("dueAt"),
+        unpublished=document.get("unpublished", False),
+        version=document["version"],
+    )

@@ -1,0 +1,87 @@
+"""Publishes what no incoming message stands behind: the record says what is owed until the broker has confirmed it.
+
+That an order owes nothing more is noted a little later, for many at once: by then most orders have been carried on by
+the answers, and their steps have said so already. A crash in between costs a repetition, which receivers ignore.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from order_service.order import Order, Status
+from order_service.orders import Orders
+from order_service.saga import outputs
+from shared.bus.publisher import Publisher
+from shared.errors import TransientError
+from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, FailurePoint, nothing_fails
+from shared.grouping import Grouping
+
+GROUP_LIMIT = 500
+
+_log = structlog.get_logger(__name__)
+
+
+class Outbox:
+    """Sends orders' outputs in groups, and notes afterwards that they are out."""
+
+    def __init__(
+        self, orders: Orders, publisher: Publisher, *, note_after: float, reach: FailurePoint = nothing_fails
+    ) -> None:
+        self._orders = orders
+        self._publisher = publisher
+        self._note_after = note_after
+        self._reach = reach
+        self._groups: Grouping[Order, None] = Grouping(self._publish_group, limit=GROUP_LIMIT)
+        self._published: deque[tuple[float, str, Status]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def post(self, order: Order) -> None:
+        """Publish soon, without waiting; if it fails, the sweep does it."""
+        task = asyncio.create_task(self._groups.submit(order))
+        self._tasks.add(task)
+        task.add_done_callback(self._posted)
+
+    async def publish(self, orders: Sequence[Order]) -> None:
+        """Publish what the orders owe; raises BusUnavailableError if it is not confirmed."""
+        if orders:
+            await self._publish_group(orders)
+
+    async def note_published(self) -> None:
+        """Note until cancelled, every second or so, which orders owe nothing more."""
+        while True:
+            await asyncio.sleep(min(1.0, self._note_after))
+            try:
+                await self.note(time.monotonic() - self._note_after)
+            except (TransientError, PyMongoError) as error:
+                _log.warning("could not note what is published; it may be published again", error=str(error)[:200])
+
+    async def note(self, published_before: float) -> None:
+        """Note those that were confirmed before the given moment of the monotonic clock."""
+        while self._published and self._published[0][0] <= published_before:
+            batch: list[tuple[str, Status]] = []
+            while self._published and self._published[0][0] <= published_before and len(batch) < GROUP_LIMIT:
+                _, order_id, status = self._published.popleft()
+                batch.append((order_id, status))
+            await self._orders.mark_published(batch)
+
+    async def drain(self) -> None:
+        """Publish and note what is in hand."""
+        await self._groups.drain()
+        await self.note(time.monotonic())
+
+    async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
+        self._reach(ORDER_INSERTED)
+        await self._publisher.send([message for order in orders for message in outputs(order)])
+        self._reach(ORDER_CREATED_PUBLISHED)
+        confirmed = time.monotonic()
+        self._published.extend((confirmed, order.order_id, order.status) for order in orders)
+        return [None] * len(orders)
+
+    def _posted(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("not published yet; the sweep will do it", error=str(error)[:200])

@@ -1,0 +1,53 @@
+"""What clients and operators ask of an existing order: cancel, retry, refund."""
+
+from order_service.alarms import Patience, after_intent
+from order_service.handlers import ATTEMPTS
+from order_service.metrics import count_final
+from order_service.orders import Change, Orders
+from order_service.outbox import Outbox
+from order_service.saga import CancelRequested, RefundRequested, RetryRequested, accepts, advance
+from shared.clock import Clock
+from shared.database import Document
+from shared.errors import TransientError
+from shared.http import conflict, not_found
+
+Request = CancelRequested | RetryRequested | RefundRequested
+
+
+class Requests:
+    """Carries requests into orders; the step is stored with what it owes before anything is published."""
+
+    def __init__(self, orders: Orders, outbox: Outbox, patience: Patience, clock: Clock) -> None:
+        self._orders = orders
+        self._outbox = outbox
+        self._patience = patience
+        self._clock = clock
+
+    async def carry_out(self, order_id: str, request: Request, verb: str) -> Document:
+        """Do what is asked and return the order's document.
+
+        Raises the 404 problem for an unknown order, the 409 problem if its status does not allow it.
+        """
+        for _ in range(ATTEMPTS):
+            order = (await self._orders.load([order_id])).get(order_id)
+            if order is None:
+                raise not_found(f"Order {order_id}")
+            if not accepts(order, request):
+                state = " and being compensated" if order.compensating else ""
+                raise conflict(f"Order {order_id} is {order.status}{state}: it cannot be {verb}")
+            now = self._clock()
+            step = advance(order, request, now)
+            if step.entry is None:
+                break
+            after = after_intent(step.order, now, self._patience)
+            change = Change(order, after, (step.entry,))
+            if await self._orders.apply([change]):
+                count_final([change])
+                self._outbox.post(after)
+                break
+        else:
+            raise TransientError(f"Order {order_id} is changing too quickly, try again")
+        document = await self._orders.document(order_id)
+        if document is None:
+            raise not_found(f"Order {order_id}")
+        return document

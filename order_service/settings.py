@@ -1,0 +1,16 @@
+"""Settings of the order service."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.settings import ServiceSettings
+
+
+class OrderSettings(ServiceSettings):
+    """How long an order may take, and how soon what a crash left unpublished is published."""
+
+    saga_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
+    failed_hold_seconds: Annotated[float, Field(gt=0, le=90 * 86_400)] = 86_400
+    republish_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 10
+    sweep_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1

@@ -1,0 +1,150 @@
+"""Orders as the API shows them."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from order_service.order import Order, PaymentStatus, ProvisioningStatus, Status, StockStatus
+from shared.clock import to_rfc3339
+from shared.database import Document
+from shared.http import View
+from shared.money import to_json_number
+
+
+class ItemView(View):
+    """One line of an order."""
+
+    product_id: str
+    quantity: int
+    price: float
+
+
+class HistoryView(View):
+    """One line of an order's history."""
+
+    at: datetime
+    event: str
+    status: Status
+    message: str | None = None
+
+
+class ServerView(View):
+    """The server of an order; its credentials are the provisioning service's to show."""
+
+    ip: str
+    username: str | None = None
+    os: str | None = None
+    expires_at: str | None = None
+
+
+class OrderView(View):
+    """An order with its history."""
+
+    order_id: str
+    user_id: str
+    items: list[ItemView]
+    total_amount: float = Field(examples=[19.99])
+    currency: str
+    status: Status
+    stock_status: StockStatus
+    payment_status: PaymentStatus
+    provisioning_status: ProvisioningStatus | None
+    failure_reason: str | None
+    settled: bool
+    slot: str | None
+    server: ServerView | None
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    cancelled_at: datetime | None
+    history: list[HistoryView]
+
+
+class OrderPage(View):
+    """A page of orders, newest first."""
+
+    items: list[OrderView]
+    next_cursor: str | None
+
+
+class FailureCount(View):
+    """How many orders ended in this way for this reason."""
+
+    status: Status
+    reason: str
+    count: int
+
+
+class FailurePage(View):
+    """Failed and cancelled orders, counted by reason, most frequent first."""
+
+    items: list[FailureCount]
+    next_cursor: str | None
+
+
+def show_new(order: Order) -> dict[str, Any]:
+    """Show an order that was accepted this moment."""
+    at = to_rfc3339(order.created_at)
+    return {
+        "orderId": order.order_id,
+        "userId": order.user_id,
+        "items": [
+            {"productId": i.product_id, "quantity": i.quantity, "price": to_json_number(i.price)} for i in order.items
+        ],
+        "totalAmount": to_json_number(order.total_amount),
+        "currency": order.currency,
+        "status": order.status,
+        "stockStatus": order.stock,
+        "paymentStatus": order.payment_status,
+        "provisioningStatus": None,
+        "failureReason": None,
+        "settled": False,
+        "slot": None,
+        "server": None,
+        "createdAt": at,
+        "updatedAt": at,
+        "completedAt": None,
+        "cancelledAt": None,
+        "history": [{"at": at, "event": "order.created", "status": order.status}],
+    }
+
+
+def show(document: Document) -> dict[str, Any]:
+    """Show a stored order."""
+    return {
+        "orderId": document["_id"],
+        "userId": document["userId"],
+        "items": [{**item, "price": to_json_number(item["price"])} for item in document["items"]],
+        "totalAmount": to_json_number(document["totalAmount"]),
+        "currency": document["currency"],
+        "status": document["status"],
+        "stockStatus": document["stockStatus"],
+        "paymentStatus": document["paymentStatus"],
+        "provisioningStatus": document.get("provisioningStatus"),
+        "failureReason": document.get("failureReason"),
+        "settled": document["settled"],
+        "slot": document.get("slot"),
+        "server": _server(document.get("server")),
+        "createdAt": to_rfc3339(document["createdAt"]),
+        "updatedAt": to_rfc3339(document["updatedAt"]),
+        "completedAt": _moment(document.get("completedAt")),
+        "cancelledAt": _moment(document.get("cancelledAt")),
+        "history": [show_entry(entry) for entry in document["history"]],
+    }
+
+
+def show_entry(entry: Document) -> dict[str, Any]:
+    """Show one line of an order's history."""
+    return {**entry, "at": to_rfc3339(entry["at"])}
+
+
+def _moment(value: datetime | None) -> str | None:
+    return to_rfc3339(value) if value else None
+
+
+def _server(server: Document | None) -> dict[str, Any] | None:
+    if server is None:
+        return None
+    names = {"ip": "ip", "username": "username", "os": "os", "expires_at": "expiresAt"}
+    return {shown: server.get(stored) for stored, shown in names.items()}

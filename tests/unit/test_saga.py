@@ -1,0 +1,319 @@
+"""The saga as a dialogue: every status with every event, and what must hold whatever the order of events."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from order_service.order import Order, Status
+from order_service.saga import (
+    SAGA,
+    CancelRequested,
+    DeadlinePassed,
+    Event,
+    RefundRequested,
+    RetryRequested,
+    Step,
+    accepts,
+    advance,
+    outputs,
+)
+from shared import contracts as c
+from shared.contracts.inventory import ServerSpecification
+from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.provisioning import Server
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+ID = "0123456789abcdef"
+
+
+def new_order() -> Order:
+    return Order(
+        order_id=ID,
+        user_id="u1",
+        items=(Item(product_id="p1", quantity=2, price=500),),
+        total_amount=1000,
+        currency="USD",
+        payment=PaymentInstruction(),
+        delivery=Delivery(),
+        created_at=NOW,
+        updated_at=NOW,
+        deadline=NOW + timedelta(minutes=5),
+    )
+
+
+STOCK_RESERVED = c.StockReserved(order_id=ID)
+SERVER_RESERVED = c.StockReserved(
+    order_id=ID, fulfilment="vps", provisioning=ServerSpecification(package="103.181.91", package_id="7", ram=2048)
+)
+NO_STOCK = c.StockReservationFailed(order_id=ID, reason="Insufficient stock for p1: asked 2, free 1")
+STOCK_RELEASED = c.StockReleased(order_id=ID)
+PAID = c.PaymentProcessed(order_id=ID, transaction_id="tx")
+DECLINED = c.PaymentFailed(order_id=ID, reason="The card was declined")
+REFUNDED = c.PaymentRefunded(order_id=ID, status="REFUNDED")
+VOIDED = c.PaymentRefunded(order_id=ID, status="VOIDED")
+PROGRESS = c.ProvisioningProgress(order_id=ID, step="buy", attempt=1, message="Your server is being provisioned")
+SERVER_READY = c.ProvisioningCompleted(order_id=ID, server=Server(ip="103.181.91.50"))
+NO_SERVER = c.ProvisioningFailed(order_id=ID, reason="Package has no available IPs")
+CANCEL = CancelRequested("changed my mind")
+RETRY, REFUND, DEADLINE = RetryRequested(), RefundRequested(), DeadlinePassed()
+
+EVENTS: dict[str, Event] = {
+    "stock reserved": STOCK_RESERVED,
+    "server reserved": SERVER_RESERVED,
+    "no stock": NO_STOCK,
+    "stock released": STOCK_RELEASED,
+    "paid": PAID,
+    "declined": DECLINED,
+    "refunded": REFUNDED,
+    "voided": VOIDED,
+    "progress": PROGRESS,
+    "server ready": SERVER_READY,
+    "no server": NO_SERVER,
+    "cancel": CANCEL,
+    "retry": RETRY,
+    "refund": REFUND,
+    "deadline": DEADLINE,
+}
+
+
+def play(*events: Event, order: Order | None = None) -> Order:
+    order = order or new_order()
+    for event in events:
+        order = advance(order, event, NOW).order
+    return order
+
+
+def last(*events: Event) -> Step:
+    return advance(play(*events[:-1]), events[-1], NOW)
+
+
+def sent(*events: Event) -> list[str]:
+    return [message.routing_key for message in last(*events).messages]
+
+
+# What each event does in each status: the status it leads to and what is sent. Pairs that are not named change and
+# send nothing, which is asserted as well.
+STATES = {
+    "PENDING": new_order(),
+    "PENDING with stock": play(STOCK_RESERVED),
+    "PENDING with payment": play(PAID),
+    "CONFIRMED": play(STOCK_RESERVED, PAID),
+    "PROVISIONING": play(SERVER_RESERVED, PAID),
+    "PROVISIONING, to be cancelled": play(SERVER_RESERVED, PAID, CANCEL),
+    "COMPLETED": play(SERVER_RESERVED, PAID, SERVER_READY),
+    "FAILED": play(SERVER_RESERVED, PAID, NO_SERVER),
+    "FAILED, compensating": play(SERVER_RESERVED, PAID, NO_SERVER, REFUND),
+    "CANCELLED by client": play(CANCEL),
+    "CANCELLED by stock": play(NO_STOCK),
+    "CANCELLED by payment": play(STOCK_RESERVED, DECLINED),
+    "CANCELLED and settled": play(STOCK_RESERVED, DECLINED, STOCK_RELEASED),
+}
+
+BOTH = ["stock.release", "payment.refund"]
+REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
+    ("PENDING", "stock reserved"): ("PENDING", []),
+    ("PENDING", "server reserved"): ("PENDING", []),
+    ("PENDING", "paid"): ("PENDING", []),
+    ("PENDING", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING", "declined"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING", "stock released"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING", "refunded"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING", "voided"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING", "cancel"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING with stock", "server reserved"): ("PENDING", []),
+    ("PENDING with stock", "paid"): ("CONFIRMED", ["order.confirmed"]),
+    ("PENDING with stock", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING with stock", "declined"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with stock", "stock released"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING with stock", "refunded"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with stock", "voided"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with stock", "cancel"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING with stock", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING with payment", "stock reserved"): ("CONFIRMED", ["order.confirmed"]),
+    ("PENDING with payment", "server reserved"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("PENDING with payment", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING with payment", "declined"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with payment", "stock released"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING with payment", "refunded"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with payment", "voided"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING with payment", "cancel"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING with payment", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    # The answer that completed the join comes again: what followed from it may have been lost, so it is repeated.
+    ("CONFIRMED", "paid"): ("CONFIRMED", ["order.confirmed"]),
+    ("PROVISIONING", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("PROVISIONING", "progress"): ("PROVISIONING", []),
+    ("PROVISIONING", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("PROVISIONING", "no server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    ("PROVISIONING, to be cancelled", "paid"): (
+        "PROVISIONING",
+        ["order.provisioning", "provisioning.requested", "provisioning.cancel"],
+    ),
+    ("PROVISIONING, to be cancelled", "progress"): ("PROVISIONING", []),
+    ("PROVISIONING, to be cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("PROVISIONING, to be cancelled", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, to be cancelled", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    ("COMPLETED", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("FAILED", "no server"): ("FAILED", ["order.failed"]),
+    ("FAILED", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("FAILED", "stock released"): ("FAILED", []),
+    ("FAILED", "refunded"): ("FAILED", []),
+    ("FAILED", "voided"): ("FAILED", []),
+    ("FAILED", "retry"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("FAILED", "refund"): ("FAILED", BOTH),
+    ("FAILED", "deadline"): ("FAILED", BOTH),
+    ("FAILED, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, compensating", "stock released"): ("FAILED", []),
+    ("FAILED, compensating", "refunded"): ("FAILED", []),
+    ("FAILED, compensating", "voided"): ("FAILED", []),
+    # Late answers on a cancelled order are compensated; the answer that cancelled it repeats what it led to.
+    ("CANCELLED by client", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by client", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by client", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED by client", "no stock"): ("CANCELLED", []),
+    ("CANCELLED by client", "declined"): ("CANCELLED", []),
+    ("CANCELLED by client", "stock released"): ("CANCELLED", []),
+    ("CANCELLED by client", "refunded"): ("CANCELLED", []),
+    ("CANCELLED by client", "voided"): ("CANCELLED", []),
+    ("CANCELLED by stock", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("CANCELLED by stock", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by stock", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by stock", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED by stock", "declined"): ("CANCELLED", []),
+    ("CANCELLED by stock", "refunded"): ("CANCELLED", []),
+    ("CANCELLED by stock", "voided"): ("CANCELLED", []),
+    ("CANCELLED by payment", "declined"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("CANCELLED by payment", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by payment", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by payment", "no stock"): ("CANCELLED", []),
+    ("CANCELLED by payment", "stock released"): ("CANCELLED", []),
+    ("CANCELLED by payment", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED and settled", "declined"): ("CANCELLED", ["order.cancelled"]),
+    ("CANCELLED and settled", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED and settled", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED and settled", "no stock"): ("CANCELLED", []),
+    ("CANCELLED and settled", "paid"): ("CANCELLED", ["payment.refund"]),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("state", STATES)
+def test_every_status_with_every_event(state: str, event: str) -> None:
+    before = STATES[state]
+    step = advance(before, EVENTS[event], NOW)
+    expected = REACTIONS.get((state, event), (before.status.value, []))
+    assert (step.order.status.value, [message.routing_key for message in step.messages]) == expected
+    assert all(message.order_id == ID for message in step.messages)
+
+
+def test_the_page_names_only_statuses_and_events_that_exist() -> None:
+    assert set(SAGA) == set(Status)
+    assert {kind for row in SAGA.values() for kind in row} <= {type(event) for event in EVENTS.values()}
+
+
+@pytest.mark.parametrize("events", list(permutations([STOCK_RESERVED, PAID])))
+def test_either_answer_may_complete_the_join(events: tuple[Event, ...]) -> None:
+    order = play(*events)
+    assert order.status is Status.CONFIRMED
+    assert order.settled
+    assert order.completed_at == NOW
+
+
+def test_a_step_that_is_done_is_not_in_the_history_twice() -> None:
+    assert last(STOCK_RESERVED, PAID, PAID).entry is None
+    assert last(STOCK_RESERVED, STOCK_RESERVED).entry is None
+
+
+def test_a_cancelled_order_is_settled_when_nothing_is_held_and_not_before() -> None:
+    assert not play(CANCEL).settled
+    assert not play(CANCEL, STOCK_RELEASED).settled
+    assert play(CANCEL, STOCK_RELEASED, VOIDED).settled
+    assert play(CANCEL, NO_STOCK, DECLINED).settled
+    assert play(NO_STOCK, DECLINED).settled
+    assert not play(NO_STOCK, PAID).settled
+    assert play(NO_STOCK, PAID, REFUNDED).settled
+
+
+def test_a_late_answer_after_its_compensation_does_not_undo_it() -> None:
+    order = play(CANCEL, STOCK_RELEASED, REFUNDED, STOCK_RESERVED, PAID)
+    assert (order.stock, order.payment_status, order.settled) == ("RELEASED", "REFUNDED", True)
+
+
+def test_the_reason_of_a_timeout_names_who_was_silent() -> None:
+    assert play(DEADLINE).failure_reason == "Timed out waiting for stock and payment"
+    assert play(STOCK_RESERVED, DEADLINE).failure_reason == "Timed out waiting for payment"
+    assert play(PAID, DEADLINE).failure_reason == "Timed out waiting for stock"
+
+
+def test_a_failed_order_holds_the_money_until_somebody_decides() -> None:
+    failed = STATES["FAILED"]
+    assert not failed.settled
+    assert failed.payment_status == "PROCESSED"
+    assert accepts(failed, RETRY)
+    assert accepts(failed, REFUND)
+    given_up = play(REFUND, order=failed)
+    assert not accepts(given_up, RETRY)
+    assert not accepts(given_up, REFUND)
+    settled = play(STOCK_RELEASED, REFUNDED, order=given_up)
+    assert settled.settled
+    assert settled.status is Status.FAILED
+    assert play(RETRY, SERVER_READY, order=failed).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("state", ["CONFIRMED", "COMPLETED", "FAILED", "CANCELLED by client"])
+def test_a_client_cannot_cancel_what_is_over(state: str) -> None:
+    assert not accepts(STATES[state], CANCEL)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12))
+def test_whatever_comes_in_whatever_order(names: list[str]) -> None:
+    order, committed = new_order(), False
+    for name in names:
+        before, step = order, advance(order, EVENTS[name], NOW)
+        order = step.order
+        if order.status in (Status.CONFIRMED, Status.PROVISIONING, Status.COMPLETED):
+            committed = True
+            assert order.stock == "RESERVED"
+            assert order.payment_status == "PROCESSED"
+        if before.status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED):
+            assert order.status is before.status, "a final status is final"
+        if before.settled:
+            assert order.settled, "what is settled stays settled"
+        if order.status is Status.CANCELLED and before.status is not Status.CANCELLED:
+            _assert_compensated(order, step)
+        assert (step.entry is not None) == (replace(order, updated_at=NOW) != replace(before, updated_at=NOW))
+    if order.status is Status.COMPLETED:
+        assert committed
+        assert order.server is not None
+
+
+def _assert_compensated(order: Order, step: Step) -> None:
+    kinds = {type(message) for message in step.messages}
+    assert (c.ReleaseStock in kinds) == (order.stock in ("PENDING", "RESERVED"))
+    assert (c.RefundPayment in kinds) == (order.payment_status in ("PENDING", "PROCESSED"))
+
+
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=8), st.sampled_from(sorted(EVENTS)))
+def test_redelivery_repeats_what_the_first_delivery_sent(names: list[str], name: str) -> None:
+    before = play(*(EVENTS[n] for n in names))
+    first = advance(before, EVENTS[name], NOW)
+    if isinstance(EVENTS[name], CancelRequested | RetryRequested | RefundRequested | DeadlinePassed):
+        return  # these are not redelivered: what they owe stands in the record
+    again = advance(first.order, EVENTS[name], NOW)
+    assert {m.routing_key for m in first.messages} <= {m.routing_key for m in again.messages}
+    assert again.order == first.order
+
+
+def test_outputs_of_a_new_order_are_the_order_itself() -> None:
+    (created,) = outputs(new_order())
+    assert isinstance(created, c.OrderCreated)
+    assert created.to_json() == (
+        b'{"orderId":"0123456789abcdef","userId":"u1","items":[{"productId":"p1","quantity":2,"price":5}],'
+        b'"totalAmount":10,"currency":"USD","payment":{"method":"card"},"delivery":{}}'
+    )
