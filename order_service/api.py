@@ -18,7 +18,7 @@ from order_service.saga import CancelRequested, RefundRequested, RetryRequested
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_entry, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, json_response, not_found
+from shared.http import Body, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 EVENTS_POLL_SECONDS = 0.2
@@ -38,7 +38,7 @@ class Cancellation(Body):
 
 def create_router(orders: Orders, intake: Intake, requests: Requests) -> APIRouter:
     """The routes over these orders."""
-    router = APIRouter(tags=["orders"])
+    router = new_router("orders")
     _add_placing(router, intake)
     _add_reading(router, orders)
     _add_requests(router, requests)

@@ -1,17 +1,19 @@
 """What every service's HTTP side shares: problem answers (RFC 9457), health, readiness, metrics, and the body limit."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -127,6 +129,28 @@ def problem_response(
     return Response(orjson.dumps(content), status, headers, "application/problem+json")
 
 
+class _StrictRequest(Request):
+    """Reads a body as JSON and nothing else: UTF-8, no NaN, no endless nesting; anything else is a ValueError (400)."""
+
+    async def json(self) -> Any:
+        return from_json(await self.body(), allow_inf_nan=False)
+
+
+class _StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+def new_router(tag: str) -> APIRouter:
+    """A router whose routes take bodies that are JSON by the letter."""
+    return APIRouter(tags=[tag], route_class=_StrictRoute)
+
+
 def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
     """An application with what all services serve; the service adds its own routes to it."""
     app = FastAPI(
@@ -186,8 +210,6 @@ async def _answer_problem(_request: Request, error: Exception) -> Response:
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     problems = error.errors()
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        return problem_response(HTTPStatus.BAD_REQUEST, "The body is not JSON")
     errors = [(_field(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
     detail = "; ".join(f"{field}: {message}" for field, message in errors[:10])
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])

@@ -1,8 +1,9 @@
 """The bus: what services say to each other, behind one small interface with two implementations.
 
-`Bus` is the transport: `RabbitBus` (shared.bus.rabbitmq) for real, `MemoryBus` (shared.bus.memory) for the deterministic
-simulation of faults; both pass tests/integration/test_bus_contract.py. What every consumer needs around its handlers
-(batches, splitting, retries, dead letters, pausing, draining) is written once over it, in shared.bus.consumer.
+`Bus` is the transport: `RabbitBus` (shared.bus.rabbitmq) for real, `MemoryBus` (shared.bus.memory) for the
+deterministic simulation of faults; both pass tests/integration/test_bus_contract.py. What every consumer needs around
+its handlers (batches, splitting, retries, dead letters, pausing, draining) is written once over it, in
+shared.bus.consumer.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -52,10 +53,13 @@ class Delivery:
 
 
 class Bus(Protocol):
-    """A connection to the broker that mends itself: it connects again by itself, declares the topology and consumes on."""
+    """A connection to the broker that mends itself: it connects again, declares the topology and consumes on."""
 
     async def start(self, queue: str | None) -> None:
-        """Connect, declare the topology, and consume from `queue` (None: only publish). Waits until the broker is there."""
+        """Connect, declare the topology, and consume from `queue` (None: only publish).
+
+        Waits until the broker is there. Raises StartError for what waiting does not mend.
+        """
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Return once the broker has confirmed every envelope.

@@ -1,0 +1,130 @@
+"""Draws the saga: walks every state that saga.py can reach and writes what it saw as a Mermaid diagram and a table.
+
+`python -m order_service.diagram docs/saga.md` rewrites what stands between the markers of that page; a test compares.
+"""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from order_service.order import Order, Status
+from order_service.saga import (
+    SAGA,
+    CancelRequested,
+    DeadlinePassed,
+    Event,
+    RefundRequested,
+    RetryRequested,
+    accepts,
+    advance,
+)
+from shared import contracts as c
+from shared.contracts.inventory import ServerSpecification
+from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.provisioning import Server
+
+BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of what is drawn -->"
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_ID = "order"
+_EVENTS: tuple[Event, ...] = (
+    c.StockReserved(order_id=_ID),
+    c.StockReserved(order_id=_ID, fulfilment="vps", provisioning=ServerSpecification(package="p")),
+    c.StockReservationFailed(order_id=_ID, reason="r"),
+    c.StockReleased(order_id=_ID),
+    c.PaymentProcessed(order_id=_ID, transaction_id="t"),
+    c.PaymentFailed(order_id=_ID, reason="r"),
+    c.PaymentRefunded(order_id=_ID, status="REFUNDED"),
+    c.PaymentRefunded(order_id=_ID, status="VOIDED"),
+    c.ProvisioningProgress(order_id=_ID, step="buy", message="m"),
+    c.ProvisioningCompleted(order_id=_ID, server=Server(ip="10.0.0.1")),
+    c.ProvisioningFailed(order_id=_ID, reason="r"),
+    CancelRequested("r"),
+    RetryRequested(),
+    RefundRequested(),
+    DeadlinePassed(),
+)
+
+Edge = tuple[Status, str, Status]
+
+
+def walk() -> dict[Edge, set[str]]:
+    """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
+    edges: dict[Edge, set[str]] = {}
+    first = _new_order()
+    seen, waiting = {first}, [first]
+    while waiting:
+        order = waiting.pop()
+        for event in _possible(order):
+            step = advance(order, event, _NOW)
+            sent = edges.setdefault((order.status, type(event).__name__, step.order.status), set())
+            sent.update(message.routing_key for message in step.messages)
+            if step.order not in seen:
+                seen.add(step.order)
+                waiting.append(step.order)
+    return edges
+
+
+def _possible(order: Order) -> list[Event]:
+    """What can come: anything from the bus; from people, what the API lets through."""
+    asked_for = (CancelRequested, RetryRequested, RefundRequested)
+    return [event for event in _EVENTS if not isinstance(event, asked_for) or accepts(order, event)]
+
+
+def mermaid(edges: dict[Edge, set[str]]) -> str:
+    """The statuses and what leads from one to another."""
+    arrows: dict[tuple[Status, Status], list[str]] = {}
+    for before, event, after in edges:
+        if before is not after:
+            arrows.setdefault((before, after), []).append(event)
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> PENDING: POST /orders"]
+    lines += [
+        f"    {before} --> {after}: {', '.join(sorted(events))}" for (before, after), events in sorted(arrows.items())
+    ]
+    lines += [f"    {status} --> [*]" for status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)]
+    return "\n".join([*lines, "```"])
+
+
+def table(edges: dict[Edge, set[str]]) -> str:
+    """What each event does in each status: the rule, where it leads, and what may be sent."""
+    lines = ["| in status | on | leads to | may send |", "|---|---|---|---|"]
+    for before, row in SAGA.items():
+        for kind in row:
+            event = kind.__name__
+            after = sorted({to for frm, name, to in edges if (frm, name) == (before, event)})
+            sent = sorted({key for (frm, name, _), keys in edges.items() if (frm, name) == (before, event) for key in keys})
+            lines.append(f"| {before} | `{event}` | {', '.join(after)} | {', '.join(f'`{key}`' for key in sent)} |")
+    return "\n".join(lines)
+
+
+def drawn() -> str:
+    """What stands between the markers."""
+    edges = walk()
+    return f"{BEGIN}\n{mermaid(edges)}\n\n{table(edges)}\n{END}"
+
+
+def redraw(page: str) -> str:
+    """The page with what stands between its markers drawn again."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + drawn() + after
+
+
+def _new_order() -> Order:
+    return Order(
+        order_id=_ID,
+        user_id="u",
+        items=(Item(product_id="p", quantity=1, price=1),),
+        total_amount=1,
+        currency="USD",
+        payment=PaymentInstruction(),
+        delivery=Delivery(),
+        created_at=_NOW,
+        updated_at=_NOW,
+        deadline=_NOW + timedelta(minutes=5),
+    )
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(redraw(path.read_text()))

@@ -1,0 +1,59 @@
+"""Orders and connections as tests need them: sensible unless told otherwise."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from order_service.alarms import Patience
+from order_service.order import Order
+from shared import database
+from shared.clock import utc_now
+from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.database import Database
+from shared.settings import ServiceSettings
+
+PATIENCE = Patience(
+    saga_timeout=timedelta(minutes=5), failed_hold=timedelta(days=1), republish_after=timedelta(seconds=10)
+)
+
+
+def new_id() -> str:
+    """An order id that nobody else has."""
+    return secrets.token_hex(16)
+
+
+def an_order(**changes: Any) -> Order:
+    """A pending order of two units of p1 at 5.00 each."""
+    now: datetime = changes.pop("now", utc_now())
+    order = Order(
+        order_id=new_id(),
+        user_id="u1",
+        items=(Item(product_id="p1", quantity=2, price=500),),
+        total_amount=1000,
+        currency="USD",
+        payment=PaymentInstruction(),
+        delivery=Delivery(),
+        created_at=now,
+        updated_at=now,
+        deadline=now + PATIENCE.saga_timeout,
+    )
+    return replace(order, **changes)
+
+
+def order_body(**changes: Any) -> dict[str, Any]:
+    """What a client posts: one unit of p1 for 10."""
+    return {"userId": "u1", "items": [{"productId": "p1", "quantity": 1, "price": 10}], "totalAmount": 10, **changes}
+
+
+@asynccontextmanager
+async def connected(mongodb_url: str, name: str, driver: str = "pymongo") -> AsyncIterator[Database]:
+    """A connection of its own to the database, as one process has it."""
+    settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)  # type: ignore[arg-type]
+    mongo = database.client(settings)
+    try:
+        yield mongo[name]
+    finally:
+        await database.close(mongo)

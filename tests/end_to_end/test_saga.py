@@ -1,0 +1,206 @@
+"""The saga over real processes, a real broker and a real database."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.eventually import eventually
+from tests.processes import Stack, run_stack
+
+
+@pytest.fixture
+async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
+    async with run_stack(mongodb_url, clean_broker, database_prefix, republish_after_seconds=1) as running:
+        yield running
+        await running.assert_books_balance()
+
+
+async def test_ten_orders_at_once_for_five_in_stock(stack: Stack) -> None:
+    await stack.start()
+    await stack.stock("p1", 5)
+    placed = await asyncio.gather(*(stack.place(userId=f"u{n}", payment={"token": "tok_ok"}) for n in range(10)))
+    orders = await stack.all_settled(placed)
+    assert Counter(order["status"] for order in orders) == {"CONFIRMED": 5, "CANCELLED": 5}
+    for order in orders:
+        if order["status"] == "CONFIRMED":
+            assert (order["stockStatus"], order["paymentStatus"]) == ("RESERVED", "PROCESSED")
+        else:
+            assert order["failureReason"] == "Insufficient stock for p1: asked 1, free 0"
+            assert order["stockStatus"] == "FAILED"
+            assert order["paymentStatus"] in ("REFUNDED", "VOIDED")
+    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 0, "reserved": 5}
+
+
+async def test_a_declined_payment_gives_its_stock_back(stack: Stack) -> None:
+    await stack.start()
+    await stack.stock("p1", 1)
+    order = await stack.settled(await stack.place(payment={"token": "tok_declined"}))
+    assert (order["status"], order["failureReason"]) == ("CANCELLED", "The card was declined")
+    assert (order["stockStatus"], order["paymentStatus"]) == ("RELEASED", "FAILED")
+    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 1, "reserved": 0}
+    assert (await stack.settled(await stack.place(payment={"token": "tok_ok"})))["status"] == "CONFIRMED"
+
+
+async def test_a_lost_answer_of_the_gateway_is_looked_up(stack: Stack) -> None:
+    await stack.start()
+    await stack.stock("p1", 1)
+    order = await stack.settled(await stack.place(payment={"token": "tok_timeout"}))
+    assert (order["status"], order["paymentStatus"]) == ("CONFIRMED", "PROCESSED")
+
+
+async def test_what_cannot_be_sold_is_refused_with_the_reason(stack: Stack) -> None:
+    await stack.start()
+    await stack.stock("p1", 5)
+    await stack.client.put(f"{stack.url('inventory')}/products/dear", json={"kind": "goods", "price": 20})
+    await stack.stock("dear", 5)
+    line = {"productId": "p1", "quantity": 1, "price": 10}
+
+    async def reason(*items: dict[str, Any], total: float) -> str:
+        order = await stack.settled(await stack.place(items=list(items), totalAmount=total))
+        assert order["status"] == "CANCELLED"
+        found: str = order["failureReason"]
+        return found
+
+    assert await reason({**line, "productId": "unknown"}, total=10) == "Unknown product unknown"
+    assert await reason({**line, "productId": "dear"}, total=10) == "Price of dear is 20, the order says 10"
+    assert await reason(line, {**line, "productId": "unknown"}, total=20) == "Unknown product unknown"
+    assert await reason({**line, "quantity": 6}, total=60) == "Insufficient stock for p1: asked 6, free 5"
+    assert (await stack.inventory("p1"))["quantity"] == 5
+
+
+async def test_many_orders_over_several_products_and_several_workers(stack: Stack) -> None:
+    """All or nothing: with two inventories and two order services, no order ever holds a part of what it asked for."""
+    await stack.start("order", "order", "inventory", "inventory", "payment", "payment")
+    products = [f"p{n}" for n in range(4)]
+    for product in products:
+        await stack.stock(product, 40)
+
+    def several(index: int) -> dict[str, Any]:
+        chosen = [products[(index + offset) % 4] for offset in range(1 + index % 3)]
+        items = [{"productId": product, "quantity": 1 + index % 2, "price": 10} for product in chosen]
+        return {
+            "items": items,
+            "totalAmount": 10 * sum(item["quantity"] for item in items),
+            "payment": {"token": "tok_ok"},
+        }
+
+    placed = await stack.place_many(200, several)
+    orders = await stack.all_settled(placed)
+    assert len(orders) == 200
+    sold = Counter[str]()
+    for order in orders:
+        if order["status"] == "CONFIRMED":
+            sold.update({item["productId"]: item["quantity"] for item in order["items"]})
+    for product in products:
+        inventory = await stack.inventory(product)
+        assert inventory["quantity"] + inventory["reserved"] == 40
+        assert inventory["reserved"] == sold[product]
+
+
+async def test_an_order_times_out_while_payment_is_down_and_nothing_is_charged(stack: Stack) -> None:
+    await stack.start("order", "inventory", saga_timeout_seconds=1)
+    await stack.stock("p1", 5)
+    order_id = await stack.place(payment={"token": "tok_ok"})
+
+    async def cancelled() -> bool:
+        order = await stack.order(order_id)
+        return order["status"] == "CANCELLED" and order["stockStatus"] == "RELEASED"
+
+    await eventually(cancelled, 15, "the order to be cancelled and its stock released")
+    order = await stack.order(order_id)
+    assert order["failureReason"] == "Timed out waiting for payment"
+    assert order["settled"] is False
+    assert (await stack.inventory("p1"))["quantity"] == 5
+    await stack.start("payment")
+    order = await stack.settled(order_id)
+    assert order["paymentStatus"] in ("VOIDED", "REFUNDED")
+    payment = (await stack.client.get(f"{stack.url('payment')}/payments/{order_id}")).json()
+    assert payment["status"] in ("VOIDED", "REFUNDED")
+
+
+async def test_a_cancel_racing_the_join_has_one_winner(stack: Stack) -> None:
+    await stack.start("order", "order", "inventory", "payment")
+    await stack.stock("p1", 1000)
+
+    async def race(index: int) -> tuple[str, int]:
+        order_id = await stack.place(payment={"token": "tok_ok"})
+        await asyncio.sleep(0.0005 * (index % 30))
+        answer = await stack.client.post(f"{stack.url('order')}/orders/{order_id}/cancel")
+        return order_id, answer.status_code
+
+    for start in range(0, 120, 12):
+        raced = await asyncio.gather(*(race(start + n) for n in range(12)))
+        for order_id, answer in raced:
+            order = await stack.settled(order_id)
+            assert (order["status"], answer) in (("CANCELLED", 202), ("CONFIRMED", 409))
+    statuses = Counter(order["status"] for order in [await stack.order(order_id) for order_id, _ in raced])
+    inventory = await stack.inventory("p1")
+    assert inventory["quantity"] + inventory["reserved"] == 1000
+    assert statuses
+
+
+async def test_an_order_is_followed_to_its_end_by_events(stack: Stack) -> None:
+    await stack.start()
+    await stack.stock("p1", 1)
+    order_id = await stack.place(payment={"token": "tok_ok"})
+    seen = []
+    async with stack.client.stream("GET", f"{stack.url('order')}/orders/{order_id}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                seen.append(line.removeprefix("event: "))
+    assert seen[0] == "order.created"
+    assert sorted(seen[1:]) == ["payment.processed", "stock.reserved"]
+
+
+async def test_orders_are_accepted_while_the_others_are_away(stack: Stack) -> None:
+    """The other services are not even started: their queues keep the orders, and they catch up when they come."""
+    await stack.start("order")
+    placed = await stack.place_many(50, lambda _: {"payment": {"token": "tok_ok"}})
+    assert len(placed) == 50
+    await stack.start("payment")
+    inventory = await stack.launch("inventory")
+    await stack.ready(inventory)
+    orders = await stack.all_settled(placed)
+    assert {order["failureReason"] for order in orders} == {"Unknown product p1"}
+
+
+async def test_a_terminated_service_finishes_what_it_has_in_hand(stack: Stack) -> None:
+    """SIGTERM under load: the process ends within 10 s with status 0, and no client loses an accepted order."""
+    await stack.start("order", "order", "inventory", "payment")
+    await stack.stock("p1", 1000)
+    first = stack.processes("order")[0]
+    loading = asyncio.create_task(stack.place_many(300, lambda _: {"payment": {"token": "tok_ok"}}))
+    await eventually(lambda: loading.done() or len(first.output) > 0, 5)
+    first.process.terminate()
+    assert await asyncio.wait_for(first.process.wait(), 10) == 0
+    placed = await loading
+    orders = await stack.all_settled(placed)
+    assert {order["status"] for order in orders} == {"CONFIRMED"}
+
+
+async def test_a_wrong_setting_stops_the_process_with_one_line(stack: Stack) -> None:
+    process = await stack.launch("order", saga_timeout_seconds="soon")
+    assert await asyncio.wait_for(process.process.wait(), 20) == 1
+    await eventually(lambda: process.output, 5)
+    (line,) = process.output
+    assert "ORDERSAGA_SAGA_TIMEOUT_SECONDS='soon'" in line
+    assert "valid number" in line
+
+
+async def test_a_server_that_is_away_is_named_by_readyz(stack: Stack) -> None:
+    """Nothing listens where the broker should be: the process is up, not ready, and says why."""
+    process = await stack.launch("order", amqp_url="amqp://guest:guest@127.0.0.1:9/")
+
+    async def not_ready() -> httpx.Response | None:
+        answer = await stack.client.get(f"{process.url}/readyz")
+        return answer if answer.status_code == 503 else None
+
+    answer = await eventually(not_ready, 15)
+    assert answer is not None
+    assert "rabbitmq" in answer.json()["detail"]
+    assert (await stack.client.get(f"{process.url}/healthz")).status_code == 200

@@ -1,0 +1,215 @@
+"""The order service over HTTP: what it accepts, what it refuses and how it says so. One process, real servers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.builders import order_body
+from tests.processes import Stack, run_stack
+
+
+@pytest.fixture(scope="module")
+async def stack(servers: Any) -> AsyncIterator[Stack]:
+    async with run_stack(servers.mongodb_url, servers.amqp_url, "t-order-api", saga_timeout_seconds=60) as running:
+        await running.start("order")
+        yield running
+
+
+async def post(stack: Stack, body: Any, **headers: str) -> Any:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await stack.client.post(
+        f"{stack.url('order')}/orders", content=content, headers={"content-type": "application/json", **headers}
+    )
+
+
+def assert_problem(response: Any, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["type"]
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+async def test_an_order_is_accepted_and_found_again(stack: Stack) -> None:
+    body = {
+        "userId": "u7",
+        "items": [
+            {"productId": "p1", "quantity": 2, "price": 19.99},
+            {"productId": "p2", "quantity": 1, "price": 0.02},
+        ],
+        "totalAmount": 40,
+        "currency": "EUR",
+        "payment": {"method": "card", "token": "tok_ok"},
+        "delivery": {"slot": "auto"},
+    }
+    response = await post(stack, body)
+    assert response.status_code == 202
+    placed = response.json()
+    assert response.headers["location"] == f"/orders/{placed['orderId']}"
+    found = await stack.order(placed["orderId"])
+    assert found == placed
+    assert found["items"] == body["items"]
+    assert found["totalAmount"] == 40
+    assert found["status"] == found["stockStatus"] == found["paymentStatus"] == "PENDING"
+    assert found["settled"] is False
+    assert [(entry["event"], entry["status"]) for entry in found["history"]] == [("order.created", "PENDING")]
+    assert "tok_ok" not in response.text
+
+
+async def test_the_singular_path_places_orders_too(stack: Stack) -> None:
+    response = await stack.client.post(f"{stack.url('order')}/order", json=order_body())
+    assert response.status_code == 202
+
+
+LINE = {"productId": "p1", "quantity": 1, "price": 10}
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no items", {"items": []}, "items", "at least 1 item"),
+    ("quantity zero", {"items": [{**LINE, "quantity": 0}]}, "items.0.quantity", "greater than or equal to 1"),
+    ("quantity negative", {"items": [{**LINE, "quantity": -1}]}, "items.0.quantity", "greater than or equal to 1"),
+    ("quantity a fraction", {"items": [{**LINE, "quantity": 1.5}]}, "items.0.quantity", "valid integer"),
+    ("quantity a text", {"items": [{**LINE, "quantity": "1"}]}, "items.0.quantity", "valid integer"),
+    ("quantity true", {"items": [{**LINE, "quantity": True}]}, "items.0.quantity", "valid integer"),
+    ("quantity huge", {"items": [{**LINE, "quantity": 10**30}]}, "items.0.quantity", "less than or equal to"),
+    ("negative price", {"items": [{**LINE, "price": -1}], "totalAmount": -1}, "items.0.price", "greater than or equal"),
+    ("three decimals", {"items": [{**LINE, "price": 9.999}]}, "items.0.price", "at most two decimals"),
+    ("price a text", {"items": [{**LINE, "price": "10"}]}, "items.0.price", "must be a number"),
+    ("price huge", {"items": [{**LINE, "price": 1e300}]}, "items.0.price", "at most 1000000000000"),
+    ("a product twice", {"items": [LINE, LINE], "totalAmount": 20}, "body", "product p1 is listed twice"),
+    ("a wrong sum", {"totalAmount": 11}, "body", "totalAmount is 11, but the items add up to 10"),
+    ("unknown field", {"coupon": "x"}, "coupon", "not permitted"),
+    ("101 items", {"items": [{**LINE, "productId": f"p{n}"} for n in range(101)]}, "items", "at most 100 items"),
+    ("an operator as user", {"userId": {"$gt": ""}}, "userId", "valid string"),
+    ("an operator as product", {"items": [{**LINE, "productId": {"$ne": None}}]}, "items.0.productId", "valid string"),
+    ("an empty user", {"userId": ""}, "userId", "should match pattern"),
+    ("control characters", {"userId": "a\x00b"}, "userId", "should match pattern"),
+    ("a lower-case currency", {"currency": "usd"}, "currency", "should match pattern"),
+    ("an unknown method", {"payment": {"method": "cash"}}, "payment.method", "'card' or 'retainer'"),
+    ("a retainer without id", {"payment": {"method": "retainer"}}, "payment", "retainerId is required"),
+    ("an impossible slot", {"delivery": {"slot": "tomorrow"}}, "delivery.slot", "should match pattern"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field", "message"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
+async def test_what_is_wrong_is_named(stack: Stack, changes: dict[str, Any], field: str, message: str) -> None:
+    problem = assert_problem(await post(stack, order_body(**changes)), 422)
+    assert any(e["field"] == field and message in e["message"] for e in problem["errors"]), problem["errors"]
+
+
+@pytest.mark.parametrize("missing", ["userId", "items", "totalAmount"])
+async def test_a_missing_field_is_named(stack: Stack, missing: str) -> None:
+    body = order_body()
+    del body[missing]
+    problem = assert_problem(await post(stack, body), 422)
+    assert {"field": missing, "message": "Field required"} in problem["errors"]
+
+
+HOSTILE: dict[str, tuple[bytes, int]] = {
+    "not JSON": (b"{", 400),
+    "not text": (b"\xff\xfe\x00", 400),
+    "UTF-16": (json.dumps(order_body()).encode("utf-16"), 400),
+    "deep nesting": (b"[" * 100_000, 400),
+    "deep objects": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 413),
+    "a number of 100,000 digits": (b'{"userId":"u","items":[],"totalAmount":' + b"1" * 100_000 + b"}", 400),
+    "NaN": (b'{"userId":"u","items":[{"productId":"p","quantity":1,"price":NaN}],"totalAmount":1}', 400),
+    "infinity": (b'{"userId":"u","items":[{"productId":"p","quantity":1,"price":Infinity}],"totalAmount":1}', 400),
+    "an array": (b"[]", 422),
+    "null": (b"null", 422),
+    "nothing": (b"", 422),
+    "a lone surrogate": (b'{"userId":"\\ud800","items":[],"totalAmount":0}', 400),
+    "too large": (b'{"userId":"' + b"x" * 300_000 + b'"}', 413),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_bodies_get_an_answer_that_says_so(stack: Stack, name: str) -> None:
+    body, status = HOSTILE[name]
+    assert_problem(await post(stack, body), status)
+
+
+async def test_a_body_without_declared_length_is_limited_too(stack: Stack) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(60):
+            yield b"x" * 10_000
+
+    response = await stack.client.post(
+        f"{stack.url('order')}/orders", content=endless(), headers={"content-type": "application/json"}
+    )
+    assert_problem(response, 413)
+
+
+async def test_unknown_orders_and_paths_are_not_found(stack: Stack) -> None:
+    url = stack.url("order")
+    for path in ("/orders/nobody", "/orders/%24gt", "/orders/nobody/events", "/nowhere"):
+        assert_problem(await stack.client.get(url + path), 404)
+    for verb in ("cancel", "retry", "refund"):
+        assert_problem(await stack.client.post(f"{url}/orders/nobody/{verb}"), 404)
+    assert_problem(await stack.client.delete(f"{url}/orders"), 405)
+
+
+async def test_twenty_same_posts_with_one_key_are_one_order(stack: Stack, unique_id: str) -> None:
+    key = {"Idempotency-Key": unique_id}
+    responses = await asyncio.gather(*(post(stack, order_body(userId=unique_id), **key) for _ in range(20)))
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.json()["orderId"] for response in responses}) == 1
+    listed = (await stack.client.get(f"{stack.url('order')}/orders", params={"userId": unique_id})).json()
+    assert len(listed["items"]) == 1
+    later = await post(stack, order_body(userId=unique_id), **key)
+    assert later.json()["orderId"] == responses[0].json()["orderId"]
+
+
+async def test_a_key_with_another_body_is_refused(stack: Stack, unique_id: str) -> None:
+    first = await post(stack, order_body(), **{"Idempotency-Key": unique_id})
+    assert first.status_code == 202
+    problem = assert_problem(await post(stack, order_body(userId="u2"), **{"Idempotency-Key": unique_id}), 422)
+    assert "another body" in problem["detail"]
+    assert_problem(await post(stack, order_body(), **{"Idempotency-Key": "k" * 256}), 422)
+
+
+async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
+    placed = [await stack.place(userId=unique_id) for _ in range(7)]
+    url, seen, cursor = f"{stack.url('order')}/orders", [], None
+    while True:
+        parameters = {"userId": unique_id, "limit": 3, **({"cursor": cursor} if cursor else {})}
+        page = (await stack.client.get(url, params=parameters)).json()
+        seen += [order["orderId"] for order in page["items"]]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            break
+    assert sorted(seen) == sorted(placed)
+    assert_problem(await stack.client.get(url, params={"cursor": "nonsense"}), 422)
+    assert_problem(await stack.client.get(url, params={"cursor": "WzEsMl0"}), 422)
+    assert_problem(await stack.client.get(url, params={"limit": 0}), 422)
+    assert_problem(await stack.client.get(url, params={"status": "LOST"}), 422)
+
+
+async def test_cancelling_is_answered_with_the_cancelled_order(stack: Stack) -> None:
+    order_id = await stack.place()
+    url = f"{stack.url('order')}/orders/{order_id}"
+    response = await stack.client.post(f"{url}/cancel", json={"reason": "changed my mind"})
+    assert response.status_code == 202
+    order = response.json()
+    assert (order["status"], order["failureReason"]) == ("CANCELLED", "changed my mind")
+    assert order["cancelledAt"]
+    assert order["settled"] is False
+    for verb in ("cancel", "retry", "refund"):
+        problem = assert_problem(await stack.client.post(f"{url}/{verb}"), 409)
+        assert "CANCELLED" in problem["detail"]
+    failures = (await stack.client.get(f"{stack.url('order')}/orders/failures")).json()
+    assert any(row["reason"] == "changed my mind" and row["count"] >= 1 for row in failures["items"])
+    assert_problem(await stack.client.post(f"{url}/cancel", json={"reason": 7}), 422)
+
+
+async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
+    url = stack.url("order")
+    assert (await stack.client.get(f"{url}/healthz")).status_code == 200
+    assert (await stack.client.get(f"{url}/readyz")).json() == {"status": "ready"}
+    metrics = (await stack.client.get(f"{url}/metrics")).text
+    assert 'http_requests_total{method="GET",route="/healthz",status="200"}' in metrics
+    assert "/orders/{order_id}" in (await stack.client.get(f"{url}/openapi.json")).json()["paths"]
+    assert (await stack.client.get(f"{url}/docs")).status_code == 200

@@ -1,0 +1,234 @@
+"""The orders collection, over both drivers, and the handlers over it, with several workers at once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from order_service.handlers import AnswerHandlers
+from order_service.order import Entry, Order, Status
+from order_service.orders import COLLECTION, INDEXES, Change, Orders
+from order_service.saga import CancelRequested, advance
+from shared import contracts as c
+from shared.clock import utc_now
+from shared.contracts.inventory import ServerSpecification
+from shared.contracts.provisioning import Server
+from shared.database import ensure_indexes
+from shared.errors import PoisonError
+from tests.builders import PATIENCE, an_order, connected
+
+
+@pytest.fixture(params=["pymongo", "motor"])
+async def orders(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders]:
+    async with connected(mongodb_url, f"{database_prefix}_orders", request.param) as database:
+        await ensure_indexes(database[COLLECTION], INDEXES)
+        yield Orders(database[COLLECTION])
+
+
+@pytest.fixture
+async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[AnswerHandlers]]:
+    """Three order services: connections, caches and clocks of their own."""
+    name = f"{database_prefix}_orders"
+    async with (
+        connected(mongodb_url, name) as first,
+        connected(mongodb_url, name) as second,
+        connected(mongodb_url, name) as third,
+    ):
+        yield [AnswerHandlers(Orders(database[COLLECTION]), PATIENCE, utc_now) for database in (first, second, third)]
+
+
+async def insert(orders: Orders, *new: Order) -> None:
+    assert await orders.insert([(order, None) for order in new]) == set()
+
+
+async def stored(orders: Orders, order: Order) -> Order:
+    return (await orders.load([order.order_id]))[order.order_id]
+
+
+async def test_an_order_comes_back_as_it_was_stored(orders: Orders) -> None:
+    order = an_order(
+        stock="RESERVED",
+        fulfilment="vps",
+        provisioning_spec=ServerSpecification(package="103.181.91", package_id="7", ram=2048),
+        server=Server(ip="103.181.91.50", username="root"),
+        unpublished=True,
+        due_at=utc_now(),
+    )
+    await insert(orders, order)
+    assert await stored(orders, order) == order
+
+
+async def test_inserting_again_says_which_were_there_and_changes_nothing(orders: Orders) -> None:
+    first, second = an_order(), an_order()
+    await insert(orders, first)
+    known = await orders.insert([(replace(first, user_id="somebody else"), None), (second, None)])
+    assert known == {first.order_id}
+    assert (await stored(orders, first)).user_id == "u1"
+    assert await stored(orders, second) == second
+
+
+async def test_a_change_applies_only_to_the_state_it_was_decided_on(orders: Orders) -> None:
+    order = an_order()
+    await insert(orders, order)
+    now = utc_now()
+    cancelled = advance(order, CancelRequested("first"), now)
+    paid = advance(order, c.PaymentProcessed(order_id=order.order_id, transaction_id="tx"), now)
+    assert cancelled.entry
+    assert paid.entry
+    assert await orders.apply([Change(order, cancelled.order, (cancelled.entry,))])
+    assert not await orders.apply([Change(order, paid.order, (paid.entry,))])
+    current = await stored(orders, order)
+    assert (current.status, current.payment_status, current.version) == (Status.CANCELLED, "PENDING", 1)
+    document = await orders.document(order.order_id)
+    assert document
+    assert [entry["event"] for entry in document["history"]] == ["order.created", "order.cancel_requested"]
+
+
+async def test_fields_that_become_empty_are_removed(orders: Orders) -> None:
+    order = an_order(unpublished=True, due_at=utc_now())
+    await insert(orders, order)
+    after = replace(order, unpublished=False, due_at=None, status=Status.CANCELLED)
+    assert await orders.apply([Change(order, after, (Entry(utc_now(), "x", Status.CANCELLED),))])
+    document = await orders.document(order.order_id)
+    assert document
+    assert "dueAt" not in document
+    assert "unpublished" not in document
+
+
+async def test_published_orders_wait_for_their_deadline_and_others_for_nothing(orders: Orders) -> None:
+    now = utc_now()
+    pending = an_order(unpublished=True, due_at=now)
+    cancelled = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
+    moved_on = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
+    await insert(orders, pending, cancelled, moved_on)
+    await orders.mark_published(
+        [
+            (pending.order_id, Status.PENDING),
+            (cancelled.order_id, Status.CANCELLED),
+            (moved_on.order_id, Status.PENDING),
+        ]
+    )
+    assert await stored(orders, pending) == replace(pending, unpublished=False, due_at=pending.deadline)
+    assert await stored(orders, cancelled) == replace(cancelled, unpublished=False, due_at=None)
+    assert await stored(orders, moved_on) == moved_on
+
+
+async def test_orders_are_due_in_the_order_of_their_alarms(orders: Orders) -> None:
+    now = utc_now()
+    late, later = (an_order(due_at=now - timedelta(seconds=s)) for s in (2, 1))
+    await insert(orders, later, late, an_order(due_at=now + timedelta(seconds=5)), an_order())
+    assert [order.order_id for order in await orders.due(now, 10)] == [late.order_id, later.order_id]
+    assert len(await orders.due(now, 1)) == 1
+
+
+async def test_pages_hold_every_order_once(orders: Orders) -> None:
+    now = utc_now()
+    same_moment = [an_order(now=now) for _ in range(5)]
+    earlier = [an_order(now=now - timedelta(seconds=n)) for n in range(1, 6)]
+    others = [an_order(user_id="u2")]
+    await insert(orders, *same_moment, *earlier, *others)
+    seen: list[str] = []
+    after = None
+    while page := await orders.page(statuses=list(Status), user_id="u1", settled=None, after=after, limit=3):
+        seen.extend(document["_id"] for document in page)
+        after = (page[-1]["createdAt"], page[-1]["_id"])
+    assert sorted(seen) == sorted(order.order_id for order in same_moment + earlier)
+    assert seen[5:] == [order.order_id for order in earlier]
+
+
+async def test_failures_are_counted_by_reason(orders: Orders) -> None:
+    def failed(reason: str, status: Status = Status.CANCELLED) -> Order:
+        return an_order(status=status, failure_reason=reason)
+
+    await insert(orders, failed("a"), failed("a"), failed("b"), failed("a", Status.FAILED), an_order())
+    assert await orders.count_failures(10) == [
+        (Status.CANCELLED, "a", 2),
+        (Status.CANCELLED, "b", 1),
+        (Status.FAILED, "a", 1),
+    ]
+
+
+async def test_both_answers_in_one_batch_complete_the_join(orders: Orders) -> None:
+    order = an_order()
+    await insert(orders, order)
+    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
+    messages = await handlers.carry_on(
+        [c.StockReserved(order_id=order.order_id), c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")]
+    )
+    assert [message.routing_key for message in messages] == ["order.confirmed"]
+    current = await stored(orders, order)
+    assert current.status is Status.CONFIRMED
+    assert current.due_at is None
+
+
+async def test_both_answers_at_the_same_instant_on_two_workers(
+    workers: list[AnswerHandlers], mongodb_url: str, database_prefix: str
+) -> None:
+    """The parallel join: of two workers that both read PENDING, one loses its write and sees the other's answer."""
+    async with connected(mongodb_url, f"{database_prefix}_orders") as database:
+        orders = Orders(database[COLLECTION])
+        for _ in range(50):
+            order = an_order()
+            await insert(orders, order)
+            both = await asyncio.gather(
+                workers[0].carry_on([c.StockReserved(order_id=order.order_id)]),
+                workers[1].carry_on([c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")]),
+            )
+            sent = [message.routing_key for messages in both for message in messages]
+            assert sent == ["order.confirmed"]
+            assert (await stored(orders, order)).status is Status.CONFIRMED
+
+
+async def test_answers_of_many_orders_spread_over_workers_with_repetitions(
+    workers: list[AnswerHandlers], mongodb_url: str, database_prefix: str
+) -> None:
+    """Every answer two or three times, in any order, in batches on three workers: one outcome, everything settles."""
+    rng = random.Random(7)
+    async with connected(mongodb_url, f"{database_prefix}_orders") as database:
+        orders = Orders(database[COLLECTION])
+        confirmed, refused = ([an_order() for _ in range(60)] for _ in range(2))
+        await insert(orders, *confirmed, *refused)
+        answers: list[c.Message] = []
+        for order in confirmed:
+            answers += [c.StockReserved(order_id=order.order_id)] * 2
+            answers += [c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")] * 2
+        for order in refused:
+            answers += [c.StockReserved(order_id=order.order_id), c.StockReleased(order_id=order.order_id)] * 2
+            answers += [c.PaymentFailed(order_id=order.order_id, reason="The card was declined")] * 2
+        rng.shuffle(answers)
+        batches = [answers[start : start + 40] for start in range(0, len(answers), 40)]
+        await asyncio.gather(*(workers[n % 3].carry_on(batch) for n, batch in enumerate(batches)))
+        final = await orders.load(order.order_id for order in confirmed + refused)
+        assert {final[order.order_id].status for order in confirmed} == {Status.CONFIRMED}
+        assert {final[order.order_id].status for order in refused} == {Status.CANCELLED}
+        assert all(final[order.order_id].settled for order in confirmed + refused)
+
+
+async def test_an_answer_for_an_unknown_order_is_poison(orders: Orders) -> None:
+    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
+    with pytest.raises(PoisonError, match=r"stock\.reserved for order nobody, which does not exist"):
+        await handlers.carry_on([c.StockReserved(order_id="nobody")])
+
+
+async def test_a_failed_order_is_due_when_its_hold_ends(orders: Orders) -> None:
+    order = an_order()
+    await insert(orders, order)
+    reserved = c.StockReserved(
+        order_id=order.order_id, fulfilment="vps", provisioning=ServerSpecification(package="103.181.91")
+    )
+    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
+    before = utc_now()
+    await handlers.carry_on(
+        [
+            reserved,
+            c.PaymentProcessed(order_id=order.order_id, transaction_id="tx"),
+            c.ProvisioningFailed(order_id=order.order_id, reason="no server"),
+        ]
+    )
+    current = await stored(orders, order)
+    assert current.status is Status.FAILED
+    assert current.due_at is not None
+    assert before + PATIENCE.failed_hold <= current.due_at <= utc_now() + PATIENCE.failed_hold

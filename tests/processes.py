@@ -1,0 +1,211 @@
+"""Services as real processes, for tests that place orders over HTTP and kill what carries them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.builders import order_body
+from tests.eventually import eventually
+
+SAGA_SERVICES = ("order", "inventory", "payment")
+
+
+@dataclass
+class Process:
+    """One running service."""
+
+    service: str
+    url: str
+    process: asyncio.subprocess.Process
+    output: list[str] = field(default_factory=list)
+
+    async def read_output(self) -> None:
+        assert self.process.stdout
+        async for line in self.process.stdout:
+            self.output.append(line.decode(errors="replace"))
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as the kernel does when memory runs out."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+
+class Stack:
+    """The services over given servers; every process it starts ends with it."""
+
+    def __init__(self, mongodb_url: str, amqp_url: str, database_prefix: str, **settings: object) -> None:
+        self.mongodb_url = mongodb_url
+        self.amqp_url = amqp_url
+        self.database_prefix = database_prefix
+        self._settings = settings
+        self._processes: list[Process] = []
+        self._readers: set[asyncio.Task[None]] = set()
+        self.client = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=50))
+
+    async def start(self, *services: str, **settings: object) -> list[Process]:
+        """Start one process of each service named, and wait until they are ready."""
+        started = [await self.launch(service, **settings) for service in services or SAGA_SERVICES]
+        await asyncio.gather(*(self.ready(process) for process in started))
+        return started
+
+    async def launch(self, service: str, **settings: object) -> Process:
+        """Start one process without waiting for it; settings by their names without the prefix."""
+        port = _free_port()
+        values = {
+            "mongodb_url": self.mongodb_url,
+            "amqp_url": self.amqp_url,
+            "database_prefix": self.database_prefix,
+            "http_port": port,
+            "payment_failure_rate": 0,
+            **self._settings,
+            **settings,
+        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+        environment |= {f"ORDERSAGA_{name.upper()}": str(value) for name, value in values.items()}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            f"{service}_service",
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        started = Process(service, f"http://127.0.0.1:{port}", process)
+        self._processes.append(started)
+        reader = asyncio.create_task(started.read_output())
+        self._readers.add(reader)
+        return started
+
+    async def ready(self, process: Process, within: float = 30) -> None:
+        async def answers() -> bool:
+            if not process.alive:
+                raise RuntimeError("it ended: " + "".join(process.output[-20:]))
+            return (await self.client.get(f"{process.url}/readyz")).status_code == 200
+
+        await eventually(answers, within, f"{process.service} to be ready")
+
+    def url(self, service: str) -> str:
+        """Where a living process of the service listens."""
+        return next(p.url for p in self._processes if p.service == service and p.alive)
+
+    def processes(self, service: str) -> list[Process]:
+        return [p for p in self._processes if p.service == service and p.alive]
+
+    async def kill(self, process: Process) -> None:
+        process.kill()
+        await process.process.wait()
+
+    async def close(self) -> None:
+        """End everything, orderly where possible."""
+        for process in self._processes:
+            if process.alive:
+                process.process.terminate()
+        for process in self._processes:
+            try:
+                await asyncio.wait_for(process.process.wait(), 12)
+            except TimeoutError:
+                await self.kill(process)
+        await asyncio.gather(*self._readers)
+        await self.client.aclose()
+
+    async def audit(self) -> dict[str, Any]:
+        """What `ordersaga audit --json` says of these databases and this broker."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+        environment |= {
+            "ORDERSAGA_MONGODB_URL": self.mongodb_url,
+            "ORDERSAGA_AMQP_URL": self.amqp_url,
+            "ORDERSAGA_DATABASE_PREFIX": self.database_prefix,
+        }
+        command = (sys.executable, "-c", "from operations.cli import main; main()", "audit", "--json")
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe)
+        output, errors = await process.communicate()
+        assert process.returncode in (0, 1), errors.decode()
+        report: dict[str, Any] = json.loads(output)
+        return report
+
+    async def assert_books_balance(self) -> None:
+        report = await self.audit()
+        assert report["ok"], report["violations"]
+
+    # --- What clients do. ---
+
+    async def stock(self, product: str, quantity: int) -> None:
+        response = await self.client.put(f"{self.url('inventory')}/inventory/{product}", json={"quantity": quantity})
+        assert response.status_code in (200, 201), response.text
+
+    async def inventory(self, product: str) -> dict[str, Any]:
+        response = await self.client.get(f"{self.url('inventory')}/inventory/{product}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def place(self, **changes: Any) -> str:
+        """Post an order; returns its id."""
+        response = await self.client.post(f"{self.url('order')}/orders", json=order_body(**changes))
+        assert response.status_code == 202, response.text
+        order_id: str = response.json()["orderId"]
+        return order_id
+
+    async def place_many(self, number: int, body: Callable[[int], dict[str, Any]], at_once: int = 20) -> list[str]:
+        """Post orders, some at once; returns the ids of those that were accepted."""
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(index: int) -> str | None:
+            async with gate:
+                with contextlib.suppress(httpx.HTTPError, StopIteration):
+                    response = await self.client.post(f"{self.url('order')}/orders", json=order_body(**body(index)))
+                    if response.status_code == 202:
+                        return str(response.json()["orderId"])
+                return None
+
+        return [order_id for order_id in await asyncio.gather(*map(one, range(number))) if order_id]
+
+    async def order(self, order_id: str) -> dict[str, Any]:
+        response = await self.client.get(f"{self.url('order')}/orders/{order_id}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def settled(self, order_id: str, within: float = 20) -> dict[str, Any]:
+        """The order once it is settled."""
+        found: dict[str, Any] = {}
+
+        async def is_settled() -> bool:
+            found.update(await self.order(order_id))
+            return bool(found["settled"])
+
+        await eventually(is_settled, within, f"order {order_id} to settle")
+        return found
+
+    async def all_settled(self, order_ids: Iterable[str], within: float = 60) -> list[dict[str, Any]]:
+        return [await self.settled(order_id, within) for order_id in order_ids]
+
+
+@contextlib.asynccontextmanager
+async def run_stack(mongodb_url: str, amqp_url: str, database_prefix: str, **settings: object) -> AsyncIterator[Stack]:
+    """A stack whose processes end with the context."""
+    stack = Stack(mongodb_url, amqp_url, database_prefix, **settings)
+    try:
+        yield stack
+    finally:
+        await stack.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
