@@ -65,6 +65,8 @@ def kill_at(setting: str | None) -> FailurePoint:
     wanted, _, nth = setting.partition("#")
     if wanted not in ALL_POINTS:
         raise ValueError(f"unknown point {wanted!r}, allowed: {', '.join(ALL_POINTS)}")
+    if nth and not (nth.isdecimal() and int(nth) > 0):
+        raise ValueError(f"after the point's name, #{nth} is not # and a number from 1 on")
     remaining = int(nth or 1)
 
     def reach(point: str) -> None:

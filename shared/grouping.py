@@ -46,11 +46,14 @@ class Grouping(Generic[Item, Result]):
     async def _do(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._work([item for item, _ in group])
-        except Exception as error:  # noqa: BLE001 - not swallowed: every caller of the group gets it
+            answered = list(zip(group, results, strict=True))
+        except BaseException as error:
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return
-        for (_, future), result in zip(group, results, strict=True):
+        for (_, future), result in answered:
             if not future.done():
                 future.set_result(result)

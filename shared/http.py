@@ -260,7 +260,7 @@ class _RefuseDeclaredTooLarge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-            if int(declared) > MAX_BODY_BYTES:
+            if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
                 status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
                 await problem_response(status, _DETAILS[status])(scope, receive, send)
                 return

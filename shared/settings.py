@@ -1,5 +1,6 @@
 """Settings that every service has: environment variables with the prefix ORDERSAGA_ (see docs/configuration.md)."""
 
+import re
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
@@ -39,6 +40,8 @@ class ServiceSettings(BaseSettings):
         return value
 
 
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^@/]*(?=@)")
+
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
@@ -57,7 +60,10 @@ def _explain(settings: type[BaseSettings], problem: object) -> str:
     location, value, message = problem["loc"], problem["input"], problem["msg"]  # type: ignore[index]
     name = str(location[0]) if location else "settings"
     variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
-    return f"{variable}={value!r} is not valid: {message.removeprefix('Value error, ')}"
+    if problem["type"] == "missing":  # type: ignore[index]  # its input is all the other settings, secrets included
+        return f"{variable} is required"
+    shown = _PASSWORD.sub(r"\1***", repr(value))
+    return f"{variable}={shown} is not valid: {message.removeprefix('Value error, ')}"
 
 
 def exit_with(error: StartError) -> NoReturn:

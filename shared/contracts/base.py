@@ -11,6 +11,9 @@ OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
 """A product, user or token: any text of 1 to 128 characters without control characters."""
 
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A number of things: small enough for any database and any reader."""
+
 Text = Annotated[str, Field(max_length=1000)]
 """A sentence for people, such as the reason of a refusal."""
 

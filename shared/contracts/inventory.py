@@ -1,8 +1,10 @@
 """What the inventory service answers."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from shared.contracts.base import Message, Name, Text, Wire
+from pydantic import Field
+
+from shared.contracts.base import Count, Message, Name, Text, Wire
 
 
 class ServerSpecification(Wire):
@@ -10,7 +12,7 @@ class ServerSpecification(Wire):
 
     package: Name
     package_id: Name | None = None
-    ram: int | None = None
+    ram: Annotated[Count, Field(ge=1)] | None = None
 
 
 class StockReserved(Message):

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Message, Name, Text, Wire
+from shared.contracts.base import Count, Message, Name, Text, Wire
 from shared.money import Money
 
 MAX_QUANTITY = 1_000_000
@@ -69,7 +69,7 @@ class ProvisionServer(Message):
     user_id: Name
     package: Name
     package_id: Name | None = None
-    ram: int | None = None
+    ram: Annotated[Count, Field(ge=1)] | None = None
 
 
 class CancelProvisioning(Message):

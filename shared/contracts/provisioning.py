@@ -1,10 +1,8 @@
 """What the provisioning service answers."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-
-from shared.contracts.base import Message, Name, Text, Wire
+from shared.contracts.base import Count, Message, Name, Text, Wire
 
 
 class Server(Wire):
@@ -22,7 +20,7 @@ class ProvisioningProgress(Message):
     routing_key: ClassVar[str] = "provisioning.progress"
 
     step: Name
-    attempt: Annotated[int, Field(ge=0)] = 0
+    attempt: Count = 0
     message: Text
 
 
@@ -50,4 +48,4 @@ class PackageLowIps(Message):
     mandatory: ClassVar[bool] = False
 
     package: Name
-    ipv4: Annotated[int, Field(ge=0)]
+    ipv4: Count

@@ -1,0 +1,93 @@
+"""Which publications the broker has confirmed, refused or returned: the account of one publishing channel. No I/O."""
+
+import asyncio
+from collections.abc import Sequence
+
+from shared.errors import BusUnavailableError
+
+
+class UnroutableError(BusUnavailableError):
+    """A mandatory message found no queue: somebody deleted one, or its binding."""
+
+
+class Pending:
+    """Publications that are handed to the broker together; `outcome` is done when the last of them is decided."""
+
+    def __init__(self, message_ids: Sequence[str]) -> None:
+        self.message_ids = frozenset(message_ids)
+        self.undecided = len(message_ids)
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._error: BusUnavailableError | None = None
+
+    def fail(self, error: BusUnavailableError) -> None:
+        """One of the publications failed; the first reason is the one that is told, once all are decided."""
+        self._error = self._error or error
+
+    def decide_one(self) -> None:
+        """One more of the publications is confirmed, or known to have failed."""
+        self.undecided -= 1
+        if self.undecided == 0:
+            self._settle()
+
+    def abort(self, error: BusUnavailableError) -> None:
+        """Nothing more will be heard of any of them."""
+        self.fail(error)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.outcome.done():  # who published has given up waiting
+            return
+        if self._error is None:
+            self.outcome.set_result(None)
+        else:
+            self.outcome.set_exception(self._error)
+
+
+class Confirms:
+    """The account of one publishing channel, whose publications the broker numbers from 1."""
+
+    def __init__(self) -> None:
+        self._undecided: dict[int, Pending] = {}
+        self._last = 0
+        self._oldest = 1
+
+    def __len__(self) -> int:
+        return len(self._undecided)
+
+    def expect(self, pending: Pending) -> None:
+        """The next publication on the channel belongs to `pending`."""
+        self._last += 1
+        self._undecided[self._last] = pending
+
+    def confirmed(self, tag: int, *, all_up_to: bool) -> None:
+        """The broker has taken the publication `tag`, or all up to it."""
+        if not all_up_to:
+            self._decide(tag)
+            return
+        for one in range(self._oldest, tag + 1):
+            self._decide(one)
+        self._oldest = max(self._oldest, tag + 1)
+
+    def refused(self, tag: int, *, all_up_to: bool) -> None:
+        """The broker could not take the publication `tag`, or all up to it: a queue is full or has no leader."""
+        for one in range(self._oldest if all_up_to else tag, tag + 1):
+            if one in self._undecided:
+                self._undecided[one].fail(BusUnavailableError("RabbitMQ refused a message (a queue is full or away)"))
+        self.confirmed(tag, all_up_to=all_up_to)
+
+    def returned(self, message_id: str | None, reason: str) -> None:
+        """A mandatory message came back; the broker confirms it next, which must not count as success."""
+        for pending in set(self._undecided.values()):
+            if message_id in pending.message_ids:
+                pending.fail(UnroutableError(reason))
+
+    def lost(self, reason: str) -> None:
+        """The channel is gone: nothing more will be confirmed on it."""
+        for pending in self._undecided.values():
+            pending.abort(BusUnavailableError(reason))
+        self._undecided.clear()
+
+    def _decide(self, tag: int) -> None:
+        pending = self._undecided.pop(tag, None)
+        if pending is not None:
+            pending.decide_one()

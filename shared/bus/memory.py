@@ -1,0 +1,347 @@
+"""The bus in memory: the same promises as RabbitMQ's, on a clock that tests advance, with faults drawn from one seed.
+
+`MemoryBroker` holds queues, bindings, retry delays, delivery counts and dead letters as shared.topology declares them;
+any number of `MemoryBus`es connect to it. With the same seed and the same calls the same things happen.
+"""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from shared import topology
+from shared.bus import Delivery, Envelope
+from shared.bus.confirms import UnroutableError
+from shared.errors import BusUnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How often what goes wrong, as probabilities; `longest_delay` in seconds of the broker's clock."""
+
+    duplicate: float = 0.0
+    """A publication arrives twice."""
+    reorder: float = 0.0
+    """A publication overtakes others in its queue."""
+    delay: float = 0.0
+    """A publication arrives after up to `longest_delay`."""
+    longest_delay: float = 5.0
+    disconnect: float = 0.0
+    """A call finds its connection dropped: before, in the midst of, or after what it does."""
+
+
+@dataclass(slots=True)
+class _Stored:
+    """A message in a queue, and how often it came back to it."""
+
+    envelope: Envelope
+    returns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """What acknowledges a delivery, on the connection that it came by."""
+
+    connection: int
+    tag: int
+
+
+@dataclass(order=True, slots=True)
+class _Due:
+    """Something that happens at a time of the broker's clock; what is due at once happens in order of planning."""
+
+    at: float
+    number: int
+    act: Callable[[], None] = field(compare=False)
+
+
+class MemoryBroker:
+    """Queues and bindings for as many buses as connect; `now` is its clock, in seconds."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        faults: Faults = Faults(),
+        ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
+        delivery_limit: int = topology.DELIVERY_LIMIT,
+    ) -> None:
+        self.now = 0.0
+        self.faults = faults
+        self.running = True
+        self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
+        self._delivery_limit = delivery_limit
+        self._ladder = tuple(ladder)
+        self._delays = {delay.name: delay.milliseconds / 1000 for delay in ladder}
+        self._queues: dict[str, deque[_Stored]] = {}
+        self._bindings: set[tuple[str, str, str]] = set()
+        self._planned: list[_Due] = []
+        self._numbers = count()
+        self._buses: list[MemoryBus] = []
+        self.declare()
+
+    def declare(self) -> None:
+        """Declare what of the topology is not there."""
+        for queue in topology.queues(self._ladder):
+            self.declare_queue(queue)
+
+    def declare_queue(self, queue: topology.Queue) -> None:
+        """Declare one queue with its bindings; the routing key `#` takes everything."""
+        self._queues.setdefault(queue.name, deque())
+        self._bindings |= {(exchange, routing_key, queue.name) for exchange, routing_key in queue.bindings}
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue with its bindings and all that is in it."""
+        del self._queues[name]
+        self._bindings = {binding for binding in self._bindings if binding[2] != name}
+
+    def contents(self, queue: str) -> list[Envelope]:
+        """What is in `queue`, without what is handed out and not acknowledged."""
+        return [stored.envelope for stored in self._queues[queue]]
+
+    def depth(self) -> int:
+        """How many messages are in inboxes, on the way to one, or handed out: 0 when nothing more will happen."""
+        waiting = sum(len(self._queues.get(name, ())) for name in topology.INBOXES)
+        return waiting + len(self._planned) + sum(len(bus.unacknowledged) for bus in self._buses)
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock, and do what is due by then."""
+        until = self.now + seconds
+        while self._planned and self._planned[0].at <= until:
+            due = heapq.heappop(self._planned)
+            self.now = due.at
+            due.act()
+        self.now = until
+
+    def advance_to_next(self) -> bool:
+        """Move the clock to what is due next; False if nothing is."""
+        if not self._planned:
+            return False
+        self.advance(max(0.0, self._planned[0].at - self.now))
+        return True
+
+    def stop(self) -> None:
+        """Be away: every connection is lost, and none can be had until `start`."""
+        self.running = False
+        self.drop_connections()
+
+    def start(self) -> None:
+        """Be there again, with all that was in the queues."""
+        self.running = True
+        self._wake()
+
+    def drop_connections(self) -> None:
+        """Lose every connection; each bus has a new one at once, unless the broker is away."""
+        for bus in self._buses:
+            bus.drop()
+
+    def connect(self, bus: "MemoryBus") -> None:
+        """Remember `bus` as connected."""
+        if bus not in self._buses:
+            self._buses.append(bus)
+
+    def happens(self, probability: float) -> bool:
+        """Whether a fault of this probability happens now."""
+        return probability > 0 and self._random.random() < probability
+
+    def some_of(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """The first few: what a connection still carried when it was lost."""
+        return envelopes[: self._random.randint(0, len(envelopes))]
+
+    def publish(self, envelope: Envelope) -> None:
+        """Route a publication, with faults. Raises UnroutableError if it is mandatory and no queue takes it."""
+        queues = self._route(envelope)
+        if not queues and envelope.mandatory:
+            self.declare()
+            raise UnroutableError(f"no queue takes {envelope.routing_key!r} from exchange {envelope.exchange!r}")
+        for queue in queues:
+            for _ in range(2 if self.happens(self.faults.duplicate) else 1):
+                self._arrive(queue, envelope)
+
+    def take(self, queue: str, limit: int) -> list[_Stored]:
+        """Take up to `limit` messages from the head of `queue`."""
+        waiting = self._queues.setdefault(queue, deque())
+        return [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+
+    def put_back(self, queue: str, returned: Sequence[_Stored]) -> None:
+        """Return messages to the head of `queue` in their order; those that came back too often are dead letters."""
+        kept = []
+        for stored in returned:
+            stored.returns += 1
+            if stored.returns > self._delivery_limit:
+                self.publish(_dead_by_limit(stored.envelope, queue))
+            else:
+                kept.append(stored)
+        self._queues.setdefault(queue, deque()).extendleft(reversed(kept))
+        self._wake()
+
+    def _route(self, envelope: Envelope) -> list[str]:
+        if envelope.exchange == "":
+            return [envelope.routing_key] if envelope.routing_key in self._queues else []
+        fanout = envelope.exchange == topology.DEAD_LETTERS or envelope.exchange in self._delays
+        return sorted(
+            queue
+            for exchange, routing_key, queue in self._bindings
+            if exchange == envelope.exchange and (fanout or routing_key in (envelope.routing_key, "#"))
+        )
+
+    def _arrive(self, queue: str, envelope: Envelope) -> None:
+        if queue in self._delays:
+            returning = replace(envelope, exchange="")
+            self._plan(self._delays[queue], lambda: self._enqueue(envelope.routing_key, returning))
+        elif self.happens(self.faults.delay):
+            delay = self._random.uniform(0, self.faults.longest_delay)
+            self._plan(delay, lambda: self._enqueue(queue, envelope))
+        else:
+            self._enqueue(queue, envelope)
+
+    def _plan(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._planned, _Due(self.now + seconds, next(self._numbers), act))
+
+    def _enqueue(self, queue: str, envelope: Envelope) -> None:
+        waiting = self._queues.setdefault(queue, deque())
+        position = self._random.randint(0, len(waiting)) if self.happens(self.faults.reorder) else len(waiting)
+        waiting.insert(position, _Stored(envelope))
+        self._wake()
+
+    def _wake(self) -> None:
+        for bus in self._buses:
+            bus.wake()
+
+
+class MemoryBus:
+    """See shared.bus.Bus; one connection to a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker, *, prefetch: int = 300) -> None:
+        self.unacknowledged: dict[int, _Stored] = {}
+        self._broker = broker
+        self._prefetch = prefetch
+        self._queue: str | None = None
+        self._connection = 0
+        self._tags = count(1)
+        self._news = asyncio.Event()
+        self._receiving = True
+        self._open = False
+
+    @property
+    def trouble(self) -> str | None:
+        """See shared.bus.Bus."""
+        if not self._open:
+            return "memory broker: not connected"
+        return None if self._broker.running else "memory broker: stopped"
+
+    async def start(self, queue: str | None) -> None:
+        """See shared.bus.Bus."""
+        self._queue = queue
+        self._open = True
+        self._broker.connect(self)
+        while not self._broker.running:
+            await self._next_news()
+        self._broker.declare()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """See shared.bus.Bus."""
+        await asyncio.sleep(0)
+        if self.trouble is not None:
+            raise BusUnavailableError(self.trouble)
+        if self._broker.happens(self._broker.faults.disconnect):
+            self._publish_all(self._broker.some_of(envelopes))
+            self.drop()
+            raise BusUnavailableError("memory broker: the connection was lost before all was confirmed")
+        self._publish_all(envelopes)
+
+    def _publish_all(self, envelopes: Sequence[Envelope]) -> None:
+        unroutable: UnroutableError | None = None
+        for envelope in envelopes:
+            try:
+                self._broker.publish(envelope)
+            except UnroutableError as error:
+                unroutable = unroutable or error
+        if unroutable is not None:
+            raise unroutable
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """See shared.bus.Bus."""
+        await asyncio.sleep(0)
+        while self._receiving:
+            if self._open and self._broker.running:
+                room = min(limit, self._prefetch - len(self.unacknowledged))
+                taken = self._broker.take(self._queue or "", room)
+                if taken:
+                    return [self._delivery(stored) for stored in taken]
+            await self._next_news()
+        return ()
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See shared.bus.Bus."""
+        await asyncio.sleep(0)
+        if self._broker.happens(self._broker.faults.disconnect):
+            self.drop()
+        if self.holds(deliveries):
+            self._release(deliveries)
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """See shared.bus.Bus."""
+        await asyncio.sleep(0)
+        if self.holds(deliveries):
+            self._broker.put_back(self._queue or "", self._release(deliveries))
+
+    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+        """See shared.bus.Bus."""
+        return bool(deliveries) and deliveries[-1].receipt.connection == self._connection and self._open
+
+    async def stop_receiving(self) -> None:
+        """See shared.bus.Bus."""
+        self._receiving = False
+        self.wake()
+
+    async def close(self) -> None:
+        """See shared.bus.Bus."""
+        await self.stop_receiving()
+        self._open = False
+        self.drop()
+
+    def drop(self) -> None:
+        """Lose the connection and have a new one: what was not acknowledged comes again."""
+        self._connection += 1
+        returned = list(self.unacknowledged.values())
+        self.unacknowledged.clear()
+        if returned:
+            self._broker.put_back(self._queue or "", returned)
+
+    def wake(self) -> None:
+        """Look again: something has changed at the broker."""
+        self._news.set()
+
+    async def _next_news(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    def _release(self, deliveries: Sequence[Delivery]) -> list[_Stored]:
+        return [self.unacknowledged.pop(delivery.receipt.tag) for delivery in deliveries]
+
+    def _delivery(self, stored: _Stored) -> Delivery:
+        tag = next(self._tags)
+        self.unacknowledged[tag] = stored
+        sent = stored.envelope
+        headers = dict(sent.headers) | ({"x-delivery-count": stored.returns} if stored.returns else {})
+        return Delivery(
+            body=sent.body,
+            queue=self._queue or "",
+            exchange=sent.exchange,
+            routing_key=sent.routing_key,
+            type=sent.type or None,
+            correlation_id=sent.correlation_id or None,
+            message_id=sent.message_id or None,
+            redelivered=stored.returns > 0,
+            headers=headers,
+            receipt=_Receipt(self._connection, tag),
+        )
+
+
+def _dead_by_limit(envelope: Envelope, queue: str) -> Envelope:
+    headers = dict(envelope.headers) | {"x-first-death-queue": queue, "x-first-death-reason": "delivery_limit"}
+    return replace(envelope, exchange=topology.DEAD_LETTERS, headers=headers)

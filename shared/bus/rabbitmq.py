@@ -1,0 +1,169 @@
+"""The bus over RabbitMQ: plain aio-pika connections under a supervision of our own.
+
+`RabbitBus` keeps one `Link` alive, a connection with everything on it. Whatever goes wrong with any part of a link ends
+the link as a whole, and the supervisor opens a new one: there is no half-alive state to reason about.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import structlog
+
+from shared import topology
+from shared.bus import Delivery, Envelope
+from shared.bus.backoff import Backoff
+from shared.bus.link import Link, Options, RefusedError
+from shared.errors import BusUnavailableError, StartError
+
+_STABLE_SECONDS = 5.0
+"""A link that lived for less is opened again after a longer wait each time."""
+
+log = structlog.get_logger()
+
+
+class RabbitBus:
+    """See shared.bus.Bus; `url` is amqp://user:password@host:port/vhost.
+
+    `prefetch` is how many deliveries the broker hands out unacknowledged; `publish_timeout` (seconds) bounds the wait
+    for a confirmation and for a connection; every `check_every` seconds the broker is asked whether it still knows the
+    consumer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefetch: int = 300,
+        publish_timeout: float = 10.0,
+        check_every: float = 5.0,
+        ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
+        name: str = "ordersaga",
+    ) -> None:
+        self._address = _without_password(url)
+        self._options = Options(url, prefetch, publish_timeout, check_every, tuple(ladder), name)
+        self._queue: str | None = None
+        self._link: Link | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+        self._receiving = asyncio.Event()
+        self._stopped_receiving = False
+        self._reason = "not started"
+
+    @property
+    def trouble(self) -> str | None:
+        """See shared.bus.Bus."""
+        if self._supervisor is None or self._supervisor.done() or self._link is None:
+            return f"RabbitMQ: {self._reason}"
+        return None
+
+    async def start(self, queue: str | None) -> None:
+        """See shared.bus.Bus. Raises StartError for what waiting does not mend: wrong password, other declarations."""
+        self._queue = queue
+        self._supervisor = asyncio.create_task(self._supervise(), name="rabbitmq-supervisor")
+        opened = asyncio.create_task(self._opened.wait())
+        try:
+            while not opened.done():
+                done, _ = await asyncio.wait(
+                    {self._supervisor, opened}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+                )
+                if self._supervisor in done:
+                    self._supervisor.result()
+                if not done:
+                    log.warning("waiting for RabbitMQ", address=self._address, reason=self._reason)
+        finally:
+            opened.cancel()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """See shared.bus.Bus."""
+        if self._link is None:
+            raise BusUnavailableError(f"RabbitMQ: {self._reason}")
+        await self._link.publish(envelopes)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """See shared.bus.Bus."""
+        while not self._stopped_receiving:
+            if self._link is not None and self._link.deliveries:
+                return self._link.take(limit)
+            self._receiving.clear()
+            await self._receiving.wait()
+        return ()
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See shared.bus.Bus."""
+        if self._link is not None and self.holds(deliveries):
+            self._link.acknowledge(deliveries)
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """See shared.bus.Bus."""
+        if self._link is not None and self.holds(deliveries):
+            self._link.give_back(deliveries)
+
+    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+        """See shared.bus.Bus."""
+        return self._link is not None and bool(deliveries) and deliveries[-1].receipt.link is self._link
+
+    async def stop_receiving(self) -> None:
+        """See shared.bus.Bus."""
+        self._stopped_receiving = True
+        self._receiving.set()
+
+    async def close(self) -> None:
+        """See shared.bus.Bus."""
+        await self.stop_receiving()
+        self._reason = "closed"
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
+
+    async def _supervise(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                self._link = await Link.open(self._options, self._queue, self._receiving.set)
+            except StartError as error:
+                if not self._opened.is_set():
+                    raise
+                self._reason = str(error)
+                log.error("RabbitMQ refuses the topology", address=self._address, reason=self._reason)  # noqa: TRY400
+            except BusUnavailableError as error:
+                self._note_failure(error)
+            except Exception as error:
+                # Nobody would ever connect again if this task ended.
+                if not self._opened.is_set():
+                    raise
+                self._reason = repr(error)
+                log.exception("RabbitMQ connection failed unexpectedly", address=self._address)
+            else:
+                if await self._lived(self._link) > _STABLE_SECONDS:
+                    backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    def _note_failure(self, error: BusUnavailableError) -> None:
+        if isinstance(error, RefusedError) and not self._opened.is_set():
+            raise StartError(f"RabbitMQ at {self._address} does not let us in: {error}") from error
+        if str(error) != self._reason and self._opened.is_set():
+            log.warning("RabbitMQ cannot be reached", address=self._address, reason=str(error))
+        self._reason = str(error)
+
+    async def _lived(self, link: Link) -> float:
+        """Wait until the link is lost; return for how many seconds it was there."""
+        log.info("RabbitMQ connected", address=self._address, queue=self._queue)
+        since = time.monotonic()
+        self._opened.set()
+        self._receiving.set()  # the first deliveries came before the link was ours
+        await asyncio.wait({link.lost})
+        self._reason = link.lost.result()
+        self._link = None
+        log.warning("RabbitMQ connection lost", address=self._address, reason=self._reason)
+        await link.close()
+        return time.monotonic() - since
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 5672}{parts.path}"

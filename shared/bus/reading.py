@@ -1,0 +1,55 @@
+"""From a delivery to a message of the contract, or the reason why it can never be one."""
+
+import reprlib
+from collections.abc import Container
+
+from pydantic import ValidationError
+
+from shared.bus import Delivery
+from shared.contracts import BY_ROUTING_KEY, Message
+from shared.errors import PoisonError
+
+MAX_BODY_BYTES = 1024 * 1024
+"""A message of ours has a few KiB; what is bigger is refused without being parsed."""
+
+_SHOWN_ERRORS = 5
+_VALUES = reprlib.Repr()
+_VALUES.maxstring = _VALUES.maxother = 80
+
+
+def type_name(delivery: Delivery) -> str:
+    """The routing key of the contract: the `type` property, else the routing key that the message came with."""
+    return delivery.type or delivery.routing_key
+
+
+def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
+    """Return the message in `delivery`.
+
+    Raises PoisonError, with a short readable reason, if its type is unknown or not among `handled`, or if its body
+    is too big, is not JSON or does not have the contract's shape.
+    """
+    contract = BY_ROUTING_KEY.get(type_name(delivery))
+    if contract is None:
+        raise PoisonError(f"unknown message type {_VALUES.repr(type_name(delivery))}")
+    if contract not in handled:
+        raise PoisonError(f"{contract.routing_key} is not handled here ({delivery.queue})")
+    if len(delivery.body) > MAX_BODY_BYTES:
+        raise PoisonError(f"the body has {len(delivery.body)} bytes, allowed are {MAX_BODY_BYTES}")
+    try:
+        return contract.model_validate_json(delivery.body)
+    except ValidationError as error:
+        raise PoisonError(f"not a valid {contract.routing_key}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    shown = [_one(problem["loc"], problem["msg"], problem["input"]) for problem in problems[:_SHOWN_ERRORS]]
+    if len(problems) > _SHOWN_ERRORS:
+        shown.append(f"and {len(problems) - _SHOWN_ERRORS} more")
+    return "; ".join(shown)
+
+
+def _one(path: tuple[int | str, ...], reason: str, value: object) -> str:
+    if not path:
+        return reason
+    return f"{'.'.join(map(str, path))}: {reason} (got {_VALUES.repr(value)})"
