@@ -1,0 +1,555 @@
+"""What the batch consumer does around its handlers, over RabbitMQ and in memory alike."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from shared import topology
+from shared.bus import Bus, Envelope, Handlers
+from shared.bus.consumer import Consumer
+from shared.bus.publisher import Publisher, envelope
+from shared.contracts import Message, OrderCreated, PaymentRefunded, RefundPayment, ReleaseStock, StockReleased
+from shared.errors import BusUnavailableError, DatabaseUnavailableError, PoisonError, TransientError
+from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
+from tests.buses import SHORT_LADDER, Harness, open_harness, raw
+from tests.eventually import eventually
+
+INBOX = topology.PAYMENT_INBOX
+ANSWERS = topology.ORDER_INBOX
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+async def harness(request: pytest.FixtureRequest, amqp_url: str) -> AsyncIterator[Harness]:
+    async with open_harness(request.param, amqp_url) as opened:
+        yield opened
+
+
+class Refunds:
+    """A handler that answers every refund, remembers its calls, and fails as it is told."""
+
+    def __init__(self, fail: Callable[[Sequence[RefundPayment]], Exception | None] = lambda _: None) -> None:
+        self.calls: list[list[str]] = []
+        self._fail = fail
+
+    async def __call__(self, messages: Sequence[RefundPayment]) -> list[Message]:
+        self.calls.append([message.order_id for message in messages])
+        failure = self._fail(messages)
+        if failure is not None:
+            raise failure
+        return [PaymentRefunded(order_id=message.order_id, status="REFUNDED") for message in messages]
+
+
+class Running:
+    """Consumers that run for a test."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+        self._consumers: list[tuple[Consumer, asyncio.Task[None]]] = []
+
+    async def consumer(
+        self,
+        handlers: Handlers | Callable[..., Awaitable[Any]],
+        queue: str = INBOX,
+        bus: Bus | None = None,
+        **options: Any,
+    ) -> Consumer:
+        if not isinstance(handlers, dict):
+            handlers = {RefundPayment: handlers}  # type: ignore[dict-item]
+        bus = bus or await self._harness.bus(queue)
+        consumer = Consumer(bus, queue, handlers, ladder=SHORT_LADDER, **options)
+        self._consumers.append((consumer, asyncio.create_task(consumer.run())))
+        return consumer
+
+    def task(self) -> asyncio.Task[None]:
+        return self._consumers[-1][1]
+
+    async def stop(self) -> None:
+        for consumer, task in self._consumers:
+            await consumer.stop(within=1.0)
+            await asyncio.wait({task})
+
+
+@pytest.fixture
+async def running(harness: Harness) -> AsyncIterator[Running]:
+    started = Running(harness)
+    yield started
+    await started.stop()
+
+
+def refunds(*order_ids: str) -> list[RefundPayment]:
+    return [RefundPayment(order_id=order_id) for order_id in order_ids]
+
+
+def many(count: int) -> list[str]:
+    return [f"o{number:03d}" for number in range(count)]
+
+
+async def send(harness: Harness, messages: Sequence[Message]) -> None:
+    await Publisher(await harness.bus()).send(messages)
+
+
+async def answered(harness: Harness, count: int) -> list[str]:
+    return [str(seen.correlation_id) for seen in await harness.take_from(ANSWERS, count)]
+
+
+def poison(bad: str) -> Callable[[Sequence[RefundPayment]], Exception | None]:
+    return lambda messages: PoisonError("bad") if any(m.order_id == bad for m in messages) else None
+
+
+async def nothing_left(harness: Harness) -> None:
+    """Neither in the inbox nor on the way back to it, also after its consumers are gone."""
+    for queue in (INBOX, *(rung.name for rung in SHORT_LADDER)):
+        await harness.take_from(queue, 0)
+
+
+async def test_what_handlers_return_is_published_in_order_and_the_batch_acknowledged(
+    harness: Harness, running: Running
+) -> None:
+    handler = Refunds()
+    await send(harness, refunds(*many(300)))
+    await running.consumer(handler)
+
+    answers = await harness.take_from(ANSWERS, 300)
+
+    assert [seen.correlation_id for seen in answers] == many(300)
+    assert [(seen.type, seen.routing_key) for seen in answers] == [("payment.refunded", "payment.refunded")] * 300
+    assert [seen.body for seen in answers] == [b'{"orderId":"%s","status":"REFUNDED"}' % i.encode() for i in many(300)]
+    assert len({seen.message_id for seen in answers}) == 300
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_a_batch_is_what_is_there_and_at_most_the_limit(harness: Harness, running: Running) -> None:
+    handler = Refunds()
+    await send(harness, refunds(*many(100)))
+    await running.consumer(handler, batch_limit=30)
+    await answered(harness, 100)
+    assert max(map(len, handler.calls)) == 30
+    assert len(handler.calls) <= 10
+
+
+async def test_a_message_at_idle_is_handled_at_once(harness: Harness, running: Running) -> None:
+    handled = asyncio.Event()
+
+    async def handler(_messages: Sequence[RefundPayment]) -> list[Message]:
+        handled.set()
+        return []
+
+    await running.consumer(handler)
+    await send(harness, refunds("o1"))
+    async with asyncio.timeout(0.5):
+        await handled.wait()
+
+
+@pytest.mark.parametrize("shared_handler", [True, False])
+async def test_types_with_one_handler_reach_it_together_in_their_order_and_others_apart(
+    harness: Harness, running: Running, shared_handler: bool
+) -> None:
+    calls: list[list[str]] = []
+
+    def handler() -> Any:
+        async def note(messages: Sequence[Message]) -> list[Message]:
+            calls.append([f"{message.routing_key} {message.order_id}" for message in messages])
+            return []
+
+        return note
+
+    created, first = OrderCreated.model_validate_json(ORDER), handler()
+    for message in [created, *refunds("a"), created, *refunds("b")]:
+        await harness.send_raw(raw(message.to_json(), INBOX, type=message.routing_key))
+    bus = await harness.bus(INBOX)
+    await harness.pass_time(0.1)
+    await running.consumer({OrderCreated: first, RefundPayment: first if shared_handler else handler()}, bus=bus)
+
+    await eventually(lambda: sum(map(len, calls)) == 4)
+
+    if shared_handler:
+        assert calls == [["order.created o1", "payment.refund a", "order.created o1", "payment.refund b"]]
+    else:
+        assert calls == [["order.created o1", "order.created o1"], ["payment.refund a", "payment.refund b"]]
+
+
+ORDER = b'{"orderId":"o1","userId":"u1","items":[{"productId":"p1","quantity":1,"price":10}],"totalAmount":10,"x":1}'
+
+POISON = {
+    "empty": (b"", "Invalid JSON"),
+    "not JSON": (b"{orderId: 1}", "Invalid JSON"),
+    "not UTF-8": (b'{"orderId":"\xff\xfe"}', "Invalid JSON"),
+    "a lone surrogate": (b'{"orderId":"\\ud800"}', "Invalid JSON"),
+    "nested 100,000 deep": (b'{"orderId":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "Invalid JSON"),
+    "a list": (b"[]", "Input should be an object"),
+    "no order id": (b"{}", "orderId: Field required"),
+    "an operator as id": (b'{"orderId":{"$gt":""}}', "orderId: Input should be a valid string (got {'$gt': ''})"),
+    "a number as id": (b'{"orderId":7}', "orderId: Input should be a valid string (got 7)"),
+    "a path as id": (b'{"orderId":"../etc"}', "(got '../etc')"),
+    "a zero byte in the id": (b'{"orderId":"a\\u0000"}', "orderId: String should match pattern"),
+    "an id of a megabyte": (b'{"orderId":"' + b"x" * 1_000_000 + b'"}', "orderId: String should match pattern"),
+    "a number of 100,000 digits": (b'{"orderId":' + b"9" * 100_000 + b"}", ""),
+    "NaN": (b'{"orderId":"o1","reason":NaN}', "reason: Input should be a valid string (got nan)"),
+    "more than a megabyte": (b'{"orderId":"o1","pad":"' + b"x" * 1_100_000 + b'"}', "the body has 1100025 bytes"),
+    "five megabytes": (b"\x00" * 5_000_000, "the body has 5000000 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", POISON)
+async def test_a_body_that_cannot_be_a_message_is_dead_lettered_whole_with_the_reason(
+    harness: Harness, running: Running, name: str
+) -> None:
+    body, reason = POISON[name]
+    handler = Refunds()
+    await running.consumer(handler)
+    await harness.send_raw(raw(body, INBOX, type="payment.refund"))
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.body == body
+    assert reason in dead.headers["x-error-message"]
+    assert len(dead.headers["x-error-message"]) < 1000
+    assert dead.headers["x-error-type"] == "PoisonError"
+    assert handler.calls == []
+    await running.stop()
+    await nothing_left(harness)
+
+
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        ("no.such", "unknown message type 'no.such'"),
+        ("stock.release", "stock.release is not handled here (payment.inbox)"),
+        ("", "unknown message type 'payment.inbox'"),
+    ],
+)
+async def test_a_type_that_is_unknown_or_not_handled_here_is_dead_lettered(
+    harness: Harness, running: Running, type_: str, reason: str
+) -> None:
+    await running.consumer(Refunds())
+    await harness.send_raw(raw(b'{"orderId":"o1"}', INBOX, type=type_))
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+    assert dead.headers["x-error-message"] == reason
+
+
+async def test_without_a_type_the_routing_key_says_what_a_message_is(harness: Harness, running: Running) -> None:
+    await running.consumer(Refunds())
+    await harness.send_raw(Envelope(b'{"orderId":"o1"}', topology.EXCHANGE, "payment.refund", "", "", ""))
+    assert await answered(harness, 1) == ["o1"]
+
+
+async def test_a_dead_letter_says_all_that_an_operator_needs(harness: Harness, running: Running) -> None:
+    await running.consumer(Refunds(poison("o1")))
+    sent = envelope(refunds("o1")[0])
+    sent = Envelope(
+        sent.body, sent.exchange, sent.routing_key, sent.type, "o1", "m1", headers={"traceparent": "00-a-b-01", "n": 1}
+    )
+    await harness.send_raw(sent)
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert (dead.body, dead.type, dead.routing_key) == (sent.body, "payment.refund", "payment.refund")
+    assert (dead.correlation_id, dead.message_id) == ("o1", "m1")
+    headers = dead.headers
+    assert (headers["traceparent"], headers["n"]) == ("00-a-b-01", 1)
+    assert (headers["x-queue"], headers["x-routing-key"], headers["x-attempts"]) == (INBOX, "payment.refund", 1)
+    assert (headers["x-error-type"], headers["x-error-message"]) == ("PoisonError", "bad")
+    assert "in __call__" in headers["x-traceback"]
+    assert headers["x-first-failed-at"] == headers["x-failed-at"]
+    assert headers["x-failed-at"].endswith("Z")
+
+
+async def test_one_bad_message_of_a_hundred_stands_alone_and_the_others_go_through(
+    harness: Harness, running: Running
+) -> None:
+    handler = Refunds(poison("o042"))
+    await send(harness, refunds(*many(100)))
+    await running.consumer(handler, batch_limit=100)
+
+    assert sorted(await answered(harness, 99)) == [order for order in many(100) if order != "o042"]
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.correlation_id == "o042"
+    assert len(handler.calls) < 20
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_an_unexpected_error_climbs_the_ladder_and_ends_as_a_dead_letter(
+    harness: Harness, running: Running
+) -> None:
+    handler = Refunds(lambda messages: KeyError("o1") if messages[0].order_id == "o1" else None)
+    await running.consumer(handler)
+    await send(harness, refunds("o1"))
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert handler.calls == [["o1"]] * (1 + len(SHORT_LADDER))
+    assert (dead.type, dead.routing_key, dead.correlation_id) == ("payment.refund", "payment.refund", "o1")
+    assert (dead.headers["x-attempts"], dead.headers["x-error-type"]) == (4, "KeyError")
+    assert dead.headers["x-first-failed-at"] <= dead.headers["x-failed-at"]
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_a_retry_that_succeeds_leaves_nothing_behind(harness: Harness, running: Running) -> None:
+    failures = iter([ValueError("first"), ValueError("second")])
+    handler = Refunds(lambda _: next(failures, None))
+    await running.consumer(handler)
+    await send(harness, refunds("o1"))
+
+    assert await answered(harness, 1) == ["o1"]
+
+    assert handler.calls == [["o1"]] * 3
+    await running.stop()
+    await nothing_left(harness)
+    await harness.take_from(topology.DEAD_LETTERS, 0)
+
+
+async def test_only_the_bad_message_of_a_batch_is_retried(harness: Harness, running: Running) -> None:
+    tries = {"o3": 0}
+
+    def fail(messages: Sequence[RefundPayment]) -> Exception | None:
+        if any(message.order_id == "o3" for message in messages):
+            tries["o3"] += len(messages) == 1
+            return ValueError("not yet") if tries["o3"] < 2 else None
+        return None
+
+    await send(harness, refunds("o1", "o2", "o3", "o4"))
+    await running.consumer(Refunds(fail))
+
+    answers = await answered(harness, 4)
+
+    assert answers[-1] == "o3"
+    assert sorted(answers[:3]) == ["o1", "o2", "o4"]
+
+
+@pytest.mark.parametrize("hostile", [-5, "many", True, 10**12, [1], None])
+async def test_a_hostile_count_of_attempts_costs_at_most_the_retries(
+    harness: Harness, running: Running, hostile: Any
+) -> None:
+    await running.consumer(Refunds(lambda _: ValueError("always")))
+    await harness.send_raw(raw(b'{"orderId":"o1"}', INBOX, type="payment.refund", headers={"x-attempts": hostile}))
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+    assert dead.headers["x-error-type"] == "ValueError"
+
+
+async def test_headers_of_a_hundred_kilobytes_do_not_keep_a_message_from_the_dead_letters(
+    harness: Harness, running: Running
+) -> None:
+    await running.consumer(Refunds(lambda _: ValueError("x" * 100_000)))
+    headers = {"small": "kept", "huge": "y" * 100_000}
+    await harness.send_raw(raw(b'{"orderId":"o1"}', INBOX, type="payment.refund", headers=headers))
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.headers["small"] == "kept"
+    assert dead.headers["x-headers-left-out"] == 1
+    assert dead.headers["x-queue"] == INBOX
+
+
+async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_burns(harness: Harness, running: Running) -> None:
+    away = iter([DatabaseUnavailableError("no primary")] * 3)
+    handler = Refunds(lambda _: next(away, None))
+    await send(harness, refunds("o1", "o2", "o3"))
+    consumer = await running.consumer(handler)
+    await eventually(lambda: consumer.trouble == "waiting: no primary")
+
+    assert await answered(harness, 3) == ["o1", "o2", "o3"]
+
+    assert handler.calls[:4] == [handler.calls[0]] * 4
+    await eventually(lambda: consumer.trouble is None)
+    await running.stop()
+    await nothing_left(harness)
+    await harness.take_from(topology.DEAD_LETTERS, 0)
+
+
+async def test_a_drivers_exception_counts_as_what_it_is_mapped_to(harness: Harness, running: Running) -> None:
+    errors = iter([ConnectionResetError("driver"), ConnectionResetError("driver")])
+
+    def as_ours(error: Exception) -> Exception:
+        return DatabaseUnavailableError(str(error)) if isinstance(error, ConnectionResetError) else error
+
+    handler = Refunds(lambda _: next(errors, None))
+    await running.consumer(handler, as_ours=as_ours)
+    await send(harness, refunds("o1"))
+    await answered(harness, 1)
+    assert handler.calls == [["o1"]] * 3
+
+
+async def test_a_batch_whose_connection_is_gone_is_left_to_its_redelivery(harness: Harness, running: Running) -> None:
+    failing = True
+    handler = Refunds(lambda _: TransientError("away") if failing else None)
+    await running.consumer(handler)
+    await send(harness, refunds("o1"))
+    await eventually(lambda: handler.calls)
+
+    await harness.drop_connections()
+    failing = False
+
+    assert await answered(harness, 1) == ["o1"]
+    await running.stop()
+    await nothing_left(harness)
+
+
+@pytest.mark.parametrize("point", [HANDLED, PUBLISHED])
+async def test_after_a_crash_before_the_acknowledgement_the_same_results_are_published_again(
+    harness: Harness, running: Running, point: str
+) -> None:
+    crashes = iter([point])
+
+    def crash_once(reached: str) -> None:
+        if reached == point and next(crashes, None):
+            raise SimulatedCrashError(point)
+
+    handler = Refunds()
+    await send(harness, refunds("o1", "o2"))
+    await running.consumer(handler, reach=crash_once)
+    with pytest.raises(SimulatedCrashError):
+        await running.task()
+    first = await harness.take_from(ANSWERS, 0 if point == HANDLED else 2)
+
+    await harness.drop_connections()
+    await running.consumer(Refunds())
+
+    again = await harness.take_from(ANSWERS, 2)
+    assert [seen.correlation_id for seen in again] == ["o1", "o2"]
+    assert [seen.body for seen in first] in ([], [seen.body for seen in again])
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_after_a_crash_behind_the_acknowledgement_nothing_comes_again(harness: Harness, running: Running) -> None:
+    def crash(reached: str) -> None:
+        if reached == ACKNOWLEDGED:
+            raise SimulatedCrashError(reached)
+
+    await send(harness, refunds("o1"))
+    await running.consumer(Refunds(), reach=crash)
+    with pytest.raises(SimulatedCrashError):
+        await running.task()
+    await answered(harness, 1)
+    await harness.drop_connections()
+    await nothing_left(harness)
+
+
+class UnreliableBus:
+    """A bus whose calls fail as they are told, before they do anything."""
+
+    def __init__(self, bus: Bus, **failures: Sequence[Exception]) -> None:
+        self._bus = bus
+        self._failures = {name: list(errors) for name, errors in failures.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        failures = self._failures.get(name)
+        if failures:
+            raise_now = failures.pop(0)
+
+            async def fail(*_: Any) -> None:
+                raise raise_now
+
+            return fail
+        return getattr(self._bus, name)
+
+
+async def test_what_cannot_be_published_is_published_again_before_the_batch_is_acknowledged(
+    harness: Harness, running: Running
+) -> None:
+    bus = UnreliableBus(await harness.bus(INBOX), publish=[BusUnavailableError("no confirm")] * 2)
+    handler = Refunds()
+    await running.consumer(handler, bus=bus)
+    await send(harness, refunds("o1"))
+    assert await answered(harness, 1) == ["o1"]
+    assert handler.calls == [["o1"]]
+
+
+async def test_a_fault_of_the_consumer_itself_is_survived_and_its_batch_comes_again(
+    harness: Harness, running: Running
+) -> None:
+    bus = UnreliableBus(await harness.bus(INBOX), acknowledge=[RuntimeError("a bug")], receive=[RuntimeError("a bug")])
+    handler = Refunds()
+    await running.consumer(handler, bus=bus)
+    await send(harness, refunds("o1"))
+
+    assert await answered(harness, 2) == ["o1", "o1"]
+
+    assert handler.calls == [["o1"], ["o1"]]
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harness, running: Running) -> None:
+    started, go_on, answering = asyncio.Event(), asyncio.Event(), Refunds()
+
+    async def handler(messages: Sequence[RefundPayment]) -> list[Message]:
+        started.set()
+        await go_on.wait()
+        return await answering(messages)
+
+    bus = await harness.bus(INBOX)
+    consumer = await running.consumer(handler, bus=bus, batch_limit=2)
+    await send(harness, refunds("o1", "o2", "o3", "o4"))
+    await started.wait()
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(5):
+        await stopping
+
+    assert consumer.trouble == "the consumer does not run"
+    in_hand = [order for call in answering.calls for order in call]
+    assert in_hand in (["o1"], ["o1", "o2"])
+    assert await answered(harness, len(in_hand)) == in_hand
+    await bus.close()
+    await harness.take_from(INBOX, 4 - len(in_hand))
+
+
+async def test_stopping_abandons_what_does_not_finish_in_time(harness: Harness, running: Running) -> None:
+    started = asyncio.Event()
+
+    async def handler(_messages: Sequence[RefundPayment]) -> list[Message]:
+        started.set()
+        await asyncio.Event().wait()
+        return []
+
+    bus = await harness.bus(INBOX)
+    consumer = await running.consumer(handler, bus=bus)
+    await send(harness, refunds("o1"))
+    await started.wait()
+    async with asyncio.timeout(3):
+        await consumer.stop(within=0.1)
+    await bus.close()
+    await harness.take_from(INBOX, 1)
+
+
+async def test_stopping_while_a_server_is_away_does_not_wait_for_it(harness: Harness, running: Running) -> None:
+    handler = Refunds(lambda _: TransientError("away"))
+    bus = await harness.bus(INBOX)
+    consumer = await running.consumer(handler, bus=bus)
+    await send(harness, refunds("o1"))
+    await eventually(lambda: len(handler.calls) >= 2)
+    async with asyncio.timeout(1):
+        await consumer.stop()
+    await bus.close()
+    await harness.take_from(INBOX, 1)
+
+
+async def test_trouble_says_that_a_batch_does_not_progress(harness: Harness, running: Running) -> None:
+    async def handler(_messages: Sequence[RefundPayment]) -> list[Message]:
+        await asyncio.Event().wait()
+        return []
+
+    consumer = await running.consumer(handler, stalled_after=0.05)
+    await send(harness, refunds("o1"))
+    trouble = await eventually(lambda: consumer.trouble)
+    assert "has not been finished" in str(trouble)
+    await consumer.stop(within=0.05)
+
+
+async def test_a_release_is_not_mixed_up_with_a_refund(harness: Harness, running: Running) -> None:
+    async def release(messages: Sequence[ReleaseStock]) -> list[Message]:
+        return [StockReleased(order_id=message.order_id) for message in messages]
+
+    await running.consumer({ReleaseStock: release}, queue=topology.INVENTORY_INBOX)
+    await running.consumer(Refunds())
+    await send(harness, [ReleaseStock(order_id="o1"), RefundPayment(order_id="o1")])
+    types = [seen.type for seen in await harness.take_from(ANSWERS, 2)]
+    assert sorted(map(str, types)) == ["payment.refunded", "stock.released"]

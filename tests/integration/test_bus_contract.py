@@ -1,0 +1,270 @@
+"""What every bus promises (shared.bus.Bus), over RabbitMQ and in memory alike."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shared import topology
+from shared.bus import Envelope
+from shared.bus.publisher import Publisher, envelope
+from shared.contracts import OrderConfirmed, RefundPayment
+from shared.errors import BusUnavailableError
+from tests.buses import SHORT_LADDER, Harness, bodies, open_harness, raw, take_batch
+from tests.eventually import eventually
+
+INBOX = topology.PAYMENT_INBOX
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+async def harness(request: pytest.FixtureRequest, amqp_url: str) -> AsyncIterator[Harness]:
+    async with open_harness(request.param, amqp_url) as opened:
+        yield opened
+
+
+def refunds(count: int) -> list[RefundPayment]:
+    return [RefundPayment(order_id=f"o{number}", reason="a test") for number in range(count)]
+
+
+async def test_what_is_published_is_received_in_order_with_all_that_it_says(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    sent = [envelope(message) for message in refunds(250)]
+    await bus.publish(sent)
+
+    received = await take_batch(bus, 250)
+
+    assert [(d.body, d.type, d.routing_key, d.correlation_id, d.message_id) for d in received] == [
+        (e.body, "payment.refund", "payment.refund", e.correlation_id, e.message_id) for e in sent
+    ]
+    assert {(d.queue, d.exchange, d.redelivered) for d in received} == {(INBOX, topology.EXCHANGE, False)}
+
+
+async def test_headers_of_every_kind_survive(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    headers: dict[str, Any] = {"text": "ü", "number": -7, "big": 2**60, "yes": True, "nothing": None, "real": 0.1}
+    headers |= {"list": [1, "two", {"three": 3}], "table": {"deep": {"deeper": [False]}}, "bytes": b"\xff\x00"}
+    sent = Envelope(b"{}", "", INBOX, "t", "c", "m", headers=headers)
+    await bus.publish([sent])
+
+    (received,) = await take_batch(bus, 1)
+
+    assert dict(received.headers) == headers
+
+
+async def test_receive_returns_what_is_there_and_no_more_than_asked(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(10))
+    await harness.pass_time(0.2)
+
+    assert [len(await bus.receive(4)), len(await bus.receive(4)), len(await bus.receive(4))] == [4, 4, 2]
+
+
+async def test_a_message_at_idle_is_received_at_once(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    receiving = asyncio.create_task(_receive(bus))
+    await asyncio.sleep(0)
+    await Publisher(bus).send(refunds(1))
+    async with asyncio.timeout(0.5):
+        assert len(await receiving) == 1
+
+
+async def test_acknowledged_messages_never_come_again(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(20))
+    await bus.acknowledge(await take_batch(bus, 10))
+    unacknowledged = await take_batch(bus, 10)
+
+    await harness.drop_connections()
+
+    assert bodies(await take_batch(bus, 10)) == bodies(unacknowledged)
+
+
+async def test_unacknowledged_messages_come_again_after_a_lost_connection_and_say_so(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(5))
+    first = await take_batch(bus, 5)
+    assert bus.holds(first)
+
+    await harness.drop_connections()
+    again = await take_batch(bus, 5)
+
+    assert bodies(again) == bodies(first)
+    assert all(delivery.redelivered for delivery in again)
+    assert not bus.holds(first)
+    assert bus.holds(again)
+
+
+async def test_acknowledging_deliveries_of_a_lost_connection_changes_nothing(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(3))
+    first = await take_batch(bus, 3)
+    await harness.drop_connections()
+    again = await take_batch(bus, 3)
+
+    await bus.acknowledge(first)
+    await bus.give_back(first)
+    await harness.drop_connections()
+
+    assert bodies(await take_batch(bus, 3)) == bodies(again)
+
+
+async def test_what_is_given_back_comes_again_in_order(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(5))
+    first = await take_batch(bus, 5)
+
+    await bus.give_back(first)
+
+    again = await take_batch(bus, 5)
+    assert bodies(again) == bodies(first)
+    await bus.acknowledge(again)
+    await harness.take_from(INBOX, 0)
+
+
+async def test_a_message_that_crashes_its_consumer_for_ever_becomes_a_dead_letter(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(1))
+    for _ in range(topology.DELIVERY_LIMIT + 1):
+        await bus.give_back(await take_batch(bus, 1))
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.correlation_id == "o0"
+    assert dead.headers["x-first-death-queue"] == INBOX
+    await harness.take_from(INBOX, 0)
+
+
+async def test_a_mandatory_message_that_no_queue_takes_is_an_error(harness: Harness) -> None:
+    bus = await harness.bus()
+    routable, unroutable = envelope(refunds(1)[0]), Envelope(b"{}", topology.EXCHANGE, "no.such", "t", "c", "m")
+    with pytest.raises(BusUnavailableError, match=r"no queue takes 'no\.such' from exchange 'ordersaga'"):
+        await bus.publish([routable, unroutable, routable])
+    await harness.take_from(INBOX, 2)
+
+
+async def test_an_optional_message_that_no_queue_takes_is_fine(harness: Harness) -> None:
+    bus = await harness.bus()
+    await Publisher(bus).send([OrderConfirmed(order_id="o1", user_id="u1", total_amount=10)])
+
+
+async def test_a_deleted_queue_is_declared_again_when_a_message_for_it_is_returned(harness: Harness) -> None:
+    bus = await harness.bus()
+    await harness.delete_queue(topology.INVENTORY_INBOX)
+    message = Envelope(b"{}", "", topology.INVENTORY_INBOX, "t", "c", "m")
+    with pytest.raises(BusUnavailableError):
+        await bus.publish([message])
+
+    await bus.publish([message])
+
+    await harness.take_from(topology.INVENTORY_INBOX, 1)
+
+
+async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    publisher = Publisher(await harness.bus())
+    await harness.delete_queue(INBOX)
+
+    async def sent() -> bool:
+        await publisher.send(refunds(1))
+        return True
+
+    await eventually(sent, within=10)
+    assert len(await take_batch(bus, 1)) == 1
+    assert bus.trouble is None
+
+
+async def test_each_rung_returns_a_message_to_its_inbox_after_its_delay(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    for rung in SHORT_LADDER:
+        sent = Envelope(b"{}", rung.name, INBOX, "payment.refund", "c", f"m-{rung.name}", headers={"x-attempts": 1})
+        await bus.publish([sent])
+        receiving = asyncio.create_task(_receive(bus))
+        await harness.pass_time(rung.milliseconds / 1000 * 0.5)
+        assert not receiving.done()
+        await harness.pass_time(rung.milliseconds / 1000 * 0.6)
+        async with asyncio.timeout(5):
+            (back,) = await receiving
+        assert (back.message_id, back.type, back.routing_key, back.exchange) == (f"m-{rung.name}", sent.type, INBOX, "")
+        assert back.headers["x-attempts"] == 1
+        await bus.acknowledge([back])
+
+
+async def test_prefetch_bounds_what_is_unacknowledged(harness: Harness) -> None:
+    bus = await harness.bus(INBOX, prefetch=5)
+    await Publisher(bus).send(refunds(8))
+    first = await take_batch(bus, 5)
+    receiving = asyncio.create_task(_receive(bus))
+    await harness.pass_time(0.2)
+    assert not receiving.done()
+
+    await bus.acknowledge(first)
+
+    await Publisher(bus).send(refunds(1))
+    async with asyncio.timeout(5):
+        await receiving
+
+
+async def test_two_consumers_of_a_queue_share_it(harness: Harness) -> None:
+    bus, other = await harness.bus(INBOX, prefetch=5), await harness.bus(INBOX, prefetch=5)
+    await Publisher(other).send(refunds(10))
+    mine, theirs = await take_batch(bus, 5), await take_batch(other, 5)
+    assert set(bodies(mine)).isdisjoint(bodies(theirs))
+
+
+async def test_stopping_wakes_who_waits_and_still_acknowledges(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(2))
+    batch = await take_batch(bus, 2)
+    receiving = asyncio.create_task(_receive(bus))
+    await asyncio.sleep(0.01)
+
+    await bus.stop_receiving()
+
+    async with asyncio.timeout(1):
+        assert len(await receiving) == 0
+    await bus.acknowledge(batch)
+    await bus.close()
+    await harness.take_from(INBOX, 0)
+
+
+async def test_closing_returns_what_was_not_acknowledged(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await Publisher(bus).send(refunds(3))
+    batch = await take_batch(bus, 3)
+    await bus.close()
+    assert bodies(await harness.take_from(INBOX, 3)) == bodies(batch)
+    assert bus.trouble is not None
+
+
+async def test_publishing_on_a_closed_bus_is_an_error_and_not_a_wait(harness: Harness) -> None:
+    bus = await harness.bus()
+    await bus.close()
+    with pytest.raises(BusUnavailableError):
+        async with asyncio.timeout(1):
+            await bus.publish([raw(b"{}", INBOX)])
+
+
+async def test_messages_of_many_publishers_at_once_all_arrive(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    sent = [[envelope(message) for message in refunds(25)] for _ in range(20)]
+    await asyncio.gather(*(bus.publish(one) for one in sent))
+
+    received: list[Any] = []
+    while len(received) < 500:
+        batch = await take_batch(bus, min(200, 500 - len(received)))
+        received += batch
+        await bus.acknowledge(batch)
+
+    assert {d.message_id for d in received} == {e.message_id for one in sent for e in one}
+
+
+async def test_a_body_of_five_megabytes_travels_whole(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    body = bytes(range(256)) * 4 * 1024 * 5
+    await bus.publish([raw(body, INBOX, message_id="big"), raw(b"", INBOX, message_id="empty")])
+    assert bodies(await take_batch(bus, 2)) == [body, b""]
+
+
+async def _receive(bus: Any) -> Any:
+    return await bus.receive(10)

@@ -1,0 +1,315 @@
+"""What only a real RabbitMQ, or a sender that writes its frames itself, can do to the bus."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+import aiormq
+import pytest
+from yarl import URL
+
+from shared import topology
+from shared.bus import Envelope
+from shared.bus.consumer import Consumer
+from shared.bus.frames import HEADER, METHOD, UNREADABLE_HEADERS
+from shared.bus.publisher import Publisher, envelope
+from shared.bus.rabbitmq import RabbitBus
+from shared.contracts import RefundPayment
+from shared.errors import BusUnavailableError, StartError
+from tests.buses import SHORT_LADDER, RabbitHarness, bodies, raw, take_batch
+from tests.eventually import eventually
+
+INBOX = topology.PAYMENT_INBOX
+
+
+@pytest.fixture
+async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
+    async with RabbitHarness.open(amqp_url) as opened:
+        yield opened
+
+
+def short(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def table(content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + content
+
+
+def nested(levels: int) -> bytes:
+    content = b""
+    for _ in range(levels):
+        content = short(b"a") + b"F" + table(content)
+    return content
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+HOSTILE_PROPERTIES = {
+    "a type that is not UTF-8": struct.pack(">H", 1 << 5) + short(b"\xff\xfe" * 100),
+    "ids that are not UTF-8": struct.pack(">H", 1 << 10 | 1 << 7) + short(b"\xff" * 255) + short(b"\xfe" * 255),
+    "a timestamp in the year 292278994": struct.pack(">H", 1 << 6) + struct.pack(">Q", 2**63),
+    "headers nested 1500 deep": struct.pack(">H", 1 << 13) + table(nested(1500)),
+    "a header name that is not UTF-8": struct.pack(">H", 1 << 13) + table(short(b"\xff") + b"V"),
+    "a header timestamp out of range": struct.pack(">H", 1 << 13) + table(short(b"t") + b"T" + b"\x7f" * 8),
+    "a header of 100 KB": struct.pack(">H", 1 << 13) + table(short(b"h") + b"S" + table(b"\xff" * 100_000)),
+    "a priority, an expiration and all else": struct.pack(">H", 0xFFFC)
+    + b"".join((short(b"t/x"), short(b"e"), table(b""), b"\x02", b"\x09", short(b"c"), short(b"r"), short(b"60000")))
+    + b"".join((short(b"m"), struct.pack(">Q", 1), short(b"no.such"), short(b"guest"), short(b"a"), short(b""))),
+}
+
+
+async def send_frames(url: str, routing_key: bytes, properties: bytes, body: bytes = b"{}") -> None:
+    """Publish with properties that no client library would write."""
+    connection = await aiormq.connect(url)
+    channel = await connection.channel(publisher_confirms=False)
+    head = struct.pack(">HHQ", 60, 0, len(body)) + properties
+    frames = frame(METHOD, channel.number, struct.pack(">HHH", 60, 40, 0) + short(b"") + short(routing_key) + b"\0")
+    frames += frame(HEADER, channel.number, head) + frame(3, channel.number, body)
+    await connection.write_queue.put(aiormq.abc.ChannelFrame(payload=frames, should_close=False))
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", HOSTILE_PROPERTIES)
+async def test_a_message_with_hostile_properties_becomes_a_dead_letter_and_the_connection_lives(
+    harness: RabbitHarness, name: str
+) -> None:
+    bus = await harness.bus(INBOX)
+    link = bus._link  # type: ignore[attr-defined]
+    consumer = Consumer(bus, INBOX, {}, ladder=SHORT_LADDER)
+    task = asyncio.create_task(consumer.run())
+    await send_frames(harness.url, INBOX.encode(), HOSTILE_PROPERTIES[name])
+
+    (dead,) = await take_dead(harness)
+
+    assert dead.body == b"{}"
+    assert dead.headers["x-error-type"] == "PoisonError"
+    assert bus._link is link  # type: ignore[attr-defined]
+    await consumer.stop()
+    await task
+    await harness.take_from(INBOX, 0)
+
+
+async def take_dead(harness: RabbitHarness) -> list[Any]:
+    """Take the one dead letter over our own bus: other clients choke on what it may carry."""
+    return await take_batch(await harness.bus(topology.DEAD_LETTERS), 1)
+
+
+async def test_a_routing_key_that_is_not_utf_8_is_delivered(harness: RabbitHarness) -> None:
+    binding = topology.Queue(INBOX, ((topology.DEAD_LETTERS, ""),))
+    queue = await harness._channel.get_queue(binding.name)
+    await queue.bind(topology.DEAD_LETTERS)
+    try:
+        bus = await harness.bus(INBOX)
+        connection = await aiormq.connect(harness.url)
+        channel = await connection.channel(publisher_confirms=False)
+        method = struct.pack(">HHH", 60, 40, 0) + short(topology.DEAD_LETTERS.encode()) + short(b"\xff\xfe") + b"\0"
+        frames = frame(METHOD, channel.number, method)
+        frames += frame(HEADER, channel.number, struct.pack(">HHQH", 60, 0, 0, 0))
+        await connection.write_queue.put(aiormq.abc.ChannelFrame(payload=frames, should_close=False))
+        await connection.close()
+        (delivery,) = await take_batch(bus, 1)
+        assert delivery.routing_key == "\\xff\\xfe"
+        assert delivery.body == b""
+    finally:
+        await queue.unbind(topology.DEAD_LETTERS)
+
+
+async def test_unreadable_headers_are_kept_as_they_came(harness: RabbitHarness) -> None:
+    bus = await harness.bus(INBOX)
+    await send_frames(harness.url, INBOX.encode(), struct.pack(">H", 1 << 13) + table(nested(1500)))
+    (delivery,) = await take_batch(bus, 1)
+    assert delivery.headers == {UNREADABLE_HEADERS: bytearray(table(nested(1500)))}
+
+
+async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(harness: RabbitHarness) -> None:
+    name = "test.retry.contradiction"
+    arguments = {"x-queue-type": "quorum", "x-message-ttl": 5}
+    await harness._channel.declare_queue(name, durable=True, arguments=arguments)
+    bus = RabbitBus(harness.url, ladder=(topology.RetryDelay(name, 77),))
+    try:
+        with pytest.raises(StartError, match=r"test\.retry\.contradiction.*delete it, or migrate"):
+            await bus.start(None)
+    finally:
+        await bus.close()
+        await harness.delete_queue(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda url: url.with_password("wrong"), "ACCESS_REFUSED"),
+        (lambda url: url.with_path("/nosuch"), "vhost nosuch not found"),
+    ],
+)
+async def test_a_wrong_password_or_virtual_host_ends_the_start_with_the_reason(
+    amqp_url: str, change: Callable[[URL], URL], reason: str
+) -> None:
+    bus = RabbitBus(str(change(URL(amqp_url))))
+    with pytest.raises(StartError, match=reason):
+        await bus.start(None)
+    await bus.close()
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x01\x00\x00", b"", b"\x01"])
+async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting: bytes) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        bus = RabbitBus(f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/", publish_timeout=0.3)
+        starting = asyncio.create_task(bus.start(None))
+        await eventually(lambda: bus.trouble not in (None, "RabbitMQ: not started"))
+        assert not starting.done()
+        starting.cancel()
+        await asyncio.wait({starting})
+        await bus.close()
+
+
+async def test_what_a_full_queue_refuses_is_an_error(harness: RabbitHarness) -> None:
+    arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+    await harness._channel.declare_queue("test.full", durable=True, arguments=arguments)
+    bus = await harness.bus()
+    try:
+        with pytest.raises(BusUnavailableError, match="refused"):
+            for _ in range(50):
+                await bus.publish([raw(b"{}", "test.full", message_id=f"m{number}") for number in range(10)])
+        await Publisher(bus).send([RefundPayment(order_id="o1")])
+    finally:
+        await harness.delete_queue("test.full")
+
+
+async def test_a_name_or_headers_that_do_not_fit_the_protocol_are_refused_before_anything_is_sent(
+    harness: RabbitHarness,
+) -> None:
+    bus = await harness.bus(INBOX)
+    good = envelope(RefundPayment(order_id="o1"))
+    with pytest.raises(ValueError, match="longer than 255 bytes"):
+        await bus.publish([good, raw(b"{}", "x" * 256)])
+    with pytest.raises(ValueError, match="do not fit into a frame"):
+        await bus.publish([good, raw(b"{}", INBOX, headers={"h": "x" * 200_000})])
+    await bus.publish([good])
+    assert len(await take_batch(bus, 1)) == 1
+
+
+async def test_a_consumer_that_the_broker_has_forgotten_is_noticed_and_comes_back(harness: RabbitHarness) -> None:
+    bus = await harness.bus(INBOX)
+    link = bus._link  # type: ignore[attr-defined]
+    await link._consuming.basic_cancel(next(iter(link._consuming.consumers)))
+    await Publisher(await harness.bus()).send([RefundPayment(order_id="o1")])
+    assert len(await take_batch(bus, 1)) == 1
+    assert bus._link is not link  # type: ignore[attr-defined]
+
+
+class Proxy:
+    """A TCP proxy before the broker, which can stop carrying what the broker says."""
+
+    def __init__(self, url: URL) -> None:
+        self._broker = url
+        self.carrying = asyncio.Event()
+        self.carrying.set()
+        self.url = url
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Proxy"]:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = self._broker.with_host("127.0.0.1").with_port(server.sockets[0].getsockname()[1])
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
+        for source, target, gate in ((reader, to_broker, None), (from_broker, writer, self.carrying)):
+            self._tasks.add(asyncio.create_task(self._carry(source, target, gate)))
+
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event | None
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                if gate is not None:
+                    await gate.wait()
+                target.write(data)
+        finally:
+            target.close()
+
+
+@pytest.fixture
+async def proxy(harness: RabbitHarness) -> AsyncIterator[Proxy]:
+    async with Proxy(URL(harness.url)).open() as opened:
+        yield opened
+
+
+async def test_a_publication_that_is_not_confirmed_in_time_is_an_error(harness: RabbitHarness, proxy: Proxy) -> None:
+    bus = RabbitBus(str(proxy.url), ladder=SHORT_LADDER, publish_timeout=0.5)
+    await bus.start(None)
+    proxy.carrying.clear()
+    with pytest.raises(BusUnavailableError, match=r"in 0\.5 s for 3 of 3 confirms"):
+        await bus.publish([envelope(RefundPayment(order_id=f"o{number}")) for number in range(3)])
+    proxy.carrying.set()
+
+    await Publisher(bus).send([RefundPayment(order_id="o4")])
+
+    await harness.take_from(INBOX, 4)
+    await bus.close()
+
+
+async def test_a_connection_that_goes_silent_is_given_up_and_opened_again(
+    harness: RabbitHarness, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 0.5)
+    bus = RabbitBus(str(proxy.url.update_query(heartbeat=1)), ladder=SHORT_LADDER, publish_timeout=2)
+    await bus.start(INBOX)
+    proxy.carrying.clear()
+    await eventually(lambda: bus.trouble, within=10)
+    proxy.carrying.set()
+    await eventually(lambda: bus.trouble is None, within=10)
+    await bus.close()
+
+
+async def test_a_busy_connection_is_not_taken_for_a_silent_one(
+    harness: RabbitHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A broker that sends messages sends no heartbeats; aio-pika sees only what the wire lets through.
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
+    harness.url = str(URL(harness.url).update_query(heartbeat=1))
+    bus = await harness.bus(INBOX, check_every=60)
+    link = bus._link  # type: ignore[attr-defined]
+    until = asyncio.get_running_loop().time() + 5
+    while asyncio.get_running_loop().time() < until:
+        await bus.publish([raw(b"{}", INBOX, message_id=str(number)) for number in range(3)])
+        await bus.acknowledge(await take_batch(bus, 3))
+        await asyncio.sleep(0.1)
+    assert bus._link is link  # type: ignore[attr-defined]
+
+
+async def test_bodies_around_the_size_of_a_frame_travel_whole(harness: RabbitHarness) -> None:
+    bus = await harness.bus(INBOX)
+    sizes = [1, 131_062, 131_063, 131_064, 131_065, 131_072, 262_128, 262_129]
+    sent = [raw(bytes([index]) * size, INBOX, message_id=str(size)) for index, size in enumerate(sizes)]
+    await bus.publish(sent)
+    assert bodies(await take_batch(bus, len(sizes))) == bodies(sent)
+
+
+async def test_other_clients_read_what_we_publish(harness: RabbitHarness) -> None:
+    bus = await harness.bus()
+    await bus.publish([Envelope(b'{"a":1}', "", INBOX, "t", "c", "m", headers={"x-attempts": 3})])
+    queue = await harness._channel.get_queue(INBOX)
+    message = await queue.get(no_ack=True)
+    assert message is not None
+    assert (message.content_type, message.delivery_mode) == ("application/json", aio_pika.DeliveryMode.PERSISTENT)
+    assert (message.type, message.correlation_id, message.message_id) == ("t", "c", "m")
+    assert message.timestamp is not None
+    assert message.headers == {"x-attempts": 3}

@@ -1,0 +1,253 @@
+"""What every service's HTTP side shares: each wrong request gets a problem answer, whatever is sent; never a 500."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import Field
+from pymongo.errors import AutoReconnect, OperationFailure
+
+from shared.errors import BusUnavailableError
+from shared.http import MAX_BODY_BYTES, Body, conflict, create_app, invalid, new_router, not_found
+from shared.money import JsonMoney
+
+PROBLEM = "application/problem+json"
+
+
+class Thing(Body):
+    name: Annotated[str, Field(min_length=1, max_length=20)]
+    amount: JsonMoney
+    parts: Annotated[tuple[int, ...], Field(max_length=3, strict=False)] = ()
+
+
+class Server:
+    """The application under test; `down` is what readiness tells, `failure` what GET /failing raises."""
+
+    def __init__(self) -> None:
+        self.down: dict[str, str] = {}
+        self.failure: Exception = RuntimeError("secret detail")
+        self.app: FastAPI = create_app("test", "A test", self._readiness)
+        router = new_router("things")
+
+        @router.post("/things", status_code=201)
+        async def post(thing: Thing) -> dict[str, Any]:
+            return {"amount": thing.amount}
+
+        @router.get("/failing")
+        async def fail() -> None:
+            raise self.failure
+
+        @router.get("/things/{number}")
+        async def get(number: int) -> int:
+            return number
+
+        self.app.include_router(router)
+
+    async def _readiness(self) -> dict[str, str]:
+        return self.down
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that the answer is a problem with that status, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == PROBLEM
+    body: dict[str, Any] = response.json()
+    assert {"type", "title", "status", "detail"} <= body.keys()
+    assert body["status"] == status
+    return body
+
+
+async def post(client: httpx.AsyncClient, body: bytes, **headers: str) -> httpx.Response:
+    return await client.post("/things", content=body, headers={"content-type": "application/json", **headers})
+
+
+async def test_a_good_body_gets_through(client: httpx.AsyncClient) -> None:
+    response = await post(client, b'{"name": "n", "amount": 19.99, "parts": [1]}')
+    assert (response.status_code, response.json()) == (201, {"amount": 1999})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"name=n&amount=1",
+        b"\xff\xfe{\x00}\x00",
+        '{"name": "n", "amount": 1}'.encode("utf-16"),
+        b'{"name": "\xe4", "amount": 1}',
+        b'{"name": "\\ud800", "amount": 1}',
+        b'{"\\ud800": 1}',
+        b'{"name": "n", "amount": NaN}',
+        b'{"name": "n", "amount": Infinity}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"name": "n", "amount": ' + b"1" * 10_000 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+async def test_a_body_that_is_not_json_is_a_400(client: httpx.AsyncClient, body: bytes) -> None:
+    assert problem(await post(client, body), 400)["detail"] == "The body is not JSON"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "name"),
+        ([], "body"),
+        ("text", "body"),
+        (7, "body"),
+        (None, "body"),
+        ({"name": "", "amount": 1}, "name"),
+        ({"name": {"$gt": ""}, "amount": 1}, "name"),
+        ({"name": "n", "amount": "1"}, "amount"),
+        ({"name": "n", "amount": True}, "amount"),
+        ({"name": "n", "amount": 1.999}, "amount"),
+        ({"name": "n", "amount": 10**30}, "amount"),
+        ({"name": "n", "amount": 1e300}, "amount"),
+        ({"name": "n", "amount": 1, "parts": [1, "x"]}, "parts.1"),
+        ({"name": "n", "amount": 1, "parts": [1, 2, 3, 4]}, "parts"),
+        ({"name": "n", "amount": 1, "extra": 1}, "extra"),
+        ({"name": "n", "amount": 1, "x" * 5000: 1}, "x" * 100),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+async def test_a_body_of_the_wrong_shape_is_a_422_that_names_the_field(
+    client: httpx.AsyncClient, body: Any, field: str
+) -> None:
+    answer = problem(await post(client, json.dumps(body).encode()), 422)
+    assert answer["errors"][0]["field"] == field
+    assert answer["errors"][0]["message"]
+    assert len(json.dumps(answer)) < 3000
+
+
+async def test_a_body_full_of_mistakes_gets_an_answer_of_bounded_size(client: httpx.AsyncClient) -> None:
+    body = json.dumps({f"field-{number}": number for number in range(10_000)}).encode()
+    answer = problem(await post(client, body), 422)
+    assert len(answer["errors"]) == 100
+    assert len(json.dumps(answer)) < 20_000
+
+
+async def test_no_body_at_all_is_a_422(client: httpx.AsyncClient) -> None:
+    problem(await client.post("/things"), 422)
+
+
+async def test_another_content_type_is_a_4xx(client: httpx.AsyncClient) -> None:
+    response = await client.post(
+        "/things", content=b'{"name": "n", "amount": 1}', headers={"content-type": "text/plain"}
+    )
+    assert 400 <= response.status_code < 500
+    assert response.headers["content-type"] == PROBLEM
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 10 * MAX_BODY_BYTES])
+async def test_a_body_over_the_limit_is_a_413(client: httpx.AsyncClient, size: int) -> None:
+    problem(await post(client, b'"' + b"x" * (size - 2) + b'"'), 413)
+
+
+async def test_a_body_over_the_limit_that_does_not_say_so_is_a_413(client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 1024 + 2):
+            yield b" " * 1024
+
+    problem(await client.post("/things", content=chunks(), headers={"content-type": "application/json"}), 413)
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1e9", ""])
+async def test_a_length_that_is_no_number_is_a_4xx(server: Server, length: str) -> None:
+    status = await raw_post(server, [(b"content-length", length.encode()), (b"content-type", b"application/json")])
+    assert 400 <= status < 500
+
+
+async def raw_post(server: Server, headers: list[tuple[bytes, bytes]]) -> int:
+    """Post without an HTTP client, which would refuse to send such headers."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/things", "raw_path": b"/things", "query_string": b""}
+    await server.app(scope | {"headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)
+    return statuses[0]
+
+
+async def test_a_body_at_the_limit_is_read(client: httpx.AsyncClient) -> None:
+    body = b'{"name": "n", "amount": 1}'
+    assert (await post(client, body + b" " * (MAX_BODY_BYTES - len(body)))).status_code == 201
+
+
+async def test_paths_and_methods_that_do_not_exist_are_problems(client: httpx.AsyncClient) -> None:
+    problem(await client.get("/nothing"), 404)
+    problem(await client.delete("/things"), 405)
+    problem(await client.get("/things/seven"), 422)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "detail"),
+    [
+        (not_found("Order o1"), 404, "Order o1 does not exist"),
+        (conflict("It is over"), 409, "It is over"),
+        (invalid(("a", "is wrong")), 422, "a: is wrong"),
+        (BusUnavailableError("no broker"), 503, "no broker"),
+        (AutoReconnect("no primary"), 503, "no primary"),
+        (OperationFailure("stepping down", code=189), 503, "stepping down"),
+    ],
+)
+async def test_errors_of_a_route_are_problems(
+    client: httpx.AsyncClient, server: Server, failure: Exception, status: int, detail: str
+) -> None:
+    server.failure = failure
+    response = await client.get("/failing")
+    assert detail in problem(response, status)["detail"]
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("secret detail"), OperationFailure("secret detail", code=2)])
+async def test_a_fault_is_a_500_that_is_logged_and_tells_nothing(
+    client: httpx.AsyncClient, server: Server, failure: Exception, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.failure = failure
+    response = await client.get("/failing")
+    assert "secret" not in response.text
+    problem(response, 500)
+
+
+async def test_readiness_tells_what_is_down(client: httpx.AsyncClient, server: Server) -> None:
+    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    server.down = {"mongodb": "no primary", "rabbitmq": "no connection"}
+    answer = problem(await client.get("/readyz"), 503)
+    assert answer["down"] == server.down
+    assert answer["detail"] == "mongodb: no primary; rabbitmq: no connection"
+    assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_metrics_count_by_route_and_not_by_path(client: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await client.get(f"/things/{number}")
+    text = (await client.get("/metrics")).text
+    assert 'http_requests_total{method="GET",route="/things/{number}",status="200"}' in text
+    assert "/things/1" not in text
+
+
+async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    answers = document["paths"]["/things"]["post"]["responses"]
+    assert PROBLEM in answers["422"]["content"]
+    assert (await client.get("/docs")).status_code == 200

@@ -1,0 +1,68 @@
+"""The topology: every message has a reader where one must be, and everything is legal on RabbitMQ 3.10 and 4.x."""
+
+from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY
+from shared.topology import DEAD_LETTERS, EXCHANGE, INBOXES, RETRY_LADDER, exchanges, queues
+
+ALLOWED_ARGUMENTS = {
+    "x-queue-type",
+    "x-delivery-limit",
+    "x-dead-letter-exchange",
+    "x-dead-letter-strategy",
+    "x-overflow",
+    "x-message-ttl",
+}
+
+
+def test_every_mandatory_message_reaches_an_inbox_and_no_other_does() -> None:
+    read = {message for messages in INBOXES.values() for message in messages}
+    assert read == {message for message in ALL_MESSAGES if message.mandatory}
+
+
+def test_routing_keys_name_their_message_without_wildcards() -> None:
+    for key in BY_ROUTING_KEY:
+        subject, _, what = key.partition(".")
+        assert subject.isalpha()
+        assert what.replace("_", "").isalpha()
+
+
+def test_names_are_those_of_the_contract() -> None:
+    assert EXCHANGE == "ordersaga"
+    assert DEAD_LETTERS == "ordersaga.dead-letters"
+    assert set(INBOXES) == {"order.inbox", "inventory.inbox", "payment.inbox", "provisioning.inbox"}
+
+
+def test_names_are_declared_once_and_bindings_lead_to_what_is_declared() -> None:
+    names = [queue.name for queue in queues()]
+    assert len(names) == len(set(names))
+    declared = {exchange.name for exchange in exchanges()}
+    assert len(declared) == len(exchanges())
+    assert {exchange for queue in queues() for exchange, _ in queue.bindings} == declared
+
+
+def test_every_queue_is_a_quorum_queue_with_nothing_that_either_version_refuses() -> None:
+    for queue in queues():
+        assert queue.arguments["x-queue-type"] == "quorum"
+        assert queue.arguments.keys() <= ALLOWED_ARGUMENTS
+
+
+def test_at_least_once_dead_lettering_has_what_it_asks_for() -> None:
+    for queue in queues():
+        if "x-dead-letter-exchange" in queue.arguments:
+            assert queue.arguments["x-dead-letter-strategy"] == "at-least-once"
+            assert queue.arguments["x-overflow"] == "reject-publish"
+
+
+def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> None:
+    by_name = {queue.name: queue for queue in queues()}
+    for inbox in INBOXES:
+        assert by_name[inbox].arguments["x-dead-letter-exchange"] == DEAD_LETTERS
+        assert 0 < by_name[inbox].arguments["x-delivery-limit"] < 1000
+    for delay in RETRY_LADDER:
+        arguments = by_name[delay.name].arguments
+        assert (arguments["x-dead-letter-exchange"], arguments["x-message-ttl"]) == ("", delay.milliseconds)
+        assert "x-dead-letter-routing-key" not in arguments
+    assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
+
+
+def test_the_ladder_is_the_one_that_is_documented() -> None:
+    assert [delay.milliseconds for delay in RETRY_LADDER] == [1_000, 5_000, 30_000, 120_000]
