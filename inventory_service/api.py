@@ -1,0 +1,170 @@
+"""The inventory service's HTTP routes."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+from pydantic import Field
+
+from inventory_service.products import Description, KindConflictError, Products, TooManyUnitsError
+from inventory_service.reservations import Reservations
+from inventory_service.stock import MAX_UNITS, Kind, Product
+from inventory_service.views import (
+    ProductPage,
+    ProductView,
+    ReservationView,
+    StockPage,
+    StockView,
+    show_product,
+    show_reservation,
+    show_stock,
+)
+from shared.contracts.base import Name
+from shared.http import Body, ProblemError, conflict, invalid, json_response, not_found
+from shared.money import JsonMoney
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+MAX_RAM = 1_000_000
+
+ProductId = Annotated[Name, Path(description="1 to 128 characters, none of them a control character")]
+OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+class ProductBody(Body):
+    """What a product is; `price`, if given, is what orders must say, and `package` is what to buy for a `vps`."""
+
+    kind: Annotated[Kind, Field(strict=False)]
+    name: Name | None = None
+    price: Annotated[JsonMoney, Field(ge=0)] | None = None
+    package: Name | None = None
+    package_id: Name | None = None
+    ram: Annotated[int, Field(ge=1, le=MAX_RAM)] | None = None
+
+
+class FreeQuantity(Body):
+    """What is free to sell from now on."""
+
+    quantity: Annotated[int, Field(ge=0, le=MAX_UNITS)]
+
+
+class Delivery(Body):
+    """What has come in."""
+
+    quantity: Annotated[int, Field(ge=1, le=MAX_UNITS)]
+
+
+def create_router(products: Products, reservations: Reservations) -> APIRouter:
+    """The routes over these records."""
+    router = APIRouter()
+    router.include_router(_product_routes(products))
+    router.include_router(_stock_routes(products))
+    router.include_router(_reservation_routes(reservations))
+    return router
+
+
+def _product_routes(products: Products) -> APIRouter:
+    router = APIRouter(tags=["products"])
+
+    @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
+    async def put_product(product_id: ProductId, body: ProductBody) -> Response:
+        """Create a product or describe it anew; its kind stays what it is, its stock as well."""
+        try:
+            product, is_new = await products.put(product_id, _description(body))
+        except KindConflictError:
+            raise conflict(f"Product {product_id} exists and is not of kind {body.kind}") from None
+        return json_response(show_product(product), 201 if is_new else 200)
+
+    @router.get("/products", response_model=ProductPage)
+    async def list_products(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Products, by id."""
+        return await _page(products, limit, cursor, show_product)
+
+    @router.get("/products/{product_id}", response_model=ProductView)
+    async def get_product(product_id: ProductId) -> Response:
+        """One product."""
+        return json_response(show_product(await _find(products, product_id)))
+
+    return router
+
+
+def _stock_routes(products: Products) -> APIRouter:
+    router = APIRouter(tags=["inventory"])
+
+    @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
+    async def set_free(product_id: ProductId, body: FreeQuantity) -> Response:
+        """Set what is free to sell; a product that is unknown is created as goods."""
+        try:
+            product, is_new = await products.set_free(product_id, body.quantity)
+        except KindConflictError:
+            raise _not_counted(product_id) from None
+        return json_response(show_stock(product), 201 if is_new else 200)
+
+    @router.post("/inventory/{product_id}/restock", response_model=StockView)
+    async def restock(product_id: ProductId, body: Delivery) -> Response:
+        """Add to what is free to sell."""
+        try:
+            product = await products.restock(product_id, body.quantity)
+        except KindConflictError:
+            raise _not_counted(product_id) from None
+        except TooManyUnitsError:
+            raise conflict(f"Product {product_id} would have more than {MAX_UNITS} units") from None
+        if product is None:
+            raise not_found(f"Product {product_id}")
+        return json_response(show_stock(product))
+
+    @router.get("/inventory", response_model=StockPage)
+    async def list_stock(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Stock of all products, by product id."""
+        return await _page(products, limit, cursor, show_stock)
+
+    @router.get("/inventory/{product_id}", response_model=StockView)
+    async def get_stock(product_id: ProductId) -> Response:
+        """Stock of one product."""
+        return json_response(show_stock(await _find(products, product_id)))
+
+    return router
+
+
+def _reservation_routes(reservations: Reservations) -> APIRouter:
+    router = APIRouter(tags=["reservations"])
+
+    @router.get("/reservations/{order_id}", response_model=ReservationView)
+    async def get_reservation(order_id: OrderIdParameter) -> Response:
+        """What became of an order's stock."""
+        reservation = (await reservations.read([order_id])).get(order_id)
+        if reservation is None:
+            raise not_found(f"Reservation of order {order_id}")
+        return json_response(show_reservation(reservation))
+
+    return router
+
+
+def _description(body: ProductBody) -> Description:
+    if body.kind is Kind.VPS and body.package is None:
+        raise invalid(("package", "is required for kind vps: it says what to buy"))
+    if body.kind is Kind.GOODS:
+        given = {"package": body.package, "packageId": body.package_id, "ram": body.ram}
+        misplaced = [(field, "is for kind vps only") for field, value in given.items() if value is not None]
+        if misplaced:
+            raise invalid(*misplaced)
+    return Description(body.kind, body.name, body.price, body.package, body.package_id, body.ram)
+
+
+def _not_counted(product_id: str) -> ProblemError:
+    return conflict(f"Product {product_id} is of kind vps: the provider alone knows its stock")
+
+
+async def _find(products: Products, product_id: str) -> Product:
+    product = (await products.read([product_id])).get(product_id)
+    if product is None:
+        raise not_found(f"Product {product_id}")
+    return product
+
+
+async def _page(
+    products: Products, limit: int, cursor: str | None, show: Callable[[Product], dict[str, Any]]
+) -> Response:
+    after = read_cursor(cursor, (str,))[0] if cursor is not None else None
+    page = await products.page(after=after, limit=limit)
+    following = write_cursor([page[-1].product_id]) if len(page) == limit else None
+    return json_response({"items": [show(product) for product in page], "nextCursor": following})

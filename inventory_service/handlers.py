@@ -1,0 +1,46 @@
+"""New orders and releases, answered from the reservations that they lead to."""
+
+from collections.abc import Sequence
+
+from inventory_service.releasing import Releasing
+from inventory_service.reserving import Reserving
+from inventory_service.stock import Reservation, Status
+from shared.bus import Handlers
+from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
+
+
+class StockHandlers:
+    """What the inventory service does with messages; a message that comes again is answered the same."""
+
+    def __init__(self, reserving: Reserving, releasing: Releasing) -> None:
+        self._reserving = reserving
+        self._releasing = releasing
+
+    async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
+        """Reserve for new orders, in their order of arrival."""
+        return [answer(reservation) for reservation in (await self._reserving.reserve(orders)).values()]
+
+    async def release(self, commands: Sequence[ReleaseStock]) -> Sequence[Message]:
+        """Release what orders hold."""
+        await self._releasing.release(commands)
+        return [StockReleased(order_id=order_id) for order_id in dict.fromkeys(c.order_id for c in commands)]
+
+
+def answer(reservation: Reservation) -> Message:
+    """What follows from a reservation."""
+    if reservation.status is Status.RELEASED:
+        return StockReleased(order_id=reservation.order_id)
+    if reservation.status is Status.FAILED:
+        return StockReservationFailed(order_id=reservation.order_id, reason=reservation.failure_reason or "")
+    if reservation.server is not None:
+        return StockReserved(order_id=reservation.order_id, fulfilment="vps", provisioning=reservation.server)
+    return StockReserved(order_id=reservation.order_id)
+
+
+def handlers(reserving: Reserving, releasing: Releasing) -> Handlers:
+    """Which handler takes which message."""
+    stock = StockHandlers(reserving, releasing)
+    return {
+        OrderCreated: stock.reserve,
+        ReleaseStock: stock.release,
+    }

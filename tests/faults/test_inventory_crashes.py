@@ -1,0 +1,388 @@
+"""Inventory workers that die or stall between any two steps: stock moves once, and nothing stays behind."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from inventory_service.stock import Status
+from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
+from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError, nothing_fails
+from tests.inventory_worker import (
+    Gate,
+    Lines,
+    Worker,
+    crash_at,
+    discrepancies,
+    inventory_database,
+    leftovers,
+    order,
+    outcomes,
+    refused,
+    release,
+    reserved,
+    settle_everything,
+)
+
+POINTS = (STOCK_MOVED, RESERVATION_RECORDED)
+BOTH: Lines = {"a": 2, "b": 3}
+FULL: Lines = {"a": 10, "b": 10}
+
+
+@pytest.fixture
+async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[Worker]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            Worker(await stack.enter_async_context(inventory_database(mongodb_url, database_prefix))) for _ in range(2)
+        ]
+
+
+@pytest.fixture
+async def other(workers: list[Worker]) -> Worker:
+    """A worker that lives on."""
+    await workers[1].stock(FULL)
+    return workers[1]
+
+
+def doomed(workers: Sequence[Worker], point: str) -> Worker:
+    """A worker that dies at the point."""
+    return Worker(workers[0].database, reach=crash_at(point))
+
+
+async def crash(work: Awaitable[Any]) -> None:
+    with pytest.raises(SimulatedCrashError):
+        await work
+
+
+async def free(worker: Worker) -> Lines:
+    return {product_id: await worker.free(product_id) for product_id in FULL}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("same_worker", [True, False], ids=["restarted", "another"])
+async def test_an_order_whose_worker_died_is_reserved_once(
+    workers: list[Worker], other: Worker, point: str, same_worker: bool
+) -> None:
+    await crash(doomed(workers, point).reserve(order("o", BOTH)))
+    assert await discrepancies(other.database) == []
+    redelivered_to = Worker(workers[0].database) if same_worker else other
+
+    assert await redelivered_to.reserve(order("o", BOTH)) == [StockReserved(order_id="o")]
+
+    assert await free(other) == {"a": 8, "b": 7}
+    await settle_everything([redelivered_to, other])
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_batch_whose_worker_died_is_decided_once_together_with_new_orders(
+    workers: list[Worker], other: Worker, point: str
+) -> None:
+    batch = [order(f"o{n}", {"a": 3}) for n in range(5)]
+    await crash(doomed(workers, point).reserve(*batch))
+
+    answer = await other.reserve(order("new", {"a": 2}), *batch, order("newer", {"a": 1}))
+
+    # What the dead worker had taken stays with its orders; of the one unit that is left nobody needs but the last.
+    assert reserved(answer) == {"o0", "o1", "o2", "newer"}
+    assert await other.free("a") == 0
+    await settle_everything([other])
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_release_between_the_crash_and_the_redelivery_wins(
+    workers: list[Worker], other: Worker, point: str
+) -> None:
+    await crash(doomed(workers, point).reserve(order("o", BOTH)))
+
+    assert await other.release("o") == [StockReleased(order_id="o")]
+    assert await discrepancies(other.database) == []
+    assert await other.reserve(order("o", BOTH)) == [StockReleased(order_id="o")]
+
+    assert await free(other) == FULL
+    await settle_everything([other])
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_release_whose_worker_died_gives_back_once(workers: list[Worker], other: Worker, point: str) -> None:
+    await other.reserve(order("o", BOTH))
+
+    await crash(doomed(workers, point).release("o"))
+    assert await discrepancies(other.database) == []
+    assert await other.release("o") == [StockReleased(order_id="o")]
+
+    assert await free(other) == FULL
+    assert await other.status("o") == Status.RELEASED
+    await settle_everything([other])
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_release_after_a_release_whose_mark_is_still_there_gives_back_once(
+    workers: list[Worker], other: Worker, point: str
+) -> None:
+    """The mark of the reservation may be there as well: each step starts from what the one before has left."""
+    await crash(doomed(workers, point).reserve(order("o", BOTH)))
+    await other.reserve(order("o", BOTH))
+    await crash(doomed(workers, point).release("o"))
+
+    await other.release("o", lines=BOTH)
+
+    assert await free(other) == FULL
+    await settle_everything([other])
+    assert await leftovers(other.database) == []
+
+
+async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
+    workers: list[Worker], other: Worker
+) -> None:
+    dying = doomed(workers, RESERVATION_RECORDED)
+    before_write = Gate(dying.products, "write")
+    loser = asyncio.create_task(crash(dying.reserve(order("loser", BOTH))))
+    await before_write.reached()
+    await other.reserve(order("winner", {"b": 8}))  # the loser takes a and finds b changed
+    before_write.open()
+    await loser
+    assert await free(other) == {"a": 8, "b": 2}
+    assert await discrepancies(other.database) == []
+
+    answer = await other.reserve(order("loser", BOTH))
+
+    assert refused(answer) == {"loser": "Insufficient stock for b: asked 3, free 2"}
+    assert await free(other) == {"a": 10, "b": 2}
+    await settle_everything([other])
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "method"),
+    [("products", "read"), ("reservations", "read"), ("products", "write"), ("reservations", "insert")],
+    ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
+)
+@pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
+async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_nothing(
+    workers: list[Worker], other: Worker, record: str, method: str, released: bool
+) -> None:
+    slow = workers[0]
+    gate = Gate(getattr(slow, record), method)
+    stalled = asyncio.create_task(slow.reserve(order("o", BOTH)))
+    await gate.reached()
+    assert await other.reserve(order("o", BOTH)) == [StockReserved(order_id="o")]
+    await settle_everything([other])  # no mark is left that could warn the slow one
+    if released:
+        await other.release("o")
+        await settle_everything([other])
+    before = await free(other)
+
+    gate.open()
+
+    assert await stalled == [StockReleased(order_id="o") if released else StockReserved(order_id="o")]
+    assert await free(other) == before == (FULL if released else {"a": 8, "b": 7})
+    await settle_everything(workers)
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "method"),
+    [("products", "write"), ("reservations", "insert")],
+    ids=["between-reading-and-writing", "between-stock-and-reservation"],
+)
+async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what_it_took(
+    workers: list[Worker], other: Worker, record: str, method: str
+) -> None:
+    gate = Gate(getattr(workers[0], record), method)
+    stalled = asyncio.create_task(workers[0].reserve(order("o", BOTH)))
+    await gate.reached()
+    assert await other.release("o", lines=BOTH) == [StockReleased(order_id="o")]
+
+    gate.open()
+
+    assert await stalled == [StockReleased(order_id="o")]
+    assert await free(other) == FULL
+    await settle_everything(workers)
+    assert await leftovers(other.database) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "method"),
+    [("products", "read"), ("reservations", "read"), ("products", "write"), ("reservations", "mark_released")],
+    ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
+)
+async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_back_once(
+    workers: list[Worker], other: Worker, record: str, method: str
+) -> None:
+    await other.reserve(order("o", BOTH))
+    await settle_everything([other])
+    gate = Gate(getattr(workers[0], record), method)
+    stalled = asyncio.create_task(workers[0].release("o", lines=BOTH))
+    await gate.reached()
+    await other.release("o", lines=BOTH)
+    await settle_everything([other])
+
+    gate.open()
+    await stalled
+
+    assert await free(other) == FULL
+    await settle_everything(workers)
+    assert await leftovers(other.database) == []
+
+
+async def test_removing_a_mark_does_not_remove_the_mark_of_a_release_that_came_between(
+    workers: list[Worker], other: Worker
+) -> None:
+    """With that one gone and the reservation still RESERVED, the release's redelivery would give back twice."""
+    slow = workers[0]
+    await slow.reserve(order("o", {"a": 2}))
+    gate = Gate(slow.products, "write")
+    removing = asyncio.create_task(slow.marks.drain())
+    await gate.reached()
+    await crash(doomed(workers, STOCK_MOVED).release("o"))
+
+    gate.open()
+    await removing
+    await other.release("o")
+
+    assert await other.free("a") == 10
+    await settle_everything(workers)
+    assert await leftovers(other.database) == []
+
+
+Work = Callable[[Worker], Awaitable[Sequence[Message]]]
+
+
+class Perils:
+    """Stalls and kills workers at random, before and after any of their reads and writes."""
+
+    METHODS = (
+        ("products", "read"),
+        ("products", "write"),
+        ("reservations", "read"),
+        ("reservations", "statuses"),
+        ("reservations", "insert"),
+        ("reservations", "mark_released"),
+    )
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.deaths = 0
+
+    def worker(self, worker: Worker) -> Worker:
+        """A new process over the same client."""
+        exposed = Worker(worker.database, reach=nothing_fails, patience=0.02)
+        for record, method in self.METHODS:
+            self._expose(getattr(exposed, record), method)
+        return exposed
+
+    def _expose(self, record: object, method: str) -> None:
+        original = getattr(record, method)
+
+        async def perilous(*args: Any) -> Any:
+            await self._meet()
+            result = await original(*args)
+            await self._meet()
+            return result
+
+        setattr(record, method, perilous)
+
+    async def _meet(self) -> None:
+        chance = self.random.random()
+        if chance < 0.04:
+            self.deaths += 1
+            raise SimulatedCrashError
+        if chance < 0.4:
+            await asyncio.sleep(self.random.uniform(0, 0.01))
+
+
+class Inbox:
+    """A queue that delivers in any order, some messages twice, and again whatever a dead worker had in hand."""
+
+    def __init__(self, messages: Sequence[Message], chance: random.Random) -> None:
+        self._random = chance
+        self.waiting = [*messages, *chance.sample(messages, len(messages) // 4)]
+        self._random.shuffle(self.waiting)
+        self.answers: list[Message] = []
+
+    async def serve(self, worker: Worker, perils: Perils) -> None:
+        alive = perils.worker(worker)
+        while self.waiting:
+            kind = type(self._random.choice(self.waiting))
+            batch = [m for m in self.waiting if type(m) is kind][: self._random.randint(1, 6)]
+            self.waiting = [m for m in self.waiting if all(m is not taken for taken in batch)]
+            try:
+                self.answers += await self._handle(alive, batch)
+                await alive.marks.drain()
+            except SimulatedCrashError:
+                self.waiting += batch
+                alive = perils.worker(worker)
+
+    async def _handle(self, worker: Worker, batch: list[Message]) -> Sequence[Message]:
+        if isinstance(batch[0], OrderCreated):
+            return await worker.handlers.reserve(batch)  # type: ignore[arg-type]
+        return await worker.handlers.release(batch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_dies_or_stalls_the_books_balance_in_the_end(
+    workers: list[Worker], other: Worker, seed: int
+) -> None:
+    perils = Perils(seed)
+    stock = {"a": 12, "b": 8, "c": 15}
+    await other.stock(stock)
+    shapes: list[Lines] = [{"a": 1}, {"a": 1, "b": 2}, {"c": 3, "b": 1}, {"a": 2, "b": 1, "c": 1}]
+    orders = {f"o{n}": perils.random.choice(shapes) for n in range(24)}
+    released = set(perils.random.sample(sorted(orders), 8))
+    messages: list[OrderCreated | ReleaseStock] = [order(order_id, lines) for order_id, lines in orders.items()]
+    messages += [release(order_id, perils.random.choice([{}, orders[order_id]])) for order_id in sorted(released)]
+    inbox = Inbox(messages, perils.random)
+
+    await asyncio.gather(*(inbox.serve(worker, perils) for worker in (*workers, *workers)))
+
+    assert perils.deaths > 0
+    await settle_everything([Worker(other.database)])
+    assert await leftovers(other.database) == []
+    assert_each_order_has_one_end(inbox.answers, orders, released)
+    await assert_records_agree(other, inbox.answers, orders, released, stock)
+
+
+def assert_each_order_has_one_end(answers: Sequence[Message], orders: dict[str, Lines], released: set[str]) -> None:
+    kinds: dict[str, set[type[Message]]] = {order_id: set() for order_id in orders}
+    for answer in answers:
+        kinds[answer.order_id].add(type(answer))
+    for order_id, seen in kinds.items():
+        assert not {StockReserved, StockReservationFailed} <= seen, order_id
+        assert (StockReleased in seen) == (order_id in released)
+
+
+async def assert_records_agree(
+    worker: Worker, answers: Sequence[Message], orders: dict[str, Lines], released: set[str], stock: Lines
+) -> None:
+    held: Counter[str] = Counter()
+    for order_id, lines in orders.items():
+        status = await worker.status(order_id)
+        assert status in (
+            (Status.RELEASED, Status.FAILED) if order_id in released else (Status.RESERVED, Status.FAILED)
+        )
+        if status == Status.RESERVED:
+            held.update(lines)
+    assert outcomes(answers)["StockReserved"] > 0
+    assert {p: await worker.free(p) + held[p] for p in stock} == stock
+
+
+async def test_the_sweep_finds_the_marks_of_a_dead_worker_and_leaves_those_of_messages_still_to_come(
+    workers: list[Worker], other: Worker
+) -> None:
+    await other.reserve(order("gone", {"a": 1}))  # its notes are lost with the worker
+    await crash(doomed(workers, STOCK_MOVED).reserve(order("unacknowledged", {"a": 1})))
+    fresh = Worker(other.database)
+
+    await settle_everything([fresh])
+
+    assert (await other.products.read(["a"]))["a"].moving == {"unacknowledged": -1}
+    assert await other.free("a") == 8
+    assert await discrepancies(other.database) == []
