@@ -1,0 +1,68 @@
+"""The payment service's HTTP routes: what is recorded about the payments of orders."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+
+from payment_service.lifecycle import Payment, Status
+from payment_service.payments import Payments
+from shared.http import View, json_response, new_router, not_found
+from shared.money import JsonMoney, to_json_number
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+class PaymentView(View):
+    """An order's payment; user and amount are null where a refund came before its order: nothing is ever charged."""
+
+    order_id: str
+    user_id: str | None
+    amount: JsonMoney | None
+    status: Status
+    transaction_id: str | None
+    failure_reason: str | None
+
+
+class PaymentPage(View):
+    """A page of payments, in the order of their ids."""
+
+    items: list[PaymentView]
+    next_cursor: str | None
+
+
+def create_router(payments: Payments) -> APIRouter:
+    """The routes over these payments."""
+    router = new_router("payments")
+
+    @router.get("/payments", response_model=PaymentPage)
+    async def list_payments(
+        status: Status | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
+    ) -> Response:
+        """Payments in the order of their ids; all of them, or those in one status."""
+        after = None if cursor is None else read_cursor(cursor, (str,))[0]
+        page = await payments.page(status, after=after, limit=limit)
+        following = write_cursor([page[-1].order_id]) if len(page) == limit else None
+        return json_response({"items": [show(payment) for payment in page], "nextCursor": following})
+
+    @router.get("/payments/{order_id}", response_model=PaymentView)
+    async def get_payment(order_id: OrderIdParameter) -> Response:
+        """The payment of one order."""
+        payment = await payments.find(order_id)
+        if payment is None:
+            raise not_found(f"A payment of order {order_id}")
+        return json_response(show(payment))
+
+    return router
+
+
+def show(payment: Payment) -> dict[str, Any]:
+    """Write a payment as PaymentView describes it."""
+    return {
+        "orderId": payment.order_id,
+        "userId": payment.user_id,
+        "amount": None if payment.amount is None else to_json_number(payment.amount),
+        "status": payment.status,
+        "transactionId": payment.transaction_id,
+        "failureReason": payment.failure_reason,
+    }

@@ -1,0 +1,203 @@
+"""The life of a payment: its states and what follows in each; pure, without I/O.
+
+    PENDING ──charged──▶ PROCESSED ──refund──▶ REFUNDED
+       │  │                                       ▲
+       │  └──refund asked for while charging──────┘  by whoever learns the outcome
+       │  └──refund asked for, never charged─▶ VOIDED
+       └──declined─▶ FAILED
+
+    (no record) ──refund──▶ VOIDED, the tombstone that a late order runs into
+
+A payment whose outcome the gateway did not tell keeps its state and carries `next_lookup_at`: from then on the record
+is the work, not the message. Answers follow from the record alone, so that repeating a message repeats its answer.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum, auto
+
+from payment_service.gateway import Charged, ChargeRequest, Declined, NothingCharged, OutcomeUnknown, Refunded
+from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
+
+FREE = "no-charge"
+"""The transaction id of an order that costs nothing: it is processed without asking the gateway."""
+
+LOOKUP_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 2, 5, 30))
+"""Pauses before an unknown outcome is looked up; the last one repeats."""
+
+ORPHAN_DELAY = timedelta(seconds=5)
+"""How long a refund leaves a charge in flight to whoever is charging, before the look-up takes it over."""
+
+
+class Status(StrEnum):
+    """The state of a payment."""
+
+    PENDING = "PENDING"
+    PROCESSED = "PROCESSED"
+    FAILED = "FAILED"
+    VOIDED = "VOIDED"
+    REFUNDED = "REFUNDED"
+
+
+class Step(Enum):
+    """What a payment needs next."""
+
+    CHARGE = auto()
+    RETURN = auto()
+    LOOK_UP = auto()
+    NOTHING = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone."""
+
+    order_id: str
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+    user_id: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    token: str | None = None
+    transaction_id: str | None = None
+    failure_reason: str | None = None
+    refund_requested: bool = False
+    next_lookup_at: datetime | None = None
+    lookups: int = 0
+    unpublished: bool = False
+
+    def charge_request(self) -> ChargeRequest:
+        """What the gateway is asked for; the order id is the idempotency key."""
+        return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token)
+
+
+def opened(order: OrderCreated, now: datetime) -> Payment:
+    """Return the first record of an order's payment; it is decided already if no gateway is needed for that."""
+    payment = Payment(
+        order_id=order.order_id,
+        status=Status.PENDING,
+        created_at=now,
+        updated_at=now,
+        user_id=order.user_id,
+        amount=order.total_amount,
+        currency=order.currency,
+        token=order.payment.token,
+    )
+    if order.payment.method != "card":
+        reason = f"Payment method {order.payment.method} is not available yet"
+        return replace(payment, status=Status.FAILED, failure_reason=reason)
+    if order.total_amount == 0:
+        return replace(payment, status=Status.PROCESSED, transaction_id=FREE)
+    return payment
+
+
+def tombstone(order_id: str, now: datetime) -> Payment:
+    """Return the record that a refund leaves when it overtakes its order: nothing will ever be charged."""
+    return Payment(order_id=order_id, status=Status.VOIDED, created_at=now, updated_at=now, refund_requested=True)
+
+
+def next_step(payment: Payment) -> Step:
+    """Say what has to be done before the payment can answer."""
+    if payment.refund_requested and (payment.next_lookup_at or payment.status in (Status.PENDING, Status.PROCESSED)):
+        return Step.RETURN
+    if payment.status is not Status.PENDING:
+        return Step.NOTHING
+    return Step.LOOK_UP if payment.next_lookup_at else Step.CHARGE
+
+
+def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown, now: datetime) -> Payment:
+    """Return the payment as it is to be recorded once the gateway has, or has not, answered a charge."""
+    match outcome:
+        case Charged(charge_id):
+            return _decided(payment, now, Status.PROCESSED, transaction_id=charge_id)
+        case Declined(reason):
+            return _decided(payment, now, Status.FAILED, failure_reason=reason)
+        case OutcomeUnknown():
+            return deferred(payment, now)
+
+
+def must_return(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
+    """Whether a charge that ended so has to be returned, given the payment as it is recorded by now."""
+    if payment.status is Status.PENDING:
+        return payment.refund_requested
+    return isinstance(outcome, Charged) and payment.status in (Status.VOIDED, Status.FAILED)
+
+
+def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeUnknown, now: datetime) -> Payment:
+    """Return the payment as it is to be recorded once the gateway has, or has not, answered a refund."""
+    match outcome:
+        case Refunded(charge_id):
+            return _decided(payment, now, Status.REFUNDED, transaction_id=charge_id)
+        case NothingCharged(reason) if payment.status is Status.PENDING and reason is not None:
+            return _decided(payment, now, Status.FAILED, failure_reason=reason)
+        case NothingCharged() if payment.status in (Status.PENDING, Status.PROCESSED):
+            return _decided(payment, now, Status.VOIDED)
+        case NothingCharged():
+            return replace(payment, next_lookup_at=None, updated_at=now)
+        case OutcomeUnknown():
+            return replace(deferred(payment, now), refund_requested=True)
+
+
+def refund_asked(payment: Payment, now: datetime) -> Payment:
+    """Return a payment whose charge is in flight with the mark that has whoever learns the outcome return it."""
+    takeover = now + ORPHAN_DELAY
+    due = min(payment.next_lookup_at, takeover) if payment.next_lookup_at else takeover
+    return replace(payment, refund_requested=True, next_lookup_at=due, updated_at=now)
+
+
+def deferred(payment: Payment, now: datetime) -> Payment:
+    """Return the payment with its next look-up, later each time."""
+    if payment.next_lookup_at and payment.next_lookup_at > now:
+        return replace(payment, updated_at=now)
+    delay = LOOKUP_DELAYS[min(payment.lookups, len(LOOKUP_DELAYS) - 1)]
+    return replace(payment, next_lookup_at=now + delay, lookups=payment.lookups + 1, updated_at=now)
+
+
+def _decided(
+    payment: Payment,
+    now: datetime,
+    status: Status,
+    *,
+    transaction_id: str | None = None,
+    failure_reason: str | None = None,
+) -> Payment:
+    return replace(
+        payment,
+        status=status,
+        transaction_id=transaction_id,
+        failure_reason=failure_reason,
+        next_lookup_at=None,
+        updated_at=now,
+    )
+
+
+def charge_answer(payment: Payment) -> Message | None:
+    """The answer to `order.created`, None while the outcome is not known.
+
+    A refund that was asked for while the charge was in flight got no answer of its own then, so it is answered here.
+    """
+    if payment.refund_requested or payment.status in (Status.VOIDED, Status.REFUNDED):
+        return refund_answer(payment)
+    if payment.status is Status.PROCESSED:
+        return PaymentProcessed(order_id=payment.order_id, transaction_id=payment.transaction_id or FREE)
+    if payment.status is Status.FAILED:
+        return PaymentFailed(order_id=payment.order_id, reason=payment.failure_reason or "")
+    return None
+
+
+def refund_answer(payment: Payment) -> Message | None:
+    """The answer to `payment.refund`, None while money may still be held."""
+    if payment.refund_requested and payment.next_lookup_at:
+        return None
+    if payment.status is Status.REFUNDED:
+        return PaymentRefunded(order_id=payment.order_id, status="REFUNDED")
+    if payment.status in (Status.VOIDED, Status.FAILED):
+        return PaymentRefunded(order_id=payment.order_id, status="VOIDED")
+    return None
+
+
+def to_publish(before: Payment, after: Payment) -> Payment:
+    """Return `after` with the mark that its answer is to be published, if the step from `before` gave it one."""
+    answer = charge_answer(after)
+    return replace(after, unpublished=True) if answer and answer != charge_answer(before) else after

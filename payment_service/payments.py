@@ -1,0 +1,193 @@
+"""The records of payments: the collection `payments`, one document per order, `_id` the order id.
+
+    {_id, status, userId, amount (minor units), currency, token, transactionId, failureReason,
+     refundRequested, nextLookupAt, lookups, unpublished, createdAt, updatedAt}
+
+Absent fields are not stored. Every change is conditional on the state it starts from: `status` and `refundRequested`,
+the two fields by which concurrent workers overtake each other.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.errors import BulkWriteError
+
+from payment_service.lifecycle import Payment, Status, deferred, refund_asked, tombstone
+from shared import database
+from shared.database import Collection, Document
+
+COLLECTION = "payments"
+
+INDEXES = (
+    IndexModel([("status", ASCENDING), ("_id", ASCENDING)], name="by_status"),
+    IndexModel(
+        [("nextLookupAt", ASCENDING)],
+        name="due_lookups",
+        partialFilterExpression={"nextLookupAt": {"$exists": True}},
+    ),
+    IndexModel(
+        [("updatedAt", ASCENDING)],
+        name="unpublished",
+        partialFilterExpression={"unpublished": True},
+    ),
+)
+
+Change = tuple[Payment, Payment]
+"""A payment as it was read, and as it is to be."""
+
+_FIELDS: Mapping[str, str] = {
+    "status": "status",
+    "user_id": "userId",
+    "amount": "amount",
+    "currency": "currency",
+    "token": "token",
+    "transaction_id": "transactionId",
+    "failure_reason": "failureReason",
+    "refund_requested": "refundRequested",
+    "next_lookup_at": "nextLookupAt",
+    "lookups": "lookups",
+    "unpublished": "unpublished",
+    "created_at": "createdAt",
+    "updated_at": "updatedAt",
+}
+
+
+class Payments:
+    """The payments of one database; every method may raise the driver's errors, which the callers' edge translates."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    async def open(self, payments: Sequence[Payment]) -> list[Payment]:
+        """Insert the payments and return them in order, as they are recorded: who is there already stays as it is."""
+        if not payments:
+            return []
+        try:
+            await self._collection.insert_many([_document(payment) for payment in payments], ordered=False)
+        except BulkWriteError as error:
+            existing = await self.read(database.duplicates(error))
+            return [existing.get(payment.order_id, payment) for payment in payments]
+        return list(payments)
+
+    async def read(self, order_ids: Iterable[str]) -> dict[str, Payment]:
+        """Return the payments that exist, by order id."""
+        cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
+        return {document["_id"]: _payment(document) async for document in cursor}
+
+    async def find(self, order_id: str) -> Payment | None:
+        """Return one payment, None if there is none."""
+        document = await self._collection.find_one({"_id": order_id})
+        return _payment(document) if document else None
+
+    async def apply(self, changes: Sequence[Change]) -> list[Payment]:
+        """Make the changes, in order and in one write, and return the payments as they are recorded then.
+
+        A change whose payment is no longer in the state that it was read in is not made. Raises LookupError if a
+        payment does not exist any more: its message then has to come again.
+        """
+        if not changes:
+            return []
+        result = await self._collection.bulk_write([_update(*change) for change in changes], ordered=False)
+        if result.matched_count == len(changes):
+            return [after for _, after in changes]
+        recorded = await self.read(before.order_id for before, _ in changes)
+        if gone := [before.order_id for before, _ in changes if before.order_id not in recorded]:
+            raise LookupError(f"payments that were recorded are gone: {', '.join(gone[:5])}")
+        return [recorded[before.order_id] for before, _ in changes]
+
+    async def request_refunds(self, order_ids: Iterable[str], now: datetime) -> list[Payment]:
+        """Have the orders' money returned as far as the records go, and return the payments as they are recorded then.
+
+        An order without a payment gets its tombstone; one whose charge is in flight is marked. What was
+        charged is left to the caller to refund.
+        """
+        settled: dict[str, Payment] = {}
+        left = list(dict.fromkeys(order_ids))
+        while left:
+            found = await self.read(left)
+            missing = [tombstone(order_id, now) for order_id in left if order_id not in found]
+            pending = [payment for payment in found.values() if _lacks_mark(payment)]
+            marked = await self.apply([(payment, refund_asked(payment, now)) for payment in pending])
+            found.update((payment.order_id, payment) for payment in (*await self.open(missing), *marked))
+            settled.update(found)
+            # Somebody inserted or recorded one of them in between: look again.
+            left = [order_id for order_id in left if _lacks_mark(settled[order_id])]
+        return list(settled.values())
+
+    async def due(self, now: datetime, limit: int) -> list[Payment]:
+        """Return payments whose look-up is due, the longest overdue first."""
+        cursor = self._collection.find({"nextLookupAt": {"$lte": now}}).sort("nextLookupAt", ASCENDING).limit(limit)
+        return [_payment(document) async for document in cursor]
+
+    async def claim(self, payment: Payment, now: datetime) -> Payment | None:
+        """Postpone the next look-up and return the payment to who may do this one; None if another process does it."""
+        claimed = deferred(payment, now)
+        result = await self._collection.update_one(
+            {"_id": payment.order_id, "nextLookupAt": payment.next_lookup_at},
+            {"$set": {"nextLookupAt": claimed.next_lookup_at, "lookups": claimed.lookups, "updatedAt": now}},
+        )
+        return claimed if result.matched_count else None
+
+    async def forget_lookups(self, payments: Sequence[Payment]) -> None:
+        """Take the look-ups from payments that were decided by another worker meanwhile."""
+        await self.apply([(payment, replace(payment, next_lookup_at=None)) for payment in payments])
+
+    async def unpublished(self, before: datetime, limit: int) -> list[Payment]:
+        """Return payments decided before that moment whose answer may not have been published, the oldest first."""
+        cursor = self._collection.find({"unpublished": True, "updatedAt": {"$lte": before}})
+        return [_payment(document) async for document in cursor.sort("updatedAt", ASCENDING).limit(limit)]
+
+    async def mark_published(self, payments: Sequence[Payment]) -> None:
+        """Note that the answers that follow from these payments, as they are here, are published."""
+        if payments:
+            writes = [
+                UpdateOne({"_id": payment.order_id, "status": payment.status}, {"$unset": {"unpublished": ""}})
+                for payment in payments
+            ]
+            await self._collection.bulk_write(writes, ordered=False)
+
+    async def page(self, status: Status | None, *, after: str | None, limit: int) -> list[Payment]:
+        """Return payments of one status, or all, in the order of their ids, from after the given one on."""
+        query: Document = {"status": status} if status else {}
+        if after is not None:
+            query["_id"] = {"$gt": after}
+        cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
+        return [_payment(document) async for document in cursor]
+
+
+def _lacks_mark(payment: Payment) -> bool:
+    return payment.status is Status.PENDING and not payment.refund_requested
+
+
+def _update(before: Payment, after: Payment) -> UpdateOne:
+    """Write the difference if nobody has overtaken us since the payment was read."""
+    old, new = _document(before), _document(after)
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
+    if gone := old.keys() - new.keys():
+        change["$unset"] = dict.fromkeys(gone, "")
+    unchanged = {
+        "_id": before.order_id,
+        "status": before.status,
+        "refundRequested": before.refund_requested or None,
+    }
+    return UpdateOne(unchanged, change)
+
+
+def _document(payment: Payment) -> Document:
+    document: Document = {"_id": payment.order_id}
+    for attribute, name in _FIELDS.items():
+        value = getattr(payment, attribute)
+        if value is not None and value is not False:
+            document[name] = value
+    document["status"] = payment.status
+    return document
+
+
+def _payment(document: Document) -> Payment:
+    known = {attribute: document[name] for attribute, name in _FIELDS.items() if name in document}
+    known["status"] = Status(document["status"])
+    return Payment(order_id=document["_id"], **known)

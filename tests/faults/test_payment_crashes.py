@@ -1,0 +1,429 @@
+"""One charge per order, whatever crashes, comes again or meets: over a real database, with several workers."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from payment_service import payments as records
+from payment_service.gateway import GatewayTimeoutError
+from payment_service.lifecycle import Payment, Status, charge_answer
+from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.database import Document
+from shared.errors import BusUnavailableError
+from shared.failure_points import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
+from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture
+async def workers(mongodb_url: str, database_prefix: str, clock: MovableClock) -> AsyncIterator[list[PaymentWorker]]:
+    async with (
+        payment_worker(mongodb_url, database_prefix, clock=clock) as one,
+        payment_worker(mongodb_url, database_prefix, clock=clock) as other,
+    ):
+        yield [one, other]
+
+
+class Gate:
+    """Holds one kind of call to the gateway, before or after it is made, until the test opens it."""
+
+    def __init__(self, worker: PaymentWorker, operation: str, *, after: bool = False) -> None:
+        self._operation = operation
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        setattr(worker.gateway, "after" if after else "before", self._hold)
+
+    async def _hold(self, operation: str, _key: str) -> None:
+        if operation == self._operation:
+            self.reached.set()
+            try:
+                await self.open.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+
+
+def processed(order: OrderCreated, entry: Document | None) -> list[Message]:
+    assert entry is not None
+    return [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
+
+
+def refunded(order: OrderCreated, status: str = "REFUNDED") -> list[Message]:
+    return [PaymentRefunded(order_id=order.order_id, status=status)]  # type: ignore[arg-type]
+
+
+# --- A crash, and the same message again ---
+
+
+@pytest.mark.parametrize("point", [PAYMENT_PENDING, PAYMENT_CHARGED])
+@pytest.mark.parametrize("second", [0, 1], ids=["same worker", "another worker"])
+async def test_an_order_that_comes_again_after_a_crash_is_charged_once(
+    workers: list[PaymentWorker], point: str, second: int
+) -> None:
+    order = order_created()
+    workers[0].crash_at = point
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].take(order)
+    assert (await workers[0].payment(order.order_id)).status is Status.PENDING
+    answers = await workers[second].take(order)
+    entry = await workers[0].entry(order.order_id)
+    assert answers == processed(order, entry)
+    assert entry is not None
+    assert entry["attempts"] == (2 if point == PAYMENT_CHARGED else 1)
+
+
+async def test_a_lost_first_answer_followed_by_a_crash_is_charged_once(workers: list[PaymentWorker]) -> None:
+    order = order_created("tok_timeout")
+    workers[0].crash_at = PAYMENT_CHARGED
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].take(order)
+    assert await workers[1].take(order) == processed(order, await workers[1].entry(order.order_id))
+
+
+@pytest.mark.parametrize("second", [0, 1], ids=["same worker", "another worker"])
+async def test_a_refund_that_comes_again_after_a_crash_is_sent_once(workers: list[PaymentWorker], second: int) -> None:
+    order = order_created()
+    await workers[0].take(order)
+    workers[0].crash_at = REFUND_SENT
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].refund(order.order_id)
+    entry = await workers[0].entry(order.order_id)
+    assert (await workers[0].payment(order.order_id)).status is Status.PROCESSED
+    assert await workers[second].refund(order.order_id) == refunded(order)
+    assert await workers[0].entry(order.order_id) == entry
+
+
+@pytest.mark.parametrize("point", [PAYMENT_PENDING, PAYMENT_CHARGED])
+async def test_a_refund_between_a_crash_and_the_redelivery_leaves_nothing_charged(
+    workers: list[PaymentWorker], point: str
+) -> None:
+    order = order_created()
+    workers[0].crash_at = point
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].take(order)
+    assert await workers[1].refund(order.order_id) == []
+    expected = refunded(order, "VOIDED" if point == PAYMENT_PENDING else "REFUNDED")
+    assert await workers[1].take(order) == expected
+    assert await workers[1].refund(order.order_id) == expected
+    assert await workers[0].held() == set()
+
+
+async def test_the_redelivery_that_returns_the_charge_may_crash_too(workers: list[PaymentWorker]) -> None:
+    order = order_created()
+    workers[0].crash_at = PAYMENT_CHARGED
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].take(order)
+    await workers[1].refund(order.order_id)
+    workers[1].crash_at = REFUND_SENT
+    with pytest.raises(SimulatedCrashError):
+        await workers[1].take(order)
+    assert await workers[0].take(order) == refunded(order)
+    assert await workers[0].held() == set()
+
+
+async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_again(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created()
+    workers[0].crash_at = PAYMENT_CHARGED
+    with pytest.raises(SimulatedCrashError):
+        await workers[0].take(order)
+    assert await workers[1].refund(order.order_id) == []
+    clock.advance(5)
+    await workers[1].lookups.look_up_due()
+    assert workers[1].outbox.sent == refunded(order)
+    assert await workers[0].held() == set()
+
+
+# --- Two at once ---
+
+
+async def test_one_order_on_two_workers_at_once_is_charged_once(workers: list[PaymentWorker]) -> None:
+    orders = [order_created() for _ in range(40)]
+    both = await asyncio.gather(workers[0].take(*orders), workers[1].take(*reversed(orders)))
+    first, second = ({answer.order_id: answer for answer in answers} for answers in both)
+    assert first == second
+    for order in orders:
+        assert [first[order.order_id]] == processed(order, await workers[0].entry(order.order_id))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the gateway", "after the gateway"])
+@pytest.mark.parametrize("token", ["tok_ok", "tok_declined"])
+async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges(
+    workers: list[PaymentWorker], after: bool, token: str
+) -> None:
+    order = order_created(token)
+    gate = Gate(workers[0], "charge", after=after)
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    assert await workers[1].refund(order.order_id) == []
+    assert await workers[1].refund(order.order_id) == []
+    gate.open.set()
+    assert await charging == refunded(order, "REFUNDED" if token == "tok_ok" else "VOIDED")
+    assert await workers[0].held() == set()
+    expected = Status.REFUNDED if token == "tok_ok" else Status.FAILED
+    assert (await workers[0].payment(order.order_id)).status is expected
+    # Either message again: the same answer.
+    assert await workers[1].take(order) == await workers[1].refund(order.order_id) == await charging
+
+
+async def test_a_charge_that_outlives_its_look_up_is_not_held(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created()
+    gate = Gate(workers[0], "charge")
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    await workers[1].refund(order.order_id)
+    clock.advance(5)
+    await workers[1].lookups.look_up_due()
+    assert workers[1].outbox.sent == refunded(order, "VOIDED")
+    gate.open.set()
+    assert await charging == refunded(order, "VOIDED")
+    assert await workers[0].held() == set()
+
+
+async def test_a_worker_that_stalls_between_its_charge_and_its_record_changes_nothing_that_went_on(
+    workers: list[PaymentWorker],
+) -> None:
+    order = order_created()
+    gate = Gate(workers[0], "charge", after=True)
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    assert kinds(await workers[1].take(order)) == ["payment.processed"]
+    assert await workers[1].refund(order.order_id) == refunded(order)
+    gate.open.set()
+    assert await charging == refunded(order)
+    assert (await workers[0].payment(order.order_id)).status is Status.REFUNDED
+
+
+async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    gate = Gate(workers[1], "charge")
+    stalled = asyncio.create_task(workers[1].take(order))
+    await gate.reached.wait()
+    assert await workers[0].take(order) == []
+    gate.open.set()
+    assert await stalled == processed(order, await workers[0].entry(order.order_id))
+    clock.advance(1)
+    assert await workers[0].lookups.look_up_due() == 1
+    assert workers[0].outbox.sent == []
+    clock.advance(3600)
+    assert await workers[0].lookups.look_up_due() == 0
+
+
+async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    await workers[0].take(order)
+    clock.advance(1)
+    workers[0].outbox.away = True
+    with pytest.raises(BusUnavailableError):
+        await workers[0].lookups.look_up_due()
+    (left,) = await workers[0].payments.unpublished(clock(), 10)
+    assert left.status is Status.PROCESSED
+    # Before that answer is noted as published, the payment is refunded and the worker that did it dies.
+    await workers[1].refund(order.order_id)
+    await workers[0].payments.mark_published([left])
+    clock.advance(5)
+    await workers[1].lookups.publish_left_behind()
+    assert workers[1].outbox.sent == refunded(order)
+
+
+async def test_a_charge_whose_record_was_lost_and_voided_meanwhile_is_returned(workers: list[PaymentWorker]) -> None:
+    order = order_created()
+    gate = Gate(workers[0], "charge", after=True)
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    await workers[1].database[records.COLLECTION].delete_one({"_id": order.order_id})
+    assert await workers[1].refund(order.order_id) == refunded(order, "VOIDED")
+    gate.open.set()
+    assert await charging == refunded(order)
+    assert await workers[0].held() == set()
+
+
+async def test_a_charge_whose_record_is_lost_is_recorded_when_the_order_comes_again(
+    workers: list[PaymentWorker],
+) -> None:
+    order = order_created()
+    gate = Gate(workers[0], "charge", after=True)
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    await workers[1].database[records.COLLECTION].delete_one({"_id": order.order_id})
+    gate.open.set()
+    with pytest.raises(LookupError, match=order.order_id):
+        await charging
+    assert await workers[1].take(order) == processed(order, await workers[1].entry(order.order_id))
+
+
+async def test_two_refunds_at_once_return_the_money_once(workers: list[PaymentWorker]) -> None:
+    orders = [order_created() for _ in range(40)]
+    ids = [order.order_id for order in orders]
+    await workers[0].take(*orders)
+    both = await asyncio.gather(workers[0].refund(*ids), workers[1].refund(*reversed(ids)))
+    for answers in both:
+        assert sorted(answer.order_id for answer in answers) == sorted(ids)
+        assert {answer.status for answer in answers} == {"REFUNDED"}  # type: ignore[attr-defined]
+    assert await workers[0].held() == set()
+
+
+async def test_refunds_racing_their_orders_on_two_workers_leave_nothing_charged(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    for round_ in range(20):
+        orders = [order_created("tok_timeout" if number % 5 == 0 else "tok_ok") for number in range(20)]
+        ids = [order.order_id for order in orders]
+        taken, given = await asyncio.gather(workers[0].take(*orders), _after(round_ % 10, workers[1].refund(*ids)))
+        clock.advance(5)
+        await asyncio.gather(*(worker.lookups.look_up_due() for worker in workers))
+        answered = {
+            answer.order_id
+            for answer in (*taken, *given, *workers[0].outbox.sent, *workers[1].outbox.sent)
+            if isinstance(answer, PaymentRefunded)
+        }
+        assert answered >= set(ids)
+        assert await workers[0].held() == set()
+
+
+async def _after(milliseconds: int, work):  # type: ignore[no-untyped-def]
+    await asyncio.sleep(milliseconds / 1000)
+    return await work
+
+
+async def test_an_abandoned_batch_leaves_no_call_behind(workers: list[PaymentWorker]) -> None:
+    order = order_created()
+    gate = Gate(workers[0], "charge")
+    charging = asyncio.create_task(workers[0].take(order))
+    await gate.reached.wait()
+    charging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await charging
+    async with asyncio.timeout(5):
+        await gate.cancelled.wait()
+    assert await workers[0].entry(order.order_id) is None
+    assert kinds(await workers[1].take(order)) == ["payment.processed"]
+
+
+# --- Everything at once, from a seed ---
+
+
+class Story:
+    """Orders, and refunds of half of them, delivered to workers that crash, to a gateway whose answers get lost."""
+
+    def __init__(self, seed: int, workers: list[PaymentWorker], clock: MovableClock) -> None:
+        self._dice = random.Random(seed)
+        self._workers = workers
+        self._clock = clock
+        self.published: list[Message] = []
+        self.orders = [
+            order_created(self._dice.choice(["tok_ok", "tok_ok", "tok_declined", "tok_timeout"])) for _ in range(12)
+        ]
+        self.refunded = {order.order_id for order in self.orders if self._dice.random() < 0.5}
+        for worker in workers:
+            worker.gateway.before = worker.gateway.after = self._trouble
+
+    async def _trouble(self, _operation: str, _key: str) -> None:
+        luck = self._dice.random()
+        if luck < 0.15:
+            raise GatewayTimeoutError("lost")
+        if luck < 0.5:
+            await asyncio.sleep(self._dice.random() / 200)
+
+    async def play(self) -> None:
+        """Deliver everything until it is acknowledged, twice now and then, in any order, to any worker."""
+        waiting: list[tuple[str, list[OrderCreated]]] = []
+        orders = list(self.orders)
+        while orders:
+            count = self._dice.randint(1, 4)
+            waiting.append(("take", orders[:count]))
+            waiting.extend(("refund", [order]) for order in orders[:count] if order.order_id in self.refunded)
+            orders = orders[count:]
+        waiting.extend(self._dice.sample(waiting, 3))
+        self._dice.shuffle(waiting)
+        while waiting:
+            count = self._dice.randint(1, 4)
+            now, waiting = waiting[:count], waiting[count:]
+            delivered = await asyncio.gather(*(self._deliver(*message) for message in now))
+            waiting.extend(message for message, done in zip(now, delivered, strict=True) if not done)
+            self._clock.advance(self._dice.choice([0, 0, 1, 6]))
+            await self._look_up()
+        for worker in self._workers:
+            worker.crash_at = None
+        for _ in range(30):
+            self._clock.advance(31)
+            await self._look_up()
+
+    async def _deliver(self, what: str, orders: list[OrderCreated]) -> bool:
+        worker = self._dice.choice(self._workers)
+        if self._dice.random() < 0.4:
+            worker.crash_at = self._dice.choice([PAYMENT_PENDING, PAYMENT_CHARGED, REFUND_SENT])
+        try:
+            if what == "take":
+                answers = await worker.take(*orders)
+            else:
+                answers = await worker.refund(*(order.order_id for order in orders))
+        except SimulatedCrashError:
+            return False
+        if self._dice.random() < 0.2:
+            return False  # a crash between the write and the publication
+        self.published.extend(answers)
+        return self._dice.random() > 0.1  # a crash between the publication and the acknowledgement
+
+    async def _look_up(self) -> None:
+        worker = self._dice.choice(self._workers)
+        worker.outbox.away = self._dice.random() < 0.2
+        # Crashed, or the broker is away: what is left is found again.
+        with suppress(SimulatedCrashError, BusUnavailableError):
+            await worker.lookups.look_up_due()
+            await worker.lookups.publish_left_behind()
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_after_any_story_the_records_the_book_and_the_answers_agree(
+    workers: list[PaymentWorker], clock: MovableClock, seed: int
+) -> None:
+    story = Story(seed, workers, clock)
+    await story.play()
+    published = [*story.published, *workers[0].outbox.sent, *workers[1].outbox.sent]
+    for order in story.orders:
+        payment, entry = await workers[0].payment(order.order_id), await workers[0].entry(order.order_id)
+        assert_agreement(payment, entry)
+        assert charge_answer(payment) in published
+        assert payment.status is not Status.PENDING
+        if order.order_id in story.refunded:
+            assert payment.status is not Status.PROCESSED
+            assert any(isinstance(one, PaymentRefunded) and one.order_id == order.order_id for one in published)
+        else:
+            assert payment.status is (Status.FAILED if order.payment.token == "tok_declined" else Status.PROCESSED)
+            kinds_sent = Counter(type(one) for one in published if one.order_id == order.order_id)
+            assert set(kinds_sent) <= {PaymentProcessed, PaymentFailed}
+            assert len(kinds_sent) == 1
+    assert await workers[0].payments.unpublished(clock(), 100) == []
+    assert await workers[0].payments.due(clock.now.replace(year=2100), 100) == []
+
+
+def assert_agreement(payment: Payment, entry: Document | None) -> None:
+    """The record and the gateway's book say the same."""
+    book = (entry["outcome"], "refundedAt" in entry) if entry else ("ABSENT", False)
+    allowed = {
+        Status.PROCESSED: {("CHARGED", False)},
+        Status.REFUNDED: {("CHARGED", True)},
+        Status.FAILED: {("DECLINED", False)},
+        Status.VOIDED: {("VOIDED", False), ("ABSENT", False)},
+    }
+    assert book in allowed[payment.status], (payment, entry)
+    if payment.status in (Status.PROCESSED, Status.REFUNDED):
+        assert entry is not None
+        assert payment.transaction_id == entry["chargeId"]

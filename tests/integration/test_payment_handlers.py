@@ -1,0 +1,345 @@
+"""Charging and refunding over a real database: the normal path, redelivery, and what an unknown outcome leads to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from payment_service.lifecycle import FREE, Status
+from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts.orders import PaymentInstruction
+from tests.builders import new_id
+from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture(params=["pymongo", "motor"])
+async def worker(
+    request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str, clock: MovableClock
+) -> AsyncIterator[PaymentWorker]:
+    async with payment_worker(mongodb_url, database_prefix, clock=clock, driver=request.param) as worker:
+        yield worker
+
+
+async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(worker: PaymentWorker) -> None:
+    order = order_created(amount=1999)
+    answers = await worker.take(order)
+    payment, entry = await worker.payment(order.order_id), await worker.entry(order.order_id)
+    assert entry is not None
+    assert answers == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
+    assert (payment.status, payment.amount, payment.user_id) == (Status.PROCESSED, 1999, "u1")
+    assert (entry["amount"], entry["currency"], entry["attempts"]) == (1999, "USD", 1)
+
+
+async def test_a_declined_card_fails_the_payment_with_a_reason(worker: PaymentWorker) -> None:
+    order = order_created("tok_declined")
+    expected = [PaymentFailed(order_id=order.order_id, reason="The card was declined")]
+    assert await worker.take(order) == expected
+    assert await worker.take(order) == expected
+    assert await worker.held() == set()
+
+
+async def test_a_batch_answers_each_order_once_and_for_itself(worker: PaymentWorker) -> None:
+    orders = [order_created("tok_declined" if number % 3 == 0 else "tok_ok") for number in range(200)]
+    repeated = [*orders, orders[0], orders[1]]
+    answers = await worker.take(*repeated)
+    assert len(answers) == 200
+    declined = {answer.order_id for answer in answers if isinstance(answer, PaymentFailed)}
+    assert declined == {order.order_id for order in orders[::3]}
+    assert await worker.held() == {order.order_id for order in orders} - declined
+
+
+async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: PaymentWorker) -> None:
+    order = order_created()
+    first = await worker.take(order)
+    assert await worker.take(order) == first
+    entry = await worker.entry(order.order_id)
+    assert entry is not None
+    assert entry["attempts"] == 1
+
+
+async def test_a_redelivery_with_another_amount_follows_the_record(worker: PaymentWorker) -> None:
+    order = order_created(amount=1000)
+    first = await worker.take(order)
+    changed = order_created(amount=5000, order_id=order.order_id)
+    assert await worker.take(changed) == first
+    assert (await worker.payment(order.order_id)).amount == 1000
+
+
+async def test_a_free_order_never_reaches_the_gateway_not_even_for_its_refund(worker: PaymentWorker) -> None:
+    order = order_created(amount=0)
+    assert await worker.take(order) == [PaymentProcessed(order_id=order.order_id, transaction_id=FREE)]
+    assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
+    assert await worker.entry(order.order_id) is None
+
+
+async def test_a_retainer_is_refused(worker: PaymentWorker) -> None:
+    order = order_created(payment=PaymentInstruction(method="retainer", retainer_id="r1"))
+    (answer,) = await worker.take(order)
+    assert isinstance(answer, PaymentFailed)
+    assert "retainer" in answer.reason
+    assert await worker.entry(order.order_id) is None
+
+
+# --- Refunds ---
+
+
+async def test_a_refund_returns_the_money_once(worker: PaymentWorker) -> None:
+    order = order_created()
+    await worker.take(order)
+    expected = [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
+    assert await worker.refund(order.order_id) == expected
+    entry = await worker.entry(order.order_id)
+    assert await worker.refund(order.order_id) == expected
+    assert await worker.take(order) == expected
+    assert await worker.entry(order.order_id) == entry
+    assert await worker.held() == set()
+
+
+async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: PaymentWorker) -> None:
+    order = order_created()
+    expected = [PaymentRefunded(order_id=order.order_id, status="VOIDED")]
+    assert await worker.refund(order.order_id) == expected
+    assert await worker.take(order) == expected
+    assert await worker.refund(order.order_id) == expected
+    assert await worker.entry(order.order_id) is None
+    assert (await worker.payment(order.order_id)).status is Status.VOIDED
+
+
+async def test_the_refund_of_a_declined_payment_is_answered_and_the_record_stays(worker: PaymentWorker) -> None:
+    order = order_created("tok_declined")
+    await worker.take(order)
+    assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="VOIDED")]
+    assert (await worker.payment(order.order_id)).status is Status.FAILED
+
+
+async def test_a_batch_of_refunds_answers_each_once(worker: PaymentWorker) -> None:
+    orders = [order_created("tok_ok" if number % 2 else "tok_declined") for number in range(50)]
+    await worker.take(*orders)
+    ids = [order.order_id for order in orders]
+    unknown = [new_id() for _ in range(20)]
+    answers = await worker.refund(*ids, *unknown, *ids)
+    assert sorted(answer.order_id for answer in answers) == sorted([*ids, *unknown])
+    refunded = {answer.order_id for answer in answers if answer.status == "REFUNDED"}  # type: ignore[attr-defined]
+    assert refunded == set(ids[1::2])
+    assert await worker.held() == set()
+
+
+# --- Unknown outcomes ---
+
+
+async def test_a_lost_answer_is_found_out_and_published_by_the_look_up(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    assert await worker.take(order) == []
+    payment = await worker.payment(order.order_id)
+    assert (payment.status, payment.next_lookup_at is not None) == (Status.PENDING, True)
+    assert await worker.take(order) == []
+
+    assert await worker.lookups.look_up_due() == 0
+    clock.advance(1)
+    assert await worker.lookups.look_up_due() == 1
+    entry = await worker.entry(order.order_id)
+    assert entry is not None
+    assert worker.outbox.sent == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
+    assert entry["attempts"] == 1
+    payment = await worker.payment(order.order_id)
+    assert (payment.status, payment.unpublished, payment.next_lookup_at) == (Status.PROCESSED, False, None)
+    clock.advance(60)
+    assert await worker.lookups.look_up_due() == 0
+    assert await worker.lookups.publish_left_behind() == 0
+
+
+async def test_a_charge_that_never_arrived_is_made_by_the_look_up(worker: PaymentWorker, clock: MovableClock) -> None:
+    async def fail_first_charge(operation: str, _key: str) -> None:
+        if operation == "charge":
+            worker.gateway.before = nothing
+            raise ConnectionResetError("the line is dead")
+
+    async def nothing(_operation: str, _key: str) -> None:
+        return None
+
+    worker.gateway.before = fail_first_charge
+    order = order_created()
+    assert await worker.take(order) == []
+    assert await worker.held() == set()
+    clock.advance(1)
+    await worker.lookups.look_up_due()
+    assert kinds(worker.outbox.sent) == ["payment.processed"]
+    assert await worker.held() == {order.order_id}
+
+
+async def test_look_ups_go_on_until_the_gateway_answers(worker: PaymentWorker, clock: MovableClock) -> None:
+    async def dead(_operation: str, _key: str) -> None:
+        raise ConnectionResetError("the line is dead")
+
+    async def alive(_operation: str, _key: str) -> None:
+        return None
+
+    worker.gateway.before = dead
+    order = order_created()
+    await worker.take(order)
+    for pause in (1, 2, 5, 30, 30, 30):
+        clock.advance(pause - 0.5)
+        assert await worker.lookups.look_up_due() == 0
+        clock.advance(0.5)
+        assert await worker.lookups.look_up_due() == 1
+    assert (await worker.payment(order.order_id)).status is Status.PENDING
+    worker.gateway.before = alive
+    clock.advance(30)
+    await worker.lookups.look_up_due()
+    assert kinds(worker.outbox.sent) == ["payment.processed"]
+
+
+async def test_a_refund_of_an_unknown_outcome_is_carried_out_by_the_look_up(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    await worker.take(order)
+    assert await worker.refund(order.order_id) == []
+    assert await worker.held() == {order.order_id}
+    clock.advance(1)
+    await worker.lookups.look_up_due()
+    assert worker.outbox.sent == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
+    assert await worker.held() == set()
+    assert await worker.refund(order.order_id) == worker.outbox.sent
+
+
+async def test_a_refund_that_the_gateway_does_not_answer_is_tried_again_until_it_does(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    async def lose_refunds(operation: str, _key: str) -> None:
+        if operation == "refund":
+            raise ConnectionResetError("the line is dead")
+
+    async def lose_nothing(_operation: str, _key: str) -> None:
+        return None
+
+    order = order_created()
+    await worker.take(order)
+    worker.gateway.before = lose_refunds
+    assert await worker.refund(order.order_id) == []
+    assert await worker.take(order) == []
+    worker.gateway.before = lose_nothing
+    clock.advance(5)
+    await worker.lookups.look_up_due()
+    assert worker.outbox.sent == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
+    assert await worker.held() == set()
+
+
+async def test_an_exploding_call_leaves_the_others_of_the_batch_alone(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    orders = [order_created() for _ in range(20)]
+    victim = orders[7].order_id
+
+    async def explode(operation: str, key: str) -> None:
+        if (operation, key) == ("charge", victim):
+            raise RuntimeError("boom")
+
+    worker.gateway.before = explode
+    answers = await worker.take(*orders)
+    assert {answer.order_id for answer in answers} == {order.order_id for order in orders} - {victim}
+    assert kinds(answers) == ["payment.processed"] * 19
+    payment = await worker.payment(victim)
+    assert (payment.status, payment.next_lookup_at is not None) == (Status.PENDING, True)
+
+
+async def test_a_gateway_that_hangs_for_one_order_delays_the_others_no_longer_than_the_timeout(
+    mongodb_url: str, database_prefix: str, clock: MovableClock
+) -> None:
+    async with payment_worker(mongodb_url, database_prefix, clock=clock, timeout_seconds=0.2) as worker:
+        orders = [order_created() for _ in range(3)]
+
+        async def hang(operation: str, key: str) -> None:
+            if (operation, key) == ("charge", orders[0].order_id):
+                await asyncio.Event().wait()
+
+        worker.gateway.before = hang
+        async with asyncio.timeout(5):
+            answers = await worker.take(*orders)
+        assert [answer.order_id for answer in answers] == [order.order_id for order in orders[1:]]
+        assert (await worker.payment(orders[0].order_id)).next_lookup_at is not None
+
+
+async def test_a_key_reused_for_another_amount_is_never_recorded_as_paid(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    order = order_created(amount=1000)
+    await worker.gateway.inner.charge(order_request(order.order_id, amount=7))
+    assert await worker.take(order) == []
+    clock.advance(1)
+    await worker.lookups.look_up_due()
+    assert (await worker.payment(order.order_id)).status is Status.PENDING
+    # The saga gives up, and what was charged under the key goes back.
+    assert await worker.refund(order.order_id) == []
+    clock.advance(5)
+    await worker.lookups.look_up_due()
+    assert kinds(worker.outbox.sent) == ["payment.refunded"]
+    assert await worker.held() == set()
+
+
+def order_request(key: str, amount: int):  # type: ignore[no-untyped-def]
+    from payment_service.gateway import ChargeRequest
+
+    return ChargeRequest(key, amount, "USD", "tok_ok")
+
+
+# --- What the look-ups publish ---
+
+
+async def test_an_answer_found_out_while_the_broker_is_away_is_published_by_the_sweep(
+    worker: PaymentWorker, clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    await worker.take(order)
+    clock.advance(1)
+    worker.outbox.away = True
+    with pytest.raises(Exception, match="away"):
+        await worker.lookups.look_up_due()
+    assert (await worker.payment(order.order_id)).unpublished
+    worker.outbox.away = False
+    assert await worker.lookups.publish_left_behind() == 0
+    clock.advance(5)
+    assert await worker.lookups.publish_left_behind() == 1
+    assert kinds(worker.outbox.sent) == ["payment.processed"]
+    clock.advance(5)
+    assert await worker.lookups.publish_left_behind() == 0
+
+
+async def test_two_processes_share_the_look_ups_that_are_due(
+    mongodb_url: str, database_prefix: str, clock: MovableClock
+) -> None:
+    async with (
+        payment_worker(mongodb_url, database_prefix, clock=clock) as one,
+        payment_worker(mongodb_url, database_prefix, clock=clock) as other,
+    ):
+        orders = [order_created("tok_timeout") for _ in range(60)]
+        await one.take(*orders)
+        clock.advance(1)
+        await asyncio.gather(one.lookups.look_up_due(), other.lookups.look_up_due())
+        sent = [answer.order_id for answer in (*one.outbox.sent, *other.outbox.sent)]
+        assert sorted(sent) == sorted(order.order_id for order in orders)
+
+
+async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentWorker, clock: MovableClock) -> None:
+    order = order_created("tok_timeout")
+    await worker.take(order)
+    clock.advance(1)
+    worker.outbox.away = True
+    running = asyncio.create_task(worker.lookups.run())
+    async with asyncio.timeout(5):
+        while not (await worker.payment(order.order_id)).unpublished:
+            await asyncio.sleep(0.01)
+        worker.outbox.away = False
+        clock.advance(5)
+        while not worker.outbox.sent:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
