@@ -1,0 +1,62 @@
+# Everything that is done with this repository by hand or by CI. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+# Compose v2 where the engine has it, else docker-compose 1.29.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help
+help:  ## List the targets
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	    printf '  make %-14s %s\n' "$$target" "$$text"; done
+
+.PHONY: setup
+setup:  ## Make .venv and install RabbitMQ, as far as they are not there
+	@scripts/setup
+
+.PHONY: demo
+demo: setup  ## Watch real orders go through the whole stack, with the books audited at the end
+	@$(BIN)/ordersaga demo
+
+.PHONY: test
+test: setup  ## Run all tests but those of the containers
+	$(BIN)/pytest tests --ignore tests/compose
+
+.PHONY: check
+check: setup  ## The gate before a commit: format, lint, types, import walls, unit tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit
+
+.PHONY: format
+format: setup  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: lock
+lock:  ## Resolve the dependencies anew into locks/
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 -o locks/runtime.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
+	    -c locks/runtime.lock -o locks/development.lock
+
+.PHONY: bench
+bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
+	@scripts/bench
+
+.PHONY: image
+image:  ## Build the container image of the services
+	docker build --tag $${ORDERSAGA_IMAGE:-ordersaga:local} .
+
+.PHONY: up
+up:  ## Start the stack in containers
+	$(COMPOSE) up --detach --build
+
+.PHONY: down
+down:  ## End the stack in containers; its data stays
+	$(COMPOSE) down
+
+.PHONY: test-compose
+test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
+	$(BIN)/pytest tests/compose -rs

@@ -1,0 +1,156 @@
+"""One audit: over all orders, then over all products, then a second look at whatever seemed wrong."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pymongo import AsyncMongoClient
+
+from operations.audit import orders, stock
+from operations.audit.books import PAGE, Books
+from operations.audit.broker import count_messages
+from operations.audit.orders import Case, Document
+from operations.audit.report import Report, Violation
+from operations.audit.stock import Shelf
+from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
+
+MOST_LISTED = 10_000
+"""Suspicions that are looked at twice and listed. Whoever has more has enough to begin with."""
+
+SECOND_LOOK_AFTER_SECONDS = 1.0
+
+CONNECT_TIMEOUT_MS = 5000
+
+RECORDS = ("orders", "reservations", "payments", "charges")
+"""What may be recorded under an order's id, in the order in which a case has them."""
+
+Progress = Callable[[int], None]
+"""Hears how many ids have been judged."""
+
+
+async def audit(
+    mongodb_url: str,
+    amqp_url: str,
+    database_prefix: str = "ordersaga",
+    *,
+    on_progress: Progress = lambda _: None,
+    page: int = PAGE,
+    second_look_after: float = SECOND_LOOK_AFTER_SECONDS,
+) -> Report:
+    """Check the books of a stack, which may be at work meanwhile.
+
+    Only what is found twice is reported; the second look comes `second_look_after` seconds after the first is over.
+    Raises UnreachableError when a server does not answer.
+    """
+    async with AsyncMongoClient[Document](
+        mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
+    ) as client:
+        return await _Audit(Books(client, database_prefix, page), amqp_url, on_progress, second_look_after).run()
+
+
+@dataclass(slots=True)
+class _Audit:
+    """What one audit has found out so far."""
+
+    books: Books
+    amqp_url: str
+    on_progress: Progress
+    second_look_after: float
+    report: Report = field(default_factory=Report)
+    checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*RECORDS, "products"), 0)))
+    statuses: Counter[str] = field(default_factory=Counter)
+    standings: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
+    stalled: dict[str, Case] = field(default_factory=dict)
+
+    async def run(self) -> Report:
+        started = time.monotonic()
+        async for page in self.books.cases():
+            self._look_at(page)
+            self.on_progress(len(page))
+        async for shelf in self.books.shelves():
+            self._look_at_shelf(shelf)
+        messages = await count_messages(self.amqp_url)
+        if not any(messages.values()):
+            self._suspect(orders.lost(case) for case in self.stalled.values())
+        if self.suspicions:
+            await asyncio.sleep(self.second_look_after)
+            self.report.violations = await self._look_again()
+        self._conclude(messages, time.monotonic() - started)
+        return self.report
+
+    def _look_at(self, cases: Iterable[Case]) -> None:
+        now = datetime.now(UTC)
+        for case in cases:
+            self._count(case, now)
+            if found := orders.judge(case, now):
+                self._suspect(found)
+
+    def _count(self, case: Case, now: datetime) -> None:
+        for name, record in zip(RECORDS, case[1:], strict=True):
+            self.checked[name] += record is not None
+        if case.order is not None:
+            self.statuses[str(case.order.get("status"))] += 1
+            in_flight, stalled = orders.standing(case, now)
+            self.standings["inFlight"] += in_flight
+            self.standings["stalled"] += stalled
+            if stalled and len(self.stalled) < MOST_LISTED:
+                self.stalled[case.order_id] = case
+
+    def _look_at_shelf(self, shelf: Shelf) -> None:
+        now = datetime.now(UTC)
+        self.checked["products"] += shelf.product is not None
+        self.marks["lingering"] += stock.lingering(shelf, now)
+        self._suspect(stock.judge(shelf, now))
+
+    def _suspect(self, violations: Iterable[Violation]) -> None:
+        for violation in violations:
+            if len(self.suspicions) < MOST_LISTED:
+                self.suspicions[violation.key] = violation
+            else:
+                self.report.unlisted += 1
+
+    async def _look_again(self) -> list[Violation]:
+        """Those suspicions that are found again, as they are found now."""
+        by_subject: dict[str, list[str]] = {"order": [], "product": []}
+        for subject, subject_id in dict.fromkeys((v.subject, v.id) for v in self.suspicions.values()):
+            by_subject[subject].append(subject_id)
+        found = [*await self._orders_again(by_subject["order"]), *await self._products_again(by_subject["product"])]
+        return sorted((v for v in found if v.key in self.suspicions), key=lambda v: (v.invariant, v.subject, v.id))
+
+    async def _orders_again(self, order_ids: list[str]) -> list[Violation]:
+        if not order_ids:
+            return []
+        found: list[Violation] = []
+        quiet = not any((await count_messages(self.amqp_url)).values())
+        for start in range(0, len(order_ids), PAGE):
+            cases = await self.books.cases_of(order_ids[start : start + PAGE])
+            now = datetime.now(UTC)
+            for case in cases:
+                found += orders.judge(case, now)
+                if quiet and orders.standing(case, now).stalled:
+                    found.append(orders.lost(case))
+        return found
+
+    async def _products_again(self, product_ids: list[str]) -> list[Violation]:
+        if not product_ids:
+            return []
+        now = datetime.now(UTC)
+        return [v async for shelf in self.books.shelves(product_ids) for v in stock.judge(shelf, now)]
+
+    def _conclude(self, messages: dict[str, int | None], seconds: float) -> None:
+        self.report.checked = dict(self.checked)
+        self.report.information = {
+            "orders": dict(sorted(self.statuses.items())),
+            "inFlight": self.standings["inFlight"],
+            "stalled": self.standings["stalled"],
+            "lingeringMarks": self.marks["lingering"],
+            "deadLetters": messages[DEAD_LETTERS],
+            "waitingForRetry": {delay.name: messages[delay.name] for delay in RETRY_LADDER},
+            "inboxes": {name: messages[name] for name in INBOXES},
+            "seconds": round(seconds, 3),
+        }

@@ -1,0 +1,226 @@
+"""Reads the services' databases, by the field names that their modules document, never more than a page at a time.
+
+Everything that is judged together is read in one snapshot session (MongoDB 5.0 or later): at one moment over all
+databases, while orders go on. A page is short, so that no snapshot is kept for long however many orders there are.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pymongo import ASCENDING, AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
+
+from operations.audit.orders import Case, Document
+from operations.audit.stock import Shelf
+from operations.settings import UnreachableError
+
+PAGE = 2000
+"""Ids on a page: enough that round trips do not count, and a few megabytes."""
+
+SNAPSHOT_ATTEMPTS = 5
+# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created at that moment, or the read took minutes.
+_SNAPSHOT_GONE = frozenset({239, 246})
+
+ORDER_FIELDS = (
+    "items.productId",
+    "items.quantity",
+    "items.price",
+    "totalAmount",
+    "currency",
+    "status",
+    "stockStatus",
+    "paymentStatus",
+    "settled",
+    "compensating",
+    "deadline",
+    "updatedAt",
+    "dueAt",
+    "unpublished",
+    "history.status",
+)
+RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "updatedAt")
+PAYMENT_FIELDS = ("status", "amount", "currency", "transactionId", "nextLookupAt", "unpublished", "updatedAt")
+CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
+PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving")
+
+Source = tuple[AsyncCollection[Document], Sequence[str]]
+"""A collection, and the fields of it that are read."""
+
+T = TypeVar("T")
+
+
+class Books:
+    """The databases of one stack. Every method raises UnreachableError when MongoDB does not answer."""
+
+    def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
+        self._client = client
+        self._page = page
+        orders, inventory, payments = (
+            client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments")
+        )
+        self._orders: Source = (orders["orders"], ORDER_FIELDS)
+        self._reservations: Source = (inventory["reservations"], RESERVATION_FIELDS)
+        self._payments: Source = (payments["payments"], PAYMENT_FIELDS)
+        self._charges: Source = (payments["gateway_charges"], CHARGE_FIELDS)
+        self._products: Source = (inventory["products"], PRODUCT_FIELDS)
+
+    async def cases(self) -> AsyncIterator[list[Case]]:
+        """Every id under which anything is recorded, in pages; each page is read at one moment."""
+        last: str | None = ""
+        while last is not None:
+            after = last
+            cases, last = await self._at_one_moment(lambda session: self._page_of_cases(session, after))  # noqa: B023
+            yield cases
+
+    async def cases_of(self, order_ids: Iterable[str]) -> list[Case]:
+        """What is recorded under these ids now."""
+        query = {"_id": {"$in": list(order_ids)}}
+
+        async def read(session: AsyncClientSession) -> list[Case]:
+            return _join([{d["_id"]: d for d in await _find(source, query, session)} for source in self._by_order])
+
+        return await self._at_one_moment(read)
+
+    async def shelves(self, product_ids: Sequence[str] | None = None) -> AsyncIterator[Shelf]:
+        """Every product, or these, and every id that units are reserved of: all at one moment."""
+        for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
+            begun = False
+            try:
+                with _drivers_errors():
+                    async with self._client.start_session(snapshot=True) as session:
+                        async for shelf in self._pass_over_shelves(session, product_ids):
+                            begun = True
+                            yield shelf
+            except _SnapshotGoneError as error:
+                if begun or attempt == SNAPSHOT_ATTEMPTS:
+                    raise UnreachableError(str(error)) from error
+            else:
+                return
+
+    @property
+    def _by_order(self) -> tuple[Source, ...]:
+        return (self._orders, self._reservations, self._payments, self._charges)
+
+    async def _at_one_moment(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
+        for _ in range(SNAPSHOT_ATTEMPTS - 1):
+            with contextlib.suppress(_SnapshotGoneError):
+                return await self._try_at_one_moment(read)
+        try:
+            return await self._try_at_one_moment(read)
+        except _SnapshotGoneError as error:
+            raise UnreachableError(str(error)) from error
+
+    async def _try_at_one_moment(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
+        with _drivers_errors():
+            async with self._client.start_session(snapshot=True) as session:
+                return await read(session)
+
+    async def _page_of_cases(self, session: AsyncClientSession, after: str) -> tuple[list[Case], str | None]:
+        """The cases after that id, and the id to go on after, None at the end.
+
+        A collection whose page is full says how far the page reaches; what others have beyond is for the next one.
+        """
+        found = []
+        reach: str | None = None
+        for source in self._by_order:
+            query = {"_id": {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}}
+            documents = await _find(source, query, session, limit=self._page)
+            if len(documents) == self._page:
+                reach = documents[-1]["_id"]
+            found.append({document["_id"]: document for document in documents})
+        return [case for case in _join(found) if reach is None or case.order_id <= reach], reach
+
+    async def _pass_over_shelves(
+        self, session: AsyncClientSession, product_ids: Sequence[str] | None
+    ) -> AsyncIterator[Shelf]:
+        collection, fields = self._products
+        among = {"_id": {"$in": list(product_ids)}} if product_ids is not None else {}
+        products = collection.find(among, dict.fromkeys(fields, True), sort=[("_id", ASCENDING)], session=session)
+        reserved = await self._reserved(session, product_ids)
+        async with products, reserved:
+            async for product_id, product, units in _side_by_side(products, reserved):
+                marked = list((product or {}).get("moving") or {})
+                reservations = await self._by_ids(self._reservations, marked, session)
+                orders = await self._by_ids(self._orders, marked, session)
+                yield Shelf(product_id, product, units, reservations, orders)
+
+    async def _reserved(
+        self, session: AsyncClientSession, product_ids: Sequence[str] | None
+    ) -> AsyncCommandCursor[Document]:
+        """Units of RESERVED reservations by product, summed by the server, in the order of the products' ids."""
+        collection, _ = self._reservations
+        among = {"items.productId": {"$in": list(product_ids)}} if product_ids is not None else {}
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"status": "RESERVED", **among}},
+            {"$unwind": "$items"},
+            {"$match": among},
+            {"$group": {"_id": "$items.productId", "units": {"$sum": "$items.quantity"}}},
+            {"$sort": {"_id": 1}},
+        ]
+        return await collection.aggregate(pipeline, session=session, allowDiskUse=True)
+
+    async def _by_ids(self, source: Source, ids: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
+        if not ids:
+            return {}
+        return {document["_id"]: document for document in await _find(source, {"_id": {"$in": ids}}, session)}
+
+
+async def _find(
+    source: Source, query: Mapping[str, Any], session: AsyncClientSession, limit: int = 0
+) -> list[Document]:
+    collection, fields = source
+    cursor = collection.find(query, dict.fromkeys(fields, True), session=session, batch_size=PAGE)
+    return await cursor.sort("_id", ASCENDING).limit(limit).to_list()
+
+
+def _join(found: Sequence[Mapping[str, Document]]) -> list[Case]:
+    orders, reservations, payments, charges = found
+    return [
+        Case(key, orders.get(key), reservations.get(key), payments.get(key), charges.get(key))
+        for key in sorted({key for records in found for key in records})
+    ]
+
+
+async def _side_by_side(
+    products: AsyncIterator[Document], reserved: AsyncIterator[Document]
+) -> AsyncIterator[tuple[str, Document | None, int]]:
+    """Merge two streams that are in the order of the products' ids: (id, product or None, units reserved of it)."""
+    product, sums = await anext(products, None), await anext(reserved, None)
+    while product is not None or sums is not None:
+        if sums is None or (product is not None and product["_id"] < sums["_id"]):
+            assert product is not None  # noqa: S101 - the loop's condition
+            yield product["_id"], product, 0
+            product = await anext(products, None)
+        elif product is None or sums["_id"] < product["_id"]:
+            yield sums["_id"], None, sums["units"]
+            sums = await anext(reserved, None)
+        else:
+            yield product["_id"], product, sums["units"]
+            product, sums = await anext(products, None), await anext(reserved, None)
+
+
+class _SnapshotGoneError(Exception):
+    """The moment that was being read at can no longer, or not yet, be read."""
+
+
+@contextlib.contextmanager
+def _drivers_errors() -> Iterator[None]:
+    """Turn the driver's errors into UnreachableError, or _SnapshotGoneError where another moment may be read."""
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
+    except OperationFailure as error:
+        if error.code in _SNAPSHOT_GONE:
+            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {_first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not let the audit read: {_first_line(error)}") from error
+    except ConfigurationError as error:
+        raise UnreachableError(f"the audit cannot read this MongoDB: {_first_line(error)}") from error
+
+
+def _first_line(error: PyMongoError) -> str:
+    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

@@ -1,0 +1,38 @@
+"""Counts what is on the broker: messages that wait, and dead letters."""
+
+import contextlib
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika.abc import AbstractConnection
+
+from operations.settings import UnreachableError
+from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
+
+CONNECT_SECONDS = 5.0
+
+
+async def count_messages(amqp_url: str) -> dict[str, int | None]:
+    """Messages ready in each queue of the topology; None for a queue that does not exist.
+
+    What a consumer has in hand is not counted. Raises UnreachableError when RabbitMQ does not answer.
+    """
+    names = [*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS]
+    try:
+        connection = await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS)
+        async with connection:
+            return {name: await _count(connection, name) for name in names}
+    except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"RabbitMQ does not answer: {type(error).__name__}: {error}") from error
+
+
+async def _count(connection: AbstractConnection, queue: str) -> int | None:
+    channel = await connection.channel()
+    try:
+        declared = await channel.declare_queue(queue, passive=True)
+    except aiormq.exceptions.ChannelNotFoundEntity:  # and the broker has closed the channel
+        return None
+    count = declared.declaration_result.message_count
+    with contextlib.suppress(aiormq.exceptions.ChannelInvalidStateError):
+        await channel.close()
+    return count

@@ -1,0 +1,73 @@
+"""The command `ordersaga audit`."""
+
+import json
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from operations.audit.auditing import audit as run_audit
+from operations.audit.report import INVARIANTS, Report
+from operations.settings import Stack, locate_stack
+
+
+def audit(
+    as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check the books of all services: every order and every product, also while orders are under way.
+
+    Exit status 0 when they balance, 1 when something is wrong (each thing is listed), 3 when a server does not answer.
+    """
+    stack = locate_stack()
+    if as_json_document:
+        report = uvloop.run(run_audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix))
+        typer.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        console = Console()
+        report = uvloop.run(audit_with_progress(stack, console))
+        show(report, console)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+async def audit_with_progress(stack: Stack, console: Console) -> Report:
+    """Audit the stack, and show on a terminal how far it has come."""
+    columns = (SpinnerColumn(), TextColumn("auditing, {task.completed:,} orders"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("audit", total=None)
+        return await run_audit(
+            stack.mongodb_url,
+            stack.amqp_url,
+            stack.database_prefix,
+            on_progress=lambda judged: progress.advance(task, judged),
+        )
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the verdict on each invariant, then each violation, then what else there is to know."""
+    verdicts = Table.grid(padding=(0, 1))
+    for number, invariant in INVARIANTS.items():
+        wrong = len(report.of_invariant(number))
+        over = ", ".join(f"{report.checked[name]:,} {name}" for name in invariant.records)
+        tick, found = ("[red]✗[/]", f"[red]{wrong:,} wrong[/]") if wrong else ("[green]✓[/]", f"[dim]{over}[/]")
+        verdicts.add_row(tick, f"{number}. {invariant.title}", found)
+    console.print(verdicts)
+    for violation in report.violations:
+        where = f"[red]✗[/] {violation.invariant} [bold]{violation.subject} {escape(violation.id)}[/]"
+        what = f"{escape(violation.found)}; should be: {escape(violation.expected)}"
+        console.print(f"{where}: {what}", highlight=False, soft_wrap=True)
+    if report.unlisted:
+        console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
+    console.print(_information(report), highlight=False, style="dim")
+
+
+def _information(report: Report) -> str:
+    known = report.information
+    queued, waiting = (sum(count or 0 for count in known[name].values()) for name in ("inboxes", "waitingForRetry"))
+    return (
+        f"{known['inFlight']:,} orders in flight, {queued:,} messages queued, {waiting:,} waiting for their retry, "
+        f"{known['deadLetters'] or 0:,} dead letters"
+    )

@@ -1,0 +1,302 @@
+"""Judges one order by everything that the services have recorded under its id. Pure: no I/O, no clock.
+
+Each rule is a function from the case to what is wrong with it; RULES at the end is the list. An order on its way is
+wrong only if it is not where it could be by now: what the services do in two steps is not judged between them.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from operations.audit.report import Violation
+
+Document = dict[str, Any]
+
+LATE = timedelta(seconds=30)
+"""How long after the end of its time an order may still stand there: alarms ring every second or so."""
+
+COMPENSATION = timedelta(seconds=180)
+"""How long an order may stand still while it is compensated: all rungs of the retry ladder (156 s) and a little."""
+
+UNPUBLISHED = timedelta(seconds=60)
+"""How long what a crash left unpublished may be overdue: sweeps come every few seconds."""
+
+STILL = timedelta(seconds=60)
+"""After so long without any step, an order that waits for an answer has a message somewhere, or has lost it."""
+
+PROVISIONING = timedelta(hours=1)
+"""How long an order may stand in PROVISIONING without a sign of progress: every attempt of buying, with its pauses."""
+
+NO_CHARGE = "no-charge"
+"""The transaction id that stands for nothing to pay."""
+
+GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
+STOCK_GONE = ("FAILED", "RELEASED")
+MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
+
+
+class Case(NamedTuple):
+    """All that is recorded under one order id, at one moment."""
+
+    order_id: str
+    order: Document | None
+    reservation: Document | None
+    payment: Document | None
+    charge: Document | None
+
+    def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
+        """A violation of this order."""
+        return Violation(invariant, kind, "order", self.order_id, found, expected)
+
+
+class Standing(NamedTuple):
+    """What a judged order counts as."""
+
+    in_flight: bool
+    stalled: bool
+
+
+def judge(case: Case, now: datetime) -> list[Violation]:
+    """Everything that is wrong with the order."""
+    if case.order is None:
+        return list(_without_order(case))
+    return [violation for rule in RULES for violation in rule(case, case.order, now)]
+
+
+def standing(case: Case, now: datetime) -> Standing:
+    """Whether the order is on its way, and if so whether it waits for an answer and nothing has happened for long."""
+    order = case.order
+    if order is None or order.get("settled") or _is_held(order):
+        return Standing(in_flight=False, stalled=False)
+    looked_up = case.payment is not None and "nextLookupAt" in case.payment
+    waits = order.get("status") != "PROVISIONING" and not order.get("unpublished") and not looked_up
+    records = [record for record in (order, case.reservation, case.payment) if record is not None]
+    last = max((moment for record in records if (moment := _moment(record, "updatedAt"))), default=None)
+    return Standing(in_flight=True, stalled=waits and last is not None and now - last > STILL)
+
+
+def lost(case: Case) -> Violation:
+    """What a stalled order is when there is no message anywhere that could carry it on."""
+    order, stock, money = case.order or {}, case.reservation or {}, case.payment or {}
+    return case.violation(
+        7,
+        "message lost",
+        f"{order.get('status')} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}, while "
+        f"inventory has {stock.get('status', 'nothing')} and payment has {money.get('status', 'nothing')}; "
+        "no step for a minute, and no message on the broker",
+        "a message that is handled, waits for its retry, or is a dead letter",
+    )
+
+
+# --- The rules. ---
+
+
+def _without_order(case: Case) -> Iterator[Violation]:
+    expected = "an order of this id"
+    if case.reservation is not None:
+        invariant = 2 if case.reservation.get("status") == "RESERVED" else 7
+        found = f"a reservation ({case.reservation.get('status')}) and no order"
+        yield case.violation(invariant, "reservation without order", found, expected)
+    if case.payment is not None:
+        found = f"a payment ({case.payment.get('status')}) and no order"
+        yield case.violation(2, "payment without order", found, expected)
+    if case.charge is not None:
+        found = f"a charge ({_charge_text(case.charge)}) under a key that is no order's"
+        yield case.violation(2, "charge without order", found, expected)
+
+
+def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Items, total, payment and charge are about the same money."""
+    total = order.get("totalAmount")
+    items = sum(item.get("quantity", 0) * item.get("price", 0) for item in order.get("items", ()))
+    if items != total:
+        yield case.violation(2, "total", f"totalAmount {total}", f"{items}, the sum of its items")
+    # A tombstone, of a refund that overtook its order, knows no amount; nor does a key that was closed uncharged.
+    for name, record in (("payment", case.payment), ("charge", case.charge)):
+        if record is None or "amount" not in record:
+            continue
+        if (record["amount"], record.get("currency")) != (total, order.get("currency")):
+            found = f"{name} of {record['amount']} {record.get('currency')}"
+            yield case.violation(2, f"{name} amount", found, f"{total} {order.get('currency')}, the order's total")
+
+
+def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Iterator[Violation]:
+    """A payment that took money is about the one charge that the gateway has for it."""
+    payment = case.payment
+    if payment is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
+        return
+    transaction, charge = payment.get("transactionId"), case.charge
+    if transaction == NO_CHARGE and charge is None:
+        if payment.get("amount"):
+            yield case.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
+    elif charge is None or charge.get("outcome") != "CHARGED" or charge.get("chargeId") != transaction:
+        found = f"payment {payment['status']} as {transaction}, at the gateway {_charge_text(charge)}"
+        yield case.violation(2, "charge", found, f"the gateway's charge {transaction}")
+    elif payment["status"] == "REFUNDED" and _holds_money(charge):
+        found = f"payment REFUNDED, at the gateway {_charge_text(charge)}"
+        yield case.violation(2, "refund", found, "the charge refunded")
+
+
+def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """An order that goes through, or whose money is held for a decision, has its stock and its payment."""
+    status = order.get("status")
+    if status not in GOES_THROUGH and not _is_held(order):
+        return
+    invariant = 2 if status == "FAILED" else 3
+    if order.get("stockStatus") != "RESERVED" or order.get("paymentStatus") != "PROCESSED":
+        found = f"{status} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
+        yield case.violation(invariant, "join", found, "stock RESERVED and payment PROCESSED")
+    reservation = case.reservation or {}
+    if reservation.get("status") != "RESERVED":
+        found = f"{status}, and inventory has {_status_text(case.reservation)}"
+        yield case.violation(invariant, "stock", found, "a reservation that is RESERVED")
+    elif (held := _units(reservation)) != (ordered := _units(order)):
+        yield case.violation(invariant, "reserved units", f"{held} reserved", f"{ordered}, as ordered")
+    if (case.payment or {}).get("status") != "PROCESSED":
+        found = f"{status}, and payment has {_status_text(case.payment)}"
+        yield case.violation(invariant, "payment", found, "a payment that is PROCESSED")
+    elif order.get("totalAmount") and not _holds_money(case.charge):
+        found = f"{status}, and at the gateway {_charge_text(case.charge)}"
+        yield case.violation(invariant, "money", found, "a charge that is not refunded")
+
+
+def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """An order that is over and did not go through holds nothing, and never will."""
+    status = order.get("status")
+    if status not in ("CANCELLED", "FAILED") or not order.get("settled"):
+        return
+    over = f"{status} and settled"
+    if order.get("stockStatus") not in STOCK_GONE or order.get("paymentStatus") not in MONEY_GONE:
+        found = f"{over} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
+        yield case.violation(4, "settled", found, "settled only when every compensation is answered")
+    if (case.reservation or {}).get("status") not in STOCK_GONE:
+        found = f"{over}, and inventory has {_status_text(case.reservation)}"
+        yield case.violation(2, "stock held", found, "a reservation that is FAILED or RELEASED")
+    if (case.payment or {}).get("status") not in MONEY_GONE:
+        found = f"{over}, and payment has {_status_text(case.payment)}"
+        yield case.violation(2, "payment held", found, "a payment that is FAILED, VOIDED or REFUNDED")
+    if _holds_money(case.charge):
+        found = f"{over}, and at the gateway {_charge_text(case.charge)}"
+        yield case.violation(2, "money held", found, "no charge, or a refunded one")
+
+
+def _ends_once(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Exactly one end, and settled when nothing more can happen."""
+    status, settled = order.get("status"), order.get("settled")
+    ends = {entry.get("status") for entry in order.get("history", ())} & {"CONFIRMED", "COMPLETED", "CANCELLED"}
+    if len(ends) > 1:
+        yield case.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
+    if status in ("CONFIRMED", "COMPLETED") and not settled:
+        yield case.violation(4, "not settled", f"{status} and not settled", "settled")
+    if status in ("PENDING", "PROVISIONING") and settled:
+        yield case.violation(4, "settled", f"{status} and settled", "not settled before it has ended")
+    if status not in (*GOES_THROUGH, "PENDING", "CANCELLED", "FAILED"):
+        yield case.violation(4, "status", f"status {status!r}", "one of the statuses of an order")
+
+
+def _answers_are_joined(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """The second answer carries the order on in the same write."""
+    answers = (order.get("status"), order.get("stockStatus"), order.get("paymentStatus"))
+    if answers == ("PENDING", "RESERVED", "PROCESSED"):
+        found = "PENDING with stock RESERVED and payment PROCESSED"
+        yield case.violation(4, "join", found, "CONFIRMED or PROVISIONING once both answers are there")
+
+
+def _in_time(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+    """No order stands still for longer than it may."""
+    status, deadline, updated = order.get("status"), _moment(order, "deadline"), _moment(order, "updatedAt")
+    if deadline is None or updated is None:
+        yield case.violation(4, "times", "no deadline or no updatedAt", "both")
+    elif status == "PENDING" and now > deadline + LATE:
+        found = f"PENDING at {_text(now)}"
+        yield case.violation(4, "deadline", found, f"cancelled at its deadline, {_text(deadline)}")
+    elif status == "PROVISIONING" and now > updated + PROVISIONING:
+        found = f"PROVISIONING without a step since {_text(updated)}"
+        yield case.violation(4, "provisioning", found, "a step within an hour")
+    elif _is_being_compensated(order) and now > updated + COMPENSATION:
+        held = f"stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
+        found = f"{status} and not settled, with {held}, since {_text(updated)}"
+        yield case.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
+
+
+def _hold_ends(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+    """The money of a FAILED order is held until a known moment, and not longer."""
+    if not _is_held(order):
+        return
+    ends = _moment(order, "dueAt")
+    if ends is None:
+        yield case.violation(2, "hold", "FAILED, its money held without an end", "an end of the hold")
+    elif now > ends + LATE:
+        yield case.violation(2, "hold", f"FAILED, its money held at {_text(now)}", f"compensated at {_text(ends)}")
+
+
+def _is_published(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+    """What a crash left unpublished is published by a sweep."""
+    expected = f"published by the sweep within {UNPUBLISHED.seconds} s"
+    due = _moment(order, "dueAt")
+    if order.get("unpublished") and (due is None or now > due + UNPUBLISHED):
+        found = f"{order.get('status')}, its messages unpublished though due at {_text(due)}"
+        yield case.violation(7, "order unpublished", found, expected)
+    if case.payment is not None and case.payment.get("unpublished"):
+        updated = _moment(case.payment, "updatedAt")
+        if updated is None or now > updated + UNPUBLISHED:
+            found = f"payment {case.payment.get('status')}, its answer unpublished since {_text(updated)}"
+            yield case.violation(7, "payment unpublished", found, expected)
+
+
+Rule = Callable[[Case, Document, datetime], Iterator[Violation]]
+
+RULES: tuple[Rule, ...] = (
+    _adds_up,
+    _charge_is_the_payments,
+    _goes_through,
+    _is_compensated,
+    _ends_once,
+    _answers_are_joined,
+    _in_time,
+    _hold_ends,
+    _is_published,
+)
+
+
+# --- What the rules are made of. ---
+
+
+def _is_held(order: Document) -> bool:
+    """Whether a failed order waits for a decision about its money: nothing moves by itself until the hold ends."""
+    return order.get("status") == "FAILED" and not order.get("compensating") and not order.get("settled")
+
+
+def _is_being_compensated(order: Document) -> bool:
+    return order.get("status") in ("CANCELLED", "FAILED") and not order.get("settled") and not _is_held(order)
+
+
+def _holds_money(charge: Document | None) -> bool:
+    return charge is not None and charge.get("outcome") == "CHARGED" and not charge.get("refundedAt")
+
+
+def _units(record: Document) -> dict[str, int]:
+    units: dict[str, int] = {}
+    for item in record.get("items", ()):
+        units[item["productId"]] = units.get(item["productId"], 0) + item["quantity"]
+    return units
+
+
+def _moment(record: Document, name: str) -> datetime | None:
+    value = record.get(name)
+    return value if isinstance(value, datetime) else None
+
+
+def _status_text(record: Document | None) -> str:
+    return "nothing" if record is None else str(record.get("status"))
+
+
+def _charge_text(charge: Document | None) -> str:
+    if charge is None:
+        return "nothing"
+    refunded = " and refunded" if charge.get("refundedAt") else ""
+    return f"{charge.get('chargeId', 'a key')} {charge.get('outcome')}{refunded}"
+
+
+def _text(moment: datetime | None) -> str:
+    return moment.isoformat(timespec="seconds") if moment else "no known time"

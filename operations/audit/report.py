@@ -1,0 +1,80 @@
+"""What an audit comes to."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+
+class Invariant(NamedTuple):
+    """One of the design's invariants, in a few words, and the records that it is checked over."""
+
+    title: str
+    records: tuple[str, ...]
+
+
+INVARIANTS = {
+    1: Invariant("Stock is conserved", ("products", "reservations")),
+    2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges")),
+    3: Invariant("What goes through has stock and payment", ("orders",)),
+    4: Invariant("Every order ends, once and in time", ("orders",)),
+    7: Invariant("No message is lost", ("orders",)),
+}
+"""Those that are checked, by their numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong; `kind` tells apart what may be wrong with one subject under one invariant."""
+
+    invariant: int
+    kind: str
+    subject: Literal["order", "product"]
+    id: str
+    found: str
+    expected: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What is the same when the same thing is found twice, whatever the details."""
+        return (self.subject, self.id, self.kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """The violation as the JSON document shows it."""
+        return {
+            "invariant": self.invariant,
+            "kind": self.kind,
+            self.subject: self.id,
+            "found": self.found,
+            "expected": self.expected,
+        }
+
+
+@dataclass(slots=True)
+class Report:
+    """The verdict, what it rests on, and what an operator may want to know besides.
+
+    `unlisted` is how many suspicions there were beyond those that were looked at twice and listed.
+    """
+
+    checked: dict[str, int] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    information: dict[str, Any] = field(default_factory=dict)
+    unlisted: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the books balance."""
+        return not self.violations and not self.unlisted
+
+    def of_invariant(self, number: int) -> list[Violation]:
+        """The violations of one invariant."""
+        return [violation for violation in self.violations if violation.invariant == number]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as one JSON document."""
+        return {
+            "ok": self.ok,
+            "checked": self.checked,
+            "violations": [violation.as_json() for violation in self.violations],
+            "unlisted": self.unlisted,
+            "information": self.information,
+        }

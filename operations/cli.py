@@ -1,0 +1,82 @@
+"""The command line `ordersaga`.
+
+Exit status: 0 done, 1 the thing asked about is not so, 2 wrong usage, 3 a server could not be reached.
+
+COMMANDS is the list of commands. Only the module of the command that was asked for is imported, so that
+`ordersaga --help` does not wait for drivers that it does not need.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+
+from operations.settings import UnreachableError
+
+COULD_NOT_REACH = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command: its module, the function in it (or the `typer.Typer` of a group), and what it does in a line."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS = {
+    "up": Entry("operations.native.commands", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
+    "down": Entry("operations.native.commands", "down", "End a stack, whatever became of its supervisor."),
+    "status": Entry("operations.native.commands", "status", "Show what runs where, and whether it is ready."),
+    "audit": Entry("operations.audit.command", "audit", "Check every invariant over all databases."),
+    "load": Entry("operations.load.command", "load", "Place many orders, wait until they are settled, and report."),
+    "demo": Entry("operations.demo.command", "demo", "Watch the saga at work: a story on a stack of its own."),
+    "doctor": Entry("operations.doctor.command", "doctor", "Check the prerequisites and a running stack."),
+}
+
+
+def build_application(words: Sequence[str]) -> typer.Typer:
+    """Return the application, with the command that the words of a command line name, and stand-ins for the rest."""
+    application = typer.Typer(
+        name="ordersaga", help="Run, check and operate ordersaga.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    application.callback()(_no_options)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    # The shell asks for the completions of any command with words that are not on the command line.
+    load_all = "_ORDERSAGA_COMPLETE" in os.environ
+    for name, entry in COMMANDS.items():
+        if load_all or name == asked:
+            _add(application, name, entry)
+        else:
+            application.command(name, help=entry.summary)(_no_options)
+    return application
+
+
+def _no_options() -> None:
+    """Take no options."""
+
+
+def _add(application: typer.Typer, name: str, entry: Entry) -> None:
+    target = getattr(importlib.import_module(entry.module), entry.attribute)
+    if isinstance(target, typer.Typer):
+        application.add_typer(target, name=name, help=entry.summary)
+    else:
+        application.command(name)(target)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        build_application(sys.argv[1:])()
+    except UnreachableError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(COULD_NOT_REACH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`ordersaga doctor`: what this machine lacks to run the stack, and what is wrong with one that runs.
+
+`finding` is what a check returns, `machine` checks the prerequisites, `database` and `broker` a running stack,
+`command` runs them all and prints what they found.
+"""

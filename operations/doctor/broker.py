@@ -1,0 +1,86 @@
+"""The RabbitMQ of a running stack: reachable, recent enough, its queues and bindings as they are declared."""
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aio_pika
+import aio_pika.abc
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
+
+from operations.doctor.finding import Finding, note, ok, wrong
+from operations.doctor.machine import OLDEST_RABBITMQ
+from operations.native.reachability import brief
+from shared import topology
+
+TIMEOUT_SECONDS = 5.0
+
+Control = Callable[..., str]
+"""Runs rabbitmqctl on the broker and returns what it printed."""
+
+
+async def check_broker(url: str, control: Control | None) -> AsyncIterator[Finding]:
+    """Check everything about RabbitMQ that services rely on; bindings only where rabbitmqctl can be run."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            connection = await aio_pika.connect(url)
+    except (OSError, TimeoutError, AMQPError) as error:
+        yield wrong("RabbitMQ node", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
+        return
+    async with connection:
+        yield check_version(connection)
+        yield await check_queues(connection)
+    yield await asyncio.to_thread(check_bindings, control)
+
+
+def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
+    """Check the version that the broker tells."""
+    transport: Any = connection.transport
+    version = str(transport.connection.server_properties.get("version", "unknown"))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers and numbers < OLDEST_RABBITMQ:
+        return wrong("RabbitMQ node", f"{version} is too old", "run RabbitMQ 3.10 or later")
+    return ok("RabbitMQ node", f"{version} answers")
+
+
+async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
+    """Check that every declared queue exists, with the arguments that the services declare it with."""
+    problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
+    if problems:
+        mend = "start a service: it declares what is missing; delete a queue that differs once it is empty"
+        return wrong("queues", "; ".join(problems), mend)
+    return ok("queues", ", ".join(queue.name for queue in topology.queues()))
+
+
+async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: topology.Queue) -> str | None:
+    channel = await connection.channel()  # the broker closes one on which a declaration fails
+    try:
+        await channel.declare_queue(queue.name, passive=True)
+        # It exists, so this creates nothing; the broker compares the arguments.
+        await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+    except ChannelNotFoundEntity:
+        return f"{queue.name} does not exist"
+    except ChannelPreconditionFailed as error:
+        return f"{queue.name} differs ({error})"
+    await channel.close()
+    return None
+
+
+def check_bindings(control: Control | None) -> Finding:
+    """Check that every queue is bound as declared; AMQP has no question for it, rabbitmqctl has."""
+    if control is None:
+        return note("bindings", "not checked: only those of a node that `ordersaga up` runs can be listed")
+    try:
+        listed = control("-q", "list_bindings", "source_name", "destination_name", "routing_key", "--no-table-headers")
+    except (OSError, subprocess.SubprocessError) as error:
+        return note("bindings", f"not checked: rabbitmqctl failed: {error}")
+    existing = {tuple(line.split("\t")) for line in listed.splitlines()}
+    wanted = [
+        (exchange, queue.name, routing_key) for queue in topology.queues() for exchange, routing_key in queue.bindings
+    ]
+    missing = [f"{source} -> {queue} ({key})" for source, queue, key in wanted if (source, queue, key) not in existing]
+    if missing:
+        return wrong("bindings", f"missing: {', '.join(missing)}", "start a service: it declares them")
+    return ok("bindings", f"all {len(wanted)} exist")

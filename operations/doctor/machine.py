@@ -1,0 +1,107 @@
+"""The prerequisites on this machine."""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from operations.doctor.finding import Finding, note, ok, wrong
+from operations.native.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SERVER_PORTS
+from operations.native.mongod import find_mongod, mongod_version
+from operations.native.ports import is_free
+from operations.native.program import ServerMissingError
+from operations.native.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
+from operations.native.services import SERVICES
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_MONGOD = (4, 4)
+OLDEST_RABBITMQ = (3, 10)
+FREE_DISK_BYTES = 2 * 1024**3
+
+
+def check_machine(data_directory: Path, environment: Mapping[str, str], *, stack_runs: bool) -> Iterator[Finding]:
+    """Check what `up` and the services need; a server whose URL is given needs no program here."""
+    yield check_python(sys.version_info[:3])
+    if not environment.get(MONGODB_URL_VARIABLE):
+        yield check_mongod(environment)
+    if not environment.get(AMQP_URL_VARIABLE):
+        yield check_rabbitmq(environment)
+        yield check_erlang(environment)
+    if not stack_runs:
+        yield check_ports()
+    yield check_disk(data_directory)
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    """Check the version of the Python that runs this."""
+    text = ".".join(map(str, version))
+    if version < OLDEST_PYTHON:
+        return wrong("Python", f"{text} is too old", "install Python 3.11 or later, then run make setup")
+    return ok("Python", f"{text} ({platform.python_implementation()})")
+
+
+def check_mongod(environment: Mapping[str, str]) -> Finding:
+    """Check that a mongod is found and runs."""
+    mend = "run make setup, or name a mongod of version 4.4 or later in ORDERSAGA_MONGOD"
+    try:
+        binary = find_mongod(environment)
+        version = mongod_version(binary)
+    except ServerMissingError as error:
+        return wrong("mongod", str(error), mend)
+    text = ".".join(map(str, version))
+    if version < OLDEST_MONGOD:
+        return wrong("mongod", f"{text} at {binary} is too old", mend)
+    return ok("mongod", f"{text} at {binary}")
+
+
+def check_rabbitmq(environment: Mapping[str, str]) -> Finding:
+    """Check that RabbitMQ's scripts are found."""
+    mend = "apt-get install rabbitmq-server, or name one of version 3.10 or later in ORDERSAGA_RABBITMQ_SERVER"
+    try:
+        installation = find_rabbitmq(environment)
+    except ServerMissingError as error:
+        return wrong("RabbitMQ", str(error), mend)
+    version = installation.version
+    if version is None:
+        return note("RabbitMQ", f"of unknown version at {installation.scripts}")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_RABBITMQ:
+        return wrong("RabbitMQ", f"{version} at {installation.scripts} is too old", mend)
+    return ok("RabbitMQ", f"{version} at {installation.scripts}")
+
+
+def check_erlang(environment: Mapping[str, str]) -> Finding:
+    """Check that Erlang is found and runs."""
+    path = ":".join([environment.get("PATH", ""), *SYSTEM_DIRECTORIES])
+    erl = shutil.which("erl", path=path)
+    if erl is None:
+        return wrong("Erlang", "erl was not found", "apt-get install erlang-base, or put erl on the PATH")
+    question = 'io:format("~s", [erlang:system_info(otp_release)]), halt().'
+    try:
+        answer = subprocess.run(  # noqa: S603 - the program that RabbitMQ would run
+            [erl, "-noshell", "-eval", question], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return wrong("Erlang", f"{erl} does not run: {error}", "reinstall erlang-base")
+    return ok("Erlang", f"OTP {answer.stdout} at {erl}")
+
+
+def check_ports() -> Finding:
+    """Check that the default ports are free; where they are not, `up` takes others."""
+    defaults = {name: service.port for name, service in SERVICES.items()} | SERVER_PORTS
+    taken = [f"{port} ({name})" for name, port in defaults.items() if not is_free(port)]
+    if taken:
+        return note("ports", f"taken: {', '.join(taken)}", "`ordersaga up` takes other ports instead and shows them")
+    return ok("ports", f"all free: {', '.join(map(str, sorted(defaults.values())))}")
+
+
+def check_disk(data_directory: Path) -> Finding:
+    """Check that there is room for the data of a stack."""
+    existing = next(path for path in (data_directory, *data_directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{free / 1024**3:.1f} GiB free for {data_directory}"
+    if free < FREE_DISK_BYTES:
+        return wrong("disk", detail, "make room for 2 GiB, or name another place with --data-dir")
+    return ok("disk", detail)

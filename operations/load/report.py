@@ -1,0 +1,94 @@
+"""What a load test comes to."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from operations.audit import Report
+from operations.load.cost import Cost
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest of the ordered values that at least so many percent do not exceed; 0 of no values."""
+    if not ordered:
+        return 0.0
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def milliseconds(seconds: Iterable[float]) -> dict[str, float]:
+    """The percentiles of durations, in milliseconds."""
+    ordered = sorted(seconds)
+    return {name: round(percentile(ordered, percent) * 1000, 1) for name, percent in PERCENTILES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """One load test's results.
+
+    `latencies_ms` has percentiles by what is measured: `post` (to the answer, by the client's clock), `final` (from
+    acceptance to the final status) and `settled` (to the last compensation), by the order service's. `in_doubt`
+    orders got no answer and may have been accepted.
+    """
+
+    placed: int
+    accepted: int
+    in_doubt: int
+    recorded: int
+    unsettled: int
+    seconds: float
+    latencies_ms: Mapping[str, Mapping[str, float]]
+    statuses: Mapping[str, int]
+    reasons: Mapping[str, int]
+    errors: Mapping[str, int]
+    cost: Mapping[str, Cost]
+    audit: Report
+
+    @property
+    def orders_per_second(self) -> float:
+        """Orders settled per second, from the first one's acceptance to the last one's settling."""
+        return (self.recorded - self.unsettled) / self.seconds if self.seconds else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every accepted order, and no other, is recorded and settled."""
+        known = self.accepted <= self.recorded <= self.accepted + self.in_doubt
+        return known and self.accepted > 0 and self.unsettled == 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was accepted came to its end, and the books balance."""
+        return self.complete and self.audit.ok
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as one JSON document."""
+        return {
+            "ok": self.ok,
+            "orders": self.placed,
+            "accepted": self.accepted,
+            "inDoubt": self.in_doubt,
+            "recorded": self.recorded,
+            "settled": self.recorded - self.unsettled,
+            "unsettled": self.unsettled,
+            "seconds": round(self.seconds, 3),
+            "ordersPerSecond": round(self.orders_per_second, 1),
+            "latencyMs": self.latencies_ms,
+            "statuses": self.statuses,
+            "reasons": self.reasons,
+            "errors": self.errors,
+            "cost": {name: self._cost_as_json(cost) for name, cost in self.cost.items()},
+            "audit": self.audit.as_json(),
+        }
+
+    def cpu_ms_per_order(self, cost: Cost) -> float:
+        """CPU time that a process took for each order, in milliseconds."""
+        return 1000 * cost.cpu_seconds / max(1, self.recorded)
+
+    def _cost_as_json(self, cost: Cost) -> dict[str, float]:
+        return {
+            "cpuSeconds": round(cost.cpu_seconds, 2),
+            "cpuMsPerOrder": round(self.cpu_ms_per_order(cost), 3),
+            "rssMiB": round(cost.rss_bytes / 2**20, 1),
+        }

@@ -1,0 +1,129 @@
+"""The commands `up`, `down` and `status`."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from operations.native.background import start_in_background
+from operations.native.display import StartDisplay, print_processes
+from operations.native.layout import Layout, choose_data_directory
+from operations.native.leftovers import end_leftovers
+from operations.native.processes import end_all, find
+from operations.native.services import choose_services
+from operations.native.stack import CANNOT_RUN, Options, run_stack
+from operations.native.state import AlreadyRunsError, State, hold, read_state, write_state
+from operations.native.status import ProcessStatus, all_ready, as_json, check_stack
+
+# A supervisor gives services 12 s and servers 30 s before it kills them.
+SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
+
+DataDirectory = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the stack's data lies. [default: ORDERSAGA_DATA_DIR, or .ordersaga]"),
+]
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; return when ready.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the stack's data first.")] = False,
+    data_dir: DataDirectory = None,
+    port_offset: Annotated[
+        int | None, typer.Option(min=0, max=30000, help="Use the default ports plus this number, or fail.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Services to start, separated by commas; '' for the servers alone.")
+    ] = None,
+) -> None:
+    """Start MongoDB, RabbitMQ and the services on this machine, and keep them running.
+
+    What ORDERSAGA_MONGODB_URL or ORDERSAGA_AMQP_URL names is used instead of being started.
+    """
+    try:
+        services = tuple(choose_services(only))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    options = Options(choose_data_directory(data_dir), services, fresh, port_offset)
+    console = Console()
+    try:
+        _run(options, console, detach)
+    except CANNOT_RUN as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(1) from None
+
+
+def _run(options: Options, console: Console, detach: bool) -> None:
+    layout = Layout(options.root)
+    with StartDisplay(console, layout) as display:
+        if not detach:
+            run_stack(options, display)
+            return
+        start_in_background(options, display)
+    console.print("`ordersaga down` ends it", highlight=False)
+
+
+def down(data_dir: DataDirectory = None) -> None:
+    """End a stack: the services first, then the servers. Also ends what a killed supervisor left behind."""
+    layout = Layout(choose_data_directory(data_dir, last_used=True))
+    console = Console()
+    if not layout.root.is_dir():
+        console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
+        return
+    with console.status(f"ending the stack in {layout.root}"):
+        supervised = _end_supervisor(read_state(layout))
+        left = _end_leftovers(layout)
+    done = f"the stack in {layout.root} has ended" if supervised or left else f"nothing runs in {layout.root}"
+    console.print(done, highlight=False, soft_wrap=True)
+
+
+def _end_supervisor(state: State) -> bool:
+    """Ask the supervisor to end its stack and wait until it has; kill it when it does not."""
+    supervisor = find(state.supervisor) if state.supervisor else None
+    if supervisor is None:
+        return False
+    end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
+    return True
+
+
+def _end_leftovers(layout: Layout) -> int:
+    try:
+        with hold(layout):
+            state = read_state(layout)
+            left = end_leftovers(layout, state)
+            if left:
+                gone = tuple(replace(process, identity=None, ready=False) for process in state.processes)
+                write_state(layout, replace(state, phase="stopped", supervisor=None, processes=gone))
+            return left
+    except AlreadyRunsError:  # somebody started it anew in this moment
+        return 0
+
+
+def status(
+    data_dir: DataDirectory = None,
+    as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what runs where. Exit status 0 when all of it is ready, else 1."""
+    layout = Layout(choose_data_directory(data_dir, last_used=True))
+    state, processes = asyncio.run(check_stack(layout))
+    if as_json_document:
+        typer.echo(json.dumps(as_json(layout, state, processes), indent=2))
+    else:
+        _print_status(layout, state, processes)
+    raise typer.Exit(0 if all_ready(state, processes) else 1)
+
+
+def _print_status(layout: Layout, state: State, processes: list[ProcessStatus]) -> None:
+    console = Console()
+    if not state.running:
+        console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
+        if state.error:
+            console.print(f"the last start failed: {state.error}", markup=False, highlight=False, soft_wrap=True)
+        return
+    print_processes(console, processes)
+    console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)

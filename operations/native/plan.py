@@ -1,0 +1,95 @@
+"""What a stack consists of: which servers it has to bring itself, which services, on which ports."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from operations.native.layout import (
+    AMQP_URL_VARIABLE,
+    DATABASE_PREFIX_VARIABLE,
+    MONGODB_URL_VARIABLE,
+    SERVER_PORTS,
+    Layout,
+)
+from operations.native.mongod import Mongod, find_mongod
+from operations.native.ports import PortClaims
+from operations.native.program import Program
+from operations.native.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
+from operations.native.services import SERVICES, Service
+from operations.native.state import State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs in stages, each stage started when the one before it is ready, and the state they start from."""
+
+    stages: Sequence[Sequence[Program]]
+    state: State
+
+
+def make_plan(
+    layout: Layout,
+    services: Sequence[str],
+    port_offset: int | None,
+    remembered: State,
+    claims: PortClaims,
+    environment: Mapping[str, str],
+) -> Plan:
+    """Plan the stack, with the ports it had before where they are still free.
+
+    With an offset, every port is the default one plus the offset. Raises PortTakenError when one of those is
+    taken, ServerMissingError when a server that is needed is not installed.
+    """
+    ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
+    node = remembered.node or f"ordersaga-{secrets.token_hex(4)}"
+    servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
+    running = [
+        Service(name, SERVICES[name].package, ports[name], mongodb_url, amqp_url, environment) for name in services
+    ]
+    state = replace(
+        State(),
+        node=node,
+        ports={**remembered.ports, **ports},
+        mongodb_url=mongodb_url,
+        amqp_url=amqp_url,
+        database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
+    )
+    return Plan([*servers, running], state)
+
+
+def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
+    """Return the default port of everything that this stack has to listen on itself."""
+    needed = {name: SERVICES[name].port for name in services}
+    if not environment.get(MONGODB_URL_VARIABLE):
+        needed["mongodb"] = SERVER_PORTS["mongodb"]
+    if not environment.get(AMQP_URL_VARIABLE):
+        needed |= {name: SERVER_PORTS[name] for name in ("amqp", "distribution", "epmd")}
+    return needed
+
+
+def _claim_ports(
+    defaults: Mapping[str, int], offset: int | None, remembered: State, claims: PortClaims
+) -> dict[str, int]:
+    if offset is not None:
+        return claims.claim_exactly({name: port + offset for name, port in defaults.items()})
+    return claims.claim_preferred(defaults, remembered.ports, defaults)
+
+
+def _plan_servers(
+    layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]
+) -> tuple[list[list[Program]], str, str]:
+    """Return the servers to start, in stages, and the URLs of MongoDB and RabbitMQ, given or started."""
+    mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
+    first: list[Program] = []
+    second: list[Program] = []
+    if not mongodb_url:
+        mongod = Mongod(find_mongod(environment), layout.mongodb, ports["mongodb"], environment)
+        mongodb_url = mongod.url
+        second.append(mongod)
+    if not amqp_url:
+        installation = find_rabbitmq(environment)
+        broker = RabbitMQ(installation, layout.rabbitmq, node, ports, environment)
+        amqp_url = broker.url
+        first.append(Epmd(installation, ports["epmd"], environment))
+        second.append(broker)
+    return [first, second], mongodb_url, amqp_url

@@ -1,0 +1,43 @@
+"""Whether a MongoDB or a RabbitMQ answers at a URL, whoever runs it."""
+
+import asyncio
+from typing import Any
+
+import aio_pika
+import pymongo
+import pymongo.errors
+
+TIMEOUT_SECONDS = 3.0
+
+
+async def amqp_missing(url: str) -> str | None:
+    """Return None when a connection can be opened, else one line that says why not. Never raises."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            connection = await aio_pika.connect(url)
+            await connection.close()
+    except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
+        return f"does not answer: {brief(error)}"
+    return None
+
+
+def brief(error: BaseException) -> str:
+    """Return what a driver's error says, in one line, without the topology and the timeouts that PyMongo appends."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0][:160]
+
+
+async def mongodb_missing(url: str) -> str | None:
+    """Return None when there is a primary that takes writes, else one line that says why not. Never raises."""
+    # The synchronous client: closing the asynchronous one while it still tries to connect leaves its socket open.
+    return await asyncio.to_thread(_mongodb_missing, url)
+
+
+def _mongodb_missing(url: str) -> str | None:
+    try:
+        client: pymongo.MongoClient[dict[str, Any]]
+        with pymongo.MongoClient(url, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000)) as client:
+            hello = client.admin.command("hello")
+    except pymongo.errors.PyMongoError as error:
+        return f"does not answer: {brief(error)}"
+    return None if hello.get("isWritablePrimary") else "has no primary that takes writes"

@@ -1,0 +1,109 @@
+"""The services as programs: how each is started and how to ask whether it is ready."""
+
+import asyncio
+import http.client
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations.native.program import Command
+
+PROBE_TIMEOUT_SECONDS = 3.0
+# A service has 10 s to finish what it has in hand, and a little more to close.
+GRACE_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class ServiceKind:
+    """A service: the package that is run, and the port it has by default."""
+
+    package: str
+    port: int
+
+
+SERVICES = {
+    "order": ServiceKind("order_service", 3008),
+    "inventory": ServiceKind("inventory_service", 3009),
+    "payment": ServiceKind("payment_service", 3010),
+    "provisioning": ServiceKind("provisioning_service", 3011),
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running service; the environment holds its settings but for where its servers are and its port."""
+
+    name: str
+    package: str
+    port: int
+    mongodb_url: str
+    amqp_url: str
+    environment: Mapping[str, str]
+    grace_seconds: float = GRACE_SECONDS
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP; from this machine when it listens on every address."""
+        host = self.environment.get("ORDERSAGA_HTTP_HOST") or "127.0.0.1"
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}"  # noqa: S104 - only compared
+
+    def prepare(self) -> Command:
+        """Return the command. -P: the current directory, whatever is in it, is not a place to import from."""
+        environment = {
+            **self.environment,
+            "ORDERSAGA_MONGODB_URL": self.mongodb_url,
+            "ORDERSAGA_AMQP_URL": self.amqp_url,
+            "ORDERSAGA_HTTP_PORT": str(self.port),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": import_path(self.environment),
+        }
+        return Command((sys.executable, "-P", "-m", self.package), environment)
+
+    async def probe(self) -> str | None:
+        """Return None when /readyz answers 200, else what it says is missing."""
+        return await asyncio.to_thread(probe_readiness, self.url)
+
+
+def probe_readiness(url: str) -> str | None:
+    """Ask /readyz of a service; None when it is ready, else one line that says why not. Never raises."""
+    address = url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=PROBE_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        body = answer.read(4096)
+    except (OSError, http.client.HTTPException) as error:
+        return f"nothing answers on {url} yet ({type(error).__name__})"
+    finally:
+        connection.close()
+    return None if answer.status == http.client.OK else f"/readyz answers {answer.status}: {_one_line(body)}"
+
+
+def _one_line(body: bytes) -> str:
+    try:
+        return json.dumps(json.loads(body))[:300]
+    except ValueError:
+        return body.decode(errors="replace").strip().replace("\n", " ")[:300]
+
+
+def choose_services(only: str | None) -> list[str]:
+    """Return the names in a comma-separated list, in the order of their start; all when there is no list at all.
+
+    Raises ValueError, naming what is allowed, for an unknown name.
+    """
+    if only is None:
+        return list(SERVICES)
+    wanted = {name.strip() for name in only.split(",") if name.strip()}
+    if unknown := sorted(wanted - SERVICES.keys()):
+        raise ValueError(f"unknown service {', '.join(unknown)}; there are {', '.join(SERVICES)}")
+    return [name for name in SERVICES if name in wanted]
+
+
+def import_path(environment: Mapping[str, str]) -> str:
+    """Return PYTHONPATH for a process that imports the project from where this one did, installed or not."""
+    given = environment.get("PYTHONPATH")
+    own = str(Path(__file__).parents[2])
+    return os.pathsep.join([given, own]) if given else own

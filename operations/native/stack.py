@@ -1,0 +1,81 @@
+"""One stack from its start to its end, in this process."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from operations.native.layout import Layout, remember_as_last_used
+from operations.native.leftovers import end_leftovers
+from operations.native.plan import make_plan
+from operations.native.ports import PortClaims, PortTakenError
+from operations.native.processes import identify
+from operations.native.program import ServerMissingError
+from operations.native.start import StartError
+from operations.native.state import AlreadyRunsError, State, hold, read_state
+from operations.native.supervisor import Supervisor
+
+CANNOT_RUN = (AlreadyRunsError, PortTakenError, ServerMissingError, StartError)
+"""Every reason for which a stack does not run; the message of each is for the user."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `ordersaga up` was asked for; without an offset, ports are chosen as `plan` says."""
+
+    root: Path
+    services: tuple[str, ...]
+    fresh: bool = False
+    port_offset: int | None = None
+
+
+class View(Protocol):
+    """Who watches a stack."""
+
+    def change(self, state: State) -> None:
+        """Hear of a new state."""
+
+    def event(self, text: str) -> None:
+        """Hear of something that happened: a death, a restart."""
+
+
+def run_stack(options: Options, view: View, environment: Mapping[str, str] = os.environ) -> None:
+    """Run a stack until SIGINT, SIGTERM or SIGHUP; returns when every process of it has ended.
+
+    Raises one of CANNOT_RUN.
+    """
+    layout = Layout(options.root)
+    with hold(layout), PortClaims() as claims:
+        remembered = read_state(layout)
+        if ended := end_leftovers(layout, remembered):
+            view.event(f"ended {ended} processes that a killed supervisor had left behind")
+        if options.fresh:
+            _wipe(layout)
+        _set_old_logs_aside(layout)
+        plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
+        state = replace(plan.state, supervisor=identify(os.getpid()))
+        remember_as_last_used(layout.root, environment)
+        asyncio.run(_supervise(Supervisor(layout, plan.stages, state, view.change, view.event)))
+
+
+async def _supervise(supervisor: Supervisor) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    await supervisor.run()
+
+
+def _wipe(layout: Layout) -> None:
+    """Delete the data and the logs of a stack that does not run; nothing else that may lie in its directory."""
+    for directory in (layout.mongodb, layout.rabbitmq, layout.logs):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _set_old_logs_aside(layout: Layout) -> None:
+    """Begin new logs, and keep those of the run before."""
+    for log in layout.logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.old"))

@@ -1,0 +1,292 @@
+"""`ordersaga up`, `status` and `down` with real servers and services, and every way for a stack to end."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pymongo
+import pytest
+
+from operations.native.ports import PortClaims
+from operations.native.processes import find_marked
+from tests.eventually import eventually
+from tests.servers import Servers
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ["order", "inventory", "payment", "provisioning"]
+
+
+@dataclass
+class CommandLine:
+    """`ordersaga` for one data directory, without the settings of whoever runs the tests."""
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def data_directory(self) -> Path:
+        return self.home / "stack"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+        own = {"XDG_STATE_HOME": str(self.home / "state"), "PYTHONPATH": str(ROOT)}
+        return {**inherited, **own, "ORDERSAGA_DATA_DIR": str(self.data_directory), **self.settings}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "operations.cli", *words]
+
+    def run(self, *words: str, within: float = 150) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words), env=self.environment, cwd=self.home, capture_output=True, text=True, timeout=within
+        )
+
+    def must(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start_in_foreground(self, *words: str) -> "subprocess.Popen[str]":
+        """Start `up` as a terminal would: in a process group of its own."""
+        return subprocess.Popen(
+            self.command("up", *words),
+            env=self.environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return document
+
+    def process(self, name: str) -> dict[str, Any]:
+        return next(process for process in self.status()["processes"] if process["name"] == name)
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Every process of this stack, also one that nothing remembers: found by its environment or command line."""
+        return find_marked(self.data_directory) + _mentioning(self.data_directory)
+
+
+def _mentioning(directory: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(directory) in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> Iterator[CommandLine]:
+    """A command line whose stack starts its own servers."""
+    own = CommandLine(tmp_path)
+    yield own
+    own.run("down")
+
+
+@pytest.fixture
+def services_only(tmp_path: Path, servers: Servers, database_prefix: str, clean_broker: str) -> Iterator[CommandLine]:
+    """A command line whose stack uses the servers of this test run."""
+    given = {
+        "ORDERSAGA_MONGODB_URL": servers.mongodb_url,
+        "ORDERSAGA_AMQP_URL": servers.amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": database_prefix,
+    }
+    own = CommandLine(tmp_path, given)
+    yield own
+    own.run("down")
+
+
+@pytest.fixture(scope="module")
+async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[CommandLine]]:
+    """Two whole stacks side by side, started at the same moment."""
+    both = [CommandLine(tmp_path_factory.mktemp(f"side{number}")) for number in (1, 2)]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(stack.must, "up", "--detach") for stack in both))
+        yield both
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(stack.run, "down") for stack in both))
+
+
+async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list[CommandLine]) -> None:
+    one, other = (stack.status() for stack in stacks)
+    for status in (one, other):
+        assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", *SERVICES]
+        assert all(process["ready"] for process in status["processes"])
+        assert status["mongodbUrl"].startswith("mongodb://127.0.0.1:")
+        assert status["amqpUrl"].startswith("amqp://guest:guest@127.0.0.1:")
+    for key in ("url", "pid"):
+        assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
+
+
+async def test_status_tells_by_its_exit_status_that_all_is_ready(stacks: list[CommandLine]) -> None:
+    assert stacks[0].run("status").returncode == 0
+
+
+async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[CommandLine]) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in find_marked(stacks[0].data_directory)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 8
+    assert set(listening) <= {"127.0.0.1", "::1"}
+
+
+async def test_a_killed_service_is_back_within_seconds(stacks: list[CommandLine]) -> None:
+    stack = stacks[0]
+    killed = stack.process("inventory")["pid"]
+    os.kill(killed, signal.SIGKILL)
+
+    def back() -> bool:
+        process = stack.process("inventory")
+        return process["ready"] and process["pid"] != killed
+
+    await eventually(back, within=10, message="inventory to be back")
+    assert stack.process("inventory")["restarts"] == 1
+    told = (stack.data_directory / "supervisor.log").read_text()
+    assert f"inventory (pid {killed}) ended by signal 9" in told
+
+
+@pytest.mark.parametrize("server", ["mongodb", "rabbitmq"])
+async def test_a_killed_server_is_back_and_the_services_recover(stacks: list[CommandLine], server: str) -> None:
+    stack = stacks[0]
+    killed = stack.process(server)["pid"]
+    os.kill(killed, signal.SIGKILL)
+    await eventually(lambda: stack.process(server)["pid"] != killed, within=10, message=f"{server} to be started again")
+    await eventually(lambda: stack.status()["ready"], within=60, message="everything to be ready")
+
+
+async def test_a_second_up_is_refused_and_disturbs_nothing(stacks: list[CommandLine]) -> None:
+    before = stacks[1].status()
+    for words in (["up", "--fresh"], ["up", "--detach"]):
+        refused = stacks[1].run(*words)
+        assert refused.returncode == 1
+        assert "already runs" in refused.stderr + refused.stdout
+    assert stacks[1].status() == before
+
+
+async def test_the_stack_used_last_is_found_from_anywhere(stacks: list[CommandLine]) -> None:
+    stack = stacks[1]
+    environment = {name: value for name, value in stack.environment.items() if name != "ORDERSAGA_DATA_DIR"}
+    found = subprocess.run(
+        stack.command("status", "--json"), env=environment, cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(found.stdout)["dataDirectory"] == str(stack.data_directory)
+
+
+async def test_doctor_finds_nothing_wrong_with_a_running_stack(stacks: list[CommandLine]) -> None:
+    done = stacks[1].run("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"]) == (0, True), done.stdout
+    checked = {finding["what"]: finding["outcome"] for finding in report["findings"]}
+    for what in ("MongoDB", "replica set", "transactions", "clock", "RabbitMQ node", "queues", "bindings"):
+        assert checked[what] == "ok"
+
+
+async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_deletes_the_data(
+    stacks: list[CommandLine],
+) -> None:
+    stack = stacks[1]
+    before = stack.status()
+    insert_one(before["mongodbUrl"])
+    os.kill(before["supervisorPid"], signal.SIGKILL)
+
+    stack.must("down")
+
+    assert stack.left_behind() == []
+    assert stack.run("status").returncode == 1
+
+    stack.must("up", "--detach", "--fresh", "--only", "order")
+    assert count(stack.status()["mongodbUrl"]) == 0
+
+
+async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_and_ports(stacks: list[CommandLine]) -> None:
+    stack = stacks[0]
+    before = stack.status()
+    insert_one(before["mongodbUrl"])
+    os.kill(before["supervisorPid"], signal.SIGKILL)
+
+    stack.must("up", "--detach")
+
+    after = stack.status()
+    assert [process["url"] for process in after["processes"]] == [process["url"] for process in before["processes"]]
+    assert not {process["pid"] for process in after["processes"]} & {process["pid"] for process in before["processes"]}
+    assert count(after["mongodbUrl"]) == 1
+    stack.must("down")
+    assert stack.left_behind() == []
+
+
+def insert_one(mongodb_url: str) -> None:
+    with pymongo.MongoClient[dict[str, Any]](mongodb_url) as client:
+        client.kept.things.insert_one({})
+
+
+def count(mongodb_url: str) -> int:
+    with pymongo.MongoClient[dict[str, Any]](mongodb_url) as client:
+        return client.kept.things.count_documents({})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_stack_in_the_foreground_ends_with_a_signal_and_leaves_nothing(
+    services_only: CommandLine, number: signal.Signals
+) -> None:
+    up = services_only.start_in_foreground("--only", "order,payment")
+    try:
+        await eventually(lambda: services_only.status()["ready"], within=60, message="the services to be ready")
+        os.killpg(up.pid, number)
+        output, _ = up.communicate(timeout=30)
+    finally:
+        up.kill()
+    assert up.returncode == 0
+    assert "everything has ended" in output
+    assert services_only.left_behind() == []
+
+
+async def test_given_servers_are_used_and_not_started(services_only: CommandLine, servers: Servers) -> None:
+    output = services_only.must("up", "--detach", "--only", "payment,order")
+    status = services_only.status()
+    assert [process["name"] for process in status["processes"]] == ["order", "payment"]
+    assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, servers.amqp_url)
+    assert "mongodb is not run here" in output
+
+
+async def test_a_wrong_setting_fails_the_start_with_the_service_s_own_line(services_only: CommandLine) -> None:
+    services_only.settings["ORDERSAGA_SAGA_TIMEOUT_SECONDS"] = "soon"
+    for words in (["up", "--only", "order"], ["up", "--only", "order", "--detach"]):
+        failed = services_only.run(*words, within=60)
+        assert failed.returncode == 1
+        assert "ORDERSAGA_SAGA_TIMEOUT_SECONDS='soon' is not valid" in failed.stderr
+        assert services_only.left_behind() == []
+
+
+async def test_an_offset_gives_exactly_these_ports_or_none(services_only: CommandLine) -> None:
+    with PortClaims() as claims:
+        offset = claims.claim_free() - 3008
+    services_only.must("up", "--detach", "--only", "order", "--port-offset", str(offset))
+    assert services_only.process("order")["url"] == f"http://127.0.0.1:{3008 + offset}"
+
+    other = CommandLine(services_only.home / "other", services_only.settings)
+    other.home.mkdir()
+    refused = other.run("up", "--only", "order", "--port-offset", str(offset))
+    assert refused.returncode == 1
+    assert f"{3008 + offset} (order)" in refused.stderr
+
+
+async def test_down_has_nothing_to_do_where_nothing_runs(command_line: CommandLine) -> None:
+    assert "nothing runs" in command_line.must("down")
+    assert not command_line.data_directory.exists()

@@ -1,0 +1,123 @@
+"""`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
+
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pymongo
+
+from operations.doctor.broker import check_bindings, check_broker
+from operations.doctor.database import INDEXED, check_database
+from operations.doctor.finding import Finding
+from operations.native.mongod import find_mongod
+from operations.native.ports import PortClaims
+from operations.native.processes import spawn
+from operations.native.program import Command
+from shared import topology
+from shared.bus.declaring import declare_topology
+from tests.eventually import eventually
+from tests.servers import Servers
+
+
+async def database(url: str, prefix: str = "none", services: tuple[str, ...] = ()) -> dict[str, Finding]:
+    return {finding.what: finding async for finding in check_database(url, prefix, services)}
+
+
+async def broker(url: str) -> dict[str, Finding]:
+    return {finding.what: finding async for finding in check_broker(url, None)}
+
+
+async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        await declare_topology(connection, topology.RETRY_LADDER)
+    findings = await database(servers.mongodb_url) | await broker(clean_broker)
+    assert {what: finding.outcome for what, finding in findings.items()} == {
+        "MongoDB": "ok",
+        "replica set": "ok",
+        "transactions": "ok",
+        "clock": "ok",
+        "RabbitMQ node": "ok",
+        "queues": "ok",
+        "bindings": "note",
+    }
+
+
+async def test_servers_that_do_not_answer_are_named() -> None:
+    with PortClaims() as claims:
+        nobody = claims.claim_free()
+        findings = await database(f"mongodb://127.0.0.1:{nobody}/") | await broker(f"amqp://127.0.0.1:{nobody}/")
+    assert {what: finding.outcome for what, finding in findings.items()} == {
+        "MongoDB": "wrong",
+        "RabbitMQ node": "wrong",
+    }
+    assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].mend
+    assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].mend
+
+
+async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+    with PortClaims() as claims:
+        port = claims.claim_free()
+        words = ("--dbpath", str(tmp_path), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
+        alone = await spawn(Command((str(find_mongod()), *words), {}), tmp_path / "log", tmp_path)
+        try:
+            url = f"mongodb://127.0.0.1:{port}/"
+
+            async def answers() -> bool:
+                return (await database(url))["MongoDB"].outcome == "ok"
+
+            await eventually(answers, within=30)
+            findings = await database(url)
+        finally:
+            await alone.end(10)
+    assert findings["replica set"].outcome == "wrong"
+    assert "--replSet" in findings["replica set"].mend
+    assert findings["transactions"].outcome == "wrong"
+
+
+async def test_missing_indexes_are_named_by_service(servers: Servers, database_prefix: str) -> None:
+    findings = await database(servers.mongodb_url, database_prefix, ("payment",))
+    missing = findings[f"indexes of {database_prefix}_payments.payments"]
+    assert missing.outcome == "wrong"
+    assert "by_status" in missing.detail
+    assert "python -m payment_service" in missing.mend
+
+
+async def test_indexes_that_exist_are_found(servers: Servers, database_prefix: str) -> None:
+    from payment_service.payments import COLLECTION, INDEXES
+
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await client[f"{database_prefix}_payments"][COLLECTION].create_indexes(list(INDEXES))
+    findings = await database(servers.mongodb_url, database_prefix, ("payment",))
+    assert findings[f"indexes of {database_prefix}_payments.payments"].outcome == "ok"
+
+
+def test_the_indexes_of_every_service_are_checked() -> None:
+    root = Path(__file__).parents[2]
+    holding = {
+        f"{path.parent.name}.{path.stem}" for path in root.glob("*_service/*.py") if "\nINDEXES = " in path.read_text()
+    }
+    assert {module for _, module in INDEXED.values()} == holding
+
+
+async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:
+    for _ in range(2):  # looking twice: the first look has not mended it
+        finding = (await broker(clean_broker))["queues"]
+        assert finding.outcome == "wrong"
+        assert "order.inbox does not exist" in finding.detail
+
+
+async def test_a_queue_with_other_arguments_is_named(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(topology.ORDER_INBOX, durable=True, arguments={"x-queue-type": "classic"})
+    finding = (await broker(clean_broker))["queues"]
+    assert finding.outcome == "wrong"
+    assert "order.inbox differs" in finding.detail
+
+
+def test_a_missing_binding_is_named() -> None:
+    lines = [f"{exchange}\t{queue.name}\t{key}" for queue in topology.queues() for exchange, key in queue.bindings]
+    assert check_bindings(lambda *_: "\n".join(lines)).outcome == "ok"
+    finding = check_bindings(lambda *_: "\n".join(lines[1:]))
+    assert finding.outcome == "wrong"
+    assert "ordersaga -> order.inbox (stock.reserved)" in finding.detail

@@ -1,0 +1,76 @@
+"""The servers that the tests start for themselves: they hold data over a stop and a start, and end completely."""
+
+from pathlib import Path
+
+import aio_pika
+import pymongo
+import pytest
+
+from operations.native.processes import find_marked
+from shared import topology
+from shared.bus.declaring import declare_topology
+from tests.servers import NativeServers, Servers, delete_topology, native_servers
+
+
+async def test_the_shared_servers_answer(servers: Servers, database_prefix: str) -> None:
+    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+        await client[database_prefix].things.insert_one({"_id": 1})
+    async with await aio_pika.connect(servers.amqp_url) as connection:
+        assert not connection.is_closed
+
+
+async def test_transactions_are_possible(servers: Servers, database_prefix: str) -> None:
+    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client, client.start_session() as session:
+        things = client[database_prefix].things
+        async with await session.start_transaction():
+            await things.insert_one({"_id": 1}, session=session)
+        assert await things.count_documents({}) == 1
+
+
+async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: NativeServers) -> None:
+    await _publish(own_servers.amqp_url, b"kept")
+    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+        await client.kept.things.insert_one({"_id": 1})
+
+    await own_servers.stop_broker()
+    await own_servers.stop_database(kill=True)
+    await own_servers.start_database()
+    await own_servers.start_broker()
+
+    assert await _take(own_servers.amqp_url) == b"kept"
+    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+        assert await client.kept.things.count_documents({}) == 1
+
+
+async def test_no_process_is_left_when_the_servers_end() -> None:
+    async with native_servers() as servers:
+        directory: Path = servers._directory
+        assert len(find_marked(directory)) >= 3  # mongod, the node with its helpers, the name server
+    assert find_marked(directory) == []
+
+
+async def _publish(url: str, body: bytes) -> None:
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
+        message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await channel.default_exchange.publish(message, "kept")
+
+
+async def _take(url: str) -> bytes:
+    async with await aio_pika.connect(url) as connection:
+        queue = await (await connection.channel()).get_queue("kept")
+        message = await queue.get(timeout=10)
+        await message.ack()
+        return message.body
+
+
+async def test_a_clean_broker_has_none_of_the_declared_queues(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        await declare_topology(connection, topology.RETRY_LADDER)
+    await delete_topology(clean_broker)
+    async with await aio_pika.connect(clean_broker) as connection:
+        for queue in topology.queues():
+            channel = await connection.channel()  # a failed passive declaration closes it
+            with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+                await channel.declare_queue(queue.name, passive=True)

@@ -1,0 +1,299 @@
+"""The supervisor over stand-in programs: it starts in order, restarts what dies, ends everything, leaves nothing."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from operations.native.layout import Layout
+from operations.native.leftovers import end_leftovers
+from operations.native.ports import PortClaims
+from operations.native.processes import find, find_marked, identify
+from operations.native.program import Command
+from operations.native.services import probe_readiness
+from operations.native.start import StartError
+from operations.native.state import AlreadyRunsError, ProcessState, State, hold, read_state
+from operations.native.supervisor import Supervisor
+from tests.eventually import eventually
+
+# Answers every request with 200, or with the status in ANSWER; notes its end in the file ENDS.
+HTTP_PROGRAM = """
+import http.server, os, signal, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(os.environ.get("ANSWER", "200")))
+        self.end_headers()
+        self.wfile.write(b'{"rabbitmq": "down"}')
+
+def end(*_):
+    with open(os.environ["ENDS"], "a") as ends:
+        ends.write(os.environ["NAME"] + " ")
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, end)
+print("started", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@dataclass
+class StandIn:
+    """A program that answers HTTP, or whatever its source does."""
+
+    name: str
+    port: int
+    directory: Path
+    source: str = HTTP_PROGRAM
+    settings: dict[str, str] = field(default_factory=dict)
+    grace_seconds: float = 5.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def prepare(self) -> Command:
+        own = {"NAME": self.name, "PORT": str(self.port), "ENDS": str(self.directory / "ends")}
+        return Command((sys.executable, "-c", self.source), {**os.environ, **own, **self.settings})
+
+    async def probe(self) -> str | None:
+        return await asyncio.to_thread(probe_readiness, self.url)
+
+
+class Run:
+    """A supervisor at work in a task of this process."""
+
+    def __init__(self, layout: Layout, *stages: list[StandIn], ready_within_seconds: float = 20) -> None:
+        self.layout = layout
+        self.events: list[str] = []
+        self.supervisor = Supervisor(
+            layout,
+            stages,
+            State(),
+            on_event=self.events.append,
+            ready_within_seconds=ready_within_seconds,
+        )
+        self.task = asyncio.create_task(self.supervisor.run())
+
+    async def ready(self) -> None:
+        await eventually(lambda: self.task.done() or self.supervisor.state.phase == "ready", within=20)
+        assert self.supervisor.state.phase == "ready"
+
+    def process(self, name: str) -> ProcessState:
+        return next(process for process in read_state(self.layout).processes if process.name == name)
+
+    def pid(self, name: str) -> int:
+        identity = self.process(name).identity
+        assert identity is not None
+        return identity.pid
+
+    async def end(self) -> None:
+        self.supervisor.request_stop()
+        with contextlib.suppress(StartError):
+            await self.task
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    root = tmp_path / "stack"
+    root.mkdir()
+    return Layout(root)
+
+
+@pytest.fixture
+async def ports() -> AsyncIterator[PortClaims]:
+    with PortClaims() as claims:
+        yield claims
+
+
+@pytest.fixture
+def one(ports: PortClaims, tmp_path: Path) -> StandIn:
+    return StandIn("one", ports.claim_free(), tmp_path)
+
+
+@pytest.fixture
+def two(ports: PortClaims, tmp_path: Path) -> StandIn:
+    return StandIn("two", ports.claim_free(), tmp_path)
+
+
+async def test_it_starts_stages_in_order_and_ends_them_in_reverse(
+    layout: Layout, one: StandIn, two: StandIn, tmp_path: Path
+) -> None:
+    run = Run(layout, [one], [two])
+    await run.ready()
+    assert [process.ready for process in read_state(layout).processes] == [True, True]
+
+    await run.end()
+
+    assert (tmp_path / "ends").read_text().split() == ["two", "one"]
+    assert read_state(layout).phase == "stopped"
+    assert find_marked(layout.root) == []
+
+
+async def test_a_stage_waits_until_the_one_before_it_is_ready(layout: Layout, one: StandIn, two: StandIn) -> None:
+    one.settings["ANSWER"] = "503"
+    run = Run(layout, [one], [two])
+    await eventually(lambda: '"rabbitmq": "down"' in run.process("one").detail, message="/readyz to be shown")
+    assert run.process("two").identity is None
+    await run.end()
+
+
+async def test_a_killed_program_is_back_within_a_second_and_its_death_is_told(layout: Layout, one: StandIn) -> None:
+    run = Run(layout, [one])
+    await run.ready()
+    killed = run.pid("one")
+
+    os.kill(killed, signal.SIGKILL)
+
+    await eventually(lambda: run.process("one").ready and run.pid("one") != killed, within=1.5)
+    assert run.process("one").restarts == 1
+    assert run.events[0] == f"one (pid {killed}) ended by signal 9: starts again in 0.2 s"
+    assert run.events[1] == f"one runs again (pid {run.pid('one')})"
+    await run.end()
+
+
+async def test_a_program_that_keeps_dying_is_restarted_ever_more_slowly(
+    layout: Layout, one: StandIn, tmp_path: Path
+) -> None:
+    # Runs at its first start until it is killed; ends at once at every later one.
+    mark = str(tmp_path / "mark")
+    once = f"import os, sys\nif os.path.exists({mark!r}): sys.exit(7)\nopen({mark!r}, 'w').close()"
+    one.source = once + HTTP_PROGRAM
+    run = Run(layout, [one])
+    await run.ready()
+
+    os.kill(run.pid("one"), signal.SIGKILL)
+
+    await eventually(lambda: sum("starts again" in event for event in run.events) >= 4, within=10)
+    delays = [event.rpartition("starts again in ")[2] for event in run.events if "starts again" in event]
+    assert delays[:4] == ["0.2 s", "0.4 s", "0.8 s", "1.6 s"]
+    assert any("ended at its start with exit status 7" in event for event in run.events)
+    await run.end()
+
+
+async def test_a_program_that_ends_at_its_start_fails_the_start_with_its_line(
+    layout: Layout, one: StandIn, two: StandIn
+) -> None:
+    two.source = "import sys; sys.exit(\"ORDERSAGA_HTTP_PORT='x' is not valid: an integer\")"
+    run = Run(layout, [one], [two])
+
+    with pytest.raises(StartError, match=r"two ended at its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"):
+        await run.task
+
+    state = read_state(layout)
+    assert (state.phase, "is not valid" in (state.error or "")) == ("failed", True)
+    assert find_marked(layout.root) == []
+
+
+async def test_what_is_not_ready_in_time_fails_the_start_and_says_why(layout: Layout, one: StandIn) -> None:
+    one.settings["ANSWER"] = "503"
+    run = Run(layout, [one], ready_within_seconds=1)
+
+    with pytest.raises(StartError) as failure:
+        await run.task
+
+    first, *log = str(failure.value).splitlines()
+    assert first == 'one is not ready after 1 s: /readyz answers 503: {"rabbitmq": "down"}'
+    assert any("GET /readyz" in line for line in log)
+    assert find_marked(layout.root) == []
+
+
+async def test_a_stop_during_the_start_ends_everything(layout: Layout, one: StandIn, two: StandIn) -> None:
+    two.settings["ANSWER"] = "503"
+    run = Run(layout, [one], [two])
+    await eventually(lambda: run.process("two").identity is not None)
+
+    await run.end()
+
+    assert read_state(layout).phase == "stopped"
+    assert find_marked(layout.root) == []
+
+
+async def test_a_program_that_ignores_sigterm_is_killed_after_its_grace(layout: Layout, one: StandIn) -> None:
+    one.source = HTTP_PROGRAM.replace("signal.SIGTERM, end", "signal.SIGTERM, signal.SIG_IGN")
+    one.grace_seconds = 0.3
+    run = Run(layout, [one])
+    await run.ready()
+    await run.end()
+    assert find_marked(layout.root) == []
+
+
+async def test_a_second_request_to_stop_does_not_wait_for_the_grace(layout: Layout, one: StandIn) -> None:
+    one.source = HTTP_PROGRAM.replace("signal.SIGTERM, end", "signal.SIGTERM, signal.SIG_IGN")
+    one.grace_seconds = 60
+    run = Run(layout, [one])
+    await run.ready()
+    run.supervisor.request_stop()
+    await eventually(lambda: read_state(layout).phase == "stopping")
+    async with asyncio.timeout(5):
+        await run.end()
+    assert find_marked(layout.root) == []
+
+
+async def test_what_a_program_left_behind_in_another_session_ends_too(layout: Layout, one: StandIn) -> None:
+    daemon = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    one.source = daemon + HTTP_PROGRAM
+    run = Run(layout, [one])
+    await run.ready()
+    assert len(find_marked(layout.root)) == 2
+    await run.end()
+    assert find_marked(layout.root) == []
+
+
+async def test_leftovers_are_ended_and_a_process_that_got_a_recycled_pid_is_not(layout: Layout) -> None:
+    left, stranger = [await asyncio.create_subprocess_exec("sleep", "600") for _ in range(2)]
+    recorded, recycled = identify(left.pid), identify(stranger.pid)
+    assert recorded is not None
+    assert recycled is not None
+    try:
+        state = State(
+            processes=(
+                ProcessState("order", identity=recorded),
+                ProcessState("mongodb", identity=replace(recycled, started=recycled.started - 3600)),
+            )
+        )
+        assert end_leftovers(layout, state) == 1
+        assert await left.wait() == -signal.SIGTERM
+        assert find(recycled) is not None
+    finally:
+        for process in (left, stranger):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+async def test_processes_end_by_themselves_when_their_supervisor_is_killed(layout: Layout, one: StandIn) -> None:
+    code = (
+        "import asyncio, sys, os\n"
+        "from pathlib import Path\n"
+        "from operations.native.processes import spawn\n"
+        "from operations.native.program import Command\n"
+        "async def main():\n"
+        "    command = Command(('sleep', '600'), dict(os.environ))\n"
+        "    await spawn(command, Path(sys.argv[1]) / 'log', Path(sys.argv[1]))\n"
+        "    print('spawned', flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(layout.root), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert supervisor.stdout is not None
+    assert await supervisor.stdout.readline() == b"spawned\n"
+    assert len(find_marked(layout.root)) == 1
+    supervisor.kill()
+    await supervisor.wait()
+    await eventually(lambda: find_marked(layout.root) == [], within=5, message="the child to end")
+
+
+def test_a_data_directory_has_one_supervisor(layout: Layout) -> None:
+    with hold(layout), pytest.raises(AlreadyRunsError, match="already runs in"), hold(layout):
+        pass
+    with hold(layout):
+        pass

@@ -1,0 +1,199 @@
+"""Placing over HTTP, against a server in this process that answers as each test wants."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from operations.load import connection as http
+from operations.load import placing as placing_module
+from operations.load.connection import Connection, NoAnswerError, NotSentError
+from operations.load.placing import Placing
+from operations.load.plan import Plan
+
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+WRONG = b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 0\r\n\r\n"
+LAST = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+HANGS_UP = b""
+
+
+@dataclass
+class Shop:
+    """A server that gives the answers in turn, then accepts everything; what was posted to it, and how."""
+
+    answers: list[bytes]
+    url: str = ""
+    bodies: list[bytes] = field(default_factory=list)
+    heads: list[bytes] = field(default_factory=list)
+    connections: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                self.heads.append(head)
+                self.bodies.append(await reader.readexactly(length))
+                answer = self.answers.pop(0) if self.answers else ACCEPTED
+                writer.write(answer)
+                if answer in (HANGS_UP, LAST):
+                    break
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def shop(*answers: bytes) -> AsyncIterator[Shop]:
+    opened = Shop(list(answers))
+    server = await asyncio.start_server(opened.serve, "127.0.0.1", 0)
+    opened.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield opened
+
+
+async def test_posts_go_over_one_connection() -> None:
+    async with shop() as opened:
+        connection = Connection(opened.url, "/orders")
+        assert [await connection.post(body, 5) for body in (b"{}", b'{"userId":"u1"}')] == [202, 202]
+        connection.close()
+        assert opened.connections == 1
+        assert opened.bodies == [b"{}", b'{"userId":"u1"}']
+        assert opened.heads[0].startswith(b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1:")
+
+
+async def test_an_answer_may_come_in_pieces() -> None:
+    async def in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for byte in ACCEPTED:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+
+    async with await asyncio.start_server(in_pieces, "127.0.0.1", 0) as server:
+        connection = Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/orders")
+        assert await connection.post(b"", 5) == 202
+        connection.close()
+
+
+async def test_a_server_that_closes_is_connected_to_again() -> None:
+    async with shop(LAST, ACCEPTED) as opened:
+        connection = Connection(opened.url, "/orders")
+        assert [await connection.post(b"{}", 5) for _ in range(2)] == [202, 202]
+        connection.close()
+        assert opened.connections == 2
+
+
+async def test_a_connection_that_was_idle_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "IDLE_SECONDS", 0.0)
+    async with shop() as opened:
+        connection = Connection(opened.url, "/orders")
+        assert [await connection.post(b"{}", 5) for _ in range(2)] == [202, 202]
+        connection.close()
+        assert opened.connections == 2
+
+
+@pytest.mark.parametrize("answer", [HANGS_UP, b"SSH-2.0-OpenSSH_9.2\r\n"])
+async def test_no_answer_is_not_a_refusal(answer: bytes) -> None:
+    async with shop(answer) as opened:
+        connection = Connection(opened.url, "/orders")
+        with pytest.raises(NoAnswerError):
+            await connection.post(b"{}", 5)
+        assert await connection.post(b"{}", 5) == 202
+        connection.close()
+
+
+async def test_an_answer_that_does_not_come_in_time_is_none() -> None:
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
+        connection = Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/orders")
+        with pytest.raises(NoAnswerError, match="no answer within"):
+            await connection.post(b"{}", 0.05)
+
+
+async def test_nobody_listens() -> None:
+    with pytest.raises(NotSentError, match="does not accept connections"):
+        await Connection("http://127.0.0.1:1", "/orders").post(b"{}", 5)
+
+
+async def place(opened: Shop, plan: Plan) -> Placing:
+    placing = Placing(plan, opened.url, plan.bodies("load-1"))
+    await placing.run()
+    return placing
+
+
+async def test_every_order_is_placed_once() -> None:
+    plan = Plan(orders=30, concurrency=4)
+    async with shop() as opened:
+        placing = await place(opened, plan)
+        assert sorted(opened.bodies) == sorted(plan.bodies("load-1"))
+        assert opened.connections == 4
+    assert (placing.done, placing.accepted, placing.in_doubt, len(placing.latencies)) == (30, 30, 0, 30)
+    assert not placing.errors
+
+
+async def test_a_server_that_is_busy_is_asked_again() -> None:
+    async with shop(BUSY, BUSY) as opened:
+        placing = await place(opened, Plan(orders=2, concurrency=1))
+        assert len(opened.bodies) == 4
+    assert placing.accepted == 2
+    assert placing.errors == {"HTTP 503": 2}
+
+
+async def test_what_is_wrong_is_not_posted_again() -> None:
+    async with shop(WRONG) as opened:
+        placing = await place(opened, Plan(orders=2, concurrency=1))
+        assert len(opened.bodies) == 2
+    assert (placing.done, placing.accepted) == (2, 1)
+    assert placing.errors == {"HTTP 422": 1}
+
+
+async def test_an_order_without_an_answer_is_in_doubt_and_not_posted_again() -> None:
+    async with shop(HANGS_UP) as opened:
+        placing = await place(opened, Plan(orders=2, concurrency=1))
+        assert len(opened.bodies) == 2
+    assert (placing.done, placing.accepted, placing.in_doubt) == (2, 1, 1)
+
+
+async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing_module, "ANSWER_SECONDS", 0.1)
+    plan = Plan(orders=1)
+    placing = Placing(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
+    await placing.run()
+    assert (placing.done, placing.accepted) == (1, 0)
+    assert placing.errors["given up"] == 1
+    assert placing.errors["not connected"] > 1
+
+
+async def test_a_rate_is_kept() -> None:
+    plan = Plan(orders=20, rate=100, concurrency=8)
+    async with shop() as opened:
+        started = asyncio.get_running_loop().time()
+        placing = await place(opened, plan)
+        took = asyncio.get_running_loop().time() - started
+    assert placing.accepted == 20
+    assert took >= 0.19
+
+
+async def test_with_a_rate_waiting_for_a_connection_counts() -> None:
+    """Twenty orders at once are meant for the same moment; over one connection the last waits for all the others."""
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"}]"):  # the end of an order's items; the rest of it is not looked at
+                await asyncio.sleep(0.01)
+                writer.write(ACCEPTED)
+        writer.close()
+
+    plan = Plan(orders=20, rate=100_000, concurrency=1)
+    async with await asyncio.start_server(slowly, "127.0.0.1", 0) as server:
+        placing = Placing(plan, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", plan.bodies("load-1"))
+        await placing.run()
+    assert max(placing.latencies) >= 0.19
+    assert min(placing.latencies) < 0.1

@@ -1,0 +1,131 @@
+"""The command line's frame, and how the commands find a stack."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from operations import cli
+from operations.native.layout import Layout, remember_as_last_used
+from operations.native.processes import identify
+from operations.native.state import ProcessState, State, write_state
+from operations.settings import UnreachableError, locate_stack
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.build_application(words), list(words))
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command() -> None:
+    status, text = run("--help")
+    assert status == 0
+    for name, entry in cli.COMMANDS.items():
+        assert name in text
+        assert entry.summary.split()[0] in text
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_exists_and_explains_itself(name: str) -> None:
+    entry = cli.COMMANDS[name]
+    assert callable(getattr(importlib.import_module(entry.module), entry.attribute))
+    status, text = run(name, "--help")
+    assert (status, "Usage:" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["up", "--only", "nonsense"],
+        ["up", "--port-offset", "many"],
+        ["status", "--nonsense"],
+        ["down", "x"],
+    ],
+)
+def test_wrong_usage_is_told_by_exit_status_2(words: list[str]) -> None:
+    assert run(*words)[0] == 2
+
+
+def test_a_server_out_of_reach_is_told_by_exit_status_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(_: object) -> Callable[[], None]:
+        def application() -> None:
+            raise UnreachableError("no stack runs")
+
+        return application
+
+    monkeypatch.setattr(cli, "build_application", build)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "no stack runs\n"
+
+
+def test_a_group_of_commands_can_be_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = typer.Typer()
+    group.command("list")(lambda: typer.echo("listed"))
+    group.command("show")(lambda: typer.echo("shown"))
+    monkeypatch.setattr("operations.doctor.command.group", group, raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "letters", cli.Entry("operations.doctor.command", "group", "Handle letters."))
+    assert run("letters", "show") == (0, "shown\n")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_STATE_HOME": str(tmp_path / "xdg")}
+
+
+def remember_running(root: Path, environment: dict[str, str]) -> None:
+    """Write the state of a stack whose supervisor is this process."""
+    root.mkdir()
+    processes = (ProcessState("order", "http://127.0.0.1:1234"), ProcessState("mongodb", "mongodb://here/"))
+    state = State(
+        supervisor=identify(os.getpid()),
+        mongodb_url="mongodb://here/",
+        amqp_url="amqp://here/",
+        database_prefix="mine",
+        processes=processes,
+    )
+    write_state(Layout(root), state)
+    remember_as_last_used(root, environment)
+
+
+def test_the_stack_used_last_is_located(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    stack = locate_stack(environment=environment)
+    assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://here/")
+    assert (stack.data_dir, stack.database_prefix) == (tmp_path / "stack", "mine")
+    assert stack.urls == {
+        "order": "http://127.0.0.1:1234",
+        "inventory": "http://127.0.0.1:3009",
+        "payment": "http://127.0.0.1:3010",
+        "provisioning": "http://127.0.0.1:3011",
+    }
+
+
+def test_what_the_environment_names_comes_first(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    named = {"ORDERSAGA_AMQP_URL": "amqp://there/", "ORDERSAGA_ORDER_URL": "http://there"}
+    stack = locate_stack(environment={**environment, **named, "ORDERSAGA_DATABASE_PREFIX": "theirs"})
+    assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://there/")
+    assert (stack.urls["order"], stack.database_prefix) == ("http://there", "theirs")
+
+
+def test_the_environment_alone_is_enough(environment: dict[str, str]) -> None:
+    named = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    stack = locate_stack(environment={**environment, **named})
+    assert (stack.data_dir, stack.urls["payment"]) == (None, "http://127.0.0.1:3010")
+
+
+def test_a_stack_that_does_not_run_is_not_located(tmp_path: Path, environment: dict[str, str]) -> None:
+    root = tmp_path / "stack"
+    root.mkdir()
+    write_state(Layout(root), State(mongodb_url="mongodb://here/", amqp_url="amqp://here/"))
+    with pytest.raises(UnreachableError, match=f"no stack runs in {root}"):
+        locate_stack(root, environment)
