@@ -1,0 +1,37 @@
+# One image for all services; the command chooses which one runs. Built by BuildKit and by the classic builder alike.
+
+FROM python:3.12-slim AS builder
+ARG UV_VERSION=0.13.8
+ENV UV_NO_CACHE=1
+RUN pip install --quiet --no-cache-dir --root-user-action=ignore "uv==${UV_VERSION}"
+# The dependencies come first: this layer changes with the lock file only.
+COPY locks/runtime.lock /build/
+RUN uv venv --quiet --python "$(command -v python3)" /opt/venv \
+ && VIRTUAL_ENV=/opt/venv uv pip sync --quiet --require-hashes --only-binary :all: --compile-bytecode /build/runtime.lock
+COPY shared /app/shared
+COPY order_service /app/order_service
+COPY inventory_service /app/inventory_service
+COPY payment_service /app/payment_service
+COPY provisioning_service /app/provisioning_service
+COPY operations /app/operations
+COPY deploy/container /app/container
+# Compiled here because the user that runs the services may not write to /app.
+RUN /opt/venv/bin/python -m compileall -q /app && chmod -R a+rX /app && chmod 755 /app/container/ordersaga
+
+FROM python:3.12-slim
+RUN groupadd --gid 10001 ordersaga \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /app /app
+# A container's own address is the only one that a published port reaches, so services listen on all of them.
+ENV PATH=/app/container:/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORDERSAGA_HTTP_HOST=0.0.0.0
+WORKDIR /app
+# By number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-I", "-S", "/app/container/healthcheck.py", "/healthz"]
+CMD ["sh", "-c", "cat /app/container/usage.txt >&2; exit 2"]

@@ -1,0 +1,218 @@
+"""The stack of docker-compose.yml, built and run by a real engine."""
+
+import asyncio
+import collections
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.compose.stack import SERVICES, ComposeStack, compose_command, compose_stack
+from tests.eventually import NotWithinError, eventually
+
+# A first start pulls up Erlang, mongod and four services on what may be two cores.
+READY_WITHIN_SECONDS = 120
+# Longer than the saga takes, shorter than its timeout: no order here may need that.
+SETTLED_WITHIN_SECONDS = 60
+SERVICE_USER = 10001
+
+
+@pytest.fixture(scope="module")
+async def stack() -> AsyncIterator[ComposeStack]:
+    """The whole stack, ready."""
+    command = compose_command()
+    if command is None:
+        pytest.skip("neither docker compose nor docker-compose is installed")
+    with compose_stack(command) as running:
+        await all_ready(running)
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=30) as client:
+        yield client
+
+
+async def all_ready(stack: ComposeStack) -> None:
+    last: list[str] = ["nothing was asked"]
+
+    async def ready() -> bool:
+        last[:] = await asyncio.to_thread(stack.not_ready)
+        return not last
+
+    try:
+        await eventually(ready, within=READY_WITHIN_SECONDS, message="the services to be ready")
+    except NotWithinError:
+        pytest.fail(f"not ready: {last}\n{stack.logs()}")
+
+
+async def put_stock(stack: ComposeStack, client: httpx.AsyncClient, product: str, quantity: int) -> None:
+    answer = await client.put(f"{stack.url('inventory')}/inventory/{product}", json={"quantity": quantity})
+    answer.raise_for_status()
+
+
+async def stock_of(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> dict[str, Any]:
+    answer = await client.get(f"{stack.url('inventory')}/inventory/{product}")
+    stock: dict[str, Any] = answer.raise_for_status().json()
+    return stock
+
+
+async def place(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> str:
+    """Order one unit, paid with a card that is never declined; returns the order's id."""
+    order = {
+        "userId": "u1",
+        "items": [{"productId": product, "quantity": 1, "price": 10}],
+        "totalAmount": 10,
+        "payment": {"method": "card", "token": "tok_ok"},
+    }
+    answer = await client.post(f"{stack.url('order')}/orders", json=order)
+    assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+    return str(answer.json()["orderId"])
+
+
+async def settled(stack: ComposeStack, client: httpx.AsyncClient, order_id: str) -> dict[str, Any]:
+    """Wait until an order is settled and return it."""
+
+    async def final() -> dict[str, Any] | None:
+        answer = await client.get(f"{stack.url('order')}/orders/{order_id}")
+        order: dict[str, Any] = answer.raise_for_status().json()
+        return order if order["settled"] else None
+
+    order = await eventually(final, within=SETTLED_WITHIN_SECONDS, message=f"order {order_id} to settle")
+    assert order is not None
+    return order
+
+
+async def all_settled(
+    stack: ComposeStack, client: httpx.AsyncClient, orders: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Wait until all orders are settled; returns them by status."""
+    by_status = collections.defaultdict(list)
+    for order in await asyncio.gather(*(settled(stack, client, order) for order in orders)):
+        by_status[order["status"]].append(order)
+    return by_status
+
+
+async def charged(stack: ComposeStack, client: httpx.AsyncClient, order: dict[str, Any]) -> str:
+    answer = await client.get(f"{stack.url('payment')}/payments/{order['orderId']}")
+    return str(answer.raise_for_status().json()["status"])
+
+
+def assert_books_balance(stack: ComposeStack, orders: int) -> None:
+    """Audit at least so many orders in a container of the image; its exit status 1 would raise, with what is wrong."""
+    said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "audit", "--json")
+    verdict = json.loads(said)
+
+    assert verdict["ok"], said
+    assert verdict["checked"]["orders"] >= orders
+    assert verdict["information"]["deadLetters"] == 0
+
+
+async def test_of_ten_orders_for_five_units_five_are_confirmed(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    product = f"p-{unique_id}"
+    await put_stock(stack, client, product, 5)
+
+    orders = await asyncio.gather(*(place(stack, client, product) for _ in range(10)))
+    by_status = await all_settled(stack, client, list(orders))
+
+    assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 5}
+    assert all(product in order["failureReason"] for order in by_status["CANCELLED"])
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 5}
+    assert {await charged(stack, client, order) for order in by_status["CONFIRMED"]} == {"PROCESSED"}
+    assert {await charged(stack, client, order) for order in by_status["CANCELLED"]} <= {"VOIDED", "REFUNDED"}
+    assert_books_balance(stack, orders=10)
+
+
+async def test_inventory_killed_among_a_hundred_orders_is_restarted_and_all_settle(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    product = f"p-{unique_id}"
+    await put_stock(stack, client, product, 60)
+    before = stack.inspect("inventory")
+
+    async def place_some(count: int) -> list[str]:
+        return await asyncio.gather(*(place(stack, client, product) for _ in range(count)))
+
+    orders = await place_some(40)
+    crash = asyncio.create_task(asyncio.to_thread(stack.crash, before["Id"]))
+    orders += await place_some(30)
+    await crash
+    orders += await place_some(30)
+    by_status = await all_settled(stack, client, orders)
+
+    after = stack.inspect("inventory")
+    assert after["RestartCount"] == before["RestartCount"] + 1
+    assert after["State"]["Running"]
+    assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 60, "CANCELLED": 40}
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 60}
+    assert_books_balance(stack, orders=100)
+
+
+def test_every_port_is_published_on_loopback_only(stack: ComposeStack) -> None:
+    addresses = {
+        (service, binding["HostIp"])
+        for service in (*SERVICES, "mongo", "rabbitmq")
+        for bindings in stack.inspect(service)["NetworkSettings"]["Ports"].values()
+        for binding in bindings or ()
+    }
+
+    assert addresses == {(service, "127.0.0.1") for service in (*SERVICES, "mongo", "rabbitmq")}
+
+
+def test_the_services_run_without_privileges(stack: ComposeStack) -> None:
+    for service in SERVICES:
+        status = stack.run("exec", "-T", service, "cat", "/proc/1/status")
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+
+        assert fields["Uid"].split() == [str(SERVICE_USER)] * 4, service
+        assert int(fields["CapBnd"], 16) == 0, service
+        assert fields["NoNewPrivs"].strip() == "1", service
+
+
+async def test_the_services_become_healthy_for_the_engine(stack: ComposeStack) -> None:
+    def healthy() -> bool:
+        health = {service: stack.inspect(service)["State"]["Health"]["Status"] for service in SERVICES}
+        assert health == dict.fromkeys(SERVICES, "healthy")
+        return True
+
+    await eventually(healthy, within=30, message="the health checks to pass")
+
+
+def test_initiating_the_replica_set_again_changes_nothing(stack: ComposeStack) -> None:
+    said = stack.run("run", "--rm", "--no-deps", "-T", "replica-set")
+
+    assert "has a primary" in said
+
+
+async def test_a_stop_lets_a_service_drain(stack: ComposeStack) -> None:
+    stack.run("stop", "order", "payment")
+    try:
+        codes = {service: stack.inspect(service)["State"]["ExitCode"] for service in ("order", "payment")}
+    finally:
+        stack.up()
+        await all_ready(stack)
+
+    assert codes == {"order": 0, "payment": 0}  # 137 would say that it had to be killed
+
+
+async def test_the_books_are_kept_over_down_and_up(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    product = f"p-{unique_id}"
+    await put_stock(stack, client, product, 3)
+    order = await settled(stack, client, await place(stack, client, product))
+
+    stack.down()
+    stack.up()
+    await all_ready(stack)
+
+    assert await settled(stack, client, order["orderId"]) == order
+    again = await settled(stack, client, await place(stack, client, product))
+    assert (order["status"], again["status"]) == ("CONFIRMED", "CONFIRMED")
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 1, "reserved": 2}
+    assert_books_balance(stack, orders=2)
