@@ -81,7 +81,9 @@ def mermaid(edges: dict[Edge, set[str]]) -> str:
     lines += [
         f"    {before} --> {after}: {', '.join(sorted(events))}" for (before, after), events in sorted(arrows.items())
     ]
-    lines += [f"    {status} --> [*]" for status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)]
+    lines += [
+        f"    {status} --> [*]" for status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
+    ]
     return "\n".join([*lines, "```"])
 
 
@@ -92,7 +94,9 @@ def table(edges: dict[Edge, set[str]]) -> str:
         for kind in row:
             event = kind.__name__
             after = sorted({to for frm, name, to in edges if (frm, name) == (before, event)})
-            sent = sorted({key for (frm, name, _), keys in edges.items() if (frm, name) == (before, event) for key in keys})
+            sent = sorted(
+                {key for (frm, name, _), keys in edges.items() if (frm, name) == (before, event) for key in keys}
+            )
             lines.append(f"| {before} | `{event}` | {', '.join(after)} | {', '.join(f'`{key}`' for key in sent)} |")
     return "\n".join(lines)
 

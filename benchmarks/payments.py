@@ -1,0 +1,119 @@
+"""What charging costs: the payment service's handler over a real database, in batches of several sizes.
+
+    python -m benchmarks.payments "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--payments 6000]
+
+Shown are payments per second, the time that one batch takes, and CPU time per payment in this process and in mongod (if
+it runs on this machine). The benchmark's own database is dropped in the end.
+"""
+
+import argparse
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import psutil
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from payment_service import payments, simulated_gateway
+from payment_service.charging import Charging
+from payment_service.handlers import PaymentHandlers
+from payment_service.payments import Payments
+from payment_service.simulated_gateway import SimulatedGateway
+from shared import database
+from shared.clock import utc_now
+from shared.contracts import OrderCreated
+from shared.contracts.orders import Item, PaymentInstruction
+from shared.database import Database
+from shared.failure_points import nothing_fails
+from shared.settings import ServiceSettings
+
+NAME = "ordersaga_benchmark_payments"
+SIZES = (1, 10, 50, 200)
+MOST_BATCHES = 600
+
+
+def order() -> OrderCreated:
+    """An order of one unit that is charged."""
+    return OrderCreated(
+        order_id=secrets.token_hex(16),
+        user_id="u1",
+        items=(Item(product_id="p1", quantity=1, price=1000),),
+        total_amount=1000,
+        payment=PaymentInstruction(token="tok_ok"),  # noqa: S106 - not a secret
+    )
+
+
+def handlers(source: Database) -> PaymentHandlers:
+    """The handlers of one payment process."""
+    records = Payments(source[payments.COLLECTION])
+    gateway = SimulatedGateway(source[simulated_gateway.COLLECTION], failure_rate=0.1, clock=utc_now)
+    charging = Charging(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
+    return PaymentHandlers(records, charging, clock=utc_now, reach=nothing_fails)
+
+
+def mongod_at(url: str) -> psutil.Process | None:
+    """The process that listens on the URL's port, None if it is not one of this machine."""
+    port = urlsplit(url).port or 27017
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            return psutil.Process(connection.pid)
+    return None
+
+
+def cpu_seconds(process: psutil.Process | None) -> float:
+    """CPU time that the process has used so far."""
+    if process is None:
+        return float("nan")
+    used = process.cpu_times()
+    return float(used.user + used.system)
+
+
+async def measure(source: Database, mongod: psutil.Process | None, size: int, count: int) -> Sequence[str]:
+    """Charge in batches of that size; returns a row of the table."""
+    batches = [[order() for _ in range(size)] for _ in range(min(MOST_BATCHES, max(1, count // size)))]
+    worker, here = handlers(source), psutil.Process(os.getpid())
+    await worker.take([order()])
+    started, own, servers = time.perf_counter(), cpu_seconds(here), cpu_seconds(mongod)
+    for batch in batches:
+        await worker.take(batch)
+    seconds, own, servers = time.perf_counter() - started, cpu_seconds(here) - own, cpu_seconds(mongod) - servers
+    charged = size * len(batches)
+    return (
+        str(size),
+        f"{charged / seconds:,.0f}",
+        f"{seconds / len(batches) * 1000:.1f}",
+        f"{own / charged * 1e6:.0f}",
+        f"{servers / charged * 1e6:.0f}",
+    )
+
+
+async def run(url: str, count: int) -> None:
+    """Measure every size and print the table."""
+    mongo = database.client(ServiceSettings(mongodb_url=url))
+    table = Table("batch", "payments/s", "ms a batch", "service µs/payment", "mongod µs/payment")
+    try:
+        source = mongo[NAME]
+        await database.ensure_indexes(source[payments.COLLECTION], payments.INDEXES)
+        for size in SIZES:
+            table.add_row(*await measure(source, mongod_at(url), size, count))
+    finally:
+        await mongo.drop_database(NAME)
+        await database.close(mongo)
+    Console().print(table)
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="a MongoDB replica set")
+    parser.add_argument("--payments", type=int, default=6000, help="how many payments for each size of batch")
+    arguments = parser.parse_args()
+    uvloop.run(run(arguments.url, arguments.payments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The whole saga in one process over the in-memory bus and a real MongoDB, with faults drawn from a seed.
+
+Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
+and starts again. Whatever the seed: every order settles, stock is conserved, nobody is charged for what they do not get.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+import inventory_service.__main__ as inventory
+import order_service.__main__ as order
+import payment_service.__main__ as payment
+from inventory_service.settings import InventorySettings
+from order_service.settings import OrderSettings
+from payment_service.settings import PaymentSettings
+from shared import database
+from shared.bus.consumer import Consumer
+from shared.bus.memory import Faults, MemoryBroker, MemoryBus
+from shared.bus.publisher import Publisher
+from shared.database import Database
+from shared.failure_points import SimulatedCrashError
+from shared.http import create_app
+from shared.service import Connections, Definition
+from tests.builders import connected, order_body
+from tests.eventually import eventually
+
+SEEDS = range(12)
+ORDERS = 24
+STOCK = 10
+FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
+SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
+    (order.DEFINITION, order.assemble, OrderSettings),
+    (inventory.DEFINITION, inventory.assemble, InventorySettings),
+    (payment.DEFINITION, payment.assemble, PaymentSettings),
+)
+
+
+class Player:
+    """One service that crashes at random points, and is started again each time."""
+
+    def __init__(self, broker: MemoryBroker, stored: Database, service: Any, settings: Any, rng: random.Random) -> None:
+        self._broker = broker
+        self._stored = stored
+        self._definition, self._assemble, _ = service
+        self._settings = settings
+        self._rng = rng
+        self.crash_probability = 0.02
+        self.crashes = 0
+        self.client: httpx.AsyncClient | None = None
+
+    async def play(self) -> None:
+        """Run until cancelled."""
+        while True:
+            crashed = asyncio.Event()
+            bus = MemoryBus(self._broker)
+            await bus.start(self._definition.inbox)
+            parts = self._assemble(self._settings, Connections(self._stored, Publisher(bus), self._reach(crashed)))
+            consumer = Consumer(
+                bus,
+                self._definition.inbox,
+                parts.handlers,
+                batch_limit=self._rng.choice((1, 3, 200)),
+                reach=self._reach(crashed),
+                as_ours=database.as_ours,
+            )
+            self.client = self._client(parts.router)
+            tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
+            try:
+                await crashed.wait()
+            finally:
+                self.client = None
+                bus.drop()
+                await _end(tasks)
+                await bus.close()
+            self.crashes += 1
+
+    def _reach(self, crashed: asyncio.Event) -> Callable[[str], None]:
+        def reach(point: str) -> None:
+            if crashed.is_set() or self._rng.random() < self.crash_probability:
+                crashed.set()
+                raise SimulatedCrashError(point)
+
+        return reach
+
+    def _client(self, router: Any) -> httpx.AsyncClient:
+        async def ready() -> dict[str, str]:
+            return {}
+
+        app = create_app("simulated", "", ready)
+        app.include_router(router)
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://simulated", timeout=5)
+
+
+@contextlib.asynccontextmanager
+async def players(mongodb_url: str, prefix: str, seed: int) -> AsyncIterator[tuple[MemoryBroker, list[Player]]]:
+    rng = random.Random(seed)
+    broker = MemoryBroker(seed, faults=FAULTS)
+    async with contextlib.AsyncExitStack() as stack:
+        playing: list[Player] = []
+        for service in SERVICES:
+            definition, _, settings_type = service
+            stored = await stack.enter_async_context(connected(mongodb_url, f"{prefix}_{definition.database}"))
+            settings = settings_type(**_quick(settings_type))
+            playing.append(Player(broker, stored, service, settings, random.Random(rng.random())))
+        tasks = [asyncio.create_task(player.play()) for player in playing]
+        try:
+            yield broker, playing
+        finally:
+            await _end(tasks)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: the driver swallows a cancellation that meets it in the middle of a reply."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    for task in tasks:
+        task.cancelled() or task.exception()
+
+
+def _quick(settings_type: type[Any]) -> dict[str, float]:
+    """Intervals short enough that what waits for a sweep does not make the test wait."""
+    quick = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "mark_sweep_seconds": 0.2}
+    return {name: value for name, value in quick.items() if name in settings_type.model_fields}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: str, database_prefix: str) -> None:
+    rng = random.Random(seed)
+    async with players(mongodb_url, database_prefix, seed) as (broker, (orders, stock, payments)):
+        await _until_answered(stock, "PUT", "/inventory/p1", {"quantity": STOCK})
+        await _until_answered(stock, "PUT", "/inventory/p2", {"quantity": STOCK})
+        placed: list[str] = []
+        for number in range(ORDERS):
+            body = _body(rng)
+            answer = await _until_answered(orders, "POST", "/orders", body, {"Idempotency-Key": f"{seed}-{number}"})
+            placed.append(answer["orderId"])
+            if rng.random() < 0.2:
+                await _until_answered(orders, "POST", f"/orders/{placed[-1]}/cancel", {}, allowed=(202, 409))
+            broker.advance(rng.random())
+        settled = await _all_settled(broker, orders, placed)
+        for player in (orders, stock, payments):
+            player.crash_probability = 0
+        await _assert_books_balance(mongodb_url, database_prefix, settled)
+        assert orders.crashes + stock.crashes + payments.crashes > 0
+
+
+def _body(rng: random.Random) -> dict[str, Any]:
+    products = rng.sample(["p1", "p2"], rng.choice((1, 1, 2)))
+    items = [{"productId": product, "quantity": rng.choice((1, 1, 2)), "price": 10} for product in products]
+    token = rng.choice(("tok_ok", "tok_ok", "tok_ok", "tok_declined", "tok_timeout"))
+    return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment={"token": token})
+
+
+async def _until_answered(
+    player: Player, method: str, path: str, body: Any, headers: Any = None, allowed: tuple[int, ...] = (200, 201, 202)
+) -> dict[str, Any]:
+    """Ask again until the service lives long enough to answer; that is why orders have idempotency keys."""
+    answers: list[dict[str, Any]] = []
+
+    async def answered() -> bool:
+        assert player.client
+        async with asyncio.timeout(0.5):
+            response = await player.client.request(method, path, json=body, headers=headers)
+        if response.status_code in allowed:
+            answers.append(response.json())
+        return bool(answers)
+
+    await eventually(answered, 20, f"{method} {path} to be answered")
+    return answers[0]
+
+
+async def _all_settled(broker: MemoryBroker, orders: Player, placed: list[str]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+
+    async def settled() -> bool:
+        broker.advance(5)
+        for order_id in placed:
+            if not found.get(order_id, {}).get("settled"):
+                assert orders.client
+                found[order_id] = (await orders.client.get(f"/orders/{order_id}")).json()
+        return all(order.get("settled") for order in found.values())
+
+    await eventually(settled, 40, "all orders to settle")
+    return list(found.values())
+
+
+async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict[str, Any]]) -> None:
+    async with (
+        connected(mongodb_url, f"{prefix}_inventory") as stock,
+        connected(mongodb_url, f"{prefix}_payments") as payments,
+    ):
+
+        async def no_marks() -> bool:
+            return await stock["products"].find_one({"moving": {"$ne": {}}}) is None
+
+        await eventually(no_marks, 10, "the marks on the products to go")
+        for product in ("p1", "p2"):
+            sold = sum(
+                item["quantity"]
+                for one in orders
+                if one["status"] == "CONFIRMED"
+                for item in one["items"]
+                if item["productId"] == product
+            )
+            document = await stock["products"].find_one({"_id": product})
+            assert document
+            assert document["quantity"] == STOCK - sold >= 0
+        charges = {c["_id"]: c async for c in payments["gateway_charges"].find()}
+        for one in orders:
+            charge = charges.get(one["orderId"])
+            held = charge is not None and charge["outcome"] == "CHARGED" and charge.get("refundedAt") is None
+            assert held == (one["status"] == "CONFIRMED"), (one, charge)
