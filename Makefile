@@ -60,3 +60,7 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+.PHONY: docs
+docs: setup  ## Draw the saga in docs/saga.md again
+	@$(BIN)/python -m order_service.diagram docs/saga.md

@@ -59,7 +59,8 @@ def mongod_at(url: str) -> psutil.Process | None:
     """The process that listens on the URL's port, None if it is not one of this machine."""
     port = urlsplit(url).port or 27017
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        address = connection.laddr
+        if address and address.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
             return psutil.Process(connection.pid)
     return None
 

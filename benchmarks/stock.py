@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--no-recovery", action="store_true")
     arguments = parser.parse_args()
     console = Console()
-    table = Table("workers", "batch", "way", "reservations/s", "lost/batch", "worker µs each", "mongod µs each")
+    table = Table("workers", "batch", "way", "per second", "lost", "worker µs", "mongod µs")
     for workers, size, way in product(arguments.workers, arguments.batches, WAYS):
         orders = arguments.orders if size > 1 else max(100, arguments.orders // 10)
         table.add_row(str(workers), str(size), way, *measure(arguments.url, way, workers, size, orders))

@@ -18,7 +18,7 @@ from order_service.saga import CancelRequested, RefundRequested, RetryRequested
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_entry, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, json_response, new_router, not_found
+from shared.http import Body, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 EVENTS_POLL_SECONDS = 0.2
@@ -76,7 +76,7 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         after = None
         if cursor is not None:
             milliseconds, order_id = read_cursor(cursor, (int, str))
-            after = (datetime.fromtimestamp(milliseconds / 1000, UTC), order_id)
+            after = (_moment(milliseconds), order_id)
         statuses = [status] if status else list(Status)
         page = await orders.page(statuses=statuses, user_id=user_id, settled=settled, after=after, limit=limit)
         return json_response({"items": [show(document) for document in page], "nextCursor": _cursor(page, limit)})
@@ -132,6 +132,13 @@ async def _find(orders: Orders, order_id: str) -> Document:
     if document is None:
         raise not_found(f"Order {order_id}")
     return document
+
+
+def _moment(milliseconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise invalid(("cursor", "is not a nextCursor of this list")) from None
 
 
 def _cursor(page: list[Document], limit: int) -> str | None:

@@ -15,6 +15,7 @@ from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import (
     Message,
+    OrderMessage,
     PaymentFailed,
     PaymentProcessed,
     PaymentRefunded,
@@ -39,7 +40,7 @@ class AnswerHandlers:
         self._patience = patience
         self._clock = clock
 
-    async def carry_on(self, answers: Sequence[Message]) -> Sequence[Message]:
+    async def carry_on(self, answers: Sequence[OrderMessage]) -> Sequence[Message]:
         """Advance the orders that the answers belong to; raises PoisonError if one of them does not exist."""
         for _ in range(ATTEMPTS):
             orders = await self._orders.load({answer.order_id for answer in answers})
@@ -49,7 +50,7 @@ class AnswerHandlers:
                 return messages
         raise TransientError(f"{len(answers)} answers lost against other workers {ATTEMPTS} times")
 
-    def _decide(self, orders: dict[str, Order], answers: Sequence[Message]) -> tuple[list[Change], list[Message]]:
+    def _decide(self, orders: dict[str, Order], answers: Sequence[OrderMessage]) -> tuple[list[Change], list[Message]]:
         now = self._clock()
         current = dict(orders)
         entries: dict[str, list[Entry]] = {}

@@ -42,4 +42,8 @@ def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
-    return [remove, name_service, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    # Plain tracebacks: the default prints every frame's local variables, passwords among them.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return [remove, name_service, console]

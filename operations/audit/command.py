@@ -11,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.audit.auditing import audit as run_audit
-from operations.audit.report import INVARIANTS, Report
+from operations.audit.report import INVARIANTS, Report, Violation
 from operations.settings import Stack, locate_stack
 
 
@@ -48,20 +48,29 @@ async def audit_with_progress(stack: Stack, console: Console) -> Report:
 
 def show(report: Report, console: Console) -> None:
     """Print the verdict on each invariant, then each violation, then what else there is to know."""
-    verdicts = Table.grid(padding=(0, 1))
+    console.print(verdicts(report))
+    for violation in report.violations:
+        console.print(f"[red]✗[/] {escape(in_words(violation))}", highlight=False, soft_wrap=True)
+    if report.unlisted:
+        console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
+    console.print(_information(report), highlight=False, style="dim")
+
+
+def verdicts(report: Report) -> Table:
+    """Return a line for each invariant: whether it holds, and over how many records."""
+    table = Table.grid(padding=(0, 1))
     for number, invariant in INVARIANTS.items():
         wrong = len(report.of_invariant(number))
         over = ", ".join(f"{report.checked[name]:,} {name}" for name in invariant.records)
         tick, found = ("[red]✗[/]", f"[red]{wrong:,} wrong[/]") if wrong else ("[green]✓[/]", f"[dim]{over}[/]")
-        verdicts.add_row(tick, f"{number}. {invariant.title}", found)
-    console.print(verdicts)
-    for violation in report.violations:
-        where = f"[red]✗[/] {violation.invariant} [bold]{violation.subject} {escape(violation.id)}[/]"
-        what = f"{escape(violation.found)}; should be: {escape(violation.expected)}"
-        console.print(f"{where}: {what}", highlight=False, soft_wrap=True)
-    if report.unlisted:
-        console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
-    console.print(_information(report), highlight=False, style="dim")
+        table.add_row(tick, f"{number}. {invariant.title}", found)
+    return table
+
+
+def in_words(violation: Violation) -> str:
+    """Say what is wrong, in one line."""
+    where = f"invariant {violation.invariant}: {violation.subject} {violation.id}"
+    return f"{where}: {violation.found}; should be: {violation.expected}"
 
 
 def _information(report: Report) -> str:

@@ -25,7 +25,7 @@ def envelope(message: Message) -> Envelope:
         exchange=topology.EXCHANGE,
         routing_key=message.routing_key,
         type=message.routing_key,
-        correlation_id=message.order_id,
+        correlation_id=message.correlation_id,
         message_id=uuid4().hex,
         mandatory=message.mandatory,
     )

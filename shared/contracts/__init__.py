@@ -4,7 +4,7 @@ Commands are imperative (`ReleaseStock`), events past tense (`StockReserved`). B
 ignores fields it does not know. A stored sample of each, `tests/samples/messages.json`, makes a change a visible act.
 """
 
-from shared.contracts.base import Message
+from shared.contracts.base import Message, OrderMessage
 from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.orders import (
     CancelProvisioning,
@@ -61,6 +61,7 @@ __all__ = [
     "OrderConfirmed",
     "OrderCreated",
     "OrderFailed",
+    "OrderMessage",
     "OrderProvisioning",
     "PackageLowIps",
     "PaymentFailed",

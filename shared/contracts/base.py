@@ -34,7 +34,7 @@ class Wire(BaseModel):
 
 
 class Message(Wire):
-    """One message of the saga; `order_id` is what receivers are idempotent by, and the correlation id.
+    """Anything that goes over the bus; `correlation_id` says what it is about.
 
     `mandatory` is true where somebody must be listening: the broker then returns the message instead of
     confirming it into nowhere, and the sender keeps it until it can be routed.
@@ -43,8 +43,22 @@ class Message(Wire):
     routing_key: ClassVar[str]
     mandatory: ClassVar[bool] = True
 
-    order_id: OrderId
+    @property
+    def correlation_id(self) -> str:
+        """What the message is about, for people and tools; receivers rely on the body alone."""
+        raise NotImplementedError
 
     def to_json(self) -> bytes:
         """The body on the wire; absent optional fields are left out."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+class OrderMessage(Message):
+    """A message about one order; `order_id` is what receivers are idempotent by."""
+
+    order_id: OrderId
+
+    @property
+    def correlation_id(self) -> str:
+        """The order's id."""
+        return self.order_id

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Count, Message, Name, Text, Wire
+from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
 
 
 class ServerSpecification(Wire):
@@ -15,7 +15,7 @@ class ServerSpecification(Wire):
     ram: Annotated[Count, Field(ge=1)] | None = None
 
 
-class StockReserved(Message):
+class StockReserved(OrderMessage):
     """Everything the order asks for is held for it."""
 
     routing_key: ClassVar[str] = "stock.reserved"
@@ -26,7 +26,7 @@ class StockReserved(Message):
     slot: Name | None = None
 
 
-class StockReservationFailed(Message):
+class StockReservationFailed(OrderMessage):
     """Nothing is held for the order, and `reason` says what was missing."""
 
     routing_key: ClassVar[str] = "stock.reservation_failed"
@@ -35,7 +35,7 @@ class StockReservationFailed(Message):
     reason: Text
 
 
-class StockReleased(Message):
+class StockReleased(OrderMessage):
     """Nothing is held for the order any more, and nothing will be."""
 
     routing_key: ClassVar[str] = "stock.released"

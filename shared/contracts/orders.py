@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Count, Message, Name, Text, Wire
+from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
 from shared.money import Money
 
 MAX_QUANTITY = 1_000_000
@@ -32,7 +32,7 @@ class Delivery(Wire):
     slot: Name | None = None
 
 
-class OrderCreated(Message):
+class OrderCreated(OrderMessage):
     """An order was accepted: inventory and payment start on it in parallel."""
 
     routing_key: ClassVar[str] = "order.created"
@@ -45,7 +45,7 @@ class OrderCreated(Message):
     delivery: Delivery = Delivery()
 
 
-class ReleaseStock(Message):
+class ReleaseStock(OrderMessage):
     """Give back what the order holds, or make sure that it never will."""
 
     routing_key: ClassVar[str] = "stock.release"
@@ -53,7 +53,7 @@ class ReleaseStock(Message):
     items: Annotated[tuple[Item, ...], Field(max_length=100, strict=False)] = ()
 
 
-class RefundPayment(Message):
+class RefundPayment(OrderMessage):
     """Return what was charged for the order, or make sure that nothing ever is."""
 
     routing_key: ClassVar[str] = "payment.refund"
@@ -61,7 +61,7 @@ class RefundPayment(Message):
     reason: Text = ""
 
 
-class ProvisionServer(Message):
+class ProvisionServer(OrderMessage):
     """Buy the server that the order asks for."""
 
     routing_key: ClassVar[str] = "provisioning.requested"
@@ -72,13 +72,13 @@ class ProvisionServer(Message):
     ram: Annotated[Count, Field(ge=1)] | None = None
 
 
-class CancelProvisioning(Message):
+class CancelProvisioning(OrderMessage):
     """Stop buying, if nothing was bought yet."""
 
     routing_key: ClassVar[str] = "provisioning.cancel"
 
 
-class OrderEvent(Message):
+class OrderEvent(OrderMessage):
     """An order changed its status; for anyone who wants to know."""
 
     mandatory: ClassVar[bool] = False

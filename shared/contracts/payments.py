@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from shared.contracts.base import Message, Name, Text
+from shared.contracts.base import Name, OrderMessage, Text
 
 
-class PaymentProcessed(Message):
+class PaymentProcessed(OrderMessage):
     """The order is paid; `transaction_id` is the gateway's."""
 
     routing_key: ClassVar[str] = "payment.processed"
@@ -14,7 +14,7 @@ class PaymentProcessed(Message):
     transaction_id: Name
 
 
-class PaymentFailed(Message):
+class PaymentFailed(OrderMessage):
     """Nothing was charged, and `reason` says why."""
 
     routing_key: ClassVar[str] = "payment.failed"
@@ -23,7 +23,7 @@ class PaymentFailed(Message):
     reason: Text
 
 
-class PaymentRefunded(Message):
+class PaymentRefunded(OrderMessage):
     """No money is held for the order: returned (REFUNDED), or never taken and never to be (VOIDED)."""
 
     routing_key: ClassVar[str] = "payment.refunded"

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from shared.contracts.base import Count, Message, Name, Text, Wire
+from shared.contracts.base import Count, Message, Name, OrderMessage, Text, Wire
 
 
 class Server(Wire):
@@ -14,7 +14,7 @@ class Server(Wire):
     expires_at: Name | None = None
 
 
-class ProvisioningProgress(Message):
+class ProvisioningProgress(OrderMessage):
     """A step of the job, in words for the customer."""
 
     routing_key: ClassVar[str] = "provisioning.progress"
@@ -24,7 +24,7 @@ class ProvisioningProgress(Message):
     message: Text
 
 
-class ProvisioningCompleted(Message):
+class ProvisioningCompleted(OrderMessage):
     """The server is bought and verified."""
 
     routing_key: ClassVar[str] = "provisioning.completed"
@@ -32,7 +32,7 @@ class ProvisioningCompleted(Message):
     server: Server
 
 
-class ProvisioningFailed(Message):
+class ProvisioningFailed(OrderMessage):
     """No server will come from this run of the job; `retryable` says whether another run might succeed."""
 
     routing_key: ClassVar[str] = "provisioning.failed"
@@ -49,3 +49,8 @@ class PackageLowIps(Message):
 
     package: Name
     ipv4: Count
+
+    @property
+    def correlation_id(self) -> str:
+        """The package's name: no order is meant."""
+        return self.package

@@ -61,6 +61,7 @@ async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
 ) -> None:
     monkeypatch.setattr(marks_module, "LINGER_SECONDS", 0.5)
     worker = Worker(worker.database, idle=0.4)
+    await worker.stock({"p": 10_000})
     async with flushing(worker):
         await worker.reserve(order("lonely", {"q": 1}))
         deadline = time.monotonic() + 5

@@ -128,6 +128,7 @@ async def test_it_starts_stages_in_order_and_ends_them_in_reverse(
     run = Run(layout, [one], [two])
     await run.ready()
     assert [process.ready for process in read_state(layout).processes] == [True, True]
+    assert os.getsid(run.pid("one")) == run.pid("one")  # out of reach of the terminal's ctrl-C
 
     await run.end()
 

@@ -44,8 +44,8 @@ def test_tests_that_are_named_exist(page: str) -> None:
 def test_make_targets_that_are_named_exist(page: str) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     # Only in code, so that "make a change" in a sentence is not taken for a target.
-    code = " ".join(re.findall(r"`[^`]+`|^\$ .*$", TEXTS[page], re.MULTILINE))
-    for target in re.findall(r"make ([a-z][\w-]+)", code):
+    code = " ".join(re.findall(r"`make [^`\n]+`|^\$ .*$", TEXTS[page], re.MULTILINE))
+    for target in re.findall(r"(?:`|\$ )make ([a-z][\w-]+)", code):
         assert target in targets, f"{page} names make {target}"
 
 

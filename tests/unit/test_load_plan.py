@@ -58,12 +58,9 @@ def shown(status: str, *, settled: bool = True, accepted: float = 0.0, took: flo
     """An order as the API shows it, accepted and updated so many seconds after a fixed moment."""
     start = datetime(2026, 1, 31, 9, 30, tzinfo=UTC) + timedelta(seconds=accepted)
     end = (start + timedelta(seconds=took)).isoformat().replace("+00:00", "Z")
-    ended = {
-        "completedAt": end if status == "CONFIRMED" else None,
-        "cancelledAt": end if status == "CANCELLED" else None,
-    }
     reason = "The card was declined" if status == "CANCELLED" else None
-    times = {"createdAt": start.isoformat(), "updatedAt": end, "completedAt": None, "cancelledAt": None, ended: end}
+    times = {"createdAt": start.isoformat(), "updatedAt": end, "completedAt": None, "cancelledAt": None}
+    times |= {"completedAt": end} if status == "CONFIRMED" else {"cancelledAt": end} if status == "CANCELLED" else {}
     return {"status": status, "settled": settled, "failureReason": reason, **times}
 
 
