@@ -20,7 +20,7 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 
 .PHONY: test
 test: setup  ## Run all tests but those of the containers
-	$(BIN)/pytest tests --ignore tests/compose
+	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
 
 .PHONY: check
 check: setup  ## The gate before a commit: format, lint, types, import walls, unit tests

@@ -1,16 +1,18 @@
-"""What one message costs on the bus: CPU time in the client and in the broker, per publish and per delivery.
+"""What one message costs on the bus: CPU time in the client and in the broker, per publish, delivery and handling.
 
-    python benchmarks/bus.py amqp://guest:guest@127.0.0.1:5672/benchmark [--messages 20000] [--batches 1,10,100,300]
+    python -m benchmarks.bus amqp://guest:guest@127.0.0.1:5672/benchmark [--messages 20000] [--batches 1,10,100,300]
 
-The virtual host must exist and may be written to; its payment.inbox is emptied. For each batch size the same messages
-are published (all of a batch at once, then their confirmations awaited) and consumed (acknowledged batch by batch),
-first through aio-pika's own message objects, then through RabbitBus, which reads and writes message frames itself.
+The virtual host must exist and may be written to; its payment.inbox and order.inbox are emptied. For each batch size
+the same messages are published (all of a batch at once, then their confirmations awaited) and consumed (acknowledged
+batch by batch), first through aio-pika's own message objects, then through RabbitBus, which reads and writes message
+frames itself. "handle" is all that a service does with a message around its own work: receive it, read it, publish an
+answer, acknowledge it.
 """
 
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +26,10 @@ from rich.table import Table
 
 from shared import topology
 from shared.bus import Envelope
+from shared.bus.consumer import Consumer
 from shared.bus.publisher import envelope
 from shared.bus.rabbitmq import RabbitBus
-from shared.contracts import RefundPayment
+from shared.contracts import PaymentRefunded, RefundPayment
 
 QUEUE = topology.PAYMENT_INBOX
 
@@ -150,6 +153,24 @@ class BusClient:
             seen += len(deliveries)
             await self._consuming.acknowledge(deliveries)
 
+    async def handle(self, total: int, batch: int) -> None:
+        """Answer `total` messages, as a service does."""
+        done = asyncio.Event()
+        seen = 0
+
+        async def answer(messages: Sequence[RefundPayment]) -> list[PaymentRefunded]:
+            nonlocal seen
+            seen += len(messages)
+            if seen == total:
+                done.set()
+            return [PaymentRefunded(order_id=message.order_id, status="REFUNDED") for message in messages]
+
+        consumer = Consumer(self._consuming, QUEUE, {RefundPayment: answer}, batch_limit=batch)
+        running = asyncio.create_task(consumer.run())
+        await done.wait()
+        await consumer.stop()
+        await running
+
 
 def batches_of(size: int, messages: int) -> list[list[Envelope]]:
     """Envelopes of a usual size, in batches."""
@@ -169,24 +190,31 @@ async def compare(url: str, messages: int, sizes: list[int]) -> Table:
     await setup.close()
     for size in sizes:
         count = messages if size > 1 else messages // 10
-        for client in (PlainClient(url), BusClient(url)):
-            await purge(url)
+        for client, step in ((PlainClient(url), "consume"), (BusClient(url), "consume"), (BusClient(url), "handle")):
+            await empty_queues(url)
             batches = batches_of(size, count)
             async with client.opened():
                 published = await measured(lambda c=client, b=batches: c.publish(b), count, broker)
-                consumed = await measured(lambda c=client, n=count, s=size: c.consume(n, s), count, broker)
-            for step, cost in (("publish", published), ("consume", consumed)):
-                figures = (f"{figure:.0f}" for figure in (cost.client, cost.broker, cost.elapsed))
-                table.add_row(type(client).__name__, str(size), step, *figures)
+                work = getattr(client, step)
+                taken = await measured(lambda w=work, n=count, s=size: w(n, s), count, broker)
+            if step == "consume":
+                table.add_row(type(client).__name__, str(size), "publish", *figures(published))
+            table.add_row(type(client).__name__, str(size), step, *figures(taken))
     return table
 
 
-async def purge(url: str) -> None:
-    """Empty the queue that is measured."""
+def figures(cost: Cost) -> list[str]:
+    """The cost as cells of the table."""
+    return [f"{figure:.0f}" for figure in (cost.client, cost.broker, cost.elapsed)]
+
+
+async def empty_queues(url: str) -> None:
+    """Empty the queues that are written to."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
-        queue = await channel.get_queue(QUEUE)
-        await queue.purge()
+        for name in (QUEUE, topology.ORDER_INBOX):
+            queue = await channel.get_queue(name)
+            await queue.purge()
 
 
 def main() -> None:

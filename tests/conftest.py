@@ -1,5 +1,6 @@
 """What every test can ask for: servers, databases and a broker of its own, an id that no other test has."""
 
+import os
 import re
 import secrets
 import sys
@@ -8,7 +9,25 @@ from collections.abc import AsyncIterator
 import pymongo
 import pytest
 
-from tests.servers import NativeServers, Servers, delete_topology, native_servers, run_servers
+from tests.servers import (
+    AMQP_MANAGEMENT_URL_VARIABLE,
+    AMQP_URL_VARIABLE,
+    NativeServers,
+    Servers,
+    delete_topology,
+    native_servers,
+    run_servers,
+)
+
+
+WORKERS = 3
+"""More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers for `-n auto`: each has servers of its own, so one alone where the servers are given."""
+    given = os.environ.get(AMQP_URL_VARIABLE) and not os.environ.get(AMQP_MANAGEMENT_URL_VARIABLE)
+    return 0 if given else WORKERS
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,11 @@ class Stack:
 
     def url(self, service: str) -> str:
         """Where a living process of the service listens."""
-        return next(p.url for p in self._processes if p.service == service and p.alive)
+        living = self.processes(service)
+        if not living:
+            told = ["".join(p.output[-20:]) for p in self._processes if p.service == service]
+            raise RuntimeError(f"no process of {service} is alive; the last that they said: {told}")
+        return living[0].url
 
     def processes(self, service: str) -> list[Process]:
         return [p for p in self._processes if p.service == service and p.alive]
@@ -166,7 +170,7 @@ class Stack:
 
         async def one(index: int) -> str | None:
             async with gate:
-                with contextlib.suppress(httpx.HTTPError, StopIteration):
+                with contextlib.suppress(httpx.HTTPError, RuntimeError):
                     response = await self.client.post(f"{self.url('order')}/orders", json=order_body(**body(index)))
                     if response.status_code == 202:
                         return str(response.json()["orderId"])

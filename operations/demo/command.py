@@ -32,7 +32,7 @@ AFTERWORD = """
 
   curl http://127.0.0.1:3008/orders/<the orderId of the answer>
 
-`up` prints other addresses where these are taken; the card `tok_declined` is declined.
+`up` prints the ports, should these be taken. The card tok_declined is declined.
 `{ordersaga} audit` checks the books, `{ordersaga} load` measures the speed.
 """
 
@@ -64,7 +64,7 @@ def demo() -> None:
 
 def _conclude(scene: Scene, seconds: float) -> None:
     if not scene.held:
-        scene.console.print(f"\n[bold red]Not all of it held:[/] {len(scene.broken)} of the claims above are wrong.")
+        scene.console.print("\n[bold red]Not all of it held:[/] see what is red above.")
         return
     scene.console.print(f"\n[bold green]All of it held.[/] The stack is gone again; it took {seconds:.0f} s.")
     scene.console.print(AFTERWORD.format(ordersaga=_how_to_call()), highlight=False, soft_wrap=True, end="")

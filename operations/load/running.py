@@ -61,7 +61,7 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
             async with session.put(url, json={"quantity": plan.stock}) as answer:
                 answer.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"the inventory service does not take {url}: {error!r}") from error
+            raise UnreachableError(f"the inventory service does not take {url}: {error}") from error
 
 
 def _report(

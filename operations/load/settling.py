@@ -16,6 +16,7 @@ from operations.settings import UnreachableError
 PAGE = 500
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
+AWAY_SECONDS = 30.0
 QUESTION_SHARE = 0.05
 """Of the time that may go into asking: the question is the order service's work too."""
 
@@ -94,9 +95,14 @@ class OrderBook:
             after = {"cursor": page["nextCursor"]}
 
     async def _list(self, **query: str) -> Any:
-        try:
-            async with self._session.get(self._url, params={"userId": self._user_id, **query}) as answer:
-                answer.raise_for_status()
-                return orjson.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"the order service does not answer on {self._url}: {error!r}") from error
+        """One page; a service that is away for a moment, as when it is killed during the test, is waited for."""
+        give_up_at = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                async with self._session.get(self._url, params={"userId": self._user_id, **query}) as answer:
+                    answer.raise_for_status()
+                    return orjson.loads(await answer.read())
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if time.monotonic() > give_up_at:
+                    raise UnreachableError(f"the order service does not answer on {self._url}: {error}") from error
+            await asyncio.sleep(LONGEST_PAUSE_SECONDS)

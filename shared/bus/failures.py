@@ -134,10 +134,13 @@ def _rfc3339(moment: datetime) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """The traceback, bounded in length: an exception may carry whole documents in its message."""
-    text = "".join(traceback.format_exception(error, limit=-20))
-    # The end says where it happened and what; the beginning only how it got there.
-    return text if len(text) <= _MAX_TRACEBACK else "(…)\n" + text[-_MAX_TRACEBACK:]
+    return _shortened("".join(traceback.format_exception(error, limit=-20)), _MAX_TRACEBACK)
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]} (…)"
+def _shortened(text: str, limit: int) -> str:
+    """Both ends of a text that takes more than `limit` bytes: where it comes from, and what it comes to."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= limit:
+        return text
+    half = limit // 2
+    return f"{encoded[:half].decode('utf-8', 'ignore')} (…) {encoded[-half:].decode('utf-8', 'ignore')}"

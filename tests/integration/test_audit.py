@@ -26,6 +26,8 @@ from tests.servers import Servers
 
 NOW = datetime.now(UTC)
 LONG_AGO = NOW - timedelta(hours=2)
+JUST_NOW = NOW + timedelta(hours=2)
+"""Of what has just happened: ahead, so that it stays so however long the tests take."""
 TOTAL = 2000
 Document = dict[str, Any]
 
@@ -87,19 +89,19 @@ def populate(world: World) -> None:
     order(world, "confirmed", "CONFIRMED", items=(("p1", 1), ("p2", 1)))
     order(world, "recorded", "CONFIRMED")  # its reservation is stored, its mark not yet removed
     order(world, "completed", "COMPLETED", items=(("server", 1),))
-    order(world, "provisioning", "PROVISIONING", items=(("server", 1),), settled=False, updatedAt=NOW)
+    order(world, "provisioning", "PROVISIONING", items=(("server", 1),), settled=False, updatedAt=JUST_NOW)
     order(world, "free", "CONFIRMED", items=(), total=0)
     order(world, "no-stock", "CANCELLED", stock="FAILED", payment="REFUNDED")
     order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
     order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
-    order(world, "held", "FAILED", items=(("server", 1),), settled=False, dueAt=NOW + timedelta(hours=1))
+    order(world, "held", "FAILED", items=(("server", 1),), settled=False, dueAt=JUST_NOW)
     order(world, "given-up", "FAILED", stock="RELEASED", payment="REFUNDED", items=(("server", 1),), compensating=True)
 
-    on_its_way = {"settled": False, "updatedAt": NOW}
+    on_its_way = {"settled": False, "updatedAt": JUST_NOW}
     # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
     order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
     # Refused a moment ago; the unit that was taken under its mark is about to go back.
-    order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=NOW)
+    order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=JUST_NOW)
     # Cancelled: the unit is back on the shelf under its mark while its reservation still says RESERVED.
     order(world, "returning", "CANCELLED", stock="RESERVED", payment="REFUNDED", **on_its_way)
     order(world, "new", None, stock=None, payment=None)
@@ -119,7 +121,7 @@ def order(
     lines = [{"productId": product, "quantity": units, "price": 0} for product, units in items]
     if lines:
         lines[0]["price"] = total
-    placed = NOW if status in (None, "PENDING") else LONG_AGO
+    placed = JUST_NOW if status in (None, "PENDING") else LONG_AGO
     document = {
         "_id": order_id,
         "items": lines,

@@ -369,8 +369,9 @@ async def test_a_drivers_exception_counts_as_what_it_is_mapped_to(harness: Harne
         return DatabaseUnavailableError(str(error)) if isinstance(error, ConnectionResetError) else error
 
     handler = Refunds(lambda _: next(errors, None))
-    await running.consumer(handler, as_ours=as_ours)
+    consumer = await running.consumer(handler, as_ours=as_ours)
     await send(harness, refunds("o1"))
+    await eventually(lambda: consumer.trouble == "waiting: driver")
     await answered(harness, 1)
     assert handler.calls == [["o1"]] * 3
 

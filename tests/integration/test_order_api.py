@@ -186,7 +186,9 @@ async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
     assert sorted(seen) == sorted(placed)
     assert_problem(await stack.client.get(url, params={"cursor": "nonsense"}), 422)
     assert_problem(await stack.client.get(url, params={"cursor": "WzEsMl0"}), 422)
-    assert_problem(await stack.client.get(url, params={"cursor": b64encode(b'[1' + b"0" * 30 + b',"x"]').decode()}), 422)
+    assert_problem(
+        await stack.client.get(url, params={"cursor": b64encode(b"[1" + b"0" * 30 + b',"x"]').decode()}), 422
+    )
     assert_problem(await stack.client.get(url, params={"cursor": write_cursor([10**18, "x"])}), 422)
     assert_problem(await stack.client.get(url, params={"limit": 0}), 422)
     assert_problem(await stack.client.get(url, params={"status": "LOST"}), 422)

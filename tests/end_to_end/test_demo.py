@@ -1,0 +1,162 @@
+"""`ordersaga demo`: the whole story, its ends before its end, and that it does not tell what is not so."""
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import typer
+from rich.console import Console
+
+from operations.demo import command
+from operations.demo.chapters import STORY, Titled, tell
+from operations.demo.scene import Scene
+from operations.demo.shop import NotSettledError, Shop
+from operations.demo.stage import Stage
+from operations.native.layout import Layout
+from operations.native.processes import find_marked
+from operations.settings import Stack
+from tests.eventually import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A running demo without a terminal, eighty columns wide; what it prints goes to `out` in the test's directory."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    # Settings of whoever starts it are not the story's: it would not hold with them.
+    settings = {"ORDERSAGA_PAYMENT_FAILURE_RATE": "1", "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "operations.cli", "demo"],
+            env={**inherited, **settings, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+            cwd=tmp_path,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    process.wait(90)
+
+
+def printed(tmp_path: Path) -> str:
+    return (tmp_path / "out").read_text()
+
+
+def directory_of(output: str) -> Path:
+    found = re.search(r"data and logs: (\S+)", output)
+    assert found, output
+    return Path(found[1])
+
+
+async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    status = await asyncio.to_thread(demo.wait, 150)
+    output = printed(tmp_path)
+    assert status == 0, output
+    titles = [f"{number}. {title}" for number, (title, _) in enumerate(STORY, start=1)]
+    assert re.findall(r"^\d\. .*$", output, re.MULTILINE) == titles
+    assert "✗" not in output
+    assert "exactly five orders are confirmed" in output
+    assert "every clock is sold once: 70 confirmed, 30 cancelled" in output
+    assert re.search(r"[\d,]+ orders a second", output)
+    assert "the books balance" in output
+    assert "ordersaga up" in output
+    assert [line for line in output.splitlines() if len(line) > 80] == []
+    assert "\x1b" not in output
+    assert_gone(directory_of(output))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_ended_in_the_middle_it_leaves_nothing(
+    number: signal.Signals, demo: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    await eventually(lambda: "exactly five orders are confirmed" in printed(tmp_path), 90, "the first chapter")
+    directory = directory_of(printed(tmp_path))
+    assert find_marked(directory) != []
+    demo.send_signal(number)
+    assert await asyncio.to_thread(demo.wait, 90) == command.INTERRUPTED, printed(tmp_path)
+    assert "interrupted" in printed(tmp_path)
+    assert "Traceback" not in printed(tmp_path)
+    assert_gone(directory)
+
+
+def assert_gone(directory: Path) -> None:
+    assert find_marked(directory) == []
+    mentioning = [process for process in psutil.process_iter(["cmdline"]) if _mentions(process, str(directory))]
+    assert mentioning == []
+    assert not directory.exists()
+
+
+def _mentions(process: psutil.Process, text: str) -> bool:
+    return any(text in word for word in process.info["cmdline"] or ())
+
+
+# --- What is not so is not told. ---
+
+
+async def true_chapter(scene: Scene, _stage: Stage, _shop: Shop) -> None:
+    scene.claim(True, "one is one", 2)
+
+
+async def false_chapter(scene: Scene, _stage: Stage, _shop: Shop) -> None:
+    scene.claim(False, "two are five", "[4] were seen")
+
+
+async def chapter_without_end(_scene: Scene, _stage: Stage, _shop: Shop) -> None:
+    raise NotSettledError("after 30 s 99 of 100 orders are settled")
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene(Console(file=io.StringIO(), width=80))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    nowhere = Stack("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", {}, None, "nothing")
+    return Stage(Layout(Path("nowhere")), nowhere)
+
+
+def text_of(scene: Scene) -> str:
+    assert isinstance(scene.console.file, io.StringIO)
+    return scene.console.file.getvalue()
+
+
+async def test_a_claim_that_does_not_hold_is_shown_with_what_was_seen(scene: Scene, stage: Stage) -> None:
+    await tell((Titled("False", false_chapter), Titled("True", true_chapter)), scene, stage)
+    assert "✗ not so: two are five, but: [4] were seen" in text_of(scene)
+    assert "✓ one is one" in text_of(scene)
+    assert not scene.held
+
+
+async def test_a_chapter_that_cannot_be_told_to_its_end_ends_the_story(scene: Scene, stage: Stage) -> None:
+    await tell((Titled("Hangs", chapter_without_end), Titled("True", true_chapter)), scene, stage)
+    assert "✗ after 30 s 99 of 100 orders are settled" in text_of(scene)
+    assert "one is one" not in text_of(scene)
+    assert not scene.held
+
+
+@pytest.mark.parametrize(("chapter", "status"), [(true_chapter, 0), (false_chapter, 1), (chapter_without_end, 1)])
+async def test_the_exit_status_says_whether_all_of_it_held(
+    chapter: object, status: int, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "own_stage", lambda _: contextlib.nullcontext(stage))
+    monkeypatch.setattr(command, "STORY", (Titled("Only", chapter),))  # type: ignore[arg-type]
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(typer.Exit) as ended:
+        await asyncio.to_thread(command.demo)
+    assert ended.value.exit_code == status
+    assert ("All of it held" in capsys.readouterr().out) == (status == 0)
+    assert stage.keep_data == (status != 0)

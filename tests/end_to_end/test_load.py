@@ -1,0 +1,147 @@
+"""`ordersaga load` against a running stack: its orders, its figures, its verdict."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import AsyncIterator
+
+import pymongo
+import pytest
+
+from operations.audit import audit
+from operations.load import Plan, Watch, run_load
+from operations.settings import Stack as Address
+from operations.settings import UnreachableError
+from tests.processes import Stack, run_stack
+from tests.servers import Servers, delete_topology
+
+
+@pytest.fixture(scope="module")
+async def stack(servers: Servers) -> AsyncIterator[Stack]:
+    """One stack for all tests: none of them minds the orders of another."""
+    await delete_topology(servers.amqp_url)
+    prefix = f"t{secrets.token_hex(8)}"
+    async with run_stack(servers.mongodb_url, servers.amqp_url, prefix) as running:
+        await running.start()
+        yield running
+    await delete_topology(servers.amqp_url)
+    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+        for name in ("orders", "inventory", "payments"):
+            await client.drop_database(f"{prefix}_{name}")
+
+
+def address(stack: Stack) -> Address:
+    urls = {service: stack.url(service) for service in ("order", "inventory")}
+    return Address(stack.mongodb_url, stack.amqp_url, urls, None, stack.database_prefix)
+
+
+async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
+    watch = Watch()
+    report = await run_load(address(stack), Plan(orders=300, concurrency=10, products=4, lines=2), watch)
+    assert report.ok
+    assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
+    assert report.statuses == {"CONFIRMED": 300}
+    assert (report.errors, report.reasons) == ({}, {})
+    assert (watch.phase, watch.done) == ("auditing", 300)
+    assert report.audit.checked["orders"] >= 300
+    for measured in ("post", "final", "settled"):
+        figures = report.latencies_ms[measured]
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] < 60_000
+    assert 0 < report.seconds < 60
+    assert report.orders_per_second == pytest.approx(300 / report.seconds)
+    assert report.cost["load"].rss_bytes > 0
+
+
+async def test_declined_orders_end_cancelled_and_give_everything_back(stack: Stack) -> None:
+    report = await run_load(address(stack), Plan(orders=40, rate=200, payment_token="tok_declined"))
+    assert report.ok
+    assert report.statuses == {"CANCELLED": 40}
+    assert report.reasons == {"The card was declined": 40}
+
+
+async def test_an_audit_in_the_middle_of_it_finds_orders_on_their_way_and_nothing_wrong(stack: Stack) -> None:
+    """One hot product is bought and given back, by orders that go through and orders that are declined."""
+    good = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1)))
+    declined = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1, payment_token="tok_declined")))
+    on_their_way = 0
+    while not (good.done() and declined.done()):
+        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, second_look_after=0)
+        assert report.violations == []
+        on_their_way = max(on_their_way, report.information["inFlight"])
+    assert on_their_way > 0
+    assert (await good).ok
+    assert (await declined).ok
+
+
+async def test_orders_that_do_not_settle_are_told(stack: Stack) -> None:
+    """Payment is away: what was accepted waits, is neither confirmed nor lost, and the test does not pass."""
+    for process in stack.processes("payment"):
+        await stack.kill(process)
+    try:
+        report = await run_load(address(stack), Plan(orders=20, timeout=0.5))
+    finally:
+        await stack.start("payment")
+    assert (report.accepted, report.recorded, report.unsettled) == (20, 20, 20)
+    assert not report.complete
+    assert not report.ok
+    assert report.audit.ok
+    assert report.audit.information["inFlight"] == 20
+
+
+async def test_a_stack_that_is_not_there() -> None:
+    nobody = {"order": "http://127.0.0.1:1", "inventory": "http://127.0.0.1:1"}
+    with pytest.raises(UnreachableError, match="inventory service"):
+        await run_load(Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nobody, None, "nobody"), Plan(orders=1))
+
+
+async def ordersaga(*words: str, **settings: str) -> tuple[int, str]:
+    """Run the command line with these settings; its exit status and what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    environment |= {f"ORDERSAGA_{name.upper()}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "operations.cli",
+        *words,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+async def test_the_command_line(stack: Stack) -> None:
+    where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, "database_prefix": stack.database_prefix}
+    where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}
+    status, output = await ordersaga("load", "--orders", "30", "--json", **where)
+    assert status == 0, output
+    document = json.loads(output)
+    assert (document["ok"], document["settled"], document["audit"]["ok"]) == (True, 30, True)
+
+    status, output = await ordersaga("load", "--orders", "30", "--rate", "300", **where)
+    assert status == 0, output
+    assert "30 of 30 orders settled" in output
+    assert "Stock is conserved" in output
+
+    status, output = await ordersaga("audit", **where)
+    assert status == 0, output
+    assert re.search(r"What goes through has stock and payment +[\d,]+ orders", output)
+
+
+async def test_exit_statuses_of_the_command_line(mongodb_url: str) -> None:
+    assert (await ordersaga("load", "--orders", "0"))[0] == 2
+    assert (await ordersaga("load", "--products", "2", "--lines", "3"))[0] == 2
+    for command in ("load", "audit"):
+        nobody = {
+            "amqp_url": "amqp://127.0.0.1:1/",
+            "order_url": "http://127.0.0.1:1",
+            "inventory_url": "http://127.0.0.1:1",
+        }
+        status, output = await ordersaga(command, mongodb_url=mongodb_url, **nobody)
+        assert status == 3, output
+        assert "Traceback" not in output

@@ -1,0 +1,139 @@
+"""The broker stops, dies or drops its connections in the middle of load: the bus comes back and nothing is lost."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+
+from shared import topology
+from shared.bus.consumer import Consumer
+from shared.bus.publisher import Publisher
+from shared.bus.rabbitmq import RabbitBus
+from shared.contracts import Message, PaymentRefunded, RefundPayment
+from shared.errors import BusUnavailableError
+from tests.eventually import eventually
+from tests.servers import NativeServers
+
+INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
+
+
+class Traffic:
+    """A sender that repeats what was not confirmed, a service that answers, and a receiver of the answers."""
+
+    def __init__(self, url: str) -> None:
+        self.sender = RabbitBus(url, publish_timeout=2)
+        self.service = RabbitBus(url, publish_timeout=2)
+        self.receiver = RabbitBus(url)
+        self.consumer = Consumer(self.service, INBOX, {RefundPayment: self._answer})
+        self.confirmed: set[str] = set()
+        self.answered: set[str] = set()
+        self.failures = 0
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator["Traffic"]:
+        await self.sender.start(None)
+        await self.service.start(INBOX)
+        await self.receiver.start(ANSWERS)
+        tasks = [asyncio.create_task(work()) for work in (self._send, self.consumer.run, self._receive)]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for bus in (self.sender, self.service, self.receiver):
+                await bus.close()
+
+    async def goes_on(self) -> None:
+        """All are connected again, new messages are answered, and so are all that were ever confirmed."""
+        before = len(self.confirmed)
+        await eventually(lambda: len(self.confirmed) >= before + 50, within=30)
+        everything = set(self.confirmed)
+        await eventually(lambda: everything <= self.answered, within=30)
+        assert (self.sender.trouble, self.consumer.trouble, self.receiver.trouble) == (None, None, None)
+
+    async def _send(self) -> None:
+        publisher, number = Publisher(self.sender), 0
+        while True:
+            orders = [f"o{number + offset}" for offset in range(10)]
+            try:
+                await publisher.send([RefundPayment(order_id=order) for order in orders])
+            except BusUnavailableError:
+                self.failures += 1
+                await asyncio.sleep(0.05)
+            else:
+                self.confirmed.update(orders)
+                number += 10
+                await asyncio.sleep(0.002)
+
+    async def _answer(self, messages: Sequence[RefundPayment]) -> list[Message]:
+        return [PaymentRefunded(order_id=message.order_id, status="VOIDED") for message in messages]
+
+    async def _receive(self) -> None:
+        while True:
+            batch = await self.receiver.receive(200)
+            self.answered.update(str(delivery.correlation_id) for delivery in batch)
+            await self.receiver.acknowledge(batch)
+
+
+async def stop_and_start(servers: NativeServers) -> None:
+    await servers.stop_broker()
+    await asyncio.sleep(2)
+    await servers.start_broker()
+
+
+async def kill_and_start(servers: NativeServers) -> None:
+    await servers.stop_broker(kill=True)
+    await servers.start_broker()
+
+
+async def close_connections(servers: NativeServers) -> None:
+    await asyncio.to_thread(servers.rabbitmqctl, "close_all_connections", "a test")
+
+
+@pytest.mark.parametrize("outage", [stop_and_start, kill_and_start, close_connections])
+async def test_traffic_goes_on_after_an_outage_and_nothing_confirmed_is_lost(
+    own_servers: NativeServers, outage: Callable[[NativeServers], Awaitable[None]]
+) -> None:
+    async with Traffic(own_servers.amqp_url).run() as traffic:
+        await eventually(lambda: len(traffic.answered) > 500, within=30)
+        await outage(own_servers)
+        await eventually(lambda: traffic.failures, within=10)
+        await traffic.goes_on()
+
+
+async def test_while_the_broker_is_away_publishing_fails_in_bounded_time_and_trouble_says_why(
+    own_servers: NativeServers,
+) -> None:
+    bus = RabbitBus(own_servers.amqp_url, publish_timeout=2)
+    await bus.start(INBOX)
+    stopping = asyncio.create_task(own_servers.stop_broker())
+    slowest = 0.0
+    failures = 0
+    while failures < 5:
+        start = time.monotonic()
+        try:
+            await Publisher(bus).send([RefundPayment(order_id="o1")] * 50)
+        except BusUnavailableError:
+            failures += 1
+            await asyncio.sleep(0.05)
+        slowest = max(slowest, time.monotonic() - start)
+    await stopping
+    assert slowest < 2.5
+    assert "Connect call failed" in str(await eventually(lambda: bus.trouble))
+    await bus.close()
+
+
+async def test_a_bus_that_starts_before_its_broker_waits_for_it(own_servers: NativeServers) -> None:
+    await own_servers.stop_broker()
+    bus = RabbitBus(own_servers.amqp_url)
+    starting = asyncio.create_task(bus.start(INBOX))
+    await eventually(lambda: "Connect call failed" in str(bus.trouble))
+    assert not starting.done()
+    await own_servers.start_broker()
+    async with asyncio.timeout(20):
+        await starting
+    assert bus.trouble is None
+    await bus.close()

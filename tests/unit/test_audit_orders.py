@@ -1,0 +1,195 @@
+"""The audit's judgement of one order and one product: what may be on its way, and from when on it is wrong."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+
+from operations.audit import stock
+from operations.audit.orders import (
+    COMPENSATION,
+    LATE,
+    PROVISIONING,
+    STILL,
+    UNPUBLISHED,
+    Case,
+    judge,
+    standing,
+)
+from operations.audit.report import Violation
+from operations.audit.stock import MARKED, Shelf, lingering, out
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+INSTANT = timedelta(milliseconds=1)
+Document = dict[str, Any]
+
+MONEY = {"amount": 1000, "currency": "USD"}
+CHARGED = {"outcome": "CHARGED", "chargeId": "ch_1", **MONEY}
+
+
+def an_order(status: str = "PENDING", **changes: Any) -> Document:
+    order = {
+        "_id": "o1",
+        "items": [{"productId": "p1", "quantity": 2, "price": 500}],
+        "totalAmount": 1000,
+        "currency": "USD",
+        "status": status,
+        "stockStatus": "PENDING",
+        "paymentStatus": "PENDING",
+        "settled": False,
+        "updatedAt": NOW,
+        "deadline": NOW + timedelta(minutes=5),
+        "history": [{"status": "PENDING"}, {"status": status}],
+    }
+    return order | changes
+
+
+def a_reservation(status: str) -> Document:
+    return {"status": status, "items": [{"productId": "p1", "quantity": 2}], "updatedAt": NOW}
+
+
+def a_payment(status: str) -> Document:
+    transaction = {"transactionId": "ch_1"} if status in ("PROCESSED", "REFUNDED") else {}
+    return {"status": status, "updatedAt": NOW, **MONEY, **transaction}
+
+
+def kinds(order: Document, *records: Document | None) -> list[str]:
+    """What is wrong with an order that has these as its reservation, payment and charge."""
+    reservation, payment, charge = (*records, None, None, None)[:3]
+    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge), NOW)]
+
+
+RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
+PAYMENTS_AND_CHARGES = (
+    (None, None),
+    (a_payment("PENDING"), None),
+    (a_payment("PENDING"), CHARGED),
+    (a_payment("PENDING"), {"outcome": "DECLINED", **MONEY}),
+    (a_payment("PENDING"), CHARGED | {"refundedAt": NOW}),
+    (a_payment("PROCESSED"), CHARGED),
+    (a_payment("PROCESSED"), CHARGED | {"refundedAt": NOW}),
+    (a_payment("FAILED"), {"outcome": "DECLINED", **MONEY}),
+    (a_payment("REFUNDED"), CHARGED | {"refundedAt": NOW}),
+    ({"status": "VOIDED", "updatedAt": NOW}, None),
+    ({"status": "VOIDED", "updatedAt": NOW}, CHARGED),  # a charge that overtook nothing but is about to be returned
+    ({"status": "VOIDED", "updatedAt": NOW}, {"outcome": "VOIDED"}),
+)
+
+
+@pytest.mark.parametrize("status", ["PENDING", "CANCELLED"])
+def test_whatever_its_participants_have_done_by_now_an_order_on_its_way_is_not_wrong(status: str) -> None:
+    for reservation, (payment, charge) in product(RESERVATIONS, PAYMENTS_AND_CHARGES):
+        order = an_order(status)
+        assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
+        assert standing(Case("o1", order, reservation, payment, charge), NOW).in_flight
+
+
+LIMITS = [
+    ("deadline", an_order(deadline=NOW - LATE), {"deadline": NOW - LATE - INSTANT}),
+    ("compensation", an_order("CANCELLED", updatedAt=NOW - COMPENSATION), {"updatedAt": NOW - COMPENSATION - INSTANT}),
+    (
+        "compensation",
+        an_order("FAILED", compensating=True, updatedAt=NOW - COMPENSATION),
+        {"updatedAt": NOW - COMPENSATION - INSTANT},
+    ),
+    (
+        "provisioning",
+        an_order("PROVISIONING", stockStatus="RESERVED", paymentStatus="PROCESSED", updatedAt=NOW - PROVISIONING),
+        {"updatedAt": NOW - PROVISIONING - INSTANT},
+    ),
+    (
+        "hold",
+        an_order("FAILED", stockStatus="RESERVED", paymentStatus="PROCESSED", dueAt=NOW - LATE),
+        {"dueAt": NOW - LATE - INSTANT},
+    ),
+    (
+        "order unpublished",
+        an_order(unpublished=True, dueAt=NOW - UNPUBLISHED),
+        {"dueAt": NOW - UNPUBLISHED - INSTANT},
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "in_time", "too_late"), LIMITS)
+def test_the_moment_from_which_on_an_order_is_late(kind: str, in_time: Document, too_late: Document) -> None:
+    participants = (a_reservation("RESERVED"), a_payment("PROCESSED"), CHARGED)
+    assert kinds(in_time, *participants) == []
+    assert kinds(in_time | too_late, *participants) == [kind]
+
+
+def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
+    old = {"updatedAt": NOW - STILL - INSTANT}
+    reservation = a_reservation("RESERVED")
+    assert standing(Case("o1", an_order(**old), None, None, None), NOW).stalled
+    assert standing(Case("o1", an_order(**old), reservation | old, None, None), NOW).stalled
+    assert not standing(Case("o1", an_order(**old), reservation, None, None), NOW).stalled
+    assert not standing(Case("o1", an_order(), reservation | old, None, None), NOW).stalled
+
+
+@pytest.mark.parametrize(
+    ("order", "payment"),
+    [
+        (an_order(unpublished=True), None),  # the sweep publishes it
+        (an_order(), {"status": "PENDING", "nextLookupAt": NOW}),  # the payment service asks again by itself
+        (an_order("PROVISIONING"), None),  # a provider takes its time
+        (an_order("FAILED"), None),  # somebody is to decide
+        (an_order("CONFIRMED", settled=True), None),
+    ],
+)
+def test_who_does_not_wait_for_a_message_has_lost_none(order: Document, payment: Document | None) -> None:
+    old = {"updatedAt": NOW - timedelta(days=1)}
+    assert not standing(Case("o1", order | old, None, payment and payment | old, None), NOW).stalled
+
+
+# --- One product. ---
+
+
+def a_shelf(moving: dict[str, int], reserved: int, *reserved_orders: str, **product: Any) -> Shelf:
+    """A product of which `reserved` units are reserved, two for each of these orders; every marked order exists."""
+    document = {"kind": "goods", "quantity": 0, "supplied": 0, "moving": moving} | product
+    reservations = {order_id: a_reservation("RESERVED") for order_id in reserved_orders}
+    return Shelf("p1", document, reserved, reservations, {order_id: an_order() for order_id in moving})
+
+
+@pytest.mark.parametrize(
+    ("moving", "reserved", "reserved_orders", "expected"),
+    [
+        ({}, 6, (), 6),
+        ({"o1": -2}, 6, (), 8),  # taken, not recorded yet
+        ({"o1": -2}, 6, ("o1",), 6),  # taken and recorded, the mark not yet removed
+        ({"o1": 2}, 6, ("o1",), 4),  # given back, not recorded yet
+        ({"o1": 2}, 4, (), 4),  # given back and recorded, the mark not yet removed
+        ({"o1": -2, "o2": 2, "o3": -1}, 6, ("o2",), 7),
+    ],
+)
+def test_units_that_are_out(
+    moving: dict[str, int], reserved: int, reserved_orders: tuple[str, ...], expected: int
+) -> None:
+    shelf = a_shelf(moving, reserved, *reserved_orders)
+    assert out(shelf) == expected
+    assert stock.judge(a_shelf(moving, reserved, *reserved_orders, quantity=3, supplied=3 + expected), NOW) == []
+    wrong = stock.judge(a_shelf(moving, reserved, *reserved_orders, quantity=3, supplied=4 + expected), NOW)
+    assert [violation.kind for violation in wrong] == ["conservation"]
+
+
+def test_the_mark_of_an_order_that_is_over_is_wrong_when_it_holds_units_and_harmless_when_not() -> None:
+    over = {"settled": True, "updatedAt": NOW - MARKED}
+    shelf = a_shelf({"o1": -2}, 0, supplied=2)._replace(orders={"o1": an_order("CANCELLED", **over)})
+    assert stock.judge(shelf, NOW) == []
+    (violation,) = stock.judge(shelf, NOW + INSTANT)
+    assert (violation.invariant, violation.kind, violation.id) == (2, "mark", "p1")
+    recorded = a_shelf({"o1": -2}, 2, "o1", supplied=2)._replace(orders={"o1": an_order("CONFIRMED", **over)})
+    assert stock.judge(recorded, NOW + INSTANT) == []
+    assert (lingering(recorded, NOW), lingering(recorded, NOW + INSTANT)) == (0, 1)
+
+
+def test_servers_are_not_counted() -> None:
+    assert stock.judge(a_shelf({}, 3, kind="vps", quantity=None, supplied=None), NOW) == []
+
+
+def test_the_same_thing_found_twice_has_the_same_key() -> None:
+    first = Violation(1, "conservation", "product", "p1", "5 free", "6")
+    assert first.key == Violation(1, "conservation", "product", "p1", "4 free", "6").key
+    assert first.key != Violation(1, "conservation", "product", "p2", "5 free", "6").key
+    assert first.key != Violation(1, "conservation", "order", "p1", "5 free", "6").key

@@ -1,0 +1,105 @@
+"""The account of publications: done when the last is decided, failed if any failed, never early and never for ever."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.bus.confirms import Confirms, Pending, UnroutableError
+from shared.errors import BusUnavailableError
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def expect(confirms: Confirms, *ids: str) -> Pending:
+    pending = Pending(ids)
+    for _ in ids:
+        confirms.expect(pending)
+    return pending
+
+
+@given(st.permutations(range(1, 7)))
+def test_publications_are_done_with_the_last_confirm_in_whatever_order(order: list[int]) -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        first, second = expect(confirms, "a", "b", "c"), expect(confirms, "d", "e", "f")
+        for count, tag in enumerate(order, 1):
+            confirms.confirmed(tag, all_up_to=False)
+            decided = set(order[:count])
+            assert first.outcome.done() == ({1, 2, 3} <= decided)
+            assert second.outcome.done() == ({4, 5, 6} <= decided)
+        assert len(confirms) == 0
+
+    run(work())
+
+
+def test_one_confirm_may_stand_for_all_up_to_it() -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        first, second = expect(confirms, "a", "b"), expect(confirms, "c", "d")
+        confirms.confirmed(2, all_up_to=False)
+        confirms.confirmed(3, all_up_to=True)
+        assert first.outcome.done()
+        assert not second.outcome.done()
+        confirms.confirmed(4, all_up_to=True)
+        await second.outcome
+
+    run(work())
+
+
+@pytest.mark.parametrize("all_up_to", [True, False])
+def test_a_refused_publication_fails_its_own_batch_and_no_other(all_up_to: bool) -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        first, second = expect(confirms, "a"), expect(confirms, "b", "c")
+        confirms.confirmed(1, all_up_to=False)
+        confirms.refused(2, all_up_to=all_up_to)
+        assert not second.outcome.done()
+        confirms.confirmed(3, all_up_to=False)
+        await first.outcome
+        with pytest.raises(BusUnavailableError, match="refused"):
+            await second.outcome
+
+    run(work())
+
+
+def test_a_returned_publication_is_an_error_although_it_is_confirmed() -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        first, second = expect(confirms, "a"), expect(confirms, "b", "c")
+        confirms.returned("b", "nobody listens")
+        confirms.confirmed(3, all_up_to=True)
+        await first.outcome
+        with pytest.raises(UnroutableError, match="nobody listens"):
+            await second.outcome
+
+    run(work())
+
+
+def test_when_the_connection_is_lost_nobody_waits_on() -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        pending = Pending(["a", "b"])
+        confirms.expect(pending)  # the second was not even written yet
+        confirms.lost("gone")
+        with pytest.raises(BusUnavailableError, match="gone"):
+            await pending.outcome
+        confirms.confirmed(1, all_up_to=True)
+
+    run(work())
+
+
+def test_a_confirm_that_comes_after_its_publisher_gave_up_changes_nothing() -> None:
+    async def work() -> None:
+        confirms = Confirms()
+        late, next_one = expect(confirms, "a"), expect(confirms, "b")
+        late.outcome.cancel()
+        confirms.confirmed(2, all_up_to=True)
+        await next_one.outcome
+
+    run(work())

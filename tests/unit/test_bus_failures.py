@@ -1,0 +1,124 @@
+"""Retries and dead letters: where they go, what they keep, and that they always fit."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared import topology
+from shared.bus import Delivery
+from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting
+from shared.bus.frames import write_headers
+from shared.errors import PoisonError
+
+NOW = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+
+
+def delivery(**changed: Any) -> Delivery:
+    values: dict[str, Any] = {
+        "body": b'{"orderId":"o1"}',
+        "queue": topology.PAYMENT_INBOX,
+        "exchange": topology.EXCHANGE,
+        "routing_key": "payment.refund",
+        "type": "payment.refund",
+        "correlation_id": "o1",
+        "message_id": "m1",
+        "redelivered": False,
+        "headers": {},
+        "receipt": None,
+    }
+    return Delivery(**(values | changed))
+
+
+def raised(error: Exception) -> Exception:
+    """The error with a traceback, as one that was raised has."""
+    try:
+        raise error  # noqa: TRY301
+    except Exception as caught:  # noqa: BLE001
+        return caught
+
+
+def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
+    current = delivery()
+    for attempt, rung in enumerate(topology.RETRY_LADDER, 1):
+        retry = after_failure(current, raised(KeyError("x")), NOW)
+        assert (retry.exchange, retry.routing_key) == (rung.name, topology.PAYMENT_INBOX)
+        assert (retry.body, retry.type) == (current.body, "payment.refund")
+        assert (retry.correlation_id, retry.message_id) == ("o1", "m1")
+        assert retry.headers["x-attempts"] == attempt
+        current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, headers=retry.headers)
+
+    dead = after_failure(current, raised(KeyError("x")), LATER)
+
+    assert (dead.exchange, dead.routing_key) == (topology.DEAD_LETTERS, "payment.refund")
+    assert dead.headers["x-attempts"] == 5
+    assert dead.headers["x-first-failed-at"] == "2026-05-01T12:00:00.123Z"
+    assert dead.headers["x-failed-at"] == "2026-05-01T12:05:00.123Z"
+
+
+def test_a_message_without_type_keeps_what_its_routing_key_said_over_a_retry() -> None:
+    retry = after_failure(delivery(type=None), raised(ValueError()), NOW)
+    assert retry.type == "payment.refund"
+
+
+def test_a_retry_leaves_the_brokers_bookkeeping_behind_and_a_dead_letter_keeps_it() -> None:
+    headers = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-delivery-count": 2, "traceparent": "t"}
+    retry = after_failure(delivery(headers=headers), raised(ValueError()), NOW)
+    dead = dead_letter(delivery(headers=headers), raised(PoisonError("bad")), NOW)
+    assert set(retry.headers) == {"traceparent", "x-attempts", "x-first-failed-at", "x-routing-key"}
+    assert set(headers) <= set(dead.headers)
+
+
+def test_a_dead_letter_says_what_why_where_and_when() -> None:
+    dead = dead_letter(delivery(headers={"x-attempts": 2}), raised(PoisonError("no such order")), NOW)
+    assert dead.mandatory
+    assert {name: value for name, value in dead.headers.items() if name != "x-traceback"} == {
+        "x-queue": "payment.inbox",
+        "x-error-type": "PoisonError",
+        "x-error-message": "no such order",
+        "x-attempts": 3,
+        "x-first-failed-at": "2026-05-01T12:00:00.123Z",
+        "x-failed-at": "2026-05-01T12:00:00.123Z",
+        "x-routing-key": "payment.refund",
+    }
+    assert "test_bus_failures.py" in dead.headers["x-traceback"]
+
+
+def test_headers_of_ours_that_a_sender_wrote_do_not_hide_what_happened() -> None:
+    forged = {"x-queue": "other", "x-error-type": "Nothing", "x-traceback": "", "x-failed-at": "never"}
+    dead = dead_letter(delivery(headers=forged), raised(PoisonError("bad")), NOW)
+    assert (dead.headers["x-queue"], dead.headers["x-error-type"]) == ("payment.inbox", "PoisonError")
+
+
+@pytest.mark.parametrize("value", [None, "3", 2.0, True, -1, [], {}])
+def test_attempts_that_are_no_count_are_none(value: Any) -> None:
+    assert failed_attempts({"x-attempts": value}) == 0
+    assert failed_attempts({}) == 0
+
+
+def hostile_text(rng: random.Random) -> str:
+    return rng.choice(["x", "ä", "漢", "\ud800", "\x00", "😀"]) * int(10 ** rng.uniform(0, 4.7))
+
+
+def hostile_value(rng: random.Random) -> Any:
+    text = hostile_text(rng)
+    return rng.choice([text, text.encode("utf-8", "replace"), [text, {"a": text}], rng.getrandbits(80), None, 0.1])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_dead_letter_always_fits_into_a_frame(seed: int) -> None:
+    rng = random.Random(seed)
+    headers = {hostile_text(rng)[:40]: hostile_value(rng) for _ in range(rng.choice([1, 12, 500]))}
+    name, error = hostile_text(rng)[:300], raised(ValueError(hostile_text(rng)))
+    dead = dead_letter(delivery(headers=headers, type=name, correlation_id=name, message_id=name), error, NOW)
+    assert len(write_headers(dead.headers)) < 120_000
+    for text in (dead.type, dead.correlation_id, dead.message_id, dead.routing_key):
+        assert len(text.encode("utf-8", "backslashreplace")) <= 255
+
+
+def test_headers_that_do_not_fit_are_counted_and_the_small_ones_kept() -> None:
+    headers = {"big": "x" * 900, "small": 1, "bigger": "x" * 2000}
+    assert fitting(headers, 1200) == {"small": 1, "big": "x" * 900, "x-headers-left-out": 1}
+    assert fitting({"a": 1}, 1200) == {"a": 1}

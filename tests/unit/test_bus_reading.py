@@ -1,0 +1,77 @@
+"""From deliveries to messages: the contract's shape or a short reason."""
+
+from typing import Any
+
+import pytest
+
+from shared.bus import Delivery
+from shared.bus.reading import MAX_BODY_BYTES, read
+from shared.contracts import OrderCreated, RefundPayment
+from shared.errors import PoisonError
+
+ORDER = b'{"orderId":"o1","userId":"u1","items":[%s],"totalAmount":10}'
+ITEM = b'{"productId":"p1","quantity":1,"price":10}'
+
+
+def delivery(body: bytes, type_: str | None = "order.created", routing_key: str = "order.created") -> Delivery:
+    return Delivery(body, "payment.inbox", "ordersaga", routing_key, type_, None, None, False, {}, None)
+
+
+def reason(body: bytes, *, handled: Any = (OrderCreated,), **changed: Any) -> str:
+    with pytest.raises(PoisonError) as caught:
+        read(delivery(body, **changed), handled)
+    return str(caught.value)
+
+
+def test_unknown_fields_are_ignored_and_known_ones_read() -> None:
+    message = read(delivery(ORDER % (ITEM[:-1] + b',"new":1}')), {OrderCreated})
+    assert isinstance(message, OrderCreated)
+    assert message.items[0].price == 1000
+
+
+def test_the_type_goes_before_the_routing_key() -> None:
+    read_one = read(delivery(b'{"orderId":"o1"}', "payment.refund", "order.created"), {RefundPayment})
+    assert isinstance(read_one, RefundPayment)
+    assert isinstance(read(delivery(b'{"orderId":"o1"}', None, "payment.refund"), {RefundPayment}), RefundPayment)
+
+
+def order(item: str) -> bytes:
+    return ORDER % item.encode()
+
+
+WRONG = {
+    b"{": "not a valid order.created: Invalid JSON: EOF while parsing an object at line 1 column 1",
+    order('{"productId":"p1","quantity":0,"price":10}'): "items.0.quantity: Input should be greater than or equal to 1",
+    order('{"productId":"p1","quantity":1.5,"price":10}'): "(got 1.5)",
+    order(
+        '{"productId":"p1","quantity":"1","price":10}'
+    ): "items.0.quantity: Input should be a valid integer (got '1')",
+    order('{"productId":"p1","quantity":1,"price":1e400}'): "items.0.price: Value error",
+    order(""): "items: Tuple should have at least 1 item",
+    ORDER % b",".join([ITEM] * 101): "items: Tuple should have at most 100 items",
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), WRONG.items(), ids=WRONG.values())
+def test_the_reason_names_the_field_and_the_value(body: bytes, expected: str) -> None:
+    assert expected in reason(body)
+
+
+def test_the_reason_is_short_however_long_the_body_and_however_many_the_errors() -> None:
+    assert len(reason(ORDER % b",".join([b'{"productId":"%s"}' % (b"x" * 9_000)] * 100))) < 1500
+    assert " more" in reason(ORDER % b",".join([b"{}"] * 100))
+
+
+def test_a_body_over_the_limit_is_refused_unread() -> None:
+    assert "allowed are 1048576" in reason(b"{" * (MAX_BODY_BYTES + 1))
+
+
+@pytest.mark.parametrize("type_", ["__class__", "order.created ", "ORDER.CREATED", "x" * 255])
+def test_an_unknown_type_is_named_briefly(type_: str) -> None:
+    text = reason(ORDER % ITEM, type_=type_)
+    assert text.startswith("unknown message type '")
+    assert len(text) < 150
+
+
+def test_a_type_without_a_handler_here_is_named() -> None:
+    assert reason(b"{}", handled=(), type_="payment.refund") == "payment.refund is not handled here (payment.inbox)"
