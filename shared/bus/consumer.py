@@ -145,7 +145,10 @@ class Consumer:
                 backoff.reset()
             except _AbandonedError as reason:
                 log.warning("batch abandoned, it comes again", queue=self._queue, reason=str(reason))
-            except Exception as error:  # noqa: BLE001 - a consumer that ends would leave its queue to itself
+            except (Exception, asyncio.CancelledError) as error:
+                # A consumer that ended would leave its queue to itself, also when a driver lets a cancellation escape.
+                if self._task is not None and self._task.cancelling():
+                    raise
                 log.error("consumer failed, its batch comes again", **self._fault(error, deliveries))  # noqa: TRY400
                 await self._return_after_fault(deliveries)
                 await self._pause(backoff.next())
@@ -281,7 +284,7 @@ class Consumer:
         outcome.dead[type_label(type_name(delivery))] += 1
         log.error("message dead-lettered", **self._context(delivery, error))
 
-    def _fault(self, error: Exception, deliveries: Sequence[Delivery]) -> dict[str, object]:
+    def _fault(self, error: BaseException, deliveries: Sequence[Delivery]) -> dict[str, object]:
         return {"queue": self._queue, "messages": len(deliveries), "exception": traceback_text(error)}
 
     def _context(self, delivery: Delivery, error: Exception) -> dict[str, object]:

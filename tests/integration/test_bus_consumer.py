@@ -477,6 +477,21 @@ async def test_a_fault_of_the_consumer_itself_is_survived_and_its_batch_comes_ag
     await nothing_left(harness)
 
 
+async def test_a_cancellation_that_escapes_from_a_driver_does_not_end_the_consumer(
+    harness: Harness, running: Running
+) -> None:
+    escaping = iter([asyncio.CancelledError()])
+
+    async def handler(messages: Sequence[RefundPayment]) -> list[Message]:
+        for error in escaping:
+            raise error
+        return await Refunds()(messages)
+
+    await running.consumer(handler)
+    await send(harness, refunds("o1"))
+    assert await answered(harness, 1) == ["o1"]
+
+
 async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harness, running: Running) -> None:
     started, go_on, answering = asyncio.Event(), asyncio.Event(), Refunds()
 
