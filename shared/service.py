@@ -129,9 +129,18 @@ class _Service:
         app.include_router(self._parts.router)
         gate = _UntilPrepared(app, lambda: self._prepared)
         config = uvicorn.Config(
-            gate, loop="none", http="httptools", ws="none", lifespan="off", proxy_headers=False, log_config=None, access_log=False,
-            server_header=False, date_header=False, backlog=2048, timeout_graceful_shutdown=int(DRAIN_SECONDS / 2),
-        )  # fmt: skip
+            gate,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS / 2),
+        )
         return _Server(config)
 
     def _listen(self) -> socket.socket:

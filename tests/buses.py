@@ -73,6 +73,14 @@ class Harness(ABC):
     async def _take_now(self, queue: str) -> list[Seen]: ...
 
     @abstractmethod
+    def arrived(self, bus: Bus) -> int:
+        """How many messages `receive` of this bus would find there now."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The broker's time, in seconds."""
+
+    @abstractmethod
     async def pass_time(self, seconds: float) -> None:
         """Let the broker's time pass."""
 
@@ -104,6 +112,13 @@ class MemoryHarness(Harness):
             Seen(m.body, m.routing_key, m.type, m.correlation_id, m.message_id, dict(m.headers))
             for m in (stored.envelope for stored in taken)
         ]
+
+    def arrived(self, bus: Bus) -> int:
+        assert isinstance(bus, MemoryBus)
+        return len(self.broker.contents(bus._queue or ""))
+
+    def now(self) -> float:
+        return self.broker.now
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(0)
@@ -156,6 +171,13 @@ class RabbitHarness(Harness):
         while (m := await source.get(no_ack=True, fail=False)) is not None:
             found.append(Seen(m.body, m.routing_key or "", m.type, m.correlation_id, m.message_id, dict(m.headers)))
         return found
+
+    def arrived(self, bus: Bus) -> int:
+        assert isinstance(bus, RabbitBus)
+        return len(bus._link.deliveries) if bus._link else 0
+
+    def now(self) -> float:
+        return time.monotonic()
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

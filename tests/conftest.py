@@ -19,7 +19,6 @@ from tests.servers import (
     run_servers,
 )
 
-
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
 

@@ -120,6 +120,7 @@ class Link:
                 await self._write(frames, pending)
                 await pending.outcome
         except TimeoutError as error:
+            pending.outcome.cancel()  # nobody waits for it any more
             waited = f"{self._options.timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(f"RabbitMQ did not answer in {waited}") from error
         except UnroutableError:

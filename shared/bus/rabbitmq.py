@@ -79,7 +79,8 @@ class RabbitBus:
         """See shared.bus.Bus."""
         if self._link is None:
             raise BusUnavailableError(f"RabbitMQ: {self._reason}")
-        await self._link.publish(envelopes)
+        if envelopes:
+            await self._link.publish(envelopes)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See shared.bus.Bus."""
@@ -166,4 +167,5 @@ class RabbitBus:
 
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 5672}{parts.path}"
+    default = 5671 if parts.scheme == "amqps" else 5672
+    return f"{parts.hostname}:{parts.port or default}{parts.path}"

@@ -1,4 +1,4 @@
-"""The broker, or the database, is away for a minute in the middle of load: the services go on by themselves after it."""
+"""The broker, or the database, is away for a minute in the middle of load; then the services go on by themselves."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """The whole saga in one process over the in-memory bus and a real MongoDB, with faults drawn from a seed.
 
 Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
-and starts again. Whatever the seed: every order settles, stock is conserved, nobody is charged for what they do not get.
+and starts again. Whatever the seed: every order settles, stock is conserved, nobody is charged for nothing.
 """
 
 import asyncio

@@ -263,7 +263,7 @@ async def test_leftovers_are_ended_and_a_process_that_got_a_recycled_pid_is_not(
         )
         assert end_leftovers(layout, state) == 1
         # Whichever of the two waits for it first gets its status; asyncio says 255 when it comes second.
-            assert await left.wait() in (-signal.SIGTERM, 255)
+        assert await left.wait() in (-signal.SIGTERM, 255)
         assert find(recycled) is not None
     finally:
         for process in (left, stranger):

@@ -1,4 +1,4 @@
-"""Documents cannot go stale: paths, tests, settings, messages and make targets they name exist, drawings are current."""
+"""Documents cannot go stale: the paths, tests, settings, messages and targets they name exist, drawings are current."""
 
 import json
 import re
