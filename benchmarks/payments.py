@@ -43,7 +43,7 @@ def order() -> OrderCreated:
         user_id="u1",
         items=(Item(product_id="p1", quantity=1, price=1000),),
         total_amount=1000,
-        payment=PaymentInstruction(token="tok_ok"),  # noqa: S106 - not a secret
+        payment=PaymentInstruction(token="tok_ok"),
     )
 
 

@@ -26,7 +26,10 @@ def configure_logging(service: str, level: str, log_format: Literal["console", "
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(service, log_format))
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for chatty in ("aio_pika", "aiormq", "pymongo", "uvicorn"):
+    # The bus says in a line of its own what these tell with a traceback at every attempt to connect.
+    for told_already in ("aio_pika", "aiormq"):
+        logging.getLogger(told_already).setLevel(logging.CRITICAL)
+    for chatty in ("pymongo", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 

@@ -15,6 +15,8 @@ from operations.audit.broker import count_messages
 from operations.audit.orders import Case, Document
 from operations.audit.report import Report, Violation
 from operations.audit.stock import Shelf
+from operations.native.reachability import amqp_missing, mongodb_missing
+from operations.settings import UnreachableError
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 MOST_LISTED = 10_000
@@ -45,10 +47,19 @@ async def audit(
     Only what is found twice is reported; the second look comes `second_look_after` seconds after the first is over.
     Raises UnreachableError when a server does not answer.
     """
+    await _require_servers(mongodb_url, amqp_url)
     async with AsyncMongoClient[Document](
         mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
     ) as client:
         return await _Audit(Books(client, database_prefix, page), amqp_url, on_progress, second_look_after).run()
+
+
+async def _require_servers(mongodb_url: str, amqp_url: str) -> None:
+    """Fail at once, and not after a look at a million orders."""
+    if missing := await mongodb_missing(mongodb_url):
+        raise UnreachableError(f"MongoDB {missing}")
+    if missing := await amqp_missing(amqp_url):
+        raise UnreachableError(f"RabbitMQ {missing}")
 
 
 @dataclass(slots=True)
