@@ -51,11 +51,11 @@ image:  ## Build the container image of the services
 
 .PHONY: up
 up:  ## Start the stack in containers
-	$(COMPOSE) up --detach --build
+	$(COMPOSE) --project-name ordersaga up --detach --build
 
 .PHONY: down
 down:  ## End the stack in containers; its data stays
-	$(COMPOSE) down
+	$(COMPOSE) --project-name ordersaga down
 
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers

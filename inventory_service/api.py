@@ -20,7 +20,7 @@ from inventory_service.views import (
     show_stock,
 )
 from shared.contracts.base import Name
-from shared.http import Body, ProblemError, conflict, invalid, json_response, not_found
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
@@ -63,7 +63,7 @@ def create_router(products: Products, reservations: Reservations) -> APIRouter:
 
 
 def _product_routes(products: Products) -> APIRouter:
-    router = APIRouter(tags=["products"])
+    router = new_router("products")
 
     @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
     async def put_product(product_id: ProductId, body: ProductBody) -> Response:
@@ -88,7 +88,7 @@ def _product_routes(products: Products) -> APIRouter:
 
 
 def _stock_routes(products: Products) -> APIRouter:
-    router = APIRouter(tags=["inventory"])
+    router = new_router("inventory")
 
     @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
     async def set_free(product_id: ProductId, body: FreeQuantity) -> Response:
@@ -126,7 +126,7 @@ def _stock_routes(products: Products) -> APIRouter:
 
 
 def _reservation_routes(reservations: Reservations) -> APIRouter:
-    router = APIRouter(tags=["reservations"])
+    router = new_router("reservations")
 
     @router.get("/reservations/{order_id}", response_model=ReservationView)
     async def get_reservation(order_id: OrderIdParameter) -> Response:

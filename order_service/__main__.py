@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from pymongo.read_concern import ReadConcern
+
 from order_service.alarms import Alarms, Patience
 from order_service.api import create_router
 from order_service.handlers import handlers
@@ -30,7 +32,8 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         failed_hold=timedelta(seconds=settings.failed_hold_seconds),
         republish_after=timedelta(seconds=settings.republish_after_seconds),
     )
-    orders = Orders(connections.database[COLLECTION])
+    # A decision must not rest on a write that a failover could take back.
+    orders = Orders(connections.database.get_collection(COLLECTION, read_concern=ReadConcern("majority")))
     # Noted well before the sweep would publish again, and late enough that most orders have moved on by then.
     outbox = Outbox(
         orders, connections.publisher, note_after=settings.republish_after_seconds / 3, reach=connections.reach

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 from pymongo.errors import PyMongoError
 
+from order_service.metrics import count_final
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
@@ -93,6 +94,7 @@ class Alarms:
         # An order that an answer has carried on meanwhile is left as it is: it is no longer due, or will be again.
         await self._orders.apply(changes)
         current = await self._orders.load(change.after.order_id for change in changes)
+        count_final([c for c in changes if current[c.before.order_id].version == c.stored.version])
         ended = [order for order in current.values() if order.unpublished and order.status is not Status.PENDING]
         for order in ended:
             _log.info("order's time is over", order_id=order.order_id, status=order.status, reason=order.failure_reason)
@@ -103,4 +105,4 @@ class Alarms:
             return
         _log.info("publishing what a crash or an outage left behind", orders=len(orders))
         await self._orders.postpone([order.order_id for order in orders], now + self._patience.republish_after)
-        await self._outbox.publish(orders)
+        await self._outbox.publish([replace(order, version=order.version + 1) for order in orders])

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import orjson
@@ -18,15 +19,23 @@ from order_service.saga import CancelRequested, RefundRequested, RetryRequested
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_entry, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 EVENTS_POLL_SECONDS = 0.2
+EVENTS_SLOWEST_POLL_SECONDS = 2.0
+MAX_FOLLOWERS = 200
+"""Event streams that a process serves at once: each is a few reads a second."""
 EVENTS_KEEPALIVE_SECONDS = 15.0
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="The same key and body answer the first order again")
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key and body answer the first order again; random, as all clients share them",
+    ),
 ]
 
 
@@ -64,6 +73,8 @@ def _add_placing(router: APIRouter, intake: Intake) -> None:
 
 
 def _add_reading(router: APIRouter, orders: Orders) -> None:
+    followers: set[object] = set()
+
     @router.get("/orders", response_model=OrderPage)
     async def list_orders(
         status: Status | None = None,
@@ -82,11 +93,17 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         return json_response({"items": [show(document) for document in page], "nextCursor": _cursor(page, limit)})
 
     @router.get("/orders/failures", response_model=FailurePage)
-    async def count_failures(limit: Limit = DEFAULT_LIMIT) -> Response:
-        """Failed and cancelled orders, counted by reason."""
-        counts = await orders.count_failures(limit)
+    async def count_failures(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Failed and cancelled orders, counted by reason, most frequent first."""
+        after = None
+        if cursor is not None:
+            count, ended_as, reason = read_cursor(cursor, (int, str, str))
+            after = (count, ended_as, reason)
+        counts = await orders.count_failures(after=after, limit=limit)
         items = [{"status": status, "reason": reason, "count": count} for status, reason, count in counts]
-        return json_response({"items": items, "nextCursor": None})
+        last = counts[-1] if len(counts) == limit else None
+        next_cursor = write_cursor([last[2], last[0], last[1]]) if last else None
+        return json_response({"items": items, "nextCursor": next_cursor})
 
     @router.get("/orders/{order_id}", response_model=OrderView)
     async def get_order(order_id: OrderIdParameter) -> Response:
@@ -98,10 +115,13 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> StreamingResponse:
         """Server-sent events: one per line of the order's history, until it is settled."""
+        if len(followers) >= MAX_FOLLOWERS:
+            detail = f"{MAX_FOLLOWERS} clients follow orders already; ask for the order itself, or try again"
+            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "5"})
         document = await _find(orders, order_id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _events(orders, document, last_event_id), media_type="text/event-stream", headers=headers
+            _events(orders, document, last_event_id, followers), media_type="text/event-stream", headers=headers
         )
 
 
@@ -148,18 +168,30 @@ def _cursor(page: list[Document], limit: int) -> str | None:
     return write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]])
 
 
-async def _events(orders: Orders, document: Document, seen: int) -> AsyncIterator[bytes]:
-    last_sent = time.monotonic()
+async def _events(orders: Orders, document: Document, seen: int, followers: set[object]) -> AsyncIterator[bytes]:
+    """What has happened and what happens, with fewer and fewer looks at an order of which nothing is heard."""
+    follower = object()
+    followers.add(follower)
+    try:
+        async for event in _until_settled(orders, document, seen):
+            yield event
+    finally:
+        followers.discard(follower)
+
+
+async def _until_settled(orders: Orders, document: Document, seen: int) -> AsyncIterator[bytes]:
+    last_sent, pause = time.monotonic(), EVENTS_POLL_SECONDS
     while True:
         for number, entry in enumerate(document["history"][seen:], start=seen + 1):
             yield _event(number, show_entry(entry))
-            seen, last_sent = number, time.monotonic()
+            seen, last_sent, pause = number, time.monotonic(), EVENTS_POLL_SECONDS
         if document["settled"]:
             return
         if time.monotonic() - last_sent > EVENTS_KEEPALIVE_SECONDS:
             yield b": still here\n\n"
             last_sent = time.monotonic()
-        await asyncio.sleep(EVENTS_POLL_SECONDS)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.2, EVENTS_SLOWEST_POLL_SECONDS)
         document = await _find(orders, document["_id"])
 
 

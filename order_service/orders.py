@@ -1,7 +1,7 @@
 """The orders collection: one document per order, changed only by updates that name the version they start from."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,9 @@ INDEXES = (
     # Serves the lists: MongoDB merges the statuses in order of time where none is asked for.
     IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
     IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
+    IndexModel(
+        [("createdAt", DESCENDING), ("_id", DESCENDING)], name="open", partialFilterExpression={"settled": False}
+    ),
     IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
     IndexModel(
         [("status", ASCENDING), ("failureReason", ASCENDING)],
@@ -30,6 +33,19 @@ INDEXES = (
 )
 
 
+# Only a PENDING order waits for something else afterwards: the end of its time. The version moves on like with every
+# change: a step that was decided on the state before must not be stored over it.
+_NOTHING_OWED = [
+    {
+        "$set": {
+            "dueAt": {"$cond": [{"$eq": ["$status", Status.PENDING.value]}, "$deadline", "$$REMOVE"]},
+            "unpublished": "$$REMOVE",
+            "version": {"$add": ["$version", 1]},
+        }
+    }
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A decided step of one order: the state it starts from, the state it leads to, the lines of history in between."""
@@ -37,6 +53,11 @@ class Change:
     before: Order
     after: Order
     entries: tuple[Entry, ...]
+
+    @property
+    def stored(self) -> Order:
+        """The order as it is once the change is stored."""
+        return replace(self.after, version=self.before.version + 1)
 
 
 class Orders:
@@ -66,19 +87,14 @@ class Orders:
         result = await self._collection.bulk_write([_update(change) for change in changes], ordered=False)
         return result.matched_count == len(changes)
 
-    async def mark_published(self, orders: Sequence[tuple[str, Status]]) -> None:
-        """Note that what these orders owed in this status is out; those that moved on are left alone."""
-        by_status: dict[Status, list[str]] = {}
-        for order_id, status in orders:
-            by_status.setdefault(status, []).append(order_id)
-        for status, ids in by_status.items():
-            # Only a PENDING order waits for something else afterwards: the end of its time.
-            afterwards: Mapping[str, Any] = {"$unset": ["unpublished", "dueAt"]}
-            if status is Status.PENDING:
-                afterwards = {"$set": {"dueAt": "$deadline", "unpublished": "$$REMOVE"}}
-            await self._collection.update_many(
-                {"_id": {"$in": ids}, "status": status, "unpublished": True}, [afterwards]
-            )
+    async def mark_published(self, orders: Sequence[tuple[str, int]]) -> None:
+        """Note that what these orders owed in this version is out; those that moved on are left alone."""
+        by_version: dict[int, list[str]] = {}
+        for order_id, version in orders:
+            by_version.setdefault(version, []).append(order_id)
+        for version, ids in by_version.items():
+            found = {"_id": {"$in": ids}, "version": version, "unpublished": True}
+            await self._collection.update_many(found, _NOTHING_OWED)
 
     async def due(self, now: datetime, limit: int) -> list[Order]:
         """The orders whose time has come, longest overdue first."""
@@ -86,8 +102,9 @@ class Orders:
         return [_from_document(document) async for document in cursor]
 
     async def postpone(self, ids: Sequence[str], until: datetime) -> None:
-        """Look at these unpublished orders again later."""
-        await self._collection.update_many({"_id": {"$in": ids}, "unpublished": True}, {"$set": {"dueAt": until}})
+        """Look at these orders again later, if they still owe something."""
+        changes = {"$set": {"dueAt": until}, "$inc": {"version": 1}}
+        await self._collection.update_many({"_id": {"$in": ids}, "unpublished": True}, changes)
 
     async def document(self, order_id: str) -> Document | None:
         """The whole document, history included."""
@@ -118,11 +135,12 @@ class Orders:
         cursor = self._collection.find(query).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         return [document async for document in cursor]
 
-    async def count_failures(self, limit: int) -> list[tuple[Status, str, int]]:
+    async def count_failures(self, *, after: tuple[int, str, str] | None, limit: int) -> list[tuple[Status, str, int]]:
         """Failed and cancelled orders counted by (status, reason), most frequent first."""
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}},
             {"$group": {"_id": {"status": "$status", "reason": "$failureReason"}, "count": {"$sum": 1}}},
+            {"$match": _counted_after(after)},
             {"$sort": {"count": -1, "_id": 1}},
             {"$limit": limit},
         ]
@@ -130,6 +148,13 @@ class Orders:
             (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
             async for row in database.aggregate(self._collection, pipeline)
         ]
+
+
+def _counted_after(after: tuple[int, str, str] | None) -> Document:
+    if after is None:
+        return {}
+    count, status, reason = after
+    return {"$or": [{"count": {"$lt": count}}, {"count": count, "_id": {"$gt": {"status": status, "reason": reason}}}]}
 
 
 def _new_document(order: Order, fingerprint: str | None) -> Document:
@@ -180,8 +205,7 @@ def _changing_fields(order: Order) -> Document:
 
 
 def _update(change: Change) -> UpdateOne:
-    before, after = _changing_fields(change.before), _changing_fields(change.after)
-    after["version"] = change.before.version + 1
+    before, after = _changing_fields(change.before), _changing_fields(change.stored)
     changed = {name: value for name, value in after.items() if value != before[name]}
     update: dict[str, Any] = {"$set": {name: value for name, value in changed.items() if value is not None}}
     if gone := {name: "" for name, value in changed.items() if value is None}:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import structlog
 from pymongo.errors import PyMongoError
 
-from order_service.order import Order, Status
+from order_service.order import Order
 from order_service.orders import Orders
 from order_service.saga import outputs
 from shared.bus.publisher import Publisher
@@ -36,7 +36,7 @@ class Outbox:
         self._note_after = note_after
         self._reach = reach
         self._groups: Grouping[Order, None] = Grouping(self._publish_group, limit=GROUP_LIMIT)
-        self._published: deque[tuple[float, str, Status]] = deque()
+        self._published: deque[tuple[float, str, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def post(self, order: Order) -> None:
@@ -46,7 +46,7 @@ class Outbox:
         task.add_done_callback(self._posted)
 
     async def publish(self, orders: Sequence[Order]) -> None:
-        """Publish what the orders owe; raises BusUnavailableError if it is not confirmed."""
+        """Publish what the orders, as they are stored, owe; raises BusUnavailableError if it is not confirmed."""
         if orders:
             await self._publish_group(orders)
 
@@ -62,10 +62,10 @@ class Outbox:
     async def note(self, published_before: float) -> None:
         """Note those that were confirmed before the given moment of the monotonic clock."""
         while self._published and self._published[0][0] <= published_before:
-            batch: list[tuple[str, Status]] = []
+            batch: list[tuple[str, int]] = []
             while self._published and self._published[0][0] <= published_before and len(batch) < GROUP_LIMIT:
-                _, order_id, status = self._published.popleft()
-                batch.append((order_id, status))
+                _, order_id, version = self._published.popleft()
+                batch.append((order_id, version))
             await self._orders.mark_published(batch)
 
     async def drain(self) -> None:
@@ -75,13 +75,18 @@ class Outbox:
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         self._reach(ORDER_INSERTED)
-        await self._publisher.send([message for order in orders for message in outputs(order)])
+        try:
+            await self._publisher.send([message for order in orders for message in outputs(order)])
+        except TransientError as error:
+            _log.warning("not published yet; the sweep will do it", orders=len(orders), error=str(error)[:200])
+            raise
         self._reach(ORDER_CREATED_PUBLISHED)
         confirmed = time.monotonic()
-        self._published.extend((confirmed, order.order_id, order.status) for order in orders)
+        self._published.extend((confirmed, order.order_id, order.version) for order in orders)
         return [None] * len(orders)
 
     def _posted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            _log.warning("not published yet; the sweep will do it", error=str(error)[:200])
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, TransientError):
+            _log.error("publishing failed; the sweep will do it", exc_info=error)

@@ -43,7 +43,7 @@ class Requests:
             change = Change(order, after, (step.entry,))
             if await self._orders.apply([change]):
                 count_final([change])
-                self._outbox.post(after)
+                self._outbox.post(change.stored)
                 break
         else:
             raise TransientError(f"Order {order_id} is changing too quickly, try again")

@@ -1,5 +1,7 @@
 """Puts the payment service together: `python -m payment_service`."""
 
+from pymongo.read_concern import ReadConcern
+
 from payment_service import payments, simulated_gateway
 from payment_service.api import create_router
 from payment_service.charging import Charging
@@ -23,7 +25,9 @@ DEFINITION = Definition(
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
-    records = Payments(connections.database[payments.COLLECTION])
+    # A decision must not rest on a write that a failover could take back.
+    majority = ReadConcern("majority")
+    records = Payments(connections.database.get_collection(payments.COLLECTION, read_concern=majority))
     gateway = SimulatedGateway(
         connections.database[simulated_gateway.COLLECTION],
         failure_rate=settings.payment_failure_rate,

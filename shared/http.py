@@ -157,6 +157,7 @@ def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
         title=title,
         description=description,
         redoc_url=None,
+        redirect_slashes=False,
         responses=_documented_problems(),
     )
     app.add_exception_handler(ProblemError, _answer_problem)

@@ -30,6 +30,8 @@ from shared.http import ALWAYS_SERVED, create_app, problem_response
 from shared.observability import configure_logging
 from shared.settings import ServiceSettings, exit_with, load
 
+CLOSE_SECONDS = 0.5
+"""What each of the last steps, such as closing a connection, may take."""
 DRAIN_SECONDS = 10.0
 """What is in hand when the process is told to end may take this long; what is left is delivered again."""
 
@@ -121,8 +123,14 @@ class _Service:
             await asyncio.wait({serving, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._shut_down(http, serving, working)
-        if working.done() and not working.cancelled():
-            working.result()
+        for task in (working, serving):
+            if task.done() and not task.cancelled():
+                task.result()
+        if not self._stopping.is_set():
+            raise StartError("the HTTP server ended by itself")
+
+    async def _close_database(self) -> None:
+        await database.close(self._mongo)
 
     def _http_server(self) -> "_Server":
         app = create_app(self._definition.name, self._definition.description, self._what_is_down)
@@ -187,21 +195,20 @@ class _Service:
         _log.info("stopping")
         http.should_exit = True
         if self._prepared:
-            await self._consumer.stop(within=DRAIN_SECONDS - 3)
+            await self._consumer.stop(within=DRAIN_SECONDS / 2)
         else:
             working.cancel()
-        _, unfinished = await asyncio.wait({serving, working}, timeout=2)
+        _, unfinished = await asyncio.wait({serving, working}, timeout=1.5)
         for task in unfinished:
             _log.warning("abandoned at the end of the grace period", task=task.get_name())
             task.cancel()
-        try:
-            async with asyncio.timeout(1):
-                for drain in self._parts.drain:
-                    await drain()
-                await self._bus.close()
-                await database.close(self._mongo)
-        except TimeoutError:
-            _log.warning("connections did not close in time")
+        # What is left undone here is done again: by redelivery, or by the sweep of who starts next.
+        for finish in (*self._parts.drain, self._bus.close, self._close_database):
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await finish()
+            except Exception as error:  # noqa: BLE001 - the next thing has to be closed all the same
+                _log.warning("not finished in order", error=repr(error)[:200])
         _log.info("stopped")
 
 

@@ -17,7 +17,7 @@ from operations.native.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
 from operations.native.services import SERVICES
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_MONGOD = (4, 4)
+OLDEST_MONGOD = (5, 0)
 OLDEST_RABBITMQ = (3, 10)
 FREE_DISK_BYTES = 2 * 1024**3
 
@@ -45,7 +45,7 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 def check_mongod(environment: Mapping[str, str]) -> Finding:
     """Check that a mongod is found and runs."""
-    mend = "run make setup, or name a mongod of version 4.4 or later in ORDERSAGA_MONGOD"
+    mend = "run make setup, or name a mongod of version 5.0 or later in ORDERSAGA_MONGOD"
     try:
         binary = find_mongod(environment)
         version = mongod_version(binary)

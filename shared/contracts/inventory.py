@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
 
@@ -24,6 +24,12 @@ class StockReserved(OrderMessage):
     fulfilment: Literal["goods", "vps"] = "goods"
     provisioning: ServerSpecification | None = None
     slot: Name | None = None
+
+    @model_validator(mode="after")
+    def _server_is_specified(self) -> "StockReserved":
+        if self.fulfilment == "vps" and self.provisioning is None:
+            raise ValueError("provisioning is required when fulfilment is vps")
+        return self
 
 
 class StockReservationFailed(OrderMessage):

@@ -184,13 +184,16 @@ async def test_what_is_invalid_says_which_field(
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"\xff\xfe", b'{"quantity": NaN}', b'{"quantity": 1', b"[" * 100_000, b'{"quantity": 1e999}']
+    "body",
+    [b"{", b"\xff\xfe", b'{"quantity": NaN}', b'{"quantity": 1', b"[" * 100_000, '{"quantity": 1}'.encode("utf-16")],
 )
 async def test_what_is_not_json_is_a_client_error(http: httpx.AsyncClient, body: bytes) -> None:
     answer = await http.put("/inventory/p", content=body, headers={"content-type": "application/json"})
 
-    assert answer.status_code in (400, 422)
+    assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
+    too_much = await http.put("/inventory/p", content=b'{"quantity": 1e999}')
+    assert too_much.status_code == 422
 
 
 async def test_names_are_stored_as_they_are_given(http: httpx.AsyncClient) -> None:

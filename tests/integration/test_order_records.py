@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from order_service.alarms import after_intent
 from order_service.handlers import AnswerHandlers
 from order_service.order import Entry, Order, Status
 from order_service.orders import COLLECTION, INDEXES, Change, Orders
@@ -104,16 +105,32 @@ async def test_published_orders_wait_for_their_deadline_and_others_for_nothing(o
     cancelled = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
     moved_on = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
     await insert(orders, pending, cancelled, moved_on)
-    await orders.mark_published(
-        [
-            (pending.order_id, Status.PENDING),
-            (cancelled.order_id, Status.CANCELLED),
-            (moved_on.order_id, Status.PENDING),
-        ]
-    )
-    assert await stored(orders, pending) == replace(pending, unpublished=False, due_at=pending.deadline)
-    assert await stored(orders, cancelled) == replace(cancelled, unpublished=False, due_at=None)
+    await orders.mark_published([(pending.order_id, 0), (cancelled.order_id, 0), (moved_on.order_id, 7)])
+    assert await stored(orders, pending) == replace(pending, unpublished=False, due_at=pending.deadline, version=1)
+    assert await stored(orders, cancelled) == replace(cancelled, unpublished=False, due_at=None, version=1)
     assert await stored(orders, moved_on) == moved_on
+
+
+async def test_an_earlier_note_does_not_make_a_later_debt_forgotten(orders: Orders) -> None:
+    """A cancellation, decided while the order still owed `order.created`, meets the note that this is published."""
+    now = utc_now()
+    order = an_order(unpublished=True, due_at=now)
+    await insert(orders, order)
+    step = advance(order, CancelRequested("changed my mind"), now)
+    cancelled = after_intent(step.order, now, PATIENCE)
+    await orders.mark_published([(order.order_id, 0)])
+    assert not await orders.apply([Change(order, cancelled, ())]), "it has to be decided again"
+    current = await stored(orders, order)
+    again = after_intent(advance(current, CancelRequested("changed my mind"), now).order, now, PATIENCE)
+    change = Change(current, again, ())
+    assert await orders.apply([change])
+    await orders.mark_published([(order.order_id, 0)])
+    owing = await stored(orders, order)
+    assert owing == change.stored
+    assert owing.unpublished
+    await orders.postpone([order.order_id], now + timedelta(seconds=5))
+    await orders.mark_published([(order.order_id, owing.version + 1)])
+    assert await orders.due(now + timedelta(days=1), 10) == []
 
 
 async def test_orders_are_due_in_the_order_of_their_alarms(orders: Orders) -> None:
@@ -144,11 +161,12 @@ async def test_failures_are_counted_by_reason(orders: Orders) -> None:
         return an_order(status=status, failure_reason=reason)
 
     await insert(orders, failed("a"), failed("a"), failed("b"), failed("a", Status.FAILED), an_order())
-    assert await orders.count_failures(10) == [
+    assert await orders.count_failures(after=None, limit=10) == [
         (Status.CANCELLED, "a", 2),
         (Status.CANCELLED, "b", 1),
         (Status.FAILED, "a", 1),
     ]
+    assert await orders.count_failures(after=(1, "CANCELLED", "b"), limit=10) == [(Status.FAILED, "a", 1)]
 
 
 async def test_both_answers_in_one_batch_complete_the_join(orders: Orders) -> None:
