@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pymongo
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import (
     AMQP_MANAGEMENT_URL_VARIABLE,
@@ -18,6 +19,10 @@ from tests.servers import (
     native_servers,
     run_servers,
 )
+
+# How fast a machine is must not decide whether a test passes.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
