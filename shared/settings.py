@@ -58,12 +58,17 @@ def load(settings: type[AnySettings]) -> AnySettings:
 
 def _explain(settings: type[BaseSettings], problem: object) -> str:
     location, value, message = problem["loc"], problem["input"], problem["msg"]  # type: ignore[index]
-    name = str(location[0]) if location else "settings"
+    message = message.removeprefix("Value error, ")
+    if not location:  # about several settings: its input is all of them, secrets included
+        return str(message)
+    name = str(location[0])
     variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
     if problem["type"] == "missing":  # type: ignore[index]  # its input is all the other settings, secrets included
         return f"{variable} is required"
-    shown = _PASSWORD.sub(r"\1***", repr(value))
-    return f"{variable}={shown} is not valid: {message.removeprefix('Value error, ')}"
+    field = settings.model_fields.get(name)
+    secret = field is not None and "SecretStr" in repr(field.annotation)
+    shown = "***" if secret else _PASSWORD.sub(r"\1***", repr(value))
+    return f"{variable}={shown} is not valid: {message}"
 
 
 def exit_with(error: StartError) -> NoReturn:
