@@ -41,6 +41,8 @@ class Order:
     """The state that decisions are made from; amounts in minor units, times in UTC.
 
     `cause` is the event that led into the present status: the only one whose messages may have been lost in a crash.
+    `provisioning_run` counts the requests for a server: the first, and one per retry. `progress_sequence` is the number
+    of the last progress recorded, over all runs.
     `version` counts the stored states, for updates that apply to the state they were decided on.
     """
 
@@ -64,7 +66,9 @@ class Order:
     transaction_id: str | None = None
     fulfilment: Literal["goods", "vps"] | None = None
     provisioning_spec: ServerSpecification | None = None
+    provisioning_run: int = 0
     progress: str | None = None
+    progress_sequence: int = 0
     slot: str | None = None
     server: Server | None = None
     cancel_requested: bool = False

@@ -3,6 +3,7 @@
 from order_service.alarms import Patience, after_intent
 from order_service.handlers import ATTEMPTS
 from order_service.metrics import count_final
+from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
 from order_service.saga import CancelRequested, RefundRequested, RetryRequested, accepts, advance
@@ -33,8 +34,7 @@ class Requests:
             if order is None:
                 raise not_found(f"Order {order_id}")
             if not accepts(order, request):
-                state = " and being compensated" if order.compensating else ""
-                raise conflict(f"Order {order_id} is {order.status}{state}: it cannot be {verb}")
+                raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
             now = self._clock()
             step = advance(order, request, now)
             if step.entry is None:
@@ -51,3 +51,18 @@ class Requests:
         if document is None:
             raise not_found(f"Order {order_id}")
         return document
+
+
+def _state(order: Order) -> str:
+    """Say where the order is, so that who is refused sees why: another operator may have been quicker."""
+    match order.status:
+        case Status.PROVISIONING:
+            return f"PROVISIONING, in run {order.provisioning_run}"
+        case Status.FAILED if order.settled:
+            return "FAILED and compensated"
+        case Status.FAILED if order.compensating:
+            return "FAILED and being compensated"
+        case Status.FAILED:
+            return "FAILED, for an operator to retry or refund"
+        case _:
+            return order.status

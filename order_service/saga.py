@@ -93,6 +93,8 @@ class Step(NamedTuple):
 
 def advance(order: Order, event: Event, now: datetime) -> Step:
     """Take the step that the event means for the order; a step that is done already only sends its messages again."""
+    if _is_late(order, event):
+        return Step(order)
     rule = SAGA[order.status].get(type(event))
     step = rule(order, event, now) if rule else None
     if step is None or step.order == order:
@@ -100,13 +102,14 @@ def advance(order: Order, event: Event, now: datetime) -> Step:
     changed = step.order
     if changed.status is not order.status:
         changed = replace(changed, cause=event.routing_key)
-    entry = Entry(now, event.routing_key, changed.status, getattr(event, "message", None))
+    entry = Entry(now, event.routing_key, changed.status, _in_words(event))
     return Step(replace(changed, updated_at=now), step.messages, entry)
 
 
 def accepts(order: Order, event: Event) -> bool:
-    """Whether the order's status has a rule for the event: what a client or an operator may ask for."""
-    return type(event) in SAGA[order.status] and not (order.status is Status.FAILED and order.compensating)
+    """Whether the event means something for the order: what a client or an operator may ask for."""
+    rule = SAGA[order.status].get(type(event))
+    return rule is not None and rule(order, event, order.updated_at) is not None
 
 
 def outputs(order: Order) -> tuple[Message, ...]:
@@ -119,7 +122,7 @@ def outputs(order: Order) -> tuple[Message, ...]:
         case Status.CONFIRMED:
             return (OrderConfirmed(**event),)
         case Status.PROVISIONING:
-            cancel = (CancelProvisioning(order_id=order.order_id),) if order.cancel_requested else ()
+            cancel = (_stop(order),) if order.cancel_requested else ()
             return (OrderProvisioning(**event), _provision(order), *cancel)
         case Status.COMPLETED:
             return (OrderCompleted(**event),)
@@ -148,7 +151,7 @@ def _join(order: Order, now: datetime) -> Step:
     if order.stock != "RESERVED" or order.payment_status != "PROCESSED":
         return Step(order)
     if order.fulfilment == "vps":
-        return _enter(replace(order, status=Status.PROVISIONING, provisioning_status="REQUESTED"))
+        return _start_run(order)
     return _enter(replace(order, status=Status.CONFIRMED, completed_at=now))
 
 
@@ -210,12 +213,23 @@ def _money_returned(order: Order, event: PaymentRefunded, _now: datetime) -> Ste
     return Step(_settle(order if final else replace(order, payment_status=event.status)))
 
 
-def _progress(order: Order, event: ProvisioningProgress, _now: datetime) -> Step:
-    return Step(replace(order, provisioning_status="IN_PROGRESS", progress=f"{event.step}/{event.attempt}"))
+def _start_run(order: Order) -> Step:
+    """Ask for the server: for the first time, or once more."""
+    order = replace(order, status=Status.PROVISIONING, provisioning_status="REQUESTED", failure_reason=None)
+    return _enter(replace(order, provisioning_run=order.provisioning_run + 1))
+
+
+def _progress(order: Order, event: ProvisioningProgress, _now: datetime) -> Step | None:
+    """Record what is new: by its number, over all runs; from a sender who does not count, by its step and attempt."""
+    if 0 < event.sequence <= order.progress_sequence:
+        return None
+    order = replace(order, provisioning_status="IN_PROGRESS", progress=f"{event.step}/{event.attempt}")
+    return Step(replace(order, progress_sequence=event.sequence or order.progress_sequence))
 
 
 def _server_ready(order: Order, event: ProvisioningCompleted, now: datetime) -> Step | None:
-    if order.compensating:
+    """Complete the order, whichever run the server is from, as long as it is paid for."""
+    if not _holds_all(order):
         return None
     ready = replace(order, status=Status.COMPLETED, server=event.server, completed_at=now, failure_reason=None)
     return _enter(replace(ready, provisioning_status="COMPLETED"))
@@ -229,13 +243,11 @@ def _provisioning_failed(order: Order, event: ProvisioningFailed, now: datetime)
 
 
 def _stop_provisioning(order: Order, _event: CancelRequested, _now: datetime) -> Step:
-    return Step(replace(order, cancel_requested=True), (CancelProvisioning(order_id=order.order_id),))
+    return Step(replace(order, cancel_requested=True), (_stop(order),))
 
 
 def _try_again(order: Order, _event: RetryRequested, _now: datetime) -> Step | None:
-    if order.compensating:
-        return None
-    return _enter(replace(order, status=Status.PROVISIONING, provisioning_status="REQUESTED", failure_reason=None))
+    return _start_run(order) if _holds_all(order) else None
 
 
 def _give_up(order: Order, _event: RefundRequested | DeadlinePassed, _now: datetime) -> Step | None:
@@ -291,9 +303,24 @@ SAGA: Mapping[Status, Mapping[type[object], Rule]] = {
 # --- What the rules are made of. ---
 
 
+def _is_late(order: Order, event: Event) -> bool:
+    """Whether the event tells of a run that a later one has followed: its failure is past."""
+    return isinstance(event, ProvisioningFailed) and 0 < event.run < order.provisioning_run
+
+
+def _holds_all(order: Order) -> bool:
+    """Whether what the order takes to be fulfilled is there, and not on its way back."""
+    return order.stock == "RESERVED" and order.payment_status == "PROCESSED" and not order.compensating
+
+
 def _enter(order: Order) -> Step:
     order = _settle(order)
     return Step(order, outputs(order))
+
+
+def _in_words(event: Event) -> str | None:
+    """What the history tells people besides the event's name: what is going on, or the reason of a refusal."""
+    return getattr(event, "message", None) or getattr(event, "reason", None)
 
 
 def _again(order: Order, event: Event, step: Step | None) -> tuple[Message, ...]:
@@ -345,10 +372,19 @@ def _refund(order: Order) -> RefundPayment:
     return RefundPayment(order_id=order.order_id, reason=order.failure_reason or "")
 
 
+def _stop(order: Order) -> CancelProvisioning:
+    return CancelProvisioning(order_id=order.order_id, run=order.provisioning_run)
+
+
 def _provision(order: Order) -> ProvisionServer:
     spec = order.provisioning_spec
     if spec is None:
         raise ValueError(f"order {order.order_id} is to be provisioned, but stock.reserved did not say what")
     return ProvisionServer(
-        order_id=order.order_id, user_id=order.user_id, package=spec.package, package_id=spec.package_id, ram=spec.ram
+        order_id=order.order_id,
+        user_id=order.user_id,
+        package=spec.package,
+        package_id=spec.package_id,
+        ram=spec.ram,
+        run=order.provisioning_run,
     )

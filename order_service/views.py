@@ -146,5 +146,4 @@ def _moment(value: datetime | None) -> str | None:
 def _server(server: Document | None) -> dict[str, Any] | None:
     if server is None:
         return None
-    names = {"ip": "ip", "username": "username", "os": "os", "expires_at": "expiresAt"}
-    return {shown: server.get(stored) for stored, shown in names.items()}
+    return {name: server.get(name) for name in ("ip", "username", "os", "expiresAt")}

@@ -1,8 +1,9 @@
 """Named points between two steps at which a test may crash the code; in production every one does nothing.
 
 The points are injected where the code is put together, never global. A test in the same process passes a hook that
-raises `SimulatedCrashError`; a test of a real process sets ORDERSAGA_CRASH_AT=<point>[#n]: the process then ends itself
-with SIGKILL the n-th time it gets there (the first time unless told otherwise).
+raises `SimulatedCrashError`; a test of a real process sets ORDERSAGA_CRASH_AT=[stop:]<point>[#n]: the process then ends
+itself with SIGKILL, or stops with SIGSTOP until somebody sends SIGCONT, the n-th time it gets there (the first time
+unless told otherwise).
 """
 
 import os
@@ -32,6 +33,20 @@ PAYMENT_CHARGED = "payment.charged"
 """The gateway has answered, the payment does not say so yet."""
 REFUND_SENT = "payment.refund-sent"
 """The gateway has refunded, the payment does not say so yet."""
+JOB_LOCKED = "provisioning.locked"
+"""The job holds its package's lock, the provider was not asked yet."""
+BEFORE_BUY = "provisioning.before-buy"
+"""The attempt to buy is recorded, the request is about to leave."""
+BOUGHT = "provisioning.bought"
+"""The provider has answered which address it sold, the job does not say so yet."""
+ADDRESS_CLAIMED = "provisioning.address-claimed"
+"""The address is recorded as the order's, the job does not say so yet."""
+BEFORE_STATUS = "provisioning.before-status"
+"""The job has its address, the provider was not asked for the credentials yet."""
+JOB_RECORDED = "provisioning.recorded"
+"""A step of the job is recorded, what it says is not published yet."""
+JOB_WAITING = "provisioning.waiting"
+"""The job waits for its next attempt, and its package is free."""
 
 ALL_POINTS = (
     HANDLED,
@@ -44,6 +59,13 @@ ALL_POINTS = (
     PAYMENT_PENDING,
     PAYMENT_CHARGED,
     REFUND_SENT,
+    JOB_LOCKED,
+    BEFORE_BUY,
+    BOUGHT,
+    ADDRESS_CLAIMED,
+    BEFORE_STATUS,
+    JOB_RECORDED,
+    JOB_WAITING,
 )
 
 
@@ -56,13 +78,14 @@ def nothing_fails(_point: str) -> None:
 
 
 def kill_at(setting: str | None) -> FailurePoint:
-    """Return the failure point that the setting `<point>[#n]` asks for; without one, nothing fails.
+    """Return the failure point that the setting `[stop:]<point>[#n]` asks for; without one, nothing fails.
 
     Raises ValueError for a point that does not exist.
     """
     if not setting:
         return nothing_fails
-    wanted, _, nth = setting.partition("#")
+    number = signal.SIGSTOP if setting.startswith("stop:") else signal.SIGKILL
+    wanted, _, nth = setting.removeprefix("stop:").partition("#")
     if wanted not in ALL_POINTS:
         raise ValueError(f"unknown point {wanted!r}, allowed: {', '.join(ALL_POINTS)}")
     if nth and not (nth.isdecimal() and int(nth) > 0):
@@ -74,6 +97,6 @@ def kill_at(setting: str | None) -> FailurePoint:
         if point == wanted:
             remaining -= 1
             if remaining == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return reach

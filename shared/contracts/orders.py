@@ -62,7 +62,10 @@ class RefundPayment(OrderMessage):
 
 
 class ProvisionServer(OrderMessage):
-    """Buy the server that the order asks for."""
+    """Buy the server that the order asks for.
+
+    `run` counts the requests of one order, so that the first one coming again is not taken for an operator's retry.
+    """
 
     routing_key: ClassVar[str] = "provisioning.requested"
 
@@ -70,12 +73,15 @@ class ProvisionServer(OrderMessage):
     package: Name
     package_id: Name | None = None
     ram: Annotated[Count, Field(ge=1)] | None = None
+    run: Annotated[Count, Field(ge=1)] = 1
 
 
 class CancelProvisioning(OrderMessage):
-    """Stop buying, if nothing was bought yet."""
+    """Stop buying, if nothing was bought yet; `run` says which request is meant, 0 that the sender does not count."""
 
     routing_key: ClassVar[str] = "provisioning.cancel"
+
+    run: Count = 0
 
 
 class OrderEvent(OrderMessage):

@@ -15,13 +15,18 @@ class Server(Wire):
 
 
 class ProvisioningProgress(OrderMessage):
-    """A step of the job, in words for the customer."""
+    """A step of the job, in words for the customer.
+
+    `sequence` counts what the job has said, over all its runs, so that repetitions and late ones are recognised; 0
+    stands for a sender who does not count.
+    """
 
     routing_key: ClassVar[str] = "provisioning.progress"
 
     step: Name
     attempt: Count = 0
     message: Text
+    sequence: Count = 0
 
 
 class ProvisioningCompleted(OrderMessage):
@@ -33,12 +38,16 @@ class ProvisioningCompleted(OrderMessage):
 
 
 class ProvisioningFailed(OrderMessage):
-    """No server will come from this run of the job; `retryable` says whether another run might succeed."""
+    """No server will come from this run of the job; `retryable` says whether another run might succeed.
+
+    A failure that comes late must not end a later run: `run` says which it is about, 0 that the sender does not count.
+    """
 
     routing_key: ClassVar[str] = "provisioning.failed"
 
     reason: Text
     retryable: bool = False
+    run: Count = 0
 
 
 class PackageLowIps(Message):

@@ -54,7 +54,11 @@ async def test_an_order_comes_back_as_it_was_stored(orders: Orders) -> None:
         stock="RESERVED",
         fulfilment="vps",
         provisioning_spec=ServerSpecification(package="103.181.91", package_id="7", ram=2048),
-        server=Server(ip="103.181.91.50", username="root"),
+        provisioning_status="IN_PROGRESS",
+        provisioning_run=2,
+        progress="buy/1",
+        progress_sequence=7,
+        server=Server(ip="103.181.91.50", username="root", expires_at="2027-01-31"),
         unpublished=True,
         due_at=utc_now(),
     )

@@ -97,6 +97,23 @@ def test_a_reader_asks_for_no_more_than_it_needs(contract: type[Message]) -> Non
             read(contract, without)
 
 
+def test_a_sender_need_not_count() -> None:
+    """What was added for those who do: without it, a request is the first, and the others speak of the present run."""
+    bodies = {key: {k: v for k, v in SAMPLES[key].items() if k not in ("run", "sequence")} for key in SAMPLES}
+    counts = {
+        key: (getattr(message, "run", None), getattr(message, "sequence", None))
+        for key, body in bodies.items()
+        for message in [read(BY_ROUTING_KEY[key], body)]
+        if body != SAMPLES[key]
+    }
+    assert counts == {
+        "provisioning.requested": (1, None),
+        "provisioning.progress": (None, 0),
+        "provisioning.failed": (0, None),
+        "provisioning.cancel": (0, None),
+    }
+
+
 @EVERY_MESSAGE
 def test_fields_that_a_reader_does_not_know_are_ignored(contract: type[Message]) -> None:
     extended = sample(contract) | {"addedLater": {"deep": [1, None]}}
@@ -207,7 +224,11 @@ def test_an_order_with_hostile_or_senseless_fields_is_refused(change: dict[str, 
     [
         ("stock.reserved", ["provisioning", "ram"]),
         ("provisioning.requested", ["ram"]),
+        ("provisioning.requested", ["run"]),
         ("provisioning.progress", ["attempt"]),
+        ("provisioning.progress", ["sequence"]),
+        ("provisioning.failed", ["run"]),
+        ("provisioning.cancel", ["run"]),
         ("package.low_ips", ["ipv4"]),
     ],
 )

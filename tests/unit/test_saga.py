@@ -58,6 +58,14 @@ VOIDED = c.PaymentRefunded(order_id=ID, status="VOIDED")
 PROGRESS = c.ProvisioningProgress(order_id=ID, step="buy", attempt=1, message="Your server is being provisioned")
 SERVER_READY = c.ProvisioningCompleted(order_id=ID, server=Server(ip="103.181.91.50"))
 NO_SERVER = c.ProvisioningFailed(order_id=ID, reason="Package has no available IPs")
+FIRST_RUN_FAILED = c.ProvisioningFailed(order_id=ID, reason="The provider does not answer", run=1)
+SECOND_RUN_FAILED = c.ProvisioningFailed(order_id=ID, reason="PROVISIONING BLOCKED: Wrong package assigned", run=2)
+SAID_1, SAID_2, SAID_3 = (
+    c.ProvisioningProgress(order_id=ID, step="buy", attempt=1, message=message, sequence=sequence)
+    for sequence, message in enumerate(
+        ("Your server is being provisioned", "Waiting 2 minutes before attempt 2 of 3", "Your server is ready"), start=1
+    )
+)
 CANCEL = CancelRequested("changed my mind")
 RETRY, REFUND, DEADLINE = RetryRequested(), RefundRequested(), DeadlinePassed()
 
@@ -71,8 +79,12 @@ EVENTS: dict[str, Event] = {
     "refunded": REFUNDED,
     "voided": VOIDED,
     "progress": PROGRESS,
+    "progress 1": SAID_1,
+    "progress 2": SAID_2,
     "server ready": SERVER_READY,
     "no server": NO_SERVER,
+    "no server, run 1": FIRST_RUN_FAILED,
+    "no server, run 2": SECOND_RUN_FAILED,
     "cancel": CANCEL,
     "retry": RETRY,
     "refund": REFUND,
@@ -104,12 +116,20 @@ STATES = {
     "CONFIRMED": play(STOCK_RESERVED, PAID),
     "PROVISIONING": play(SERVER_RESERVED, PAID),
     "PROVISIONING, to be cancelled": play(SERVER_RESERVED, PAID, CANCEL),
+    "PROVISIONING, progress 2 known": play(SERVER_RESERVED, PAID, SAID_2),
+    "PROVISIONING, run 2": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY),
+    "PROVISIONING, run 2, to be cancelled": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY, CANCEL),
     "COMPLETED": play(SERVER_RESERVED, PAID, SERVER_READY),
+    "COMPLETED though cancelled": play(SERVER_RESERVED, PAID, CANCEL, SERVER_READY),
     "FAILED": play(SERVER_RESERVED, PAID, NO_SERVER),
+    "FAILED, run 2": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY, SECOND_RUN_FAILED),
     "FAILED, compensating": play(SERVER_RESERVED, PAID, NO_SERVER, REFUND),
+    "FAILED, run 2, compensating": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY, SECOND_RUN_FAILED, DEADLINE),
+    "FAILED, its money gone": play(SERVER_RESERVED, PAID, NO_SERVER, REFUNDED),
     "CANCELLED by client": play(CANCEL),
     "CANCELLED by stock": play(NO_STOCK),
     "CANCELLED by payment": play(STOCK_RESERVED, DECLINED),
+    "CANCELLED in run 2": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY, CANCEL, SECOND_RUN_FAILED),
     "CANCELLED and settled": play(STOCK_RESERVED, DECLINED, STOCK_RELEASED),
 }
 
@@ -146,20 +166,40 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     # The answer that completed the join comes again: what followed from it may have been lost, so it is repeated.
     ("CONFIRMED", "paid"): ("CONFIRMED", ["order.confirmed"]),
     ("PROVISIONING", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
-    ("PROVISIONING", "progress"): ("PROVISIONING", []),
     ("PROVISIONING", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING", "no server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING", "no server, run 2"): ("FAILED", ["order.failed"]),
     ("PROVISIONING", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("PROVISIONING, to be cancelled", "paid"): (
         "PROVISIONING",
         ["order.provisioning", "provisioning.requested", "provisioning.cancel"],
     ),
-    ("PROVISIONING, to be cancelled", "progress"): ("PROVISIONING", []),
     ("PROVISIONING, to be cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING, to be cancelled", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, to be cancelled", "no server, run 1"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, to be cancelled", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("PROVISIONING, to be cancelled", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    ("PROVISIONING, progress 2 known", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("PROVISIONING, progress 2 known", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("PROVISIONING, progress 2 known", "no server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, progress 2 known", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, progress 2 known", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, progress 2 known", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    # What the first run left behind does not end the second, but a server is a server.
+    ("PROVISIONING, run 2", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("PROVISIONING, run 2", "no server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, run 2", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, run 2", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    ("PROVISIONING, run 2, to be cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("PROVISIONING, run 2, to be cancelled", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, run 2, to be cancelled", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, run 2, to be cancelled", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("COMPLETED", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("COMPLETED though cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
     ("FAILED", "no server"): ("FAILED", ["order.failed"]),
+    ("FAILED", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("FAILED", "no server, run 2"): ("FAILED", ["order.failed"]),
     ("FAILED", "server ready"): ("COMPLETED", ["order.completed"]),
     ("FAILED", "stock released"): ("FAILED", []),
     ("FAILED", "refunded"): ("FAILED", []),
@@ -167,7 +207,23 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED", "retry"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
     ("FAILED", "refund"): ("FAILED", BOTH),
     ("FAILED", "deadline"): ("FAILED", BOTH),
+    ("FAILED, run 2", "no server"): ("FAILED", ["order.failed"]),
+    ("FAILED, run 2", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED, run 2", "server ready"): ("COMPLETED", ["order.completed"]),
+    ("FAILED, run 2", "retry"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("FAILED, run 2", "refund"): ("FAILED", BOTH),
+    ("FAILED, run 2", "deadline"): ("FAILED", BOTH),
+    ("FAILED, run 2, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, run 2, compensating", "no server, run 2"): ("FAILED", ["order.failed", *BOTH]),
+    # Nothing comes of a server that is not paid for any more; what is still held can be given back.
+    ("FAILED, its money gone", "no server"): ("FAILED", ["order.failed"]),
+    ("FAILED, its money gone", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("FAILED, its money gone", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED, its money gone", "refund"): ("FAILED", ["stock.release"]),
+    ("FAILED, its money gone", "deadline"): ("FAILED", ["stock.release"]),
     ("FAILED, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, compensating", "no server, run 1"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, compensating", "no server, run 2"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, compensating", "stock released"): ("FAILED", []),
     ("FAILED, compensating", "refunded"): ("FAILED", []),
     ("FAILED, compensating", "voided"): ("FAILED", []),
@@ -193,6 +249,11 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("CANCELLED by payment", "no stock"): ("CANCELLED", []),
     ("CANCELLED by payment", "stock released"): ("CANCELLED", []),
     ("CANCELLED by payment", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED in run 2", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED in run 2", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED in run 2", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED in run 2", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("CANCELLED in run 2", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("CANCELLED and settled", "declined"): ("CANCELLED", ["order.cancelled"]),
     ("CANCELLED and settled", "stock reserved"): ("CANCELLED", ["stock.release"]),
     ("CANCELLED and settled", "server reserved"): ("CANCELLED", ["stock.release"]),
@@ -263,6 +324,95 @@ def test_a_failed_order_holds_the_money_until_somebody_decides() -> None:
     assert settled.settled
     assert settled.status is Status.FAILED
     assert play(RETRY, SERVER_READY, order=failed).status is Status.COMPLETED
+
+
+def test_every_entry_into_provisioning_is_a_run_that_its_messages_carry() -> None:
+    assert play(STOCK_RESERVED, PAID).provisioning_run == 0, "goods have none"
+    for run in (1, 2, 3):
+        step = last(SERVER_RESERVED, PAID, *(NO_SERVER, RETRY) * (run - 1))
+        order = step.order
+        assert order.provisioning_run == run
+        for messages in (step.messages, outputs(order)):
+            (requested,) = [message for message in messages if isinstance(message, c.ProvisionServer)]
+            assert (requested.run, requested.package_id, requested.ram) == (run, "7", 2048)
+        (cancelled,) = [m for m in outputs(play(CANCEL, order=order)) if isinstance(m, c.CancelProvisioning)]
+        assert cancelled.run == run
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "PROVISIONING, run 2",
+        "PROVISIONING, run 2, to be cancelled",
+        "FAILED, run 2",
+        "FAILED, run 2, compensating",
+        "CANCELLED in run 2",
+    ],
+)
+def test_the_failure_of_an_earlier_run_is_past(state: str) -> None:
+    assert advance(STATES[state], FIRST_RUN_FAILED, NOW) == Step(STATES[state])
+
+
+def test_a_retry_forgets_the_reason_and_the_next_failure_has_its_own() -> None:
+    again = STATES["PROVISIONING, run 2"]
+    assert (again.failure_reason, again.provisioning_status) == (None, "REQUESTED")
+    failed = STATES["FAILED, run 2"]
+    assert (failed.failure_reason, failed.provisioning_status) == (SECOND_RUN_FAILED.reason, "FAILED")
+
+
+def history(*events: Event) -> list[tuple[str, str | None]]:
+    """What the customer reads of the provisioning: event and words."""
+    order, lines = play(SERVER_RESERVED, PAID), []
+    for event in events:
+        step = advance(order, event, NOW)
+        order = step.order
+        lines += [(step.entry.event, step.entry.message)] if step.entry else []
+    return lines
+
+
+def test_the_history_tells_the_customer_what_happens() -> None:
+    said = [("provisioning.progress", message.message) for message in (SAID_1, SAID_2, SAID_3)]
+    assert history(SAID_1, SAID_2, FIRST_RUN_FAILED, RETRY, SAID_3, SERVER_READY) == [
+        *said[:2],
+        ("provisioning.failed", "The provider does not answer"),
+        ("order.retry_requested", None),
+        said[2],
+        ("provisioning.completed", None),
+    ]
+    assert history(CANCEL, CANCEL) == [("order.cancel_requested", "changed my mind")]
+
+
+def test_progress_is_recorded_once_and_only_forwards_over_all_runs() -> None:
+    lines = history(SAID_2, SAID_1, SAID_2, FIRST_RUN_FAILED, SAID_2, RETRY, SAID_1, SAID_2, SAID_3, SAID_3)
+    assert [words for event, words in lines if event == "provisioning.progress"] == [SAID_2.message, SAID_3.message]
+
+
+def test_progress_of_a_sender_who_does_not_count_is_recorded_when_its_step_changes() -> None:
+    second = PROGRESS.model_copy(update={"attempt": 2, "message": "Once more"})
+    lines = history(PROGRESS, PROGRESS, second, second, SAID_1)
+    assert [words for _, words in lines] == [PROGRESS.message, "Once more", SAID_1.message]
+    assert play(SAID_2, PROGRESS, second, order=STATES["PROVISIONING"]).progress_sequence == 2
+
+
+def test_what_is_asked_for_must_mean_something() -> None:
+    """What a client or an operator may ask for in each state; the API answers anything else with 409."""
+    allowed = {
+        state: {name for name in ("cancel", "retry", "refund") if accepts(order, EVENTS[name])}
+        for state, order in STATES.items()
+    }
+    assert {state: names for state, names in allowed.items() if names} == {
+        "PENDING": {"cancel"},
+        "PENDING with stock": {"cancel"},
+        "PENDING with payment": {"cancel"},
+        "PROVISIONING": {"cancel"},
+        "PROVISIONING, to be cancelled": {"cancel"},
+        "PROVISIONING, progress 2 known": {"cancel"},
+        "PROVISIONING, run 2": {"cancel"},
+        "PROVISIONING, run 2, to be cancelled": {"cancel"},
+        "FAILED": {"retry", "refund"},
+        "FAILED, run 2": {"retry", "refund"},
+        "FAILED, its money gone": {"refund"},
+    }
 
 
 @pytest.mark.parametrize("state", ["CONFIRMED", "COMPLETED", "FAILED", "CANCELLED by client"])
