@@ -1,0 +1,52 @@
+"""Runs the simulator: `python -m provisioning_service.simulator`, until SIGTERM or SIGINT."""
+
+import asyncio
+import signal
+import socket
+
+import structlog
+import uvloop
+
+from provisioning_service.simulator.app import simulator
+from provisioning_service.simulator.settings import SimulatorSettings
+from shared.errors import StartError
+from shared.observability import configure_logging
+from shared.settings import exit_with, load
+
+PORT = 3013
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run the simulator; a wrong setting ends the process with one line on stderr."""
+    try:
+        settings = load(SimulatorSettings)
+        configure_logging("simulator", settings.log_level, settings.log_format)
+        uvloop.run(_run(settings))
+    except StartError as error:
+        exit_with(error)
+
+
+async def _run(settings: SimulatorSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with simulator(settings, _listen(settings)):
+        await stop.wait()
+        _log.info("stopping")
+    _log.info("stopped")
+
+
+def _listen(settings: SimulatorSettings) -> socket.socket:
+    host, port = settings.http_host, settings.http_port or PORT
+    try:
+        listener = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        raise StartError(f"cannot listen on ORDERSAGA_HTTP_HOST={host} ORDERSAGA_HTTP_PORT={port}: {error}") from None
+    _log.info("listening", host=host, port=listener.getsockname()[1])
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Puts the simulator together."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from provisioning_service.simulator import control_api, provider_api
+from provisioning_service.simulator.server import serving
+from provisioning_service.simulator.settings import SimulatorSettings
+from provisioning_service.simulator.state import State
+from shared.clock import utc_now
+from shared.http import create_app
+
+
+@asynccontextmanager
+async def simulator(settings: SimulatorSettings, listener: socket.socket) -> AsyncIterator[None]:
+    """Run a simulator with a state of its own on the socket; it ends with the context, whatever calls are delayed."""
+    state = State()
+    stopping = asyncio.Event()
+    app = create_app("simulator", "Sells simulated servers as the SmartVPS provider sells real ones", _nothing_is_down)
+    app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
+    app.include_router(control_api.create_router(state))
+    async with serving(app, listener):
+        try:
+            yield
+        finally:
+            stopping.set()
+
+
+async def _nothing_is_down() -> dict[str, str]:
+    return {}

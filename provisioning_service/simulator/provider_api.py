@@ -1,0 +1,136 @@
+"""The provider's side of the simulator: its three calls, with its manners.
+
+The free addresses are counted in text, the user's name is misspelt, every second answer to `buyvps` is plain text
+instead of JSON, and every second answer to `status` is encoded as JSON twice.
+"""
+
+import asyncio
+import itertools
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+import structlog
+from fastapi import APIRouter, Depends, Response
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import BaseModel, Field
+
+from provisioning_service.simulator.server import NoAnswer
+from provisioning_service.simulator.settings import SimulatorSettings
+from provisioning_service.simulator.state import Fate, Package, Server, SoldOutError, State
+from shared.clock import Clock
+from shared.http import ProblemError, conflict, json_response, new_router, not_found
+
+Text = Annotated[str, Field(min_length=1, max_length=128)]
+
+_log = structlog.get_logger(__name__)
+
+
+class BuyBody(BaseModel):
+    """What to buy: `ip` is an address or a package's name, `ram` in MB."""
+
+    ip: Text
+    ram: int | float | None = None
+
+
+class StatusBody(BaseModel):
+    """Which server is asked about."""
+
+    ip: Text
+
+
+def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event) -> APIRouter:
+    """The provider's routes; a call that is delayed when `stopping` is set ends without effect and without answer."""
+    router = new_router("provider")
+    router.dependencies = [Depends(_authentication(settings))]
+    buys, statuses = itertools.count(1), itertools.count(1)
+
+    @router.post("/api/oceansmart/ipstock")
+    async def ipstock() -> Response:
+        """The packages with their free addresses."""
+        return json_response({"packages": [_listed(package, free) for package, free in state.stock()]})
+
+    @router.post("/api/oceansmart/buyvps")
+    async def buyvps(body: BuyBody) -> Response:
+        """Sell a server: after the delay, even if the client has gone away by then."""
+        fate = state.next_buy()
+        if not await _arrives("buyvps", fate, stopping):
+            return NoAnswer()
+        try:
+            sold = state.sell(body.ip, body.ram, clock(), wrong_ip=fate.wrong_ip)
+        except SoldOutError:
+            _log.info("sold out", asked=body.ip)
+            raise conflict("No server is available") from None
+        _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=fate.wrong_ip)
+        if fate.answer_lost:
+            _log.info("the answer is lost on purpose", call="buyvps", ip=sold.ip)
+            return NoAnswer()
+        if next(buys) % 2 == 0:
+            return Response(sold.ip, media_type="text/plain")
+        return json_response({"message": "VPS created", "ip": sold.ip})
+
+    @router.post("/api/oceansmart/status")
+    async def status(body: StatusBody) -> Response:
+        """How to get into a server that was sold."""
+        fate = state.next_status()
+        if not await _arrives("status", fate, stopping):
+            return NoAnswer()
+        server = state.server(body.ip)
+        if server is None:
+            raise not_found("This server")
+        answer = _described(server)
+        return json_response(orjson.dumps(answer).decode() if next(statuses) % 2 == 0 else answer)
+
+    return router
+
+
+def _authentication(settings: SimulatorSettings) -> Any:
+    expected = f"{settings.smartvps_username}:{settings.smartvps_password.get_secret_value()}".encode()
+
+    async def authenticate(given: Annotated[HTTPBasicCredentials | None, Depends(HTTPBasic(auto_error=False))]) -> None:
+        credentials = f"{given.username}:{given.password}".encode() if given else b""
+        if not secrets.compare_digest(credentials, expected):
+            raise ProblemError(
+                HTTPStatus.UNAUTHORIZED,
+                "HTTP Basic authentication with the provider's username and password is required",
+                headers={"WWW-Authenticate": 'Basic realm="simulator"'},
+            )
+
+    return authenticate
+
+
+async def _arrives(call: str, fate: Fate, stopping: asyncio.Event) -> bool:
+    """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose."""
+    if fate.delay_seconds:
+        try:
+            async with asyncio.timeout(fate.delay_seconds):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+    if stopping.is_set():
+        return False
+    if fate.fails:
+        _log.info("fails on purpose", call=call)
+        raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was told to fail")
+    return True
+
+
+def _listed(package: Package, free: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id": package.package_id,
+        "name": package.name,
+        "status": package.status,
+        "ipv4": str(len(free)),
+        "ips": free,
+    }
+
+
+def _described(server: Server) -> dict[str, str]:
+    return {
+        "IP": server.ip,
+        "Usernane": server.username,
+        "Password": server.password,
+        "OS": server.os,
+        "ExpiryDate": server.expires.date().isoformat(),
+    }

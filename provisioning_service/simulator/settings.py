@@ -1,0 +1,22 @@
+"""Settings of the simulator: where it listens and whom it lets in."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.settings import ENV_PREFIX
+
+
+class SimulatorSettings(BaseSettings):
+    """What the simulator needs; it has no database and no broker."""
+
+    # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+    smartvps_username: str = "simulator"
+    smartvps_password: SecretStr = SecretStr("simulator")
