@@ -1,6 +1,6 @@
-"""Provisioning: buys the server that an order asks for. Until a provider is configured, every job is refused.
+"""Provisioning: buys the server that an order asks for, from the package ordered, once.
 
-Owns the database `<prefix>_provisioning` (jobs).
+Owns the database `<prefix>_provisioning` (jobs, locks, addresses, packages).
 Listens to provisioning.requested and provisioning.cancel on provisioning.inbox.
-Sends provisioning.failed.
+Sends provisioning.progress, provisioning.completed and provisioning.failed; package.low_ips for anyone.
 """

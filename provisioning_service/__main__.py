@@ -1,9 +1,28 @@
 """Puts the provisioning service together: `python -m provisioning_service`."""
 
-from provisioning_service.api import create_router
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from provisioning_service import jobs as job_records
+from provisioning_service import locks as lock_records
+from provisioning_service import ownership as address_records
+from provisioning_service import packages as package_records
+from provisioning_service.announcing import Announcing
+from provisioning_service.api import Desk, create_router
+from provisioning_service.carrying import Carrying, Records
+from provisioning_service.credentials import Vault
 from provisioning_service.handlers import handlers
-from provisioning_service.jobs import COLLECTION, INDEXES, Jobs
+from provisioning_service.jobs import Jobs
+from provisioning_service.lifecycle import Patience
+from provisioning_service.locks import Locks
+from provisioning_service.ownership import Ownership
+from provisioning_service.packages import Packages
+from provisioning_service.provider import Provider
+from provisioning_service.schedule import Schedule
 from provisioning_service.settings import ProvisioningSettings
+from provisioning_service.smartvps import SmartVps
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
 from shared.topology import PROVISIONING_INBOX
@@ -16,15 +35,82 @@ DEFINITION = Definition(
     port=3011,
 )
 
+_log = structlog.get_logger(__name__)
 
-def assemble(_settings: ProvisioningSettings, connections: Connections) -> Parts:
+
+def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
-    jobs = Jobs(connections.database[COLLECTION])
+    database = connections.database
+    jobs = Jobs(database[job_records.COLLECTION])
+    locks = Locks(database[lock_records.COLLECTION])
+    packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)
+    records = Records(jobs, Ownership(database[address_records.COLLECTION]), packages)
+    announcing = Announcing(jobs, packages, connections.publisher, utc_now, connections.reach)
+    provider = open_provider(settings)
+    vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
+    background: list[Callable[[], Awaitable[None]]] = [announcing.run]
+    drain: list[Callable[[], Awaitable[None]]] = []
+    on_new: Callable[[], None] = _nothing
+    if provider is not None and vault is not None:
+        patience = patience_of(settings)
+        carrying = Carrying(
+            records,
+            provider,
+            vault,
+            patience,
+            clock=utc_now,
+            reach=connections.reach,
+            on_low=announcing.post_low_packages,
+        )
+        schedule = Schedule(jobs, locks, carrying, announcing, patience, clock=utc_now, at_once=settings.jobs_at_once)
+        background.append(schedule.run)
+        drain.append(provider.close)
+        on_new = schedule.wake
+    else:
+        _log.warning("no server provider is configured: every job is refused, those under way stand still")
     return Parts(
-        handlers=handlers(jobs, utc_now),
-        router=create_router(jobs),
-        indexes={COLLECTION: INDEXES},
+        handlers=handlers(jobs, utc_now, on_new, has_provider=provider is not None),
+        router=create_router(Desk(jobs, locks, packages, provider, vault, utc_now)),
+        indexes={
+            job_records.COLLECTION: job_records.INDEXES,
+            address_records.COLLECTION: address_records.INDEXES,
+            package_records.COLLECTION: package_records.INDEXES,
+        },
+        background=background,
+        drain=drain,
     )
+
+
+def open_provider(settings: ProvisioningSettings) -> Provider | None:
+    """Open the provider that the settings name, if they name one; another provider is another branch here."""
+    if settings.smartvps_url is None or settings.smartvps_username is None or settings.smartvps_password is None:
+        return None
+    return SmartVps(
+        url=settings.smartvps_url,
+        username=settings.smartvps_username,
+        password=settings.smartvps_password.get_secret_value(),
+        buy_timeout=settings.buy_timeout_seconds,
+        status_timeout=settings.status_timeout_seconds,
+        stock_timeout=settings.stock_timeout_seconds,
+    )
+
+
+def patience_of(settings: ProvisioningSettings) -> Patience:
+    """The settings in the terms of the decisions."""
+    return Patience(
+        buy_attempts=settings.buy_attempts,
+        buy_delays=tuple(timedelta(seconds=delay) for delay in settings.buy_retry_delays),
+        buy_timeout=timedelta(seconds=settings.buy_timeout_seconds),
+        status_attempts=settings.status_attempts,
+        status_delays=tuple(timedelta(seconds=delay) for delay in settings.status_retry_delays),
+        lock_wait=timedelta(seconds=settings.lock_wait_seconds),
+        lock_attempts=settings.lock_attempts,
+        lease=timedelta(seconds=settings.lock_lease_seconds),
+    )
+
+
+def _nothing() -> None:
+    return None
 
 
 def main() -> None:

@@ -1,29 +1,72 @@
-"""The provisioning service's HTTP routes: what is recorded about jobs."""
+"""The provisioning service's HTTP routes: jobs, packages and locks, and the one place where credentials are shown."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 
+from provisioning_service.addresses import package_key
+from provisioning_service.credentials import UnreadableCredentialsError, Vault
+from provisioning_service.job import Job, State, Step
 from provisioning_service.jobs import Jobs
-from provisioning_service.lifecycle import Job, State
+from provisioning_service.lifecycle import NO_PROVIDER
+from provisioning_service.locks import Lock, Locks
+from provisioning_service.packages import Packages
+from provisioning_service.provider import Package, Provider, ProviderError
+from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
-from shared.http import View, json_response, new_router, not_found
+from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+PackageParameter = Annotated[str, Path(min_length=1, max_length=200)]
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+T = TypeVar("T")
+
+
+class Desk(NamedTuple):
+    """What the routes need; without a provider there are no packages to list and no credentials to open."""
+
+    jobs: Jobs
+    locks: Locks
+    packages: Packages
+    provider: Provider | None
+    vault: Vault | None
+    clock: Clock
+
+
+class AttemptView(View):
+    """One line of a job's log; `outcome` is ok or failed."""
+
+    step: Step
+    at: str
+    outcome: str
+    detail: str
 
 
 class JobView(View):
-    """An order's job; package and RAM are null where a cancellation came before its request."""
+    """An order's job; package and RAM (in MB) are null where a cancellation came before its request.
+
+    `wrongIps` are addresses that the provider assigned and the order must not have.
+    """
 
     order_id: str
     package: str | None
     ram: int | None
     state: State
-    attempts: list[dict[str, str]]
+    step: Step
+    run: int
+    attempts: list[AttemptView]
     next_attempt_at: str | None
     ip: str | None
+    wrong_ips: list[str]
     failure_reason: str | None
+    created_at: str
+    updated_at: str
 
 
 class JobPage(View):
@@ -33,10 +76,64 @@ class JobPage(View):
     next_cursor: str | None
 
 
-def create_router(jobs: Jobs) -> APIRouter:
-    """The routes over these jobs."""
-    router = new_router("jobs")
+class CredentialsView(View):
+    """How to get into a server."""
 
+    ip: str
+    username: str
+    password: str
+
+
+class LockView(View):
+    """Who holds a package, and until when unless the lease is renewed."""
+
+    order_id: str
+    acquired_at: str
+    expires_at: str
+
+
+class PackageLockView(LockView):
+    """A held lock with its package; `progressAt` is when the holder last got further."""
+
+    package: str
+    progress_at: str
+
+
+class PackageLockPage(View):
+    """A page of held locks, by package."""
+
+    items: list[PackageLockView]
+    next_cursor: str | None
+
+
+class PackageView(View):
+    """A package as the provider has it now; `ipv4` counts its free addresses."""
+
+    package_id: str
+    name: str
+    status: str
+    ipv4: int
+    low: bool
+    lock: LockView | None
+
+
+class PackagePage(View):
+    """A page of packages, by name."""
+
+    items: list[PackageView]
+    next_cursor: str | None
+
+
+def create_router(desk: Desk) -> APIRouter:
+    """The routes over these records and this provider."""
+    router = new_router("provisioning")
+    _add_jobs(router, desk)
+    _add_packages(router, desk)
+    _add_locks(router, desk)
+    return router
+
+
+def _add_jobs(router: APIRouter, desk: Desk) -> None:
     @router.get("/jobs", response_model=JobPage)
     async def list_jobs(
         status: State | None = None,
@@ -46,30 +143,133 @@ def create_router(jobs: Jobs) -> APIRouter:
     ) -> Response:
         """Jobs in the order of their orders' ids; all of them, or those in one state or for one package."""
         after = None if cursor is None else read_cursor(cursor, (str,))[0]
-        page = await jobs.page(status, package, after=after, limit=limit)
+        page = await desk.jobs.page(status, package, after=after, limit=limit)
         following = write_cursor([page[-1].order_id]) if len(page) == limit else None
         return json_response({"items": [show(job) for job in page], "nextCursor": following})
 
     @router.get("/jobs/{order_id}", response_model=JobView)
     async def get_job(order_id: OrderIdParameter) -> Response:
         """The job of one order."""
-        job = await jobs.find(order_id)
-        if job is None:
-            raise not_found(f"A job of order {order_id}")
-        return json_response(show(job))
+        return json_response(show(await _find(desk.jobs, order_id)))
 
-    return router
+    @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
+    async def get_credentials(order_id: OrderIdParameter) -> Response:
+        """How to get into the order's server; never to be cached or logged."""
+        job = await _find(desk.jobs, order_id)
+        if job.credentials is None:
+            raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
+        if desk.vault is None:
+            raise _unavailable("No key to the credentials is configured (ORDERSAGA_CREDENTIALS_KEY)")
+        try:
+            secret = desk.vault.open(order_id, job.credentials)
+        except UnreadableCredentialsError as error:
+            raise _unavailable(f"{error}: is an earlier key missing from ORDERSAGA_CREDENTIALS_KEY?") from None
+        return json_response(
+            {"ip": secret.ip, "username": secret.username, "password": secret.password}, headers=NO_STORE
+        )
+
+
+def _add_packages(router: APIRouter, desk: Desk) -> None:
+    @router.get("/packages", response_model=PackagePage)
+    async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """The packages as the provider has them at this moment, by name, and who is buying from them."""
+        if desk.provider is None:
+            raise _unavailable(NO_PROVIDER)
+        try:
+            packages = await desk.provider.packages()
+        except ProviderError as error:
+            raise _unavailable(f"The provider does not say what it has: {error}") from None
+        locks = {lock.key: lock for lock in await desk.locks.held() if lock.expires_at > desk.clock()}
+        ordered = sorted(packages, key=_place)
+        page, following = _page(ordered, _place, (str, str), limit, cursor)
+        shown = [_show_package(one, desk.packages.is_low(one), locks.get(package_key(one.name))) for one in page]
+        return json_response({"items": shown, "nextCursor": following})
+
+
+def _add_locks(router: APIRouter, desk: Desk) -> None:
+    @router.get("/locks", response_model=PackageLockPage)
+    async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""
+        page, following = _page(await desk.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
+        return json_response({"items": [_show_held(lock) for lock in page], "nextCursor": following})
+
+    @router.delete("/locks/{package}", response_model=PackageLockView)
+    async def clear_lock(package: PackageParameter) -> Response:
+        """Free a package whoever holds it; answers how it was held. The holder stops before it buys."""
+        lock = await desk.locks.clear(package_key(package))
+        if lock is None:
+            raise not_found(f"A held lock of package {package}")
+        return json_response(_show_held(lock))
+
+
+async def _find(jobs: Jobs, order_id: str) -> Job:
+    job = await jobs.find(order_id)
+    if job is None:
+        raise not_found(f"A job of order {order_id}")
+    return job
+
+
+def _unavailable(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+
+
+def _page(
+    entries: Sequence[T], place: Callable[[T], list[str]], kinds: Sequence[type], limit: int, cursor: str | None
+) -> tuple[Sequence[T], str | None]:
+    """Cut a page out of a list that is short enough to be held whole."""
+    after = None if cursor is None else read_cursor(cursor, kinds)
+    rest = [entry for entry in entries if after is None or place(entry) > after]
+    return rest[:limit], write_cursor(place(rest[limit - 1])) if len(rest) > limit else None
+
+
+def _place(package: Package) -> list[str]:
+    return [package.name, package.package_id]
 
 
 def show(job: Job) -> dict[str, Any]:
-    """Write a job as JobView describes it; nothing was attempted, since there is nobody to buy from."""
+    """Write a job as JobView describes it."""
     return {
         "orderId": job.order_id,
         "package": job.package,
         "ram": job.ram,
         "state": job.state,
-        "attempts": [],
-        "nextAttemptAt": None,
-        "ip": None,
+        "step": job.step,
+        "run": job.run,
+        "attempts": [
+            {"step": attempt.step, "at": to_rfc3339(attempt.at), "outcome": attempt.outcome, "detail": attempt.detail}
+            for attempt in job.attempts
+        ],
+        "nextAttemptAt": _moment(job.due_at if job.state is State.WAITING else None),
+        "ip": job.ip,
+        "wrongIps": list(job.wrong_ips),
         "failureReason": job.failure_reason,
+        "createdAt": to_rfc3339(job.created_at),
+        "updatedAt": to_rfc3339(job.updated_at),
     }
+
+
+def _show_package(package: Package, low: bool, lock: Lock | None) -> dict[str, Any]:
+    return {
+        "packageId": package.package_id,
+        "name": package.name,
+        "status": package.status,
+        "ipv4": package.ipv4,
+        "low": low,
+        "lock": _show_lock(lock) if lock else None,
+    }
+
+
+def _show_lock(lock: Lock) -> dict[str, Any]:
+    return {
+        "orderId": lock.order_id,
+        "acquiredAt": to_rfc3339(lock.acquired_at),
+        "expiresAt": to_rfc3339(lock.expires_at),
+    }
+
+
+def _show_held(lock: Lock) -> dict[str, Any]:
+    return {"package": lock.key, **_show_lock(lock), "progressAt": to_rfc3339(lock.progress_at)}
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else to_rfc3339(moment)

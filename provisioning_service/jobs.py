@@ -1,16 +1,29 @@
 """The records of jobs: the collection `jobs`, one document per order, `_id` the order id.
 
-{_id, state, userId, package, packageId, ram, failureReason, retryable, createdAt, updatedAt}
+    {_id, state, step, userId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
+     line, dueAt, waitingSince, needsLock, missedTurns, buys, looks,
+     purchase: {asked, freeBefore, startedAt, answered, settled, looked, trouble},
+     ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, customerReason,
+     retryable, attempts: [{step, at, outcome, detail}], sequence, opened,
+     outbox: [{sequence, routingKey, body}], outboxSince, createdAt, updatedAt}
+
+Absent fields are not stored. Every write names the version that it starts from, and a worker's the fence of its claim.
+What others may write meanwhile is touched by operators that lose nothing: `cancelRun` only grows, `attempts` and
+`outbox` are added to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from provisioning_service.lifecycle import Job, State
+from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.lifecycle import claimed
 from shared import database
+from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
 
 COLLECTION = "jobs"
@@ -18,7 +31,47 @@ COLLECTION = "jobs"
 INDEXES = (
     IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
     IndexModel([("package", ASCENDING), ("_id", ASCENDING)], name="by_package"),
+    IndexModel(
+        [("lockKey", ASCENDING), ("line", ASCENDING), ("dueAt", ASCENDING)],
+        name="lines",
+        partialFilterExpression={"needsLock": True},
+    ),
+    IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+    IndexModel(
+        [("outboxSince", ASCENDING)], name="unpublished", partialFilterExpression={"outboxSince": {"$exists": True}}
+    ),
 )
+
+_FIELDS: Mapping[str, str] = {
+    "state": "state",
+    "step": "step",
+    "user_id": "userId",
+    "package": "package",
+    "package_id": "packageId",
+    "ram": "ram",
+    "run": "run",
+    "fence": "fence",
+    "line": "line",
+    "due_at": "dueAt",
+    "waiting_since": "waitingSince",
+    "missed_turns": "missedTurns",
+    "buys": "buys",
+    "looks": "looks",
+    "ip": "ip",
+    "wrong_ips": "wrongIps",
+    "credentials": "credentials",
+    "failure_reason": "failureReason",
+    "customer_reason": "customerReason",
+    "retryable": "retryable",
+    "sequence": "sequence",
+    "opened": "opened",
+    "created_at": "createdAt",
+    "updated_at": "updatedAt",
+}
+
+
+class ClaimLostError(Exception):
+    """Another worker has taken the job over: what was to be written is out of date, and is not written."""
 
 
 class Jobs:
@@ -29,13 +82,19 @@ class Jobs:
 
     async def open(self, jobs: Sequence[Job]) -> list[Job]:
         """Insert the jobs, of different orders, and return them as they are recorded: one that exists stays."""
+        if not jobs:
+            return []
         try:
             await self._collection.insert_many([_document(job) for job in jobs], ordered=False)
         except BulkWriteError as error:
-            ids = database.duplicates(error)
-            existing = {d["_id"]: _job(d) async for d in self._collection.find({"_id": {"$in": list(ids)}})}
+            existing = await self.load(database.duplicates(error))
             return [existing.get(job.order_id, job) for job in jobs]
         return list(jobs)
+
+    async def load(self, order_ids: Iterable[str]) -> dict[str, Job]:
+        """Return the jobs that exist, by order id."""
+        cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
+        return {document["_id"]: _job(document) async for document in cursor}
 
     async def find(self, order_id: str) -> Job | None:
         """Return one job, None if there is none."""
@@ -52,32 +111,221 @@ class Jobs:
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
         return [_job(document) async for document in cursor]
 
+    # --- Without a claim: messages, and waits that were too long. ---
+
+    async def change(self, before: Job, after: Job) -> bool:
+        """Store what a job without a worker becomes; False if it has moved on since it was read."""
+        query = {"_id": before.order_id, "version": before.version}
+        return (await self._collection.update_one(query, _update(before, after))).matched_count == 1
+
+    async def ask_to_cancel(self, order_id: str, run: int) -> bool:
+        """Have the run's worker stop before it buys; False if the job has no worker any more."""
+        query = {"_id": order_id, "state": State.RUNNING}
+        return (await self._collection.update_one(query, {"$max": {"cancelRun": run}})).matched_count == 1
+
+    # --- Under a claim. ---
+
+    async def heads_of_lines(self, now: datetime, passing: Sequence[str], limit: int) -> list[Job]:
+        """Return the first job that is due of each package, but for those packages that are to be passed over.
+
+        Those that have come first are returned where there are more than `limit`.
+        """
+        if limit <= 0:
+            return []
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"needsLock": True, "lockKey": {"$nin": list(passing)}, "dueAt": {"$lte": now}}},
+            {"$sort": {"lockKey": 1, "line": 1}},
+            {"$group": {"_id": "$lockKey", "first": {"$first": "$_id"}, "line": {"$first": "$line"}}},
+            {"$sort": {"line": 1}},
+            {"$limit": limit},
+        ]
+        found = [row["first"] async for row in database.aggregate(self._collection, pipeline)]
+        return sorted((await self.load(found)).values(), key=lambda job: job.line)
+
+    async def due_without_lock(self, now: datetime, limit: int) -> list[Job]:
+        """Return jobs that are due and need no lock, the longest overdue first."""
+        query = {"dueAt": {"$lte": now}, "needsLock": {"$exists": False}}
+        cursor = self._collection.find(query).sort("dueAt", ASCENDING).limit(limit)
+        return [_job(document) async for document in cursor]
+
+    async def in_line(self, lock_key: str, waiting_before: datetime, limit: int) -> list[Job]:
+        """Return the package's jobs that have stood in its line since that time or longer, the first in line first."""
+        query = {
+            "needsLock": True,
+            "lockKey": lock_key,
+            "waitingSince": {"$lte": waiting_before},
+            "state": {"$in": [State.QUEUED, State.WAITING]},
+        }
+        cursor = self._collection.find(query).sort("line", ASCENDING).limit(limit)
+        return [_job(document) async for document in cursor]
+
+    async def claim(self, job: Job, now: datetime, lease: timedelta) -> Job | None:
+        """Take a job that is due; None if it is over, or somebody else has taken or changed it since it was read."""
+        query = {"_id": job.order_id, "version": job.version, "dueAt": {"$lte": now}}
+        return await self._write(query, job, claimed(job, now, lease))
+
+    async def renew(self, job: Job, until: datetime) -> bool:
+        """Keep the claim until then; False if it is lost."""
+        query = {"_id": job.order_id, "fence": job.fence, "state": State.RUNNING}
+        return (await self._collection.update_one(query, {"$set": {"dueAt": until}})).matched_count == 1
+
+    async def record(self, before: Job, after: Job, *, unless_cancelled: bool = False) -> Job:
+        """Store a worker's step and return the job as it is recorded then, a cancellation that came meanwhile included.
+
+        With `unless_cancelled`, a job that is to be cancelled stays, and is returned, as it is. Repeating the call
+        after an error is harmless. Raises ClaimLostError if the claim is lost.
+        """
+        query: Document = {"_id": before.order_id, "fence": before.fence, "version": before.version}
+        if unless_cancelled:
+            query["$or"] = [{"cancelRun": {"$exists": False}}, {"cancelRun": {"$lt": before.run}}]
+        recorded = await self._write(query, before, after) or await self.find(before.order_id)
+        if recorded is None or recorded.fence != before.fence or recorded.version > before.version + 1:
+            raise ClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
+        return recorded
+
+    async def asked_by_others(self, job: Job) -> set[str]:
+        """Return the addresses that other jobs may be buying from the job's package at this moment."""
+        query = {"needsLock": True, "lockKey": job.lock_key, "purchase.answered": False, "_id": {"$ne": job.order_id}}
+        cursor = self._collection.find(query, {"purchase.asked": True})
+        return {ip async for document in cursor for ip in document["purchase"]["asked"]}
+
+    async def _write(self, query: Document, before: Job, after: Job) -> Job | None:
+        document = await self._collection.find_one_and_update(
+            query, _update(before, after), return_document=ReturnDocument.AFTER
+        )
+        return _job(document) if document else None
+
+    # --- What jobs still have to say. ---
+
+    async def unpublished(self, before: datetime, limit: int) -> list[Job]:
+        """Return jobs that owe messages since then or longer, the longest first."""
+        cursor = self._collection.find({"outboxSince": {"$lte": before}})
+        return [_job(document) async for document in cursor.sort("outboxSince", ASCENDING).limit(limit)]
+
+    async def mark_published(self, published: Sequence[tuple[str, int]]) -> None:
+        """Note, per order, that everything up to that sequence number is published."""
+        await self._collection.bulk_write(
+            [UpdateOne({"_id": order_id}, _without_notices(sequence)) for order_id, sequence in published],
+            ordered=False,
+        )
+
+
+def _without_notices(up_to: int) -> list[Document]:
+    left = {"$filter": {"input": {"$ifNull": ["$outbox", []]}, "cond": {"$gt": ["$$this.sequence", up_to]}}}
+    nothing = {"$eq": [{"$size": "$outbox"}, 0]}
+    return [
+        {"$set": {"outbox": left}},
+        {"$set": {"outboxSince": {"$cond": [nothing, "$$REMOVE", "$outboxSince"]}}},
+        {"$set": {"outbox": {"$cond": [nothing, "$$REMOVE", "$outbox"]}}},
+    ]
+
+
+def _update(before: Job, after: Job) -> Document:
+    old, new = _fields(before), _fields(after)
+    change: Document = {"$set": {"updatedAt": after.updated_at}, "$inc": {"version": 1}}
+    change["$set"] |= {name: value for name, value in new.items() if old.get(name) != value}
+    if after.due_at is not None and after.state is not State.RUNNING:
+        change["$set"]["dueAt"] = after.due_at  # renewing the claim has moved it since the job was read
+    if gone := old.keys() - new.keys():
+        change["$unset"] = dict.fromkeys(gone, "")
+    pushed = {
+        "attempts": [_attempt(attempt) for attempt in after.attempts[len(before.attempts) :]],
+        "outbox": [_notice(notice) for notice in after.outbox if notice.sequence > before.sequence],
+    }
+    if pushes := {name: {"$each": values} for name, values in pushed.items() if values}:
+        change["$push"] = pushes
+    if pushed["outbox"]:
+        change["$set"]["outboxSince"] = after.updated_at
+    if after.cancel_run > before.cancel_run:
+        change["$max"] = {"cancelRun": after.cancel_run}
+    return change
+
 
 def _document(job: Job) -> Document:
-    return {
+    """Write a whole new job."""
+    document = {
         "_id": job.order_id,
-        "state": job.state,
-        "userId": job.user_id,
-        "package": job.package,
-        "packageId": job.package_id,
-        "ram": job.ram,
-        "failureReason": job.failure_reason,
-        "retryable": job.retryable,
-        "createdAt": job.created_at,
-        "updatedAt": job.updated_at,
+        **_fields(job),
+        "version": 0,
+        "attempts": [_attempt(attempt) for attempt in job.attempts],
+    }
+    if job.cancel_run:
+        document["cancelRun"] = job.cancel_run
+    if job.outbox:
+        document |= {"outbox": [_notice(notice) for notice in job.outbox], "outboxSince": job.updated_at}
+    return document
+
+
+def _fields(job: Job) -> Document:
+    """Write what is replaced as a whole; None and empty stand for absent fields."""
+    document = {stored: getattr(job, name) for name, stored in _FIELDS.items()}
+    document["wrongIps"] = list(job.wrong_ips) or None
+    document["lockKey"] = job.lock_key
+    document["needsLock"] = job.needs_lock or None
+    if job.purchase is not None:
+        document["purchase"] = _purchase(job.purchase)
+    if job.server is not None:
+        document["server"] = job.server.model_dump(by_alias=True)
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _purchase(purchase: Purchase) -> Document:
+    return {
+        "asked": list(purchase.asked),
+        "freeBefore": list(purchase.free_before),
+        "startedAt": purchase.started_at,
+        "answered": purchase.answered,
+        "settled": purchase.settled,
+        "looked": purchase.looked,
+        "trouble": purchase.trouble,
     }
 
 
+def _attempt(attempt: Attempt) -> Document:
+    return asdict(attempt)
+
+
+def _notice(notice: Notice) -> Document:
+    return {"sequence": notice.sequence, "routingKey": notice.routing_key, "body": notice.body}
+
+
 def _job(document: Document) -> Job:
-    return Job(
-        order_id=document["_id"],
-        state=State(document["state"]),
-        user_id=document["userId"],
-        package=document["package"],
-        package_id=document["packageId"],
-        ram=document["ram"],
-        failure_reason=document["failureReason"],
-        retryable=document["retryable"],
-        created_at=document["createdAt"],
-        updated_at=document["updatedAt"],
+    """Load what was stored: trusted, so nothing is validated again."""
+    fields = {name: document[stored] for name, stored in _FIELDS.items() if stored in document}
+    job = Job(order_id=document["_id"], version=document["version"], **fields)
+    purchase, server = document.get("purchase"), document.get("server")
+    return replace(
+        job,
+        state=State(job.state),
+        step=Step(job.step),
+        cancel_run=document.get("cancelRun", 0),
+        wrong_ips=tuple(job.wrong_ips),
+        purchase=_stored_purchase(purchase) if purchase else None,
+        server=Server.model_construct(**_server_fields(server)) if server else None,
+        attempts=tuple(
+            Attempt(Step(a["step"]), a["at"], a["outcome"], a["detail"]) for a in document.get("attempts", ())
+        ),
+        outbox=tuple(Notice(n["sequence"], n["routingKey"], n["body"]) for n in document.get("outbox", ())),
+        outbox_since=document.get("outboxSince"),
     )
+
+
+def _stored_purchase(document: Document) -> Purchase:
+    return Purchase(
+        asked=tuple(document["asked"]),
+        free_before=tuple(document["freeBefore"]),
+        started_at=document["startedAt"],
+        answered=document["answered"],
+        settled=document["settled"],
+        looked=document["looked"],
+        trouble=document["trouble"],
+    )
+
+
+def _server_fields(document: Document) -> Document:
+    return {
+        "ip": document["ip"],
+        "username": document.get("username"),
+        "os": document.get("os"),
+        "expires_at": document.get("expiresAt"),
+    }

@@ -1,71 +1,407 @@
-"""The life of a job: what is recorded and answered; pure, without I/O.
+"""The life of a job: what each thing that happens makes of it. Pure: no I/O, no clock.
 
-    (no job) ──requested──▶ FAILED, retryable: there is no provider to buy from
-    (no job) ──cancelled──▶ FAILED, not retryable: the tombstone that a late request runs into
+    requested ──▶ QUEUED ──its turn──▶ RUNNING: check ──▶ buy ──▶ verify ──▶ status ──▶ COMPLETED
+                    ▲                     │                 ▲                   ▲
+                    │                     └── an attempt failed, there is another: WAITING, until its time comes
+                    └── retry ── FAILED ◀── the last attempt, no address, the wrong address, cancelled in time
 
-A job that has failed stays as it is, and repeats its answer whatever comes.
+An attempt to buy without an answer is neither repeated nor given up on a guess. Its `Purchase` stays in the job until
+the addresses tell: one that was free before and is sold now is adopted (see `sold_to_us`); if there is none once the
+provider cannot be at it any more, the attempt has failed (see `nothing_sold`).
 """
 
-from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-from shared.contracts import CancelProvisioning, ProvisioningFailed, ProvisionServer
+from provisioning_service.addresses import is_inside
+from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.provider import Access
+from shared.contracts import (
+    CancelProvisioning,
+    Message,
+    ProvisioningCompleted,
+    ProvisioningFailed,
+    ProvisioningProgress,
+    ProvisionServer,
+)
+from shared.contracts.provisioning import Server
 
 NO_PROVIDER = "No server provider is configured"
 CANCELLED = "Cancelled"
+NO_ADDRESS = "Package has no available IPs"
+BLOCKED = "PROVISIONING BLOCKED"
 
-
-class State(StrEnum):
-    """Where a job is on its way."""
-
-    FAILED = "FAILED"
+LOOK_AGAIN = timedelta(seconds=5)
+"""Between two looks at an attempt to buy whose answer is lost and which the provider may still be at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One order's server; a job that was cancelled before it was requested does not know what it was about."""
+class Patience:
+    """How often and after which pauses; the last of the delays stands for all that follow."""
 
-    order_id: str
-    state: State
-    failure_reason: str
-    retryable: bool
-    created_at: datetime
-    updated_at: datetime
-    user_id: str | None = None
-    package: str | None = None
-    package_id: str | None = None
-    ram: int | None = None
+    buy_attempts: int
+    buy_delays: tuple[timedelta, ...]
+    buy_timeout: timedelta
+    status_attempts: int
+    status_delays: tuple[timedelta, ...]
+    lock_wait: timedelta
+    lock_attempts: int
+    lease: timedelta
 
 
-def requested(message: ProvisionServer, now: datetime) -> Job:
-    """Return the job of a request, refused: nobody sells us a server."""
+# --- Requests and cancellations. ---
+
+
+def requested(message: ProvisionServer, now: datetime, line: int) -> Job:
+    """Return the job of an order's first request."""
     return Job(
         order_id=message.order_id,
-        state=State.FAILED,
-        failure_reason=NO_PROVIDER,
-        retryable=True,
+        state=State.QUEUED,
         created_at=now,
         updated_at=now,
         user_id=message.user_id,
         package=message.package,
         package_id=message.package_id,
         ram=message.ram,
+        run=message.run,
+        line=line,
+        due_at=now,
+        waiting_since=now,
+        sequence=1,
+        opened=1,
     )
 
 
-def cancelled(message: CancelProvisioning, now: datetime) -> Job:
-    """Return the job of a cancellation that overtook its request."""
-    return Job(
-        order_id=message.order_id,
-        state=State.FAILED,
-        failure_reason=CANCELLED,
+def requested_again(job: Job, message: ProvisionServer, now: datetime, line: int) -> Job:
+    """Begin another run of a failed job if the message asks for one; any other repetition changes nothing.
+
+    It goes to the end of the line, and knows what the runs before have bought. What could be asked about all addresses
+    right after an attempt, no longer can be now: in the meantime somebody else may have bought one by other ways.
+    """
+    if job.state is not State.FAILED or message.run <= job.run:
+        return job
+    purchase = job.purchase
+    if purchase is not None and purchase.looked:
+        purchase = replace(purchase, free_before=purchase.asked)
+    again = replace(
+        job,
+        state=State.QUEUED,
+        user_id=message.user_id,
+        package=message.package,
+        package_id=message.package_id,
+        ram=message.ram,
+        run=message.run,
+        step=Step.LOCK if job.ip is None else Step.STATUS,
+        line=line,
+        due_at=now,
+        waiting_since=now,
+        missed_turns=0,
+        buys=0,
+        looks=0,
+        purchase=purchase,
+        failure_reason=None,
+        customer_reason=None,
         retryable=False,
-        created_at=now,
+        sequence=job.sequence + 1,
+        opened=job.sequence + 1,
         updated_at=now,
     )
+    return _failed(again, CANCELLED, now) if again.cancel_requested and again.ip is None else again
 
 
-def answer(job: Job) -> ProvisioningFailed:
-    """The answer that follows from the job."""
-    return ProvisioningFailed(order_id=job.order_id, reason=job.failure_reason, retryable=job.retryable)
+def refused(job: Job, now: datetime) -> Job:
+    """Return the job as it ends where nobody sells us servers."""
+    return _failed(job, NO_PROVIDER, now, retryable=True)
+
+
+def tombstone(message: CancelProvisioning, now: datetime) -> Job:
+    """Return the job of a cancellation that overtook its request."""
+    run = max(message.run, 1)
+    job = Job(
+        order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run, opened=0
+    )
+    return _failed(job, CANCELLED, now)
+
+
+def cancelled(job: Job, message: CancelProvisioning, now: datetime) -> Job:
+    """Note that a run is not wanted any more; it ends at once where nobody works on it and nothing may be bought."""
+    job = replace(job, cancel_run=max(job.cancel_run, message.run or job.run))
+    if job.over or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
+        return job
+    if job.purchase is None:
+        return _failed(job, CANCELLED, now)
+    return replace(job, due_at=now, waiting_since=min(job.waiting_since or now, now), updated_at=now)
+
+
+def answers(job: Job) -> tuple[Message, ...]:
+    """What follows from the job for whoever asks (again)."""
+    match job.state:
+        case State.FAILED:
+            return (_failure(job),)
+        case State.COMPLETED:
+            return (_completion(job),)
+        case _:
+            words = "Your server is being provisioned"
+            opening = ProvisioningProgress(order_id=job.order_id, step="requested", message=words, sequence=job.opened)
+            return (opening,)
+
+
+# --- A worker's claim. ---
+
+
+def claimed(job: Job, now: datetime, lease: timedelta) -> Job:
+    """Take the job: what is written under an older fence is refused from now on."""
+    return replace(job, state=State.RUNNING, fence=job.fence + 1, due_at=now + lease, updated_at=now)
+
+
+def given_up(job: Job, now: datetime) -> Job:
+    """Give the claim back unfinished, as at the end of the process: the job is due at once, in its old place.
+
+    One that waits or is over by then stays as it is.
+    """
+    if job.state is not State.RUNNING:
+        return job
+    return replace(job, state=State.QUEUED, due_at=now, waiting_since=now, updated_at=now)
+
+
+def turn_missed(job: Job, holder: str, progress_at: datetime, now: datetime, patience: Patience) -> Job:
+    """Count a wait for the lock that was too long, `holder` having made no progress since that time."""
+    seconds = f"{patience.lock_wait.total_seconds():g}"
+    detail = (
+        f"no turn within {seconds} s: order {holder} holds the package, without progress since {_clock(progress_at)}"
+    )
+    # Waits count together only while the package stands still.
+    before = job.missed_turns if job.waiting_since and progress_at <= job.waiting_since else 0
+    job = _logged(job, Step.LOCK, now, "failed", detail)
+    job = replace(job, missed_turns=before + 1, waiting_since=now, updated_at=now)
+    if job.missed_turns < patience.lock_attempts:
+        return job
+    return _failed(job, f"No turn for package {job.package} within {seconds} s", now, retryable=True)
+
+
+# --- Check, buy, verify: under the package's lock. ---
+
+
+def check_failed(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
+    """Count an attempt that ended before it could buy: the provider did not say what there is.
+
+    An earlier attempt that was looked for counts as failed with it, and is looked for again before the next one.
+    """
+    purchase = replace(job.purchase, settled=True) if job.purchase else None
+    job = replace(job, step=Step.CHECK, buys=job.buys + 1, purchase=purchase)
+    job = _logged(job, Step.CHECK, now, "failed", trouble)
+    if job.cancel_requested and purchase is None:
+        return _failed(job, CANCELLED, now)
+    return _after_failed_buy(job, trouble, now, patience)
+
+
+def not_available(job: Job, why: str, now: datetime) -> Job:
+    """End the run: there is nothing to buy."""
+    return _failed(_logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why), why, now, retryable=True)
+
+
+def buying(job: Job, ip: str, free: Collection[str], now: datetime) -> Job:
+    """Note, before the request leaves, what is asked for and what is free."""
+    before = job.purchase
+    asked = dict.fromkeys((*(before.asked if before else ()), ip))
+    known = dict.fromkeys((*(before.free_before if before else ()), *free))
+    purchase = Purchase(asked=tuple(asked), free_before=tuple(known), started_at=now)
+    job = _logged(job, Step.CHECK, now, "ok", f"{len(free)} free, asking for {ip}")
+    return replace(job, step=Step.BUY, buys=job.buys + 1, purchase=purchase, updated_at=now)
+
+
+def not_sent(job: Job, before: Job, now: datetime) -> Job:
+    """Take back that an attempt began: its request has not left."""
+    job = _logged(job, Step.BUY, now, "failed", "the lock was lost before the request left: nothing was bought")
+    return replace(job, step=before.step, buys=before.buys, purchase=before.purchase, updated_at=now)
+
+
+def unanswered(job: Job, trouble: str, now: datetime, *, done: bool) -> Job:
+    """Note what came instead of an address; `done` says that the provider is not at it any more."""
+    if job.purchase is None:
+        return job
+    return replace(job, purchase=replace(job.purchase, answered=done, trouble=trouble), updated_at=now)
+
+
+def sold_to_us(job: Job, free: Collection[str], others: Collection[str]) -> list[str]:
+    """Return the addresses that an earlier attempt may have bought, likeliest first.
+
+    Those of the package that were free when an attempt began, are not now, and belong to no other order. Under the
+    package's lock nobody else buys from it.
+    """
+    if job.purchase is None or job.package is None:
+        return []
+    known = dict.fromkeys((*reversed(job.purchase.asked), *job.purchase.free_before))
+    return [ip for ip in known if ip not in free and ip not in others and is_inside(job.package, ip)]
+
+
+def nothing_sold(job: Job, now: datetime, patience: Patience) -> Job:
+    """Decide about an attempt that has bought nothing that could be seen.
+
+    While the provider may still be at it, the job waits and looks again; after that the attempt has failed. Where it
+    counts as failed already, or was an earlier run's, the job goes on as it is.
+    """
+    purchase = job.purchase
+    if purchase is None:
+        return job
+    over_at = purchase.started_at + patience.buy_timeout
+    if not purchase.answered and now < over_at:
+        return _waiting(job, min(now + LOOK_AGAIN, over_at), now)
+    settled = replace(job, purchase=replace(purchase, answered=True, settled=True, looked=True))
+    return settled if purchase.settled or job.buys == 0 else _buy_failed(settled, now, patience)
+
+
+def not_looked(job: Job, now: datetime, patience: Patience) -> Job:
+    """Count an attempt as failed though nobody could look whether it has bought: that is done before the next one."""
+    purchase = job.purchase
+    if purchase is None:
+        return job
+    failed = _buy_failed(replace(job, purchase=replace(purchase, settled=True)), now, patience)
+    over_at = purchase.started_at + patience.buy_timeout
+    if failed.due_at is None or purchase.answered:
+        return failed
+    return _waiting(failed, max(failed.due_at, over_at), now)
+
+
+def stopped(job: Job, now: datetime) -> Job:
+    """End a run that is to be cancelled and has bought nothing."""
+    return _failed(job, CANCELLED, now)
+
+
+def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
+    """Note the verified address: it is the order's, and the lock is needed no longer."""
+    job = _logged(_logged(job, Step.BUY, now, "ok", f"{how} {ip}"), Step.VERIFY, now, "ok", f"inside {job.package}")
+    return replace(job, step=Step.STATUS, ip=ip, purchase=None, updated_at=now)
+
+
+def wrong_address(job: Job, ip: str, now: datetime) -> Job:
+    """End the run: the provider has assigned an address outside the package. Never retried, never given away."""
+    reason = f"WRONG PACKAGE ASSIGNED: ordered {job.package}, provider assigned {ip}"
+    return _blocked(job, ip, reason, "Wrong package assigned", now)
+
+
+def taken_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
+    """End the run: the provider has assigned an address that it had assigned before."""
+    reason = f"ADDRESS ASSIGNED TWICE: provider assigned {ip}, which belongs to order {owner}"
+    return _blocked(job, ip, reason, "Address assigned twice", now)
+
+
+# --- Status. ---
+
+
+def status_failed(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
+    """Count an attempt to get the credentials of the server that was bought."""
+    looks = job.looks + 1
+    job = _logged(
+        replace(job, looks=looks),
+        Step.STATUS,
+        now,
+        "failed",
+        f"attempt {looks} of {patience.status_attempts}: {trouble}",
+    )
+    if looks >= patience.status_attempts:
+        reason = f"The provider sold {job.ip} and did not say how to get into it: {trouble}"
+        return _failed(job, reason, now, customer="The server was bought but is not ready yet", retryable=True)
+    delay = _delay(patience.status_delays, looks)
+    job = _saying(
+        job, Step.STATUS, looks, f"Waiting {in_words(delay)} before attempt {looks + 1} of {patience.status_attempts}"
+    )
+    return _waiting(job, now + delay, now)
+
+
+def completed(job: Job, access: Access, credentials: bytes, now: datetime) -> Job:
+    """End the job well: the server is there."""
+    server = Server(ip=access.ip, username=access.username, os=access.os, expires_at=access.expires_at)
+    job = _logged(replace(job, step=Step.STATUS), Step.STATUS, now, "ok", "the provider said how to get into it")
+    job = _saying(job, Step.STATUS, job.looks + 1, "Your server is ready")
+    job = replace(job, state=State.COMPLETED, server=server, credentials=credentials, due_at=None, updated_at=now)
+    return _owing(job, _completion(job))
+
+
+# --- What the decisions are made of. ---
+
+
+def in_words(delay: timedelta) -> str:
+    """Write a pause for a customer: "2 minutes", "90 seconds"."""
+    seconds = delay.total_seconds()
+    number, unit = (seconds / 60, "minute") if seconds >= 60 and seconds % 60 == 0 else (seconds, "second")
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
+
+
+def _buy_failed(job: Job, now: datetime, patience: Patience) -> Job:
+    trouble = (job.purchase.trouble if job.purchase else None) or "interrupted: no answer is known"
+    job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buys} of {patience.buy_attempts}: {trouble}")
+    if job.cancel_requested and job.purchase is not None and job.purchase.looked:
+        return _failed(job, CANCELLED, now)
+    return _after_failed_buy(job, trouble, now, patience)
+
+
+def _after_failed_buy(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
+    if job.buys >= patience.buy_attempts:
+        customer = f"The server could not be bought in {job.buys} attempt{'' if job.buys == 1 else 's'}"
+        return _failed(job, f"{customer}: {trouble}", now, customer=customer, retryable=True)
+    delay = _delay(patience.buy_delays, job.buys)
+    words = f"Waiting {in_words(delay)} before attempt {job.buys + 1} of {patience.buy_attempts}"
+    return _waiting(_saying(job, Step.BUY, job.buys, words), now + delay, now)
+
+
+def _delay(delays: tuple[timedelta, ...], failed: int) -> timedelta:
+    return delays[min(failed, len(delays)) - 1]
+
+
+def _waiting(job: Job, until: datetime, now: datetime) -> Job:
+    return replace(job, state=State.WAITING, due_at=until, waiting_since=until, updated_at=now)
+
+
+def _blocked(job: Job, ip: str, reason: str, why: str, now: datetime) -> Job:
+    job = _logged(job, Step.BUY, now, "ok", f"the provider assigned {ip}")
+    job = _logged(replace(job, step=Step.VERIFY, purchase=None), Step.VERIFY, now, "failed", reason)
+    job = replace(job, wrong_ips=tuple(dict.fromkeys((*job.wrong_ips, ip))))
+    return _failed(job, reason, now, customer=f"{BLOCKED}: {why}")
+
+
+def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None, retryable: bool = False) -> Job:
+    job = replace(
+        job,
+        state=State.FAILED,
+        failure_reason=reason,
+        customer_reason=customer,
+        retryable=retryable,
+        due_at=None,
+        waiting_since=None,
+        updated_at=now,
+    )
+    return _owing(job, _failure(job))
+
+
+def _failure(job: Job) -> ProvisioningFailed:
+    reason = job.customer_reason or job.failure_reason or ""
+    return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run)
+
+
+def _completion(job: Job) -> ProvisioningCompleted:
+    if job.server is None:
+        raise ValueError(f"job of order {job.order_id} is {job.state} without a server")
+    return ProvisioningCompleted(order_id=job.order_id, server=job.server)
+
+
+def _logged(job: Job, step: Step, now: datetime, outcome: str, detail: str) -> Job:
+    return replace(job, attempts=(*job.attempts, Attempt(step, now, outcome, detail)))
+
+
+def _saying(job: Job, step: Step, attempt: int, words: str) -> Job:
+    sequence = job.sequence + 1
+    return _owing(
+        job, ProvisioningProgress(order_id=job.order_id, step=step, attempt=attempt, message=words, sequence=sequence)
+    )
+
+
+def _owing(job: Job, message: Message) -> Job:
+    sequence = job.sequence + 1
+    body = message.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return replace(job, sequence=sequence, outbox=(*job.outbox, Notice(sequence, message.routing_key, body)))
+
+
+def _clock(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

@@ -1,7 +1,8 @@
 """The whole saga in one process over the in-memory bus and a real MongoDB, with faults drawn from a seed.
 
 Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
-and starts again. Whatever the seed: every order settles, stock is conserved, nobody is charged for nothing.
+and starts again; the provider's answers get lost. Whatever the seed: every order settles, stock is conserved, nobody is
+charged for nothing, and the provider has sold the servers of the completed orders and no others.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import pytest
 import inventory_service.__main__ as inventory
 import order_service.__main__ as order
 import payment_service.__main__ as payment
+import provisioning_service.__main__ as provisioning
 from inventory_service.settings import InventorySettings
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
+from provisioning_service.settings import ProvisioningSettings
 from shared import database
 from shared.bus.consumer import Consumer
 from shared.bus.memory import Faults, MemoryBroker, MemoryBus
@@ -29,6 +32,8 @@ from shared.http import create_app
 from shared.service import Connections, Definition
 from tests.builders import connected, order_body
 from tests.eventually import eventually
+from tests.provisioning_processes import IMPATIENT
+from tests.simulators import Simulator, package, run_simulator
 
 SEEDS = range(12)
 ORDERS = 24
@@ -38,6 +43,7 @@ SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
     (order.DEFINITION, order.assemble, OrderSettings),
     (inventory.DEFINITION, inventory.assemble, InventorySettings),
     (payment.DEFINITION, payment.assemble, PaymentSettings),
+    (provisioning.DEFINITION, provisioning.assemble, ProvisioningSettings),
 )
 
 
@@ -98,7 +104,9 @@ class Player:
 
 
 @contextlib.asynccontextmanager
-async def players(mongodb_url: str, prefix: str, seed: int) -> AsyncIterator[tuple[MemoryBroker, list[Player]]]:
+async def players(
+    mongodb_url: str, prefix: str, seed: int, simulator: Simulator
+) -> AsyncIterator[tuple[MemoryBroker, list[Player]]]:
     rng = random.Random(seed)
     broker = MemoryBroker(seed, faults=FAULTS)
     async with contextlib.AsyncExitStack() as stack:
@@ -106,7 +114,7 @@ async def players(mongodb_url: str, prefix: str, seed: int) -> AsyncIterator[tup
         for service in SERVICES:
             definition, _, settings_type = service
             stored = await stack.enter_async_context(connected(mongodb_url, f"{prefix}_{definition.database}"))
-            settings = settings_type(**_quick(settings_type))
+            settings = settings_type(**_quick(settings_type, simulator))
             playing.append(Player(broker, stored, service, settings, random.Random(rng.random())))
         tasks = [asyncio.create_task(player.play()) for player in playing]
         try:
@@ -126,18 +134,35 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         task.cancelled() or task.exception()
 
 
-def _quick(settings_type: type[Any]) -> dict[str, float]:
-    """Intervals short enough that what waits for a sweep does not make the test wait."""
-    quick = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "mark_sweep_seconds": 0.2}
+def _quick(settings_type: type[Any], simulator: Simulator) -> dict[str, object]:
+    """Intervals short enough that what waits for a sweep or a lease does not make the test wait."""
+    quick = {
+        "republish_after_seconds": 0.2,
+        "sweep_interval_seconds": 0.05,
+        "mark_sweep_seconds": 0.2,
+        "failed_hold_seconds": 0.2,
+        **IMPATIENT,
+        "buy_timeout_seconds": 0.5,
+        "lock_lease_seconds": 0.5,
+        "buy_retry_delays": "0.02",
+        **simulator.settings,
+    }
     return {name: value for name, value in quick.items() if name in settings_type.model_fields}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: str, database_prefix: str) -> None:
     rng = random.Random(seed)
-    async with players(mongodb_url, database_prefix, seed) as (broker, (orders, stock, payments)):
+    async with (
+        run_simulator() as simulator,
+        players(mongodb_url, database_prefix, seed, simulator) as (broker, playing),
+    ):
+        orders, stock, *_ = playing
         await _until_answered(stock, "PUT", "/inventory/p1", {"quantity": STOCK})
         await _until_answered(stock, "PUT", "/inventory/p2", {"quantity": STOCK})
+        await _until_answered(stock, "PUT", "/products/vps", {"kind": "vps", "package": "103.181.91"})
+        await simulator.packages([package("103.181.91", ORDERS)])
+        await simulator.faults(buy={"loseAnswerNext": rng.choice((0, 2))})
         placed: list[str] = []
         for number in range(ORDERS):
             body = _body(rng)
@@ -147,16 +172,20 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
                 await _until_answered(orders, "POST", f"/orders/{placed[-1]}/cancel", {}, allowed=(202, 409))
             broker.advance(rng.random())
         settled = await _all_settled(broker, orders, placed)
-        for player in (orders, stock, payments):
+        for player in playing:
             player.crash_probability = 0
         await _assert_books_balance(mongodb_url, database_prefix, settled)
-        assert orders.crashes + stock.crashes + payments.crashes > 0
+        servers = [one["server"]["ip"] for one in settled if one["status"] == "COMPLETED"]
+        assert sorted(servers) == sorted(purchase["ip"] for purchase in await simulator.purchases())
+        assert sum(player.crashes for player in playing) > 0
 
 
 def _body(rng: random.Random) -> dict[str, Any]:
+    token = rng.choice(("tok_ok", "tok_ok", "tok_ok", "tok_declined", "tok_timeout"))
+    if rng.random() < 0.25:
+        return order_body(items=[{"productId": "vps", "quantity": 1, "price": 10}], payment={"token": token})
     products = rng.sample(["p1", "p2"], rng.choice((1, 1, 2)))
     items = [{"productId": product, "quantity": rng.choice((1, 1, 2)), "price": 10} for product in products]
-    token = rng.choice(("tok_ok", "tok_ok", "tok_ok", "tok_declined", "tok_timeout"))
     return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment={"token": token})
 
 
@@ -218,4 +247,4 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
         for one in orders:
             charge = charges.get(one["orderId"])
             held = charge is not None and charge["outcome"] == "CHARGED" and charge.get("refundedAt") is None
-            assert held == (one["status"] == "CONFIRMED"), (one, charge)
+            assert held == (one["status"] in ("CONFIRMED", "COMPLETED")), (one, charge)

@@ -1,0 +1,164 @@
+"""Decides which job is carried when: packages serve their lines, first come first served, all of them at once.
+
+What is due stands in the records, so that any number of processes may look at them; whoever claims a job carries it.
+Nothing waits in memory: a job that has to wait is a time in a document.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from provisioning_service import lifecycle
+from provisioning_service.announcing import Announcing
+from provisioning_service.carrying import Carrying
+from provisioning_service.holding import Holding
+from provisioning_service.job import Job
+from provisioning_service.jobs import Jobs
+from provisioning_service.lifecycle import Patience
+from provisioning_service.locks import Lock, Locks
+from shared import database
+from shared.clock import Clock
+from shared.errors import TransientError
+
+POLL_SECONDS = 0.5
+"""Between two looks at what is due; this process's own events wake it at once."""
+
+_PAGE = 200
+_log = structlog.get_logger(__name__)
+_waits = Histogram(
+    "provisioning_lock_wait_seconds",
+    "From joining the line of a package until the lock was got",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
+)
+_missed = Counter("provisioning_lock_waits_failed_total", "Waits for a package that stood still for too long")
+_carried = Gauge("provisioning_jobs_in_hand", "Jobs that this process is working on")
+
+
+class Schedule:
+    """The jobs of one process; `at_once` is the most that it carries at the same time."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        locks: Locks,
+        carrying: Carrying,
+        announcing: Announcing,
+        patience: Patience,
+        *,
+        clock: Clock,
+        at_once: int,
+    ) -> None:
+        self._jobs = jobs
+        self._locks = locks
+        self._carrying = carrying
+        self._announcing = announcing
+        self._patience = patience
+        self._clock = clock
+        self._at_once = at_once
+        self._in_hand: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look at once: a job has come, or a package is free."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Carry jobs until cancelled; then give back what is in hand."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self.look()
+                except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
+                    if isinstance(database.as_ours(error), TransientError):
+                        _log.warning("jobs wait for the database", error=str(error)[:300])
+                    else:
+                        _log.exception("looking for jobs failed")
+                await self._until_woken()
+        finally:
+            for task in self._in_hand:
+                task.cancel()
+            if self._in_hand:
+                await asyncio.wait(self._in_hand)
+
+    async def look(self) -> None:
+        """Begin what is due, as far as there is room, and count the waits that have been too long."""
+        held = await self._locks.held()
+        now = self._clock()
+        busy = [lock for lock in held if lock.expires_at > now]
+        for job in await self._jobs.heads_of_lines(now, [lock.key for lock in busy], self._room):
+            await self._take_turn(job)
+        for job in await self._jobs.due_without_lock(now, self._room) if self._room else ():
+            if (claimed := await self._jobs.claim(job, self._clock(), self._lease)) is not None:
+                self._carry(claimed, None)
+        for lock in busy:
+            if now - lock.progress_at >= self._patience.lock_wait:
+                await self._count_missed_turns(lock)
+
+    async def idle(self) -> None:
+        """Wait until nothing is in hand."""
+        while self._in_hand:
+            await asyncio.wait(self._in_hand)
+
+    @property
+    def _room(self) -> int:
+        return max(self._at_once - len(self._in_hand), 0)
+
+    @property
+    def _lease(self) -> timedelta:
+        return self._patience.lease
+
+    async def _take_turn(self, job: Job) -> None:
+        if not self._room or job.lock_key is None:
+            return
+        now = self._clock()
+        lock = await self._locks.acquire(job.lock_key, job.order_id, now, self._lease)
+        if lock is None:
+            return
+        claimed = await self._jobs.claim(job, now, self._lease)
+        if claimed is None:
+            await self._locks.release(lock)
+            return
+        if job.waiting_since is not None:
+            _waits.observe((now - job.waiting_since).total_seconds())
+        self._carry(claimed, lock)
+
+    def _carry(self, job: Job, lock: Lock | None) -> None:
+        held = Holding(
+            job,
+            lock,
+            jobs=self._jobs,
+            locks=self._locks,
+            announcing=self._announcing,
+            clock=self._clock,
+            lease=self._lease,
+        )
+        task = asyncio.create_task(self._carrying.carry(held, self.wake), name=f"job {job.order_id}")
+        self._in_hand.add(task)
+        _carried.set(len(self._in_hand))
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._in_hand.discard(task)
+        _carried.set(len(self._in_hand))
+        self.wake()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a job could not be carried on; it is taken up when its claim is over", exc_info=error)
+
+    async def _count_missed_turns(self, lock: Lock) -> None:
+        """Count the waits of those who stand in a line that has not moved for too long."""
+        now = self._clock()
+        for job in await self._jobs.in_line(lock.key, now - self._patience.lock_wait, _PAGE):
+            after = lifecycle.turn_missed(job, lock.order_id, lock.progress_at, now, self._patience)
+            if await self._jobs.change(job, after):
+                _missed.inc()
+                self._announcing.post(after)
+
+    async def _until_woken(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._woken.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,37 @@
+"""What there is to buy: which package is meant, why nothing can be bought from it, which address to ask for. Pure."""
+
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Address
+
+from provisioning_service.addresses import package_key
+from provisioning_service.lifecycle import NO_ADDRESS
+from provisioning_service.provider import Package
+
+
+def find_package(packages: Sequence[Package], name: str, package_id: str | None) -> Package | None:
+    """Return the package that is meant: by the provider's id where the order has one, else by its name."""
+    for package in packages:
+        if package_id is not None and package.package_id == package_id:
+            return package
+    return next((package for package in packages if package_key(package.name) == package_key(name)), None)
+
+
+def why_unavailable(package: Package | None) -> str | None:
+    """Say why nothing can be bought from the package; None if something may be."""
+    if package is None:
+        return f"{NO_ADDRESS}: the provider does not list it"
+    if not package.active:
+        return f"{NO_ADDRESS}: it is {package.status}"
+    return None if package.ips else NO_ADDRESS
+
+
+def pick(free: Collection[str], earlier: Sequence[str]) -> str | None:
+    """Choose the address to ask for, None if there is none.
+
+    The one that was asked for last, as long as it is free: the provider can sell an address only once, also where an
+    earlier request for it still arrives. Else the lowest.
+    """
+    for ip in reversed(earlier):
+        if ip in free:
+            return ip
+    return min(free, key=IPv4Address, default=None)

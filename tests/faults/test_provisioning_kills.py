@@ -1,0 +1,172 @@
+"""kill -9, a pause, a second process: whatever becomes of who carries a job, one server is sold per order."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared import failure_points as at
+from shared.contracts import CancelProvisioning
+from tests.eventually import eventually
+from tests.processes import Process
+from tests.provisioning_processes import Hosting, hosting
+from tests.simulators import package
+
+PACKAGE = "103.181.91"
+
+
+@pytest.fixture
+async def hoster(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Hosting]:
+    async with hosting(mongodb_url, clean_broker, database_prefix) as running:
+        await running.simulator.packages([package(PACKAGE, 20)])
+        yield running
+
+
+STEPS = (
+    at.HANDLED,
+    at.PUBLISHED,
+    at.ACKNOWLEDGED,
+    at.JOB_LOCKED,
+    at.BEFORE_BUY,
+    at.BOUGHT,
+    at.ADDRESS_CLAIMED,
+    at.BEFORE_STATUS,
+    at.JOB_RECORDED,
+)
+
+
+@pytest.mark.parametrize("point", STEPS)
+async def test_killed_between_two_steps_one_server_comes_of_it(hoster: Hosting, point: str) -> None:
+    doomed = await hoster.start(crash_at=point)
+    order_id = await hoster.order(PACKAGE)
+    await dead(doomed)
+    await hoster.start()
+    job = await hoster.over(order_id)
+    await hoster.assert_one_server_each([job])
+    await hoster.assert_nothing_is_held()
+
+
+async def test_killed_while_it_waits_for_its_next_attempt(hoster: Hosting) -> None:
+    await hoster.simulator.faults(buy={"failNext": 1})
+    doomed = await hoster.start(crash_at=at.JOB_WAITING)
+    order_id = await hoster.order(PACKAGE)
+    await dead(doomed)
+    await hoster.start()
+    job = await hoster.over(order_id)
+    await hoster.assert_one_server_each([job])
+    assert [attempt["outcome"] for attempt in job["attempts"] if attempt["step"] == "buy"] == ["failed", "ok"]
+
+
+async def test_killed_while_the_provider_sells(hoster: Hosting) -> None:
+    """The request has left, nobody hears the answer, and the sale comes after the next process has looked for it."""
+    await hoster.simulator.faults(buy={"delaySeconds": 5})
+    doomed = await hoster.start(buy_timeout_seconds=8)
+    order_id = await hoster.order(PACKAGE)
+    await eventually(lambda: _is_buying(hoster, order_id), 10, "the request to have left")
+    await hoster.stack.kill(doomed)
+    await hoster.start(buy_timeout_seconds=8)
+    await hoster.when(order_id, "WAITING")  # it has looked, and found nothing yet
+    assert await hoster.bought() == []
+    job = await hoster.over(order_id)
+    await hoster.assert_one_server_each([job])
+    assert "an attempt without an answer bought" in str(job["attempts"])
+
+
+async def test_ended_orderly_in_the_middle_the_next_process_goes_on_at_once(hoster: Hosting) -> None:
+    """With a lease that nobody could wait for: at its end a process gives back what it has in hand."""
+    await hoster.simulator.faults(status={"delaySeconds": 3})
+    process = await hoster.start(lock_lease_seconds=600)
+    order_id = await hoster.order(PACKAGE)
+    await eventually(lambda: _has_address(hoster, order_id), 10, "the address to be bought")
+    process.process.terminate()
+    await process.process.wait()
+    assert (await hoster.job(order_id))["state"] == "QUEUED"
+    await hoster.simulator.faults(status={"delaySeconds": 0})
+    await hoster.start(lock_lease_seconds=600)
+    await hoster.assert_one_server_each([await hoster.over(order_id, within=10)])
+
+
+async def test_a_paused_process_that_wakes_after_its_lease_does_not_buy(hoster: Hosting) -> None:
+    paused = await hoster.start(crash_at=f"stop:{at.BEFORE_BUY}")
+    order_id = await hoster.order(PACKAGE)
+    await eventually(lambda: _is_buying(hoster, order_id), 10, "the first process to be about to buy")
+    await hoster.start()
+    job = await hoster.over(order_id)
+    await hoster.assert_one_server_each([job])
+    paused.process.send_signal(signal.SIGCONT)
+    await eventually(lambda: "stopped working on a job" in "".join(paused.output), 10, "the first one to notice")
+    await hoster.assert_one_server_each([await hoster.job(order_id)])
+    # It has not become useless by that: the next order is carried by whichever of the two.
+    later = await hoster.over(await hoster.order(PACKAGE))
+    await hoster.assert_one_server_each([await hoster.job(order_id), later])
+
+
+async def test_two_processes_hold_a_package_one_at_a_time(hoster: Hosting) -> None:
+    """The provider sees one request at a time for a package, though two processes want to buy ten servers from it."""
+    await hoster.simulator.faults(buy={"delaySeconds": 0.2})
+    await asyncio.gather(hoster.start(), hoster.start())
+    orders = await asyncio.gather(*(hoster.order(PACKAGE) for _ in range(10)))
+    most = await _most_buying_at_once(hoster, orders)
+    assert most == 1
+    jobs = await hoster.all_over(orders)
+    await hoster.assert_one_server_each(jobs)
+    await hoster.assert_nothing_is_held()
+    lock = await hoster.database["locks"].find_one({"_id": PACKAGE})
+    assert lock is not None
+    assert lock["token"] == 10, "each order held the lock once"
+
+
+async def test_killed_again_and_again_every_order_gets_one_server(hoster: Hosting) -> None:
+    """Two processes, one of them killed every time that a few servers have been bought; answers get lost as well."""
+    await hoster.simulator.packages([package(f"103.0.{number}", 10) for number in range(4)])
+    await hoster.simulator.faults(buy={"loseAnswerNext": 5, "delaySeconds": 0.05})
+    await asyncio.gather(hoster.start(), hoster.start())
+    orders = await asyncio.gather(*(hoster.order(f"103.0.{number % 4}") for number in range(24)))
+    for sold in (3, 8, 13, 18):
+        await eventually(lambda sold=sold: _has_sold(hoster, sold), 30, f"{sold} servers to be sold")
+        await hoster.stack.kill(hoster.stack.processes("provisioning")[0])
+        await hoster.start()
+    await hoster.assert_one_server_each(await hoster.all_over(orders))
+    await hoster.assert_nothing_is_held()
+
+
+async def test_a_cancel_that_comes_while_the_lock_is_awaited_buys_nothing(hoster: Hosting) -> None:
+    await hoster.simulator.faults(buy={"delaySeconds": 1})
+    await hoster.start()
+    first, second = await hoster.order(PACKAGE), await hoster.order(PACKAGE)
+    await eventually(lambda: _is_buying(hoster, first), 10, "the first to buy")
+    await hoster.ask(CancelProvisioning(order_id=second))
+    cancelled = await hoster.over(second)
+    assert (cancelled["state"], cancelled["failureReason"]) == ("FAILED", "Cancelled")
+    await hoster.assert_one_server_each([await hoster.over(first)])
+
+
+async def dead(process: Process) -> None:
+    await eventually(lambda: not process.alive, 20, "the process to kill itself")
+
+
+async def _is_buying(hoster: Hosting, order_id: str) -> bool:
+    return "purchase" in await hoster.job(order_id)
+
+
+async def _has_address(hoster: Hosting, order_id: str) -> bool:
+    return "ip" in await hoster.job(order_id)
+
+
+async def _has_sold(hoster: Hosting, number: int) -> bool:
+    return len(await hoster.bought()) >= number
+
+
+async def _most_buying_at_once(hoster: Hosting, orders: list[str]) -> int:
+    """Watch until all are over how many jobs wait for an answer to their request to buy."""
+    most = 0
+    jobs = hoster.database["jobs"]
+
+    async def all_over() -> bool:
+        nonlocal most
+        most = max(most, await jobs.count_documents({"purchase.answered": False}))
+        return await jobs.count_documents({"_id": {"$in": orders}, "state": "COMPLETED"}) == len(orders)
+
+    await eventually(all_over, 60, "all to be completed")
+    return most
