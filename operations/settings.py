@@ -12,7 +12,7 @@ from operations.native.layout import (
     Layout,
     choose_data_directory,
 )
-from operations.native.services import SERVICES
+from operations.native.services import PROCESSES
 from operations.native.state import State, read_state
 
 
@@ -65,5 +65,5 @@ def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, s
     known = {process.name: process.url for process in running.processes}
     return {
         name: environment.get(f"ORDERSAGA_{name.upper()}_URL") or known.get(name) or f"http://127.0.0.1:{service.port}"
-        for name, service in SERVICES.items()
+        for name, service in PROCESSES.items()
     }

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 import aiohttp
 
 from operations.audit.command import audit_with_progress, in_words, verdicts
 from operations.demo.scene import Scene
-from operations.demo.shop import NotSettledError, Shop
+from operations.demo.shop import NotSettledError, Orders, Shop
 from operations.demo.stage import Stage
 from operations.load import Plan
 from operations.load.command import load_with_progress
@@ -17,6 +17,9 @@ from operations.load.report import LoadReport
 from operations.settings import UnreachableError
 
 MANY = 1000
+# Addresses that belong to nobody: RFC 5737 keeps them for stories like this one.
+PACKAGE = "203.0.113"
+ANOTHER_PACKAGE = {"198.51.100": ["198.51.100.7", "198.51.100.8"]}
 
 
 async def ten_orders_for_five(scene: Scene, _stage: Stage, shop: Shop) -> None:
@@ -69,6 +72,62 @@ async def killed_in_the_middle(scene: Scene, stage: Stage, shop: Shop) -> None:
     scene.claim((free, reserved) == (0, 70), "no unit is leaked: 70 are reserved", f"{free} free, {reserved} reserved")
 
 
+async def ten_orders_for_five_servers(scene: Scene, _stage: Stage, shop: Shop) -> None:
+    """Servers come from a provider that sells one address once; an operator decides about who got none."""
+    scene.tell(f"Servers come from a provider, here a simulated one. Its package {PACKAGE} has five free addresses.")
+    scene.tell("Ten customers order one. When those are gone, the provider sells a wrong server without a word.")
+    five = _addresses(11, 15)
+    await shop.provider_has({PACKAGE: five, **ANOTHER_PACKAGE})
+    await shop.sell_servers("server", PACKAGE)
+    await shop.order_at_once(10, "hosted", "server")
+    orders = await shop.decided_orders_of("hosted", 10)
+    completed, failed = orders.only("COMPLETED"), orders.only("FAILED")
+    scene.claim(completed.addresses == five, "five are completed, with five different servers", orders.summary)
+    refused = len(failed.documents) == 5 and all("no available IPs" in reason for reason in failed.reasons)
+    scene.claim(refused, "five have failed: there are no available IPs", dict(orders.reasons))
+    scene.claim(_money(failed) == {"PROCESSED": 5}, "their money is held until somebody decides", _money(failed))
+    sold = await shop.provider_sold()
+    scene.claim(sorted(sold) == five, "the provider has sold these five, and no wrong one", sold)
+    await _decide_about(failed.documents, scene, shop)
+
+
+async def _decide_about(failed: Sequence[dict[str, Any]], scene: Scene, shop: Shop) -> None:
+    scene.tell("One more address is bought in. The operator retries one failed order and refunds the others.")
+    await shop.provider_has({PACKAGE: _addresses(16, 16), **ANOTHER_PACKAGE})
+    retried, *others = failed
+    await shop.retry(retried)
+    await asyncio.gather(*(shop.refund(order) for order in others))
+    orders = await shop.settled_orders_of("hosted", 10)
+    completed, refunded = orders.only("COMPLETED"), orders.only("FAILED")
+    scene.claim(completed.addresses == _addresses(11, 16), "the retried order has the sixth server", orders.summary)
+    scene.claim(_money(refunded) == {"REFUNDED": 4}, "the four others have the money back", _money(refunded))
+
+
+async def a_lost_answer(scene: Scene, _stage: Stage, shop: Shop) -> None:
+    """The provider sold a server and nobody heard of it: it is found, not bought again."""
+    scene.tell("There are two addresses. The provider sells one, and the connection breaks before it can say so.")
+    two = _addresses(21, 22)
+    await shop.provider_has({PACKAGE: two})
+    await shop.provider_loses_its_next_answer()
+    sold_before = len(await shop.provider_sold())
+    order_id = await shop.order("unlucky", "server")
+    orders = await shop.settled_orders_of("unlucky", 1)
+    scene.claim(orders.count("COMPLETED") == 1, "the order is completed all the same", orders.reasons or orders.summary)
+    said = await shop.purchases_for(order_id)
+    found = f"an attempt without an answer bought {two[0]}"
+    scene.claim(said == [found], f"the job says: {found}", said)
+    sold = (await shop.provider_sold())[sold_before:]
+    scene.claim(sold == orders.addresses, "one server was sold, and the customer has it", f"{sold} were sold")
+
+
+def _addresses(first: int, last: int) -> list[str]:
+    return [f"{PACKAGE}.{number}" for number in range(first, last + 1)]
+
+
+def _money(orders: Orders) -> dict[str, int]:
+    return dict(Counter(order["paymentStatus"] for order in orders.documents))
+
+
 async def a_thousand_orders(scene: Scene, _stage: Stage, shop: Shop) -> None:
     """What the stack carries."""
     scene.tell(f"{MANY:,} orders for ten products, 32 at a time, as fast as they are answered.")
@@ -114,6 +173,8 @@ STORY = (
     Titled("Ten orders for five lamps", ten_orders_for_five),
     Titled("A declined card gives its stock back", declined_card),
     Titled("kill -9 in the middle of a hundred orders", killed_in_the_middle),
+    Titled("Ten orders for five servers", ten_orders_for_five_servers),
+    Titled("A lost answer buys no second server", a_lost_answer),
     Titled("A thousand orders", a_thousand_orders),
     Titled("The audit's verdict", audited),
 )

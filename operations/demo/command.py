@@ -48,7 +48,7 @@ def demo() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     started = time.monotonic()
-    console.print("Starting four services, RabbitMQ and MongoDB, for this story alone", highlight=False)
+    console.print("Starting four services, a provider, RabbitMQ and MongoDB, for this story alone", highlight=False)
     try:
         with own_stage(console) as stage:
             uvloop.run(tell(STORY, scene, stage))

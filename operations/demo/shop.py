@@ -1,18 +1,22 @@
-"""What the customers and the owner of a shop do, over HTTP."""
+"""What the customers and the owner of a shop do, and the provider of its servers, over HTTP."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
+from operations.native.services import SIMULATOR
 from operations.settings import Stack, UnreachableError
 
 POLL_SECONDS = 0.05
 PRICE = 10
+
+
+FINAL = ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED")
 
 
 class NotSettledError(Exception):
@@ -21,13 +25,19 @@ class NotSettledError(Exception):
 
 @dataclass(frozen=True)
 class Orders:
-    """Settled orders, as the order service shows them."""
+    """Orders, as the order service shows them."""
 
     documents: Sequence[dict[str, Any]]
 
     def count(self, status: str) -> int:
         """How many ended so."""
         return sum(order["status"] == status for order in self.documents)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of the servers that were sold to them, in numerical order where they differ in the last octet."""
+        found = [order["server"]["ip"] for order in self.documents if order["server"]]
+        return sorted(found, key=lambda ip: int(ip.rpartition(".")[2]))
 
     @property
     def reasons(self) -> Counter[str]:
@@ -86,15 +96,62 @@ class Shop:
 
         Raises NotSettledError when that takes longer than so many seconds.
         """
+        return await self._orders_once(customer, number, within, "settled", lambda order: order["settled"])
+
+    async def decided_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
+        """A customer's orders once there are that many and each has its final status; a FAILED one's money may be held.
+
+        Raises NotSettledError when that takes longer than so many seconds.
+        """
+        return await self._orders_once(customer, number, within, "decided", lambda order: order["status"] in FINAL)
+
+    async def _orders_once(
+        self, customer: str, number: int, within: float, word: str, is_done: Callable[[dict[str, Any]], bool]
+    ) -> Orders:
         deadline = time.monotonic() + within
         while True:
             found = await self.orders_of(customer)
-            settled = sum(order["settled"] for order in found.documents)
-            if settled == len(found.documents) == number:
+            done = sum(is_done(order) for order in found.documents)
+            if done == len(found.documents) == number:
                 return found
             if time.monotonic() > deadline:
-                raise NotSettledError(f"after {within:.0f} s {settled} of {number} orders are settled")
+                raise NotSettledError(f"after {within:.0f} s {done} of {number} orders are {word}: {found.summary}")
             await asyncio.sleep(POLL_SECONDS)
+
+    # --- Servers: what the owner sells of them, decides about failed orders, and what the provider has. ---
+
+    async def sell_servers(self, product: str, package: str) -> None:
+        """Have a product be a server with an address of a package of the provider."""
+        await self._call("PUT", "inventory", f"/products/{product}", {"kind": "vps", "package": package, "ram": 4096})
+
+    async def retry(self, order: dict[str, Any]) -> None:
+        """Have another server sought for an order that has failed."""
+        await self._call("POST", "order", f"/orders/{order['orderId']}/retry")
+
+    async def refund(self, order: dict[str, Any]) -> None:
+        """Give up an order that has failed: its money goes back."""
+        await self._call("POST", "order", f"/orders/{order['orderId']}/refund")
+
+    async def purchases_for(self, order_id: str) -> list[str]:
+        """What the job of an order says of its attempts to buy a server."""
+        job = await self._call("GET", "provisioning", f"/jobs/{order_id}")
+        return [attempt["detail"] for attempt in job["attempts"] if attempt["step"] == "buy"]
+
+    async def provider_has(self, free: Mapping[str, Sequence[str]]) -> None:
+        """Set what the provider has to sell, and nothing else: for each package the addresses that are free."""
+        packages = [
+            {"id": str(number), "name": package, "ips": list(addresses), "status": "active"}
+            for number, (package, addresses) in enumerate(free.items(), start=1)
+        ]
+        await self._call("POST", SIMULATOR, "/_control/packages", {"packages": packages})
+
+    async def provider_loses_its_next_answer(self) -> None:
+        """Have the provider sell the next server without saying so: the connection breaks."""
+        await self._call("POST", SIMULATOR, "/_control/faults", {"buy": {"loseAnswerNext": 1}})
+
+    async def provider_sold(self) -> list[str]:
+        """The addresses of the servers that the provider has sold, in the order of their sale."""
+        return [purchase["ip"] for purchase in await self._call("GET", SIMULATOR, "/_control/purchases")]
 
     async def _call(self, method: str, service: str, path: str, body: object = None) -> Any:
         url = f"{self.stack.urls[service]}{path}"

@@ -18,7 +18,7 @@ from operations.native.display import StartDisplay
 from operations.native.layout import Layout
 from operations.native.leftovers import end_leftovers
 from operations.native.processes import end_all, find
-from operations.native.services import SERVICES
+from operations.native.services import PROCESSES
 from operations.native.stack import Options
 from operations.native.state import ProcessState, hold, read_state
 from operations.settings import Stack, UnreachableError, locate_stack
@@ -81,7 +81,7 @@ def own_stage(console: Console) -> Iterator[Stage]:
     keep = True
     try:
         with StartDisplay(console, layout) as display:
-            start_in_background(Options(root, tuple(SERVICES)), display, environment)
+            start_in_background(Options(root, tuple(PROCESSES)), display, environment)
         stage = Stage(layout, locate_stack(root, environment))
         yield stage
         keep = stage.keep_data

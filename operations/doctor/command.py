@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -15,9 +17,10 @@ from operations.doctor.broker import Control, check_broker
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, ok, wrong
 from operations.doctor.machine import check_machine
+from operations.doctor.provider import check_provider
 from operations.native.layout import Layout, choose_data_directory
 from operations.native.rabbitmq import RabbitMQ, find_rabbitmq
-from operations.native.services import SERVICES
+from operations.native.services import SERVICES, SIMULATOR
 from operations.native.state import State, read_state
 from operations.native.status import check_stack
 from operations.settings import Stack, UnreachableError, locate_stack
@@ -33,6 +36,8 @@ def doctor(
 
     Exit status 0 when nothing is wrong, else 1.
     """
+    # What the provider's client warns of is not part of the answer, least of all of its JSON.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     findings = asyncio.run(_examine(data_dir))
     healthy = all(finding.outcome != "wrong" for finding in findings)
     if as_json:
@@ -56,7 +61,13 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
     services = [name for name in SERVICES if name in known]
     findings += [finding async for finding in check_database(stack.mongodb_url, stack.database_prefix, services)]
     findings += [finding async for finding in check_broker(stack.amqp_url, _control(layout, state, stack))]
+    if "provisioning" in services:
+        findings.append(await check_provider(_simulator_url(state), os.environ))
     return findings
+
+
+def _simulator_url(state: State) -> str | None:
+    return next((process.url for process in state.processes if state.running and process.name == SIMULATOR), None)
 
 
 async def _check_processes(layout: Layout) -> list[Finding]:

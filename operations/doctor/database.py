@@ -15,12 +15,15 @@ from operations.native.reachability import brief
 TIMEOUT_MS = 3000
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
-# By service: its database's name after the prefix, and the module with the name and the indexes of its collection.
+# By service: its database's name after the prefix, and the modules with the names and the indexes of its collections.
 INDEXED = {
-    "order": ("orders", "order_service.orders"),
-    "inventory": ("inventory", "inventory_service.products"),
-    "payment": ("payments", "payment_service.payments"),
-    "provisioning": ("provisioning", "provisioning_service.jobs"),
+    "order": ("orders", ("order_service.orders",)),
+    "inventory": ("inventory", ("inventory_service.products",)),
+    "payment": ("payments", ("payment_service.payments",)),
+    "provisioning": (
+        "provisioning",
+        ("provisioning_service.jobs", "provisioning_service.ownership", "provisioning_service.packages"),
+    ),
 }
 
 Admin = AsyncDatabase[dict[str, Any]]
@@ -42,8 +45,9 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
         yield await check_transactions(client)
         yield await check_clock(client.admin)
         for service in services:
-            name, module = INDEXED[service]
-            yield await check_indexes(client[f"{prefix}_{name}"], module)
+            name, modules = INDEXED[service]
+            for module in modules:
+                yield await check_indexes(client[f"{prefix}_{name}"], module)
 
 
 async def check_replica_set(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Finding:

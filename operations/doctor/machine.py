@@ -14,7 +14,7 @@ from operations.native.mongod import find_mongod, mongod_version
 from operations.native.ports import is_free
 from operations.native.program import ServerMissingError
 from operations.native.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
-from operations.native.services import SERVICES
+from operations.native.services import PROCESSES
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_MONGOD = (5, 0)
@@ -90,7 +90,7 @@ def check_erlang(environment: Mapping[str, str]) -> Finding:
 
 def check_ports() -> Finding:
     """Check that the default ports are free; where they are not, `up` takes others."""
-    defaults = {name: service.port for name, service in SERVICES.items()} | SERVER_PORTS
+    defaults = {name: process.port for name, process in PROCESSES.items()} | SERVER_PORTS
     taken = [f"{port} ({name})" for name, port in defaults.items() if not is_free(port)]
     if taken:
         return note("ports", f"taken: {', '.join(taken)}", "`ordersaga up` takes other ports instead and shows them")

@@ -39,9 +39,9 @@ def up(
         str | None, typer.Option(help="Services to start, separated by commas; '' for the servers alone.")
     ] = None,
 ) -> None:
-    """Start MongoDB, RabbitMQ and the services on this machine, and keep them running.
+    """Start MongoDB, RabbitMQ, the services and a simulated provider on this machine, and keep them running.
 
-    What ORDERSAGA_MONGODB_URL or ORDERSAGA_AMQP_URL names is used instead of being started.
+    What ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL or ORDERSAGA_SMARTVPS_URL names is used instead of being started.
     """
     try:
         services = tuple(choose_services(only))

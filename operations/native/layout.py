@@ -8,6 +8,7 @@ from pathlib import Path
 DATA_DIRECTORY_VARIABLE = "ORDERSAGA_DATA_DIR"
 MONGODB_URL_VARIABLE = "ORDERSAGA_MONGODB_URL"
 AMQP_URL_VARIABLE = "ORDERSAGA_AMQP_URL"
+SMARTVPS_URL_VARIABLE = "ORDERSAGA_SMARTVPS_URL"
 DATABASE_PREFIX_VARIABLE = "ORDERSAGA_DATABASE_PREFIX"
 DEFAULT_DATA_DIRECTORY = ".ordersaga"
 
@@ -45,6 +46,11 @@ class Layout:
     def mongodb(self) -> Path:
         """MongoDB's data."""
         return self.root / "mongodb"
+
+    @property
+    def credentials_key(self) -> Path:
+        """The key to the credentials of sold servers, where `up` was given none."""
+        return self.root / "credentials.key"
 
     @property
     def rabbitmq(self) -> Path:

@@ -9,7 +9,7 @@ SERVERS_GRACE_SECONDS = 30.0
 
 
 def end_leftovers(layout: Layout, state: State) -> int:
-    """End every process of a stack that has no supervisor: services, then servers, then what nobody recorded.
+    """End every process of a stack that has no supervisor: services, then the rest, then what nobody recorded.
 
     Returns how many there were. The caller holds the data directory, or knows that its supervisor is dead.
     """

@@ -1,9 +1,10 @@
-"""What a stack consists of: which servers it has to bring itself, which services, on which ports."""
+"""What a stack consists of: which servers it brings itself, which services with which settings, on which ports."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from operations.native import provider
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -15,7 +16,7 @@ from operations.native.mongod import Mongod, find_mongod
 from operations.native.ports import PortClaims
 from operations.native.program import Program
 from operations.native.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
-from operations.native.services import SERVICES, Service
+from operations.native.services import PROCESSES, SIMULATOR, Service
 from operations.native.state import State
 
 
@@ -38,14 +39,13 @@ def make_plan(
     """Plan the stack, with the ports it had before where they are still free.
 
     With an offset, every port is the default one plus the offset. Raises PortTakenError when one of those is
-    taken, ServerMissingError when a server that is needed is not installed.
+    taken, ServerMissingError when a server that is needed is not installed. `services` are some of PROCESSES.
     """
     ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
     node = remembered.node or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
-    running = [
-        Service(name, SERVICES[name].package, ports[name], mongodb_url, amqp_url, environment) for name in services
-    ]
+    settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
+    simulator, running = _plan_services(layout, services, ports, settings)
     state = replace(
         State(),
         node=node,
@@ -54,12 +54,14 @@ def make_plan(
         amqp_url=amqp_url,
         database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
     )
+    # With the servers, so that it is there before a job that is due comes to buy, and until the last one has.
+    servers[-1].extend(simulator)
     return Plan([*servers, running], state)
 
 
 def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
     """Return the default port of everything that this stack has to listen on itself."""
-    needed = {name: SERVICES[name].port for name in services}
+    needed = {name: PROCESSES[name].port for name in services}
     if not environment.get(MONGODB_URL_VARIABLE):
         needed["mongodb"] = SERVER_PORTS["mongodb"]
     if not environment.get(AMQP_URL_VARIABLE):
@@ -73,6 +75,21 @@ def _claim_ports(
     if offset is not None:
         return claims.claim_exactly({name: port + offset for name, port in defaults.items()})
     return claims.claim_preferred(defaults, remembered.ports, defaults)
+
+
+def _plan_services(
+    layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str]
+) -> tuple[list[Service], list[Service]]:
+    """Return the simulator, if it is among the names, and the services."""
+    simulator = [Service(SIMULATOR, ports[SIMULATOR], provider.for_simulator(settings))] if SIMULATOR in names else []
+    simulator_url = simulator[0].url if simulator else None
+    services = []
+    for name in names:
+        if name == "provisioning":
+            services.append(Service(name, ports[name], provider.for_provisioning(layout, simulator_url, settings)))
+        elif name != SIMULATOR:
+            services.append(Service(name, ports[name], settings))
+    return simulator, services
 
 
 def _plan_servers(

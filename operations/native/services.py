@@ -1,4 +1,4 @@
-"""The services as programs: how each is started and how to ask whether it is ready."""
+"""The services, and the simulator, as programs: how each is started and how to ask whether it is ready."""
 
 import asyncio
 import http.client
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.native.layout import SMARTVPS_URL_VARIABLE
 from operations.native.program import Command
 
 PROBE_TIMEOUT_SECONDS = 3.0
@@ -18,7 +19,7 @@ GRACE_SECONDS = 12.0
 
 @dataclass(frozen=True)
 class ServiceKind:
-    """A service: the package that is run, and the port it has by default."""
+    """What can be run: the package, and the port it has by default."""
 
     package: str
     port: int
@@ -30,17 +31,18 @@ SERVICES = {
     "payment": ServiceKind("payment_service", 3010),
     "provisioning": ServiceKind("provisioning_service", 3011),
 }
+SIMULATOR = "simulator"
+PROCESSES = {**SERVICES, SIMULATOR: ServiceKind("provisioning_service.simulator", 3013)}
+"""What `up` starts besides MongoDB and RabbitMQ. The simulator is no service of the stack: it stands for the provider
+where none is given, and has no database."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One running service; the environment holds its settings but for where its servers are and its port."""
+    """One of PROCESSES as it runs; the environment holds its settings but for its port."""
 
     name: str
-    package: str
     port: int
-    mongodb_url: str
-    amqp_url: str
     environment: Mapping[str, str]
     grace_seconds: float = GRACE_SECONDS
 
@@ -54,13 +56,11 @@ class Service:
         """Return the command. -P: the current directory, whatever is in it, is not a place to import from."""
         environment = {
             **self.environment,
-            "ORDERSAGA_MONGODB_URL": self.mongodb_url,
-            "ORDERSAGA_AMQP_URL": self.amqp_url,
             "ORDERSAGA_HTTP_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
         }
-        return Command((sys.executable, "-P", "-m", self.package), environment)
+        return Command((sys.executable, "-P", "-m", PROCESSES[self.name].package), environment)
 
     async def probe(self) -> str | None:
         """Return None when /readyz answers 200, else what it says is missing."""
@@ -89,17 +89,18 @@ def _one_line(body: bytes) -> str:
         return body.decode(errors="replace").strip().replace("\n", " ")[:300]
 
 
-def choose_services(only: str | None) -> list[str]:
-    """Return the names in a comma-separated list, in the order of their start; all when there is no list at all.
+def choose_services(only: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return those of PROCESSES that a comma-separated list names; all that are needed when there is no list at all.
 
+    The simulator is not needed where the environment names a provider; a variable set to nothing names none.
     Raises ValueError, naming what is allowed, for an unknown name.
     """
     if only is None:
-        return list(SERVICES)
+        return [name for name in PROCESSES if name != SIMULATOR or not environment.get(SMARTVPS_URL_VARIABLE)]
     wanted = {name.strip() for name in only.split(",") if name.strip()}
-    if unknown := sorted(wanted - SERVICES.keys()):
-        raise ValueError(f"unknown service {', '.join(unknown)}; there are {', '.join(SERVICES)}")
-    return [name for name in SERVICES if name in wanted]
+    if unknown := sorted(wanted - PROCESSES.keys()):
+        raise ValueError(f"unknown service {', '.join(unknown)}; there are {', '.join(PROCESSES)}")
+    return [name for name in PROCESSES if name in wanted]
 
 
 def import_path(environment: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from operations.native.layout import Layout, remember_as_last_used
+from operations.native.layout import MONGODB_URL_VARIABLE, Layout, remember_as_last_used
 from operations.native.leftovers import end_leftovers
 from operations.native.plan import make_plan
 from operations.native.ports import PortClaims, PortTakenError
@@ -54,7 +54,7 @@ def run_stack(options: Options, view: View, environment: Mapping[str, str] = os.
         if ended := end_leftovers(layout, remembered):
             view.event(f"ended {ended} processes that a killed supervisor had left behind")
         if options.fresh:
-            _wipe(layout)
+            _wipe(layout, environment)
         _set_old_logs_aside(layout)
         plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
         state = replace(plan.state, supervisor=identify(os.getpid()))
@@ -69,10 +69,15 @@ async def _supervise(supervisor: Supervisor) -> None:
     await supervisor.run()
 
 
-def _wipe(layout: Layout) -> None:
-    """Delete the data and the logs of a stack that does not run; nothing else that may lie in its directory."""
+def _wipe(layout: Layout, environment: Mapping[str, str]) -> None:
+    """Delete the data and the logs of a stack that does not run; nothing else that may lie in its directory.
+
+    The key goes with the data that it opens: not where these lie in a MongoDB that is not the stack's own.
+    """
     for directory in (layout.mongodb, layout.rabbitmq, layout.logs):
         shutil.rmtree(directory, ignore_errors=True)
+    if not environment.get(MONGODB_URL_VARIABLE):
+        layout.credentials_key.unlink(missing_ok=True)
 
 
 def _set_old_logs_aside(layout: Layout) -> None:

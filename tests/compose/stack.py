@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml under a project name of the tests', on free ports of 127.0.0.1."""
+"""The stack of docker-compose.yml with the simulator, named for the tests, on free ports of 127.0.0.1."""
 
 import contextlib
 import fcntl
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.fernet import Fernet
 
 from operations.native.ports import PortClaims
 
@@ -25,11 +26,18 @@ PORT_VARIABLES = {
     "inventory": "INVENTORY_PORT",
     "payment": "PAYMENT_PORT",
     "provisioning": "PROVISIONING_PORT",
+    "simulator": "SIMULATOR_PORT",
     "mongo": "MONGODB_PORT",
     "rabbitmq": "AMQP_PORT",
     "management": "MANAGEMENT_PORT",
 }
-SERVICES = ("order", "inventory", "payment", "provisioning")
+SERVICES = ("order", "inventory", "payment", "provisioning", "simulator")
+WITH_SIMULATOR = {
+    "COMPOSE_PROFILES": "simulator",
+    "ORDERSAGA_SMARTVPS_URL": "http://simulator:3013",
+    "ORDERSAGA_SMARTVPS_USERNAME": "tests",
+    "ORDERSAGA_SMARTVPS_PASSWORD": "tests",
+}
 
 
 class ComposeError(AssertionError):
@@ -55,7 +63,9 @@ class ComposeStack:
         # What is set where the tests run is not for the stack.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         chosen = {PORT_VARIABLES[service]: str(port) for service, port in ports.items()}
-        self._environment = {**inherited, **chosen, "ORDERSAGA_IMAGE": IMAGE}
+        key = Fernet.generate_key().decode()
+        provider = {**WITH_SIMULATOR, "ORDERSAGA_CREDENTIALS_KEY": key}
+        self._environment = {**inherited, **chosen, **provider, "ORDERSAGA_IMAGE": IMAGE}
 
     def url(self, service: str) -> str:
         """Where a service listens on this machine."""

@@ -12,7 +12,7 @@ import pytest
 from tests.compose.stack import SERVICES, ComposeStack, compose_command, compose_stack
 from tests.eventually import NotWithinError, eventually
 
-# A first start pulls up Erlang, mongod and four services on what may be two cores.
+# A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
 READY_WITHIN_SECONDS = 120
 # Longer than the saga takes, shorter than its timeout: no order here may need that.
 SETTLED_WITHIN_SECONDS = 60
@@ -151,6 +151,25 @@ async def test_inventory_killed_among_a_hundred_orders_is_restarted_and_all_sett
     assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 60, "CANCELLED": 40}
     assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 60}
     assert_books_balance(stack, orders=100)
+
+
+async def test_a_server_is_bought_from_the_simulator(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    packages = [{"id": "1", "name": "203.0.113", "ips": ["203.0.113.5", "203.0.113.6"]}]
+    answer = await client.post(f"{stack.url('simulator')}/_control/packages", json={"packages": packages})
+    answer.raise_for_status()
+    product = {"kind": "vps", "package": "203.0.113", "ram": 4096}
+    answer = await client.put(f"{stack.url('inventory')}/products/v-{unique_id}", json=product)
+    answer.raise_for_status()
+
+    order = await settled(stack, client, await place(stack, client, f"v-{unique_id}"))
+
+    assert order["status"] == "COMPLETED", order["failureReason"]
+    assert order["server"]["ip"] in packages[0]["ips"]
+    answer = await client.get(f"{stack.url('provisioning')}/jobs/{order['orderId']}/credentials")
+    assert answer.raise_for_status().json()["ip"] == order["server"]["ip"]
+    assert_books_balance(stack, orders=1)
 
 
 def test_every_port_is_published_on_loopback_only(stack: ComposeStack) -> None:

@@ -70,6 +70,10 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
     assert "✗" not in output
     assert "exactly five orders are confirmed" in output
     assert "every clock is sold once: 70 confirmed, 30 cancelled" in output
+    assert "the provider has sold these five, and no wrong one" in output
+    assert "the retried order has the sixth server" in output
+    assert "the job says: an attempt without an answer bought" in output
+    assert "one server was sold, and the customer has it" in output
     assert re.search(r"[\d,]+ orders a second", output)
     assert "the books balance" in output
     assert "ordersaga up" in output

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pymongo
 import pytest
 
 from operations.native.ports import PortClaims
 from operations.native.processes import find_marked
+from tests.builders import order_body
 from tests.eventually import eventually
 from tests.servers import Servers
 
@@ -34,6 +36,10 @@ class CommandLine:
     @property
     def data_directory(self) -> Path:
         return self.home / "stack"
+
+    @property
+    def credentials_key(self) -> Path:
+        return self.data_directory / "credentials.key"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -124,7 +130,7 @@ async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list
 async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list[CommandLine]) -> None:
     one, other = (stack.status() for stack in stacks)
     for status in (one, other):
-        assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", *SERVICES]
+        assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", "simulator", *SERVICES]
         assert all(process["ready"] for process in status["processes"])
         assert status["mongodbUrl"].startswith("mongodb://127.0.0.1:")
         assert status["amqpUrl"].startswith("amqp://guest:guest@127.0.0.1:")
@@ -143,7 +149,7 @@ async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[Comma
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) >= 8
+    assert len(listening) >= 9
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
@@ -194,7 +200,16 @@ async def test_doctor_finds_nothing_wrong_with_a_running_stack(stacks: list[Comm
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"]) == (0, True), done.stdout
     checked = {finding["what"]: finding["outcome"] for finding in report["findings"]}
-    for what in ("MongoDB", "replica set", "transactions", "clock", "RabbitMQ node", "queues", "bindings"):
+    for what in (
+        "MongoDB",
+        "replica set",
+        "transactions",
+        "clock",
+        "RabbitMQ node",
+        "queues",
+        "bindings",
+        "server provider",
+    ):
         assert checked[what] == "ok"
 
 
@@ -204,6 +219,7 @@ async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_de
     stack = stacks[1]
     before = stack.status()
     insert_one(before["mongodbUrl"])
+    assert stack.credentials_key.exists()
     os.kill(before["supervisorPid"], signal.SIGKILL)
 
     stack.must("down")
@@ -213,11 +229,12 @@ async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_de
 
     stack.must("up", "--detach", "--fresh", "--only", "order")
     assert count(stack.status()["mongodbUrl"]) == 0
+    assert not stack.credentials_key.exists()
 
 
-async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_and_ports(stacks: list[CommandLine]) -> None:
+async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_key_and_ports(stacks: list[CommandLine]) -> None:
     stack = stacks[0]
-    before = stack.status()
+    before, key = stack.status(), stack.credentials_key.read_text()
     insert_one(before["mongodbUrl"])
     os.kill(before["supervisorPid"], signal.SIGKILL)
 
@@ -227,6 +244,7 @@ async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_and_ports(st
     assert [process["url"] for process in after["processes"]] == [process["url"] for process in before["processes"]]
     assert not {process["pid"] for process in after["processes"]} & {process["pid"] for process in before["processes"]}
     assert count(after["mongodbUrl"]) == 1
+    assert stack.credentials_key.read_text() == key
     stack.must("down")
     assert stack.left_behind() == []
 
@@ -263,6 +281,54 @@ async def test_given_servers_are_used_and_not_started(services_only: CommandLine
     assert [process["name"] for process in status["processes"]] == ["order", "payment"]
     assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, servers.amqp_url)
     assert "mongodb is not run here" in output
+
+
+async def test_a_provider_that_is_given_is_used_and_no_simulator_is_started(services_only: CommandLine) -> None:
+    services_only.must("up", "--detach", "--only", "simulator")
+    provider = services_only.process("simulator")["url"]
+    login = {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "simulator"}
+    other = CommandLine(
+        services_only.home / "other", {**services_only.settings, "ORDERSAGA_SMARTVPS_URL": provider, **login}
+    )
+    other.home.mkdir()
+    try:
+        other.must("up", "--detach")
+        status = other.status()
+        assert [process["name"] for process in status["processes"]] == SERVICES
+        provisioning = psutil.Process(other.process("provisioning")["pid"])
+        assert provisioning.environ()["ORDERSAGA_SMARTVPS_URL"] == provider
+    finally:
+        other.run("down")
+
+
+async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_only: CommandLine) -> None:
+    services_only.must("up", "--detach")
+    urls = {process["name"]: process["url"] for process in services_only.status()["processes"]}
+    async with httpx.AsyncClient(timeout=20) as client:
+        product = {"kind": "vps", "package": "203.0.113", "ram": 4096}
+        assert (await client.put(f"{urls['inventory']}/products/p1", json=product)).status_code == 201
+        placed = await client.post(f"{urls['order']}/orders", json=order_body(payment={"token": "tok_ok"}))
+        order_id = placed.raise_for_status().json()["orderId"]
+
+        async def completed() -> bool:
+            return (await client.get(f"{urls['order']}/orders/{order_id}")).json()["status"] == "COMPLETED"
+
+        await eventually(completed, within=20, message="the server to be bought")
+        before = await client.get(f"{urls['provisioning']}/jobs/{order_id}/credentials")
+        services_only.must("down")
+        services_only.must("up", "--detach", "--only", "provisioning")
+        after = await client.get(f"{services_only.process('provisioning')['url']}/jobs/{order_id}/credentials")
+    assert before.status_code == after.status_code == 200
+    assert after.json() == before.json()
+    assert after.json()["password"]
+
+
+async def test_a_fresh_stack_over_a_given_database_keeps_the_key_to_what_is_in_it(services_only: CommandLine) -> None:
+    services_only.must("up", "--detach", "--only", "provisioning")
+    key = services_only.credentials_key.read_text()
+    services_only.must("down")
+    services_only.must("up", "--detach", "--fresh", "--only", "provisioning")
+    assert services_only.credentials_key.read_text() == key
 
 
 async def test_a_wrong_setting_fails_the_start_with_the_service_s_own_line(services_only: CommandLine) -> None:

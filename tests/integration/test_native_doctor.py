@@ -9,6 +9,7 @@ import pymongo
 from operations.doctor.broker import check_bindings, check_broker
 from operations.doctor.database import INDEXED, check_database
 from operations.doctor.finding import Finding
+from operations.doctor.provider import check_provider
 from operations.native.mongod import find_mongod
 from operations.native.ports import PortClaims
 from operations.native.processes import spawn
@@ -17,6 +18,7 @@ from shared import topology
 from shared.bus.declaring import declare_topology
 from tests.eventually import eventually
 from tests.servers import Servers
+from tests.simulators import package, run_simulator
 
 
 async def database(url: str, prefix: str = "none", services: tuple[str, ...] = ()) -> dict[str, Finding]:
@@ -96,7 +98,7 @@ def test_the_indexes_of_every_service_are_checked() -> None:
     holding = {
         f"{path.parent.name}.{path.stem}" for path in root.glob("*_service/*.py") if "\nINDEXES = " in path.read_text()
     }
-    assert {module for _, module in INDEXED.values()} == holding
+    assert {module for _, modules in INDEXED.values() for module in modules} == holding
 
 
 async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:
@@ -121,3 +123,27 @@ def test_a_missing_binding_is_named() -> None:
     finding = check_bindings(lambda *_: "\n".join(lines[1:]))
     assert finding.outcome == "wrong"
     assert "ordersaga -> order.inbox (stock.reserved)" in finding.detail
+
+
+async def test_a_provider_that_answers_is_told_with_what_it_has_to_sell() -> None:
+    async with run_simulator() as simulator:
+        await simulator.packages([package("203.0.113", 3), package("198.51.100", 2)])
+        by_state = await check_provider(simulator.url, {})
+        login = {"ORDERSAGA_SMARTVPS_USERNAME": simulator.username, "ORDERSAGA_SMARTVPS_PASSWORD": simulator.password}
+        by_environment = await check_provider(None, {"ORDERSAGA_SMARTVPS_URL": simulator.url, **login})
+    assert (by_state.outcome, by_state.detail) == ("ok", "2 active packages, 5 free addresses")
+    assert by_environment == by_state
+
+
+async def test_a_provider_that_does_not_let_the_stack_in_is_told() -> None:
+    async with run_simulator() as simulator:
+        given = {"ORDERSAGA_SMARTVPS_URL": simulator.url, "ORDERSAGA_SMARTVPS_PASSWORD": "another"}
+        finding = await check_provider(simulator.url, given)
+    assert (finding.outcome, "401" in finding.detail) == ("wrong", True)
+    assert "ORDERSAGA_SMARTVPS_USERNAME" in finding.mend
+
+
+async def test_a_stack_without_a_provider_is_told_what_that_means() -> None:
+    finding = await check_provider(None, {})
+    assert finding.outcome == "note"
+    assert "every order of a server fails" in finding.detail

@@ -1,10 +1,11 @@
 """What a stack consists of, from what it was asked for and what is given."""
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from operations.native.display import without_password
 from operations.native.layout import Layout
@@ -13,11 +14,14 @@ from operations.native.plan import Plan, make_plan
 from operations.native.ports import PortClaims, PortTakenError
 from operations.native.program import ServerMissingError
 from operations.native.rabbitmq import find_rabbitmq
-from operations.native.services import SERVICES, Service, choose_services
+from operations.native.services import PROCESSES, SERVICES, SIMULATOR, Service, choose_services
 from operations.native.state import State
 from operations.native.supervisor import restart_delay
+from provisioning_service.settings import ProvisioningSettings
+from shared.settings import load
 
 GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
+PROVIDER = {"ORDERSAGA_SMARTVPS_URL": "https://reseller"}
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def plan(
     claims: PortClaims,
     tmp_path: Path,
     environment: dict[str, str],
-    services: tuple[str, ...] = tuple(SERVICES),
+    services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
     remembered: State | None = None,
 ) -> Plan:
@@ -44,9 +48,16 @@ def program_file(path: Path) -> Path:
     return path
 
 
-def test_with_both_servers_given_only_services_are_started(claims: PortClaims, tmp_path: Path) -> None:
+def settings_of(made: Plan, name: str) -> Mapping[str, str]:
+    """The environment with which a process is started."""
+    return next(program for stage in made.stages for program in stage if program.name == name).prepare().environment
+
+
+def test_with_both_servers_given_only_services_and_the_simulator_are_started(
+    claims: PortClaims, tmp_path: Path
+) -> None:
     made = plan(claims, tmp_path, GIVEN)
-    assert [[program.name for program in stage] for stage in made.stages] == [[], [], list(SERVICES)]
+    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR], list(SERVICES)]
     assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://elsewhere/", "amqp://elsewhere/")
 
 
@@ -54,11 +65,77 @@ def test_services_get_the_environment_and_where_their_servers_are(claims: PortCl
     made = plan(
         claims, tmp_path, {**GIVEN, "ORDERSAGA_SAGA_TIMEOUT_SECONDS": "7", "ORDERSAGA_HTTP_PORT": "1"}, ("order",)
     )
-    environment = made.stages[-1][0].prepare().environment
+    environment = settings_of(made, "order")
     assert environment["ORDERSAGA_SAGA_TIMEOUT_SECONDS"] == "7"
     assert environment["ORDERSAGA_HTTP_PORT"] == str(made.state.ports["order"]) != "1"
     assert environment["ORDERSAGA_MONGODB_URL"] == "mongodb://elsewhere/"
     assert environment["ORDERSAGA_AMQP_URL"] == "amqp://elsewhere/"
+
+
+def test_provisioning_buys_from_the_simulator_as_who_it_lets_in(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_SMARTVPS_PASSWORD": "mine"})
+    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR)
+    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR]}"
+    for name, value in {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "mine"}.items():
+        assert (buyer[name], seller[name]) == (value, value)
+
+
+def test_the_simulator_knows_nothing_of_the_stack_that_buys_from_it(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR)
+    assert not settings.keys() & {*GIVEN, "ORDERSAGA_CREDENTIALS_KEY"}
+    assert settings["ORDERSAGA_HTTP_PORT"].isdigit()
+
+
+def test_a_provider_that_is_given_is_used_as_it_is_given(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, **PROVIDER}), "provisioning")
+    assert settings["ORDERSAGA_SMARTVPS_URL"] == "https://reseller"
+    assert "ORDERSAGA_SMARTVPS_USERNAME" not in settings  # the service says that it is missing
+
+
+def test_without_the_simulator_and_without_a_provider_there_is_none(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, GIVEN, ("provisioning",)), "provisioning")
+    assert "ORDERSAGA_SMARTVPS_URL" not in settings
+
+
+def test_the_settings_that_provisioning_is_started_with_are_complete(
+    claims: PortClaims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings_of(plan(claims, tmp_path, GIVEN), "provisioning").items():
+        monkeypatch.setenv(name, value)
+    assert load(ProvisioningSettings).smartvps_url
+
+
+def key_of(made: Plan) -> str:
+    return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
+
+
+def test_the_key_to_the_credentials_is_made_once_and_for_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
+    first, second = (key_of(plan(claims, tmp_path, GIVEN, ("provisioning",))) for _ in range(2))
+    assert first == second
+    Fernet(first)
+    file = Layout(tmp_path).credentials_key
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", file.name]
+
+
+def test_two_stacks_have_different_keys(claims: PortClaims, tmp_path: Path) -> None:
+    keys = set()
+    for side in (tmp_path / "one", tmp_path / "other"):
+        side.mkdir()
+        keys.add(key_of(plan(claims, side, GIVEN, ("provisioning",))))
+    assert len(keys) == 2
+
+
+def test_a_key_that_is_given_is_used_and_not_kept(claims: PortClaims, tmp_path: Path) -> None:
+    given = {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "given"}
+    assert key_of(plan(claims, tmp_path, given, ("provisioning",))) == "given"
+    assert not Layout(tmp_path).credentials_key.exists()
+
+
+def test_only_who_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, GIVEN)
+    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY" in settings_of(made, name)]
+    assert having == ["provisioning"]
 
 
 def test_remembered_ports_are_used_again(claims: PortClaims, tmp_path: Path) -> None:
@@ -83,19 +160,25 @@ def test_two_stacks_have_different_node_names_and_one_keeps_its_own(claims: Port
 
 
 def test_a_service_that_listens_everywhere_is_asked_on_this_machine() -> None:
-    service = Service("order", "order_service", 3008, "", "", {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
+    service = Service("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
     assert service.url == "http://127.0.0.1:3008"
 
 
 def test_chosen_services_keep_the_order_of_their_start() -> None:
-    assert choose_services(None) == list(SERVICES)
+    assert choose_services(None, {}) == list(PROCESSES)
     assert choose_services("payment, order") == ["order", "payment"]
     assert choose_services("") == []
 
 
+def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named() -> None:
+    assert choose_services(None, PROVIDER) == list(SERVICES)
+    assert choose_services(None, {"ORDERSAGA_SMARTVPS_URL": ""}) == list(PROCESSES)
+    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR]
+
+
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
 def test_an_unknown_service_is_refused_with_what_there_is(wrong: str) -> None:
-    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning"):
+    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning, simulator"):
         choose_services(wrong)
 
 

@@ -1,0 +1,44 @@
+"""The provider of servers of a running stack: whether it answers, and what it has to sell."""
+
+from collections.abc import Mapping
+
+from operations.doctor.finding import Finding, note, ok, wrong
+from operations.native import provider
+from operations.native.layout import SMARTVPS_URL_VARIABLE
+from provisioning_service.provider import ProviderError
+from provisioning_service.smartvps import SmartVps
+
+TIMEOUT_SECONDS = 10.0
+WHAT = "server provider"
+
+
+async def check_provider(simulator_url: str | None, environment: Mapping[str, str]) -> Finding:
+    """Check the provider that the environment names, else the stack's simulator; only asks what is for sale."""
+    if url := environment.get(SMARTVPS_URL_VARIABLE):
+        login = {name: environment.get(name, "") for name in (provider.USERNAME_VARIABLE, provider.PASSWORD_VARIABLE)}
+        return await check_answer(url, login)
+    if simulator_url is not None:
+        return await check_answer(simulator_url, provider.simulator_login(environment))
+    mend = f"set {SMARTVPS_URL_VARIABLE}, here and for the provisioning service"
+    return note(WHAT, "none is known here; without one, every order of a server fails", mend)
+
+
+async def check_answer(url: str, login: Mapping[str, str]) -> Finding:
+    """Check that the provider at this URL lets this user in and lists its packages."""
+    client = SmartVps(
+        url=url,
+        username=login[provider.USERNAME_VARIABLE],
+        password=login[provider.PASSWORD_VARIABLE],
+        buy_timeout=TIMEOUT_SECONDS,
+        status_timeout=TIMEOUT_SECONDS,
+        stock_timeout=TIMEOUT_SECONDS,
+    )
+    try:
+        packages = await client.packages()
+    except ProviderError as error:
+        mend = f"start it, or correct {SMARTVPS_URL_VARIABLE}, {provider.USERNAME_VARIABLE} and _PASSWORD"
+        return wrong(WHAT, str(error), mend)
+    finally:
+        await client.close()
+    active = [package for package in packages if package.active]
+    return ok(WHAT, f"{len(active)} active packages, {sum(package.ipv4 for package in active)} free addresses")

@@ -1,0 +1,44 @@
+"""docker-compose.yml against the code: the settings that it passes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from operations.native.services import PROCESSES
+from provisioning_service.settings import ProvisioningSettings
+from shared.settings import ServiceSettings
+
+COMPOSE_FILE = Path(__file__).parents[2] / "docker-compose.yml"
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
+    return loaded
+
+
+def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) -> None:
+    own = ProvisioningSettings.model_fields.keys() - ServiceSettings.model_fields.keys()
+    passed_on = services["provisioning"]["environment"]
+    assert {f"ORDERSAGA_{name.upper()}" for name in own} <= {name for name, value in passed_on.items() if value is None}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_process_is_started_as_up_starts_it(name: str, services: dict[str, Any]) -> None:
+    service = services[name]
+    assert service["command"] == ["python", "-m", PROCESSES[name].package]
+    assert service["environment"]["ORDERSAGA_HTTP_PORT"] == str(PROCESSES[name].port)
+    assert service["ports"] == [f"127.0.0.1:${{{name.upper()}_PORT:-{PROCESSES[name].port}}}:{PROCESSES[name].port}"]
+
+
+def test_the_simulator_is_started_for_its_profile_alone_and_knows_no_server_of_the_stack(
+    services: dict[str, Any],
+) -> None:
+    assert [name for name, service in services.items() if "profiles" in service] == ["simulator"]
+    simulator = services["simulator"]
+    assert simulator["profiles"] == ["simulator"]
+    assert not simulator["depends_on"]
+    unknown = {"ORDERSAGA_MONGODB_URL", "ORDERSAGA_AMQP_URL", "ORDERSAGA_CREDENTIALS_KEY"}
+    assert not unknown & simulator["environment"].keys()
