@@ -1,19 +1,19 @@
-"""One audit: over all orders, then over all products, then a second look at whatever seemed wrong."""
+"""One audit: over all orders, all products, all addresses and locks, then a second look at whatever seemed wrong."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pymongo import AsyncMongoClient
 
-from operations.audit import orders, stock
+from operations.audit import orders, servers, stock
 from operations.audit.books import PAGE, Books
 from operations.audit.broker import count_messages
-from operations.audit.orders import Case, Document
-from operations.audit.report import Report, Violation
+from operations.audit.case import Case, Document
+from operations.audit.report import Report, Subject, Violation
 from operations.audit.stock import Shelf
 from operations.native.reachability import amqp_missing, mongodb_missing
 from operations.settings import UnreachableError
@@ -26,8 +26,10 @@ SECOND_LOOK_AFTER_SECONDS = 1.0
 
 CONNECT_TIMEOUT_MS = 5000
 
-RECORDS = ("orders", "reservations", "payments", "charges")
+RECORDS = ("orders", "reservations", "payments", "charges", "jobs")
 """What may be recorded under an order's id, in the order in which a case has them."""
+
+OTHER_RECORDS = ("products", "addresses", "locks")
 
 Progress = Callable[[int], None]
 """Hears how many ids have been judged."""
@@ -71,12 +73,15 @@ class _Audit:
     on_progress: Progress
     second_look_after: float
     report: Report = field(default_factory=Report)
-    checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*RECORDS, "products"), 0)))
+    checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*RECORDS, *OTHER_RECORDS), 0)))
     statuses: Counter[str] = field(default_factory=Counter)
     standings: Counter[str] = field(default_factory=Counter)
+    jobs: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
+    locks_held: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, Case] = field(default_factory=dict)
+    servers_suspected: bool = False
 
     async def run(self) -> Report:
         started = time.monotonic()
@@ -85,6 +90,7 @@ class _Audit:
             self.on_progress(len(page))
         async for shelf in self.books.shelves():
             self._look_at_shelf(shelf)
+        await self._look_at_servers()
         messages = await count_messages(self.amqp_url)
         if not any(messages.values()):
             self._suspect(orders.lost(case) for case in self.stalled.values())
@@ -102,8 +108,10 @@ class _Audit:
                 self._suspect(found)
 
     def _count(self, case: Case, now: datetime) -> None:
-        for name, record in zip(RECORDS, case[1:], strict=True):
+        for name, record in zip(RECORDS, case[1 : 1 + len(RECORDS)], strict=True):
             self.checked[name] += record is not None
+        if case.job is not None:
+            self.jobs[str(case.job.get("state"))] += 1
         if case.order is not None:
             self.statuses[str(case.order.get("status"))] += 1
             in_flight, stalled = orders.standing(case, now)
@@ -118,6 +126,32 @@ class _Audit:
         self.marks["lingering"] += stock.lingering(shelf, now)
         self._suspect(stock.judge(shelf, now))
 
+    async def _look_at_servers(self) -> None:
+        counted: Counter[str] = Counter()
+        async for violation in self._wrong_servers(counted):
+            self.servers_suspected = True
+            self._suspect([violation])
+        self.checked["addresses"], self.locks_held = counted["addresses"], counted["held"]
+        self.checked["locks"] = await self.books.count_locks()
+
+    async def _wrong_servers(self, counted: Counter[str]) -> AsyncIterator[Violation]:
+        """What is wrong with addresses and locks, over all of them, counting those that belong to an order."""
+        async for addresses in self.books.addresses():
+            counted["addresses"] += len(addresses)
+            for address in addresses:
+                for violation in servers.judge_address(address):
+                    yield violation
+        async for locks in self.books.locks():
+            counted["held"] += len(locks)
+            now = datetime.now(UTC)
+            for lock in locks:
+                for violation in servers.judge_lock(lock, now):
+                    yield violation
+        for shared in await self.books.shared_addresses():
+            yield servers.shared_address(*shared)
+        for shared in await self.books.orders_of_two_servers():
+            yield servers.two_servers(*shared)
+
     def _suspect(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
             if len(self.suspicions) < MOST_LISTED:
@@ -127,10 +161,12 @@ class _Audit:
 
     async def _look_again(self) -> list[Violation]:
         """Those suspicions that are found again, as they are found now."""
-        by_subject: dict[str, list[str]] = {"order": [], "product": []}
+        by_subject: dict[Subject, list[str]] = {"order": [], "product": [], "address": [], "lock": []}
         for subject, subject_id in dict.fromkeys((v.subject, v.id) for v in self.suspicions.values()):
             by_subject[subject].append(subject_id)
         found = [*await self._orders_again(by_subject["order"]), *await self._products_again(by_subject["product"])]
+        if self.servers_suspected:
+            found += [violation async for violation in self._wrong_servers(Counter())]
         return sorted((v for v in found if v.key in self.suspicions), key=lambda v: (v.invariant, v.subject, v.id))
 
     async def _orders_again(self, order_ids: list[str]) -> list[Violation]:
@@ -160,6 +196,8 @@ class _Audit:
             "inFlight": self.standings["inFlight"],
             "stalled": self.standings["stalled"],
             "lingeringMarks": self.marks["lingering"],
+            "jobs": dict(sorted(self.jobs.items())),
+            "locksHeld": self.locks_held,
             "deadLetters": messages[DEAD_LETTERS],
             "waitingForRetry": {delay.name: messages[delay.name] for delay in RETRY_LADDER},
             "inboxes": {name: messages[name] for name in INBOXES},

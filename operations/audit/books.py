@@ -6,7 +6,7 @@ databases, while orders go on. A page is short, so that no snapshot is kept for 
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -14,7 +14,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
-from operations.audit.orders import Case, Document
+from operations.audit import servers
+from operations.audit.case import Case, Document
+from operations.audit.servers import Held
 from operations.audit.stock import Shelf
 from operations.settings import UnreachableError
 
@@ -41,10 +43,16 @@ ORDER_FIELDS = (
     "dueAt",
     "unpublished",
     "history.status",
+    "provisioning.package",
+    "provisioningRun",
+    "server.ip",
 )
 RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "updatedAt")
 PAYMENT_FIELDS = ("status", "amount", "currency", "transactionId", "nextLookupAt", "unpublished", "updatedAt")
 CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
+JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
+ADDRESS_FIELDS = ("orderId", "wrong")
+LOCK_FIELDS = ("orderId", "expiresAt")
 PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving")
 
 Source = tuple[AsyncCollection[Document], Sequence[str]]
@@ -53,20 +61,31 @@ Source = tuple[AsyncCollection[Document], Sequence[str]]
 T = TypeVar("T")
 
 
+class Shared(NamedTuple):
+    """What belongs together by an id and must not: how many there are, and the first of them."""
+
+    id: str
+    number: int
+    names: list[str]
+
+
 class Books:
     """The databases of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
         self._client = client
         self._page = page
-        orders, inventory, payments = (
-            client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments")
+        orders, inventory, payments, provisioning = (
+            client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning")
         )
         self._orders: Source = (orders["orders"], ORDER_FIELDS)
         self._reservations: Source = (inventory["reservations"], RESERVATION_FIELDS)
         self._payments: Source = (payments["payments"], PAYMENT_FIELDS)
         self._charges: Source = (payments["gateway_charges"], CHARGE_FIELDS)
         self._products: Source = (inventory["products"], PRODUCT_FIELDS)
+        self._jobs: Source = (provisioning["jobs"], JOB_FIELDS)
+        self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
+        self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
 
     async def cases(self) -> AsyncIterator[list[Case]]:
         """Every id under which anything is recorded, in pages; each page is read at one moment."""
@@ -81,7 +100,8 @@ class Books:
         query = {"_id": {"$in": list(order_ids)}}
 
         async def read(session: AsyncClientSession) -> list[Case]:
-            return _join([{d["_id"]: d for d in await _find(source, query, session)} for source in self._by_order])
+            found = [{d["_id"]: d for d in await _find(source, query, session)} for source in self._by_order]
+            return await self._with_servers(_join(found), session)
 
         return await self._at_one_moment(read)
 
@@ -101,9 +121,33 @@ class Books:
             else:
                 return
 
+    async def addresses(self) -> AsyncIterator[list[Held]]:
+        """Every address that is recorded as an order's, in pages."""
+        async for page in self._pages_of_held(self._addresses, {}):
+            yield page
+
+    async def locks(self) -> AsyncIterator[list[Held]]:
+        """Every lock that somebody holds, in pages."""
+        async for page in self._pages_of_held(self._locks, {"orderId": {"$exists": True, "$ne": None}}):
+            yield page
+
+    async def count_locks(self) -> int:
+        """How many packages have a lock, held or not."""
+        with _drivers_errors():
+            return await self._locks[0].estimated_document_count()
+
+    async def shared_addresses(self) -> list[Shared]:
+        """Addresses that are the server of more than one COMPLETED order."""
+        completed = {"status": "COMPLETED", "server.ip": {"$exists": True}}
+        return await self._shared(self._orders, completed, "$server.ip", "$_id")
+
+    async def orders_of_two_servers(self) -> list[Shared]:
+        """Orders that more than one address inside their package is recorded for."""
+        return await self._shared(self._addresses, {"wrong": {"$ne": True}}, "$orderId", "$_id")
+
     @property
     def _by_order(self) -> tuple[Source, ...]:
-        return (self._orders, self._reservations, self._payments, self._charges)
+        return (self._orders, self._reservations, self._payments, self._charges, self._jobs)
 
     async def _at_one_moment(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
         for _ in range(SNAPSHOT_ATTEMPTS - 1):
@@ -132,7 +176,66 @@ class Books:
             if len(documents) == self._page:
                 reach = documents[-1]["_id"]
             found.append({document["_id"]: document for document in documents})
-        return [case for case in _join(found) if reach is None or case.order_id <= reach], reach
+        cases = [case for case in _join(found) if reach is None or case.order_id <= reach]
+        return await self._with_servers(cases, session), reach
+
+    async def _with_servers(self, cases: list[Case], session: AsyncClientSession) -> list[Case]:
+        """Add what the orders of servers among them have besides: their address, and the line that they stand in."""
+        ips = [ip for case in cases if case.order and (ip := servers.server_ip(case.order))]
+        packages = [key for case in cases if case.job and (key := servers.line_of(case.job))]
+        if not ips and not packages:
+            return cases
+        addresses = await self._by_ids(self._addresses, ips, session)
+        lines = await self._lines(packages, session)
+        return [
+            case._replace(
+                address=addresses.get(servers.server_ip(case.order or {}) or ""),
+                line=lines.get(servers.line_of(case.job or {}) or ""),
+            )
+            for case in cases
+        ]
+
+    async def _lines(self, packages: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
+        """Until when each of these packages is held, and when a job of it took its last step; see Case."""
+        if not packages:
+            return {}
+        locks = await self._by_ids(self._locks, packages, session)
+        last_steps: list[Mapping[str, Any]] = [
+            {"$match": {"lockKey": {"$in": list(set(packages))}}},
+            {"$group": {"_id": "$lockKey", "movedAt": {"$max": "$updatedAt"}}},
+        ]
+        moved = await self._jobs[0].aggregate(last_steps, session=session)
+        return {line["_id"]: line | {"expiresAt": locks.get(line["_id"], {}).get("expiresAt")} async for line in moved}
+
+    async def _pages_of_held(self, source: Source, query: Document) -> AsyncIterator[list[Held]]:
+        last: str | None = ""
+        while last is not None:
+            after = {**query, "_id": {"$gt": last}}
+            page = await self._at_one_moment(lambda session: self._page_of_held(source, after, session))  # noqa: B023
+            last = str(page[-1].record["_id"]) if len(page) == self._page else None
+            yield page
+
+    async def _page_of_held(self, source: Source, query: Document, session: AsyncClientSession) -> list[Held]:
+        records = await _find(source, query, session, limit=self._page)
+        ids = [str(record.get("orderId")) for record in records]
+        orders = await self._by_ids((self._orders[0], ("status",)), ids, session)
+        jobs = await self._by_ids(self._jobs, ids, session)
+        return [Held(record, orders.get(key), jobs.get(key)) for record, key in zip(records, ids, strict=True)]
+
+    async def _shared(self, source: Source, among: Document, by: str, name: str) -> list[Shared]:
+        """Ids by which several documents are grouped; found by the server, of each the first and the last of them."""
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": among},
+            {"$group": {"_id": by, "number": {"$sum": 1}, "first": {"$min": name}, "last": {"$max": name}}},
+            {"$match": {"number": {"$gt": 1}}},
+            {"$limit": self._page},
+        ]
+
+        async def read(session: AsyncClientSession) -> list[Shared]:
+            found = await source[0].aggregate(pipeline, session=session, allowDiskUse=True)
+            return [Shared(str(d["_id"]), d["number"], [d["first"], d["last"]]) async for d in found]
+
+        return await self._at_one_moment(read)
 
     async def _pass_over_shelves(
         self, session: AsyncClientSession, product_ids: Sequence[str] | None
@@ -178,9 +281,8 @@ async def _find(
 
 
 def _join(found: Sequence[Mapping[str, Document]]) -> list[Case]:
-    orders, reservations, payments, charges = found
     return [
-        Case(key, orders.get(key), reservations.get(key), payments.get(key), charges.get(key))
+        Case(key, *(records.get(key) for records in found))
         for key in sorted({key for records in found for key in records})
     ]
 

@@ -6,11 +6,11 @@ wrong only if it is not where it could be by now: what the services do in two st
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from operations.audit import servers
+from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment, status_text
 from operations.audit.report import Violation
-
-Document = dict[str, Any]
 
 LATE = timedelta(seconds=30)
 """How long after the end of its time an order may still stand there: alarms ring every second or so."""
@@ -25,7 +25,7 @@ STILL = timedelta(seconds=60)
 """After so long without any step, an order that waits for an answer has a message somewhere, or has lost it."""
 
 PROVISIONING = timedelta(hours=1)
-"""How long an order may stand in PROVISIONING without a sign of progress: every attempt of buying, with its pauses."""
+"""How long an order may stand in PROVISIONING while nobody works for it: time to replay what became a dead letter."""
 
 NO_CHARGE = "no-charge"
 """The transaction id that stands for nothing to pay."""
@@ -33,20 +33,6 @@ NO_CHARGE = "no-charge"
 GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 STOCK_GONE = ("FAILED", "RELEASED")
 MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
-
-
-class Case(NamedTuple):
-    """All that is recorded under one order id, at one moment."""
-
-    order_id: str
-    order: Document | None
-    reservation: Document | None
-    payment: Document | None
-    charge: Document | None
-
-    def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
-        """A violation of this order."""
-        return Violation(invariant, kind, "order", self.order_id, found, expected)
 
 
 class Standing(NamedTuple):
@@ -66,23 +52,26 @@ def judge(case: Case, now: datetime) -> list[Violation]:
 def standing(case: Case, now: datetime) -> Standing:
     """Whether the order is on its way, and if so whether it waits for an answer and nothing has happened for long."""
     order = case.order
-    if order is None or order.get("settled") or _is_held(order):
+    unheard = servers.waits_for_its_job(case)
+    if order is None or order.get("settled") or (is_held(order) and not unheard):
         return Standing(in_flight=False, stalled=False)
     looked_up = case.payment is not None and "nextLookupAt" in case.payment
-    waits = order.get("status") != "PROVISIONING" and not order.get("unpublished") and not looked_up
-    records = [record for record in (order, case.reservation, case.payment) if record is not None]
-    last = max((moment for record in records if (moment := _moment(record, "updatedAt"))), default=None)
+    worked_for = order.get("status") == "PROVISIONING" and not unheard
+    waits = not worked_for and not order.get("unpublished") and not looked_up
+    records = [record for record in (order, case.reservation, case.payment, case.job) if record is not None]
+    last = max((at for record in records if (at := moment(record, "updatedAt"))), default=None)
     return Standing(in_flight=True, stalled=waits and last is not None and now - last > STILL)
 
 
 def lost(case: Case) -> Violation:
     """What a stalled order is when there is no message anywhere that could carry it on."""
-    order, stock, money = case.order or {}, case.reservation or {}, case.payment or {}
+    order, stock, money, job = (record or {} for record in (case.order, case.reservation, case.payment, case.job))
     return case.violation(
         7,
         "message lost",
         f"{order.get('status')} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}, while "
-        f"inventory has {stock.get('status', 'nothing')} and payment has {money.get('status', 'nothing')}; "
+        f"inventory has {stock.get('status', 'nothing')}, payment has {money.get('status', 'nothing')} and "
+        f"provisioning has {job.get('state', 'nothing')}; "
         "no step for a minute, and no message on the broker",
         "a message that is handled, waits for its retry, or is a dead letter",
     )
@@ -103,6 +92,7 @@ def _without_order(case: Case) -> Iterator[Violation]:
     if case.charge is not None:
         found = f"a charge ({_charge_text(case.charge)}) under a key that is no order's"
         yield case.violation(2, "charge without order", found, expected)
+    yield from servers.without_order(case)
 
 
 def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -140,7 +130,7 @@ def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Ite
 def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
     """An order that goes through, or whose money is held for a decision, has its stock and its payment."""
     status = order.get("status")
-    if status not in GOES_THROUGH and not _is_held(order):
+    if status not in GOES_THROUGH and not is_held(order):
         return
     invariant = 2 if status == "FAILED" else 3
     if order.get("stockStatus") != "RESERVED" or order.get("paymentStatus") != "PROCESSED":
@@ -148,12 +138,12 @@ def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Viola
         yield case.violation(invariant, "join", found, "stock RESERVED and payment PROCESSED")
     reservation = case.reservation or {}
     if reservation.get("status") != "RESERVED":
-        found = f"{status}, and inventory has {_status_text(case.reservation)}"
+        found = f"{status}, and inventory has {status_text(case.reservation)}"
         yield case.violation(invariant, "stock", found, "a reservation that is RESERVED")
     elif (held := _units(reservation)) != (ordered := _units(order)):
         yield case.violation(invariant, "reserved units", f"{held} reserved", f"{ordered}, as ordered")
     if (case.payment or {}).get("status") != "PROCESSED":
-        found = f"{status}, and payment has {_status_text(case.payment)}"
+        found = f"{status}, and payment has {status_text(case.payment)}"
         yield case.violation(invariant, "payment", found, "a payment that is PROCESSED")
     elif order.get("totalAmount") and not _holds_money(case.charge):
         found = f"{status}, and at the gateway {_charge_text(case.charge)}"
@@ -170,10 +160,10 @@ def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Vio
         found = f"{over} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
         yield case.violation(4, "settled", found, "settled only when every compensation is answered")
     if (case.reservation or {}).get("status") not in STOCK_GONE:
-        found = f"{over}, and inventory has {_status_text(case.reservation)}"
+        found = f"{over}, and inventory has {status_text(case.reservation)}"
         yield case.violation(2, "stock held", found, "a reservation that is FAILED or RELEASED")
     if (case.payment or {}).get("status") not in MONEY_GONE:
-        found = f"{over}, and payment has {_status_text(case.payment)}"
+        found = f"{over}, and payment has {status_text(case.payment)}"
         yield case.violation(2, "payment held", found, "a payment that is FAILED, VOIDED or REFUNDED")
     if _holds_money(case.charge):
         found = f"{over}, and at the gateway {_charge_text(case.charge)}"
@@ -204,43 +194,45 @@ def _answers_are_joined(case: Case, order: Document, _now: datetime) -> Iterator
 
 def _in_time(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
     """No order stands still for longer than it may."""
-    status, deadline, updated = order.get("status"), _moment(order, "deadline"), _moment(order, "updatedAt")
+    status, deadline, updated = order.get("status"), moment(order, "deadline"), moment(order, "updatedAt")
     if deadline is None or updated is None:
         yield case.violation(4, "times", "no deadline or no updatedAt", "both")
     elif status == "PENDING" and now > deadline + LATE:
-        found = f"PENDING at {_text(now)}"
-        yield case.violation(4, "deadline", found, f"cancelled at its deadline, {_text(deadline)}")
-    elif status == "PROVISIONING" and now > updated + PROVISIONING:
-        found = f"PROVISIONING without a step since {_text(updated)}"
-        yield case.violation(4, "provisioning", found, "a step within an hour")
-    elif _is_being_compensated(order) and now > updated + COMPENSATION:
+        found = f"PENDING at {in_words(now)}"
+        yield case.violation(4, "deadline", found, f"cancelled at its deadline, {in_words(deadline)}")
+    elif servers.waits_for_its_job(case) and now > (last := servers.last_step(case) or updated) + PROVISIONING:
+        found = f"{status}, and provisioning has {(case.job or {}).get('state', 'no job')}, since {in_words(last)}"
+        yield case.violation(4, "provisioning", found, "a job at work, or its end")
+    elif is_given_up(order) and not order.get("settled") and now > updated + COMPENSATION:
         held = f"stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        found = f"{status} and not settled, with {held}, since {_text(updated)}"
+        found = f"{status} and not settled, with {held}, since {in_words(updated)}"
         yield case.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
 
 
 def _hold_ends(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
     """The money of a FAILED order is held until a known moment, and not longer."""
-    if not _is_held(order):
+    if not is_held(order):
         return
-    ends = _moment(order, "dueAt")
+    ends = moment(order, "dueAt")
     if ends is None:
         yield case.violation(2, "hold", "FAILED, its money held without an end", "an end of the hold")
     elif now > ends + LATE:
-        yield case.violation(2, "hold", f"FAILED, its money held at {_text(now)}", f"compensated at {_text(ends)}")
+        yield case.violation(
+            2, "hold", f"FAILED, its money held at {in_words(now)}", f"compensated at {in_words(ends)}"
+        )
 
 
 def _is_published(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
     """What a crash left unpublished is published by a sweep."""
     expected = f"published by the sweep within {UNPUBLISHED.seconds} s"
-    due = _moment(order, "dueAt")
+    due = moment(order, "dueAt")
     if order.get("unpublished") and (due is None or now > due + UNPUBLISHED):
-        found = f"{order.get('status')}, its messages unpublished though due at {_text(due)}"
+        found = f"{order.get('status')}, its messages unpublished though due at {in_words(due)}"
         yield case.violation(7, "order unpublished", found, expected)
     if case.payment is not None and case.payment.get("unpublished"):
-        updated = _moment(case.payment, "updatedAt")
+        updated = moment(case.payment, "updatedAt")
         if updated is None or now > updated + UNPUBLISHED:
-            found = f"payment {case.payment.get('status')}, its answer unpublished since {_text(updated)}"
+            found = f"payment {case.payment.get('status')}, its answer unpublished since {in_words(updated)}"
             yield case.violation(7, "payment unpublished", found, expected)
 
 
@@ -256,19 +248,11 @@ RULES: tuple[Rule, ...] = (
     _in_time,
     _hold_ends,
     _is_published,
+    *servers.RULES,
 )
 
 
 # --- What the rules are made of. ---
-
-
-def _is_held(order: Document) -> bool:
-    """Whether a failed order waits for a decision about its money: nothing moves by itself until the hold ends."""
-    return order.get("status") == "FAILED" and not order.get("compensating") and not order.get("settled")
-
-
-def _is_being_compensated(order: Document) -> bool:
-    return order.get("status") in ("CANCELLED", "FAILED") and not order.get("settled") and not _is_held(order)
 
 
 def _holds_money(charge: Document | None) -> bool:
@@ -282,21 +266,8 @@ def _units(record: Document) -> dict[str, int]:
     return units
 
 
-def _moment(record: Document, name: str) -> datetime | None:
-    value = record.get(name)
-    return value if isinstance(value, datetime) else None
-
-
-def _status_text(record: Document | None) -> str:
-    return "nothing" if record is None else str(record.get("status"))
-
-
 def _charge_text(charge: Document | None) -> str:
     if charge is None:
         return "nothing"
     refunded = " and refunded" if charge.get("refundedAt") else ""
     return f"{charge.get('chargeId', 'a key')} {charge.get('outcome')}{refunded}"
-
-
-def _text(moment: datetime | None) -> str:
-    return moment.isoformat(timespec="seconds") if moment else "no known time"

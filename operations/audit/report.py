@@ -16,9 +16,14 @@ INVARIANTS = {
     2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges")),
     3: Invariant("What goes through has stock and payment", ("orders",)),
     4: Invariant("Every order ends, once and in time", ("orders",)),
-    7: Invariant("No message is lost", ("orders",)),
+    6: Invariant("Every server is the one ordered, and one order's alone", ("jobs", "addresses", "locks")),
+    7: Invariant("No message is lost", ("orders", "jobs")),
 }
 """Those that are checked, by their numbers."""
+
+
+Subject = Literal["order", "product", "address", "lock"]
+"""What a violation is about; a lock is named by its package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Violation:
 
     invariant: int
     kind: str
-    subject: Literal["order", "product"]
+    subject: Subject
     id: str
     found: str
     expected: str

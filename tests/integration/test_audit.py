@@ -8,15 +8,14 @@ import asyncio
 import gc
 import secrets
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import aio_pika
 import pymongo
 import pytest
-from pymongo.asynchronous.collection import AsyncCollection
 
 from operations.audit import Report, audit
 from operations.settings import UnreachableError
@@ -24,39 +23,7 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
 from tests.eventually import eventually
 from tests.servers import Servers
-
-NOW = datetime.now(UTC)
-LONG_AGO = NOW - timedelta(hours=2)
-JUST_NOW = NOW + timedelta(hours=2)
-"""Of what has just happened: ahead, so that it stays so however long the tests take."""
-TOTAL = 2000
-Document = dict[str, Any]
-
-
-@dataclass
-class World:
-    """Records of all services, and where they are stored."""
-
-    client: pymongo.AsyncMongoClient[Document]
-    prefix: str
-    mongodb_url: str
-    amqp_url: str
-    records: dict[str, list[Document]] = field(default_factory=dict)
-
-    def collection(self, name: str) -> AsyncCollection[Document]:
-        database = {"orders": "orders", "products": "inventory", "reservations": "inventory"}.get(name, "payments")
-        return self.client[f"{self.prefix}_{database}"][name]
-
-    def add(self, name: str, **record: Any) -> None:
-        self.records.setdefault(name, []).append(record)
-
-    async def store(self) -> None:
-        for name, documents in self.records.items():
-            await self.collection(name).insert_many(documents)
-        self.records.clear()
-
-    async def audit(self, **options: Any) -> Report:
-        return await audit(self.mongodb_url, self.amqp_url, self.prefix, **({"second_look_after": 0.05} | options))
+from tests.world import JUST_NOW, LONG_AGO, NOW, Document, World, order, populate
 
 
 @pytest.fixture
@@ -76,97 +43,27 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
         populate(created)
         await created.store()
         yield created
-        for name in ("orders", "products", "payments"):
+        for name in ("orders", "products", "payments", "jobs"):
             await client.drop_database(created.collection(name).database.name)
-
-
-def populate(world: World) -> None:
-    """Every way that an order can go. Of 20 units supplied of p1, 4 are out, and of 5 of p2, 1."""
-    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1}
-    world.add("products", _id="p1", kind="goods", quantity=16, supplied=20, version=9, moving=moving)
-    world.add("products", _id="p2", kind="goods", quantity=4, supplied=5, version=3, moving={})
-    world.add("products", _id="server", kind="vps", quantity=None, supplied=None, version=1, moving={})
-
-    order(world, "confirmed", "CONFIRMED", items=(("p1", 1), ("p2", 1)))
-    order(world, "recorded", "CONFIRMED")  # its reservation is stored, its mark not yet removed
-    order(world, "completed", "COMPLETED", items=(("server", 1),))
-    order(world, "provisioning", "PROVISIONING", items=(("server", 1),), settled=False, updatedAt=JUST_NOW)
-    order(world, "free", "CONFIRMED", items=(), total=0)
-    order(world, "no-stock", "CANCELLED", stock="FAILED", payment="REFUNDED")
-    order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
-    order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
-    order(world, "held", "FAILED", items=(("server", 1),), settled=False, dueAt=JUST_NOW)
-    order(world, "given-up", "FAILED", stock="RELEASED", payment="REFUNDED", items=(("server", 1),), compensating=True)
-
-    on_its_way = {"settled": False, "updatedAt": JUST_NOW}
-    # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
-    order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
-    # Refused a moment ago; the unit that was taken under its mark is about to go back.
-    order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=JUST_NOW)
-    # Cancelled: the unit is back on the shelf under its mark while its reservation still says RESERVED.
-    order(world, "returning", "CANCELLED", stock="RESERVED", payment="REFUNDED", **on_its_way)
-    order(world, "new", None, stock=None, payment=None)
-
-
-def order(
-    world: World,
-    order_id: str,
-    status: str | None,
-    stock: str | None = "RESERVED",
-    payment: str | None = "PROCESSED",
-    items: Iterable[tuple[str, int]] = (("p1", 1),),
-    total: int = TOTAL,
-    **changes: Any,
-) -> None:
-    """One order, and what inventory, payment and the gateway have recorded for it."""
-    lines = [{"productId": product, "quantity": units, "price": 0} for product, units in items]
-    if lines:
-        lines[0]["price"] = total
-    placed = JUST_NOW if status in (None, "PENDING") else LONG_AGO
-    document = {
-        "_id": order_id,
-        "items": lines,
-        "totalAmount": total,
-        "currency": "USD",
-        "status": status or "PENDING",
-        "stockStatus": stock or "PENDING",
-        "paymentStatus": payment or "PENDING",
-        "settled": status in ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED"),
-        "createdAt": placed,
-        "updatedAt": placed,
-        "deadline": placed + timedelta(minutes=5),
-        "history": [{"status": "PENDING"}, {"status": status or "PENDING"}],
-    }
-    world.add("orders", **(document | changes))
-    if stock not in (None, "PENDING"):
-        recorded = [] if order_id == "tombstones" else lines
-        world.add("reservations", _id=order_id, status=stock, items=recorded, updatedAt=placed)
-    if payment is not None:
-        record_payment(world, order_id, payment, total, placed)
-
-
-def record_payment(world: World, order_id: str, status: str, total: int, at: datetime) -> None:
-    if status == "VOIDED":
-        world.add("payments", _id=order_id, status=status, updatedAt=at)
-        world.add("gateway_charges", _id=order_id, outcome="VOIDED")
-        return
-    money = {"amount": total, "currency": "USD"}
-    took_money = status in ("PROCESSED", "REFUNDED")
-    transaction = {"transactionId": f"ch_{order_id}" if total else "no-charge"} if took_money else {}
-    world.add("payments", _id=order_id, status=status, updatedAt=at, **money, **transaction)
-    if not total:
-        return
-    refunded = {"refundedAt": at} if status == "REFUNDED" else {}
-    outcome = "DECLINED" if status == "FAILED" else "CHARGED"
-    world.add("gateway_charges", _id=order_id, outcome=outcome, chargeId=f"ch_{order_id}", **money, **refunded)
 
 
 async def test_correct_records_pass(world: World) -> None:
     report = await world.audit()
     assert report.violations == []
     assert report.ok
-    assert report.checked == {"orders": 14, "reservations": 12, "payments": 13, "charges": 12, "products": 3}
-    assert report.information["inFlight"] == 4
+    assert report.checked == {
+        "orders": 18,
+        "reservations": 16,
+        "payments": 17,
+        "charges": 16,
+        "jobs": 8,
+        "products": 3,
+        "addresses": 4,
+        "locks": 3,
+    }
+    assert report.information["inFlight"] == 7
+    assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
+    assert report.information["locksHeld"] == 2
 
 
 async def test_small_pages_say_the_same(world: World) -> None:
@@ -260,14 +157,77 @@ CORRUPTIONS = [
     Corruption("past its deadline", "orders", "new", put(deadline=NOW - timedelta(minutes=1)), 4, "deadline"),
     Corruption("no deadline", "orders", "new", drop("deadline"), 4, "times"),
     Corruption("compensation hangs", "orders", "returning", put(updatedAt=LONG_AGO), 4, "compensation"),
-    Corruption("provisioning hangs", "orders", "provisioning", put(updatedAt=LONG_AGO), 4, "provisioning"),
+    Corruption("provisioning hangs", "jobs", "provisioning", None, 4, "provisioning"),
     Corruption("join missed", "orders", "new", put(stockStatus="RESERVED", paymentStatus="PROCESSED"), 4, "join"),
     Corruption("settled too early", "orders", "declined", put(stockStatus="RESERVED"), 4, "settled"),
     Corruption("settled on its way", "orders", "taken", put(settled=True), 4, "settled"),
     Corruption("never settled", "orders", "confirmed", put(settled=False), 4, "not settled"),
     Corruption("both ends", "orders", "confirmed", {"$push": {"history": {"status": "CANCELLED"}}}, 4, "two ends"),
     Corruption("unknown status", "orders", "confirmed", put(status="LOST"), 4, "status"),
+    # 6: every server is the one ordered, and one order's alone.
+    Corruption("no server", "orders", "completed", drop("server"), 6, "no server"),
+    Corruption("a server of nobody knows what", "orders", "completed", drop("provisioning"), 6, "no package"),
+    Corruption(
+        "a server of the neighbours", "orders", "completed", put(server={"ip": "103.181.91.5"}), 6, "wrong package"
+    ),
+    Corruption(
+        "a server of another package",
+        "orders",
+        "completed",
+        put(**{"provisioning.package": "10.1"}),
+        6,
+        "wrong package",
+    ),
+    Corruption(
+        "a server that is no address", "orders", "completed", put(server={"ip": "103.181.9"}), 6, "wrong package"
+    ),
+    Corruption("an address of nobody", "addresses", "103.181.9.5", None, 6, "address", "completed"),
+    Corruption("an address of another", "addresses", "103.181.9.5", put(orderId="held"), 6, "address", "completed"),
+    Corruption("an address marked wrong", "addresses", "103.181.9.5", put(wrong=True), 6, "address", "completed"),
+    Corruption("an address of no order", "addresses", "103.181.91.5", put(orderId="nobody"), 6, "address of nobody"),
+    Corruption(
+        "two orders on one server",
+        "orders",
+        "confirmed",
+        put(status="COMPLETED", server={"ip": "103.181.9.5"}),
+        6,
+        "shared address",
+        "103.181.9.5",
+    ),
+    Corruption("two servers", "addresses", "103.83.4.5", put(orderId="completed"), 6, "two servers", "completed"),
+    Corruption("COMPLETED without a job", "jobs", "completed", None, 6, "job"),
+    Corruption("COMPLETED by a job that failed", "jobs", "completed", put(state="FAILED"), 6, "job"),
+    Corruption("the job has another address", "jobs", "completed", put(ip="103.181.9.6"), 6, "job"),
+    Corruption("held, and its job at work", "jobs", "held", put(state="WAITING", dueAt=JUST_NOW), 6, "job"),
+    Corruption("held without a job", "jobs", "held", None, 6, "job"),
+    Corruption("refunded, with a server", "jobs", "given-up", put(state="COMPLETED"), 6, "server without order"),
+    Corruption(
+        "cancelled, with a server", "jobs", "server-cancelled", put(state="COMPLETED"), 6, "server without order"
+    ),
+    Corruption("a server before its time", "orders", "ready", put(status="PENDING"), 6, "job too early"),
+    Corruption("a server of no order", "orders", "completed", None, 6, "job without order"),
+    Corruption("a lock of nobody", "locks", "103.83", put(orderId="confirmed"), 6, "lock of nobody"),
+    Corruption("a lock without end", "locks", "103.181.9", drop("expiresAt"), 6, "lock without end"),
+    Corruption(
+        "a lock left behind", "locks", "103.181.9", put(orderId="queued", expiresAt=LONG_AGO), 6, "lock left behind"
+    ),
+    Corruption(
+        "a lock of a job that is over", "locks", "103.181.9", put(orderId="held"), 6, "lock of a job that is over"
+    ),
     # 7: nothing is lost.
+    Corruption("job of no order", "orders", "server-cancelled", None, 7, "job without order"),
+    Corruption("job unpublished", "jobs", "held", put(outbox=[{}], outboxSince=LONG_AGO), 7, "job unpublished"),
+    Corruption("job never due", "jobs", "waiting", drop("dueAt"), 7, "job never due"),
+    Corruption("job overdue", "jobs", "waiting", put(dueAt=LONG_AGO), 7, "job overdue"),
+    Corruption("claim left behind", "jobs", "provisioning", put(dueAt=LONG_AGO), 7, "job overdue"),
+    Corruption("the line stands", "locks", "103.181.9", drop("orderId", "expiresAt"), 7, "job overdue", "queued"),
+    Corruption("the line has died", "locks", "103.181.9", put(expiresAt=LONG_AGO), 7, "job overdue", "queued"),
+    Corruption(
+        "the request is lost", "orders", "held", put(status="PROVISIONING", provisioningRun=2), 7, "message lost"
+    ),
+    Corruption("the answer is lost", "jobs", "ready", put(updatedAt=LONG_AGO), 7, "message lost"),
+    Corruption("the failure is lost", "jobs", "provisioning", put(state="FAILED"), 7, "message lost"),
+    Corruption("the late answer is lost", "jobs", "held", put(state="COMPLETED"), 7, "message lost"),
     Corruption("order unpublished", "orders", "new", put(unpublished=True, dueAt=LONG_AGO), 7, "order unpublished"),
     Corruption(
         "payment unpublished",

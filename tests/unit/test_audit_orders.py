@@ -7,16 +7,8 @@ from typing import Any
 import pytest
 
 from operations.audit import stock
-from operations.audit.orders import (
-    COMPENSATION,
-    LATE,
-    PROVISIONING,
-    STILL,
-    UNPUBLISHED,
-    Case,
-    judge,
-    standing,
-)
+from operations.audit.case import Case
+from operations.audit.orders import COMPENSATION, LATE, PROVISIONING, STILL, UNPUBLISHED, judge, standing
 from operations.audit.report import Violation
 from operations.audit.stock import MARKED, Shelf, lingering, out
 
@@ -57,7 +49,8 @@ def a_payment(status: str) -> Document:
 def kinds(order: Document, *records: Document | None) -> list[str]:
     """What is wrong with an order that has these as its reservation, payment and charge."""
     reservation, payment, charge = (*records, None, None, None)[:3]
-    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge), NOW)]
+    job = {"state": "FAILED", "updatedAt": order["updatedAt"]} if order["status"] == "FAILED" else None
+    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge, job), NOW)]
 
 
 RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
@@ -132,7 +125,6 @@ def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
     [
         (an_order(unpublished=True), None),  # the sweep publishes it
         (an_order(), {"status": "PENDING", "nextLookupAt": NOW}),  # the payment service asks again by itself
-        (an_order("PROVISIONING"), None),  # a provider takes its time
         (an_order("FAILED"), None),  # somebody is to decide
         (an_order("CONFIRMED", settled=True), None),
     ],

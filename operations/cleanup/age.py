@@ -1,0 +1,34 @@
+"""Reads an age as it is given on the command line, such as 30d. Pure."""
+
+import re
+from datetime import timedelta
+
+UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+LEAST = timedelta(days=1)
+"""Younger than this, an order may still have a message under way that must find its records."""
+
+MOST = timedelta(days=36_500)
+
+
+def read_age(text: str) -> timedelta:
+    """Return the age that the text stands for: a whole number and a unit, which is s, m, h, d or w.
+
+    Raises ValueError, with a text for whoever wrote it, if it cannot be read or is less than a day.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is not an age: write a whole number and s, m, h, d or w, such as 30d")
+    number, unit = int(found[1]), UNITS[found[2]]
+    if number * unit.total_seconds() > MOST.total_seconds():
+        raise ValueError(f"{text} is more than {MOST.days} days")
+    age = number * unit
+    if age < LEAST:
+        raise ValueError(f"{text} is less than a day: an order that young may still have messages under way")
+    return age

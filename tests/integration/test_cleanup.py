@@ -1,0 +1,430 @@
+"""The cleanup over real records: what goes, what stays, and that the books balance at every moment meanwhile."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import aio_pika
+import pymongo
+import pytest
+from cryptography.fernet import Fernet
+
+from operations.cleanup.records import Outcome, clean_up
+from operations.settings import UnreachableError
+from shared.bus.rabbitmq import RabbitBus
+from shared.topology import DEAD_LETTERS
+from tests.eventually import eventually
+from tests.processes import Stack, run_stack
+from tests.simulators import package, run_simulator
+from tests.world import DATABASES, NOW, Document, World, job, order, populate
+
+BEFORE = NOW - timedelta(hours=1)
+DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
+
+
+@pytest.fixture
+async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
+    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+        created = World(client, database_prefix, mongodb_url, clean_broker)
+        populate(created)
+        await created.store()
+        yield created
+
+
+async def clean(world: World, *, delete: bool = True, group: int = 3) -> Outcome:
+    return await clean_up(world.mongodb_url, world.prefix, BEFORE, delete=delete, group=group)
+
+
+async def everything(world: World) -> dict[str, dict[str, Document]]:
+    """All records of all services, by collection and id."""
+    return {name: {d["_id"]: d async for d in world.collection(name).find()} for name in DATABASES}
+
+
+async def test_orders_cancelled_long_ago_go_with_all_their_records_and_nothing_else_does(world: World) -> None:
+    before = await everything(world)
+    outcome = await clean(world)
+    after = await everything(world)
+    for name, records in before.items():
+        gone = DELETABLE if name not in ("products", "addresses", "locks") else set()
+        assert after[name] == {key: record for key, record in records.items() if key not in gone}, name
+    assert outcome.deleted == {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1}
+    assert outcome.found == outcome.deleted
+    assert outcome.kept == {}
+    assert (await world.audit()).violations == []
+
+
+async def test_a_second_cleanup_finds_nothing(world: World) -> None:
+    await clean(world)
+    again = await clean(world)
+    assert not any((*again.found.values(), *again.deleted.values(), *again.kept.values()))
+
+
+async def test_a_dry_run_counts_and_changes_nothing(world: World) -> None:
+    before = await everything(world)
+    outcome = await clean(world, delete=False)
+    assert outcome.found["orders"] == 4
+    assert not any(outcome.deleted.values())
+    assert await everything(world) == before
+
+
+async def test_however_old_a_failed_order_is_never_deleted(world: World) -> None:
+    """In every state that its participants may be in, whatever has become of its money."""
+    kinds = product(
+        ("RESERVED", "FAILED", "RELEASED"), ("PROCESSED", "FAILED", "VOIDED", "REFUNDED"), (True, False), (True, False)
+    )
+    failed = {f"failed-{number}": kind for number, kind in enumerate(kinds)}
+    for order_id, (stock, payment, settled, compensating) in failed.items():
+        ancient = NOW - timedelta(days=9999)
+        changes = {"settled": settled, "compensating": compensating, "updatedAt": ancient, "createdAt": ancient}
+        order(world, order_id, "FAILED", stock=stock, payment=payment, **changes)
+        job(world, order_id, "FAILED", updatedAt=ancient)
+    await world.store()
+    before = await everything(world)
+    await clean(world)
+    after = await everything(world)
+    for name in ("orders", "reservations", "payments", "gateway_charges", "jobs"):
+        kept = {key: record for key, record in before[name].items() if key.startswith("failed-")}
+        assert len(kept) == len(failed)
+        assert {key: record for key, record in after[name].items() if key.startswith("failed-")} == kept
+    for name in ("held", "given-up"):
+        assert after["orders"][name] == before["orders"][name]
+
+
+HOLDS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("stock held", "reservations", "declined", {"status": "RESERVED"}),
+    ("money held", "gateway_charges", "no-stock", {"refundedAt": None}),
+    ("payment open", "payments", "declined", {"status": "PENDING"}),
+    ("unpublished", "orders", "declined", {"unpublished": True}),
+    ("unpublished answer", "payments", "declined", {"unpublished": True}),
+    ("marked", "products", "p1", {"moving.declined": 1}),
+    ("a server", "jobs", "server-cancelled", {"ip": "103.181.9.7"}),
+    ("a job at work", "jobs", "server-cancelled", {"state": "RUNNING"}),
+    ("an address", "addresses", "103.181.91.5", {"orderId": "server-cancelled"}),
+    ("a lock", "locks", "103.83", {"orderId": "server-cancelled"}),
+]
+
+
+@pytest.mark.parametrize(("name", "collection", "key", "changes"), HOLDS, ids=[hold[0] for hold in HOLDS])
+async def test_who_may_still_hold_something_keeps_all_records(
+    name: str, collection: str, key: str, changes: dict[str, Any], world: World
+) -> None:
+    await world.collection(collection).update_one({"_id": key}, {"$set": changes})
+    before = await everything(world)
+    outcome = await clean(world)
+    assert sum(outcome.kept.values()) == 1
+    assert outcome.deleted["orders"] == 3
+    after = await everything(world)
+    (kept,) = DELETABLE & after["orders"].keys()
+    for records, left in zip(before.values(), after.values(), strict=True):
+        assert left.get(kept) == records.get(kept)
+
+
+async def add_cancelled(world: World, number: int) -> None:
+    for index in range(number):
+        order(world, f"old-{index:04}", "CANCELLED", stock="RELEASED", payment="REFUNDED")
+    await world.store()
+
+
+async def test_groups_end_where_they_like(world: World) -> None:
+    """Orders that were placed at the same time, some of which stay, lie on both sides of a group's end."""
+    await add_cancelled(world, 20)
+    await world.collection("payments").update_many(
+        {"_id": {"$in": ["old-0004", "old-0009"]}}, {"$set": {"status": "PENDING"}}
+    )
+    outcome = await clean(world, group=5)
+    assert (outcome.deleted["orders"], sum(outcome.kept.values())) == (22, 2)
+
+
+async def test_the_books_balance_at_every_moment_of_a_cleanup(world: World) -> None:
+    await add_cancelled(world, 150)
+    cleaning = asyncio.create_task(clean(world, group=5))
+    audits = 0
+    while not cleaning.done() or audits == 0:
+        report = await world.audit(page=10)
+        assert report.violations == []
+        audits += 1
+    assert (await cleaning).deleted["orders"] == 154
+    assert (await world.audit()).checked["orders"] == 14
+
+
+async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> None:
+    """Between the look and the deletion a payment is reopened: the group is judged anew, and the order stays."""
+    payments = world.collection("payments")
+    interfering = _Interfering(payments.database.name, world.mongodb_url)
+    pymongo.monitoring.register(interfering)
+    try:
+        outcome = await clean(world, group=100)
+    finally:
+        pymongo.monitoring._LISTENERS.command_listeners.remove(interfering)
+    assert interfering.done
+    assert outcome.kept == {"the money is not known to be back": 1}
+    assert outcome.deleted["orders"] == 3
+    assert "declined" in (await everything(world))["orders"]
+
+
+class _Interfering(pymongo.monitoring.CommandListener):
+    """Reopens a payment at the moment at which the first deletion is sent."""
+
+    def __init__(self, database: str, mongodb_url: str) -> None:
+        self.database = database
+        self.mongodb_url = mongodb_url
+        self.done = False
+
+    def started(self, event: pymongo.monitoring.CommandStartedEvent) -> None:
+        if event.command_name == "delete" and not self.done:
+            self.done = True
+            with pymongo.MongoClient[Document](self.mongodb_url) as client:
+                client[self.database]["payments"].update_one({"_id": "declined"}, {"$set": {"status": "PENDING"}})
+
+    def succeeded(self, event: object) -> None:
+        pass
+
+    def failed(self, event: object) -> None:
+        pass
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from datetime import datetime
+import pymongo.monitoring
+from operations.cleanup.records import clean_up
+
+class KillsItself(pymongo.monitoring.CommandListener):
+    commits = 0
+
+    def started(self, event):
+        if event.command_name == "commitTransaction":
+            self.commits += 1
+            if self.commits == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def succeeded(self, event): pass
+    def failed(self, event): pass
+
+pymongo.monitoring.register(KillsItself())
+url, prefix, before = sys.argv[1:]
+asyncio.run(clean_up(url, prefix, datetime.fromisoformat(before), delete=True, group=10))
+"""
+
+
+@contextlib.asynccontextmanager
+async def short_transactions(world: World) -> AsyncIterator[None]:
+    """Have the server end the transaction of a dead process after 2 s, not after a minute."""
+    name = "transactionLifetimeLimitSeconds"
+    before = (await world.client.admin.command({"getParameter": 1, name: 1}))[name]
+    await world.client.admin.command({"setParameter": 1, name: 2})
+    try:
+        yield
+    finally:
+        await world.client.admin.command({"setParameter": 1, name: before})
+
+
+async def test_killed_in_the_middle_of_a_group_it_leaves_whole_orders_and_the_next_one_goes_on(world: World) -> None:
+    await add_cancelled(world, 46)
+    async with short_transactions(world):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED, world.mongodb_url, world.prefix, BEFORE.isoformat()
+        )
+        assert await process.wait() == -signal.SIGKILL
+        report = await world.audit()
+        assert report.violations == []
+        assert report.checked["orders"] == 14 + 4 + 46 - 20
+        assert (await clean(world)).deleted["orders"] == 30
+    assert (await world.audit()).violations == []
+    assert not DELETABLE & (await everything(world))["orders"].keys()
+
+
+async def test_a_server_that_does_not_answer() -> None:
+    with pytest.raises(UnreachableError, match="MongoDB does not answer"):
+        await clean_up("mongodb://127.0.0.1:1/", "nothing", BEFORE, delete=True)
+
+
+# --- The command, over what real services have recorded. ---
+
+
+async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int, str, str]:
+    """Run `ordersaga cleanup` with these words; returns its exit status and what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    environment |= {
+        "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
+        "ORDERSAGA_AMQP_URL": stack.amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": stack.database_prefix,
+        "COLUMNS": "120",
+    }
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-c", "from operations.cli import main; main()", "cleanup", *words)
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
+    output, errors = await process.communicate(answer.encode())
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def grow_old(
+    client: pymongo.AsyncMongoClient[Document], prefix: str, days: int, still_open: str | None = None
+) -> None:
+    """Have everything that the services have recorded happened so many days earlier, but for an order that is open."""
+    for name in ("orders", "reservations", "payments", "gateway_charges", "jobs"):
+        collection = client[f"{prefix}_{DATABASES[name]}"][name]
+        async for document in collection.find({"_id": {"$ne": still_open}}):
+            times = {key: at - timedelta(days=days) for key, at in document.items() if isinstance(at, datetime)}
+            await collection.update_one({"_id": document["_id"]}, {"$set": times})
+
+
+async def test_the_command_over_the_records_of_real_services(
+    mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    async with (
+        run_stack(mongodb_url, clean_broker, database_prefix) as stack,
+        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+    ):
+        await stack.start()
+        await stack.stock("p1", 5)
+        declined = {"payment": {"method": "card", "token": "tok_declined"}}
+        old = [await stack.place(**changes) for changes in ({}, declined, {}, declined)]
+        old += [await stack.place(items=[{"productId": "unknown", "quantity": 1, "price": 10}])]
+        kept = {o["orderId"] for o in await stack.all_settled(old) if o["status"] == "CONFIRMED"}
+        assert len(kept) == 2
+        await grow_old(client, database_prefix, 40)
+        recent = [await stack.place(**declined), await stack.place()]
+        await stack.all_settled(recent)
+
+        await refuses_and_asks(stack)
+        assert (await run_command(stack, "--older-than", "41d", "--yes"))[1].startswith("Nothing to delete")
+        status, output, _ = await run_command(stack, "--older-than", "30d", "--dry-run", "--json")
+        found = json.loads(output)
+        assert (status, found["found"]["orders"], found["deleted"]["orders"]) == (0, 3, 0)
+        status, output, _ = await run_command(stack, "--older-than", "30d", "--json", "--yes")
+        done = json.loads(output)
+        assert (status, done["dryRun"], done["deleted"]) == (0, False, found["found"])
+        assert datetime.now(UTC) - datetime.fromisoformat(done["before"]) > timedelta(days=29)
+
+        for order_id in (*kept, *recent):
+            assert (await stack.order(order_id))["orderId"] == order_id
+        for order_id in set(old) - kept:
+            assert (await stack.client.get(f"{stack.url('order')}/orders/{order_id}")).status_code == 404
+        assert await stack.inventory("p1") == {"productId": "p1", "quantity": 2, "reserved": 3}
+        await stack.assert_books_balance()
+
+
+async def test_servers_failed_orders_and_their_records_stay(
+    mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    """Of orders of servers, real ones, only the one that was cancelled goes, and its job with it."""
+    async with (
+        run_simulator() as provider,
+        run_stack(
+            mongodb_url,
+            clean_broker,
+            database_prefix,
+            **provider.settings,
+            credentials_key=Fernet.generate_key().decode(),
+        ) as stack,
+        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+    ):
+        await stack.start("order", "inventory", "payment", "provisioning")
+        await provider.packages([package("203.0.113", 1), package("198.51.100", 5)])
+        for name in ("203.0.113", "198.51.100"):
+            product = {"kind": "vps", "package": name, "ram": 1024}
+            assert (await stack.client.put(f"{stack.url('inventory')}/products/{name}", json=product)).status_code < 300
+        completed = await place_server(stack, "203.0.113", "COMPLETED")
+        held = await place_server(stack, "203.0.113", "FAILED")
+        refunded = await place_server(stack, "203.0.113", "FAILED")
+        await ask(stack, refunded, "refund")
+        await provider.faults(buy={"failNext": 1})
+        cancelled = await place_server(stack, "198.51.100", "PROVISIONING")
+        await job_waits(client, database_prefix, cancelled)
+        await ask(stack, cancelled, "cancel")
+        assert [o["status"] for o in await stack.all_settled([refunded, cancelled])] == ["FAILED", "CANCELLED"]
+        await stack.assert_books_balance()
+
+        await grow_old(client, database_prefix, 40, still_open=held)
+        status, output, _ = await run_command(stack, "--older-than", "30d", "--json", "--yes")
+        assert status == 0
+        assert json.loads(output)["deleted"] == dict.fromkeys(
+            ("orders", "reservations", "payments", "charges", "jobs"), 1
+        )
+        jobs = client[f"{database_prefix}_provisioning"]["jobs"]
+        assert {job["_id"] async for job in jobs.find()} == {completed, held, refunded}
+        for order_id in (completed, held, refunded):
+            assert (await stack.order(order_id))["orderId"] == order_id
+        await stack.assert_books_balance()
+
+
+async def place_server(stack: Stack, product_id: str, status: str) -> str:
+    """Order a server; returns the order's id once it has that status."""
+    order_id = await stack.place(items=[{"productId": product_id, "quantity": 1, "price": 10}])
+
+    async def arrived() -> bool:
+        return bool((await stack.order(order_id))["status"] == status)
+
+    await eventually(arrived, within=20)
+    return order_id
+
+
+async def ask(stack: Stack, order_id: str, action: str) -> None:
+    response = await stack.client.post(f"{stack.url('order')}/orders/{order_id}/{action}", json={})
+    assert response.status_code == 202, response.text
+
+
+async def job_waits(client: pymongo.AsyncMongoClient[Document], prefix: str, order_id: str) -> None:
+    async def waits() -> bool:
+        found = await client[f"{prefix}_provisioning"]["jobs"].find_one({"_id": order_id})
+        return found is not None and found["state"] == "WAITING"
+
+    await eventually(waits, within=20)
+
+
+async def refuses_and_asks(stack: Stack) -> None:
+    """Nothing is deleted for wrong usage, without agreement, or while there are dead letters."""
+    for words in (["--older-than", "12h"], ["--older-than", "soon"], [], ["--older-than", "30d", "--json"]):
+        assert (await run_command(stack, *words, answer="y\n"))[0] == 2, words
+    for answer in ("n\n", ""):
+        status, output, _ = await run_command(stack, "--older-than", "30d", answer=answer)
+        assert status == 1
+        assert "3 orders" in " ".join(output.split())
+    await leave_a_dead_letter(stack.amqp_url)
+    status, output, errors = await run_command(stack, "--older-than", "30d", "--yes")
+    assert (status, output) == (1, "")
+    assert "there is 1 dead letter" in errors
+    status, output, _ = await run_command(stack, "--older-than", "30d", "--yes", "--json")
+    assert (status, list(json.loads(output))) == (1, ["refused"])
+    words = ("--older-than", "41d", "--yes", "--ignore-dead-letters")
+    assert (await run_command(stack, *words))[0] == 0
+    await purge(stack.amqp_url)
+
+
+async def leave_a_dead_letter(amqp_url: str) -> None:
+    bus = RabbitBus(amqp_url)
+    await bus.start(None)
+    await bus.close()
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await channel.default_exchange.publish(aio_pika.Message(b"{}"), routing_key=DEAD_LETTERS)
+
+        async def counted() -> bool:
+            declared = await (await connection.channel()).declare_queue(DEAD_LETTERS, passive=True)
+            return declared.declaration_result.message_count == 1
+
+        await eventually(counted, within=10)
+
+
+async def purge(amqp_url: str) -> None:
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await (await channel.get_queue(DEAD_LETTERS)).purge()
+
+
+async def test_the_command_says_when_no_server_answers(mongodb_url: str, amqp_url: str) -> None:
+    for stack in (
+        Stack("mongodb://127.0.0.1:1/", amqp_url, "nothing"),
+        Stack(mongodb_url, "amqp://guest:guest@127.0.0.1:1/", "nothing"),
+    ):
+        status, output, errors = await run_command(stack, "--older-than", "30d", "--yes")
+        assert (status, output) == (3, "")
+        assert "does not answer" in errors
+        await stack.close()

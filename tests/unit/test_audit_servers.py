@@ -1,0 +1,255 @@
+"""The audit's judgement of orders of servers: what may be on its way, and from when on it is wrong."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operations.audit import orders
+from operations.audit.case import Case, Document
+from operations.audit.orders import PROVISIONING, STILL
+from operations.audit.report import Violation
+from operations.audit.servers import (
+    LEFT_BEHIND,
+    LONGEST_LEASE,
+    OVERDUE,
+    RULES,
+    UNPUBLISHED,
+    Held,
+    judge_address,
+    judge_lock,
+    lies_inside,
+    shared_address,
+    two_servers,
+)
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+INSTANT = timedelta(milliseconds=1)
+LONG_AGO = NOW - timedelta(days=1)
+
+
+def an_order(status: str = "PROVISIONING", **changes: Any) -> Document:
+    """An order of a server; what is not about the server is left to test_audit_orders.py."""
+    over = {"COMPLETED": {"server": {"ip": "10.1.2.3"}}, "FAILED": {}}.get(status, {})
+    order = {"_id": "o1", "status": status, "settled": status in ("COMPLETED", "CANCELLED"), "updatedAt": LONG_AGO}
+    return order | {"provisioning": {"package": "10.1.2"}, "provisioningRun": 1} | over | changes
+
+
+def a_job(state: str, **changes: Any) -> Document:
+    working = {} if state in ("COMPLETED", "FAILED") else {"dueAt": NOW}
+    ended = {"ip": "10.1.2.3"} if state == "COMPLETED" else {}
+    job = {"_id": "o1", "state": state, "lockKey": "10.1.2", "run": 1, "updatedAt": LONG_AGO}
+    return job | working | ended | changes
+
+
+ADDRESS = {"_id": "10.1.2.3", "orderId": "o1", "wrong": False}
+
+
+def kinds(order: Document, job: Document | None = None, **more: Any) -> list[str]:
+    """What the rules about servers say."""
+    case = Case("o1", order, job=job, **more)
+    return [violation.kind for rule in RULES for violation in rule(case, order, NOW)]
+
+
+# --- Which addresses lie inside a package. ---
+
+
+@pytest.mark.parametrize(
+    ("package", "ip", "inside"),
+    [
+        ("103.181.91", "103.181.91.5", True),
+        ("103.181.9", "103.181.91.5", False),
+        ("103.181.9", "103.181.9.5", True),
+        ("103.83.x", "103.83.4.5", True),
+        ("103.83.*.*", "103.83.4.5", True),
+        ("103.83.", "103.83.4.5", True),
+        ("103.83", "103.84.4.5", False),
+        ("103.83", "103.83.4", False),
+        ("103.83", "103.83.4.5.6", False),
+        ("103.83", "103.83.4.500", False),
+        ("103.83", "103.83.4.5 ", False),
+        ("103.83", "", False),
+        ("", "103.83.4.5", False),
+        ("x", "103.83.4.5", False),
+        ("103.x.5", "103.83.4.5", False),
+        ("10.1.2.3", "10.1.2.3", True),
+    ],
+)
+def test_an_address_lies_inside_a_package_by_whole_octets(package: str, ip: str, inside: bool) -> None:
+    assert lies_inside(package, ip) is inside
+
+
+OCTETS = st.lists(st.integers(0, 255), min_size=4, max_size=4)
+
+
+@given(OCTETS, OCTETS, st.integers(1, 4), st.sampled_from(["", ".", ".x", ".x.x", ".*"]))
+def test_octets_decide_and_nothing_else(package: list[int], ip: list[int], named: int, rest: str) -> None:
+    name = ".".join(map(str, package[:named])) + rest
+    assert lies_inside(name, ".".join(map(str, ip))) is (ip[:named] == package[:named])
+    assert lies_inside(name, ".".join(map(str, package[:named] + ip[named:])))
+
+
+# --- An order and its job. ---
+
+
+@pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", None])
+def test_an_order_that_is_being_provisioned_may_have_any_job_or_none_yet(state: str | None) -> None:
+    assert kinds(an_order(), state and a_job(state)) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "allowed"),
+    [
+        (an_order("PENDING"), {None}),
+        (an_order("CONFIRMED"), {None}),
+        (an_order("COMPLETED"), {"COMPLETED"}),
+        (an_order("FAILED"), {"FAILED", "COMPLETED"}),  # the latter has told so, and the order is about to hear it
+        (an_order("FAILED", compensating=True), {None, "FAILED"}),
+        (an_order("FAILED", compensating=True, settled=True), {None, "FAILED"}),
+        (an_order("CANCELLED", settled=False), {None, "FAILED"}),
+        (an_order("CANCELLED"), {None, "FAILED"}),
+    ],
+)
+def test_which_jobs_go_with_an_order(order: Document, allowed: set[str | None]) -> None:
+    for state in ("QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", None):
+        found = kinds(order, state and a_job(state), address=ADDRESS)
+        assert (found == []) is (state in allowed), (state, found)
+
+
+def test_a_completed_order_has_its_own_address_inside_its_package() -> None:
+    job = a_job("COMPLETED")
+    assert kinds(an_order("COMPLETED"), job, address=ADDRESS) == []
+    assert kinds(an_order("COMPLETED"), job) == ["address"]
+    assert kinds(an_order("COMPLETED"), job, address=ADDRESS | {"orderId": "o2"}) == ["address"]
+    assert kinds(an_order("COMPLETED"), job, address=ADDRESS | {"wrong": True}) == ["address"]
+    assert kinds(an_order("COMPLETED"), a_job("COMPLETED", ip="10.1.2.4"), address=ADDRESS) == ["job"]
+    assert kinds(an_order("COMPLETED", provisioning={"package": "10.1.20"}), job, address=ADDRESS) == ["wrong package"]
+    assert kinds(an_order("COMPLETED", provisioning=None), job, address=ADDRESS) == ["no package"]
+    assert "no server" in kinds(an_order("COMPLETED", server=None), job, address=ADDRESS)
+
+
+def test_jobs_from_before_they_were_carried_out_are_judged_by_what_they_say() -> None:
+    """They lack a run, a time and a package; all of them were refused."""
+    old = {"_id": "o1", "state": "FAILED", "updatedAt": LONG_AGO}
+    assert kinds(an_order("FAILED"), old) == []
+    assert kinds(an_order("CANCELLED"), old) == []
+    order = an_order()
+    del order["provisioningRun"]
+    assert orders.standing(Case("o1", order, job=old), NOW).stalled
+    assert kinds(an_order(), {"_id": "o1"}) == ["job never due"]
+
+
+# --- Time. ---
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "WAITING"])
+def test_the_moment_from_which_on_a_job_is_overdue(state: str) -> None:
+    assert kinds(an_order(), a_job(state, dueAt=NOW - OVERDUE)) == []
+    assert kinds(an_order(), a_job(state, dueAt=NOW - OVERDUE - INSTANT)) == ["job overdue"]
+    assert kinds(an_order(), a_job(state, dueAt=None)) == ["job never due"]
+
+
+def test_who_stands_in_line_is_overdue_only_when_the_line_does_not_move() -> None:
+    queued = a_job("QUEUED", dueAt=LONG_AGO)
+    stands = {"movedAt": NOW - OVERDUE - INSTANT}
+    assert kinds(an_order(), queued, line=stands | {"expiresAt": NOW}) == []
+    assert kinds(an_order(), queued, line={"movedAt": NOW - OVERDUE}) == []
+    assert kinds(an_order(), queued, line=stands) == ["job overdue"]
+    assert kinds(an_order(), queued, line=stands | {"expiresAt": NOW - INSTANT}) == ["job overdue"]
+    assert kinds(an_order(), queued) == ["job overdue"]
+    assert kinds(an_order(), a_job("QUEUED", dueAt=NOW - OVERDUE)) == []
+
+
+def test_who_has_an_address_stands_in_no_line() -> None:
+    ready = a_job("QUEUED", ip="10.1.2.3", dueAt=NOW - OVERDUE)
+    assert kinds(an_order(), ready) == []
+    assert kinds(an_order(), ready | {"dueAt": NOW - OVERDUE - INSTANT}) == ["job overdue"]
+
+
+@pytest.mark.parametrize("state", ["WAITING", "COMPLETED", "FAILED"])
+def test_the_moment_from_which_on_a_job_is_unpublished(state: str) -> None:
+    assert kinds(an_order(), a_job(state, outboxSince=NOW - UNPUBLISHED)) == []
+    assert kinds(an_order(), a_job(state, outboxSince=NOW - UNPUBLISHED - INSTANT)) == ["job unpublished"]
+
+
+def test_an_order_stands_still_only_when_nobody_works_for_it() -> None:
+    def stalled(job: Document | None, **changes: Any) -> bool:
+        return orders.standing(Case("o1", an_order(**changes), job=job), NOW).stalled
+
+    assert stalled(None)
+    assert not stalled(None, unpublished=True)
+    assert not stalled(None, updatedAt=NOW - STILL)
+    for state in ("QUEUED", "RUNNING", "WAITING"):
+        assert not stalled(a_job(state))
+    for state in ("COMPLETED", "FAILED"):
+        assert stalled(a_job(state))
+        assert not stalled(a_job(state, updatedAt=NOW - STILL))
+        assert not stalled(a_job(state, outboxSince=NOW))
+    assert stalled(a_job("FAILED"), provisioningRun=2)
+    assert stalled(a_job("WAITING"), provisioningRun=2)
+
+
+def test_a_held_order_stands_still_when_it_never_heard_of_its_server() -> None:
+    held = an_order("FAILED")
+    assert not orders.standing(Case("o1", held, job=a_job("FAILED")), NOW).in_flight
+    assert orders.standing(Case("o1", held, job=a_job("COMPLETED")), NOW).stalled
+    assert not orders.standing(Case("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
+
+
+def test_how_long_an_order_may_be_without_a_job_though_messages_are_under_way() -> None:
+    def late(job: Document | None, since: datetime) -> bool:
+        order = an_order(updatedAt=since, deadline=NOW)
+        return "provisioning" in [v.kind for v in orders.judge(Case("o1", order, job=job), NOW)]
+
+    assert not late(None, NOW - PROVISIONING)
+    assert late(None, NOW - PROVISIONING - INSTANT)
+    assert late(a_job("FAILED"), LONG_AGO)
+    assert not late(a_job("FAILED", updatedAt=NOW), LONG_AGO)
+    assert not late(a_job("WAITING"), LONG_AGO)
+
+
+# --- Addresses and locks. ---
+
+
+def test_an_address_belongs_to_an_order_that_exists() -> None:
+    assert list(judge_address(Held(ADDRESS, an_order(), None))) == []
+    (violation,) = judge_address(Held(ADDRESS, None, None))
+    assert (violation.invariant, violation.subject, violation.id) == (6, "address", "10.1.2.3")
+
+
+def test_what_is_shared_is_named_with_who_shares_it() -> None:
+    violation = shared_address("10.1.2.3", 3, ["o1", "o3"])
+    assert (violation.subject, violation.id) == ("address", "10.1.2.3")
+    assert "3 orders" in violation.found
+    assert "o1 and o3" in violation.found
+    assert two_servers("o1", 2, ["10.1.2.3", "10.1.2.4"]).as_json()["order"] == "o1"
+
+
+def lock_kinds(job: Document | None, **changes: Any) -> list[str]:
+    lock = {"_id": "10.1.2", "orderId": "o1", "expiresAt": NOW} | changes
+    found: list[Violation] = list(judge_lock(Held(lock, an_order(), job), NOW))
+    assert all((violation.subject, violation.id) == ("lock", "10.1.2") for violation in found)
+    return [violation.kind for violation in found]
+
+
+def test_the_moment_from_which_on_a_lock_is_left_behind() -> None:
+    early, late = NOW - LEFT_BEHIND, NOW - LEFT_BEHIND - INSTANT
+    for state in ("QUEUED", "RUNNING", "WAITING"):
+        assert lock_kinds(a_job(state, dueAt=late), expiresAt=early) == []
+        assert lock_kinds(a_job(state, dueAt=early), expiresAt=late) == []
+        assert lock_kinds(a_job(state, dueAt=late), expiresAt=late) == ["lock left behind"]
+        assert lock_kinds(a_job(state, dueAt=late, ip="10.1.2.3"), expiresAt=late) == []
+
+
+def test_a_lock_is_not_held_for_a_job_that_is_over_or_does_not_exist() -> None:
+    held, left = NOW + INSTANT, NOW - timedelta(days=1)
+    for state in ("COMPLETED", "FAILED"):
+        assert lock_kinds(a_job(state, updatedAt=NOW - LONGEST_LEASE), expiresAt=held) == []
+        ended = a_job(state, updatedAt=NOW - LONGEST_LEASE - INSTANT)
+        assert lock_kinds(ended, expiresAt=held) == ["lock of a job that is over"]
+        assert lock_kinds(ended, expiresAt=left) == []  # a crash left it; whoever wants it takes it
+    assert lock_kinds(a_job("RUNNING")) == []
+    assert lock_kinds(None) == ["lock of nobody"]
+    assert lock_kinds(a_job("RUNNING"), expiresAt=None) == ["lock without end"]

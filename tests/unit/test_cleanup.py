@@ -1,0 +1,96 @@
+"""The cleanup's decisions: what age is meant, which orders are over, and what keeps their records."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+
+from operations.cleanup.age import read_age
+from operations.cleanup.deletable import Document, Records, is_over, why_kept
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+OLD = NOW - timedelta(days=40)
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [("30d", 30), ("24h", 1), ("1440m", 1), ("86400s", 1), ("2w", 14), (" 30d ", 30), ("36500d", 36500)],
+)
+def test_ages(text: str, days: int) -> None:
+    assert read_age(text) == timedelta(days=days)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        *(
+            (text, "is not an age")
+            for text in ("", "d", "30", "30 d", "-30d", "1.5d", "30D", "30days", "٣d", "9999999999d")
+        ),
+        *((text, "less than a day") for text in ("0d", "12h", "23h", "1439m", "86399s")),
+        *((text, "more than") for text in ("36501d", "999999999w")),
+    ],
+)
+def test_what_is_not_an_age_that_may_be_cleaned_up(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        read_age(text)
+
+
+def an_order(**changes: Any) -> Document:
+    return {"_id": "o1", "status": "CANCELLED", "settled": True, "updatedAt": OLD} | changes
+
+
+def test_only_cancelled_orders_that_are_settled_are_ever_over() -> None:
+    for status in ("PENDING", "CONFIRMED", "PROVISIONING", "COMPLETED", "FAILED", "LOST", None):
+        for settled, compensating in product((True, False, None), (True, False)):
+            assert not is_over(an_order(status=status, settled=settled, compensating=compensating), NOW)
+    assert is_over(an_order(), NOW)
+    assert not is_over(an_order(settled=False), NOW)
+    assert not is_over(an_order(updatedAt=NOW), NOW)
+    assert not is_over(an_order(updatedAt=None), NOW)
+
+
+REFUNDED = {"outcome": "CHARGED", "refundedAt": OLD}
+GONE = Records(an_order(), {"status": "RELEASED"}, {"status": "REFUNDED"}, REFUNDED, {"state": "FAILED"})
+
+
+def test_what_holds_nothing_may_go() -> None:
+    for stock, money in product(("FAILED", "RELEASED"), ("FAILED", "VOIDED", "REFUNDED")):
+        assert why_kept(Records(an_order(), {"status": stock}, {"status": money})) is None
+    assert why_kept(GONE) is None
+    assert why_kept(GONE._replace(charge={"outcome": "DECLINED"})) is None
+    assert why_kept(GONE._replace(charge={"outcome": "VOIDED"})) is None
+    assert (
+        why_kept(GONE._replace(job={"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": True}})) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"order": an_order(unpublished=True)}, "not published"),
+        ({"payment": {"status": "REFUNDED", "unpublished": True}}, "not published"),
+        ({"job": {"state": "FAILED", "outboxSince": OLD}}, "not published"),
+        ({"reservation": {"status": "RESERVED"}}, "stock"),
+        ({"reservation": None}, "stock"),
+        ({"payment": {"status": "PROCESSED"}}, "money"),
+        ({"payment": {"status": "PENDING", "nextLookupAt": OLD}}, "money"),
+        ({"payment": None}, "money"),
+        ({"charge": {"outcome": "CHARGED"}}, "gateway"),
+        ({"marked": True}, "mark"),
+        ({"job": {"state": "COMPLETED"}}, "job"),
+        ({"job": {"state": "WAITING"}}, "job"),
+        ({"job": {}}, "job"),
+        ({"job": {"state": "FAILED", "ip": "10.1.2.3"}}, "server"),
+        ({"job": {"state": "FAILED", "wrongIps": ["10.1.2.3"]}}, "server"),
+        ({"job": {"state": "FAILED", "purchase": {"asked": ["10.1.2.3"]}}}, "server"),
+        ({"job": {"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": False}}}, "server"),
+        ({"owns": True}, "server"),
+        ({"locks": True}, "lock"),
+    ],
+)
+def test_whatever_is_held_or_unknown_keeps_all_records(change: dict[str, Any], reason: str) -> None:
+    kept = why_kept(GONE._replace(**change))
+    assert kept is not None
+    assert reason in kept

@@ -1,0 +1,182 @@
+"""A small world of correct records: an order for every way that an order can go, with the services' records of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pymongo
+from pymongo.asynchronous.collection import AsyncCollection
+
+from operations.audit import Report, audit
+
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(hours=2)
+JUST_NOW = NOW + timedelta(hours=2)
+"""Of what has just happened: ahead, so that it stays so however long the tests take."""
+TOTAL = 2000
+SERVER = (("server", 1),)
+DATABASES = {
+    "orders": "orders",
+    "products": "inventory",
+    "reservations": "inventory",
+    "payments": "payments",
+    "gateway_charges": "payments",
+    "jobs": "provisioning",
+    "addresses": "provisioning",
+    "locks": "provisioning",
+}
+Document = dict[str, Any]
+
+
+@dataclass
+class World:
+    """Records of all services, and where they are stored."""
+
+    client: pymongo.AsyncMongoClient[Document]
+    prefix: str
+    mongodb_url: str
+    amqp_url: str
+    records: dict[str, list[Document]] = field(default_factory=dict)
+
+    def collection(self, name: str) -> AsyncCollection[Document]:
+        return self.client[f"{self.prefix}_{DATABASES[name]}"][name]
+
+    def add(self, name: str, **record: Any) -> None:
+        self.records.setdefault(name, []).append(record)
+
+    async def store(self) -> None:
+        for name, documents in self.records.items():
+            await self.collection(name).insert_many(documents)
+        self.records.clear()
+
+    async def audit(self, **options: Any) -> Report:
+        return await audit(self.mongodb_url, self.amqp_url, self.prefix, **({"second_look_after": 0.05} | options))
+
+
+def populate(world: World) -> None:
+    """Every way that an order can go. Of 20 units supplied of p1, 4 are out, and of 5 of p2, 1."""
+    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1}
+    world.add("products", _id="p1", kind="goods", quantity=16, supplied=20, version=9, moving=moving)
+    world.add("products", _id="p2", kind="goods", quantity=4, supplied=5, version=3, moving={})
+    world.add("products", _id="server", kind="vps", quantity=None, supplied=None, version=1, moving={})
+
+    order(world, "confirmed", "CONFIRMED", items=(("p1", 1), ("p2", 1)))
+    order(world, "recorded", "CONFIRMED")  # its reservation is stored, its mark not yet removed
+    order(world, "free", "CONFIRMED", items=(), total=0)
+    order(world, "no-stock", "CANCELLED", stock="FAILED", payment="REFUNDED")
+    order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
+    order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
+
+    on_its_way = {"settled": False, "updatedAt": JUST_NOW}
+    # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
+    order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
+    # Refused a moment ago; the unit that was taken under its mark is about to go back.
+    order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=JUST_NOW)
+    # Cancelled: the unit is back on the shelf under its mark while its reservation still says RESERVED.
+    order(world, "returning", "CANCELLED", stock="RESERVED", payment="REFUNDED", **on_its_way)
+    order(world, "new", None, stock=None, payment=None)
+    populate_servers(world)
+
+
+def populate_servers(world: World) -> None:
+    """Every way that an order of a server can go, over two packages: one is held, the other free."""
+    completed = {"server": {"ip": "103.181.9.5"}, "provisioning": {"package": "103.181.9"}, "provisioningRun": 1}
+    order(world, "completed", "COMPLETED", items=SERVER, **completed)
+    job(world, "completed", "COMPLETED", ip="103.181.9.5")
+    world.add("addresses", _id="103.181.9.5", orderId="completed", wrong=False, at=LONG_AGO)
+
+    # Its first run was given this one; the second got it right.
+    world.add("addresses", _id="103.181.90.9", orderId="completed", wrong=True, at=LONG_AGO)
+
+    order(world, "held", "FAILED", items=SERVER, settled=False, dueAt=JUST_NOW)
+    job(world, "held", "FAILED", wrongIps=["103.181.91.5"])
+    world.add("addresses", _id="103.181.91.5", orderId="held", wrong=True, at=LONG_AGO)
+    order(world, "given-up", "FAILED", stock="RELEASED", payment="REFUNDED", items=SERVER, compensating=True)
+    job(world, "given-up", "FAILED")
+    order(world, "server-cancelled", "CANCELLED", stock="RELEASED", payment="REFUNDED", items=SERVER)
+    job(world, "server-cancelled", "FAILED")
+
+    # They stand here for as long as they like: somebody works for them, or will when their time comes.
+    on_its_way = {"items": SERVER, "settled": False, "provisioningRun": 1}
+    order(world, "provisioning", "PROVISIONING", **on_its_way)
+    job(world, "provisioning", "RUNNING", dueAt=JUST_NOW)
+    world.add("locks", _id="103.181.9", orderId="provisioning", token=2, acquiredAt=LONG_AGO, expiresAt=JUST_NOW)
+    order(world, "queued", "PROVISIONING", **on_its_way)
+    job(world, "queued", "QUEUED", dueAt=LONG_AGO)
+    order(world, "waiting", "PROVISIONING", **on_its_way | {"provisioningRun": 2})
+    job(world, "waiting", "WAITING", "103.83.x", run=2, dueAt=JUST_NOW)
+    world.add("locks", _id="103.83", token=7)
+    # A process died after the end of its job and before the release: whoever wants the package takes it.
+    world.add("locks", _id="10.9", orderId="held", token=1, acquiredAt=LONG_AGO, expiresAt=LONG_AGO)
+    # The job has ended, and its order is about to hear of it.
+    order(world, "ready", "PROVISIONING", **on_its_way)
+    job(world, "ready", "COMPLETED", "103.83.x", ip="103.83.4.5", updatedAt=JUST_NOW)
+    world.add("addresses", _id="103.83.4.5", orderId="ready", wrong=False, at=JUST_NOW)
+
+
+def job(world: World, order_id: str, state: str, package: str = "103.181.9", **changes: Any) -> None:
+    """What provisioning has recorded for one order."""
+    document = {
+        "_id": order_id,
+        "state": state,
+        "package": package,
+        "lockKey": package.removesuffix(".x"),
+        "run": 1,
+        "createdAt": LONG_AGO,
+        "updatedAt": LONG_AGO,
+    }
+    world.add("jobs", **(document | changes))
+
+
+def order(
+    world: World,
+    order_id: str,
+    status: str | None,
+    stock: str | None = "RESERVED",
+    payment: str | None = "PROCESSED",
+    items: Iterable[tuple[str, int]] = (("p1", 1),),
+    total: int = TOTAL,
+    **changes: Any,
+) -> None:
+    """One order, and what inventory, payment and the gateway have recorded for it."""
+    lines = [{"productId": product, "quantity": units, "price": 0} for product, units in items]
+    if lines:
+        lines[0]["price"] = total
+    placed = JUST_NOW if status in (None, "PENDING") else LONG_AGO
+    document = {
+        "_id": order_id,
+        "items": lines,
+        "totalAmount": total,
+        "currency": "USD",
+        "status": status or "PENDING",
+        "stockStatus": stock or "PENDING",
+        "paymentStatus": payment or "PENDING",
+        "settled": status in ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED"),
+        "createdAt": placed,
+        "updatedAt": placed,
+        "deadline": placed + timedelta(minutes=5),
+        "history": [{"status": "PENDING"}, {"status": status or "PENDING"}],
+    }
+    world.add("orders", **(document | changes))
+    if stock not in (None, "PENDING"):
+        recorded = [] if order_id == "tombstones" else lines
+        world.add("reservations", _id=order_id, status=stock, items=recorded, updatedAt=placed)
+    if payment is not None:
+        record_payment(world, order_id, payment, total, placed)
+
+
+def record_payment(world: World, order_id: str, status: str, total: int, at: datetime) -> None:
+    if status == "VOIDED":
+        world.add("payments", _id=order_id, status=status, updatedAt=at)
+        world.add("gateway_charges", _id=order_id, outcome="VOIDED")
+        return
+    money = {"amount": total, "currency": "USD"}
+    took_money = status in ("PROCESSED", "REFUNDED")
+    transaction = {"transactionId": f"ch_{order_id}" if total else "no-charge"} if took_money else {}
+    world.add("payments", _id=order_id, status=status, updatedAt=at, **money, **transaction)
+    if not total:
+        return
+    refunded = {"refundedAt": at} if status == "REFUNDED" else {}
+    outcome = "DECLINED" if status == "FAILED" else "CHARGED"
+    world.add("gateway_charges", _id=order_id, outcome=outcome, chargeId=f"ch_{order_id}", **money, **refunded)
