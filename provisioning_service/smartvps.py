@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import Histogram
 
 from provisioning_service import smartvps_answers as answers
-from provisioning_service.provider import Access, Package, ProviderError
+from provisioning_service.provider import Access, Package, ProviderError, UnansweredError
 
 MAX_ANSWER_BYTES = 5 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 2.0
@@ -118,12 +118,12 @@ class SmartVps:
                 return await self._exchange(call, request)
         except _StoppedError as stopped:
             raise stopped.reason from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ProviderError(f"{call}: could not connect: {str(error)[:200] or type(error).__name__}") from None
         except (TimeoutError, httpx.TimeoutException):
-            raise ProviderError(f"{call}: no answer within {seconds:g} s") from None
-        except httpx.ConnectError as error:
-            raise ProviderError(f"{call}: could not connect: {str(error)[:200]}") from None
+            raise UnansweredError(f"{call}: no answer within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise ProviderError(f"{call}: the connection broke: {type(error).__name__}") from None
+            raise UnansweredError(f"{call}: the connection broke: {type(error).__name__}") from None
 
     async def _exchange(self, call: str, request: httpx.Request) -> bytes:
         response = await self._client.send(request, stream=True)

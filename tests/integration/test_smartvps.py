@@ -18,7 +18,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from provisioning_service.provider import Provider, ProviderError
+from provisioning_service.provider import Provider, ProviderError, UnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
 from shared.failure_points import SimulatedCrashError
 from tests.eventually import eventually
@@ -142,8 +142,9 @@ async def test_the_address_that_was_assigned_is_returned_even_if_it_is_wrong(
 async def test_a_provider_that_fails_is_an_error_and_is_asked_once(simulator: Simulator, smartvps: SmartVps) -> None:
     before = measured("buyvps", "error"), measured("status", "error")
     await simulator.faults(buy={"failNext": 1}, status={"failNext": 1})
-    with pytest.raises(ProviderError, match=r"^buyvps: answered 500$"):
+    with pytest.raises(ProviderError, match=r"^buyvps: answered 500$") as answered:
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
+    assert not isinstance(answered.value, UnansweredError), "an answer, if not a good one: the provider is done"
     with pytest.raises(ProviderError, match=r"^status: answered 500$"):
         await smartvps.access("103.181.9.2")
     assert await simulator.purchases() == []
@@ -155,7 +156,7 @@ async def test_a_lost_answer_is_an_error_and_the_purchase_is_not_repeated(
 ) -> None:
     await smartvps.packages()  # leaves a connection that the purchase uses again
     await simulator.faults(buy={"loseAnswerNext": 1})
-    with pytest.raises(ProviderError, match=r"^buyvps: the connection broke: \w+$"):
+    with pytest.raises(UnansweredError, match=r"^buyvps: the connection broke: \w+$"):
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
     assert [purchase["ip"] for purchase in await simulator.purchases()] == ["103.181.9.2"]
 
@@ -171,9 +172,10 @@ async def test_a_provider_that_is_away_is_an_error_and_nothing_was_sent() -> Non
         port = listener.getsockname()[1]
     sent: list[None] = []
     async with client(f"http://127.0.0.1:{port}") as lonely:
-        with pytest.raises(ProviderError, match=r"^buyvps: could not connect"):
+        with pytest.raises(ProviderError, match=r"^buyvps: could not connect") as refused:
             await lonely.buy("103.181.9.2", None, before_sending=lambda: sent.append(None))
     assert not sent
+    assert not isinstance(refused.value, UnansweredError), "nothing has left: there is nothing to be answered"
 
 
 @pytest.mark.parametrize("reason", [ValueError("stop"), TimeoutError(), httpx.ReadError("x"), SimulatedCrashError("x")])
@@ -239,6 +241,7 @@ async def test_calls_that_took_too_long_do_not_spoil_those_that_follow(
         attempts = [impatient.buy("103.181.9.2", None, before_sending=nothing) for _ in range(3)]
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["buyvps: no answer within 0.2 s"] * 3
+        assert {type(outcome) for outcome in outcomes} == {UnansweredError}
         await simulator.faults(buy={})
         assert await impatient.buy("103.181.91.1", None, before_sending=nothing) == "103.181.91.1"
 
