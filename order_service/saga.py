@@ -236,7 +236,8 @@ def _server_ready(order: Order, event: ProvisioningCompleted, now: datetime) -> 
 
 
 def _provisioning_failed(order: Order, event: ProvisioningFailed, now: datetime) -> Step:
-    order = replace(order, provisioning_status="FAILED")
+    """Cancel what is to be cancelled, unless a server was bought: then an operator decides, as after any failure."""
+    order = replace(order, provisioning_status="FAILED", cancel_requested=order.cancel_requested and not event.bought)
     if order.cancel_requested:
         return _cancel(order, event.reason, now)
     return _enter(replace(order, status=Status.FAILED, failure_reason=event.reason))

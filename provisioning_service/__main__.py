@@ -14,6 +14,7 @@ from provisioning_service.api import Desk, create_router
 from provisioning_service.carrying import Carrying, Records
 from provisioning_service.credentials import Vault
 from provisioning_service.handlers import handlers
+from provisioning_service.job import Job
 from provisioning_service.jobs import Jobs
 from provisioning_service.lifecycle import Patience
 from provisioning_service.locks import Locks
@@ -50,7 +51,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
     background: list[Callable[[], Awaitable[None]]] = [announcing.run]
     drain: list[Callable[[], Awaitable[None]]] = []
-    on_new: Callable[[], None] = _nothing
+    wake: Callable[[], None] = _nothing
     if provider is not None and vault is not None:
         patience = patience_of(settings)
         carrying = Carrying(
@@ -65,9 +66,14 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
         schedule = Schedule(jobs, locks, carrying, announcing, patience, clock=utc_now, at_once=settings.jobs_at_once)
         background.append(schedule.run)
         drain.append(provider.close)
-        on_new = schedule.wake
+        wake = schedule.wake
     else:
         _log.warning("no server provider is configured: every job is refused, those under way stand still")
+
+    def on_new(job: Job) -> None:
+        announcing.post(job)
+        wake()
+
     return Parts(
         handlers=handlers(jobs, utc_now, on_new, has_provider=provider is not None),
         router=create_router(Desk(jobs, locks, packages, provider, vault, utc_now)),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from provisioning_service.addresses import package_key
 from provisioning_service.credentials import UnreadableCredentialsError, Vault
-from provisioning_service.job import Job, State, Step
+from provisioning_service.job import Job, Purchase, State, Step
 from provisioning_service.jobs import Jobs
 from provisioning_service.lifecycle import NO_PROVIDER
 from provisioning_service.locks import Lock, Locks
@@ -48,10 +48,19 @@ class AttemptView(View):
     detail: str
 
 
+class PurchaseView(View):
+    """An attempt to buy that has given no address; while it is not answered, the provider may still be at it."""
+
+    asked: list[str]
+    started_at: str
+    answered: bool
+
+
 class JobView(View):
     """An order's job; package and RAM (in MB) are null where a cancellation came before its request.
 
-    `wrongIps` are addresses that the provider assigned and the order must not have.
+    `purchase` is the last attempt to buy that has given no address, with all addresses that were asked for; `wrongIps`
+    are addresses that the provider assigned and the order must not have.
     """
 
     order_id: str
@@ -62,6 +71,7 @@ class JobView(View):
     run: int
     attempts: list[AttemptView]
     next_attempt_at: str | None
+    purchase: PurchaseView | None
     ip: str | None
     wrong_ips: list[str]
     failure_reason: str | None
@@ -240,11 +250,22 @@ def show(job: Job) -> dict[str, Any]:
             for attempt in job.attempts
         ],
         "nextAttemptAt": _moment(job.due_at if job.state is State.WAITING else None),
+        "purchase": _show_purchase(job.purchase),
         "ip": job.ip,
         "wrongIps": list(job.wrong_ips),
         "failureReason": job.failure_reason,
         "createdAt": to_rfc3339(job.created_at),
         "updatedAt": to_rfc3339(job.updated_at),
+    }
+
+
+def _show_purchase(purchase: Purchase | None) -> dict[str, Any] | None:
+    if purchase is None:
+        return None
+    return {
+        "asked": list(purchase.asked),
+        "startedAt": to_rfc3339(purchase.started_at),
+        "answered": purchase.answered,
     }
 
 

@@ -4,7 +4,6 @@ Under the package's lock: see what is for sale, adopt what an earlier attempt ha
 without the lock: ask how to get into the server. Every step is recorded before the next one begins.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,15 +91,12 @@ class Carrying:
                 on_freed()
             if held.job.state is State.RUNNING:
                 await self._finish(held, access)
-        except ClaimLostError:
-            raise
-        except (LeaseLostError, asyncio.CancelledError):
-            # Whoever comes next need not wait for the end of the claim.
-            await held.record(lifecycle.given_up(held.job, self._clock()))
+        except (ClaimLostError, LeaseLostError):
             raise
         except Exception as error:  # noqa: BLE001 - counted, so that a job with a fault ends where somebody sees it
             _log.exception("a fault in a job", order_id=held.job.order_id)
-            await self._count_fault(held, f"fault: {type(error).__name__}")
+            if held.job.state is State.RUNNING:
+                await self._count_fault(held, f"fault: {type(error).__name__}")
 
     # --- Under the package's lock. ---
 
@@ -165,7 +161,8 @@ class Carrying:
         if own:  # it was recorded as ours, and then the process died
             await self._record(held, lifecycle.bought(job, own[0], "the provider assigned", self._clock()))
             return None
-        for ip in lifecycle.sold_to_us(job, package.ips, owners):
+        others = await persevere(lambda: self._records.jobs.asked_by_others(job, self._clock()))
+        for ip in lifecycle.sold_to_us(job, package.ips, others - {*job.purchase.asked} | owners.keys()):
             try:
                 access = await self._provider.access(ip)
             except ProviderError as error:
@@ -185,22 +182,24 @@ class Carrying:
         """Pick the address to ask for; None if that ends the attempt."""
         job = held.job
         owners = await persevere(lambda: self._records.ownership.owners(package.ips))
-        others = await persevere(lambda: self._records.jobs.asked_by_others(job))
+        others = await persevere(lambda: self._records.jobs.asked_by_others(job, self._clock()))
         earlier = job.purchase.asked if job.purchase else ()
-        free = [ip for ip in package.ips if is_inside(job.package or "", ip) and ip not in owners]
+        closed = why_unavailable(package)
+        free = [ip for ip in package.ips if is_inside(job.package or "", ip) and ip not in owners and not closed]
         ip = pick([ip for ip in free if ip not in others], earlier)
         if ip is None and free:
             trouble = "the free addresses are being bought for other orders"
             await self._record(held, lifecycle.check_failed(job, trouble, self._clock(), self._patience))
         elif ip is None:
-            why = why_unavailable(package) or f"{lifecycle.NO_ADDRESS}: those that it lists are not for this order"
+            why = closed or f"{lifecycle.NO_ADDRESS}: those that it lists are not for this order"
             await self._record(held, lifecycle.not_available(job, why, self._clock()))
         return ip
 
     async def _buy(self, held: Holding, asked: str, package: Package) -> Access | None:
         before = held.job
         await held.advance()
-        await held.record(lifecycle.buying(before, asked, package.ips, self._clock()), unless_cancelled=True)
+        after = lifecycle.buying(before, asked, package.ips, self._clock(), self._patience)
+        await held.record(after, unless_cancelled=True)
         if held.job.version == before.version:  # to be cancelled, and stopped just in time
             await self._record(held, lifecycle.stopped(held.job, self._clock()))
             return None
@@ -273,7 +272,10 @@ class Carrying:
         await self._record(held, count(held.job, trouble, self._clock(), self._patience))
 
     async def _record(self, held: Holding, after: Job) -> None:
+        knew = held.job.cancel_requested
         await held.record(after)
+        if held.job.cancel_requested and not knew:  # it was asked for while the step was under way
+            await held.record(lifecycle.heeded(held.job, self._clock()))
         if held.job.over:
             _ended.labels(held.job.state).inc()
             _log.info("job ended", order_id=held.job.order_id, state=held.job.state, reason=held.job.failure_reason)

@@ -21,12 +21,12 @@ Wish = ProvisionServer | CancelProvisioning
 
 
 class JobHandlers:
-    """Records what is wanted; `on_new` is called when there is something new to do.
+    """Records what is wanted; `on_new` is called with every job about which there is something new to do or to say.
 
     Without a provider (`has_provider` false) every run is refused.
     """
 
-    def __init__(self, jobs: Jobs, clock: Clock, on_new: Callable[[], None], *, has_provider: bool) -> None:
+    def __init__(self, jobs: Jobs, clock: Clock, on_new: Callable[[Job], None], *, has_provider: bool) -> None:
         self._jobs = jobs
         self._clock = clock
         self._on_new = on_new
@@ -45,10 +45,13 @@ class JobHandlers:
         recorded = await self._jobs.open([job for _, job in first.values()])
         answers: list[Message] = []
         for (wish, new), job in zip(first.values(), recorded, strict=True):
-            answers += lifecycle.answers(job) if job is new else await self._change(wish, job)
+            if job is new:
+                self._on_new(job)
+                answers += lifecycle.answers(job)
+            else:
+                answers += await self._change(wish, job)
         for wish in later:
             answers += await self._change(wish, await self._jobs.find(wish.order_id))
-        self._on_new()
         return answers
 
     def _new(self, wish: Wish) -> Job:
@@ -68,9 +71,12 @@ class JobHandlers:
                     return ()
                 job = await self._jobs.find(wish.order_id)
                 continue
-            after = self._after(wish, job)
-            if after == job or await self._jobs.change(job, _answered_here(after, job)):
-                return () if isinstance(wish, CancelProvisioning) and not after.over else lifecycle.answers(after)
+            after = _answered_here(self._after(wish, job), job)
+            if after == job:
+                return lifecycle.answers(job)
+            if await self._jobs.change(job, after):
+                self._on_new(after)
+                return lifecycle.answers(after)
             job = await self._jobs.find(wish.order_id)
         raise TransientError(f"the job of order {wish.order_id} is changing too quickly")
 
@@ -89,11 +95,13 @@ class JobHandlers:
 
 
 def _answered_here(after: Job, before: Job | None = None) -> Job:
-    """Leave out of the outbox what the handler answers itself: the message that it handles stands behind it."""
+    """Leave the end of a job out of its outbox where the handler answers it: its message stands behind that."""
+    if not after.over:
+        return after
     return replace(after, outbox=before.outbox if before else ())
 
 
-def handlers(jobs: Jobs, clock: Clock, on_new: Callable[[], None], *, has_provider: bool) -> Handlers:
+def handlers(jobs: Jobs, clock: Clock, on_new: Callable[[Job], None], *, has_provider: bool) -> Handlers:
     """Which handler takes which message: one takes both, so that they stay in the order in which they came."""
     decide = JobHandlers(jobs, clock, on_new, has_provider=has_provider).decide
     return {

@@ -21,6 +21,7 @@ from shared.bus.backoff import Backoff
 from shared.clock import Clock
 
 RENEWALS_PER_LEASE = 3
+GIVE_BACK_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -64,11 +65,23 @@ class Holding:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the renewal and release the lock, whichever way the work was left."""
+        """End the renewal; give back what is still held, once: where that fails, the leases run out by themselves.
+
+        A crash, also a simulated one, gives nothing back.
+        """
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait({self._renewing})
-        await self.release_lock()
+        if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
+            return
+        try:
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                if error is not None:
+                    await self._jobs.give_up(self.job, self._clock())
+                if (lock := self._take_lock()) is not None:
+                    await self._locks.release(lock)
+        except Exception as failure:  # noqa: BLE001 - nothing may keep a process from its end
+            _log.warning("a job is not given back", order_id=self.job.order_id, error=str(failure)[:200])
 
     def require(self) -> None:
         """Raise LeaseLostError unless everything is still held for sure; asks nobody but the clock."""
@@ -94,9 +107,12 @@ class Holding:
 
     async def release_lock(self) -> None:
         """Free the package for the next in line."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
+        if (lock := self._take_lock()) is not None:
             await persevere(lambda: self._locks.release(lock))
+
+    def _take_lock(self) -> Lock | None:
+        lock, self._lock = self._lock, None
+        return lock
 
     async def _renew(self) -> None:
         pause = self._lease.total_seconds() / RENEWALS_PER_LEASE

@@ -49,13 +49,15 @@ class Purchase:
     """What is known about an attempt to buy that has not given an address: enough to find out whether it did.
 
     `asked` are the addresses that were asked for, over all attempts, and `free_before` those that were free when an
-    attempt began: one of them that is sold now may be ours. `answered` is false while the provider may still be at it,
-    `settled` is true once the attempt counts as failed, and `looked` once nothing was found to be sold after that.
+    attempt began: one of them that is sold now may be ours. `answered` is false where the provider may still be at it:
+    nothing is bought again before `rest_until` then, also not by a retry. `settled` is true once the attempt counts as
+    failed, and `looked` once nothing was found to be sold after that.
     """
 
     asked: tuple[str, ...]
     free_before: tuple[str, ...]
     started_at: datetime
+    rest_until: datetime
     answered: bool = False
     settled: bool = False
     looked: bool = False
@@ -77,8 +79,8 @@ class Job:
 
     `run` counts the requests (one and a retry make two), and every run up to `cancel_run` is to be cancelled. `fence`
     counts the claims: a worker writes only while the job still has the fence that it claimed it with. `version` counts
-    the stored states, and `line` is the place in the package's line. `opened` is the sequence number of the words with
-    which the run began. A job that was cancelled before it was requested does not know what it was about.
+    the stored states, and `line` is the place in the package's line. `missed_at` is when it last missed its turn. A job
+    that was cancelled before it was requested does not know what it was about.
     """
 
     order_id: str
@@ -98,6 +100,7 @@ class Job:
     due_at: datetime | None = None
     waiting_since: datetime | None = None
     missed_turns: int = 0
+    missed_at: datetime | None = None
     buys: int = 0
     looks: int = 0
     purchase: Purchase | None = None
@@ -110,7 +113,6 @@ class Job:
     retryable: bool = False
     attempts: tuple[Attempt, ...] = ()
     sequence: int = 0
-    opened: int = 0
     outbox: tuple[Notice, ...] = ()
     outbox_since: datetime | None = None
 

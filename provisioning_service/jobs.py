@@ -1,10 +1,10 @@
 """The records of jobs: the collection `jobs`, one document per order, `_id` the order id.
 
     {_id, state, step, userId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
-     line, dueAt, waitingSince, needsLock, missedTurns, buys, looks,
-     purchase: {asked, freeBefore, startedAt, answered, settled, looked, trouble},
+     line, dueAt, waitingSince, needsLock, missedTurns, missedAt, buys, looks,
+     purchase: {asked, freeBefore, startedAt, restUntil, answered, settled, looked, trouble},
      ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, customerReason,
-     retryable, attempts: [{step, at, outcome, detail}], sequence, opened,
+     retryable, attempts: [{step, at, outcome, detail}], sequence,
      outbox: [{sequence, routingKey, body}], outboxSince, createdAt, updatedAt}
 
 Absent fields are not stored. Every write names the version that it starts from, and a worker's the fence of its claim.
@@ -17,9 +17,11 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
+from provisioning_service.addresses import package_key
 from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
 from provisioning_service.lifecycle import claimed
 from shared import database
@@ -28,13 +30,18 @@ from shared.database import Collection, Document
 
 COLLECTION = "jobs"
 
+_log = structlog.get_logger(__name__)
+
 INDEXES = (
     IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
-    IndexModel([("package", ASCENDING), ("_id", ASCENDING)], name="by_package"),
+    IndexModel([("lockKey", ASCENDING), ("_id", ASCENDING)], name="by_lock_key"),
     IndexModel(
         [("lockKey", ASCENDING), ("line", ASCENDING), ("dueAt", ASCENDING)],
         name="lines",
         partialFilterExpression={"needsLock": True},
+    ),
+    IndexModel(
+        [("purchase.restUntil", ASCENDING)], name="unanswered", partialFilterExpression={"purchase.answered": False}
     ),
     IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
     IndexModel(
@@ -55,6 +62,7 @@ _FIELDS: Mapping[str, str] = {
     "due_at": "dueAt",
     "waiting_since": "waitingSince",
     "missed_turns": "missedTurns",
+    "missed_at": "missedAt",
     "buys": "buys",
     "looks": "looks",
     "ip": "ip",
@@ -64,7 +72,6 @@ _FIELDS: Mapping[str, str] = {
     "customer_reason": "customerReason",
     "retryable": "retryable",
     "sequence": "sequence",
-    "opened": "opened",
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }
@@ -105,7 +112,7 @@ class Jobs:
         """Return jobs, of one state or package or all, in the order of their ids, from after the given one on."""
         query: dict[str, Any] = {"state": state} if state else {}
         if package is not None:
-            query["package"] = package
+            query["lockKey"] = package_key(package)
         if after is not None:
             query["_id"] = {"$gt": after}
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
@@ -115,7 +122,7 @@ class Jobs:
 
     async def change(self, before: Job, after: Job) -> bool:
         """Store what a job without a worker becomes; False if it has moved on since it was read."""
-        query = {"_id": before.order_id, "version": before.version}
+        query = {"_id": before.order_id, "version": _version(before)}
         return (await self._collection.update_one(query, _update(before, after))).matched_count == 1
 
     async def ask_to_cancel(self, order_id: str, run: int) -> bool:
@@ -140,13 +147,12 @@ class Jobs:
             {"$limit": limit},
         ]
         found = [row["first"] async for row in database.aggregate(self._collection, pipeline)]
-        return sorted((await self.load(found)).values(), key=lambda job: job.line)
+        return sorted(await self._readable({"_id": {"$in": found}}, limit=limit), key=lambda job: job.line)
 
     async def due_without_lock(self, now: datetime, limit: int) -> list[Job]:
         """Return jobs that are due and need no lock, the longest overdue first."""
         query = {"dueAt": {"$lte": now}, "needsLock": {"$exists": False}}
-        cursor = self._collection.find(query).sort("dueAt", ASCENDING).limit(limit)
-        return [_job(document) async for document in cursor]
+        return await self._readable(query, sort="dueAt", limit=limit)
 
     async def in_line(self, lock_key: str, waiting_before: datetime, limit: int) -> list[Job]:
         """Return the package's jobs that have stood in its line since that time or longer, the first in line first."""
@@ -156,12 +162,11 @@ class Jobs:
             "waitingSince": {"$lte": waiting_before},
             "state": {"$in": [State.QUEUED, State.WAITING]},
         }
-        cursor = self._collection.find(query).sort("line", ASCENDING).limit(limit)
-        return [_job(document) async for document in cursor]
+        return await self._readable(query, sort="line", limit=limit)
 
     async def claim(self, job: Job, now: datetime, lease: timedelta) -> Job | None:
         """Take a job that is due; None if it is over, or somebody else has taken or changed it since it was read."""
-        query = {"_id": job.order_id, "version": job.version, "dueAt": {"$lte": now}}
+        query = {"_id": job.order_id, "version": _version(job), "dueAt": {"$lte": now}}
         return await self._write(query, job, claimed(job, now, lease))
 
     async def renew(self, job: Job, until: datetime) -> bool:
@@ -183,11 +188,35 @@ class Jobs:
             raise ClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
         return recorded
 
-    async def asked_by_others(self, job: Job) -> set[str]:
-        """Return the addresses that other jobs may be buying from the job's package at this moment."""
-        query = {"needsLock": True, "lockKey": job.lock_key, "purchase.answered": False, "_id": {"$ne": job.order_id}}
+    async def give_up(self, job: Job, now: datetime) -> None:
+        """Give a claim back unfinished, whatever was written last under it: the job is due, in its old place."""
+        given_up = {"state": State.QUEUED, "dueAt": now, "waitingSince": now, "updatedAt": now}
+        query = {"_id": job.order_id, "fence": job.fence, "state": State.RUNNING}
+        # With a new fence: a write of ours that is still under way must not be taken for the one that comes next.
+        await self._collection.update_one(query, {"$set": given_up, "$inc": {"version": 1, "fence": 1}})
+
+    async def asked_by_others(self, job: Job, now: datetime) -> set[str]:
+        """Return the addresses that other jobs may be buying at this moment, those that have failed included.
+
+        Of all packages: one may lie inside another, and a lock may have been cleared under its holder.
+        """
+        query = {
+            "purchase.answered": False,
+            "_id": {"$ne": job.order_id},
+            "$or": [{"needsLock": True}, {"purchase.restUntil": {"$gt": now}}],
+        }
         cursor = self._collection.find(query, {"purchase.asked": True})
         return {ip async for document in cursor for ip in document["purchase"]["asked"]}
+
+    async def _readable(self, query: Document, *, sort: str = "_id", limit: int) -> list[Job]:
+        """Return the jobs of a query; one that cannot be read is left out, so that it is in nobody else's way."""
+        jobs = []
+        async for document in self._collection.find(query).sort(sort, ASCENDING).limit(limit):
+            try:
+                jobs.append(_job(document))
+            except (KeyError, TypeError, ValueError) as error:
+                _log.error("a job cannot be read, and is left alone", order_id=document["_id"], error=repr(error))
+        return jobs
 
     async def _write(self, query: Document, before: Job, after: Job) -> Job | None:
         document = await self._collection.find_one_and_update(
@@ -199,8 +228,7 @@ class Jobs:
 
     async def unpublished(self, before: datetime, limit: int) -> list[Job]:
         """Return jobs that owe messages since then or longer, the longest first."""
-        cursor = self._collection.find({"outboxSince": {"$lte": before}})
-        return [_job(document) async for document in cursor.sort("outboxSince", ASCENDING).limit(limit)]
+        return await self._readable({"outboxSince": {"$lte": before}}, sort="outboxSince", limit=limit)
 
     async def mark_published(self, published: Sequence[tuple[str, int]]) -> None:
         """Note, per order, that everything up to that sequence number is published."""
@@ -208,6 +236,11 @@ class Jobs:
             [UpdateOne({"_id": order_id}, _without_notices(sequence)) for order_id, sequence in published],
             ordered=False,
         )
+
+
+def _version(job: Job) -> int | Document:
+    """The version in a filter; jobs that were written before versions were counted have none."""
+    return job.version or {"$in": [0, None]}
 
 
 def _without_notices(up_to: int) -> list[Document]:
@@ -274,6 +307,7 @@ def _purchase(purchase: Purchase) -> Document:
         "asked": list(purchase.asked),
         "freeBefore": list(purchase.free_before),
         "startedAt": purchase.started_at,
+        "restUntil": purchase.rest_until,
         "answered": purchase.answered,
         "settled": purchase.settled,
         "looked": purchase.looked,
@@ -292,7 +326,7 @@ def _notice(notice: Notice) -> Document:
 def _job(document: Document) -> Job:
     """Load what was stored: trusted, so nothing is validated again."""
     fields = {name: document[stored] for name, stored in _FIELDS.items() if stored in document}
-    job = Job(order_id=document["_id"], version=document["version"], **fields)
+    job = Job(order_id=document["_id"], version=document.get("version", 0), **fields)
     purchase, server = document.get("purchase"), document.get("server")
     return replace(
         job,
@@ -315,6 +349,7 @@ def _stored_purchase(document: Document) -> Purchase:
         asked=tuple(document["asked"]),
         free_before=tuple(document["freeBefore"]),
         started_at=document["startedAt"],
+        rest_until=document["restUntil"],
         answered=document["answered"],
         settled=document["settled"],
         looked=document["looked"],

@@ -29,6 +29,7 @@ from shared.contracts.provisioning import Server
 
 NO_PROVIDER = "No server provider is configured"
 CANCELLED = "Cancelled"
+OPENING = "Your server is being provisioned"
 NO_ADDRESS = "Package has no available IPs"
 BLOCKED = "PROVISIONING BLOCKED"
 
@@ -55,7 +56,7 @@ class Patience:
 
 def requested(message: ProvisionServer, now: datetime, line: int) -> Job:
     """Return the job of an order's first request."""
-    return Job(
+    job = Job(
         order_id=message.order_id,
         state=State.QUEUED,
         created_at=now,
@@ -68,16 +69,16 @@ def requested(message: ProvisionServer, now: datetime, line: int) -> Job:
         line=line,
         due_at=now,
         waiting_since=now,
-        sequence=1,
-        opened=1,
     )
+    return _saying(job, "requested", 0, OPENING)
 
 
 def requested_again(job: Job, message: ProvisionServer, now: datetime, line: int) -> Job:
     """Begin another run of a failed job if the message asks for one; any other repetition changes nothing.
 
     It goes to the end of the line, and knows what the runs before have bought. What could be asked about all addresses
-    right after an attempt, no longer can be now: in the meantime somebody else may have bought one by other ways.
+    right after an attempt, no longer can be now: in the meantime somebody else may have bought one by other ways. Where
+    the last attempt has had no answer, the new run waits as long as another attempt would have.
     """
     if job.state is not State.FAILED or message.run <= job.run:
         return job
@@ -103,11 +104,15 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, line: int
         failure_reason=None,
         customer_reason=None,
         retryable=False,
-        sequence=job.sequence + 1,
-        opened=job.sequence + 1,
+        missed_at=None,
         updated_at=now,
     )
-    return _failed(again, CANCELLED, now) if again.cancel_requested and again.ip is None else again
+    known = purchase is None or (purchase.answered and purchase.looked)
+    if again.cancel_requested and again.ip is None and known:
+        return _failed(again, CANCELLED, now)
+    if purchase is not None and not purchase.answered and now < purchase.rest_until:
+        again = _waiting(again, purchase.rest_until, now)
+    return _saying(again, "requested", 0, OPENING)
 
 
 def refused(job: Job, now: datetime) -> Job:
@@ -118,15 +123,17 @@ def refused(job: Job, now: datetime) -> Job:
 def tombstone(message: CancelProvisioning, now: datetime) -> Job:
     """Return the job of a cancellation that overtook its request."""
     run = max(message.run, 1)
-    job = Job(
-        order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run, opened=0
-    )
+    job = Job(order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run)
     return _failed(job, CANCELLED, now)
 
 
 def cancelled(job: Job, message: CancelProvisioning, now: datetime) -> Job:
     """Note that a run is not wanted any more; it ends at once where nobody works on it and nothing may be bought."""
-    job = replace(job, cancel_run=max(job.cancel_run, message.run or job.run))
+    return heeded(replace(job, cancel_run=max(job.cancel_run, message.run or job.run)), now)
+
+
+def heeded(job: Job, now: datetime) -> Job:
+    """Do what a cancellation means for a job that nobody works on: end it, or look at once what it has bought."""
     if job.over or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
         return job
     if job.purchase is None:
@@ -135,16 +142,14 @@ def cancelled(job: Job, message: CancelProvisioning, now: datetime) -> Job:
 
 
 def answers(job: Job) -> tuple[Message, ...]:
-    """What follows from the job for whoever asks (again)."""
+    """What follows from the job for whoever asks (again); nothing while it is on its way."""
     match job.state:
         case State.FAILED:
             return (_failure(job),)
         case State.COMPLETED:
             return (_completion(job),)
         case _:
-            words = "Your server is being provisioned"
-            opening = ProvisioningProgress(order_id=job.order_id, step="requested", message=words, sequence=job.opened)
-            return (opening,)
+            return ()
 
 
 # --- A worker's claim. ---
@@ -155,14 +160,10 @@ def claimed(job: Job, now: datetime, lease: timedelta) -> Job:
     return replace(job, state=State.RUNNING, fence=job.fence + 1, due_at=now + lease, updated_at=now)
 
 
-def given_up(job: Job, now: datetime) -> Job:
-    """Give the claim back unfinished, as at the end of the process: the job is due at once, in its old place.
-
-    One that waits or is over by then stays as it is.
-    """
-    if job.state is not State.RUNNING:
-        return job
-    return replace(job, state=State.QUEUED, due_at=now, waiting_since=now, updated_at=now)
+def has_missed_turn(job: Job, progress_at: datetime, now: datetime, patience: Patience) -> bool:
+    """Whether a job in line has waited for too long since it came, since it last missed its turn, or since it moved."""
+    since = [moment for moment in (job.waiting_since, job.missed_at, progress_at) if moment is not None]
+    return now - max(since) >= patience.lock_wait
 
 
 def turn_missed(job: Job, holder: str, progress_at: datetime, now: datetime, patience: Patience) -> Job:
@@ -172,9 +173,9 @@ def turn_missed(job: Job, holder: str, progress_at: datetime, now: datetime, pat
         f"no turn within {seconds} s: order {holder} holds the package, without progress since {_clock(progress_at)}"
     )
     # Waits count together only while the package stands still.
-    before = job.missed_turns if job.waiting_since and progress_at <= job.waiting_since else 0
+    before = job.missed_turns if job.missed_at and progress_at <= job.missed_at else 0
     job = _logged(job, Step.LOCK, now, "failed", detail)
-    job = replace(job, missed_turns=before + 1, waiting_since=now, updated_at=now)
+    job = replace(job, missed_turns=before + 1, missed_at=now, updated_at=now)
     if job.missed_turns < patience.lock_attempts:
         return job
     return _failed(job, f"No turn for package {job.package} within {seconds} s", now, retryable=True)
@@ -186,10 +187,11 @@ def turn_missed(job: Job, holder: str, progress_at: datetime, now: datetime, pat
 def check_failed(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
     """Count an attempt that ended before it could buy: the provider did not say what there is.
 
-    An earlier attempt that was looked for counts as failed with it, and is looked for again before the next one.
+    An attempt to buy that was looked for is the one that has failed, and is looked for again before the next one.
     """
+    counted = job.purchase is not None and not job.purchase.settled and job.buys > 0
     purchase = replace(job.purchase, settled=True) if job.purchase else None
-    job = replace(job, step=Step.CHECK, buys=job.buys + 1, purchase=purchase)
+    job = replace(job, step=Step.CHECK, buys=job.buys + (not counted), purchase=purchase)
     job = _logged(job, Step.CHECK, now, "failed", trouble)
     if job.cancel_requested and purchase is None:
         return _failed(job, CANCELLED, now)
@@ -201,12 +203,13 @@ def not_available(job: Job, why: str, now: datetime) -> Job:
     return _failed(_logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why), why, now, retryable=True)
 
 
-def buying(job: Job, ip: str, free: Collection[str], now: datetime) -> Job:
+def buying(job: Job, ip: str, free: Collection[str], now: datetime, patience: Patience) -> Job:
     """Note, before the request leaves, what is asked for and what is free."""
     before = job.purchase
     asked = dict.fromkeys((*(before.asked if before else ()), ip))
     known = dict.fromkeys((*(before.free_before if before else ()), *free))
-    purchase = Purchase(asked=tuple(asked), free_before=tuple(known), started_at=now)
+    rest_until = now + patience.buy_timeout + _delay(patience.buy_delays, job.buys + 1)
+    purchase = Purchase(asked=tuple(asked), free_before=tuple(known), started_at=now, rest_until=rest_until)
     job = _logged(job, Step.CHECK, now, "ok", f"{len(free)} free, asking for {ip}")
     return replace(job, step=Step.BUY, buys=job.buys + 1, purchase=purchase, updated_at=now)
 
@@ -248,7 +251,7 @@ def nothing_sold(job: Job, now: datetime, patience: Patience) -> Job:
     over_at = purchase.started_at + patience.buy_timeout
     if not purchase.answered and now < over_at:
         return _waiting(job, min(now + LOOK_AGAIN, over_at), now)
-    settled = replace(job, purchase=replace(purchase, answered=True, settled=True, looked=True))
+    settled = replace(job, purchase=replace(purchase, settled=True, looked=True))
     return settled if purchase.settled or job.buys == 0 else _buy_failed(settled, now, patience)
 
 
@@ -270,7 +273,14 @@ def stopped(job: Job, now: datetime) -> Job:
 
 
 def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
-    """Note the verified address: it is the order's, and the lock is needed no longer."""
+    """Note the verified address: it is the order's, and the lock is needed no longer.
+
+    Where another address than those asked for comes back after an attempt without an answer, one of them may have been
+    sold as well: the job's log says so to who has to settle that with the provider.
+    """
+    if job.purchase is not None and ip not in job.purchase.asked and job.buys > 1:
+        doubt = f"asked for {', '.join(job.purchase.asked)} before: an earlier attempt may have bought that as well"
+        job = _logged(job, Step.BUY, now, "unknown", doubt)
     job = _logged(_logged(job, Step.BUY, now, "ok", f"{how} {ip}"), Step.VERIFY, now, "ok", f"inside {job.package}")
     return replace(job, step=Step.STATUS, ip=ip, purchase=None, updated_at=now)
 
@@ -377,7 +387,8 @@ def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None
 
 def _failure(job: Job) -> ProvisioningFailed:
     reason = job.customer_reason or job.failure_reason or ""
-    return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run)
+    bought = job.ip is not None or job.step is Step.VERIFY  # verified, or not what it should be
+    return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run, bought=bought)
 
 
 def _completion(job: Job) -> ProvisioningCompleted:
@@ -390,7 +401,7 @@ def _logged(job: Job, step: Step, now: datetime, outcome: str, detail: str) -> J
     return replace(job, attempts=(*job.attempts, Attempt(step, now, outcome, detail)))
 
 
-def _saying(job: Job, step: Step, attempt: int, words: str) -> Job:
+def _saying(job: Job, step: str, attempt: int, words: str) -> Job:
     sequence = job.sequence + 1
     return _owing(
         job, ProvisioningProgress(order_id=job.order_id, step=step, attempt=attempt, message=words, sequence=sequence)

@@ -1,9 +1,10 @@
 """What was last seen of each package: the collection `packages`, one document per package, `_id` its key.
 
-    {_id, packageId, name, ipv4, low, checkedAt, unannounced}
+    {_id, packageId, name, ipv4, low, checkedAt, unannounced, fellAt}
 
 `low` changes when the number of free addresses crosses the threshold. The write that sees it fall also notes, in
-`unannounced`, that package.low_ips is to be published: once per crossing, however many orders see it.
+`unannounced`, how many are left, which is to be published as package.low_ips, and when: once per crossing, however many
+orders see it.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,7 @@ from shared.database import Collection
 COLLECTION = "packages"
 
 INDEXES = (
-    IndexModel(
-        [("checkedAt", ASCENDING)], name="unannounced", partialFilterExpression={"unannounced": {"$exists": True}}
-    ),
+    IndexModel([("fellAt", ASCENDING)], name="unannounced", partialFilterExpression={"unannounced": {"$exists": True}}),
 )
 
 _free = Gauge("package_free_addresses", "Free addresses of a package when it was last looked at", ["package"])
@@ -56,16 +55,16 @@ class Packages:
             await self._collection.update_one({"_id": key}, {"$set": seen, "$unset": {"unannounced": ""}}, upsert=True)
             return False
         try:
-            crossing = {**seen, "unannounced": package.ipv4}
+            crossing = {**seen, "unannounced": package.ipv4, "fellAt": now}
             await self._collection.update_one({"_id": key, "low": {"$ne": True}}, {"$set": crossing}, upsert=True)
         except DuplicateKeyError:  # it is there and low already
             await self._collection.update_one({"_id": key}, {"$set": seen})
             return False
         return True
 
-    async def unannounced(self, seen_before: datetime) -> Sequence[PackageLowIps]:
-        """Return what is to be announced about packages that were seen before that time."""
-        cursor = self._collection.find({"unannounced": {"$exists": True}, "checkedAt": {"$lte": seen_before}})
+    async def unannounced(self, fell_before: datetime) -> Sequence[PackageLowIps]:
+        """Return what is to be announced about packages that became low before that time."""
+        cursor = self._collection.find({"unannounced": {"$exists": True}, "fellAt": {"$lte": fell_before}})
         return [PackageLowIps(package=document["_id"], ipv4=document["unannounced"]) async for document in cursor]
 
     async def mark_announced(self, announced: PackageLowIps) -> None:

@@ -117,9 +117,13 @@ class Schedule:
         lock = await self._locks.acquire(job.lock_key, job.order_id, now, self._lease)
         if lock is None:
             return
-        claimed = await self._jobs.claim(job, now, self._lease)
+        claimed = None
+        try:
+            claimed = await self._jobs.claim(job, now, self._lease)
+        finally:
+            if claimed is None:
+                await self._locks.release(lock)
         if claimed is None:
-            await self._locks.release(lock)
             return
         if job.waiting_since is not None:
             _waits.observe((now - job.waiting_since).total_seconds())
@@ -151,6 +155,10 @@ class Schedule:
         """Count the waits of those who stand in a line that has not moved for too long."""
         now = self._clock()
         for job in await self._jobs.in_line(lock.key, now - self._patience.lock_wait, _PAGE):
+            if job.order_id == lock.order_id or not lifecycle.has_missed_turn(
+                job, lock.progress_at, now, self._patience
+            ):
+                continue
             after = lifecycle.turn_missed(job, lock.order_id, lock.progress_at, now, self._patience)
             if await self._jobs.change(job, after):
                 _missed.inc()

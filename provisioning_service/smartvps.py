@@ -23,6 +23,14 @@ KEEP_ALIVE_SECONDS = 2.0
 SENDING = "http11.send_request_headers.started"
 """What httpcore reports just before it writes the first byte of a request."""
 
+_NOT_ITS_OWN = (
+    httpx.codes.REQUEST_TIMEOUT,
+    httpx.codes.BAD_GATEWAY,
+    httpx.codes.SERVICE_UNAVAILABLE,
+    httpx.codes.GATEWAY_TIMEOUT,
+)
+"""What a proxy says in the provider's place: the provider itself may still be at it."""
+
 _log = structlog.get_logger(__name__)
 _seconds = Histogram(
     "provider_call_seconds",
@@ -137,6 +145,8 @@ class SmartVps:
             await response.aclose()
         if response.status_code == httpx.codes.NOT_FOUND:
             raise _NotFoundError(f"{call}: answered 404")
+        if response.status_code in _NOT_ITS_OWN:
+            raise UnansweredError(f"{call}: answered {response.status_code}")
         if not response.is_success:
             raise ProviderError(f"{call}: answered {response.status_code}")
         return bytes(body)

@@ -19,11 +19,14 @@ IMPATIENT = {
     "credentials_key": Fernet.generate_key().decode(),
     "buy_retry_delays": "0.2,0.3",
     "status_retry_delays": "0.2,0.3",
-    "buy_timeout_seconds": 2,
-    "status_timeout_seconds": 5,
-    "lock_lease_seconds": 1,
+    "buy_timeout_seconds": 60,
+    "status_timeout_seconds": 60,
+    "lock_lease_seconds": 10,
 }
-"""Settings that make seconds of what are minutes."""
+"""Settings that make seconds of what are minutes; time-outs are long, as a slow machine must not decide a test."""
+
+TAKES_OVER_SOON = {"lock_lease_seconds": 1, "buy_timeout_seconds": 4}
+"""For tests in which a process dies or is paused: what it held is taken over after a second."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Hosting:
         """The job as it is recorded; empty before it is."""
         return await self.database["jobs"].find_one({"_id": order_id}) or {}
 
-    async def when(self, order_id: str, *states: str, within: float = 20) -> Document:
+    async def when(self, order_id: str, *states: str, within: float = 60) -> Document:
         """The job once it is in one of these states."""
 
         async def is_there() -> Document | None:
@@ -63,10 +66,10 @@ class Hosting:
         assert found is not None
         return found
 
-    async def over(self, order_id: str, within: float = 30) -> Document:
+    async def over(self, order_id: str, within: float = 60) -> Document:
         return await self.when(order_id, "COMPLETED", "FAILED", within=within)
 
-    async def all_over(self, order_ids: list[str], within: float = 60) -> list[Document]:
+    async def all_over(self, order_ids: list[str], within: float = 90) -> list[Document]:
         return [await self.over(order_id, within) for order_id in order_ids]
 
     async def bought(self) -> list[str]:
@@ -88,7 +91,7 @@ class Hosting:
             owed = await self.database["jobs"].count_documents({"outboxSince": {"$exists": True}})
             return held == owed == 0
 
-        await eventually(nothing, 15, "locks to be free and messages to be out")
+        await eventually(nothing, 60, "locks to be free and messages to be out")
 
 
 @asynccontextmanager

@@ -131,7 +131,11 @@ class ProvisioningWorker:
         self.schedule = Schedule(
             self.jobs, self.locks, self.carrying, self.announcing, patience, clock=clock, at_once=100
         )
-        self._handlers = JobHandlers(self.jobs, clock, self.schedule.wake, has_provider=True)
+        self._handlers = JobHandlers(self.jobs, clock, self._noted, has_provider=True)
+
+    def _noted(self, job: Job) -> None:
+        self.announcing.post(job)
+        self.schedule.wake()
 
     def reach(self, point: str) -> None:
         """Crash, once, at the point that the test has chosen."""

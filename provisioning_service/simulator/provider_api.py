@@ -5,8 +5,11 @@ instead of JSON, and every second answer to `status` is encoded as JSON twice.
 """
 
 import asyncio
+import contextlib
 import itertools
 import secrets
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -23,6 +26,9 @@ from shared.clock import Clock
 from shared.http import ProblemError, conflict, json_response, new_router, not_found
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
+
+RECONSIDER_SECONDS = 0.05
+"""How often a call that is delayed looks whether the delay has changed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +61,7 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     async def buyvps(body: BuyBody) -> Response:
         """Sell a server: after the delay, even if the client has gone away by then."""
         fate = state.next_buy()
-        if not await _arrives("buyvps", fate, stopping):
+        if not await _arrives("buyvps", fate, lambda: state.buy_faults.delay_seconds, stopping):
             return NoAnswer()
         try:
             sold = state.sell(body.ip, body.ram, clock(), wrong_ip=fate.wrong_ip)
@@ -74,7 +80,7 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     async def status(body: StatusBody) -> Response:
         """How to get into a server that was sold."""
         fate = state.next_status()
-        if not await _arrives("status", fate, stopping):
+        if not await _arrives("status", fate, lambda: state.status_faults.delay_seconds, stopping):
             return NoAnswer()
         server = state.server(body.ip)
         if server is None:
@@ -100,14 +106,16 @@ def _authentication(settings: SimulatorSettings) -> Any:
     return authenticate
 
 
-async def _arrives(call: str, fate: Fate, stopping: asyncio.Event) -> bool:
-    """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose."""
-    if fate.delay_seconds:
-        try:
-            async with asyncio.timeout(fate.delay_seconds):
+async def _arrives(call: str, fate: Fate, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
+    """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose.
+
+    A delay that is set anew holds for the calls that wait as well, so that a test can let them go.
+    """
+    arrived = time.monotonic()
+    while (left := arrived + delay() - time.monotonic()) > 0 and not stopping.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(left, RECONSIDER_SECONDS)):
                 await stopping.wait()
-        except TimeoutError:
-            pass
     if stopping.is_set():
         return False
     if fate.fails:

@@ -62,7 +62,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class BuyFaults:
-    """What goes wrong with the next calls to buy; a delay, in seconds, holds until it is set anew."""
+    """What goes wrong with the next calls to buy; a delay, in seconds, holds for waiting calls as well."""
 
     fail_next: int = 0
     delay_seconds: float = 0
@@ -72,7 +72,7 @@ class BuyFaults:
 
 @dataclass(frozen=True, slots=True)
 class StatusFaults:
-    """What goes wrong with the next calls to status; a delay, in seconds, holds until it is set anew."""
+    """What goes wrong with the next calls to status; a delay, in seconds, holds for waiting calls as well."""
 
     fail_next: int = 0
     delay_seconds: float = 0
@@ -82,7 +82,6 @@ class StatusFaults:
 class Fate:
     """What becomes of one call: decided when it arrives, so that faults hit the calls in their order."""
 
-    delay_seconds: float
     fails: bool
     wrong_ip: bool = False
     answer_lost: bool = False
@@ -132,20 +131,20 @@ class State:
         faults = self.buy_faults
         if faults.fail_next:
             self.buy_faults = replace(faults, fail_next=faults.fail_next - 1)
-            return Fate(faults.delay_seconds, fails=True)
+            return Fate(fails=True)
         self.buy_faults = replace(
             faults,
             wrong_ip_next=max(0, faults.wrong_ip_next - 1),
             lose_answer_next=max(0, faults.lose_answer_next - 1),
         )
         wrong, lost = faults.wrong_ip_next > 0, faults.lose_answer_next > 0
-        return Fate(faults.delay_seconds, fails=False, wrong_ip=wrong, answer_lost=lost)
+        return Fate(fails=False, wrong_ip=wrong, answer_lost=lost)
 
     def next_status(self) -> Fate:
         """Decide what becomes of a call to status."""
         faults = self.status_faults
         self.status_faults = replace(faults, fail_next=max(0, faults.fail_next - 1))
-        return Fate(faults.delay_seconds, fails=faults.fail_next > 0)
+        return Fate(fails=faults.fail_next > 0)
 
     def sell(self, asked: str, ram: float | None, at: datetime, *, wrong_ip: bool = False) -> Purchase:
         """Sell a server; `asked` is an address or the name of a package.

@@ -41,6 +41,7 @@ class ProvisioningFailed(OrderMessage):
     """No server will come from this run of the job; `retryable` says whether another run might succeed.
 
     A failure that comes late must not end a later run: `run` says which it is about, 0 that the sender does not count.
+    `bought` says that the provider has sold something for the order all the same, which somebody has to decide about.
     """
 
     routing_key: ClassVar[str] = "provisioning.failed"
@@ -48,6 +49,7 @@ class ProvisioningFailed(OrderMessage):
     reason: Text
     retryable: bool = False
     run: Count = 0
+    bought: bool = False
 
 
 class PackageLowIps(Message):

@@ -19,6 +19,8 @@ from tests.simulators import Simulator, package, run_simulator
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
 HOLD_SECONDS = 3600
+FOR_EVER = 3600
+"""Seconds of delay: calls are held until the test sets another one."""
 
 
 class Hoster:
@@ -49,7 +51,7 @@ class Hoster:
     async def orders(self, number: int, name: str) -> list[str]:
         return list(await asyncio.gather(*(self.order(name) for _ in range(number))))
 
-    async def when(self, order_id: str, *statuses: str, within: float = 30) -> dict[str, Any]:
+    async def when(self, order_id: str, *statuses: str, within: float = 60) -> dict[str, Any]:
         """The order once it has one of these statuses."""
         found: dict[str, Any] = {}
 
@@ -144,7 +146,7 @@ async def test_a_wrong_address_blocks_the_order_and_is_not_retried(hoster: Hoste
     assert job["nextAttemptAt"] is None
     assert len(await hoster.sold("103.3.1")) + len(await hoster.sold("103.3.11")) == 1
     assert await hoster.operate(order["orderId"], "refund") == 202
-    refunded = await hoster.stack.settled(order["orderId"])
+    refunded = await hoster.stack.settled(order["orderId"], within=60)
     assert (refunded["status"], refunded["paymentStatus"], refunded["stockStatus"]) == (
         "FAILED",
         "REFUNDED",
@@ -181,62 +183,66 @@ async def test_an_operator_retries_one_and_refunds_the_other(hoster: Hoster) -> 
     assert (retried["server"]["ip"], retried["failureReason"]) == ("103.6.1.1", None)
     assert (await hoster.get(f"/jobs/{first}"))["run"] == 2
     assert await hoster.operate(second, "refund") == 202
-    refunded = await hoster.stack.settled(second)
+    refunded = await hoster.stack.settled(second, within=60)
     assert (refunded["status"], refunded["paymentStatus"]) == ("FAILED", "REFUNDED")
     assert await hoster.operate(second, "retry") == 409
     assert await hoster.operate(first, "refund") == 409
     assert len(await hoster.sold("103.6.1")) == 1
 
 
-async def test_a_retry_adopts_what_the_provider_gave_after_all(hoster: Hoster) -> None:
-    """The provider takes longer over the last attempt than anybody waits: the order has failed when it sells."""
-    await hoster.sells("103.7.1")
-    await hoster.simulator.faults(buy={"failNext": 2, "delaySeconds": 5})
-    order_id = await hoster.order("103.7.1")
-    failed = await hoster.when(order_id, "FAILED", within=40)
-    assert failed["failureReason"] == "The server could not be bought in 3 attempts"
-    await eventually(lambda: _has_sold(hoster, "103.7.1", 1), 30, "what was asked for to be sold")
-    assert await hoster.operate(order_id, "retry") == 202
-    order = await hoster.when(order_id, "COMPLETED")
-    assert [order["server"]["ip"]] == [purchase["ip"] for purchase in await hoster.sold("103.7.1")]
-
-
 async def test_cancelled_before_it_buys_the_money_goes_back(hoster: Hoster) -> None:
     await hoster.sells("103.8.1")
-    await hoster.simulator.faults(buy={"delaySeconds": 1})
-    buying, waiting = await hoster.order("103.8.1"), None
-    await eventually(lambda: _is_buying(hoster, buying), 10, "the first to buy")
+    await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
+    buying = await hoster.order("103.8.1")
+    await eventually(lambda: _is_buying(hoster, buying), 60, "the first to buy")
     waiting = await hoster.order("103.8.1")
     await hoster.when(waiting, "PROVISIONING")
     assert await hoster.operate(waiting, "cancel") == 202
     assert await hoster.operate(buying, "cancel") == 202
-    cancelled = await hoster.stack.settled(waiting)
+    cancelled = await hoster.stack.settled(waiting, within=60)
     assert (cancelled["status"], cancelled["paymentStatus"]) == ("CANCELLED", "REFUNDED")
-    # The other one had bought when the cancellation came: the customer has the server.
+    # The request of the other one had left when the cancellation came: the customer has the server.
+    await hoster.simulator.faults(buy={"delaySeconds": 0})
     assert (await hoster.when(buying, "COMPLETED"))["server"]["ip"] == "103.8.1.1"
     assert len(await hoster.sold("103.8.1")) == 1
+
+
+async def test_cancelled_after_a_wrong_address_was_bought_somebody_has_to_decide(hoster: Hoster) -> None:
+    await hoster.sells("103.9.1", "103.9.2")
+    await hoster.simulator.faults(buy={"wrongIpNext": 1, "delaySeconds": FOR_EVER})
+    order_id = await hoster.order("103.9.1")
+    await eventually(lambda: _is_buying(hoster, order_id), 60, "the server to be bought")
+    assert await hoster.operate(order_id, "cancel") == 202
+    await hoster.simulator.faults(buy={"delaySeconds": 0})
+    order = await hoster.when(order_id, "FAILED", "CANCELLED")
+    assert (order["status"], order["failureReason"]) == ("FAILED", "PROVISIONING BLOCKED: Wrong package assigned")
+    assert order["paymentStatus"] == "PROCESSED"
+    assert await hoster.operate(order_id, "refund") == 202
+    assert (await hoster.stack.settled(order_id, within=60))["paymentStatus"] == "REFUNDED"
 
 
 async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hoster) -> None:
     """Within a package one after the other, all packages at once. How fast is for benchmarks/provisioning.py to say."""
     names = [f"104.0.{number}" for number in range(50)]
     await hoster.sells(*names, ips=4)
-    await hoster.simulator.faults(buy={"delaySeconds": 0.5})
+    await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     orders = [order_id for _ in range(4) for order_id in await asyncio.gather(*(hoster.order(n) for n in names))]
+    await eventually(lambda: _are_buying(hoster, 50), 60, "every package to have a request under way")
+    await hoster.simulator.faults(buy={"delaySeconds": 0.2})
     ended = await hoster.ended(orders, within=120)
     assert Counter(order["status"] for order in ended) == {"COMPLETED": 200}
     assert len({order["server"]["ip"] for order in ended}) == 200
     purchases = [purchase for purchase in await hoster.simulator.purchases() if purchase["package"] in names]
-    assert len(purchases) == 200
+    assert Counter(purchase["package"] for purchase in purchases) == dict.fromkeys(names, 4)
     for name in names:
         times = [datetime.fromisoformat(purchase["at"]) for purchase in purchases if purchase["package"] == name]
-        assert all((after - before).total_seconds() >= 0.5 for before, after in pairwise(times))
-    every = sorted(datetime.fromisoformat(purchase["at"]) for purchase in purchases)
-    assert (every[-1] - every[0]).total_seconds() < 200 * 0.5 / 4, "not one after the other"
+        # A request leaves after the answer to the one before; wall clocks may be set meanwhile, hence not exactly 0.2.
+        assert all((after - before).total_seconds() >= 0.15 for before, after in pairwise(times))
 
 
-async def _has_sold(hoster: Hoster, name: str, number: int) -> bool:
-    return len(await hoster.sold(name)) >= number
+async def _are_buying(hoster: Hoster, number: int) -> bool:
+    running = await hoster.get("/jobs?status=RUNNING&limit=500")
+    return sum(job["step"] == "buy" for job in running["items"]) >= number
 
 
 async def _is_buying(hoster: Hoster, order_id: str) -> bool:

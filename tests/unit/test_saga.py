@@ -60,6 +60,9 @@ SERVER_READY = c.ProvisioningCompleted(order_id=ID, server=Server(ip="103.181.91
 NO_SERVER = c.ProvisioningFailed(order_id=ID, reason="Package has no available IPs")
 FIRST_RUN_FAILED = c.ProvisioningFailed(order_id=ID, reason="The provider does not answer", run=1)
 SECOND_RUN_FAILED = c.ProvisioningFailed(order_id=ID, reason="PROVISIONING BLOCKED: Wrong package assigned", run=2)
+WRONG_SERVER = c.ProvisioningFailed(
+    order_id=ID, reason="PROVISIONING BLOCKED: Wrong package assigned", run=2, bought=True
+)
 SAID_1, SAID_2, SAID_3 = (
     c.ProvisioningProgress(order_id=ID, step="buy", attempt=1, message=message, sequence=sequence)
     for sequence, message in enumerate(
@@ -85,6 +88,7 @@ EVENTS: dict[str, Event] = {
     "no server": NO_SERVER,
     "no server, run 1": FIRST_RUN_FAILED,
     "no server, run 2": SECOND_RUN_FAILED,
+    "wrong server": WRONG_SERVER,
     "cancel": CANCEL,
     "retry": RETRY,
     "refund": REFUND,
@@ -170,6 +174,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PROVISIONING", "no server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("PROVISIONING", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("PROVISIONING, to be cancelled", "paid"): (
         "PROVISIONING",
@@ -179,27 +184,32 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PROVISIONING, to be cancelled", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("PROVISIONING, to be cancelled", "no server, run 1"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("PROVISIONING, to be cancelled", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, to be cancelled", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, to be cancelled", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("PROVISIONING, progress 2 known", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
     ("PROVISIONING, progress 2 known", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING, progress 2 known", "no server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, progress 2 known", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, progress 2 known", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, progress 2 known", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, progress 2 known", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     # What the first run left behind does not end the second, but a server is a server.
     ("PROVISIONING, run 2", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING, run 2", "no server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, run 2", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, run 2", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, run 2", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("PROVISIONING, run 2, to be cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING, run 2, to be cancelled", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("PROVISIONING, run 2, to be cancelled", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PROVISIONING, run 2, to be cancelled", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, run 2, to be cancelled", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
     ("COMPLETED", "server ready"): ("COMPLETED", ["order.completed"]),
     ("COMPLETED though cancelled", "server ready"): ("COMPLETED", ["order.completed"]),
     ("FAILED", "no server"): ("FAILED", ["order.failed"]),
     ("FAILED", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("FAILED", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED", "wrong server"): ("FAILED", ["order.failed"]),
     ("FAILED", "server ready"): ("COMPLETED", ["order.completed"]),
     ("FAILED", "stock released"): ("FAILED", []),
     ("FAILED", "refunded"): ("FAILED", []),
@@ -209,21 +219,25 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED", "deadline"): ("FAILED", BOTH),
     ("FAILED, run 2", "no server"): ("FAILED", ["order.failed"]),
     ("FAILED, run 2", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED, run 2", "wrong server"): ("FAILED", ["order.failed"]),
     ("FAILED, run 2", "server ready"): ("COMPLETED", ["order.completed"]),
     ("FAILED, run 2", "retry"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
     ("FAILED, run 2", "refund"): ("FAILED", BOTH),
     ("FAILED, run 2", "deadline"): ("FAILED", BOTH),
     ("FAILED, run 2, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, run 2, compensating", "no server, run 2"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, run 2, compensating", "wrong server"): ("FAILED", ["order.failed", *BOTH]),
     # Nothing comes of a server that is not paid for any more; what is still held can be given back.
     ("FAILED, its money gone", "no server"): ("FAILED", ["order.failed"]),
     ("FAILED, its money gone", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("FAILED, its money gone", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED, its money gone", "wrong server"): ("FAILED", ["order.failed"]),
     ("FAILED, its money gone", "refund"): ("FAILED", ["stock.release"]),
     ("FAILED, its money gone", "deadline"): ("FAILED", ["stock.release"]),
     ("FAILED, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, compensating", "no server, run 1"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, compensating", "no server, run 2"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, compensating", "wrong server"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, compensating", "stock released"): ("FAILED", []),
     ("FAILED, compensating", "refunded"): ("FAILED", []),
     ("FAILED, compensating", "voided"): ("FAILED", []),
@@ -254,6 +268,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("CANCELLED in run 2", "paid"): ("CANCELLED", ["payment.refund"]),
     ("CANCELLED in run 2", "no server"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("CANCELLED in run 2", "no server, run 2"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("CANCELLED in run 2", "wrong server"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("CANCELLED and settled", "declined"): ("CANCELLED", ["order.cancelled"]),
     ("CANCELLED and settled", "stock reserved"): ("CANCELLED", ["stock.release"]),
     ("CANCELLED and settled", "server reserved"): ("CANCELLED", ["stock.release"]),

@@ -1,0 +1,710 @@
+"""What happens to a job, as tables and as properties: every decision of the provisioning service, without any I/O."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioning_service import lifecycle
+from provisioning_service.__main__ import patience_of
+from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.lifecycle import LOOK_AGAIN, answers, in_words
+from provisioning_service.provider import Access
+from provisioning_service.settings import ProvisioningSettings
+from shared.clock import utc_now
+from shared.contracts import (
+    BY_ROUTING_KEY,
+    CancelProvisioning,
+    Message,
+    ProvisioningCompleted,
+    ProvisioningFailed,
+    ProvisioningProgress,
+    ProvisionServer,
+)
+from shared.contracts.provisioning import Server
+
+NOW = utc_now()
+LATER = NOW + timedelta(minutes=10)
+PATIENCE = patience_of(ProvisioningSettings())
+"""What the settings say unless somebody changes them."""
+IP, OTHER_IP = "103.181.91.1", "103.181.91.2"
+ACCESS = Access(IP, "root", "s3cret-Pa55", "Ubuntu 22.04", "2026-12-31")
+SEALED = b"sealed"
+SERVER = Server(ip=IP, username="root", os="Ubuntu 22.04", expires_at="2026-12-31")
+
+
+def seconds(number: float) -> timedelta:
+    return timedelta(seconds=number)
+
+
+def wanted(run: int = 1, **changes: Any) -> ProvisionServer:
+    fields: dict[str, Any] = {"order_id": "o1", "user_id": "u1", "package": "103.181.91", "ram": 2048, "run": run}
+    return ProvisionServer(**(fields | changes))
+
+
+def unwanted(run: int = 0) -> CancelProvisioning:
+    return CancelProvisioning(order_id="o1", run=run)
+
+
+def a_job(state: State = State.RUNNING, **changes: Any) -> Job:
+    """A job in that state which has bought nothing yet."""
+    over: dict[str, Any] = {"due_at": None, "waiting_since": None} if state in (State.FAILED, State.COMPLETED) else {}
+    if state is State.FAILED:
+        over |= {"failure_reason": "why", "retryable": True}
+    if state is State.COMPLETED:
+        over |= {"ip": IP, "server": SERVER, "credentials": SEALED, "step": Step.STATUS}
+    said = {"outbox": (), "sequence": 1}  # the opening words, published
+    return replace(lifecycle.requested(wanted(), NOW, line=7), state=state, **(said | over | changes))
+
+
+def a_purchase(**changes: Any) -> Purchase:
+    fields: dict[str, Any] = {"asked": (IP,), "free_before": (IP, OTHER_IP), "started_at": NOW}
+    fields["rest_until"] = NOW + seconds(240)  # the time-out, and the wait after it
+    return Purchase(**(fields | changes))
+
+
+def notices(job: Job) -> list[Message]:
+    return [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for notice in job.outbox]
+
+
+def failure(reason: str, *, retryable: bool = False, run: int = 1, bought: bool = False) -> ProvisioningFailed:
+    return ProvisioningFailed(order_id="o1", reason=reason, retryable=retryable, run=run, bought=bought)
+
+
+def progress(step: str, attempt: int, words: str, sequence: int) -> ProvisioningProgress:
+    return ProvisioningProgress(order_id="o1", step=step, attempt=attempt, message=words, sequence=sequence)
+
+
+CANCELLED = failure("Cancelled")
+OPENING = progress("requested", 0, "Your server is being provisioned", 1)
+
+
+def is_over_and_said(job: Job, message: Message) -> bool:
+    """Whether the job is at its end in every respect, with that message as its last word."""
+    ended = job.over and job.due_at is None and job.waiting_since is None
+    return ended and notices(job)[-1] == message and answers(job) == (message,)
+
+
+# --- Requests. ---
+
+
+def test_the_patience_is_the_one_of_the_settings() -> None:
+    assert (PATIENCE.buy_attempts, PATIENCE.buy_delays) == (3, (seconds(120), seconds(180)))
+    assert (PATIENCE.status_attempts, PATIENCE.status_delays) == (3, (seconds(60), seconds(120)))
+    assert (PATIENCE.buy_timeout, PATIENCE.lock_wait, PATIENCE.lease) == (seconds(120), seconds(30), seconds(120))
+    assert PATIENCE.lock_attempts == 10
+
+
+def test_a_request_stands_in_line_at_once_and_is_answered_for_the_customer() -> None:
+    job = lifecycle.requested(wanted(3, package_id="7"), NOW, line=42)
+    assert (job.state, job.step, job.due_at, job.waiting_since) == (State.QUEUED, Step.LOCK, NOW, NOW)
+    assert (job.order_id, job.user_id, job.package, job.package_id, job.ram) == ("o1", "u1", "103.181.91", "7", 2048)
+    assert (job.run, job.line, job.lock_key, job.needs_lock) == (3, 42, "103.181.91", True)
+    assert notices(job) == [OPENING]
+    assert answers(job) == ()
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.FAILED])
+@pytest.mark.parametrize("run", [1, 2])
+def test_a_request_for_a_job_that_has_not_failed_changes_nothing(state: State, run: int) -> None:
+    job = a_job(state)
+    assert lifecycle.requested_again(job, wanted(run), LATER, line=9) is job
+
+
+def test_the_request_of_a_run_that_has_failed_coming_again_changes_nothing() -> None:
+    job = a_job(State.FAILED, run=2)
+    assert all(lifecycle.requested_again(job, wanted(run), LATER, line=9) is job for run in (1, 2))
+
+
+def test_a_retry_begins_anew_at_the_end_of_the_line_and_says_so() -> None:
+    failed = a_job(
+        State.FAILED, buys=3, looks=2, missed_turns=4, sequence=5, customer_reason="public", wrong_ips=("9.9.9.9",)
+    )
+    again = lifecycle.requested_again(failed, wanted(2, ram=4096), LATER, line=9)
+    assert (again.state, again.step, again.run, again.line) == (State.QUEUED, Step.LOCK, 2, 9)
+    assert (again.due_at, again.waiting_since, again.ram) == (LATER, LATER, 4096)
+    assert (again.buys, again.looks, again.missed_turns) == (0, 0, 0)
+    assert (again.failure_reason, again.customer_reason, again.retryable) == (None, None, False)
+    assert (again.created_at, again.attempts, again.wrong_ips) == (NOW, failed.attempts, ("9.9.9.9",))
+    assert notices(again) == [progress("requested", 0, "Your server is being provisioned", 6)]
+
+
+def test_a_retry_of_a_server_that_was_bought_goes_on_with_it() -> None:
+    again = lifecycle.requested_again(a_job(State.FAILED, ip=IP, looks=3), wanted(2), LATER, line=9)
+    assert (again.state, again.step, again.ip, again.needs_lock) == (State.QUEUED, Step.STATUS, IP, False)
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_a_retry_remembers_a_purchase_but_not_what_somebody_else_may_have_bought_since(looked: bool) -> None:
+    failed = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=looked))
+    again = lifecycle.requested_again(failed, wanted(2), LATER, line=9)
+    assert again.purchase is not None
+    assert again.purchase.asked == (IP,)
+    assert again.purchase.free_before == ((IP,) if looked else (IP, OTHER_IP))
+
+
+def test_a_retry_after_an_attempt_without_an_answer_waits_as_long_as_another_attempt_would_have() -> None:
+    failed = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=True))
+    soon = lifecycle.requested_again(failed, wanted(2), NOW + seconds(130), line=9)
+    assert (soon.state, soon.due_at) == (State.WAITING, NOW + seconds(240))
+    assert lifecycle.requested_again(failed, wanted(2), NOW + seconds(240), line=9).state is State.QUEUED
+    answered = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=True, answered=True))
+    assert lifecycle.requested_again(answered, wanted(2), NOW + seconds(130), line=9).state is State.QUEUED
+
+
+def test_a_retry_that_was_cancelled_before_it_came_ends_at_once() -> None:
+    failed = lifecycle.cancelled(a_job(State.FAILED), unwanted(2), NOW)
+    assert answers(failed) == (failure("why", retryable=True),), "the run before is not the one that is cancelled"
+    again = lifecycle.requested_again(failed, wanted(2), LATER, line=9)
+    assert is_over_and_said(again, failure("Cancelled", run=2))
+    assert lifecycle.requested_again(again, wanted(2), LATER, line=9) is again
+
+
+def test_a_cancelled_retry_does_not_let_go_of_a_server_that_was_bought() -> None:
+    failed = lifecycle.cancelled(a_job(State.FAILED, ip=IP), unwanted(2), NOW)
+    assert lifecycle.requested_again(failed, wanted(2), LATER, line=9).state is State.QUEUED
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_a_cancellation_before_its_request_is_what_the_request_runs_into(run: int) -> None:
+    found = lifecycle.tombstone(unwanted(run), NOW)
+    assert is_over_and_said(found, CANCELLED)
+    assert (found.package, found.lock_key, found.needs_lock) == (None, None, False)
+    assert lifecycle.requested_again(found, wanted(1), LATER, line=9) is found
+
+
+def test_a_later_run_is_not_stopped_by_the_cancellation_of_an_earlier_one() -> None:
+    found = lifecycle.requested_again(lifecycle.tombstone(unwanted(1), NOW), wanted(2), LATER, line=9)
+    assert (found.state, found.package, found.cancel_requested) == (State.QUEUED, "103.181.91", False)
+
+
+def test_a_job_that_nobody_can_do_is_refused() -> None:
+    found = lifecycle.refused(lifecycle.requested(wanted(), NOW, line=1), NOW)
+    assert is_over_and_said(found, failure("No server provider is configured", retryable=True))
+
+
+# --- Cancellations. ---
+
+CANCELLATIONS: dict[tuple[State, str], str] = {
+    # (state, what was bought): what a cancellation makes of it
+    (State.QUEUED, "nothing"): "ends",
+    (State.QUEUED, "perhaps"): "looks",
+    (State.QUEUED, "address"): "goes on",
+    (State.WAITING, "nothing"): "ends",
+    (State.WAITING, "perhaps"): "looks",
+    (State.WAITING, "address"): "goes on",
+    (State.RUNNING, "nothing"): "goes on",
+    (State.RUNNING, "perhaps"): "goes on",
+    (State.RUNNING, "address"): "goes on",
+    (State.FAILED, "nothing"): "goes on",
+    (State.FAILED, "perhaps"): "goes on",
+    (State.FAILED, "address"): "goes on",
+    (State.COMPLETED, "address"): "goes on",
+}
+BOUGHT: dict[str, dict[str, Any]] = {"nothing": {}, "perhaps": {"purchase": a_purchase()}, "address": {"ip": IP}}
+
+
+@pytest.mark.parametrize(("state", "what"), CANCELLATIONS)
+@pytest.mark.parametrize("run", [0, 1])
+def test_a_cancellation_stops_what_has_bought_nothing_and_nobody_works_on(state: State, what: str, run: int) -> None:
+    job = a_job(state, **BOUGHT[what])
+    if state is State.WAITING:
+        job = replace(job, due_at=LATER + seconds(60), waiting_since=LATER + seconds(60))
+    found = lifecycle.cancelled(job, unwanted(run), LATER)
+    assert found.cancel_requested
+    match CANCELLATIONS[state, what]:
+        case "ends":
+            assert is_over_and_said(found, CANCELLED)
+        case "looks":
+            assert (found.state, found.due_at, found.purchase) == (state, LATER, job.purchase)
+            assert found.waiting_since is not None
+            assert found.waiting_since <= LATER, "it stands in line from now on"
+        case _:
+            assert found == replace(job, cancel_run=1)
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.WAITING])
+def test_a_cancellation_of_an_earlier_run_stops_nothing(state: State) -> None:
+    found = lifecycle.cancelled(a_job(state, run=2), unwanted(1), LATER)
+    assert found == a_job(state, run=2, cancel_run=1)
+    assert not found.cancel_requested
+
+
+def test_a_cancellation_that_was_told_stays_told() -> None:
+    job = lifecycle.cancelled(a_job(run=3), unwanted(3), NOW)
+    assert lifecycle.cancelled(job, unwanted(1), LATER).cancel_run == 3
+
+
+# --- Claims and turns. ---
+
+
+def test_a_claim_moves_the_fence_and_lasts_as_long_as_the_lease() -> None:
+    found = lifecycle.claimed(a_job(State.QUEUED, fence=4), LATER, PATIENCE.lease)
+    assert (found.state, found.fence, found.due_at) == (State.RUNNING, 5, LATER + seconds(120))
+
+
+def miss(job: Job, now: Any, progress_at: Any = NOW, **patience: Any) -> Job:
+    return lifecycle.turn_missed(job, "o2", progress_at, now, replace(PATIENCE, **patience))
+
+
+def test_a_turn_that_was_missed_is_logged_with_the_reason_and_waited_for_again() -> None:
+    moment = NOW + seconds(30)
+    found = miss(a_job(State.QUEUED), moment)
+    assert (found.state, found.missed_turns, found.missed_at, found.due_at) == (State.QUEUED, 1, moment, NOW)
+    assert found.waiting_since == NOW, "it has been in line since it came"
+    (attempt,) = found.attempts
+    assert (attempt.step, attempt.at, attempt.outcome) == (Step.LOCK, moment, "failed")
+    assert attempt.detail == (
+        f"no turn within 30 s: order o2 holds the package, without progress since {NOW.isoformat(timespec='seconds')}"
+    )
+    assert found.outbox == (), "the customer hears nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("since_it_came", "since_it_missed", "since_progress", "missed"),
+    [(30, None, 30, True), (29, None, 30, False), (300, 30, 300, True), (300, 29, 300, False), (300, 300, 29, False)],
+)
+def test_a_turn_is_missed_when_nothing_has_moved_for_so_long(
+    since_it_came: float, since_it_missed: float | None, since_progress: float, missed: bool
+) -> None:
+    missed_at = None if since_it_missed is None else NOW - seconds(since_it_missed)
+    job = a_job(State.QUEUED, waiting_since=NOW - seconds(since_it_came), missed_at=missed_at)
+    assert lifecycle.has_missed_turn(job, NOW - seconds(since_progress), NOW, PATIENCE) == missed
+
+
+def test_the_tenth_turn_missed_fails_the_job() -> None:
+    job = a_job(State.QUEUED, purchase=a_purchase())
+    for number in range(1, 11):
+        assert not job.over
+        job = miss(job, NOW + seconds(30 * number))
+    assert is_over_and_said(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
+    assert len(job.attempts) == 10
+    assert job.purchase == a_purchase(), "what may be bought is found out by the next run"
+
+
+def test_turns_missed_count_together_only_while_the_holder_does_not_get_on() -> None:
+    job = a_job(State.QUEUED)
+    for number in range(1, 10):
+        job = miss(job, NOW + seconds(30 * number))
+    assert job.missed_turns == 9
+    got_on = NOW + seconds(280)
+    job = miss(job, got_on + seconds(40), got_on)
+    assert (job.missed_turns, job.over) == (1, False)
+
+
+def test_the_strict_form_fails_at_the_first_turn_missed() -> None:
+    job = miss(a_job(State.QUEUED), NOW + seconds(30), lock_attempts=1)
+    assert is_over_and_said(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
+
+
+# --- Before the purchase. ---
+
+
+def check_fails(job: Job, now: Any = NOW) -> Job:
+    return lifecycle.check_failed(job, "ipstock: answered 500", now, PATIENCE)
+
+
+def test_a_check_that_fails_is_an_attempt_that_is_repeated_after_two_and_three_minutes() -> None:
+    first = check_fails(a_job())
+    assert (first.state, first.step, first.due_at, first.waiting_since) == (
+        State.WAITING,
+        Step.CHECK,
+        NOW + seconds(120),
+        NOW + seconds(120),
+    )
+    assert first.attempts == (Attempt(Step.CHECK, NOW, "failed", "ipstock: answered 500"),)
+    assert notices(first) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
+
+    second = check_fails(replace(first, state=State.RUNNING, outbox=()))
+    assert second.due_at == NOW + seconds(180)
+    assert notices(second) == [progress("buy", 2, "Waiting 3 minutes before attempt 3 of 3", 3)]
+
+    third = check_fails(replace(second, state=State.RUNNING, outbox=()))
+    assert is_over_and_said(third, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert third.failure_reason == "The server could not be bought in 3 attempts: ipstock: answered 500"
+
+
+def test_a_job_that_is_to_be_cancelled_does_not_wait_for_another_check() -> None:
+    assert is_over_and_said(check_fails(a_job(cancel_run=1)), CANCELLED)
+
+
+def test_a_job_that_is_to_be_cancelled_and_may_have_bought_is_looked_after_once_more() -> None:
+    found = check_fails(a_job(cancel_run=1, buys=1, purchase=a_purchase()))
+    assert (found.state, found.purchase) == (State.WAITING, a_purchase(settled=True))
+
+
+def test_nothing_to_buy_ends_the_run_so_that_an_operator_can_retry() -> None:
+    found = lifecycle.not_available(a_job(), "Package has no available IPs: it is disabled", NOW)
+    assert is_over_and_said(found, failure("Package has no available IPs: it is disabled", retryable=True))
+    assert found.attempts[-1].detail == found.failure_reason
+
+
+def test_what_is_asked_for_and_what_is_free_is_noted_before_the_request_leaves() -> None:
+    first = lifecycle.buying(a_job(), IP, [IP, OTHER_IP], NOW, PATIENCE)
+    assert (first.step, first.state, first.buys) == (Step.BUY, State.RUNNING, 1)
+    assert first.purchase == a_purchase()
+    assert first.attempts[-1] == Attempt(Step.CHECK, NOW, "ok", f"2 free, asking for {IP}")
+
+
+def test_a_further_attempt_keeps_what_the_earlier_ones_asked_for() -> None:
+    earlier = a_purchase(answered=True, settled=True, looked=True, trouble="broke")
+    second = lifecycle.buying(a_job(buys=1, purchase=earlier), OTHER_IP, [OTHER_IP, "103.181.91.3"], LATER, PATIENCE)
+    assert second.purchase == Purchase(
+        asked=(IP, OTHER_IP),
+        free_before=(IP, OTHER_IP, "103.181.91.3"),
+        started_at=LATER,
+        rest_until=LATER + seconds(300),
+    )
+    assert second.buys == 2
+
+
+def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
+    before = a_job(step=Step.CHECK, buys=1, purchase=a_purchase(settled=True))
+    found = lifecycle.not_sent(lifecycle.buying(before, OTHER_IP, [OTHER_IP], NOW, PATIENCE), before, LATER)
+    assert (found.step, found.buys, found.purchase) == (Step.CHECK, 1, before.purchase)
+    assert found.attempts[-1].outcome == "failed"
+
+
+# --- An attempt without an answer. ---
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_what_came_instead_of_an_address_is_noted(done: bool) -> None:
+    found = lifecycle.unanswered(a_job(purchase=a_purchase()), "buyvps: broke", LATER, done=done)
+    assert found.purchase == a_purchase(answered=done, trouble="buyvps: broke")
+    assert lifecycle.unanswered(a_job(), "buyvps: broke", LATER, done=done) == a_job()
+
+
+def test_what_an_attempt_may_have_bought_is_what_was_free_and_is_nobody_elses() -> None:
+    known = [f"103.181.91.{number}" for number in range(1, 7)]
+    purchase = a_purchase(asked=(known[2], known[4]), free_before=(*known, "103.181.9.1", "103.18.91.1"))
+    job = a_job(purchase=purchase)
+    assert lifecycle.sold_to_us(job, free=[], others=[]) == [known[4], known[2], known[0], known[1], known[3], known[5]]
+    assert lifecycle.sold_to_us(job, free=known[:3], others=[known[5]]) == [known[4], known[3]]
+    assert lifecycle.sold_to_us(job, free=known, others=[]) == []
+
+
+def test_a_job_without_a_purchase_has_bought_nothing() -> None:
+    assert lifecycle.sold_to_us(a_job(), free=[], others=[]) == []
+    assert lifecycle.nothing_sold(a_job(), NOW, PATIENCE) == a_job()
+    assert lifecycle.not_looked(a_job(), NOW, PATIENCE) == a_job()
+
+
+OPEN_UNTIL = NOW + PATIENCE.buy_timeout
+
+
+@pytest.mark.parametrize(
+    ("after", "until"), [(0, 5), (5, 10), (114, 119), (116, 120), (119.999, 120)], ids=lambda value: f"{value}s"
+)
+def test_while_the_provider_may_still_be_at_it_the_job_looks_again_every_five_seconds(
+    after: float, until: float
+) -> None:
+    found = lifecycle.nothing_sold(a_job(buys=1, purchase=a_purchase()), NOW + seconds(after), PATIENCE)
+    assert (found.state, found.due_at, found.buys) == (State.WAITING, NOW + seconds(until), 1)
+    assert (found.purchase, found.outbox, found.attempts) == (a_purchase(), (), ())
+    assert seconds(5) == LOOK_AGAIN
+
+
+@pytest.mark.parametrize(("answered", "now"), [(True, NOW), (False, OPEN_UNTIL)])
+def test_afterwards_the_attempt_has_failed(answered: bool, now: Any) -> None:
+    job = a_job(buys=1, purchase=a_purchase(answered=answered, trouble="buyvps: answered 500"))
+    found = lifecycle.nothing_sold(job, now, PATIENCE)
+    assert (found.state, found.due_at) == (State.WAITING, now + seconds(120))
+    assert found.purchase == a_purchase(answered=answered, settled=True, looked=True, trouble="buyvps: answered 500")
+    assert found.attempts[-1] == Attempt(Step.BUY, now, "failed", "attempt 1 of 3: buyvps: answered 500")
+    assert notices(found) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
+
+
+def test_an_attempt_that_was_cut_off_says_so() -> None:
+    found = lifecycle.nothing_sold(a_job(buys=1, purchase=a_purchase()), OPEN_UNTIL, PATIENCE)
+    assert found.attempts[-1].detail == "attempt 1 of 3: interrupted: no answer is known"
+
+
+def test_the_last_attempt_ends_the_run_for_an_operator_to_decide() -> None:
+    job = a_job(buys=3, purchase=a_purchase(answered=True, trouble="buyvps: answered 500"))
+    found = lifecycle.nothing_sold(job, NOW, PATIENCE)
+    assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert found.failure_reason == "The server could not be bought in 3 attempts: buyvps: answered 500"
+    assert found.purchase is not None
+    only = lifecycle.nothing_sold(replace(job, buys=1), NOW, replace(PATIENCE, buy_attempts=1))
+    assert is_over_and_said(only, failure("The server could not be bought in 1 attempt", retryable=True))
+
+
+def test_an_attempt_that_failed_and_bought_nothing_ends_a_run_that_is_to_be_cancelled() -> None:
+    found = lifecycle.nothing_sold(a_job(buys=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, PATIENCE)
+    assert is_over_and_said(found, CANCELLED)
+    assert found.attempts[-1].step is Step.BUY
+
+
+def test_an_attempt_that_may_still_buy_is_waited_for_also_if_the_run_is_to_be_cancelled() -> None:
+    found = lifecycle.nothing_sold(a_job(buys=1, cancel_run=1, purchase=a_purchase()), NOW, PATIENCE)
+    assert (found.state, found.due_at) == (State.WAITING, NOW + seconds(5))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        a_job(buys=1, purchase=a_purchase(answered=True, settled=True)),
+        a_job(buys=0, purchase=a_purchase(answered=True)),
+    ],
+    ids=["counted already", "of an earlier run"],
+)
+def test_an_attempt_that_is_not_to_be_counted_again_lets_the_job_go_on(job: Job) -> None:
+    found = lifecycle.nothing_sold(job, LATER, PATIENCE)
+    assert found == replace(job, purchase=a_purchase(answered=True, settled=True, looked=True))
+
+
+def test_where_nobody_can_look_the_attempt_fails_and_is_looked_for_before_the_next() -> None:
+    moment = NOW + seconds(100)
+    answered = a_job(buys=1, purchase=a_purchase(answered=True, trouble="answered 500"))
+    found = lifecycle.not_looked(answered, moment, PATIENCE)
+    assert (found.state, found.due_at) == (State.WAITING, moment + seconds(120))
+    assert found.purchase == a_purchase(answered=True, settled=True, trouble="answered 500")
+
+
+def test_where_nobody_can_look_the_next_attempt_is_not_made_before_the_provider_is_through_with_this_one() -> None:
+    hasty = replace(PATIENCE, buy_delays=(seconds(1),))
+    job = a_job(buys=1, purchase=a_purchase())
+    assert lifecycle.not_looked(job, NOW + seconds(10), hasty).due_at == OPEN_UNTIL
+    assert lifecycle.not_looked(job, NOW + seconds(119.5), hasty).due_at == NOW + seconds(120.5)
+    answered = replace(job, purchase=a_purchase(answered=True))
+    assert lifecycle.not_looked(answered, NOW + seconds(10), hasty).due_at == NOW + seconds(11)
+
+
+def test_where_nobody_can_look_after_the_last_attempt_the_run_fails_and_the_purchase_is_remembered() -> None:
+    found = lifecycle.not_looked(a_job(buys=3, purchase=a_purchase()), NOW, PATIENCE)
+    assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert found.purchase == a_purchase(settled=True)
+
+
+def test_where_nobody_can_look_a_cancellation_waits_until_somebody_can() -> None:
+    found = lifecycle.not_looked(a_job(buys=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, PATIENCE)
+    assert (found.state, found.purchase) == (State.WAITING, a_purchase(answered=True, settled=True))
+
+
+def test_a_run_that_is_stopped_is_cancelled() -> None:
+    assert is_over_and_said(lifecycle.stopped(a_job(cancel_run=1), NOW), CANCELLED)
+
+
+# --- The address. ---
+
+
+def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() -> None:
+    found = lifecycle.bought(a_job(buys=1, purchase=a_purchase()), IP, "the provider assigned", NOW)
+    assert (found.ip, found.purchase, found.step, found.state) == (IP, None, Step.STATUS, State.RUNNING)
+    assert not found.needs_lock
+    assert [(attempt.step, attempt.outcome, attempt.detail) for attempt in found.attempts] == [
+        (Step.BUY, "ok", f"the provider assigned {IP}"),
+        (Step.VERIFY, "ok", "inside 103.181.91"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "reason", "customer"),
+    [
+        (
+            lambda job: lifecycle.wrong_address(job, "198.51.100.4", NOW),
+            "WRONG PACKAGE ASSIGNED: ordered 103.181.91, provider assigned 198.51.100.4",
+            "PROVISIONING BLOCKED: Wrong package assigned",
+        ),
+        (
+            lambda job: lifecycle.taken_address(job, "198.51.100.4", "o2", NOW),
+            "ADDRESS ASSIGNED TWICE: provider assigned 198.51.100.4, which belongs to order o2",
+            "PROVISIONING BLOCKED: Address assigned twice",
+        ),
+    ],
+    ids=["wrong package", "assigned twice"],
+)
+def test_an_address_that_must_not_be_given_away_blocks_the_order(
+    blocked: Callable[[Job], Job], reason: str, customer: str
+) -> None:
+    found = blocked(a_job(buys=1, purchase=a_purchase(), wrong_ips=("192.0.2.1",)))
+    assert is_over_and_said(found, failure(customer, bought=True))
+    assert (found.failure_reason, found.retryable, found.ip, found.purchase) == (reason, False, None, None)
+    assert found.wrong_ips == ("192.0.2.1", "198.51.100.4")
+    assert found.attempts[-1] == Attempt(Step.VERIFY, NOW, "failed", reason)
+    assert blocked(found).wrong_ips == found.wrong_ips, "each is listed once"
+
+
+# --- Status. ---
+
+
+def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_then_given_up() -> None:
+    def fails(job: Job) -> Job:
+        return lifecycle.status_failed(replace(job, state=State.RUNNING, outbox=()), "answered 500", NOW, PATIENCE)
+
+    first = fails(a_job(ip=IP, step=Step.STATUS))
+    assert (first.state, first.due_at, first.ip) == (State.WAITING, NOW + seconds(60), IP)
+    assert notices(first) == [progress("status", 1, "Waiting 1 minute before attempt 2 of 3", 2)]
+    assert first.attempts[-1] == Attempt(Step.STATUS, NOW, "failed", "attempt 1 of 3: answered 500")
+
+    second = fails(first)
+    assert second.due_at == NOW + seconds(120)
+    assert notices(second) == [progress("status", 2, "Waiting 2 minutes before attempt 3 of 3", 3)]
+
+    third = fails(second)
+    assert is_over_and_said(third, failure("The server was bought but is not ready yet", retryable=True, bought=True))
+    assert third.failure_reason == f"The provider sold {IP} and did not say how to get into it: answered 500"
+    assert third.ip == IP
+
+
+def test_a_cancellation_does_not_end_a_job_that_has_its_server() -> None:
+    job = a_job(ip=IP, step=Step.STATUS, cancel_run=1)
+    assert lifecycle.status_failed(job, "answered 500", NOW, PATIENCE).state is State.WAITING
+    assert lifecycle.completed(job, ACCESS, SEALED, NOW).state is State.COMPLETED
+
+
+def test_a_job_that_is_done_says_so_to_the_customer_and_to_the_order() -> None:
+    found = lifecycle.completed(a_job(ip=IP, looks=1), ACCESS, SEALED, NOW)
+    assert (found.state, found.server, found.credentials, found.due_at) == (State.COMPLETED, SERVER, SEALED, None)
+    completion = ProvisioningCompleted(order_id="o1", server=SERVER)
+    assert notices(found) == [progress("status", 2, "Your server is ready", 2), completion]
+    assert answers(found) == (completion,)
+    assert found.attempts[-1].outcome == "ok"
+
+
+def test_a_completed_job_without_its_server_is_a_fault_and_not_an_answer() -> None:
+    with pytest.raises(ValueError, match="without a server"):
+        answers(a_job(State.COMPLETED, server=None))
+
+
+@pytest.mark.parametrize(
+    ("pause", "words"),
+    [(60, "1 minute"), (120, "2 minutes"), (90, "90 seconds"), (1, "1 second"), (0.5, "0.5 seconds"), (0, "0 seconds")],
+)
+def test_pauses_are_written_for_people(pause: float, words: str) -> None:
+    assert in_words(seconds(pause)) == words
+
+
+@pytest.mark.parametrize(("attempts", "last"), [(5, 180), (2, 120)])
+def test_the_last_of_the_pauses_stands_for_all_that_follow(attempts: int, last: int) -> None:
+    patience = replace(PATIENCE, buy_attempts=attempts)
+    job = lifecycle.check_failed(a_job(buys=attempts - 2), "x", NOW, patience)
+    assert job.due_at == NOW + seconds(last)
+
+
+# --- Whatever happens, in whichever order. ---
+
+
+class History:
+    """A job, what happens to it as a worker and the handlers would let it, and what it has said so far."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.said: list[Notice] = []
+        self.run = 1
+        self.job = lifecycle.requested(wanted(), self.now, line=1)
+
+    def happens(self, event: str, patience: lifecycle.Patience) -> None:
+        self.now += seconds(7)
+        before = self.job
+        after = self._after(event, patience)
+        assert after.attempts[: len(before.attempts)] == before.attempts
+        self.said += after.outbox
+        self.judge(before, after, patience)
+        self.job = replace(after, outbox=())
+
+    def _after(self, event: str, patience: lifecycle.Patience) -> Job:
+        job, now = self.job, self.now
+        match event:
+            case "retry":
+                self.run = job.run + 1
+                return lifecycle.requested_again(job, wanted(self.run), now, line=2)
+            case "request":
+                return lifecycle.requested_again(job, wanted(job.run), now, line=2)
+            case "cancel" | "cancel next":
+                return lifecycle.cancelled(job, unwanted(job.run + (event == "cancel next")), now)
+            case "miss" if job.needs_lock and job.state is not State.RUNNING:
+                return lifecycle.turn_missed(job, "o2", NOW, now, patience)
+            case "work" if not job.over and job.state is not State.RUNNING:
+                return lifecycle.claimed(job, now, patience.lease)
+        if job.state is not State.RUNNING:
+            return job
+        return self._with_address(event, patience) if job.ip else self._without_address(event, patience)
+
+    def _with_address(self, event: str, patience: lifecycle.Patience) -> Job:
+        if event == "succeed":
+            return lifecycle.completed(self.job, ACCESS, SEALED, self.now)
+        return lifecycle.status_failed(self.job, "answered 500", self.now, patience)
+
+    def _without_address(self, event: str, patience: lifecycle.Patience) -> Job:
+        """What a worker does under the lock; a purchase that is not looked for is never followed by another."""
+        job, now = self.job, self.now
+        if event == "check fails":
+            return lifecycle.check_failed(job, "answered 500", now, patience)
+        if job.purchase is not None and not job.purchase.looked:
+            match event:
+                case "succeed":
+                    return lifecycle.bought(job, IP, "the provider assigned", now)
+                case "wrong":
+                    return lifecycle.wrong_address(job, "192.0.2.1", now)
+                case "unlooked" if not job.purchase.settled:
+                    job = lifecycle.unanswered(job, "broke", now, done=False)
+                    return lifecycle.not_looked(job, now, patience)
+                case _:
+                    return lifecycle.nothing_sold(job, now, patience)
+        if job.cancel_requested:
+            return lifecycle.stopped(job, now)
+        if event == "sold out":
+            return lifecycle.not_available(job, lifecycle.NO_ADDRESS, now)
+        return lifecycle.buying(job, IP, [IP, OTHER_IP], now, patience)
+
+    def judge(self, before: Job, after: Job, patience: lifecycle.Patience) -> None:
+        """What holds after every event."""
+        assert after.over == (after.due_at is None), "over, or due at some time, and never both"
+        assert (after.state is State.COMPLETED) == (after.server is not None and after.ip is not None and after.over)
+        sequences = [notice.sequence for notice in self.said]
+        assert all(one < other for one, other in pairwise(sequences))
+        assert all(sequence <= after.sequence for sequence in sequences)
+        if after.over and not before.over:
+            assert notices(after)[-1] == answers(after)[0], "an end is said, and said last"
+        if after.run == before.run:
+            assert after.buys <= patience.buy_attempts
+            assert after.looks <= patience.status_attempts
+        if before.purchase is not None and after.purchase is None:
+            assert after.ip is not None or after.wrong_ips, "a purchase is not forgotten before it has given an address"
+        if before.ip is not None:
+            assert after.ip == before.ip
+
+
+EVENTS = (
+    *("work", "work", "work", "buy", "buy", "succeed", "look", "check fails", "unlooked", "wrong", "sold out"),
+    *("cancel", "cancel next", "retry", "request", "miss"),
+)
+
+
+@given(
+    st.lists(st.sampled_from(EVENTS), max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([1, 10]),
+    st.sampled_from([1, 120]),
+)
+def test_whatever_happens_the_books_of_a_job_are_right(
+    events: list[str], buy_attempts: int, status_attempts: int, lock_attempts: int, timeout: int
+) -> None:
+    patience = replace(
+        PATIENCE,
+        buy_attempts=buy_attempts,
+        status_attempts=status_attempts,
+        lock_attempts=lock_attempts,
+        buy_timeout=seconds(timeout),
+    )
+    history = History()
+    for event in events:
+        history.happens(event, patience)
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=60))
+def test_the_password_is_nowhere_but_sealed(events: list[str]) -> None:
+    history = History()
+    seen = []
+    for event in (*events, "work", "buy", "succeed", "succeed"):
+        history.happens(event, PATIENCE)
+        seen.append(repr(history.job))
+    assert ACCESS.password not in repr(history.said) + "".join(seen)
