@@ -1,0 +1,277 @@
+"""The one place that runs MongoDB transactions: majority writes, snapshot reads, retries with a limit.
+
+    TransientTransactionError          the whole transaction is run again, after a pause with full jitter
+    UnknownTransactionCommitResult     the commit alone is repeated: it is idempotent
+    anything else                      aborts and leaves at once (a refusal, a duplicate key, a fault)
+
+Where the limit is reached, ContentionError, DatabaseUnavailableError or UnknownCommitError leaves: all of them are
+TransientErrors, so HTTP answers 503 with Retry-After and a consumer waits.
+
+In MongoDB a write to a document that another transaction has written fails at once. So the operations of one process
+on the same accounts wait for each other here, in front of the transaction, instead of failing there; the retries are
+for conflicts between processes.
+"""
+
+import asyncio
+import inspect
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
+from pymongo import WriteConcern
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from payment_service.refusals import RefusedError
+from shared import database
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError, TransientError
+
+Session = AsyncClientSession
+Work = Callable[[Session], Awaitable["Result"]]
+Result = TypeVar("Result")
+Admission = Callable[[Session], Awaitable[None]]
+"""Called with a session before its first statement."""
+
+LIMIT_SECONDS = 10.0
+"""After so long, waiting for its turn included, an operation is not attempted again."""
+LIMIT_ATTEMPTS = 100
+FIRST_PAUSE_SECONDS = 0.005
+LONGEST_PAUSE_SECONDS = 0.5
+
+_TRANSIENT = "TransientTransactionError"
+_UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
+_WRITE_CONFLICT = 112
+
+_attempts = Counter("transaction_attempts_total", "Transactions begun, retries among them", ["operation"])
+_retries = Counter("transaction_retries_total", "Attempts and commits that were repeated", ["operation", "reason"])
+_failures = Counter("transaction_failures_total", "Operations that did not commit", ["operation", "reason"])
+_durations = Histogram(
+    "transaction_duration_seconds",
+    "Time of an operation, waiting and retries included",
+    ["operation"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
+)
+_concurrent = Gauge("concurrent_operations", "Operations in hand, waiting ones among them", ["operation"])
+
+
+class ContentionError(TransientError):
+    """Other operations kept the accounts busy up to the limit; nothing was changed."""
+
+
+class UnknownCommitError(TransientError):
+    """The database did not say whether the transaction was committed; the operation may have taken place."""
+
+
+class Transactions:
+    """Runs work in transactions of one database."""
+
+    def __init__(
+        self,
+        of: Database,
+        *,
+        limit_seconds: float = LIMIT_SECONDS,
+        limit_attempts: int = LIMIT_ATTEMPTS,
+        admit: Admission | None = None,
+    ) -> None:
+        self._client = of.client
+        self._limit_seconds = limit_seconds
+        self._limit_attempts = limit_attempts
+        self._admit = admit
+        self._turns = Turns()
+
+    async def run(self, operation: str, work: "Work[Result]", keys: Collection[str] = ()) -> Result:
+        """Run `work` in a transaction and return its result once that is committed by a majority.
+
+        `work` is run again for every attempt, so it must have no effects but those on the database, through the
+        session that it gets. `operation` labels the metrics. Operations that share one of the `keys` take turns.
+
+        Raises what `work` raises, after the transaction is aborted; ContentionError or DatabaseUnavailableError when
+        the limit was reached and nothing was changed; UnknownCommitError when that is not known.
+        """
+        deadline = time.monotonic() + self._limit_seconds
+        with _observed(operation):
+            async with self._turns.taken(keys, within=self._limit_seconds), self._session() as session:
+                return await self._until_committed(session, operation, work, deadline)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        session = await _resolved(self._client.start_session())
+        try:
+            if self._admit is not None:
+                await self._admit(session)
+            yield session
+        finally:
+            await _to_its_end(session.end_session())
+
+    async def _until_committed(self, session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
+        attempt = 1
+        while True:
+            _attempts.labels(operation).inc()
+            try:
+                return await _attempt(session, operation, work, deadline)
+            except PyMongoError as error:
+                if not error.has_error_label(_TRANSIENT):
+                    raise
+                pause = _pause(attempt)
+                if attempt >= self._limit_attempts or time.monotonic() + pause > deadline:
+                    raise self._given_up(error) from error
+                _retries.labels(operation, _reason(error)).inc()
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    def _given_up(self, error: PyMongoError) -> TransientError:
+        if _is_conflict(error):
+            return _busy(self._limit_seconds)
+        ours = database.as_ours(error)
+        return ours if isinstance(ours, TransientError) else DatabaseUnavailableError(str(error)[:300])
+
+
+async def _attempt(session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
+    await _resolved(
+        session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))
+    )
+    try:
+        result = await work(session)
+    except BaseException:
+        # An open transaction would keep its documents from everybody for a minute.
+        await _to_its_end(session.abort_transaction())
+        raise
+    await _to_its_end(_commit(session, operation, deadline))
+    return result
+
+
+async def _commit(session: Session, operation: str, deadline: float) -> None:
+    attempt = 1
+    while True:
+        try:
+            await session.commit_transaction()
+        except PyMongoError as error:
+            if not error.has_error_label(_UNKNOWN_COMMIT):
+                raise
+            pause = _pause(attempt)
+            if time.monotonic() + pause > deadline:
+                raise UnknownCommitError(
+                    "the database did not say whether the operation was committed; ask again with the same key"
+                ) from error
+            _retries.labels(operation, "unknown-commit").inc()
+        else:
+            return
+        await asyncio.sleep(pause)
+        attempt += 1
+
+
+class Turns:
+    """Locks by key for the tasks of one process, each there only as long as somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    @asynccontextmanager
+    async def taken(self, keys: Collection[str], *, within: float) -> AsyncIterator[None]:
+        """Hold all the keys; raises ContentionError if they are not free within so many seconds."""
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(within):
+                    # In one order for everybody: two operations never wait for each other.
+                    for key in sorted(set(keys)):
+                        await held.enter_async_context(self._turn(key))
+            except TimeoutError:
+                raise _busy(within) from None
+            yield
+
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
+        queue = self._queues.setdefault(key, _Queue())
+        queue.members += 1
+        try:
+            async with queue.lock:
+                yield
+        finally:
+            queue.members -= 1
+            if not queue.members:
+                del self._queues[key]
+
+
+@dataclass(slots=True)
+class _Queue:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    members: int = 0
+
+
+@contextmanager
+def _observed(operation: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        with _concurrent.labels(operation).track_inprogress():
+            yield
+    except BaseException as error:
+        _failures.labels(operation, _reason(error)).inc()
+        raise
+    finally:
+        _durations.labels(operation).observe(time.perf_counter() - started)
+
+
+def _pause(attempt: int) -> float:
+    """Exponential backoff with full jitter: whoever met in a conflict does not meet again."""
+    return random.random() * min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 16))  # noqa: S311
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return isinstance(error, OperationFailure) and error.code == _WRITE_CONFLICT
+
+
+def _busy(seconds: float) -> ContentionError:
+    return ContentionError(f"other operations kept the same accounts busy for {seconds:g} s; nothing was changed")
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (RefusedError, "refused"),
+    (ContentionError, "contention"),
+    (UnknownCommitError, "unknown-commit"),
+    (DatabaseUnavailableError, "unavailable"),
+    (DuplicateKeyError, "duplicate-key"),
+    (asyncio.CancelledError, "cancelled"),
+)
+
+
+def _reason(error: BaseException) -> str:
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    if _is_conflict(error):
+        return "conflict"
+    if isinstance(error, PyMongoError) and (database.is_passing(error) or error.has_error_label(_TRANSIENT)):
+        return "unavailable"
+    return "error"
+
+
+async def _resolved(call: Any) -> Any:
+    """The result of a call that PyMongo and Motor make differently: one awaits it, the other does not."""
+    return await call if inspect.isawaitable(call) else call
+
+
+_ending: set["asyncio.Task[Any]"] = set()
+
+
+async def _to_its_end(call: Coroutine[Any, Any, Any]) -> None:
+    """Await a call that a cancellation must not cut short: half a commit or abort leaves the transaction open."""
+    task = asyncio.ensure_future(call)
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # seen: what the caller learns is that it was cancelled
+        raise

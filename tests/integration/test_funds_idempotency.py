@@ -1,0 +1,141 @@
+"""Idempotency keys of the funds API: the first answer, whatever it was, is the only one."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from pymongo.errors import DuplicateKeyError
+
+from payment_service.idempotency import Answer, Answers, KeyReusedError, Request
+from payment_service.refusals import RefusedError
+from payment_service.transactions import Session, Transactions
+from shared.clock import utc_now
+from tests import funds_client as calls
+from tests.builders import connected, new_id
+from tests.funds_app import FundsApp, assert_books_balance, funds_app
+from tests.funds_client import Call
+
+
+@pytest.fixture
+async def app(mongodb_url: str, database_prefix: str) -> AsyncIterator[FundsApp]:
+    async with funds_app(mongodb_url, database_prefix) as app:
+        yield app
+        await assert_books_balance(app)
+
+
+async def test_every_post_gives_its_first_answer_again(app: FundsApp) -> None:
+    client = app.client
+    retainer = await client.made(calls.open_retainer("c1", 1_000), "retainer")
+    invoice = await client.made(calls.issue_invoice("c1", 1_000), "invoice")
+    payment = await client.made(calls.create_payment("c1", 1_000), "payment")
+    sender, receiver = [await client.made(calls.open_bank_account(name, 1_000), "account") for name in "ab"]
+    transfer = await client.made(calls.transfer(sender, receiver, 100), "transfer")
+    for call in (
+        calls.open_retainer("c1", 1_999),
+        calls.consume(retainer, 101),
+        calls.replenish(retainer, 101),
+        calls.issue_invoice("c1", 1_000),
+        calls.pay_invoice(invoice, 101),
+        calls.create_payment("c1", 1_000),
+        calls.complete(payment),
+        calls.open_bank_account("c", 1_000),
+        calls.transfer(sender, receiver, 101),
+        calls.cancel(transfer),
+    ):
+        key = new_id()
+        first = await client.send(call, key)
+        entries = await app.database["entries"].count_documents({})
+        assert first.status in (200, 201), (call, first)
+        assert await client.send(call, key) == first
+        assert await app.database["entries"].count_documents({}) == entries
+
+
+async def test_a_refusal_is_repeated_also_when_it_would_go_through_by_now(app: FundsApp) -> None:
+    client, key = app.client, new_id()
+    retainer = await client.made(calls.open_retainer("c1", 0), "retainer")
+    first = await client.send(calls.consume(retainer, 100), key)
+    assert first.status == 400
+    await client.send(calls.replenish(retainer, 100))
+    response = await app.http.post(
+        f"/api/retainers/{retainer}/consume", json={"amount": 1}, headers={"Idempotency-Key": key}
+    )
+    assert (response.status_code, response.json()) == (first.status, first.body)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert await client.retainer_balance(retainer) == 100
+
+
+@pytest.mark.parametrize("outcome", ["granted", "refused"])
+async def test_a_key_is_for_one_request_alone(app: FundsApp, outcome: str) -> None:
+    client, key = app.client, new_id()
+    retainer = await client.made(calls.open_retainer("c1", 1_000 if outcome == "granted" else 0), "retainer")
+    another = await client.made(calls.open_retainer("c1", 1_000), "retainer")
+    await client.send(calls.consume(retainer, 100), key)
+    for call in (
+        calls.consume(retainer, 101),
+        calls.consume(retainer, 100, description="again"),
+        calls.consume(another, 100),
+        calls.replenish(retainer, 100),
+    ):
+        answer = await client.send(call, key)
+        assert answer.status == 422
+        assert answer.body["errors"][0]["field"] == "Idempotency-Key"
+    assert await client.retainer_balance(another) == 1_000
+
+
+async def test_an_invalid_request_does_not_use_its_key_up(app: FundsApp) -> None:
+    client, key = app.client, new_id()
+    retainer = await client.made(calls.open_retainer("c1", 1_000), "retainer")
+    assert (await client.send(Call(f"/api/retainers/{retainer}/consume", {"amount": 0}), key)).status == 422
+    assert (await client.send(calls.consume(retainer, 100), key)).status == 200
+
+
+async def test_the_same_number_written_otherwise_is_the_same_request(app: FundsApp) -> None:
+    client, key = app.client, new_id()
+    first = await client.send(Call("/api/invoices", {"clientId": "c1", "totalAmount": 10}), key)
+    again = await client.send(Call("/api/invoices", {"totalAmount": 10.0, "clientId": "c1", "currency": "USD"}), key)
+    assert (first.status, again) == (201, first)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_a_key_has_1_to_255_characters(app: FundsApp, key: str) -> None:
+    headers = {"Idempotency-Key": key}
+    response = await app.http.post("/api/invoices", json={"clientId": "c1", "totalAmount": 1}, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"].lower() == "idempotency-key"
+    headers["Idempotency-Key"] = "k" * 255
+    response = await app.http.post("/api/invoices", json={"clientId": "c1", "totalAmount": 1}, headers=headers)
+    assert response.status_code == 201
+
+
+async def test_an_operation_overtaken_by_an_insert_is_begun_again(mongodb_url: str, database_prefix: str) -> None:
+    async with connected(mongodb_url, f"{database_prefix}_payments") as database:
+        answers = Answers(database, Transactions(database), utc_now)
+        runs = 0
+
+        async def work(session: Session) -> Answer:
+            nonlocal runs
+            runs += 1
+            if runs == 1:
+                raise DuplicateKeyError("as a server says it")
+            return Answer(200, {"runs": runs})
+
+        assert await answers.once(Request(new_id(), "POST", "/x"), "test", work) == Answer(200, {"runs": 2})
+
+
+async def test_what_went_through_elsewhere_stands_against_a_refusal(mongodb_url: str, database_prefix: str) -> None:
+    """A refusal is written after its transaction; the same request may have gone through in between."""
+    async with connected(mongodb_url, f"{database_prefix}_payments") as database:
+        elsewhere = Answers(database, Transactions(database), utc_now)
+        answers = Answers(database, Transactions(database), utc_now)
+        request = Request(new_id(), "POST", "/x", {"amount": 1})
+
+        async def granted(_session: Session) -> Answer:
+            return Answer(200, {"granted": True})
+
+        async def refused(_session: Session) -> Answer:
+            await elsewhere.once(request, "test", granted)
+            raise RefusedError("not enough")
+
+        assert await answers.once(request, "test", refused) == Answer(200, {"granted": True})
+        assert await elsewhere.once(request, "test", refused) == Answer(200, {"granted": True})
+        with pytest.raises(KeyReusedError):
+            await answers.once(Request(request.key, "POST", "/y", {"amount": 1}), "test", granted)

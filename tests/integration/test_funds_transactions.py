@@ -1,0 +1,305 @@
+"""The one place that runs transactions: what it repeats, what it lets out, and that nothing stays open behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from pymongo import AsyncMongoClient, ReadPreference
+from pymongo.errors import AutoReconnect, DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from payment_service.abandoned import COLLECTION, AbandonedTransactions
+from payment_service.refusals import RefusedError
+from payment_service.transactions import ContentionError, Session, Transactions, Turns, UnknownCommitError
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError
+from tests.builders import connected, new_id
+from tests.eventually import eventually
+
+DRIVERS = ["pymongo", "motor"]
+Work = Callable[[Session], Awaitable[int]]
+
+
+@pytest.fixture
+async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_payments") as database:
+        await database["counters"].insert_many([{"_id": name, "count": 0} for name in "ab"])
+        yield database
+
+
+def incrementing(database: Database, *names: str) -> Work:
+    """Work that adds one to each counter, in that order."""
+
+    async def work(session: Session) -> int:
+        for name in names:
+            await database["counters"].update_one({"_id": name}, {"$inc": {"count": 1}}, session=session)
+        return len(names)
+
+    return work
+
+
+async def count(database: Database, name: str = "a") -> int:
+    counter = await database["counters"].find_one({"_id": name})
+    assert counter is not None
+    return int(counter["count"])
+
+
+def metric(name: str, operation: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"operation": operation, **labels}) or 0.0
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_conflict_with_another_process_is_retried(mongodb_url: str, database: Database, driver: str) -> None:
+    if driver == "motor":
+        pytest.importorskip("motor")
+    operation, attempts = new_id(), 0
+    async with connected(mongodb_url, database.name, driver) as own, database.client.start_session() as other:
+        await other.start_transaction()
+        await incrementing(database, "a")(other)
+
+        async def work(session: Session) -> int:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 3:
+                await other.commit_transaction()
+            return await incrementing(own, "a")(session)
+
+        assert await Transactions(own).run(operation, work) == 1
+    # The third attempt read before the other one's commit, or not: either way the fourth goes through.
+    assert attempts in (3, 4)
+    assert await count(database) == 2
+    assert metric("transaction_attempts_total", operation) == attempts
+    assert metric("transaction_retries_total", operation, reason="conflict") == attempts - 1
+    assert metric("transaction_duration_seconds_count", operation) == 1
+    assert metric("concurrent_operations", operation) == 0
+
+
+async def test_a_conflict_that_does_not_end_is_given_up_with_nothing_changed(database: Database) -> None:
+    operation = new_id()
+    async with database.client.start_session() as other:
+        await other.start_transaction()
+        await incrementing(database, "a")(other)
+        with pytest.raises(ContentionError, match="nothing was changed"):
+            await Transactions(database, limit_attempts=3).run(operation, incrementing(database, "b", "a"))
+    assert metric("transaction_attempts_total", operation) == 3
+    assert metric("transaction_failures_total", operation, reason="contention") == 1
+    assert (await count(database, "a"), await count(database, "b")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RefusedError("no"), "refused"), (DuplicateKeyError("twice"), "duplicate-key"), (ZeroDivisionError(), "error")],
+)
+async def test_anything_else_leaves_at_once_and_undone(database: Database, error: Exception, reason: str) -> None:
+    operation, attempts = new_id(), 0
+
+    async def work(session: Session) -> int:
+        nonlocal attempts
+        attempts += 1
+        await incrementing(database, "a")(session)
+        raise error
+
+    with pytest.raises(type(error)):
+        await Transactions(database).run(operation, work)
+    assert attempts == 1
+    assert metric("transaction_failures_total", operation, reason=reason) == 1
+    # Not waiting for anybody's lock: the transaction is aborted, not merely left.
+    await incrementing(database, "a")(None)  # type: ignore[arg-type]
+    assert await count(database) == 1
+
+
+async def test_a_cancelled_operation_leaves_nothing_open(database: Database) -> None:
+    operation, reached = new_id(), asyncio.Event()
+
+    async def work(session: Session) -> int:
+        await incrementing(database, "a")(session)
+        reached.set()
+        await asyncio.Event().wait()
+        return 1
+
+    transactions = Transactions(database)
+    task = asyncio.create_task(transactions.run(operation, work, keys=["a"]))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert metric("transaction_failures_total", operation, reason="cancelled") == 1
+    assert await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a")) == 1
+    assert await count(database) == 1
+
+
+async def test_transactions_read_one_moment(database: Database) -> None:
+    async def work(session: Session) -> int:
+        counters = database["counters"]
+        before = await counters.find_one({"_id": "a"}, session=session)
+        await counters.update_one({"_id": "a"}, {"$inc": {"count": 1}})
+        after = await counters.find_one({"_id": "a"}, session=session)
+        assert before == after
+        return 0
+
+    assert await Transactions(database).run(new_id(), work) == 0
+    assert await count(database) == 1
+
+
+async def test_operations_of_one_process_on_one_account_do_not_conflict(database: Database) -> None:
+    operation, transactions = new_id(), Transactions(database)
+    crossing = [incrementing(database, "a", "b"), incrementing(database, "b", "a")] * 20
+    await asyncio.gather(*(transactions.run(operation, work, keys=["a", "b"]) for work in crossing))
+    assert (await count(database, "a"), await count(database, "b")) == (40, 40)
+    assert metric("transaction_attempts_total", operation) == 40
+
+
+async def test_operations_that_cross_between_processes_make_progress(mongodb_url: str, database: Database) -> None:
+    async with connected(mongodb_url, database.name) as another:
+        processes = [(own, Transactions(own)) for own in (database, another)]
+        await asyncio.gather(
+            *(
+                transactions.run("crossing", incrementing(own, *names), keys=names)
+                for own, transactions in processes
+                for names in [("a", "b"), ("b", "a")] * 10
+            )
+        )
+    assert (await count(database, "a"), await count(database, "b")) == (40, 40)
+
+
+async def test_a_database_that_is_away_is_a_transient_error() -> None:
+    mongo: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=50)
+    async with mongo:
+        database = mongo["nowhere"]
+        with pytest.raises(DatabaseUnavailableError):
+            await Transactions(database, limit_attempts=2).run(new_id(), incrementing(database, "a"))
+
+
+# --- The commit, which no server loses on request: a session that does. ---
+
+
+class LosingSession:
+    """A session of a server whose answers to the first commits are lost."""
+
+    def __init__(self, *lost: str) -> None:
+        self._lost = list(lost)
+        self.commits = self.aborts = self.begun = 0
+        self.ended = False
+
+    async def start_transaction(self, **_options: Any) -> None:
+        self.begun += 1
+
+    async def commit_transaction(self) -> None:
+        self.commits += 1
+        if self._lost:
+            error = AutoReconnect("connection closed")
+            error._add_error_label(self._lost.pop(0))
+            raise error
+
+    async def abort_transaction(self) -> None:
+        self.aborts += 1
+
+    async def end_session(self) -> None:
+        self.ended = True
+
+
+class LosingClient:
+    """A database whose sessions are the one that is given."""
+
+    def __init__(self, session: LosingSession) -> None:
+        self.client = self
+        self._session = session
+
+    def start_session(self) -> LosingSession:
+        return self._session
+
+
+async def run_over(session: LosingSession, **limits: Any) -> int:
+    async def work(_session: Session) -> int:
+        return 7
+
+    return await Transactions(LosingClient(session), **limits).run(new_id(), work)  # type: ignore[arg-type]
+
+
+async def test_a_commit_without_an_answer_is_repeated_alone() -> None:
+    session = LosingSession(*["UnknownTransactionCommitResult"] * 2)
+    assert await run_over(session) == 7
+    assert (session.begun, session.commits, session.aborts, session.ended) == (1, 3, 0, True)
+
+
+async def test_a_commit_that_failed_is_repeated_with_the_work() -> None:
+    session = LosingSession("UnknownTransactionCommitResult", "TransientTransactionError")
+    assert await run_over(session) == 7
+    assert (session.begun, session.commits, session.ended) == (2, 3, True)
+
+
+async def test_a_commit_that_never_gets_an_answer_is_said_to_be_unknown() -> None:
+    session = LosingSession(*["UnknownTransactionCommitResult"] * 100)
+    with pytest.raises(UnknownCommitError):
+        await run_over(session, limit_seconds=0.05)
+    assert session.ended
+
+
+# --- Turns. ---
+
+
+async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
+    turns = Turns()
+    async with turns.taken(["b", "a", "b"], within=5):
+        assert len(turns) == 2
+        with pytest.raises(ContentionError, match="busy"):
+            async with turns.taken(["c", "b"], within=0.01):
+                pytest.fail("b is taken")
+        assert len(turns) == 2
+    assert len(turns) == 0
+
+
+async def test_turns_taken_in_opposite_order_do_not_wait_for_each_other() -> None:
+    turns = Turns()
+
+    async def take(*keys: str) -> None:
+        async with turns.taken(keys, within=5):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(take(*keys) for keys in [("a", "b"), ("b", "a")] * 50))
+    assert len(turns) == 0
+
+
+# --- Transactions of a process that was killed. ---
+
+
+async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
+    mongodb_url: str, database: Database
+) -> None:
+    async with connected(mongodb_url, database.name) as killed:
+        sessions = AbandonedTransactions(killed)
+        session = killed.client.start_session()
+        await sessions.admit(session)
+        await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
+        await incrementing(killed, "a")(session)
+
+        patient = AbandonedTransactions(database)
+        assert await patient.end_abandoned() == 0
+        with pytest.raises(ContentionError):
+            await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
+
+        strict = AbandonedTransactions(database, silence_seconds=0.01)
+        assert await eventually(strict.end_abandoned) == 1
+        transactions = Transactions(database, limit_attempts=1, admit=strict.admit)
+        assert await transactions.run(new_id(), incrementing(database, "a")) == 1
+        with pytest.raises(PyMongoError) as raised:
+            await session.commit_transaction()
+        assert raised.value.has_error_label("TransientTransactionError")
+        await session.end_session()
+    assert await count(database) == 1
+
+
+async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(database: Database) -> None:
+    sessions = AbandonedTransactions(database)
+    transactions = Transactions(database, admit=sessions.admit)
+    await asyncio.gather(
+        *(transactions.run("listed", incrementing(database, "a"), keys=[str(number)]) for number in range(5))
+    )
+    (process,) = await database[COLLECTION].find().to_list()
+    assert 1 <= len(process["sessions"]) <= 5
+    await sessions.sign()
+    assert (await database[COLLECTION].find_one({}))["sessions"] == process["sessions"]  # type: ignore[index]
+    await sessions.leave()
+    assert await database[COLLECTION].count_documents({}) == 0
