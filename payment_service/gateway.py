@@ -60,6 +60,13 @@ class GatewayTimeoutError(Exception):
     """The gateway did not answer: it may or may not have done what it was asked."""
 
 
+class GatewayMisconfiguredError(GatewayTimeoutError):
+    """The gateway does not serve us as we are set up, with a wrong key for one: it said nothing about the payment.
+
+    The outcome is as unknown as after a timeout, and is looked up once an operator has mended the settings.
+    """
+
+
 class KeyReusedError(Exception):
     """The idempotency key was used for another amount or currency before."""
 

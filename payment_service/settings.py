@@ -1,14 +1,35 @@
 """Settings of the payment service, besides those that every service has."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from shared.settings import ServiceSettings
+from shared.settings import ENV_PREFIX, ServiceSettings
 
 
 class PaymentSettings(ServiceSettings):
-    """How the simulated gateway decides, and how long the gateway may take."""
+    """Which gateway takes the cards, how it is reached, and how long it may take."""
 
+    # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    card_gateway: Literal["simulated", "stripe"] = "simulated"
     payment_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     gateway_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    stripe_api_key: SecretStr | None = None
+    stripe_api_url: Annotated[str, Field(pattern=r"^https?://[^/@]+$")] = "https://api.stripe.com"
+
+    @field_validator("stripe_api_key")
+    @classmethod
+    def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"(sk|rk)_[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("a secret key (sk_...) or a restricted key (rk_...) of Stripe is allowed")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.card_gateway == "stripe" and self.stripe_api_key is None:
+            raise ValueError(f"with {ENV_PREFIX}CARD_GATEWAY=stripe, {ENV_PREFIX}STRIPE_API_KEY must be set too")
+        return self

@@ -1,0 +1,145 @@
+"""One suite over every gateway: what the payment service relies on, whoever takes the money."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+
+from payment_service.gateway import (
+    Charged,
+    ChargeRequest,
+    Declined,
+    Gateway,
+    GatewayTimeoutError,
+    KeyReusedError,
+    NothingCharged,
+    Refunded,
+)
+from payment_service.gateways import open_gateway
+from payment_service.settings import PaymentSettings
+from payment_service.simulated_gateway import COLLECTION as BOOK
+from shared.clock import utc_now
+from shared.database import Database
+from tests import stripe_api
+from tests.builders import connected, new_id
+
+
+@dataclass
+class Bench:
+    """Two processes' gateways over one book, and what a test needs to know about it."""
+
+    gateway: Gateway
+    other: Gateway
+    good_card: str
+    refused_card: str
+    held: Callable[[], Awaitable[set[str]]]
+
+    def request(self, card: str | None = None, key: str | None = None, amount: int = 1999) -> ChargeRequest:
+        return ChargeRequest(key or new_id(), amount, "USD", card or self.good_card)
+
+
+@pytest.fixture(params=["pymongo", "motor"])
+async def database(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_payments", request.param) as database:
+        yield database
+
+
+@pytest.fixture(params=["simulated", "stripe"])
+async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Bench]:
+    async with stripe_api.run_stripe_api() as api:
+        settings = PaymentSettings(
+            card_gateway=request.param, stripe_api_key=SecretStr(stripe_api.API_KEY), stripe_api_url=api.url
+        )
+        first, second = (open_gateway(settings, database, utc_now) for _ in range(2))
+
+        async def held_by_stripe() -> set[str]:
+            return api.held()
+
+        async def held_in_the_book() -> set[str]:
+            return {entry["_id"] async for entry in database[BOOK].find({"outcome": "CHARGED", "refundedAt": None})}
+
+        if request.param == "stripe":
+            yield Bench(first, second, stripe_api.VISA, stripe_api.REFUSED, held_by_stripe)
+        else:
+            yield Bench(first, second, "tok_ok", "tok_declined", held_in_the_book)
+        for gateway in (first, second):
+            await gateway.drain()
+
+
+async def test_a_charge_is_made_once_and_says_the_same_whenever_it_is_asked_about(bench: Bench) -> None:
+    request = bench.request()
+    assert await bench.gateway.look_up(request) is None
+    first = await bench.gateway.charge(request)
+    assert isinstance(first, Charged)
+    assert await bench.other.charge(request) == first
+    assert await bench.other.look_up(request) == first
+    assert await bench.held() == {request.key}
+
+
+async def test_a_declined_card_stays_declined_with_its_reason(bench: Bench) -> None:
+    request = bench.request(bench.refused_card)
+    first = await bench.gateway.charge(request)
+    assert isinstance(first, Declined)
+    assert "declined" in first.reason
+    assert await bench.other.charge(request) == first
+    assert await bench.other.charge(bench.request(bench.good_card, key=request.key)) == first
+    assert await bench.other.look_up(request) == first
+    assert await bench.gateway.refund(request.key) == NothingCharged(first.reason)
+    assert await bench.held() == set()
+
+
+async def test_a_refund_returns_the_whole_charge_once(bench: Bench) -> None:
+    request = bench.request()
+    charged = await bench.gateway.charge(request)
+    assert isinstance(charged, Charged)
+    assert await bench.gateway.refund(request.key) == Refunded(charged.charge_id)
+    assert await bench.other.refund(request.key) == Refunded(charged.charge_id)
+    assert await bench.held() == set()
+
+
+async def test_a_refund_before_any_charge_closes_the_key(bench: Bench) -> None:
+    request = bench.request()
+    assert await bench.gateway.refund(request.key) == NothingCharged()
+    late = await bench.other.charge(request)
+    assert late == Declined("The payment was cancelled")
+    assert await bench.gateway.look_up(request) == late
+    assert await bench.other.refund(request.key) == NothingCharged()
+    assert await bench.held() == set()
+
+
+async def test_a_key_is_for_one_amount(bench: Bench) -> None:
+    request = bench.request(amount=1000)
+    await bench.gateway.charge(request)
+    other = bench.request(key=request.key, amount=5000)
+    with pytest.raises(KeyReusedError):
+        await bench.gateway.charge(other)
+    with pytest.raises(KeyReusedError):
+        await bench.other.look_up(other)
+    assert await bench.held() == {request.key}
+
+
+async def test_many_charges_at_once_under_one_key_take_the_money_once(bench: Bench) -> None:
+    request = bench.request()
+    racing = [gateway.charge(request) for _ in range(10) for gateway in (bench.gateway, bench.other)]
+    outcomes = await asyncio.gather(*racing, return_exceptions=True)
+    assert all(isinstance(outcome, Charged | GatewayTimeoutError) for outcome in outcomes), outcomes
+    charged = await bench.gateway.look_up(request) or await bench.gateway.charge(request)
+    assert {outcome for outcome in outcomes if isinstance(outcome, Charged)} <= {charged}
+    assert await bench.held() == {request.key}
+
+
+async def test_a_charge_and_a_refund_at_once_leave_nothing_held(bench: Bench) -> None:
+    requests = [bench.request() for _ in range(30)]
+    await asyncio.gather(
+        *(bench.gateway.charge(request) for request in requests),
+        *(bench.other.refund(request.key) for request in requests),
+        return_exceptions=True,
+    )
+    # Who got no answer asks again, as the look-ups do.
+    returned = [await bench.gateway.refund(request.key) for request in requests]
+    late = [await bench.other.charge(request) for request in requests]
+    assert await bench.held() == set()
+    for back, again in zip(returned, late, strict=True):
+        assert isinstance(again, Charged) == isinstance(back, Refunded)

@@ -1,0 +1,395 @@
+"""The Stripe gateway against a local server that speaks Stripe's calls: what is sent, and what every failure means."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from payment_service.gateway import (
+    Charged,
+    ChargeRequest,
+    Declined,
+    GatewayMisconfiguredError,
+    GatewayTimeoutError,
+    NothingCharged,
+    Refunded,
+)
+from payment_service.gateways import OpenGateway, open_gateway
+from payment_service.settings import PaymentSettings
+from payment_service.stripe_gateway import COLLECTION
+from payment_service.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
+from shared.clock import utc_now
+from shared.database import Database
+from tests.builders import connected, new_id
+from tests.eventually import eventually
+from tests.processes import Stack, run_stack
+from tests.stripe_api import API_KEY, REFUSED, THREE_D_SECURE, VISA, Fault, Operation, StripeApi, run_stripe_api
+
+PATIENT = 60.0
+
+Opened = Callable[..., OpenGateway]
+
+
+@pytest.fixture
+async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_payments") as database:
+        yield database
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[StripeApi]:
+    async with run_stripe_api() as running:
+        yield running
+
+
+@pytest.fixture
+async def opened(api: StripeApi, database: Database) -> AsyncIterator[Opened]:
+    """Open another gateway; all share the records, as processes do."""
+    gateways = []
+
+    def another(*, key: str = API_KEY, timeout: float = PATIENT, url: str = api.url) -> OpenGateway:
+        settings = PaymentSettings(
+            card_gateway="stripe",
+            stripe_api_key=SecretStr(key),
+            stripe_api_url=url,
+            gateway_timeout_seconds=timeout,
+        )
+        gateways.append(open_gateway(settings, database, utc_now))
+        return gateways[-1]
+
+    yield another
+    for gateway in gateways:
+        await gateway.drain()
+
+
+@pytest.fixture
+def gateway(opened: Opened) -> OpenGateway:
+    return opened()
+
+
+def a_request(card: str | None = VISA, amount: int = 1999, currency: str = "USD") -> ChargeRequest:
+    return ChargeRequest(new_id(), amount, currency, card)
+
+
+async def test_the_intent_names_the_order_and_is_confirmed_without_naming_a_card_again(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    request = a_request()
+    charged = await gateway.charge(request)
+    (intent,) = api.of(request.key)
+    assert charged == Charged(intent.id)
+    assert (intent.amount, intent.currency, intent.payment_method) == (1999, "usd", VISA)
+    (create, sent), (confirm, confirmed) = api.requests
+    assert (create, confirm) == ("create", "confirm")
+    assert sent["allowed_payment_method_types[0]"] == "card"
+    assert sent["automatic_payment_methods[allow_redirects]"] == "never"
+    assert confirmed == {"error_on_requires_action": "true"}
+
+
+async def test_money_goes_out_in_the_unit_in_which_stripe_counts_the_currency(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    yen, dinars = a_request(amount=120_000, currency="JPY"), a_request(amount=1234, currency="KWD")
+    assert isinstance(await gateway.charge(yen), Charged)
+    assert isinstance(await gateway.charge(dinars), Charged)
+    assert api.of(yen.key)[0].amount == 1200
+    assert api.of(dinars.key)[0].amount == 12340
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (a_request(REFUSED), "Your card was declined."),
+        (a_request(THREE_D_SECURE), "This payment requires authentication."),
+        (a_request("pm_1OfSomebodyElse"), CARD_UNUSABLE),
+        (a_request(None), NO_CARD),
+        (a_request(amount=49), "Amount must be at least $0.50 usd"),
+        (a_request(amount=1050, currency="JPY"), "An amount in JPY has no decimals"),
+    ],
+    ids=["card", "3-D Secure", "unknown card", "no card", "too small", "half a yen"],
+)
+async def test_what_stripe_declines_is_declined_for_good(
+    gateway: OpenGateway, api: StripeApi, request_: ChargeRequest, reason: str
+) -> None:
+    assert await gateway.charge(request_) == Declined(reason)
+    assert await gateway.charge(request_) == Declined(reason)
+    assert await gateway.refund(request_.key) in (NothingCharged(reason), NothingCharged())
+    assert api.held() == set()
+
+
+async def test_a_card_that_is_good_for_one_payment_declines_the_next(gateway: OpenGateway, api: StripeApi) -> None:
+    card = f"pm_once_{new_id()}"
+    opened_before, paid, opened_after = a_request(card), a_request(card), a_request(card)
+    api.disturb("confirm", "fail before")
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(opened_before)
+    assert isinstance(await gateway.charge(paid), Charged)
+    for request in (opened_before, opened_after):
+        assert await gateway.charge(request) == Declined(CARD_UNUSABLE)
+        assert await gateway.look_up(request) == Declined(CARD_UNUSABLE)
+        assert await gateway.refund(request.key) == NothingCharged(CARD_UNUSABLE)
+    assert [intent.status for intent in api.of(opened_before.key)] == ["canceled"]
+    assert api.held() == {paid.key}
+
+
+async def test_a_card_that_waits_for_its_holder_is_declined_and_its_intent_cancelled(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    api.ignores_error_on_requires_action = True
+    request = a_request(THREE_D_SECURE)
+    assert await gateway.charge(request) == Declined(NEEDS_CARDHOLDER)
+    assert [intent.status for intent in api.of(request.key)] == ["canceled"]
+    assert await gateway.look_up(request) == Declined(NEEDS_CARDHOLDER)
+    assert await gateway.refund(request.key) == NothingCharged(NEEDS_CARDHOLDER)
+
+
+async def test_a_look_up_cancels_an_intent_that_still_waits_for_the_cardholder(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    api.ignores_error_on_requires_action = True
+    api.disturb("cancel", "fail before")
+    request = a_request(THREE_D_SECURE)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    assert await gateway.look_up(request) == Declined(NEEDS_CARDHOLDER)
+    assert [intent.status for intent in api.of(request.key)] == ["canceled"]
+
+
+FAULTS: list[tuple[Operation, Fault]] = [
+    (operation, fault)
+    for operation in ("create", "confirm")
+    for fault in ("fail before", "fail after", "lose answer", "rate limit")
+]
+
+
+@pytest.mark.parametrize(("operation", "fault"), FAULTS)
+async def test_a_charge_without_an_answer_is_looked_up_and_made_once(
+    gateway: OpenGateway, api: StripeApi, operation: Operation, fault: Fault
+) -> None:
+    request = a_request()
+    api.disturb(operation, fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    taken = api.held()
+    found = await gateway.look_up(request)
+    assert isinstance(found, Charged) == bool(taken)
+    assert isinstance(await gateway.charge(request), Charged)
+    assert api.held() == {request.key}
+
+
+@pytest.mark.parametrize(("operation", "fault"), FAULTS)
+async def test_a_charge_without_an_answer_can_be_refunded_and_never_takes_money_later(
+    gateway: OpenGateway, api: StripeApi, operation: Operation, fault: Fault
+) -> None:
+    request = a_request()
+    api.disturb(operation, fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    taken = api.held()
+    assert isinstance(await gateway.refund(request.key), Refunded) == bool(taken)
+    await gateway.charge(request)
+    assert api.held() == set()
+
+
+@pytest.mark.parametrize("fault", ["fail before", "fail after", "lose answer", "rate limit"])
+async def test_a_refund_without_an_answer_is_asked_for_again_and_made_once(
+    gateway: OpenGateway, api: StripeApi, fault: Fault
+) -> None:
+    request = a_request()
+    charged = await gateway.charge(request)
+    assert isinstance(charged, Charged)
+    api.disturb("refund", fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.refund(request.key)
+    assert await gateway.refund(request.key) == Refunded(charged.charge_id)
+    assert [intent.refunds for intent in api.of(request.key)] == [1]
+
+
+async def test_a_refund_that_fails_at_stripe_is_not_taken_for_made(gateway: OpenGateway, api: StripeApi) -> None:
+    request = a_request()
+    await gateway.charge(request)
+    api.refund_status = "failed"
+    with pytest.raises(GatewayTimeoutError, match="failed"):
+        await gateway.refund(request.key)
+    api.refund_status = "succeeded"
+    api.forget_keys()
+    assert isinstance(await gateway.refund(request.key), Refunded)
+    assert api.held() == set()
+
+
+async def test_no_answer_in_time_leaves_the_outcome_unknown_until_it_is_looked_up(
+    opened: Opened, api: StripeApi
+) -> None:
+    request = a_request()
+    api.disturb("confirm", "hold")
+    with pytest.raises(GatewayTimeoutError):
+        await opened(timeout=0.5).charge(request)
+    api.release()
+    patient = opened()
+
+    async def taken() -> bool:
+        return bool(await patient.look_up(request) or await patient.charge(request))
+
+    await eventually(taken, 20, "the charge to be made")
+    assert api.held() == {request.key}
+
+
+async def test_two_processes_that_charge_at_once_take_the_money_once(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    slow, quick = opened(timeout=0.5), opened()
+    api.disturb("create", "hold")
+    with pytest.raises(GatewayTimeoutError):
+        await slow.charge(request)
+    if api.waiting:
+        with pytest.raises(GatewayTimeoutError, match="409"):
+            await quick.charge(request)
+    api.release()
+
+    async def charged() -> bool:
+        return isinstance(await quick.charge(request), Charged)
+
+    await eventually(charged, 20, "the key to be free again")
+    assert len(api.of(request.key)) == 1
+    assert api.held() == {request.key}
+
+
+async def test_a_confirmation_that_a_refund_overtakes_declines(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    api.disturb("confirm", "hold")
+    charging = asyncio.create_task(opened().charge(request))
+    await eventually(lambda: api.waiting, 20)
+    assert await opened().refund(request.key) == NothingCharged()
+    api.release()
+    assert await charging == Declined(CLOSED)
+    assert api.held() == set()
+
+
+async def test_a_confirmation_that_another_overtakes_says_the_same(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    api.disturb("confirm", "hold")
+    charging = asyncio.create_task(opened().charge(request))
+    await eventually(lambda: api.waiting, 20)
+    charged = await opened().charge(request)
+    api.release()
+    assert await charging == charged
+    assert api.held() == {request.key}
+
+
+async def test_a_cancellation_that_a_charge_overtakes_becomes_a_refund(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    api.disturb("confirm", "fail before")
+    with pytest.raises(GatewayTimeoutError):
+        await opened().charge(request)
+    api.disturb("cancel", "hold")
+    returning = asyncio.create_task(opened().refund(request.key))
+    await eventually(lambda: api.waiting, 20)
+    charged = await opened().charge(request)
+    assert isinstance(charged, Charged)
+    api.release()
+    assert await returning == Refunded(charged.charge_id)
+    assert api.held() == set()
+
+
+async def test_stripe_that_is_not_there_leaves_the_outcome_unknown(opened: Opened) -> None:
+    with pytest.raises(GatewayTimeoutError, match="APIConnectionError"):
+        await opened(url="http://127.0.0.1:9").charge(a_request())
+
+
+async def test_nothing_rests_on_idempotency_keys_that_stripe_has_forgotten(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    taken, refused, returned = a_request(), a_request(REFUSED), a_request()
+    outcomes = [await gateway.charge(request) for request in (taken, refused, returned)]
+    back = await gateway.refund(returned.key)
+    api.forget_keys()
+    assert [await gateway.charge(request) for request in (taken, refused)] == outcomes[:2]
+    assert [await gateway.look_up(request) for request in (taken, refused)] == outcomes[:2]
+    assert await gateway.refund(returned.key) == back
+    assert len(api.intents) == 3
+    assert api.held() == {taken.key}
+
+
+async def test_an_intent_that_a_crash_left_without_a_record_takes_no_money(
+    gateway: OpenGateway, api: StripeApi, database: Database
+) -> None:
+    request = a_request()
+    api.disturb("confirm", "fail before")
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    await database[COLLECTION].delete_one({"_id": request.key})
+    api.forget_keys()
+    assert await gateway.look_up(request) is None
+    charged = await gateway.charge(request)
+    assert isinstance(charged, Charged)
+    assert {intent.id: intent.status for intent in api.of(request.key)}[charged.charge_id] == "succeeded"
+    assert api.held() == {request.key}
+
+
+async def test_a_wrong_key_is_the_operators_problem_and_declines_nobody(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    with pytest.raises(GatewayMisconfiguredError, match="AuthenticationError, HTTP status 401"):
+        await opened(key="sk_test_ofSomebodyElse").charge(request)
+    mended = opened()
+    assert await mended.look_up(request) is None
+    assert isinstance(await mended.charge(request), Charged)
+
+
+async def test_neither_keys_nor_tokens_are_told(
+    opened: Opened, api: StripeApi, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret_card, secret_key = "pm_1SecretCard", "sk_test_SecretKey"
+    told = []
+    with caplog.at_level(logging.DEBUG):
+        for gateway, card in ((opened(), secret_card), (opened(key=secret_key), VISA), (opened(), secret_card)):
+            try:
+                told.append(str(await gateway.charge(a_request(card))))
+            except GatewayTimeoutError as error:
+                told.append(repr(error))
+            api.disturb("create", "fail after")
+    output = capfd.readouterr()
+    everything = "".join([*told, caplog.text, output.out, output.err])
+    assert "GatewayMisconfiguredError" in everything
+    assert "does not accept our calls" in everything
+    for secret in (secret_card, secret_key, API_KEY):
+        assert secret not in everything
+
+
+@pytest.fixture
+async def stack(mongodb_url: str, clean_broker: str, database_prefix: str, api: StripeApi) -> AsyncIterator[Stack]:
+    settings = {"card_gateway": "stripe", "stripe_api_key": API_KEY, "stripe_api_url": api.url, "log_level": "DEBUG"}
+    async with run_stack(
+        mongodb_url, clean_broker, database_prefix, gateway_timeout_seconds=PATIENT, **settings
+    ) as running:
+        yield running
+
+
+async def test_the_service_charges_orders_and_refunds_them_over_stripe(stack: Stack, api: StripeApi) -> None:
+    api.disturb("confirm", "lose answer")
+    await stack.start("order", "payment")
+
+    async def payment(order_id: str, status: str) -> dict[str, Any]:
+        response = await stack.client.get(f"{stack.url('payment')}/payments/{order_id}")
+        found: dict[str, Any] = response.json()
+        assert (response.status_code, found.get("status")) == (200, status)
+        return found
+
+    looked_up = await stack.place(payment={"token": VISA})
+    await eventually(lambda: payment(looked_up, "PROCESSED"), 60)
+    returned = await stack.place(payment={"token": VISA})
+    refused = await stack.place(payment={"token": REFUSED})
+    charged = await eventually(lambda: payment(returned, "PROCESSED"), 60)
+    assert [intent.id for intent in api.of(returned)] == [charged["transactionId"]]
+    declined = await eventually(lambda: payment(refused, "FAILED"), 60)
+    assert declined["failureReason"] == "Your card was declined."
+    assert api.held() == {looked_up, returned}
+
+    answer = await stack.client.post(f"{stack.url('order')}/orders/{returned}/cancel", json={})
+    assert answer.status_code == 202, answer.text
+    await eventually(lambda: payment(returned, "REFUNDED"), 60)
+    assert api.held() == {looked_up}
+    output = "".join(line for process in stack.processes("payment") for line in process.output)
+    assert API_KEY not in output
+    assert VISA not in output

@@ -1,0 +1,161 @@
+"""What Stripe's states and errors are taken to mean, and which amounts it is told."""
+
+import pytest
+import stripe
+from hypothesis import given
+from hypothesis import strategies as st
+from stripe import PaymentIntent
+
+from payment_service.gateway import (
+    Charged,
+    Declined,
+    GatewayMisconfiguredError,
+    GatewayTimeoutError,
+    KeyReusedError,
+    NothingCharged,
+)
+from payment_service.stripe_outcomes import (
+    CARD_UNUSABLE,
+    CLOSED,
+    DECLINED,
+    NEEDS_CARDHOLDER,
+    REFUSED,
+    THREE_DECIMAL,
+    WHOLE_ONLY,
+    ZERO_DECIMAL,
+    AmountRefusedError,
+    as_ours,
+    charge_outcome,
+    decline_reason,
+    is_stored_failure,
+    nothing_charged,
+    stripe_amount,
+)
+
+SECRET = "pm_1SecretCard"
+
+
+def an_intent(status: str, failure: str | None = None, cancelled_as: str | None = None) -> PaymentIntent:
+    values = {
+        "id": "pi_1",
+        "status": status,
+        "last_payment_error": {"message": failure} if failure else None,
+        "cancellation_reason": cancelled_as,
+    }
+    return PaymentIntent.construct_from(values, "sk_test")
+
+
+@pytest.mark.parametrize(
+    ("intent", "outcome"),
+    [
+        (an_intent("succeeded"), Charged("pi_1")),
+        (an_intent("succeeded", failure="An earlier attempt"), Charged("pi_1")),
+        (an_intent("requires_confirmation"), None),
+        (
+            an_intent("requires_payment_method", failure="Your card\n was declined."),
+            Declined("Your card was declined."),
+        ),
+        (an_intent("requires_payment_method"), Declined(DECLINED)),
+        (an_intent("canceled", cancelled_as="abandoned"), Declined(NEEDS_CARDHOLDER)),
+        (an_intent("canceled", cancelled_as="requested_by_customer"), Declined(CLOSED)),
+        (an_intent("canceled"), Declined(CLOSED)),
+    ],
+)
+def test_an_intent_that_is_settled_has_an_outcome(intent: PaymentIntent, outcome: Charged | Declined | None) -> None:
+    assert charge_outcome(intent) == outcome
+
+
+@pytest.mark.parametrize("status", ["processing", "requires_action", "requires_capture", "something_new"])
+def test_an_intent_that_is_not_settled_has_none_yet(status: str) -> None:
+    with pytest.raises(GatewayTimeoutError, match=status):
+        charge_outcome(an_intent(status))
+
+
+def test_a_key_that_a_refund_closed_gives_no_reason_but_a_decline_does() -> None:
+    assert nothing_charged(Declined(CLOSED)) == NothingCharged(None)
+    assert nothing_charged(Declined("Your card was declined.")) == NothingCharged("Your card was declined.")
+
+
+def invalid(param: str | None, code: str | None = None, message: str = "Invalid") -> stripe.InvalidRequestError:
+    return stripe.InvalidRequestError(message, param, code, http_status=400)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (stripe.CardError("Your card has expired.", None, "expired_card"), "Your card has expired."),
+        (stripe.CardError("x" * 1000, None, "card_declined"), "x" * 200),
+        (invalid("payment_method", "resource_missing", f"No such PaymentMethod: '{SECRET}'"), CARD_UNUSABLE),
+        (invalid(None, None, f"The PaymentMethod {SECRET} was used. It may not be used again."), CARD_UNUSABLE),
+        (invalid("amount", None, "Amount must be at least $0.50 usd"), "Amount must be at least $0.50 usd"),
+        (invalid(None, "amount_too_small", "Amount must be at least $0.50 usd"), "Amount must be at least $0.50 usd"),
+        (invalid("currency", None, "Invalid currency: xyz"), "Invalid currency: xyz"),
+        (invalid("metadata"), None),
+        (invalid(None), None),
+        (stripe.AuthenticationError("Invalid API Key"), None),
+        (stripe.RateLimitError("Too many"), None),
+        (stripe.APIError("Oops", http_status=500), None),
+    ],
+)
+def test_only_what_is_about_the_card_or_the_amount_declines(error: stripe.StripeError, reason: str | None) -> None:
+    assert decline_reason(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (stripe.IdempotencyError(SECRET, http_status=400), KeyReusedError),
+        (stripe.APIConnectionError(SECRET), GatewayTimeoutError),
+        (stripe.RateLimitError(SECRET, http_status=429), GatewayTimeoutError),
+        (stripe.APIError(SECRET, http_status=500), GatewayTimeoutError),
+        (stripe.APIError(SECRET, http_status=409), GatewayTimeoutError),
+        (stripe.AuthenticationError(SECRET, http_status=401), GatewayMisconfiguredError),
+        (stripe.PermissionError(SECRET, http_status=403), GatewayMisconfiguredError),
+        (invalid("metadata", None, SECRET), GatewayMisconfiguredError),
+    ],
+)
+def test_every_other_error_is_one_of_ours_without_stripes_text(
+    error: stripe.StripeError, ours: type[Exception]
+) -> None:
+    found = as_ours(error)
+    assert type(found) is ours
+    assert SECRET not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "stored"),
+    [
+        (500, {"idempotent-replayed": "true"}, True),
+        (500, {}, False),
+        (409, {"idempotent-replayed": "true"}, False),
+    ],
+)
+def test_a_failure_is_stored_when_stripe_repeats_it(status: int, headers: dict[str, str], stored: bool) -> None:
+    assert is_stored_failure(stripe.APIError("Oops", http_status=status, headers=headers)) is stored
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "told"),
+    [(1999, "USD", 1999), (50_000, "JPY", 500), (1234, "KWD", 12_340), (500, "ISK", 500), (80_045, "HUF", 80_045)],
+)
+def test_amounts_are_told_in_stripes_unit(amount: int, currency: str, told: int) -> None:
+    assert stripe_amount(amount, currency) == told
+
+
+@pytest.mark.parametrize(("amount", "currency"), [(50_050, "JPY"), (510, "ISK"), (500, "UGX")])
+def test_an_amount_that_would_not_be_the_same_money_is_refused(amount: int, currency: str) -> None:
+    with pytest.raises(AmountRefusedError, match=currency):
+        stripe_amount(amount, currency)
+
+
+UNITS_PER_WHOLE = dict.fromkeys(ZERO_DECIMAL, 1) | dict.fromkeys(THREE_DECIMAL, 1000)
+
+
+@given(st.integers(1, 10**14), st.sampled_from(sorted(ZERO_DECIMAL | THREE_DECIMAL | WHOLE_ONLY | REFUSED | {"USD"})))
+def test_what_is_told_is_exactly_the_amount_or_nothing(amount: int, currency: str) -> None:
+    try:
+        told = stripe_amount(amount, currency)
+    except AmountRefusedError:
+        assert currency in REFUSED or amount % 100
+    else:
+        assert told * 100 == amount * UNITS_PER_WHOLE.get(currency, 100)
