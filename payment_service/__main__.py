@@ -2,21 +2,26 @@
 
 from pymongo.read_concern import ReadConcern
 
-from payment_service import payments, simulated_gateway
+from payment_service import bank, fund_payments, funds_api, idempotency, ledger, payments
+from payment_service.abandoned import AbandonedTransactions
 from payment_service.api import create_router
 from payment_service.charging import Charging
+from payment_service.funds import open_funds
+from payment_service.gateways import open_gateway
 from payment_service.handlers import handlers
+from payment_service.ledger import Ledger
 from payment_service.lookups import Lookups
 from payment_service.payments import Payments
+from payment_service.retainer_charging import RetainerCharging
 from payment_service.settings import PaymentSettings
-from payment_service.simulated_gateway import SimulatedGateway
+from payment_service.transactions import Transactions
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
 from shared.topology import PAYMENT_INBOX
 
 DEFINITION = Definition(
     name="payment",
-    description="Charges orders once, and returns the money of those that do not go through",
+    description="Charges orders once, returns the money of those that do not go through, and keeps the books of funds",
     database="payments",
     inbox=PAYMENT_INBOX,
     port=3010,
@@ -25,14 +30,10 @@ DEFINITION = Definition(
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
-    # A decision must not rest on a write that a failover could take back.
-    majority = ReadConcern("majority")
-    records = Payments(connections.database.get_collection(payments.COLLECTION, read_concern=majority))
-    gateway = SimulatedGateway(
-        connections.database[simulated_gateway.COLLECTION],
-        failure_rate=settings.payment_failure_rate,
-        clock=utc_now,
-    )
+    # Neither a decision nor an answer may rest on a write that a failover could take back.
+    database = connections.database.with_options(read_concern=ReadConcern("majority"))
+    records = Payments(database[payments.COLLECTION])
+    gateway = open_gateway(settings, connections.database, utc_now)
     charging = Charging(
         records,
         gateway,
@@ -40,13 +41,25 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         clock=utc_now,
         reach=connections.reach,
     )
+    sessions = AbandonedTransactions(connections.database)
+    transactions = Transactions(database, admit=sessions.admit)
+    books = Ledger(database, utc_now)
+    retainers = RetainerCharging(records, books, transactions, utc_now)
+    router = create_router(records)
+    router.include_router(funds_api.create_router(open_funds(database, books, transactions, utc_now)))
     lookups = Lookups(records, charging, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, charging, clock=utc_now, reach=connections.reach),
-        router=create_router(records),
-        indexes={payments.COLLECTION: payments.INDEXES},
-        background=(lookups.run,),
-        drain=(gateway.drain,),
+        handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
+        router=router,
+        indexes={
+            payments.COLLECTION: payments.INDEXES,
+            **ledger.INDEXES,
+            fund_payments.COLLECTION: fund_payments.INDEXES,
+            **bank.INDEXES,
+            idempotency.COLLECTION: idempotency.INDEXES,
+        },
+        background=(lookups.run, sessions.run),
+        drain=(gateway.drain, sessions.leave),
     )
 
 

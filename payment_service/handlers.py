@@ -1,10 +1,11 @@
-"""What the payment service does with its messages: `lifecycle` decides, `charging` acts, the records tell."""
+"""What the payment service does with its messages: cards are charged at the gateway, retainers in the books."""
 
 from collections.abc import Iterable, Sequence
 
 from payment_service.charging import Charging
 from payment_service.lifecycle import Status, Step, charge_answer, next_step, opened, refund_answer
 from payment_service.payments import Payments
+from payment_service.retainer_charging import RetainerCharging
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import Message, OrderCreated, RefundPayment
@@ -14,16 +15,32 @@ from shared.failure_points import PAYMENT_PENDING, FailurePoint
 class PaymentHandlers:
     """Takes payments and returns them, a batch at a time."""
 
-    def __init__(self, payments: Payments, charging: Charging, *, clock: Clock, reach: FailurePoint) -> None:
+    def __init__(
+        self,
+        payments: Payments,
+        charging: Charging,
+        retainers: RetainerCharging,
+        *,
+        clock: Clock,
+        reach: FailurePoint,
+    ) -> None:
         self._payments = payments
         self._charging = charging
+        self._retainers = retainers
         self._clock = clock
         self._reach = reach
 
     async def take(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Charge the orders; one whose outcome is not known yet is answered later, by the look-up."""
+        by_card, from_retainer = _by_method(_once_each(orders))
+        return [*await self._take_by_card(by_card), *await self._take_from_retainers(from_retainer)]
+
+    async def _take_from_retainers(self, orders: Sequence[OrderCreated]) -> list[Message]:
+        return _known(charge_answer(payment) for payment in await self._retainers.charge(orders))
+
+    async def _take_by_card(self, orders: Sequence[OrderCreated]) -> list[Message]:
         now = self._clock()
-        recorded = await self._payments.open([opened(order, now) for order in _once_each(orders)])
+        recorded = await self._payments.open([opened(order, now) for order in orders])
         self._reach(PAYMENT_PENDING)
         charged = await self._charging.charge([p for p in recorded if next_step(p) is Step.CHARGE])
         returned = await self._charging.give_back([p for p in recorded if next_step(p) is Step.RETURN])
@@ -34,7 +51,11 @@ class PaymentHandlers:
         """Return the money; one whose charge is in flight is answered by whoever learns how that ended."""
         recorded = await self._payments.request_refunds((request.order_id for request in requests), self._clock())
         charged = [payment for payment in recorded if payment.status is Status.PROCESSED]
-        returned = {payment.order_id: payment for payment in await self._charging.give_back(charged)}
+        given_back = [
+            *await self._charging.give_back([payment for payment in charged if payment.retainer_id is None]),
+            *await self._retainers.give_back([payment for payment in charged if payment.retainer_id is not None]),
+        ]
+        returned = {payment.order_id: payment for payment in given_back}
         return _known(refund_answer(returned.get(payment.order_id, payment)) for payment in recorded)
 
 
@@ -45,13 +66,23 @@ def _once_each(orders: Sequence[OrderCreated]) -> Iterable[OrderCreated]:
     return first.values()
 
 
+def _by_method(orders: Iterable[OrderCreated]) -> tuple[list[OrderCreated], list[OrderCreated]]:
+    by_card: list[OrderCreated] = []
+    from_retainer: list[OrderCreated] = []
+    for order in orders:
+        (by_card if order.payment.method == "card" else from_retainer).append(order)
+    return by_card, from_retainer
+
+
 def _known(answers: Iterable[Message | None]) -> list[Message]:
     return [answer for answer in answers if answer is not None]
 
 
-def handlers(payments: Payments, charging: Charging, *, clock: Clock, reach: FailurePoint) -> Handlers:
+def handlers(
+    payments: Payments, charging: Charging, retainers: RetainerCharging, *, clock: Clock, reach: FailurePoint
+) -> Handlers:
     """Which handler takes which message."""
-    handler = PaymentHandlers(payments, charging, clock=clock, reach=reach)
+    handler = PaymentHandlers(payments, charging, retainers, clock=clock, reach=reach)
     return {
         OrderCreated: handler.take,
         RefundPayment: handler.refund,

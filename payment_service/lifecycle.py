@@ -50,7 +50,11 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone."""
+    """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone.
+
+    With `retainer_id` it is paid from a retainer, and decided from the first record on; `transaction_id` is then the
+    entry in the books. Without, it is paid by card.
+    """
 
     order_id: str
     status: Status
@@ -60,6 +64,7 @@ class Payment:
     amount: int | None = None
     currency: str | None = None
     token: str | None = None
+    retainer_id: str | None = None
     transaction_id: str | None = None
     failure_reason: str | None = None
     refund_requested: bool = False
@@ -73,7 +78,7 @@ class Payment:
 
 
 def opened(order: OrderCreated, now: datetime) -> Payment:
-    """Return the first record of an order's payment; it is decided already if no gateway is needed for that."""
+    """Return the first record of a card payment; it is decided already if no gateway is needed for that."""
     payment = Payment(
         order_id=order.order_id,
         status=Status.PENDING,
@@ -84,9 +89,6 @@ def opened(order: OrderCreated, now: datetime) -> Payment:
         currency=order.currency,
         token=order.payment.token,
     )
-    if order.payment.method != "card":
-        reason = f"Payment method {order.payment.method} is not available yet"
-        return replace(payment, status=Status.FAILED, failure_reason=reason)
     if order.total_amount == 0:
         return replace(payment, status=Status.PROCESSED, transaction_id=FREE)
     return payment

@@ -1,10 +1,11 @@
 """The records of payments: the collection `payments`, one document per order, `_id` the order id.
 
-    {_id, status, userId, amount (minor units), currency, token, transactionId, failureReason,
+    {_id, status, userId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
      refundRequested, nextLookupAt, lookups, unpublished, createdAt, updatedAt}
 
-Absent fields are not stored. Every change is conditional on the state it starts from: `status` and `refundRequested`,
-the two fields by which concurrent workers overtake each other.
+`retainerId` is there where the order is paid from a retainer; `transactionId` is then the entry of the journal. Absent
+fields are not stored. Every change is conditional on the state it starts from: `status` and `refundRequested`, the two
+fields by which concurrent workers overtake each other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from payment_service.lifecycle import Payment, Status, deferred, refund_asked, tombstone
+from payment_service.transactions import Session
 from shared import database
 from shared.database import Collection, Document
 
@@ -44,6 +46,7 @@ _FIELDS: Mapping[str, str] = {
     "amount": "amount",
     "currency": "currency",
     "token": "token",
+    "retainer_id": "retainerId",
     "transaction_id": "transactionId",
     "failure_reason": "failureReason",
     "refund_requested": "refundRequested",
@@ -72,15 +75,25 @@ class Payments:
             return [existing.get(payment.order_id, payment) for payment in payments]
         return list(payments)
 
-    async def read(self, order_ids: Iterable[str]) -> dict[str, Payment]:
+    async def read(self, order_ids: Iterable[str], session: Session | None = None) -> dict[str, Payment]:
         """Return the payments that exist, by order id."""
-        cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
+        cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, session=session)
         return {document["_id"]: _payment(document) async for document in cursor}
 
     async def find(self, order_id: str) -> Payment | None:
         """Return one payment, None if there is none."""
         document = await self._collection.find_one({"_id": order_id})
         return _payment(document) if document else None
+
+    async def insert(self, payments: Sequence[Payment], session: Session) -> None:
+        """Insert payments in a transaction; lets the driver's DuplicateKeyError out, which aborts it."""
+        if payments:
+            await self._collection.insert_many([_document(payment) for payment in payments], session=session)
+
+    async def change(self, before: Payment, after: Payment, session: Session) -> Payment:
+        """Make one change in a transaction; returns `after`, or the payment as it is if somebody was quicker."""
+        result = await self._collection.bulk_write([_update(before, after)], session=session)
+        return after if result.matched_count else (await self.read([before.order_id], session))[before.order_id]
 
     async def apply(self, changes: Sequence[Change]) -> list[Payment]:
         """Make the changes, in order and in one write, and return the payments as they are recorded then.

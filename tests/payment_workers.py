@@ -10,10 +10,13 @@ from payment_service import simulated_gateway as book
 from payment_service.charging import Charging
 from payment_service.gateway import Charged, ChargeRequest, Declined, Gateway, NothingCharged, Refunded
 from payment_service.handlers import PaymentHandlers
+from payment_service.ledger import Ledger
 from payment_service.lifecycle import Payment
 from payment_service.lookups import Lookups
 from payment_service.payments import Payments
+from payment_service.retainer_charging import RetainerCharging
 from payment_service.simulated_gateway import SimulatedGateway
+from payment_service.transactions import Transactions
 from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
@@ -89,7 +92,10 @@ class PaymentWorker:
         self.charging = Charging(
             self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
         )
-        self._handlers = PaymentHandlers(self.payments, self.charging, clock=clock, reach=self.reach)
+        self.ledger = Ledger(database, clock)
+        self.transactions = Transactions(database)
+        retainers = RetainerCharging(self.payments, self.ledger, self.transactions, clock)
+        self._handlers = PaymentHandlers(self.payments, self.charging, retainers, clock=clock, reach=self.reach)
         self.lookups = Lookups(self.payments, self.charging, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def reach(self, point: str) -> None:

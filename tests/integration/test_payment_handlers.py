@@ -7,7 +7,6 @@ import pytest
 
 from payment_service.lifecycle import FREE, Status
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
-from shared.contracts.orders import PaymentInstruction
 from tests.builders import new_id
 from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 
@@ -74,14 +73,6 @@ async def test_a_free_order_never_reaches_the_gateway_not_even_for_its_refund(wo
     order = order_created(amount=0)
     assert await worker.take(order) == [PaymentProcessed(order_id=order.order_id, transaction_id=FREE)]
     assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
-    assert await worker.entry(order.order_id) is None
-
-
-async def test_a_retainer_is_refused(worker: PaymentWorker) -> None:
-    order = order_created(payment=PaymentInstruction(method="retainer", retainer_id="r1"))
-    (answer,) = await worker.take(order)
-    assert isinstance(answer, PaymentFailed)
-    assert "retainer" in answer.reason
     assert await worker.entry(order.order_id) is None
 
 

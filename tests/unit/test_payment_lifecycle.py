@@ -31,7 +31,6 @@ from payment_service.lifecycle import (
 from payment_service.simulated_gateway import is_declined
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
-from shared.contracts.orders import PaymentInstruction
 from tests.payment_workers import order_created
 
 NOW = utc_now()
@@ -63,14 +62,6 @@ def test_an_order_that_costs_nothing_is_processed_without_the_gateway() -> None:
     free = opened(order_created(amount=0), NOW)
     assert (free.status, free.transaction_id, next_step(free)) == (Status.PROCESSED, FREE, Step.NOTHING)
     assert charge_answer(free) == PaymentProcessed(order_id=free.order_id, transaction_id=FREE)
-
-
-@pytest.mark.parametrize("amount", [0, 1000])
-def test_an_order_by_retainer_is_refused_with_the_reason(amount: int) -> None:
-    refused = opened(order_created(amount=amount, payment=PaymentInstruction(method="retainer", retainer_id="r1")), NOW)
-    assert refused.status is Status.FAILED
-    expected = PaymentFailed(order_id=refused.order_id, reason="Payment method retainer is not available yet")
-    assert charge_answer(refused) == expected
 
 
 STEPS = {

@@ -1,0 +1,272 @@
+"""Funds under fire: hundreds of clients move money while processes and the database die; the books say what was said.
+
+Every request carries an `Idempotency-Key` and is sent again under it until it is answered. So in the end each has one
+answer, and the journal must hold exactly what these answers say: nothing twice, nothing missing, nothing else.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import httpx
+import pymongo
+from pymongo.asynchronous.database import AsyncDatabase
+
+from tests import funds_client
+from tests.eventually import eventually
+from tests.funds_client import Answer, Books, Call, Document, Funds, minor_units, read_books
+from tests.processes import Stack, run_stack
+from tests.servers import NativeServers
+
+SECONDS = float(os.environ.get("ORDERSAGA_TEST_FUNDS_SECONDS", "8"))
+CLIENTS = 500
+CONNECTIONS = 100
+ANSWERED_WITHIN = 180
+"""A transaction whose process was killed keeps its accounts for a minute, and the machine may be slow."""
+RETAINERS, BANK_ACCOUNTS, CUSTOMERS = 8, 8, 4
+OPENING = 100_000
+REPEATED = 200
+"""So many requests that were answered at once are sent again in the end, besides all that took several attempts."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something to ask; if it is granted, one journal entry with this operation and mark follows from it."""
+
+    call: Call
+    operation: str | None = None
+    mark: str = ""
+    moves: Counter[str] = field(default_factory=Counter)
+    """By account of the ledger, what its balance gains."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request with the answer that it got under its key."""
+
+    key: str
+    request: Request
+    answer: Answer
+
+
+class World:
+    """The accounts, and what can be asked of them at random."""
+
+    def __init__(self, retainers: list[str], banks: list[str]) -> None:
+        self.opening = Counter({f"retainer:{name}": OPENING for name in retainers})
+        self.opening.update({f"bank:{name}": OPENING for name in banks})
+        self._retainers = retainers
+        self._banks = banks
+        self._payments: dict[str, Request] = {}
+        self._transfers: dict[str, Request] = {}
+        self._chance = random.Random()
+
+    def request(self, key: str) -> Request:
+        """The next request; the key marks its entry where nothing else does."""
+        kinds = (self._consume, self._replenish, self._transfer, self._cancel, self._create_payment, self._complete)
+        return self._chance.choice(kinds)(key)
+
+    def learn(self, request: Request, answer: Answer) -> None:
+        """Note what came into being: it can be cancelled, or completed, from now on."""
+        if "payment" in answer.body and request.operation is None:
+            self._payments[answer.body["payment"]["_id"]] = request
+        if request.operation == "transfer.made" and answer.succeeded:
+            self._transfers[answer.body["transfer"]["_id"]] = request
+
+    def _consume(self, key: str) -> Request:
+        retainer, amount = self._chance.choice(self._retainers), self._amount()
+        call = funds_client.consume(retainer, amount, description=key)
+        return Request(call, "retainer.consumed", key, Counter({f"retainer:{retainer}": -amount}))
+
+    def _replenish(self, key: str) -> Request:
+        retainer, amount = self._chance.choice(self._retainers), self._amount()
+        call = funds_client.replenish(retainer, amount, paymentId=key)
+        return Request(call, "retainer.replenished", key, Counter({f"retainer:{retainer}": amount}))
+
+    def _transfer(self, key: str) -> Request:
+        (source, target), amount, fee = self._chance.sample(self._banks, 2), self._amount(), self._chance.randrange(200)
+        call = funds_client.transfer(source, target, amount, fee=funds_client.number(fee), description=key)
+        moves = Counter({f"bank:{source}": -amount - fee, f"bank:{target}": amount})
+        return Request(call, "transfer.made", key, moves)
+
+    def _cancel(self, key: str) -> Request:
+        if not self._transfers:
+            return self._transfer(key)
+        name, made = self._chance.choice(list(self._transfers.items())[-50:])
+        moves = Counter({account: -amount for account, amount in made.moves.items()})
+        return Request(funds_client.cancel(name), "transfer.cancelled", name, moves)
+
+    def _create_payment(self, key: str) -> Request:
+        customer = f"c{self._chance.randrange(CUSTOMERS)}"
+        amount = self._amount()
+        moves = Counter({f"customer:{customer}:USD": amount})
+        return Request(funds_client.create_payment(customer, amount), moves=moves)
+
+    def _complete(self, key: str) -> Request:
+        """One of the latest payments, so that most are completed several times, also at once."""
+        if not self._payments:
+            return self._create_payment(key)
+        name, created = self._chance.choice(list(self._payments.items())[-50:])
+        return Request(funds_client.complete(name), "payment.completed", name, created.moves)
+
+    def _amount(self) -> int:
+        return self._chance.randrange(1, OPENING // 2)
+
+
+class Fire:
+    """Clients that ask for as long as they are let, and what they were answered."""
+
+    def __init__(self, funds: Funds, world: World) -> None:
+        self._funds = funds
+        self._world = world
+        self._stopped = asyncio.Event()
+        self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._asked = 0
+        self.done: list[Done] = []
+
+    async def burn(self) -> None:
+        """Run all clients until `stop`; returns when each has the answer to its last request."""
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(CLIENTS):
+                clients.create_task(self._client())
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def goes_on(self, seconds: float) -> None:
+        """Return after so many seconds in which requests were answered."""
+        until, answered = time.monotonic() + seconds, len(self.done) + CONNECTIONS
+        await eventually(
+            lambda: time.monotonic() > until and len(self.done) > answered, seconds + ANSWERED_WITHIN, "answers"
+        )
+
+    async def _client(self) -> None:
+        while not self._stopped.is_set():
+            async with self._gate:
+                # Those that were waiting for a connection when the fire was put out ask nothing more.
+                if not self._stopped.is_set():
+                    await self._ask()
+
+    async def _ask(self) -> None:
+        self._asked += 1
+        key = f"key {self._asked}"
+        request = self._world.request(key)
+        answer = await self._funds.insist(request.call, key, ANSWERED_WITHIN)
+        self._world.learn(request, answer)
+        self.done.append(Done(key, request, answer))
+
+
+async def test_money_moves_while_processes_and_the_database_die(own_servers: NativeServers, unique_id: str) -> None:
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+    async with (
+        run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", log_level="ERROR") as stack,
+        httpx.AsyncClient(timeout=30, limits=limits) as http,
+        pymongo.AsyncMongoClient[Document](own_servers.mongodb_url) as mongo,
+    ):
+        await stack.start("payment", "payment")
+        funds = Funds(http, lambda: random.choice(stack.processes("payment")).url)
+        world = await _open_accounts(funds)
+        fire = Fire(funds, world)
+        burning = asyncio.create_task(fire.burn())
+        try:
+            await _disasters(stack, own_servers, fire)
+        finally:
+            fire.stop()
+            await burning
+        _assert_that_it_burnt(fire.done)
+        await _assert_answers_stay(funds, fire.done)
+        await _assert_books_say_what_was_said(mongo[f"t{unique_id}_payments"], world.opening, fire.done)
+        await stack.assert_books_balance()
+
+
+async def _open_accounts(funds: Funds) -> World:
+    retainers = [await funds.made(funds_client.open_retainer(f"c{n}", OPENING), "retainer") for n in range(RETAINERS)]
+    banks = [
+        await funds.made(funds_client.open_bank_account(f"b{n}", OPENING), "account") for n in range(BANK_ACCOUNTS)
+    ]
+    return World(retainers, banks)
+
+
+async def _disasters(stack: Stack, servers: NativeServers, fire: Fire) -> None:
+    """A killed process, a database that is away for a moment, a killed process; after each the others go on."""
+    await fire.goes_on(SECONDS / 4)
+    await _kill_one(stack)
+    await fire.goes_on(SECONDS / 4)
+    await servers.stop_database(kill=True)
+    await servers.start_database()
+    await fire.goes_on(SECONDS / 4)
+    await _kill_one(stack)
+    await fire.goes_on(SECONDS / 4)
+
+
+async def _kill_one(stack: Stack) -> None:
+    await stack.kill(stack.processes("payment")[0])
+    await stack.start("payment")
+
+
+def _assert_that_it_burnt(done: list[Done]) -> None:
+    """Every kind of request was granted and refused, and some had to be sent several times."""
+    granted = Counter(d.request.operation for d in done if d.answer.succeeded)
+    refused = Counter(d.request.operation for d in done if d.answer.status == 400)
+    operations = {"retainer.consumed", "transfer.made", "transfer.cancelled", "payment.completed"}
+    assert granted.keys() == operations | {"retainer.replenished", None}
+    assert refused.keys() == operations
+    assert sum(granted.values()) + sum(refused.values()) == len(done), Counter(d.answer.status for d in done)
+    assert any(d.answer.attempts > 1 for d in done)
+
+
+async def _assert_answers_stay(funds: Funds, done: list[Done]) -> None:
+    """Under its key, each request is answered as it was the first time, whatever has become possible since."""
+    several = [d for d in done if d.answer.attempts > 1]
+    at_once = [d for d in done if d.answer.attempts == 1]
+    again = [*several, *random.sample(at_once, min(REPEATED, len(at_once)))]
+    gate = asyncio.Semaphore(CONNECTIONS)
+
+    async def repeat(first: Done) -> None:
+        async with gate:
+            answer = await funds.insist(first.request.call, first.key, ANSWERED_WITHIN)
+            assert answer.said == first.answer.said, first
+
+    await asyncio.gather(*map(repeat, again))
+
+
+async def _assert_books_say_what_was_said(
+    database: AsyncDatabase[Document], opening: Counter[str], done: list[Done]
+) -> None:
+    books = await read_books(database)
+    assert books.discrepancies() == []
+    granted = [d.request for d in done if d.answer.succeeded and d.request.operation]
+    assert _entries(books) == Counter((request.operation, request.mark) for request in granted)
+    expected = Counter(opening)
+    for request in granted:
+        expected.update(request.moves)
+    assert {name: account["balance"] for name, account in books.accounts.items()} == expected
+    _assert_answers_agree_with(books, done)
+
+
+def _entries(books: Books) -> Counter[tuple[str | None, str]]:
+    """How often each mark is in the journal, without the opening balances."""
+    marks = [(e["operation"], _mark(e)) for e in books.entries.values() if not e["operation"].endswith(".opened")]
+    return Counter(marks)
+
+
+def _mark(entry: Document) -> str:
+    where = {"payment.completed": "paymentId", "retainer.replenished": "paymentId", "transfer.cancelled": "transferId"}
+    name = where.get(entry["operation"])
+    return str(entry["reference"][name] if name else entry["description"])
+
+
+def _assert_answers_agree_with(books: Books, done: list[Done]) -> None:
+    """The balance that a consumption was answered with is the one that its own entry left."""
+    after = {
+        _mark(entry): posting["balanceAfter"]
+        for entry in books.of_operation("retainer.consumed")
+        for posting in entry["postings"]
+        if posting["account"].startswith("retainer:")
+    }
+    for d in done:
+        if d.request.operation == "retainer.consumed" and d.answer.succeeded:
+            assert minor_units(d.answer.body["retainer"]["currentBalance"]) == after[d.key]

@@ -1,0 +1,200 @@
+"""Orders paid from retainers: over a real database, with several workers, redelivery and refunds."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from payment_service import bookings, chart
+from payment_service.lifecycle import Status
+from payment_service.transactions import Session
+from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts.orders import PaymentInstruction
+from tests.builders import new_id
+from tests.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
+
+
+@pytest.fixture
+async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[PaymentWorker]]:
+    clock = MovableClock()
+    async with (
+        payment_worker(mongodb_url, database_prefix, clock=clock) as one,
+        payment_worker(mongodb_url, database_prefix, clock=clock) as other,
+    ):
+        yield [one, other]
+        await assert_books_agree(one)
+
+
+@pytest.fixture
+def worker(workers: list[PaymentWorker]) -> PaymentWorker:
+    return workers[0]
+
+
+async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") -> str:
+    """A retainer that holds so many minor units."""
+    retainer_id = new_id()
+
+    async def work(session: Session) -> None:
+        fields = {"clientId": "u1", "retainerType": "general"}
+        await worker.ledger.open(chart.retainer(retainer_id), chart.Kind.RETAINER, currency, fields, session)
+        await worker.ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
+
+    await worker.transactions.run("retainer.opened", work)
+    return retainer_id
+
+
+async def set_status(worker: PaymentWorker, retainer_id: str, status: str) -> None:
+    async def work(session: Session) -> None:
+        await worker.ledger.set_status(chart.retainer(retainer_id), status, session)
+
+    await worker.transactions.run("retainer.status", work)
+
+
+async def balance(worker: PaymentWorker, retainer_id: str) -> int:
+    return int((await worker.ledger.get(chart.retainer(retainer_id)))["balance"])
+
+
+def order(retainer_id: str | None, amount: int = 1000, **changes: object) -> OrderCreated:
+    instruction = PaymentInstruction(method="retainer", retainer_id=retainer_id)
+    return order_created(amount=amount, payment=instruction, **changes)
+
+
+async def entries(worker: PaymentWorker, order_id: str) -> list[str]:
+    """What the journal says about an order, in order."""
+    cursor = worker.database["entries"].find({"reference.orderId": order_id}).sort("at")
+    return [entry["operation"] async for entry in cursor]
+
+
+async def assert_books_agree(worker: PaymentWorker) -> None:
+    """Every entry sums to zero, every balance is what its postings sum to, every order payment has its entries."""
+    sums: Counter[str] = Counter()
+    async for entry in worker.database["entries"].find():
+        assert sum(posting["amount"] for posting in entry["postings"]) == 0
+        for posting in entry["postings"]:
+            sums[posting["account"]] += posting["amount"]
+    async for account in worker.database["accounts"].find():
+        assert account["balance"] == -sums[account["_id"]] >= 0
+    expected = {"PROCESSED": ["order.paid"], "REFUNDED": ["order.paid", "order.refunded"]}
+    async for payment in worker.database["payments"].find({"amount": {"$gt": 0}, "retainerId": {"$exists": True}}):
+        assert sorted(await entries(worker, payment["_id"])) == expected.get(payment["status"], [])
+
+
+def kinds(messages: list[Message]) -> Counter[str]:
+    return Counter(message.routing_key for message in messages)
+
+
+async def test_an_order_is_paid_and_its_entry_is_the_transaction(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 2500)
+    one = order(retainer_id, 1000)
+    (answer,) = await worker.take(one)
+    entry = await worker.database["entries"].find_one({"reference.orderId": one.order_id})
+    assert entry is not None
+    assert answer == PaymentProcessed(order_id=one.order_id, transaction_id=entry["_id"])
+    assert entry["postings"][0]["account"] == f"retainer:{retainer_id}"
+    assert await balance(worker, retainer_id) == 1500
+    assert await worker.entry(one.order_id) is None, "the card gateway has nothing to do with it"
+
+
+async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_one(
+    workers: list[PaymentWorker],
+) -> None:
+    retainer_id = await retainer(workers[0], 100_000)
+    orders = [order(retainer_id, 80_000) for _ in range(10)]
+    answers = await asyncio.gather(*(workers[number % 2].take(one) for number, one in enumerate(orders)))
+    assert kinds([answer for batch in answers for answer in batch]) == {"payment.processed": 1, "payment.failed": 9}
+    assert await balance(workers[0], retainer_id) == 20_000
+    reasons = {answer.reason for batch in answers for answer in batch if isinstance(answer, PaymentFailed)}
+    assert reasons == {f"Insufficient balance: Retainer {retainer_id} holds 200 USD, and 800 USD is asked for"}
+
+
+async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_much(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    batch = [order(retainer_id, amount) for amount in (600, 500, 400, 1)]
+    assert [answer.routing_key for answer in await worker.take(*batch)] == [
+        "payment.processed",
+        "payment.failed",
+        "payment.processed",
+        "payment.failed",
+    ]
+    assert await balance(worker, retainer_id) == 0
+
+
+async def test_cards_and_retainers_in_one_batch(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    card, prepaid = order_created("tok_ok"), order(retainer_id)
+    answers = {answer.order_id: answer.routing_key for answer in await worker.take(card, prepaid)}  # type: ignore[attr-defined]
+    assert answers == {card.order_id: "payment.processed", prepaid.order_id: "payment.processed"}
+    assert await worker.held() == {card.order_id}
+
+
+async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(workers: list[PaymentWorker]) -> None:
+    retainer_id = await retainer(workers[0], 10_000)
+    orders = [order(retainer_id, 1000) for _ in range(6)]
+    answers = await asyncio.gather(*(worker.take(*orders) for worker in workers * 4))
+    assert all(batch == answers[0] for batch in answers)
+    assert await balance(workers[0], retainer_id) == 4000
+
+
+async def test_a_refund_puts_the_money_back_once(workers: list[PaymentWorker]) -> None:
+    retainer_id = await retainer(workers[0], 1000)
+    one = order(retainer_id)
+    await workers[0].take(one)
+    answers = await asyncio.gather(*(worker.refund(one.order_id) for worker in workers * 3))
+    assert all(batch == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")] for batch in answers)
+    assert await balance(workers[0], retainer_id) == 1000
+    assert await workers[0].take(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
+    assert await balance(workers[0], retainer_id) == 1000
+
+
+async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    one = order(retainer_id)
+    voided = [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
+    assert await worker.refund(one.order_id) == voided
+    assert await worker.take(one) == voided
+    assert await balance(worker, retainer_id) == 1000
+
+
+async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[PaymentWorker]) -> None:
+    """Whichever comes first: either nothing was ever taken, or it was put back."""
+    retainer_id = await retainer(workers[0], 100_000)
+    orders = [order(retainer_id, 100) for _ in range(30)]
+    takes = [workers[0].take(one) for one in orders]
+    refunds = [workers[1].refund(one.order_id) for one in orders]
+    await asyncio.gather(*takes, *refunds)
+    statuses = {(await workers[0].payment(one.order_id)).status for one in orders}
+    assert statuses <= {Status.VOIDED, Status.REFUNDED}
+    assert await balance(workers[0], retainer_id) == 100_000
+
+
+async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWorker) -> None:
+    inactive, foreign = await retainer(worker, 1000), await retainer(worker, 1000, "EUR")
+    await set_status(worker, inactive, "inactive")
+    for one, reason in (
+        (order("nobody"), "Retainer nobody does not exist"),
+        (order(inactive), f"Retainer {inactive} is inactive"),
+        (order(foreign), f"Retainer {foreign} is kept in EUR, not in USD"),
+        (order(None), "No retainer is named to pay from"),
+    ):
+        refused = [PaymentFailed(order_id=one.order_id, reason=reason)]
+        assert await worker.take(one) == refused
+        assert await worker.take(one) == refused
+        assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
+
+
+async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    one = order(retainer_id)
+    await worker.take(one)
+    await set_status(worker, retainer_id, "inactive")
+    assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
+    assert await balance(worker, retainer_id) == 1000
+
+
+async def test_an_order_that_costs_nothing_leaves_the_books_alone(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    free = order(retainer_id, 0)
+    assert await worker.take(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
+    assert await worker.refund(free.order_id) == [PaymentRefunded(order_id=free.order_id, status="REFUNDED")]
+    assert await entries(worker, free.order_id) == []
