@@ -22,6 +22,10 @@ DATABASES = {
     "reservations": "inventory",
     "payments": "payments",
     "gateway_charges": "payments",
+    "accounts": "payments",
+    "entries": "payments",
+    "fund_payments": "payments",
+    "bank_transfers": "payments",
     "jobs": "provisioning",
     "addresses": "provisioning",
     "locks": "provisioning",
@@ -42,7 +46,7 @@ class World:
     def collection(self, name: str) -> AsyncCollection[Document]:
         return self.client[f"{self.prefix}_{DATABASES[name]}"][name]
 
-    def add(self, name: str, **record: Any) -> None:
+    def add(self, name: str, /, **record: Any) -> None:
         self.records.setdefault(name, []).append(record)
 
     async def store(self) -> None:
@@ -180,3 +184,106 @@ def record_payment(world: World, order_id: str, status: str, total: int, at: dat
     refunded = {"refundedAt": at} if status == "REFUNDED" else {}
     outcome = "DECLINED" if status == "FAILED" else "CHARGED"
     world.add("gateway_charges", _id=order_id, outcome=outcome, chargeId=f"ch_{order_id}", **money, **refunded)
+
+
+# --- The books of funds. ---
+
+DEBIT_NORMAL = ("invoice:", "bank:")
+
+
+def populate_funds(world: World) -> None:
+    """An entry for every operation but those of orders, and the payments and transfers behind them."""
+    account(world, "retainer:r1", clientId="c1", retainerType="monthly")
+    account(world, "retainer:idle", status="inactive", clientId="c1", retainerType="monthly")
+    account(world, "invoice:i1", clientId="c1", totalAmount=5000)
+    account(world, "bank:b1", name="Operating", accountNumber="1", bankName="First")
+    account(world, "bank:b2", name="Savings", accountNumber="2", bankName="First")
+    account(world, "customer:c1:USD", customerId="c1")
+    account(world, "bank:b3", currency="EUR", name="Euro", accountNumber="3", bankName="Second")
+
+    entry(world, "e01", "retainer.opened", ("system:clearing:USD", 20000), ("retainer:r1", -20000))
+    entry(world, "e02", "invoice.issued", ("invoice:i1", 5000), ("system:revenue:USD", -5000))
+    entry(world, "e03", "retainer.consumed", ("retainer:r1", 1000), ("system:revenue:USD", -1000))
+    entry(world, "e04", "retainer.consumed", ("retainer:r1", 500), ("invoice:i1", -500))
+    entry(world, "e05", "invoice.paid", ("system:clearing:USD", 1500), ("invoice:i1", -1500))
+    fund_payment(world, "paid", "e06", amount=700)
+    entry(world, "e06", "payment.completed", ("system:clearing:USD", 700), ("customer:c1:USD", -700), paymentId="paid")
+    fund_payment(world, "applied", "e07", amount=3000, invoiceId="i1")
+    entry(world, "e07", "payment.completed", ("system:clearing:USD", 3000), ("invoice:i1", -3000), paymentId="applied")
+    fund_payment(world, "pending", None, amount=900)
+    entry(world, "e08", "retainer.replenished", ("customer:c1:USD", 300), ("retainer:r1", -300), paymentId="paid")
+    entry(world, "e09", "bank.opened", ("bank:b1", 10000), ("system:opening:USD", -10000))
+    populate_transfers(world)
+
+
+def populate_transfers(world: World) -> None:
+    """One with a fee that stands, one that was cancelled."""
+    fees, to_b2 = ("system:bank-fees:USD", 50), {"fromAccountId": "b1", "toAccountId": "b2", "currency": "USD"}
+    world.add("bank_transfers", _id="t1", amount=4000, fee=50, status="completed", entryId="e10", **to_b2)
+    entry(world, "e10", "transfer.made", ("bank:b2", 4000), fees, ("bank:b1", -4050), transferId="t1")
+    world.add(
+        "bank_transfers", _id="t2", amount=800, fee=0, status="cancelled", entryId="e11", cancelEntryId="e12", **to_b2
+    )
+    entry(world, "e11", "transfer.made", ("bank:b2", 800), ("bank:b1", -800), transferId="t2")
+    reverse = {"reverses": "e11", "transferId": "t2"}
+    entry(world, "e12", "transfer.cancelled", ("bank:b2", -800), ("bank:b1", 800), **reverse)
+
+
+def populate_orders_paid_from_a_retainer(world: World) -> None:
+    """One that went through, one that was refunded, one that was refused, one whose records were deleted; see above."""
+    order_from_retainer(world, "from-retainer", "e13", status="CONFIRMED", items=SERVER)
+    gone = {"status": "CANCELLED", "stock": "RELEASED"}
+    order_from_retainer(world, "back-to-retainer", "e14", payment="REFUNDED", **gone)
+    order_from_retainer(world, "short-of-money", None, payment="FAILED", **gone)
+
+    taken, returned = (("retainer:r1", 2000), ("system:revenue:USD", -2000)), (("system:revenue:USD", 2000),)
+    entry(world, "e13", "order.paid", *taken, orderId="from-retainer")
+    entry(world, "e14", "order.paid", *taken, orderId="back-to-retainer")
+    entry(world, "e15", "order.refunded", *returned, ("retainer:r1", -2000), orderId="back-to-retainer", reverses="e14")
+    entry(world, "e16", "order.paid", *taken, orderId="deleted")
+    entry(world, "e17", "order.refunded", *returned, ("retainer:r1", -2000), orderId="deleted", reverses="e16")
+
+
+def order_from_retainer(world: World, order_id: str, entry_id: str | None, **how: Any) -> None:
+    """An order whose payment was tried from retainer r1: made by that entry, or refused."""
+    order(world, order_id, **how)
+    world.records["orders"][-1]["payment"] = {"method": "retainer", "retainerId": "r1"}
+    world.records["payments"][-1] |= {"retainerId": "r1"} | ({"transactionId": entry_id} if entry_id else {})
+    world.records["gateway_charges"].pop()
+
+
+def account(world: World, account_id: str, status: str = "active", currency: str = "USD", **fields: Any) -> None:
+    """An account with nothing in it."""
+    known = {"kind": account_id.partition(":")[0], "currency": currency, "status": status, "balance": 0, "version": 0}
+    world.add("accounts", _id=account_id, **known, **fields, createdAt=LONG_AGO, updatedAt=LONG_AGO)
+
+
+def entry(
+    world: World,
+    entry_id: str,
+    operation: str,
+    *postings: tuple[str, int],
+    reverses: str | None = None,
+    **reference: str,
+) -> None:
+    """An entry of the journal, a minute after the one before, and what it does to the accounts' balances."""
+    accounts = {document["_id"]: document for document in world.records.get("accounts", [])}
+    lines: list[Document] = []
+    for account_id, amount in postings:
+        line: Document = {"account": account_id, "amount": amount}
+        if document := accounts.get(account_id):
+            document["balance"] += amount if account_id.startswith(DEBIT_NORMAL) else -amount
+            document["version"] += 1
+            line |= {"balanceAfter": document["balance"], "version": document["version"]}
+        lines.append(line)
+    at = LONG_AGO + timedelta(minutes=len(world.records.get("entries", [])))
+    undone = {"reverses": reverses} if reverses else {}
+    known = {"at": at.replace(microsecond=0), "operation": operation, "currency": "USD", "reference": reference}
+    world.add("entries", _id=entry_id, postings=lines, **known, **undone)
+
+
+def fund_payment(world: World, payment_id: str, entry_id: str | None, **fields: Any) -> None:
+    """A payment of customer c1: completed by that entry, else pending."""
+    done = {"status": "completed", "entryId": entry_id, "completedAt": LONG_AGO} if entry_id else {"status": "pending"}
+    known = {"customerId": "c1", "currency": "USD", "paymentMethod": "wire", "createdAt": LONG_AGO}
+    world.add("fund_payments", _id=payment_id, **known, **done, **fields)

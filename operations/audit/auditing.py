@@ -1,4 +1,4 @@
-"""One audit: over all orders, all products, all addresses and locks, then a second look at whatever seemed wrong."""
+"""One audit: over orders, products, addresses, locks and the books of funds, then another look at what seemed wrong."""
 
 import asyncio
 import time
@@ -13,6 +13,8 @@ from operations.audit import orders, servers, stock
 from operations.audit.books import PAGE, Books
 from operations.audit.broker import count_messages
 from operations.audit.case import Case, Document
+from operations.audit.journal import Journal
+from operations.audit.ledger import LedgerPass
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.stock import Shelf
 from operations.native.reachability import amqp_missing, mongodb_missing
@@ -29,7 +31,7 @@ CONNECT_TIMEOUT_MS = 5000
 RECORDS = ("orders", "reservations", "payments", "charges", "jobs")
 """What may be recorded under an order's id, in the order in which a case has them."""
 
-OTHER_RECORDS = ("products", "addresses", "locks")
+OTHER_RECORDS = ("products", "addresses", "locks", "accounts", "entries", "fundPayments", "transfers")
 
 Progress = Callable[[int], None]
 """Hears how many ids have been judged."""
@@ -53,7 +55,8 @@ async def audit(
     async with AsyncMongoClient[Document](
         mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
     ) as client:
-        return await _Audit(Books(client, database_prefix, page), amqp_url, on_progress, second_look_after).run()
+        books, ledger = Books(client, database_prefix, page), LedgerPass(Journal(client, database_prefix, page))
+        return await _Audit(books, ledger, amqp_url, on_progress, second_look_after).run()
 
 
 async def _require_servers(mongodb_url: str, amqp_url: str) -> None:
@@ -69,6 +72,7 @@ class _Audit:
     """What one audit has found out so far."""
 
     books: Books
+    ledger: LedgerPass
     amqp_url: str
     on_progress: Progress
     second_look_after: float
@@ -78,10 +82,12 @@ class _Audit:
     standings: Counter[str] = field(default_factory=Counter)
     jobs: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
+    paid_through: Counter[str] = field(default_factory=Counter)
     locks_held: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, Case] = field(default_factory=dict)
     servers_suspected: bool = False
+    funds_suspected: bool = False
 
     async def run(self) -> Report:
         started = time.monotonic()
@@ -91,6 +97,7 @@ class _Audit:
         async for shelf in self.books.shelves():
             self._look_at_shelf(shelf)
         await self._look_at_servers()
+        await self._look_at_funds()
         messages = await count_messages(self.amqp_url)
         if not any(messages.values()):
             self._suspect(orders.lost(case) for case in self.stalled.values())
@@ -110,6 +117,8 @@ class _Audit:
     def _count(self, case: Case, now: datetime) -> None:
         for name, record in zip(RECORDS, case[1 : 1 + len(RECORDS)], strict=True):
             self.checked[name] += record is not None
+        if (kind := orders.paid_through(case)) is not None:
+            self.paid_through[kind] += 1
         if case.job is not None:
             self.jobs[str(case.job.get("state"))] += 1
         if case.order is not None:
@@ -152,6 +161,12 @@ class _Audit:
         for shared in await self.books.orders_of_two_servers():
             yield servers.two_servers(*shared)
 
+    async def _look_at_funds(self) -> None:
+        async for violation in self.ledger.wrong():
+            self.funds_suspected = True
+            self._suspect([violation])
+        self.checked.update(self.ledger.counted)
+
     def _suspect(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
             if len(self.suspicions) < MOST_LISTED:
@@ -161,13 +176,17 @@ class _Audit:
 
     async def _look_again(self) -> list[Violation]:
         """Those suspicions that are found again, as they are found now."""
-        by_subject: dict[Subject, list[str]] = {"order": [], "product": [], "address": [], "lock": []}
-        for subject, subject_id in dict.fromkeys((v.subject, v.id) for v in self.suspicions.values()):
-            by_subject[subject].append(subject_id)
-        found = [*await self._orders_again(by_subject["order"]), *await self._products_again(by_subject["product"])]
+        found = await self._orders_again(self._suspected("order")) + await self._products_again(
+            self._suspected("product")
+        )
         if self.servers_suspected:
-            found += [violation async for violation in self._wrong_servers(Counter())]
+            found += [v async for v in self._wrong_servers(Counter()) if v.key in self.suspicions]
+        if self.funds_suspected:
+            found += [v async for v in LedgerPass(self.ledger.journal).wrong() if v.key in self.suspicions]
         return sorted((v for v in found if v.key in self.suspicions), key=lambda v: (v.invariant, v.subject, v.id))
+
+    def _suspected(self, subject: Subject) -> list[str]:
+        return list(dict.fromkeys(v.id for v in self.suspicions.values() if v.subject == subject))
 
     async def _orders_again(self, order_ids: list[str]) -> list[Violation]:
         if not order_ids:
@@ -198,6 +217,8 @@ class _Audit:
             "lingeringMarks": self.marks["lingering"],
             "jobs": dict(sorted(self.jobs.items())),
             "locksHeld": self.locks_held,
+            "paidThrough": dict(sorted(self.paid_through.items())),
+            "systemBalances": self.ledger.system_balances_as_json(),
             "deadLetters": messages[DEAD_LETTERS],
             "waitingForRetry": {delay.name: messages[delay.name] for delay in RETRY_LADDER},
             "inboxes": {name: messages[name] for name in INBOXES},

@@ -4,28 +4,21 @@ Everything that is judged together is read in one snapshot session (MongoDB 5.0 
 databases, while orders go on. A page is short, so that no snapshot is kept for long however many orders there are.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.command_cursor import AsyncCommandCursor
-from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
 from operations.audit import servers
 from operations.audit.case import Case, Document
+from operations.audit.moments import Moments, Source, by_ids, drivers_errors, find, side_by_side
 from operations.audit.servers import Held
 from operations.audit.stock import Shelf
-from operations.settings import UnreachableError
 
 PAGE = 2000
 """Ids on a page: enough that round trips do not count, and a few megabytes."""
-
-SNAPSHOT_ATTEMPTS = 5
-# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created at that moment, or the read took minutes.
-_SNAPSHOT_GONE = frozenset({239, 246})
 
 ORDER_FIELDS = (
     "items.productId",
@@ -33,6 +26,8 @@ ORDER_FIELDS = (
     "items.price",
     "totalAmount",
     "currency",
+    "payment.method",
+    "payment.retainerId",
     "status",
     "stockStatus",
     "paymentStatus",
@@ -48,17 +43,21 @@ ORDER_FIELDS = (
     "server.ip",
 )
 RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "updatedAt")
-PAYMENT_FIELDS = ("status", "amount", "currency", "transactionId", "nextLookupAt", "unpublished", "updatedAt")
+PAYMENT_FIELDS = (
+    "status",
+    "amount",
+    "currency",
+    "retainerId",
+    "transactionId",
+    "nextLookupAt",
+    "unpublished",
+    "updatedAt",
+)
 CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
 PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving")
-
-Source = tuple[AsyncCollection[Document], Sequence[str]]
-"""A collection, and the fields of it that are read."""
-
-T = TypeVar("T")
 
 
 class Shared(NamedTuple):
@@ -73,7 +72,7 @@ class Books:
     """The databases of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
-        self._client = client
+        self._moments = Moments(client)
         self._page = page
         orders, inventory, payments, provisioning = (
             client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning")
@@ -92,7 +91,7 @@ class Books:
         last: str | None = ""
         while last is not None:
             after = last
-            cases, last = await self._at_one_moment(lambda session: self._page_of_cases(session, after))  # noqa: B023
+            cases, last = await self._moments.read(lambda session: self._page_of_cases(session, after))  # noqa: B023
             yield cases
 
     async def cases_of(self, order_ids: Iterable[str]) -> list[Case]:
@@ -100,26 +99,15 @@ class Books:
         query = {"_id": {"$in": list(order_ids)}}
 
         async def read(session: AsyncClientSession) -> list[Case]:
-            found = [{d["_id"]: d for d in await _find(source, query, session)} for source in self._by_order]
+            found = [{d["_id"]: d for d in await find(source, query, session)} for source in self._by_order]
             return await self._with_servers(_join(found), session)
 
-        return await self._at_one_moment(read)
+        return await self._moments.read(read)
 
     async def shelves(self, product_ids: Sequence[str] | None = None) -> AsyncIterator[Shelf]:
         """Every product, or these, and every id that units are reserved of: all at one moment."""
-        for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-            begun = False
-            try:
-                with _drivers_errors():
-                    async with self._client.start_session(snapshot=True) as session:
-                        async for shelf in self._pass_over_shelves(session, product_ids):
-                            begun = True
-                            yield shelf
-            except _SnapshotGoneError as error:
-                if begun or attempt == SNAPSHOT_ATTEMPTS:
-                    raise UnreachableError(str(error)) from error
-            else:
-                return
+        async for shelf in self._moments.stream(lambda session: self._pass_over_shelves(session, product_ids)):
+            yield shelf
 
     async def addresses(self) -> AsyncIterator[list[Held]]:
         """Every address that is recorded as an order's, in pages."""
@@ -133,7 +121,7 @@ class Books:
 
     async def count_locks(self) -> int:
         """How many packages have a lock, held or not."""
-        with _drivers_errors():
+        with drivers_errors():
             return await self._locks[0].estimated_document_count()
 
     async def shared_addresses(self) -> list[Shared]:
@@ -149,20 +137,6 @@ class Books:
     def _by_order(self) -> tuple[Source, ...]:
         return (self._orders, self._reservations, self._payments, self._charges, self._jobs)
 
-    async def _at_one_moment(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
-        for _ in range(SNAPSHOT_ATTEMPTS - 1):
-            with contextlib.suppress(_SnapshotGoneError):
-                return await self._try_at_one_moment(read)
-        try:
-            return await self._try_at_one_moment(read)
-        except _SnapshotGoneError as error:
-            raise UnreachableError(str(error)) from error
-
-    async def _try_at_one_moment(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
-        with _drivers_errors():
-            async with self._client.start_session(snapshot=True) as session:
-                return await read(session)
-
     async def _page_of_cases(self, session: AsyncClientSession, after: str) -> tuple[list[Case], str | None]:
         """The cases after that id, and the id to go on after, None at the end.
 
@@ -172,7 +146,7 @@ class Books:
         reach: str | None = None
         for source in self._by_order:
             query = {"_id": {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}}
-            documents = await _find(source, query, session, limit=self._page)
+            documents = await find(source, query, session, limit=self._page)
             if len(documents) == self._page:
                 reach = documents[-1]["_id"]
             found.append({document["_id"]: document for document in documents})
@@ -185,7 +159,7 @@ class Books:
         packages = [key for case in cases if case.job and (key := servers.line_of(case.job))]
         if not ips and not packages:
             return cases
-        addresses = await self._by_ids(self._addresses, ips, session)
+        addresses = await by_ids(self._addresses, ips, session)
         lines = await self._lines(packages, session)
         return [
             case._replace(
@@ -199,7 +173,7 @@ class Books:
         """Until when each of these packages is held, and when a job of it took its last step; see Case."""
         if not packages:
             return {}
-        locks = await self._by_ids(self._locks, packages, session)
+        locks = await by_ids(self._locks, packages, session)
         last_steps: list[Mapping[str, Any]] = [
             {"$match": {"lockKey": {"$in": list(set(packages))}}},
             {"$group": {"_id": "$lockKey", "movedAt": {"$max": "$updatedAt"}}},
@@ -211,15 +185,15 @@ class Books:
         last: str | None = ""
         while last is not None:
             after = {**query, "_id": {"$gt": last}}
-            page = await self._at_one_moment(lambda session: self._page_of_held(source, after, session))  # noqa: B023
+            page = await self._moments.read(lambda session: self._page_of_held(source, after, session))  # noqa: B023
             last = str(page[-1].record["_id"]) if len(page) == self._page else None
             yield page
 
     async def _page_of_held(self, source: Source, query: Document, session: AsyncClientSession) -> list[Held]:
-        records = await _find(source, query, session, limit=self._page)
+        records = await find(source, query, session, limit=self._page)
         ids = [str(record.get("orderId")) for record in records]
-        orders = await self._by_ids((self._orders[0], ("status",)), ids, session)
-        jobs = await self._by_ids(self._jobs, ids, session)
+        orders = await by_ids((self._orders[0], ("status",)), ids, session)
+        jobs = await by_ids(self._jobs, ids, session)
         return [Held(record, orders.get(key), jobs.get(key)) for record, key in zip(records, ids, strict=True)]
 
     async def _shared(self, source: Source, among: Document, by: str, name: str) -> list[Shared]:
@@ -235,7 +209,7 @@ class Books:
             found = await source[0].aggregate(pipeline, session=session, allowDiskUse=True)
             return [Shared(str(d["_id"]), d["number"], [d["first"], d["last"]]) async for d in found]
 
-        return await self._at_one_moment(read)
+        return await self._moments.read(read)
 
     async def _pass_over_shelves(
         self, session: AsyncClientSession, product_ids: Sequence[str] | None
@@ -245,11 +219,11 @@ class Books:
         products = collection.find(among, dict.fromkeys(fields, True), sort=[("_id", ASCENDING)], session=session)
         reserved = await self._reserved(session, product_ids)
         async with products, reserved:
-            async for product_id, product, units in _side_by_side(products, reserved):
+            async for product_id, product, sums in side_by_side(products, reserved):
                 marked = list((product or {}).get("moving") or {})
-                reservations = await self._by_ids(self._reservations, marked, session)
-                orders = await self._by_ids(self._orders, marked, session)
-                yield Shelf(product_id, product, units, reservations, orders)
+                reservations = await by_ids(self._reservations, marked, session)
+                orders = await by_ids(self._orders, marked, session)
+                yield Shelf(product_id, product, sums["units"] if sums else 0, reservations, orders)
 
     async def _reserved(
         self, session: AsyncClientSession, product_ids: Sequence[str] | None
@@ -266,63 +240,9 @@ class Books:
         ]
         return await collection.aggregate(pipeline, session=session, allowDiskUse=True)
 
-    async def _by_ids(self, source: Source, ids: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
-        if not ids:
-            return {}
-        return {document["_id"]: document for document in await _find(source, {"_id": {"$in": ids}}, session)}
-
-
-async def _find(
-    source: Source, query: Mapping[str, Any], session: AsyncClientSession, limit: int = 0
-) -> list[Document]:
-    collection, fields = source
-    cursor = collection.find(query, dict.fromkeys(fields, True), session=session, batch_size=PAGE)
-    return await cursor.sort("_id", ASCENDING).limit(limit).to_list()
-
 
 def _join(found: Sequence[Mapping[str, Document]]) -> list[Case]:
     return [
         Case(key, *(records.get(key) for records in found))
         for key in sorted({key for records in found for key in records})
     ]
-
-
-async def _side_by_side(
-    products: AsyncIterator[Document], reserved: AsyncIterator[Document]
-) -> AsyncIterator[tuple[str, Document | None, int]]:
-    """Merge two streams that are in the order of the products' ids: (id, product or None, units reserved of it)."""
-    product, sums = await anext(products, None), await anext(reserved, None)
-    while product is not None or sums is not None:
-        if sums is None or (product is not None and product["_id"] < sums["_id"]):
-            assert product is not None  # noqa: S101 - the loop's condition
-            yield product["_id"], product, 0
-            product = await anext(products, None)
-        elif product is None or sums["_id"] < product["_id"]:
-            yield sums["_id"], None, sums["units"]
-            sums = await anext(reserved, None)
-        else:
-            yield product["_id"], product, sums["units"]
-            product, sums = await anext(products, None), await anext(reserved, None)
-
-
-class _SnapshotGoneError(Exception):
-    """The moment that was being read at can no longer, or not yet, be read."""
-
-
-@contextlib.contextmanager
-def _drivers_errors() -> Iterator[None]:
-    """Turn the driver's errors into UnreachableError, or _SnapshotGoneError where another moment may be read."""
-    try:
-        yield
-    except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
-    except OperationFailure as error:
-        if error.code in _SNAPSHOT_GONE:
-            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {_first_line(error)}") from error
-        raise UnreachableError(f"MongoDB does not let the audit read: {_first_line(error)}") from error
-    except ConfigurationError as error:
-        raise UnreachableError(f"the audit cannot read this MongoDB: {_first_line(error)}") from error
-
-
-def _first_line(error: PyMongoError) -> str:
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

@@ -14,6 +14,8 @@ from operations.audit.auditing import audit as run_audit
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.settings import Stack, locate_stack
 
+RECORDS_IN_WORDS = {"fundPayments": "payments outside of orders"}
+
 
 def audit(
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -61,7 +63,7 @@ def verdicts(report: Report) -> Table:
     table = Table.grid(padding=(0, 1))
     for number, invariant in INVARIANTS.items():
         wrong = len(report.of_invariant(number))
-        over = ", ".join(f"{report.checked[name]:,} {name}" for name in invariant.records)
+        over = ", ".join(f"{report.checked[name]:,} {RECORDS_IN_WORDS.get(name, name)}" for name in invariant.records)
         tick, found = ("[red]✗[/]", f"[red]{wrong:,} wrong[/]") if wrong else ("[green]✓[/]", f"[dim]{over}[/]")
         table.add_row(tick, f"{number}. {invariant.title}", found)
     return table

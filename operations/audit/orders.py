@@ -30,6 +30,12 @@ PROVISIONING = timedelta(hours=1)
 NO_CHARGE = "no-charge"
 """The transaction id that stands for nothing to pay."""
 
+STRIPE_CHARGE = "pi_"
+"""How the transaction ids of charges at Stripe begin: the simulated gateway's book, which is read here, has none."""
+
+ELSEWHERE = ("stripe", "retainer")
+"""Where a payment may be from that has no charge in the simulated gateway's book."""
+
 GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 STOCK_GONE = ("FAILED", "RELEASED")
 MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
@@ -77,6 +83,22 @@ def lost(case: Case) -> Violation:
     )
 
 
+def paid_through(case: Case) -> str | None:
+    """Return where the payment that took money took it: simulated (the gateway), stripe or retainer; None for none."""
+    payment = case.payment or {}
+    if payment.get("status") not in ("PROCESSED", "REFUNDED") or payment.get("transactionId") == NO_CHARGE:
+        return None
+    if from_retainer(payment):
+        return "retainer"
+    at_stripe = str(payment.get("transactionId")).startswith(STRIPE_CHARGE)
+    return "stripe" if at_stripe else "simulated"
+
+
+def from_retainer(payment: Document) -> bool:
+    """Whether the payment is, or was to be, from a retainer."""
+    return payment.get("retainerId") is not None
+
+
 # --- The rules. ---
 
 
@@ -111,9 +133,19 @@ def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]
 
 
 def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Iterator[Violation]:
-    """A payment that took money is about the one charge that the gateway has for it."""
+    """A payment that took money is about the one charge that the gateway has for it.
+
+    A payment from a retainer is judged by the journal (invariant 5), and one over Stripe has its book there.
+    """
     payment = case.payment
     if payment is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
+        return
+    if (through := paid_through(case)) in ELSEWHERE:
+        if _holds_money(case.charge):
+            found = (
+                f"paid through {through} as {payment.get('transactionId')}, at the gateway {_charge_text(case.charge)}"
+            )
+            yield case.violation(2, "charged twice", found, "no charge at the gateway besides")
         return
     transaction, charge = payment.get("transactionId"), case.charge
     if transaction == NO_CHARGE and charge is None:
@@ -125,6 +157,16 @@ def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Ite
     elif payment["status"] == "REFUNDED" and _holds_money(charge):
         found = f"payment REFUNDED, at the gateway {_charge_text(charge)}"
         yield case.violation(2, "refund", found, "the charge refunded")
+
+
+def _is_paid_as_asked(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+    """The money is from where the customer said, be it a card or a retainer."""
+    asked, payment = order.get("payment"), case.payment or {}
+    if asked is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
+        return
+    ordered = asked.get("retainerId") or "" if asked.get("method") == "retainer" else None
+    if (paid := payment.get("retainerId")) != ordered:
+        yield case.violation(2, "payment method", f"paid {_method(paid)}", f"paid {_method(ordered)}, as ordered")
 
 
 def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -145,7 +187,7 @@ def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Viola
     if (case.payment or {}).get("status") != "PROCESSED":
         found = f"{status}, and payment has {status_text(case.payment)}"
         yield case.violation(invariant, "payment", found, "a payment that is PROCESSED")
-    elif order.get("totalAmount") and not _holds_money(case.charge):
+    elif order.get("totalAmount") and paid_through(case) not in ELSEWHERE and not _holds_money(case.charge):
         found = f"{status}, and at the gateway {_charge_text(case.charge)}"
         yield case.violation(invariant, "money", found, "a charge that is not refunded")
 
@@ -241,6 +283,7 @@ Rule = Callable[[Case, Document, datetime], Iterator[Violation]]
 RULES: tuple[Rule, ...] = (
     _adds_up,
     _charge_is_the_payments,
+    _is_paid_as_asked,
     _goes_through,
     _is_compensated,
     _ends_once,
@@ -264,6 +307,10 @@ def _units(record: Document) -> dict[str, int]:
     for item in record.get("items", ()):
         units[item["productId"]] = units.get(item["productId"], 0) + item["quantity"]
     return units
+
+
+def _method(retainer_id: str | None) -> str:
+    return "by card" if retainer_id is None else f"from retainer {retainer_id or 'of no name'}"
 
 
 def _charge_text(charge: Document | None) -> str:

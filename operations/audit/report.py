@@ -16,14 +16,15 @@ INVARIANTS = {
     2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges")),
     3: Invariant("What goes through has stock and payment", ("orders",)),
     4: Invariant("Every order ends, once and in time", ("orders",)),
+    5: Invariant("Every balance is what its postings come to", ("accounts", "entries", "fundPayments", "transfers")),
     6: Invariant("Every server is the one ordered, and one order's alone", ("jobs", "addresses", "locks")),
     7: Invariant("No message is lost", ("orders", "jobs")),
 }
 """Those that are checked, by their numbers."""
 
 
-Subject = Literal["order", "product", "address", "lock"]
-"""What a violation is about; a lock is named by its package."""
+Subject = Literal["order", "product", "address", "lock", "account", "entry", "payment", "transfer"]
+"""What a violation is about; a lock is named by its package, a payment is one of the funds'."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """The MongoDB of a running stack: reachable, a replica set, able to do transactions, indexed, its clock right."""
 
 import importlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pymongo
 import pymongo.errors
+from pymongo import IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, ok, wrong
@@ -19,7 +21,10 @@ LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 INDEXED = {
     "order": ("orders", ("order_service.orders",)),
     "inventory": ("inventory", ("inventory_service.products",)),
-    "payment": ("payments", ("payment_service.payments",)),
+    "payment": (
+        "payments",
+        tuple(f"payment_service.{module}" for module in ("bank", "fund_payments", "idempotency", "ledger", "payments")),
+    ),
     "provisioning": (
         "provisioning",
         ("provisioning_service.jobs", "provisioning_service.ownership", "provisioning_service.packages"),
@@ -47,7 +52,8 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
         for service in services:
             name, modules = INDEXED[service]
             for module in modules:
-                yield await check_indexes(client[f"{prefix}_{name}"], module)
+                for collection, indexes in indexes_of(module).items():
+                    yield await check_indexes(client[f"{prefix}_{name}"][collection], indexes, service)
 
 
 async def check_replica_set(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Finding:
@@ -85,17 +91,23 @@ async def check_clock(admin: Admin) -> Finding:
     return ok("clock", detail)
 
 
-async def check_indexes(database: Admin, module_name: str) -> Finding:
-    """Check that a service's indexes exist; the service makes them at its start."""
+def indexes_of(module_name: str) -> dict[str, Sequence[IndexModel]]:
+    """Return the indexes that a module of records declares, by collection: it may have one collection or several."""
     module = importlib.import_module(module_name)
-    wanted = {index.document["name"]: dict(index.document["key"]) for index in module.INDEXES}
-    what = f"indexes of {database.name}.{module.COLLECTION}"
+    return dict(module.INDEXES) if isinstance(module.INDEXES, dict) else {module.COLLECTION: module.INDEXES}
+
+
+async def check_indexes(
+    collection: AsyncCollection[dict[str, Any]], indexes: Sequence[IndexModel], service: str
+) -> Finding:
+    """Check that a collection's indexes exist; the service makes them at its start."""
+    wanted = {index.document["name"]: dict(index.document["key"]) for index in indexes}
+    what = f"indexes of {collection.full_name}"
     try:
-        existing = await database[module.COLLECTION].index_information()
+        existing = await collection.index_information()
     except pymongo.errors.PyMongoError as error:
         return wrong(what, f"cannot be read: {brief(error)}", "check the user's rights in ORDERSAGA_MONGODB_URL")
     missing = [name for name, key in wanted.items() if dict(existing.get(name, {}).get("key", ())) != key]
     if missing:
-        package = module.__name__.partition(".")[0]
-        return wrong(what, f"missing: {', '.join(missing)}", f"start python -m {package}: it makes them")
+        return wrong(what, f"missing: {', '.join(missing)}", f"start python -m {service}_service: it makes them")
     return ok(what, ", ".join(wanted))

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import secrets
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,14 +16,36 @@ from typing import Any
 import aio_pika
 import pymongo
 import pytest
+from bson.codec_options import CodecOptions
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from operations.audit import Report, audit
+from operations.cleanup.records import clean_up
 from operations.settings import UnreachableError
+from payment_service.chart import Kind
+from payment_service.funds import Funds, open_funds
+from payment_service.ledger import Ledger
+from payment_service.payments import Payments
+from payment_service.retainer_charging import RetainerCharging
+from payment_service.transactions import Transactions
 from shared.bus.rabbitmq import RabbitBus
+from shared.clock import utc_now
+from shared.contracts.orders import Delivery, Item, OrderCreated, PaymentInstruction
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
 from tests.eventually import eventually
 from tests.servers import Servers
-from tests.world import JUST_NOW, LONG_AGO, NOW, Document, World, order, populate
+from tests.world import (
+    JUST_NOW,
+    LONG_AGO,
+    NOW,
+    Document,
+    World,
+    entry,
+    order,
+    populate,
+    populate_funds,
+    populate_orders_paid_from_a_retainer,
+)
 
 
 @pytest.fixture
@@ -31,6 +53,8 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
     async with pymongo.AsyncMongoClient(mongodb_url) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
+        populate_funds(created)
+        populate_orders_paid_from_a_retainer(created)
         await created.store()
         yield created
 
@@ -41,6 +65,8 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
     async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
         created = World(client, f"t{secrets.token_hex(8)}", servers.mongodb_url, servers.amqp_url)
         populate(created)
+        populate_funds(created)
+        populate_orders_paid_from_a_retainer(created)
         await created.store()
         yield created
         for name in ("orders", "products", "payments", "jobs"):
@@ -52,18 +78,29 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 18,
-        "reservations": 16,
-        "payments": 17,
+        "orders": 21,
+        "reservations": 19,
+        "payments": 20,
         "charges": 16,
         "jobs": 8,
         "products": 3,
         "addresses": 4,
         "locks": 3,
+        "accounts": 7,
+        "entries": 17,
+        "fundPayments": 3,
+        "transfers": 2,
     }
     assert report.information["inFlight"] == 7
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 13}
+    assert report.information["systemBalances"] == {
+        "system:bank-fees:USD": 0.5,
+        "system:clearing:USD": 252,
+        "system:opening:USD": 100,
+        "system:revenue:USD": 80,
+    }
 
 
 async def test_small_pages_say_the_same(world: World) -> None:
@@ -102,6 +139,13 @@ def put(**values: Any) -> Change:
 def drop(*fields: str) -> Change:
     return {"$unset": dict.fromkeys(fields, "")}
 
+
+def posting(entry: str, first: int, amount: int, second: int, opposite: int) -> tuple[str, str, Change]:
+    """Other amounts in an entry, which still come to nothing."""
+    return "entries", entry, put(**{f"postings.{first}.amount": amount, f"postings.{second}.amount": opposite})
+
+
+FROM = "from-retainer"
 
 CORRUPTIONS = [
     # 1: stock is conserved.
@@ -164,6 +208,58 @@ CORRUPTIONS = [
     Corruption("never settled", "orders", "confirmed", put(settled=False), 4, "not settled"),
     Corruption("both ends", "orders", "confirmed", {"$push": {"history": {"status": "CANCELLED"}}}, 4, "two ends"),
     Corruption("unknown status", "orders", "confirmed", put(status="LOST"), 4, "status"),
+    # 5: balances are what their postings come to, and what was to happen once did.
+    Corruption("a balance was raised", "accounts", "retainer:r1", {"$inc": {"balance": 1}}, 5, "balance"),
+    Corruption("no number", "accounts", "bank:b1", put(balance="10"), 5, "balance"),
+    Corruption("a debt", "accounts", "bank:b3", put(balance=-1), 5, "negative balance"),
+    Corruption("overpaid", "accounts", "invoice:i1", put(balance=-1), 5, "overpaid invoice"),
+    Corruption("overpaid by postings", *posting("e05", 0, 9900, 1, -9900), 5, "overpaid invoice", "invoice:i1"),
+    Corruption("more due than billed", "accounts", "invoice:i1", put(totalAmount=-1), 5, "invoice"),
+    Corruption("no total", "accounts", "invoice:i1", drop("totalAmount"), 5, "invoice"),
+    Corruption("no account", "accounts", "bank:b2", None, 5, "unknown account"),
+    Corruption("an entry is gone", "entries", "e03", None, 5, "balance", "retainer:r1"),
+    Corruption("unbalanced", "entries", "e03", put(**{"postings.1.amount": -999}), 5, "unbalanced"),
+    Corruption("one posting", "entries", "e03", {"$pop": {"postings": 1}}, 5, "postings"),
+    Corruption("half a cent", "entries", "e03", put(**{"postings.1.amount": -0.5}), 5, "postings"),
+    Corruption("overdrawn", "entries", "e03", put(**{"postings.0.balanceAfter": -1}), 5, "overdrawn"),
+    Corruption("another currency's account", "accounts", "bank:b2", put(currency="EUR"), 5, "currency", "e10"),
+    Corruption("another currency", "entries", "e02", put(currency="EUR"), 5, "currency"),
+    Corruption("off the chart", "entries", "e02", put(**{"postings.1.account": "revenue"}), 5, "account"),
+    Corruption("a payment is gone", "fund_payments", "paid", None, 5, "payment of nobody", "e06"),
+    Corruption("not completed", "fund_payments", "paid", put(status="pending"), 5, "payment not completed", "e06"),
+    Corruption("pending with an entry", "fund_payments", "pending", put(entryId="e06"), 5, "payment"),
+    Corruption("completed by nothing", "fund_payments", "pending", put(status="completed"), 5, "payment"),
+    Corruption("completed by another's", "fund_payments", "paid", put(entryId="e07"), 5, "payment"),
+    Corruption("another payment's amount", "fund_payments", "paid", put(amount=701), 5, "payment"),
+    Corruption("another invoice", "fund_payments", "applied", put(invoiceId="i2"), 5, "payment"),
+    Corruption("no such status", "fund_payments", "paid", put(status="failed"), 5, "payment"),
+    Corruption("completed twice", "entries", "e07", put(**{"reference.paymentId": "paid"}), 5, "completed twice"),
+    Corruption("a transfer is gone", "bank_transfers", "t1", None, 5, "transfer of nobody", "e10"),
+    Corruption("made by nothing", "bank_transfers", "t1", put(entryId="e99"), 5, "transfer"),
+    Corruption("another fee", "bank_transfers", "t1", put(fee=49), 5, "transfer"),
+    Corruption("made twice", "entries", "e11", put(**{"reference.transferId": "t1"}), 5, "transfer made twice"),
+    Corruption("not cancelled", "bank_transfers", "t2", put(status="completed"), 5, "cancelled transfer"),
+    Corruption("cancelled by nothing", "bank_transfers", "t1", put(status="cancelled"), 5, "cancelled transfer"),
+    Corruption(
+        "cancelled twice", "bank_transfers", "t2", put(cancelEntryId="e99"), 5, "transfer cancelled twice", "e12"
+    ),
+    Corruption("reverses nothing", "entries", "e12", drop("reverses"), 5, "reversal"),
+    Corruption("what it reverses is gone", "entries", "e11", None, 5, "reversal", "e12"),
+    Corruption("reverses something else", "entries", "e12", put(reverses="e10"), 5, "reversal"),
+    Corruption("reversed twice", "entries", "e15", put(reverses="e11"), 5, "reversed twice", "e11"),
+    Corruption("paid by no entry", "entries", "e13", None, 5, "retainer payment", "from-retainer"),
+    Corruption("paid by another entry", "payments", "from-retainer", put(transactionId="e14"), 5, "retainer payment"),
+    Corruption("paid from another", "payments", "from-retainer", put(retainerId="r2"), 5, "retainer payment"),
+    Corruption("paid something else", "payments", "from-retainer", put(amount=1), 5, "retainer payment"),
+    Corruption("not back on the retainer", "entries", "e15", None, 5, "retainer payment", "back-to-retainer"),
+    Corruption("failed, and paid", "payments", "from-retainer", put(status="FAILED"), 5, "retainer payment"),
+    Corruption("paid twice", "entries", "e14", put(**{"reference.orderId": "from-retainer"}), 5, "paid twice", FROM),
+    Corruption("refunded and never paid", "entries", "e14", None, 5, "refund entry", "back-to-retainer"),
+    Corruption("paid without a payment", "payments", "from-retainer", None, 5, "entry without payment"),
+    Corruption("deleted and not refunded", "entries", "e17", None, 5, "entry without payment", "deleted"),
+    # 2 again: whoever pays from a retainer pays nothing else, and what was ordered.
+    Corruption("paid from another retainer", "payments", FROM, put(retainerId="r2"), 2, "payment method"),
+    Corruption("paid by card instead", "payments", FROM, drop("retainerId"), 2, "payment method"),
     # 6: every server is the one ordered, and one order's alone.
     Corruption("no server", "orders", "completed", drop("server"), 6, "no server"),
     Corruption("a server of nobody knows what", "orders", "completed", drop("provisioning"), 6, "no package"),
@@ -261,7 +357,13 @@ async def test_what_is_corrupted_is_named(corruption: Corruption, common_world: 
     assert (await common_world.audit()).ok
 
 
+def charged(order_id: str) -> Document:
+    money = {"amount": 2000, "currency": "USD"}
+    return {"collection": "gateway_charges", "_id": order_id, "outcome": "CHARGED", "chargeId": "ch_1", **money}
+
+
 ADDED: list[tuple[str, Document]] = [
+    ("a charge besides the retainer", charged(FROM)),
     ("a second charge", {"collection": "gateway_charges", "_id": "confirmed-2", "outcome": "CHARGED"}),
     ("a payment", {"collection": "payments", "_id": "unknown", "status": "VOIDED"}),
     ("a reservation", {"collection": "reservations", "_id": "unknown", "status": "RELEASED", "items": []}),
@@ -277,6 +379,111 @@ async def test_what_belongs_to_no_order_is_named(name: str, record: Document, co
         assert [violation.id for violation in (await common_world.audit()).violations] == [document["_id"]]
     finally:
         await records.delete_one({"_id": document["_id"]})
+
+
+async def test_what_was_paid_over_stripe_is_not_looked_for_in_the_simulated_gateways_book(world: World) -> None:
+    await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
+    await world.collection("gateway_charges").delete_one({"_id": "confirmed"})
+    report = await world.audit()
+    assert report.violations == []
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 12, "stripe": 1}
+
+
+async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:
+    """The records of an order that was refunded to its retainer may go; that it was paid and refunded stays."""
+    outcome = await clean_up(world.mongodb_url, world.prefix, NOW - timedelta(hours=1), delete=True)
+    assert await world.collection("payments").find_one({"_id": "back-to-retainer"}) is None
+    assert outcome.kept == {}
+    report = await world.audit()
+    assert report.violations == []
+    assert report.checked["entries"] == 17
+
+
+async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
+    """Each operation on funds by the service itself, and orders that it pays from a retainer and refunds."""
+    database = world.collection("entries").database.client.get_database(
+        f"{world.prefix}_payments", codec_options=CodecOptions(tz_aware=True)
+    )
+    ledger, transactions = Ledger(database, utc_now), Transactions(database)
+    await transactions.run("everything", operate_on(open_funds(database, ledger, transactions, utc_now)))
+    retainers = await ledger.page(Kind.RETAINER, after=None, limit=10)
+    paid_from = next(found["_id"].partition(":")[2] for found in retainers if found.get("retainerType") == "new")
+    charging = RetainerCharging(Payments(database["payments"]), ledger, transactions, utc_now)
+    orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
+    paid = await charging.charge(orders)
+    assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]
+    await charging.give_back(paid[:1])
+    report = await world.audit()
+    assert [violation.as_json() for violation in report.violations if violation.invariant == 5] == []
+    assert report.checked["entries"] == 17 + 16
+    assert report.information["paidThrough"]["retainer"] == 2 + 3
+
+
+def operate_on(funds: Funds) -> Callable[[AsyncClientSession], Awaitable[None]]:
+    async def operate(session: AsyncClientSession) -> None:
+        usd = {"currency": "USD"}
+        retainer = await funds.retainers.open(session, client_id="c9", retainer_type="new", amount=1000, **usd)
+        retainer_id = retainer["_id"].partition(":")[2]
+        invoice = await funds.invoices.issue(session, client_id="c9", amount=500, **usd)
+        invoice_id = invoice["_id"].partition(":")[2]
+        await funds.retainers.consume(session, retainer_id, amount=200)
+        await funds.retainers.consume(session, retainer_id, amount=100, invoice_id=invoice_id)
+        await funds.invoices.pay(session, invoice_id, amount=100, payment_method="wire")
+        new = {"customer_id": "c9", "payment_method": "wire", "default_currency": "USD"}
+        applied = await funds.payments.create(session, amount=300, invoice_id=invoice_id, **new)
+        credited = await funds.payments.create(session, amount=400, **new)
+        await funds.payments.create(session, amount=50, **new)
+        for payment in (applied, credited):
+            await funds.payments.complete(session, payment["_id"])
+        await funds.retainers.replenish(session, retainer_id, amount=250, payment_id=credited["_id"])
+        names = {"name": "n", "account_number": "1", "bank_name": "b", **usd}
+        sender = await funds.bank.open(session, balance=1000, **names)
+        receiver = await funds.bank.open(session, balance=0, **names)
+        ends = {"from_id": sender["_id"].partition(":")[2], "to_id": receiver["_id"].partition(":")[2]}
+        await funds.bank.transfer(session, amount=100, fee=5, **ends)
+        cancelled = await funds.bank.transfer(session, amount=200, fee=5, **ends)
+        await funds.bank.cancel(session, cancelled["_id"], "not needed")
+
+    return operate
+
+
+def order_paid_from(retainer_id: str, order_id: str, amount: int) -> OrderCreated:
+    return OrderCreated(
+        order_id=order_id,
+        user_id="u1",
+        items=(Item(product_id="p1", quantity=1, price=amount),),
+        total_amount=amount,
+        currency="USD",
+        payment=PaymentInstruction(method="retainer", retainer_id=retainer_id),
+        delivery=Delivery(),
+    )
+
+
+async def test_funds_that_move_meanwhile_are_not_reported(world: World) -> None:
+    """Each move is one transaction; the audit sees all of it or nothing."""
+    moving = asyncio.create_task(keep_moving(world))
+    try:
+        for _ in range(5):
+            assert (await world.audit(page=2)).violations == []
+    finally:
+        moving.cancel()
+        await asyncio.gather(moving, return_exceptions=True)
+    assert await world.collection("entries").count_documents({"operation": "retainer.consumed"}) > 2
+
+
+async def keep_moving(world: World) -> None:
+    """Consume the retainer, a cent at a time, as the ledger does."""
+
+    async def consume(session: AsyncClientSession) -> None:
+        lines = [{"account": "retainer:r1", "amount": 1}, {"account": "system:revenue:USD", "amount": -1}]
+        entry = {"_id": secrets.token_hex(16), "operation": "retainer.consumed", "currency": "USD", "postings": lines}
+        await world.collection("entries").insert_one(entry | {"at": NOW}, session=session)
+        change = {"$inc": {"balance": -1, "version": 1}}
+        await world.collection("accounts").update_one({"_id": "retainer:r1"}, change, session=session)
+
+    while True:
+        async with world.client.start_session() as session:
+            await session.with_transaction(consume)
 
 
 async def test_what_mends_itself_meanwhile_is_not_reported(world: World) -> None:
@@ -360,6 +567,7 @@ async def test_memory_does_not_grow_with_the_orders(world: World) -> None:
     async def peak(number: int) -> int:
         for index in range(number):
             order(world, f"many-{number}-{index}", "CONFIRMED", items=(("plenty", 1),))
+            entry(world, f"many-{number}-{index}", "many", ("system:clearing:USD", 1), ("system:revenue:USD", -1))
         await world.store()
         supplied = await world.collection("orders").count_documents({"items.productId": "plenty"})
         stock = put(kind="goods", quantity=0, supplied=supplied, moving={})

@@ -8,7 +8,7 @@ import pytest
 
 from operations.audit import stock
 from operations.audit.case import Case
-from operations.audit.orders import COMPENSATION, LATE, PROVISIONING, STILL, UNPUBLISHED, judge, standing
+from operations.audit.orders import COMPENSATION, LATE, PROVISIONING, STILL, UNPUBLISHED, judge, paid_through, standing
 from operations.audit.report import Violation
 from operations.audit.stock import MARKED, Shelf, lingering, out
 
@@ -76,6 +76,52 @@ def test_whatever_its_participants_have_done_by_now_an_order_on_its_way_is_not_w
         order = an_order(status)
         assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
         assert standing(Case("o1", order, reservation, payment, charge), NOW).in_flight
+
+
+FROM_RETAINER = a_payment("PROCESSED") | {"retainerId": "r1", "transactionId": "e1"}
+AT_STRIPE = a_payment("PROCESSED") | {"transactionId": "pi_1"}
+WENT_THROUGH = {"stockStatus": "RESERVED", "paymentStatus": "PROCESSED", "settled": True}
+
+
+@pytest.mark.parametrize("payment", [FROM_RETAINER, AT_STRIPE])
+def test_what_was_not_paid_at_the_simulated_gateway_has_no_charge_there(payment: Document) -> None:
+    order = an_order("CONFIRMED", **WENT_THROUGH)
+    assert kinds(order, a_reservation("RESERVED"), payment) == []
+    assert kinds(order, a_reservation("RESERVED"), payment, CHARGED) == ["charged twice"]
+    returned = CHARGED | {"refundedAt": NOW}
+    assert kinds(order, a_reservation("RESERVED"), payment, returned) == []
+    assert kinds(order, a_reservation("RESERVED"), payment | {"amount": 1}) == ["payment amount"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "payment", "right"),
+    [
+        ({"method": "retainer", "retainerId": "r1"}, FROM_RETAINER, True),
+        ({"method": "retainer", "retainerId": "r2"}, FROM_RETAINER, False),
+        ({"method": "retainer", "retainerId": "r1"}, AT_STRIPE, False),
+        ({"method": "card"}, FROM_RETAINER, False),
+        ({"method": "card", "token": "tok"}, AT_STRIPE, True),
+        ({"method": "retainer", "retainerId": "r1"}, {"status": "VOIDED", "updatedAt": NOW}, True),
+    ],
+)
+def test_the_money_is_from_where_the_customer_said(asked: Document, payment: Document, right: bool) -> None:
+    order = an_order("CONFIRMED", payment=asked, **WENT_THROUGH)
+    assert ("payment method" not in kinds(order, a_reservation("RESERVED"), payment)) == right
+
+
+@pytest.mark.parametrize(
+    ("payment", "through"),
+    [
+        (None, None),
+        (a_payment("FAILED") | {"retainerId": "r1"}, None),
+        (a_payment("PROCESSED") | {"transactionId": "no-charge"}, None),
+        (a_payment("REFUNDED"), "simulated"),
+        (FROM_RETAINER, "retainer"),
+        (AT_STRIPE, "stripe"),
+    ],
+)
+def test_where_a_payment_took_its_money(payment: Document | None, through: str | None) -> None:
+    assert paid_through(Case("o1", None, payment=payment)) == through
 
 
 LIMITS = [

@@ -1,0 +1,76 @@
+"""Writes corrections: each in one transaction, over the account as it is then."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import uuid4
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from operations.accounts.correction import Keep, RefusedError, correct
+from operations.audit.balances import Balance, balance_of
+from operations.audit.chart import Document
+from operations.settings import UnreachableError
+
+
+class Repair(NamedTuple):
+    """A difference, and what became of it: the entries that were written, or why none were."""
+
+    balance: Balance
+    entry_ids: tuple[str, ...] = ()
+    refused: str | None = None
+
+    @property
+    def mended(self) -> bool:
+        """Whether the balance and its postings agree now."""
+        return bool(self.entry_ids)
+
+
+async def repair(
+    client: AsyncMongoClient[Document], database_prefix: str, account_id: str, keep: Keep, reason: str
+) -> Repair | None:
+    """Make the account's balance and its postings agree; None if they do already.
+
+    Every posting changes the account's document, and so does this: whoever posts meanwhile makes the transaction begin
+    again, over what is there then. Raises UnreachableError when MongoDB does not answer.
+    """
+    database = client[f"{database_prefix}_payments"]
+
+    async def transaction(session: AsyncClientSession) -> Repair | None:
+        balance = await balance_of(database, session, account_id)
+        if balance is None or balance.agrees:
+            return None
+        now = datetime.now(UTC)
+        try:
+            correction = correct(balance, keep, reason, now, iter(lambda: uuid4().hex, ""))
+        except RefusedError as error:
+            return Repair(balance, refused=str(error))
+        await database["entries"].insert_many(correction.entries, session=session)
+        changed = {"balance": correction.balance, "version": correction.version, "updatedAt": now}
+        await database["accounts"].update_one({"_id": account_id}, {"$set": changed}, session=session)
+        return Repair(balance, tuple(entry["_id"] for entry in correction.entries))
+
+    with _drivers_errors():
+        async with client.start_session() as session:
+            return await session.with_transaction(
+                transaction, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
+            )
+
+
+@contextlib.contextmanager
+def _drivers_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
+    except PyMongoError as error:
+        raise UnreachableError(f"MongoDB does not let the repair work: {_first_line(error)}") from error
+
+
+def _first_line(error: PyMongoError) -> str:
+    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

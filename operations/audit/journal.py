@@ -1,0 +1,134 @@
+"""Reads the payment service's books of funds, by the field names that its modules document.
+
+Entries, payments and transfers come in pages, each with what it refers to, as it was at one moment; accounts and orders
+come one by one, each kind as it was at one moment. Nothing is held but a page.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pymongo import ASCENDING, AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from operations.audit.balances import Balance, as_text, balances
+from operations.audit.chart import Document, is_system
+from operations.audit.funds import PaidFromRetainer, Posted
+from operations.audit.moments import BATCH, Moments, Source, by_ids, find, side_by_side
+
+ACCOUNT_FIELDS = ("currency",)
+ENTRY_FIELDS = ("operation", "currency", "postings", "reference", "reverses")
+FUND_PAYMENT_FIELDS = ("customerId", "invoiceId", "amount", "currency", "status", "entryId")
+TRANSFER_FIELDS = ("fromAccountId", "toAccountId", "amount", "fee", "currency", "status", "entryId", "cancelEntryId")
+ORDER_PAYMENT_FIELDS = ("status", "retainerId", "amount", "currency", "transactionId")
+
+ORDER_OPERATIONS = ("order.paid", "order.refunded")
+
+T = TypeVar("T")
+WithEntries = tuple[Document, Mapping[str, Document]]
+"""A record, and the entries that it names, by their ids."""
+
+
+class Journal:
+    """The books of one stack. Every method raises UnreachableError when MongoDB does not answer."""
+
+    def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = BATCH) -> None:
+        self._moments = Moments(client)
+        self._page = page
+        self._database = client[f"{database_prefix}_payments"]
+        self._accounts: Source = (self._database["accounts"], ACCOUNT_FIELDS)
+        self._entries: Source = (self._database["entries"], ENTRY_FIELDS)
+        self._payments: Source = (self._database["fund_payments"], FUND_PAYMENT_FIELDS)
+        self._transfers: Source = (self._database["bank_transfers"], TRANSFER_FIELDS)
+
+    def balances(self) -> AsyncIterator[Balance]:
+        """Every account with a document or postings."""
+        return self._moments.stream(lambda session: balances(self._database, session))
+
+    def entries(self) -> AsyncIterator[list[Posted]]:
+        """Every entry, with what it is about."""
+        return self._pages(self._entries, self._with_what_they_are_about)
+
+    def payments(self) -> AsyncIterator[list[WithEntries]]:
+        """Every payment of the funds, with its entry."""
+        return self._pages(self._payments, self._with_their_entries)
+
+    def transfers(self) -> AsyncIterator[list[WithEntries]]:
+        """Every bank transfer, with its entries."""
+        return self._pages(self._transfers, self._with_their_entries)
+
+    def orders(self) -> AsyncIterator[PaidFromRetainer]:
+        """Every order whose payment is from a retainer, or that the journal has an entry about."""
+        return self._moments.stream(self._pass_over_orders)
+
+    async def reversed_twice(self) -> list[tuple[str, int, list[str]]]:
+        """Entries that more than one other reverses: how many, and the first and the last of those."""
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"reverses": {"$exists": True, "$ne": None}}},
+            {
+                "$group": {
+                    "_id": "$reverses",
+                    "number": {"$sum": 1},
+                    "first": {"$min": "$_id"},
+                    "last": {"$max": "$_id"},
+                }
+            },
+            {"$match": {"number": {"$gt": 1}}},
+            {"$limit": self._page},
+        ]
+
+        async def read(session: AsyncClientSession) -> list[tuple[str, int, list[str]]]:
+            found = await self._entries[0].aggregate(pipeline, session=session, allowDiskUse=True)
+            return [(str(d["_id"]), d["number"], [str(d["first"]), str(d["last"])]) async for d in found]
+
+        return await self._moments.read(read)
+
+    async def _pages(
+        self, source: Source, complete: Callable[[list[Document], AsyncClientSession], Any]
+    ) -> AsyncIterator[list[Any]]:
+        last: str | None = ""
+        while last is not None:
+            after = {"_id": {"$gt": last}}
+
+            async def read(session: AsyncClientSession, after: Document = after) -> tuple[list[Any], str | None]:
+                records = await find(source, after, session, limit=self._page)
+                reach = str(records[-1]["_id"]) if len(records) == self._page else None
+                return await complete(records, session), reach
+
+            page, last = await self._moments.read(read)
+            yield page
+
+    async def _with_what_they_are_about(self, entries: list[Document], session: AsyncClientSession) -> list[Posted]:
+        moved = {str(p.get("account")) for entry in entries for p in entry.get("postings") or () if isinstance(p, dict)}
+        accounts = await by_ids(self._accounts, [key for key in moved if not is_system(key)], session)
+        payments = await by_ids(self._payments, _referred_to(entries, "paymentId"), session)
+        transfers = await by_ids(self._transfers, _referred_to(entries, "transferId"), session)
+        reversed_ids = [str(entry["reverses"]) for entry in entries if entry.get("reverses") is not None]
+        undone = await by_ids(self._entries, reversed_ids, session)
+        return [Posted(entry, accounts, payments, transfers, undone) for entry in entries]
+
+    async def _with_their_entries(self, records: list[Document], session: AsyncClientSession) -> list[WithEntries]:
+        names = ("entryId", "cancelEntryId")
+        ids = [str(record[name]) for record in records for name in names if record.get(name) is not None]
+        entries = await by_ids(self._entries, ids, session)
+        return [(record, entries) for record in records]
+
+    async def _pass_over_orders(self, session: AsyncClientSession) -> AsyncIterator[PaidFromRetainer]:
+        paid = {"retainerId": {"$exists": True, "$ne": None}}
+        fields = dict.fromkeys(ORDER_PAYMENT_FIELDS, True)
+        payments = self._database["payments"].find(paid, fields, sort=[("_id", ASCENDING)], session=session)
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"operation": {"$in": list(ORDER_OPERATIONS)}}},
+            {"$sort": {"_id": 1}},
+            {"$project": dict.fromkeys(ENTRY_FIELDS, True)},
+            {"$group": {"_id": as_text("$reference.orderId"), "entries": {"$push": "$$ROOT"}}},
+            {"$sort": {"_id": 1}},
+        ]
+        entries = await self._entries[0].aggregate(pipeline, session=session, allowDiskUse=True)
+        async with payments, entries:
+            async for order_id, payment, found in side_by_side(payments, entries):
+                yield PaidFromRetainer(order_id, payment, found["entries"] if found else ())
+
+
+def _referred_to(entries: Sequence[Document], name: str) -> list[str]:
+    references = [entry.get("reference") or {} for entry in entries]
+    return [str(reference[name]) for reference in references if reference.get(name) is not None]

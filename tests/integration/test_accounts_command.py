@@ -1,0 +1,308 @@
+"""`ordersaga accounts` over real books: what it shows, what a repair writes, and that the audit is content with it."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pymongo
+import pytest
+from typer.testing import CliRunner
+
+from operations.accounts.command import accounts
+from operations.accounts.correction import Keep
+from operations.accounts.repairing import repair
+from payment_service import bookings
+from payment_service.ledger import Ledger
+from payment_service.transactions import Transactions
+from shared.clock import utc_now
+from tests.world import LONG_AGO, Document, World, account, entry, populate_funds
+
+
+@pytest.fixture
+async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
+    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+        created = World(client, database_prefix, mongodb_url, clean_broker)
+        populate_funds(created)
+        await created.store()
+        yield created
+
+
+def environment(world: World) -> dict[str, str]:
+    return {
+        "ORDERSAGA_MONGODB_URL": world.mongodb_url,
+        "ORDERSAGA_AMQP_URL": world.amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": world.prefix,
+    }
+
+
+async def run(world: World, *words: str, given: str | None = None, status: int = 0) -> str:
+    """What the command prints on stdout; it has to end with that status."""
+    runner = CliRunner(env=environment(world) | {"COLUMNS": "200"})
+    result = await asyncio.to_thread(runner.invoke, accounts, list(words), input=given)
+    assert result.exit_code == status, result.output
+    return result.stdout
+
+
+async def document(world: World, *words: str, status: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await run(world, *words, "--json", status=status))
+    return found
+
+
+async def stored(world: World, account_id: str) -> Document:
+    found = await world.collection("accounts").find_one({"_id": account_id})
+    assert found is not None
+    return found
+
+
+async def corrections(world: World) -> list[Document]:
+    return await world.collection("entries").find({"operation": "correction"}).sort("at", 1).to_list()
+
+
+async def set_balance(world: World, account_id: str, balance: Any) -> None:
+    await world.collection("accounts").update_one({"_id": account_id}, {"$set": {"balance": balance}})
+
+
+async def test_an_account_is_shown_with_what_its_postings_come_to(world: World) -> None:
+    shown = await document(world, "show", "invoice:i1")
+    movements = shown.pop("movements")
+    assert shown == {
+        "account": "invoice:i1",
+        "kind": "invoice",
+        "status": "active",
+        "clientId": "c1",
+        "totalAmount": 50,
+        "currency": "USD",
+        "balance": 0,
+        "postingsBalance": 0,
+        "postings": 4,
+        "agrees": True,
+    }
+    assert [(m["operation"], m["amount"], m["balance"]) for m in movements] == [
+        ("invoice.issued", 50, 50),
+        ("retainer.consumed", -5, 45),
+        ("invoice.paid", -15, 30),
+        ("payment.completed", -30, 0),
+    ]
+    text = await run(world, "show", "invoice:i1")
+    assert "50.00 USD" in text
+    assert "payment.completed" in text
+
+
+async def test_an_account_of_the_system_is_what_its_postings_come_to(world: World) -> None:
+    shown = await document(world, "show", "system:clearing:USD")
+    assert (shown["balance"], shown["postingsBalance"], shown["agrees"]) == (None, 252, True)
+    assert "252.00 USD" in await run(world, "show", "system:clearing:USD")
+
+
+async def test_who_asks_for_an_unknown_account_is_told_so(world: World) -> None:
+    for command in ("show", "statement", "repair"):
+        assert await document(world, command, "retainer:nobody", status=1) == {
+            "account": "retainer:nobody",
+            "found": False,
+        }
+        assert await run(world, command, "retainer:nobody", status=1) == ""
+
+
+async def test_a_statement_adds_up(world: World) -> None:
+    whole = await document(world, "statement", "retainer:r1")
+    assert (whole["openingBalance"], whole["closingBalance"], whole["earlier"]) == (0, 188, False)
+    assert [(m["amount"], m["balance"]) for m in whole["movements"]] == [(200, 200), (-10, 190), (-5, 185), (3, 188)]
+
+    newest = await document(world, "statement", "retainer:r1", "--limit", "2")
+    assert (newest["openingBalance"], newest["earlier"]) == (190, True)
+    assert newest["movements"] == whole["movements"][2:]
+
+    second, last = (whole["movements"][index]["at"] for index in (1, 3))
+    between = await document(world, "statement", "retainer:r1", "--from", second, "--to", last)
+    assert (between["openingBalance"], between["closingBalance"]) == (200, 185)
+    assert between["movements"] == whole["movements"][1:3]
+
+    before = await document(world, "statement", "retainer:r1", "--to", "2020-01-01")
+    assert (before["openingBalance"], before["closingBalance"], before["movements"]) == (0, 0, [])
+    text = await run(world, "statement", "retainer:r1")
+    assert "balance before: 0.00 USD" in text
+    assert "balance after: 188.00 USD" in text
+
+
+async def test_a_statement_goes_by_the_accounts_own_count_where_clocks_disagree(world: World) -> None:
+    """The second posting was made by a process whose clock is ahead of everybody's."""
+    await world.collection("entries").update_one({"_id": "e03"}, {"$set": {"at": utc_now()}})
+    whole = await document(world, "statement", "retainer:r1")
+    assert [m["balance"] for m in whole["movements"]] == [200, 190, 185, 188]
+
+
+async def test_nothing_to_repair(world: World) -> None:
+    assert (await document(world, "repair", "--all"))["differences"] == []
+    assert (await document(world, "repair", "retainer:r1", "--write", "--reason", "just in case"))["differences"] == []
+    assert "every balance is what its postings come to" in await run(world, "repair", "--all")
+    assert await corrections(world) == []
+
+
+async def test_a_difference_is_shown_and_nothing_is_written_unless_told(world: World) -> None:
+    await set_balance(world, "retainer:r1", 18801)
+    await set_balance(world, "bank:b1", 5000)
+    before = [d async for d in world.collection("accounts").find()]
+    shown = await document(world, "show", "retainer:r1", status=1)
+    assert (shown["balance"], shown["postingsBalance"], shown["agrees"]) == (188.01, 188, False)
+    found = await document(world, "repair", "--all", status=1)
+    assert found["written"] is False
+    assert [(d["account"], d["balance"], d["postingsBalance"]) for d in found["differences"]] == [
+        ("bank:b1", 50, 59.5),
+        ("retainer:r1", 188.01, 188),
+    ]
+    text = await run(world, "repair", "retainer:r1", status=1)
+    assert "a balance of 188.01 USD, and 4 postings that come to 188.00 USD" in text
+    assert "Nothing is written" in text
+    assert "bank:b1" not in text
+    assert [d async for d in world.collection("accounts").find()] == before
+    assert await corrections(world) == []
+
+
+@pytest.mark.parametrize(("account_id", "balance", "right"), [("retainer:r1", 18801, 18800), ("bank:b1", 5000, 5950)])
+async def test_the_balance_becomes_what_its_postings_come_to(
+    account_id: str, balance: int, right: int, world: World
+) -> None:
+    """The movement that nobody posted is posted and taken back; what is not explained stays nothing."""
+    await set_balance(world, account_id, balance)
+    assert not (await world.audit()).ok
+    done = await document(world, "repair", account_id, "--write", "--reason", "edited by hand")
+    assert done["written"] is True
+    assert (await stored(world, account_id))["balance"] == right
+    told, undone = await corrections(world)
+    assert done["differences"][0]["entries"] == [told["_id"], undone["_id"]]
+    assert undone["reverses"] == told["_id"]
+    assert [entry["description"] for entry in (told, undone)] == ["edited by hand"] * 2
+    assert [entry["postings"][0]["balanceAfter"] for entry in (told, undone)] == [balance, right]
+    assert told["postings"][0]["account"] == account_id
+    shown = await document(world, "statement", account_id, "--limit", "2")
+    assert [m["balance"] for m in shown["movements"]] == [balance / 100, right / 100]
+    report = await world.audit()
+    assert report.violations == []
+    assert report.information["systemBalances"]["system:suspense:USD"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "account_id", "balance", "suspense"),
+    [("e03", "retainer:r1", 18800, -1000), ("e09", "bank:b1", 5950, -10000)],
+)
+async def test_the_balance_stays_where_it_is_the_one_that_is_right(
+    lost: str, account_id: str, balance: int, suspense: int, world: World
+) -> None:
+    """An entry is gone: what it moved is posted against what is not explained."""
+    await world.collection("entries").delete_one({"_id": lost})
+    assert "counted 1 more" in await run(world, "repair", account_id, status=1)
+    await run(world, "repair", account_id, "--write", "--reason", "entry lost", "--keep", "balance")
+    assert (await stored(world, account_id))["balance"] == balance
+    (told,) = await corrections(world)
+    assert told["postings"][1] == {"account": "system:suspense:USD", "amount": suspense}
+    report = await world.audit()
+    assert report.violations == []
+    assert report.information["systemBalances"]["system:suspense:USD"] == -suspense / 100
+
+
+async def test_the_books_go_on_after_a_repair(world: World) -> None:
+    """The ledger reads what a repair has written, and posts after it."""
+    await set_balance(world, "retainer:r1", 99)
+    await run(world, "repair", "--all", "--write", "--reason", "edited by hand")
+    database = world.collection("entries").database
+    ledger = Ledger(database, utc_now)
+    booking = bookings.retainer_consumed("r1", 18800, "USD")
+    await Transactions(database).run("consume", lambda session: ledger.post(booking, session))
+    after = await stored(world, "retainer:r1")
+    assert (after["balance"], after["version"]) == (0, 7)
+    whole = await document(world, "statement", "retainer:r1")
+    assert [m["operation"] for m in whole["movements"][-3:]] == ["correction", "correction", "retainer.consumed"]
+    assert (await world.audit()).violations == []
+
+
+async def test_a_reason_is_asked_for(world: World) -> None:
+    await set_balance(world, "retainer:r1", 1)
+    await run(world, "repair", "retainer:r1", "--write", given="counted again\n")
+    assert [entry["description"] for entry in await corrections(world)] == ["counted again"] * 2
+
+
+async def test_wrong_usage(world: World) -> None:
+    await set_balance(world, "retainer:r1", 1)
+    wrong = [
+        ("repair",),
+        ("repair", "retainer:r1", "--all"),
+        ("repair", "--all", "--reason", "why"),
+        ("repair", "--all", "--write", "--reason", " "),
+        ("repair", "--all", "--write", "--json"),
+        ("repair", "--all", "--keep", "nothing"),
+        ("statement", "retainer:r1", "--from", "yesterday"),
+        ("statement", "retainer:r1", "--limit", "0"),
+        ("show",),
+    ]
+    for words in wrong:
+        assert await run(world, *words, status=2) == ""
+    assert await corrections(world) == []
+
+
+async def test_what_cannot_be_corrected_is_said(world: World) -> None:
+    await set_balance(world, "bank:b1", "many")
+    await world.collection("accounts").delete_one({"_id": "bank:b2"})
+    await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings come to less than nothing
+    found = await document(world, "repair", "--all", "--write", "--reason", "try", status=1)
+    refused = {d["account"]: d["refused"] for d in found["differences"]}
+    assert refused.keys() == {"bank:b1", "bank:b2", "retainer:r1"}
+    assert "no numbers to go by" in refused["bank:b1"]
+    assert "its document is gone" in refused["bank:b2"]
+    assert "no balance is ever negative" in refused["retainer:r1"]
+    assert await corrections(world) == []
+    assert await run(world, "show", "bank:b1", status=1)
+    assert await run(world, "show", "bank:b2", status=1)
+
+
+async def test_two_repairs_at_once_correct_once(world: World) -> None:
+    await set_balance(world, "retainer:r1", 1)
+    repairs = [repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "twice") for _ in range(4)]
+    done = await asyncio.gather(*repairs)
+    assert sum(found is not None for found in done) == 1
+    assert len(await corrections(world)) == 2
+    assert (await world.audit()).violations == []
+
+
+async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
+    """Postings and repair change the same document: one of them begins again, over what the other has left."""
+    await set_balance(world, "retainer:r1", 20000)
+    database = world.collection("entries").database
+    ledger, transactions = Ledger(database, utc_now), Transactions(database)
+    booking = bookings.retainer_consumed("r1", 100, "USD")
+    consumed = [transactions.run("consume", lambda session: ledger.post(booking, session)) for _ in range(10)]
+    await asyncio.gather(*consumed, repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "meanwhile"))
+    assert (await stored(world, "retainer:r1"))["balance"] == 18800 - 1000
+    assert (await world.audit()).violations == []
+
+
+async def test_an_account_without_any_posting_is_no_difference(world: World) -> None:
+    assert (await document(world, "show", "bank:b3"))["agrees"] is True
+    await set_balance(world, "bank:b3", 7)
+    await run(world, "repair", "bank:b3", "--write", "--reason", "never opened with anything")
+    assert (await stored(world, "bank:b3"))["balance"] == 0
+    assert (await world.audit()).violations == []
+
+
+async def test_brackets_in_names_are_not_taken_for_markup(world: World) -> None:
+    account(world, "bank:odd", name="[red]Savings[/red]")
+    world.records["entries"] = []
+    entry(world, "odd", "bank.opened", ("bank:odd", 1), ("system:opening:USD", -1), bankAccountId="[bold]x")
+    await world.store()
+    text = await run(world, "show", "bank:odd")
+    assert "[red]Savings[/red]" in text
+    assert "[bold]x" in text
+    assert str(LONG_AGO.year) in text
+
+
+async def test_a_server_that_does_not_answer_is_exit_status_3(world: World) -> None:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    given |= environment(world) | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
+    words = (sys.executable, "-c", "from operations.cli import main; main()", "accounts", "show", "retainer:r1")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*words, env=given, stdout=pipe, stderr=pipe)
+    _, errors = await process.communicate()
+    assert process.returncode == 3
+    assert b"MongoDB" in errors

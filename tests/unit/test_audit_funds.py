@@ -1,0 +1,194 @@
+"""The audit's judgement of funds: it knows the accounts and the entries that the service writes, and no others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operations.audit import funds
+from operations.audit.balances import Balance
+from operations.audit.chart import currency_of, in_money, is_system, side
+from operations.audit.funds import PaidFromRetainer, Posted
+from payment_service import bookings, chart
+from payment_service.bookings import Booking
+
+Document = dict[str, Any]
+
+ACCOUNTS = [
+    chart.retainer("r1"),
+    chart.invoice("i1"),
+    chart.bank("b1"),
+    chart.customer("c:1", "USD"),
+    chart.clearing("USD"),
+    chart.revenue("USD"),
+    chart.opening("USD"),
+    chart.bank_fees("USD"),
+]
+
+MADE = bookings.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
+BOOKINGS = [
+    bookings.retainer_opened("r1", 500, "USD"),
+    bookings.retainer_replenished("r1", 500, "USD"),
+    bookings.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
+    bookings.retainer_consumed("r1", 500, "USD"),
+    bookings.retainer_consumed("r1", 500, "USD", invoice_id="i1"),
+    bookings.invoice_issued("i1", 500, "USD"),
+    bookings.invoice_paid("i1", 500, "USD", payment_method="wire"),
+    bookings.payment_completed("p1", "c1", 500, "USD"),
+    bookings.payment_completed("p1", "c1", 500, "USD", invoice_id="i1"),
+    bookings.bank_opened("b1", 500, "USD"),
+    MADE,
+    bookings.transfer_cancelled(MADE, "made"),
+    bookings.order_paid("r1", "o1", 500, "USD"),
+    bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"),
+]
+
+
+def an_entry(booking: Booking, entry_id: str = "e1") -> Document:
+    postings = [{"account": posting.account, "amount": posting.amount} for posting in booking.postings]
+    known = {"operation": str(booking.operation), "currency": booking.currency, "reference": dict(booking.reference)}
+    return {"_id": entry_id, "postings": postings, "reverses": booking.reverses, **known}
+
+
+PAYMENT = {"_id": "p1", "customerId": "c1", "amount": 500, "currency": "USD", "status": "completed", "entryId": "e1"}
+TRANSFER = {
+    "_id": "t1",
+    "fromAccountId": "b1",
+    "toAccountId": "b2",
+    "amount": 500,
+    "fee": 20,
+    "currency": "USD",
+    "status": "cancelled",
+    "entryId": "made",
+    "cancelEntryId": "e1",
+}
+REVERSED = {"made": an_entry(MADE, "made"), "paid": an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")}
+
+
+def posted(entry: Document, **about: Document) -> Posted:
+    transfer = TRANSFER if entry["operation"] == "transfer.cancelled" else TRANSFER | {"entryId": "e1"}
+    accounts = {account: {"currency": "USD"} for account in ACCOUNTS if not is_system(account)}
+    return Posted(entry, accounts, {"p1": PAYMENT}, {"t1": transfer}, REVERSED)._replace(**about)
+
+
+def kinds(violations: Iterator[Any]) -> list[str]:
+    return [violation.kind for violation in violations]
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_the_accounts_of_the_service_are_on_the_audits_chart(account: str) -> None:
+    assert side(account) == chart.normal_sign(account)
+    assert is_system(account) != chart.has_document(account)
+    assert currency_of(account) == ("USD" if is_system(account) else None)
+
+
+@pytest.mark.parametrize("account", ["", "retainer", "retainer:", "revenue:USD", "system:revenue", "system:x:USD"])
+def test_what_is_not_on_the_chart_has_no_side(account: str) -> None:
+    assert side(account) is None
+
+
+@pytest.mark.parametrize("booking", BOOKINGS, ids=lambda booking: booking.operation)
+def test_an_entry_of_the_service_is_not_wrong(booking: Booking) -> None:
+    assert kinds(funds.judge_entry(posted(an_entry(booking)))) == []
+
+
+@given(st.sampled_from(BOOKINGS), st.data())
+def test_an_entry_with_any_other_amount_is_wrong(booking: Booking, data: st.DataObject) -> None:
+    entry = an_entry(booking)
+    changed = data.draw(st.sampled_from(entry["postings"]))
+    changed["amount"] += data.draw(st.integers(-1000, 1000).filter(bool))
+    assert "unbalanced" in kinds(funds.judge_entry(posted(entry)))
+
+
+@pytest.mark.parametrize("amount", [1.5, "500", None, True])
+def test_what_is_no_amount_is_wrong(amount: Any) -> None:
+    entry = an_entry(BOOKINGS[0])
+    entry["postings"][0]["amount"] = amount
+    assert kinds(funds.judge_entry(posted(entry))) == ["postings"]
+
+
+def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
+    entry = an_entry(BOOKINGS[3])
+    entry["postings"][0]["balanceAfter"] = -1
+    assert kinds(funds.judge_entry(posted(entry))) == ["overdrawn"]
+    assert kinds(funds.judge_entry(posted(entry | {"operation": "correction"}))) == []
+
+
+def test_a_record_agrees_with_its_entries() -> None:
+    completed = an_entry(bookings.payment_completed("p1", "c1", 500, "USD"))
+    assert kinds(funds.judge_payment(PAYMENT, {"e1": completed})) == []
+    for changes in ({"amount": 501}, {"currency": "EUR"}, {"customerId": "c2"}, {"invoiceId": "i1"}, {"entryId": "e2"}):
+        assert kinds(funds.judge_payment(PAYMENT | changes, {"e1": completed})) == ["payment"], changes
+
+    entries = {"made": an_entry(MADE, "made"), "e1": an_entry(bookings.transfer_cancelled(MADE, "made"))}
+    assert kinds(funds.judge_transfer(TRANSFER, entries)) == []
+    for changes in ({"amount": 501}, {"fee": 0}, {"toAccountId": "b3"}, {"currency": "EUR"}):
+        assert "transfer" in kinds(funds.judge_transfer(TRANSFER | changes, entries)), changes
+    assert kinds(funds.judge_transfer(TRANSFER | {"status": "completed"}, entries)) == ["cancelled transfer"]
+    assert kinds(funds.judge_transfer(TRANSFER | {"cancelEntryId": "made"}, entries)) == ["cancelled transfer"]
+
+
+PAID = an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")
+REFUNDED = an_entry(bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"), "back")
+ORDERS_PAYMENT = {"_id": "o1", "amount": 500, "currency": "USD", "retainerId": "r1"}
+FREE = {"amount": 0, "transactionId": "no-charge"}
+
+
+@pytest.mark.parametrize(
+    ("status", "entries"),
+    [("PROCESSED", [PAID]), ("REFUNDED", [PAID, REFUNDED]), ("PENDING", []), ("FAILED", []), ("VOIDED", [])],
+)
+def test_an_order_paid_from_a_retainer_has_its_entries_and_no_others(status: str, entries: list[Document]) -> None:
+    paid = {"transactionId": "paid"} if entries else {}
+    payment = ORDERS_PAYMENT | {"status": status} | paid
+    for among in ([], [PAID], [REFUNDED], [PAID, REFUNDED], [PAID, PAID], [PAID, REFUNDED, REFUNDED]):
+        wrong = kinds(funds.judge_order(PaidFromRetainer("o1", payment, among)))
+        assert (wrong == []) == (among == entries), among
+
+
+@pytest.mark.parametrize("status", ["PROCESSED", "REFUNDED"])
+def test_an_order_that_costs_nothing_has_no_entries(status: str) -> None:
+    payment = ORDERS_PAYMENT | FREE | {"status": status}
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", payment, []))) == []
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", payment, [PAID]))) == ["retainer payment"]
+
+
+def test_entries_whose_order_is_deleted_come_to_nothing() -> None:
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, REFUNDED]))) == []
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID]))) == ["entry without payment"]
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [REFUNDED]))) == ["refund entry"]
+    other = an_entry(bookings.order_refunded("r1", "o1", 400, "USD"), "back")
+    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, other]))) == ["refund entry"]
+
+
+def a_balance(account_id: str, balance: Any, posted_sum: int, **fields: Any) -> Balance:
+    kind = account_id.partition(":")[0]
+    return Balance(account_id, {"kind": kind, "currency": "USD", "balance": balance, **fields}, posted_sum, 1, "USD")
+
+
+@pytest.mark.parametrize(
+    ("balance", "wrong"),
+    [
+        (a_balance("bank:b1", 5, 5), []),
+        (a_balance("retainer:r1", 5, -5), []),
+        (a_balance("retainer:r1", 5, 5), ["balance", "negative balance"]),
+        (a_balance("retainer:r1", "5", -5), ["balance"]),
+        (a_balance("retainer:r1", True, -1), ["balance"]),
+        (a_balance("bank:b1", -5, -5), ["negative balance"]),
+        (a_balance("invoice:i1", 5, 5, totalAmount=5), []),
+        (a_balance("invoice:i1", 6, 6, totalAmount=5), ["invoice"]),
+        (a_balance("invoice:i1", -1, -1, totalAmount=5), ["overpaid invoice"]),
+        (Balance("bank:b1", None, 5, 1, "USD"), ["unknown account"]),
+        (Balance("system:revenue:USD", None, 5, 1, "USD"), []),
+    ],
+)
+def test_an_account_is_judged_by_its_postings(balance: Balance, wrong: list[str]) -> None:
+    assert kinds(funds.judge_account(balance)) == wrong
+
+
+def test_amounts_are_written_for_people() -> None:
+    assert in_money(123456789, "USD") == "1,234,567.89 USD"
+    assert in_money(-5, "USD") == "-0.05 USD"
+    assert in_money("5", "USD") == "'5'"
