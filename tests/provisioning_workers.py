@@ -28,8 +28,8 @@ from provisioning_service.schedule import Schedule
 from provisioning_service.smartvps import SmartVps
 from shared.contracts import CancelProvisioning, Message, ProvisioningProgress, ProvisionServer
 from shared.database import Database, ensure_indexes
-from shared.errors import BusUnavailableError
 from shared.failure_points import SimulatedCrashError
+from tests import payment_workers
 from tests.builders import connected, new_id
 from tests.eventually import eventually
 from tests.payment_workers import MovableClock
@@ -50,17 +50,8 @@ DEFAULT_PATIENCE = Patience(
 """The settings' defaults: with a clock that tests advance, minutes cost nothing."""
 
 
-class Outbox:
-    """Keeps what is published; refuses while `away`."""
-
-    def __init__(self) -> None:
-        self.sent: list[Message] = []
-        self.away = False
-
-    async def send(self, messages: Sequence[Message]) -> None:
-        if self.away:
-            raise BusUnavailableError("the broker is away")
-        self.sent.extend(messages)
+class Outbox(payment_workers.Outbox):
+    """Keeps what is published, and knows what was told to whom."""
 
     def said(self, order_id: str) -> list[str]:
         """What the customer of an order has been told, once each and in the order of the sequence."""

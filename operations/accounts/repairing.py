@@ -1,21 +1,18 @@
 """Writes corrections: each in one transaction, over the account as it is then."""
 
-import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import uuid4
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from operations.accounts.correction import Keep, RefusedError, correct
 from operations.audit.balances import Balance, balance_of
 from operations.audit.chart import Document
-from operations.settings import UnreachableError
+from operations.drivers import unreachable_unless_done
 
 
 class Repair(NamedTuple):
@@ -55,22 +52,8 @@ async def repair(
         await database["accounts"].update_one({"_id": account_id}, {"$set": changed}, session=session)
         return Repair(balance, tuple(entry["_id"] for entry in correction.entries))
 
-    with _drivers_errors():
+    with unreachable_unless_done("the repair"):
         async with client.start_session() as session:
             return await session.with_transaction(
                 transaction, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
             )
-
-
-@contextlib.contextmanager
-def _drivers_errors() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
-    except PyMongoError as error:
-        raise UnreachableError(f"MongoDB does not let the repair work: {_first_line(error)}") from error
-
-
-def _first_line(error: PyMongoError) -> str:
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

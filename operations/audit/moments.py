@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure
 
+from operations.drivers import first_line
 from operations.settings import UnreachableError
 
 Document = dict[str, Any]
@@ -109,14 +110,10 @@ def drivers_errors() -> Iterator[None]:
     try:
         yield
     except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
     except OperationFailure as error:
         if error.code in _SNAPSHOT_GONE:
-            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {_first_line(error)}") from error
-        raise UnreachableError(f"MongoDB does not let its data be read: {_first_line(error)}") from error
+            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not let its data be read: {first_line(error)}") from error
     except ConfigurationError as error:
-        raise UnreachableError(f"this MongoDB cannot be read at one moment: {_first_line(error)}") from error
-
-
-def _first_line(error: PyMongoError) -> str:
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]
+        raise UnreachableError(f"this MongoDB cannot be read at one moment: {first_line(error)}") from error

@@ -5,9 +5,8 @@ order or none, at every moment and whenever this process dies. Whatever changes 
 transaction begin again. Nobody else waits for it: it writes nothing that is still in use.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from operations.cleanup.deletable import Document, Records, is_over, why_kept
+from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
 from operations.settings import UnreachableError
 
@@ -75,7 +74,7 @@ async def clean_up(
         mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
     ) as client:
         stores = _Stores(client, database_prefix)
-        with _drivers_errors():
+        with unreachable_unless_done("the cleanup"):
             async for order_ids in stores.over(before, group):
                 outcome.add(await stores.clean(order_ids, before, delete=delete))
                 on_progress(len(order_ids))
@@ -188,17 +187,3 @@ async def _named_in(
 
 def _present(records: Records) -> dict[str, int]:
     return {kind: int(record is not None) for kind, record in zip(KINDS, records[: len(KINDS)], strict=True)}
-
-
-@contextlib.contextmanager
-def _drivers_errors() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {_first_line(error)}") from error
-    except PyMongoError as error:
-        raise UnreachableError(f"MongoDB does not let the cleanup work: {_first_line(error)}") from error
-
-
-def _first_line(error: PyMongoError) -> str:
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]

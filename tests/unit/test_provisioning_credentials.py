@@ -82,7 +82,11 @@ def test_what_is_printed_holds_no_secret() -> None:
         assert ACCESS.username not in printed
 
 
-@pytest.mark.parametrize("keys", ["", "short", f"{OLD},", f"{OLD},short"])
+@pytest.mark.parametrize(
+    "keys",
+    ["", "short", f"{OLD},", f"{OLD},short"],
+    ids=["nothing", "short", "an empty one beside", "a short one beside"],
+)
 def test_what_is_not_a_key_is_refused_at_the_start(keys: str) -> None:
     with pytest.raises(ValueError, match="Fernet key"):
         Vault(keys)
