@@ -42,12 +42,12 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         reach=connections.reach,
     )
     sessions = AbandonedTransactions(connections.database)
-    transactions = Transactions(database, admit=sessions.admit)
+    transactions = Transactions(database, admit=sessions.admit, doubt=sessions.doubt)
     books = Ledger(database, utc_now)
     retainers = RetainerCharging(records, books, transactions, utc_now)
     router = create_router(records)
     router.include_router(funds_api.create_router(open_funds(database, books, transactions, utc_now)))
-    lookups = Lookups(records, charging, connections.publisher, clock=utc_now)
+    lookups = Lookups(records, charging, retainers, connections.publisher, clock=utc_now)
     return Parts(
         handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
         router=router,

@@ -6,9 +6,13 @@ A process writes down the id of every session before its first transaction, and 
 finds a process that has said nothing for `SILENCE_SECONDS` ends its sessions (`killSessions`, which every user may do
 to their own) and strikes it off. That is safe also if it was merely slow: its open transactions fail, it begins them
 again, and it enters itself anew.
+
+A process also ends sessions of its own: those whose last statement got no answer, as the abort could not be sent
+either.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -43,15 +47,24 @@ class AbandonedTransactions:
         self._silence_seconds = silence_seconds
         self._process = uuid4().hex
         self._listed: dict[bytes, Any] = {}
+        self._wanted: dict[bytes, Any] = {}
+        self._doubtful: dict[bytes, Any] = {}
         self._writing = asyncio.Lock()
 
     async def admit(self, session: Session) -> None:
         """Write the session down unless it is there: the driver uses sessions again, so that is seldom."""
         lsid = session.session_id["id"]
-        if lsid in self._listed:
+        key = bytes(lsid)
+        if key in self._listed:
             return
+        self._wanted[key] = lsid
         async with self._writing:
-            await self._write([*self._listed.values(), lsid][-MOST_SESSIONS:])
+            if key not in self._listed:  # nobody who waited in front has written it down as well
+                await self._write(list((self._listed | self._wanted).values())[-MOST_SESSIONS:])
+
+    def doubt(self, lsid: Any) -> None:
+        """Have a session ended whose transaction may be open although nobody can abort it any more."""
+        self._doubtful[bytes(lsid)] = lsid
 
     async def sign(self) -> None:
         """Give a sign of life, with all sessions."""
@@ -65,6 +78,8 @@ class AbandonedTransactions:
             upsert=True,
         )
         self._listed = {bytes(lsid): lsid for lsid in sessions}
+        for key in self._listed:
+            self._wanted.pop(key, None)
 
     async def end_abandoned(self) -> int:
         """End the sessions of the processes that have gone silent; returns how many processes there were."""
@@ -74,12 +89,30 @@ class AbandonedTransactions:
             await self._end(process)
         return len(abandoned)
 
+    async def end_doubtful(self) -> None:
+        """End this process's own sessions that are in doubt; those that cannot be ended now stay so."""
+        if not self._doubtful:
+            return
+        doubtful = dict(self._doubtful)
+        await self._database.command("killSessions", [{"id": lsid} for lsid in doubtful.values()])
+        for key in doubtful:
+            self._doubtful.pop(key, None)
+
     async def run(self) -> None:
-        """Do both until cancelled; errors are logged, and what failed is done the next time."""
+        """Do all of it until cancelled; errors are logged, and what failed is done the next time.
+
+        Who was silent itself does not judge others by their silence, which the same outage may have caused.
+        """
+        signed = judges_from = time.monotonic()
         while True:
             try:
+                if time.monotonic() - signed > self._silence_seconds / 2:
+                    judges_from = time.monotonic() + self._silence_seconds
+                await self.end_doubtful()
                 await self.sign()
-                await self.end_abandoned()
+                signed = time.monotonic()
+                if signed >= judges_from:
+                    await self.end_abandoned()
             except PyMongoError as error:
                 if isinstance(database.as_ours(error), TransientError):
                     _log.warning("the list of sessions waits for the database", error=str(error)[:300])

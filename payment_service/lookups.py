@@ -9,6 +9,7 @@ import structlog
 from payment_service.charging import Charging
 from payment_service.lifecycle import Payment, Step, charge_answer, next_step
 from payment_service.payments import Payments
+from payment_service.retainer_charging import RetainerCharging
 from shared import database
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
@@ -30,9 +31,18 @@ _log = structlog.get_logger(__name__)
 class Lookups:
     """The background work of one payment process; any number of processes may do it at once."""
 
-    def __init__(self, payments: Payments, charging: Charging, publisher: Publisher, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        payments: Payments,
+        charging: Charging,
+        retainers: RetainerCharging,
+        publisher: Publisher,
+        *,
+        clock: Clock,
+    ) -> None:
         self._payments = payments
         self._charging = charging
+        self._retainers = retainers
         self._publisher = publisher
         self._clock = clock
 
@@ -57,10 +67,13 @@ class Lookups:
         for payment in claimed:
             if payment.lookups > WORRYING_LOOKUPS:
                 _log.error("payment still without an outcome", order_id=payment.order_id, lookups=payment.lookups)
+        by_card = [p for p in claimed if p.retainer_id is None]
+        prepaid = [p for p in claimed if p.retainer_id is not None and next_step(p) is not Step.NOTHING]
         await self._publish(
             [
-                *await self._charging.look_up([p for p in claimed if next_step(p) is Step.LOOK_UP]),
-                *await self._charging.give_back([p for p in claimed if next_step(p) is Step.RETURN], unpublished=True),
+                *await self._charging.look_up([p for p in by_card if next_step(p) is Step.LOOK_UP]),
+                *await self._charging.give_back([p for p in by_card if next_step(p) is Step.RETURN], unpublished=True),
+                *await self._retainers.carry_on(prepaid),
             ]
         )
         await self._payments.forget_lookups([p for p in claimed if next_step(p) is Step.NOTHING])

@@ -1,7 +1,8 @@
 """Orders paid from a retainer: the payment's record and the entry in the books come in one transaction.
 
-There is nothing to look up and nothing to find out: a payment is PROCESSED or FAILED from its first record on. A
-message that comes again finds the record, and a crash in between has left nothing.
+A payment is PROCESSED or FAILED from its first record on; a message that comes again finds the record, and a crash in
+between has left nothing. Only where the retainer is too busy is the payment PENDING for a while: nobody else's order
+waits for that retainer, and the look-ups carry the payment on (`carry_on`) as they do with cards.
 """
 
 import asyncio
@@ -10,19 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import structlog
 from pymongo.errors import DuplicateKeyError
 
 from payment_service import bookings, chart
 from payment_service.ledger import ACTIVE, Ledger, money, name_of
-from payment_service.lifecycle import FREE, Payment, Status
+from payment_service.lifecycle import FREE, Payment, Status, deferred, to_publish
 from payment_service.payments import Payments
-from payment_service.transactions import Session, Transactions
+from payment_service.transactions import ContentionError, Session, Transactions
 from shared.clock import Clock
 from shared.contracts import OrderCreated
 from shared.database import Document
 
 ORDERS_PER_TRANSACTION = 50
 """A transaction keeps its retainer from everybody else: it is to be short."""
+
+PATIENCE_SECONDS = 1.0
+"""How long the orders of a batch wait for a busy retainer; the others in the batch wait with them."""
+
+_log = structlog.get_logger(__name__)
 
 
 class RetainerCharging:
@@ -37,8 +44,7 @@ class RetainerCharging:
     async def charge(self, orders: Sequence[OrderCreated]) -> list[Payment]:
         """Pay the orders, first come first served within a retainer, and return their payments as recorded.
 
-        Raises TransientError when the books are busy or the database is away: nothing has then changed for the
-        retainers concerned.
+        Those of a retainer that is busy are PENDING. Raises TransientError when the database is away.
         """
         by_retainer: dict[str, list[OrderCreated]] = {}
         for order in orders:
@@ -48,21 +54,34 @@ class RetainerCharging:
             for retainer_id, ordered in by_retainer.items()
             for start in range(0, len(ordered), ORDERS_PER_TRANSACTION)
         ]
-        paid = await asyncio.gather(*(self._charge_group(retainer_id, group) for retainer_id, group in groups))
+        paid = await asyncio.gather(*(self._charge_or_postpone(retainer_id, group) for retainer_id, group in groups))
         return [payment for group in paid for payment in group]
+
+    async def carry_on(self, payments: Sequence[Payment]) -> list[Payment]:
+        """Decide payments that are PENDING as their retainer was busy; returns all as recorded, some PENDING still."""
+        return list(await asyncio.gather(*(self._decide_again(payment) for payment in payments)))
 
     async def give_back(self, payments: Sequence[Payment]) -> list[Payment]:
         """Put the orders' money back into their retainers, once, and return the payments as they are recorded then."""
         return list(await asyncio.gather(*(self._give_back(payment) for payment in payments)))
 
+    async def _charge_or_postpone(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
+        try:
+            return await self._charge_group(retainer_id, orders)
+        except ContentionError:
+            _log.warning("retainer is busy, its orders are paid later", retainer_id=retainer_id, orders=len(orders))
+            now = self._clock()
+            return await self._payments.open([deferred(wanted(order, now), now) for order in orders])
+
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart.retainer(retainer_id)
 
         async def work(session: Session) -> list[Payment]:
+            now = self._clock()
             recorded = await self._payments.read((order.order_id for order in orders), session)
             retainer = await self._ledger.find(account, session)
-            new = [order for order in orders if order.order_id not in recorded]
-            decided = [await self._settled(payment, session) for payment in decide(new, retainer, self._clock())]
+            new = [wanted(order, now) for order in orders if order.order_id not in recorded]
+            decided = [await self._entered(payment, session) for payment in decide(new, retainer, now)]
             await self._payments.insert(decided, session)
             recorded |= {payment.order_id: payment for payment in decided}
             return [recorded[order.order_id] for order in orders]
@@ -70,9 +89,29 @@ class RetainerCharging:
         while True:
             # Somebody else has taken the same order, or left its tombstone, in between: now that is there to be seen.
             with contextlib.suppress(DuplicateKeyError):
-                return await self._transactions.run("order.paid", work, keys=[account])
+                return await self._transactions.run("order.paid", work, keys=[account], within=PATIENCE_SECONDS)
 
-    async def _settled(self, payment: Payment, session: Session) -> Payment:
+    async def _decide_again(self, payment: Payment) -> Payment:
+        account = chart.retainer(payment.retainer_id or "")
+
+        async def work(session: Session) -> Payment:
+            now = self._clock()
+            recorded = (await self._payments.read([payment.order_id], session))[payment.order_id]
+            if recorded.status is not Status.PENDING:
+                return recorded
+            if recorded.refund_requested:
+                decided = replace(recorded, status=Status.VOIDED, next_lookup_at=None, updated_at=now)
+            else:
+                (decision,) = decide([recorded], await self._ledger.find(account, session), now)
+                decided = await self._entered(decision, session)
+            return await self._payments.change(recorded, to_publish(recorded, decided), session)
+
+        try:
+            return await self._transactions.run("order.paid", work, keys=[account], within=PATIENCE_SECONDS)
+        except ContentionError:
+            return payment  # its next look-up is set already
+
+    async def _entered(self, payment: Payment, session: Session) -> Payment:
         """Enter a payment that goes through into the books; it carries the entry's id."""
         if payment.status is not Status.PROCESSED or payment.transaction_id is not None:
             return payment
@@ -97,49 +136,50 @@ class RetainerCharging:
         return await self._transactions.run("order.refunded", work, keys=[chart.retainer(retainer_id)])
 
 
-def decide(orders: Sequence[OrderCreated], retainer: Document | None, now: datetime) -> list[Payment]:
-    """Decide which of the orders the retainer pays, first come first served; pure.
-
-    An order that the retainer cannot pay is passed over: a smaller one after it may still be paid.
-    """
-    left = retainer["balance"] if retainer else 0
-    payments = []
-    for order in orders:
-        reason = _refusal(order, retainer, left)
-        payments.append(_payment(order, reason, now))
-        if reason is None:
-            left -= order.total_amount
-    return payments
-
-
-def _refusal(order: OrderCreated, retainer: Mapping[str, object] | None, left: int) -> str | None:
-    if order.payment.retainer_id is None:
-        return "No retainer is named to pay from"
-    name = name_of(chart.retainer(order.payment.retainer_id))
-    if retainer is None:
-        return f"{name} does not exist"
-    if retainer["status"] != ACTIVE:
-        return f"{name} is {retainer['status']}"
-    if retainer["currency"] != order.currency:
-        return f"{name} is kept in {retainer['currency']}, not in {order.currency}"
-    if left < order.total_amount:
-        holds, asked = money(left, order.currency), money(order.total_amount, order.currency)
-        return f"Insufficient balance: {name} holds {holds}, and {asked} is asked for"
-    return None
-
-
-def _payment(order: OrderCreated, reason: str | None, now: datetime) -> Payment:
-    """The payment as it will be recorded; one that is paid has no transaction id until it is in the books."""
-    free = reason is None and order.total_amount == 0
+def wanted(order: OrderCreated, now: datetime) -> Payment:
+    """Return the payment that an order asks for, undecided."""
     return Payment(
         order_id=order.order_id,
-        status=Status.PROCESSED if reason is None else Status.FAILED,
+        status=Status.PENDING,
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
         amount=order.total_amount,
         currency=order.currency,
         retainer_id=order.payment.retainer_id or "",
-        transaction_id=FREE if free else None,
-        failure_reason=reason,
     )
+
+
+def decide(payments: Sequence[Payment], retainer: Document | None, now: datetime) -> list[Payment]:
+    """Decide which of the payments the retainer makes, first come first served; pure.
+
+    One that the retainer cannot make is passed over: a smaller one after it may still be made. What is made has no
+    transaction id until it is in the books.
+    """
+    left = retainer["balance"] if retainer else 0
+    decided = []
+    for payment in payments:
+        amount = payment.amount or 0
+        if reason := _refusal(payment, retainer, left):
+            outcome = replace(payment, status=Status.FAILED, failure_reason=reason)
+        else:
+            outcome = replace(payment, status=Status.PROCESSED, transaction_id=None if amount else FREE)
+            left -= amount
+        decided.append(replace(outcome, next_lookup_at=None, updated_at=now))
+    return decided
+
+
+def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int) -> str | None:
+    """Say why the retainer does not pay. Not how much it holds: its client need not be who has ordered."""
+    if not payment.retainer_id:
+        return "No retainer is named to pay from"
+    name = name_of(chart.retainer(payment.retainer_id))
+    if retainer is None:
+        return f"{name} does not exist"
+    if retainer["status"] != ACTIVE:
+        return f"{name} is {retainer['status']}"
+    if retainer["currency"] != payment.currency:
+        return f"{name} is kept in {retainer['currency']}, not in {payment.currency}"
+    if left < (payment.amount or 0):
+        return f"Insufficient balance: {name} holds less than {money(payment.amount or 0, payment.currency or '')}"
+    return None

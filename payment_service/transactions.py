@@ -37,6 +37,8 @@ Work = Callable[[Session], Awaitable["Result"]]
 Result = TypeVar("Result")
 Admission = Callable[[Session], Awaitable[None]]
 """Called with a session before its first statement."""
+Doubt = Callable[[Any], None]
+"""Called with the id of a session whose transaction may have been left open."""
 
 LIMIT_SECONDS = 10.0
 """After so long, waiting for its turn included, an operation is not attempted again."""
@@ -47,6 +49,8 @@ LONGEST_PAUSE_SECONDS = 0.5
 _TRANSIENT = "TransientTransactionError"
 _UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
 _WRITE_CONFLICT = 112
+_INTERRUPTED = 11601
+"""What a statement gets whose session was ended meanwhile; the driver does not label it."""
 
 _attempts = Counter("transaction_attempts_total", "Transactions begun, retries among them", ["operation"])
 _retries = Counter("transaction_retries_total", "Attempts and commits that were repeated", ["operation", "reason"])
@@ -78,36 +82,57 @@ class Transactions:
         limit_seconds: float = LIMIT_SECONDS,
         limit_attempts: int = LIMIT_ATTEMPTS,
         admit: Admission | None = None,
+        doubt: Doubt | None = None,
     ) -> None:
         self._client = of.client
         self._limit_seconds = limit_seconds
         self._limit_attempts = limit_attempts
         self._admit = admit
+        self._doubt = doubt
         self._turns = Turns()
 
-    async def run(self, operation: str, work: "Work[Result]", keys: Collection[str] = ()) -> Result:
+    async def run(
+        self, operation: str, work: "Work[Result]", keys: Collection[str] = (), *, within: float | None = None
+    ) -> Result:
         """Run `work` in a transaction and return its result once that is committed by a majority.
 
         `work` is run again for every attempt, so it must have no effects but those on the database, through the
         session that it gets. `operation` labels the metrics. Operations that share one of the `keys` take turns.
+        `within` is the limit in seconds where it is not to be the usual one.
 
         Raises what `work` raises, after the transaction is aborted; ContentionError or DatabaseUnavailableError when
         the limit was reached and nothing was changed; UnknownCommitError when that is not known.
         """
-        deadline = time.monotonic() + self._limit_seconds
+        limit = self._limit_seconds if within is None else within
+        deadline = time.monotonic() + limit
         with _observed(operation):
-            async with self._turns.taken(keys, within=self._limit_seconds), self._session() as session:
+            async with self._turns.taken(keys, within=limit), self._session(deadline) as session:
                 return await self._until_committed(session, operation, work, deadline)
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
+    async def _session(self, deadline: float) -> AsyncIterator[Session]:
         session = await _resolved(self._client.start_session())
+        in_doubt = False
         try:
-            if self._admit is not None:
-                await self._admit(session)
+            await self._admitted(session, deadline)
             yield session
+        except BaseException as error:
+            in_doubt = _may_be_left_open(error)
+            raise
         finally:
+            doubted = session.session_id["id"] if in_doubt and self._doubt is not None else None
             await _to_its_end(session.end_session())
+            if doubted is not None and self._doubt is not None:
+                self._doubt(doubted)
+
+    async def _admitted(self, session: Session, deadline: float) -> None:
+        if self._admit is None:
+            return
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._admit(session)
+        except TimeoutError:
+            raise DatabaseUnavailableError("MongoDB has not answered in time; nothing was changed") from None
 
     async def _until_committed(self, session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
         attempt = 1
@@ -116,20 +141,14 @@ class Transactions:
             try:
                 return await _attempt(session, operation, work, deadline)
             except PyMongoError as error:
-                if not error.has_error_label(_TRANSIENT):
+                if not (error.has_error_label(_TRANSIENT) or _is_interrupted(error)):
                     raise
                 pause = _pause(attempt)
                 if attempt >= self._limit_attempts or time.monotonic() + pause > deadline:
-                    raise self._given_up(error) from error
+                    raise _given_up(error) from error
                 _retries.labels(operation, _reason(error)).inc()
             await asyncio.sleep(pause)
             attempt += 1
-
-    def _given_up(self, error: PyMongoError) -> TransientError:
-        if _is_conflict(error):
-            return _busy(self._limit_seconds)
-        ours = database.as_ours(error)
-        return ours if isinstance(ours, TransientError) else DatabaseUnavailableError(str(error)[:300])
 
 
 async def _attempt(session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
@@ -152,7 +171,7 @@ async def _commit(session: Session, operation: str, deadline: float) -> None:
         try:
             await session.commit_transaction()
         except PyMongoError as error:
-            if not error.has_error_label(_UNKNOWN_COMMIT):
+            if not (error.has_error_label(_UNKNOWN_COMMIT) or _is_interrupted(error)):
                 raise
             pause = _pause(attempt)
             if time.monotonic() + pause > deadline:
@@ -185,7 +204,7 @@ class Turns:
                     for key in sorted(set(keys)):
                         await held.enter_async_context(self._turn(key))
             except TimeoutError:
-                raise _busy(within) from None
+                raise _busy() from None
             yield
 
     @asynccontextmanager
@@ -229,8 +248,26 @@ def _is_conflict(error: BaseException) -> bool:
     return isinstance(error, OperationFailure) and error.code == _WRITE_CONFLICT
 
 
-def _busy(seconds: float) -> ContentionError:
-    return ContentionError(f"other operations kept the same accounts busy for {seconds:g} s; nothing was changed")
+def _is_interrupted(error: PyMongoError) -> bool:
+    return isinstance(error, OperationFailure) and error.code == _INTERRUPTED
+
+
+def _may_be_left_open(error: BaseException) -> bool:
+    """Whether the abort may not have reached the database, given what an operation ended with."""
+    if isinstance(error, DatabaseUnavailableError | UnknownCommitError | asyncio.CancelledError):
+        return True
+    return isinstance(error, PyMongoError) and database.is_passing(error)
+
+
+def _busy() -> ContentionError:
+    return ContentionError("the accounts were busy with other operations for too long; nothing was changed")
+
+
+def _given_up(error: PyMongoError) -> TransientError:
+    if _is_conflict(error):
+        return _busy()
+    ours = database.as_ours(error)
+    return ours if isinstance(ours, TransientError) else DatabaseUnavailableError(str(error)[:300])
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (

@@ -5,6 +5,7 @@ Nothing waits in memory: a job that has to wait is a time in a document.
 """
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import structlog
@@ -78,10 +79,7 @@ class Schedule:
                         _log.exception("looking for jobs failed")
                 await self._until_woken()
         finally:
-            for task in self._in_hand:
-                task.cancel()
-            if self._in_hand:
-                await asyncio.wait(self._in_hand)
+            await self._give_back()
 
     async def look(self) -> None:
         """Begin what is due, as far as there is room, and count the waits that have been too long."""
@@ -101,6 +99,14 @@ class Schedule:
         """Wait until nothing is in hand."""
         while self._in_hand:
             await asyncio.wait(self._in_hand)
+
+    async def _give_back(self) -> None:
+        """End what is in hand, also if this is cancelled again meanwhile: each job takes a moment to be given back."""
+        for task in self._in_hand:
+            task.cancel()
+        while self._in_hand:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(self._in_hand)
 
     @property
     def _room(self) -> int:

@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 # Codes that a server gives while it steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
 _PASSING_CODES = frozenset(
-    {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+    {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436}
 )
 DUPLICATE_KEY = 11000
 

@@ -1,8 +1,10 @@
 """Runs a service: settings, logs, connections, HTTP and consumer in the right order, and an orderly end on SIGTERM."""
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -210,6 +212,26 @@ class _Service:
             except Exception as error:  # noqa: BLE001 - the next thing has to be closed all the same
                 _log.warning("not finished in order", error=repr(error)[:200])
         _log.info("stopped")
+        if self._stopping.is_set():
+            await _end_what_is_left()
+
+
+async def _end_what_is_left() -> None:
+    """Cancel all other tasks until they have ended, and end the process without those that do not.
+
+    A driver may let a cancellation go by, or hold a call to a server that is away for its whole time-out. What is left
+    undone is done again by whoever starts next.
+    """
+    for _ in range(10):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
+    _log.warning("ended with tasks in hand", tasks=sorted(task.get_name() for task in left))
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:

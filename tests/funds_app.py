@@ -46,7 +46,7 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
         database = await stack.enter_async_context(connected(mongodb_url, f"{database_prefix}_payments", driver))
         for collection, indexes in INDEXES.items():
             await ensure_indexes(database[collection], indexes)
-        transactions = Transactions(database)
+        transactions = Transactions(database, limit_seconds=120)
         app = create_app("payment", "Funds", _nothing_is_down)
         app.include_router(create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

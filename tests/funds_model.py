@@ -145,7 +145,6 @@ class Model:
         """Move the money; the transfer gets its id from whoever asks, so it is not added here."""
         source, target = self.banks[transfer.source], self.banks[transfer.target]
         refusals = _refusals(
-            (422, transfer.source == transfer.target),
             (422, source.currency != target.currency),
             (409, "closed" in {source.status, target.status}),
             (400, transfer.amount + transfer.fee > source.balance),

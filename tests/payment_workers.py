@@ -84,6 +84,7 @@ class PaymentWorker:
 
     def __init__(self, database: Database, clock: MovableClock, failure_rate: float, timeout_seconds: float) -> None:
         self.database = database
+        self.clock = clock
         self.crash_at: str | None = None
         self.outbox = Outbox()
         self.payments = Payments(database[records.COLLECTION])
@@ -93,10 +94,10 @@ class PaymentWorker:
             self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
         )
         self.ledger = Ledger(database, clock)
-        self.transactions = Transactions(database)
-        retainers = RetainerCharging(self.payments, self.ledger, self.transactions, clock)
-        self._handlers = PaymentHandlers(self.payments, self.charging, retainers, clock=clock, reach=self.reach)
-        self.lookups = Lookups(self.payments, self.charging, self.outbox, clock=clock)  # type: ignore[arg-type]
+        self.transactions = Transactions(database, limit_seconds=120)
+        self.retainers = RetainerCharging(self.payments, self.ledger, self.transactions, clock)
+        self._handlers = PaymentHandlers(self.payments, self.charging, self.retainers, clock=clock, reach=self.reach)
+        self.lookups = Lookups(self.payments, self.charging, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def reach(self, point: str) -> None:
         """Crash, once, at the point that the test has chosen."""

@@ -89,7 +89,7 @@ class Stack:
         self._readers.add(reader)
         return started
 
-    async def ready(self, process: Process, within: float = 30) -> None:
+    async def ready(self, process: Process, within: float = 120) -> None:
         async def answers() -> bool:
             if not process.alive:
                 raise RuntimeError("it ended: " + "".join(process.output[-20:]))

@@ -18,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests import funds_client
+from tests.builders import new_id
 from tests.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
 from tests.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
 from tests.processes import run_stack
@@ -41,9 +42,10 @@ class World:
         return [Funds(self.http, lambda url=url: url) for url in self.urls[:spread]]  # type: ignore[misc]
 
     async def at_once(self, spread: int, calls: Sequence[Call]) -> list[Answer]:
-        """Send all calls at the same moment, over so many processes in turn."""
+        """Send all calls at the same moment, over so many processes in turn; again after a 503, under the same key."""
         clients = itertools.cycle(self.clients(spread))
-        return list(await asyncio.gather(*(client.send(call) for client, call in zip(clients, calls, strict=False))))
+        sent = (client.insist(call, new_id(), 180) for client, call in zip(clients, calls, strict=False))
+        return list(await asyncio.gather(*sent))
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,8 @@ async def test_the_database_is_away_while_servers_are_bought(own_servers: Native
         await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
         await hoster.start()
         orders = [await hoster.order(f"103.0.{number % 3}") for number in range(6)]
-        await eventually(lambda: _is_buying(hoster, orders[2]), 60, "three requests to have left")
+        for order_id in orders[:3]:
+            await eventually(lambda order_id=order_id: _is_buying(hoster, order_id), 60, "the requests to have left")
         await own_servers.stop_database()
         await hoster.simulator.faults(buy={})  # what is sold now cannot be recorded
         await eventually(lambda: _has_sold(hoster, 3), 60, "three servers to be sold")

@@ -38,6 +38,9 @@ from tests.simulators import Simulator, package, run_simulator
 SEEDS = range(12)
 ORDERS = 24
 STOCK = 10
+PREPAID = 60
+"""What the retainer holds: enough for some of the orders that are to be paid from it."""
+GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
 SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
     (order.DEFINITION, order.assemble, OrderSettings),
@@ -120,7 +123,9 @@ async def players(
         try:
             yield broker, playing
         finally:
-            await _end(tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # not cancelled again: each has its own tasks to end
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -157,15 +162,18 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
         run_simulator() as simulator,
         players(mongodb_url, database_prefix, seed, simulator) as (broker, playing),
     ):
-        orders, stock, *_ = playing
+        orders, stock, payments, _ = playing
         await _until_answered(stock, "PUT", "/inventory/p1", {"quantity": STOCK})
         await _until_answered(stock, "PUT", "/inventory/p2", {"quantity": STOCK})
         await _until_answered(stock, "PUT", "/products/vps", {"kind": "vps", "package": "103.181.91"})
         await simulator.packages([package("103.181.91", ORDERS)])
         await simulator.faults(buy={"loseAnswerNext": rng.choice((0, 2))})
+        funding = {"clientId": "u1", "retainerType": "prepaid", "initialAmount": PREPAID}
+        opened = await _until_answered(payments, "POST", "/api/retainers", funding, {"Idempotency-Key": f"{seed}"})
+        retainer_id = opened["retainer"]["_id"]
         placed: list[str] = []
         for number in range(ORDERS):
-            body = _body(rng)
+            body = _body(rng, retainer_id)
             answer = await _until_answered(orders, "POST", "/orders", body, {"Idempotency-Key": f"{seed}-{number}"})
             placed.append(answer["orderId"])
             if rng.random() < 0.2:
@@ -175,18 +183,20 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
         for player in playing:
             player.crash_probability = 0
         await _assert_books_balance(mongodb_url, database_prefix, settled)
+        await _assert_retainer_has_the_rest(mongodb_url, database_prefix, retainer_id, settled)
         servers = [one["server"]["ip"] for one in settled if one["status"] == "COMPLETED"]
         assert sorted(servers) == sorted(purchase["ip"] for purchase in await simulator.purchases())
         assert sum(player.crashes for player in playing) > 0
 
 
-def _body(rng: random.Random) -> dict[str, Any]:
+def _body(rng: random.Random, retainer_id: str) -> dict[str, Any]:
     token = rng.choice(("tok_ok", "tok_ok", "tok_ok", "tok_declined", "tok_timeout"))
+    payment = {"token": token} if rng.random() < 0.7 else {"method": "retainer", "retainerId": retainer_id}
     if rng.random() < 0.25:
-        return order_body(items=[{"productId": "vps", "quantity": 1, "price": 10}], payment={"token": token})
+        return order_body(items=[{"productId": "vps", "quantity": 1, "price": 10}], payment=payment)
     products = rng.sample(["p1", "p2"], rng.choice((1, 1, 2)))
     items = [{"productId": product, "quantity": rng.choice((1, 1, 2)), "price": 10} for product in products]
-    return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment={"token": token})
+    return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment=payment)
 
 
 async def _until_answered(
@@ -244,7 +254,21 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
             assert document
             assert document["quantity"] == STOCK - sold >= 0
         charges = {c["_id"]: c async for c in payments["gateway_charges"].find()}
+        prepaid = {p["_id"] async for p in payments["payments"].find({"retainerId": {"$exists": True}})}
         for one in orders:
             charge = charges.get(one["orderId"])
             held = charge is not None and charge["outcome"] == "CHARGED" and charge.get("refundedAt") is None
-            assert held == (one["status"] in ("CONFIRMED", "COMPLETED")), (one, charge)
+            by_card = one["orderId"] not in prepaid
+            assert held == (by_card and one["status"] in GONE_THROUGH), (one, charge)
+
+
+async def _assert_retainer_has_the_rest(
+    mongodb_url: str, prefix: str, retainer_id: str, orders: list[dict[str, Any]]
+) -> None:
+    """What has left the retainer is what the orders cost that went through and were paid from it, to the cent."""
+    async with connected(mongodb_url, f"{prefix}_payments") as payments:
+        prepaid = {p["_id"] async for p in payments["payments"].find({"retainerId": retainer_id})}
+        spent = sum(one["totalAmount"] for one in orders if one["orderId"] in prepaid and one["status"] in GONE_THROUGH)
+        account = await payments["accounts"].find_one({"_id": f"retainer:{retainer_id}"})
+        assert account
+        assert account["balance"] == 100 * (PREPAID - spent) >= 0

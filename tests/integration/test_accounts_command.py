@@ -270,9 +270,10 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     """Postings and repair change the same document: one of them begins again, over what the other has left."""
     await set_balance(world, "retainer:r1", 20000)
     database = world.collection("entries").database
-    ledger, transactions = Ledger(database, utc_now), Transactions(database)
+    ledger, transactions = Ledger(database, utc_now), Transactions(database, limit_seconds=120)
     booking = bookings.retainer_consumed("r1", 100, "USD")
-    consumed = [transactions.run("consume", lambda session: ledger.post(booking, session)) for _ in range(10)]
+    keys = ["retainer:r1"]
+    consumed = [transactions.run("consume", lambda session: ledger.post(booking, session), keys) for _ in range(10)]
     await asyncio.gather(*consumed, repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "meanwhile"))
     assert (await stored(world, "retainer:r1"))["balance"] == 18800 - 1000
     assert (await world.audit()).violations == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 from pymongo import AsyncMongoClient, ReadPreference
-from pymongo.errors import AutoReconnect, DuplicateKeyError, PyMongoError
+from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from payment_service.abandoned import COLLECTION, AbandonedTransactions
@@ -144,7 +144,7 @@ async def test_transactions_read_one_moment(database: Database) -> None:
 
 
 async def test_operations_of_one_process_on_one_account_do_not_conflict(database: Database) -> None:
-    operation, transactions = new_id(), Transactions(database)
+    operation, transactions = new_id(), Transactions(database, limit_seconds=120)
     crossing = [incrementing(database, "a", "b"), incrementing(database, "b", "a")] * 20
     await asyncio.gather(*(transactions.run(operation, work, keys=["a", "b"]) for work in crossing))
     assert (await count(database, "a"), await count(database, "b")) == (40, 40)
@@ -153,7 +153,7 @@ async def test_operations_of_one_process_on_one_account_do_not_conflict(database
 
 async def test_operations_that_cross_between_processes_make_progress(mongodb_url: str, database: Database) -> None:
     async with connected(mongodb_url, database.name) as another:
-        processes = [(own, Transactions(own)) for own in (database, another)]
+        processes = [(own, Transactions(own, limit_seconds=120)) for own in (database, another)]
         await asyncio.gather(
             *(
                 transactions.run("crossing", incrementing(own, *names), keys=names)
@@ -242,7 +242,7 @@ async def test_a_commit_that_never_gets_an_answer_is_said_to_be_unknown() -> Non
 
 async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
     turns = Turns()
-    async with turns.taken(["b", "a", "b"], within=5):
+    async with turns.taken(["b", "a", "b"], within=60):
         assert len(turns) == 2
         with pytest.raises(ContentionError, match="busy"):
             async with turns.taken(["c", "b"], within=0.01):
@@ -255,7 +255,7 @@ async def test_turns_taken_in_opposite_order_do_not_wait_for_each_other() -> Non
     turns = Turns()
 
     async def take(*keys: str) -> None:
-        async with turns.taken(keys, within=5):
+        async with turns.taken(keys, within=60):
             await asyncio.sleep(0)
 
     await asyncio.gather(*(take(*keys) for keys in [("a", "b"), ("b", "a")] * 50))
@@ -275,13 +275,13 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
         await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
         await incrementing(killed, "a")(session)
 
-        patient = AbandonedTransactions(database)
+        patient = AbandonedTransactions(database, silence_seconds=3600)
         assert await patient.end_abandoned() == 0
         with pytest.raises(ContentionError):
             await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
 
         strict = AbandonedTransactions(database, silence_seconds=0.01)
-        assert await eventually(strict.end_abandoned) == 1
+        assert await eventually(strict.end_abandoned, 60) == 1
         transactions = Transactions(database, limit_attempts=1, admit=strict.admit)
         assert await transactions.run(new_id(), incrementing(database, "a")) == 1
         with pytest.raises(PyMongoError) as raised:
@@ -303,3 +303,75 @@ async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(datab
     assert (await database[COLLECTION].find_one({}))["sessions"] == process["sessions"]  # type: ignore[index]
     await sessions.leave()
     assert await database[COLLECTION].count_documents({}) == 0
+
+
+async def test_a_session_that_is_listed_is_not_written_down_again(database: Database) -> None:
+    sessions = AbandonedTransactions(database)
+    async with database.client.start_session() as session:
+        await asyncio.gather(*(sessions.admit(session) for _ in range(20)))
+        before = await database[COLLECTION].find_one()
+        await sessions.admit(session)
+        assert await database[COLLECTION].find_one() == before
+
+
+async def test_a_session_whose_abort_could_not_be_sent_is_ended_by_its_own_process(database: Database) -> None:
+    sessions = AbandonedTransactions(database)
+    session = database.client.start_session()
+    await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
+    await incrementing(database, "a")(session)
+    lsid = session.session_id["id"]
+    await sessions.end_doubtful()
+    with pytest.raises(ContentionError):
+        await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
+
+    sessions.doubt(lsid)
+    await sessions.end_doubtful()
+    await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
+    with pytest.raises(PyMongoError):
+        await session.commit_transaction()
+    await session.end_session()
+    assert await count(database) == 1
+
+
+async def test_an_operation_that_is_interrupted_begins_again(database: Database) -> None:
+    """As when another process takes this one for dead and ends its sessions in the middle of a statement."""
+    attempts = 0
+
+    async def work(session: Session) -> int:
+        nonlocal attempts
+        attempts += 1
+        await incrementing(database, "a")(session)
+        if attempts == 1:
+            raise OperationFailure("interrupted", code=11601)
+        return attempts
+
+    assert await Transactions(database).run(new_id(), work) == 2
+    assert await count(database) == 1
+
+
+async def test_an_operation_in_doubt_names_its_session(database: Database) -> None:
+    doubted: list[object] = []
+    transactions = Transactions(database, doubt=doubted.append)
+
+    async def away(session: Session) -> None:
+        await incrementing(database, "a")(session)
+        raise DatabaseUnavailableError("no answer")
+
+    async def refused(session: Session) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(DatabaseUnavailableError):
+        await transactions.run(new_id(), away)
+    assert len(doubted) == 1
+    with pytest.raises(ValueError, match="no"):
+        await transactions.run(new_id(), refused)
+    assert len(doubted) == 1
+
+
+async def test_an_admission_that_gets_no_answer_keeps_to_the_limit(database: Database) -> None:
+    async def never(_session: Session) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DatabaseUnavailableError):
+        await Transactions(database, limit_seconds=0.05, admit=never).run(new_id(), incrementing(database, "a"))
+    assert await count(database) == 0

@@ -50,7 +50,10 @@ async def database(request: pytest.FixtureRequest, mongodb_url: str, database_pr
 async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Bench]:
     async with stripe_api.run_stripe_api() as api:
         settings = PaymentSettings(
-            card_gateway=request.param, stripe_api_key=SecretStr(stripe_api.API_KEY), stripe_api_url=api.url
+            card_gateway=request.param,
+            stripe_api_key=SecretStr(stripe_api.API_KEY),
+            stripe_api_url=api.url,
+            gateway_timeout_seconds=60,
         )
         first, second = (open_gateway(settings, database, utc_now) for _ in range(2))
 

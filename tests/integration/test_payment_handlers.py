@@ -324,13 +324,15 @@ async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentW
     clock.advance(1)
     worker.outbox.away = True
     running = asyncio.create_task(worker.lookups.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not (await worker.payment(order.order_id)).unpublished:
             await asyncio.sleep(0.01)
         worker.outbox.away = False
         clock.advance(5)
         while not worker.outbox.sent:
             await asyncio.sleep(0.01)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    async with asyncio.timeout(60):
+        while not running.done():  # the driver lets a cancellation go by that meets it in the middle of a reply
+            running.cancel()
+            await asyncio.wait({running}, timeout=0.1)
+    assert running.cancelled()

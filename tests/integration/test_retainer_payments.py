@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,6 +13,7 @@ from payment_service.transactions import Session
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
 from tests.builders import new_id
+from tests.eventually import eventually
 from tests.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 
 
@@ -105,7 +107,7 @@ async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_on
     assert kinds([answer for batch in answers for answer in batch]) == {"payment.processed": 1, "payment.failed": 9}
     assert await balance(workers[0], retainer_id) == 20_000
     reasons = {answer.reason for batch in answers for answer in batch if isinstance(answer, PaymentFailed)}
-    assert reasons == {f"Insufficient balance: Retainer {retainer_id} holds 200 USD, and 800 USD is asked for"}
+    assert reasons == {f"Insufficient balance: Retainer {retainer_id} holds less than 800 USD"}
 
 
 async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_much(worker: PaymentWorker) -> None:
@@ -166,6 +168,44 @@ async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[
     statuses = {(await workers[0].payment(one.order_id)).status for one in orders}
     assert statuses <= {Status.VOIDED, Status.REFUNDED}
     assert await balance(workers[0], retainer_id) == 100_000
+
+
+async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_later(
+    workers: list[PaymentWorker],
+) -> None:
+    worker, other = workers
+    busy, free = await retainer(worker, 2500), await retainer(worker, 1000)
+    waits, refunded, repeated = order(busy), order(busy), order(busy)
+    card, prepaid = order_created("tok_ok"), order(free)
+    async with held(other, busy):
+        answers = await worker.take(waits, refunded, repeated, card, prepaid)
+        assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
+        assert await worker.take(repeated) == []
+        assert await worker.refund(refunded.order_id) == []
+        assert (await worker.payment(waits.order_id)).status is Status.PENDING
+    worker.clock.advance(60)
+    await eventually(lambda: _all_decided(worker, waits, refunded, repeated), 60, "the payments to be decided")
+    statuses = [(await worker.payment(one.order_id)).status for one in (waits, refunded, repeated)]
+    assert statuses == [Status.PROCESSED, Status.VOIDED, Status.PROCESSED]
+    assert await balance(worker, busy) == 500
+    assert kinds(worker.outbox.sent) == {"payment.processed": 2, "payment.refunded": 1}
+
+
+async def _all_decided(worker: PaymentWorker, *orders: OrderCreated) -> bool:
+    await worker.lookups.look_up_due()
+    return all([(await worker.payment(one.order_id)).status is not Status.PENDING for one in orders])
+
+
+@asynccontextmanager
+async def held(worker: PaymentWorker, retainer_id: str) -> AsyncIterator[None]:
+    """A transaction of another process that has written the retainer and does not end."""
+    client = worker.database.client
+    async with client.start_session() as session, await session.start_transaction():
+        await worker.database["accounts"].update_one(
+            {"_id": f"retainer:{retainer_id}"}, {"$inc": {"touched": 1}}, session=session
+        )
+        yield
+        await session.abort_transaction()
 
 
 async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWorker) -> None:
