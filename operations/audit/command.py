@@ -61,6 +61,9 @@ def show(report: Report, console: Console) -> None:
 def verdicts(report: Report) -> Table:
     """Return a line for each invariant: whether it holds, and over how many records."""
     table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column()
     for number, invariant in INVARIANTS.items():
         wrong = len(report.of_invariant(number))
         over = ", ".join(f"{report.checked[name]:,} {RECORDS_IN_WORDS.get(name, name)}" for name in invariant.records)

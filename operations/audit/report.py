@@ -17,7 +17,7 @@ INVARIANTS = {
     3: Invariant("What goes through has stock and payment", ("orders",)),
     4: Invariant("Every order ends, once and in time", ("orders",)),
     5: Invariant("Every balance is what its postings come to", ("accounts", "entries", "fundPayments", "transfers")),
-    6: Invariant("Every server is the one ordered, and one order's alone", ("jobs", "addresses", "locks")),
+    6: Invariant("Every server is one order's, from its package", ("jobs", "addresses", "locks")),
     7: Invariant("No message is lost", ("orders", "jobs")),
 }
 """Those that are checked, by their numbers."""
