@@ -80,7 +80,8 @@ class Carrying:
             _log.warning("stopped working on a job", order_id=held.job.order_id, why=str(error))
         finally:
             on_freed()
-        self._reach_wait(held.job)
+        if held.job.state is State.WAITING:
+            self._reach(JOB_WAITING)
 
     async def _carry_on(self, held: Holding, on_freed: Callable[[], None]) -> None:
         try:
@@ -126,14 +127,13 @@ class Carrying:
         try:
             packages = await self._provider.packages()
         except ProviderError as error:
-            await self._record(held, lifecycle.check_failed(job, str(error), self._clock(), self._patience))
+            await self._fail_check(held, str(error))
             return None
         await held.advance()
         package = find_package(packages, job.package or "", job.package_id)
         if package is None and job.purchase is not None:
             # Without the package nobody can see whether it was bought from: not the time to say that nothing was.
-            trouble = "the provider does not list the package"
-            await self._record(held, lifecycle.check_failed(job, trouble, self._clock(), self._patience))
+            await self._fail_check(held, "the provider does not list the package")
             return None
         if package is not None:
             await self._note(job, package)
@@ -166,8 +166,7 @@ class Carrying:
             try:
                 access = await self._provider.access(ip)
             except ProviderError as error:
-                trouble = f"{ip} was sold, and whether to us could not be found out: {error}"
-                await self._record(held, lifecycle.check_failed(job, trouble, self._clock(), self._patience))
+                await self._fail_check(held, f"{ip} was sold, and whether to us could not be found out: {error}")
                 return None
             if access is not None and await self._claim(job, ip) == job.order_id:
                 _adopted.inc()
@@ -188,8 +187,7 @@ class Carrying:
         free = [ip for ip in package.ips if is_inside(job.package or "", ip) and ip not in owners and not closed]
         ip = pick([ip for ip in free if ip not in others], earlier)
         if ip is None and free:
-            trouble = "the free addresses are being bought for other orders"
-            await self._record(held, lifecycle.check_failed(job, trouble, self._clock(), self._patience))
+            await self._fail_check(held, "the free addresses are being bought for other orders")
         elif ip is None:
             why = closed or f"{lifecycle.NO_ADDRESS}: those that it lists are not for this order"
             await self._record(held, lifecycle.not_available(job, why, self._clock()))
@@ -261,15 +259,22 @@ class Carrying:
             except ProviderError as error:
                 trouble = str(error)
         if access is None:
-            await self._record(held, lifecycle.status_failed(job, trouble, self._clock(), self._patience))
+            await self._fail_status(held, trouble)
             return
         sealed = self._vault.seal(job.order_id, access)
         await self._record(held, lifecycle.completed(job, access, sealed, self._clock()))
 
+    # --- What is written down. ---
+
+    async def _fail_check(self, held: Holding, trouble: str) -> None:
+        await self._record(held, lifecycle.check_failed(held.job, trouble, self._clock(), self._patience))
+
+    async def _fail_status(self, held: Holding, trouble: str) -> None:
+        await self._record(held, lifecycle.status_failed(held.job, trouble, self._clock(), self._patience))
+
     async def _count_fault(self, held: Holding, trouble: str) -> None:
         """Count an unexpected error like a failed attempt: after a few of them the job fails, and is seen."""
-        count = lifecycle.check_failed if held.job.ip is None else lifecycle.status_failed
-        await self._record(held, count(held.job, trouble, self._clock(), self._patience))
+        await (self._fail_check if held.job.ip is None else self._fail_status)(held, trouble)
 
     async def _record(self, held: Holding, after: Job) -> None:
         knew = held.job.cancel_requested
@@ -279,7 +284,3 @@ class Carrying:
         if held.job.over:
             _ended.labels(held.job.state).inc()
             _log.info("job ended", order_id=held.job.order_id, state=held.job.state, reason=held.job.failure_reason)
-
-    def _reach_wait(self, job: Job) -> None:
-        if job.state is State.WAITING:
-            self._reach(JOB_WAITING)
