@@ -23,7 +23,7 @@ from payment_service.charging import Charging
 from payment_service.handlers import PaymentHandlers
 from payment_service.payments import Payments
 from payment_service.simulated_gateway import SimulatedGateway
-from shared import database
+from shared import database, schema
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
 from shared.contracts.orders import Item, PaymentInstruction
@@ -98,7 +98,7 @@ async def run(url: str, count: int) -> None:
     table = Table("batch", "payments/s", "ms a batch", "service µs/payment", "mongod µs/payment")
     try:
         source = mongo[NAME]
-        await database.ensure_indexes(source[payments.COLLECTION], payments.INDEXES)
+        await schema.prepare(source, {payments.COLLECTION: payments.SCHEMA})
         for size in SIZES:
             table.add_row(*await measure(source, mongod_at(url), size, count))
     finally:

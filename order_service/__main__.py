@@ -8,9 +8,10 @@ from order_service.alarms import Alarms, Patience
 from order_service.api import create_router
 from order_service.handlers import handlers
 from order_service.intake import Intake
-from order_service.orders import COLLECTION, INDEXES, Orders
+from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.requests import Requests
+from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
@@ -44,7 +45,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     return Parts(
         handlers=handlers(orders, patience, utc_now),
         router=create_router(orders, intake, requests),
-        indexes={COLLECTION: INDEXES},
+        collections=SCHEMA,
         background=(alarms.run, outbox.note_published),
         drain=(intake.drain, outbox.drain),
     )

@@ -14,22 +14,25 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "orders"
 
-INDEXES = (
-    # Serves the lists: MongoDB merges the statuses in order of time where none is asked for.
-    IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
-    IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
-    IndexModel(
-        [("createdAt", DESCENDING), ("_id", DESCENDING)], name="open", partialFilterExpression={"settled": False}
-    ),
-    IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
-    IndexModel(
-        [("status", ASCENDING), ("failureReason", ASCENDING)],
-        name="by_reason",
-        partialFilterExpression={"failureReason": {"$exists": True}},
-    ),
+SCHEMA = CollectionSchema(
+    (
+        # Serves the lists: MongoDB merges the statuses in order of time where none is asked for.
+        IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
+        IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
+        IndexModel(
+            [("createdAt", DESCENDING), ("_id", DESCENDING)], name="open", partialFilterExpression={"settled": False}
+        ),
+        IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+        IndexModel(
+            [("status", ASCENDING), ("failureReason", ASCENDING)],
+            name="by_reason",
+            partialFilterExpression={"failureReason": {"$exists": True}},
+        ),
+    )
 )
 
 

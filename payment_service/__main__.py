@@ -2,7 +2,7 @@
 
 from pymongo.read_concern import ReadConcern
 
-from payment_service import bank, fund_payments, funds_api, idempotency, ledger, payments
+from payment_service import funds_api, payments
 from payment_service.abandoned import AbandonedTransactions
 from payment_service.api import create_router
 from payment_service.charging import Charging
@@ -13,6 +13,7 @@ from payment_service.ledger import Ledger
 from payment_service.lookups import Lookups
 from payment_service.payments import Payments
 from payment_service.retainer_charging import RetainerCharging
+from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from payment_service.transactions import Transactions
 from shared.clock import utc_now
@@ -51,13 +52,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     return Parts(
         handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
         router=router,
-        indexes={
-            payments.COLLECTION: payments.INDEXES,
-            **ledger.INDEXES,
-            fund_payments.COLLECTION: fund_payments.INDEXES,
-            **bank.INDEXES,
-            idempotency.COLLECTION: idempotency.INDEXES,
-        },
+        collections=SCHEMA,
         background=(lookups.run, sessions.run),
         drain=(gateway.drain, sessions.leave),
     )

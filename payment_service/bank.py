@@ -14,14 +14,15 @@ from payment_service.ledger import Ledger, recorded
 from payment_service.refusals import RefusedError, UnfitError, UnknownError
 from payment_service.transactions import Session
 from shared.database import Database, Document
+from shared.schema import CollectionSchema
 
 TRANSFERS = "bank_transfers"
-INDEXES = {
-    TRANSFERS: (
+TRANSFERS_SCHEMA = CollectionSchema(
+    (
         IndexModel([("fromAccountId", ASCENDING), ("_id", ASCENDING)], name="by_sender"),
         IndexModel([("toAccountId", ASCENDING), ("_id", ASCENDING)], name="by_receiver"),
-    ),
-}
+    )
+)
 
 COMPLETED = "completed"
 CANCELLED = "cancelled"

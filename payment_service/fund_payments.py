@@ -16,9 +16,10 @@ from payment_service.refusals import RefusedError, UnfitError, UnknownError
 from payment_service.transactions import Session
 from shared.clock import Clock
 from shared.database import Database, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "fund_payments"
-INDEXES = (IndexModel([("customerId", ASCENDING), ("_id", ASCENDING)], name="by_customer"),)
+SCHEMA = CollectionSchema((IndexModel([("customerId", ASCENDING), ("_id", ASCENDING)], name="by_customer"),))
 
 PENDING = "pending"
 COMPLETED = "completed"

@@ -21,9 +21,10 @@ from payment_service.refusals import RefusedError
 from payment_service.transactions import ContentionError, Session, Transactions
 from shared.clock import Clock
 from shared.database import Database, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "idempotency"
-INDEXES = (IndexModel([("at", ASCENDING)], name="by_time"),)
+SCHEMA = CollectionSchema((IndexModel([("at", ASCENDING)], name="by_time"),))
 
 _ATTEMPTS = 5
 """How often an operation is begun again because another process has inserted the same document meanwhile."""

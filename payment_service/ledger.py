@@ -26,17 +26,22 @@ from payment_service.transactions import Session
 from shared.clock import Clock
 from shared.database import Database, Document
 from shared.money import MAX_MINOR_UNITS, to_json_number
+from shared.schema import CollectionSchema
 
 ACCOUNTS = "accounts"
 ENTRIES = "entries"
 
-INDEXES = {
-    ACCOUNTS: (IndexModel([("kind", ASCENDING), ("_id", ASCENDING)], name="by_kind"),),
-    ENTRIES: (
+ACCOUNTS_SCHEMA = CollectionSchema(
+    (IndexModel([("kind", ASCENDING), ("_id", ASCENDING)], name="by_kind"),),
+    # Every change is guarded already; this holds for whatever else writes to the database.
+    {"$jsonSchema": {"required": ["balance"], "properties": {"balance": {"bsonType": ["int", "long"], "minimum": 0}}}},
+)
+ENTRIES_SCHEMA = CollectionSchema(
+    (
         IndexModel([("postings.account", ASCENDING), ("at", DESCENDING), ("_id", DESCENDING)], name="by_account"),
         IndexModel([("at", DESCENDING), ("_id", DESCENDING)], name="by_time"),
-    ),
-}
+    )
+)
 
 ACTIVE = "active"
 

@@ -20,21 +20,24 @@ from payment_service.lifecycle import Payment, Status, deferred, refund_asked, t
 from payment_service.transactions import Session
 from shared import database
 from shared.database import Collection, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "payments"
 
-INDEXES = (
-    IndexModel([("status", ASCENDING), ("_id", ASCENDING)], name="by_status"),
-    IndexModel(
-        [("nextLookupAt", ASCENDING)],
-        name="due_lookups",
-        partialFilterExpression={"nextLookupAt": {"$exists": True}},
-    ),
-    IndexModel(
-        [("updatedAt", ASCENDING)],
-        name="unpublished",
-        partialFilterExpression={"unpublished": True},
-    ),
+SCHEMA = CollectionSchema(
+    (
+        IndexModel([("status", ASCENDING), ("_id", ASCENDING)], name="by_status"),
+        IndexModel(
+            [("nextLookupAt", ASCENDING)],
+            name="due_lookups",
+            partialFilterExpression={"nextLookupAt": {"$exists": True}},
+        ),
+        IndexModel(
+            [("updatedAt", ASCENDING)],
+            name="unpublished",
+            partialFilterExpression={"unpublished": True},
+        ),
+    )
 )
 
 Change = tuple[Payment, Payment]

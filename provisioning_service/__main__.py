@@ -22,6 +22,7 @@ from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Provider
 from provisioning_service.schedule import Schedule
+from provisioning_service.schema import SCHEMA
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.smartvps import SmartVps
 from shared.clock import utc_now
@@ -77,11 +78,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     return Parts(
         handlers=handlers(jobs, utc_now, on_new, has_provider=provider is not None),
         router=create_router(Desk(jobs, locks, packages, provider, vault, utc_now)),
-        indexes={
-            job_records.COLLECTION: job_records.INDEXES,
-            address_records.COLLECTION: address_records.INDEXES,
-            package_records.COLLECTION: package_records.INDEXES,
-        },
+        collections=SCHEMA,
         background=background,
         drain=drain,
     )

@@ -27,26 +27,29 @@ from provisioning_service.lifecycle import claimed
 from shared import database
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "jobs"
 
 _log = structlog.get_logger(__name__)
 
-INDEXES = (
-    IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
-    IndexModel([("lockKey", ASCENDING), ("_id", ASCENDING)], name="by_lock_key"),
-    IndexModel(
-        [("lockKey", ASCENDING), ("line", ASCENDING), ("dueAt", ASCENDING)],
-        name="lines",
-        partialFilterExpression={"needsLock": True},
-    ),
-    IndexModel(
-        [("purchase.restUntil", ASCENDING)], name="unanswered", partialFilterExpression={"purchase.answered": False}
-    ),
-    IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
-    IndexModel(
-        [("outboxSince", ASCENDING)], name="unpublished", partialFilterExpression={"outboxSince": {"$exists": True}}
-    ),
+SCHEMA = CollectionSchema(
+    (
+        IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
+        IndexModel([("lockKey", ASCENDING), ("_id", ASCENDING)], name="by_lock_key"),
+        IndexModel(
+            [("lockKey", ASCENDING), ("line", ASCENDING), ("dueAt", ASCENDING)],
+            name="lines",
+            partialFilterExpression={"needsLock": True},
+        ),
+        IndexModel(
+            [("purchase.restUntil", ASCENDING)], name="unanswered", partialFilterExpression={"purchase.answered": False}
+        ),
+        IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+        IndexModel(
+            [("outboxSince", ASCENDING)], name="unpublished", partialFilterExpression={"outboxSince": {"$exists": True}}
+        ),
+    )
 )
 
 _FIELDS: Mapping[str, str] = {

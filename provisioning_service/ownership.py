@@ -13,10 +13,11 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from shared.database import Collection
+from shared.schema import CollectionSchema
 
 COLLECTION = "addresses"
 
-INDEXES = (IndexModel([("orderId", ASCENDING)], name="by_order"),)
+SCHEMA = CollectionSchema((IndexModel([("orderId", ASCENDING)], name="by_order"),))
 """For the audit and for cleanup, which ask what an order owns."""
 
 

@@ -17,11 +17,16 @@ from pymongo.errors import DuplicateKeyError
 from provisioning_service.provider import Package
 from shared.contracts import PackageLowIps
 from shared.database import Collection
+from shared.schema import CollectionSchema
 
 COLLECTION = "packages"
 
-INDEXES = (
-    IndexModel([("fellAt", ASCENDING)], name="unannounced", partialFilterExpression={"unannounced": {"$exists": True}}),
+SCHEMA = CollectionSchema(
+    (
+        IndexModel(
+            [("fellAt", ASCENDING)], name="unannounced", partialFilterExpression={"unannounced": {"$exists": True}}
+        ),
+    )
 )
 
 _free = Gauge("package_free_addresses", "Free addresses of a package when it was last looked at", ["package"])

@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import structlog
-from pymongo import AsyncMongoClient, IndexModel
+from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -85,7 +86,7 @@ async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
         try:
             hello = await database.command("hello")
         except PyMongoError as error:
-            _log.warning("waiting for MongoDB", error=_first_line(error))
+            _log.warning("waiting for MongoDB", error=first_line(error))
         else:
             if "setName" not in hello and hello.get("msg") != "isdbgrid":
                 raise StartError(
@@ -97,16 +98,10 @@ async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
         await asyncio.sleep(pause)
 
 
-async def ensure_indexes(collection: Collection, indexes: Sequence[IndexModel]) -> None:
-    """Create the indexes that are missing; existing ones are left alone."""
-    if indexes:
-        await collection.create_indexes(list(indexes))
-
-
 def as_ours(error: Exception) -> Exception:
     """Turn a driver's error into DatabaseUnavailableError where the same call will succeed later, leave others."""
     if is_passing(error):
-        return DatabaseUnavailableError(_first_line(error))
+        return DatabaseUnavailableError(first_line(error))
     return error
 
 
@@ -138,5 +133,6 @@ def duplicates(error: BulkWriteError) -> set[Any]:
     return {failure["op"]["_id"] for failure in failures}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]
+def first_line(error: Exception) -> str:
+    """What a driver's error says, short enough for a line of log."""
+    return re.split(", Timeout:|, full error:|\n", str(error), maxsplit=1)[0][:300]

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter
 from prometheus_client import Gauge
-from pymongo import AsyncMongoClient, IndexModel
+from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +30,7 @@ from shared.errors import StartError
 from shared.failure_points import FailurePoint, kill_at
 from shared.http import ALWAYS_SERVED, create_app, problem_response
 from shared.observability import configure_logging
+from shared.schema import Collections, prepare
 from shared.settings import ServiceSettings, exit_with, load
 
 CLOSE_SECONDS = 0.5
@@ -58,8 +59,8 @@ class Parts:
 
     handlers: Handlers
     router: APIRouter
-    indexes: Mapping[str, Sequence[IndexModel]]
-    """By collection."""
+    collections: Collections
+    """All that the service keeps; the start sees to it that they are as they have to be."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -166,8 +167,7 @@ class _Service:
 
     async def _work(self) -> None:
         await database.wait_until_ready(self._database)
-        for collection, indexes in self._parts.indexes.items():
-            await database.ensure_indexes(self._database[collection], indexes)
+        await prepare(self._database, self._parts.collections)
         await self._bus.start(self._definition.inbox)
         self._prepared = True
         _up.labels(self._definition.name).set(1)
@@ -247,7 +247,7 @@ class _Server(uvicorn.Server):
 
 
 class _UntilPrepared:
-    """Answers 503 to all but health and documentation until the servers have answered and the indexes are there."""
+    """Answers 503 to all but health and documentation until the servers have answered and the collections are there."""
 
     def __init__(self, app: ASGIApp, prepared: Callable[[], bool]) -> None:
         self._app = app

@@ -6,23 +6,17 @@ from dataclasses import dataclass
 
 import httpx
 
-from payment_service import bank, fund_payments, idempotency, ledger
 from payment_service.funds import open_funds
 from payment_service.funds_api import create_router
 from payment_service.ledger import Ledger
+from payment_service.schema import SCHEMA
 from payment_service.transactions import Transactions
 from shared.clock import utc_now
-from shared.database import Database, ensure_indexes
+from shared.database import Database
 from shared.http import create_app
+from shared.schema import prepare
 from tests.builders import connected
 from tests.funds_client import Funds, read_books
-
-INDEXES = {
-    **ledger.INDEXES,
-    fund_payments.COLLECTION: fund_payments.INDEXES,
-    **bank.INDEXES,
-    idempotency.COLLECTION: idempotency.INDEXES,
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +38,7 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
     """Serve the funds of these databases; several of one prefix are several processes."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(connected(mongodb_url, f"{database_prefix}_payments", driver))
-        for collection, indexes in INDEXES.items():
-            await ensure_indexes(database[collection], indexes)
+        await prepare(database, SCHEMA)
         transactions = Transactions(database, limit_seconds=120)
         app = create_app("payment", "Funds", _nothing_is_down)
         app.include_router(create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))

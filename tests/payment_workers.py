@@ -20,9 +20,10 @@ from payment_service.transactions import Transactions
 from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
-from shared.database import Database, Document, ensure_indexes
+from shared.database import Database, Document
 from shared.errors import BusUnavailableError
 from shared.failure_points import SimulatedCrashError
+from shared.schema import prepare
 from tests.builders import connected, new_id
 
 
@@ -150,7 +151,7 @@ async def payment_worker(
 ) -> AsyncIterator[PaymentWorker]:
     """A worker with a connection of its own; several with one prefix share the records and the gateway's book."""
     async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
-        await ensure_indexes(database[records.COLLECTION], records.INDEXES)
+        await prepare(database, {records.COLLECTION: records.SCHEMA})
         yield PaymentWorker(database, clock or MovableClock(), failure_rate, timeout_seconds)
 
 

@@ -25,10 +25,12 @@ from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Access, Package
 from provisioning_service.schedule import Schedule
+from provisioning_service.schema import SCHEMA
 from provisioning_service.smartvps import SmartVps
 from shared.contracts import CancelProvisioning, Message, ProvisioningProgress, ProvisionServer
-from shared.database import Database, ensure_indexes
+from shared.database import Database
 from shared.failure_points import SimulatedCrashError
+from shared.schema import prepare
 from tests import payment_workers
 from tests.builders import connected, new_id
 from tests.eventually import eventually
@@ -189,8 +191,7 @@ async def provisioning_worker(
     )
     try:
         async with connected(mongodb_url, f"{database_prefix}_provisioning", driver) as database:
-            await ensure_indexes(database[job_records.COLLECTION], job_records.INDEXES)
-            await ensure_indexes(database[package_records.COLLECTION], package_records.INDEXES)
+            await prepare(database, SCHEMA)
             worker = ProvisioningWorker(database, provider, clock or MovableClock(), patience)
             try:
                 yield worker

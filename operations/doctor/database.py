@@ -1,4 +1,4 @@
-"""The MongoDB of a running stack: reachable, a replica set, able to do transactions, indexed, its clock right."""
+"""The MongoDB of a running stack: reachable, a replica set with transactions, its clock and its collections right."""
 
 import importlib
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -7,31 +7,19 @@ from typing import Any
 
 import pymongo
 import pymongo.errors
-from pymongo import IndexModel
-from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, ok, wrong
 from operations.native.reachability import brief
+from shared import schema
 
 TIMEOUT_MS = 3000
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
-# By service: its database's name after the prefix, and the modules with the names and the indexes of its collections.
-INDEXED = {
-    "order": ("orders", ("order_service.orders",)),
-    "inventory": ("inventory", ("inventory_service.products",)),
-    "payment": (
-        "payments",
-        tuple(f"payment_service.{module}" for module in ("bank", "fund_payments", "idempotency", "ledger", "payments")),
-    ),
-    "provisioning": (
-        "provisioning",
-        ("provisioning_service.jobs", "provisioning_service.ownership", "provisioning_service.packages"),
-    ),
-}
+DATABASES = {"order": "orders", "inventory": "inventory", "payment": "payments", "provisioning": "provisioning"}
+"""What each service's database is called after the prefix."""
 
-Admin = AsyncDatabase[dict[str, Any]]
+Database = AsyncDatabase[dict[str, Any]]
 
 
 async def check_database(url: str, prefix: str, services: Iterable[str]) -> AsyncIterator[Finding]:
@@ -50,10 +38,8 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
         yield await check_transactions(client)
         yield await check_clock(client.admin)
         for service in services:
-            name, modules = INDEXED[service]
-            for module in modules:
-                for collection, indexes in indexes_of(module).items():
-                    yield await check_indexes(client[f"{prefix}_{name}"][collection], indexes, service)
+            for finding in await check_schema(client[f"{prefix}_{DATABASES[service]}"], service):
+                yield finding
 
 
 async def check_replica_set(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Finding:
@@ -79,7 +65,7 @@ async def check_transactions(client: "pymongo.AsyncMongoClient[dict[str, Any]]")
     return ok("transactions", "possible")
 
 
-async def check_clock(admin: Admin) -> Finding:
+async def check_clock(admin: Database) -> Finding:
     """Compare this machine's clock with MongoDB's: deadlines are compared over both."""
     before = datetime.now(UTC)
     server = (await admin.command("hello"))["localTime"].replace(tzinfo=UTC)
@@ -91,23 +77,33 @@ async def check_clock(admin: Admin) -> Finding:
     return ok("clock", detail)
 
 
-def indexes_of(module_name: str) -> dict[str, Sequence[IndexModel]]:
-    """Return the indexes that a module of records declares, by collection: it may have one collection or several."""
-    module = importlib.import_module(module_name)
-    return dict(module.INDEXES) if isinstance(module.INDEXES, dict) else {module.COLLECTION: module.INDEXES}
-
-
-async def check_indexes(
-    collection: AsyncCollection[dict[str, Any]], indexes: Sequence[IndexModel], service: str
-) -> Finding:
-    """Check that a collection's indexes exist; the service makes them at its start."""
-    wanted = {index.document["name"]: dict(index.document["key"]) for index in indexes}
-    what = f"indexes of {collection.full_name}"
+async def check_schema(database: Database, service: str) -> list[Finding]:
+    """Compare the service's collections with what it declares, as the service does when it starts; nothing changes."""
+    collections = schema_of(service)
     try:
-        existing = await collection.index_information()
+        examined = await schema.examine(database, collections)
     except pymongo.errors.PyMongoError as error:
-        return wrong(what, f"cannot be read: {brief(error)}", "check the user's rights in ORDERSAGA_MONGODB_URL")
-    missing = [name for name, key in wanted.items() if dict(existing.get(name, {}).get("key", ())) != key]
-    if missing:
-        return wrong(what, f"missing: {', '.join(missing)}", f"start python -m {service}_service: it makes them")
-    return ok(what, ", ".join(wanted))
+        mend = await _way_in(database)
+        return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", mend)]
+    return [_collection(f"{database.name}.{name}", found, service) for name, found in examined.items()]
+
+
+def schema_of(service: str) -> schema.Collections:
+    """Return what a service declares of its collections."""
+    declared: schema.Collections = importlib.import_module(f"{service}_service.schema").SCHEMA
+    return declared
+
+
+def _collection(name: str, found: Sequence[schema.Difference], service: str) -> Finding:
+    if not found:
+        return ok(f"collection {name}", "as it has to be")
+    by_hand = [difference.mend for difference in found if difference.mend]
+    start = f"start python -m {service}_service: it makes them"
+    return wrong(f"collection {name}", "; ".join(map(str, found)), "; then ".join([*by_hand, start]))
+
+
+async def _way_in(database: Database) -> str:
+    try:
+        return await schema.how_to_permit(database)
+    except pymongo.errors.PyMongoError:
+        return "check the user in ORDERSAGA_MONGODB_URL"

@@ -1,5 +1,6 @@
 """`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import aio_pika
 import pymongo
 
 from operations.doctor.broker import check_bindings, check_broker
-from operations.doctor.database import INDEXED, check_database
+from operations.doctor.database import DATABASES, check_database, schema_of
 from operations.doctor.finding import Finding
 from operations.doctor.provider import check_provider
 from operations.native.mongod import find_mongod
@@ -16,6 +17,7 @@ from operations.native.processes import spawn
 from operations.native.program import Command
 from shared import topology
 from shared.bus.declaring import declare_topology
+from shared.schema import prepare
 from tests.eventually import eventually
 from tests.servers import Servers
 from tests.simulators import package, run_simulator
@@ -76,29 +78,39 @@ async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_p
     assert findings["transactions"].outcome == "wrong"
 
 
-async def test_missing_indexes_are_named_by_service(servers: Servers, database_prefix: str) -> None:
-    findings = await database(servers.mongodb_url, database_prefix, ("payment",))
-    missing = findings[f"indexes of {database_prefix}_payments.payments"]
-    assert missing.outcome == "wrong"
-    assert "by_status" in missing.detail
-    assert "python -m payment_service" in missing.mend
+async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Servers, database_prefix: str) -> None:
+    for _ in range(2):  # looking twice: the first look has not mended it
+        findings = await database(servers.mongodb_url, database_prefix, ("payment",))
+        missing = findings[f"collection {database_prefix}_payments.payments"]
+        assert missing.outcome == "wrong"
+        assert missing.detail == "collection: missing; index by_status, due_lookups, unpublished: missing"
+        assert missing.mend == "start python -m payment_service: it makes them"
 
 
-async def test_indexes_that_exist_are_found(servers: Servers, database_prefix: str) -> None:
-    from payment_service.payments import COLLECTION, INDEXES
-
+async def test_collections_that_a_service_has_made_are_found_well(servers: Servers, database_prefix: str) -> None:
     async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
-        await client[f"{database_prefix}_payments"][COLLECTION].create_indexes(list(INDEXES))
-    findings = await database(servers.mongodb_url, database_prefix, ("payment",))
-    assert findings[f"indexes of {database_prefix}_payments.payments"].outcome == "ok"
+        for service, name in DATABASES.items():
+            await prepare(client[f"{database_prefix}_{name}"], schema_of(service))
+    findings = await database(servers.mongodb_url, database_prefix, tuple(DATABASES))
+    of_collections = {what: finding for what, finding in findings.items() if what.startswith("collection ")}
+    assert len(of_collections) == sum(len(schema_of(service)) for service in DATABASES)
+    assert {finding.outcome for finding in of_collections.values()} == {"ok"}
 
 
-def test_the_indexes_of_every_service_are_checked() -> None:
-    root = Path(__file__).parents[2]
-    holding = {
-        f"{path.parent.name}.{path.stem}" for path in root.glob("*_service/*.py") if "\nINDEXES = " in path.read_text()
-    }
-    assert {module for _, modules in INDEXED.values() for module in modules} == holding
+async def test_what_a_start_cannot_mend_is_told_with_its_command(servers: Servers, database_prefix: str) -> None:
+    name = f"{database_prefix}_payments"
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await client[name].create_collection("payments")
+        await client[name]["payments"].create_index("userId", name="by_status")
+    finding = (await database(servers.mongodb_url, database_prefix, ("payment",)))[f"collection {name}.payments"]
+    assert finding.outcome == "wrong"
+    assert 'index by_status: {"key": {"userId": 1}}, needed: {"key": {"status": 1, "_id": 1}}' in finding.detail
+    assert f'getSiblingDB("{name}").getCollection("payments").dropIndex("by_status"); then start' in finding.mend
+
+
+def test_the_databases_are_called_as_the_services_call_them() -> None:
+    for service, name in DATABASES.items():
+        assert importlib.import_module(f"{service}_service.__main__").DEFINITION.database == name
 
 
 async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:

@@ -19,18 +19,20 @@ from order_service.alarms import Alarms
 from order_service.api import create_router
 from order_service.handlers import AnswerHandlers
 from order_service.intake import Intake
-from order_service.orders import COLLECTION, INDEXES, Orders
+from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.requests import Requests
+from order_service.schema import SCHEMA
 from shared import contracts as c
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
-from shared.database import Database, ensure_indexes
+from shared.database import Database
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
+from shared.schema import prepare
 from tests.builders import PATIENCE, connected, order_body
 
 SERVER = Server(ip="103.181.91.50", username="root", os="Debian 12", expires_at="2027-01-31")
@@ -134,7 +136,7 @@ async def another_process(mongodb_url: str, name: str, broker: MemoryBroker) -> 
     bus = MemoryBus(broker)
     await bus.start(None)
     async with connected(mongodb_url, name) as database:
-        await ensure_indexes(database[COLLECTION], INDEXES)
+        await prepare(database, SCHEMA)
         process = OrderService(database, broker, bus)
         async with process.client:
             yield process

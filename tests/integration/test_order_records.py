@@ -11,21 +11,22 @@ import pytest
 from order_service.alarms import after_intent
 from order_service.handlers import AnswerHandlers
 from order_service.order import Entry, Order, Status
-from order_service.orders import COLLECTION, INDEXES, Change, Orders
+from order_service.orders import COLLECTION, Change, Orders
 from order_service.saga import CancelRequested, advance
+from order_service.schema import SCHEMA
 from shared import contracts as c
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
-from shared.database import ensure_indexes
 from shared.errors import PoisonError
+from shared.schema import prepare
 from tests.builders import PATIENCE, an_order, connected
 
 
 @pytest.fixture(params=["pymongo", "motor"])
 async def orders(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders]:
     async with connected(mongodb_url, f"{database_prefix}_orders", request.param) as database:
-        await ensure_indexes(database[COLLECTION], INDEXES)
+        await prepare(database, SCHEMA)
         yield Orders(database[COLLECTION])
 
 

@@ -22,7 +22,8 @@ from provisioning_service.provider import Package
 from shared.clock import utc_now
 from shared.contracts import PackageLowIps
 from shared.contracts.provisioning import Server
-from shared.database import Database, ensure_indexes
+from shared.database import Database
+from shared.schema import prepare
 from tests.builders import connected, new_id
 from tests.provisioning_workers import DEFAULT_PATIENCE, request
 
@@ -41,7 +42,7 @@ async def db(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: 
 
 @pytest.fixture
 async def jobs(db: Database) -> Jobs:
-    await ensure_indexes(db[job_records.COLLECTION], job_records.INDEXES)
+    await prepare(db, {job_records.COLLECTION: job_records.SCHEMA})
     return Jobs(db[job_records.COLLECTION])
 
 

@@ -1,0 +1,11 @@
+"""The collections of the provisioning service, which are checked when it starts and by `ordersaga doctor`."""
+
+from provisioning_service import jobs, locks, ownership, packages
+from shared.schema import CollectionSchema
+
+SCHEMA = {
+    jobs.COLLECTION: jobs.SCHEMA,
+    locks.COLLECTION: CollectionSchema(),
+    ownership.COLLECTION: ownership.SCHEMA,
+    packages.COLLECTION: packages.SCHEMA,
+}

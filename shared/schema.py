@@ -1,0 +1,289 @@
+"""The schema of a service's collections: declared beside the records, brought about and checked at every start.
+
+The start makes what is missing and sets validators right. What it would have to drop for that, an index or a whole
+collection with its documents, it leaves to an operator: it stops with one line that says what is in the way and which
+command mends it. `ordersaga doctor` compares in the same way and changes nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import bson
+import pymongo
+import structlog
+from pymongo import IndexModel
+from pymongo.errors import OperationFailure, PyMongoError
+
+from shared.database import Database, Document, first_line, is_passing
+from shared.errors import StartError
+
+ATTEMPTS = 20
+"""How often a start looks again because somebody else has changed the same collection meanwhile."""
+BUILD_SECONDS = 24 * 3600.0
+"""An index of a large collection takes longer than any call may otherwise; given up, it would never be there."""
+
+_UNAUTHORIZED = 13
+# NamespaceNotFound, NamespaceExists, IndexOptionsConflict, IndexKeySpecsConflict, ConflictingOperationInProgress,
+# IndexBuildAborted: another process is at the same collection, and looking again shows what is left to do.
+_OVERTAKEN = frozenset({26, 48, 85, 86, 117, 276})
+
+_STRICT = {"validationLevel": "strict", "validationAction": "error"}
+_NOT_COMPARED = frozenset({"name", "key", "v", "ns", "background", "hidden"})
+# Indexes of one key that differ in one of these may stand side by side.
+_TELLING_APART = ("unique", "sparse", "partialFilterExpression", "collation")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSchema:
+    """How a collection has to be; without a validator every document is taken.
+
+    Indexes are compared as they are declared: MongoDB would fill in a collation, a text index or a geographical one.
+    """
+
+    indexes: Sequence[IndexModel] = ()
+    validator: Mapping[str, Any] | None = None
+
+
+Collections = Mapping[str, CollectionSchema]
+"""The schemas of a database, by the collection's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What MongoDB says of a collection; nothing of that name is there if it has no `kind`."""
+
+    database: str
+    name: str
+    kind: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    indexes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def namespace(self) -> str:
+        """The collection's full name."""
+        return f"{self.database}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as the schema says: a start mends it by `command`, an operator as `mend` says."""
+
+    what: str
+    found: str
+    wanted: str = ""
+    command: Mapping[str, Any] = field(default_factory=dict)
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.found}" + (f", needed: {self.wanted}" if self.wanted else "")
+
+
+def differences(schema: CollectionSchema, found: Found) -> list[Difference]:
+    """Compare a collection with its schema, in the order in which the differences are to be mended."""
+    if found.kind is None:
+        create = {"create": found.name, **_rules(schema)}
+        return [Difference("collection", "missing", command=create), *_indexes(schema, found)]
+    if found.kind != "collection":
+        mend = _in_mongosh(_call(found, "drop")) if found.kind == "view" else _copied(found)
+        return [Difference("collection", f"a {found.kind}", "a collection", mend=mend)]
+    return [*_options(found), *_validator(schema, found), *_indexes(schema, found)]
+
+
+async def examine(database: Database, collections: Collections) -> dict[str, list[Difference]]:
+    """Look at these collections, and compare each with its schema."""
+    listed = await database.command("listCollections", filter={"name": {"$in": list(collections)}})
+    entries = {entry["name"]: entry for entry in listed["cursor"]["firstBatch"]}
+    return {
+        name: differences(schema, await _look(database, name, entries.get(name)))
+        for name, schema in collections.items()
+    }
+
+
+async def prepare(database: Database, collections: Collections, *, pause: float = 1.0) -> None:
+    """Make the collections as their schemas say, however many processes do so at once.
+
+    Waits as long as MongoDB is away, with one line of log a second. Raises StartError where an operator has to help.
+    """
+    overtaken = 0
+    while True:
+        try:
+            await _prepare(database, collections)
+        except PyMongoError as error:
+            if is_passing(error):
+                _log.warning("waiting for MongoDB", error=first_line(error))
+                await asyncio.sleep(pause)
+            elif _code(error) in _OVERTAKEN and overtaken < ATTEMPTS:
+                overtaken += 1
+                await asyncio.sleep(pause * overtaken / 100)
+            else:
+                raise StartError(await _explained(database, error)) from error
+        else:
+            return
+
+
+async def _prepare(database: Database, collections: Collections) -> None:
+    examined = await examine(database, collections)
+    _stop_at_what_is_in_the_way(database.name, examined)
+    for name, found in examined.items():
+        for one in found:
+            await _mend(database, name, one)
+
+
+def _stop_at_what_is_in_the_way(database: str, examined: Mapping[str, Sequence[Difference]]) -> None:
+    blocking = [(name, one) for name, found in examined.items() for one in found if one.mend]
+    if not blocking:
+        return
+    name, first = blocking[0]
+    more = f" ({len(blocking) - 1} more: `ordersaga doctor` names them all)" if len(blocking) > 1 else ""
+    raise StartError(f"{database}.{name}: {first}; {first.mend}{more}")
+
+
+async def _mend(database: Database, name: str, difference: Difference) -> None:
+    _log.info("mending the schema", collection=name, what=difference.what, found=difference.found)
+    with pymongo.timeout(BUILD_SECONDS):
+        await database.command({**difference.command, "writeConcern": {"w": "majority"}})
+
+
+async def _look(database: Database, name: str, entry: Document | None) -> Found:
+    if entry is None:
+        return Found(database.name, name)
+    indexes = await database[name].index_information() if entry["type"] == "collection" else {}
+    return Found(database.name, name, entry["type"], entry["options"], indexes)
+
+
+def _options(found: Found) -> Iterator[Difference]:
+    """Options that a collection is made with and keeps: these lose documents, or compare ids that differ as equal."""
+    for option, is_, wanted in (
+        ("capped", "capped, so that it overwrites its oldest documents", "one without a limit"),
+        ("expireAfterSeconds", "one that deletes its documents by their age", "one that keeps them"),
+        ("collation", "one that compares texts by a collation", "one that compares them byte by byte"),
+    ):
+        if option in _given(found.options):
+            yield Difference("collection", is_, wanted, mend=_copied(found))
+
+
+def _rules(schema: CollectionSchema) -> Document:
+    return {} if schema.validator is None else {"validator": _as_stored(schema.validator), **_STRICT}
+
+
+def _validator(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
+    wanted, there = _rules(schema), found.options.get("validator") or {}
+    if wanted.get("validator", {}) == there and all(
+        found.options.get(key, strict) == strict for key, strict in _STRICT.items() if wanted
+    ):
+        return
+    # What is replaced is told in full: whoever has set it may want it back.
+    is_ = json.dumps({key: found.options[key] for key in ("validator", *_STRICT) if key in found.options}, default=str)
+    command = {"collMod": found.name, "validator": wanted.get("validator", {}), **_STRICT}
+    yield Difference("validator", is_ if there else "missing", "the service's" if wanted else "none", command)
+
+
+def _indexes(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
+    declared = {index.document["name"]: _as_stored(index.document) for index in schema.indexes}
+    for name, there in found.indexes.items():
+        if name in declared:
+            yield from _index(found, declared[name], there)
+        elif name != "_id_":
+            yield from _foreign_index(found, declared, name, there)
+    missing = {name: index for name, index in declared.items() if name not in found.indexes}
+    if missing:
+        # A majority of the members has to have built it, not all: one that is away must not hold up a start.
+        command = {"createIndexes": found.name, "indexes": list(missing.values()), "commitQuorum": "majority"}
+        yield Difference(f"index {', '.join(missing)}", "missing", command=command)
+
+
+def _index(found: Found, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[Difference]:
+    name = wanted["name"]
+    if _key(wanted) != _key(there) or _index_options(wanted) != _index_options(there):
+        drop = _in_mongosh(_call(found, "dropIndex", name))
+        yield Difference(f"index {name}", _described(there), _described(wanted), mend=drop)
+    elif there.get("hidden"):
+        show = {"collMod": found.name, "index": {"name": name, "hidden": False}}
+        yield Difference(f"index {name}", "hidden", command=show)
+
+
+def _foreign_index(
+    found: Found, declared: Mapping[str, Mapping[str, Any]], name: str, there: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """An index that nobody declared may stay, unless it takes another's place, refuses writes or deletes documents."""
+    drop = _in_mongosh(_call(found, "dropIndex", name))
+    for wanted in declared.values():
+        if _identity(wanted) == _identity(there) and wanted["name"] not in found.indexes:
+            yield Difference(f"index {name}", _described(there), f"called {wanted['name']}", mend=drop)
+            return
+    if there.get("unique") or "expireAfterSeconds" in there:
+        yield Difference(f"index {name}", _described(there), "none that refuses or deletes documents", mend=drop)
+
+
+def _key(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The fields in their order, of a declared index and of one that was found."""
+    key = index["key"]
+    return list(key.items() if isinstance(key, Mapping) else map(tuple, key))
+
+
+def _index_options(index: Mapping[str, Any]) -> Document:
+    return {name: value for name, value in _given(index).items() if name not in _NOT_COMPARED}
+
+
+def _given(options: Mapping[str, Any]) -> Document:
+    """Those that say something: a time of 0 seconds does, in contrast to a False."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def _identity(index: Mapping[str, Any]) -> tuple[Any, ...]:
+    options = _index_options(index)
+    return _key(index), *(options.get(name) for name in _TELLING_APART)
+
+
+def _described(index: Mapping[str, Any]) -> str:
+    return json.dumps({"key": dict(_key(index)), **_index_options(index)}, default=str)
+
+
+def _as_stored(document: Mapping[str, Any]) -> Document:
+    """What MongoDB gives back for it: lists for tuples, texts for their enumerations."""
+    return bson.decode(bson.encode(document))
+
+
+def _call(found: Found, method: str, *arguments: object, name: str | None = None) -> str:
+    collection = f'db.getSiblingDB("{found.database}").getCollection("{name or found.name}")'
+    return f"{collection}.{method}({', '.join(map(json.dumps, arguments))})"
+
+
+def _in_mongosh(*calls: str) -> str:
+    return f"run in mongosh: {'; '.join(calls)}"
+
+
+def _copied(found: Found) -> str:
+    """The way to a collection with the same documents and without its options."""
+    copy = f"{found.name}_copy"
+    calls = (
+        _call(found, "aggregate", [{"$out": copy}]),
+        _call(found, "drop"),
+        _call(found, "renameCollection", found.name, name=copy),
+    )
+    return f"stop every process of the service and {_in_mongosh(*calls)}"
+
+
+def _code(error: PyMongoError) -> int | None:
+    return error.code if isinstance(error, OperationFailure) else None
+
+
+async def _explained(database: Database, error: PyMongoError) -> str:
+    if _code(error) != _UNAUTHORIZED:
+        return f"MongoDB refuses the schema of {database.name}: {first_line(error)}"
+    return f"MongoDB refuses the schema of {database.name}: {first_line(error)}; {await how_to_permit(database)}"
+
+
+async def how_to_permit(database: Database) -> str:
+    """Say which rights the user of this connection needs on the database, and how to give them."""
+    users = (await database.command("connectionStatus"))["authInfo"]["authenticatedUsers"]
+    if not users:
+        return "name a user in ORDERSAGA_MONGODB_URL: mongodb://user:password@host/"
+    roles = json.dumps([{"role": role, "db": database.name} for role in ("readWrite", "dbAdmin")])
+    name, home = json.dumps(users[0]["user"]), json.dumps(users[0]["db"])
+    return f"as an administrator run in mongosh: db.getSiblingDB({home}).grantRolesToUser({name}, {roles})"

@@ -1,0 +1,383 @@
+"""The schema is brought about at the start; what is in its way is named with a command that mends it."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel
+from pymongo.errors import AutoReconnect, WriteError
+from pymongo.monitoring import CommandListener, CommandStartedEvent
+
+from operations.native.mongod import find_mongod
+from operations.native.ports import PortClaims
+from operations.native.processes import spawn
+from operations.native.program import Command
+from shared import schema
+from shared.database import Database
+from shared.errors import StartError
+from shared.schema import CollectionSchema, Found, differences, examine, prepare
+from tests.builders import connected
+from tests.eventually import eventually
+
+AT_LEAST_ONE = {"$jsonSchema": {"required": ("amount",), "properties": {"amount": {"bsonType": "int", "minimum": 1}}}}
+INDEXES = (
+    IndexModel([("userId", ASCENDING), ("at", DESCENDING)], name="by_user"),
+    IndexModel([("due", ASCENDING)], name="due", partialFilterExpression={"due": {"$exists": True}}),
+    IndexModel([("since", ASCENDING)], name="since", sparse=True),
+    IndexModel([("number", ASCENDING)], name="number", unique=True),
+)
+BOOKS = {"books": CollectionSchema(INDEXES, AT_LEAST_ONE), "notes": CollectionSchema()}
+WELL: dict[str, list[Any]] = {"books": [], "notes": []}
+BOOK = {"_id": "b", "amount": 1, "number": 1}
+
+
+@pytest.fixture(params=["pymongo", "motor"])
+async def db(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_schema", request.param) as database:
+        yield database
+
+
+@pytest.fixture
+async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_schema") as database:
+        yield database
+
+
+async def in_mongosh(database: Database, line: str) -> None:
+    """Do what the line says is to be done in mongosh."""
+    calls = re.findall(r'db\.getSiblingDB\("([^"]+)"\)(?:\.getCollection\("([^"]+)"\))?\.(\w+)\(([^()]*)\)', line)
+    assert calls, line
+    for name, collection, method, written in calls:
+        arguments = json.loads(f"[{written}]")
+        if method == "grantRolesToUser":
+            await database.client[name].command(method, arguments[0], roles=arguments[1])
+            continue
+        of = database.client[name][collection]
+        if method == "aggregate":
+            await (await of.aggregate(*arguments)).to_list()
+        else:
+            await {"drop": of.drop, "dropIndex": of.drop_index, "renameCollection": of.rename}[method](*arguments)
+
+
+async def refusal(database: Database) -> str:
+    with pytest.raises(StartError) as stopped:
+        await prepare(database, BOOKS, pause=0.01)
+    assert "\n" not in str(stopped.value)
+    return str(stopped.value)
+
+
+async def options(database: Database, name: str) -> Any:
+    listed = await database.command("listCollections", filter={"name": name})
+    return listed["cursor"]["firstBatch"][0]["options"]
+
+
+async def test_what_is_missing_is_made_once(db: Database) -> None:
+    assert [str(one) for one in (await examine(db, BOOKS))["books"]] == [
+        "collection: missing",
+        "index by_user, due, since, number: missing",
+    ]
+    await prepare(db, BOOKS)
+    assert await examine(db, BOOKS) == WELL
+    assert (await options(db, "books"))["validationAction"] == "error"
+    assert set(await db["books"].index_information()) == {"_id_", "by_user", "due", "since", "number"}
+    with pytest.raises(WriteError, match="failed validation"):
+        await db["books"].insert_one({**BOOK, "amount": 0})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"validator": {"amount": {"$gt": 5}}},
+        {"validator": AT_LEAST_ONE, "validationAction": "warn"},
+        {"validator": AT_LEAST_ONE, "validationLevel": "moderate"},
+    ],
+    ids=["none", "another", "that-only-warns", "that-passes-over-old-documents"],
+)
+async def test_a_validator_that_differs_is_brought_up_to_date(db: Database, other: dict[str, Any]) -> None:
+    await db.command({"create": "books", **other})
+    await db.command({"create": "notes", "validator": {"nobody": "declared"}})
+    await prepare(db, BOOKS)
+    assert await examine(db, BOOKS) == WELL
+    made = {"validationLevel": "strict", "validationAction": "error"}
+    assert await options(db, "books") == {"validator": json.loads(json.dumps(AT_LEAST_ONE)), **made}
+    assert await options(db, "notes") == made
+
+
+async def test_the_log_has_the_validator_that_was_replaced() -> None:
+    there = Found("d", "notes", "collection", {"validator": {"nobody": "declared"}, "validationLevel": "off"})
+    (difference,) = differences(CollectionSchema(), there)
+    assert json.loads(difference.found) == there.options
+
+
+async def test_what_others_added_stays_and_what_they_hid_is_shown(db: Database) -> None:
+    await prepare(db, BOOKS)
+    await db["books"].create_index("title", name="operators")
+    await db["books"].drop_index("due")
+    await db.command({"collMod": "books", "index": {"name": "since", "hidden": True}})
+    await prepare(db, BOOKS)
+    assert await examine(db, BOOKS) == WELL
+    indexes = await db["books"].index_information()
+    assert {"operators", "due"} < set(indexes)
+    assert "hidden" not in indexes["since"]
+
+
+def index(name: str, key: str, **others: Any) -> Callable[[Database], Awaitable[Any]]:
+    return lambda database: database["books"].create_index(key, name=name, **others)
+
+
+def collection(**others: Any) -> Callable[[Database], Awaitable[Any]]:
+    return lambda database: database.create_collection("books", **others)
+
+
+IN_THE_WAY: dict[str, tuple[Callable[[Database], Awaitable[Any]], str]] = {
+    "another key": (index("since", "until", sparse=True), '"until"'),
+    "unique": (index("since", "since", sparse=True, unique=True), '"unique": true'),
+    "not unique": (index("number", "number"), 'needed: {"key": {"number": 1}, "unique": true}'),
+    "not sparse": (index("since", "since"), '"sparse": true'),
+    "another filter": (index("due", "due", partialFilterExpression={"due": {"$gt": 1}}), '{"due": {"$gt": 1}}'),
+    "no filter": (index("due", "due"), '"partialFilterExpression"'),
+    "expiring at once": (index("since", "since", sparse=True, expireAfterSeconds=0), '"expireAfterSeconds": 0'),
+    "another name": (index("elsewhere", "since", sparse=True), "called since"),
+    "undeclared, unique": (index("theirs", "title", unique=True), "none that refuses"),
+    "undeclared, expiring": (index("theirs", "title", expireAfterSeconds=60), "none that refuses"),
+    "capped": (collection(capped=True, size=4096), "capped"),
+    "collated": (collection(collation={"locale": "en", "strength": 2}), "compares texts by a collation"),
+    "expiring": (
+        collection(clusteredIndex={"key": {"_id": 1}, "unique": True}, expireAfterSeconds=0),
+        "deletes its documents",
+    ),
+}
+NO_COLLECTION: dict[str, tuple[Callable[[Database], Awaitable[Any]], str]] = {
+    "a view": (collection(viewOn="others", pipeline=[]), "collection: a view"),
+    "a time series": (collection(timeseries={"timeField": "at"}), "collection: a timeseries"),
+}
+
+
+@pytest.mark.parametrize("case", IN_THE_WAY)
+async def test_what_is_in_the_way_stops_the_start_and_goes_as_its_line_says(database: Database, case: str) -> None:
+    make, words = IN_THE_WAY[case]
+    await make(database)
+    await database["books"].insert_one(BOOK)
+
+    line = await refusal(database)
+
+    assert line.startswith(f"{database.name}.books: ")
+    assert words in line
+    assert await database.list_collection_names() == ["books"]  # nothing was made of what else is missing
+    await in_mongosh(database, line)
+    await prepare(database, BOOKS)
+    assert await examine(database, BOOKS) == WELL
+    assert await database["books"].find().to_list() == [BOOK]
+
+
+@pytest.mark.parametrize("case", NO_COLLECTION)
+async def test_what_is_no_collection_stops_the_start_and_goes_as_its_line_says(database: Database, case: str) -> None:
+    make, words = NO_COLLECTION[case]
+    await make(database)
+    await database["others"].insert_one({})
+    line = await refusal(database)
+    assert words in line
+    await in_mongosh(database, line)
+    await prepare(database, BOOKS)
+    assert await examine(database, BOOKS) == WELL
+    assert await database["books"].count_documents({}) == 0  # what a view shows belongs elsewhere
+
+
+async def test_of_several_things_in_the_way_one_is_told_in_full_and_the_others_are_counted(database: Database) -> None:
+    await database["books"].create_index("userId", name="by_user")
+    await database["books"].create_index("until", name="due")
+    await database["notes"].create_index("title", name="theirs", unique=True)
+    assert (await refusal(database)).endswith("(2 more: `ordersaga doctor` names them all)")
+
+
+async def test_many_processes_that_start_at_once_all_start(mongodb_url: str, database_prefix: str) -> None:
+    async with AsyncExitStack() as stack:
+        names = [f"{database_prefix}_schema"] * 8
+        processes = [await stack.enter_async_context(connected(mongodb_url, name)) for name in names]
+        await asyncio.gather(*(prepare(process, BOOKS, pause=0.1) for process in processes))
+        assert await examine(processes[0], BOOKS) == WELL
+
+        await processes[0].command({"collMod": "books", "validator": {"other": 1}})
+        await processes[0]["books"].drop_index("by_user")
+        await asyncio.gather(*(prepare(process, BOOKS, pause=0.1) for process in processes))
+        assert await examine(processes[0], BOOKS) == WELL
+
+
+def first_look(monkeypatch: pytest.MonkeyPatch, first: dict[str, list[Any]] | Exception) -> None:
+    """Let the first look at the database end like this, and the others see what is there."""
+    looks = [first]
+
+    async def look(*arguments: Any) -> dict[str, list[Any]]:
+        if not looks:
+            return await examine(*arguments)
+        if isinstance(seen := looks.pop(), Exception):
+            raise seen
+        return seen
+
+    monkeypatch.setattr(schema, "examine", look)
+
+
+async def test_a_process_that_was_overtaken_looks_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    outdated = await examine(db, BOOKS)
+    await db.command({"create": "books"})
+    first_look(monkeypatch, outdated)
+    await prepare(db, BOOKS, pause=0)
+    assert await examine(db, BOOKS) == WELL
+
+
+async def test_a_process_that_another_has_got_in_the_way_of_says_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.create_collection("books")
+    outdated = await examine(database, BOOKS)
+    await database["books"].create_index("until", name="since")
+    first_look(monkeypatch, outdated)
+    assert 'dropIndex("since")' in await refusal(database)
+
+
+async def test_a_process_that_is_always_overtaken_ends_with_the_servers_words(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outdated = await examine(database, BOOKS)
+    await database.create_collection("books")
+
+    async def look(*_: Any) -> dict[str, list[Any]]:
+        return outdated
+
+    monkeypatch.setattr(schema, "examine", look)
+    assert "already exists" in await refusal(database)
+
+
+async def test_a_database_that_goes_away_is_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_look(monkeypatch, AutoReconnect("connection closed"))
+    await prepare(database, BOOKS, pause=0)
+    assert await examine(database, BOOKS) == WELL
+
+
+class Longest(CommandListener):
+    """Notes how long the server may take for each command."""
+
+    def __init__(self) -> None:
+        self.allowed: dict[str, int] = {}
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.allowed[event.command_name] = event.command.get("maxTimeMS", 0)
+
+    def succeeded(self, event: Any) -> None: ...
+
+    def failed(self, event: Any) -> None: ...
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_an_index_may_take_longer_than_any_other_call(
+    mongodb_url: str, database_prefix: str, driver: str
+) -> None:
+    from motor.motor_asyncio import AsyncIOMotorClient
+
+    longest = Longest()
+    opened: Any = AsyncMongoClient if driver == "pymongo" else AsyncIOMotorClient
+    client = opened(mongodb_url, timeoutMS=10_000, event_listeners=[longest])
+    await prepare(client[f"{database_prefix}_schema"], BOOKS)
+    closing = client.close()
+    if closing is not None:
+        await closing
+    assert 0 < longest.allowed["listCollections"] <= 10_000
+    assert longest.allowed["createIndexes"] > 3600 * 1000
+
+
+async def initiated(client: AsyncMongoClient[Any], port: int) -> bool:
+    member = {"_id": 0, "host": f"127.0.0.1:{port}"}
+    await client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+    return True
+
+
+async def root_created(client: AsyncMongoClient[Any]) -> bool:
+    await client.admin.command("createUser", "root", pwd="secret", roles=["root"])
+    return True
+
+
+@pytest.fixture(scope="module")
+async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[[str], str]]:
+    """A MongoDB that asks for a password; gives the URL for a user, of whom each has the password "secret"."""
+    directory = tmp_path_factory.mktemp("guarded")
+    with PortClaims() as claims:
+        port = claims.claim_free()
+        key = directory / "key"
+        key.touch(0o600)
+        key.write_text("secret")
+        words = ("--dbpath", str(directory), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
+        words += ("--replSet", "rs0", "--keyFile", str(key))  # with a key file it asks for a password
+        process = await spawn(Command((str(find_mongod()), *words), {}), directory / "log", directory)
+        try:
+            url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
+            async with AsyncMongoClient[Any](url) as client:
+                await eventually(lambda: initiated(client, port), within=30)
+                await eventually(lambda: root_created(client), within=30)
+            yield lambda user: url.replace("//", f"//{user}:secret@") if user else url
+        finally:
+            await process.end(10)
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize(("role", "command"), [("readWrite", "collMod"), ("read", "createIndexes")])
+async def test_a_user_without_the_rights_is_told_which_and_how_to_get_them(
+    guarded: Callable[[str], str], unique_id: str, role: str, command: str, driver: str
+) -> None:
+    user, name = f"u{unique_id}", f"t{unique_id}"
+    async with connected(guarded("root"), name) as ours, AsyncExitStack() as stack:
+        stack.push_async_callback(ours.client.drop_database, name)
+        await ours.client.admin.command("createUser", user, pwd="secret", roles=[{"role": role, "db": name}])
+        await ours.create_collection("books", **({"validator": AT_LEAST_ONE} if role == "read" else {}))
+        async with connected(guarded(user), name, driver) as theirs:
+            line = await refusal(theirs)
+            assert command in line
+            assert f'grantRolesToUser("{user}"' in line
+            await in_mongosh(ours, line)
+            await prepare(theirs, BOOKS)
+            assert await examine(theirs, BOOKS) == WELL
+
+
+async def test_a_connection_without_a_user_is_told_to_name_one(guarded: Callable[[str], str], unique_id: str) -> None:
+    async with connected(guarded(""), f"t{unique_id}") as database:
+        assert "name a user in ORDERSAGA_MONGODB_URL" in await refusal(database)
+
+
+async def test_a_service_ends_with_the_one_line(mongodb_url: str, database_prefix: str) -> None:
+    async with connected(mongodb_url, f"{database_prefix}_orders") as database:
+        await database.create_collection("orders", capped=True, size=4096)
+    environment = {
+        **os.environ,
+        "ORDERSAGA_MONGODB_URL": mongodb_url,
+        "ORDERSAGA_DATABASE_PREFIX": database_prefix,
+        "ORDERSAGA_HTTP_PORT": "0",
+    }
+    with PortClaims() as claims:
+        environment["ORDERSAGA_HTTP_PORT"] = str(claims.claim_free())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "order_service",
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(30):
+                _, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert process.returncode == 1
+    (line,) = said.decode().splitlines()
+    assert line.startswith(f"{database_prefix}_orders.orders: collection: capped")
+    assert "renameCollection" in line
