@@ -34,6 +34,8 @@ from inventory_service.marks import Marks
 from inventory_service.products import Products
 from inventory_service.reservations import Reservations
 from inventory_service.reserving import Reserving
+from inventory_service.resources import Resources
+from inventory_service.slots import SlotRules
 from inventory_service.stock import Line, Reservation, Status
 from shared import database
 from shared.clock import utc_now
@@ -82,9 +84,9 @@ class WithMarks:
     """The inventory service's own way."""
 
     def __init__(self, db: Database, reach: FailurePoint) -> None:
-        products, reservations = Products(db, utc_now), Reservations(db, utc_now)
-        self.marks = Marks(products, reservations, utc_now, idle=0.1, sweep_interval=5)
-        self._reserving = Reserving(products, reservations, self.marks, utc_now, reach)
+        resources, reservations = Resources(db, utc_now), Reservations(db, utc_now)
+        self.marks = Marks(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
+        self._reserving = Reserving(resources, reservations, SlotRules(db, utc_now), self.marks, utc_now, reach)
         self.lost: float = 0
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> None:

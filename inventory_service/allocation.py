@@ -1,5 +1,7 @@
 """Who gets what: first come, first served, all that an order asks for or nothing. Pure: no I/O, no clock.
 
+An order asks for units of products, and room for its whole price in a delivery slot: in a certain one, or the earliest.
+
 Units that other workers have taken for orders still undecided may come back. An order that would fit with them is
 neither served nor refused: it waits, and so does whoever came after it and would fit only without it.
 """
@@ -7,21 +9,40 @@ neither served nor refused: it waits, and so does whoever came after it and woul
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inventory_service.stock import Kind, Product
+from inventory_service.board import Ask, Board
+from inventory_service.stock import Assignment, Booking, Counted, Kind, Product, Slot
+from inventory_service.timetable import SLOT_PREFIX
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Item
+from shared.contracts.orders import Delivery, Item
 from shared.money import to_json_number
 
 ONE_SERVER = "An order can hold one server at most"
-NO_SLOTS = "Delivery slots are not available: order without delivery.slot"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """Another system asks for a slot, and nothing else, under the id of a reservation; it reads like an order."""
+
+    order_id: str
+    total_amount: int
+    assignment: Assignment
+    delivery: Delivery
+    items: tuple[Item, ...] = ()
+
+
+Request = OrderCreated | SlotRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The order gets everything; `take` is what it does not hold yet, by product."""
+    """The order gets everything; `take` is what it does not hold yet, by the id of what is counted.
+
+    The slot is always in it unless the order holds it: its write is what makes sure that the slot is still as it was.
+    """
 
     take: Mapping[str, int]
+    booking: Booking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +62,7 @@ Outcome = Reserve | Refuse | Wait
 
 @dataclass(slots=True)
 class _Shelf:
-    """What is left of a product at an order's turn: free if all before it are served, and what may come back if not."""
+    """What is left of something at an order's turn: free if all before it are served, and what may come back if not."""
 
     free: int
     may_return: int
@@ -67,63 +88,142 @@ class _Shelf:
 
 
 def allocate(
-    orders: Sequence[OrderCreated], products: Mapping[str, Product], may_return: Mapping[str, int]
+    orders: Sequence[Request],
+    products: Mapping[str, Counted],
+    may_return: Mapping[str, int],
+    board: Board | None = None,
 ) -> dict[str, Outcome]:
-    """Decide different orders, in the order of their arrival, over the products as they are; returns outcomes by order.
+    """Decide different orders, in the order of their arrival, over what there is; returns outcomes by order.
 
-    `may_return` says, by product, how many units are taken for orders (these or others) still undecided. Without any,
-    every order is decided and none waits.
+    `may_return` says, by id, how many units are taken for orders (these or others) still undecided. Without any, every
+    order is decided and none waits. Orders that want a slot need a board.
     """
-    shelves = {
-        product.product_id: _Shelf(product.free, may_return.get(product.product_id, 0)) for product in products.values()
-    }
-    return {order.order_id: _decide(order, products, shelves) for order in _by_turn(orders, products)}
+    return _Allocation(products, may_return, board).decide(orders)
 
 
-def _by_turn(orders: Sequence[OrderCreated], products: Mapping[str, Product]) -> list[OrderCreated]:
-    """Put orders that hold something already before all others, and those that have got furthest first.
+class _Allocation:
+    """One batch on its way: what is left after each order's turn."""
 
-    Products are taken in the order of their ids, so an order waits only for orders that have got further than itself:
-    no two orders of a batch can wait for each other.
-    """
-    started = [order for order in orders if any(_held(order, products).values())]
-    started.sort(key=lambda order: _first_missing(order, products), reverse=True)
-    ids = {order.order_id for order in started}
-    return [*started, *(order for order in orders if order.order_id not in ids)]
+    def __init__(self, products: Mapping[str, Counted], may_return: Mapping[str, int], board: Board | None) -> None:
+        self._products = products
+        self._board = board
+        self._slot_of = board.held() if board is not None else {}
+        counted = (products, board.slots) if board is not None else (products,)
+        self._shelves = {
+            each.id: _Shelf(each.free, may_return.get(each.id, 0)) for group in counted for each in group.values()
+        }
+
+    def decide(self, orders: Sequence[Request]) -> dict[str, Outcome]:
+        return {order.order_id: self._decide(order) for order in self._by_turn(orders)}
+
+    def _by_turn(self, orders: Sequence[Request]) -> list[Request]:
+        """Put orders that hold something already before all others, and those that have got furthest first.
+
+        All that is counted is taken in the order of the ids, so an order waits only for orders that have got further
+        than itself: no two orders of a batch can wait for each other.
+        """
+        started = [order for order in orders if any(self._held(order).values())]
+        started.sort(key=self._first_missing, reverse=True)
+        ids = {order.order_id for order in started}
+        return [*started, *(order for order in orders if order.order_id not in ids)]
+
+    def _first_missing(self, order: Request) -> tuple[bool, str]:
+        held = self._held(order)
+        missing = [item.product_id for item in order.items if item.quantity > held.get(item.product_id, item.quantity)]
+        if order.delivery.slot is not None and order.order_id not in self._slot_of:
+            missing.append(SLOT_PREFIX)
+        return (not missing, min(missing, default=""))
+
+    def _decide(self, order: Request) -> Outcome:
+        refusal = objection(order, self._products)
+        want = {} if refusal else wanted(order, self._products)
+        held = self._held(order)
+        refusal = refusal or self._shortage(want, held)
+        slot = None
+        if refusal is None and (wish := order.delivery.slot) is not None:
+            slot, refusal = self._slot_for(order, wish, held)
+        if slot is not None:
+            want[slot.id] = order.total_amount
+            held.setdefault(slot.id, 0)
+        if refusal:
+            for identifier, count in held.items():
+                self._shelves[identifier].put_back(count)
+            return Refuse(refusal)
+        return self._serve(order, {i: count - held[i] for i, count in want.items()}, held, slot)
+
+    def _serve(self, order: Request, need: Mapping[str, int], held: Mapping[str, int], slot: Slot | None) -> Outcome:
+        if any(count > max(0, self._shelves[identifier].free) for identifier, count in need.items()):
+            for identifier, count in need.items():
+                self._shelves[identifier].claim(count)
+            return Wait()
+        for identifier, count in need.items():
+            self._shelves[identifier].give(count, held[identifier])
+        take = {identifier: count for identifier, count in need.items() if count}
+        if slot is None or self._board is None:
+            return Reserve(take)
+        if order.order_id not in slot.moving:
+            take.setdefault(slot.id, 0)
+        return Reserve(take, self._board.booking(slot, order.total_amount))
+
+    def _slot_for(self, order: Request, wish: str, held: Mapping[str, int]) -> tuple[Slot | None, str | None]:
+        """The slot that the order gets, or may get if others do not; or why it gets none."""
+        if self._board is None:
+            raise ValueError(f"order {order.order_id} wants a slot, and there is no board")
+        price = order.total_amount
+
+        def room(slot: Slot) -> int:
+            return self._shelves[slot.id].free + held.get(slot.id, 0)
+
+        def at_best(slot: Slot) -> int:
+            has = held.get(slot.id, 0)
+            return self._shelves[slot.id].at_most(has) + has
+
+        mine = self._slot_of.get(order.order_id)
+        if mine is not None and price <= at_best(mine):
+            return mine, None
+        chosen = self._board.choose(Ask(wish, price), room, at_best)
+        return (chosen, None) if isinstance(chosen, Slot) else (None, chosen)
+
+    def _held(self, order: Request) -> dict[str, int]:
+        """What has been taken for the order, by id; nothing is 0 for what it wants and does not hold."""
+        known = [self._products[item.product_id] for item in order.items if item.product_id in self._products]
+        if (slot := self._slot_of.get(order.order_id)) is not None:
+            known.append(slot)
+        return {counted.id: counted.held_for(order.order_id) for counted in known if counted.is_counted}
+
+    def _shortage(self, want: Mapping[str, int], held: Mapping[str, int]) -> str | None:
+        for product_id, count in want.items():
+            shelf, has = self._shelves[product_id], held[product_id]
+            if count - has > shelf.at_most(has):
+                free = max(0, shelf.free + has)
+                return f"Insufficient stock for {product_id}: asked {count}, free {free}"
+        return None
 
 
-def _first_missing(order: OrderCreated, products: Mapping[str, Product]) -> tuple[bool, str]:
-    held = _held(order, products)
-    missing = [item.product_id for item in order.items if item.quantity > held.get(item.product_id, item.quantity)]
-    return (not missing, min(missing, default=""))
-
-
-def wanted(order: OrderCreated, products: Mapping[str, Product]) -> dict[str, int]:
+def wanted(order: Request, products: Mapping[str, Counted]) -> dict[str, int]:
     """Units by product, of the products that are counted."""
     total: dict[str, int] = {}
     for item in order.items:
-        if products[item.product_id].kind is Kind.GOODS:
+        if products[item.product_id].is_counted:
             total[item.product_id] = total.get(item.product_id, 0) + item.quantity
     return total
 
 
-def server_of(order: OrderCreated, products: Mapping[str, Product]) -> ServerSpecification | None:
+def server_of(order: Request, products: Mapping[str, Counted]) -> ServerSpecification | None:
     """What to provision, if the order holds a server."""
     for item in order.items:
         product = products[item.product_id]
-        if product.kind is Kind.VPS and product.package is not None:
+        if isinstance(product, Product) and product.kind is Kind.VPS and product.package is not None:
             return ServerSpecification(package=product.package, package_id=product.package_id, ram=product.ram)
     return None
 
 
-def objection(order: OrderCreated, products: Mapping[str, Product]) -> str | None:
+def objection(order: Request, products: Mapping[str, Counted]) -> str | None:
     """Why the order cannot be served however much there is, if so."""
-    if order.delivery.slot is not None:
-        return NO_SLOTS
     servers = 0
     for item in order.items:
         product = products.get(item.product_id)
-        if product is None:
+        if not isinstance(product, Product):
             return f"Unknown product {item.product_id}"
         if product.price is not None and product.price != item.price:
             return _wrong_price(item, product.price)
@@ -133,36 +233,3 @@ def objection(order: OrderCreated, products: Mapping[str, Product]) -> str | Non
 
 def _wrong_price(item: Item, price: int) -> str:
     return f"Price of {item.product_id} is {to_json_number(price)}, the order says {to_json_number(item.price)}"
-
-
-def _decide(order: OrderCreated, products: Mapping[str, Product], shelves: Mapping[str, _Shelf]) -> Outcome:
-    refusal = objection(order, products)
-    want = {} if refusal else wanted(order, products)
-    held = _held(order, products)
-    refusal = refusal or _shortage(want, held, shelves)
-    if refusal:
-        for product_id, count in held.items():
-            shelves[product_id].put_back(count)
-        return Refuse(refusal)
-    need = {product_id: count - held[product_id] for product_id, count in want.items()}
-    if any(count > max(0, shelves[product_id].free) for product_id, count in need.items()):
-        for product_id, count in need.items():
-            shelves[product_id].claim(count)
-        return Wait()
-    for product_id, count in need.items():
-        shelves[product_id].give(count, held[product_id])
-    return Reserve({product_id: count for product_id, count in need.items() if count})
-
-
-def _held(order: OrderCreated, products: Mapping[str, Product]) -> dict[str, int]:
-    known = [products[item.product_id] for item in order.items if item.product_id in products]
-    return {product.product_id: product.held_for(order.order_id) for product in known if product.kind is Kind.GOODS}
-
-
-def _shortage(want: Mapping[str, int], held: Mapping[str, int], shelves: Mapping[str, _Shelf]) -> str | None:
-    for product_id, count in want.items():
-        shelf, has = shelves[product_id], held[product_id]
-        if count - has > shelf.at_most(has):
-            free = max(0, shelf.free + has)
-            return f"Insufficient stock for {product_id}: asked {count}, free {free}"
-    return None

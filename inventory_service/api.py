@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from inventory_service.products import Description, KindConflictError, Products, TooManyUnitsError
+from inventory_service.products import KindConflictError, Products, TooManyUnitsError
 from inventory_service.reservations import Reservations
-from inventory_service.stock import MAX_UNITS, Kind, Product
+from inventory_service.stock import MAX_UNITS, Description, Kind, Product
+from inventory_service.timetable import is_slot_id
 from inventory_service.views import (
     ProductPage,
     ProductView,
@@ -26,7 +27,16 @@ from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, wr
 
 MAX_RAM = 1_000_000
 
-ProductId = Annotated[Name, Path(description="1 to 128 characters, none of them a control character")]
+
+def _no_slot(product_id: str) -> str:
+    if is_slot_id(product_id):
+        raise ValueError("is the id of a delivery slot, which no product can have: see /slots")
+    return product_id
+
+
+ProductId = Annotated[
+    Name, AfterValidator(_no_slot), Path(description="1 to 128 characters, none of them a control character")
+]
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 
 
@@ -155,7 +165,7 @@ def _not_counted(product_id: str) -> ProblemError:
 
 
 async def _find(products: Products, product_id: str) -> Product:
-    product = (await products.read([product_id])).get(product_id)
+    product = await products.find(product_id)
     if product is None:
         raise not_found(f"Product {product_id}")
     return product
@@ -166,5 +176,5 @@ async def _page(
 ) -> Response:
     after = read_cursor(cursor, (str,))[0] if cursor is not None else None
     page = await products.page(after=after, limit=limit)
-    following = write_cursor([page[-1].product_id]) if len(page) == limit else None
+    following = write_cursor([page[-1].id]) if len(page) == limit else None
     return json_response({"items": [show(product) for product in page], "nextCursor": following})

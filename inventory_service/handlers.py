@@ -17,8 +17,15 @@ class StockHandlers:
         self._releasing = releasing
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
-        """Reserve for new orders, in their order of arrival."""
-        return [answer(reservation) for reservation in (await self._reserving.reserve(orders)).values()]
+        """Reserve for new orders, in their order of arrival.
+
+        An order that is refused is never released: what another system has assigned to it goes back now.
+        """
+        reservations = await self._reserving.reserve(orders)
+        refused = [order_id for order_id, found in reservations.items() if found.status is Status.FAILED]
+        if refused:
+            await self._releasing.release_assignments(refused)
+        return [answer(reservation) for reservation in reservations.values()]
 
     async def release(self, commands: Sequence[ReleaseStock]) -> Sequence[Message]:
         """Release what orders hold."""
@@ -32,9 +39,12 @@ def answer(reservation: Reservation) -> Message:
         return StockReleased(order_id=reservation.order_id)
     if reservation.status is Status.FAILED:
         return StockReservationFailed(order_id=reservation.order_id, reason=reservation.failure_reason or "")
+    slot = reservation.booking.slot_id if reservation.booking is not None else None
     if reservation.server is not None:
-        return StockReserved(order_id=reservation.order_id, fulfilment="vps", provisioning=reservation.server)
-    return StockReserved(order_id=reservation.order_id)
+        return StockReserved(
+            order_id=reservation.order_id, fulfilment="vps", provisioning=reservation.server, slot=slot
+        )
+    return StockReserved(order_id=reservation.order_id, slot=slot)
 
 
 def handlers(reserving: Reserving, releasing: Releasing) -> Handlers:

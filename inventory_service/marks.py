@@ -1,7 +1,7 @@
 """Removes marks that have done their work: on the side of other writes, after a short idle time, and by a sweep.
 
-What is known about an order, from its reservation, is noted per product until the mark is gone. Whoever writes the
-product next removes the mark with it; if nobody does, `flush` does. What a killed worker knew is found by `sweep`.
+What is known about an order, from its reservation, is noted per counted thing until the mark is gone. Whoever writes
+that next removes the mark with it; if nobody does, `flush` does. What a killed worker knew is found by `sweep`.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ import structlog
 from pymongo.errors import PyMongoError
 
 from inventory_service.metrics import overdue_marks
-from inventory_service.products import Products
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Product, Status, settled
+from inventory_service.resources import Resources
+from inventory_service.stock import Counted, Decision, Reservation, Status, assignment_of, is_assignment, settled
 from shared.clock import Clock
 from shared.errors import TransientError
 
@@ -32,9 +32,9 @@ class Marks:
     """What this process knows about marks on products, and the ways it makes use of it."""
 
     def __init__(
-        self, products: Products, reservations: Reservations, clock: Clock, *, idle: float, sweep_interval: float
+        self, resources: Resources, reservations: Reservations, clock: Clock, *, idle: float, sweep_interval: float
     ) -> None:
-        self._products = products
+        self._resources = resources
         self._reservations = reservations
         self._clock = clock
         self._idle = idle
@@ -44,44 +44,46 @@ class Marks:
         self._last_noted = 0.0
         self._something_known = asyncio.Event()
         self._unresolved: dict[tuple[str, str], float] = {}
+        self._suspected: set[str] = set()
 
-    def known(self, product_id: str) -> Mapping[str, Status]:
-        """What became of orders that have marks on this product, as far as it is known."""
-        return self._known.get(product_id, {})
+    def known(self, counted_id: str) -> Mapping[str, Status]:
+        """What became of orders that have marks on this, as far as it is known."""
+        return self._known.get(counted_id, {})
 
-    def note(self, product_id: str, order_id: str, status: Status) -> None:
-        """Note what a reservation says about an order that has, or had a moment ago, a mark on the product."""
-        self._known.setdefault(product_id, {})[order_id] = status
+    def note(self, counted_id: str, order_id: str, status: Status) -> None:
+        """Note what a reservation says about an order that has, or had a moment ago, a mark on this."""
+        self._known.setdefault(counted_id, {})[order_id] = status
         self._last_noted = time.monotonic()
-        self._since.setdefault(product_id, self._last_noted)
+        self._since.setdefault(counted_id, self._last_noted)
         self._something_known.set()
 
-    def note_all(self, products: Iterable[Product], statuses: Mapping[str, Status]) -> set[str]:
-        """Note every status of which a product carries the mark; returns the products that are owed units by that."""
+    def note_all(self, marked: Iterable[Counted], decisions: Mapping[str, Decision]) -> set[str]:
+        """Note what every decision says of which there is a mark; returns the ids of what is owed units by that."""
         owed = set()
-        for product in products:
-            for order_id in product.moving.keys() & statuses.keys():
-                self.note(product.product_id, order_id, statuses[order_id])
-                if statuses[order_id] is not Status.RESERVED and product.held_for(order_id):
-                    owed.add(product.product_id)
+        for counted in marked:
+            for order_id in counted.moving.keys() & decisions.keys():
+                status = decisions[order_id].on(counted)
+                self.note(counted.id, order_id, status)
+                if status is not Status.RESERVED and counted.held_for(order_id):
+                    owed.add(counted.id)
         return owed
 
-    def removed(self, before: Product, after: Product) -> None:
+    def removed(self, before: Counted, after: Counted) -> None:
         """Forget about the marks that a write has removed."""
-        self._forget(before.product_id, before.moving.keys() - after.moving.keys())
+        self._forget(before.id, before.moving.keys() - after.moving.keys())
 
-    async def settle(self, product_ids: Collection[str]) -> None:
-        """Write what is known into these products: marks go, and units of orders that do not keep them come back."""
-        left = set(product_ids)
+    async def settle(self, ids: Collection[str]) -> None:
+        """Write what is known where it belongs: marks go, and units of orders that do not keep them come back."""
+        left = set(ids)
         while left:
-            noted = {product_id: dict(self.known(product_id)) for product_id in left}
-            before = await self._products.read(left)
-            after = {product_id: settled(product, noted[product_id]) for product_id, product in before.items()}
-            changed = {product_id for product_id in before if after[product_id] is not before[product_id]}
-            written = await self._products.write([after[product_id] for product_id in changed])
+            noted = {counted_id: dict(self.known(counted_id)) for counted_id in left}
+            before = await self._resources.read(left)
+            after = {counted_id: settled(counted, noted[counted_id]) for counted_id, counted in before.items()}
+            changed = {counted_id for counted_id in before if after[counted_id] is not before[counted_id]}
+            written = await self._resources.write([after[counted_id] for counted_id in changed])
             done = left - (changed - written)
-            for product_id in done:
-                self._forget(product_id, noted[product_id])
+            for counted_id in done:
+                self._forget(counted_id, noted[counted_id])
             left -= done
 
     async def flush(self) -> None:
@@ -102,13 +104,30 @@ class Marks:
         await self.settle(list(self._known))
 
     async def sweep_once(self) -> None:
-        """Find out about old marks whose orders are decided; a mark without a reservation belongs to its message."""
+        """Find out about old marks whose orders are decided; a mark without a reservation belongs to its message.
+
+        That of an assignment belongs to a request that may not be made again: what a killed worker left is given up.
+        """
         before = self._clock() - timedelta(seconds=self._sweep_interval)
-        products = await self._products.marked_before(before)
-        marks = {(p.product_id, order_id) for p in products for order_id in p.moving}
-        statuses = await self._reservations.statuses({order_id for _, order_id in marks})
-        self.note_all(products, statuses)
-        self._watch({mark for mark in marks if mark[1] not in statuses})
+        marked = await self._resources.marked_before(before)
+        marks = {(counted.id, order_id) for counted in marked for order_id in counted.moving}
+        decisions = await self._reservations.decisions({order_id for _, order_id in marks})
+        undecided = {mark for mark in marks if mark[1] not in decisions}
+        self._watch(undecided)
+        decisions |= await self._give_up({order_id for _, order_id in undecided if is_assignment(order_id)})
+        self.note_all(marked, decisions)
+
+    async def _give_up(self, reservation_ids: set[str]) -> dict[str, Decision]:
+        """Release assignments that are still undecided a whole sweep after their mark was seen; returns which are."""
+        before, self._suspected = self._suspected, reservation_ids
+        now = self._clock()
+        abandoned = reservation_ids & before
+        tombstones = [
+            Reservation(reservation_id, Status.RELEASED, now, now, assignment=assignment_of(reservation_id))
+            for reservation_id in abandoned
+        ]
+        decided_meanwhile = await self._reservations.insert(tombstones)
+        return dict.fromkeys(abandoned - decided_meanwhile, Decision(Status.RELEASED))
 
     def _watch(self, unresolved: set[tuple[str, str]]) -> None:
         now = time.monotonic()
@@ -116,23 +135,23 @@ class Marks:
         overdue = [mark for mark, since in self._unresolved.items() if now - since > OVERDUE_SECONDS]
         overdue_marks.set(len(overdue))
         if overdue:
-            product_id, order_id = overdue[0]
+            counted_id, order_id = overdue[0]
             _log.warning(
                 "stock is taken for orders that nobody decides",
                 marks=len(overdue),
-                product_id=product_id,
+                product_id=counted_id,
                 order_id=order_id,
             )
 
-    def _forget(self, product_id: str, order_ids: Iterable[str]) -> None:
-        known = self._known.get(product_id)
+    def _forget(self, counted_id: str, order_ids: Iterable[str]) -> None:
+        known = self._known.get(counted_id)
         if known is None:
             return
         for order_id in order_ids:
             known.pop(order_id, None)
         if not known:
-            del self._known[product_id]
-            del self._since[product_id]
+            del self._known[counted_id]
+            del self._since[counted_id]
         if not self._known:
             self._something_known.clear()
 
@@ -140,7 +159,7 @@ class Marks:
         now = time.monotonic()
         idle = now - self._last_noted >= self._idle
         await self.settle(
-            [product_id for product_id, since in self._since.items() if idle or now - since >= LINGER_SECONDS]
+            [counted_id for counted_id, since in self._since.items() if idle or now - since >= LINGER_SECONDS]
         )
 
 

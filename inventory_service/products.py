@@ -1,25 +1,19 @@
-"""The products collection: a document per product, changed for orders only by updates guarded by its version."""
+"""What operators do with products; orders change them in resources.py."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo import ASCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.metrics import conflicts
-from inventory_service.stock import MAX_UNITS, Kind, Product
-from shared import database
+from inventory_service.resources import COLLECTION, description_of, from_document
+from inventory_service.stock import MAX_UNITS, Description, Kind, Product
 from shared.clock import Clock
 from shared.database import Collection, Database, Document
 
-COLLECTION = "products"
-
-INDEXES = (IndexModel([("markedSince", ASCENDING)], name="marked", sparse=True),)
-
 UPSERT_ATTEMPTS = 5
+
+KINDS = [kind.value for kind in Kind]
 
 
 class KindConflictError(Exception):
@@ -30,60 +24,23 @@ class TooManyUnitsError(Exception):
     """The product would have more than MAX_UNITS units."""
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What an operator says about a product; `price` in minor units."""
-
-    kind: Kind
-    name: str | None = None
-    price: int | None = None
-    package: str | None = None
-    package_id: str | None = None
-    ram: int | None = None
-
-
 class Products:
-    """What can be done with the collection; a driver's error passes through as it is.
-
-    Reads see only what a majority has: decisions that rest on a write which a failover could undo would lose stock.
-    """
+    """What can be done with the products; a driver's error passes through as it is. Reads see what a majority has."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._collection: Collection = database.get_collection(COLLECTION, read_concern=ReadConcern("majority"))
         self._clock = clock
 
-    async def read(self, ids: Iterable[str]) -> dict[str, Product]:
-        """Those of the products that exist."""
-        return {product.product_id: product for product in await self._find({"_id": {"$in": list(ids)}})}
+    async def find(self, product_id: str) -> Product | None:
+        """The product, if it exists."""
+        document = await self._collection.find_one({"_id": product_id, "kind": {"$in": KINDS}})
+        return None if document is None else _product(document)
 
-    async def marked_before(self, moment: datetime) -> list[Product]:
-        """Products that have had marks without a break since before this moment: the busy and the forgotten."""
-        return await self._find({"markedSince": {"$lt": moment}})
-
-    async def page(self, *, after: str | None, limit: int, kind: Kind | None = None) -> list[Product]:
+    async def page(self, *, after: str | None, limit: int) -> list[Product]:
         """Products in the order of their ids."""
-        query: Document = {} if after is None else {"_id": {"$gt": after}}
-        if kind is not None:
-            query["kind"] = kind
+        query: Document = {"kind": {"$in": KINDS}} | ({} if after is None else {"_id": {"$gt": after}})
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
         return [_product(document) for document in await cursor.to_list(None)]
-
-    async def write(self, products: Sequence[Product]) -> set[str]:
-        """Store quantity and marks of products as they follow from the version each was read at; returns which.
-
-        Products are taken in the order of their ids, and the first that another worker has changed meanwhile ends it:
-        orders over the same products can so never each hold what the other needs.
-        """
-        if not products:
-            return set()
-        ordered = sorted(products, key=lambda product: product.product_id)
-        now = self._clock()
-        try:
-            await self._collection.bulk_write([_guarded_update(product, now) for product in ordered], ordered=True)
-        except BulkWriteError as error:
-            conflicts.inc()
-            ordered = ordered[: _first_missed(error)]
-        return {product.product_id for product in ordered}
 
     async def put(self, product_id: str, description: Description) -> tuple[Product, bool]:
         """Create or describe a product; returns it and whether it is new.
@@ -95,7 +52,7 @@ class Products:
         product = await self._upsert(
             {"_id": product_id, "kind": description.kind},
             {
-                "$set": {**_described(description), "updatedAt": now},
+                "$set": {**description_of(description), "updatedAt": now},
                 "$inc": {"version": 1},
                 "$setOnInsert": {"moving": {}, "createdAt": now, "quantity": units, "supplied": units},
             },
@@ -141,7 +98,7 @@ class Products:
         )
         if document is not None:
             return _product(document)
-        existing = (await self.read([product_id])).get(product_id)
+        existing = await self.find(product_id)
         if existing is None:
             return None
         raise KindConflictError if existing.kind is not Kind.GOODS else TooManyUnitsError
@@ -158,66 +115,6 @@ class Products:
             return _product(document)
         raise KindConflictError
 
-    async def _find(self, query: Document) -> list[Product]:
-        return [_product(document) for document in await self._collection.find(query).to_list(None)]
-
-
-def _first_missed(error: BulkWriteError) -> int:
-    """Say at which update another worker was in the way; raises the error again if it was anything else."""
-    failure = error.details["writeErrors"][:1] or [{}]
-    if error.details["writeConcernErrors"] or failure[0].get("code") != database.DUPLICATE_KEY:
-        raise error
-    return int(failure[0]["index"])
-
-
-def _guarded_update(product: Product, now: datetime) -> UpdateOne:
-    # With upsert a guard that does not match is a duplicate key, which ends an ordered bulk write; without, it is
-    # passed over in silence. What $setOnInsert says is never written: products are not deleted.
-    changes = {"quantity": product.quantity, "moving": product.moving, "version": product.version + 1, "updatedAt": now}
-    update: Document = {"$set": changes, "$setOnInsert": _fixed(product)}
-    if product.moving:
-        changes["markedSince"] = product.marked_since or now
-    else:
-        update["$unset"] = {"markedSince": ""}
-    return UpdateOne({"_id": product.product_id, "version": product.version}, update, upsert=True)
-
-
-def _fixed(product: Product) -> Document:
-    description = Description(
-        product.kind, product.name, product.price, product.package, product.package_id, product.ram
-    )
-    return {
-        **_described(description),
-        "kind": product.kind,
-        "supplied": product.supplied,
-        "createdAt": product.created_at,
-    }
-
-
-def _described(description: Description) -> Document:
-    return {
-        "name": description.name,
-        "price": description.price,
-        "package": description.package,
-        "packageId": description.package_id,
-        "ram": description.ram,
-    }
-
 
 def _product(document: Document) -> Product:
-    return Product(
-        product_id=document["_id"],
-        kind=Kind(document["kind"]),
-        version=document["version"],
-        created_at=document["createdAt"],
-        updated_at=document["updatedAt"],
-        quantity=document["quantity"],
-        supplied=document["supplied"],
-        moving=document["moving"],
-        marked_since=document.get("markedSince"),
-        name=document.get("name"),
-        price=document.get("price"),
-        package=document.get("package"),
-        package_id=document.get("packageId"),
-        ram=document.get("ram"),
-    )
+    return cast("Product", from_document(document))

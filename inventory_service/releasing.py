@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from inventory_service.marks import Marks
-from inventory_service.products import Products
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Kind, Product, Reservation, Status, given_back, settled, units
+from inventory_service.resources import Resources
+from inventory_service.stock import Counted, Decision, Reservation, Status, given_back, settled
 from shared.clock import Clock
 from shared.contracts import ReleaseStock
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
@@ -15,34 +15,50 @@ class Releasing:
     """Carries batches of orders to a reservation that holds nothing; any number of workers may do so at once."""
 
     def __init__(
-        self, products: Products, reservations: Reservations, marks: Marks, clock: Clock, reach: FailurePoint
+        self, resources: Resources, reservations: Reservations, marks: Marks, clock: Clock, reach: FailurePoint
     ) -> None:
-        self._products = products
+        self._resources = resources
         self._reservations = reservations
         self._marks = marks
         self._clock = clock
         self._reach = reach
 
     async def release(self, commands: Sequence[ReleaseStock]) -> None:
-        """Release every order; one that is not known yet gets a tombstone that it runs into when it comes."""
+        """Release every order; one that is not known yet gets a tombstone that it runs into when it comes.
+
+        A slot that another system has assigned to an order is released with it.
+        """
         involved = {command.order_id: {item.product_id for item in command.items} for command in commands}
+        await self._carry_out(dict(involved))
+        await self.release_assignments(list(involved))
+
+    async def release_assignments(self, order_ids: Sequence[str]) -> dict[str, Reservation]:
+        """Release the slots that these orders have by an assignment; returns their last assignments, by order."""
+        assignments = await self._reservations.assignments(order_ids)
+        held = [each for each in assignments.values() if each.status is Status.RESERVED]
+        if held:
+            await self._carry_out({each.order_id: set(each.holds) for each in held})
+        return assignments
+
+    async def _carry_out(self, involved: dict[str, set[str]]) -> None:
+        """Release reservations, each with the ids of what it is known to concern, until all are."""
         while involved:
             for order_id in await self._pass(involved):
                 del involved[order_id]
 
     async def _pass(self, involved: dict[str, set[str]]) -> set[str]:
         """Go once through all steps; adds to `involved` what the reservations say, returns the orders that are done."""
-        asked = {product_id for product_ids in involved.values() for product_id in product_ids}
-        before = await self._products.read(asked)
+        asked = {counted_id for ids in involved.values() for counted_id in ids}
+        before = await self._resources.read(asked)
         recorded = await self._reservations.read(involved)
         holding = {}
         for order_id, reservation in recorded.items():
             if reservation.status is Status.RESERVED:
-                involved[order_id] |= units(reservation.items).keys()
+                involved[order_id] |= reservation.holds.keys()
                 if involved[order_id] <= asked:
                     holding[order_id] = reservation
-        done: dict[str, Status] = {
-            order_id: reservation.status
+        done: dict[str, Decision] = {
+            order_id: reservation.decision
             for order_id, reservation in recorded.items()
             if reservation.status is not Status.RESERVED
         }
@@ -53,27 +69,29 @@ class Releasing:
             await self._marks.settle(owed)
         return set(done)
 
-    async def _bury(self, order_ids: set[str]) -> dict[str, Status]:
+    async def _bury(self, order_ids: set[str]) -> dict[str, Decision]:
         now = self._clock()
         existing = await self._reservations.insert(
             [Reservation(order_id, Status.RELEASED, now, now) for order_id in order_ids]
         )
-        return dict.fromkeys(order_ids - existing, Status.RELEASED)
+        return dict.fromkeys(order_ids - existing, Decision(Status.RELEASED))
 
-    async def _give_back(self, holding: Mapping[str, Reservation], before: Mapping[str, Product]) -> dict[str, Status]:
+    async def _give_back(
+        self, holding: Mapping[str, Reservation], before: Mapping[str, Counted]
+    ) -> dict[str, Decision]:
         """Give back what these reservations hold; returns the orders of which everything is back."""
         due = {order_id: _due(reservation, before) for order_id, reservation in holding.items()}
         returns: dict[str, dict[str, int]] = {}
         for order_id, counts in due.items():
-            for product_id, count in counts.items():
-                returns.setdefault(product_id, {})[order_id] = count
+            for counted_id, count in counts.items():
+                returns.setdefault(counted_id, {})[order_id] = count
         after = {
-            product_id: given_back(settled(before[product_id], self._marks.known(product_id)), by_order)
-            for product_id, by_order in returns.items()
+            counted_id: given_back(settled(before[counted_id], self._marks.known(counted_id)), by_order)
+            for counted_id, by_order in returns.items()
         }
-        stored = await self._products.write(list(after.values()))
-        for product_id in stored:
-            self._marks.removed(before[product_id], after[product_id])
+        stored = await self._resources.write(list(after.values()))
+        for counted_id in stored:
+            self._marks.removed(before[counted_id], after[counted_id])
         if stored:
             self._reach(STOCK_MOVED)
         released = [order_id for order_id, counts in due.items() if counts.keys() <= stored]
@@ -81,17 +99,18 @@ class Releasing:
         if released:
             self._reach(RESERVATION_RECORDED)
         for order_id in released:
-            for product_id in units(holding[order_id].items):
-                self._marks.note(product_id, order_id, Status.RELEASED)
-        return dict.fromkeys(released, Status.RELEASED)
+            for counted_id in holding[order_id].holds:
+                self._marks.note(counted_id, order_id, Status.RELEASED)
+        return dict.fromkeys(released, Decision(Status.RELEASED))
 
 
-def _due(reservation: Reservation, products: Mapping[str, Product]) -> dict[str, int]:
-    """Units by product that are still out; a positive mark says that they are back already."""
+def _due(reservation: Reservation, counted: Mapping[str, Counted]) -> dict[str, int]:
+    """Units by id that are still out; a positive mark says that they are back already."""
     return {
-        product_id: count
-        for product_id, count in units(reservation.items).items()
-        if product_id in products
-        and products[product_id].kind is Kind.GOODS
-        and products[product_id].moving.get(reservation.order_id, 0) <= 0
+        counted_id: count
+        for counted_id, count in reservation.holds.items()
+        if count
+        and counted_id in counted
+        and counted[counted_id].is_counted
+        and counted[counted_id].moving.get(reservation.order_id, 0) <= 0
     }

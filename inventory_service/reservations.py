@@ -2,17 +2,43 @@
 
 from collections.abc import Iterable, Sequence
 
-from pymongo import InsertOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.stock import Line, Reservation, Status
+from inventory_service.stock import Assignment, Booking, Decision, Line, Reservation, Status
 from shared import database
 from shared.clock import Clock
 from shared.contracts.inventory import ServerSpecification
 from shared.database import Collection, Database, Document
+from shared.schema import CollectionSchema
 
 COLLECTION = "reservations"
+
+INDEXES = (
+    IndexModel(
+        [("assignment.orderId", ASCENDING), ("assignment.number", DESCENDING)],
+        name="assignments",
+        partialFilterExpression={"assignment.orderId": {"$exists": True}},
+    ),
+)
+
+VALIDATOR: Document = {
+    "$jsonSchema": {
+        "required": ["status", "items", "createdAt", "updatedAt"],
+        "properties": {
+            "status": {"enum": [status.value for status in Status]},
+            "items": {"bsonType": "array"},
+            "slot": {
+                "required": ["slotId", "start", "visibleAt", "price"],
+                "properties": {"price": {"bsonType": ["int", "long"], "minimum": 0}},
+            },
+            "assignment": {"required": ["orderId", "number"]},
+        },
+    }
+}
+
+SCHEMA = CollectionSchema(INDEXES, VALIDATOR)
 
 
 class Reservations:
@@ -27,10 +53,21 @@ class Reservations:
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _reservation(document) for document in await cursor.to_list(None)}
 
-    async def statuses(self, order_ids: Iterable[str]) -> dict[str, Status]:
-        """Those of the statuses that exist, by order."""
-        cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, {"status": True})
-        return {document["_id"]: Status(document["status"]) for document in await cursor.to_list(None)}
+    async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
+        """Those of the decisions that exist, by order."""
+        cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, {"status": True, "slot.slotId": True})
+        return {
+            document["_id"]: Decision(Status(document["status"]), (document.get("slot") or {}).get("slotId"))
+            for document in await cursor.to_list(None)
+        }
+
+    async def assignments(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
+        """The last assignment of each of these orders that has any, by order."""
+        query = {"assignment.orderId": {"$in": list(order_ids)}}
+        cursor = self._collection.find(query).sort(
+            [("assignment.orderId", ASCENDING), ("assignment.number", ASCENDING)]
+        )
+        return {document["assignment"]["orderId"]: _reservation(document) for document in await cursor.to_list(None)}
 
     async def insert(self, reservations: Sequence[Reservation]) -> set[str]:
         """Insert decisions; returns the orders that were decided already, whose records are as they were."""
@@ -64,11 +101,24 @@ def _document(reservation: Reservation) -> Document:
     }
     if reservation.server is not None:
         document["server"] = reservation.server.model_dump(by_alias=True)
+    if (booking := reservation.booking) is not None:
+        document["slot"] = {
+            "slotId": booking.slot_id,
+            "start": booking.start,
+            "visibleAt": booking.visible_at,
+            "price": booking.price,
+        }
+    if (assignment := reservation.assignment) is not None:
+        document["assignment"] = {
+            "orderId": assignment.order_id,
+            "number": assignment.number,
+            "itemsCount": assignment.items_count,
+        }
     return document
 
 
 def _reservation(document: Document) -> Reservation:
-    server = document.get("server")
+    server, slot, assignment = document.get("server"), document.get("slot"), document.get("assignment")
     return Reservation(
         order_id=document["_id"],
         status=Status(document["status"]),
@@ -77,4 +127,8 @@ def _reservation(document: Document) -> Reservation:
         items=tuple(Line(item["productId"], item["quantity"], item["price"]) for item in document["items"]),
         failure_reason=document.get("failureReason"),
         server=ServerSpecification.model_validate(server) if server else None,
+        booking=Booking(slot["slotId"], slot["start"], slot["visibleAt"], slot["price"]) if slot else None,
+        assignment=(
+            Assignment(assignment["orderId"], assignment["number"], assignment["itemsCount"]) if assignment else None
+        ),
     )

@@ -1,17 +1,31 @@
-"""Reserves stock for a batch of orders: for each all it asks for, or nothing. Why this order of steps: stock.py."""
+"""Reserves for a batch of orders: for each all it asks for, or nothing. Why this order of steps: stock.py."""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from inventory_service import metrics
-from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate, server_of, wanted
+from inventory_service.allocation import Outcome, Refuse, Request, Reserve, SlotRequest, Wait, allocate, server_of
+from inventory_service.board import Board, lay_out
 from inventory_service.marks import Marks
-from inventory_service.products import Products
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Line, Product, Reservation, Status, may_return, settled, taken
+from inventory_service.resources import Resources
+from inventory_service.slots import SlotRules
+from inventory_service.stock import (
+    Booking,
+    Counted,
+    Decision,
+    Line,
+    Reservation,
+    Slot,
+    Status,
+    may_return,
+    settled,
+    taken,
+)
+from inventory_service.timetable import is_slot_id, on_offer
 from shared.clock import Clock
-from shared.contracts import OrderCreated
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
 
 PATIENCE_SECONDS = 0.5
@@ -19,140 +33,175 @@ PATIENCE_SECONDS = 0.5
 PAUSE_SECONDS = 0.005
 
 
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What a pass decides over: all that is counted and could be taken, and the board if an order wants a slot."""
+
+    counted: Mapping[str, Counted]
+    board: Board | None
+
+    def settled(self, marks: Marks) -> "_Scene":
+        """As it is once what is known about orders has been written into it."""
+        counted = {each.id: settled(each, marks.known(each.id)) for each in self.counted.values()}
+        if self.board is None:
+            return _Scene(counted, None)
+        slots = {each.id: each for each in counted.values() if isinstance(each, Slot)}
+        return _Scene(counted, replace(self.board, slots=slots))
+
+
 class Reserving:
     """Carries batches of orders to a reservation each; any number of workers may do so at once."""
 
     def __init__(
         self,
-        products: Products,
+        resources: Resources,
         reservations: Reservations,
+        rules: SlotRules,
         marks: Marks,
         clock: Clock,
         reach: FailurePoint,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._products = products
+        self._resources = resources
         self._reservations = reservations
+        self._rules = rules
         self._marks = marks
         self._clock = clock
         self._reach = reach
         self._patience = patience
 
-    async def reserve(self, orders: Sequence[OrderCreated]) -> dict[str, Reservation]:
+    async def reserve(self, orders: Sequence[Request]) -> dict[str, Reservation]:
         """Decide every order, or find out what was decided before; returns the reservations by order.
 
-        When it returns, the reservations are stored, and orders that were refused hold nothing.
+        When it returns, the reservations are stored, and orders that were refused hold nothing. What is refused to a
+        SlotRequest that held nothing is not stored: it may ask again.
         """
-        open_orders: dict[str, OrderCreated] = {}
+        open_orders: dict[str, Request] = {}
         for order in orders:
             open_orders.setdefault(order.order_id, order)
         decided: dict[str, Reservation] = {}
-        deadline = time.monotonic() + self._patience
+        started = time.monotonic()
         passes = 0
         while open_orders:
             passes += 1
-            now_decided = await self._pass(list(open_orders.values()), patient=time.monotonic() < deadline)
+            patient = time.monotonic() < started + self._patience
+            now_decided = await self._pass(list(open_orders.values()), patient=patient)
             decided |= now_decided
             for order_id in now_decided:
                 del open_orders[order_id]
         metrics.passes.observe(passes)
+        metrics.reserving_seconds.observe(time.monotonic() - started)
         return decided
 
-    async def _pass(self, orders: list[OrderCreated], *, patient: bool) -> dict[str, Reservation]:
+    async def _pass(self, orders: list[Request], *, patient: bool) -> dict[str, Reservation]:
         """Go once through all steps; returns what is decided now, which is all unless another worker was in the way."""
-        before = await self._products.read({item.product_id for order in orders for item in order.items})
+        before = await self._read(orders)
         recorded = await self._reservations.read(order.order_id for order in orders)
-        owed = self._marks.note_all(before.values(), _statuses(recorded))
+        owed = self._marks.note_all(before.counted.values(), _decisions(recorded))
         undecided = [order for order in orders if order.order_id not in recorded]
-        products = {product_id: settled(p, self._marks.known(product_id)) for product_id, p in before.items()}
-        outcomes = self._allocate(undecided, products, patient=patient)
-        written = await self._take(outcomes, before, products)
-        new = await self._record(undecided, outcomes, products, written)
-        owed |= self._marks.note_all((products | written).values(), _statuses(new))
+        scene = before.settled(self._marks)
+        outcomes = self._allocate(undecided, scene, patient=patient)
+        written = await self._take(outcomes, before.counted, scene.counted)
+        new = await self._record(undecided, outcomes, scene, written)
+        owed |= self._marks.note_all(({**scene.counted, **written}).values(), _decisions(new))
         if owed:
             await self._marks.settle(owed)
-        waiting = [order for order in undecided if isinstance(outcomes[order.order_id], Wait)]
-        if waiting and not new:
-            await self._wait(waiting, products)
+        if not new and any(isinstance(outcomes[order.order_id], Wait) for order in undecided):
+            await self._wait(scene.counted)
         return recorded | new
 
-    def _allocate(
-        self, orders: Sequence[OrderCreated], products: Mapping[str, Product], *, patient: bool
-    ) -> dict[str, Outcome]:
+    async def _read(self, orders: Sequence[Request]) -> _Scene:
+        """Read what these orders could take. Ids of slots are left out of the products: nobody orders one by its id."""
+        product_ids = {item.product_id for order in orders for item in order.items if not is_slot_id(item.product_id)}
+        if all(order.delivery.slot is None for order in orders):
+            return _Scene(await self._resources.read(product_ids), None)
+        products, rules = await asyncio.gather(self._resources.read(product_ids), self._rules.read())
+        now = self._clock()
+        offered = on_offer(rules, now)
+        recorded = await self._resources.read_slots(now, offered[-1].end if offered else now)
+        board = lay_out(rules, now, offered, recorded)
+        return _Scene({**products, **board.slots}, board)
+
+    def _allocate(self, orders: Sequence[Request], scene: _Scene, *, patient: bool) -> dict[str, Outcome]:
         returning = {}
         if patient:
-            returning = {product_id: may_return(p, self._marks.known(product_id)) for product_id, p in products.items()}
+            returning = {each.id: may_return(each, self._marks.known(each.id)) for each in scene.counted.values()}
         with metrics.allocation_seconds.time():
-            return allocate(orders, products, returning)
+            return allocate(orders, scene.counted, returning, scene.board)
 
     async def _take(
-        self, outcomes: Mapping[str, Outcome], before: Mapping[str, Product], products: Mapping[str, Product]
-    ) -> dict[str, Product]:
-        """Move the quantities; returns the products that were written, as they are now."""
+        self, outcomes: Mapping[str, Outcome], before: Mapping[str, Counted], counted: Mapping[str, Counted]
+    ) -> dict[str, Counted]:
+        """Move the quantities; returns what was written, as it is now."""
         takes: dict[str, dict[str, int]] = {}
         for order_id, outcome in outcomes.items():
             if isinstance(outcome, Reserve):
-                for product_id, count in outcome.take.items():
-                    takes.setdefault(product_id, {})[order_id] = count
-        after = {product_id: taken(products[product_id], by_order) for product_id, by_order in takes.items()}
-        stored = await self._products.write(list(after.values()))
-        for product_id in stored:
-            self._marks.removed(before[product_id], after[product_id])
+                for counted_id, count in outcome.take.items():
+                    takes.setdefault(counted_id, {})[order_id] = count
+        after = {counted_id: taken(counted[counted_id], by_order) for counted_id, by_order in takes.items()}
+        stored = await self._resources.write(list(after.values()))
+        for counted_id in stored:
+            self._marks.removed(before[counted_id], after[counted_id])
         if stored:
             self._reach(STOCK_MOVED)
-        return {product_id: after[product_id] for product_id in stored}
+        return {counted_id: after[counted_id] for counted_id in stored}
 
     async def _record(
         self,
-        orders: Sequence[OrderCreated],
+        orders: Sequence[Request],
         outcomes: Mapping[str, Outcome],
-        products: Mapping[str, Product],
-        written: Mapping[str, Product],
+        scene: _Scene,
+        written: Mapping[str, Counted],
     ) -> dict[str, Reservation]:
         """Insert the reservations of orders that hold everything or are refused; returns those that are new."""
         decisions = []
+        not_stored = {}
         for order in orders:
             outcome = outcomes[order.order_id]
             if isinstance(outcome, Refuse):
-                decisions.append(self._refused(order, outcome.reason))
+                refused = self._reservation(order, Status.FAILED, failure_reason=outcome.reason)
+                if isinstance(order, SlotRequest) and not _marked(order, scene):
+                    not_stored[order.order_id] = refused
+                else:
+                    decisions.append(refused)
             elif isinstance(outcome, Reserve) and outcome.take.keys() <= written.keys():
-                decisions.append(self._reserved(order, products))
+                decisions.append(self._reserved(order, scene.counted, outcome.booking))
         existing = await self._reservations.insert(decisions)
         new = {reservation.order_id: reservation for reservation in decisions if reservation.order_id not in existing}
-        for reservation in new.values():
+        for reservation in (new | not_stored).values():
             metrics.reservations.labels(reservation.status).inc()
         if new:
             self._reach(RESERVATION_RECORDED)
-        return new
+        return new | not_stored
 
-    async def _wait(self, orders: Sequence[OrderCreated], products: Mapping[str, Product]) -> None:
-        """Find out what has become of the orders that these wait for; if nothing yet, pause."""
-        contested = [products[product_id] for order in orders for product_id in wanted(order, products)]
+    async def _wait(self, contested: Mapping[str, Counted]) -> None:
+        """Find out what has become of the orders that others wait for; if nothing yet, pause."""
         holders = {
             order_id
-            for product in contested
-            for order_id in product.moving.keys() - self._marks.known(product.product_id).keys()
+            for counted in contested.values()
+            for order_id in counted.moving.keys() - self._marks.known(counted.id).keys()
         }
-        statuses = await self._reservations.statuses(holders)
-        owed = self._marks.note_all(contested, statuses)
+        decisions = await self._reservations.decisions(holders)
+        owed = self._marks.note_all(contested.values(), decisions)
         if owed:
             await self._marks.settle(owed)
-        if not statuses:
+        if not decisions:
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _reserved(self, order: OrderCreated, products: Mapping[str, Product]) -> Reservation:
+    def _reserved(self, order: Request, counted: Mapping[str, Counted], booking: Booking | None) -> Reservation:
+        reservation = self._reservation(order, Status.RESERVED)
+        return replace(reservation, server=server_of(order, counted), booking=booking)
+
+    def _reservation(self, order: Request, status: Status, failure_reason: str | None = None) -> Reservation:
         now = self._clock()
-        server = server_of(order, products)
-        return Reservation(order.order_id, Status.RESERVED, now, now, _lines(order), server=server)
-
-    def _refused(self, order: OrderCreated, reason: str) -> Reservation:
-        now = self._clock()
-        return Reservation(order.order_id, Status.FAILED, now, now, _lines(order), failure_reason=reason)
+        lines = tuple(Line(item.product_id, item.quantity, item.price) for item in order.items)
+        assignment = order.assignment if isinstance(order, SlotRequest) else None
+        return Reservation(order.order_id, status, now, now, lines, failure_reason, assignment=assignment)
 
 
-def _lines(order: OrderCreated) -> tuple[Line, ...]:
-    return tuple(Line(item.product_id, item.quantity, item.price) for item in order.items)
+def _marked(order: Request, scene: _Scene) -> bool:
+    return any(order.order_id in counted.moving for counted in scene.counted.values())
 
 
-def _statuses(reservations: Mapping[str, Reservation]) -> dict[str, Status]:
-    return {order_id: reservation.status for order_id, reservation in reservations.items()}
+def _decisions(reservations: Mapping[str, Reservation]) -> dict[str, Decision]:
+    return {order_id: reservation.decision for order_id, reservation in reservations.items()}

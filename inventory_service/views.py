@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from inventory_service.stock import Kind, Product, Reservation, Status
+from inventory_service.stock import Booking, Kind, Product, Reservation, Slot, Status
+from inventory_service.timetable import Rules
 from shared.clock import to_rfc3339
 from shared.http import View
 from shared.money import to_json_number
@@ -60,12 +61,52 @@ class ReservationView(View):
     status: Status
     items: list[LineView]
     failure_reason: str | None
+    slot: "AssignmentView | None"
+
+
+class AssignmentView(View):
+    """The slot that an order has; `order_price` is what it takes of the slot's capacity."""
+
+    slot_id: str
+    slot_start: datetime
+    visible_at: datetime
+    order_price: float
+
+
+class SlotView(View):
+    """A delivery slot; load and capacity are money."""
+
+    slot_id: str
+    start: datetime
+    end: datetime
+    capacity: float
+    load: float
+    disabled: bool
+
+
+class SlotPage(View):
+    """A page of slots, by their start."""
+
+    items: list[SlotView]
+    next_cursor: str | None
+
+
+class SlotRulesView(View):
+    """The rules by which there are slots; times of day in UTC."""
+
+    duration_minutes: int
+    capacity: float
+    open_time: str
+    close_time: str
+    cutoff_minutes: int
+    lead_minutes: int
+    horizon_slots: int
 
 
 def show_product(product: Product) -> dict[str, Any]:
     """Show a product's description."""
     return {
-        "productId": product.product_id,
+        "productId": product.id,
         "kind": product.kind,
         "name": product.name,
         "price": None if product.price is None else to_json_number(product.price),
@@ -79,7 +120,7 @@ def show_product(product: Product) -> dict[str, Any]:
 
 def show_stock(product: Product) -> dict[str, Any]:
     """Show a product's stock."""
-    return {"productId": product.product_id, "quantity": product.quantity, "reserved": product.reserved}
+    return {"productId": product.id, "quantity": product.quantity, "reserved": product.reserved}
 
 
 def show_reservation(reservation: Reservation) -> dict[str, Any]:
@@ -92,4 +133,44 @@ def show_reservation(reservation: Reservation) -> dict[str, Any]:
             for line in reservation.items
         ],
         "failureReason": reservation.failure_reason,
+        "slot": show_assignment(reservation.booking) if reservation.booking is not None else None,
     }
+
+
+def show_assignment(booking: Booking) -> dict[str, Any]:
+    """Show the slot that an order has."""
+    return {
+        "slotId": booking.slot_id,
+        "slotStart": to_rfc3339(booking.start),
+        "visibleAt": to_rfc3339(booking.visible_at),
+        "orderPrice": to_json_number(booking.price),
+    }
+
+
+def show_slot(slot: Slot) -> dict[str, Any]:
+    """Show a slot."""
+    return {
+        "slotId": slot.id,
+        "start": to_rfc3339(slot.start),
+        "end": to_rfc3339(slot.end),
+        "capacity": to_json_number(slot.capacity),
+        "load": to_json_number(slot.reserved),
+        "disabled": slot.disabled,
+    }
+
+
+def show_rules(rules: Rules) -> dict[str, Any]:
+    """Show the rules."""
+    return {
+        "durationMinutes": rules.duration,
+        "capacity": to_json_number(rules.capacity),
+        "openTime": _time_of_day(rules.opens),
+        "closeTime": _time_of_day(rules.closes),
+        "cutoffMinutes": rules.cutoff,
+        "leadMinutes": rules.lead,
+        "horizonSlots": rules.horizon,
+    }
+
+
+def _time_of_day(minutes: int) -> str:
+    return f"{minutes // 60:02}:{minutes % 60:02}"

@@ -2,25 +2,33 @@
 
 import asyncio
 import json
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
+from inventory_service.assigning import Answer, Assigning, Wish
 from inventory_service.handlers import StockHandlers
 from inventory_service.marks import Marks
-from inventory_service.products import COLLECTION as PRODUCTS
-from inventory_service.products import INDEXES, Products
+from inventory_service.products import Products
 from inventory_service.releasing import Releasing
 from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
 from inventory_service.reserving import Reserving
+from inventory_service.resources import COLLECTION as PRODUCTS
+from inventory_service.resources import Resources
+from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
-from shared import database
-from shared.clock import utc_now
+from inventory_service.slots import SlotRules, Slots
+from inventory_service.stock import SLOT
+from inventory_service.timetable import Rules
+from shared import database, schema
+from shared.clock import Clock, utc_now
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReservationFailed, StockReserved
 from shared.database import Database, Document
 from shared.failure_points import FailurePoint, SimulatedCrashError, nothing_fails
@@ -29,18 +37,40 @@ Lines = dict[str, int]
 SNAPSHOT_UNAVAILABLE = 246
 
 
+class HandClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.now = moment
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
 class Worker:
     """One inventory process's handlers, without its loops: marks are removed when `marks` is told to."""
 
     def __init__(
-        self, db: Database, reach: FailurePoint = nothing_fails, patience: float = 10, idle: float = 0.05
+        self,
+        db: Database,
+        reach: FailurePoint = nothing_fails,
+        patience: float = 10,
+        idle: float = 0.05,
+        clock: Clock = utc_now,
     ) -> None:
         self.database = db
-        self.products = Products(db, utc_now)
-        self.reservations = Reservations(db, utc_now)
-        self.marks = Marks(self.products, self.reservations, utc_now, idle=idle, sweep_interval=0.0)
-        reserving = Reserving(self.products, self.reservations, self.marks, utc_now, reach, patience)
-        releasing = Releasing(self.products, self.reservations, self.marks, utc_now, reach)
+        self.products = Products(db, clock)
+        self.resources = Resources(db, clock)
+        self.reservations = Reservations(db, clock)
+        self.rules = SlotRules(db, clock)
+        self.slots = Slots(db, self.rules, clock)
+        self.marks = Marks(self.resources, self.reservations, clock, idle=idle, sweep_interval=0.0)
+        reserving = Reserving(self.resources, self.reservations, self.rules, self.marks, clock, reach, patience)
+        releasing = Releasing(self.resources, self.reservations, self.marks, clock, reach)
+        self.assigning = Assigning(self.reservations, reserving, releasing)
         self.handlers = StockHandlers(reserving, releasing)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
@@ -54,11 +84,29 @@ class Worker:
         return found[order_id].status if order_id in found else None
 
     async def free(self, product_id: str) -> int:
-        return (await self.products.read([product_id]))[product_id].free
+        return (await self.resources.read([product_id]))[product_id].free
 
     async def stock(self, quantities: Lines) -> None:
         for product_id, quantity in quantities.items():
             await self.products.set_free(product_id, quantity)
+
+    async def slot_rules(self, **changes: int) -> None:
+        """Set the rules of delivery slots: those of the contract but for these, amounts in minor units."""
+        await self.rules.write(Rules(**changes))
+
+    async def assign(self, order_id: str, price: int, items_count: int = 1) -> Answer:
+        """Have a slot assigned as another system does; the price in minor units."""
+        return (await self.assigning.assign([Wish(order_id, price, items_count)]))[0]
+
+    async def slot_of(self, order_id: str) -> str | None:
+        """The slot that an order's own reservation names."""
+        reservation = (await self.reservations.read([order_id])).get(order_id)
+        return reservation.booking.slot_id if reservation is not None and reservation.booking is not None else None
+
+    async def loads(self) -> dict[str, int]:
+        """What is booked in every slot that is recorded, in minor units."""
+        slots = await self.database[PRODUCTS].find({"kind": SLOT}).sort("start").to_list(None)
+        return {slot["_id"]: slot["supplied"] - slot["quantity"] for slot in slots}
 
 
 @asynccontextmanager
@@ -68,9 +116,30 @@ async def inventory_database(
     """A client of one's own on the inventory database of this test."""
     client: AsyncMongoClient[Any] = database.client(InventorySettings(mongodb_url=url, mongo_driver=driver))
     db = client[f"{prefix}_inventory"]
-    await database.ensure_indexes(db[PRODUCTS], INDEXES)
+    await schema.prepare(db, SCHEMA)
     yield db
     await database.close(client)
+
+
+@asynccontextmanager
+async def shared_database(
+    url: str, clients: int = 1, driver: Literal["pymongo", "motor"] = "pymongo"
+) -> AsyncIterator[list[Database]]:
+    """Clients of one database for all tests of a module, which each `empty` it first.
+
+    Making and dropping a database takes longer than most of them.
+    """
+    prefix = f"t{secrets.token_hex(8)}"
+    async with AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(inventory_database(url, prefix, driver)) for _ in range(clients)]
+        yield found
+        await found[0].client.drop_database(found[0].name)
+
+
+async def empty(db: Database) -> None:
+    """Delete everything, and leave collections and indexes as they are."""
+    for name in SCHEMA:
+        await db[name].delete_many({})
 
 
 def order(
@@ -153,12 +222,23 @@ async def discrepancies(db: Database) -> list[str]:
             continue
         marks = product["moving"]
         out = sum(-change for change in marks.values() if change < 0)
-        for order_id, reservation in held.items():
-            if order_id not in marks:
-                out += sum(i["quantity"] for i in reservation["items"] if i["productId"] == product["_id"])
-        if product["quantity"] < 0 or product["supplied"] != product["quantity"] + out:
+        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - marks.keys())
+        if _too_much_is_out(product) or product["supplied"] != product["quantity"] + out:
             found.append(f"{product['_id']}: supplied {product['supplied']}, free {product['quantity']}, out {out}")
     return found
+
+
+def _held(reservation: Document, counted_id: str) -> int:
+    """What a reservation says that its order holds of this."""
+    slot = reservation.get("slot") or {}
+    if slot.get("slotId") == counted_id:
+        return int(slot["price"])
+    return sum(item["quantity"] for item in reservation["items"] if item["productId"] == counted_id)
+
+
+def _too_much_is_out(counted: Document) -> bool:
+    """Whether more is out than there was; of a slot, than its capacity, or than was booked when that was lowered."""
+    return bool(counted["supplied"] - counted["quantity"] > max(counted["supplied"], counted.get("ceiling") or 0))
 
 
 async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
@@ -204,10 +284,18 @@ async def watched(db: Database) -> AsyncIterator[None]:
     assert checks > 0
 
 
-async def settle_everything(workers: Sequence[Worker]) -> None:
-    """Remove the marks that these workers, and killed ones before them, have left."""
+async def settle_everything(workers: Sequence[Worker], clock: HandClock | None = None) -> None:
+    """Remove the marks that these workers, and killed ones before them, have left; `clock` is theirs if it has hands.
+
+    It sweeps twice: an assignment is given up only by a second sweep that finds it undecided.
+    """
     for worker in workers:
         await worker.marks.drain()
-    await asyncio.sleep(0.002)  # a sweep looks at marks older than its interval, here zero, in whole milliseconds
-    await workers[0].marks.sweep_once()
-    await workers[0].marks.drain()
+    for _ in range(2):
+        # A sweep looks at marks older than its interval, here zero, in whole milliseconds.
+        if clock is None:
+            await asyncio.sleep(0.002)
+        else:
+            clock.forward(milliseconds=1)
+        await workers[0].marks.sweep_once()
+        await workers[0].marks.drain()

@@ -143,7 +143,7 @@ async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
     workers: list[Worker], other: Worker
 ) -> None:
     dying = doomed(workers, RESERVATION_RECORDED)
-    before_write = Gate(dying.products, "write")
+    before_write = Gate(dying.resources, "write")
     loser = asyncio.create_task(crash(dying.reserve(order("loser", BOTH))))
     await before_write.reached()
     await other.reserve(order("winner", {"b": 8}))  # the loser takes a and finds b changed
@@ -162,7 +162,7 @@ async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("products", "read"), ("reservations", "read"), ("products", "write"), ("reservations", "insert")],
+    [("resources", "read"), ("reservations", "read"), ("resources", "write"), ("reservations", "insert")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 @pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
@@ -190,7 +190,7 @@ async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_n
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("products", "write"), ("reservations", "insert")],
+    [("resources", "write"), ("reservations", "insert")],
     ids=["between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what_it_took(
@@ -211,7 +211,7 @@ async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("products", "read"), ("reservations", "read"), ("products", "write"), ("reservations", "mark_released")],
+    [("resources", "read"), ("reservations", "read"), ("resources", "write"), ("reservations", "mark_released")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_back_once(
@@ -239,7 +239,7 @@ async def test_removing_a_mark_does_not_remove_the_mark_of_a_release_that_came_b
     """With that one gone and the reservation still RESERVED, the release's redelivery would give back twice."""
     slow = workers[0]
     await slow.reserve(order("o", {"a": 2}))
-    gate = Gate(slow.products, "write")
+    gate = Gate(slow.resources, "write")
     removing = asyncio.create_task(slow.marks.drain())
     await gate.reached()
     await crash(doomed(workers, STOCK_MOVED).release("o"))
@@ -260,10 +260,10 @@ class Perils:
     """Stalls and kills workers at random, before and after any of their reads and writes."""
 
     METHODS = (
-        ("products", "read"),
-        ("products", "write"),
+        ("resources", "read"),
+        ("resources", "write"),
         ("reservations", "read"),
-        ("reservations", "statuses"),
+        ("reservations", "decisions"),
         ("reservations", "insert"),
         ("reservations", "mark_released"),
     )
@@ -383,6 +383,6 @@ async def test_the_sweep_finds_the_marks_of_a_dead_worker_and_leaves_those_of_me
 
     await settle_everything([fresh])
 
-    assert (await other.products.read(["a"]))["a"].moving == {"unacknowledged": -1}
+    assert (await other.resources.read(["a"]))["a"].moving == {"unacknowledged": -1}
     assert await other.free("a") == 8
     assert await discrepancies(other.database) == []

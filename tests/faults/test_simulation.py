@@ -2,13 +2,15 @@
 
 Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
 and starts again; the provider's answers get lost. Whatever the seed: every order settles, stock is conserved, nobody is
-charged for nothing, and the provider has sold the servers of the completed orders and no others.
+charged for nothing, no delivery slot is booked over or kept for nothing, and the provider has sold the servers of the
+completed orders and no others.
 """
 
 import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -26,6 +28,7 @@ from shared import database
 from shared.bus.consumer import Consumer
 from shared.bus.memory import Faults, MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
+from shared.clock import utc_now
 from shared.database import Database
 from shared.failure_points import SimulatedCrashError
 from shared.http import create_app
@@ -40,6 +43,8 @@ ORDERS = 24
 STOCK = 10
 PREPAID = 60
 """What the retainer holds: enough for some of the orders that are to be paid from it."""
+ROOM = 25
+"""What each delivery slot takes: two orders for 10, or one for 20."""
 GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
 SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
@@ -166,6 +171,8 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
         await _until_answered(stock, "PUT", "/inventory/p1", {"quantity": STOCK})
         await _until_answered(stock, "PUT", "/inventory/p2", {"quantity": STOCK})
         await _until_answered(stock, "PUT", "/products/vps", {"kind": "vps", "package": "103.181.91"})
+        await _until_answered(stock, "PUT", "/slots/config", _slot_rules())
+        slots = [slot["slotId"] for slot in (await _until_answered(stock, "GET", "/slots", None))["items"]]
         await simulator.packages([package("103.181.91", ORDERS)])
         await simulator.faults(buy={"loseAnswerNext": rng.choice((0, 2))})
         funding = {"clientId": "u1", "retainerType": "prepaid", "initialAmount": PREPAID}
@@ -173,7 +180,7 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
         retainer_id = opened["retainer"]["_id"]
         placed: list[str] = []
         for number in range(ORDERS):
-            body = _body(rng, retainer_id)
+            body = _body(rng, retainer_id) | _delivery(rng, slots)
             answer = await _until_answered(orders, "POST", "/orders", body, {"Idempotency-Key": f"{seed}-{number}"})
             placed.append(answer["orderId"])
             if rng.random() < 0.2:
@@ -183,6 +190,7 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
         for player in playing:
             player.crash_probability = 0
         await _assert_books_balance(mongodb_url, database_prefix, settled)
+        await _assert_slots_are_booked_by_what_went_through(mongodb_url, database_prefix, slots, settled)
         await _assert_retainer_has_the_rest(mongodb_url, database_prefix, retainer_id, settled)
         servers = [one["server"]["ip"] for one in settled if one["status"] == "COMPLETED"]
         assert sorted(servers) == sorted(purchase["ip"] for purchase in await simulator.purchases())
@@ -197,6 +205,18 @@ def _body(rng: random.Random, retainer_id: str) -> dict[str, Any]:
     products = rng.sample(["p1", "p2"], rng.choice((1, 1, 2)))
     items = [{"productId": product, "quantity": rng.choice((1, 1, 2)), "price": 10} for product in products]
     return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment=payment)
+
+
+def _slot_rules() -> dict[str, Any]:
+    """Two slots of a day, the first of which begins half a day from now: there is not enough room for all orders."""
+    opening = (utc_now() + timedelta(hours=12)).strftime("%H:%M")
+    times = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening}
+    return {**times, "capacity": ROOM, "horizonSlots": 2}
+
+
+def _delivery(rng: random.Random, slots: list[str]) -> dict[str, Any]:
+    """What some orders say of their delivery: the earliest slot, or a certain one."""
+    return rng.choice(({}, {"delivery": {"slot": "auto"}}, {"delivery": {"slot": rng.choice(slots)}}))
 
 
 async def _until_answered(
@@ -260,6 +280,19 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
             held = charge is not None and charge["outcome"] == "CHARGED" and charge.get("refundedAt") is None
             by_card = one["orderId"] not in prepaid
             assert held == (by_card and one["status"] in GONE_THROUGH), (one, charge)
+
+
+async def _assert_slots_are_booked_by_what_went_through(
+    mongodb_url: str, prefix: str, slots: list[str], orders: list[dict[str, Any]]
+) -> None:
+    """What a slot is loaded with is what the orders cost that went through and have it, and no more than it takes."""
+    async with connected(mongodb_url, f"{prefix}_inventory") as stock:
+        recorded = {slot["_id"]: slot async for slot in stock["products"].find({"kind": "slot"})}
+    loads = {slot_id: slot["supplied"] - slot["quantity"] for slot_id, slot in recorded.items()}
+    for slot_id in slots:
+        booked = sum(one["totalAmount"] for one in orders if one["slot"] == slot_id and one["status"] in GONE_THROUGH)
+        assert loads.get(slot_id, 0) == 100 * booked <= 100 * ROOM
+    assert loads.keys() <= set(slots)
 
 
 async def _assert_retainer_has_the_rest(

@@ -73,6 +73,7 @@ async def test_reservations_are_shown_as_they_were_decided(http: httpx.AsyncClie
         "status": "RESERVED",
         "items": [{"productId": "p1", "quantity": 1, "price": 19.99}],
         "failureReason": None,
+        "slot": None,
     }
     refused = (await http.get("/reservations/refused")).json()
     assert (refused["status"], refused["failureReason"]) == ("FAILED", "Insufficient stock for p1: asked 1, free 0")

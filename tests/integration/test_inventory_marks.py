@@ -27,7 +27,7 @@ async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker
 
 
 async def marked(worker: Worker, product_id: str = "p") -> set[str]:
-    return set((await worker.products.read([product_id]))[product_id].moving)
+    return set((await worker.resources.read([product_id]))[product_id].moving)
 
 
 @asynccontextmanager
@@ -76,14 +76,14 @@ async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: py
     monkeypatch.setattr(marks_module, "RETRY_SECONDS", 0.01)
     await worker.reserve(order("1", {"p": 1}))
     failures = [AutoReconnect("away"), ValueError("a fault")]
-    read = worker.products.read
+    read = worker.resources.read
 
     async def failing_read(ids: object) -> object:
         if failures:
             raise failures.pop()
         return await read(ids)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.products, "read", failing_read)
+    monkeypatch.setattr(worker.resources, "read", failing_read)
     async with flushing(worker):
         await eventually(lambda: not failures and leftovers_gone(worker), within=2)
 
@@ -99,7 +99,7 @@ async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
 async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
     restarted = Worker(worker.database)
-    restarted.marks = Marks(restarted.products, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01)
+    restarted.marks = Marks(restarted.resources, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01)
     sweeping = asyncio.create_task(restarted.marks.sweep())
     async with flushing(restarted):
         await eventually(lambda: leftovers_gone(worker), within=5)
@@ -108,7 +108,7 @@ async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(wo
 
 async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
-    restarted = Marks(worker.products, worker.reservations, utc_now, idle=1, sweep_interval=60)
+    restarted = Marks(worker.resources, worker.reservations, utc_now, idle=1, sweep_interval=60)
 
     await restarted.sweep_once()
 
@@ -132,10 +132,10 @@ async def leftovers_gone(worker: Worker) -> bool:
 
 
 async def test_units_that_are_owed_come_back_at_once_though_the_product_changes_meanwhile(worker: Worker) -> None:
-    before = (await worker.products.read(["p"]))["p"]
-    await worker.products.write([taken(before, {"refused": 4})])
+    before = (await worker.resources.read(["p"]))["p"]
+    await worker.resources.write([taken(before, {"refused": 4})])
     worker.marks.note("p", "refused", Status.FAILED)
-    gate = Gate(worker.products, "write")
+    gate = Gate(worker.resources, "write")
     settling = asyncio.create_task(worker.marks.settle(["p"]))
     await gate.reached()
     await worker.products.restock("p", 5)

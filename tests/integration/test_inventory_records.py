@@ -24,7 +24,7 @@ async def worker(mongodb_url: str, database_prefix: str, request: pytest.Fixture
 
 
 async def read(worker: Worker, product_id: str = "p") -> Product:
-    return (await worker.products.read([product_id]))[product_id]
+    return (await worker.resources.read([product_id]))[product_id]
 
 
 async def document(worker: Worker, product_id: str = "p") -> Any:
@@ -51,7 +51,7 @@ async def test_describing_a_product_leaves_its_stock_alone_and_fails_the_writes_
     product, is_new = await worker.products.put("p", Description(Kind.GOODS, price=500))
 
     assert (is_new, product.quantity, product.price) == (False, 5, 500)
-    assert await worker.products.write([taken(before, {"o": 1})]) == set()
+    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
 
 
 @pytest.mark.parametrize("description", [VPS, Description(Kind.GOODS)])
@@ -66,7 +66,7 @@ async def test_a_product_keeps_its_kind(worker: Worker, description: Description
 async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
     product, is_new = await worker.products.set_free("p", 5)
     assert (is_new, product.kind, product.quantity, product.supplied) == (True, Kind.GOODS, 5, 5)
-    await worker.products.write([taken(product, {"o": 2})])
+    await worker.resources.write([taken(product, {"o": 2})])
 
     restocked = await worker.products.restock("p", 4)
     assert restocked is not None
@@ -81,11 +81,11 @@ async def test_setting_and_restocking_fail_the_writes_that_read_the_product_befo
     await worker.products.set_free("p", 5)
     before = await read(worker)
     await worker.products.restock("p", 1)
-    assert await worker.products.write([taken(before, {"o": 1})]) == set()
+    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
 
     before = await read(worker)
     await worker.products.set_free("p", 2)
-    assert await worker.products.write([taken(before, {"o": 1})]) == set()
+    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
     assert (await read(worker)).quantity == 2
 
 
@@ -120,8 +120,8 @@ async def test_a_write_is_stored_only_over_the_version_it_was_read_at(worker: Wo
     await worker.products.set_free("p", 5)
     before = await read(worker)
 
-    assert await worker.products.write([taken(before, {"o": 2})]) == {"p"}
-    assert await worker.products.write([taken(before, {"x": 2})]) == set()
+    assert await worker.resources.write([taken(before, {"o": 2})]) == {"p"}
+    assert await worker.resources.write([taken(before, {"x": 2})]) == set()
 
     stored = await read(worker)
     assert (stored.quantity, stored.moving, stored.version) == (3, {"o": -2}, before.version + 1)
@@ -131,28 +131,28 @@ async def test_a_write_is_stored_only_over_the_version_it_was_read_at(worker: Wo
 async def test_writes_end_at_the_first_product_that_has_changed(worker: Worker) -> None:
     for product_id in ("a", "b", "c"):
         await worker.products.set_free(product_id, 5)
-    before = await worker.products.read(["a", "b", "c"])
+    before = await worker.resources.read(["a", "b", "c"])
     await worker.products.restock("b", 1)
 
     changed = [taken(before[product_id], {"o": 1}) for product_id in ("c", "b", "a")]
 
-    assert await worker.products.write(changed) == {"a"}
+    assert await worker.resources.write(changed) == {"a"}
     assert [(await read(worker, product_id)).quantity for product_id in ("a", "b", "c")] == [4, 6, 5]
 
 
 async def test_products_with_marks_are_found_by_how_long_they_have_had_some(worker: Worker) -> None:
     await worker.products.set_free("p", 5)
-    await worker.products.write([taken(await read(worker), {"o": 1})])
+    await worker.resources.write([taken(await read(worker), {"o": 1})])
     since = (await read(worker)).marked_since
     assert since is not None
-    await worker.products.write([taken(await read(worker), {"o2": 1})])
+    await worker.resources.write([taken(await read(worker), {"o2": 1})])
 
-    found = await worker.products.marked_before(since + timedelta(milliseconds=1))
-    assert [product.product_id for product in found] == ["p"]
-    assert await worker.products.marked_before(since) == []
+    found = await worker.resources.marked_before(since + timedelta(milliseconds=1))
+    assert [product.id for product in found] == ["p"]
+    assert await worker.resources.marked_before(since) == []
 
-    await worker.products.write([settled(await read(worker), {"o": Status.RESERVED, "o2": Status.RESERVED})])
-    assert await worker.products.marked_before(since + timedelta(days=1)) == []
+    await worker.resources.write([settled(await read(worker), {"o": Status.RESERVED, "o2": Status.RESERVED})])
+    assert await worker.resources.marked_before(since + timedelta(days=1)) == []
     assert "markedSince" not in await document(worker)
 
 
@@ -163,7 +163,7 @@ async def test_products_come_in_pages(worker: Worker) -> None:
     first = await worker.products.page(after=None, limit=2)
     rest = await worker.products.page(after="b", limit=2)
 
-    assert [product.product_id for product in first + rest] == ["a", "b", "c"]
+    assert [product.id for product in first + rest] == ["a", "b", "c"]
 
 
 def a_reservation(order_id: str = "o", **changes: Any) -> Reservation:
@@ -185,7 +185,7 @@ async def test_a_reservation_comes_back_as_it_was_stored(worker: Worker) -> None
 
     ids = [reservation.order_id for reservation in reservations]
     assert await worker.reservations.read([*ids, "unknown"]) == {r.order_id: r for r in reservations}
-    assert await worker.reservations.statuses([*ids, "unknown"]) == {r.order_id: r.status for r in reservations}
+    assert await worker.reservations.decisions([*ids, "unknown"]) == {r.order_id: r.decision for r in reservations}
 
 
 async def test_the_first_decision_about_an_order_stays(worker: Worker) -> None:

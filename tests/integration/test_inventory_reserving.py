@@ -118,7 +118,7 @@ async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_
     first, second, third = workers[:3]
     await first.stock({"a": 1, "b": 1})
     # `both` reads a and b as free, then loses b before it writes: it holds a until it is refused.
-    before_write = Gate(first.products, "write")
+    before_write = Gate(first.resources, "write")
     both = asyncio.create_task(first.reserve(order("both", {"a": 1, "b": 1})))
     await before_write.reached()
     assert reserved(await second.reserve(order("b-only", {"b": 1}))) == {"b-only"}
@@ -175,15 +175,6 @@ async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines:
     assert await worker.status("o") == Status.FAILED
     assert (await worker.free("p"), await worker.free("priced")) == (3, 3)
     assert await leftovers(worker.database) == []
-
-
-async def test_an_order_with_a_delivery_slot_is_refused_rather_than_reserved_without_one(worker: Worker) -> None:
-    await worker.stock({"p": 3})
-
-    answer = await worker.reserve(order("o", {"p": 1}, slot="auto"))
-
-    assert "slot" in refused(answer)["o"]
-    assert await worker.free("p") == 3
 
 
 async def test_a_server_is_reserved_with_what_to_provision(worker: Worker) -> None:
@@ -251,7 +242,7 @@ async def test_what_is_set_and_restocked_while_orders_come_is_counted(workers: l
         )
 
     kept = sum(len(reserved(answer)) for answer in answers)
-    product = (await workers[0].products.read(["p"]))["p"]
+    product = (await workers[0].resources.read(["p"]))["p"]
     assert product.reserved == kept
     await settle_everything(workers)
     assert await leftovers(workers[0].database) == []

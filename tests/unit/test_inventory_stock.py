@@ -10,7 +10,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def product(quantity: int, moving: dict[str, int] | None = None) -> Product:
-    return Product("p", Kind.GOODS, 7, NOW, NOW, quantity=quantity, supplied=20, moving=moving or {})
+    return Product(
+        id="p",
+        kind=Kind.GOODS,
+        version=7,
+        created_at=NOW,
+        updated_at=NOW,
+        quantity=quantity,
+        supplied=20,
+        moving=moving or {},
+    )
 
 
 def test_what_is_taken_leaves_the_quantity_under_the_orders_marks() -> None:

@@ -1,0 +1,207 @@
+"""The HTTP routes of delivery slots: their rules, each of them, and assignments to orders of other systems."""
+
+import re
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from inventory_service.assigning import Answer, Assigning, Full, Over, Wish
+from inventory_service.slots import SlotRules, Slots
+from inventory_service.stock import Booking, Status
+from inventory_service.timetable import DAY_MINUTES, Rules, start_of
+from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
+from shared.contracts.base import Count, OrderId
+from shared.grouping import Grouping
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
+from shared.money import JsonMoney
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+MAX_HORIZON = 1000
+MAX_LEAD_MINUTES = 7 * DAY_MINUTES
+MAX_ASSIGNED_AT_ONCE = 200
+
+_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+
+
+def _opening_time(text: str) -> str:
+    if not _TIME.fullmatch(text):
+        raise ValueError("must be a time of day from 00:00 to 23:59")
+    return text
+
+
+def _closing_time(text: str) -> str:
+    if not _TIME.fullmatch(text) and text != "24:00":
+        raise ValueError("must be a time of day from 00:00 to 24:00; one not after openTime is on the next day")
+    return text
+
+
+OpeningTime = Annotated[str, AfterValidator(_opening_time)]
+ClosingTime = Annotated[str, AfterValidator(_closing_time)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of the years 1 to 9999, in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
+Capacity = Annotated[JsonMoney, Field(ge=0)]
+SlotId = Annotated[str, Path(pattern=r"^slot:\d{1,12}$", description="`slot:<unix seconds of the start>`")]
+OrderIdPath = Annotated[OrderId, Path()]
+
+
+class RulesBody(Body):
+    """The rules of slots, times of day in UTC; what is left out stays as it is."""
+
+    duration_minutes: Annotated[int, Field(ge=1, le=DAY_MINUTES)] | None = None
+    capacity: Capacity | None = None
+    open_time: OpeningTime | None = None
+    close_time: ClosingTime | None = None
+    cutoff_minutes: Minutes | None = None
+    lead_minutes: Annotated[int, Field(ge=0, le=MAX_LEAD_MINUTES)] | None = None
+    horizon_slots: Annotated[int, Field(ge=1, le=MAX_HORIZON)] | None = None
+
+
+class SlotBody(Body):
+    """What is to be different about one slot; `capacity` null makes it follow the rules again."""
+
+    capacity: Capacity | None = None
+    disabled: bool | None = None
+
+
+class AssignBody(Body):
+    """An order of another system that wants a slot."""
+
+    order_id: OrderId
+    order_price: Annotated[JsonMoney, Field(ge=0)]
+    items_count: Annotated[Count, Field(ge=1)]
+
+
+def create_slots_router(rules: SlotRules, slots: Slots, assigning: Assigning) -> APIRouter:
+    """The routes over these records."""
+    router = APIRouter()
+    router.include_router(_rules_routes(rules))
+    router.include_router(_assignment_routes(assigning))
+    router.include_router(_slot_routes(slots))
+    return router
+
+
+def _rules_routes(rules: SlotRules) -> APIRouter:
+    router = new_router("slots")
+
+    @router.get("/slots/config", response_model=SlotRulesView)
+    async def get_config() -> Response:
+        """The rules by which there are slots."""
+        return json_response(show_rules(await rules.read()))
+
+    @router.put("/slots/config", response_model=SlotRulesView)
+    async def put_config(body: RulesBody) -> Response:
+        """Change the rules: for every slot from now on, but not what is booked."""
+        changed = _changed(await rules.read(), body)
+        await rules.write(changed)
+        return json_response(show_rules(changed))
+
+    return router
+
+
+def _slot_routes(slots: Slots) -> APIRouter:
+    router = new_router("slots")
+
+    @router.get("/slots", response_model=SlotPage)
+    async def list_slots(
+        since: Annotated[Moment | None, Query(alias="from", description="Now unless given")] = None,
+        until: Annotated[Moment | None, Query(alias="to", description="The horizon unless given")] = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: CursorParameter = None,
+    ) -> Response:
+        """Slots that start at `from` or later and before `to`; of those before now only the ones ever used."""
+        if since is not None and until is not None and since > until:
+            raise invalid(("to", f"{until.isoformat()} is before from, {since.isoformat()}"))
+        after = _after(cursor) if cursor is not None else None
+        page = await slots.page(since, until, after=after, limit=limit)
+        following = write_cursor([page[-1].id]) if len(page) == limit else None
+        return json_response({"items": [show_slot(slot) for slot in page], "nextCursor": following})
+
+    @router.put("/slots/{slot_id}")
+    async def put_slot(slot_id: SlotId, body: SlotBody) -> Response:
+        """Change one slot; what is booked in it stays booked."""
+        if not body.model_fields_set:
+            raise invalid(("body", "must have capacity, disabled or both"))
+        follow_rules = "capacity" in body.model_fields_set and body.capacity is None
+        slot = await slots.adjust(slot_id, capacity=body.capacity, follow_rules=follow_rules, disabled=body.disabled)
+        if slot is None:
+            raise ProblemError(
+                HTTPStatus.NOT_FOUND, f"There is no {slot_id}: nothing was ever booked in it, and none is to start then"
+            )
+        return json_response(show_slot(slot))
+
+    return router
+
+
+def _assignment_routes(assigning: Assigning) -> APIRouter:
+    router = new_router("slots")
+    together: Grouping[Wish, Answer] = Grouping(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
+
+    @router.post("/slots/assign", response_model=AssignmentView)
+    async def assign(body: AssignBody) -> Response:
+        """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
+        answer = await together.submit(Wish(body.order_id, body.order_price, body.items_count))
+        if isinstance(answer, Booking):
+            return json_response(show_assignment(answer))
+        raise _refusal(body.order_id, answer)
+
+    @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
+    async def release(order_id: OrderIdPath) -> Response:
+        """Give an order's slot back; again if it was given back already, to the same end."""
+        if await assigning.release(order_id) is None:
+            own = await assigning.of_an_order(order_id)
+            if own is not None and own.booking is not None and own.status is Status.RESERVED:
+                raise conflict(f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order")
+            raise not_found(f"An assignment of order {order_id}")
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    return router
+
+
+def _refusal(order_id: str, answer: Full | Over) -> ProblemError:
+    if isinstance(answer, Over):
+        return conflict(f"Order {order_id} is over: its reservation is {answer.status}")
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason)
+
+
+def _changed(rules: Rules, body: RulesBody) -> Rules:
+    """The rules with what the body says; raises the 422 problem if there would be no slot at all."""
+    try:
+        return Rules(
+            duration=_or(body.duration_minutes, rules.duration),
+            capacity=_or(body.capacity, rules.capacity),
+            opens=_or(_minute(body.open_time), rules.opens),
+            closes=_or(_minute(body.close_time), rules.closes),
+            cutoff=_or(body.cutoff_minutes, rules.cutoff),
+            lead=_or(body.lead_minutes, rules.lead),
+            horizon=_or(body.horizon_slots, rules.horizon),
+        )
+    except ValueError as error:
+        raise invalid(("durationMinutes", str(error))) from None
+
+
+def _after(cursor: str) -> datetime:
+    """The start of the last slot of the page before; raises the 422 problem if the cursor does not say."""
+    start = start_of(read_cursor(cursor, (str,))[0])
+    if start is None:
+        raise invalid(("cursor", "is not a nextCursor of this list"))
+    return start
+
+
+def _or(given: int | None, present: int) -> int:
+    return present if given is None else given
+
+
+def _minute(text: str | None) -> int | None:
+    return None if text is None else int(text[:2]) * 60 + int(text[3:])

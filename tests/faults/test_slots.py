@@ -1,0 +1,466 @@
+"""Workers and processes that die or stall while they book delivery slots: nothing is booked over, lost or kept."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+
+from inventory_service.stock import Booking, Description, Kind, Status, assignment_id
+from inventory_service.timetable import slot_id
+from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReserved
+from shared.database import Database
+from shared.failure_points import STOCK_MOVED, SimulatedCrashError
+from tests.builders import connected
+from tests.eventually import eventually
+from tests.faults.test_inventory_crashes import POINTS, Inbox, Perils, crash
+from tests.inventory_worker import (
+    Gate,
+    HandClock,
+    Worker,
+    crash_at,
+    discrepancies,
+    empty,
+    leftovers,
+    order,
+    release,
+    settle_everything,
+    shared_database,
+)
+from tests.processes import Process, Stack, run_stack
+from tests.servers import Servers
+
+NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
+FIRST, SECOND = slot_id(NOW + timedelta(minutes=15)), slot_id(NOW + timedelta(minutes=30))
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(NOW)
+
+
+@pytest.fixture(scope="module")
+async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
+    async with shared_database(servers.mongodb_url, clients=2) as found:
+        yield found
+
+
+@pytest.fixture
+async def workers(databases: list[Database], clock: HandClock) -> list[Worker]:
+    await empty(databases[0])
+    found = [Worker(db, clock=clock) for db in databases]
+    await found[0].stock({"p": 10})
+    await found[0].slot_rules(capacity=100_00)
+    return found
+
+
+@pytest.fixture
+def other(workers: list[Worker]) -> Worker:
+    """A worker that lives on."""
+    return workers[1]
+
+
+def doomed(workers: Sequence[Worker], clock: HandClock, point: str, nth: int = 1) -> Worker:
+    """A worker that dies when it gets to the point for the n-th time."""
+    return Worker(workers[0].database, reach=crash_at(point, nth), clock=clock)
+
+
+def wanting(order_id: str, price: float = 60) -> OrderCreated:
+    return order(order_id, {"p": 1}, price=price, slot="auto")
+
+
+async def booked(worker: Worker) -> dict[str, int]:
+    """What is booked, by slot, of those in which something is."""
+    return {slot: load for slot, load in (await worker.loads()).items() if load}
+
+
+async def assert_settled(workers: Sequence[Worker], clock: HandClock) -> None:
+    await settle_everything(workers, clock)
+    assert await leftovers(workers[0].database) == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("same_worker", [True, False], ids=["restarted", "another"])
+async def test_an_order_whose_worker_died_has_one_slot(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str, same_worker: bool
+) -> None:
+    await crash(doomed(workers, clock, point).reserve(wanting("o")))
+    assert await discrepancies(other.database) == []
+    redelivered_to = Worker(workers[0].database, clock=clock) if same_worker else other
+
+    answers = await redelivered_to.reserve(wanting("new"), wanting("o"))
+
+    assert set(answers) == {StockReserved(order_id="o", slot=FIRST), StockReserved(order_id="new", slot=SECOND)}
+    assert await booked(other) == {FIRST: 60_00, SECOND: 60_00}
+    await assert_settled([redelivered_to, other], clock)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_release_whose_worker_died_gives_the_slot_back_once(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str
+) -> None:
+    await other.reserve(wanting("o"), wanting("stays", 30))
+
+    await crash(doomed(workers, clock, point).release("o"))
+    assert await discrepancies(other.database) == []
+    assert await other.release("o") == [StockReleased(order_id="o")]
+
+    assert await booked(other) == {FIRST: 30_00}
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("same_worker", [True, False], ids=["restarted", "another"])
+async def test_an_assignment_whose_worker_died_is_made_once(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str, same_worker: bool
+) -> None:
+    await crash(doomed(workers, clock, point).assign("x", 60_00))
+    assert await discrepancies(other.database) == []
+    asked = Worker(workers[0].database, clock=clock) if same_worker else other
+
+    answer = await asked.assign("x", 60_00)
+
+    assert isinstance(answer, Booking)
+    assert answer.slot_id == FIRST
+    assert await booked(other) == {FIRST: 60_00}
+    await assert_settled([asked, other], clock)
+
+
+async def test_room_taken_for_a_request_that_nobody_repeats_comes_back(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    await crash(doomed(workers, clock, STOCK_MOVED).assign("gone", 60_00))
+    await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("unacknowledged", 30)))
+    assert await booked(other) == {FIRST: 90_00}
+
+    await settle_everything([other], clock)
+
+    # A message comes again, a request may not: of the two only the order still holds its room.
+    assert await booked(other) == {FIRST: 30_00}
+    assert (await other.reservations.assignments(["gone"]))["gone"].status is Status.RELEASED
+    assert isinstance(await other.assign("gone", 70_00), Booking)
+    assert await booked(other) == {FIRST: 100_00}
+
+
+async def test_one_sweep_does_not_take_the_room_from_a_request_in_hand(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    before_record = Gate(workers[0].reservations, "insert")
+    asking = asyncio.create_task(workers[0].assign("x", 60_00))
+    await before_record.reached()
+    clock.forward(milliseconds=1)
+    await other.marks.sweep_once()
+
+    before_record.open()
+
+    assert isinstance(await asking, Booking)
+    assert (await other.reservations.assignments(["x"]))["x"].order_id == assignment_id("x", 1)
+    await assert_settled(workers, clock)
+    assert await booked(other) == {FIRST: 60_00}
+
+
+async def test_a_request_that_was_given_up_while_it_stalled_gets_a_slot_after_all(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    before_record = Gate(workers[0].reservations, "insert")
+    asking = asyncio.create_task(workers[0].assign("x", 60_00))
+    await before_record.reached()
+    await settle_everything([other], clock)
+    assert await booked(other) == {}
+
+    before_record.open()
+
+    assert isinstance(await asking, Booking)
+    assert await booked(other) == {FIRST: 60_00}
+    await assert_settled(workers, clock)
+    assert (await other.assigning.release("x")) is not None
+    assert await booked(other) == {}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("same_worker", [True, False], ids=["restarted", "another"])
+async def test_an_assignment_is_given_back_once_though_a_worker_died_over_it(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str, same_worker: bool
+) -> None:
+    await other.assign("x", 60_00)
+    await other.assign("y", 30_00)
+
+    await crash(doomed(workers, clock, point).assigning.release("x"))
+    assert await discrepancies(other.database) == []
+    asked = Worker(workers[0].database, clock=clock) if same_worker else other
+    await asked.assigning.release("x")
+
+    assert await booked(other) == {FIRST: 30_00}
+    await assert_settled([asked, other], clock)
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("nth", [1, 2], ids=["over-the-order", "over-its-assignment"])
+async def test_a_cancelled_order_gives_back_what_was_assigned_to_it_though_a_worker_died(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str, nth: int
+) -> None:
+    await other.reserve(order("o", {"p": 2}))
+    await other.assign("o", 60_00)
+
+    await crash(doomed(workers, clock, point, nth).release("o"))
+    await other.release("o")
+
+    assert await booked(other) == {}
+    assert await other.free("p") == 10
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize("wanted_by", ["order", "assignment"])
+@pytest.mark.parametrize("slow_first", [True, False], ids=["first-slot-recorded", "second-slot-recorded"])
+@pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
+async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
+    workers: list[Worker], other: Worker, clock: HandClock, wanted_by: str, slow_first: bool, released: bool
+) -> None:
+    """One found the first slot full and takes the second, the other finds room in the first: both have taken."""
+    await other.products.put(
+        "v", Description(Kind.VPS, package="basic")
+    )  # not counted: nothing but slots to collide on
+
+    async def want(worker: Worker) -> str | None:
+        if wanted_by == "assignment":
+            answer = await worker.assign("o", 60_00)
+            return answer.slot_id if isinstance(answer, Booking) else None
+        (answered,) = await worker.reserve(order("o", {"v": 1}, price=60, slot="auto"))
+        return answered.slot if isinstance(answered, StockReserved) else None
+
+    in_the_way = Worker(other.database, clock=clock)
+    await in_the_way.assign("in-the-way", 60_00)
+    before_write, before_record = Gate(other.resources, "write"), Gate(other.reservations, "insert")
+    second = asyncio.create_task(want(other))
+    await before_write.reached()
+    await in_the_way.assigning.release("in-the-way")
+    before_other_record = Gate(workers[0].reservations, "insert")
+    first = asyncio.create_task(want(workers[0]))
+    await before_other_record.reached()
+    before_write.open()
+    await before_record.reached()
+    assert await booked(other) == {FIRST: 60_00, SECOND: 60_00}
+
+    gates = [before_other_record, before_record] if slow_first else [before_record, before_other_record]
+    for gate, answering in zip(gates, [first, second] if slow_first else [second, first], strict=True):
+        gate.open()
+        await answering
+
+    has = FIRST if slow_first else SECOND
+    assert (await first, await second) == (has, has)
+    assert await discrepancies(other.database) == []
+    if released:
+        await in_the_way.release("o")
+        await in_the_way.assigning.release("o")
+    await assert_settled([*workers, in_the_way], clock)
+    assert await booked(other) == ({} if released else {has: 60_00})
+
+
+class Callers:
+    """Another system that has slots assigned and gives some back, asking again whenever a worker dies over it."""
+
+    def __init__(self, orders: dict[str, int], given_back: set[str]) -> None:
+        self.orders = orders
+        self.given_back = given_back
+        self.answers: list[tuple[str, object]] = []
+
+    async def call(self, worker: Worker, perils: Perils) -> None:
+        alive = perils.worker(worker)
+        for order_id, price in self.orders.items():
+            while True:
+                try:
+                    self.answers.append((order_id, await alive.assign(order_id, price)))
+                    if order_id in self.given_back:
+                        await alive.assigning.release(order_id)
+                    break
+                except SimulatedCrashError:
+                    alive = perils.worker(worker)
+
+
+class SlotPerils(Perils):
+    """Perils around the reads and writes of slots as well."""
+
+    METHODS = (*Perils.METHODS, ("resources", "read_slots"), ("rules", "read"), ("reservations", "assignments"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_dies_or_stalls_no_slot_is_overbooked_or_kept(
+    workers: list[Worker], other: Worker, seed: int
+) -> None:
+    perils = SlotPerils(seed)
+    await other.slot_rules(capacity=100_00, horizon=4, duration=60)
+    orders = {f"o{n}": perils.random.choice((10, 20, 60)) for n in range(18)}
+    released = set(perils.random.sample(sorted(orders), 6))
+    messages: list[OrderCreated | ReleaseStock] = [wanting(order_id, price) for order_id, price in orders.items()]
+    messages += [release(order_id) for order_id in sorted(released)]
+    inbox = Inbox(messages, perils.random)
+    callers = Callers({f"x{n}": perils.random.choice((10_00, 30_00)) for n in range(8)}, {"x1", "x4", "x6"})
+
+    await asyncio.gather(
+        *(inbox.serve(worker, perils) for worker in workers), *(callers.call(worker, perils) for worker in workers)
+    )
+
+    assert perils.deaths > 0
+    await settle_everything([Worker(other.database)])
+    assert await leftovers(other.database) == []
+    assert_one_slot_each(inbox.answers)
+    # Two callers ask and give back: an order of theirs may have had one slot after another, but never two at once.
+    assert await booked(other) == await held(other.database)
+    kept = [*(orders.keys() - released), *(callers.orders.keys() - callers.given_back)]
+    await other.release(*kept, *callers.given_back)
+    assert await booked(other) == {}
+
+
+def assert_one_slot_each(answers: Sequence[Message]) -> None:
+    slots: dict[str, set[str | None]] = {}
+    for answer in answers:
+        if isinstance(answer, StockReserved):
+            slots.setdefault(answer.order_id, set()).add(answer.slot)
+    assert slots
+    assert all(len(found) == 1 for found in slots.values()), slots
+
+
+async def held(db: Database) -> dict[str, int]:
+    """What the reservations hold, by slot; of one order never two at once."""
+    found: Counter[str] = Counter()
+    orders: Counter[str] = Counter()
+    async for reservation in db["reservations"].find({"status": "RESERVED", "slot": {"$exists": True}}):
+        found[reservation["slot"]["slotId"]] += reservation["slot"]["price"]
+        orders[reservation.get("assignment", {}).get("orderId", reservation["_id"])] += 1
+    assert set(orders.values()) <= {1}
+    return dict(found)
+
+
+# --- The same over HTTP, with real processes. ---
+
+ORDERS = 1000
+CAPACITY = 100_000
+
+
+@dataclass
+class Asked:
+    """What a thousand requests were answered; those of a process that died were not."""
+
+    slots: dict[str, dict[str, Any]]
+    full: set[str]
+    unanswered: set[str]
+
+
+@pytest.fixture
+async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
+    async with run_stack(mongodb_url, clean_broker, database_prefix, mark_sweep_seconds=0.3) as running:
+        yield running
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that costs less per request than what is asked."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=150), timeout=timeout) as client:
+        yield client
+
+
+@pytest.fixture
+async def stored(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_inventory") as db:
+        yield db
+
+
+async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
+    stack: Stack, stored: Database, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(11)
+    prices = {f"x{n}": chance.randint(1, 2_000_00) / 100 for n in range(ORDERS)}
+    first = await stack.launch("inventory")
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")  # a slot is the same wherever a process runs
+    others = [await stack.launch("inventory", crash_at=f"{STOCK_MOVED}#4"), await stack.launch("inventory")]
+    await asyncio.gather(*map(stack.ready, (first, *others)))
+    rules = {"capacity": CAPACITY, "horizonSlots": 7}
+    assert (await stack.client.put(f"{first.url}/slots/config", json=rules)).status_code == 200
+
+    asked = await ask(http, prices, [first, *others])
+    await eventually(lambda: not others[0].alive, 20, "the process to kill itself")
+    (again,) = await stack.start("inventory")
+    assert asked.unanswered
+    assert asked.full
+
+    # What the killed one had taken for requests that nobody repeats comes back; what it had answered stays.
+    await eventually(lambda: no_leftovers(stored), 30, "the marks of the killed process to go")
+    assert await stored["reservations"].count_documents({"status": "RELEASED"}) > 0
+    await assert_booked_as_answered(stack, stored, prices, asked)
+    await stack.assert_books_balance()
+
+    some = dict(chance.sample(sorted(asked.slots.items()), 100))
+    repeated = await ask(http, {order_id: prices[order_id] for order_id in some}, [again, others[1], first])
+    assert repeated.slots == some
+    late = await ask(http, {order_id: prices[order_id] for order_id in asked.unanswered}, [again])
+    assert late.slots.keys() | late.full == asked.unanswered
+    await assert_booked_as_answered(stack, stored, prices, Asked(asked.slots | late.slots, asked.full, set()))
+
+    await give_back(http, [*asked.slots, *late.slots], [first, others[1], again])
+    assert set((await loads(stack)).values()) == {0}
+    await eventually(lambda: no_leftovers(stored), 30, "the last marks to go")
+
+
+async def ask(http: aiohttp.ClientSession, prices: dict[str, float], processes: Sequence[Process]) -> Asked:
+    """Ask for slots all at once, of one process after the other unless it is known to be dead."""
+    asked = Asked({}, set(), set())
+
+    async def one(number: int, order_id: str, price: float) -> None:
+        body = {"orderId": order_id, "orderPrice": price, "itemsCount": 1}
+        living = [process for process in processes if process.alive]
+        try:
+            async with http.post(f"{living[number % len(living)].url}/slots/assign", json=body) as answer:
+                said = await answer.json(content_type=None)
+        except aiohttp.ClientConnectionError:
+            asked.unanswered.add(order_id)
+            return
+        assert answer.status in (200, 429), said
+        if answer.status == 200:
+            asked.slots[order_id] = said
+        else:
+            assert said["detail"].startswith("No delivery slot with room for ")
+            asked.full.add(order_id)
+
+    await asyncio.gather(*(one(number, *wish) for number, wish in enumerate(prices.items())))
+    return asked
+
+
+async def give_back(http: aiohttp.ClientSession, order_ids: Sequence[str], processes: Sequence[Process]) -> None:
+    async def one(number: int, order_id: str) -> None:
+        url = processes[number % len(processes)].url
+        async with http.delete(f"{url}/slots/assignments/{order_id}") as answer:
+            assert answer.status == 204, await answer.text()
+
+    await asyncio.gather(*(one(number, order_id) for number, order_id in enumerate(order_ids)))
+
+
+async def loads(stack: Stack) -> dict[str, float]:
+    slots = (await stack.client.get(f"{stack.url('inventory')}/slots")).json()["items"]
+    return {slot["slotId"]: slot["load"] for slot in slots}
+
+
+async def no_leftovers(db: Database) -> bool:
+    return await leftovers(db) == []
+
+
+async def assert_booked_as_answered(stack: Stack, db: Database, prices: dict[str, float], asked: Asked) -> None:
+    """Every answer is true, and the slots are loaded with these orders and none but those that got no answer."""
+    reserved = {
+        reservation["assignment"]["orderId"]: reservation["slot"]
+        async for reservation in db["reservations"].find({"status": "RESERVED"})
+    }
+    assert {o: slot["slotId"] for o, slot in asked.slots.items()} == {o: reserved[o]["slotId"] for o in asked.slots}
+    assert reserved.keys() - asked.slots.keys() <= asked.unanswered
+    expected: Counter[str] = Counter()
+    for order_id, slot in reserved.items():
+        assert slot["price"] == round(100 * prices[order_id])
+        expected[slot["slotId"]] += slot["price"]
+    found = {slot: round(100 * load) for slot, load in (await loads(stack)).items() if load}
+    assert found == expected
+    assert max(found.values()) <= 100 * CAPACITY

@@ -1,0 +1,247 @@
+"""Slots in the allocation: no overbooking, first come first served, nobody skipped who fits, however a batch is cut."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate
+from inventory_service.board import AUTO, Board, lay_out
+from inventory_service.stock import Counted, Kind, Product, Slot, may_return, taken
+from inventory_service.timetable import Rules, on_offer, slot_id
+from shared.contracts import OrderCreated
+from tests.inventory_worker import order
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+SLOTS = 3
+CAPACITY = 20_00
+
+
+def identifier(nth: int) -> str:
+    return slot_id(NOW + timedelta(minutes=15 * (nth + 1)))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An order of some units of one product at 1 each, and the slot it wants: auto, the n-th, or none."""
+
+    units: int
+    slot: str | None
+
+
+def stock(free: int) -> dict[str, Counted]:
+    product = Product(id="p", kind=Kind.GOODS, version=1, created_at=NOW, updated_at=NOW, quantity=free, supplied=free)
+    return {"p": product}
+
+
+def on_a_board(loads: Sequence[int] = (0,) * SLOTS) -> Board:
+    rules = Rules(capacity=CAPACITY, horizon=SLOTS)
+    board = lay_out(rules, NOW, on_offer(rules, NOW), [])
+    slots = {
+        each: taken(board.slots[each], {f"before{each}": load}) for each, load in zip(board.offered, loads, strict=True)
+    }
+    return replace(board, slots={each: replace(slot, moving={}) for each, slot in slots.items()})
+
+
+def orders(batch: Sequence[Asked]) -> list[OrderCreated]:
+    return [order(f"o{number}", {"p": asked.units}, slot=asked.slot) for number, asked in enumerate(batch)]
+
+
+def slot_of(outcome: Outcome) -> str | None:
+    return outcome.booking.slot_id if isinstance(outcome, Reserve) and outcome.booking is not None else None
+
+
+def one_by_one(batch: Sequence[Asked], free: int, loads: Sequence[int]) -> list[tuple[bool, str | None]]:
+    """The rule itself: whether each order is served at its turn, and with which slot."""
+    room = {identifier(nth): CAPACITY - load for nth, load in enumerate(loads)}
+    served = []
+    for asked in batch:
+        wanted = list(room) if asked.slot == AUTO else [asked.slot]
+        fitting = [each for each in wanted if each is None or asked.units * 100 <= room[each]]
+        fits = asked.units <= free and bool(fitting)
+        served.append((fits, fitting[0] if fits else None))
+        if fits:
+            free -= asked.units
+            if fitting[0] is not None:
+                room[fitting[0]] -= asked.units * 100
+        assert min(room.values()) >= 0
+    return served
+
+
+asked_for = st.builds(
+    Asked, st.integers(1, 12), st.sampled_from([None, AUTO, AUTO, *(identifier(nth) for nth in range(SLOTS))])
+)
+batches = st.lists(asked_for, max_size=15)
+loads_of_slots = st.lists(st.integers(0, CAPACITY), min_size=SLOTS, max_size=SLOTS)
+
+
+@given(batches, st.integers(0, 60), loads_of_slots)
+def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Asked], free: int, loads: list[int]) -> None:
+    outcomes = list(allocate(orders(batch), stock(free), {}, on_a_board(loads)).values())
+
+    assert [(isinstance(each, Reserve), slot_of(each)) for each in outcomes] == one_by_one(batch, free, loads)
+
+
+@given(batches, st.integers(0, 60), loads_of_slots, st.lists(st.integers(0, 15), max_size=4))
+def test_how_the_sequence_is_cut_into_batches_changes_nothing(
+    batch: list[Asked], free: int, loads: list[int], cuts: list[int]
+) -> None:
+    requested, counted, board = orders(batch), stock(free), on_a_board(loads)
+    outcomes: dict[str, Outcome] = {}
+    for start, end in pairwise(sorted({0, *(min(cut, len(batch)) for cut in cuts), len(batch)})):
+        decided = allocate(requested[start:end], counted, {}, board)
+        outcomes |= decided
+        counted = _after(decided, counted)
+        board = replace(board, slots=_after(decided, board.slots))
+
+    assert outcomes == allocate(requested, stock(free), {}, on_a_board(loads))
+    assert all(slot.reserved <= slot.capacity for slot in board.slots.values())
+
+
+marks = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 12)), max_size=4)
+
+
+@given(batches, loads_of_slots, marks)
+def test_nobody_is_refused_who_would_fit_if_what_is_undecided_elsewhere_came_back(
+    batch: list[Asked], loads: list[int], elsewhere: list[tuple[int, int]]
+) -> None:
+    board = on_a_board(loads)
+    for number, (nth, units) in enumerate(elsewhere):
+        slot = board.slots[identifier(nth)]
+        marked = taken(slot, {f"elsewhere{number}": min(units * 100, slot.free)})
+        board = replace(board, slots={**board.slots, slot.id: marked})
+    returning = {slot.id: may_return(slot, {}) for slot in board.slots.values()}
+
+    outcomes = allocate(orders(batch), stock(1000), returning, board)
+
+    booked = dict.fromkeys(board.slots, 0)
+    for asked, outcome in zip(batch, outcomes.values(), strict=True):
+        wanted = {AUTO: list(board.slots), None: []}.get(asked.slot, [asked.slot])
+        best = max((board.slots[each].free + returning[each] - booked[each] for each in wanted if each), default=None)
+        if isinstance(outcome, Refuse):
+            assert best is not None
+            assert asked.units * 100 > best - _waiting(batch, outcomes, asked)
+        elif isinstance(outcome, Reserve) and (got := slot_of(outcome)) is not None:
+            booked[got] += asked.units * 100
+    for slot in board.slots.values():
+        assert booked[slot.id] <= slot.free  # what may come back is not given away before it is back
+
+
+def _waiting(batch: Sequence[Asked], outcomes: Mapping[str, Outcome], before: Asked) -> int:
+    """Room that is claimed by orders ahead that wait themselves."""
+    ahead = batch[: next(n for n, asked in enumerate(batch) if asked is before)]
+    waits = [isinstance(outcome, Wait) for outcome in outcomes.values()]
+    return sum(asked.units * 100 for asked, waiting in zip(ahead, waits, strict=False) if waiting)
+
+
+def _after(decided: Mapping[str, Outcome], counted: Mapping[str, Counted]) -> dict[str, Counted]:
+    after = dict(counted)
+    for order_id, outcome in decided.items():
+        if isinstance(outcome, Reserve):
+            for each, count in outcome.take.items():
+                if each in after:
+                    after[each] = taken(after[each], {order_id: count})
+    return after
+
+
+# --- One at a time ---
+
+
+def test_an_order_takes_its_price_of_the_slot_together_with_its_units() -> None:
+    outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, on_a_board())["o"]
+
+    assert isinstance(outcome, Reserve)
+    assert outcome.take == {"p": 3, identifier(0): 300}
+    assert slot_of(outcome) == identifier(0)
+
+
+def test_an_order_that_gets_no_units_takes_no_room_and_the_other_way_round() -> None:
+    no_units, no_room, served = (
+        order("no-units", {"p": 9}, slot=AUTO),
+        order("no-room", {"p": 3}, slot=identifier(1)),
+        order("served", {"p": 5}, slot=identifier(0)),
+    )
+
+    outcomes = allocate([no_units, no_room, served], stock(5), {}, on_a_board([1500, 1900, 0]))
+
+    assert isinstance(outcomes["no-units"], Refuse)
+    assert isinstance(outcomes["no-room"], Refuse)
+    assert slot_of(outcomes["served"]) == identifier(0)
+
+
+def test_an_order_of_nothing_but_gifts_is_guarded_by_its_slot_as_well() -> None:
+    outcome = allocate([order("o", {"p": 1}, price=0, slot=AUTO)], stock(5), {}, on_a_board())["o"]
+
+    assert isinstance(outcome, Reserve)
+    assert outcome.take == {"p": 1, identifier(0): 0}
+
+
+def _holding(nth: int, order_id: str, amount: int) -> Board:
+    board = on_a_board()
+    slot = board.slots[identifier(nth)]
+    return replace(board, slots={**board.slots, slot.id: taken(slot, {order_id: amount})})
+
+
+def test_an_order_whose_room_is_taken_already_stays_where_it_is() -> None:
+    outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
+
+    assert isinstance(outcome, Reserve)
+    assert (outcome.take, slot_of(outcome)) == ({"p": 3}, identifier(1))
+
+
+def test_an_order_that_comes_again_at_another_price_is_not_booked_twice() -> None:
+    outcome = allocate([order("o", {"p": 4}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
+
+    assert isinstance(outcome, Reserve)
+    assert (outcome.take, slot_of(outcome)) == ({"p": 4, identifier(1): 100}, identifier(1))
+
+
+def test_room_that_may_come_back_is_waited_for_only_where_there_is_none_elsewhere() -> None:
+    board = on_a_board([1500, 2000, 2000])
+    waits, goes_elsewhere = order("waits", {"p": 9}, slot=AUTO), order("small", {"p": 5}, slot=AUTO)
+
+    outcomes = allocate([waits, goes_elsewhere], stock(50), {identifier(0): 500, identifier(2): 400}, board)
+
+    assert outcomes["waits"] == Wait()
+    # What is free in the first slot is claimed by the order before; nothing else has room for certain.
+    assert outcomes["small"] == Wait()
+
+
+def test_a_slot_in_the_board_is_no_product() -> None:
+    board = on_a_board()
+
+    outcome = allocate([order("o", {identifier(0): 1})], {**stock(5), **board.slots}, {}, board)["o"]
+
+    assert outcome == Refuse(f"Unknown product {identifier(0)}")
+
+
+def test_a_slot_is_taken_in_the_order_of_its_id_among_the_products() -> None:
+    """An order that holds its first product waits behind one that holds a later one as well, slot or product."""
+    product = stock(0)["p"]
+    counted = {"p": replace(product, quantity=1, moving={"first": -1, "further": -1}), **_z()}
+    board = _holding(0, "further", 200)
+
+    outcomes = allocate(
+        [order("first", {"p": 1, "z": 1}, slot=AUTO), order("further", {"p": 1, "z": 1}, slot=AUTO)], counted, {}, board
+    )
+
+    assert list(outcomes) == ["further", "first"]
+    assert isinstance(outcomes["further"], Reserve)
+    assert isinstance(outcomes["first"], Refuse)
+
+
+def _z() -> dict[str, Counted]:
+    return {"z": replace(stock(1)["p"], id="z")}
+
+
+def test_a_begun_slot_that_an_order_held_is_not_on_the_board_any_more() -> None:
+    board = on_a_board()
+    later = replace(board, slots={each: board.slots[each] for each in board.offered[1:]}, offered=board.offered[1:])
+
+    outcome = allocate([order("o", {"p": 1}, slot=identifier(0))], stock(5), {}, later)["o"]
+
+    assert isinstance(outcome, Refuse)
+    assert isinstance(board.slots[identifier(0)], Slot)
