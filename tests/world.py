@@ -119,6 +119,71 @@ def populate_servers(world: World) -> None:
     world.add("addresses", _id="103.83.4.5", orderId="ready", wrong=False, at=JUST_NOW)
 
 
+# --- Delivery slots. ---
+
+SLOT_START = LONG_AGO.replace(minute=0, second=0, microsecond=0)
+FULL, LOWERED, FREE = (f"slot:{int((SLOT_START + timedelta(minutes=minutes)).timestamp())}" for minutes in (0, 15, 30))
+
+
+def populate_slots(world: World) -> None:
+    """Orders with slots: FULL is full, LOWERED has less capacity than is booked, in FREE there is room.
+
+    Every step between a slot and a reservation is there, of our orders and of other systems' assignments.
+    """
+    slot(world, FULL, capacity=6000, load=6000, moving={"slot-recorded": -2000})
+    moving = {"slot-taken": -2000, "slot-returning": 2000, "assignment:1:begun": -1500, "assignment:2:was": 700}
+    slot(world, LOWERED, capacity=3000, load=5500, moving=moving, ceiling=5500, adjusted=True)
+    # Two workers had the order in hand; the other one's slot is the order's.
+    slot(world, FREE, capacity=9000, load=2900, moving={"slot-recorded": -2000}, disabled=True)
+    p3_moving = {"slot-taken": -1, "slot-returning": 1}
+    world.add("products", _id="p3", kind="goods", quantity=6, supplied=10, version=9, moving=p3_moving)
+
+    of_p3: dict[str, Any] = {"items": (("p3", 1),), "delivery": {"slot": "auto"}}
+    with_slot(world, "slot-auto", FULL, "CONFIRMED", **of_p3)
+    with_slot(world, "slot-named", FULL, "CONFIRMED", **of_p3 | {"delivery": {"slot": FULL}})
+    with_slot(world, "slot-recorded", FULL, "CONFIRMED", **of_p3, updatedAt=JUST_NOW)
+    gone = {"stock": "RELEASED", "payment": "FAILED"}
+    with_slot(world, "slot-declined", LOWERED, "CANCELLED", **of_p3, **gone)
+    order(world, "slots-full", "CANCELLED", stock="FAILED", payment="REFUNDED", **of_p3)
+    on_its_way: dict[str, Any] = {"settled": False, "updatedAt": JUST_NOW}
+    order(world, "slot-taken", "PENDING", stock="PENDING", payment="PENDING", **of_p3, **on_its_way)
+    with_slot(world, "slot-returning", LOWERED, "CANCELLED", payment="FAILED", **of_p3, **on_its_way)
+
+    assignment(world, "a-1", 1, LOWERED, "RELEASED", price=1000)
+    assignment(world, "a-1", 2, LOWERED, price=2000)
+    assignment(world, "a-2", 1, FREE, price=900)
+    assignment(world, "was", 2, LOWERED, price=700, updatedAt=JUST_NOW)  # being given back
+    assignment(world, "slot-declined", 1, FREE, "RELEASED", price=900)
+
+
+def slot(world: World, slot_id: str, capacity: int, load: int, **fields: Any) -> None:
+    start = datetime.fromtimestamp(int(slot_id.removeprefix("slot:")), UTC)
+    known = {"kind": "slot", "version": 5, "disabled": False, "adjusted": False, "moving": {}, "markedSince": NOW}
+    times = {"start": start, "end": start + timedelta(minutes=15), "createdAt": LONG_AGO, "updatedAt": LONG_AGO}
+    world.add("products", _id=slot_id, supplied=capacity, quantity=capacity - load, **known | times | fields)
+
+
+def with_slot(world: World, order_id: str, slot_id: str, status: str, **how: Any) -> None:
+    """An order that has room in that slot for its price, or had."""
+    order(world, order_id, status, **how, slot=slot_id)
+    placed = world.records["orders"][-1]
+    world.records["reservations"][-1]["slot"] = booking(slot_id, placed["totalAmount"])
+
+
+def assignment(
+    world: World, order_id: str, number: int, slot_id: str, status: str = "RESERVED", price: int = TOTAL, **fields: Any
+) -> None:
+    """What another system has booked for an order of its own."""
+    known = {"status": status, "items": [], "updatedAt": LONG_AGO, "slot": booking(slot_id, price)}
+    of = {"orderId": order_id, "number": number, "itemsCount": 1}
+    world.add("reservations", _id=f"assignment:{number}:{order_id}", assignment=of, **known | fields)
+
+
+def booking(slot_id: str, price: int) -> Document:
+    start = datetime.fromtimestamp(int(slot_id.removeprefix("slot:")), UTC)
+    return {"slotId": slot_id, "start": start, "visibleAt": start, "price": price}
+
+
 def job(world: World, order_id: str, state: str, package: str = "103.181.9", **changes: Any) -> None:
     """What provisioning has recorded for one order."""
     document = {

@@ -1,4 +1,4 @@
-"""One audit: over orders, products, addresses, locks and the books of funds, then another look at what seemed wrong."""
+"""One audit: over orders, products, slots, addresses, locks and the books of funds, then again what seemed wrong."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pymongo import AsyncMongoClient
 
-from operations.audit import orders, servers, stock
+from operations.audit import orders, servers, slots, stock
 from operations.audit.books import PAGE, Books
 from operations.audit.broker import count_messages
 from operations.audit.case import Case, Document
@@ -19,6 +19,7 @@ from operations.audit.report import Report, Subject, Violation
 from operations.audit.stock import Shelf
 from operations.native.reachability import amqp_missing, mongodb_missing
 from operations.settings import UnreachableError
+from shared.money import to_json_number
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 MOST_LISTED = 10_000
@@ -31,7 +32,17 @@ CONNECT_TIMEOUT_MS = 5000
 RECORDS = ("orders", "reservations", "payments", "charges", "jobs")
 """What may be recorded under an order's id, in the order in which a case has them."""
 
-OTHER_RECORDS = ("products", "addresses", "locks", "accounts", "entries", "fundPayments", "transfers")
+OTHER_RECORDS = (
+    "products",
+    "slots",
+    "assignments",
+    "addresses",
+    "locks",
+    "accounts",
+    "entries",
+    "fundPayments",
+    "transfers",
+)
 
 Progress = Callable[[int], None]
 """Hears how many ids have been judged."""
@@ -84,8 +95,10 @@ class _Audit:
     marks: Counter[str] = field(default_factory=Counter)
     paid_through: Counter[str] = field(default_factory=Counter)
     locks_held: int = 0
+    booked: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, Case] = field(default_factory=dict)
+    assignments_suspected: bool = False
     servers_suspected: bool = False
     funds_suspected: bool = False
 
@@ -96,6 +109,7 @@ class _Audit:
             self.on_progress(len(page))
         async for shelf in self.books.shelves():
             self._look_at_shelf(shelf)
+        await self._look_at_assignments()
         await self._look_at_servers()
         await self._look_at_funds()
         messages = await count_messages(self.amqp_url)
@@ -131,9 +145,29 @@ class _Audit:
 
     def _look_at_shelf(self, shelf: Shelf) -> None:
         now = datetime.now(UTC)
-        self.checked["products"] += shelf.product is not None
+        self.checked["slots" if shelf.is_slot else "products"] += shelf.product is not None
+        if shelf.is_slot:
+            self.booked += slots.load(shelf.product or {}) or 0
         self.marks["lingering"] += stock.lingering(shelf, now)
-        self._suspect(stock.judge(shelf, now))
+        self._suspect(_judge(shelf, now))
+
+    async def _look_at_assignments(self) -> None:
+        counted: Counter[str] = Counter()
+        async for violation in self._wrong_assignments(counted):
+            self.assignments_suspected = True
+            self._suspect([violation])
+        self.checked.update(counted)
+
+    async def _wrong_assignments(self, counted: Counter[str]) -> AsyncIterator[Violation]:
+        """What is wrong with slots that other systems have booked, over all of them, counting them."""
+        async for page in self.books.assignments():
+            counted["assignments"] += len(page)
+            now = datetime.now(UTC)
+            for assigned in page:
+                for violation in slots.judge_assignment(assigned, now):
+                    yield violation
+        for shared in await self.books.orders_of_two_assignments():
+            yield slots.two_assignments(*shared)
 
     async def _look_at_servers(self) -> None:
         counted: Counter[str] = Counter()
@@ -176,9 +210,10 @@ class _Audit:
 
     async def _look_again(self) -> list[Violation]:
         """Those suspicions that are found again, as they are found now."""
-        found = await self._orders_again(self._suspected("order")) + await self._products_again(
-            self._suspected("product")
-        )
+        found = await self._orders_again(self._suspected("order"))
+        found += await self._shelves_again([*self._suspected("product"), *self._suspected("slot")])
+        if self.assignments_suspected:
+            found += [v async for v in self._wrong_assignments(Counter()) if v.key in self.suspicions]
         if self.servers_suspected:
             found += [v async for v in self._wrong_servers(Counter()) if v.key in self.suspicions]
         if self.funds_suspected:
@@ -202,11 +237,11 @@ class _Audit:
                     found.append(orders.lost(case))
         return found
 
-    async def _products_again(self, product_ids: list[str]) -> list[Violation]:
-        if not product_ids:
+    async def _shelves_again(self, ids: list[str]) -> list[Violation]:
+        if not ids:
             return []
         now = datetime.now(UTC)
-        return [v async for shelf in self.books.shelves(product_ids) for v in stock.judge(shelf, now)]
+        return [v async for shelf in self.books.shelves(ids) for v in _judge(shelf, now)]
 
     def _conclude(self, messages: dict[str, int | None], seconds: float) -> None:
         self.report.checked = dict(self.checked)
@@ -215,6 +250,7 @@ class _Audit:
             "inFlight": self.standings["inFlight"],
             "stalled": self.standings["stalled"],
             "lingeringMarks": self.marks["lingering"],
+            "bookedInSlots": to_json_number(self.booked),
             "jobs": dict(sorted(self.jobs.items())),
             "locksHeld": self.locks_held,
             "paidThrough": dict(sorted(self.paid_through.items())),
@@ -224,3 +260,7 @@ class _Audit:
             "inboxes": {name: messages[name] for name in INBOXES},
             "seconds": round(seconds, 3),
         }
+
+
+def _judge(shelf: Shelf, now: datetime) -> list[Violation]:
+    return slots.judge(shelf, now) if shelf.is_slot else stock.judge(shelf, now)

@@ -4,6 +4,7 @@ Everything that is judged together is read in one snapshot session (MongoDB 5.0 
 databases, while orders go on. A page is short, so that no snapshot is kept for long however many orders there are.
 """
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from operations.audit import servers
 from operations.audit.case import Case, Document
 from operations.audit.moments import Moments, Source, by_ids, drivers_errors, find, side_by_side
 from operations.audit.servers import Held
-from operations.audit.stock import Shelf
+from operations.audit.slots import Assigned
+from operations.audit.stock import ASSIGNMENT, Shelf
 
 PAGE = 2000
 """Ids on a page: enough that round trips do not count, and a few megabytes."""
@@ -26,6 +28,8 @@ ORDER_FIELDS = (
     "items.price",
     "totalAmount",
     "currency",
+    "delivery.slot",
+    "slot",
     "payment.method",
     "payment.retainerId",
     "status",
@@ -42,7 +46,9 @@ ORDER_FIELDS = (
     "provisioningRun",
     "server.ip",
 )
-RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "updatedAt")
+STANDING_FIELDS = ("status", "settled", "compensating", "updatedAt")
+RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt")
+ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId")
 PAYMENT_FIELDS = (
     "status",
     "amount",
@@ -57,7 +63,23 @@ CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
-PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving")
+PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving", "start", "end", "ceiling")
+
+HELD: Mapping[str, Any] = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$ifNull": ["$items", []]},
+                "in": {"id": "$$this.productId", "units": "$$this.quantity"},
+            }
+        },
+        {"$cond": ["$slot.slotId", [{"id": "$slot.slotId", "units": "$slot.price"}], []]},
+    ]
+}
+"""What a reservation holds: units of products, and its price of a slot."""
+
+AFTER_ASSIGNMENTS = "assignment;"
+"""Above the ids of all assignments, and below any other that is above them."""
 
 
 class Shared(NamedTuple):
@@ -105,7 +127,7 @@ class Books:
         return await self._moments.read(read)
 
     async def shelves(self, product_ids: Sequence[str] | None = None) -> AsyncIterator[Shelf]:
-        """Every product, or these, and every id that units are reserved of: all at one moment."""
+        """Every product and slot, or these, and every id that anything is reserved of: all at one moment."""
         async for shelf in self._moments.stream(lambda session: self._pass_over_shelves(session, product_ids)):
             yield shelf
 
@@ -123,6 +145,20 @@ class Books:
         """How many packages have a lock, held or not."""
         with drivers_errors():
             return await self._locks[0].estimated_document_count()
+
+    async def assignments(self) -> AsyncIterator[list[Assigned]]:
+        """Every slot that another system has booked or given back, in pages, with our order of that id."""
+        last: str | None = ASSIGNMENT
+        while last is not None:
+            among = {"_id": {"$gt": last, "$lt": AFTER_ASSIGNMENTS}}
+            page = await self._moments.read(lambda session: self._page_of_assignments(among, session))  # noqa: B023
+            last = str(page[-1].record["_id"]) if len(page) == self._page else None
+            yield page
+
+    async def orders_of_two_assignments(self) -> list[Shared]:
+        """Orders that another system has more than one slot for."""
+        among = {"status": "RESERVED", "assignment.orderId": {"$exists": True}}
+        return await self._shared(self._reservations, among, "$assignment.orderId", "$_id")
 
     async def shared_addresses(self) -> list[Shared]:
         """Addresses that are the server of more than one COMPLETED order."""
@@ -145,8 +181,10 @@ class Books:
         found = []
         reach: str | None = None
         for source in self._by_order:
-            query = {"_id": {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}}
-            documents = await find(source, query, session, limit=self._page)
+            among: Document = {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}
+            if source is self._reservations:
+                among["$not"] = re.compile(f"^{ASSIGNMENT}")
+            documents = await find(source, {"_id": among}, session, limit=self._page)
             if len(documents) == self._page:
                 reach = documents[-1]["_id"]
             found.append({document["_id"]: document for document in documents})
@@ -196,6 +234,12 @@ class Books:
         jobs = await by_ids(self._jobs, ids, session)
         return [Held(record, orders.get(key), jobs.get(key)) for record, key in zip(records, ids, strict=True)]
 
+    async def _page_of_assignments(self, among: Document, session: AsyncClientSession) -> list[Assigned]:
+        records = await find((self._reservations[0], ASSIGNMENT_FIELDS), among, session, limit=self._page)
+        ids = [str((record.get("assignment") or {}).get("orderId")) for record in records]
+        orders = await by_ids((self._orders[0], STANDING_FIELDS), ids, session)
+        return [Assigned(record, orders.get(order_id)) for record, order_id in zip(records, ids, strict=True)]
+
     async def _shared(self, source: Source, among: Document, by: str, name: str) -> list[Shared]:
         """Ids by which several documents are grouped; found by the server, of each the first and the last of them."""
         pipeline: list[Mapping[str, Any]] = [
@@ -225,17 +269,17 @@ class Books:
                 orders = await by_ids(self._orders, marked, session)
                 yield Shelf(product_id, product, sums["units"] if sums else 0, reservations, orders)
 
-    async def _reserved(
-        self, session: AsyncClientSession, product_ids: Sequence[str] | None
-    ) -> AsyncCommandCursor[Document]:
-        """Units of RESERVED reservations by product, summed by the server, in the order of the products' ids."""
+    async def _reserved(self, session: AsyncClientSession, ids: Sequence[str] | None) -> AsyncCommandCursor[Document]:
+        """What RESERVED reservations hold of each product and slot, summed by the server, in the order of the ids."""
         collection, _ = self._reservations
-        among = {"items.productId": {"$in": list(product_ids)}} if product_ids is not None else {}
+        named: Document = {"$in": list(ids or ())}
+        among: Document = {"$or": [{"items.productId": named}, {"slot.slotId": named}]} if ids is not None else {}
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"status": "RESERVED", **among}},
-            {"$unwind": "$items"},
-            {"$match": among},
-            {"$group": {"_id": "$items.productId", "units": {"$sum": "$items.quantity"}}},
+            {"$project": {"held": HELD}},
+            {"$unwind": "$held"},
+            {"$match": {"held.id": named} if ids is not None else {}},
+            {"$group": {"_id": "$held.id", "units": {"$sum": "$held.units"}}},
             {"$sort": {"_id": 1}},
         ]
         return await collection.aggregate(pipeline, session=session, allowDiskUse=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from operations.audit import servers
+from operations.audit import servers, slots
 from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment, status_text
 from operations.audit.report import Violation
 
@@ -291,6 +291,7 @@ RULES: tuple[Rule, ...] = (
     _in_time,
     _hold_ends,
     _is_published,
+    *slots.RULES,
     *servers.RULES,
 )
 

@@ -12,8 +12,8 @@ class Invariant(NamedTuple):
 
 
 INVARIANTS = {
-    1: Invariant("Stock is conserved", ("products", "reservations")),
-    2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges")),
+    1: Invariant("Stock is conserved, slots keep their limit", ("products", "slots", "reservations")),
+    2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges", "assignments")),
     3: Invariant("What goes through has stock and payment", ("orders",)),
     4: Invariant("Every order ends, once and in time", ("orders",)),
     5: Invariant("Every balance is what its postings come to", ("accounts", "entries", "fundPayments", "transfers")),
@@ -23,7 +23,9 @@ INVARIANTS = {
 """Those that are checked, by their numbers."""
 
 
-Subject = Literal["order", "product", "address", "lock", "account", "entry", "payment", "transfer"]
+Subject = Literal[
+    "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer"
+]
 """What a violation is about; a lock is named by its package, a payment is one of the funds'."""
 
 

@@ -18,8 +18,8 @@ MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 class Records(NamedTuple):
     """All that is recorded under one order's id.
 
-    `marked` says that a product still carries a mark of the order, `owns` that an address is recorded as the order's,
-    `locks` that a package's lock names it.
+    `marked` says that a product or a slot still carries a mark of the order, `assigned` that another system has a slot
+    for it, `owns` that an address is recorded as the order's, `locks` that a package's lock names it.
     """
 
     order: Document
@@ -28,6 +28,7 @@ class Records(NamedTuple):
     charge: Document | None = None
     job: Document | None = None
     marked: bool = False
+    assigned: bool = False
     owns: bool = False
     locks: bool = False
 
@@ -59,7 +60,9 @@ def _reasons(records: Records) -> Iterator[str]:
     ):
         yield "the gateway holds money"
     if records.marked:
-        yield "a product carries a mark of the order"
+        yield "a product or a slot carries a mark of the order"
+    if records.assigned:
+        yield "a slot is assigned to the order"
     if records.job is not None and job.get("state") != "FAILED":
         yield "the job has not failed"
     unclear = not (job.get("purchase") or {"settled": True}).get("settled")

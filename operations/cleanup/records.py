@@ -148,6 +148,7 @@ class _Stores:
             found[kind] = {document["_id"]: document async for document in collection.find(among, session=session)}
         orders = {order_id: order for order_id, order in found["orders"].items() if is_over(order, before)}
         marked = await self._marked(orders, found["reservations"], session)
+        assigned = await self._assigned(list(orders), session)
         of_servers = list(orders.keys() & found["jobs"].keys())
         owners = await _named_in(self._addresses, of_servers, session)
         lockers = await _named_in(self._locks, of_servers, session)
@@ -159,6 +160,7 @@ class _Stores:
                 found["charges"].get(order_id),
                 found["jobs"].get(order_id),
                 marked=order_id in marked,
+                assigned=order_id in assigned,
                 owns=order_id in owners,
                 locks=order_id in lockers,
             )
@@ -168,11 +170,22 @@ class _Stores:
     async def _marked(
         self, orders: dict[str, Document], reservations: dict[str, Document], session: AsyncClientSession
     ) -> set[str]:
-        """Those of the orders of which a product still carries a mark."""
+        """Those of the orders of which a product or a slot still carries a mark.
+
+        It may be another slot than the one that the order got: all with any mark are looked at, which are few.
+        """
         records = [*orders.values(), *reservations.values()]
         product_ids = {item["productId"] for record in records for item in record.get("items", ())}
-        cursor = self._products.find({"_id": {"$in": list(product_ids)}}, {"moving": True}, session=session)
+        slots = {"markedSince": {"$exists": True}, "kind": "slot"}
+        among = {"$or": [{"_id": {"$in": list(product_ids)}}, slots]}
+        cursor = self._products.find(among, {"moving": True}, session=session)
         return {order_id async for product in cursor for order_id in product.get("moving") or () if order_id in orders}
+
+    async def _assigned(self, order_ids: Sequence[str], session: AsyncClientSession) -> set[str]:
+        """Those of the orders that another system has a slot for, by a reservation of its own."""
+        query = {"assignment.orderId": {"$in": list(order_ids)}, "status": "RESERVED"}
+        cursor = self._by_order["reservations"].find(query, {"assignment.orderId": True}, session=session)
+        return {document["assignment"]["orderId"] async for document in cursor}
 
 
 async def _named_in(

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -17,6 +18,7 @@ from operations.load.report import LoadReport
 from operations.settings import UnreachableError
 
 MANY = 1000
+SLOT_CAPACITY = 50
 # Addresses that belong to nobody: RFC 5737 keeps them for stories like this one.
 PACKAGE = "203.0.113"
 ANOTHER_PACKAGE = {"198.51.100": ["198.51.100.7", "198.51.100.8"]}
@@ -51,6 +53,47 @@ async def declined_card(scene: Scene, _stage: Stage, shop: Shop) -> None:
     await shop.order("second", "chair")
     orders = await shop.settled_orders_of("second", 1)
     scene.claim(orders.count("CONFIRMED") == 1, "the next customer gets it", orders.summary)
+
+
+async def a_kitchen_and_its_slots(scene: Scene, _stage: Stage, shop: Shop) -> None:
+    """A slot takes orders for so much money, and not a cent more."""
+    # Hours ahead, so that none of its slots begins while the story is told.
+    opening = (datetime.now(UTC) + timedelta(hours=2)).replace(second=0, microsecond=0)
+    await shop.deliver(opening, opening + timedelta(minutes=30), slots=2, capacity=SLOT_CAPACITY)
+    first, second = await shop.slots()
+    scene.tell(f"A kitchen delivers from {opening:%H:%M} UTC in two slots, with orders for {SLOT_CAPACITY} in each.")
+    scene.tell("Twelve customers order for 10, all at the same moment, and want it as early as possible.")
+    await shop.put_on_shelf("pizza", 20)
+    await shop.order_at_once(12, "hungry", "pizza", slot="auto")
+    orders = await shop.settled_orders_of("hungry", 12)
+    served = orders.only("CONFIRMED").slots == {first["slotId"]: 5, second["slotId"]: 5}
+    scene.claim(served, "five have the first slot, five the second", dict(orders.slots))
+    reason = f"No delivery slot with room for 10 until {second['end']}"
+    refused = orders.only("CANCELLED")
+    scene.claim(refused.reasons == {reason: 2}, f"two are cancelled: {reason}", dict(orders.reasons))
+    free, reserved = await shop.shelf("pizza")
+    scene.claim((free, reserved) == (10, 10), "their pizzas are free again", f"{free} free, {reserved} reserved")
+    await _claim_loads(scene, shop, 50, 50)
+    await _room_for_one_more(second["slotId"], scene, shop)
+
+
+async def _room_for_one_more(slot_id: str, scene: Scene, shop: Shop) -> None:
+    scene.tell("The kitchen takes one order more in the second slot. The next buyer's card is declined.")
+    await shop.set_capacity(slot_id, SLOT_CAPACITY + 10)
+    await shop.order("broke", "pizza", token="tok_declined", slot="auto")  # noqa: S106
+    orders = await shop.settled_orders_of("broke", 1)
+    scene.claim(orders.count("CANCELLED") == 1, "the order is cancelled, its room is free again", orders.summary)
+    await _claim_loads(scene, shop, 50, 50)
+    await shop.order("patient", "pizza", slot="auto")
+    orders = await shop.settled_orders_of("patient", 1)
+    scene.claim(orders.only("CONFIRMED").slots == {slot_id: 1}, "the next customer gets it", orders.summary)
+    await _claim_loads(scene, shop, 50, 60)
+
+
+async def _claim_loads(scene: Scene, shop: Shop, *expected: int) -> None:
+    slots = await shop.slots()
+    booked = " and ".join(f"{slot['load']} of {slot['capacity']}" for slot in slots)
+    scene.claim([slot["load"] for slot in slots] == list(expected), f"the slots are booked with {booked}", booked)
 
 
 async def killed_in_the_middle(scene: Scene, stage: Stage, shop: Shop) -> None:
@@ -172,6 +215,7 @@ class Titled(NamedTuple):
 STORY = (
     Titled("Ten orders for five lamps", ten_orders_for_five),
     Titled("A declined card gives its stock back", declined_card),
+    Titled("Two slots for twelve orders", a_kitchen_and_its_slots),
     Titled("kill -9 in the middle of a hundred orders", killed_in_the_middle),
     Titled("Ten orders for five servers", ten_orders_for_five_servers),
     Titled("A lost answer buys no second server", a_lost_answer),

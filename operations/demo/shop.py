@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -32,6 +33,11 @@ class Orders:
     def count(self, status: str) -> int:
         """How many ended so."""
         return sum(order["status"] == status for order in self.documents)
+
+    @property
+    def slots(self) -> Counter[str]:
+        """The delivery slots that they have, each with how many of them have it."""
+        return Counter(order["slot"] for order in self.documents if order["slot"])
 
     @property
     def addresses(self) -> list[str]:
@@ -71,20 +77,28 @@ class Shop:
         found = await self._call("GET", "inventory", f"/inventory/{product}")
         return found["quantity"], found["reserved"]
 
-    async def order(self, customer: str, product: str, token: str = "tok_ok") -> str:  # noqa: S107 - a demo card
-        """Order one unit; returns the order's id."""
-        body = {
+    async def order(
+        self,
+        customer: str,
+        product: str,
+        token: str = "tok_ok",  # noqa: S107 - a demo card
+        slot: str | None = None,
+    ) -> str:
+        """Order one unit, in that delivery slot if one is named; returns the order's id."""
+        body: dict[str, Any] = {
             "userId": customer,
             "items": [{"productId": product, "quantity": 1, "price": PRICE}],
             "totalAmount": PRICE,
             "payment": {"token": token},
         }
+        if slot is not None:
+            body["delivery"] = {"slot": slot}
         placed = await self._call("POST", "order", "/orders", body)
         return str(placed["orderId"])
 
-    async def order_at_once(self, number: int, customer: str, product: str) -> list[str]:
+    async def order_at_once(self, number: int, customer: str, product: str, slot: str | None = None) -> list[str]:
         """Order that many times one unit, all at the same moment."""
-        return await asyncio.gather(*(self.order(customer, product) for _ in range(number)))
+        return await asyncio.gather(*(self.order(customer, product, slot=slot) for _ in range(number)))
 
     async def orders_of(self, customer: str) -> Orders:
         """The last orders of a customer, five hundred at most."""
@@ -117,6 +131,28 @@ class Shop:
             if time.monotonic() > deadline:
                 raise NotSettledError(f"after {within:.0f} s {done} of {number} orders are {word}: {found.summary}")
             await asyncio.sleep(POLL_SECONDS)
+
+    # --- Delivery slots: when there are any, and how much each takes. ---
+
+    async def deliver(self, opening: datetime, closing: datetime, slots: int, capacity: int) -> None:
+        """Have so many slots between these times of the day, each for orders of so much money."""
+        rules = {
+            "openTime": f"{opening:%H:%M}",
+            "closeTime": f"{closing:%H:%M}",
+            "durationMinutes": (closing - opening) // slots // timedelta(minutes=1),
+            "horizonSlots": slots,
+            "capacity": capacity,
+        }
+        await self._call("PUT", "inventory", "/slots/config", rules)
+
+    async def slots(self) -> list[dict[str, Any]]:
+        """The slots on offer, by their start."""
+        page = await self._call("GET", "inventory", "/slots")
+        return list(page["items"])
+
+    async def set_capacity(self, slot_id: str, capacity: int) -> None:
+        """Have one slot take more or less than the others."""
+        await self._call("PUT", "inventory", f"/slots/{slot_id}", {"capacity": capacity})
 
     # --- Servers: what the owner sells of them, decides about failed orders, and what the provider has. ---
 

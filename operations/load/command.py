@@ -30,6 +30,7 @@ def load(
     products: Annotated[int, typer.Option(min=1, max=10_000, help="Products to spread the orders over.")] = 10,
     lines: Annotated[int, typer.Option(min=1, max=100, help="Products an order.")] = 1,
     payment_token: Annotated[str, typer.Option(help="The card that pays.")] = "tok_ok",  # noqa: S107
+    slots: Annotated[bool, typer.Option("--slots", help="Order for the earliest delivery slot with room.")] = False,
     seed: Annotated[int, typer.Option(help="Which orders: the same seed makes the same ones.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that orders may take after the last answer.")] = 120,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -39,7 +40,7 @@ def load(
     Exit status 0 when every accepted order has settled and the books balance, else 1, 3 when a server does not answer.
     """
     try:
-        plan = Plan(orders, rate, concurrency, products, lines, payment_token, seed, timeout)
+        plan = Plan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
     stack = locate_stack()
@@ -88,6 +89,9 @@ def show(report: LoadReport, console: Console) -> None:
         highlight=False,
     )
     console.print(_counts("ended as", report.statuses), highlight=False)
+    if (found := report.slots) is not None:
+        refused = f"; {found.refused:,} orders were refused, as all are full" if found.refused else ""
+        console.print(f"delivery slots: {found.slots:,}, for {found.orders:,} orders{refused}", highlight=False)
     for title, counts in (("because of", report.reasons), ("errors", report.errors)):
         if counts:
             console.print(_counts(title, counts), highlight=False, markup=False)

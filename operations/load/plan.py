@@ -19,6 +19,7 @@ class Plan:
 
     With `rate` (orders a second) orders are placed at fixed moments whether or not earlier ones were answered, as far
     as `concurrency` connections allow; without, each connection places its next order when its last one was answered.
+    With `slots` each order wants the earliest delivery slot that has room; the rules are those that the stack has.
     `timeout` (seconds) is how long after the last answer all orders may take to settle.
     """
 
@@ -30,6 +31,7 @@ class Plan:
     payment_token: str = "tok_ok"  # noqa: S105 - a card of the simulated gateway
     seed: int = 0
     timeout: float = 120
+    slots: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a plan that cannot be carried out."""
@@ -52,6 +54,7 @@ class Plan:
 
     def _orders(self, load_id: str, chance: random.Random) -> Iterator[dict[str, object]]:
         products = self.product_ids(load_id)
+        delivery = {"delivery": {"slot": "auto"}} if self.slots else {}
         for _ in range(min(self.orders, VARIETY)):
             yield {
                 "userId": load_id,
@@ -61,4 +64,5 @@ class Plan:
                 ],
                 "totalAmount": PRICE * self.lines,
                 "payment": {"token": self.payment_token},
+                **delivery,
             }

@@ -25,12 +25,25 @@ def milliseconds(seconds: Iterable[float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotFigures:
+    """How many orders have a delivery slot, how many slots these are, and how many orders found all of them full."""
+
+    orders: int
+    slots: int
+    refused: int
+
+    def as_json(self) -> dict[str, int]:
+        """The figures as the JSON document shows them."""
+        return {"orders": self.orders, "slots": self.slots, "refused": self.refused}
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """One load test's results.
 
     `latencies_ms` has percentiles by what is measured: `post` (to the answer, by the client's clock), `final` (from
     acceptance to the final status) and `settled` (to the last compensation), by the order service's. `in_doubt`
-    orders got no answer and may have been accepted.
+    orders got no answer and may have been accepted. `slots` is there where orders wanted delivery slots.
     """
 
     placed: int
@@ -45,6 +58,7 @@ class LoadReport:
     errors: Mapping[str, int]
     cost: Mapping[str, Cost]
     audit: Report
+    slots: SlotFigures | None = None
 
     @property
     def orders_per_second(self) -> float:
@@ -78,6 +92,7 @@ class LoadReport:
             "statuses": self.statuses,
             "reasons": self.reasons,
             "errors": self.errors,
+            **({} if self.slots is None else {"slots": self.slots.as_json()}),
             "cost": {name: self._cost_as_json(cost) for name, cost in self.cost.items()},
             "audit": self.audit.as_json(),
         }

@@ -10,7 +10,7 @@ from operations.audit import Report, audit
 from operations.load.cost import Usage, between, usage
 from operations.load.placing import Placing
 from operations.load.plan import Plan
-from operations.load.report import LoadReport, milliseconds
+from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.load.settling import OrderBook, Outcomes
 from operations.settings import Stack, UnreachableError
 
@@ -88,4 +88,5 @@ def _report(
         errors=dict(placing.errors),
         cost=between(*used),
         audit=books,
+        slots=SlotFigures(outcomes.slots.total(), len(outcomes.slots), outcomes.full) if plan.slots else None,
     )

@@ -21,12 +21,21 @@ QUESTION_SHARE = 0.05
 """Of the time that may go into asking: the question is the order service's work too."""
 
 
+NO_SLOT = "No delivery slot with room"
+"""How the reason begins for which an order is refused when all slots within the horizon are full."""
+
+
 @dataclass(slots=True)
 class Outcomes:
-    """What became of the orders of a run, by the order service's own times (seconds)."""
+    """What became of the orders of a run, by the order service's own times (seconds).
+
+    `slots` has the orders of each delivery slot that go through, `full` are refused because no slot has room.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    slots: Counter[str] = field(default_factory=Counter)
+    full: int = 0
     unsettled: int = 0
     to_final: "array[float]" = field(default_factory=lambda: array("d"))
     to_settled: "array[float]" = field(default_factory=lambda: array("d"))
@@ -48,8 +57,11 @@ class Outcomes:
         created, updated = datetime.fromisoformat(order["createdAt"]), datetime.fromisoformat(order["updatedAt"])
         self.first = min(self.first or created, created)
         self.statuses[order["status"]] += 1
-        if order["failureReason"]:
-            self.reasons[order["failureReason"]] += 1
+        if reason := order["failureReason"]:
+            self.reasons[reason] += 1
+            self.full += reason.startswith(NO_SLOT)
+        elif order["slot"]:
+            self.slots[order["slot"]] += 1
         if ended := order["completedAt"] or order["cancelledAt"]:
             self.to_final.append((datetime.fromisoformat(ended) - created).total_seconds())
         if order["settled"]:

@@ -35,8 +35,11 @@ from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
 from tests.eventually import eventually
 from tests.servers import Servers
 from tests.world import (
+    FREE,
+    FULL,
     JUST_NOW,
     LONG_AGO,
+    LOWERED,
     NOW,
     Document,
     World,
@@ -45,6 +48,7 @@ from tests.world import (
     populate,
     populate_funds,
     populate_orders_paid_from_a_retainer,
+    populate_slots,
 )
 
 
@@ -55,6 +59,7 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         populate(created)
         populate_funds(created)
         populate_orders_paid_from_a_retainer(created)
+        populate_slots(created)
         await created.store()
         yield created
 
@@ -67,6 +72,7 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
         populate(created)
         populate_funds(created)
         populate_orders_paid_from_a_retainer(created)
+        populate_slots(created)
         await created.store()
         yield created
         for name in ("orders", "products", "payments", "jobs"):
@@ -78,12 +84,14 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 21,
-        "reservations": 19,
-        "payments": 20,
-        "charges": 16,
+        "orders": 28,
+        "reservations": 25,
+        "payments": 27,
+        "charges": 23,
         "jobs": 8,
-        "products": 3,
+        "products": 4,
+        "slots": 3,
+        "assignments": 5,
         "addresses": 4,
         "locks": 3,
         "accounts": 7,
@@ -91,10 +99,11 @@ async def test_correct_records_pass(world: World) -> None:
         "fundPayments": 3,
         "transfers": 2,
     }
-    assert report.information["inFlight"] == 7
+    assert report.information["inFlight"] == 9
+    assert report.information["bookedInSlots"] == 144
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 13}
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 17}
     assert report.information["systemBalances"] == {
         "system:bank-fees:USD": 0.5,
         "system:clearing:USD": 252,
@@ -158,6 +167,24 @@ CORRUPTIONS = [
     Corruption("mark is gone", "products", "p1", drop("moving.taken"), 1, "conservation"),
     Corruption("mark changed", "products", "p1", put(**{"moving.recorded": -2}), 1, "conservation"),
     Corruption("sold twice", "reservations", "confirmed", put(**{"items.0.quantity": 2}), 1, "conservation", "p1"),
+    # 1 for slots: the load is the sum of the orders' prices, and within the capacity.
+    Corruption("room vanished", "products", FULL, put(quantity=-1), 1, "conservation"),
+    Corruption("room appeared", "products", FULL, put(quantity=1), 1, "conservation"),
+    Corruption("capacity changed alone", "products", FREE, put(supplied=9100), 1, "conservation"),
+    Corruption("a price changed", "reservations", "slot-auto", put(**{"slot.price": 2001}), 1, "conservation", FULL),
+    Corruption("in another slot", "reservations", "slot-auto", put(**{"slot.slotId": FREE}), 1, "conservation", FULL),
+    Corruption("an assignment is gone", "reservations", "assignment:2:a-1", None, 1, "conservation", LOWERED),
+    Corruption("booked with its mark", "products", LOWERED, drop("moving.assignment:2:was"), 1, "conservation"),
+    Corruption("room not taken", "products", LOWERED, drop("moving.assignment:1:begun"), 1, "conservation"),
+    Corruption("a mark of more", "products", FULL, put(**{"moving.slot-recorded": -2001}), 1, "conservation"),
+    Corruption("overbooked", "products", FULL, put(supplied=5999, quantity=-1), 1, "overbooked"),
+    Corruption("booked though lowered", "products", LOWERED, put(ceiling=5499), 1, "overbooked"),
+    Corruption("lowered, nobody knows from what", "products", LOWERED, drop("ceiling"), 1, "overbooked"),
+    Corruption("no room count", "products", FULL, put(quantity="0"), 1, "counts"),
+    Corruption("a ceiling of words", "products", LOWERED, put(ceiling="5500"), 1, "counts"),
+    Corruption("slot is gone", "products", FULL, None, 1, "unknown slot"),
+    Corruption("another time", "products", FULL, put(start=NOW), 1, "times"),
+    Corruption("no end", "products", FREE, drop("end"), 1, "times"),
     # 2: one charge, and nothing held for who is over.
     Corruption("stock held", "reservations", "declined", put(status="RESERVED"), 2, "stock held"),
     Corruption("no tombstone for stock", "reservations", "tombstones", None, 2, "stock held"),
@@ -186,11 +213,38 @@ CORRUPTIONS = [
     Corruption("held too long", "orders", "held", put(dueAt=NOW - timedelta(minutes=1)), 2, "hold"),
     Corruption("held money is refunded", "gateway_charges", "held", put(refundedAt=NOW), 2, "money"),
     Corruption("held payment is gone", "payments", "held", put(status="FAILED"), 2, "payment"),
+    # 2 for slots: no room for who is over, has another slot or does not exist.
+    Corruption("room for who is over", "products", FREE, put(**{"moving.slots-full": -100}), 2, "mark"),
+    Corruption("room for nobody", "products", FREE, put(**{"moving.nobody": -100}), 2, "mark"),
+    Corruption("room in two slots", "orders", "slot-recorded", put(updatedAt=LONG_AGO), 2, "mark", FREE),
+    Corruption(
+        "room for an assignment given back", "products", FREE, put(**{"moving.assignment:1:a-1": -100}), 2, "mark"
+    ),
+    Corruption(
+        "a slot of a cancelled order",
+        "reservations",
+        "assignment:1:slot-declined",
+        put(status="RESERVED"),
+        2,
+        "assignment held",
+    ),
+    Corruption(
+        "an assignment of nothing", "reservations", "assignment:2:a-1", drop("slot"), 2, "assignment of nothing"
+    ),
+    Corruption(
+        "two slots at once", "reservations", "assignment:1:a-1", put(status="RESERVED"), 2, "two assignments", "a-1"
+    ),
     # 3: who goes through has stock and payment.
     Corruption("no stock", "reservations", "confirmed", None, 3, "stock"),
     Corruption("stock released", "reservations", "completed", put(status="RELEASED"), 3, "stock"),
     Corruption("stock refused", "reservations", "provisioning", put(status="FAILED"), 3, "stock"),
     Corruption("too few units", "reservations", "completed", put(items=[]), 3, "reserved units"),
+    Corruption("no slot", "reservations", "slot-auto", drop("slot"), 3, "slot"),
+    Corruption("a slot not ordered", "orders", "slot-auto", drop("delivery"), 3, "slot"),
+    Corruption("not the slot ordered", "orders", "slot-named", put(**{"delivery.slot": FREE}), 3, "slot"),
+    Corruption("told another slot", "orders", "slot-auto", put(slot=FREE), 3, "slot told"),
+    Corruption("told no slot", "orders", "slot-named", drop("slot"), 3, "slot told"),
+    Corruption("a slot for less", "reservations", "slot-auto", put(**{"slot.price": 1}), 3, "slot price"),
     Corruption("no payment", "payments", "confirmed", None, 3, "payment"),
     Corruption("payment open", "payments", "completed", put(status="PENDING"), 3, "payment"),
     Corruption("payment voided", "payments", "free", put(status="VOIDED"), 3, "payment"),
@@ -386,7 +440,7 @@ async def test_what_was_paid_over_stripe_is_not_looked_for_in_the_simulated_gate
     await world.collection("gateway_charges").delete_one({"_id": "confirmed"})
     report = await world.audit()
     assert report.violations == []
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 12, "stripe": 1}
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 16, "stripe": 1}
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:
@@ -510,6 +564,26 @@ async def test_one_thing_is_named_with_what_was_found_and_what_should_be(world: 
         "found": "15 free and 4 out for orders, together 19",
         "expected": "20, all that was ever supplied",
     }
+
+
+async def test_a_slot_is_named_with_its_load_in_money(world: World) -> None:
+    await world.collection("products").update_one({"_id": LOWERED}, put(quantity=-2600))
+    assert [violation.as_json() for violation in (await world.audit()).violations] == [
+        {
+            "invariant": 1,
+            "kind": "conservation",
+            "slot": LOWERED,
+            "found": "a load of 56, while its orders come to 55",
+            "expected": "a load that is the sum of its orders' prices",
+        },
+        {
+            "invariant": 1,
+            "kind": "overbooked",
+            "slot": LOWERED,
+            "found": "a load of 56",
+            "expected": "at most 30, its capacity, or 55, which was booked when that was lowered",
+        },
+    ]
 
 
 async def test_messages_on_the_broker_are_counted_and_explain_orders_that_stand_still(world: World) -> None:

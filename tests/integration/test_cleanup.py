@@ -23,7 +23,7 @@ from shared.topology import DEAD_LETTERS
 from tests.eventually import eventually
 from tests.processes import Stack, run_stack
 from tests.simulators import package, run_simulator
-from tests.world import DATABASES, NOW, Document, World, job, order, populate
+from tests.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
 
 BEFORE = NOW - timedelta(hours=1)
 DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
@@ -124,6 +124,33 @@ async def test_who_may_still_hold_something_keeps_all_records(
     (kept,) = DELETABLE & after["orders"].keys()
     for records, left in zip(before.values(), after.values(), strict=True):
         assert left.get(kept) == records.get(kept)
+
+
+SLOT_HOLDS: list[tuple[str, str, str, dict[str, Any], str]] = [
+    ("nothing", "products", FREE, {"disabled": True}, ""),
+    ("room in a slot", "reservations", "slot-declined", {"status": "RESERVED"}, "the stock is not known to be back"),
+    ("a mark on a slot", "products", FREE, {"moving.slot-declined": 1}, "a product or a slot carries a mark"),
+    ("an assignment", "reservations", "assignment:1:slot-declined", {"status": "RESERVED"}, "a slot is assigned"),
+]
+
+
+@pytest.mark.parametrize(("name", "collection", "key", "changes", "why"), SLOT_HOLDS, ids=[h[0] for h in SLOT_HOLDS])
+async def test_orders_that_hold_no_slot_go_and_slots_and_assignments_stay(
+    name: str, collection: str, key: str, changes: dict[str, Any], why: str, world: World
+) -> None:
+    populate_slots(world)
+    await world.store()
+    await world.collection(collection).update_one({"_id": key}, {"$set": changes})
+    before = await everything(world)
+    outcome = await clean(world)
+    after = await everything(world)
+    gone = {"slots-full"} if why else {"slots-full", "slot-declined"}
+    assert before["orders"].keys() - after["orders"].keys() == DELETABLE | gone
+    assert before["reservations"].keys() - after["reservations"].keys() == DELETABLE | gone
+    assert after["products"] == before["products"]
+    assert [reason.startswith(why) for reason in outcome.kept] == ([True] if why else [])
+    if not why:
+        assert (await world.audit()).violations == []
 
 
 async def add_cancelled(world: World, number: int) -> None:

@@ -1,16 +1,19 @@
 """What a load test places, and how its figures are made of what was measured."""
 
+import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from operations.audit import Report, Violation
+from operations.load.command import show
 from operations.load.cost import Cost, Usage, between
 from operations.load.plan import VARIETY, Plan
-from operations.load.report import LoadReport, milliseconds, percentile
+from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile
 from operations.load.settling import Outcomes
 
 
@@ -36,6 +39,12 @@ def test_a_long_test_places_the_same_orders_again() -> None:
     assert len(Plan(orders=100 * VARIETY).bodies("load-1")) == VARIETY
 
 
+def test_orders_want_a_slot_only_if_the_plan_says_so() -> None:
+    wishes = [json.loads(body).get("delivery") for body in Plan(orders=3, slots=True).bodies("load-1")]
+    assert wishes == [{"slot": "auto"}] * 3
+    assert all("delivery" not in json.loads(body) for body in Plan(orders=3).bodies("load-1"))
+
+
 def test_more_lines_than_products_cannot_be_placed() -> None:
     with pytest.raises(ValueError, match="3 lines an order need as many products, there are 2"):
         Plan(orders=1, products=2, lines=3)
@@ -59,7 +68,8 @@ def shown(status: str, *, settled: bool = True, accepted: float = 0.0, took: flo
     start = datetime(2026, 1, 31, 9, 30, tzinfo=UTC) + timedelta(seconds=accepted)
     end = (start + timedelta(seconds=took)).isoformat().replace("+00:00", "Z")
     reason = "The card was declined" if status == "CANCELLED" else None
-    times = {"createdAt": start.isoformat(), "updatedAt": end, "completedAt": None, "cancelledAt": None}
+    times: dict[str, Any] = {"slot": "slot:900" if status == "CONFIRMED" else None}
+    times |= {"createdAt": start.isoformat(), "updatedAt": end, "completedAt": None, "cancelledAt": None}
     times |= {"completedAt": end} if status == "CONFIRMED" else {"cancelledAt": end} if status == "CANCELLED" else {}
     return {"status": status, "settled": settled, "failureReason": reason, **times}
 
@@ -78,6 +88,39 @@ def test_outcomes_are_counted_and_timed_by_the_orders_own_times() -> None:
     assert outcomes.reasons == {"The card was declined": 1}
     assert list(outcomes.to_final) == [0.5, 1.0]
     assert outcomes.seconds == 2.0
+
+
+def test_orders_with_slots_and_those_that_found_all_full_are_counted() -> None:
+    outcomes = Outcomes()
+    full = {"failureReason": "No delivery slot with room for 10 until 2026-02-01T00:00:00Z"}
+    declined = {"slot": "slot:900"}  # given back
+    for order in (
+        shown("CONFIRMED"),
+        shown("CONFIRMED"),
+        shown("CONFIRMED") | {"slot": "slot:1800"},
+        shown("CANCELLED") | full,
+        shown("CANCELLED") | declined,
+    ):
+        outcomes.add(order)
+    assert (outcomes.slots, outcomes.full) == ({"slot:900": 2, "slot:1800": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("slots", "line"),
+    [
+        (SlotFigures(3, 2, 0), "delivery slots: 2, for 3 orders\n"),
+        (SlotFigures(3, 2, 1000), "delivery slots: 2, for 3 orders; 1,000 orders were refused, as all are full\n"),
+        (None, None),
+    ],
+    ids=["room for all", "full", "no slots"],
+)
+def test_the_report_says_what_became_of_the_wish_for_a_slot(slots: SlotFigures | None, line: str | None) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    show(replace(REPORT, slots=slots), console)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert line in printed if line else "slots" not in printed
+    assert replace(REPORT, slots=slots).as_json().get("slots") == (slots.as_json() if slots else None)
 
 
 REPORT = LoadReport(

@@ -1,0 +1,116 @@
+"""The audit's judgement of slots and assignments: what may be between two steps, and from when on it is wrong."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from operations.audit import slots
+from operations.audit.slots import Assigned, judge_assignment
+from operations.audit.stock import MARKED, Shelf, lingering
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+INSTANT = timedelta(milliseconds=1)
+ID = f"slot:{int(NOW.timestamp())}"
+ELSEWHERE = f"slot:{int(NOW.timestamp()) + 900}"
+OVER = {"settled": True, "status": "CONFIRMED", "updatedAt": NOW - MARKED}
+Document = dict[str, Any]
+
+
+def reserved(slot_id: str = ID, price: int = 1000, status: str = "RESERVED", at: datetime = NOW) -> Document:
+    return {"status": status, "items": [], "slot": {"slotId": slot_id, "price": price}, "updatedAt": at}
+
+
+def shelf(load: int, booked: int, mark: tuple[str, int] | None = None, *records: Document, **slot: Any) -> Shelf:
+    """A slot for 5,000 with this load, the sum of its reservations, and one order with a mark and these records."""
+    known = {"kind": "slot", "supplied": 5000, "quantity": 5000 - load, "start": NOW, "end": NOW + timedelta(hours=1)}
+    moving = {mark[0]: mark[1]} if mark else {}
+    reservation, order = (*records, None, None)[:2]
+    holder = mark[0] if mark else ""
+    return Shelf(
+        ID,
+        known | {"moving": moving} | slot,
+        booked,
+        {holder: reservation} if reservation else {},
+        {holder: order} if order else {},
+    )
+
+
+def kinds(judged: Shelf, now: datetime = NOW) -> list[str]:
+    return [violation.kind for violation in slots.judge(judged, now)]
+
+
+TAKING, GIVING = ("o1", -1000), ("o1", 1000)
+
+STEPS = {
+    "empty": shelf(0, 0),
+    "booked": shelf(1000, 1000),
+    "full": shelf(5000, 5000),
+    "taken, nothing recorded": shelf(1000, 0, TAKING, {}, OVER | {"settled": False}),
+    "recorded": shelf(1000, 1000, TAKING, reserved(), OVER),
+    "another worker's slot is the order's": shelf(1000, 0, TAKING, reserved(ELSEWHERE), OVER),
+    "given back": shelf(0, 1000, GIVING, reserved(), OVER),
+    "released": shelf(0, 0, GIVING, reserved(status="RELEASED"), OVER),
+    "an assignment that is undecided": shelf(1000, 0, ("assignment:1:x", -1000)),
+    "an assignment that is recorded": shelf(1000, 1000, ("assignment:1:x", -1000), reserved()),
+    "an order without a price": shelf(0, 0, ("o1", 0), reserved(price=0), OVER),
+    "more than a lowered capacity": shelf(9000, 9000, ceiling=9000),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_slot_is_at_each_step(step: str) -> None:
+    assert kinds(STEPS[step]) == []
+
+
+def test_a_mark_on_a_slot_that_the_order_does_not_have_goes_in_time() -> None:
+    stale = STEPS["another worker's slot is the order's"]
+    assert kinds(stale, NOW + INSTANT) == ["mark"]
+    assert [v.found for v in slots.judge(stale, NOW + INSTANT)] == [
+        f"room for 10 held for order o1, which has {ELSEWHERE}"
+    ]
+    of_an_assignment = shelf(1000, 0, ("assignment:1:x", -1000), reserved(ELSEWHERE, at=NOW - MARKED))
+    assert kinds(of_an_assignment) == []
+    assert kinds(of_an_assignment, NOW + INSTANT) == ["mark"]
+
+
+def test_marks_that_do_no_harm_are_counted() -> None:
+    recorded = STEPS["an assignment that is recorded"]
+    assert (lingering(recorded, NOW + MARKED), kinds(recorded, NOW + MARKED)) == (0, [])
+    assert lingering(recorded, NOW + MARKED + INSTANT) == 1
+    assert lingering(STEPS["an assignment that is undecided"], NOW + MARKED + INSTANT) == 0
+
+
+WRONG: dict[str, tuple[Shelf, list[str]]] = {
+    "above the capacity": (shelf(5001, 5001), ["overbooked"]),
+    "above what was left": (shelf(9001, 9001, ceiling=9000), ["overbooked"]),
+    "released and not given back": (shelf(1000, 0, None), ["conservation"]),
+    "taken twice": (shelf(2000, 1000, TAKING, reserved(), OVER), ["conservation"]),
+    "given back twice": (shelf(-1000, 0), ["conservation"]),
+    "it ends before it begins": (shelf(0, 0, end=NOW), ["times"]),
+    "its id says another time": (shelf(0, 0, start=NOW - timedelta(hours=1)), ["times"]),
+    "booked and not there": (Shelf(ID, None, 1000, {}, {}), ["unknown slot"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_with_a_slot(name: str) -> None:
+    judged, expected = WRONG[name]
+    assert kinds(judged) == expected
+    assert {violation.subject for violation in slots.judge(judged, NOW)} == {"slot"}
+
+
+@pytest.mark.parametrize("status", ["CONFIRMED", "CANCELLED", "PENDING"])
+@pytest.mark.parametrize("assigned", ["RESERVED", "RELEASED"])
+def test_an_assignment_is_wrong_once_its_order_of_ours_is_cancelled_and_settled(status: str, assigned: str) -> None:
+    record = {"_id": "assignment:1:o1", **reserved(status=assigned)}
+    order = {"_id": "o1"} | OVER | {"status": status, "settled": status != "PENDING"}
+    wrong = status == "CANCELLED" and assigned == "RESERVED"
+    assert list(judge_assignment(Assigned(record, order), NOW)) == []
+    late = list(judge_assignment(Assigned(record, order), NOW + INSTANT))
+    assert [violation.kind for violation in late] == (["assignment held"] if wrong else [])
+
+
+def test_an_assignment_for_an_order_of_another_system_is_its_business() -> None:
+    record = {"_id": "assignment:1:o1", **reserved(at=NOW - timedelta(days=99))}
+    assert list(judge_assignment(Assigned(record, None), NOW)) == []
