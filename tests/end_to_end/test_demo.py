@@ -69,6 +69,9 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
     assert re.findall(r"^\d\. .*$", output, re.MULTILINE) == titles
     assert "✗" not in output
     assert "exactly five orders are confirmed" in output
+    assert "five have the first slot, five the second" in output
+    assert "two are cancelled: No delivery slot with room for 10 until" in output
+    assert "the slots are booked with 50 of 50 and 60 of 60" in output
     assert "every clock is sold once: 70 confirmed, 30 cancelled" in output
     assert "the provider has sold these five, and no wrong one" in output
     assert "the retried order has the sixth server" in output
