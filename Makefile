@@ -23,12 +23,15 @@ test: setup  ## Run all tests but those of the containers
 	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
 
 .PHONY: check
-check: setup  ## The gate before a commit: format, lint, types, import walls, unit tests
+check: lint  ## The gate before a commit: what `make lint` does, and the unit tests
+	$(BIN)/pytest tests/unit
+
+.PHONY: lint
+lint: setup  ## Look at the code without running it: format, lint, types, import walls
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit
 
 .PHONY: format
 format: setup  ## Format the code and mend what ruff can mend

@@ -4,7 +4,9 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pymongo
 import pytest
@@ -32,6 +34,47 @@ def pytest_xdist_auto_num_workers() -> int:
     """Workers for `-n auto`: each has servers of its own, so one alone where the servers are given."""
     given = os.environ.get(AMQP_URL_VARIABLE) and not os.environ.get(AMQP_MANAGEMENT_URL_VARIABLE)
     return 0 if given else WORKERS
+
+
+SLOW_FILES = (
+    "end_to_end/test_up_native.py",
+    "faults/test_outages.py",
+    "end_to_end/test_demo.py",
+    "faults/test_kill.py",
+    "faults/test_provisioning_kills.py",
+    "end_to_end/test_funds.py",
+    "faults/test_funds.py",
+    "faults/test_simulation.py",
+)
+"""The longest first. A file that is missing here, or has got faster, costs a little time and nothing else."""
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker is left with it alone when the others have finished."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = _slow_ones_first(items, workers)
+
+
+def _slow_ones_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Deal the slow files out, each to one worker; quick tests make up the rest of its share, and can be stolen.
+
+    With worksteal, xdist gives each worker one piece of the list, all of the same length but for a test.
+    """
+    slow = defaultdict[str, list[pytest.Item]](list)
+    quick = []
+    for item in items:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        (slow[name] if name in SLOW_FILES else quick).append(item)
+    files = [slow[name] for name in SLOW_FILES if name in slow]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        length = (len(items) - len(ordered)) // (workers - worker)
+        share = [item for file in files[worker::workers] for item in file]
+        fill = max(0, length - len(share))
+        ordered += share + quick[:fill]
+        del quick[:fill]
+    return ordered + quick
 
 
 @pytest.fixture(scope="session")

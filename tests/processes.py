@@ -6,15 +6,16 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from tests import warm_processes
 from tests.builders import order_body
 from tests.eventually import eventually
+from tests.warm_processes import WarmProcess
 
 SAGA_SERVICES = ("order", "inventory", "payment")
 
@@ -25,11 +26,10 @@ class Process:
 
     service: str
     url: str
-    process: asyncio.subprocess.Process
+    process: WarmProcess
     output: list[str] = field(default_factory=list)
 
     async def read_output(self) -> None:
-        assert self.process.stdout
         async for line in self.process.stdout:
             self.output.append(line.decode(errors="replace"))
 
@@ -75,14 +75,7 @@ class Stack:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         environment |= {f"ORDERSAGA_{name.upper()}": str(value) for name, value in values.items()}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            f"{service}_service",
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        process = await warm_processes.start(f"{service}_service", environment=environment)
         started = Process(service, f"http://127.0.0.1:{port}", process)
         self._processes.append(started)
         reader = asyncio.create_task(started.read_output())
@@ -133,11 +126,9 @@ class Stack:
             "ORDERSAGA_AMQP_URL": self.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.database_prefix,
         }
-        command = (sys.executable, "-c", "from operations.cli import main; main()", "audit", "--json")
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe)
-        output, errors = await process.communicate()
-        assert process.returncode in (0, 1), errors.decode()
+        words = ("audit", "--json")
+        status, output, errors = await warm_processes.run("operations.cli", *words, environment=environment)
+        assert status in (0, 1), errors
         report: dict[str, Any] = json.loads(output)
         return report
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import secrets
-import sys
 from collections.abc import AsyncIterator
 
 import pymongo
@@ -15,6 +14,7 @@ from operations.audit import audit
 from operations.load import Plan, Watch, run_load
 from operations.settings import Stack as Address
 from operations.settings import UnreachableError
+from tests import warm_processes
 from tests.processes import Stack, run_stack
 from tests.servers import Servers, delete_topology
 
@@ -101,18 +101,8 @@ async def ordersaga(*words: str, **settings: str) -> tuple[int, str]:
     """Run the command line with these settings; its exit status and what it printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {f"ORDERSAGA_{name.upper()}": value for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "operations.cli",
-        *words,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+    status, output, _ = await warm_processes.run("operations.cli", *words, environment=environment, together=True)
+    return status, output
 
 
 async def test_the_command_line(stack: Stack) -> None:

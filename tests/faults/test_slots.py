@@ -15,7 +15,7 @@ from inventory_service.stock import Booking, Description, Kind, Status, assignme
 from inventory_service.timetable import slot_id
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReserved
 from shared.database import Database
-from shared.failure_points import STOCK_MOVED, SimulatedCrashError
+from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError
 from tests.builders import connected
 from tests.eventually import eventually
 from tests.faults.test_inventory_crashes import POINTS, Inbox, Perils, crash
@@ -212,6 +212,19 @@ async def test_a_cancelled_order_gives_back_what_was_assigned_to_it_though_a_wor
 
     assert await booked(other) == {}
     assert await other.free("p") == 10
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize(("point", "nth"), [(RESERVATION_RECORDED, 1), (STOCK_MOVED, 1), (RESERVATION_RECORDED, 2)])
+async def test_a_refused_order_gives_back_what_was_assigned_to_it_though_a_worker_died(
+    workers: list[Worker], other: Worker, clock: HandClock, point: str, nth: int
+) -> None:
+    await other.assign("o", 60_00)
+
+    await crash(doomed(workers, clock, point, nth).reserve(order("o", {"p": 11})))
+    await other.reserve(order("o", {"p": 11}))
+
+    assert await booked(other) == {}
     await assert_settled(workers, clock)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from payment_service import bookings
 from payment_service.ledger import Ledger
 from payment_service.transactions import Transactions
 from shared.clock import utc_now
+from tests import warm_processes
 from tests.world import LONG_AGO, Document, World, account, entry, populate_funds
 
 
@@ -301,9 +301,7 @@ async def test_brackets_in_names_are_not_taken_for_markup(world: World) -> None:
 async def test_a_server_that_does_not_answer_is_exit_status_3(world: World) -> None:
     given = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     given |= environment(world) | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
-    words = (sys.executable, "-c", "from operations.cli import main; main()", "accounts", "show", "retainer:r1")
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*words, env=given, stdout=pipe, stderr=pipe)
-    _, errors = await process.communicate()
-    assert process.returncode == 3
-    assert b"MongoDB" in errors
+    words = ("accounts", "show", "retainer:r1")
+    status, _, errors = await warm_processes.run("operations.cli", *words, environment=given)
+    assert status == 3
+    assert "MongoDB" in errors

@@ -20,6 +20,7 @@ from operations.cleanup.records import Outcome, clean_up
 from operations.settings import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
+from tests import warm_processes
 from tests.eventually import eventually
 from tests.processes import Stack, run_stack
 from tests.simulators import package, run_simulator
@@ -285,12 +286,7 @@ async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int,
         "ORDERSAGA_DATABASE_PREFIX": stack.database_prefix,
         "COLUMNS": "120",
     }
-    pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-c", "from operations.cli import main; main()", "cleanup", *words)
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
-    output, errors = await process.communicate(answer.encode())
-    assert process.returncode is not None
-    return process.returncode, output.decode(), errors.decode()
+    return await warm_processes.run("operations.cli", "cleanup", *words, environment=environment, answer=answer)
 
 
 async def grow_old(

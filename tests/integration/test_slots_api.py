@@ -375,9 +375,14 @@ async def test_an_order_of_ours_keeps_the_slot_of_its_own_reservation(http: http
     assert await loads(http) == {}
 
 
-async def test_an_order_of_ours_that_was_refused_gets_no_slot(http: httpx.AsyncClient, worker: Worker) -> None:
+async def test_an_order_of_ours_that_is_refused_keeps_no_slot_and_gets_none(
+    http: httpx.AsyncClient, worker: Worker
+) -> None:
+    assert (await assign(http, "o")).status_code == 200
+
     await worker.reserve(order("o", {"nothing": 1}))
 
+    assert await loads(http) == {}
     assert_problem(await assign(http, "o"), 409, "Order o is over: its reservation is FAILED")
     assert await loads(http) == {}
 
