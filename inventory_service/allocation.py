@@ -9,7 +9,7 @@ neither served nor refused: it waits, and so does whoever came after it and woul
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inventory_service.board import Ask, Board
+from inventory_service.board import AUTO, Ask, Board
 from inventory_service.stock import Assignment, Booking, Counted, Kind, Product, Slot
 from inventory_service.timetable import SLOT_PREFIX
 from shared.contracts import OrderCreated
@@ -66,10 +66,11 @@ class _Shelf:
 
     free: int
     may_return: int
+    returning: int = 0
 
     def at_most(self, held: int) -> int:
         """What could be had at best by an order that holds this much already."""
-        return self.free + max(0, self.may_return - held)
+        return self.free + self.returning + max(0, self.may_return - held)
 
     def give(self, need: int, held: int) -> None:
         """The order gets what it needs and keeps what it holds."""
@@ -82,8 +83,11 @@ class _Shelf:
         self.may_return += need
 
     def put_back(self, held: int) -> None:
-        """The order is refused."""
-        self.free += held
+        """The order is refused: what it holds is for those behind it, but not before the refusal is recorded.
+
+        Given away at once, there would be more taken than there is if the worker died between the two writes.
+        """
+        self.returning += held
         self.may_return = max(0, self.may_return - held)
 
 
@@ -143,15 +147,17 @@ class _Allocation:
         if refusal is None and (wish := order.delivery.slot) is not None:
             slot, refusal = self._slot_for(order, wish, held)
         if slot is not None:
-            want[slot.id] = order.total_amount
+            # A mark is never changed: whoever else has this order in hand may be about to record it as it is.
+            want[slot.id] = held[slot.id] if order.order_id in slot.moving else order.total_amount
             held.setdefault(slot.id, 0)
         if refusal:
             for identifier, count in held.items():
                 self._shelves[identifier].put_back(count)
             return Refuse(refusal)
-        return self._serve(order, {i: count - held[i] for i, count in want.items()}, held, slot)
+        return self._serve(order, want, held, slot)
 
-    def _serve(self, order: Request, need: Mapping[str, int], held: Mapping[str, int], slot: Slot | None) -> Outcome:
+    def _serve(self, order: Request, want: Mapping[str, int], held: Mapping[str, int], slot: Slot | None) -> Outcome:
+        need = {identifier: count - held[identifier] for identifier, count in want.items()}
         if any(count > max(0, self._shelves[identifier].free) for identifier, count in need.items()):
             for identifier, count in need.items():
                 self._shelves[identifier].claim(count)
@@ -163,7 +169,7 @@ class _Allocation:
             return Reserve(take)
         if order.order_id not in slot.moving:
             take.setdefault(slot.id, 0)
-        return Reserve(take, self._board.booking(slot, order.total_amount))
+        return Reserve(take, self._board.booking(slot, want[slot.id]))
 
     def _slot_for(self, order: Request, wish: str, held: Mapping[str, int]) -> tuple[Slot | None, str | None]:
         """The slot that the order gets, or may get if others do not; or why it gets none."""
@@ -179,7 +185,7 @@ class _Allocation:
             return self._shelves[slot.id].at_most(has) + has
 
         mine = self._slot_of.get(order.order_id)
-        if mine is not None and price <= at_best(mine):
+        if mine is not None and mine.id in self._board.offered and wish in (AUTO, mine.id):
             return mine, None
         chosen = self._board.choose(Ask(wish, price), room, at_best)
         return (chosen, None) if isinstance(chosen, Slot) else (None, chosen)

@@ -4,7 +4,7 @@ An order may be given a slot, give it back and be given one again; each time is 
 reservation's status only ever goes forward. What an order of ours has by `delivery.slot` is its own reservation's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from inventory_service.allocation import SlotRequest
@@ -62,7 +62,12 @@ class Assigning:
 
     async def release(self, order_id: str) -> Reservation | None:
         """Give the order's slot back; returns its last assignment as it was, None if it never had one."""
-        return (await self._releasing.release_assignments([order_id])).get(order_id)
+        return (await self.release_all([order_id]))[0]
+
+    async def release_all(self, order_ids: Sequence[str]) -> list[Reservation | None]:
+        """Give these orders' slots back; returns their last assignments as they were."""
+        assignments = await self._releasing.release_assignments(list(dict.fromkeys(order_ids)))
+        return [assignments.get(order_id) for order_id in order_ids]
 
     async def of_an_order(self, order_id: str) -> Reservation | None:
         """The reservation of an order of ours, if there is one."""
@@ -71,48 +76,38 @@ class Assigning:
     async def _attempt(self, wishes: Sequence[Wish]) -> dict[str, Answer]:
         """Answer all orders but those whose assignment was released at this very moment."""
         assigned = await self._reservations.assignments(wish.order_id for wish in wishes)
-        answers = await self._known(wishes, assigned)
-        await self._release_over(answers)
+        answers = await self._by_their_own(wish.order_id for wish in wishes)
+        await self._releasing.release_assignments([order_id for order_id in answers if order_id in assigned])
+        for order_id, assignment in assigned.items():
+            if order_id not in answers and assignment.status is Status.RESERVED and assignment.booking is not None:
+                answers[order_id] = assignment.booking
         requests = [_request(wish, assigned.get(wish.order_id)) for wish in wishes if wish.order_id not in answers]
-        if not requests:
-            return answers
+        return answers | await self._book(requests) if requests else answers
+
+    async def _book(self, requests: Sequence[SlotRequest]) -> dict[str, Answer]:
+        answers: dict[str, Answer] = {}
         reservations = await self._reserving.reserve(requests)
-        booked: dict[str, Booking] = {}
         for request in requests:
             reservation = reservations[request.order_id]
             if reservation.status is Status.FAILED:
                 answers[request.assignment.order_id] = Full(reservation.failure_reason or "")
             elif reservation.status is Status.RESERVED and reservation.booking is not None:
-                booked[request.assignment.order_id] = reservation.booking
-        over = await self._over_meanwhile(booked)
-        await self._release_over(over)
-        return answers | booked | over
+                answers[request.assignment.order_id] = reservation.booking
+        # An order of ours may have been decided meanwhile: whichever side records second sees the other.
+        by_their_own = await self._by_their_own(answers)
+        await self._releasing.release_assignments(list(by_their_own))
+        return answers | by_their_own
 
-    async def _known(self, wishes: Sequence[Wish], assigned: Mapping[str, Reservation]) -> dict[str, Answer]:
-        """Answers for orders that have a slot, by an assignment or by their own reservation, or are over."""
-        own = await self._reservations.read(wish.order_id for wish in wishes)
+    async def _by_their_own(self, order_ids: Iterable[str]) -> dict[str, Answer]:
+        """Answers for orders of ours whose reservation has a slot, or which are over: they keep no assignment."""
+        own = await self._reservations.read(order_ids)
         answers: dict[str, Answer] = {}
-        for wish in wishes:
-            reservation, assignment = own.get(wish.order_id), assigned.get(wish.order_id)
-            if reservation is not None and reservation.status is not Status.RESERVED:
-                answers[wish.order_id] = Over(reservation.status)
-            elif assignment is not None and assignment.status is Status.RESERVED and assignment.booking is not None:
-                answers[wish.order_id] = assignment.booking
-            elif reservation is not None and reservation.booking is not None:
-                answers[wish.order_id] = reservation.booking
+        for order_id, reservation in own.items():
+            if reservation.status is not Status.RESERVED:
+                answers[order_id] = Over(reservation.status)
+            elif reservation.booking is not None:
+                answers[order_id] = reservation.booking
         return answers
-
-    async def _over_meanwhile(self, order_ids: Iterable[str]) -> dict[str, Answer]:
-        """Which of these have been refused or released after they had been looked at."""
-        own = await self._reservations.decisions(order_ids)
-        over = {order_id: decision for order_id, decision in own.items() if decision.status is not Status.RESERVED}
-        return {order_id: Over(decision.status) for order_id, decision in over.items()}
-
-    async def _release_over(self, answers: Mapping[str, Answer]) -> None:
-        """Give back what is assigned to orders that are over, also by who was killed before he could."""
-        over = [order_id for order_id, answer in answers.items() if isinstance(answer, Over)]
-        if over:
-            await self._releasing.release_assignments(over)
 
 
 def _request(wish: Wish, before: Reservation | None) -> SlotRequest:

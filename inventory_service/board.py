@@ -70,7 +70,9 @@ class Board:
             return f"Delivery {ask.slot} has no room for {price}: {free} of {capacity} is free"
         until = to_rfc3339(self.until) if self.until is not None else to_rfc3339(self.now)
         reason = f"No delivery slot with room for {price} until {until}"
-        largest = max((self.slots[identifier].capacity for identifier in self.offered), default=0)
+        if not self.offered:
+            return f"{reason}: none is on offer"
+        largest = max(self.slots[identifier].capacity for identifier in self.offered)
         return f"{reason}: none takes more than {to_json_number(largest)}" if ask.price > largest else reason
 
     def _not_offered(self, identifier: str) -> str:
@@ -140,13 +142,16 @@ def follow(slot: Slot, rules: Rules) -> Slot:
     return slot
 
 
-def listed(rules: Rules, recorded: Sequence[Slot], times: Iterable[Opening]) -> Iterator[Slot]:
+def listed(
+    rules: Rules, recorded: Sequence[Slot], times: Iterable[Opening], under_way: Sequence[Slot] = ()
+) -> Iterator[Slot]:
     """Slots as they are now, in the order of their start: the recorded ones, and between them those still empty.
 
-    An empty one is left out where one that is booked takes some of its time.
+    An empty one is left out where one that is booked, one of these or one `under_way` before them, takes some of its
+    time.
     """
     waiting = deque(follow(slot, rules) for slot in recorded)
-    booked = [slot for slot in waiting if slot.reserved]
+    booked = [slot for slot in (*under_way, *waiting) if slot.reserved]
     for opening in times:
         while waiting and waiting[0].start < opening.start:
             yield waiting.popleft()

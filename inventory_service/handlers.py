@@ -19,12 +19,17 @@ class StockHandlers:
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve for new orders, in their order of arrival.
 
-        An order that is refused is never released: what another system has assigned to it goes back now.
+        What another system has assigned to an order meanwhile goes back if the order is refused, as nothing releases it
+        later, and if it has a slot of its own: an order has one slot.
         """
         reservations = await self._reserving.reserve(orders)
-        refused = [order_id for order_id, found in reservations.items() if found.status is Status.FAILED]
-        if refused:
-            await self._releasing.release_assignments(refused)
+        unassigned = [
+            order_id
+            for order_id, found in reservations.items()
+            if found.status is Status.FAILED or found.booking is not None
+        ]
+        if unassigned:
+            await self._releasing.release_assignments(unassigned)
         return [answer(reservation) for reservation in reservations.values()]
 
     async def release(self, commands: Sequence[ReleaseStock]) -> Sequence[Message]:

@@ -1,8 +1,13 @@
-"""What is counted of stock."""
+"""What is counted of stock, and the classes of reasons for which orders are refused."""
+
+from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-reservations = Counter("inventory_reservations_total", "Orders decided, by outcome", ["outcome"])
+from inventory_service.stock import Reservation, Status
+
+_reservations = Counter("inventory_reservations_total", "Orders decided, by outcome", ["outcome"])
+_refusals = Counter("inventory_refusals_total", "Orders refused, by the class of reason", ["reason"])
 conflicts = Counter("inventory_conflicts_total", "Writes given up because another worker had changed the product")
 passes = Histogram(
     "inventory_allocation_passes",
@@ -20,3 +25,33 @@ allocation_seconds = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1),
 )
 overdue_marks = Gauge("inventory_overdue_marks", "Marks on products without a reservation for more than a minute")
+
+_CLASSES = (
+    ("Insufficient stock", "insufficient_stock"),
+    ("Unknown product", "unknown_product"),
+    ("Price of", "wrong_price"),
+    ("An order can hold one server", "too_many_servers"),
+    ("Delivery ", "slot"),
+    ("No delivery slot", "slot"),
+    ("There is no delivery", "slot"),
+)
+"""How the words of a refusal begin, and their class: the words name products and numbers, and are without number."""
+OTHER = "other"
+
+for _, _name in (*_CLASSES, ("", OTHER)):
+    _refusals.labels(_name)  # starts at zero: Prometheus sees no increase in a series that begins with its first count
+for _status in (Status.RESERVED, Status.FAILED):
+    _reservations.labels(_status)
+
+
+def reason_class(reason: str) -> str:
+    """The class of a refusal's reason."""
+    return next((name for beginning, name in _CLASSES if reason.startswith(beginning)), OTHER)
+
+
+def count_decisions(decided: Iterable[Reservation]) -> None:
+    """Count reservations that were recorded just now."""
+    for reservation in decided:
+        _reservations.labels(reservation.status).inc()
+        if reservation.status is Status.FAILED:
+            _refusals.labels(reason_class(reservation.failure_reason or "")).inc()

@@ -34,6 +34,8 @@ class Releasing:
 
     async def release_assignments(self, order_ids: Sequence[str]) -> dict[str, Reservation]:
         """Release the slots that these orders have by an assignment; returns their last assignments, by order."""
+        if not order_ids:
+            return {}
         assignments = await self._reservations.assignments(order_ids)
         held = [each for each in assignments.values() if each.status is Status.RESERVED]
         if held:
@@ -62,8 +64,12 @@ class Releasing:
             for order_id, reservation in recorded.items()
             if reservation.status is not Status.RESERVED
         }
-        done |= await self._bury(involved.keys() - recorded.keys())
+        buried = await self._bury(involved.keys() - recorded.keys())
+        done |= buried
         owed = self._marks.note_all(before.values(), done)
+        if buried:
+            # Nobody says which slot a killed worker has taken for an order that was never recorded.
+            owed |= self._marks.note_all(await self._resources.marked_slots(), buried)
         done |= await self._give_back(holding, before)
         if owed:
             await self._marks.settle(owed)

@@ -168,8 +168,7 @@ class Reserving:
                 decisions.append(self._reserved(order, scene.counted, outcome.booking))
         existing = await self._reservations.insert(decisions)
         new = {reservation.order_id: reservation for reservation in decisions if reservation.order_id not in existing}
-        for reservation in (new | not_stored).values():
-            metrics.reservations.labels(reservation.status).inc()
+        metrics.count_decisions((new | not_stored).values())
         if new:
             self._reach(RESERVATION_RECORDED)
         return new | not_stored

@@ -81,6 +81,10 @@ class Resources:
         slots = [slot for slot in await self._find(query) if isinstance(slot, Slot)]
         return sorted(slots, key=lambda slot: slot.start)
 
+    async def marked_slots(self) -> list[Counted]:
+        """Slots with marks: room that is being taken or given back."""
+        return await self._find({"markedSince": {"$exists": True}, "kind": SLOT})
+
     async def marked_before(self, moment: datetime) -> list[Counted]:
         """What has had marks without a break since before this moment: the busy and the forgotten."""
         return await self._find({"markedSince": {"$lt": moment}})

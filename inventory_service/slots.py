@@ -1,7 +1,7 @@
 """What operators do with delivery slots, and the rules by which there are any; orders book them in resources.py."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any, cast
 
@@ -33,13 +33,11 @@ RULES = {
 RULES_SCHEMA = CollectionSchema(
     validator={
         "$jsonSchema": {
-            "required": list(RULES),
-            "properties": {name: {"bsonType": ["int", "long"], "minimum": 0} for name in RULES},
+            "required": [*RULES, "version"],
+            "properties": {name: {"bsonType": ["int", "long"], "minimum": 0} for name in (*RULES, "version")},
         }
     }
 )
-
-UPSERT_ATTEMPTS = 5
 
 
 class SlotRules:
@@ -52,12 +50,32 @@ class SlotRules:
     async def read(self) -> Rules:
         """The rules as they are now; those of the contract until somebody sets others."""
         document = await self._collection.find_one({"_id": RULES_ID})
-        return Rules() if document is None else Rules(**{ours: document[name] for name, ours in RULES.items()})
+        return _rules(document)
+
+    async def change(self, changed: Callable[[Rules], Rules]) -> Rules:
+        """Change the rules to what `changed` makes of them, whoever else does so at the same moment; returns them.
+
+        What `changed` raises passes through, and nothing is changed.
+        """
+        while True:
+            before = await self._collection.find_one({"_id": RULES_ID})
+            rules = changed(_rules(before))
+            version = before["version"] if before is not None else 0
+            document = {name: getattr(rules, ours) for name, ours in RULES.items()}
+            document |= {"version": version + 1, "updatedAt": self._clock()}
+            try:
+                await self._collection.replace_one({"_id": RULES_ID, "version": version}, document, upsert=True)
+            except DuplicateKeyError:
+                continue  # changed by somebody else since it was read
+            return rules
 
     async def write(self, rules: Rules) -> None:
         """Replace the rules."""
-        document = {name: getattr(rules, ours) for name, ours in RULES.items()}
-        await self._collection.replace_one({"_id": RULES_ID}, {**document, "updatedAt": self._clock()}, upsert=True)
+        await self.change(lambda _: rules)
+
+
+def _rules(document: Document | None) -> Rules:
+    return Rules() if document is None else Rules(**{ours: document[name] for name, ours in RULES.items()})
 
 
 class Slots:
@@ -89,42 +107,49 @@ class Slots:
 
     async def page(
         self, since: datetime | None, until: datetime | None, *, after: datetime | None, limit: int
-    ) -> list[Slot]:
-        """Slots that start from `since` (now) to before `until` (the end of the horizon), by their start.
+    ) -> tuple[list[Slot], datetime | None]:
+        """Slots from `since` (now) to before `until` (the end of the horizon), and where the next page begins.
 
-        `after` is the start of the last slot of the page before. Of times past only those are left that were recorded.
+        They come by their start; `after` is where the page before ended. Of times past only those are left that were
+        recorded. Left out is what cannot be booked for its times: by the rules there is none, or a booked one overlaps.
         """
         rules, now = await self._rules.read(), self._clock()
         since = now if since is None else since
         if until is None:
             offered = on_offer(rules, now)
             until = max(offered[-1].end, since) if offered else since
-        within: Document = {"$gte": since, "$lt": until} | ({} if after is None else {"$gt": after})
-        query = {"end": {"$gt": since}, "start": within}
+        # One that is under way at the beginning is not on the page, and may overlap with what is.
+        from_ = since if after is None else max(since, after + timedelta(milliseconds=1))
+        under_way = await self._read({"end": {"$gt": from_}, "start": {"$lt": from_}})
+        recorded = await self._read({"end": {"$gt": from_}, "start": {"$gte": from_, "$lt": until}}, limit)
+        last = recorded[-1].start if len(recorded) == limit else None
+        times = takewhile(
+            lambda opening: opening.start < until and (last is None or opening.start <= last),
+            openings(rules, max(from_, now)),
+        )
+        kept = [slot for slot in recorded if slot.reserved or slot.start <= now or opening_at(rules, slot.start)]
+        slots = list(islice(listed(rules, kept, times, under_way), limit + 1))
+        if len(slots) > limit:
+            return slots[:limit], slots[limit - 1].start
+        return slots, last
+
+    async def _read(self, query: Document, limit: int = 0) -> list[Slot]:
         cursor = self._collection.find(query).sort([("start", ASCENDING)]).limit(limit)
-        recorded = [cast("Slot", from_document(document)) for document in await cursor.to_list(None)]
-        ahead = openings(rules, max(since, now, after or since))
-        times = takewhile(lambda opening: opening.start < until, ahead)
-        unseen = (opening for opening in times if after is None or opening.start > after)
-        return list(islice(listed(rules, recorded, unseen), limit))
+        return [cast("Slot", from_document(document)) for document in await cursor.to_list(None)]
 
     async def _find(self, slot_id: str) -> Slot | None:
         document = await self._collection.find_one({"_id": slot_id, "kind": SLOT})
         return None if document is None else cast("Slot", from_document(document))
 
     async def _upsert(self, slot_id: str, changes: Sequence[Document]) -> Slot:
-        for attempt in range(UPSERT_ATTEMPTS):
+        while True:
             try:
                 document: Any = await self._collection.find_one_and_update(
                     {"_id": slot_id, "kind": SLOT}, changes, upsert=True, return_document=ReturnDocument.AFTER
                 )
             except DuplicateKeyError:
-                # Booked for the first time at this moment: the next attempt finds it.
-                if attempt == UPSERT_ATTEMPTS - 1:
-                    raise
-            else:
-                return cast("Slot", from_document(document))
-        raise AssertionError("unreachable")
+                continue  # booked for the first time at this moment: the next attempt finds it
+            return cast("Slot", from_document(document))
 
 
 def _changes(

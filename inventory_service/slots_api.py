@@ -7,11 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic.alias_generators import to_camel
 
 from inventory_service.assigning import Answer, Assigning, Full, Over, Wish
 from inventory_service.slots import SlotRules, Slots
-from inventory_service.stock import Booking, Status
-from inventory_service.timetable import DAY_MINUTES, Rules, start_of
+from inventory_service.stock import Booking, Reservation, Status
+from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
 from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
 from shared.contracts.base import Count, OrderId
 from shared.grouping import Grouping
@@ -23,7 +24,7 @@ MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
 MAX_ASSIGNED_AT_ONCE = 200
 
-_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+_TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 def _opening_time(text: str) -> str:
@@ -52,7 +53,7 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
 Capacity = Annotated[JsonMoney, Field(ge=0)]
-SlotId = Annotated[str, Path(pattern=r"^slot:\d{1,12}$", description="`slot:<unix seconds of the start>`")]
+SlotId = Annotated[str, Path(pattern=r"^slot:(0|[1-9][0-9]{0,11})$", description="`slot:<unix seconds of the start>`")]
 OrderIdPath = Annotated[OrderId, Path()]
 
 
@@ -103,9 +104,9 @@ def _rules_routes(rules: SlotRules) -> APIRouter:
     @router.put("/slots/config", response_model=SlotRulesView)
     async def put_config(body: RulesBody) -> Response:
         """Change the rules: for every slot from now on, but not what is booked."""
-        changed = _changed(await rules.read(), body)
-        await rules.write(changed)
-        return json_response(show_rules(changed))
+        if nulls := [name for name in body.model_fields_set if getattr(body, name) is None]:
+            raise invalid(*((to_camel(name), "must not be null: leave out what is to stay as it is") for name in nulls))
+        return json_response(show_rules(await rules.change(lambda before: _changed(before, body))))
 
     return router
 
@@ -124,8 +125,8 @@ def _slot_routes(slots: Slots) -> APIRouter:
         if since is not None and until is not None and since > until:
             raise invalid(("to", f"{until.isoformat()} is before from, {since.isoformat()}"))
         after = _after(cursor) if cursor is not None else None
-        page = await slots.page(since, until, after=after, limit=limit)
-        following = write_cursor([page[-1].id]) if len(page) == limit else None
+        page, last = await slots.page(since, until, after=after, limit=limit)
+        following = write_cursor([slot_id(last)]) if last is not None else None
         return json_response({"items": [show_slot(slot) for slot in page], "nextCursor": following})
 
     @router.put("/slots/{slot_id}")
@@ -147,6 +148,7 @@ def _slot_routes(slots: Slots) -> APIRouter:
 def _assignment_routes(assigning: Assigning) -> APIRouter:
     router = new_router("slots")
     together: Grouping[Wish, Answer] = Grouping(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
+    releasing: Grouping[str, Reservation | None] = Grouping(assigning.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post("/slots/assign", response_model=AssignmentView)
     async def assign(body: AssignBody) -> Response:
@@ -159,7 +161,7 @@ def _assignment_routes(assigning: Assigning) -> APIRouter:
     @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
     async def release(order_id: OrderIdPath) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
-        if await assigning.release(order_id) is None:
+        if await releasing.submit(order_id) is None:
             own = await assigning.of_an_order(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
                 raise conflict(f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order")

@@ -16,7 +16,7 @@ DAY_MINUTES = 24 * 60
 
 SLOT_PREFIX = "slot:"
 
-_ID = re.compile(rf"{SLOT_PREFIX}(0|[1-9]\d{{0,11}})")
+_ID = re.compile(rf"{SLOT_PREFIX}(0|[1-9][0-9]{{0,11}})")
 
 
 class Opening(NamedTuple):

@@ -1,8 +1,9 @@
 """The schema of a service's collections: declared beside the records, brought about and checked at every start.
 
-The start makes what is missing and sets validators right. What it would have to drop for that, an index or a whole
-collection with its documents, it leaves to an operator: it stops with one line that says what is in the way and which
-command mends it. `ordersaga doctor` compares in the same way and changes nothing.
+The start makes what is missing and sets validators right; a user who may not do the latter is warned, and it goes on.
+What it would have to drop for that, an index or a whole collection with its documents, and an index that somebody has
+hidden, it leaves to an operator: it stops with one line that says what is in the way and which command mends it.
+`ordersaga doctor` compares in the same way and changes nothing.
 """
 
 import asyncio
@@ -25,7 +26,11 @@ ATTEMPTS = 20
 BUILD_SECONDS = 24 * 3600.0
 """An index of a large collection takes longer than any call may otherwise; given up, it would never be there."""
 
-_UNAUTHORIZED = 13
+UNAUTHORIZED = 13
+"""The code of the error that a user without a right gets."""
+VALIDATOR = "validator"
+"""What a difference is about that no start has to mend: the service works under an older validator, or none."""
+
 # NamespaceNotFound, NamespaceExists, IndexOptionsConflict, IndexKeySpecsConflict, ConflictingOperationInProgress,
 # IndexBuildAborted: another process is at the same collection, and looking again shows what is left to do.
 _OVERTAKEN = frozenset({26, 48, 85, 86, 117, 276})
@@ -40,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CollectionSchema:
-    """How a collection has to be; without a validator every document is taken.
+    """How a collection has to be; without a validator it may have any that an operator has set.
 
     Indexes are compared as they are declared: MongoDB would fill in a collation, a text index or a geographical one.
     """
@@ -129,9 +134,22 @@ async def prepare(database: Database, collections: Collections, *, pause: float 
 async def _prepare(database: Database, collections: Collections) -> None:
     examined = await examine(database, collections)
     _stop_at_what_is_in_the_way(database.name, examined)
+    refused: dict[str, OperationFailure] = {}
     for name, found in examined.items():
         for one in found:
-            await _mend(database, name, one)
+            try:
+                await _mend(database, name, one)
+            except OperationFailure as error:
+                if one.what != VALIDATOR or _code(error) != UNAUTHORIZED:
+                    raise
+                refused[name] = error
+    for name, refusal in refused.items():
+        _log.warning(
+            "the validator stays as it is",
+            collection=f"{database.name}.{name}",
+            error=first_line(refusal),
+            mend=await how_to_permit(database),
+        )
 
 
 def _stop_at_what_is_in_the_way(database: str, examined: Mapping[str, Sequence[Difference]]) -> None:
@@ -172,15 +190,17 @@ def _rules(schema: CollectionSchema) -> Document:
 
 
 def _validator(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
-    wanted, there = _rules(schema), found.options.get("validator") or {}
-    if wanted.get("validator", {}) == there and all(
-        found.options.get(key, strict) == strict for key, strict in _STRICT.items() if wanted
+    if schema.validator is None:
+        return
+    wanted, there = _rules(schema), found.options
+    if wanted["validator"] == there.get("validator") and all(
+        there.get(key, strict) == strict for key, strict in _STRICT.items()
     ):
         return
     # What is replaced is told in full: whoever has set it may want it back.
-    is_ = json.dumps({key: found.options[key] for key in ("validator", *_STRICT) if key in found.options}, default=str)
-    command = {"collMod": found.name, "validator": wanted.get("validator", {}), **_STRICT}
-    yield Difference("validator", is_ if there else "missing", "the service's" if wanted else "none", command)
+    is_ = json.dumps({key: there[key] for key in wanted if key in there}, default=str)
+    command = {"collMod": found.name, **wanted}
+    yield Difference(VALIDATOR, is_ if there.get("validator") else "missing", "the service's", command)
 
 
 def _indexes(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
@@ -203,8 +223,8 @@ def _index(found: Found, wanted: Mapping[str, Any], there: Mapping[str, Any]) ->
         drop = _in_mongosh(_call(found, "dropIndex", name))
         yield Difference(f"index {name}", _described(there), _described(wanted), mend=drop)
     elif there.get("hidden"):
-        show = {"collMod": found.name, "index": {"name": name, "hidden": False}}
-        yield Difference(f"index {name}", "hidden", command=show)
+        show = _in_mongosh(_call(found, "unhideIndex", name))
+        yield Difference(f"index {name}", "hidden", "one that queries can use", mend=show)
 
 
 def _foreign_index(
@@ -274,7 +294,7 @@ def _code(error: PyMongoError) -> int | None:
 
 
 async def _explained(database: Database, error: PyMongoError) -> str:
-    if _code(error) != _UNAUTHORIZED:
+    if _code(error) != UNAUTHORIZED:
         return f"MongoDB refuses the schema of {database.name}: {first_line(error)}"
     return f"MongoDB refuses the schema of {database.name}: {first_line(error)}; {await how_to_permit(database)}"
 

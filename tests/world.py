@@ -154,6 +154,7 @@ def populate_slots(world: World) -> None:
     assignment(world, "a-2", 1, FREE, price=900)
     assignment(world, "was", 2, LOWERED, price=700, updatedAt=JUST_NOW)  # being given back
     assignment(world, "slot-declined", 1, FREE, "RELEASED", price=900)
+    assignment(world, "slot-named", 1, FREE, "RELEASED", price=900)  # the order came, and has its own
 
 
 def slot(world: World, slot_id: str, capacity: int, load: int, **fields: Any) -> None:

@@ -48,7 +48,8 @@ ORDER_FIELDS = (
 )
 STANDING_FIELDS = ("status", "settled", "compensating", "updatedAt")
 RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt")
-ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId")
+ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
+OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
 PAYMENT_FIELDS = (
     "status",
     "amount",
@@ -147,7 +148,7 @@ class Books:
             return await self._locks[0].estimated_document_count()
 
     async def assignments(self) -> AsyncIterator[list[Assigned]]:
-        """Every slot that another system has booked or given back, in pages, with our order of that id."""
+        """Every slot that another system has booked or given back, in pages, with what we have of that order."""
         last: str | None = ASSIGNMENT
         while last is not None:
             among = {"_id": {"$gt": last, "$lt": AFTER_ASSIGNMENTS}}
@@ -238,7 +239,8 @@ class Books:
         records = await find((self._reservations[0], ASSIGNMENT_FIELDS), among, session, limit=self._page)
         ids = [str((record.get("assignment") or {}).get("orderId")) for record in records]
         orders = await by_ids((self._orders[0], STANDING_FIELDS), ids, session)
-        return [Assigned(record, orders.get(order_id)) for record, order_id in zip(records, ids, strict=True)]
+        own = await by_ids((self._reservations[0], OWN_SLOT_FIELDS), ids, session)
+        return [Assigned(record, orders.get(key), own.get(key)) for record, key in zip(records, ids, strict=True)]
 
     async def _shared(self, source: Source, among: Document, by: str, name: str) -> list[Shared]:
         """Ids by which several documents are grouped; found by the server, of each the first and the last of them."""

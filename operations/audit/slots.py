@@ -21,10 +21,11 @@ GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 
 
 class Assigned(NamedTuple):
-    """An assignment by another system, and the order of ours that has the same id, if there is one."""
+    """An assignment by another system, and the order of ours that has the same id, with its reservation, if any."""
 
     record: Document
     order: Document | None
+    reservation: Document | None = None
 
     def violation(self, kind: str, found: str, expected: str) -> Violation:
         """A violation of this assignment."""
@@ -137,6 +138,19 @@ def judge_assignment(assigned: Assigned, now: datetime) -> Iterator[Violation]:
     if order is not None and is_given_up(order) and is_settled_long_ago(order, now):
         found = f"RESERVED in {slot_id}, and its order {order['_id']} is {order.get('status')} and settled"
         yield assigned.violation("assignment held", found, "released with its order")
+    if slot_id is not None:
+        yield from _two_slots(assigned, slot_id, now)
+
+
+def _two_slots(assigned: Assigned, slot_id: str, now: datetime) -> Iterator[Violation]:
+    """Who records second gives the assignment back, at once; so both are old before two slots are wrong."""
+    record, own = assigned.record, assigned.reservation or {}
+    has = (own.get("slot") or {}).get("slotId")
+    if own.get("status") != "RESERVED" or has is None:
+        return
+    if is_decided_long_ago(own, now) and is_decided_long_ago(record, now):
+        found = f"{has} by its reservation and {slot_id} by {record['_id']}"
+        yield Violation(2, "two slots", "order", str(own["_id"]), found, "one slot")
 
 
 def two_assignments(order_id: str, number: int, assignments: Sequence[Any]) -> Violation:

@@ -29,6 +29,7 @@ from tests.inventory_worker import (
     leftovers,
     order,
     release,
+    reserved,
     settle_everything,
     shared_database,
 )
@@ -228,6 +229,128 @@ async def test_a_refused_order_gives_back_what_was_assigned_to_it_though_a_worke
     await assert_settled(workers, clock)
 
 
+async def test_what_a_refused_order_had_taken_is_for_others_only_once_its_refusal_is_recorded(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    """Or a worker that dies between the two leaves more taken than there is."""
+    await other.products.put("v", Description(Kind.VPS, package="basic"))
+    await other.slot_rules(capacity=100_00, horizon=1)
+    await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("refused", 100)))
+    await other.products.put("p", Description(Kind.GOODS, price=1_00))
+    behind = order("behind", {"v": 1}, price=100, slot="auto")
+
+    # It dies once the refusal is written, or where it has taken for the other order: the books are right at both.
+    for point in (RESERVATION_RECORDED, STOCK_MOVED):
+        await crash(doomed(workers, clock, point).reserve(wanting("refused", 100), behind))
+        assert await discrepancies(other.database) == []
+
+    assert reserved(await other.reserve(wanting("refused", 100), behind)) == {"behind"}
+    assert await booked(other) == {FIRST: 100_00}
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize(("first", "second"), [(50_00, 20_00), (20_00, 80_00)], ids=["less", "more"])
+async def test_two_requests_of_an_order_at_different_prices_book_one_of_them(
+    workers: list[Worker], other: Worker, clock: HandClock, first: int, second: int
+) -> None:
+    """A client that gave up waiting asks again, another process and at another price, while the first goes on."""
+    gates = [Gate(worker.reservations, "insert") for worker in workers]
+    asking = []
+    for worker, gate, price in zip(workers, gates, (first, second), strict=True):
+        asking.append(asyncio.create_task(worker.assign("x", price)))
+        await gate.reached()
+    for gate, asked in zip(gates, asking, strict=True):
+        gate.open()
+        await asked
+
+    answers = [asked.result() for asked in asking]
+    assert answers[0] == answers[1]
+    assert await booked(other) == {FIRST: first}
+    assert await discrepancies(other.database) == []
+    await other.assigning.release("x")
+    assert await booked(other) == {}
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize("crash_at_point", [None, *POINTS])
+async def test_an_order_has_one_slot_though_another_system_assigned_it_one_before(
+    workers: list[Worker], other: Worker, clock: HandClock, crash_at_point: str | None
+) -> None:
+    assert isinstance(await other.assign("o", 60_00), Booking)
+    if crash_at_point is not None:
+        await crash(doomed(workers, clock, crash_at_point).reserve(wanting("o")))
+
+    await other.reserve(wanting("o"))
+
+    own = await other.slot_of("o")
+    assert own is not None
+    assert await booked(other) == {own: 60_00}
+    again = await other.assign("o", 60_00)
+    assert isinstance(again, Booking)
+    assert again.slot_id == own
+    await other.release("o")
+    assert await booked(other) == {}
+    await assert_settled([other], clock)
+
+
+async def test_an_order_that_was_recorded_while_it_was_assigned_a_slot_keeps_its_own(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    gate = Gate(workers[0].reservations, "insert")
+    assigning = asyncio.create_task(workers[0].assign("o", 60_00))
+    await gate.reached()
+    await other.reserve(wanting("o"))
+    gate.open()
+
+    answer = await assigning
+
+    assert isinstance(answer, Booking)
+    assert answer.slot_id == await other.slot_of("o")
+    assert await booked(other) == {answer.slot_id: 60_00}
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize("why", ["begun", "disabled"])
+async def test_an_order_whose_worker_died_is_not_booked_in_a_slot_that_is_not_on_offer_any_more(
+    workers: list[Worker], other: Worker, clock: HandClock, why: str
+) -> None:
+    await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("o")))
+    if why == "begun":
+        clock.forward(minutes=16)
+    else:
+        await other.slots.adjust(FIRST, capacity=None, follow_rules=False, disabled=True)
+
+    assert await other.reserve(wanting("o")) == [StockReserved(order_id="o", slot=SECOND)]
+
+    assert await booked(other) == {SECOND: 60_00}
+    await assert_settled([other], clock)
+
+
+async def test_room_that_was_taken_is_kept_though_an_earlier_slot_is_free_by_now(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    await other.assign("in-the-way", 60_00)
+    await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("o")))
+    await other.assigning.release("in-the-way")
+
+    assert await other.reserve(wanting("o")) == [StockReserved(order_id="o", slot=SECOND)]
+
+    await assert_settled(workers, clock)
+    assert await booked(other) == {SECOND: 60_00}
+
+
+async def test_a_release_finds_the_room_that_a_killed_worker_took_for_an_order_never_recorded(
+    workers: list[Worker], other: Worker, clock: HandClock
+) -> None:
+    await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("o")))
+    assert await booked(other) == {FIRST: 60_00}
+
+    await other.release("o")
+
+    assert await booked(other) == {}
+    await assert_settled([other], clock)
+
+
 @pytest.mark.parametrize("wanted_by", ["order", "assignment"])
 @pytest.mark.parametrize("slow_first", [True, False], ids=["first-slot-recorded", "second-slot-recorded"])
 @pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
@@ -314,9 +437,10 @@ async def test_whatever_dies_or_stalls_no_slot_is_overbooked_or_kept(
     inbox = Inbox(messages, perils.random)
     callers = Callers({f"x{n}": perils.random.choice((10_00, 30_00)) for n in range(8)}, {"x1", "x4", "x6"})
 
-    await asyncio.gather(
-        *(inbox.serve(worker, perils) for worker in workers), *(callers.call(worker, perils) for worker in workers)
-    )
+    async with asyncio.TaskGroup() as together:  # of which none goes on into the next test if another fails
+        for worker in workers:
+            together.create_task(inbox.serve(worker, perils))
+            together.create_task(callers.call(worker, perils))
 
     assert perils.deaths > 0
     await settle_everything([Worker(other.database)])

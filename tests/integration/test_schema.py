@@ -14,6 +14,7 @@ import pytest
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel
 from pymongo.errors import AutoReconnect, WriteError
 from pymongo.monitoring import CommandListener, CommandStartedEvent
+from structlog.testing import capture_logs
 
 from operations.native.mongod import find_mongod
 from operations.native.ports import PortClaims
@@ -62,6 +63,8 @@ async def in_mongosh(database: Database, line: str) -> None:
         of = database.client[name][collection]
         if method == "aggregate":
             await (await of.aggregate(*arguments)).to_list()
+        elif method == "unhideIndex":
+            await database.client[name].command("collMod", collection, index={"name": arguments[0], "hidden": False})
         else:
             await {"drop": of.drop, "dropIndex": of.drop_index, "renameCollection": of.rename}[method](*arguments)
 
@@ -103,30 +106,33 @@ async def test_what_is_missing_is_made_once(db: Database) -> None:
 )
 async def test_a_validator_that_differs_is_brought_up_to_date(db: Database, other: dict[str, Any]) -> None:
     await db.command({"create": "books", **other})
-    await db.command({"create": "notes", "validator": {"nobody": "declared"}})
     await prepare(db, BOOKS)
     assert await examine(db, BOOKS) == WELL
     made = {"validationLevel": "strict", "validationAction": "error"}
     assert await options(db, "books") == {"validator": json.loads(json.dumps(AT_LEAST_ONE)), **made}
-    assert await options(db, "notes") == made
 
 
 async def test_the_log_has_the_validator_that_was_replaced() -> None:
-    there = Found("d", "notes", "collection", {"validator": {"nobody": "declared"}, "validationLevel": "off"})
-    (difference,) = differences(CollectionSchema(), there)
+    there = Found("d", "books", "collection", {"validator": {"nobody": "declared"}, "validationLevel": "off"})
+    (difference,) = differences(CollectionSchema(validator=AT_LEAST_ONE), there)
     assert json.loads(difference.found) == there.options
 
 
-async def test_what_others_added_stays_and_what_they_hid_is_shown(db: Database) -> None:
+async def test_what_others_added_stays(db: Database) -> None:
+    theirs = {"validator": {"nobody": "declared"}, "validationLevel": "moderate", "validationAction": "warn"}
+    await db.command({"create": "notes", **theirs})
     await prepare(db, BOOKS)
     await db["books"].create_index("title", name="operators")
     await db["books"].drop_index("due")
-    await db.command({"collMod": "books", "index": {"name": "since", "hidden": True}})
     await prepare(db, BOOKS)
     assert await examine(db, BOOKS) == WELL
-    indexes = await db["books"].index_information()
-    assert {"operators", "due"} < set(indexes)
-    assert "hidden" not in indexes["since"]
+    assert {"operators", "due"} < set(await db["books"].index_information())
+    assert await options(db, "notes") == theirs
+
+
+async def hidden(database: Database) -> None:
+    await database["books"].create_index("since", name="since", sparse=True)
+    await database.command({"collMod": "books", "index": {"name": "since", "hidden": True}})
 
 
 def index(name: str, key: str, **others: Any) -> Callable[[Database], Awaitable[Any]]:
@@ -145,6 +151,7 @@ IN_THE_WAY: dict[str, tuple[Callable[[Database], Awaitable[Any]], str]] = {
     "another filter": (index("due", "due", partialFilterExpression={"due": {"$gt": 1}}), '{"due": {"$gt": 1}}'),
     "no filter": (index("due", "due"), '"partialFilterExpression"'),
     "expiring at once": (index("since", "since", sparse=True, expireAfterSeconds=0), '"expireAfterSeconds": 0'),
+    "hidden": (hidden, "index since: hidden"),
     "another name": (index("elsewhere", "since", sparse=True), "called since"),
     "undeclared, unique": (index("theirs", "title", unique=True), "none that refuses"),
     "undeclared, expiring": (index("theirs", "title", expireAfterSeconds=60), "none that refuses"),
@@ -326,23 +333,56 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cal
             await process.end(10)
 
 
+@pytest.fixture
+async def ours(guarded: Callable[[str], str], unique_id: str) -> AsyncIterator[Database]:
+    """A database of the MongoDB that asks for a password, as its administrator sees it."""
+    name = f"t{unique_id}"
+    async with connected(guarded("root"), name) as database:
+        yield database
+        await database.client.drop_database(name)
+
+
+async def user_with(role: str, database: Database) -> str:
+    user = f"u{database.name}"
+    await database.client.admin.command("createUser", user, pwd="secret", roles=[{"role": role, "db": database.name}])
+    return user
+
+
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-@pytest.mark.parametrize(("role", "command"), [("readWrite", "collMod"), ("read", "createIndexes")])
 async def test_a_user_without_the_rights_is_told_which_and_how_to_get_them(
-    guarded: Callable[[str], str], unique_id: str, role: str, command: str, driver: str
+    guarded: Callable[[str], str], ours: Database, driver: str
 ) -> None:
-    user, name = f"u{unique_id}", f"t{unique_id}"
-    async with connected(guarded("root"), name) as ours, AsyncExitStack() as stack:
-        stack.push_async_callback(ours.client.drop_database, name)
-        await ours.client.admin.command("createUser", user, pwd="secret", roles=[{"role": role, "db": name}])
-        await ours.create_collection("books", **({"validator": AT_LEAST_ONE} if role == "read" else {}))
-        async with connected(guarded(user), name, driver) as theirs:
-            line = await refusal(theirs)
-            assert command in line
-            assert f'grantRolesToUser("{user}"' in line
-            await in_mongosh(ours, line)
+    user = await user_with("read", ours)
+    await ours.create_collection("books", validator=AT_LEAST_ONE)
+    async with connected(guarded(user), ours.name, driver) as theirs:
+        line = await refusal(theirs)
+        assert "createIndexes" in line
+        assert f'grantRolesToUser("{user}"' in line
+        await in_mongosh(ours, line)
+        await prepare(theirs, BOOKS)
+        assert await examine(theirs, BOOKS) == WELL
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_user_who_may_not_change_a_validator_is_warned_and_starts(
+    guarded: Callable[[str], str], ours: Database, driver: str
+) -> None:
+    user = await user_with("readWrite", ours)
+    await ours.create_collection("books")
+    async with connected(guarded(user), ours.name, driver) as theirs:
+        with capture_logs() as logs:
             await prepare(theirs, BOOKS)
-            assert await examine(theirs, BOOKS) == WELL
+
+        (warning,) = [log for log in logs if log["log_level"] == "warning"]
+        assert warning["collection"] == f"{ours.name}.books"
+        assert "collMod" in warning["error"]
+        assert f'grantRolesToUser("{user}"' in warning["mend"]
+        assert [one.what for one in (await examine(theirs, BOOKS))["books"]] == ["validator"]
+        assert (await examine(theirs, BOOKS))["notes"] == []
+
+        await in_mongosh(ours, warning["mend"])
+        await prepare(theirs, BOOKS)
+        assert await examine(theirs, BOOKS) == WELL
 
 
 async def test_a_connection_without_a_user_is_told_to_name_one(guarded: Callable[[str], str], unique_id: str) -> None:

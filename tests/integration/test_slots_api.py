@@ -92,7 +92,7 @@ async def test_rules_are_shown_and_changed_one_by_one(http: httpx.AsyncClient) -
     changed = await http.put("/slots/config", json={"capacity": 99.5, "closeTime": "02:00", "openTime": "22:00"})
     expected = {**DEFAULTS, "capacity": 99.5, "openTime": "22:00", "closeTime": "02:00"}
     assert (changed.status_code, changed.json()) == (200, expected)
-    assert (await http.put("/slots/config", json={"leadMinutes": 0, "capacity": None})).json() == {
+    assert (await http.put("/slots/config", json={"leadMinutes": 0})).json() == {
         **expected,
         "leadMinutes": 0,
     }
@@ -232,6 +232,37 @@ async def test_of_the_past_only_the_slots_are_listed_that_were_used(http: httpx.
     ]
 
 
+async def test_what_cannot_be_booked_for_its_times_is_not_listed(http: httpx.AsyncClient) -> None:
+    await http.put("/slots/config", json={"durationMinutes": 60})
+    assert (await assign(http)).json()["slotStart"] == "2026-06-01T11:00:00.000Z"
+    await http.put("/slots/config", json={"durationMinutes": 15})
+
+    starts = [
+        slot["start"][11:16]
+        for slot in (await http.get("/slots", params={"from": "2026-06-01T11:20:00Z", "limit": 2})).json()["items"]
+    ]
+    assert starts == ["12:00", "12:15"]  # who delivers is booked from 11:00 to 12:00
+
+    await http.delete("/slots/assignments/x1")
+    await http.put("/slots/config", json={"openTime": "20:00"})
+    listed = (await http.get("/slots", params={"limit": 2})).json()["items"]
+    assert [slot["start"][11:16] for slot in listed] == ["20:00", "20:15"]
+
+
+async def test_digits_of_other_scripts_are_no_slots(http: httpx.AsyncClient) -> None:
+    foreign = f"slot:{FIRST[5:].translate(str.maketrans('0123456789', '٠١٢٣٤٥٦٧٨٩'))}"
+
+    assert (await http.put(f"/slots/{foreign}", json={"disabled": True})).status_code == 422
+
+
+async def test_a_rule_that_is_null_is_refused_by_its_name(http: httpx.AsyncClient) -> None:
+    answer = await http.put("/slots/config", json={"capacity": None, "horizonSlots": 7})
+
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["capacity"]
+    assert (await http.get("/slots/config")).json()["horizonSlots"] == 100
+
+
 async def test_the_ends_of_the_calendar_are_no_fault(http: httpx.AsyncClient) -> None:
     for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z"):
         for parameter in ("from", "to"):
@@ -263,7 +294,7 @@ async def test_one_slot_is_lowered_disabled_and_left_to_the_rules_again(http: ht
 
 
 async def test_a_slot_that_is_none_is_not_found(http: httpx.AsyncClient) -> None:
-    for slot in ("slot:1", slot_id(NOW + timedelta(minutes=1)), "slot:999999999999", "slot:0900"):
+    for slot in ("slot:1", slot_id(NOW + timedelta(minutes=1)), "slot:999999999999"):
         answer = await http.put(f"/slots/{slot}", json={"disabled": True})
 
         assert answer.status_code == 404

@@ -1,8 +1,10 @@
 """Delivery slots, their rules and assignments as they are stored, over both drivers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -154,7 +156,7 @@ async def test_a_slot_follows_the_rules_unless_an_operator_says_otherwise_and_ag
     slot = await adjust(worker, FIRST, follow_rules=True)
     assert (slot.capacity, slot.adjusted, slot.reserved, slot.ceiling) == (50_00, False, 60_00, 60_00)
     await worker.slot_rules(capacity=90_00)
-    (listed,) = [s for s in await worker.slots.page(None, None, after=None, limit=5) if s.id == FIRST]
+    (listed,) = [s for s in (await worker.slots.page(None, None, after=None, limit=5))[0] if s.id == FIRST]
     assert (listed.capacity, listed.reserved, listed.ceiling) == (90_00, 60_00, None)
 
 
@@ -174,7 +176,8 @@ async def test_a_page_has_slots_recorded_and_not_in_the_order_of_their_start(wor
     pages: list[list[Slot]] = []
     after: datetime | None = None
     for _ in range(3):
-        pages.append(await worker.slots.page(NOW, STARTS[3] + timedelta(minutes=1), after=after, limit=2))
+        page, after = await worker.slots.page(NOW, STARTS[3] + timedelta(minutes=1), after=after, limit=2)
+        pages.append(page)
         after = pages[-1][-1].start if pages[-1] else after
 
     assert [[(slot.id, slot.reserved, slot.disabled) for slot in page] for page in pages] == [
@@ -183,7 +186,7 @@ async def test_a_page_has_slots_recorded_and_not_in_the_order_of_their_start(wor
         [(FOURTH, 0, True)],
     ]
     clock.forward(hours=3)
-    past = await worker.slots.page(NOW, STARTS[3] + timedelta(minutes=1), after=None, limit=9)
+    past, _ = await worker.slots.page(NOW, STARTS[3] + timedelta(minutes=1), after=None, limit=9)
     assert [slot.id for slot in past] == [SECOND, FOURTH]
 
 
@@ -236,3 +239,16 @@ async def test_marks_on_slots_go_like_those_on_products(worker: Worker, clock: H
     assert stored["moving"] == {}
     assert "markedSince" not in stored
     assert stored["supplied"] - stored["quantity"] == 70_00
+
+
+async def test_changes_of_the_rules_at_the_same_moment_all_stay(worker: Worker) -> None:
+    names = ("capacity", "horizon", "cutoff", "lead")
+
+    await asyncio.gather(*(worker.rules.change(partial(_with, name, n)) for n, name in enumerate(names, start=1)))
+
+    rules = await worker.rules.read()
+    assert [getattr(rules, name) for name in names] == [1, 2, 3, 4]
+
+
+def _with(name: str, value: int, rules: Rules) -> Rules:
+    return replace(rules, **{name: value})

@@ -16,11 +16,13 @@ from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import slot_id
 from shared.contracts import Message, OrderCreated, StockReserved
 from shared.database import Database
+from shared.failure_points import RESERVATION_RECORDED, SimulatedCrashError
 from tests.eventually import eventually
 from tests.inventory_worker import (
     Gate,
     HandClock,
     Worker,
+    crash_at,
     empty,
     leftovers,
     order,
@@ -468,12 +470,11 @@ async def test_an_assignment_that_was_left_on_an_order_that_is_over_goes_when_it
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
     await worker.slot_rules()
-    asked = Gate(workers[1].reservations, "decisions")
-    assigning = asyncio.create_task(workers[1].assign("o", 10_00))
-    await asked.reached()
+    # Killed before it could find out that the order was refused meanwhile.
+    doomed = Worker(worker.database, reach=crash_at(RESERVATION_RECORDED), clock=clock)
+    with pytest.raises(SimulatedCrashError):
+        await doomed.assign("o", 10_00)
     await worker.reservations.insert([Reservation("o", Status.FAILED, clock(), clock(), failure_reason="no stock")])
-    assigning.cancel()  # killed before it could find out that the order is over
-    await asyncio.wait([assigning])
     assert sum((await worker.loads()).values()) == 10_00
 
     assert await worker.assign("o", 10_00) == Over(Status.FAILED)

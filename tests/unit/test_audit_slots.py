@@ -111,6 +111,34 @@ def test_an_assignment_is_wrong_once_its_order_of_ours_is_cancelled_and_settled(
     assert [violation.kind for violation in late] == (["assignment held"] if wrong else [])
 
 
+@pytest.mark.parametrize("assigned", ["RESERVED", "RELEASED"])
+@pytest.mark.parametrize("own", ["RESERVED", "RELEASED", "FAILED"])
+def test_an_order_has_one_slot_by_its_reservation_or_by_an_assignment(own: str, assigned: str) -> None:
+    record = {"_id": "assignment:1:o1", **reserved(status=assigned, at=NOW - MARKED)}
+    reservation = {"_id": "o1", **reserved(ELSEWHERE, status=own, at=NOW - MARKED)}
+    both = Assigned(record, None, reservation)
+    assert list(judge_assignment(both, NOW)) == []
+    late = [(v.kind, v.subject, v.id, v.found) for v in judge_assignment(both, NOW + INSTANT)]
+    two = f"{ELSEWHERE} by its reservation and {ID} by assignment:1:o1"
+    assert late == ([("two slots", "order", "o1", two)] if (own, assigned) == ("RESERVED", "RESERVED") else [])
+
+
+@pytest.mark.parametrize("latest", ["assignment", "reservation"])
+def test_two_slots_are_wrong_once_both_are_recorded_for_a_while(latest: str) -> None:
+    before = NOW - timedelta(days=1)
+    record = {"_id": "assignment:1:o1", **reserved(at=NOW if latest == "assignment" else before)}
+    own = {"_id": "o1", **reserved(ELSEWHERE, at=NOW if latest == "reservation" else before)}
+    assert list(judge_assignment(Assigned(record, None, own), NOW + MARKED)) == []
+    late = judge_assignment(Assigned(record, None, own), NOW + MARKED + INSTANT)
+    assert [violation.kind for violation in late] == ["two slots"]
+
+
+def test_an_order_without_a_slot_of_its_own_may_be_assigned_one() -> None:
+    record = {"_id": "assignment:1:o1", **reserved(at=NOW - MARKED)}
+    own = {"_id": "o1", "status": "RESERVED", "items": [], "updatedAt": NOW - MARKED}
+    assert list(judge_assignment(Assigned(record, None, own), NOW + INSTANT)) == []
+
+
 def test_an_assignment_for_an_order_of_another_system_is_its_business() -> None:
     record = {"_id": "assignment:1:o1", **reserved(at=NOW - timedelta(days=99))}
     assert list(judge_assignment(Assigned(record, None), NOW)) == []

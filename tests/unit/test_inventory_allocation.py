@@ -113,12 +113,12 @@ def test_an_order_takes_only_what_it_does_not_hold_yet() -> None:
     assert decide(order("o", {"a": 1, "b": 2}), products) == Reserve({"b": 1})
 
 
-def test_what_a_refused_order_holds_is_there_for_those_behind_it() -> None:
+def test_what_a_refused_order_holds_is_for_those_behind_it_once_that_is_recorded() -> None:
     products = goods({"a": 0}, moving={"1": -2}) | goods({"b": 0})
 
-    outcomes = allocate([order("1", {"a": 2, "b": 1}), order("2", {"a": 2})], products, {"a": 2})
-
-    assert outcomes == {"1": Refuse("Insufficient stock for b: asked 1, free 0"), "2": Reserve({"a": 2})}
+    for elsewhere in ({"a": 2}, {}):
+        outcomes = allocate([order("1", {"a": 2, "b": 1}), order("2", {"a": 2})], products, elsewhere)
+        assert outcomes == {"1": Refuse("Insufficient stock for b: asked 1, free 0"), "2": Wait()}
 
 
 def test_an_order_that_holds_everything_is_served_though_others_came_before_it() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate
 from inventory_service.board import AUTO, Board, lay_out
-from inventory_service.stock import Counted, Kind, Product, Slot, may_return, taken
+from inventory_service.stock import Counted, Kind, Product, may_return, taken
 from inventory_service.timetable import Rules, on_offer, slot_id
 from shared.contracts import OrderCreated
 from tests.inventory_worker import order
@@ -192,11 +192,14 @@ def test_an_order_whose_room_is_taken_already_stays_where_it_is() -> None:
     assert (outcome.take, slot_of(outcome)) == ({"p": 3}, identifier(1))
 
 
-def test_an_order_that_comes_again_at_another_price_is_not_booked_twice() -> None:
-    outcome = allocate([order("o", {"p": 4}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
+def test_an_order_that_comes_again_at_another_price_gets_what_was_taken_for_it() -> None:
+    """Another worker may be about to record it at the first price: the mark stays as it is."""
+    for units in (1, 4):
+        outcome = allocate([order("o", {"p": units}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
 
-    assert isinstance(outcome, Reserve)
-    assert (outcome.take, slot_of(outcome)) == ({"p": 4, identifier(1): 100}, identifier(1))
+        assert isinstance(outcome, Reserve)
+        assert outcome.booking is not None
+        assert (outcome.take, outcome.booking.price, slot_of(outcome)) == ({"p": units}, 300, identifier(1))
 
 
 def test_room_that_may_come_back_is_waited_for_only_where_there_is_none_elsewhere() -> None:
@@ -237,11 +240,12 @@ def _z() -> dict[str, Counted]:
     return {"z": replace(stock(1)["p"], id="z")}
 
 
-def test_a_begun_slot_that_an_order_held_is_not_on_the_board_any_more() -> None:
-    board = on_a_board()
-    later = replace(board, slots={each: board.slots[each] for each in board.offered[1:]}, offered=board.offered[1:])
+def test_a_slot_that_is_not_on_offer_any_more_is_not_kept_by_an_order_whose_room_is_taken_in_it() -> None:
+    board = _holding(0, "o", 300)
+    later = replace(board, offered=board.offered[1:])  # it has begun, or was disabled
 
-    outcome = allocate([order("o", {"p": 1}, slot=identifier(0))], stock(5), {}, later)["o"]
+    auto = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, later)["o"]
+    named = allocate([order("o", {"p": 3}, slot=identifier(0))], stock(5), {}, later)["o"]
 
-    assert isinstance(outcome, Refuse)
-    assert isinstance(board.slots[identifier(0)], Slot)
+    assert slot_of(auto) == identifier(1)
+    assert isinstance(named, Refuse)
