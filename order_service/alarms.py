@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 import structlog
 from pymongo.errors import PyMongoError
 
-from order_service.metrics import count_final
+from order_service.metrics import count_steps
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
-from order_service.outbox import Outbox
+from order_service.outbox import NAMED_ORDERS, Outbox
 from order_service.saga import DeadlinePassed, Step, advance
+from shared import tracing
 from shared.clock import Clock
 from shared.errors import TransientError
 
@@ -94,8 +95,10 @@ class Alarms:
         # An order that an answer has carried on meanwhile is left as it is: it is no longer due, or will be again.
         await self._orders.apply(changes)
         current = await self._orders.load(change.after.order_id for change in changes)
-        count_final([c for c in changes if current[c.before.order_id].version == c.stored.version])
-        ended = [order for order in current.values() if order.unpublished and order.status is not Status.PENDING]
+        count_steps([c for c in changes if current[c.before.order_id].version == c.stored.version])
+        ended = [
+            _in_trace(order) for order in current.values() if order.unpublished and order.status is not Status.PENDING
+        ]
         for order in ended:
             _log.info("order's time is over", order_id=order.order_id, status=order.status, reason=order.failure_reason)
         await self._outbox.publish(ended)
@@ -103,6 +106,13 @@ class Alarms:
     async def _publish_again(self, orders: list[Order], now: datetime) -> None:
         if not orders:
             return
-        _log.info("publishing what a crash or an outage left behind", orders=len(orders))
+        named = [order.order_id for order in orders[:NAMED_ORDERS]]
+        _log.info("publishing what a crash or an outage left behind", orders=len(orders), order_ids=named)
         await self._orders.postpone([order.order_id for order in orders], now + self._patience.republish_after)
         await self._outbox.publish([replace(order, version=order.version + 1) for order in orders])
+
+
+def _in_trace(order: Order) -> Order:
+    """Return the order with what it publishes now put behind the end of its time."""
+    name = DeadlinePassed().routing_key
+    return replace(order, traceparent=tracing.continued(order.traceparent, name, order.order_id, order.status))

@@ -7,10 +7,11 @@ decided again: steps that are stored already only repeat their messages.
 from collections.abc import Sequence
 
 from order_service.alarms import Patience, after_message
-from order_service.metrics import count_final
+from order_service.metrics import count_steps
 from order_service.order import Entry, Order
 from order_service.orders import Change, Orders
 from order_service.saga import advance
+from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import (
@@ -46,7 +47,9 @@ class AnswerHandlers:
             orders = await self._orders.load({answer.order_id for answer in answers})
             changes, messages = self._decide(orders, answers)
             if await self._orders.apply(changes):
-                count_final(changes)
+                count_steps(changes)
+                for change in changes:
+                    tracing.note(change.after.order_id, change.after.status)
                 return messages
         raise TransientError(f"{len(answers)} answers lost against other workers {ATTEMPTS} times")
 

@@ -13,6 +13,7 @@ from order_service.metrics import placed
 from order_service.order import Order
 from order_service.orders import Orders
 from order_service.outbox import Outbox
+from shared import tracing
 from shared.clock import Clock
 from shared.contracts.base import Name
 from shared.contracts.orders import MAX_QUANTITY, Delivery, Item, PaymentInstruction
@@ -52,7 +53,7 @@ class NewPayment(Body):
 class NewDelivery(Body):
     """When the customer wants the goods: `auto`, or a slot id."""
 
-    slot: Annotated[str, Field(pattern=r"^(auto|slot:\d{1,12})$")]
+    slot: Annotated[str, Field(pattern=r"^(auto|slot:(0|[1-9][0-9]{0,11}))$")]
 
 
 class NewOrder(Body):
@@ -148,6 +149,7 @@ class Intake:
             created_at=now,
             updated_at=now,
             deadline=now + self._patience.saga_timeout,
+            traceparent=tracing.here(order_id),
         )
         return after_intent(order, now, self._patience)
 

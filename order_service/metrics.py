@@ -1,29 +1,102 @@
-"""What is counted of orders."""
+"""What is counted of orders: what becomes of them, for which reason, how long it takes, and what is taken back."""
 
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Histogram
 
-from order_service.order import Status
+from order_service.order import Order, Status
 from order_service.orders import Change
 
+NO_REASON = "none"
+REASONS = {
+    "stock.reservation_failed": "stock_refused",
+    "payment.failed": "payment_refused",
+    "provisioning.failed": "provisioning_failed",
+    "order.cancel_requested": "cancelled_by_client",
+    "order.deadline_passed": "timed_out",
+    "stock.released": "returned_early",
+    "payment.refunded": "returned_early",
+}
+"""Why an order did not go through, in a few words, by the event that led to its end. The words that people are told are
+without number, and would each be a time series."""
+
+_FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
+_UNFULFILLED = (Status.CANCELLED, Status.FAILED)
+
 placed = Counter("orders_placed_total", "Orders accepted over HTTP")
-_ended = Counter("orders_ended_total", "Orders that reached a final status", ["status"])
+_ended = Counter(
+    "orders_ended_total", "Orders that reached a final status, by the class of reason", ["status", "reason"]
+)
 _duration = Histogram(
     "saga_duration_seconds",
     "From the acceptance of an order to its final status",
     ["status"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600),
+)
+_compensations = Counter(
+    "saga_compensations_total", "Compensations asked for: stock to release, payments to return", ["of"]
+)
+_compensated = Counter(
+    "saga_compensated_total", "Orders whose compensations were all answered, by their status", ["status"]
+)
+_compensating = Histogram(
+    "saga_compensation_seconds",
+    "From the cancellation of an order until its compensations were answered",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600),
 )
 
-_FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
+
+def _prepare() -> None:
+    """Have series start at zero: Prometheus sees no increase in a series that begins with its first count."""
+    for status in (Status.CONFIRMED, Status.COMPLETED):
+        _ended.labels(status, NO_REASON)
+    for reason in REASONS.values():
+        _ended.labels(Status.CANCELLED, reason)
+    _ended.labels(Status.FAILED, REASONS["provisioning.failed"])
+    for of in ("stock", "payment"):
+        _compensations.labels(of)
+    for status in _UNFULFILLED:
+        _compensated.labels(status)
 
 
-def count_final(changes: Iterable[Change]) -> None:
-    """Count the orders that these changes have brought to a final status."""
+_prepare()
+
+
+def reason_of(order: Order) -> str:
+    """The class of reason for which an order that has ended did not go through; `none` if it did."""
+    if order.status not in _UNFULFILLED:
+        return NO_REASON
+    if order.status is Status.CANCELLED and order.cancel_requested:  # it ended when its running step did
+        return REASONS["order.cancel_requested"]
+    return REASONS.get(order.cause or "", "other")
+
+
+def count_steps(changes: Iterable[Change]) -> None:
+    """Count what these changes, all of them stored, have brought about."""
     for change in changes:
-        if change.after.status is not change.before.status and change.after.status in _FINAL:
-            _ended.labels(change.after.status).inc()
-            _duration.labels(change.after.status).observe(
-                (change.after.updated_at - change.after.created_at).total_seconds()
-            )
+        _count_end(change)
+        _count_compensation(change)
+
+
+def _count_end(change: Change) -> None:
+    after = change.after
+    if after.status is not change.before.status and after.status in _FINAL:
+        _ended.labels(after.status, reason_of(after)).inc()
+        _duration.labels(after.status).observe((after.updated_at - after.created_at).total_seconds())
+
+
+def _count_compensation(change: Change) -> None:
+    before, after = change.before, change.after
+    if _is_compensating(after) and not _is_compensating(before):
+        if after.stock not in ("FAILED", "RELEASED"):
+            _compensations.labels("stock").inc()
+        if after.payment_status not in ("FAILED", "VOIDED", "REFUNDED"):
+            _compensations.labels("payment").inc()
+    if _is_compensating(before) and after.settled and not before.settled:
+        _compensated.labels(after.status).inc()
+        if after.cancelled_at is not None:
+            _compensating.observe((after.updated_at - after.cancelled_at).total_seconds())
+
+
+def _is_compensating(order: Order) -> bool:
+    return order.status is Status.CANCELLED or order.compensating

@@ -43,6 +43,7 @@ class Order:
     `cause` is the event that led into the present status: the only one whose messages may have been lost in a crash.
     `provisioning_run` counts the requests for a server: the first, and one per retry. `progress_sequence` is the number
     of the last progress recorded, over all runs.
+    `traceparent` is where its trace began, as long as there is one: what no message stands behind continues from there.
     `version` counts the stored states, for updates that apply to the state they were decided on.
     """
 
@@ -77,4 +78,5 @@ class Order:
     cancelled_at: datetime | None = None
     due_at: datetime | None = None
     unpublished: bool = False
+    traceparent: str | None = None
     version: int = 0

@@ -172,6 +172,7 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
         "delivery": _without_none(order.delivery.model_dump()),
         "createdAt": order.created_at,
         "deadline": order.deadline,
+        "traceparent": order.traceparent,
         **_changing_fields(order),
         "history": [_entry(first)],
     }
@@ -267,5 +268,6 @@ def _from_document(document: Document) -> Order:
         cancelled_at=document.get("cancelledAt"),
         due_at=document.get("dueAt"),
         unpublished=document.get("unpublished", False),
+        traceparent=document.get("traceparent"),
         version=document["version"],
     )

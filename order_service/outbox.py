@@ -21,6 +21,8 @@ from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, Failu
 from shared.grouping import Grouping
 
 GROUP_LIMIT = 500
+NAMED_ORDERS = 10
+"""Orders of a group that a line of the log names."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,9 +78,13 @@ class Outbox:
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         self._reach(ORDER_INSERTED)
         try:
-            await self._publisher.send([message for order in orders for message in outputs(order)])
+            await self._publisher.send(
+                [message for order in orders for message in outputs(order)],
+                {order.order_id: order.traceparent for order in orders},
+            )
         except TransientError as error:
-            _log.warning("not published yet; the sweep will do it", orders=len(orders), error=str(error)[:200])
+            told = {"orders": len(orders), "order_ids": [order.order_id for order in orders[:NAMED_ORDERS]]}
+            _log.warning("not published yet; the sweep will do it", **told, error=str(error)[:200])
             raise
         self._reach(ORDER_CREATED_PUBLISHED)
         confirmed = time.monotonic()

@@ -1,16 +1,23 @@
 """What clients and operators ask of an existing order: cancel, retry, refund."""
 
+from dataclasses import replace
+
+import structlog
+
 from order_service.alarms import Patience, after_intent
 from order_service.handlers import ATTEMPTS
-from order_service.metrics import count_final
+from order_service.metrics import count_steps
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
 from order_service.saga import CancelRequested, RefundRequested, RetryRequested, accepts, advance
+from shared import tracing
 from shared.clock import Clock
 from shared.database import Document
 from shared.errors import TransientError
 from shared.http import conflict, not_found
+
+_log = structlog.get_logger(__name__)
 
 Request = CancelRequested | RetryRequested | RefundRequested
 
@@ -42,8 +49,8 @@ class Requests:
             after = after_intent(step.order, now, self._patience)
             change = Change(order, after, (step.entry,))
             if await self._orders.apply([change]):
-                count_final([change])
-                self._outbox.post(change.stored)
+                count_steps([change])
+                self._outbox.post(_told(change.stored, request))
                 break
         else:
             raise TransientError(f"Order {order_id} is changing too quickly, try again")
@@ -51,6 +58,13 @@ class Requests:
         if document is None:
             raise not_found(f"Order {order_id}")
         return document
+
+
+def _told(order: Order, request: Request) -> Order:
+    """Tell the log and the order's trace of the request; returns the order with what it publishes now put behind it."""
+    name = request.routing_key
+    _log.info("request carried out", request=name, order_id=order.order_id, status=order.status)
+    return replace(order, traceparent=tracing.continued(order.traceparent, name, order.order_id, order.status))
 
 
 def _state(order: Order) -> str:

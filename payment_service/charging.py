@@ -19,6 +19,7 @@ from payment_service.gateway import (
 )
 from payment_service.lifecycle import FREE, Payment, after_charge, after_refund, must_return, to_publish
 from payment_service.payments import Change, Payments
+from shared import tracing
 from shared.clock import Clock
 from shared.failure_points import PAYMENT_CHARGED, REFUND_SENT, FailurePoint
 
@@ -135,7 +136,8 @@ async def _outcome(
 ) -> Outcome | OutcomeUnknown:
     started = time.perf_counter()
     try:
-        return await call(payment)
+        with tracing.calling(f"{operation} at the gateway", payment.order_id, payment.traceparent):
+            return await call(payment)
     except GatewayTimeoutError as error:
         return _not_known(operation, payment, str(error))
     except Exception as error:  # noqa: BLE001 - says as little about the money as a timeout, and is looked up like one

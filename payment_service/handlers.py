@@ -1,11 +1,13 @@
 """What the payment service does with its messages: cards are charged at the gateway, retainers in the books."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from payment_service.charging import Charging
-from payment_service.lifecycle import Status, Step, charge_answer, next_step, opened, refund_answer
+from payment_service.lifecycle import Payment, Status, Step, charge_answer, next_step, opened, refund_answer
 from payment_service.payments import Payments
 from payment_service.retainer_charging import RetainerCharging
+from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import Message, OrderCreated, RefundPayment
@@ -40,7 +42,7 @@ class PaymentHandlers:
 
     async def _take_by_card(self, orders: Sequence[OrderCreated]) -> list[Message]:
         now = self._clock()
-        recorded = await self._payments.open([opened(order, now) for order in orders])
+        recorded = await self._payments.open([_in_trace(opened(order, now)) for order in orders])
         self._reach(PAYMENT_PENDING)
         charged = await self._charging.charge([p for p in recorded if next_step(p) is Step.CHARGE])
         returned = await self._charging.give_back([p for p in recorded if next_step(p) is Step.RETURN])
@@ -72,6 +74,10 @@ def _by_method(orders: Iterable[OrderCreated]) -> tuple[list[OrderCreated], list
     for order in orders:
         (by_card if order.payment.method == "card" else from_retainer).append(order)
     return by_card, from_retainer
+
+
+def _in_trace(payment: Payment) -> Payment:
+    return replace(payment, traceparent=tracing.of_order(payment.order_id))
 
 
 def _known(answers: Iterable[Message | None]) -> list[Message]:

@@ -53,7 +53,8 @@ class Payment:
     """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone.
 
     With `retainer_id` it is paid from a retainer, and decided from the first record on; `transaction_id` is then the
-    entry in the books. Without, it is paid by card.
+    entry in the books. Without, it is paid by card. `traceparent` is where what is said about it
+    later continues its order's trace.
     """
 
     order_id: str
@@ -71,6 +72,7 @@ class Payment:
     next_lookup_at: datetime | None = None
     lookups: int = 0
     unpublished: bool = False
+    traceparent: str | None = None
 
     def charge_request(self) -> ChargeRequest:
         """What the gateway is asked for; the order id is the idempotency key."""

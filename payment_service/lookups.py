@@ -88,5 +88,5 @@ class Lookups:
     async def _publish(self, payments: Sequence[Payment]) -> None:
         answers = {payment: answer for payment in payments if (answer := charge_answer(payment))}
         if answers:
-            await self._publisher.send(list(answers.values()))
+            await self._publisher.send(list(answers.values()), {p.order_id: p.traceparent for p in answers})
             await self._payments.mark_published(list(answers))

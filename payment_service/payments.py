@@ -1,7 +1,7 @@
 """The records of payments: the collection `payments`, one document per order, `_id` the order id.
 
     {_id, status, userId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
-     refundRequested, nextLookupAt, lookups, unpublished, createdAt, updatedAt}
+     refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt}
 
 `retainerId` is there where the order is paid from a retainer; `transactionId` is then the entry of the journal. Absent
 fields are not stored. Every change is conditional on the state it starts from: `status` and `refundRequested`, the two
@@ -56,6 +56,7 @@ _FIELDS: Mapping[str, str] = {
     "next_lookup_at": "nextLookupAt",
     "lookups": "lookups",
     "unpublished": "unpublished",
+    "traceparent": "traceparent",
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }

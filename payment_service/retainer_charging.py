@@ -19,6 +19,7 @@ from payment_service.ledger import ACTIVE, Ledger, money, name_of
 from payment_service.lifecycle import FREE, Payment, Status, deferred, to_publish
 from payment_service.payments import Payments
 from payment_service.transactions import ContentionError, Session, Transactions
+from shared import tracing
 from shared.clock import Clock
 from shared.contracts import OrderCreated
 from shared.database import Document
@@ -71,7 +72,7 @@ class RetainerCharging:
         except ContentionError:
             _log.warning("retainer is busy, its orders are paid later", retainer_id=retainer_id, orders=len(orders))
             now = self._clock()
-            return await self._payments.open([deferred(wanted(order, now), now) for order in orders])
+            return await self._payments.open([deferred(_wanted(order, now), now) for order in orders])
 
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart.retainer(retainer_id)
@@ -80,7 +81,7 @@ class RetainerCharging:
             now = self._clock()
             recorded = await self._payments.read((order.order_id for order in orders), session)
             retainer = await self._ledger.find(account, session)
-            new = [wanted(order, now) for order in orders if order.order_id not in recorded]
+            new = [_wanted(order, now) for order in orders if order.order_id not in recorded]
             decided = [await self._entered(payment, session) for payment in decide(new, retainer, now)]
             await self._payments.insert(decided, session)
             recorded |= {payment.order_id: payment for payment in decided}
@@ -183,3 +184,7 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     if left < (payment.amount or 0):
         return f"Insufficient balance: {name} holds less than {money(payment.amount or 0, payment.currency or '')}"
     return None
+
+
+def _wanted(order: OrderCreated, now: datetime) -> Payment:
+    return replace(wanted(order, now), traceparent=tracing.of_order(order.order_id))

@@ -53,6 +53,10 @@ _INTERRUPTED = 11601
 """What a statement gets whose session was ended meanwhile; the driver does not label it."""
 
 _attempts = Counter("transaction_attempts_total", "Transactions begun, retries among them", ["operation"])
+_commits = Counter("transaction_commits_total", "Transactions committed", ["operation"])
+_aborts = Counter(
+    "transaction_aborts_total", "Transactions aborted, those of attempts that were repeated among them", ["operation"]
+)
 _retries = Counter("transaction_retries_total", "Attempts and commits that were repeated", ["operation", "reason"])
 _failures = Counter("transaction_failures_total", "Operations that did not commit", ["operation", "reason"])
 _durations = Histogram(
@@ -159,9 +163,11 @@ async def _attempt(session: Session, operation: str, work: "Work[Result]", deadl
         result = await work(session)
     except BaseException:
         # An open transaction would keep its documents from everybody for a minute.
+        _aborts.labels(operation).inc()
         await _to_its_end(session.abort_transaction())
         raise
     await _to_its_end(_commit(session, operation, deadline))
+    _commits.labels(operation).inc()
     return result
 
 
@@ -228,6 +234,7 @@ class _Queue:
 
 @contextmanager
 def _observed(operation: str) -> Iterator[None]:
+    _prepare(operation)
     started = time.perf_counter()
     try:
         with _concurrent.labels(operation).track_inprogress():
@@ -237,6 +244,17 @@ def _observed(operation: str) -> Iterator[None]:
         raise
     finally:
         _durations.labels(operation).observe(time.perf_counter() - started)
+
+
+_prepared: set[str] = set()
+
+
+def _prepare(operation: str) -> None:
+    """Have the failures start at zero: Prometheus sees no increase in a series that begins with its first count."""
+    if operation not in _prepared:
+        _prepared.add(operation)
+        for reason in REASONS:
+            _failures.labels(operation, reason)
 
 
 def _pause(attempt: int) -> float:
@@ -278,6 +296,10 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (DuplicateKeyError, "duplicate-key"),
     (asyncio.CancelledError, "cancelled"),
 )
+
+
+REASONS = (*(reason for _, reason in _REASONS), "conflict", "error")
+"""Every reason that the metrics know."""
 
 
 def _reason(error: BaseException) -> str:

@@ -93,7 +93,8 @@ class Announcing:
         if not jobs:
             return
         await self._publisher.send(
-            [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for job in jobs for notice in job.outbox]
+            [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for job in jobs for notice in job.outbox],
+            {job.order_id: job.traceparent for job in jobs},
         )
         await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job in jobs if job.outbox])
 

@@ -9,18 +9,20 @@ from typing import NamedTuple
 
 import structlog
 from prometheus_client import Counter
+from structlog.contextvars import bound_contextvars
 
 from provisioning_service import lifecycle
 from provisioning_service.addresses import is_inside
 from provisioning_service.credentials import Vault
 from provisioning_service.holding import Holding, LeaseLostError, persevere
-from provisioning_service.job import Job, State
+from provisioning_service.job import OVER, Job, State
 from provisioning_service.jobs import ClaimLostError, Jobs
 from provisioning_service.lifecycle import Patience
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Access, Package, Provider, ProviderError, UnansweredError
 from provisioning_service.shelf import find_package, pick, why_unavailable
+from shared import tracing
 from shared.clock import Clock
 from shared.failure_points import (
     ADDRESS_CLAIMED,
@@ -34,6 +36,8 @@ from shared.failure_points import (
 
 _log = structlog.get_logger(__name__)
 _ended = Counter("provisioning_jobs_total", "Runs of jobs that have come to an end", ["state"])
+for _state in OVER:
+    _ended.labels(_state)  # starts at zero: Prometheus sees no increase in a series that begins with its first count
 _adopted = Counter("provisioning_adopted_total", "Servers that were found to be bought though the answer was lost")
 
 
@@ -73,9 +77,11 @@ class Carrying:
         Whatever goes wrong, the job is left so that somebody goes on with it: at once, at its next attempt, or when
         the claim has run out.
         """
+        job = held.job
         try:
-            async with held:
-                await self._carry_on(held, on_freed)
+            with bound_contextvars(order_id=job.order_id), tracing.working("carry on", job.order_id, job.traceparent):
+                async with held:
+                    await self._carry_on(held, on_freed)
         except (ClaimLostError, LeaseLostError) as error:
             _log.warning("stopped working on a job", order_id=held.job.order_id, why=str(error))
         finally:

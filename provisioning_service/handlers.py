@@ -9,6 +9,7 @@ from dataclasses import replace
 from provisioning_service import lifecycle
 from provisioning_service.job import Job, State
 from provisioning_service.jobs import Jobs
+from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import CancelProvisioning, Message, ProvisionServer
@@ -59,6 +60,7 @@ class JobHandlers:
         if isinstance(wish, CancelProvisioning):
             return _answered_here(lifecycle.tombstone(wish, now))
         job = lifecycle.requested(wish, now, self._next_line())
+        job = replace(job, traceparent=tracing.of_order(job.order_id))
         return job if self._has_provider else _answered_here(lifecycle.refused(job, now))
 
     async def _change(self, wish: Wish, job: Job | None) -> Sequence[Message]:

@@ -80,7 +80,8 @@ class Job:
     `run` counts the requests (one and a retry make two), and every run up to `cancel_run` is to be cancelled. `fence`
     counts the claims: a worker writes only while the job still has the fence that it claimed it with. `version` counts
     the stored states, and `line` is the place in the package's line. `missed_at` is when it last missed its turn. A job
-    that was cancelled before it was requested does not know what it was about.
+    that was cancelled before it was requested does not know what it was about. `traceparent` is where what it says
+    continues its order's trace.
     """
 
     order_id: str
@@ -115,6 +116,7 @@ class Job:
     sequence: int = 0
     outbox: tuple[Notice, ...] = ()
     outbox_since: datetime | None = None
+    traceparent: str | None = None
 
     @property
     def over(self) -> bool:

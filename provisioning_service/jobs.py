@@ -5,7 +5,7 @@
      purchase: {asked, freeBefore, startedAt, restUntil, answered, settled, looked, trouble},
      ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, customerReason,
      retryable, attempts: [{step, at, outcome, detail}], sequence,
-     outbox: [{sequence, routingKey, body}], outboxSince, createdAt, updatedAt}
+     outbox: [{sequence, routingKey, body}], outboxSince, traceparent, createdAt, updatedAt}
 
 Absent fields are not stored. Every write names the version that it starts from, and a worker's the fence of its claim.
 What others may write meanwhile is touched by operators that lose nothing: `cancelRun` only grows, `attempts` and
@@ -75,6 +75,7 @@ _FIELDS: Mapping[str, str] = {
     "customer_reason": "customerReason",
     "retryable": "retryable",
     "sequence": "sequence",
+    "traceparent": "traceparent",
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }

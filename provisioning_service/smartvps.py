@@ -16,6 +16,7 @@ from prometheus_client import Histogram
 
 from provisioning_service import smartvps_answers as answers
 from provisioning_service.provider import Access, Package, ProviderError, UnansweredError
+from shared import tracing
 
 MAX_ANSWER_BYTES = 5 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 2.0
@@ -122,8 +123,9 @@ class SmartVps:
             "POST", f"/api/oceansmart/{call}", json=body, timeout=seconds, extensions=extensions
         )
         try:
-            async with asyncio.timeout(seconds):
-                return await self._exchange(call, request)
+            with tracing.calling(f"{call} at the provider"):
+                async with asyncio.timeout(seconds):
+                    return await self._exchange(call, request)
         except _StoppedError as stopped:
             raise stopped.reason from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

@@ -21,6 +21,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
+from shared import tracing
 from shared.errors import DatabaseUnavailableError, StartError
 from shared.settings import ServiceSettings
 
@@ -46,6 +47,8 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
         "timeoutMS": int(settings.database_timeout_seconds * 1000),
         "appname": "ordersaga",
     }
+    if listeners := tracing.database_listeners():
+        options["event_listeners"] = listeners
     if settings.mongo_driver == "motor":
         return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
     return AsyncMongoClient(settings.mongodb_url, **options)
@@ -68,9 +71,12 @@ async def close(mongo: AsyncMongoClient[Document]) -> None:
         await closing
 
 
-async def aggregate(collection: Collection, pipeline: Sequence[Mapping[str, Any]]) -> AsyncIterator[Document]:
-    """Stream the results of an aggregation, with either driver."""
-    cursor: Any = collection.aggregate(pipeline)
+async def aggregate(
+    collection: Collection, pipeline: Sequence[Mapping[str, Any]], *, hint: str | None = None
+) -> AsyncIterator[Document]:
+    """Stream the results of an aggregation, with either driver; `hint` is the index to use."""
+    options: dict[str, Any] = {} if hint is None else {"hint": hint}
+    cursor: Any = collection.aggregate(pipeline, **options)
     if inspect.isawaitable(cursor):
         cursor = await cursor
     async for document in cursor:

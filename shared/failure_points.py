@@ -47,6 +47,18 @@ JOB_RECORDED = "provisioning.recorded"
 """A step of the job is recorded, what it says is not published yet."""
 JOB_WAITING = "provisioning.waiting"
 """The job waits for its next attempt, and its package is free."""
+LETTERS_TAKEN = "operations.letters-taken"
+"""Dead letters are taken from the broker, none of the batch is recorded yet."""
+LETTERS_RECORDED = "operations.letters-recorded"
+"""The batch of dead letters is recorded, the broker still has it."""
+LETTERS_ACKNOWLEDGED = "operations.letters-acknowledged"
+"""The batch of dead letters is acknowledged."""
+REPLAY_CLAIMED = "operations.replay-claimed"
+"""Some letters are claimed for a replay, none of them is published yet."""
+REPLAY_PUBLISHED = "operations.replay-published"
+"""These are published and confirmed, their records do not say so yet."""
+REPLAY_RECORDED = "operations.replay-recorded"
+"""Their records say so, the replay does not say how far it has come yet."""
 
 ALL_POINTS = (
     HANDLED,
@@ -66,6 +78,12 @@ ALL_POINTS = (
     BEFORE_STATUS,
     JOB_RECORDED,
     JOB_WAITING,
+    LETTERS_TAKEN,
+    LETTERS_RECORDED,
+    LETTERS_ACKNOWLEDGED,
+    REPLAY_CLAIMED,
+    REPLAY_PUBLISHED,
+    REPLAY_RECORDED,
 )
 
 

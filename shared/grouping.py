@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,7 +28,8 @@ class Grouping(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._runner is None:
-            self._runner = asyncio.create_task(self._run())
+            # In a context of its own: it works for all who come, and not on account of who came first.
+            self._runner = asyncio.create_task(self._run(), context=Context())
         return await future
 
     async def drain(self) -> None:

@@ -1,5 +1,6 @@
 """What every service's HTTP side shares: problem answers (RFC 9457), health, readiness, metrics, and the body limit."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from http import HTTPStatus
@@ -10,7 +11,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
@@ -18,8 +19,9 @@ from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
-from shared import database
+from shared import database, tracing
 from shared.errors import TransientError
 
 MAX_BODY_BYTES = 256 * 1024
@@ -30,8 +32,12 @@ Readiness = Callable[[], Awaitable[dict[str, str]]]
 """What is down and why, by name; empty when the service is ready."""
 
 _log = structlog.get_logger(__name__)
+# They would be a time for every series; process_start_time_seconds says it once.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 _requests = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
 _duration = Histogram("http_request_duration_seconds", "Time to answer an HTTP request", ["method", "route"])
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""What a request's method is called in the metrics; a client may send any word, and each would be a series."""
 
 
 class Body(BaseModel):
@@ -141,7 +147,8 @@ class _StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            with bound_contextvars(**_order_named(request.scope)):
+                return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly
 
@@ -169,6 +176,8 @@ def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
     app.add_middleware(_RefuseDeclaredTooLarge)
     app.add_middleware(_Measured)
+    if tracing.is_on():
+        app.add_middleware(tracing.traced)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -248,7 +257,8 @@ async def _answer_database_error(request: Request, error: Exception) -> Response
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
-    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    named = _order_named(request.scope)
+    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error, **named)
     return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
 
 
@@ -291,5 +301,20 @@ class _Measured:
             await self._app(scope, receive, observed)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            _requests.labels(scope["method"], route, status).inc()
-            _duration.labels(scope["method"], route).observe(time.perf_counter() - started)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            _requests.labels(method, route, status).inc()
+            seconds = time.perf_counter() - started
+            _duration.labels(method, route).observe(seconds)
+            _tell_of_request(scope, status, seconds)
+
+
+def _tell_of_request(scope: Scope, status: int, seconds: float) -> None:
+    if scope["path"] not in ALWAYS_SERVED and _log.is_enabled_for(logging.DEBUG):
+        told = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
+        _log.debug("request answered", **told, **_order_named(scope))
+
+
+def _order_named(scope: Scope) -> dict[str, str]:
+    """Return the id of the order that a request's path names, for the lines that are logged about it."""
+    order_id = scope.get("path_params", {}).get("order_id")
+    return {"order_id": order_id} if order_id else {}

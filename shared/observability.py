@@ -1,16 +1,26 @@
-"""Logs: structlog, readable lines for people or JSON for machines, with the service's name on every line."""
+"""Logs: structlog, readable lines for people or JSON for machines, with the service's name on every line.
+
+A line about an order names it as `order_id`, one about a message names that as `message_id` too. Whoever has one
+message or one request in hand binds these to the context; a line about many names some of them as `order_ids`.
+"""
 
 import logging
+import re
 import sys
 from typing import Any, Literal
 
 import structlog
+
+from shared import tracing
+
+_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
 
 
 def configure_logging(service: str, level: str, log_format: Literal["console", "json"]) -> None:
     """Send the logs of the service, and those of the libraries it uses, to stdout in one format."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _name_span,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -33,6 +43,15 @@ def configure_logging(service: str, level: str, log_format: Literal["console", "
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
+def _name_span(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    return {**event, **tracing.log_fields()}
+
+
+def _hide_passwords(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Take the password out of every URL: a driver may put the one that it was given into an error."""
+    return {name: _PASSWORD.sub(r"\1***", value) if isinstance(value, str) else value for name, value in event.items()}
+
+
 def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any]:
     def name_service(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
         return {"service": service, **event}
@@ -43,10 +62,11 @@ def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any
             remove,
             name_service,
             structlog.processors.format_exc_info,
+            _hide_passwords,
             structlog.processors.JSONRenderer(),
         ]
     # Plain tracebacks: the default prints every frame's local variables, passwords among them.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
-    return [remove, name_service, console]
+    return [remove, name_service, structlog.processors.format_exc_info, _hide_passwords, console]

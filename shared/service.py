@@ -5,9 +5,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -20,13 +20,15 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared import database
+from shared import database, tracing
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
+from shared.bus.metrics import CONSUMER_UP
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.database import Database, Document
 from shared.errors import StartError
+from shared.event_loop import watch_event_loop
 from shared.failure_points import FailurePoint, kill_at
 from shared.http import ALWAYS_SERVED, create_app, problem_response
 from shared.observability import configure_logging
@@ -65,6 +67,8 @@ class Parts:
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """What has to be finished after the last request and the last message."""
+    troubles: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
+    """What else has to be well for /readyz, by name: each says what is wrong, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ def run(
     try:
         settings = load(settings_type)
         configure_logging(definition.name, settings.log_level, settings.log_format)
+        tracing.configure_tracing(definition.name, settings.tracing)
         uvloop.run(_Service(definition, settings, lambda connections: assemble(settings, connections)).run())
     except StartError as error:
         exit_with(error)
@@ -111,6 +116,7 @@ class _Service:
             reach=reach,
             as_ours=database.as_ours,
         )
+        CONSUMER_UP.labels(definition.inbox).set_function(lambda: self._consumer.trouble is None)
         self._prepared = False
         self._stopping = asyncio.Event()
 
@@ -173,7 +179,8 @@ class _Service:
         _up.labels(self._definition.name).set(1)
         _log.info("ready", inbox=self._definition.inbox, database=self._database.name)
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(_forever(loop)) for loop in self._parts.background]
+            loops = (*self._parts.background, watch_event_loop)
+            background = [group.create_task(_forever(loop)) for loop in loops]
             await self._consumer.run()
             for task in background:
                 task.cancel()
@@ -191,6 +198,8 @@ class _Service:
             down["start"] = "waiting for the servers"
         elif self._consumer.trouble:
             down["consumer"] = self._consumer.trouble
+        if self._prepared:
+            down |= {name: wrong for name, trouble in self._parts.troubles.items() if (wrong := trouble())}
         return down
 
     async def _shut_down(self, http: "_Server", serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
@@ -205,7 +214,7 @@ class _Service:
             _log.warning("abandoned at the end of the grace period", task=task.get_name())
             task.cancel()
         # What is left undone here is done again: by redelivery, or by the sweep of who starts next.
-        for finish in (*self._parts.drain, self._bus.close, self._close_database):
+        for finish in (*self._parts.drain, self._bus.close, self._close_database, tracing.close):
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await finish()

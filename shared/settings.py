@@ -28,6 +28,7 @@ class ServiceSettings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
+    tracing: Literal["off", "otlp"] = "off"
     batch_limit: Annotated[int, Field(ge=1, le=1000)] = 200
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0

@@ -28,6 +28,7 @@ ORDER_INBOX = "order.inbox"
 INVENTORY_INBOX = "inventory.inbox"
 PAYMENT_INBOX = "payment.inbox"
 PROVISIONING_INBOX = "provisioning.inbox"
+OPERATIONS_INBOX = "operations.inbox"
 
 INBOXES: dict[str, tuple[type[c.Message], ...]] = {
     ORDER_INBOX: (
@@ -44,11 +45,15 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
     INVENTORY_INBOX: (c.OrderCreated, c.ReleaseStock),
     PAYMENT_INBOX: (c.OrderCreated, c.RefundPayment),
     PROVISIONING_INBOX: (c.ProvisionServer, c.CancelProvisioning),
+    OPERATIONS_INBOX: (c.DeadLetterHandled,),
 }
 """Which messages reach which inbox. Everything else on the exchange is for anyone who binds a queue to it."""
 
 DELIVERY_LIMIT = 50
 """Deliveries of one message that may end in a crash before it is a dead letter: at one restart a second, a minute."""
+
+DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
+"""As good as none: behind the dead letters is nothing, and without a limit RabbitMQ 4 drops what came 20 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
     return (
         *(_inbox(name, messages) for name, messages in INBOXES.items()),
         *(_retry_queue(delay) for delay in ladder),
-        Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM),
+        Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}),
     )
 
 

@@ -1,6 +1,6 @@
 """Payment workers as tests need them: over a real database, with a clock, a gateway and crashes of a test's making."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from payment_service.payments import Payments
 from payment_service.retainer_charging import RetainerCharging
 from payment_service.simulated_gateway import SimulatedGateway
 from payment_service.transactions import Transactions
+from shared.bus.publisher import NO_TRACES
 from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
@@ -47,7 +48,7 @@ class Outbox:
         self.sent: list[Message] = []
         self.away = False
 
-    async def send(self, messages: Sequence[Message]) -> None:
+    async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
         if self.away:
             raise BusUnavailableError("the broker is away")
         self.sent.extend(messages)

@@ -10,7 +10,7 @@ import http.client
 import os
 import sys
 
-DEFAULT_PORTS = (3008, 3009, 3010, 3011, 3013)
+DEFAULT_PORTS = (3008, 3009, 3010, 3011, 3012, 3013)
 TIMEOUT_SECONDS = 4.0
 
 

@@ -13,43 +13,42 @@ between, the batch comes again and the idempotent handlers return the same.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
-from prometheus_client import Counter, Histogram
+from structlog.contextvars import bound_contextvars
 
-from shared import topology
+from shared import topology, tracing
 from shared.bus import Bus, Delivery, Envelope, Handler, Handlers
 from shared.bus.backoff import Backoff
 from shared.bus.failures import after_failure, dead_letter, failed_attempts, traceback_text
-from shared.bus.publisher import Publisher, envelope, type_label
+from shared.bus.metrics import (
+    BATCH_SIZE,
+    DEAD_LETTERED,
+    HANDLED_MESSAGES,
+    PAUSES,
+    RETRIED,
+    handling,
+    prepare,
+    type_label,
+)
+from shared.bus.publisher import Publisher, envelope
 from shared.bus.reading import read, type_name
+from shared.bus.replays import handled_notice
 from shared.contracts import Message
 from shared.errors import PoisonError, TransientError
 from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, FailurePoint, nothing_fails
 
-BATCH_SIZE = Histogram(
-    "ordersaga_batch_messages",
-    "Messages per batch that a consumer took.",
-    ["queue"],
-    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
-)
-HANDLING_SECONDS = Histogram(
-    "ordersaga_handling_seconds",
-    "One call of a handler with all messages of a batch that are its own.",
-    ["queue"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-HANDLED_MESSAGES = Counter("ordersaga_messages_handled_total", "Messages that were handled.", ["queue", "type"])
-RETRIED = Counter("ordersaga_messages_retried_total", "Messages sent up the retry ladder.", ["queue", "type"])
-DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered.", ["queue", "type"])
-PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away.", ["queue"])
-
 log = structlog.get_logger()
+
+_NAMED_ORDERS = 10
+"""Orders of a batch that a line of the log names."""
 
 
 class _AbandonedError(Exception):
@@ -68,6 +67,7 @@ class _Taken:
 class _Outcome:
     """What is to be published before the batch in hand may be acknowledged, and what to count then."""
 
+    batch: tracing.Batch
     envelopes: list[Envelope] = field(default_factory=list)
     handled: Tally[str] = field(default_factory=Tally)
     retried: Tally[str] = field(default_factory=Tally)
@@ -117,6 +117,7 @@ class Consumer:
         self._task: asyncio.Task[None] | None = None
         self._in_hand_since: float | None = None
         self._waiting_for: str | None = None
+        prepare(queue, handlers)
 
     @property
     def trouble(self) -> str | None:
@@ -144,7 +145,8 @@ class Consumer:
                 await self._take(deliveries)
                 backoff.reset()
             except _AbandonedError as reason:
-                log.warning("batch abandoned, it comes again", queue=self._queue, reason=str(reason))
+                told = {"order_ids": _order_ids(deliveries), "reason": str(reason)}
+                log.warning("batch abandoned, it comes again", queue=self._queue, **told)
             except (Exception, asyncio.CancelledError) as error:
                 # A consumer that ended would leave its queue to itself, also when a driver lets a cancellation escape.
                 if self._task is not None and self._task.cancelling():
@@ -172,18 +174,21 @@ class Consumer:
         BATCH_SIZE.labels(self._queue).observe(len(deliveries))
         self._in_hand_since = time.monotonic()
         try:
-            outcome = _Outcome()
-            for handler, group in self._read_and_group(deliveries, outcome).items():
-                await self._handle(handler, group, deliveries, outcome)
-            self._reach(HANDLED)
-            await self._publish(outcome.envelopes, deliveries)
-            self._reach(PUBLISHED)
-            await self._bus.acknowledge(deliveries)
-            self._reach(ACKNOWLEDGED)
-            self._count(outcome)
+            with tracing.batch(self._queue, deliveries) as batch, _named_in_logs(deliveries):
+                await self._carry_through(deliveries, _Outcome(batch))
         finally:
             self._in_hand_since = None
             self._waiting_for = None
+
+    async def _carry_through(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> None:
+        for handler, group in self._read_and_group(deliveries, outcome).items():
+            await self._handle(handler, group, deliveries, outcome)
+        self._reach(HANDLED)
+        await self._publish(outcome.envelopes, deliveries)
+        self._reach(PUBLISHED)
+        await self._bus.acknowledge(deliveries)
+        self._reach(ACKNOWLEDGED)
+        self._count(outcome)
 
     def _read_and_group(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> dict[Handler, list[_Taken]]:
         groups: dict[Handler, list[_Taken]] = {}
@@ -193,6 +198,7 @@ class Consumer:
             except PoisonError as error:
                 self._give_up(delivery, error, outcome)
             else:
+                outcome.batch.about(delivery, message.correlation_id)
                 groups.setdefault(self._handlers[type(message)], []).append(_Taken(delivery, message))
         return groups
 
@@ -212,16 +218,25 @@ class Consumer:
             else:
                 self._fail(group[0].delivery, error, outcome)
         else:
-            outcome.envelopes.extend(envelope(result) for result in results)
+            outcome.envelopes.extend(
+                envelope(result, outcome.batch.headers(result.correlation_id)) for result in results
+            )
+            outcome.envelopes.extend(
+                envelope(notice, outcome.batch.headers(taken.message.correlation_id))
+                for taken in group
+                if (notice := handled_notice(taken.delivery)) is not None
+            )
             outcome.handled.update(taken.message.routing_key for taken in group)
+            self._tell_of_handled(group)
 
     async def _call(self, handler: Handler, group: Sequence[_Taken], batch: Sequence[Delivery]) -> Sequence[Message]:
         """Call `handler` until it does not fail for a reason that passes."""
         messages = [taken.message for taken in group]
+        named = [taken.delivery for taken in group] if len(batch) > 1 else ()  # alone in its batch, it is named already
         backoff = Backoff()
         while True:
             try:
-                with HANDLING_SECONDS.labels(self._queue).time():
+                with handling(self._queue, messages), _named_in_logs(named):
                     results = await handler(messages)
             except Exception as error:  # noqa: BLE001 - raised again below unless it passes by itself
                 ours = self._as_ours(error)
@@ -269,10 +284,16 @@ class Consumer:
         except TransientError as error:
             log.warning("batch not given back", queue=self._queue, error=str(error))
 
+    def _tell_of_handled(self, group: Sequence[_Taken]) -> None:
+        if log.is_enabled_for(logging.DEBUG):
+            for taken in group:
+                log.debug("message handled", **self._name(taken.delivery))
+
     def _fail(self, delivery: Delivery, error: Exception, outcome: _Outcome) -> None:
         if isinstance(error, PoisonError) or failed_attempts(delivery.headers) >= len(self._ladder):
             self._give_up(delivery, error, outcome)
             return
+        delivery = outcome.batch.failed(delivery, error)
         retry = after_failure(delivery, error, self._clock(), self._ladder)
         outcome.envelopes.append(retry)
         outcome.retried[type_label(type_name(delivery))] += 1
@@ -280,22 +301,33 @@ class Consumer:
         log.warning("message retried", **self._context(delivery, error), rung=retry.exchange, exception=text)
 
     def _give_up(self, delivery: Delivery, error: Exception, outcome: _Outcome) -> None:
+        delivery = outcome.batch.failed(delivery, error)
         outcome.envelopes.append(dead_letter(delivery, error, self._clock()))
         outcome.dead[type_label(type_name(delivery))] += 1
         log.error("message dead-lettered", **self._context(delivery, error))
 
     def _fault(self, error: BaseException, deliveries: Sequence[Delivery]) -> dict[str, object]:
-        return {"queue": self._queue, "messages": len(deliveries), "exception": traceback_text(error)}
+        return {
+            "queue": self._queue,
+            "messages": len(deliveries),
+            "order_ids": _order_ids(deliveries),
+            "exception": traceback_text(error),
+        }
 
     def _context(self, delivery: Delivery, error: Exception) -> dict[str, object]:
+        return {
+            **self._name(delivery),
+            "attempts": failed_attempts(delivery.headers) + 1,
+            "error_type": type(error).__name__,
+            "error": str(error)[:500],
+        }
+
+    def _name(self, delivery: Delivery) -> dict[str, object]:
         return {
             "queue": self._queue,
             "message_id": delivery.message_id,
             "order_id": delivery.correlation_id,
             "type": type_name(delivery),
-            "attempts": failed_attempts(delivery.headers) + 1,
-            "error_type": type(error).__name__,
-            "error": str(error)[:500],
         }
 
     def _count(self, outcome: _Outcome) -> None:
@@ -303,3 +335,16 @@ class Consumer:
         for counter, tally in counted:
             for type_, count in tally.items():
                 counter.labels(self._queue, type_).inc(count)
+
+
+def _named_in_logs(deliveries: Sequence[Delivery]) -> AbstractContextManager[None]:
+    """Have every line that is logged meanwhile name the message; those about several name the order that they mean."""
+    if len(deliveries) != 1:
+        return nullcontext()
+    only = deliveries[0]
+    return bound_contextvars(order_id=only.correlation_id, message_id=only.message_id)
+
+
+def _order_ids(deliveries: Sequence[Delivery]) -> list[str | None]:
+    """What to look for in the records, of a batch that gave trouble as a whole."""
+    return [delivery.correlation_id for delivery in deliveries[:_NAMED_ORDERS]]

@@ -18,13 +18,20 @@ ATTEMPTS = "x-attempts"
 FIRST_FAILED_AT = "x-first-failed-at"
 ROUTING_KEY = "x-routing-key"
 HEADERS_LEFT_OUT = "x-headers-left-out"
+QUEUE = "x-queue"
+ERROR_TYPE = "x-error-type"
+ERROR_MESSAGE = "x-error-message"
+TRACEBACK = "x-traceback"
+FAILED_AT = "x-failed-at"
+REPLAY_OF = "x-replay-of"
+"""On a dead letter that an operator has sent again: the id of its record."""
 
 # One frame of AMQP has 128 KiB by default and holds all headers and properties of a message.
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_OWN_TEXT = 4 * 1024
 _MAX_TRACEBACK = 16 * 1024
 
-_BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """The broker writes these; republished they would be the past of another message."""
 
 
@@ -41,7 +48,7 @@ def after_failure(
     attempts = failed_attempts(delivery.headers)
     if attempts >= len(ladder):
         return dead_letter(delivery, error, now)
-    headers = {name: value for name, value in delivery.headers.items() if not name.startswith(_BROKERS_OWN)}
+    headers = {name: value for name, value in delivery.headers.items() if not name.startswith(BROKERS_OWN)}
     own = {
         ATTEMPTS: attempts + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
@@ -54,13 +61,13 @@ def after_failure(
 def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope:
     """The dead letter of a message: all that an operator needs to understand, edit and replay it."""
     own = {
-        "x-queue": delivery.queue,
-        "x-error-type": type(error).__name__,
-        "x-error-message": _shortened(str(error), _MAX_OWN_TEXT),
-        "x-traceback": traceback_text(error),
+        QUEUE: delivery.queue,
+        ERROR_TYPE: type(error).__name__,
+        ERROR_MESSAGE: _shortened(str(error), _MAX_OWN_TEXT),
+        TRACEBACK: traceback_text(error),
         ATTEMPTS: failed_attempts(delivery.headers) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
-        "x-failed-at": _rfc3339(now),
+        FAILED_AT: _rfc3339(now),
         ROUTING_KEY: _original_routing_key(delivery),
     }
     return _republished(delivery, topology.DEAD_LETTERS, _original_routing_key(delivery), delivery.headers, own)

@@ -6,6 +6,7 @@ ignores fields it does not know. A stored sample of each, `tests/samples/message
 
 from shared.contracts.base import Message, OrderMessage
 from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
+from shared.contracts.operations import DeadLetterHandled
 from shared.contracts.orders import (
     CancelProvisioning,
     OrderCancelled,
@@ -47,6 +48,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     OrderCancelled,
     OrderFailed,
     PackageLowIps,
+    DeadLetterHandled,
 )
 
 BY_ROUTING_KEY: dict[str, type[Message]] = {message.routing_key: message for message in ALL_MESSAGES}
@@ -55,6 +57,7 @@ __all__ = [
     "ALL_MESSAGES",
     "BY_ROUTING_KEY",
     "CancelProvisioning",
+    "DeadLetterHandled",
     "Message",
     "OrderCancelled",
     "OrderCompleted",

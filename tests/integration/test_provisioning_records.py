@@ -74,6 +74,7 @@ FULL: dict[str, Any] = {
     "package": "103.83.x",
     "package_id": "7",
     "ram": 2048,
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "run": 3,
     "cancel_run": 2,
     "fence": 5,

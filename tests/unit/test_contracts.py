@@ -81,6 +81,7 @@ REQUIRED = {
     "order.cancelled": ["userId", "totalAmount"],
     "order.failed": ["userId", "totalAmount"],
     "package.low_ips": ["package", "ipv4"],
+    "dead_letter.handled": ["letterId", "messageId"],
 }
 
 

@@ -21,14 +21,15 @@ def test_every_mandatory_message_reaches_an_inbox_and_no_other_does() -> None:
 def test_routing_keys_name_their_message_without_wildcards() -> None:
     for key in BY_ROUTING_KEY:
         subject, _, what = key.partition(".")
-        assert subject.isalpha()
+        assert subject.replace("_", "").isalpha()
         assert what.replace("_", "").isalpha()
 
 
 def test_names_are_those_of_the_contract() -> None:
     assert EXCHANGE == "ordersaga"
     assert DEAD_LETTERS == "ordersaga.dead-letters"
-    assert set(INBOXES) == {"order.inbox", "inventory.inbox", "payment.inbox", "provisioning.inbox"}
+    services = ("order", "inventory", "payment", "provisioning", "operations")
+    assert set(INBOXES) == {f"{service}.inbox" for service in services}
 
 
 def test_names_are_declared_once_and_bindings_lead_to_what_is_declared() -> None:
@@ -62,6 +63,8 @@ def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> 
         assert (arguments["x-dead-letter-exchange"], arguments["x-message-ttl"]) == ("", delay.milliseconds)
         assert "x-dead-letter-routing-key" not in arguments
     assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
+    # Without a limit of its own, the queue has one of 20 on RabbitMQ 4, and drops what came so often.
+    assert by_name[DEAD_LETTERS].arguments["x-delivery-limit"] >= 1_000_000
 
 
 def test_the_ladder_is_the_one_that_is_documented() -> None:

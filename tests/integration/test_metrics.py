@@ -1,0 +1,412 @@
+"""What the processes really export: each what its table says, and whatever an alert asks for moves when it should."""
+
+import asyncio
+import contextlib
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import generate_latest
+from pymongo import AsyncMongoClient
+from yarl import URL
+
+from operations.dead_letters.records import LetterRecords
+from operations.metrics import Observer
+from order_service.order import Status
+from order_service.orders import Orders
+from payment_service.transactions import ContentionError, Session, Transactions
+from provisioning_service import lifecycle
+from provisioning_service.jobs import Jobs
+from provisioning_service.packages import Packages
+from provisioning_service.provider import Package
+from shared.bus.publisher import Publisher
+from shared.bus.rabbitmq import RabbitBus
+from shared.clock import utc_now
+from shared.contracts import ProvisionServer, StockReserved
+from shared.database import Document
+from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX
+from tests.builders import an_order, connected, new_id
+from tests.consoles import a_letter
+from tests.eventually import eventually
+from tests.integration.test_bus_rabbitmq import Proxy
+from tests.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
+from tests.processes import Process, Stack, run_stack
+from tests.provisioning_processes import IMPATIENT
+from tests.simulators import package, run_simulator
+
+SECTIONS = {
+    "order": "Order service",
+    "inventory": "Inventory service",
+    "payment": "Payment service",
+    "provisioning": "Provisioning service",
+    "console": "Operations process",
+}
+SEEN_TO_MOVE: dict[str, set[str]] = {}
+"""The metrics that each test below sees move, by the test's name."""
+
+
+def moves(*names: str) -> Callable[[Any], Any]:
+    """Note that a test sees these metrics move."""
+
+    def noted(test: Any) -> Any:
+        SEEN_TO_MOVE[test.__name__] = set(names)
+        return test
+
+    return noted
+
+
+# --- What the operations process reads. ---
+
+
+@dataclass
+class Watched:
+    """A stack of which only the records and the queues are there, and who looks at them."""
+
+    mongo: AsyncMongoClient[Document]
+    prefix: str
+    observer: Observer
+    bus: RabbitBus
+
+    def database(self, name: str) -> Any:
+        return self.mongo[f"{self.prefix}_{name}"]
+
+    async def look(self) -> Samples:
+        await self.observer.look()
+        return samples_of(generate_latest().decode())
+
+
+@pytest.fixture
+async def watched(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Watched]:
+    bus = RabbitBus(clean_broker)
+    await bus.start(None)
+    async with connected(mongodb_url, "unused") as database:
+        observer = Observer(database.client, database_prefix, clean_broker)
+        try:
+            yield Watched(database.client, database_prefix, observer, bus)
+        finally:
+            await observer.close()
+            await bus.close()
+
+
+@moves(
+    "ordersaga_orders_past_deadline",
+    "ordersaga_open_order_oldest_seconds",
+    "ordersaga_open_compensation_oldest_seconds",
+)
+async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
+    orders = Orders(watched.database("orders")["orders"])
+    now = utc_now()
+    hour_ago = now - timedelta(hours=1)
+    standing = {"updated_at": hour_ago, "created_at": hour_ago}
+    await orders.insert([(an_order(now=now), None)])
+    before = await watched.look()
+    assert value(before, "ordersaga_orders_past_deadline") == 0
+    assert value(before, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == 0
+
+    late = an_order(now=hour_ago, deadline=now - timedelta(minutes=1))
+    held = an_order(now=hour_ago, status=Status.FAILED)
+    given_up = an_order(status=Status.CANCELLED, **standing)
+    done = an_order(status=Status.CANCELLED, settled=True, **standing)
+    at_work = an_order(status=Status.PROVISIONING, **standing)
+    await orders.insert([(order, None) for order in (late, held, given_up, done, at_work)])
+    after = await watched.look()
+    assert value(after, "ordersaga_orders_past_deadline") == 1
+    assert value(after, "ordersaga_open_orders", status="PENDING") == 2
+    assert value(after, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == pytest.approx(3600, abs=120)
+    assert value(after, "ordersaga_open_compensations") == 1
+    assert value(after, "ordersaga_open_compensation_oldest_seconds") == pytest.approx(3600, abs=120)
+
+
+@moves("ordersaga_records")
+async def test_records_are_counted(watched: Watched) -> None:
+    before = await watched.look()
+    await watched.database("inventory")["reservations"].insert_many([{"_id": new_id()} for _ in range(3)])
+    await Orders(watched.database("orders")["orders"]).insert([(an_order(), None)])
+    await LetterRecords(watched.database("operations")).record([a_letter(new_id())], utc_now())
+    after = await watched.look()
+    grown = {
+        collection: value(after, "ordersaga_records", collection=collection)
+        - value(before, "ordersaga_records", collection=collection)
+        for collection in ("orders", "reservations", "dead_letters", "payments", "jobs")
+    }
+    assert {name: value(before, "ordersaga_records", collection=name) for name in grown} == dict.fromkeys(grown, 0)
+    assert grown == {"orders": 1, "reservations": 3, "dead_letters": 1, "payments": 0, "jobs": 0}
+    assert value(after, "ordersaga_dead_letters", status="dead") == 1
+
+
+@moves("ordersaga_queue_messages", "ordersaga_queue_consumers")
+async def test_queues_are_seen_with_what_waits_in_them_and_who_takes_it(watched: Watched, clean_broker: str) -> None:
+    empty = await watched.look()
+    assert value(empty, "ordersaga_queue_messages") == value(empty, "ordersaga_queue_consumers") == 0
+    await Publisher(watched.bus).send([StockReserved(order_id=new_id(), fulfilment="goods")])
+    waiting = await watched.look()
+    assert value(waiting, "ordersaga_queue_messages", queue=ORDER_INBOX) == 1
+    assert value(waiting, "ordersaga_queue_messages") == 1
+    later = await watched.look()
+    assert value(later, "ordersaga_queue_oldest_message_seconds", queue=ORDER_INBOX) > 0
+    assert value(later, "ordersaga_queue_oldest_message_seconds", queue=DEAD_LETTERS) == 0
+    consumer = RabbitBus(clean_broker)
+    await consumer.start(ORDER_INBOX)
+    taken = await watched.look()
+    assert value(taken, "ordersaga_queue_consumers", queue=ORDER_INBOX) == 1
+    assert value(taken, "ordersaga_queue_messages") == 0
+    await consumer.close()
+
+
+@moves("ordersaga_lock_wait_oldest_seconds", "ordersaga_package_low")
+async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
+    provisioning = watched.database("provisioning")
+    packages, now = Packages(provisioning["packages"], 5), utc_now()
+    await packages.note("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
+    before = await watched.look()
+    assert value(before, "ordersaga_package_low", package="103.1.2") == 0
+    assert value(before, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == 0
+
+    await packages.note("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
+    wish = ProvisionServer(order_id=new_id(), user_id="u1", package="103.1.2", ram=2048)
+    await Jobs(provisioning["jobs"]).open([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
+    after = await watched.look()
+    assert value(after, "ordersaga_package_low", package="103.1.2") == 1
+    assert value(after, "ordersaga_package_free_addresses", package="103.1.2") == 3
+    assert value(after, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == pytest.approx(60, abs=50)
+
+
+@moves("ordersaga_observed_timestamp_seconds")
+async def test_a_source_that_is_away_leaves_its_time_behind(watched: Watched) -> None:
+    first = await watched.look()
+    away = Observer(watched.mongo, watched.prefix, "amqp://guest:guest@127.0.0.1:1/")
+    await away.look()
+    second = samples_of(generate_latest().decode())
+    for source, moved in (("queues", False), ("orders", True)):
+        times = [value(samples, "ordersaga_observed_timestamp_seconds", source=source) for samples in (first, second)]
+        assert (times[1] > times[0]) is moved, source
+    failures = [value(samples, "ordersaga_observation_failures_total", source="queues") for samples in (first, second)]
+    assert failures[1] == failures[0] + 1
+
+
+# --- What the services count. ---
+
+
+@moves("transaction_failures_total", "transaction_duration_seconds_count")
+async def test_a_transaction_that_is_given_up_is_a_failure(mongodb_url: str, database_prefix: str) -> None:
+    operation = new_id()
+    async with connected(mongodb_url, f"{database_prefix}_payments") as database:
+        transactions = Transactions(database)
+        entered, free = asyncio.Event(), asyncio.Event()
+
+        async def slowly(_session: Session) -> None:
+            entered.set()
+            await free.wait()
+
+        first = asyncio.create_task(transactions.run(operation, slowly, keys=["account"]))
+        await entered.wait()
+        before = samples_of(generate_latest().decode())
+        with pytest.raises(ContentionError):
+            await transactions.run(operation, slowly, keys=["account"], within=0.01)
+        free.set()
+        await first
+    after = samples_of(generate_latest().decode())
+    # It is there at 0 before it fails for the first time: else that would be no increase.
+    assert ("transaction_failures_total", frozenset({("operation", operation), ("reason", "contention")})) in before
+    assert value(before, "transaction_failures_total", operation=operation) == 0
+    assert value(after, "transaction_failures_total", operation=operation, reason="contention") == 1
+    assert value(after, "transaction_duration_seconds_count", operation=operation) == 2
+    assert value(after, "transaction_commits_total", operation=operation) == 1
+    assert value(after, "transaction_aborts_total", operation=operation) == 0
+
+
+@moves("up", "orders_ended_total", "ordersaga_messages_dead_lettered_total", "ordersaga_consumer_up")
+async def test_a_running_stack_moves_what_prometheus_watches(
+    mongodb_url: str, clean_broker: str, database_prefix: str, tmp_path: Path
+) -> None:
+    async with (
+        run_simulator() as simulator,
+        contextlib.AsyncExitStack() as way_to_the_broker,
+        run_stack(mongodb_url, clean_broker, database_prefix, **IMPATIENT, **simulator.settings) as stack,
+    ):
+        await simulator.packages([package("103.1.2", 0)])
+        proxy = await way_to_the_broker.enter_async_context(Proxy(URL(clean_broker)).open())
+        *_, inventory = await asyncio.gather(
+            stack.start("order", "payment", "provisioning", "console"),
+            stack.start("inventory", amqp_url=proxy.url),
+        )
+        await _every_process_exports_what_its_table_says(stack)
+        async with run_prometheus(stack, tmp_path) as prometheus:
+            await _a_stack_that_is_well_calls_nobody(prometheus)
+            await _ends_are_counted_by_reason(stack)
+            await _a_dead_letter_is_counted(stack, clean_broker)
+            await _a_consumer_that_loses_the_broker_says_so(stack, inventory[0], way_to_the_broker)
+            await _a_process_that_is_gone_is_down(stack, prometheus)
+
+
+async def _every_process_exports_what_its_table_says(stack: Stack) -> None:
+    page = (ROOT / "docs/monitoring.md").read_text()
+    documented = {
+        title: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+        for title, _, text in (part.partition("\n") for part in page.split("\n### ")[1:])
+    }
+    for service, title in SECTIONS.items():
+        text = (await stack.client.get(f"{stack.url(service)}/metrics")).text
+        exported = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+        own = {name for name in exported if not name.startswith(("process_", "python_"))}
+        assert own == documented["Every process"] | documented[title], service
+
+
+async def _a_stack_that_is_well_calls_nobody(prometheus: "Prometheus") -> None:
+    async def all_answer() -> bool:
+        return [float(result["value"][1]) for result in await prometheus.query("up")] == [1.0] * len(SECTIONS)
+
+    await eventually(all_answer, 60, "Prometheus to have scraped all processes")
+
+    async def all_silent() -> bool:
+        rules = {(rule["name"], rule["health"], rule["state"]) for rule in await prometheus.rules()}
+        return rules == {(rule["alert"], "ok", "inactive") for rule in alert_rules()}
+
+    # An alert may be pending until all have been scraped.
+    await eventually(all_silent, 60, "the rules to be evaluated, and all of them silent")
+
+
+async def _ends_are_counted_by_reason(stack: Stack) -> None:
+    await stack.stock("p1", 2)
+    response = await stack.client.put(
+        f"{stack.url('inventory')}/products/v1",
+        json={"kind": "vps", "package": "103.1.2", "packageId": "id-103.1.2", "ram": 2048},
+    )
+    assert response.status_code in (200, 201), response.text
+    before = await scrape(stack.client, stack.url("order"))
+    for changes in (
+        {},
+        {"payment": {"token": "tok_declined"}},
+        {"items": [{"productId": "p1", "quantity": 9, "price": 10}], "totalAmount": 90},
+        {"items": [{"productId": "p2", "quantity": 1, "price": 10}]},
+        {"items": [{"productId": "v1", "quantity": 1, "price": 10}]},
+    ):
+        await stack.place(**changes)
+    expected = {"none": 1, "payment_refused": 1, "stock_refused": 2, "provisioning_failed": 1}
+
+    async def counted() -> bool:
+        after = await scrape(stack.client, stack.url("order"))
+        name = "orders_ended_total"
+        found = {r: value(after, name, reason=r) - value(before, name, reason=r) for r in expected}
+        return found == expected and value(after, "saga_compensated_total") >= 1
+
+    await eventually(counted, 60, "the ends to be counted by reason")
+    refused = await scrape(stack.client, stack.url("inventory"))
+    assert value(refused, "inventory_refusals_total", reason="insufficient_stock") == 1
+    assert value(refused, "inventory_refusals_total", reason="unknown_product") == 1
+    assert value(refused, "inventory_refusals_total", reason="other") == 0
+
+
+async def _a_dead_letter_is_counted(stack: Stack, amqp_url: str) -> None:
+    labels = {"queue": ORDER_INBOX, "type": "stock.reserved"}
+    name = "ordersaga_messages_dead_lettered_total"
+    before = await scrape(stack.client, stack.url("order"))
+    # It is there at 0 before the first: else the first dead letter would be no increase.
+    assert before[name, frozenset(labels.items())] == 0
+    bus = RabbitBus(amqp_url)
+    await bus.start(None)
+    await Publisher(bus).send([StockReserved(order_id=new_id(), fulfilment="goods")])
+    await bus.close()
+
+    async def counted() -> bool:
+        return value(await scrape(stack.client, stack.url("order")), name, **labels) == 1
+
+    await eventually(counted, 60, "the dead letter to be counted")
+
+
+async def _a_consumer_that_loses_the_broker_says_so(
+    stack: Stack, inventory: Process, way_to_the_broker: contextlib.AsyncExitStack
+) -> None:
+    async def up(expected: float) -> None:
+        async def says() -> bool:
+            samples = await scrape(stack.client, inventory.url)
+            return samples["ordersaga_consumer_up", frozenset({("queue", INVENTORY_INBOX)})] == expected
+
+        await eventually(says, 60, f"the consumer to say {expected}")
+
+    await up(1)
+    await way_to_the_broker.aclose()
+    await up(0)
+
+
+async def _a_process_that_is_gone_is_down(stack: Stack, prometheus: "Prometheus") -> None:
+    await stack.kill(stack.processes("provisioning")[0])
+
+    async def noticed() -> bool:
+        down = await prometheus.query("up == 0")
+        return [result["metric"]["service"] for result in down] == ["provisioning"]
+
+    await eventually(noticed, 60, "Prometheus to notice")
+
+
+def test_every_metric_of_an_alert_is_seen_to_move() -> None:
+    asked = set().union(*(names_in(rule["expr"]) for rule in alert_rules()))
+    assert asked <= set().union(*SEEN_TO_MOVE.values())
+
+
+# --- A Prometheus of one's own. ---
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running one; what it is asked is answered as its HTTP API does."""
+
+    url: str
+    client: httpx.AsyncClient
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        return list((await self._get("query", query=expression))["result"])
+
+    async def rules(self) -> list[dict[str, Any]]:
+        return [rule for group in (await self._get("rules"))["groups"] for rule in group["rules"]]
+
+    async def _get(self, what: str, **parameters: str) -> dict[str, Any]:
+        response = await self.client.get(f"{self.url}/api/v1/{what}", params=parameters)
+        assert response.status_code == 200, response.text
+        data: dict[str, Any] = response.json()["data"]
+        return data
+
+
+@contextlib.asynccontextmanager
+async def run_prometheus(stack: Stack, directory: Path) -> AsyncIterator[Prometheus]:
+    """Prometheus over the stack with the configuration that is delivered, but for the ports and the intervals."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.fail("prometheus is missing: run `scripts/setup tests`, or as root apt-get install prometheus")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    configuration = directory / "prometheus.yml"
+    configuration.write_text(yaml.safe_dump(_configured_for(stack)))
+    process = await asyncio.create_subprocess_exec(
+        program,
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield Prometheus(f"http://127.0.0.1:{port}", stack.client)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _configured_for(stack: Stack) -> dict[str, Any]:
+    delivered: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    (job,) = delivered["scrape_configs"]
+    for target in job["static_configs"]:
+        target["targets"] = [stack.url(target["labels"]["service"]).removeprefix("http://")]
+    return {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / "deploy/prometheus" / name) for name in delivered["rule_files"]],
+        "scrape_configs": [job],
+    }

@@ -1,0 +1,145 @@
+"""Alerts fire when they should, dashboards ask for what there is, and every alert has its page."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from operations.cli import COMMANDS
+from operations.native.services import PROCESSES, SIMULATOR
+from tests.monitoring import (
+    ALERT_TESTS,
+    DASHBOARDS,
+    OF_THE_CLIENT,
+    PROMETHEUS_OWN,
+    ROOT,
+    alert_rules,
+    declared_metrics,
+    expressions,
+    names_in,
+    panels,
+    promtool,
+)
+
+RULES = {rule["alert"]: rule for rule in alert_rules()}
+RUNBOOKS = ROOT / "docs/runbooks"
+CONFIGURATIONS = ("prometheus.yml", "prometheus-compose.yml")
+SECTIONS = ("What it means", "Who is hurt", "How to look", "How to mend", "When it is over")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_prometheus_takes_the_configuration_and_the_rules(name: str) -> None:
+    promtool("check", "config", ROOT / "deploy/prometheus" / name)
+
+
+def test_alerts_fire_when_they_should_and_are_silent_otherwise() -> None:
+    promtool("test", "rules", ALERT_TESTS)
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_every_alert_is_seen_to_fire_and_to_be_silent(alert: str) -> None:
+    tests = yaml.safe_load(ALERT_TESTS.read_text())["tests"]
+    cases = [case for test in tests for case in test["alert_rule_test"] if case["alertname"] == alert]
+    assert any(case.get("exp_alerts") for case in cases)
+    assert any(not case.get("exp_alerts") for case in cases)
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_every_alert_says_what_is_wrong_and_has_its_page(alert: str) -> None:
+    rule = RULES[alert]
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys()
+    page = (ROOT / rule["annotations"]["runbook_url"]).read_text()
+    assert page.startswith(f"# {alert}\n")
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == list(SECTIONS)
+    assert rule["labels"]["severity"] in page.split("## ")[0]
+
+
+def test_commands_that_pages_name_exist() -> None:
+    for page in RUNBOOKS.glob("*.md"):
+        named = re.findall(r"(?:`|^\$ )ordersaga ([a-z][a-z-]*)", page.read_text(), re.MULTILINE)
+        assert set(named) <= COMMANDS.keys(), page.name
+
+
+def test_every_page_is_about_an_alert() -> None:
+    named = {ROOT / rule["annotations"]["runbook_url"] for rule in RULES.values()}
+    assert named == set(RUNBOOKS.glob("*.md"))
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_what_an_alert_asks_for_is_exported(alert: str) -> None:
+    assert names_in(RULES[alert]["expr"]) <= _exported()
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_service_is_scraped_at_its_port(name: str) -> None:
+    (job,) = yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text())["scrape_configs"]
+    scraped = {
+        target["labels"]["service"]: int(address.rpartition(":")[2])
+        for target in job["static_configs"]
+        for address in target["targets"]
+    }
+    assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR}
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_what_a_dashboard_asks_for_is_exported(dashboard: Path) -> None:
+    exported = _exported()
+    for expression in expressions(dashboard):
+        unknown = {name for name in names_in(expression) - exported if not OF_THE_CLIENT.fullmatch(name)}
+        assert not unknown, expression
+
+
+def test_prometheus_understands_what_dashboards_ask_for(tmp_path: Path) -> None:
+    asked = [expression for dashboard in DASHBOARDS for expression in expressions(dashboard)]
+    rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    checked = tmp_path / "panels.yml"
+    checked.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", checked)
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_is_one_that_grafana_shows(dashboard: Path) -> None:
+    document = json.loads(dashboard.read_text())
+    assert document["uid"] == f"ordersaga-{dashboard.stem}"
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
+    for panel in panels(dashboard):
+        assert panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        # The one that is chosen at the top: a dashboard must not depend on what a data source is called.
+        assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
+    _assert_nothing_overlaps([panel["gridPos"] for panel in document["panels"]])
+
+
+def test_dashboards_show_every_metric() -> None:
+    shown = {name for dashboard in DASHBOARDS for expression in expressions(dashboard) for name in names_in(expression)}
+    unseen = [metric.name for metric in declared_metrics().values() if not metric.series & shown]
+    assert unseen == []
+
+
+def test_names_are_told_from_the_words_around_them() -> None:
+    expression = (
+        'histogram_quantile(0.95, sum by (le, queue) (rate(a_seconds_bucket{queue=~"x{2}|b_total"}[1m]))) > 1.5e3 '
+        "and on (queue) c:d:rate5m offset 5m or vector(0)"
+    )
+    assert names_in(expression) == {"a_seconds_bucket", "c:d:rate5m"}
+
+
+def _exported() -> set[str]:
+    return set().union(PROMETHEUS_OWN, *(metric.series for metric in declared_metrics().values()))
+
+
+def _assert_nothing_overlaps(places: list[dict[str, Any]]) -> None:
+    taken: set[tuple[int, int]] = set()
+    for place in places:
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in _rows(place)}
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken
+        taken |= cells
+
+
+def _rows(place: dict[str, Any]) -> range:
+    return range(place["y"], place["y"] + place["h"])
