@@ -34,8 +34,14 @@ COMMANDS = {
     "down": Entry("operations.native.commands", "down", "End a stack, whatever became of its supervisor."),
     "status": Entry("operations.native.commands", "status", "Show what runs where, and whether it is ready."),
     "audit": Entry("operations.audit.command", "audit", "Check every invariant over all databases."),
+    "order": Entry(
+        "operations.trace.command", "order", "Show an order's story: what happened, when, and for how long."
+    ),
     "accounts": Entry("operations.accounts.command", "accounts", "Show accounts and statements, repair balances."),
     "cleanup": Entry("operations.cleanup.command", "cleanup", "Delete orders that were cancelled long ago."),
+    "dead-letters": Entry(
+        "operations.dead_letters.command", "dead_letters", "Understand, replay, edit or discard what failed."
+    ),
     "load": Entry("operations.load.command", "load", "Place many orders, wait until they are settled, and report."),
     "demo": Entry("operations.demo.command", "demo", "Watch the saga at work: a story on a stack of its own."),
     "doctor": Entry("operations.doctor.command", "doctor", "Check the prerequisites and a running stack."),

@@ -1,9 +1,16 @@
-"""How the commands find a running stack: by the environment's URLs, else by the data directory used last."""
+"""How the commands find a running stack, and the settings of the operations process.
+
+The commands go by the environment's URLs, else by the data directory used last.
+"""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
@@ -14,6 +21,38 @@ from operations.native.layout import (
 )
 from operations.native.services import PROCESSES
 from operations.native.state import State, read_state
+from shared.settings import ServiceSettings
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")]
+
+
+class OperationsSettings(ServiceSettings):
+    """Where the services are, on which an operator acts, and under which names the console answers."""
+
+    order_url: HttpUrl = "http://127.0.0.1:3008"
+    inventory_url: HttpUrl = "http://127.0.0.1:3009"
+    payment_url: HttpUrl = "http://127.0.0.1:3010"
+    provisioning_url: HttpUrl = "http://127.0.0.1:3011"
+    console_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    operator_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+
+    @field_validator("console_hosts", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def service_urls(self) -> dict[str, str]:
+        """Where each service answers HTTP, by its name."""
+        urls = {
+            "order": self.order_url,
+            "inventory": self.inventory_url,
+            "payment": self.payment_url,
+            "provisioning": self.provisioning_url,
+        }
+        return {name: url.rstrip("/") for name, url in urls.items()}
 
 
 class UnreachableError(Exception):

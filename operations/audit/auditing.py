@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,12 +15,14 @@ from operations.audit.broker import count_messages
 from operations.audit.case import Case, Document
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
+from operations.audit.letters import RecordedLetters
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.stock import Shelf
+from operations.dead_letters.status import DEAD, REPLAYING
 from operations.native.reachability import amqp_missing, mongodb_missing
 from operations.settings import UnreachableError
 from shared.money import to_json_number
-from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
+from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX, RETRY_LADDER
 
 MOST_LISTED = 10_000
 """Suspicions that are looked at twice and listed. Whoever has more has enough to begin with."""
@@ -67,7 +69,8 @@ async def audit(
         mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
     ) as client:
         books, ledger = Books(client, database_prefix, page), LedgerPass(Journal(client, database_prefix, page))
-        return await _Audit(books, ledger, amqp_url, on_progress, second_look_after).run()
+        letters = RecordedLetters(client, database_prefix)
+        return await _Audit(books, ledger, letters, amqp_url, on_progress, second_look_after).run()
 
 
 async def _require_servers(mongodb_url: str, amqp_url: str) -> None:
@@ -84,6 +87,7 @@ class _Audit:
 
     books: Books
     ledger: LedgerPass
+    letters: RecordedLetters
     amqp_url: str
     on_progress: Progress
     second_look_after: float
@@ -113,13 +117,24 @@ class _Audit:
         await self._look_at_servers()
         await self._look_at_funds()
         messages = await count_messages(self.amqp_url)
-        if not any(messages.values()):
-            self._suspect(orders.lost(case) for case in self.stalled.values())
+        recorded = await self.letters.count()  # after the broker's: letters go from there to here
+        lost = await self._without_message(self.stalled, messages)
+        self._suspect(orders.lost(self.stalled[order_id]) for order_id in lost)
         if self.suspicions:
             await asyncio.sleep(self.second_look_after)
             self.report.violations = await self._look_again()
-        self._conclude(messages, time.monotonic() - started)
+        self._conclude(messages, recorded, time.monotonic() - started)
         return self.report
+
+    async def _without_message(self, order_ids: Iterable[str], messages: Mapping[str, int | None]) -> list[str]:
+        """Those of the orders that no message anywhere can be about: none on the broker, and no dead letter."""
+        # What operations has not read yet carries no order on.
+        quiet = not any(count for name, count in messages.items() if name != OPERATIONS_INBOX)
+        asked = list(order_ids)
+        if not asked or not quiet or await self.letters.may_be_anybodys():
+            return []
+        explained = await self.letters.orders(asked)
+        return [order_id for order_id in asked if order_id not in explained]
 
     def _look_at(self, cases: Iterable[Case]) -> None:
         now = datetime.now(UTC)
@@ -227,13 +242,13 @@ class _Audit:
         if not order_ids:
             return []
         found: list[Violation] = []
-        quiet = not any((await count_messages(self.amqp_url)).values())
+        unexplained = set(await self._without_message(order_ids, await count_messages(self.amqp_url)))
         for start in range(0, len(order_ids), PAGE):
             cases = await self.books.cases_of(order_ids[start : start + PAGE])
             now = datetime.now(UTC)
             for case in cases:
                 found += orders.judge(case, now)
-                if quiet and orders.standing(case, now).stalled:
+                if case.order_id in unexplained and orders.standing(case, now).stalled:
                     found.append(orders.lost(case))
         return found
 
@@ -243,7 +258,7 @@ class _Audit:
         now = datetime.now(UTC)
         return [v async for shelf in self.books.shelves(ids) for v in _judge(shelf, now)]
 
-    def _conclude(self, messages: dict[str, int | None], seconds: float) -> None:
+    def _conclude(self, messages: dict[str, int | None], recorded: dict[str, int], seconds: float) -> None:
         self.report.checked = dict(self.checked)
         self.report.information = {
             "orders": dict(sorted(self.statuses.items())),
@@ -255,7 +270,8 @@ class _Audit:
             "locksHeld": self.locks_held,
             "paidThrough": dict(sorted(self.paid_through.items())),
             "systemBalances": self.ledger.system_balances_as_json(),
-            "deadLetters": messages[DEAD_LETTERS],
+            "deadLetters": (messages[DEAD_LETTERS] or 0) + recorded[DEAD] + recorded[REPLAYING],
+            "deadLettersRecorded": recorded,
             "waitingForRetry": {delay.name: messages[delay.name] for delay in RETRY_LADDER},
             "inboxes": {name: messages[name] for name in INBOXES},
             "seconds": round(seconds, 3),

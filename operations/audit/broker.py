@@ -1,6 +1,7 @@
 """Counts what is on the broker: messages that wait, and dead letters."""
 
 import contextlib
+from collections.abc import Sequence
 
 import aio_pika
 import aiormq.exceptions
@@ -12,12 +13,14 @@ from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 CONNECT_SECONDS = 5.0
 
 
-async def count_messages(amqp_url: str) -> dict[str, int | None]:
-    """Messages ready in each queue of the topology; None for a queue that does not exist.
+EVERY_QUEUE = (*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS)
+
+
+async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dict[str, int | None]:
+    """Messages ready in these queues, unless told otherwise all; None for a queue that does not exist.
 
     What a consumer has in hand is not counted. Raises UnreachableError when RabbitMQ does not answer.
     """
-    names = [*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS]
     try:
         connection = await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS)
         async with connection:

@@ -84,5 +84,5 @@ def _information(report: Report) -> str:
     queued, waiting = (sum(count or 0 for count in known[name].values()) for name in ("inboxes", "waitingForRetry"))
     return (
         f"{known['inFlight']:,} orders in flight, {queued:,} messages queued, {waiting:,} waiting for their retry, "
-        f"{known['deadLetters'] or 0:,} dead letters{booked}"
+        f"{known['deadLetters']:,} dead letters{booked}"
     )

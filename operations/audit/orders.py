@@ -78,7 +78,7 @@ def lost(case: Case) -> Violation:
         f"{order.get('status')} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}, while "
         f"inventory has {stock.get('status', 'nothing')}, payment has {money.get('status', 'nothing')} and "
         f"provisioning has {job.get('state', 'nothing')}; "
-        "no step for a minute, and no message on the broker",
+        "no step for a minute, no message on the broker and no dead letter",
         "a message that is handled, waits for its retry, or is a dead letter",
     )
 

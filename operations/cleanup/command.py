@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 import uvloop
+from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.audit.broker import count_messages
+from operations.audit.letters import RecordedLetters
 from operations.cleanup.age import read_age
-from operations.cleanup.records import KINDS, Outcome, clean_up
+from operations.cleanup.deletable import Document
+from operations.cleanup.records import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
 from operations.settings import Stack, locate_stack
 from shared.topology import DEAD_LETTERS
 
@@ -60,13 +63,21 @@ def cleanup(
 
 async def refusal(stack: Stack) -> str | None:
     """Say why nothing may be deleted now; None if it may. Raises UnreachableError when a server does not answer."""
-    letters = (await count_messages(stack.amqp_url))[DEAD_LETTERS]
+    letters = ((await count_messages(stack.amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0) + await _recorded(stack)
     if not letters:
         return None
     return (
         f"there {'is 1 dead letter' if letters == 1 else f'are {letters} dead letters'}: replayed after the cleanup, "
         "it would not find the records of its order. Replay or discard first, or add --ignore-dead-letters."
     )
+
+
+async def _recorded(stack: Stack) -> int:
+    """How many dead letters operations has that may still be replayed, or whose replay is under way."""
+    async with AsyncMongoClient[Document](
+        stack.mongodb_url, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
+    ) as client:
+        return await RecordedLetters(client, stack.database_prefix).count_open()
 
 
 def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:

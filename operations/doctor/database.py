@@ -1,7 +1,8 @@
 """The MongoDB of a running stack: reachable, a replica set with transactions, its clock and its collections right."""
 
 import importlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,14 +10,24 @@ import pymongo
 import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
-from operations.doctor.finding import Finding, ok, wrong
+from operations.doctor.finding import Finding, note, ok, wrong
 from operations.native.reachability import brief
+from operations.native.services import SERVICES
 from shared import schema
+from shared.database import is_passing
 
 TIMEOUT_MS = 3000
+SEARCH_MS = 3000
+"""How long a collection is searched for a document that its validator refuses: it is read from end to end."""
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
-DATABASES = {"order": "orders", "inventory": "inventory", "payment": "payments", "provisioning": "provisioning"}
+DATABASES = {
+    "order": "orders",
+    "inventory": "inventory",
+    "payment": "payments",
+    "provisioning": "provisioning",
+    "console": "operations",
+}
 """What each service's database is called after the prefix."""
 
 Database = AsyncDatabase[dict[str, Any]]
@@ -83,14 +94,37 @@ async def check_schema(database: Database, service: str) -> list[Finding]:
     try:
         examined = await schema.examine(database, collections)
     except pymongo.errors.PyMongoError as error:
-        mend = await _way_in(database)
+        mend = await _remedy(database, error)
         return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", mend)]
-    return [_collection(f"{database.name}.{name}", found, service) for name, found in examined.items()]
+    findings = []
+    for name, found in examined.items():
+        findings.append(_collection(f"{database.name}.{name}", found, service))
+        findings += await _check_documents(database, name, collections[name].validator)
+    return findings
+
+
+async def _check_documents(database: Database, name: str, validator: Mapping[str, Any] | None) -> list[Finding]:
+    """Look for a document from before the validator; there may be more than the one that is named."""
+    if validator is None:
+        return []
+    what = f"documents of {database.name}.{name}"
+    try:
+        refused = await database[name].find_one({"$nor": [validator]}, {"_id": 1}, max_time_ms=SEARCH_MS)
+    except pymongo.errors.ExecutionTimeout:
+        detail = f"none that the validator refuses was found in {SEARCH_MS / 1000:g} s, and not all were looked at"
+        return [note(what, detail)]
+    except pymongo.errors.PyMongoError as error:
+        return [wrong(what, f"cannot be read: {brief(error)}", await _remedy(database, error))]
+    if refused is None:
+        return []
+    detail = f"the service's validator refuses {json.dumps(refused['_id'], default=str)}: writes to it fail"
+    mend = "correct it in mongosh: the error of an update that does not, in its errInfo, says what is wrong with it"
+    return [wrong(what, detail, mend)]
 
 
 def schema_of(service: str) -> schema.Collections:
     """Return what a service declares of its collections."""
-    declared: schema.Collections = importlib.import_module(f"{service}_service.schema").SCHEMA
+    declared: schema.Collections = importlib.import_module(f"{SERVICES[service].package}.schema").SCHEMA
     return declared
 
 
@@ -98,12 +132,19 @@ def _collection(name: str, found: Sequence[schema.Difference], service: str) -> 
     if not found:
         return ok(f"collection {name}", "as it has to be")
     by_hand = [difference.mend for difference in found if difference.mend]
-    start = f"start python -m {service}_service: it makes them"
+    start = f"start python -m {SERVICES[service].package}: it makes them"
     return wrong(f"collection {name}", "; ".join(map(str, found)), "; then ".join([*by_hand, start]))
 
 
-async def _way_in(database: Database) -> str:
-    try:
-        return await schema.how_to_permit(database)
-    except pymongo.errors.PyMongoError:
-        return "check the user in ORDERSAGA_MONGODB_URL"
+async def _remedy(database: Database, error: pymongo.errors.PyMongoError) -> str:
+    """What helps against an error of reading."""
+    if isinstance(error, pymongo.errors.OperationFailure) and error.code == schema.UNAUTHORIZED:
+        try:
+            return await schema.how_to_permit(database)
+        except pymongo.errors.PyMongoError:
+            return "check the user in ORDERSAGA_MONGODB_URL"
+    if error.timeout:
+        return "MongoDB is slow or cannot be reached: look at its log and its load, then try again"
+    if is_passing(error):
+        return "MongoDB went away: see that it runs and has a primary, then try again"
+    return "look into MongoDB's log"

@@ -16,7 +16,7 @@ from operations.native.mongod import Mongod, find_mongod
 from operations.native.ports import PortClaims
 from operations.native.program import Program
 from operations.native.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
-from operations.native.services import PROCESSES, SIMULATOR, Service
+from operations.native.services import CONSOLE, PROCESSES, SIMULATOR, Service
 from operations.native.state import State
 
 
@@ -87,9 +87,18 @@ def _plan_services(
     for name in names:
         if name == "provisioning":
             services.append(Service(name, ports[name], provider.for_provisioning(layout, simulator_url, settings)))
-        elif name != SIMULATOR:
+        elif name not in (CONSOLE, SIMULATOR):
             services.append(Service(name, ports[name], settings))
+    if CONSOLE in names:
+        services.append(Service(CONSOLE, ports[CONSOLE], _for_console(services, settings)))
     return simulator, services
+
+
+def _for_console(services: Sequence[Service], settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the console's environment: it acts on the services of this stack, unless it is told of others."""
+    own = {f"ORDERSAGA_{service.name.upper()}_URL": service.url for service in services}
+    # A variable that is set to nothing tells of nothing.
+    return {**settings, **{name: settings.get(name) or url for name, url in own.items()}}
 
 
 def _plan_servers(

@@ -25,11 +25,13 @@ class ServiceKind:
     port: int
 
 
+CONSOLE = "console"
 SERVICES = {
     "order": ServiceKind("order_service", 3008),
     "inventory": ServiceKind("inventory_service", 3009),
     "payment": ServiceKind("payment_service", 3010),
     "provisioning": ServiceKind("provisioning_service", 3011),
+    CONSOLE: ServiceKind("operations", 3012),
 }
 SIMULATOR = "simulator"
 PROCESSES = {**SERVICES, SIMULATOR: ServiceKind("provisioning_service.simulator", 3013)}

@@ -33,7 +33,7 @@ from shared.clock import utc_now
 from shared.contracts.orders import Delivery, Item, OrderCreated, PaymentInstruction
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
 from tests.eventually import eventually
-from tests.servers import Servers
+from tests.servers import Servers, delete_topology
 from tests.world import (
     FREE,
     FULL,
@@ -66,7 +66,11 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
 
 @pytest.fixture(scope="module")
 async def common_world(servers: Servers) -> AsyncIterator[World]:
-    """One world for many tests, each of which leaves it as it was."""
+    """One world for many tests, each of which leaves it as it was.
+
+    A message that an earlier test has left on the broker would explain every order that stands still.
+    """
+    await delete_topology(servers.amqp_url)
     async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
         created = World(client, f"t{secrets.token_hex(8)}", servers.mongodb_url, servers.amqp_url)
         populate(created)
@@ -91,7 +95,7 @@ async def test_correct_records_pass(world: World) -> None:
         "jobs": 8,
         "products": 4,
         "slots": 3,
-        "assignments": 5,
+        "assignments": 6,
         "addresses": 4,
         "locks": 3,
         "accounts": 7,
@@ -233,6 +237,15 @@ CORRUPTIONS = [
     ),
     Corruption(
         "two slots at once", "reservations", "assignment:1:a-1", put(status="RESERVED"), 2, "two assignments", "a-1"
+    ),
+    Corruption(
+        "a slot of its own and an assigned one",
+        "reservations",
+        "assignment:1:slot-named",
+        put(status="RESERVED"),
+        2,
+        "two slots",
+        "slot-named",
     ),
     # 3: who goes through has stock and payment.
     Corruption("no stock", "reservations", "confirmed", None, 3, "stock"),

@@ -1,11 +1,14 @@
 """`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
 
 import importlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pymongo
+import pytest
+from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
 from operations.doctor.broker import check_bindings, check_broker
 from operations.doctor.database import DATABASES, check_database, schema_of
@@ -15,9 +18,10 @@ from operations.native.mongod import find_mongod
 from operations.native.ports import PortClaims
 from operations.native.processes import spawn
 from operations.native.program import Command
+from operations.native.services import SERVICES
 from shared import topology
 from shared.bus.declaring import declare_topology
-from shared.schema import prepare
+from shared.schema import CollectionSchema, prepare
 from tests.eventually import eventually
 from tests.servers import Servers
 from tests.simulators import package, run_simulator
@@ -108,9 +112,65 @@ async def test_what_a_start_cannot_mend_is_told_with_its_command(servers: Server
     assert f'getSiblingDB("{name}").getCollection("payments").dropIndex("by_status"); then start' in finding.mend
 
 
+async def test_a_document_that_a_validator_refuses_is_named(servers: Servers, database_prefix: str) -> None:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        inventory = client[f"{database_prefix}_inventory"]
+        now = datetime.now(UTC)
+        product = {"kind": "goods", "supplied": 10, "version": 1, "moving": {}, "createdAt": now, "updatedAt": now}
+        await inventory["products"].insert_many(
+            [{**product, "_id": "whole", "quantity": 10}, {**product, "_id": "double", "quantity": 10.0}]
+        )
+        await prepare(inventory, schema_of("inventory"))
+    findings = await database(servers.mongodb_url, database_prefix, ("inventory",))
+    assert findings[f"collection {inventory.name}.products"].outcome == "ok"
+    refused = {what: finding for what, finding in findings.items() if what.startswith("documents ")}
+    assert list(refused) == [f"documents of {inventory.name}.products"]
+    (finding,) = refused.values()
+    assert finding.outcome == "wrong"
+    assert 'refuses "double": writes to it fail' in finding.detail
+
+
+async def test_a_search_that_takes_too_long_is_told(
+    servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {"$expr": {"$function": {"body": "function() { sleep(2000); return true }", "args": [], "lang": "js"}}}
+    monkeypatch.setattr("operations.doctor.database.SEARCH_MS", 50)
+    monkeypatch.setattr("operations.doctor.database.schema_of", lambda _: {"books": CollectionSchema(validator=slow)})
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await client[f"{database_prefix}_orders"]["books"].insert_one({})
+    findings = await database(servers.mongodb_url, database_prefix, ("order",))
+    finding = findings[f"documents of {database_prefix}_orders.books"]
+    assert finding.outcome == "note"
+    assert "not all were looked at" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OperationFailure("not authorized", 13), "name a user in ORDERSAGA_MONGODB_URL"),
+        (ServerSelectionTimeoutError("no primary"), "slow or cannot be reached"),
+        (ExecutionTimeout("operation exceeded time limit", 50), "slow or cannot be reached"),
+        (AutoReconnect("connection closed"), "went away"),
+        (OperationFailure("corrupt", 8), "MongoDB's log"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_what_helps_against_an_error_is_told(
+    servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    async def look(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("shared.schema.examine", look)
+    findings = await database(servers.mongodb_url, database_prefix, ("order",))
+    finding = findings[f"collections of {database_prefix}_orders"]
+    assert finding.outcome == "wrong"
+    assert words in finding.mend
+
+
 def test_the_databases_are_called_as_the_services_call_them() -> None:
     for service, name in DATABASES.items():
-        assert importlib.import_module(f"{service}_service.__main__").DEFINITION.database == name
+        assert importlib.import_module(f"{SERVICES[service].package}.__main__").DEFINITION.database == name
 
 
 async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:

@@ -1,0 +1,74 @@
+"""Puts the operations process together: `python -m operations`."""
+
+from typing import Any
+
+from pymongo import AsyncMongoClient
+
+from operations.console import Desk, Services, create_router
+from operations.dead_letters.ingest import PREFETCH, Ingest
+from operations.dead_letters.notices import handlers
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.replaying import Replayer, ReplayWork
+from operations.metrics import Observer
+from operations.schema import SCHEMA
+from operations.settings import OperationsSettings
+from shared.bus.metrics import CONSUMER_UP
+from shared.bus.rabbitmq import RabbitBus
+from shared.clock import utc_now
+from shared.database import Document
+from shared.service import Connections, Definition, Parts, run
+from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
+
+DEFINITION = Definition(
+    name="console",
+    description="Shows what happens, keeps dead letters and replays them",
+    database="operations",
+    inbox=OPERATIONS_INBOX,
+    port=3012,
+)
+
+
+def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
+    """Wire the parts to the connections."""
+    database = connections.database
+    letters = LetterRecords(database)
+    # A connection of its own: one bus consumes from one queue, and letters must not wait for notices or the other way.
+    letter_bus = RabbitBus(settings.amqp_url, prefetch=PREFETCH, name="ordersaga-dead-letters")
+    ingest = Ingest(letter_bus, letters, reach=connections.reach)
+    CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.trouble is None)
+    work = ReplayWork(database, Replayer(database, connections.publisher, reach=connections.reach))
+    desk = _desk(settings, database.client)
+
+    async def take_letters() -> None:
+        await letter_bus.start(DEAD_LETTERS)
+        await ingest.run()
+
+    return Parts(
+        handlers=handlers(letters, utc_now),
+        router=create_router(desk),
+        collections=SCHEMA,
+        background=(take_letters, work.run, Observer(desk.client, settings.database_prefix, settings.amqp_url).run),
+        drain=(letter_bus.close, desk.services.close),
+        troubles={"dead letters": lambda: ingest.trouble},
+    )
+
+
+def _desk(settings: OperationsSettings, client: AsyncMongoClient[Document] | Any) -> Desk:
+    return Desk(
+        client=client,
+        prefix=settings.database_prefix,
+        mongodb_url=settings.mongodb_url,
+        amqp_url=settings.amqp_url,
+        services=Services(settings.service_urls),
+        hosts=frozenset(settings.console_hosts),
+        operator_header=settings.operator_header or None,
+    )
+
+
+def main() -> None:
+    """Run the process."""
+    run(DEFINITION, OperationsSettings, assemble)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""The commands `ordersaga dead-letters list`, `groups`, `show`, `replay`, `edit`, `discard` and `export`."""
+
+import asyncio
+import contextlib
+import getpass
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import orjson
+import structlog
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from operations.dead_letters.connection import Connected, connected, follow, unfinished
+from operations.dead_letters.desk import InvalidBodyError, NotPossibleError, as_json, letter_as_json
+from operations.dead_letters.display import show_groups, show_letter, show_page
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
+from operations.dead_letters.status import STATUSES
+from operations.dead_letters.times import read_time
+from operations.settings import locate_stack
+from shared.database import Document
+
+dead_letters = typer.Typer(no_args_is_help=True)
+
+T = TypeVar("T")
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, or their beginnings.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Service = Annotated[str | None, typer.Option("--service", help="Whose inbox they failed in, such as inventory.")]
+Error = Annotated[str | None, typer.Option("--error", help="The error's type, such as PoisonError.")]
+Type = Annotated[str | None, typer.Option("--type", help="The message's type, such as order.created.")]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Failed since a date, a time or 2h ago.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before then.")]
+Order = Annotated[str | None, typer.Option("--order", help="The order's id.")]
+Words = Annotated[str | None, typer.Option("--text", help="Words of body, error or ids, all of them; word* begins so.")]
+GroupId = Annotated[str | None, typer.Option("--group", help="The fingerprint of a group.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Why = Annotated[str | None, typer.Option("--why", help="Why; it is kept in the log of actions.")]
+
+
+@dead_letters.command("list")
+def list_(
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help=f"{', '.join(STATUSES)}, several with commas, or all.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Words = None,
+    group: GroupId = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    as_json_document: AsJson = False,
+) -> None:
+    """List letters, the last failure first: those that are not over, unless a status is given.
+
+    Exit status 0, also when there are none, 2 for wrong usage, 3 when a server does not answer.
+    """
+    filters = _filters(None, service, error, type_, status, since, until, order, text, group)
+
+    async def read(found: Connected) -> None:
+        try:
+            page = await found.letters.page(filters, limit=limit, cursor=cursor)
+        except ValueError as wrong:
+            raise typer.BadParameter(str(wrong), param_hint="--cursor") from wrong
+        if as_json_document:
+            _print_json({"items": [letter_as_json(letter) for letter in page.items], "nextCursor": page.next_cursor})
+        else:
+            show_page(page, Console())
+
+    _run(read)
+
+
+@dead_letters.command()
+def groups(
+    status: Annotated[str | None, typer.Option("--status", help="new, looked at or mended.")] = None,
+    all_groups: Annotated[bool, typer.Option("--all", help="Also those of which nothing is open.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 20,
+    as_json_document: AsJson = False,
+) -> None:
+    """List the causes: letters that failed in the same way, how many, since when, and how they spread over time."""
+
+    async def read(found: Connected) -> None:
+        listed = await found.letters.groups(status=status, open_only=not all_groups, limit=limit)
+        if as_json_document:
+            _print_json({"items": [as_json(group.as_json()) for group in listed]})
+        else:
+            show_groups(listed, Console())
+
+    _run(read)
+
+
+@dead_letters.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(help="Its id, or the beginning.")], as_json_document: AsJson = False
+) -> None:
+    """Show a letter: its error, body, headers, and what became of its replays.
+
+    Exit status 0, 1 when there is no such letter, 3 when a server does not answer.
+    """
+
+    async def read(found: Connected) -> None:
+        letter = await found.letters.letter(await found.letters.resolve(letter_id))
+        assert letter is not None  # noqa: S101 - nothing is ever deleted
+        if as_json_document:
+            _print_json(letter_as_json(letter))
+        else:
+            show_letter(letter, Console())
+
+    _run(read)
+
+
+@dead_letters.command("replay")
+def replay_letters(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Words = None,
+    group: GroupId = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters a second.")] = DEFAULT_RATE,
+    why: Why = None,
+    yes: Yes = False,
+    as_json_document: AsJson = False,
+) -> None:
+    """Send letters again, to the inboxes that they failed in. Only what is dead is sent.
+
+    A replay that was interrupted is gone on with first. Exit status 0 when all are sent, 1 when there is nothing to
+    send or it is not agreed to, 2 for wrong usage, 3 when a server does not answer.
+    """
+    filters = _chosen(_filters(ids, service, error, type_, None, since, until, order, text, group), all_letters)
+    _must_not_ask(yes, as_json_document)
+
+    async def send(found: Connected) -> None:
+        await _go_on_with_unfinished(found)
+        named = await _named(found, filters)
+        number = await found.letters.matching(named)
+        _agree(number, "Replay", yes)
+        replay_id = await found.letters.start_replay(named, by=_operator(), why=why or "", rate=rate)
+        _conclude(await _followed(found, replay_id), as_json_document)
+
+    _run(send)
+
+
+@dead_letters.command()
+def edit(
+    letter_id: Annotated[str, typer.Argument(help="Its id, or the beginning.")],
+    body: Annotated[
+        str | None, typer.Option("--body", metavar="FILE", help="The new body; - reads it from stdin.")
+    ] = None,
+    why: Why = None,
+    as_json_document: AsJson = False,
+) -> None:
+    """Send a letter again with another body, from FILE or from your editor ($EDITOR). The body that came is kept.
+
+    It must be JSON and valid for the message's type. Exit status 0 when it is sent, 1 when it is not valid or the
+    letter is not dead, 3 when a server does not answer.
+    """
+
+    async def send(found: Connected) -> None:
+        known = await found.letters.resolve(letter_id)
+        written = _read_body(body) if body is not None else await _edited(found, known)
+        replay_id = await found.letters.edit_and_replay(known, written, by=_operator(), why=why or "")
+        _conclude(await _followed(found, replay_id), as_json_document)
+
+    _run(send)
+
+
+@dead_letters.command()
+def discard(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Words = None,
+    group: GroupId = None,
+    why: Why = None,
+    yes: Yes = False,
+    as_json_document: AsJson = False,
+) -> None:
+    """Put letters aside for good, for a reason (--why). They are kept: `list --status discarded` shows them.
+
+    Exit status 0 when done, 1 when there is nothing to discard or it is not agreed to, 2 for wrong usage, 3 when a
+    server does not answer.
+    """
+    filters = _chosen(_filters(ids, service, error, type_, None, since, until, order, text, group), all_letters)
+    _must_not_ask(yes, as_json_document)
+    if why is None and (yes or as_json_document):
+        raise typer.BadParameter("say why", param_hint="--why")
+
+    async def put_aside(found: Connected) -> None:
+        named = await _named(found, filters)
+        _agree(await found.letters.matching(named), "Discard", yes)
+        reason = why if why is not None else typer.prompt("Why?", err=True)
+        number = await found.letters.discard(named, by=_operator(), why=reason)
+        if as_json_document:
+            _print_json({"discarded": number})
+        else:
+            typer.echo(f"discarded {number:,}")
+
+    _run(put_aside)
+
+
+@dead_letters.command()
+def export(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    status: Annotated[str | None, typer.Option("--status", help="As for list.")] = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Words = None,
+    group: GroupId = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write. [default: stdout]")] = None,
+) -> None:
+    """Write letters as JSON lines, with their bodies: as text, or in base64 where they are none.
+
+    --all stands for every letter, whatever its status. Exit status 0 when done, 1 when there is none, 2 for wrong
+    usage, 3 when a server does not answer.
+    """
+    filters = _filters(ids, service, error, type_, status, since, until, order, text, group)
+    filters = replace(filters, status=STATUSES) if all_letters else _chosen(filters, all_letters)
+
+    async def write(found: Connected) -> None:
+        number = 0
+        with contextlib.nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as file:
+            async for letter in found.letters.export(await _named(found, filters)):
+                file.write(orjson.dumps(letter) + b"\n")
+                number += 1
+            file.flush()
+        typer.echo(f"exported {number:,}", err=True)
+        if not number:
+            raise typer.Exit(1)
+
+    _run(write)
+
+
+# --- What was asked for. ---
+
+
+def _filters(
+    ids: Sequence[str] | None,
+    service: str | None,
+    error: str | None,
+    type_: str | None,
+    status: str | None,
+    since: str | None,
+    until: str | None,
+    order: str | None,
+    text: str | None,
+    group: str | None,
+) -> Filters:
+    statuses = STATUSES if status == "all" else tuple(name.strip() for name in (status or "").split(",") if name)
+    try:
+        return Filters(
+            ids=tuple(dict.fromkeys(ids or ())),
+            service=service,
+            error=error,
+            type=type_,
+            status=statuses,
+            since=_time(since, "--since"),
+            until=_time(until, "--until"),
+            order_id=order,
+            text=text,
+            group=group,
+        )
+    except ValueError as wrong:
+        raise typer.BadParameter(str(wrong), param_hint="--status") from wrong
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    try:
+        return None if text is None else read_time(text, datetime.now(UTC))
+    except ValueError as wrong:
+        raise typer.BadParameter(str(wrong), param_hint=option) from wrong
+
+
+def _chosen(filters: Filters, all_letters: bool) -> Filters:
+    """The filters, if anything is chosen; --all has to be said, and says nothing beside anything else."""
+    if (filters != Filters()) == all_letters:
+        raise typer.BadParameter("name ids, give filters, or add --all (and not both)")
+    return filters
+
+
+def _must_not_ask(yes: bool, as_json_document: bool) -> None:
+    if as_json_document and not yes:
+        raise typer.BadParameter("--json cannot ask: add --yes")
+
+
+async def _named(found: Connected, filters: Filters) -> Filters:
+    """The filters with whole ids in the place of their beginnings."""
+    return replace(filters, ids=tuple([await found.letters.resolve(beginning) for beginning in filters.ids]))
+
+
+def _agree(number: int, doing: str, yes: bool) -> None:
+    if not number:
+        raise NotPossibleError(f"there is no dead letter like this to {doing.lower()}")
+    letters = "1 dead letter" if number == 1 else f"{number:,} dead letters"
+    if not yes and not typer.confirm(f"{doing} {letters}?", err=True):
+        raise typer.Exit(1)
+
+
+def _operator() -> str:
+    """Who asks: the name in the environment if there is one, else that of the account."""
+    try:
+        return os.environ.get("ORDERSAGA_OPERATOR") or getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        return f"user {os.getuid()}"
+
+
+def _read_body(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{name}: {error.strerror}", param_hint="--body") from error
+
+
+async def _edited(found: Connected, letter_id: str) -> bytes:
+    letter = await found.letters.letter(letter_id)
+    assert letter is not None  # noqa: S101 - nothing is ever deleted
+    text = letter["current"].decode("utf-8", "replace")
+    if letter["contentType"] == "application/json":
+        text = json.dumps(orjson.loads(letter["current"]), indent=2, ensure_ascii=False)
+    written = await asyncio.to_thread(_written_in_editor, text.encode())
+    if written == text.encode():
+        raise NotPossibleError("nothing was changed, so nothing is sent")
+    return written
+
+
+def _written_in_editor(text: bytes) -> bytes:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory(prefix="ordersaga-") as folder:
+        file = Path(folder) / "body.json"
+        file.write_bytes(text)
+        try:
+            subprocess.run([*shlex.split(editor), str(file)], check=True)  # noqa: S603 - the operator's own editor
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NotPossibleError(f"the editor {editor} did not end well ({error}), so nothing is sent") from error
+        return file.read_bytes()
+
+
+# --- What comes of it. ---
+
+
+async def _go_on_with_unfinished(found: Connected) -> None:
+    for replay_id in await unfinished(found):
+        done = await _followed(found, replay_id)
+        typer.echo(f"went on with replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
+
+
+async def _followed(found: Connected, replay_id: str) -> Document:
+    console = Console(stderr=True)
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replay", total=None)
+        return await follow(
+            found, replay_id, lambda r: progress.update(task, total=r["total"], completed=r["published"])
+        )
+
+
+def _conclude(replay: Document, as_json_document: bool) -> None:
+    if as_json_document:
+        names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
+        _print_json({name.removeprefix("_"): as_json(replay[name]) for name in names})
+    else:
+        typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
+        typer.echo("`ordersaga dead-letters list --status pending` shows those of which nothing is known yet")
+    if replay["status"] == CANCELLED:
+        raise typer.Exit(1)
+
+
+def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with connected(locate_stack()) as found:
+            return await work(found)
+
+    # What the bus and the ingest tell is no part of the answer, least of all of its JSON.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        return uvloop.run(run())
+    except NotPossibleError as error:
+        _fail(str(error))
+    except InvalidBodyError as error:
+        _fail("the body is not valid:\n" + "\n".join(f"  {field}: {message}" for field, message in error.errors))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _fail(reason: str) -> NoReturn:
+    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2))

@@ -1,0 +1,135 @@
+"""Dead letters for a command: over MongoDB and RabbitMQ directly, so that it works while no other process runs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+from pymongo import AsyncMongoClient
+
+from operations.audit.broker import count_messages
+from operations.dead_letters.desk import DeadLetters
+from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.replaying import (
+    CANCELLING,
+    RUNNING,
+    LostLeaseError,
+    Progress,
+    Replayer,
+    Replays,
+)
+from operations.drivers import unreachable_unless_done
+from operations.native.reachability import mongodb_missing
+from operations.settings import Stack, UnreachableError
+from shared.bus.publisher import Publisher
+from shared.bus.rabbitmq import RabbitBus
+from shared.database import Database, Document
+from shared.errors import BusUnavailableError, StartError
+from shared.topology import DEAD_LETTERS
+
+CONNECT_TIMEOUT_MS = 5000
+BUS_SECONDS = 15.0
+"""How long a command waits for a broker that is away."""
+
+QUIET_SECONDS = 2.0
+"""A letter that waited and has not come in this time went to somebody else."""
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The dead letters of a stack, and where they are."""
+
+    letters: DeadLetters
+    database: Database
+    stack: Stack
+
+
+@contextlib.asynccontextmanager
+async def connected(stack: Stack) -> AsyncIterator[Connected]:
+    """Connect to the stack's MongoDB and take in what waits in the broker; raises UnreachableError."""
+    if missing := await mongodb_missing(stack.mongodb_url):
+        raise UnreachableError(f"MongoDB {missing}")
+    async with AsyncMongoClient[Document](
+        stack.mongodb_url,
+        tz_aware=True,
+        w="majority",
+        serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS,
+        appname="ordersaga-dead-letters",
+    ) as client:
+        database: Database = client[f"{stack.database_prefix}_operations"]
+        letters = DeadLetters(database)
+        with unreachable_unless_done("the dead letters"):
+            await letters.prepare()
+            await take_in(stack.amqp_url, LetterRecords(database))
+            yield Connected(letters, database, stack)
+
+
+async def take_in(amqp_url: str, records: LetterRecords) -> int:
+    """Record the dead letters that wait in the broker; returns how many. Raises UnreachableError."""
+    waiting = await _waiting(amqp_url)
+    if not waiting:
+        return 0
+    taken = 0
+    async with _bus(amqp_url, DEAD_LETTERS) as bus:
+        ingest = Ingest(bus, records)
+        while taken < waiting:
+            try:
+                async with asyncio.timeout(QUIET_SECONDS):
+                    deliveries = await bus.receive(BATCH)
+            except TimeoutError:
+                break  # the operations process has taken the others
+            await ingest.take(deliveries)
+            taken += len(deliveries)
+            if taken >= waiting:
+                waiting = taken + await _waiting(amqp_url)
+    return taken
+
+
+async def follow(connected_: Connected, replay_id: str, on_progress: Progress) -> Document:
+    """Carry a replay out, or watch while somebody else does, until it has ended; returns its record.
+
+    Raises UnreachableError when the broker stays away: the operations process, or the next command, goes on with it.
+    """
+    replays = Replays(connected_.database)
+    async with _bus(connected_.stack.amqp_url, None) as bus:
+        replayer = Replayer(connected_.database, Publisher(bus), patience=BUS_SECONDS)
+        while True:
+            token = uuid4().hex
+            if (replay := await replays.take_over(token, replay_id)) is not None:
+                try:
+                    return await replayer.carry_out(replay, token, on_progress)
+                except LostLeaseError:
+                    continue
+                except BusUnavailableError as error:
+                    raise UnreachableError(f"{error}; what is left of the replay is done later") from error
+            found = await replays.find(replay_id)
+            if found is None or found["status"] not in (RUNNING, CANCELLING):
+                return found or {}
+            on_progress(found)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def unfinished(connected_: Connected) -> list[str]:
+    """The replays that somebody began and nobody carries out."""
+    return await Replays(connected_.database).left_behind()
+
+
+async def _waiting(amqp_url: str) -> int:
+    return (await count_messages(amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0
+
+
+@contextlib.asynccontextmanager
+async def _bus(amqp_url: str, queue: str | None) -> AsyncIterator[RabbitBus]:
+    bus = RabbitBus(amqp_url, prefetch=PREFETCH, name="ordersaga-dead-letters")
+    try:
+        async with asyncio.timeout(BUS_SECONDS):
+            await bus.start(queue)
+        yield bus
+    except (TimeoutError, StartError) as error:
+        raise UnreachableError(f"RabbitMQ does not answer: {error or 'no answer in time'}") from error
+    finally:
+        await bus.close()

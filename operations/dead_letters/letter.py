@@ -1,0 +1,354 @@
+"""From a delivery of the dead-letter queue to its record, and from the record to the message that replays it. Pure.
+
+A letter is a failed message with its whole line of replays. What a delivery says is taken as it is, never believed: its
+headers may be missing, of other types or made up, its body may be anything.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+from bson.int64 import Int64
+
+from operations.dead_letters.fingerprint import fingerprint, pattern
+from operations.dead_letters.status import DEAD
+from shared.bus import Delivery, Envelope
+from shared.bus.failures import (
+    ATTEMPTS,
+    BROKERS_OWN,
+    ERROR_MESSAGE,
+    ERROR_TYPE,
+    FAILED_AT,
+    FIRST_FAILED_AT,
+    HEADERS_LEFT_OUT,
+    QUEUE,
+    REPLAY_OF,
+    ROUTING_KEY,
+    TRACEBACK,
+    failed_attempts,
+    fitting,
+)
+from shared.database import Document
+from shared.topology import INBOXES
+
+LARGEST_INLINE = 1024 * 1024
+"""Bytes of a body that are kept in the letter itself; a bigger one is kept in pieces beside it."""
+
+MOST_SHOWN = 8 * 1024
+"""Characters of a body that are kept as text, to show and to search."""
+
+MOST_WORDS = 80
+LONGEST_WORD = 64
+
+NO_ERROR = "NoError"
+DELIVERY_LIMIT = "DeliveryLimit"
+
+_OWN = frozenset(
+    {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, ROUTING_KEY, TRACEBACK}
+)
+"""Headers that say how a message failed; the record has them as fields, and a replay starts without them."""
+
+_WORD = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
+_PARTS = re.compile(r"[-_]")
+_ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Error(NamedTuple):
+    """How a message failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+    def as_document(self) -> Document:
+        """As the record has it."""
+        return self._asdict()
+
+
+class Failure(NamedTuple):
+    """What a delivery of the dead-letter queue says about its message."""
+
+    queue: str
+    routing_key: str
+    message_id: str
+    order_id: str
+    error: Error
+    attempts: int
+    first_failed_at: datetime
+    failed_at: datetime
+    replay_of: str | None
+
+    @property
+    def service(self) -> str:
+        """Whose message it is: the owner of the inbox that it comes from."""
+        return service_of(self.queue)
+
+    @property
+    def pattern(self) -> str:
+        """What its error's message has in common with others of the same cause."""
+        return pattern(self.error.message, (self.order_id, self.message_id))
+
+    @property
+    def fingerprint(self) -> str:
+        """The group that it belongs to."""
+        return fingerprint(self.queue, self.routing_key, self.error.type, self.pattern)
+
+
+def service_of(queue: str) -> str:
+    """The service that owns an inbox, "unknown" for what is none."""
+    return queue.partition(".")[0] if queue in INBOXES else "unknown"
+
+
+def read_failure(delivery: Delivery, now: datetime) -> Failure:
+    """Read what the delivery says, and what can be known where it says nothing. Never raises."""
+    headers = delivery.headers
+    death = _first_death(headers)
+    queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
+    routing_key = _text(headers.get(ROUTING_KEY)) or delivery.routing_key
+    if routing_key in ("", queue):  # back from a retry, or published straight to the queue
+        routing_key = delivery.type or routing_key
+    failed_at = min(_moment(headers.get(FAILED_AT)) or _moment(death.get("time")) or now, now)
+    return Failure(
+        queue=clean(queue[:255]),
+        routing_key=clean(routing_key[:255]),
+        message_id=clean(delivery.message_id or ""),
+        order_id=_order_id(delivery),
+        error=_error(headers, death),
+        attempts=max(1, failed_attempts(headers)),
+        first_failed_at=min(_moment(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
+        failed_at=failed_at,
+        replay_of=_text(headers.get(REPLAY_OF)) or None,
+    )
+
+
+def without_headers(delivery: Delivery) -> Delivery:
+    """The delivery with those of its headers alone that say how it failed, as text."""
+    kept = {name: clean(str(value)) for name, value in delivery.headers.items() if name in _OWN}
+    return replace(delivery, headers=kept)
+
+
+def identity(delivery: Delivery, failure: Failure) -> str:
+    """What is the same whenever the same failed message comes again, and of no two messages.
+
+    Its sender's message id is not enough: one publication fails in several queues, and an id may be used twice. A
+    message without an id is told by everything that it has; see `Letters.name_nameless` for two of the same.
+    """
+    digest = hashlib.sha256()
+    parts: list[bytes] = [failure.queue.encode(), failure.routing_key.encode(), failure.message_id.encode()]
+    if not failure.message_id:
+        parts.append(orjson.dumps(_comparable(delivery.headers), option=orjson.OPT_SORT_KEYS, default=repr))
+    for part in (*parts, delivery.body):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def record_of(letter_id: str, delivery: Delivery, failure: Failure, now: datetime) -> Document:
+    """The record of a letter that was not known before."""
+    text = body_text(delivery.body)
+    inline = len(delivery.body) <= LARGEST_INLINE
+    return {
+        "_id": letter_id,
+        "status": DEAD,
+        "queue": failure.queue,
+        "routingKey": failure.routing_key,
+        "type": clean(delivery.type) if delivery.type else None,
+        "messageId": failure.message_id,
+        "correlationId": clean(delivery.correlation_id) if delivery.correlation_id else None,
+        "orderId": failure.order_id or None,
+        "service": failure.service,
+        "body": delivery.body if inline else None,
+        "size": len(delivery.body),
+        "bodyText": text,
+        "contentType": content_type(delivery.body),
+        "headers": storable({name: value for name, value in delivery.headers.items() if name not in _OWN}),
+        "words": words_of(failure, text),
+        "receivedAt": now,
+        "firstFailedAt": failure.first_failed_at,
+        "replays": [],
+        "edits": [],
+        "discarded": None,
+        "changes": 0,
+    } | failed_fields(failure)
+
+
+def failed_fields(failure: Failure) -> Document:
+    """What a record says about its last failure."""
+    return {
+        "error": failure.error.as_document(),
+        "fingerprint": failure.fingerprint,
+        "attempts": failure.attempts,
+        "lastFailedAt": failure.failed_at,
+    }
+
+
+def current_body(letter: Document) -> bytes:
+    """What a replay of the letter sends: what an operator made of it last, else what came."""
+    return bytes(letter["edits"][-1]["body"] if letter["edits"] else letter["body"])
+
+
+def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
+    """The message that replays the letter: to the inbox that it failed in, as if it had never failed."""
+    kept = {name: value for name, value in letter["headers"].items() if not _is_of_the_past(name)}
+    # The routing key is the inbox now; should it fail again, this says what the message was published with.
+    own = {REPLAY_OF: letter["_id"], ROUTING_KEY: letter["routingKey"]}
+    return Envelope(
+        body=body,
+        exchange="",
+        routing_key=letter["queue"],
+        type=_fitting_short(letter["type"] or letter["routingKey"]),
+        correlation_id=_fitting_short(letter["correlationId"] or letter["orderId"] or ""),
+        message_id=message_id,
+        mandatory=True,
+        headers=fitting({name: value for name, value in kept.items() if name not in own}) | own,
+    )
+
+
+def why_not_replayable(letter: Document) -> str | None:
+    """Say why a letter cannot go back to where it came from; None if it can."""
+    if letter["queue"] in INBOXES:
+        return None
+    return f"it came from {letter['queue'] or 'nowhere that is known'}, which is no inbox of a service"
+
+
+def content_type(body: bytes) -> str:
+    """What a body is, by what is in it."""
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "text/plain" if _is_text(body) else "application/octet-stream"
+    return "application/json"
+
+
+def body_text(body: bytes) -> str:
+    """The beginning of a body as text that a database can keep."""
+    return clean(body[: 4 * MOST_SHOWN].decode("utf-8", "replace"))[:MOST_SHOWN]
+
+
+def words_of(failure: Failure, text: str) -> list[str]:
+    """The words that a letter is found by, those of its ids and its error before those of its body."""
+    sources = (failure.order_id, failure.message_id, failure.error.type, failure.error.message, text)
+    found: dict[str, None] = {}
+    for source in sources:
+        for word in words(source):
+            if len(found) >= MOST_WORDS:
+                return list(found)
+            found.setdefault(word)
+    return list(found)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are compared: small letters; an id with hyphens is one word, and so are its parts."""
+    found: dict[str, None] = {}
+    for match in _WORD.finditer(text.lower()):
+        word = match.group()
+        found.setdefault(word[:LONGEST_WORD])
+        for part in _PARTS.split(word):
+            if part:
+                found.setdefault(part[:LONGEST_WORD])
+    return list(found)
+
+
+def clean(text: str) -> str:
+    """The text as a database and a terminal can take it: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def storable(value: Any) -> Any:
+    """A header's value as a database can keep it."""
+    match value:
+        case bool() | float() | None:
+            return value
+        case int():
+            return Int64(value) if -(2**63) <= value < 2**63 else str(value)
+        case str():
+            return clean(value)
+        case bytes() | bytearray():
+            return bytes(value)
+        case datetime():
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+        case Mapping():
+            return {clean(str(name)): storable(item) for name, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+    return clean(str(value))
+
+
+def _error(headers: Mapping[str, Any], death: Mapping[str, Any]) -> Error:
+    type_, message = _text(headers.get(ERROR_TYPE)), _text(headers.get(ERROR_MESSAGE))
+    if type_ or message:
+        traceback = _text(headers.get(TRACEBACK))
+        return Error(clean(type_[:200]) or NO_ERROR, clean(message[: 4 * 1024]), clean(traceback[: 64 * 1024]))
+    reason = _text(death.get("reason"))
+    if reason == "delivery_limit":
+        message = "delivered as often as the delivery limit allows: each time its consumer ended before it was done"
+        return Error(DELIVERY_LIMIT, message, "")
+    if reason:
+        return Error(NO_ERROR, f"dead-lettered by the broker: {clean(reason[:200])}", "")
+    return Error(NO_ERROR, "came to the dead letters without a word about an error", "")
+
+
+def _first_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The newest entry of what the broker says about a message that it dead-lettered itself."""
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+        return deaths[0]
+    return {}
+
+
+def _order_id(delivery: Delivery) -> str:
+    """The order's id: in the body, where receivers read it, else the correlation id."""
+    try:
+        body = orjson.loads(delivery.body) if len(delivery.body) <= LARGEST_INLINE else None
+    except orjson.JSONDecodeError:
+        body = None
+    told = body.get("orderId") if isinstance(body, dict) else None
+    for candidate in (told, delivery.correlation_id):
+        if isinstance(candidate, str) and _ORDER_ID.fullmatch(candidate):
+            return candidate
+    return ""
+
+
+def _comparable(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The headers but for what the broker changes with every delivery."""
+    return {clean(name): repr(value) for name, value in headers.items() if name not in ("x-delivery-count",)}
+
+
+def _is_of_the_past(name: str) -> bool:
+    return name in _OWN or name.startswith(BROKERS_OWN)
+
+
+def _text(value: object) -> str:
+    match value:
+        case str():
+            return value
+        case bytes() | bytearray():
+            return bytes(value).decode("utf-8", "backslashreplace")
+    return ""
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\r\n\t" for character in text[:MOST_SHOWN])
+
+
+def _moment(value: object) -> datetime | None:
+    """A time to the millisecond, which is what MongoDB keeps; None for what is none."""
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return found.replace(microsecond=found.microsecond // 1000 * 1000)
+
+
+def _fitting_short(text: str) -> str:
+    """What fits into a short string of the protocol."""
+    return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")

@@ -1,0 +1,363 @@
+"""Replays: letters sent back to the inboxes that they failed in, some at a time, at a bounded rate.
+
+A replay is a record of its own that says which letters are meant and how far it has come. Whoever carries it out holds
+a lease on it; when he dies, the next one goes on. For some letters at a time:
+
+    1. claim     dead ──▶ replaying, with the message id that the replay's id and the letter's make: no letter twice
+    2. publish   with confirms, all letters that the replay has claimed and not noted as sent
+    3. note      replaying ──▶ pending, unless what became of it is known already
+    4. go on     behind the last letter that was looked at
+
+Killed anywhere, it begins with step 2: what was claimed is sent with the message id that it had, and what was not is
+found behind the place that is noted. So no letter is left out, and the most that can come twice is the handful that
+was published and not noted, with the same message ids.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from pymongo import UpdateOne
+
+from operations.dead_letters.filters import Filters, query
+from operations.dead_letters.letter import current_body, replay_envelope, why_not_replayable
+from operations.dead_letters.records import LETTERS, REPLAYS, LetterRecords, decidable
+from operations.dead_letters.status import PENDING, REPLAYING
+from shared.bus.backoff import Backoff
+from shared.bus.publisher import Publisher
+from shared.clock import utc_now
+from shared.database import Collection, Database, Document
+from shared.errors import BusUnavailableError
+from shared.failure_points import (
+    REPLAY_CLAIMED,
+    REPLAY_PUBLISHED,
+    REPLAY_RECORDED,
+    FailurePoint,
+    nothing_fails,
+)
+from shared.topology import INBOXES
+
+DEFAULT_RATE = 100.0
+"""Letters a second: a service that has just been mended is not to be drowned."""
+
+MOST_AT_ONCE = 200
+MOST_BYTES_AT_ONCE = 8 * 1024 * 1024
+LEASE = timedelta(seconds=15)
+LONGEST_PAUSE_SECONDS = 2.0
+"""Between two renewals of the lease."""
+
+RUNNING, DONE, CANCELLED = "running", "done", "cancelled"
+CANCELLING = "cancelling"
+"""What is claimed is still sent, and then it ends."""
+
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[Document], None]
+"""Hears of the replay's record whenever it has come further."""
+
+
+class NotPossibleError(Exception):
+    """What was asked for cannot be done in the letters' present state; the message is for the person who asked."""
+
+
+class LostLeaseError(Exception):
+    """Somebody else carries the replay out now, as this one was away for too long."""
+
+
+def message_id(replay_id: str, letter_id: str) -> str:
+    """The id of the message by which this replay sends this letter, however often it has to."""
+    return hashlib.sha256(f"{replay_id}/{letter_id}".encode()).hexdigest()[:32]
+
+
+class Replays:
+    """The records of replays. All methods let the driver's errors out."""
+
+    def __init__(self, database: Database) -> None:
+        self._replays: Collection = database[REPLAYS]
+        self._letters: Collection = database[LETTERS]
+
+    async def start(self, filters: Filters, *, by: str, why: str, rate: float, edited: bytes | None = None) -> Document:
+        """Record that these letters are to be replayed, those of them that are there now; returns the record.
+
+        Raises NotPossibleError if there is none that can be, and says why.
+        """
+        asked = _meant(filters)
+        newest = await self._letters.find_one(asked, {"lastFailedAt": True}, sort=[("lastFailedAt", -1), ("_id", -1)])
+        if newest is None:
+            raise NotPossibleError(await self._why_none(filters))
+        asked["lastFailedAt"] = asked.get("lastFailedAt", {}) | {"$lte": newest["lastFailedAt"]}
+        replay: Document = {
+            "_id": uuid4().hex[:16],
+            "at": utc_now(),
+            "by": by,
+            "why": why,
+            "rate": rate,
+            "filters": filters.as_document(),
+            "edited": edited,
+            "through": newest["lastFailedAt"],
+            "behind": None,
+            "total": await self._letters.count_documents(asked),
+            "published": 0,
+            "status": RUNNING,
+            "doneAt": None,
+            "lease": {"token": None, "until": _LONG_AGO},
+        }
+        await self._replays.insert_one(replay)
+        return replay
+
+    async def find(self, replay_id: str) -> Document | None:
+        """Return the record of a replay."""
+        return await self._replays.find_one({"_id": replay_id})
+
+    async def newest(self, limit: int) -> list[Document]:
+        """Return the newest records."""
+        return await self._replays.find({}, sort=[("at", -1)], limit=limit).to_list(None)
+
+    async def cancel(self, replay_id: str) -> bool:
+        """Have a replay end after what it has claimed; False if it has ended already."""
+        result = await self._replays.update_one({"_id": replay_id, "status": RUNNING}, {"$set": {"status": CANCELLING}})
+        return bool(result.modified_count)
+
+    async def take_over(self, token: str, replay_id: str | None = None) -> Document | None:
+        """Take the lease on this replay, or on any that is not done and nobody's; None if there is none."""
+        free: Document = {
+            "status": {"$in": [RUNNING, CANCELLING]},
+            # By the database's clock: those who carry replays out may be on different machines.
+            "$expr": {"$lt": ["$lease.until", "$$NOW"]},
+        }
+        if replay_id is not None:
+            free["_id"] = replay_id
+        return await self._replays.find_one_and_update(free, [{"$set": {"lease": _lease(token)}}], return_document=True)
+
+    async def left_behind(self) -> list[str]:
+        """The replays that are not done and nobody's, the oldest first."""
+        left: Document = {"status": {"$in": [RUNNING, CANCELLING]}, "$expr": {"$lt": ["$lease.until", "$$NOW"]}}
+        return [replay["_id"] async for replay in self._replays.find(left, {"_id": True}, sort=[("at", 1)])]
+
+    async def go_on(self, replay_id: str, token: str, changes: Document) -> Document:
+        """Note how far it has come and renew the lease. Raises LostLeaseError."""
+        held = {"_id": replay_id, "lease.token": token, "status": {"$in": [RUNNING, CANCELLING]}}
+        fields = {name: {"$literal": value} for name, value in changes.items()}
+        found = await self._replays.find_one_and_update(
+            held, [{"$set": fields | {"lease": _lease(token)}}], return_document=True
+        )
+        if found is None:
+            raise LostLeaseError(f"the replay {replay_id} is somebody else's now")
+        return found
+
+    async def _why_none(self, filters: Filters) -> str:
+        if len(filters.ids) == 1:
+            letter = await self._letters.find_one({"_id": filters.ids[0]}, {"status": True, "queue": True})
+            if letter is None:
+                return f"there is no dead letter {filters.ids[0]}"
+            reason = why_not_replayable(letter) or f"it is {letter['status']}, and only what is dead can be replayed"
+            return f"{letter['_id']} cannot be replayed: {reason}"
+        return "there is no dead letter like this that could be replayed"
+
+
+class Replayer:
+    """Carries replays out; `patience` (seconds) is how long it waits for a broker that is away, None for ever."""
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        *,
+        reach: FailurePoint = nothing_fails,
+        patience: float | None = None,
+    ) -> None:
+        self._records = LetterRecords(database)
+        self._letters: Collection = database[LETTERS]
+        self._replays = Replays(database)
+        self._publisher = publisher
+        self._reach = reach
+        self._patience = patience
+
+    async def carry_out(self, replay: Document, token: str, on_progress: Progress = lambda _: None) -> Document:
+        """Carry a replay, whose lease the token holds, to its end; returns its record.
+
+        Raises LostLeaseError, BusUnavailableError when patience is at its end, and the driver's errors: it is gone on
+        with when the lease is over.
+        """
+        started, sent_before = time.monotonic(), await self._sent_by(replay)
+        sent = await self._publish_claimed(replay, token)
+        while True:
+            replay = await self._replays.go_on(replay["_id"], token, {"published": sent_before + sent})
+            on_progress(replay)
+            page = [] if replay["status"] == CANCELLING else await self._next(replay)
+            if not page:
+                return await self._finish(replay, token)
+            await self._claim(replay, page)
+            self._reach(REPLAY_CLAIMED)
+            sent += await self._publish_claimed(replay, token)
+            self._reach(REPLAY_RECORDED)
+            replay["behind"] = [page[-1]["lastFailedAt"], page[-1]["_id"]]
+            noted = {"behind": replay["behind"], "published": sent_before + sent}
+            on_progress(await self._replays.go_on(replay["_id"], token, noted))
+            await self._keep_rate(replay, token, started, sent)
+
+    async def _sent_by(self, replay: Document) -> int:
+        """How many letters it has sent: from the letters, as the count in its record may have been left behind."""
+        return await self._letters.count_documents({"replays.replay": replay["_id"], "status": {"$ne": REPLAYING}})
+
+    async def _next(self, replay: Document) -> list[Document]:
+        """The letters that come next, the longest dead first, no more than can be sent at once."""
+        asked = _meant(Filters.from_document(replay["filters"])) | {"replays.replay": {"$ne": replay["_id"]}}
+        asked["lastFailedAt"] = asked.get("lastFailedAt", {}) | {"$lte": replay["through"]}
+        if replay["behind"] is not None:
+            at, last = replay["behind"]
+            behind = {"lastFailedAt": {"$gte": at}, "$or": [{"lastFailedAt": {"$gt": at}}, {"_id": {"$gt": last}}]}
+            asked["$and"] = [*asked.get("$and", []), behind]
+        most = min(MOST_AT_ONCE, max(1, int(replay["rate"] / 2)))
+        fields = {"lastFailedAt": True, "size": True}
+        cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=most)
+        return _bounded(await cursor.to_list(None))
+
+    async def _claim(self, replay: Document, page: Sequence[Document]) -> None:
+        statuses = decidable(Filters.from_document(replay["filters"]))
+        now = utc_now()
+        writes = []
+        for letter in page:
+            own_id = message_id(replay["_id"], letter["_id"])
+            entry = {
+                "replay": replay["_id"],
+                "at": now,
+                "by": replay["by"],
+                "why": replay["why"],
+                "edited": replay["edited"] is not None,
+                "messageId": own_id,
+                "outcome": PENDING,
+                "outcomeAt": None,
+            }
+            pushed: Document = {"replays": entry}
+            if replay["edited"] is not None:
+                pushed["edits"] = {"at": now, "by": replay["by"], "why": replay["why"], "body": replay["edited"]}
+            claimable = {"_id": letter["_id"], "status": {"$in": list(statuses)}}
+            writes.append(
+                UpdateOne(
+                    claimable | {"replays.replay": {"$ne": replay["_id"]}},
+                    {"$set": {"status": REPLAYING, "lastReplay": own_id}, "$push": pushed, "$inc": {"changes": 1}},
+                )
+            )
+        await self._letters.bulk_write(writes, ordered=False)
+
+    async def _publish_claimed(self, replay: Document, token: str) -> int:
+        """Send what is claimed and not noted as sent; returns how many."""
+        sent = 0
+        claimed = {"status": REPLAYING, "replays.replay": replay["_id"]}
+        while letters := _bounded(await self._letters.find(claimed, limit=MOST_AT_ONCE).to_list(None)):
+            envelopes = []
+            for letter in letters:
+                await self._records.with_body(letter)
+                own_id = message_id(replay["_id"], letter["_id"])
+                envelopes.append(replay_envelope(letter, own_id, current_body(letter)))
+            await self._publish(envelopes, replay, token)
+            self._reach(REPLAY_PUBLISHED)
+            notes = [
+                UpdateOne(
+                    {"_id": letter["_id"], "status": REPLAYING, "lastReplay": letter["lastReplay"]},
+                    {"$set": {"status": PENDING}},
+                )
+                for letter in letters
+            ]
+            await self._letters.bulk_write(notes, ordered=False)
+            sent += len(letters)
+        return sent
+
+    async def _publish(self, envelopes: Sequence[Any], replay: Document, token: str) -> None:
+        backoff, since = Backoff(), time.monotonic()
+        while True:
+            try:
+                await self._publisher.publish(envelopes)
+            except BusUnavailableError as error:
+                if self._patience is not None and time.monotonic() - since > self._patience:
+                    raise
+                log.warning("replay waits", replay=replay["_id"], letters=len(envelopes), error=str(error))
+                await asyncio.sleep(min(backoff.next(), LONGEST_PAUSE_SECONDS))
+                await self._replays.go_on(replay["_id"], token, {})
+            else:
+                return
+
+    async def _keep_rate(self, replay: Document, token: str, started: float, sent: int) -> None:
+        """Wait until no more than the rate has been sent since the start."""
+        while (left := started + sent / replay["rate"] - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LONGEST_PAUSE_SECONDS))
+            if left > LONGEST_PAUSE_SECONDS:
+                await self._replays.go_on(replay["_id"], token, {})
+
+    async def _finish(self, replay: Document, token: str) -> Document:
+        status = CANCELLED if replay["status"] == CANCELLING else DONE
+        done = await self._replays.go_on(replay["_id"], token, {"status": status, "doneAt": utc_now()})
+        log.info("replay ended", replay=done["_id"], status=status, letters=done["published"])
+        return done
+
+
+class ReplayWork:
+    """Carries out, in the operations process, what was asked for and what a dead process has left."""
+
+    def __init__(self, database: Database, replayer: Replayer, *, every: float = 1.0) -> None:
+        self._replays = Replays(database)
+        self._replayer = replayer
+        self._every = every
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Look for replays that nobody carries out, for ever; each is a task of its own."""
+        try:
+            while True:
+                await self._look()
+                await asyncio.sleep(self._every)
+        finally:
+            for task in self._running:
+                task.cancel()
+            if self._running:
+                await asyncio.wait(self._running)
+
+    async def _look(self) -> None:
+        token = uuid4().hex
+        try:
+            replay = await self._replays.take_over(token)
+        except Exception as error:  # noqa: BLE001 - MongoDB away or not: it is looked for again
+            log.warning("replays not looked for", error=str(error)[:200])
+            return
+        if replay is not None:
+            task = asyncio.create_task(self._carry_out(replay, token), name=f"replay-{replay['_id']}")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _carry_out(self, replay: Document, token: str) -> None:
+        try:
+            await self._replayer.carry_out(replay, token)
+        except LostLeaseError as error:
+            log.warning("replay left to somebody else", reason=str(error))
+        except Exception as error:
+            log.exception("replay interrupted", replay=replay["_id"], error=str(error)[:200])
+
+
+def _meant(filters: Filters) -> Document:
+    """The letters that can be replayed; those that came from no inbox have nowhere to go."""
+    return query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+
+
+def _bounded(letters: Sequence[Document]) -> list[Document]:
+    """As many of the letters as fit into memory together; one at least."""
+    taken: list[Document] = []
+    size = 0
+    for letter in letters:
+        size += letter["size"]
+        if taken and size > MOST_BYTES_AT_ONCE:
+            break
+        taken.append(letter)
+    return taken
+
+
+def _lease(token: str) -> Document:
+    until = {"$add": ["$$NOW", LEASE // timedelta(milliseconds=1)]}
+    return {"token": {"$literal": token}, "until": until}

@@ -1,0 +1,10 @@
+"""The collections of operations, which are checked when its process starts and by `ordersaga doctor`."""
+
+from operations import actions
+from operations.dead_letters import records
+from shared.schema import CollectionSchema
+
+SCHEMA = {
+    **{name: CollectionSchema(indexes) for name, indexes in records.INDEXES.items()},
+    actions.COLLECTION: CollectionSchema(actions.INDEXES),
+}

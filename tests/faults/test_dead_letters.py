@@ -1,0 +1,146 @@
+"""kill -9 of the operations process while it takes dead letters in and replays them: none is lost, none comes twice.
+
+The process ends itself at a named point (shared/failure_points.py), or is killed at any moment; then another starts.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from operations.dead_letters import DeadLetters, Filters
+from operations.dead_letters.connection import take_in
+from operations.dead_letters.records import LetterRecords
+from shared import failure_points as at
+from shared import topology
+from shared.bus import Envelope
+from shared.database import Database, Document
+from tests.buses import RabbitHarness
+from tests.eventually import eventually
+from tests.processes import Process, Stack, run_stack
+
+LETTERS = 10_000
+REPLAYED = 300
+AT_ONCE = 50
+"""Letters that a replay claims together: half of what it may send in a second."""
+INBOX = topology.PAYMENT_INBOX
+
+
+@pytest.fixture
+async def harness(clean_broker: str) -> AsyncIterator[RabbitHarness]:
+    async with RabbitHarness.open(clean_broker) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
+    async with run_stack(mongodb_url, clean_broker, database_prefix) as started:
+        yield started
+
+
+@pytest.fixture
+async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority") as client:
+        yield client[f"{database_prefix}_operations"]
+
+
+def dead(number: int) -> Envelope:
+    return Envelope(
+        body=b'{"orderId": "o%d"}' % number,
+        exchange=topology.DEAD_LETTERS,
+        routing_key="payment.refund",
+        type="payment.refund",
+        correlation_id=f"o{number}",
+        message_id=f"m{number}",
+        headers={"x-queue": INBOX, "x-error-type": "KeyError", "x-error-message": f"no card of o{number}"},
+    )
+
+
+async def send(harness: RabbitHarness, first: int, after_last: int) -> None:
+    bus = await harness.bus()
+    for start in range(first, after_last, 1000):
+        await bus.publish([dead(number) for number in range(start, min(start + 1000, after_last))])
+
+
+async def test_ten_thousand_letters_are_taken_once_each_whenever_the_process_is_killed(
+    harness: RabbitHarness, stack: Stack, database: Database
+) -> None:
+    letters = database["dead_letters"]
+    await send(harness, 0, LETTERS // 2)
+    points = (f"{at.LETTERS_TAKEN}#3", f"{at.LETTERS_RECORDED}#4", f"{at.LETTERS_ACKNOWLEDGED}#5")
+    victim, *doomed = [await stack.launch("console", **how) for how in ({}, *({"crash_at": point} for point in points))]
+    # Somewhere in the middle of a batch: no step is waited for.
+    await at_least(database, LETTERS // 4, victim)
+    await stack.kill(victim)
+    await send(harness, LETTERS // 2, LETTERS)
+    for process, point in zip(doomed, points, strict=True):
+        await eventually(lambda: not process.alive, 120, f"the process to die at {point}")  # noqa: B023
+    assert await letters.count_documents({}) < LETTERS
+    (process,) = await stack.start("console")
+    await at_least(database, LETTERS, process)
+    await harness.take_from(topology.DEAD_LETTERS, 0)
+    assert await letters.count_documents({}) == LETTERS
+    assert len(await letters.distinct("messageId")) == LETTERS
+    (group,) = await DeadLetters(database).groups()
+    assert (group.total, group.open) == (LETTERS, LETTERS)
+
+
+async def at_least(database: Database, number: int, process: Process) -> None:
+    """Wait until so many letters are recorded."""
+
+    async def are_there() -> bool:
+        assert process.alive, "".join(process.output[-20:])
+        return await database["dead_letters"].count_documents({}) >= number
+
+    await eventually(are_there, 120, f"{number} letters")
+
+
+async def test_a_bulk_replay_that_is_killed_at_every_step_is_gone_on_with(
+    harness: RabbitHarness, mongodb_url: str, database: Database
+) -> None:
+    """What was published and not noted comes once more, with the same message id; nothing else does."""
+    desk = DeadLetters(database)
+    await desk.prepare()
+    await send(harness, 0, REPLAYED)
+    await take_in(harness.url, LetterRecords(database))
+    replay_id = await desk.start_replay(Filters(), by="ann", why="mended", rate=AT_ONCE * 2)
+    for point in (at.REPLAY_CLAIMED, at.REPLAY_PUBLISHED, at.REPLAY_RECORDED):
+        assert await work(replay_id, harness, mongodb_url, database, f"{point}#2") == -signal.SIGKILL
+        await expire_lease(database)
+    assert await work(replay_id, harness, mongodb_url, database) == 0
+    replay = await desk.replay(replay_id)
+    assert replay is not None
+    assert (replay["status"], replay["published"], replay["total"]) == ("done", REPLAYED, REPLAYED)
+    assert (await desk.counts())["pending"] == REPLAYED
+    found = [letter async for letter in database["dead_letters"].find()]
+    assert {len(letter["replays"]) for letter in found} == {1}
+    sent = Counter(message.message_id for message in await harness.take_from(INBOX, REPLAYED + AT_ONCE, within=60))
+    assert set(sent) == {letter["replays"][0]["messageId"] for letter in found}
+    assert Counter(sent.values()) == {1: REPLAYED - AT_ONCE, 2: AT_ONCE}
+
+
+async def work(
+    replay_id: str, harness: RabbitHarness, mongodb_url: str, database: Database, crash_at: str | None = None
+) -> int | None:
+    """Have a process of its own carry out the replay, until it is done or dies; returns its exit status."""
+    settings = {
+        "MONGODB_URL": mongodb_url,
+        "AMQP_URL": harness.url,
+        "DATABASE_PREFIX": database.name.removesuffix("_operations"),
+        **({"CRASH_AT": crash_at} if crash_at else {}),
+    }
+    environment = os.environ | {f"ORDERSAGA_{name}": value for name, value in settings.items()}
+    command = (sys.executable, "-m", "tests.replay_worker", replay_id)
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
+    return await process.wait()
+
+
+async def expire_lease(database: Database) -> None:
+    """Let the time pass after which somebody else may go on: no test should wait for it."""
+    past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
+    assert (await database["replays"].update_many({}, past)).modified_count == 1

@@ -1,0 +1,642 @@
+"""Dead letters over real servers: taken in whole and once, told apart, grouped, replayed, edited, discarded."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from operations.actions import list_actions
+from operations.dead_letters import DeadLetters, Filters, InvalidBodyError, NotPossibleError
+from operations.dead_letters.connection import take_in
+from operations.dead_letters.ingest import Ingest
+from operations.dead_letters.notices import handlers
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.replaying import Replayer, Replays
+from shared import topology
+from shared.bus import Envelope, Handlers
+from shared.bus.consumer import Consumer
+from shared.bus.publisher import Publisher
+from shared.clock import utc_now
+from shared.contracts import DeadLetterHandled, RefundPayment
+from shared.database import Database, Document
+from shared.errors import PoisonError
+from tests.buses import SHORT_LADDER, RabbitHarness, raw
+from tests.eventually import eventually
+from tests.servers import Servers
+
+INBOX = topology.PAYMENT_INBOX
+
+
+@dataclass
+class Desk:
+    """Dead letters in a database and on a broker of the test's own."""
+
+    database: Database
+    harness: RabbitHarness
+
+    @property
+    def letters(self) -> DeadLetters:
+        return DeadLetters(self.database)
+
+    @property
+    def records(self) -> LetterRecords:
+        return LetterRecords(self.database)
+
+    async def take_in(self) -> list[Document]:
+        """Take in what waits in the broker; returns all letters, as they are listed, the first failure first."""
+        await take_in(self.harness.url, self.records)
+        return await self.all()
+
+    async def all(self) -> list[Document]:
+        found = await self.database["dead_letters"].find().to_list()
+        return sorted(found, key=lambda letter: (letter["firstFailedAt"], letter["_id"]))
+
+    async def stored(self, letter_id: str) -> Document:
+        found = await self.letters.letter(letter_id)
+        assert found is not None
+        return found
+
+    async def carry_out(self, replay_id: str) -> Document:
+        replay = await Replays(self.database).take_over("test", replay_id)
+        assert replay is not None
+        bus = await self.harness.bus()
+        return await Replayer(self.database, Publisher(bus)).carry_out(replay, "test")
+
+    async def replay(self, filters: Filters, **how: Any) -> Document:
+        replay_id = await self.letters.start_replay(filters, **({"by": "ann", "why": "mended", "rate": 5000.0} | how))
+        return await self.carry_out(replay_id)
+
+    async def send_dead(self, *envelopes: Envelope) -> None:
+        bus = await self.harness.bus()
+        await bus.publish(envelopes)
+
+    async def note_handled(self, expected: int = 1) -> None:
+        """Do what the operations process does with its inbox, until so many letters are handled."""
+        async with consuming(self.harness, topology.OPERATIONS_INBOX, handlers(self.records, utc_now)):
+
+            async def noted() -> bool:
+                return (await self.letters.counts())["handled"] == expected
+
+            await eventually(noted, 20, f"{expected} handled")
+
+
+class consuming:  # noqa: N801 - reads as what it is used for
+    """A consumer of a queue that runs as long as the context."""
+
+    def __init__(self, harness: RabbitHarness, queue: str, handled: Handlers) -> None:
+        self._harness, self._queue, self._handled = harness, queue, handled
+
+    async def __aenter__(self) -> None:
+        self._bus = await self._harness.bus(self._queue)
+        self._consumer = Consumer(self._bus, self._queue, self._handled, ladder=SHORT_LADDER)
+        self._task = asyncio.create_task(self._consumer.run())
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+        await self._task
+        await self._bus.close()
+
+
+@pytest.fixture(scope="module")
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """One for all tests here: making the indexes takes longer than most of them."""
+    async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
+        created = client[f"t{secrets.token_hex(8)}_operations"]
+        await DeadLetters(created).prepare()
+        yield created
+        await client.drop_database(created.name)
+
+
+@pytest.fixture
+async def desk(database: Database, amqp_url: str) -> AsyncIterator[Desk]:
+    for name in await database.list_collection_names():
+        await database[name].delete_many({})
+    async with RabbitHarness.open(amqp_url) as harness:
+        yield Desk(database, harness)
+
+
+def dead(
+    body: bytes = b'{"orderId": "o1", "reason": "late"}',
+    message_id: str = "m1",
+    queue: str = INBOX,
+    type_: str = "payment.refund",
+    error: str = "order o1 is not known",
+    **headers: Any,
+) -> Envelope:
+    """A dead letter as a consumer publishes it."""
+    own = {
+        "x-queue": queue,
+        "x-routing-key": type_,
+        "x-error-type": "PoisonError",
+        "x-error-message": error,
+        "x-traceback": "Traceback (most recent call last): …",
+        "x-attempts": 2,
+        "x-first-failed-at": "2026-01-31T09:30:00.000Z",
+        "x-failed-at": "2026-01-31T09:31:00.000Z",
+    }
+    return Envelope(
+        body=body,
+        exchange=topology.DEAD_LETTERS,
+        routing_key=type_,
+        type=type_,
+        correlation_id="o1",
+        message_id=message_id,
+        headers=own | headers,
+    )
+
+
+async def refuse(messages: Sequence[RefundPayment]) -> Sequence[Any]:
+    raise PoisonError("the refund of order o1 failed with code 17")
+
+
+async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
+    return ()
+
+
+async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Desk) -> None:
+    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
+        await desk.send_dead(
+            Envelope(
+                body=b'{"orderId": "o1", "reason": "late"}',
+                exchange=topology.EXCHANGE,
+                routing_key="payment.refund",
+                type="payment.refund",
+                correlation_id="o1",
+                message_id="m1",
+                headers={"traceparent": "00-1-2-01"},
+            )
+        )
+
+        async def is_dead() -> bool:
+            return bool(await desk.take_in())
+
+        await eventually(is_dead, 20, "the letter")
+    (listed,) = await desk.all()
+    letter = await desk.stored(listed["_id"])
+    assert letter["body"] == letter["current"] == b'{"orderId": "o1", "reason": "late"}'
+    assert (letter["queue"], letter["routingKey"], letter["service"]) == (INBOX, "payment.refund", "payment")
+    assert (letter["messageId"], letter["orderId"], letter["status"]) == ("m1", "o1", "dead")
+    assert letter["error"]["type"] == "PoisonError"
+    assert letter["error"]["message"] == "the refund of order o1 failed with code 17"
+    assert "in refuse" in letter["error"]["traceback"]
+    assert (letter["attempts"], letter["contentType"]) == (1, "application/json")
+    assert letter["headers"]["traceparent"] == "00-1-2-01"
+    assert letter["firstFailedAt"] <= letter["lastFailedAt"] <= letter["receivedAt"]
+
+
+GARBAGE = {
+    "not JSON": raw(b"not json", topology.DEAD_LETTERS),
+    "binary": raw(bytes(range(256)) * 20, topology.DEAD_LETTERS, message_id="binary"),
+    "nothing at all": raw(b"", topology.DEAD_LETTERS),
+    "5 MB": raw(b'"' + b"x" * 5_000_000 + b'"', topology.DEAD_LETTERS, message_id="big"),
+    "15 MB, more than fits into a document with what belongs to it": raw(
+        bytes(15_900_000), topology.DEAD_LETTERS, message_id="bigger"
+    ),
+    "headers of other types": raw(
+        b"{}",
+        topology.DEAD_LETTERS,
+        message_id="types",
+        headers={
+            "x-queue": 7,
+            "x-error-type": [1, {"a": None}],
+            "x-attempts": "many",
+            "x-failed-at": "tomorrow",
+            "x-routing-key": True,
+            "x-death": "x",
+            "x-replay-of": {"a": 1},
+            "$where": {"$a.b": "\x00", "a\x00b": 1.5},
+        },
+    ),
+    "a time that never comes": raw(
+        b"{}", topology.DEAD_LETTERS, message_id="time", headers={"x-failed-at": "9999-12-31T23:59:59.999999-23:59"}
+    ),
+    "NUL and half a surrogate pair": raw(b'{"a": "\\ud800\\u0000"}\x00', topology.DEAD_LETTERS, message_id="nul"),
+}
+
+
+async def test_whatever_comes_is_taken_whole(desk: Desk) -> None:
+    await desk.send_dead(*GARBAGE.values())
+    letters = {(await desk.stored(listed["_id"]))["body"]: listed for listed in await desk.take_in()}
+    shown = {item["_id"] for item in (await desk.letters.page(Filters())).items}
+    exported = {line["id"]: line async for line in desk.letters.export(Filters())}
+    for name, sent in GARBAGE.items():
+        letter = letters[sent.body] if sent.body != b"{}" else None
+        assert letter is None or letter["_id"] in shown, name
+        assert letter is None or len(json.dumps(exported[letter["_id"]])) > len(sent.body), name
+    found = await desk.all()
+    assert len(found) == len(shown) == len(exported) == len(GARBAGE)
+    assert {letter["status"] for letter in found} == {"dead"}
+    assert max(letter["lastFailedAt"] for letter in found) <= utc_now()
+    with pytest.raises(NotPossibleError, match="no inbox of a service"):
+        await desk.replay(Filters(ids=(found[0]["_id"],)))
+
+
+async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(desk: Desk) -> None:
+    later = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
+    await desk.send_dead(dead(), dead(**later))
+    assert len(await desk.take_in()) == 1
+    await desk.send_dead(dead(**later))
+    assert len(await desk.take_in()) == 1
+
+
+async def test_different_failures_never_become_one_letter(desk: Desk) -> None:
+    different = [
+        dead(),
+        dead(queue=topology.INVENTORY_INBOX),
+        dead(type_="order.created"),
+        dead(message_id="m2"),
+        dead(body=b'{"orderId": "o2"}'),
+        *[raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3,
+    ]
+    await desk.send_dead(*different)
+    assert len(await desk.take_in()) == len(different)
+    await desk.send_dead(raw(b"no id and all alike", topology.DEAD_LETTERS))
+    assert len(await desk.take_in()) == len(different) + 1
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(desk: Desk, acknowledged: bool) -> None:
+    """Recorded, and then the connection is lost: they come again, which is nothing new. Others like them are."""
+    alike = [raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3
+    await desk.send_dead(*alike)
+    bus = await desk.harness.bus(topology.DEAD_LETTERS)
+    ingest = Ingest(bus, desk.records)
+    async with asyncio.timeout(20):
+        taken: list[Any] = []
+        while len(taken) < 3:
+            taken += await bus.receive(10)
+    if acknowledged:
+        await ingest.take(taken)
+    else:
+        await desk.records.record(taken, utc_now())
+    await bus.close()
+    await desk.send_dead(alike[0])
+    assert len(await desk.take_in()) == 4
+
+
+async def test_what_the_broker_dead_letters_itself_says_why(desk: Desk) -> None:
+    death = {"reason": "delivery_limit", "queue": INBOX, "count": 1, "exchange": "ordersaga", "routing-keys": ["a"]}
+    await desk.send_dead(
+        Envelope(
+            body=b'{"orderId": "o1"}',
+            exchange=topology.DEAD_LETTERS,
+            routing_key="payment.refund",
+            type="payment.refund",
+            correlation_id="o1",
+            message_id="m1",
+            headers={"x-death": [death], "x-first-death-queue": INBOX},
+        )
+    )
+    (letter,) = await desk.take_in()
+    assert letter["error"]["type"] == "DeliveryLimit"
+    assert (letter["queue"], letter["routingKey"]) == (INBOX, "payment.refund")
+    await desk.replay(Filters())
+    (sent,) = await desk.harness.take_from(INBOX, 1)
+    assert not [name for name in sent.headers if "death" in name]
+
+
+async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(desk: Desk) -> None:
+    await desk.send_dead(dead(traceparent="00-1-2-01"))
+    (letter,) = await desk.take_in()
+    done = await desk.replay(Filters(ids=(letter["_id"],)))
+    (sent,) = await desk.harness.take_from(INBOX, 1)
+    assert (sent.body, sent.type, sent.correlation_id) == (letter["body"], "payment.refund", "o1")
+    assert {name: value for name, value in sent.headers.items() if name != "x-delivery-count"} == {
+        "traceparent": "00-1-2-01",
+        "x-replay-of": letter["_id"],
+        "x-routing-key": "payment.refund",
+    }
+    found = await desk.stored(letter["_id"])
+    assert (done["status"], done["published"], done["total"]) == ("done", 1, 1)
+    assert found["status"] == "pending"
+    (replay,) = found["replays"]
+    assert (replay["messageId"], replay["by"], replay["why"]) == (sent.message_id, "ann", "mended")
+    assert sent.message_id != "m1"
+    (action,) = (await list_actions(desk.database)).items
+    assert (action["action"], action["subject"], action["by"]) == ("dead-letters.replay", letter["_id"], "ann")
+
+
+async def test_a_replay_that_is_handled_is_known_to_be(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    await desk.replay(Filters())
+    async with consuming(desk.harness, INBOX, {RefundPayment: accept}):
+        await desk.note_handled()
+    found = await desk.stored(letter["_id"])
+    assert (found["status"], found["replays"][0]["outcome"]) == ("handled", "handled")
+    with pytest.raises(NotPossibleError, match="it is handled"):
+        await desk.replay(Filters(ids=(letter["_id"],)))
+    assert (await desk.letters.page(Filters())).items == []
+
+
+async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
+        await desk.replay(Filters())
+
+        async def dead_again() -> bool:
+            (found,) = await desk.take_in()
+            return bool(found["status"] == "dead")
+
+        await eventually(dead_again, 20, "the replay to die")
+    found = await desk.stored(letter["_id"])
+    assert found["error"]["message"] == "the refund of order o1 failed with code 17"
+    assert found["fingerprint"] != letter["fingerprint"]
+    assert (found["attempts"], found["replays"][0]["outcome"]) == (3, "dead")
+    assert found["replays"][0]["error"]["type"] == "PoisonError"
+    assert (found["routingKey"], found["firstFailedAt"]) == ("payment.refund", letter["firstFailedAt"])
+    assert [item["_id"] for item in (await desk.letters.page(Filters(text="code 17"))).items] == [letter["_id"]]
+
+    await desk.replay(Filters())
+    first, second = (await desk.stored(letter["_id"]))["replays"]
+    assert first["messageId"] != second["messageId"]
+    await desk.harness.take_from(INBOX, 1)
+
+
+async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(desk: Desk) -> None:
+    """A resumed replay may publish twice: what one copy achieved, the other cannot take back, in whatever order."""
+    await desk.send_dead(dead(message_id="a"), dead(message_id="b"))
+    await desk.take_in()
+    await desk.replay(Filters())
+    (one, other) = await desk.harness.take_from(INBOX, 2)
+    copies = [dead(message_id=sent.message_id, **{"x-replay-of": sent.headers["x-replay-of"]}) for sent in (one, other)]
+    (handle,) = handlers(desk.records, utc_now).values()
+    told = [(sent.headers["x-replay-of"], sent.message_id) for sent in (one, other)]
+    notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
+    await desk.send_dead(copies[0])
+    await desk.take_in()
+    await desk.send_dead(copies[0])
+    await desk.take_in()
+    assert sorted(letter["attempts"] for letter in await desk.all()) == [2, 4]
+    await handle(notices)
+    await desk.send_dead(copies[1])
+    await desk.take_in()
+    assert (await desk.letters.counts())["handled"] == 2
+    assert [letter["replays"][0]["outcome"] for letter in await desk.all()] == ["handled", "handled"]
+
+
+async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    await desk.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
+    await desk.send_dead(dead(message_id="no such letter", **{"x-replay-of": "nothing"}))
+    assert len(await desk.take_in()) == 3
+    assert (await desk.stored(letter["_id"]))["status"] == "dead"
+
+
+async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Desk) -> None:
+    await desk.send_dead(dead(body=b'{"orderId": "o1", "reason": 7}'))
+    (letter,) = await desk.take_in()
+    body = b'{"orderId": "o1", "reason": "late"}'
+    replay_id = await desk.letters.edit_and_replay(letter["_id"], body, by="ann", why="a number")
+    await desk.carry_out(replay_id)
+    (sent,) = await desk.harness.take_from(INBOX, 1)
+    found = await desk.stored(letter["_id"])
+    assert sent.body == body == found["current"] == found["edits"][0]["body"]
+    assert found["body"] == b'{"orderId": "o1", "reason": 7}'
+    assert (found["status"], found["replays"][0]["edited"]) == ("pending", True)
+    assert [action["action"] for action in (await list_actions(desk.database)).items] == ["dead-letters.edit"]
+
+
+INVALID = (
+    (b'{"orderId": "o1"', "body", "is not JSON"),
+    (b'{"reason": "late"}', "orderId", "is required"),
+    (b'{"orderId": "not an id!", "reason": 7}', "reason", "valid string"),
+    (b"[]", "body", "object"),
+    (b'{"orderId": "o1", "reason": "' + b"x" * 2_000_000 + b'"}', "body", "allowed are"),
+)
+
+
+async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    for body, field, message in INVALID:
+        with pytest.raises(InvalidBodyError) as refused:
+            await desk.letters.edit_and_replay(letter["_id"], body, by="ann", why="")
+        assert message in dict(refused.value.errors)[field]
+    assert (await desk.stored(letter["_id"]))["replays"] == []
+    await desk.harness.take_from(INBOX, 0)
+
+
+async def test_an_edit_of_what_no_body_can_mend_says_so(desk: Desk) -> None:
+    await desk.send_dead(dead(type_="payment.refnud"), dead(type_="stock.release"))
+    for letter in await desk.take_in():
+        with pytest.raises(InvalidBodyError, match=r"whatever its body"):
+            await desk.letters.edit_and_replay(letter["_id"], b'{"orderId": "o1"}', by="ann", why="")
+
+
+async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(desk: Desk) -> None:
+    await desk.send_dead(dead(), dead(message_id="m2", type_="order.created"))
+    await desk.take_in()
+    with pytest.raises(ValueError, match="reason"):
+        await desk.letters.discard(Filters(type="payment.refund"), by="ann", why=" ")
+    assert await desk.letters.discard(Filters(type="payment.refund"), by="ann", why="a test") == 1
+    (left,) = (await desk.letters.page(Filters())).items
+    assert left["routingKey"] == "order.created"
+    (gone,) = (await desk.letters.page(Filters(status=("discarded",)))).items
+    assert (gone["discarded"]["by"], gone["discarded"]["why"]) == ("ann", "a test")
+    with pytest.raises(NotPossibleError, match="it is discarded"):
+        await desk.replay(Filters(ids=(gone["_id"],)))
+
+
+async def test_letters_of_one_cause_are_one_group(desk: Desk) -> None:
+    await desk.send_dead(
+        *[dead(message_id=f"m{n}", error=f"order o{n} is not known (attempt {n} at 10.0.0.{n})") for n in range(5)],
+        dead(message_id="other", error="the card was eaten"),
+    )
+    await desk.take_in()
+    group, other = sorted(await desk.letters.groups(bins=4), key=lambda found: -found.total)
+    assert (group.total, group.open, group.status, group.service) == (5, 5, "new", "payment")
+    assert (group.routing_key, group.error_type) == ("payment.refund", "PoisonError")
+    assert group.message == "order # is not known (attempt # at #)"
+    assert sum(found.count for found in group.histogram) == 5
+    assert other.total == 1
+    page = await desk.letters.page(Filters(group=group.fingerprint))
+    assert len(page.items) == 5
+
+
+async def test_a_group_that_was_mended_and_fails_again_is_new(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    fingerprint = letter["fingerprint"]
+    await desk.letters.set_group_status(fingerprint, "looked at", by="ann")
+    await desk.letters.add_note(fingerprint, "the gateway is down", by="ann")
+    await desk.send_dead(dead(message_id="m2"))
+    await desk.take_in()
+    assert [found.status for found in await desk.letters.groups()] == ["looked at"]
+    await desk.letters.set_group_status(fingerprint, "mended", by="ann")
+    await desk.send_dead(dead(message_id="m2"))
+    await desk.take_in()
+    assert [found.status for found in await desk.letters.groups(status="mended")] == ["mended"]
+    await desk.send_dead(dead(message_id="m3"))
+    await desk.take_in()
+    (group,) = await desk.letters.groups(status="new")
+    assert [note["text"] for note in group.notes] == ["the gateway is down"]
+    with pytest.raises(ValueError, match="looked at"):
+        await desk.letters.set_group_status(fingerprint, "done", by="ann")
+    with pytest.raises(NotPossibleError):
+        await desk.letters.add_note("nothing", "text", by="ann")
+
+
+async def test_pages_follow_each_other_without_a_gap(desk: Desk) -> None:
+    """Seven letters of two moments, so that pages end between letters of the same one."""
+    at = ["2026-01-31T09:31:00.000Z", "2026-01-31T09:32:00.000Z"]
+    await desk.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
+    await desk.take_in()
+    seen: list[Document] = []
+    cursor = None
+    while True:
+        page = await desk.letters.page(Filters(service="payment"), limit=2, cursor=cursor)
+        seen += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    assert len({letter["_id"] for letter in seen}) == len(seen) == 7
+    assert [letter["lastFailedAt"] for letter in seen] == sorted((x["lastFailedAt"] for x in seen), reverse=True)
+    with pytest.raises(ValueError, match="cursor"):
+        await desk.letters.page(Filters(), cursor="nonsense")
+
+
+async def test_filters_find_what_they_name(desk: Desk) -> None:
+    body = b'{"orderId": "order-7f", "items": [{"productId": "Blue-Teapot"}]}'
+    await desk.send_dead(
+        dead(),
+        dead(message_id="m2", body=body, queue=topology.INVENTORY_INBOX, type_="order.created"),
+        dead(message_id="m3", **{"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}),
+    )
+    await desk.take_in()
+
+    async def found(**filters: Any) -> set[str]:
+        return {letter["messageId"] for letter in (await desk.letters.page(Filters(**filters))).items}
+
+    assert await found(service="inventory") == {"m2"}
+    assert await found(error="ValueError") == {"m3"}
+    assert await found(type="order.created") == {"m2"}
+    assert await found(order_id="order-7f") == {"m2"}
+    assert await found(text="teapot order-7f") == {"m2"}
+    assert await found(text="teap*") == {"m2"}
+    assert await found(text="teapot valueerror") == set()
+    assert await found(text="(") == set()
+    assert await found(since=utc_now()) == set()
+    assert await found(status=("handled",)) == set()
+    assert await found() == {"m1", "m2", "m3"}
+    with pytest.raises(ValueError, match="unknown status"):
+        Filters(status=("lost",))
+
+
+async def test_a_bulk_replay_sends_each_once_at_its_rate(desk: Desk) -> None:
+    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(60)], dead(queue=topology.ORDER_INBOX))
+    await desk.take_in()
+    started = asyncio.get_running_loop().time()
+    done = await desk.replay(Filters(service="payment"), rate=100.0)
+    assert asyncio.get_running_loop().time() - started >= 0.55
+    assert (done["total"], done["published"], done["status"]) == (60, 60, "done")
+    sent = await desk.harness.take_from(INBOX, 60)
+    assert len({message.headers["x-replay-of"] for message in sent}) == 60
+    assert (await desk.letters.counts())["dead"] == 1
+    with pytest.raises(NotPossibleError):
+        await desk.replay(Filters(service="payment"))
+
+
+async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(desk: Desk) -> None:
+    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(20)])
+    await desk.take_in()
+    bus = await desk.harness.bus(topology.DEAD_LETTERS)
+    ingest = Ingest(bus, desk.records)
+    taking = asyncio.create_task(ingest.run())
+    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
+        done = await desk.replay(Filters(), rate=40.0)
+
+        async def all_dead() -> bool:
+            return (await desk.letters.counts())["dead"] == 20
+
+        await eventually(all_dead, 20, "all to die again")
+    await ingest.stop()
+    await taking
+    assert done["published"] == 20
+    assert {len(letter["replays"]) for letter in await desk.all()} == {1}
+
+
+async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Desk) -> None:
+    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
+    await desk.take_in()
+    replay_id = await desk.letters.start_replay(Filters(), by="ann", why="", rate=2.0)
+    task = asyncio.create_task(desk.carry_out(replay_id))
+
+    async def begun() -> bool:
+        return (await desk.letters.counts())["pending"] > 0
+
+    await eventually(begun, 20, "the first to be sent")
+    assert await desk.letters.cancel_replay(replay_id, by="ann")
+    done = await task
+    counts = await desk.letters.counts()
+    assert (done["status"], counts["replaying"]) == ("cancelled", 0)
+    assert counts["pending"] == done["published"] < 10
+    await desk.harness.take_from(INBOX, done["published"])
+    assert not await desk.letters.cancel_replay(replay_id, by="ann")
+
+
+async def test_letters_wait_while_the_database_is_away(desk: Desk, servers: Servers) -> None:
+    """The batch in hand is neither acknowledged nor given up, and recorded as soon as there is a database."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    url = f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=200"
+    async with AsyncMongoClient[Document](url, tz_aware=True, w="majority") as client:
+        bus = await desk.harness.bus(topology.DEAD_LETTERS)
+        ingest = Ingest(bus, LetterRecords(client[desk.database.name]))
+        taking = asyncio.create_task(ingest.run())
+        await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
+        await eventually(lambda: (ingest.trouble or "").startswith("waiting"), 20, "the ingest to wait")
+        host, _, mongod = servers.mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition(":")
+        async with await asyncio.start_server(forward_to(host, int(mongod)), "127.0.0.1", port):
+
+            async def recorded() -> bool:
+                return len(await desk.all()) == 10
+
+            await eventually(recorded, 20, "the letters to be recorded")
+            await eventually(lambda: ingest.trouble is None, 20, "all to be well")
+            await ingest.stop()
+            await taking
+            await client.close()
+    await bus.close()
+    await desk.harness.take_from(topology.DEAD_LETTERS, 0)
+
+
+async def test_what_the_database_refuses_is_recorded_without_its_headers(desk: Desk) -> None:
+    """Whatever it may be that it refuses: here a rule of the collection's own, which one letter of several breaks."""
+    rule = {"$jsonSchema": {"properties": {"headers": {"properties": {"refused": {"bsonType": "bool"}}}}}}
+    await desk.database.command("collMod", "dead_letters", validator=rule)
+    try:
+        await desk.send_dead(
+            *[dead(message_id=f"m{n}", kept="text") for n in range(4)], dead(message_id="odd", refused="text")
+        )
+        letters = {letter["messageId"]: letter for letter in await desk.take_in()}
+    finally:
+        await desk.database.command("collMod", "dead_letters", validator={})
+    assert len(letters) == 5
+    assert [letters[name]["headers"] for name in ("m1", "odd")] == [{"kept": "text"}, {}]
+    assert {letter["error"]["message"] for letter in letters.values()} == {"order o1 is not known"}
+
+
+def forward_to(host: str, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """What a server does with a connection, to stand for another one."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection(host, port)
+        await asyncio.gather(pump(reader, here), pump(there, writer))
+
+    return forward

@@ -1,0 +1,221 @@
+"""`ordersaga dead-letters` over real servers, while no process of operations runs; what audit and cleanup count."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from typer.testing import CliRunner
+
+from operations.audit import audit
+from operations.cleanup.command import refusal
+from operations.dead_letters import DeadLetters, Filters
+from operations.dead_letters.command import dead_letters
+from operations.dead_letters.replaying import Replays
+from operations.settings import Stack
+from shared.database import Database, Document
+from tests.buses import RabbitHarness
+from tests.integration.test_dead_letters import INBOX, dead
+from tests.servers import Servers
+
+
+@dataclass
+class World:
+    """A stack of servers alone, with dead letters on the broker."""
+
+    stack: Stack
+    database: Database
+    harness: RabbitHarness
+
+    async def run(self, *words: str, given: str | None = None, status: int = 0, **environment: str) -> str:
+        """What the command prints on stdout; it has to end with that status."""
+        known = {
+            "ORDERSAGA_MONGODB_URL": self.stack.mongodb_url,
+            "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
+            "ORDERSAGA_DATABASE_PREFIX": self.stack.database_prefix,
+            "ORDERSAGA_OPERATOR": "ann",
+            "COLUMNS": "80",
+        }
+        runner = CliRunner(env=known | environment)
+        result = await asyncio.to_thread(runner.invoke, dead_letters, list(words), input=given)
+        assert result.exit_code == status, result.output
+        return result.output if status else result.stdout
+
+    async def document(self, *words: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(await self.run(*words, "--json"))
+        return found
+
+    async def send(self, *envelopes: Any) -> None:
+        await (await self.harness.bus()).publish(envelopes)
+
+
+@pytest.fixture(scope="module")
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """One for all tests here: making the indexes takes longer than most of them."""
+    async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
+        created = client[f"t{secrets.token_hex(8)}_operations"]
+        yield created
+        await client.drop_database(created.name)
+
+
+@pytest.fixture
+async def world(database: Database, servers: Servers) -> AsyncIterator[World]:
+    for name in await database.list_collection_names():
+        await database[name].delete_many({})
+    prefix = database.name.removesuffix("_operations")
+    async with RabbitHarness.open(servers.amqp_url) as harness:
+        yield World(Stack(servers.mongodb_url, servers.amqp_url, {}, None, prefix), database, harness)
+
+
+async def test_it_takes_in_what_waits_and_lists_it_in_eighty_columns(world: World) -> None:
+    long = "a reason that goes on " * 20
+    await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
+    listed = await world.run("list")
+    (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that goes on" in line]
+    assert (len(error), error[-1]) == (80, "…")
+    assert "[red]x[/]" in listed
+    grouped = await world.run("groups")
+    assert "1 open of 1  payment  payment.refund  new" in grouped
+    assert max(map(len, (listed + grouped).splitlines())) <= 80
+    items = (await world.document("list", "--service", "payment"))["items"]
+    assert [item["messageId"] for item in items] == ["m1"]
+    shown = await world.run("show", items[0]["id"][:8])
+    assert '"reason": "late"' in shown
+    assert "Traceback" in shown
+    assert len((await world.document("groups"))["items"]) == 2
+    assert (await world.document("list", "--limit", "1"))["nextCursor"]
+    await world.run("list", "--cursor", "nonsense", status=2)
+    await world.run("edit", items[0]["id"], "--body", "/nonexistent/file", status=2)
+
+
+async def test_it_replays_after_asking(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
+    assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
+    await world.harness.take_from(INBOX, 0)
+    done = await world.document("replay", "--type", "payment.refund", "--why", "mended", "--yes")
+    assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
+    await world.harness.take_from(INBOX, 2)
+    assert "no dead letter like this" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
+    assert "replayed 1 of 1" in await world.run("replay", "--all", "--yes", "--rate", "1000")
+    await world.harness.take_from(INBOX, 1)
+    assert len((await world.document("list", "--status", "pending"))["items"]) == 3
+
+
+async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"))
+    await world.run("list")
+    letters = DeadLetters(world.database)
+    replay_id = await letters.start_replay(Filters(), by="bob", why="", rate=100.0)
+    assert await Replays(world.database).take_over("somebody who died", replay_id)
+    past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
+    await world.database["replays"].update_one({"_id": replay_id}, past)
+    await world.run("replay", "--all", "--yes", status=1)
+    replay = await letters.replay(replay_id)
+    assert replay is not None
+    assert (replay["status"], replay["published"]) == ("done", 2)
+    await world.harness.take_from(INBOX, 2)
+
+
+async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tmp_path: Path) -> None:
+    await world.send(*[dead(message_id=f"m{n}", body=b'{"orderId": 7}') for n in range(3)])
+    first, second, third = [item["id"] for item in (await world.document("list"))["items"]]
+    body = tmp_path / "body.json"
+    body.write_text('{"orderId": 8}')
+    refused = await world.run("edit", first, "--body", str(body), status=1)
+    assert "orderId: Input should be a valid string (got 8)" in refused
+    body.write_text('{"orderId": "o1"}')
+    assert "replayed 1 of 1" in await world.run("edit", first, "--body", str(body), "--why", "a number")
+    await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}')
+    await world.run("edit", third, status=1, EDITOR="true", VISUAL="")
+    await world.run("edit", third, EDITOR="sed -i s/7/'\"o3\"'/", VISUAL="")
+    sent = [json.loads(message.body)["orderId"] for message in await world.harness.take_from(INBOX, 3)]
+    assert sent == ["o1", "o2", "o3"]
+    shown = await world.document("show", first)
+    assert (json.loads(shown["body"]), json.loads(shown["edits"][0]["body"])) == ({"orderId": 7}, {"orderId": "o1"})
+
+
+async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp_path: Path) -> None:
+    await world.send(dead(), dead(message_id="m2", body=b"\xff\x00"))
+    await world.run("discard", "--all", "--yes", status=2)
+    assert await world.document("discard", "--all", "--yes", "--why", "a test") == {"discarded": 2}
+    assert (await world.document("list"))["items"] == []
+    assert len((await world.document("list", "--status", "discarded"))["items"]) == 2
+    await world.run("discard", "--all", "--yes", "--why", "again", status=1)
+    file = tmp_path / "letters.jsonl"
+    await world.run("export", "--all", "--output", str(file))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line.get("body") or line.get("bodyBase64") for line in lines} == {dead().body.decode(), "/wA="}
+    await world.run("export", "--service", "order", status=1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay"],
+        ["replay", "--all", "--service", "order"],
+        ["discard", "--why", "x"],
+        ["replay", "--all", "--json"],
+        ["list", "--status", "lost"],
+        ["list", "--since", "yesterday"],
+        ["export"],
+    ],
+)
+def test_wrong_usage_ends_with_status_2(words: list[str]) -> None:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(dead_letters, words)
+    assert result.exit_code == 2, result.output
+
+
+async def test_an_unknown_or_ambiguous_id_ends_with_status_1(world: World) -> None:
+    assert "no dead letter 123" in await world.run("show", "123", status=1)
+    await world.send(dead(), dead(message_id="m2"))
+    assert "several dead letters" in await world.run("show", "", status=1)
+
+
+async def test_audit_and_cleanup_count_letters_wherever_they_are(world: World) -> None:
+    async def counted() -> int:
+        report = await audit(world.stack.mongodb_url, world.stack.amqp_url, world.stack.database_prefix)
+        found: int = report.information["deadLetters"]
+        return found
+
+    await world.send(dead(), dead(message_id="m2"))
+    assert await counted() == 2
+    await world.run("list")
+    await world.send(dead(message_id="m3"))
+    assert await counted() == 3
+    assert "3 dead letters" in (await refusal(world.stack) or "")
+    await world.run("replay", "--all", "--yes", "--rate", "1000")
+    assert await counted() == 0
+    assert "3 dead letters" in (await refusal(world.stack) or "")
+    await world.database["dead_letters"].update_many({}, {"$set": {"status": "handled"}})
+    assert await refusal(world.stack) is None
+    await world.harness.take_from(INBOX, 3)
+
+
+async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world: World) -> None:
+    """Once its letter is handled and nothing else is there, it has."""
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    orders = world.database.client[f"{world.stack.database_prefix}_orders"]["orders"]
+    order = {"status": "CONFIRMED", "stockStatus": "RESERVED", "paymentStatus": "PENDING", "settled": False}
+    await orders.insert_one({"_id": "o1", "createdAt": long_ago, "updatedAt": long_ago, "history": [], **order})
+
+    async def lost() -> bool:
+        stack = world.stack
+        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, second_look_after=0)
+        return "message lost" in {violation.kind for violation in report.violations}
+
+    try:
+        await world.send(dead())
+        await world.run("list")
+        assert not await lost()
+        await world.database["dead_letters"].update_many({}, {"$set": {"status": "discarded"}})
+        assert not await lost()
+        await world.database["dead_letters"].update_many({}, {"$set": {"status": "handled"}})
+        assert await lost()
+    finally:
+        await orders.database.client.drop_database(orders.database.name)

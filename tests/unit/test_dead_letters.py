@@ -1,0 +1,212 @@
+"""What decides about dead letters without a server: fingerprints, words, filters, times, what a replay carries."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import bson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operations.cursors import read_cursor, write_cursor
+from operations.dead_letters.editing import InvalidBodyError, check_body
+from operations.dead_letters.filters import Filters, query
+from operations.dead_letters.fingerprint import fingerprint, pattern
+from operations.dead_letters.letter import (
+    MOST_WORDS,
+    content_type,
+    identity,
+    read_failure,
+    record_of,
+    replay_envelope,
+    words,
+)
+from operations.dead_letters.times import read_time
+from shared.bus import Delivery
+from shared.bus.failures import dead_letter
+from shared.bus.replays import handled_notice
+from shared.errors import PoisonError
+from shared.topology import DEAD_LETTERS, PAYMENT_INBOX
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+def delivery(body: bytes = b'{"orderId": "o1"}', **changes: Any) -> Delivery:
+    fields: dict[str, Any] = {
+        "body": body,
+        "queue": DEAD_LETTERS,
+        "exchange": DEAD_LETTERS,
+        "routing_key": "payment.refund",
+        "type": "payment.refund",
+        "correlation_id": "o1",
+        "message_id": "m1",
+        "redelivered": False,
+        "headers": {"x-queue": PAYMENT_INBOX},
+        "receipt": None,
+    }
+    return Delivery(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        ("order 5f0c2b1e9d is not known", "order # is not known"),
+        ("'p1' and \"p2\" are gone", "# and # are gone"),
+        ("cannot connect to 10.0.0.7:27017", "cannot connect to #"),
+        ("GET https://provider.example/api?x=1, and again", "GET #, and again"),
+        ("items.0.quantity: Not an integer (got {'a': [1]}); x", "items.#.quantity: Not an integer (got #); x"),
+        ("failed at 2026-01-31T09:30:00.250Z", "failed at #"),
+        ("mail to ann@example.org bounced", "mail to # bounced"),
+        ("took 3.5 s, 17 times", "took # s, # times"),
+        ("  many\n\n lines\t", "many lines"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_a_message_without_what_differs(message: str, left: str) -> None:
+    assert pattern(message) == left
+
+
+def test_what_is_known_to_be_an_id_is_taken_out_whatever_it_looks_like() -> None:
+    assert pattern("order teapot is late", ["teapot", "", "is"]) == "order # is late"
+
+
+def test_a_pattern_of_a_hostile_message_does_not_take_long() -> None:
+    for hostile in ("'" * 100_000, "a@" * 50_000, "1" * 100_000, "#" * 100_000, "(got " * 20_000):
+        assert len(pattern(hostile)) <= 500
+
+
+def test_another_queue_type_or_error_is_another_group() -> None:
+    groups = {
+        fingerprint("a.inbox", "a", "E", "m"),
+        fingerprint("b.inbox", "a", "E", "m"),
+        fingerprint("a.inbox", "b", "E", "m"),
+        fingerprint("a.inbox", "a", "F", "m"),
+        fingerprint("a.inbox", "a", "E", "n"),
+        fingerprint("a.inboxa", "", "E", "m"),
+    }
+    assert len(groups) == 6
+
+
+def test_words_are_found_whole_and_in_their_parts() -> None:
+    assert words('{"orderId": "Order-7F_a", "n": 1.5}') == ["orderid", "order-7f_a", "order", "7f", "a", "n", "1", "5"]
+
+
+@given(st.binary(max_size=500))
+def test_any_body_can_be_recorded(body: bytes) -> None:
+    letter = delivery(body, headers={}, type=None, message_id=None, correlation_id=None)
+    failure = read_failure(letter, NOW)
+    record = record_of(identity(letter, failure), letter, failure, NOW)
+    assert record["body"] == body
+    assert len(record["words"]) <= MOST_WORDS
+    bson.encode(record)
+
+
+HEADER_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=10,
+)
+OWN = ("x-queue", "x-error-type", "x-error-message", "x-attempts", "x-failed-at", "x-death", "x-replay-of", "other")
+
+
+@given(st.dictionaries(st.sampled_from(OWN), HEADER_VALUES))
+def test_any_headers_can_be_recorded_and_replayed(headers: dict[str, Any]) -> None:
+    letter = delivery(headers=headers)
+    failure = read_failure(letter, NOW)
+    record = record_of(identity(letter, failure), letter, failure, NOW)
+    assert bson.decode(bson.encode(record))["_id"] == record["_id"]
+    assert record["lastFailedAt"] <= NOW
+    assert record["firstFailedAt"] <= record["lastFailedAt"]
+    assert record["attempts"] >= 1
+    sent = replay_envelope(record, "r1", b"{}")
+    assert not {name for name in sent.headers if name.startswith(("x-error", "x-attempts", "x-death", "x-failed"))}
+
+
+def test_a_dead_letter_of_our_own_consumer_is_read_as_it_was_written() -> None:
+    failed = delivery(queue=PAYMENT_INBOX, headers={"x-attempts": 4, "traceparent": "00-1-2-01"})
+    written = dead_letter(failed, PoisonError("no such order"), NOW)
+    headers = dict(written.headers)
+    failure = read_failure(delivery(headers=headers, routing_key=written.routing_key), NOW)
+    assert (failure.queue, failure.routing_key, failure.service) == (PAYMENT_INBOX, "payment.refund", "payment")
+    assert (failure.error.type, failure.error.message, failure.attempts) == ("PoisonError", "no such order", 5)
+    assert (failure.first_failed_at, failure.failed_at) == (NOW, NOW)
+    assert (failure.order_id, failure.message_id, failure.replay_of) == ("o1", "m1", None)
+
+
+def test_the_order_is_the_one_in_the_body() -> None:
+    assert read_failure(delivery(correlation_id="other"), NOW).order_id == "o1"
+    assert read_failure(delivery(b"[]"), NOW).order_id == "o1"
+    assert read_failure(delivery(b"[]", correlation_id="no id!"), NOW).order_id == ""
+
+
+def test_content_is_told_by_what_it_is() -> None:
+    assert content_type(b"{}") == "application/json"
+    assert content_type("Grüße\n".encode()) == "text/plain"
+    assert content_type(b"\x00\x01") == content_type(b"\xff") == "application/octet-stream"
+
+
+def test_handled_is_told_of_replays_alone() -> None:
+    assert handled_notice(delivery()) is None
+    told = handled_notice(delivery(headers={"x-replay-of": "letter"}))
+    assert told is not None
+    assert (told.letter_id, told.message_id, told.correlation_id) == ("letter", "m1", "letter")
+    for hostile in (7, None, "", "no id!", {"a": 1}, "x" * 100):
+        assert handled_notice(delivery(headers={"x-replay-of": hostile})) is None
+    assert handled_notice(delivery(message_id=None, headers={"x-replay-of": "letter"})) is None
+
+
+def test_filters_come_back_from_their_document() -> None:
+    filters = Filters(ids=("a", "b"), status=("dead",), since=NOW, text="x")
+    assert Filters.from_document(filters.as_document()) == filters
+    assert filters.in_words() == "ids a, b; status dead; since 2026-01-31 12:00:00+00:00; text x"
+    assert Filters().in_words() == "all"
+
+
+def test_what_is_over_is_left_out_unless_it_is_named() -> None:
+    assert query(Filters()) == {"status": {"$in": ["dead", "replaying", "pending"]}}
+    assert query(Filters(ids=("a",))) == {"_id": {"$in": ["a"]}}
+    assert query(Filters(status=("handled",))) == {"status": "handled"}
+
+
+def test_a_search_asks_for_the_longest_word_first_and_never_for_a_hostile_pattern() -> None:
+    assert query(Filters(text="a Teapot te*"))["$and"] == [
+        {"words": "teapot"},
+        {"words": {"$regex": "^te"}},
+        {"words": "a"},
+    ]
+    assert query(Filters(text=".* ("))["$and"] == [{"words": "\0"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", NOW - timedelta(hours=2)),
+        ("90s", NOW - timedelta(seconds=90)),
+        ("2026-01-30", datetime(2026, 1, 30, tzinfo=UTC)),
+        ("2026-01-30T10:00:00+02:00", datetime(2026, 1, 30, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_a_date_a_time_or_an_age(text: str, moment: datetime) -> None:
+    assert read_time(text, NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2 h", "-2h", "99999999d"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        read_time(text, NOW)
+
+
+def test_a_cursor_comes_back_and_nothing_else_is_one() -> None:
+    assert read_cursor(write_cursor(NOW, "a")) == (NOW, "a")
+    for nonsense in ("", "é", "W10", "WzEsIDJd", write_cursor(NOW, "a")[:-3], "Wzk5OTk5OTk5OTk5OTk5OTk5OSwiYSJd"):
+        with pytest.raises(ValueError, match="cursor"):
+            read_cursor(nonsense)
+
+
+def test_an_edit_names_what_is_wrong_with_it() -> None:
+    letter = {"type": "payment.refund", "routingKey": "payment.refund", "queue": PAYMENT_INBOX}
+    check_body(letter, b'{"orderId": "o1"}')
+    with pytest.raises(InvalidBodyError) as refused:
+        check_body(letter, b'{"orderId": "o 1", "reason": 3}')
+    assert [field for field, _ in refused.value.errors] == ["orderId", "reason"]
+    assert "(got 3)" in str(refused.value)

@@ -1,0 +1,35 @@
+"""The settings of the operations process, and how `ordersaga up` fills them."""
+
+import pytest
+
+from operations.native.plan import _for_console
+from operations.native.services import CONSOLE, Service
+from operations.settings import OperationsSettings
+from shared.errors import StartError
+from shared.settings import load
+
+
+def test_urls_and_hosts_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERSAGA_ORDER_URL", "http://order:3008/")
+    monkeypatch.setenv("ORDERSAGA_CONSOLE_HOSTS", "ops.example, console ,")
+    settings = load(OperationsSettings)
+    assert settings.service_urls["order"] == "http://order:3008"
+    assert settings.service_urls["payment"] == "http://127.0.0.1:3010"
+    assert settings.console_hosts == ("ops.example", "console")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ORDER_URL", "order:3008"), ("OPERATOR_HEADER", "X User")])
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(f"ORDERSAGA_{variable}", value)
+    with pytest.raises(StartError, match=rf"ORDERSAGA_{variable}='{value}' is not valid"):
+        load(OperationsSettings)
+
+
+def test_the_console_acts_on_the_services_of_its_stack_unless_told_of_others() -> None:
+    services = [Service("order", 1234, {}), Service("payment", 1235, {})]
+    environment = _for_console(services, {"ORDERSAGA_PAYMENT_URL": "http://elsewhere:1"})
+    assert environment == {
+        "ORDERSAGA_ORDER_URL": "http://127.0.0.1:1234",
+        "ORDERSAGA_PAYMENT_URL": "http://elsewhere:1",
+    }
+    assert Service(CONSOLE, 3012, environment).prepare().argv[-1] == "operations"
