@@ -14,16 +14,20 @@ help:  ## List the targets
 setup:  ## Make .venv and install RabbitMQ, as far as they are not there
 	@scripts/setup
 
+.PHONY: setup-tests
+setup-tests:  ## The same, and what only tests need: chromium and promtool
+	@scripts/setup tests
+
 .PHONY: demo
 demo: setup  ## Watch real orders go through the whole stack, with the books audited at the end
 	@$(BIN)/ordersaga demo
 
 .PHONY: test
-test: setup  ## Run all tests but those of the containers
+test: setup-tests  ## Run all tests but those of the containers
 	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
 
 .PHONY: check
-check: lint  ## The gate before a commit: what `make lint` does, and the unit tests
+check: setup-tests lint  ## The gate before a commit: what `make lint` does, and the unit tests
 	$(BIN)/pytest tests/unit
 
 .PHONY: lint

@@ -1,0 +1,57 @@
+"""Shows a message's body to people: indented JSON, else text, else bytes; never more than a page can hold. Pure."""
+
+import json
+from typing import Literal, NamedTuple
+
+MOST_SHOWN = 100_000
+"""Characters of a body that are shown."""
+
+MOST_INDENTED = 1_000_000
+"""Bytes of JSON that are indented: it is read whole for that."""
+
+MOST_EDITED = 200 * 1024
+"""Bytes that can be edited in a form: a request is limited to 256 KiB."""
+
+_DUMPED = 1024
+
+
+class BodyView(NamedTuple):
+    """What is shown of a body, and how many bytes it has."""
+
+    kind: Literal["JSON", "text", "bytes"]
+    text: str
+    size: int
+    cut: bool
+
+    @property
+    def editable(self) -> bool:
+        """Whether a form can hold it."""
+        return self.kind != "bytes" and self.size <= MOST_EDITED
+
+
+def view(body: bytes) -> BodyView:
+    """Return how a body is shown."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return BodyView("bytes", _dump(body[:_DUMPED]), len(body), len(body) > _DUMPED)
+    indented = _indented(text) if len(body) <= MOST_INDENTED else None
+    shown = indented if indented is not None else text
+    return BodyView("text" if indented is None else "JSON", shown[:MOST_SHOWN], len(body), len(shown) > MOST_SHOWN)
+
+
+def _indented(text: str) -> str | None:
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _dump(body: bytes) -> str:
+    """Write bytes as sixteen to a line, with what is readable beside them."""
+    lines = []
+    for start in range(0, len(body), 16):
+        part = body[start : start + 16]
+        readable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        lines.append(f"{start:06x}  {part.hex(' '):<47}  {readable}")
+    return "\n".join(lines)

@@ -1,0 +1,350 @@
+"""The pages about dead letters: the groups, their letters, one letter, and what can be done about them."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from operations.console.bodies import MOST_SHOWN, view
+from operations.console.desk import Desk
+from operations.console.forms import Note, OptionalName, Why, named, remember
+from operations.console.pages import SECURITY, Pages
+from operations.console.upstream import Missing, attempt, path
+from operations.dead_letters import DeadLetters, Filters, Group, InvalidBodyError, NotPossibleError
+from shared.database import Document
+from shared.http import conflict, invalid, not_found
+
+PAGE = 50
+GROUPS = 100
+RATE = 100.0
+
+SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
+"""The times that can be looked at besides all of it."""
+
+STATUSES = ("dead", "replaying", "pending", "handled", "discarded")
+GROUP_STATUSES = ("new", "looked at", "mended")
+
+Short = Annotated[str, Query(max_length=300)]
+Rate = Annotated[float, Form(gt=0, le=10_000)]
+
+
+def create_dead_letters(desk: Desk, pages: Pages) -> APIRouter:
+    """The routes about dead letters."""
+    router, letters = pages.router(), DeadLetters(desk.operations)
+    _add_groups(router, desk, pages, letters)
+    _add_group_acts(router, desk, letters)
+    _add_list(router, desk, pages, letters)
+    _add_letter(router, pages, letters)
+    _add_letter_acts(router, desk, letters)
+    _add_edit(router, desk, pages, letters)
+    _add_replays(router, desk, pages, letters)
+    return router
+
+
+# --- Groups. ---
+
+
+def _add_groups(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+    @router.get("/dead-letters")
+    async def groups(request: Request, status: Short = "", span: Short = "") -> Response:
+        since = since_of(span, desk.clock())
+        found, counts, replays = await asyncio.gather(
+            attempt(letters.groups(status=status or None, since=since, limit=GROUPS), "MongoDB"),
+            attempt(letters.counts(), "MongoDB"),
+            attempt(letters.replays(limit=5), "MongoDB"),
+        )
+        return pages.show(
+            request,
+            "groups.html",
+            groups=found,
+            counts=counts,
+            replays=replays,
+            status=status,
+            span=span,
+            spans=SPANS,
+            statuses=GROUP_STATUSES,
+        )
+
+    @router.get("/dead-letters/groups/{fingerprint}")
+    async def group(request: Request, fingerprint: str, cursor: str | None = None) -> Response:
+        found = await _group(letters, fingerprint)
+        page = await _page(letters, Filters(group=fingerprint, status=STATUSES), cursor)
+        newest = await letters.letter(page.items[0]["_id"]) if page.items else None
+        more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
+        return pages.show(
+            request,
+            "group.html",
+            group=found,
+            newest=newest,
+            body=view(newest["body"]) if newest else None,
+            items=page.items,
+            more=more,
+            cursor=cursor,
+            statuses=GROUP_STATUSES,
+            rate=RATE,
+        )
+
+
+def _add_group_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None:
+    def back(request: Request, fingerprint: str, operator: str) -> Response:
+        return remember(request, desk, RedirectResponse(path("dead-letters", "groups", fingerprint), 303), operator)
+
+    @router.post("/dead-letters/groups/{fingerprint}/replay")
+    async def replay(
+        request: Request,
+        fingerprint: str,
+        why: Annotated[Why, Form()],
+        by: Annotated[OptionalName, Form()] = "",
+        rate: Rate = RATE,
+    ) -> Response:
+        """Replay all letters of the group that are dead."""
+        operator = named(request, desk, by)
+        replay_id = await _start(letters, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
+        return remember(request, desk, RedirectResponse(path("dead-letters", "replays", replay_id), 303), operator)
+
+    @router.post("/dead-letters/groups/{fingerprint}/discard")
+    async def discard(
+        request: Request, fingerprint: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
+    ) -> Response:
+        """Archive all letters of the group that are dead."""
+        operator = named(request, desk, by)
+        await _discard(letters, Filters(group=fingerprint, status=("dead",)), operator, why)
+        return back(request, fingerprint, operator)
+
+    @router.post("/dead-letters/groups/{fingerprint}/status")
+    async def set_status(
+        request: Request, fingerprint: str, status: Annotated[str, Form()], by: Annotated[OptionalName, Form()] = ""
+    ) -> Response:
+        """Say how far somebody is with the group."""
+        operator = named(request, desk, by)
+        if status not in GROUP_STATUSES:
+            raise invalid(("status", f"is {status!r}, allowed are {', '.join(GROUP_STATUSES)}"))
+        await _group(letters, fingerprint)
+        await letters.set_group_status(fingerprint, status, by=operator)
+        return back(request, fingerprint, operator)
+
+    @router.post("/dead-letters/groups/{fingerprint}/notes")
+    async def add_note(
+        request: Request,
+        fingerprint: str,
+        text: Annotated[Note, Form()],
+        by: Annotated[OptionalName, Form()] = "",
+    ) -> Response:
+        """Write down what was found out."""
+        operator = named(request, desk, by)
+        await _group(letters, fingerprint)
+        await letters.add_note(fingerprint, text, by=operator)
+        return back(request, fingerprint, operator)
+
+
+# --- The list, and one letter. ---
+
+
+def _add_list(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+    @router.get("/dead-letters/list")
+    async def list_letters(
+        request: Request,
+        service: Short = "",
+        error: Short = "",
+        routing_key: Annotated[str, Query(alias="type", max_length=300)] = "",
+        status: Short = "",
+        order: Short = "",
+        text: Short = "",
+        span: Short = "",
+        cursor: str | None = None,
+    ) -> Response:
+        asked = {
+            "service": service.strip(),
+            "error": error.strip(),
+            "type": routing_key.strip(),
+            "status": status.strip(),
+            "order": order.strip(),
+            "text": text.strip(),
+            "span": span,
+        }
+        if status and status not in STATUSES:
+            raise invalid(("status", f"is {status!r}, allowed are {', '.join(STATUSES)}"))
+        found = await attempt(_page(letters, filters_of(asked, desk.clock()), cursor), "MongoDB")
+        chosen = {name: value for name, value in asked.items() if value}
+        more = None
+        if not isinstance(found, Missing) and found.next_cursor:
+            more = "/dead-letters/list?" + urlencode({**chosen, "cursor": found.next_cursor})
+        return pages.show(
+            request,
+            "letters.html",
+            asked=asked,
+            found=found,
+            more=more,
+            cursor=cursor,
+            statuses=STATUSES,
+            spans=SPANS,
+        )
+
+
+def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetters) -> None:
+    @router.get("/dead-letters/letters/{letter_id}")
+    async def letter(request: Request, letter_id: str) -> Response:
+        found = await _letter(letters, letter_id)
+        return pages.show(
+            request,
+            "letter.html",
+            letter=found,
+            body=view(found["body"]),
+            edited=[view(edit["body"]) for edit in found.get("edits") or ()],
+            most=MOST_SHOWN,
+        )
+
+    @router.get("/dead-letters/letters/{letter_id}/body")
+    async def body(letter_id: str) -> Response:
+        """The whole body as it came, as a file."""
+        found = await _letter(letters, letter_id)
+        headers = {**SECURITY, "Content-Disposition": 'attachment; filename="body"'}
+        return Response(found["body"], headers=headers, media_type="application/octet-stream")
+
+
+def _add_letter_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None:
+    @router.post("/dead-letters/letters/{letter_id}/replay")
+    async def replay(
+        request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
+    ) -> Response:
+        """Replay one letter as it is."""
+        operator = named(request, desk, by)
+        await _start(letters, Filters(ids=(letter_id,)), operator, why, RATE)
+        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+
+    @router.post("/dead-letters/letters/{letter_id}/discard")
+    async def discard(
+        request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
+    ) -> Response:
+        """Archive one letter."""
+        operator = named(request, desk, by)
+        await _discard(letters, Filters(ids=(letter_id,)), operator, why)
+        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+
+
+def _add_edit(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+    def form(
+        request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
+    ) -> Response:
+        return pages.show(request, "edit.html", status, letter=letter, text=text, why=why, errors=errors)
+
+    @router.get("/dead-letters/letters/{letter_id}/edit")
+    async def ask(request: Request, letter_id: str) -> Response:
+        letter = await _letter(letters, letter_id)
+        body = view(letter.get("current") or letter["body"])
+        if not body.editable or body.cut:
+            raise conflict("The body is too large for a form, or no text: `ordersaga dead-letters edit` takes a file")
+        return form(request, letter, body.text, "", ())
+
+    @router.post("/dead-letters/letters/{letter_id}/edit")
+    async def edit(
+        request: Request,
+        letter_id: str,
+        body: Annotated[str, Form()],
+        why: Annotated[Why, Form()],
+        by: Annotated[OptionalName, Form()] = "",
+    ) -> Response:
+        """Replay the letter with another body; what is wrong with that is said beside it."""
+        operator = named(request, desk, by)
+        # Browsers send every line of a text field with CR LF.
+        text = body.replace("\r\n", "\n")
+        try:
+            await letters.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
+        except InvalidBodyError as error:
+            return form(request, await _letter(letters, letter_id), text, why, error.errors, 422)
+        except NotPossibleError as error:
+            return form(request, await _letter(letters, letter_id), text, why, [("letter", str(error))], 409)
+        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+
+
+# --- Replays. ---
+
+
+def _add_replays(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+    async def show(request: Request, replay_id: str, template: str) -> Response:
+        replay = await letters.replay(replay_id)
+        if replay is None:
+            raise not_found(f"Replay {replay_id}")
+        return pages.show(request, template, replay=replay)
+
+    @router.get("/dead-letters/replays")
+    async def replays(request: Request) -> Response:
+        found = await attempt(letters.replays(limit=PAGE), "MongoDB")
+        return pages.show(request, "replays.html", replays=found)
+
+    @router.get("/dead-letters/replays/{replay_id}")
+    async def replay(request: Request, replay_id: str) -> Response:
+        return await show(request, replay_id, "replay.html")
+
+    @router.get("/dead-letters/replays/{replay_id}/progress")
+    async def live(request: Request, replay_id: str) -> Response:
+        return await show(request, replay_id, "replay_live.html")
+
+    @router.post("/dead-letters/replays/{replay_id}/cancel")
+    async def cancel(request: Request, replay_id: str, by: Annotated[OptionalName, Form()] = "") -> Response:
+        """Publish no more of it."""
+        operator = named(request, desk, by)
+        await letters.cancel_replay(replay_id, by=operator)
+        return remember(request, desk, RedirectResponse(path("dead-letters", "replays", replay_id), 303), operator)
+
+
+# --- What the routes have in common. ---
+
+
+def since_of(span: str, now: datetime) -> datetime | None:
+    """The beginning of a time that can be chosen, None for all of it. Raises the 422 problem for another."""
+    if span and span not in SPANS:
+        raise invalid(("span", f"is {span!r}, allowed are {', '.join(SPANS)}"))
+    return now - SPANS[span] if span else None
+
+
+def filters_of(asked: dict[str, str], now: datetime) -> Filters:
+    """Write the search form as filters; empty fields mean anything."""
+    return Filters(
+        service=asked["service"] or None,
+        error=asked["error"] or None,
+        type=asked["type"] or None,
+        status=(asked["status"],) if asked["status"] else (),
+        since=since_of(asked["span"], now),
+        order_id=asked["order"] or None,
+        text=asked["text"] or None,
+    )
+
+
+async def _page(letters: DeadLetters, filters: Filters, cursor: str | None) -> Any:
+    try:
+        return await letters.page(filters, limit=PAGE, cursor=cursor)
+    except ValueError:
+        raise invalid(("cursor", "is not a nextCursor of this list")) from None
+
+
+async def _group(letters: DeadLetters, fingerprint: str) -> Group:
+    found = await letters.group(fingerprint)
+    if found is None:
+        raise not_found(f"Group {fingerprint}")
+    return found
+
+
+async def _letter(letters: DeadLetters, letter_id: str) -> Document:
+    found = await letters.letter(letter_id)
+    if found is None:
+        raise not_found(f"Dead letter {letter_id}")
+    return found
+
+
+async def _start(letters: DeadLetters, filters: Filters, operator: str, why: str, rate: float) -> str:
+    try:
+        return await letters.start_replay(filters, by=operator, why=why, rate=rate)
+    except NotPossibleError as error:
+        raise conflict(str(error)) from None
+
+
+async def _discard(letters: DeadLetters, filters: Filters, operator: str, why: str) -> int:
+    try:
+        return await letters.discard(filters, by=operator, why=why)
+    except NotPossibleError as error:
+        raise conflict(str(error)) from None

@@ -1,0 +1,77 @@
+"""The page about packages of servers: what is left of each, and who is buying from it."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from operations.actions import record_action
+from operations.console.desk import Desk
+from operations.console.forms import OptionalName, Why, named, remember
+from operations.console.pages import Pages
+from operations.console.upstream import Answer, Missing, attempt, path
+
+MOST = 200
+
+
+def create_packages(desk: Desk, pages: Pages) -> APIRouter:
+    """The page, and the clearing of a lock."""
+    router = pages.router()
+
+    @router.get("/packages")
+    async def packages(request: Request) -> Response:
+        offered, locks, seen = await asyncio.gather(
+            desk.services.get("provisioning", "/packages", limit=MOST),
+            desk.services.get("provisioning", "/locks", limit=MOST),
+            attempt(desk.packages.find().sort("_id").limit(MOST).to_list(None), "MongoDB"),
+        )
+        return pages.show(
+            request,
+            "packages.html",
+            offered=_items(offered),
+            locks=_locks(locks),
+            seen=seen,
+        )
+
+    @router.get("/locks")
+    async def ask(request: Request, package: Annotated[str, Query(max_length=200)]) -> Response:
+        """Have the operator confirm that the package is to be free."""
+        return pages.show(request, "lock_clear.html", package=package, why="", error=None)
+
+    @router.post("/locks")
+    async def clear(
+        request: Request,
+        package: Annotated[str, Form(max_length=200)],
+        why: Annotated[Why, Form()],
+        by: Annotated[OptionalName, Form()] = "",
+    ) -> Response:
+        """Free the package; its holder stops before it buys."""
+        operator = named(request, desk, by)
+        answer = await desk.services.act("DELETE", "provisioning", path("locks", package))
+        trouble = answer.why if isinstance(answer, Missing) else None if answer.ok else answer.detail
+        outcome = "cleared" if trouble is None else f"not done: {trouble}"
+        await record_action(
+            desk.operations, by=operator, why=why, action="lock.clear", subject=package, outcome=outcome
+        )
+        if trouble is None:
+            return remember(request, desk, RedirectResponse("/packages", 303), operator)
+        status = 503 if isinstance(answer, Missing) else answer.status
+        shown = pages.show(request, "lock_clear.html", status, package=package, why=why, error=trouble)
+        return remember(request, desk, shown, operator)
+
+    return router
+
+
+def _items(answer: Answer | Missing) -> list[dict[str, Any]] | Missing:
+    return answer if isinstance(answer, Missing) else answer.body.get("items", [])
+
+
+def _locks(answer: Answer | Missing) -> list[dict[str, Any]] | Missing:
+    """The locks, with their times as times."""
+    items = _items(answer)
+    if isinstance(items, Missing):
+        return items
+    times = ("acquiredAt", "expiresAt", "progressAt")
+    return [{**item, **{name: datetime.fromisoformat(item[name]) for name in times if name in item}} for item in items]

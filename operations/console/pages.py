@@ -1,0 +1,146 @@
+"""Turns templates into answers: escaping, the headers that every page has, and pages for what goes wrong."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from pymongo.errors import PyMongoError
+from starlette.exceptions import HTTPException
+
+from operations.console import wording
+from operations.console.desk import Desk
+from operations.console.guard import objection_to_host, objection_to_post, operator_of
+from operations.console.upstream import Missing
+from operations.native.reachability import brief
+from operations.settings import UnreachableError
+from shared.errors import TransientError
+from shared.http import ProblemError
+
+TEMPLATES = Path(__file__).parent / "templates"
+STATIC = Path(__file__).parent / "static"
+
+SECURITY: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+NAVIGATION = (
+    ("/", "Overview"),
+    ("/dead-letters", "Dead letters"),
+    ("/orders", "Orders"),
+    ("/inventory", "Inventory"),
+    ("/packages", "Packages"),
+    ("/audit", "Audit"),
+    ("/actions", "Actions"),
+)
+
+_log = structlog.get_logger(__name__)
+
+Handle = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Pages:
+    """The templates of one console."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._templates = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=ChainableUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(wording.FILTERS)
+        self._templates.tests["missing"] = lambda value: isinstance(value, Missing)
+
+    def show(self, request: Request, template: str, status: int = HTTPStatus.OK, /, **values: Any) -> Response:
+        """Answer with a page, or with a part of one."""
+        now = self._desk.clock()
+        text = self._templates.get_template(template).render(
+            navigation=NAVIGATION,
+            section=_section(request.url.path),
+            now=now,
+            ago=_Ago(now),
+            operator=operator_of(request, self._desk.operator_header),
+            operator_is_given=self._desk.operator_header is not None,
+            **values,
+        )
+        return HTMLResponse(text, int(status), SECURITY)
+
+    def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
+        """Answer with what went wrong, as a page or, where a part of one was asked for, as that part."""
+        template = "problem_part.html" if request.headers.get("HX-Request") else "problem.html"
+        return self.show(request, template, status, title=_TITLES.get(status, status.phrase), detail=detail)
+
+    def router(self) -> APIRouter:
+        """A router whose answers are pages, also those about what went wrong, and which refuses other sites."""
+        return APIRouter(route_class=_page_route(self, self._desk), include_in_schema=False)
+
+
+_TITLES = {
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.FORBIDDEN: "Refused",
+    HTTPStatus.SERVICE_UNAVAILABLE: "A server does not answer",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Not accepted",
+}
+
+
+class _Ago:
+    """Says how long before the page's moment something was."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def __call__(self, moment: datetime) -> str:
+        return wording.ago(moment, self._now)
+
+
+def _section(path: str) -> str:
+    return "/" + path.split("/")[1]
+
+
+def _page_route(pages: Pages, desk: Desk) -> type[APIRoute]:
+    class PageRoute(APIRoute):
+        def get_route_handler(self) -> Handle:
+            handle = super().get_route_handler()
+
+            async def handle_or_explain(request: Request) -> Response:
+                if refusal := objection_to_host(request.headers.get("host"), desk.hosts):
+                    return pages.problem(request, HTTPStatus.FORBIDDEN, refusal)
+                if request.method == "POST" and (refusal := objection_to_post(request.headers)):
+                    _log.warning("a post was refused", path=request.url.path, why=refusal)
+                    return pages.problem(request, HTTPStatus.FORBIDDEN, refusal)
+                return await _explained(pages, request, handle)
+
+            return handle_or_explain
+
+    return PageRoute
+
+
+async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:
+    try:
+        return await handle(request)
+    except ProblemError as error:
+        return pages.problem(request, error.status, error.detail)
+    except HTTPException as error:
+        return pages.problem(request, HTTPStatus(error.status_code), str(error.detail))
+    except RequestValidationError as error:
+        return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.in_words(error))
+    except (PyMongoError, UnreachableError, TransientError) as error:
+        return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, brief(error))

@@ -1,0 +1,50 @@
+"""All routes of the console."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+from operations.console.auditing import create_auditing
+from operations.console.dead_letters import create_dead_letters
+from operations.console.desk import Desk
+from operations.console.forms import create_operator
+from operations.console.log import create_log
+from operations.console.orders import create_orders
+from operations.console.overview import create_overview
+from operations.console.packages import create_packages
+from operations.console.pages import STATIC, Pages
+from operations.console.stock import create_stock
+from shared.http import not_found
+
+ASSETS = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""What the pages load, all of it from here."""
+
+
+def create_router(desk: Desk) -> APIRouter:
+    """The console's pages over these servers; whoever runs them closes `desk.services` at the end."""
+    pages = Pages(desk)
+    router = pages.router()
+    for create in (
+        create_overview,
+        create_orders,
+        create_stock,
+        create_packages,
+        create_auditing,
+        create_dead_letters,
+        create_log,
+        create_operator,
+    ):
+        router.include_router(create(desk, pages))
+
+    @router.get("/static/{name}")
+    async def asset(name: str) -> Response:
+        if name not in ASSETS:
+            raise not_found(f"The file {name}")
+        headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return FileResponse(STATIC / name, media_type=ASSETS[name], headers=headers)
+
+    return router

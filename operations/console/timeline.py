@@ -1,0 +1,144 @@
+"""Lays an order's story out as a graph of four lanes, one row a step. Pure: no I/O, no clock.
+
+    offset    order  stock  payment  server
+    0 ms        ●─────▶──────▶                 Order placed
+    3 ms              ┃                        Reserved, 9 ms
+    3 ms              ┃      ┃                 Charged, 31 ms
+    12 ms       ●◀────┘      ┃                 Stock is reserved
+
+Rows stand for moments and not for a scale of time: an order lives for milliseconds and for days at once. What takes
+time is a bar from the row in which it began to the row at whose moment it was over.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from operations.story import LANES, Kind, Lane, Step
+
+Arrow = tuple[Lane, Lane]
+"""From the sender of a message to its receiver."""
+
+_STRONGEST: Mapping[Kind, int] = {
+    "work": 1,
+    "wait": 2,
+    "compensation": 3,
+    "retry": 4,
+    "replay": 5,
+    "dead letter": 6,
+}
+"""Which of several bars in one place is seen."""
+
+
+@dataclass(slots=True)
+class Cell:
+    """What one row shows in one lane: a part of a bar, a mark, a piece of a message's line."""
+
+    bar: str = ""
+    begins: bool = False
+    mark: str = ""
+    line: str = ""
+
+    @property
+    def classes(self) -> str:
+        """The names that the style sheet knows."""
+        bar = f"bar bar-{self.bar.replace(' ', '-')}" if self.bar else ""
+        return " ".join(part for part in (bar, "begins" if self.begins else "", self.line) if part)
+
+
+@dataclass(slots=True)
+class Row:
+    """One step, how long after the beginning it was, and its cells by lane."""
+
+    step: Step
+    offset: float
+    cells: dict[Lane, Cell] = field(default_factory=lambda: {lane: Cell() for lane in LANES})
+
+
+def draw(steps: Sequence[Step]) -> list[Row]:
+    """Return the rows of the graph, in time order."""
+    shown, arrows = _with_their_messages(steps)
+    if not shown:
+        return []
+    rows = [Row(step, (step.at - shown[0].at).total_seconds()) for step in shown]
+    for index, row in enumerate(rows):
+        _draw_bar(rows, index)
+        _draw_mark(row)
+        for arrow in arrows[index]:
+            _draw_arrow(row, arrow)
+    return rows
+
+
+def _with_their_messages(steps: Sequence[Step]) -> tuple[list[Step], list[list[Arrow]]]:
+    """Put the messages that an order's step came from, or else those that it sent, into the step's own row.
+
+    A row holds the messages of one direction, as they would run over each other: what is left gets rows of its own.
+    """
+    incoming = {step.until: step for step in steps if step.kind == "message" and step.to == "order"}
+    states = {step.at for step in steps if step.kind == "state"}
+    shown: list[Step] = []
+    arrows: list[list[Arrow]] = []
+    for step in steps:
+        if step.kind == "message" and _belongs_to_a_state(step, states, incoming):
+            continue
+        shown.append(step)
+        arrows.append(_arrows_of(step, steps, incoming))
+    return shown, arrows
+
+
+def _belongs_to_a_state(message: Step, states: Collection[datetime], incoming: Mapping[datetime | None, Step]) -> bool:
+    if message.to == "order":
+        return message.until in states and incoming[message.until] is message
+    return message.at in states and message.at not in incoming
+
+
+def _arrows_of(step: Step, steps: Sequence[Step], incoming: Mapping[datetime | None, Step]) -> list[Arrow]:
+    if step.kind == "message":
+        return [(step.lane, step.to)] if step.to else []
+    if step.kind != "state":
+        return []
+    if (came := incoming.get(step.at)) is not None:
+        return [(came.lane, "order")]
+    sent = [other for other in steps if other.kind == "message" and other.lane == "order" and other.at == step.at]
+    return [("order", message.to) for message in sent if message.to]
+
+
+def _draw_bar(rows: Sequence[Row], index: int) -> None:
+    step = rows[index].step
+    if step.kind == "message" or (step.until is None and not step.open):
+        return
+    last = index
+    for later in range(index + 1, len(rows)):
+        if step.until is not None and rows[later].step.at >= step.until:
+            break
+        last = later
+    for covered in range(index, last + 1):
+        cell = rows[covered].cells[step.lane]
+        if _STRONGEST.get(step.kind, 0) > _STRONGEST.get(_kind(cell), 0):
+            cell.bar = step.kind
+            cell.begins = covered == index
+
+
+def _kind(cell: Cell) -> Kind:
+    return cell.bar or "state"  # type: ignore[return-value]  # only kinds are put there
+
+
+def _draw_mark(row: Row) -> None:
+    if row.step.kind == "message":
+        return
+    row.cells[row.step.lane].mark = row.step.outcome
+
+
+def _draw_arrow(row: Row, arrow: Arrow) -> None:
+    start, end = (LANES.index(lane) for lane in arrow)
+    to_the_right = end > start
+    for place in range(min(start, end), max(start, end) + 1):
+        cell = row.cells[LANES[place]]
+        if place == start:
+            line = "from-right" if to_the_right else "from-left"
+        elif place == end:
+            line = "into-right" if to_the_right else "into-left"
+        else:
+            line = "through"
+        # Where one message ends another may go on.
+        cell.line = f"{cell.line} {line}".strip()

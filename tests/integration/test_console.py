@@ -1,0 +1,640 @@
+"""The console's pages over real servers and records: what they show, what they refuse, what they do in an outage."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from operations.actions import list_actions, record_action
+from operations.console import Desk
+from operations.console.auditing import Auditor
+from operations.console.overview import LetterWatch
+from operations.dead_letters import DeadLetters, Filters
+from shared.clock import utc_now
+from shared.database import Document
+from tests.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
+from tests.eventually import eventually
+from tests.world import World, populate
+
+HOSTILE = '<script>alert("1")</script>'
+ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
+OPERATOR = {"by": "op-1", "why": "because"}
+SECTIONS = ("/", "/orders", "/inventory", "/packages", "/audit", "/dead-letters", "/actions")
+PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/operator", "/locks?package=p", "/overview")
+
+
+@pytest.fixture
+async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[Desk]:
+    async with a_desk(mongodb_url, amqp_url, database_prefix) as found:
+        yield found
+
+
+@pytest.fixture
+async def pages(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    async with pages_of(desk) as client:
+        yield client
+
+
+async def text_of(pages: httpx.AsyncClient, path: str, status: int = 200) -> str:
+    response = await pages.get(path)
+    assert response.status_code == status, (path, response.text)
+    return response.text
+
+
+def an_order(order_id: str, **changes: Any) -> Document:
+    at = utc_now()
+    order = {
+        "_id": order_id,
+        "userId": "u1",
+        "items": [{"productId": "p1", "quantity": 1, "price": 1000}],
+        "totalAmount": 1000,
+        "currency": "USD",
+        "status": "PENDING",
+        "stockStatus": "PENDING",
+        "paymentStatus": "PENDING",
+        "settled": False,
+        "createdAt": at,
+        "updatedAt": at,
+        "deadline": at + timedelta(minutes=5),
+        "history": [{"at": at, "event": "order.created", "status": "PENDING"}],
+    }
+    return order | changes
+
+
+# --- What is shown. ---
+
+
+async def test_every_page_of_every_order_of_the_world(desk: Desk, pages: httpx.AsyncClient) -> None:
+    world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
+    populate(world)
+    statuses = {order["_id"]: order["status"] for order in world.records["orders"]}
+    await world.store()
+    for path in PAGES:
+        await text_of(pages, path)
+    for order_id, status in statuses.items():
+        assert f">{status}</span>" in await text_of(pages, f"/orders/{order_id}")
+        await text_of(pages, f"/orders/{order_id}/story")
+
+
+async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
+    for path in PAGES:
+        await text_of(pages, path)
+    assert "No dead letter waits for anybody" in await text_of(pages, "/")
+    for path in ("/orders/none", "/orders/none/do/cancel", "/orders/none/do/eat", "/static/none", "/nothing/here"):
+        response = await pages.get(path)
+        assert response.status_code == 404, path
+    for path in ("letters/none", "groups/none", "replays/none", "letters/none/body", "letters/none/edit"):
+        await text_of(pages, f"/dead-letters/{path}", 404)
+
+
+async def test_an_order_shows_its_saga_and_what_it_waits_for(desk: Desk, pages: httpx.AsyncClient) -> None:
+    at = utc_now() - timedelta(minutes=2)
+    history = [
+        {"at": at, "event": "order.created", "status": "PENDING"},
+        {"at": at + timedelta(milliseconds=31), "event": "payment.processed", "status": "PENDING"},
+    ]
+    await desk.orders.insert_one(an_order("o1", createdAt=at, history=history, paymentStatus="PROCESSED"))
+    await record_letters(desk, a_letter("o1", "no price", ago=timedelta(minutes=1)))
+    text = await text_of(pages, "/orders/o1")
+    assert "What it waits for" in text
+    assert "stock: Reserving" in text
+    assert "order.created is a dead letter" in text
+    letter = (await DeadLetters(desk.operations).page(Filters(order_id="o1"))).items[0]["_id"]
+    assert f'href="/dead-letters/letters/{letter}"' in text
+    assert "31 ms" in text
+    assert 'hx-get="/orders/o1/story"' in text
+
+
+async def test_a_settled_order_is_not_asked_about_again(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await desk.orders.insert_one(an_order("o1", status="CONFIRMED", settled=True))
+    assert "hx-get" not in await text_of(pages, "/orders/o1")
+
+
+async def test_orders_are_found_by_id_user_status_and_reason(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await desk.orders.insert_many(
+        [
+            an_order("aa-1", userId="u1"),
+            an_order("aa-2", userId="u2", status="CANCELLED", failureReason="Insufficient stock", settled=True),
+            an_order("bb-1", userId="u2", status="FAILED", failureReason="Insufficient patience"),
+        ]
+    )
+
+    async def found(**asked: str) -> set[str]:
+        response = await pages.get("/orders", params=asked)
+        assert response.status_code == 200
+        return set(re.findall(r'href="/orders/([ab]+-\d)"', response.text))
+
+    assert await found() == {"aa-1", "aa-2", "bb-1"}
+    assert await found(id="aa-") == {"aa-1", "aa-2"}
+    assert await found(user="u2") == {"aa-2", "bb-1"}
+    assert await found(status="FAILED") == {"bb-1"}
+    assert await found(reason="Insufficient") == {"aa-2", "bb-1"}
+    assert await found(reason="Insufficient s") == {"aa-2"}
+    assert await found(open="1") == {"aa-1", "bb-1"}
+    assert await found(user="u2", open="1") == {"bb-1"}
+    assert await found(id=".*") == set()
+    exact = await pages.get("/orders", params={"id": "aa-1"})
+    assert (exact.status_code, exact.headers["location"]) == (303, "/orders/aa-1")
+
+
+async def test_pages_of_orders_leave_none_out_and_show_none_twice(desk: Desk, pages: httpx.AsyncClient) -> None:
+    at = utc_now()
+    # Several of one moment, so that a page ends among them.
+    await desk.orders.insert_many([an_order(f"o{n:03}", createdAt=at - timedelta(seconds=n // 7)) for n in range(120)])
+    seen: list[str] = []
+    address: str | None = "/orders"
+    while address:
+        text = await text_of(pages, address)
+        seen += re.findall(r'href="/orders/(o\d+)"', text)
+        more = re.search(r'href="([^"]+)" rel="next"', text)
+        address = more[1].replace("&amp;", "&") if more else None
+    assert sorted(seen) == [f"o{n:03}" for n in range(120)]
+
+
+async def test_the_overview_shows_figures_queues_and_what_is_low(desk: Desk, pages: httpx.AsyncClient) -> None:
+    at = utc_now() - timedelta(seconds=5)
+    done = {"status": "CONFIRMED", "settled": True, "completedAt": at + timedelta(milliseconds=40), "createdAt": at}
+    failed = an_order("f1", status="FAILED", failureReason="no server")
+    await desk.orders.insert_many([an_order("o1", **done), an_order("o2"), failed])
+    await desk.packages.insert_one({"_id": "103.181.9", "name": "103.181.9.x", "ipv4": 2, "low": True, "checkedAt": at})
+    await record_letters(desk, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(3)), a_letter("e1", "other"))
+    text = await text_of(pages, "/")
+    for shown in ("40 ms", "50.0 %", "no server", "103.181.9.x", "2 left", "1 pending", "Unknown product"):
+        assert shown in text, shown
+    assert len(re.findall(r'class="group-link"', text)) == 2
+    assert text.count("not ready") == 4
+    assert "ordersaga.dead-letters" in text
+
+
+async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of the test's own, on which a look takes half a second."""
+    clock = [1000.0]
+    watch = LetterWatch(DeadLetters(desk.operations), lambda: clock[0])
+    groups = watch._letters.groups
+
+    async def slowly(**asked: Any) -> Any:
+        clock[0] += 0.5
+        return await groups(**asked)
+
+    monkeypatch.setattr(watch._letters, "groups", slowly)
+    assert (await watch.look())[0] == []
+    await record_letters(desk, a_letter("o1"))
+    clock[0] = 1009.9
+    assert (await watch.look())[0] == []
+    clock[0] = 1010.0
+    found, _ = await watch.look()
+    assert isinstance(found, list)
+    assert [group.total for group in found] == [1]
+
+
+# --- What is hostile. ---
+
+
+async def test_whatever_is_recorded_is_text_and_no_markup(desk: Desk, pages: httpx.AsyncClient) -> None:
+    item = {"productId": HOSTILE, "quantity": 1, "price": 1000}
+    names = {"userId": HOSTILE, "failureReason": HOSTILE, "items": [item]}
+    history = [{"at": utc_now(), "event": HOSTILE, "status": "FAILED", "message": HOSTILE}]
+    await desk.orders.insert_one(an_order("o1", status="FAILED", history=history, **names))
+    await desk.packages.insert_one({"_id": "p", "name": HOSTILE, "ipv4": 0, "low": True})
+    await record_letters(
+        desk, a_letter("o1", HOSTILE, body=f"<b>{HOSTILE}".encode()), a_letter("o2", HOSTILE, body=b'"<i>"')
+    )
+    letters = DeadLetters(desk.operations)
+    (group, *_) = await letters.groups()
+    await letters.add_note(group.fingerprint, HOSTILE, by=HOSTILE)
+    letter = (await letters.page(Filters(order_id="o1"))).items[0]["_id"]
+    await record_action(desk.operations, by=HOSTILE, why=HOSTILE, action=HOSTILE, subject="o1", outcome=HOSTILE)
+    shown = [
+        *PAGES,
+        f"/dead-letters/groups/{group.fingerprint}",
+        f"/dead-letters/letters/{letter}",
+        f"/dead-letters/letters/{letter}/edit",
+        "/orders/o1",
+        f"/orders?user={HOSTILE}&reason={HOSTILE}",
+        f"/actions?subject={HOSTILE}",
+        f"/dead-letters/list?text={HOSTILE}",
+        f"/locks?package={HOSTILE}",
+    ]
+    for path in shown:
+        text = await text_of(pages, path)
+        assert HOSTILE not in text, path
+        assert "<script>" not in text
+        assert "<b>" not in text
+    assert ESCAPED in await text_of(pages, "/orders/o1")
+    assert ESCAPED in await text_of(pages, f"/dead-letters/letters/{letter}")
+    body = await pages.get(f"/dead-letters/letters/{letter}/body")
+    assert body.content == f"<b>{HOSTILE}".encode()
+    assert body.headers["content-type"] == "application/octet-stream"
+    assert body.headers["content-disposition"].startswith("attachment")
+
+
+async def test_pages_need_nothing_that_the_policy_forbids(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await desk.orders.insert_one(an_order("o1", status="FAILED"))
+    for path in (*PAGES, "/orders/o1", "/orders/o1/do/refund", "/orders/none"):
+        response = await pages.get(path)
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["x-frame-options"] == "DENY"
+        assert response.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:", response.text), path
+        assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", response.text), path
+
+
+async def test_posts_from_other_sites_change_nothing(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await desk.orders.insert_one(an_order("o1"))
+    await record_letters(desk, a_letter("o1"))
+    letter = (await DeadLetters(desk.operations).page(Filters())).items[0]
+    values = {
+        "order_id": "o1",
+        "name": "cancel",
+        "letter_id": letter["_id"],
+        "fingerprint": letter["fingerprint"],
+        "replay_id": "r1",
+    }
+    app: FastAPI = an_app(desk)
+    posts = [route.path.format(**values) for route in _routes(app) if "POST" in route.methods]
+    assert len(posts) >= 11
+    for post in posts:
+        for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "none"}):
+            response = await pages.post(
+                post, data=OPERATOR | {"text": "t", "status": "mended", "body": "{}"}, headers=site
+            )
+            assert response.status_code == 403, post
+            assert "another site" in response.text
+    assert (await list_actions(desk.operations)).items == []
+    (kept,) = (await DeadLetters(desk.operations).page(Filters(status=("dead",)))).items
+    assert kept["_id"] == letter["_id"]
+
+
+def _routes(app: FastAPI) -> list[APIRoute]:
+    found = [route for route in app.routes if isinstance(route, APIRoute)]
+    nested = [getattr(route, "original_router", None) for route in app.routes]
+    for router in nested:
+        if router is not None:
+            found += _routes(router)
+    return found
+
+
+async def test_a_name_that_is_not_ours_gets_no_page(desk: Desk) -> None:
+    transport = httpx.ASGITransport(an_app(desk))
+    async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
+        for path in SECTIONS:
+            response = await client.get(path)
+            assert response.status_code == 403
+            assert "ORDERSAGA_CONSOLE_HOSTS" in response.text
+
+
+async def test_a_form_needs_a_reason_and_a_name(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await desk.orders.insert_one(an_order("o1"))
+    for data in ({"by": "op-1"}, {"by": "op-1", "why": "  "}, {"why": "because"}, {"why": "x" * 501, "by": "op-1"}):
+        response = await pages.post("/orders/o1/do/cancel", data=data)
+        assert response.status_code == 422, data
+        assert "Not accepted" in response.text
+    assert (await list_actions(desk.operations)).items == []
+
+
+async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+    async with (
+        a_desk(mongodb_url, amqp_url, database_prefix, operator_header="X-Forwarded-User") as desk,
+        pages_of(desk) as pages,
+    ):
+        await desk.orders.insert_one(an_order("o1"))
+        # A name in the form or a cookie is not believed then.
+        pages.cookies.set("operator", "Mallory")
+        nameless = await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"})
+        assert nameless.status_code == 422
+        assert "X-Forwarded-User" in nameless.text
+        named = {"X-Forwarded-User": "op-1"}
+        assert "Your name" not in (await pages.get("/orders/o1/do/cancel", headers=named)).text
+        await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"}, headers=named)
+        (entry,) = (await list_actions(desk.operations)).items
+        assert entry["by"] == "op-1"
+
+
+async def test_a_name_is_remembered(pages: httpx.AsyncClient) -> None:
+    answer = await pages.post("/operator", data={"by": "Ω-1; é"})
+    assert answer.status_code == 303
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    text = await text_of(pages, "/")
+    assert "Acting as <strong>Ω-1; é</strong>" in text
+
+
+# --- What is away. ---
+
+
+async def test_services_that_are_away_are_shown_as_such(pages: httpx.AsyncClient) -> None:
+    for path, count in (("/inventory", 2), ("/packages", 2)):
+        assert (await text_of(pages, path)).count("Not available") == count
+    answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
+    assert answer.status_code == 503
+    assert "Not done" in answer.text
+    log = await text_of(pages, "/actions")
+    assert "lock.clear" in log
+    assert "not done: the provisioning service at http://127.0.0.1:9" in log
+
+
+async def test_without_mongodb_and_rabbitmq_no_page_is_an_error_of_ours(database_prefix: str) -> None:
+    async with (
+        a_desk(
+            "mongodb://127.0.0.1:9/?directConnection=true", "amqp://guest:guest@127.0.0.1:9/", database_prefix
+        ) as desk,
+        pages_of(desk) as pages,
+    ):
+        paths = [
+            *PAGES,
+            "/orders/o1",
+            "/dead-letters/letters/l1",
+            "/dead-letters/groups/g1",
+            "/dead-letters/replays/r1",
+        ]
+        responses = await asyncio.gather(*(pages.get(path) for path in paths))
+        for path, response in zip(paths, responses, strict=True):
+            assert response.status_code in (200, 503), (path, response.text)
+        shown = dict(zip(paths, (response.text for response in responses), strict=True))
+        assert "RabbitMQ does not answer" in shown["/"]
+        assert "A server does not answer" in shown["/orders/o1"]
+        for path in ("/", "/orders", "/actions", "/dead-letters"):
+            assert "Not available" in shown[path], path
+        acted = await pages.post("/dead-letters/letters/l1/replay", data=OPERATOR)
+        assert acted.status_code == 503
+
+
+# --- Inventory, packages. ---
+
+SLOTS = [
+    {"slotId": "slot:1769850000", "start": "2026-01-31T09:00:00Z", "end": "2026-01-31T09:15:00Z", "capacity": 100000},
+    {"slotId": "slot:1769850900", "start": "2026-01-31T09:15:00Z", "end": "2026-01-31T09:30:00Z", "capacity": 100000},
+]
+
+
+def a_service(orders_slots: bool) -> FastAPI:
+    """What the console asks inventory and provisioning for, as the contract has it."""
+    app = FastAPI()
+    deleted: list[str] = []
+
+    @app.get("/inventory")
+    async def inventory(limit: int, cursor: str | None = None) -> dict[str, Any]:
+        items = [
+            {"productId": HOSTILE, "quantity": 6, "reserved": 4},
+            {"productId": "v", "quantity": None, "reserved": 1},
+        ]
+        last = [{"productId": "last", "quantity": 0, "reserved": 0}]
+        return {"items": last if cursor else items, "nextCursor": None if cursor else "more&more"}
+
+    if orders_slots:
+
+        @app.get("/slots")
+        async def slots() -> dict[str, Any]:
+            loads = [SLOTS[0] | {"load": 95000, "disabled": False}, SLOTS[1] | {"load": 0, "disabled": True}]
+            return {"items": loads, "nextCursor": None}
+
+    @app.get("/packages")
+    async def packages() -> dict[str, Any]:
+        lock = {"orderId": "o1", "acquiredAt": "2026-01-31T09:00:00Z", "expiresAt": "2026-01-31T09:02:00Z"}
+        package = {"packageId": "1", "name": "103.181.9.x", "status": "active", "ipv4": 3, "low": True, "lock": lock}
+        return {"items": [package], "nextCursor": None}
+
+    @app.get("/locks")
+    async def locks() -> dict[str, Any]:
+        times = dict.fromkeys(("acquiredAt", "expiresAt", "progressAt"), "2026-01-31T09:00:00Z")
+        held = {"package": "103.181.9", "orderId": "o1", **times}
+        return {"items": [] if deleted else [held], "nextCursor": None}
+
+    @app.delete("/locks/{package}")
+    async def clear(package: str) -> dict[str, str]:
+        deleted.append(package)
+        return {"package": package}
+
+    return app
+
+
+@pytest.mark.parametrize("has_slots", [True, False], ids=["slots", "no-slots"])
+async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, database_prefix: str, has_slots: bool) -> None:
+    async with (
+        serve(a_service(has_slots)) as url,
+        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as desk,
+        pages_of(desk) as pages,
+    ):
+        text = await text_of(pages, "/inventory")
+        assert ESCAPED in text
+        assert '<rect class="free" width="60.00"' in text
+        assert '<rect class="held" x="60.00" width="40.00"' in text
+        assert ("Delivery slots" in text) == has_slots
+        assert ("95.0 %" in text) == has_slots
+        assert 'href="/inventory?cursor=more%26more"' in text
+        assert "last" in await text_of(pages, "/inventory?cursor=more%26more")
+
+
+async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+    async with (
+        serve(a_service(False)) as url,
+        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}) as desk,
+        pages_of(desk) as pages,
+    ):
+        text = await text_of(pages, "/packages")
+        assert 'href="/locks?package=103.181.9"' in text
+        assert "low</span>" in text
+        assert "Clear the lock" in await text_of(pages, "/locks?package=103.181.9")
+        answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
+        assert answer.status_code == 303
+        assert "Nobody holds a package" in await text_of(pages, "/packages")
+        (entry,) = (await list_actions(desk.operations)).items
+        assert (entry["action"], entry["subject"], entry["outcome"]) == ("lock.clear", "103.181.9", "cleared")
+
+
+# --- Audit, actions. ---
+
+
+@pytest.mark.usefixtures("clean_broker")
+async def test_an_audit_runs_in_the_background_and_is_written_down(desk: Desk, pages: httpx.AsyncClient) -> None:
+    world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
+    populate(world)
+    next(product for product in world.records["products"] if product["_id"] == "p1")["quantity"] = 3
+    await world.store()
+    answer = await pages.post("/audit", data={"by": "op-1"})
+    assert answer.status_code == 303
+
+    async def is_written_down() -> bool:
+        return bool((await list_actions(desk.operations)).items)
+
+    await eventually(is_written_down, 60, "the audit to be in the log")
+    text = await text_of(pages, "/audit/result")
+    assert "The books do not balance" in text
+    assert "product p1" in text
+    assert "hx-get" not in text
+    (entry,) = (await list_actions(desk.operations)).items
+    assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violations")
+
+
+async def test_one_audit_runs_at_a_time(desk: Desk) -> None:
+    auditor = Auditor(desk)
+    assert auditor.start("op-1")
+    assert not auditor.start("op-2")
+    await eventually(lambda: not auditor.busy, 60, "the audit to end")
+    assert auditor.start("op-2")
+    await eventually(lambda: not auditor.busy, 60, "the audit to end")
+    assert [entry["by"] for entry in (await list_actions(desk.operations)).items] == ["op-2", "op-1"]
+
+
+async def test_the_log_of_actions_is_paged_and_searched(desk: Desk, pages: httpx.AsyncClient) -> None:
+    for number in range(60):
+        subject = "order-7" if number % 20 == 0 else f"s{number}"
+        await record_action(
+            desk.operations,
+            by="op-1",
+            why=f"why-{number}.",
+            action="order.cancel",
+            subject=subject,
+            outcome="accepted",
+        )
+    first = await text_of(pages, "/actions")
+    more = re.search(r'href="([^"]+)" rel="next"', first)
+    assert more
+    second = await text_of(pages, more[1].replace("&amp;", "&"))
+    assert sorted(re.findall(r"why-(\d+)\.", first + second), key=int) == [str(n) for n in range(60)]
+    assert re.findall(r"why-(\d+)\.", await text_of(pages, "/actions?subject=order-7")) == ["40", "20", "0"]
+    await text_of(pages, "/actions?cursor=nonsense", 422)
+    await text_of(pages, "/orders?cursor=nonsense", 422)
+
+
+# --- Dead letters. ---
+
+
+async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
+    desk: Desk, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(desk, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(12)), a_letter("e", "other"))
+    overview = await text_of(pages, "/")
+    (address,) = re.findall(r'class="group-link" href="([^"]+)"><span class="count bad">12<', overview)
+    group = await text_of(pages, address)
+    assert "Traceback (most recent call last)" in group
+    assert "Poison: Unknown product p" in group
+    answer = await pages.post(f"{address}/replay", data=OPERATOR | {"rate": "50"})
+    assert answer.status_code == 303
+    text = await text_of(pages, answer.headers["location"])
+    assert "0 of 12" in text
+    assert "hx-get" in text
+    assert "at most 50 a second" in text
+    replay = await DeadLetters(desk.operations).replay(answer.headers["location"].rpartition("/")[2])
+    assert replay
+    assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == ("op-1", "because", 50, 12)
+    stopped = await pages.post(f"{answer.headers['location']}/cancel", data=OPERATOR)
+    assert stopped.status_code == 303
+    await text_of(pages, "/dead-letters/replays")
+
+
+async def test_a_group_has_a_status_and_notes(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, a_letter("d1"))
+    (group,) = await DeadLetters(desk.operations).groups()
+    address = f"/dead-letters/groups/{group.fingerprint}"
+    for post, data in (("status", {"status": "looked at"}), ("notes", {"text": "a product without a price"})):
+        assert (await pages.post(f"{address}/{post}", data=data | {"by": "op-1"})).status_code == 303
+    text = await text_of(pages, address)
+    assert "a product without a price" in text
+    assert "looked at</span>" in text
+    assert "d1" in await text_of(pages, "/dead-letters/list")
+    assert (await pages.post(f"{address}/status", data={"status": "gone", "by": "op-1"})).status_code == 422
+    assert (await pages.post(f"{address}/notes", data={"text": "", "by": "op-1"})).status_code == 422
+    assert (await pages.post(f"{address}/notes", data={"text": " ", "by": "op-1"})).status_code == 422
+    assert (await pages.post("/dead-letters/groups/none/notes", data={"text": "t", "by": "R"})).status_code == 404
+    assert group.fingerprint in await text_of(pages, "/dead-letters?status=looked at")
+    assert group.fingerprint not in await text_of(pages, "/dead-letters?status=new")
+
+
+async def test_letters_are_found_by_what_they_are(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(
+        desk,
+        a_letter("first", "no price here"),
+        a_letter("second", "late", queue="payment.inbox", ago=timedelta(days=2)),
+        a_letter("third", "late", routing_key="stock.release", body=b"\xff\xfe\x00not json"),
+    )
+
+    async def found(**asked: str) -> set[str]:
+        response = await pages.get("/dead-letters/list", params=asked)
+        assert response.status_code == 200
+        return set(re.findall(r'href="/orders/(\w+)"', response.text))
+
+    assert await found() == {"first", "second", "third"}
+    assert await found(service="payment") == {"second"}
+    assert await found(type="stock.release") == {"third"}
+    assert await found(error="Poison") == {"first", "second", "third"}
+    assert await found(text="price") == {"first"}
+    assert await found(order="third") == {"third"}
+    assert await found(span="24h") == {"first", "third"}
+    assert await found(status="discarded") == set()
+    await text_of(pages, "/dead-letters/list?status=strange", 422)
+    await text_of(pages, "/dead-letters/list?span=1y", 422)
+    await text_of(pages, "/dead-letters/list?cursor=nonsense", 422)
+
+
+GOOD = {
+    "orderId": "d1",
+    "userId": "u1",
+    "items": [{"productId": "p1", "quantity": 1, "price": 10}],
+    "totalAmount": 10,
+    "currency": "USD",
+    "payment": {"method": "card"},
+    "delivery": {},
+}
+
+
+async def test_an_edit_is_checked_and_then_replayed(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, a_letter("d1"))
+    letters = DeadLetters(desk.operations)
+    letter = (await letters.page(Filters())).items[0]["_id"]
+    address = f"/dead-letters/letters/{letter}/edit"
+    assert "&#34;userId&#34;: &#34;u1&#34;" in await text_of(pages, address)
+    wrong = orjson.dumps(GOOD | {"items": [{"productId": "<p>", "quantity": 0, "price": 10}]}).decode()
+    refused = await pages.post(address, data=OPERATOR | {"body": wrong})
+    assert refused.status_code == 422
+    assert "<code>items.0.quantity</code>" in refused.text
+    assert "&lt;p&gt;" in refused.text
+    assert "aria-invalid" in refused.text
+    nothing = await pages.post(address, data=OPERATOR | {"body": "{"})
+    assert "<code>body</code> is not JSON" in nothing.text
+    assert (await letters.replays()) == []
+    sent = orjson.dumps(GOOD, option=orjson.OPT_INDENT_2).replace(b"\n", b"\r\n").decode()
+    accepted = await pages.post(address, data=OPERATOR | {"body": sent})
+    assert accepted.status_code == 303
+    (replay,) = await letters.replays()
+    assert replay["edited"] == orjson.dumps(GOOD, option=orjson.OPT_INDENT_2)
+
+
+async def test_what_a_form_cannot_hold_is_not_edited_in_one(desk: Desk, pages: httpx.AsyncClient) -> None:
+    big = b'{"orderId": "big", "x": "' + b"y" * (5 * 1024 * 1024) + b'"}'
+    await record_letters(desk, a_letter("bytes", body=b"\xff\x00" * 10), a_letter("big", body=big))
+    for letter in (await DeadLetters(desk.operations).page(Filters())).items:
+        text = await text_of(pages, f"/dead-letters/letters/{letter['_id']}")
+        assert "Edit and replay" not in text
+        assert len(text) < 250_000
+        await text_of(pages, f"/dead-letters/letters/{letter['_id']}/edit", 409)
+        body = await pages.get(f"/dead-letters/letters/{letter['_id']}/body")
+        assert len(body.content) in (20, len(big))
+
+
+async def test_letters_are_discarded_for_a_reason_and_kept(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, a_letter("d1", "one"), a_letter("d2", "two"), a_letter("d3", "two"))
+    letters = DeadLetters(desk.operations)
+    ids = {letter["orderId"]: letter for letter in (await letters.page(Filters())).items}
+    assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=OPERATOR)).status_code == 303
+    group = f"/dead-letters/groups/{ids['d2']['fingerprint']}"
+    assert (await pages.post(f"{group}/discard", data=OPERATOR)).status_code == 303
+    assert await letters.counts() == {"dead": 0, "replaying": 0, "pending": 0, "handled": 0, "discarded": 3}
+    text = await text_of(pages, f"/dead-letters/letters/{ids['d1']['_id']}")
+    assert "Discarded by op-1" in text
+    assert "Replay</button>" not in text
+    refused = await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/replay", data=OPERATOR)
+    assert refused.status_code == 409
+    assert (await pages.post(f"{group}/replay", data=OPERATOR)).status_code == 409

@@ -1,0 +1,74 @@
+"""What operators do to orders: through a real order service, written down whatever came of it."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from operations.actions import list_actions
+from operations.console import Desk
+from tests.consoles import NO_SERVICES, a_desk, pages_of
+from tests.processes import Stack, run_stack
+
+OPERATOR = {"by": "op-1", "why": "the customer called"}
+
+
+@pytest.fixture
+async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
+    """An order service alone: its orders wait for answers that do not come."""
+    async with run_stack(mongodb_url, clean_broker, database_prefix) as found:
+        await found.start("order")
+        yield found
+
+
+@pytest.fixture
+async def desk(stack: Stack) -> AsyncIterator[Desk]:
+    urls = NO_SERVICES | {"order": stack.url("order")}
+    async with a_desk(stack.mongodb_url, stack.amqp_url, stack.database_prefix, urls) as found:
+        yield found
+
+
+@pytest.fixture
+async def pages(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    async with pages_of(desk) as client:
+        yield client
+
+
+async def test_an_order_is_cancelled_refused_and_out_of_reach(
+    stack: Stack, desk: Desk, pages: httpx.AsyncClient
+) -> None:
+    order_id = await stack.place()
+    page = f"/orders/{order_id}"
+    assert f'href="{page}/do/cancel"' in (await pages.get(page)).text
+    assert "Stock and money go back" in (await pages.get(f"{page}/do/cancel")).text
+
+    # What the order service refuses is said, and nothing is done.
+    refused = await pages.post(f"{page}/do/refund", data=OPERATOR)
+    assert refused.status_code == 409
+    assert "Not done" in refused.text
+    assert (await stack.order(order_id))["status"] == "PENDING"
+
+    done = await pages.post(f"{page}/do/cancel", data=OPERATOR)
+    assert (done.status_code, done.headers["location"]) == (303, page)
+    order = await stack.order(order_id)
+    assert (order["status"], order["failureReason"]) == ("CANCELLED", "the customer called")
+    text = (await pages.get(page)).text
+    assert "What operators did" in text
+    assert "do/cancel" not in text
+    assert (await pages.get(f"{page}/do/cancel")).status_code == 409
+
+    for process in stack.processes("order"):
+        await stack.kill(process)
+    away = await pages.post(f"{page}/do/retry", data=OPERATOR)
+    assert away.status_code == 503
+    assert "Not done" in away.text
+
+    entries = (await list_actions(desk.operations)).items
+    assert [(entry["action"], entry["subject"]) for entry in entries] == [
+        (f"order.{act}", order_id) for act in ("retry", "cancel", "refund")
+    ]
+    assert {(entry["by"], entry["why"]) for entry in entries} == {("op-1", "the customer called")}
+    outcomes = [entry["outcome"] for entry in entries]
+    assert outcomes[1] == "accepted"
+    assert outcomes[0].startswith("not done: the order service at")
+    assert outcomes[2].startswith("not done: ")

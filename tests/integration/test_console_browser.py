@@ -1,0 +1,140 @@
+"""The console in a real browser: it renews itself, fits a phone, and can be used with the keyboard alone."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from operations.console import Desk
+from operations.dead_letters import DeadLetters, Filters
+from shared.clock import utc_now
+from tests.browser import run_browser
+from tests.consoles import a_desk, a_letter, record_letters, served
+
+PATIENCE = 60_000
+"""Milliseconds: how long a page on a loaded machine may take."""
+
+PHONE = 390
+LONG = "a-very-long-identifier-without-any-place-to-break-" * 4
+
+
+@pytest.fixture
+async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[Desk]:
+    async with a_desk(mongodb_url, amqp_url, database_prefix) as found:
+        yield found
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with run_browser() as found:
+        yield found
+
+
+async def open_page(browser: Browser, url: str, troubles: list[str], width: int = 1280) -> Page:
+    page = await browser.new_page(base_url=url, viewport={"width": width, "height": 800})
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    return page
+
+
+async def fill(desk: Desk) -> list[str]:
+    """Records with long names everywhere; returns the addresses of all kinds of pages."""
+    at = utc_now() - timedelta(minutes=1)
+    history = [
+        {"at": at, "event": "order.created", "status": "PENDING"},
+        {"at": at, "event": "order.cancel_requested", "status": "CANCELLED", "message": LONG},
+    ]
+    await desk.orders.insert_one(
+        {
+            "_id": "o1",
+            "userId": LONG,
+            "items": [{"productId": LONG, "quantity": 1, "price": 1000}],
+            "totalAmount": 1000,
+            "currency": "USD",
+            "status": "CANCELLED",
+            "stockStatus": "PENDING",
+            "paymentStatus": "PENDING",
+            "failureReason": LONG,
+            "settled": False,
+            "createdAt": at,
+            "updatedAt": at,
+            "history": history,
+        }
+    )
+    await record_letters(desk, a_letter("o1", LONG), a_letter("o2", "other"))
+    letters = DeadLetters(desk.operations)
+    letter = (await letters.page(Filters(order_id="o1"))).items[0]
+    await letters.add_note(letter["fingerprint"], LONG, by=LONG)
+    replay = await letters.start_replay(Filters(order_id="o2"), by=LONG, why=LONG)
+    return [
+        "/",
+        "/orders",
+        "/orders/o1",
+        "/inventory",
+        "/packages",
+        f"/locks?package={LONG}",
+        "/audit",
+        "/actions",
+        "/operator",
+        "/dead-letters",
+        "/dead-letters/list",
+        "/dead-letters/replays",
+        f"/dead-letters/replays/{replay}",
+        f"/dead-letters/groups/{letter['fingerprint']}",
+        f"/dead-letters/letters/{letter['_id']}",
+        f"/dead-letters/letters/{letter['_id']}/edit",
+    ]
+
+
+async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(desk: Desk, browser: Browser) -> None:
+    troubles: list[str] = []
+    async with served(desk) as url:
+        page = await open_page(browser, url, troubles, PHONE)
+        for path in await fill(desk):
+            await page.goto(path)
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            assert width <= PHONE, (path, width)
+            named = await page.evaluate(
+                "[...document.querySelectorAll('input:not([type=hidden]), select, textarea')]"
+                ".filter(field => !field.labels.length).length"
+            )
+            assert named == 0, f"{path} has a field without a label"
+        await page.close()
+    assert troubles == []
+
+
+async def test_the_overview_renews_itself_and_keeps_the_focus(desk: Desk, browser: Browser) -> None:
+    troubles: list[str] = []
+    async with served(desk) as url:
+        page = await open_page(browser, url, troubles)
+        await page.goto("/")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.className") == "skip"
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "content"
+        await expect(page.get_by_text("No dead letter waits for anybody")).to_be_visible(timeout=PATIENCE)
+        heading = page.get_by_role("link", name="Low packages")
+        await heading.focus()
+        await record_letters(desk, a_letter("o1", "no price"))
+        group = page.locator(".group-link")
+        await expect(group).to_have_count(1, timeout=PATIENCE)
+        await expect(heading).to_be_focused(timeout=PATIENCE)
+        # With the keyboard from the group to its cause.
+        await group.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_label("Traceback")).to_contain_text("Poison: no price", timeout=PATIENCE)
+        await page.close()
+    assert troubles == []
+
+
+async def test_a_page_says_when_what_it_shows_is_old(desk: Desk, browser: Browser) -> None:
+    async with served(desk) as url:
+        page = await open_page(browser, url, [])
+        await page.clock.install()
+        await page.goto("/")
+        await expect(page.locator("#stale")).to_be_hidden()
+    await page.clock.run_for(20_000)
+    await expect(page.locator("#stale")).to_be_visible(timeout=PATIENCE)
+    await page.close()

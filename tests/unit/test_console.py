@@ -1,0 +1,216 @@
+"""What the console decides without servers: who may post, how bodies and numbers are shown, what figures come to."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from operations.console import wording
+from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
+from operations.console.figures import SAMPLE, percentile, summarize
+from operations.console.finding import Search, query_of
+from operations.console.guard import objection_to_host, objection_to_post
+from operations.console.stock import shelves
+from operations.console.upstream import path
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+# --- Who may post. ---
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "same-origin", "host": "127.0.0.1:3012"},
+        {"sec-fetch-site": "same-origin", "origin": "https://elsewhere", "host": "127.0.0.1:3012"},
+        {"origin": "http://127.0.0.1:3012", "host": "127.0.0.1:3012"},
+        {"origin": "https://console.example", "host": "console.example"},
+    ],
+    ids=["fetch-metadata", "fetch-metadata-first", "origin", "origin-behind-tls"],
+)
+def test_a_post_of_our_own_page_is_taken(headers: dict[str, str]) -> None:
+    assert objection_to_post(headers) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:3012", "host": "127.0.0.1:3012"},
+        {"sec-fetch-site": "same-site", "host": "127.0.0.1:3012"},
+        {"sec-fetch-site": "none", "host": "127.0.0.1:3012"},
+        {"origin": "http://127.0.0.1:8080", "host": "127.0.0.1:3012"},
+        {"origin": "http://evil.example", "host": "127.0.0.1:3012"},
+        {"origin": "null", "host": "127.0.0.1:3012"},
+        {"origin": "http://[", "host": "["},
+        {"origin": "http://127.0.0.1:3012"},
+        {"host": "127.0.0.1:3012"},
+    ],
+    ids=["cross", "same-site", "none", "port", "name", "null", "unreadable", "no-host", "silent"],
+)
+def test_a_post_that_may_come_from_elsewhere_is_refused(headers: dict[str, str]) -> None:
+    assert objection_to_post(headers)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:3012", "localhost", "localhost:3012", "[::1]:3012", "10.0.0.7", "ops.example"]
+)
+def test_the_console_answers_under_addresses_and_known_names(host: str) -> None:
+    assert objection_to_host(host, {"ops.example"}) is None
+
+
+@pytest.mark.parametrize(
+    "host", [None, "", "evil.example", "evil.example:3012", "[", "ops.example.evil", "127.0.0.1.evil"]
+)
+def test_a_name_that_was_pointed_here_is_refused(host: str | None) -> None:
+    objection = objection_to_host(host, {"ops.example"})
+    assert objection
+    assert "ORDERSAGA_CONSOLE_HOSTS" in objection
+
+
+def test_what_stands_in_a_path_stays_one_part_of_it() -> None:
+    assert path("orders", "../a b?c#d/e") == "/orders/..%2Fa%20b%3Fc%23d%2Fe"
+    assert path("orders", "..") == "/orders/%2E%2E"
+
+
+# --- How things are written. ---
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (0, "0 ms"),
+        (0.0124, "12 ms"),
+        (3.44, "3.4 s"),
+        (60, "1 min"),
+        (125, "2 min 5 s"),
+        (3600, "1 h"),
+        (11_400, "3 h 10 min"),
+        (187_200, "2 d 4 h"),
+        (-3, "-3.0 s"),
+    ],
+    ids=str,
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert wording.duration(seconds) == text
+
+
+def test_times_before_and_after_now() -> None:
+    assert wording.ago(NOW - timedelta(minutes=3), NOW) == "3 min ago"
+    assert wording.ago(NOW + timedelta(hours=2), NOW) == "in 2 h"
+    assert wording.ago(NOW, NOW) == "now"
+
+
+def test_numbers() -> None:
+    assert [wording.number(n) for n in (0, 12345, 0.25, 812.4, None)] == ["0", "12,345", "0.2", "812", "—"]
+    assert [wording.percent(share) for share in (0.9684, None)] == ["96.8 %", "—"]
+    assert [wording.money(amount) for amount in (199_950, None)] == ["1,999.50", "—"]
+    assert [wording.size(count) for count in (12, 2048, 5 * 1024**2)] == ["12 bytes", "2.0 KiB", "5.0 MiB"]
+
+
+def test_tracebacks_name_files_by_where_they_are_in_the_project() -> None:
+    told = f'  File "{wording.ROOT}/shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
+    assert wording.in_project(told) == '  File "shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
+
+
+# --- Bodies. ---
+
+
+def test_json_is_indented() -> None:
+    shown = view(b'{"a":[1,"\xc3\xa9"]}')
+    assert (shown.kind, shown.cut, shown.editable) == ("JSON", False, True)
+    assert shown.text == '{\n  "a": [\n    1,\n    "é"\n  ]\n}'
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 20_000], ids=["empty", "half", "deep"])
+def test_what_is_not_json_is_text(body: bytes) -> None:
+    assert view(body).kind == "text"
+
+
+def test_bytes_are_dumped() -> None:
+    shown = view(b"\xff\x00AB" * 1000)
+    assert shown.kind == "bytes"
+    assert shown.cut
+    assert not shown.editable
+    assert shown.text.startswith("000000  ff 00 41 42")
+    assert shown.text.splitlines()[0].endswith("..AB..AB..AB..AB")
+
+
+def test_large_bodies_are_cut() -> None:
+    text = view(b"x" * (5 * 1024 * 1024))
+    assert (len(text.text), text.cut, text.size, text.editable) == (MOST_SHOWN, True, 5 * 1024 * 1024, False)
+    assert view(b'"' + b"x" * MOST_INDENTED + b'"').kind == "text"
+    assert not view(b"x" * (MOST_EDITED + 1)).editable
+
+
+# --- Figures. ---
+
+
+def orders(status: str, count: int, *, every: float = 1.0, took: float = 0.05, **fields: Any) -> list[dict[str, Any]]:
+    """Orders of a status, newest first, the newest placed `every` seconds ago."""
+    found = []
+    for number in range(1, count + 1):
+        placed = NOW - timedelta(seconds=number * every)
+        done = {"completedAt": placed + timedelta(seconds=took)} if status in ("CONFIRMED", "COMPLETED") else {}
+        found.append({"status": status, "createdAt": placed, **done, **fields})
+    return found
+
+
+def test_shares_are_of_what_is_decided() -> None:
+    failed = orders("CANCELLED", 1, failureReason="no stock")
+    recent = summarize([*orders("CONFIRMED", 2), *orders("COMPLETED", 1, took=30), *failed, *orders("PENDING", 5)], NOW)
+    assert recent.orders == 9
+    assert (recent.succeeded, recent.failed) == (0.75, 0.25)
+    assert recent.goods == (2, 0.05, 0.05)
+    assert recent.servers == (1, 30.0, 30.0)
+    assert recent.reasons == [("CANCELLED", "no stock", 1)]
+
+
+def test_the_rate_is_over_the_last_minute_or_what_a_full_sample_spans() -> None:
+    assert summarize(orders("CONFIRMED", 120), NOW).per_second == pytest.approx(59 / 60)
+    assert summarize(orders("CONFIRMED", SAMPLE, every=0.01), NOW).per_second == pytest.approx(100)
+    assert summarize([], NOW).per_second == 0
+
+
+def test_nothing_comes_to_nothing() -> None:
+    recent = summarize([], NOW)
+    assert (recent.succeeded, recent.failed, recent.since) == (None, None, None)
+    assert recent.goods == (0, None, None)
+
+
+def test_percentiles() -> None:
+    values = [float(n) for n in range(1, 101)]
+    assert (percentile(values, 0.5), percentile(values, 0.95)) == (50.0, 95.0)
+    assert (percentile([7.0], 0.5), percentile([7.0], 0.95)) == (7.0, 7.0)
+    assert (percentile([1.0, 2.0, 3.0], 0.5), percentile([1.0, 2.0, 3.0], 0.95)) == (2.0, 3.0)
+    assert percentile([], 0.5) is None
+
+
+# --- Searching, stock. ---
+
+
+def test_a_search_is_for_how_ids_and_reasons_begin_and_takes_no_patterns() -> None:
+    query = query_of(Search(order_id="a.*", user="u1", status="FAILED", reason="(", open=True))
+    assert query == {
+        "status": "FAILED",
+        "_id": {"$regex": r"^a\.\*"},
+        "userId": "u1",
+        "failureReason": {"$regex": r"^\("},
+        "settled": False,
+    }
+
+
+def test_stock_bars_have_one_scale_and_uncounted_products_none() -> None:
+    found = shelves(
+        [
+            {"productId": "p1", "quantity": 6, "reserved": 4},
+            {"productId": "vps", "quantity": None, "reserved": 2},
+            {"productId": "gone", "quantity": 0, "reserved": 0},
+        ]
+    )
+    assert [(s.product_id, s.free, s.reserved, s.scale) for s in found] == [
+        ("p1", 6, 4, 10),
+        ("vps", None, 2, 10),
+        ("gone", 0, 0, 10),
+    ]
