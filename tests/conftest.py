@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -75,6 +76,10 @@ def _slow_ones_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.
         ordered += share + quick[:fill]
         del quick[:fill]
     return ordered + quick
+
+
+# A run in the background of a script is started with SIGINT ignored, and so would be everything that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

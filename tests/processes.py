@@ -18,6 +18,8 @@ from tests.eventually import eventually
 from tests.warm_processes import WarmProcess
 
 SAGA_SERVICES = ("order", "inventory", "payment")
+PACKAGES = {"console": "operations"}
+"""Those that are not called `<service>_service`."""
 
 
 @dataclass
@@ -75,7 +77,8 @@ class Stack:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         environment |= {f"ORDERSAGA_{name.upper()}": str(value) for name, value in values.items()}
-        process = await warm_processes.start(f"{service}_service", environment=environment)
+        module = PACKAGES.get(service, f"{service}_service")
+        process = await warm_processes.start(module, environment=environment)
         started = Process(service, f"http://127.0.0.1:{port}", process)
         self._processes.append(started)
         reader = asyncio.create_task(started.read_output())

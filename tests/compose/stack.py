@@ -26,12 +26,13 @@ PORT_VARIABLES = {
     "inventory": "INVENTORY_PORT",
     "payment": "PAYMENT_PORT",
     "provisioning": "PROVISIONING_PORT",
+    "console": "CONSOLE_PORT",
     "simulator": "SIMULATOR_PORT",
     "mongo": "MONGODB_PORT",
     "rabbitmq": "AMQP_PORT",
     "management": "MANAGEMENT_PORT",
 }
-SERVICES = ("order", "inventory", "payment", "provisioning", "simulator")
+SERVICES = ("order", "inventory", "payment", "provisioning", "console", "simulator")
 WITH_SIMULATOR = {
     "COMPOSE_PROFILES": "simulator",
     "ORDERSAGA_SMARTVPS_URL": "http://simulator:3013",

@@ -26,7 +26,7 @@ from tests.eventually import eventually
 from tests.servers import Servers
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ["order", "inventory", "payment", "provisioning"]
+SERVICES = ["order", "inventory", "payment", "provisioning", "console"]
 
 
 @dataclass

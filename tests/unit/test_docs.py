@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from inventory_service.settings import InventorySettings
+from operations.settings import OperationsSettings
 from order_service.diagram import redraw
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
@@ -54,7 +55,10 @@ def test_the_saga_is_drawn_as_it_is() -> None:
     assert redraw(page) == page, "run `make docs`"
 
 
-@pytest.mark.parametrize("settings", [OrderSettings, InventorySettings, PaymentSettings, ProvisioningSettings])
+@pytest.mark.parametrize(
+    "settings",
+    [OrderSettings, InventorySettings, PaymentSettings, ProvisioningSettings, OperationsSettings],
+)
 def test_every_setting_is_in_the_table(settings: type[OrderSettings]) -> None:
     for name in settings.model_fields:
         assert f"`ORDERSAGA_{name.upper()}`" in TEXTS["docs/configuration.md"]

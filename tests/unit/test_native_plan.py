@@ -178,7 +178,7 @@ def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named(
 
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
 def test_an_unknown_service_is_refused_with_what_there_is(wrong: str) -> None:
-    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning, simulator"):
+    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning, console, simulator"):
         choose_services(wrong)
 
 
