@@ -40,6 +40,8 @@ COLLECTIONS = (
     ("operations", "dead_letters"),
 )
 """Those that grow with every order, or with every failure: (database, collection)."""
+ASSIGNMENTS = {"_id": {"$gte": "assignment:", "$lt": "assignment;"}}
+"""Reservations that other systems made on delivery slots: they have no order, and are counted apart."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +68,11 @@ _compensation_age = Gauge(
     "ordersaga_open_compensation_oldest_seconds",
     "Time since the last step of the compensation that has stood still longest",
 )
-_records = Gauge("ordersaga_records", "Documents of a collection, by its metadata", ["collection"])
+_records = Gauge(
+    "ordersaga_records",
+    "Documents of a collection, by its metadata; assignments are reservations without an order",
+    ["collection"],
+)
 _free = Gauge("ordersaga_package_free_addresses", "Free addresses of a package as last recorded", ["package"])
 _low = Gauge("ordersaga_package_low", "1 while a package has no more free addresses than the threshold", ["package"])
 _lock_wait = Gauge(
@@ -143,6 +149,11 @@ class Observer:
     async def _count_records(self) -> None:
         for place, collection in COLLECTIONS:
             count = await self._mongo[f"{self._prefix}_{place}"][collection].estimated_document_count()
+            if collection == "reservations":
+                # They would look like reservations that somebody makes without orders.
+                assigned = await self._mongo[f"{self._prefix}_{place}"][collection].count_documents(ASSIGNMENTS)
+                _records.labels("assignments").set(assigned)
+                count = max(0, count - assigned)
             _records.labels(collection).set(count)
 
     async def _look_at_provisioning(self) -> None:

@@ -7,7 +7,7 @@ MOST_SHOWN = 100_000
 """Characters of a body that are shown."""
 
 MOST_INDENTED = 1_000_000
-"""Bytes of JSON that are indented: it is read whole for that."""
+"""Bytes of JSON that are indented: it is read whole for that, though written only as far as it is shown."""
 
 MOST_EDITED = 200 * 1024
 """Bytes that can be edited in a form: a request is limited to 256 KiB."""
@@ -41,10 +41,21 @@ def view(body: bytes) -> BodyView:
 
 
 def _indented(text: str) -> str | None:
+    """Indent what is shown of a JSON text, and a little more where that is not all; None for what is no JSON.
+
+    Indenting makes much of little where lists are nested: all of it could take seconds, in which nobody is answered.
+    """
+    parts, length = [], 0
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):
+            parts.append(part)
+            length += len(part)
+            if length > MOST_SHOWN:
+                break
     except (ValueError, RecursionError):
         return None
+    # Half of a surrogate pair is no text, but its escape is, and means the same to who reads the JSON again.
+    return "".join(parts).encode("utf-8", "backslashreplace").decode()
 
 
 def _dump(body: bytes) -> str:

@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from operations.actions import list_actions, record_action
+from operations.actions import list_actions
+from operations.console.acting import Deed, carry_deed
 from operations.console.desk import Desk
 from operations.console.figures import STATUSES
 from operations.console.finding import Search, find_orders
@@ -126,23 +127,19 @@ def _add_acts(router: APIRouter, desk: Desk, pages: Pages) -> None:
         why: Annotated[Why, Form()],
         by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
-        """Ask the order service, write down what it answered, and show the order again."""
+        """Ask the order service, write down that and what it answered, and show the order again."""
         act = _act(name)
         operator = named(request, desk, by)
         body = {"reason": why} if name == "cancel" else None
-        answer = await desk.services.act("POST", "order", path("orders", order_id, name), body)
-        trouble = answer.why if isinstance(answer, Missing) else None if answer.ok else answer.detail
-        outcome = "accepted" if trouble is None else f"not done: {trouble}"
-        await record_action(
-            desk.operations, by=operator, why=why, action=f"order.{name}", subject=order_id, outcome=outcome
+        deed = Deed(operator, why, f"order.{name}", order_id)
+        trouble = await carry_deed(
+            desk, deed, "POST", "order", path("orders", order_id, name), body=body, done="accepted"
         )
         if trouble is None:
             return remember(request, desk, RedirectResponse(path("orders", order_id), 303), operator)
         records = await _records(desk, order_id)
-        status = 503 if isinstance(answer, Missing) else answer.status
-        shown = pages.show(
-            request, "order_act.html", status, act=act, order=records.order or {"_id": order_id}, why=why, error=trouble
-        )
+        order = records.order or {"_id": order_id}
+        shown = pages.show(request, "order_act.html", trouble.status, act=act, order=order, why=why, error=trouble)
         return remember(request, desk, shown, operator)
 
 

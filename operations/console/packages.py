@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from operations.actions import record_action
+from operations.console.acting import Deed, carry_deed
 from operations.console.desk import Desk
 from operations.console.forms import OptionalName, Why, named, remember
 from operations.console.pages import Pages
@@ -49,16 +49,11 @@ def create_packages(desk: Desk, pages: Pages) -> APIRouter:
     ) -> Response:
         """Free the package; its holder stops before it buys."""
         operator = named(request, desk, by)
-        answer = await desk.services.act("DELETE", "provisioning", path("locks", package))
-        trouble = answer.why if isinstance(answer, Missing) else None if answer.ok else answer.detail
-        outcome = "cleared" if trouble is None else f"not done: {trouble}"
-        await record_action(
-            desk.operations, by=operator, why=why, action="lock.clear", subject=package, outcome=outcome
-        )
+        deed = Deed(operator, why, "lock.clear", package)
+        trouble = await carry_deed(desk, deed, "DELETE", "provisioning", path("locks", package), done="cleared")
         if trouble is None:
             return remember(request, desk, RedirectResponse("/packages", 303), operator)
-        status = 503 if isinstance(answer, Missing) else answer.status
-        shown = pages.show(request, "lock_clear.html", status, package=package, why=why, error=trouble)
+        shown = pages.show(request, "lock_clear.html", trouble.status, package=package, why=why, error=trouble)
         return remember(request, desk, shown, operator)
 
     return router

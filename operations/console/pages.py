@@ -81,7 +81,8 @@ class Pages:
             operator_is_given=self._desk.operator_header is not None,
             **values,
         )
-        return HTMLResponse(text, int(status), SECURITY)
+        # What others sent may hold half of a surrogate pair, which no page can.
+        return HTMLResponse(text.encode("utf-8", "backslashreplace"), int(status), SECURITY)
 
     def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
         """Answer with what went wrong, as a page or, where a part of one was asked for, as that part."""

@@ -25,13 +25,13 @@ class Shelf(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A delivery slot, and how full it is: 0 to 1."""
+    """A delivery slot, and how full it is: 0 to 1. Capacity and load are amounts of money."""
 
     slot_id: str
     start: str
     end: str
-    capacity: int
-    load: int
+    capacity: float
+    load: float
     disabled: bool
 
     @property
@@ -79,8 +79,8 @@ def _slots(status: int, body: Mapping[str, Any]) -> list[Slot]:
             str(item.get("slotId")),
             str(item.get("start", "")),
             str(item.get("end", "")),
-            int(item.get("capacity") or 0),
-            int(item.get("load") or 0),
+            float(item.get("capacity") or 0),
+            float(item.get("load") or 0),
             bool(item.get("disabled")),
         )
         for item in body.get("items", ())

@@ -23,14 +23,18 @@ ACT_SECONDS = 15.0
 KEEP_SECONDS = 2.0
 """How long an idle connection is kept: a service closes it after 5 s, and a request must not meet that."""
 
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
+"""What goes wrong before a service can have seen a request."""
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Stands for what could not be had, with the reason."""
+    """Stands for what could not be had, with the reason; where `sent`, it may have been done all the same."""
 
     why: str
+    sent: bool = True
 
 
 class Answer(NamedTuple):
@@ -60,7 +64,7 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = PATIENCE_SECO
     except TimeoutError:
         return Missing(f"{what} did not answer within {seconds:g} s")
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return Missing(f"{what}: {brief(error)}")
+        return Missing(f"{what}: {brief(error)}", sent=not isinstance(error, _NOT_SENT))
 
 
 class Services:

@@ -10,16 +10,17 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
 import orjson
 import structlog
 import typer
 import uvloop
+from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,12 +31,15 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
-from operations.settings import locate_stack
+from operations.settings import UnreachableError, locate_stack
 from shared.database import Document
 
 dead_letters = typer.Typer(no_args_is_help=True)
 
 T = TypeVar("T")
+
+_LINES = (b"", b"\n", b"\n")
+"""What stands before, between and behind the letters of an export."""
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, or their beginnings.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
@@ -54,6 +58,8 @@ Why = Annotated[str | None, typer.Option("--why", help="Why; it is kept in the l
 
 @dead_letters.command("list")
 def list_(
+    ids: Ids = None,
+    all_letters: Annotated[bool, typer.Option("--all", help="Of every status.")] = False,
     service: Service = None,
     error: Error = None,
     type_: Type = None,
@@ -69,15 +75,19 @@ def list_(
     cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
     as_json_document: AsJson = False,
 ) -> None:
-    """List letters, the last failure first: those that are not over, unless a status is given.
+    """List letters, the last failure first: those that are not over, unless ids, a status or --all are given.
 
-    Exit status 0, also when there are none, 2 for wrong usage, 3 when a server does not answer.
+    Exit status 0, also when there are none, 1 for an id that is no letter's, 2 for wrong usage, 3 when a
+    server does not answer.
     """
-    filters = _filters(None, service, error, type_, status, since, until, order, text, group)
+    filters = _filters(ids, service, error, type_, status, since, until, order, text, group)
+    if all_letters:
+        filters = replace(filters, status=filters.status or STATUSES)
 
     async def read(found: Connected) -> None:
+        named = await _named(found, filters)
         try:
-            page = await found.letters.page(filters, limit=limit, cursor=cursor)
+            page = await found.letters.page(named, limit=limit, cursor=cursor)
         except ValueError as wrong:
             raise typer.BadParameter(str(wrong), param_hint="--cursor") from wrong
         if as_json_document:
@@ -146,14 +156,16 @@ def replay_letters(
 ) -> None:
     """Send letters again, to the inboxes that they failed in. Only what is dead is sent.
 
-    A replay that was interrupted is gone on with first. Exit status 0 when all are sent, 1 when there is nothing to
-    send or it is not agreed to, 2 for wrong usage, 3 when a server does not answer.
+    A replay that was interrupted is gone on with first, if that is agreed to.
+
+    Exit status 0 when all are sent, 1 when there is nothing to send or it is not agreed to, 2 for wrong usage, 3 when a
+    server does not answer.
     """
     filters = _chosen(_filters(ids, service, error, type_, None, since, until, order, text, group), all_letters)
     _must_not_ask(yes, as_json_document)
 
     async def send(found: Connected) -> None:
-        await _go_on_with_unfinished(found)
+        await _go_on_with_unfinished(found, yes)
         named = await _named(found, filters)
         number = await found.letters.matching(named)
         _agree(number, "Replay", yes)
@@ -240,8 +252,9 @@ def export(
     text: Words = None,
     group: GroupId = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write. [default: stdout]")] = None,
+    as_json_document: AsJson = False,
 ) -> None:
-    """Write letters as JSON lines, with their bodies: as text, or in base64 where they are none.
+    """Write letters as JSON lines (--json: as one document), with their bodies: as text, or else in base64.
 
     --all stands for every letter, whatever its status. Exit status 0 when done, 1 when there is none, 2 for wrong
     usage, 3 when a server does not answer.
@@ -250,11 +263,16 @@ def export(
     filters = replace(filters, status=STATUSES) if all_letters else _chosen(filters, all_letters)
 
     async def write(found: Connected) -> None:
+        # First of all: a file that is there is not to be emptied for a letter that is not.
+        named = await _named(found, filters)
+        before, between, after = (b'{"items": [', b", ", b'], "nextCursor": null}\n') if as_json_document else _LINES
         number = 0
-        with contextlib.nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as file:
-            async for letter in found.letters.export(await _named(found, filters)):
-                file.write(orjson.dumps(letter) + b"\n")
+        with _opened(output) as file:
+            file.write(before)
+            async for letter in found.letters.export(named):
+                file.write((between if number else b"") + orjson.dumps(letter))
                 number += 1
+            file.write(after if number or as_json_document else b"")
             file.flush()
         typer.echo(f"exported {number:,}", err=True)
         if not number:
@@ -367,12 +385,31 @@ def _written_in_editor(text: bytes) -> bytes:
         return file.read_bytes()
 
 
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    try:
+        with contextlib.nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as file:
+            yield file
+    except OSError as error:
+        if output is None:
+            raise
+        raise typer.BadParameter(f"{output}: {error.strerror or error}", param_hint="--output") from error
+
+
 # --- What comes of it. ---
 
 
-async def _go_on_with_unfinished(found: Connected) -> None:
+async def _go_on_with_unfinished(found: Connected, yes: bool) -> None:
     for replay_id in await unfinished(found):
-        done = await _followed(found, replay_id)
+        if not yes and not typer.confirm(f"Go on with replay {replay_id}, which was interrupted?", err=True):
+            continue
+        try:
+            done = await _followed(found, replay_id)
+        except (UnreachableError, PyMongoError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what is wrong with another replay is not to hold up this one
+            typer.echo(f"could not go on with replay {replay_id}: {error}", err=True)
+            continue
         typer.echo(f"went on with replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
 
 

@@ -194,7 +194,18 @@ def letter_as_json(letter: Document) -> dict[str, Any]:
 
 
 _INTERNAL = frozenset(
-    {"body", "bodyText", "current", "edits", "words", "changes", "lastReplay", "nameless", "unacknowledged"}
+    {
+        "body",
+        "bodyText",
+        "current",
+        "edits",
+        "words",
+        "changes",
+        "lastReplay",
+        "claimedBy",
+        "nameless",
+        "unacknowledged",
+    }
 )
 
 

@@ -52,6 +52,12 @@ _OWN = frozenset(
 )
 """Headers that say how a message failed; the record has them as fields, and a replay starts without them."""
 
+_COUNTED_BY_BROKER = frozenset({"x-delivery-count", "x-acquired-count"})
+"""Headers that differ from one delivery of a message to the next."""
+
+_COPIES = frozenset({"CC", "BCC"})
+"""Routing keys that the broker would send copies to: a replay goes to the inbox that it failed in, and nowhere else."""
+
 _WORD = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
 _PARTS = re.compile(r"[-_]")
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -193,7 +199,9 @@ def current_body(letter: Document) -> bytes:
 
 def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
     """The message that replays the letter: to the inbox that it failed in, as if it had never failed."""
-    kept = {name: value for name, value in letter["headers"].items() if not _is_of_the_past(name)}
+    kept = _named_to_fit(
+        {name: value for name, value in letter["headers"].items() if not _is_of_the_past(name) and name not in _COPIES}
+    )
     # The routing key is the inbox now; should it fail again, this says what the message was published with.
     own = {REPLAY_OF: letter["_id"], ROUTING_KEY: letter["routingKey"]}
     return Envelope(
@@ -315,11 +323,21 @@ def _order_id(delivery: Delivery) -> str:
 
 def _comparable(headers: Mapping[str, Any]) -> dict[str, str]:
     """The headers but for what the broker changes with every delivery."""
-    return {clean(name): repr(value) for name, value in headers.items() if name not in ("x-delivery-count",)}
+    return {clean(name): repr(value) for name, value in headers.items() if name not in _COUNTED_BY_BROKER}
 
 
 def _is_of_the_past(name: str) -> bool:
     return name in _OWN or name.startswith(BROKERS_OWN)
+
+
+def _named_to_fit(value: Any) -> Any:
+    """A header's value, or all headers, with names that fit: escapes make one longer than it came."""
+    match value:
+        case Mapping():
+            return {_fitting_short(name): _named_to_fit(item) for name, item in value.items()}
+        case list():
+            return [_named_to_fit(item) for item in value]
+    return value
 
 
 def _text(value: object) -> str:

@@ -66,6 +66,11 @@ INDEXES: dict[str, Sequence[IndexModel]] = {
         IndexModel([("status", ASCENDING), ("firstFailedAt", ASCENDING)], name="oldest"),
         IndexModel([("status", ASCENDING), ("replays.replay", ASCENDING)], name="of-replay"),
         IndexModel(
+            [("status", ASCENDING), ("claimedBy", ASCENDING)],
+            name="claimed",
+            partialFilterExpression={"claimedBy": {"$exists": True}},
+        ),
+        IndexModel(
             [("nameless", ASCENDING)], name="nameless", partialFilterExpression={"unacknowledged": {"$exists": True}}
         ),
     ),
@@ -325,6 +330,7 @@ def _died_again(failure: Failure, now: datetime) -> list[UpdateOne]:
             last,
             {
                 "$set": outcome | changed | {"status": DEAD},
+                "$unset": {"claimedBy": True},
                 "$inc": {"attempts": attempts, "changes": 1},
                 "$addToSet": {"words": {"$each": found_by}},
             },
@@ -338,7 +344,7 @@ def _handled(notice: DeadLetterHandled, now: datetime) -> list[UpdateOne]:
     entry = {"$elemMatch": {"messageId": notice.message_id, "outcome": {"$ne": HANDLED}}}
     last = {"_id": notice.letter_id, "lastReplay": notice.message_id, "status": {"$in": OPEN}, "replays": entry}
     return [
-        UpdateOne(last, {"$set": outcome | {"status": HANDLED}, "$inc": {"changes": 1}}),
+        UpdateOne(last, {"$set": outcome | {"status": HANDLED}, "$unset": {"claimedBy": True}, "$inc": {"changes": 1}}),
         UpdateOne(_not_decided_by(notice.letter_id, notice.message_id) | {"replays": entry}, {"$set": outcome}),
     ]
 

@@ -18,16 +18,17 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import structlog
 from pymongo import UpdateOne
+from pymongo.errors import PyMongoError
 
 from operations.dead_letters.filters import Filters, query
-from operations.dead_letters.letter import current_body, replay_envelope, why_not_replayable
+from operations.dead_letters.letter import clean, current_body, replay_envelope, why_not_replayable
 from operations.dead_letters.records import LETTERS, REPLAYS, LetterRecords, decidable
-from operations.dead_letters.status import PENDING, REPLAYING
+from operations.dead_letters.status import DEAD, PENDING, REPLAYING, STATUSES
+from shared.bus import Envelope
 from shared.bus.backoff import Backoff
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
@@ -102,6 +103,7 @@ class Replays:
             "filters": filters.as_document(),
             "edited": edited,
             "through": newest["lastFailedAt"],
+            "pending": await self._pending(asked) if filters.ids else [],
             "behind": None,
             "total": await self._letters.count_documents(asked),
             "published": 0,
@@ -117,8 +119,8 @@ class Replays:
         return await self._replays.find_one({"_id": replay_id})
 
     async def newest(self, limit: int) -> list[Document]:
-        """Return the newest records."""
-        return await self._replays.find({}, sort=[("at", -1)], limit=limit).to_list(None)
+        """Return the newest records, without the bodies that were written for them."""
+        return await self._replays.find({}, {"edited": False}, sort=[("at", -1)], limit=limit).to_list(None)
 
     async def cancel(self, replay_id: str) -> bool:
         """Have a replay end after what it has claimed; False if it has ended already."""
@@ -151,6 +153,11 @@ class Replays:
         if found is None:
             raise LostLeaseError(f"the replay {replay_id} is somebody else's now")
         return found
+
+    async def _pending(self, asked: Document) -> list[str]:
+        """The last messages of those of the letters that are pending: what is sent meanwhile is nobody's to repeat."""
+        found = self._letters.find(asked | {"status": PENDING}, {"lastReplay": True})
+        return [letter["lastReplay"] async for letter in found]
 
     async def _why_none(self, filters: Filters) -> str:
         if len(filters.ids) == 1:
@@ -205,7 +212,11 @@ class Replayer:
 
     async def _sent_by(self, replay: Document) -> int:
         """How many letters it has sent: from the letters, as the count in its record may have been left behind."""
-        return await self._letters.count_documents({"replays.replay": replay["_id"], "status": {"$ne": REPLAYING}})
+        own = {"replay": replay["_id"], "unsent": {"$ne": True}}
+        claimed = {"status": REPLAYING, "claimedBy": replay["_id"]}
+        # All statuses are named for the index, which begins with them.
+        asked = {"status": {"$in": list(STATUSES)}, "replays": {"$elemMatch": own}, "$nor": [claimed]}
+        return await self._letters.count_documents(asked)
 
     async def _next(self, replay: Document) -> list[Document]:
         """The letters that come next, the longest dead first, no more than can be sent at once."""
@@ -215,13 +226,13 @@ class Replayer:
             at, last = replay["behind"]
             behind = {"lastFailedAt": {"$gte": at}, "$or": [{"lastFailedAt": {"$gt": at}}, {"_id": {"$gt": last}}]}
             asked["$and"] = [*asked.get("$and", []), behind]
+        asked["$and"] = [*asked.get("$and", []), _undecided(replay)]
         most = min(MOST_AT_ONCE, max(1, int(replay["rate"] / 2)))
         fields = {"lastFailedAt": True, "size": True}
         cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=most)
         return _bounded(await cursor.to_list(None))
 
     async def _claim(self, replay: Document, page: Sequence[Document]) -> None:
-        statuses = decidable(Filters.from_document(replay["filters"]))
         now = utc_now()
         writes = []
         for letter in page:
@@ -239,11 +250,12 @@ class Replayer:
             pushed: Document = {"replays": entry}
             if replay["edited"] is not None:
                 pushed["edits"] = {"at": now, "by": replay["by"], "why": replay["why"], "body": replay["edited"]}
-            claimable = {"_id": letter["_id"], "status": {"$in": list(statuses)}}
+            claimable = {"_id": letter["_id"]} | _undecided(replay)
+            claim = {"status": REPLAYING, "claimedBy": replay["_id"], "lastReplay": own_id}
             writes.append(
                 UpdateOne(
                     claimable | {"replays.replay": {"$ne": replay["_id"]}},
-                    {"$set": {"status": REPLAYING, "lastReplay": own_id}, "$push": pushed, "$inc": {"changes": 1}},
+                    {"$set": claim, "$push": pushed, "$inc": {"changes": 1}},
                 )
             )
         await self._letters.bulk_write(writes, ordered=False)
@@ -251,27 +263,35 @@ class Replayer:
     async def _publish_claimed(self, replay: Document, token: str) -> int:
         """Send what is claimed and not noted as sent; returns how many."""
         sent = 0
-        claimed = {"status": REPLAYING, "replays.replay": replay["_id"]}
+        claimed = {"status": REPLAYING, "claimedBy": replay["_id"]}
         while letters := _bounded(await self._letters.find(claimed, limit=MOST_AT_ONCE).to_list(None)):
-            envelopes = []
+            refused: dict[str, Exception] = {}
+            envelopes: dict[str, Envelope] = {}
             for letter in letters:
-                await self._records.with_body(letter)
-                own_id = message_id(replay["_id"], letter["_id"])
-                envelopes.append(replay_envelope(letter, own_id, current_body(letter)))
-            await self._publish(envelopes, replay, token)
+                try:
+                    await self._records.with_body(letter)
+                    envelopes[letter["_id"]] = replay_envelope(letter, letter["lastReplay"], current_body(letter))
+                except PyMongoError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - one letter is not to hold up the others, whatever it has
+                    refused[letter["_id"]] = error
+            refused |= await self._publish_all(envelopes, replay, token)
             self._reach(REPLAY_PUBLISHED)
-            notes = [
-                UpdateOne(
-                    {"_id": letter["_id"], "status": REPLAYING, "lastReplay": letter["lastReplay"]},
-                    {"$set": {"status": PENDING}},
-                )
-                for letter in letters
-            ]
+            notes = [_note(letter, refused.get(letter["_id"])) for letter in letters]
             await self._letters.bulk_write(notes, ordered=False)
-            sent += len(letters)
+            sent += len(letters) - len(refused)
         return sent
 
-    async def _publish(self, envelopes: Sequence[Any], replay: Document, token: str) -> None:
+    async def _publish_all(self, envelopes: dict[str, Envelope], replay: Document, token: str) -> dict[str, Exception]:
+        """Send all that can be sent; returns why the others cannot, by the ids of their letters."""
+        # One that cannot be encoded keeps all that are sent with it from being sent, and does not say which it is.
+        if await self._publish(list(envelopes.values()), replay, token) is None:
+            return {}
+        alone = {letter_id: await self._publish([one], replay, token) for letter_id, one in envelopes.items()}
+        return {letter_id: error for letter_id, error in alone.items() if error is not None}
+
+    async def _publish(self, envelopes: Sequence[Envelope], replay: Document, token: str) -> Exception | None:
+        """Send these, however long the broker is away; returns what is wrong with them, if they can never be sent."""
         backoff, since = Backoff(), time.monotonic()
         while True:
             try:
@@ -282,8 +302,10 @@ class Replayer:
                 log.warning("replay waits", replay=replay["_id"], letters=len(envelopes), error=str(error))
                 await asyncio.sleep(min(backoff.next(), LONGEST_PAUSE_SECONDS))
                 await self._replays.go_on(replay["_id"], token, {})
+            except Exception as error:  # noqa: BLE001 - it is noted with the letter
+                return error
             else:
-                return
+                return None
 
     async def _keep_rate(self, replay: Document, token: str, started: float, sent: int) -> None:
         """Wait until no more than the rate has been sent since the start."""
@@ -344,6 +366,32 @@ class ReplayWork:
 def _meant(filters: Filters) -> Document:
     """The letters that can be replayed; those that came from no inbox have nowhere to go."""
     return query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+
+
+def _undecided(replay: Document) -> Document:
+    """What a letter has to be like to be claimed: dead, or as pending as it was when somebody named it.
+
+    What another replay has sent since is not sent again: who asked for this one has not seen that.
+    """
+    return {"$or": [{"status": DEAD}, {"status": PENDING, "lastReplay": {"$in": replay.get("pending", [])}}]}
+
+
+def _note(letter: Document, error: Exception | None) -> UpdateOne:
+    """Note that a claimed letter was sent, or that it is dead as before, as it cannot be."""
+    claimed = {"_id": letter["_id"], "status": REPLAYING, "lastReplay": letter["lastReplay"]}
+    if error is None:
+        return UpdateOne(claimed, {"$set": {"status": PENDING}, "$unset": {"claimedBy": True}})
+    log.warning("letter cannot be sent", letter=letter["_id"], error=str(error)[:200])
+    outcome = {
+        "replays.$.outcome": DEAD,
+        "replays.$.outcomeAt": utc_now(),
+        "replays.$.error": {"type": type(error).__name__, "message": clean(str(error)[:1000])},
+        "replays.$.unsent": True,
+    }
+    return UpdateOne(
+        claimed | {"replays": {"$elemMatch": {"messageId": letter["lastReplay"]}}},
+        {"$set": outcome | {"status": DEAD}, "$unset": {"claimedBy": True}, "$inc": {"changes": 1}},
+    )
 
 
 def _bounded(letters: Sequence[Document]) -> list[Document]:

@@ -63,7 +63,9 @@ async def test_an_order_is_cancelled_refused_and_out_of_reach(
     assert away.status_code == 503
     assert "Not done" in away.text
 
-    entries = (await list_actions(desk.operations)).items
+    written = (await list_actions(desk.operations)).items
+    assert [entry["outcome"] for entry in written].count("begun") == 3
+    entries = [entry for entry in written if entry["outcome"] != "begun"]
     assert [(entry["action"], entry["subject"]) for entry in entries] == [
         (f"order.{act}", order_id) for act in ("retry", "cancel", "refund")
     ]

@@ -6,7 +6,7 @@ import json
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from operations.actions import list_actions
 from operations.dead_letters import DeadLetters, Filters, InvalidBodyError, NotPossibleError
 from operations.dead_letters.connection import take_in
 from operations.dead_letters.ingest import Ingest
+from operations.dead_letters.letter import replay_envelope
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer, Replays
@@ -581,6 +582,60 @@ async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Desk) -> 
     assert counts["pending"] == done["published"] < 10
     await desk.harness.take_from(INBOX, done["published"])
     assert not await desk.letters.cancel_replay(replay_id, by="ann")
+
+
+async def test_a_replay_sends_only_what_it_has_claimed_itself(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    replays = Replays(desk.database)
+    replayer = Replayer(desk.database, Publisher(await desk.harness.bus()))
+    first = await desk.replay(Filters())
+    (sent,) = await desk.harness.take_from(INBOX, 1)
+    await desk.send_dead(dead(message_id=sent.message_id or "", **{"x-replay-of": letter["_id"]}))
+    await desk.take_in()
+    body = b'{"orderId": "o1", "reason": "edited"}'
+    other = await replays.find(await desk.letters.edit_and_replay(letter["_id"], body, by="bob", why=""))
+    assert other is not None
+    await replayer._claim(other, [letter])
+    assert (await desk.stored(letter["_id"]))["status"] == "replaying"
+    assert await replayer._publish_claimed(first, "test") == 0
+    assert await replayer._sent_by(first) == 1
+    await desk.harness.take_from(INBOX, 0)
+    assert [replay["_id"] for replay in await desk.letters.replays()] == [other["_id"], first["_id"]]
+    assert all("edited" not in replay for replay in await desk.letters.replays())
+    assert (await desk.carry_out(other["_id"]))["published"] == 1
+    assert "claimedBy" not in await desk.stored(letter["_id"])
+    assert [sent.body for sent in await desk.harness.take_from(INBOX, 1)] == [body]
+
+
+async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.send_dead(dead(), dead(message_id="odd", odd="x"), dead(message_id="m3"))
+    await desk.take_in()
+
+    def unfit(letter: Document, *about: Any) -> Envelope:
+        sent = replay_envelope(letter, *about)
+        return replace(sent, headers={"x" * 256: 1}) if "odd" in letter["headers"] else sent
+
+    monkeypatch.setattr("operations.dead_letters.replaying.replay_envelope", unfit)
+    done = await desk.replay(Filters())
+    assert (done["published"], done["total"], done["status"]) == (2, 3, "done")
+    letters = {letter["messageId"]: letter for letter in await desk.all()}
+    assert [letters[name]["status"] for name in ("m1", "odd", "m3")] == ["pending", "dead", "pending"]
+    (entry,) = letters["odd"]["replays"]
+    assert (entry["outcome"], entry["error"]["type"]) == ("dead", "ValueError")
+    await desk.harness.take_from(INBOX, 2)
+
+
+async def test_one_dead_letter_that_two_want_replayed_is_sent_once(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    only = Filters(ids=(letter["_id"],))
+    twice = [await desk.letters.start_replay(only, by="ann", why="") for _ in range(2)]
+    assert [(await desk.carry_out(replay_id))["published"] for replay_id in twice] == [1, 0]
+    assert (await desk.replay(only))["published"] == 1
+    await desk.harness.take_from(INBOX, 2)
 
 
 async def test_letters_wait_while_the_database_is_away(desk: Desk, servers: Servers) -> None:

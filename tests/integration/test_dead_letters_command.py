@@ -115,11 +115,29 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     assert await Replays(world.database).take_over("somebody who died", replay_id)
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
     await world.database["replays"].update_one({"_id": replay_id}, past)
+    asked = await world.run("replay", "--all", given="n\nn\n", status=1)
+    assert f"Go on with replay {replay_id}" in asked
     await world.run("replay", "--all", "--yes", status=1)
     replay = await letters.replay(replay_id)
     assert replay is not None
     assert (replay["status"], replay["published"]) == ("done", 2)
     await world.harness.take_from(INBOX, 2)
+
+
+async def test_a_replay_that_cannot_be_gone_on_with_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Document:
+        raise ValueError("odd")
+
+    async def left(_: Any) -> list[str]:
+        return ["r1"]
+
+    monkeypatch.setattr("operations.dead_letters.command.unfinished", left)
+    monkeypatch.setattr("operations.dead_letters.command._followed", broken)
+    asked = await world.run("replay", "--all", "--yes", status=1)
+    assert "could not go on with replay r1: odd" in asked
+    assert "no dead letter like this" in asked
 
 
 async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tmp_path: Path) -> None:
@@ -151,6 +169,14 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp
     await world.run("export", "--all", "--output", str(file))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line.get("body") or line.get("bodyBase64") for line in lines} == {dead().body.decode(), "/wA="}
+    document = await world.document("export", "--all")
+    assert (len(document["items"]), document["nextCursor"]) == (2, None)
+    assert len((await world.document("list", "--all"))["items"]) == 2
+    one = document["items"][0]["id"]
+    assert [item["id"] for item in (await world.document("list", one))["items"]] == [one]
+    await world.run("export", "nothing", "-o", str(file), status=1)
+    assert file.read_text()
+    await world.run("export", "--all", "-o", str(tmp_path / "none" / "file"), status=2)
     await world.run("export", "--service", "order", status=1)
 
 

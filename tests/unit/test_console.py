@@ -1,5 +1,7 @@
 """What the console decides without servers: who may post, how bodies and numbers are shown, what figures come to."""
 
+import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -126,6 +128,22 @@ def test_json_is_indented() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 20_000], ids=["empty", "half", "deep"])
 def test_what_is_not_json_is_text(body: bytes) -> None:
     assert view(body).kind == "text"
+
+
+def test_half_of_a_surrogate_pair_is_shown_as_its_escape() -> None:
+    shown = view(b'{"orderId":"\\ud800"}')
+    assert (shown.kind, shown.text) == ("JSON", '{\n  "orderId": "\\ud800"\n}')
+    assert json.loads(shown.text.encode()) == {"orderId": "\ud800"}
+
+
+def test_json_is_indented_only_as_far_as_it_is_shown() -> None:
+    depth = 150
+    body = b"[" * depth + b"1," * 400_000 + b"1" + b"]" * depth
+    started = time.process_time()
+    shown = view(body)
+    # All of it would be 120 million characters.
+    assert time.process_time() - started < 1
+    assert (shown.kind, len(shown.text), shown.cut) == ("JSON", MOST_SHOWN, True)
 
 
 def test_bytes_are_dumped() -> None:

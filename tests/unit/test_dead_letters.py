@@ -24,6 +24,7 @@ from operations.dead_letters.letter import (
 from operations.dead_letters.times import read_time
 from shared.bus import Delivery
 from shared.bus.failures import dead_letter
+from shared.bus.frames import write_headers
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
 from shared.topology import DEAD_LETTERS, PAYMENT_INBOX
@@ -120,6 +121,22 @@ def test_any_headers_can_be_recorded_and_replayed(headers: dict[str, Any]) -> No
     assert record["attempts"] >= 1
     sent = replay_envelope(record, "r1", b"{}")
     assert not {name for name in sent.headers if name.startswith(("x-error", "x-attempts", "x-death", "x-failed"))}
+
+
+def test_a_replay_has_names_that_fit_and_is_copied_nowhere() -> None:
+    letter = delivery(headers={"\0" * 64: {"\0" * 64: 1}, "CC": ["a"], "BCC": ["b"]})
+    failure = read_failure(letter, NOW)
+    sent = replay_envelope(record_of("l1", letter, failure, NOW), "r1", b"{}")
+    assert not {"CC", "BCC"} & set(sent.headers)
+    assert write_headers(sent.headers)
+
+
+def test_what_the_broker_counts_is_no_part_of_a_nameless_message() -> None:
+    def known_as(**headers: Any) -> str:
+        letter = delivery(message_id=None, headers=headers)
+        return identity(letter, read_failure(letter, NOW))
+
+    assert known_as() == known_as(**{"x-delivery-count": 1}) == known_as(**{"x-acquired-count": 2})
 
 
 def test_a_dead_letter_of_our_own_consumer_is_read_as_it_was_written() -> None:

@@ -4,13 +4,14 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import httpx
 import pytest
 from prometheus_client import generate_latest
 
 from inventory_service.metrics import OTHER, count_decisions, reason_class
-from inventory_service.stock import Reservation
+from inventory_service.stock import Reservation, assignment_id
 from inventory_service.stock import Status as Stock
 from operations import metrics as stack_metrics
 from order_service.metrics import REASONS, count_steps, reason_of
@@ -265,6 +266,21 @@ def test_what_is_open_is_shown_by_status_with_its_age() -> None:
     stack_metrics.show_orders([], NOW)
     seen = _samples()
     assert value(seen, "ordersaga_open_orders") == value(seen, "ordersaga_open_compensation_oldest_seconds") == 0
+
+
+async def test_assignments_of_slots_are_no_reservations_of_orders() -> None:
+    mongo = MagicMock()
+    counted = mongo.__getitem__.return_value.__getitem__.return_value
+    counted.estimated_document_count = AsyncMock(return_value=10)
+    counted.count_documents = AsyncMock(return_value=4)
+    await stack_metrics.Observer(mongo, "p", "amqp://unused")._count_records()
+    counted.count_documents.assert_awaited_once_with({"_id": {"$gte": "assignment:", "$lt": "assignment;"}})
+    low, high = stack_metrics.ASSIGNMENTS["_id"]["$gte"], stack_metrics.ASSIGNMENTS["_id"]["$lt"]
+    assert low <= assignment_id("o1", 7) < high
+    seen = _samples()
+    assert value(seen, "ordersaga_records", collection="assignments") == 4
+    assert value(seen, "ordersaga_records", collection="reservations") == 6
+    assert value(seen, "ordersaga_records", collection="orders") == 10
 
 
 def test_a_package_that_is_gone_is_shown_no_more() -> None:
