@@ -73,7 +73,8 @@ class Resources:
 
     async def read(self, ids: Iterable[str]) -> dict[str, Counted]:
         """Those that exist, whatever they are."""
-        return {counted.id: counted for counted in await self._find({"_id": {"$in": list(ids)}})}
+        wanted = list(ids)
+        return {counted.id: counted for counted in await self._find({"_id": {"$in": wanted}})} if wanted else {}
 
     async def read_slots(self, since: datetime, until: datetime) -> list[Slot]:
         """The recorded slots of which some part lies between these moments, in the order of their start."""

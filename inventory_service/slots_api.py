@@ -15,6 +15,7 @@ from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
 from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
 from shared.contracts.base import Count, OrderId
+from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.grouping import Grouping
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
@@ -53,7 +54,7 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
 Capacity = Annotated[JsonMoney, Field(ge=0)]
-SlotId = Annotated[str, Path(pattern=r"^slot:(0|[1-9][0-9]{0,11})$", description="`slot:<unix seconds of the start>`")]
+SlotId = Annotated[str, Path(pattern=f"^{SLOT_ID_PATTERN}$", description="`slot:<unix seconds of the start>`")]
 OrderIdPath = Annotated[OrderId, Path()]
 
 

@@ -12,11 +12,13 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
+from shared.contracts.orders import SLOT_ID_PATTERN
+
 DAY_MINUTES = 24 * 60
 
 SLOT_PREFIX = "slot:"
 
-_ID = re.compile(rf"{SLOT_PREFIX}(0|[1-9][0-9]{{0,11}})")
+_ID = re.compile(SLOT_ID_PATTERN)
 
 
 class Opening(NamedTuple):

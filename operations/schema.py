@@ -5,6 +5,6 @@ from operations.dead_letters import records
 from shared.schema import CollectionSchema
 
 SCHEMA = {
-    **{name: CollectionSchema(indexes) for name, indexes in records.INDEXES.items()},
+    **records.SCHEMA,
     actions.COLLECTION: CollectionSchema(actions.INDEXES),
 }

@@ -16,7 +16,7 @@ from order_service.outbox import Outbox
 from shared import tracing
 from shared.clock import Clock
 from shared.contracts.base import Name
-from shared.contracts.orders import MAX_QUANTITY, Delivery, Item, PaymentInstruction
+from shared.contracts.orders import MAX_QUANTITY, SLOT_ID_PATTERN, Delivery, Item, PaymentInstruction
 from shared.database import Document
 from shared.grouping import Grouping
 from shared.http import Body, ProblemError
@@ -53,7 +53,7 @@ class NewPayment(Body):
 class NewDelivery(Body):
     """When the customer wants the goods: `auto`, or a slot id."""
 
-    slot: Annotated[str, Field(pattern=r"^(auto|slot:(0|[1-9][0-9]{0,11}))$")]
+    slot: Annotated[str, Field(pattern=f"^(auto|{SLOT_ID_PATTERN})$")]
 
 
 class NewOrder(Body):

@@ -12,12 +12,11 @@ from operations.dead_letters.editing import MOST_EDITS, InvalidBodyError, check_
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
-from operations.dead_letters.records import INDEXES, LetterRecords, Page, decidable
+from operations.dead_letters.records import SCHEMA, LetterRecords, Page, decidable
 from operations.dead_letters.replaying import DEFAULT_RATE, NotPossibleError, Replays
 from shared import schema
 from shared.clock import to_rfc3339, utc_now
 from shared.database import Database, Document
-from shared.schema import CollectionSchema
 
 EXPORTED_AT_ONCE = 100
 
@@ -36,7 +35,7 @@ class DeadLetters:
 
     async def prepare(self) -> None:
         """Make the collections and indexes that are missing."""
-        await schema.prepare(self._database, {name: CollectionSchema(indexes) for name, indexes in INDEXES.items()})
+        await schema.prepare(self._database, SCHEMA)
 
     # --- Looking. ---
 

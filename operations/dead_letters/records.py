@@ -32,6 +32,7 @@ from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, MENDED, NEW
 from shared.bus import Delivery
 from shared.contracts import DeadLetterHandled
 from shared.database import Collection, Database, Document
+from shared.schema import CollectionSchema
 
 LETTERS = "dead_letters"
 BODIES = "dead_letter_bodies"
@@ -50,34 +51,41 @@ def _newest_of(*fields: str, name: str) -> IndexModel:
 
 BY_GROUP = "by-group"
 
-INDEXES: dict[str, Sequence[IndexModel]] = {
-    LETTERS: (
-        _newest_of(name="newest"),
-        _newest_of("status", name="by-status"),
-        _newest_of("service", "status", name="by-service"),
-        _newest_of("error.type", "status", name="by-error"),
-        _newest_of("routingKey", "status", name="by-type"),
-        _newest_of("orderId", name="by-order"),
-        _newest_of("words", name="by-word"),
-        # Has all that the list of groups is made from.
-        IndexModel(
-            [("fingerprint", ASCENDING), ("status", ASCENDING), *_NEWEST, ("firstFailedAt", ASCENDING)], name=BY_GROUP
-        ),
-        IndexModel([("status", ASCENDING), ("firstFailedAt", ASCENDING)], name="oldest"),
-        IndexModel([("status", ASCENDING), ("replays.replay", ASCENDING)], name="of-replay"),
-        IndexModel(
-            [("status", ASCENDING), ("claimedBy", ASCENDING)],
-            name="claimed",
-            partialFilterExpression={"claimedBy": {"$exists": True}},
-        ),
-        IndexModel(
-            [("nameless", ASCENDING)], name="nameless", partialFilterExpression={"unacknowledged": {"$exists": True}}
-        ),
+SCHEMA: dict[str, CollectionSchema] = {
+    LETTERS: CollectionSchema(
+        (
+            _newest_of(name="newest"),
+            _newest_of("status", name="by-status"),
+            _newest_of("service", "status", name="by-service"),
+            _newest_of("error.type", "status", name="by-error"),
+            _newest_of("routingKey", "status", name="by-type"),
+            _newest_of("orderId", name="by-order"),
+            _newest_of("words", name="by-word"),
+            # Has all that the list of groups is made from.
+            IndexModel(
+                [("fingerprint", ASCENDING), ("status", ASCENDING), *_NEWEST, ("firstFailedAt", ASCENDING)],
+                name=BY_GROUP,
+            ),
+            IndexModel([("status", ASCENDING), ("firstFailedAt", ASCENDING)], name="oldest"),
+            IndexModel([("status", ASCENDING), ("replays.replay", ASCENDING)], name="of-replay"),
+            IndexModel(
+                [("status", ASCENDING), ("claimedBy", ASCENDING)],
+                name="claimed",
+                partialFilterExpression={"claimedBy": {"$exists": True}},
+            ),
+            IndexModel(
+                [("nameless", ASCENDING)],
+                name="nameless",
+                partialFilterExpression={"unacknowledged": {"$exists": True}},
+            ),
+        )
     ),
-    GROUPS: (IndexModel([("status", ASCENDING)], name="by-status"),),
-    REPLAYS: (
-        IndexModel([("at", DESCENDING)], name="newest"),
-        IndexModel([("status", ASCENDING), ("lease.until", ASCENDING)], name="unfinished"),
+    GROUPS: CollectionSchema((IndexModel([("status", ASCENDING)], name="by-status"),)),
+    REPLAYS: CollectionSchema(
+        (
+            IndexModel([("at", DESCENDING)], name="newest"),
+            IndexModel([("status", ASCENDING), ("lease.until", ASCENDING)], name="unfinished"),
+        )
     ),
 }
 

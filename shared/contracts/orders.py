@@ -9,6 +9,9 @@ from shared.money import Money
 
 MAX_QUANTITY = 1_000_000
 
+SLOT_ID_PATTERN = "slot:(0|[1-9][0-9]{0,11})"
+"""The id of a delivery slot: the Unix seconds of its start, written in one way only."""
+
 
 class Item(Wire):
     """One line of an order; `price` is per unit."""
