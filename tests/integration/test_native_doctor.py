@@ -133,8 +133,9 @@ async def test_a_document_that_a_validator_refuses_is_named(servers: Servers, da
 async def test_a_search_that_takes_too_long_is_told(
     servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = {"$expr": {"$function": {"body": "function() { sleep(2000); return true }", "args": [], "lang": "js"}}}
-    monkeypatch.setattr("operations.doctor.database.SEARCH_MS", 50)
+    slow = {"$expr": {"$function": {"body": "function() { sleep(5000); return true }", "args": [], "lang": "js"}}}
+    # Long enough for the server to start its JavaScript, which it tells otherwise when that is interrupted.
+    monkeypatch.setattr("operations.doctor.database.SEARCH_MS", 1000)
     monkeypatch.setattr("operations.doctor.database.schema_of", lambda _: {"books": CollectionSchema(validator=slow)})
     async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         await client[f"{database_prefix}_orders"]["books"].insert_one({})
