@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+import pymongo
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -25,6 +26,7 @@ from shared.failure_points import ORDER_INSERTED, SimulatedCrashError
 from shared.spans import ORDER_ID, ORDER_STATUS
 from tests.eventually import eventually
 from tests.processes import Stack, run_stack
+from tests.servers import Servers, delete_topology
 from tests.shop import A_SERVER, Shop, open_shop
 from tests.traces import Spans, attribute, linked, recording, span_id, trace_id
 
@@ -111,8 +113,9 @@ async def test_what_is_sent_from_abroad_is_continued_and_garbage_is_not(shop: Sh
 
 
 async def test_orders_that_are_handled_together_stay_in_their_own_traces(shop: Shop, spans: Spans) -> None:
-    async with shop.all_running():
+    async with shop.running("order"):
         placed = await asyncio.gather(*(shop.place() for _ in range(12)))
+    async with shop.all_running():  # which find all of the orders waiting for them
         for order_id in placed:
             await shop.settled(order_id)
     traces = {assert_one_trace(saga_of(order_id, spans), spans) for order_id in placed}
@@ -173,7 +176,7 @@ async def test_an_order_whose_time_is_over_ends_in_its_trace(shop: Shop, spans: 
         async def is_cancelled() -> bool:
             return bool((await shop.found(order_id))["status"] == "CANCELLED")
 
-        await eventually(is_cancelled, 20)
+        await eventually(is_cancelled, 60)
         async with shop.all_running("inventory", "payment"):
             await shop.settled(order_id)
     assert_one_trace(saga_of(order_id, spans), spans)
@@ -226,15 +229,21 @@ async def collector() -> AsyncIterator[tuple[Collector, str]]:
 
 
 @pytest.fixture(scope="module")
-async def stack(servers: Any, collector: tuple[Collector, str]) -> AsyncIterator[Stack]:
+async def stack(servers: Servers, collector: tuple[Collector, str]) -> AsyncIterator[Stack]:
     """Processes that trace, and write JSON; every line of their logs is wanted."""
     told = {"tracing": "otlp", "log_format": "json", "log_level": "DEBUG"}
+    prefix = f"t{secrets.token_hex(8)}"
+    await delete_topology(servers.amqp_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector[1])
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-        async with run_stack(servers.mongodb_url, servers.amqp_url, "t-tracing", **told) as running:
+        async with run_stack(servers.mongodb_url, servers.amqp_url, prefix, **told) as running:
             await running.start()
             yield running
+    await delete_topology(servers.amqp_url)
+    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+        for name in ("orders", "inventory", "payments"):
+            await client.drop_database(f"{prefix}_{name}")
 
 
 async def test_processes_send_their_parts_of_one_trace_to_the_collector(
@@ -243,15 +252,16 @@ async def test_processes_send_their_parts_of_one_trace_to_the_collector(
     await stack.stock("p1", 5)
     order_id = await stack.place()
     await stack.settled(order_id)
-    last = ("order", "publish ordersaga:order.confirmed")
 
-    def all_there() -> bool:
-        return last in [(service, span.name) for service, span in collector[0].of_order(order_id)]
+    def told() -> list[tuple[str, Any]]:
+        return [span for span in collector[0].of_order(order_id) if not span[1].name.startswith("GET")]
 
-    await eventually(all_there, 20, "the last span of the order")
-    told = [span for span in collector[0].of_order(order_id) if not span[1].name.startswith("GET")]
-    assert {service for service, _ in told} == {"order", "inventory", "payment"}
-    assert len({span.trace_id for _, span in told}) == 1
+    def all_have_told() -> bool:  # each process sends on its own time, the last step's may be the first to arrive
+        confirmed = ("order", "publish ordersaga:order.confirmed") in [(service, span.name) for service, span in told()]
+        return confirmed and {service for service, _ in told()} == {"order", "inventory", "payment"}
+
+    await eventually(all_have_told, 60, "the spans of all three services")
+    assert len({span.trace_id for _, span in told()}) == 1
 
 
 def lines_of(stack: Stack, service: str) -> list[dict[str, Any]]:
@@ -270,21 +280,26 @@ async def test_every_line_of_a_log_is_an_object_that_names_the_service_and_what_
     await Publisher(bus).send([poison])
     await bus.close()
 
-    def is_dead() -> bool:
-        return any(line["event"] == "message dead-lettered" for line in lines_of(stack, "order"))
+    def of_messages(service: str) -> list[dict[str, Any]]:
+        return [line for line in lines_of(stack, service) if line["event"].startswith("message ")]
 
-    await eventually(is_dead, 20, "the poison to be dead-lettered")
+    def asked() -> list[dict[str, Any]]:
+        return [line for line in lines_of(stack, "order") if line.get("path") == f"/orders/{order_id}"]
+
+    def dead() -> list[dict[str, Any]]:
+        return [line for line in of_messages("order") if line["event"] == "message dead-lettered"]
+
+    def all_is_told() -> bool:  # a service may write a line after what it tells of is to be seen
+        named = [{line["order_id"] for line in of_messages(name)} for name in ("order", "inventory", "payment")]
+        return bool(asked()) and bool(dead()) and all(order_id in order_ids for order_ids in named)
+
+    await eventually(all_is_told, 60, "every service to tell of the order, and the poison to be dead-lettered")
     for service in ("order", "inventory", "payment"):
         lines = lines_of(stack, service)
         assert {line["service"] for line in lines} == {service}
         assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
-        about_messages = [line for line in lines if line["event"].startswith("message ")]
-        assert about_messages
-        assert all(line["order_id"] and line["message_id"] for line in about_messages)
-        assert order_id in {line["order_id"] for line in about_messages}
-    asked = [line for line in lines_of(stack, "order") if line.get("path") == f"/orders/{order_id}"]
-    assert asked
-    assert all(line["order_id"] == order_id for line in asked)
-    (dead,) = (line for line in lines_of(stack, "order") if line["event"] == "message dead-lettered")
-    assert (dead["order_id"], dead["level"], dead["error_type"]) == (nonsense, "error", "PoisonError")
-    assert dead["trace_id"]
+        assert all(line["order_id"] and line["message_id"] for line in of_messages(service))
+    assert all(line["order_id"] == order_id for line in asked())
+    (letter,) = dead()
+    assert (letter["order_id"], letter["level"], letter["error_type"]) == (nonsense, "error", "PoisonError")
+    assert letter["trace_id"]
