@@ -7,6 +7,8 @@ message or one request in hand binds these to the context; a line about many nam
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import structlog
@@ -41,6 +43,23 @@ def configure_logging(service: str, level: str, log_format: Literal["console", "
         logging.getLogger(told_already).setLevel(logging.CRITICAL)
     for chatty in ("pymongo", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+@contextmanager
+def logs_to_stderr(level: int = logging.WARNING) -> Iterator[None]:
+    """Keep what parts of a service log while they work for a command out of its answer, least of all in its JSON.
+
+    Lines of `level` (of the module `logging`) and above go to stderr; afterwards it is as it was.
+    """
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _name_span(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:

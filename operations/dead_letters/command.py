@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
 
 import orjson
-import structlog
 import typer
 import uvloop
 from pymongo.errors import PyMongoError
@@ -33,6 +32,7 @@ from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
 from operations.settings import UnreachableError, locate_stack
 from shared.database import Document
+from shared.observability import logs_to_stderr
 
 dead_letters = typer.Typer(no_args_is_help=True)
 
@@ -439,13 +439,9 @@ def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
         async with connected(locate_stack()) as found:
             return await work(found)
 
-    # What the bus and the ingest tell is no part of the answer, least of all of its JSON.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     try:
-        return uvloop.run(run())
+        with logs_to_stderr(logging.ERROR):  # the bus warns of what is over when the answer comes
+            return uvloop.run(run())
     except NotPossibleError as error:
         _fail(str(error))
     except InvalidBodyError as error:

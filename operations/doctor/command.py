@@ -3,12 +3,10 @@
 import asyncio
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +22,7 @@ from operations.native.services import SERVICES, SIMULATOR
 from operations.native.state import State, read_state
 from operations.native.status import check_stack
 from operations.settings import Stack, UnreachableError, locate_stack
+from shared.observability import logs_to_stderr
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
@@ -36,9 +35,8 @@ def doctor(
 
     Exit status 0 when nothing is wrong, else 1.
     """
-    # What the provider's client warns of is not part of the answer, least of all of its JSON.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    findings = asyncio.run(_examine(data_dir))
+    with logs_to_stderr():
+        findings = asyncio.run(_examine(data_dir))
     healthy = all(finding.outcome != "wrong" for finding in findings)
     if as_json:
         typer.echo(json.dumps({"ok": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2))

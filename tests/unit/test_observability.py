@@ -17,7 +17,7 @@ from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.contracts import Message, RefundPayment
 from shared.http import create_app, new_router
-from shared.observability import configure_logging
+from shared.observability import configure_logging, logs_to_stderr
 from tests.eventually import eventually
 from tests.traces import recording, span_id, trace_id
 
@@ -83,6 +83,18 @@ def test_a_password_in_a_url_is_hidden_wherever_it_stands(
     assert logged.count("operator:***@db.example") == 4
 
 
+def test_a_command_keeps_logs_out_of_its_answer_while_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    log = structlog.get_logger()
+    with logs_to_stderr(logging.ERROR):
+        log.error("unreachable")
+        log.warning("slow")
+    meanwhile = capsys.readouterr()
+    log.warning("slow again")
+    afterwards = capsys.readouterr()
+    assert (meanwhile.out, "unreachable" in meanwhile.err, "slow" in meanwhile.err) == ("", True, False)
+    assert "slow again" in afterwards.out
+
+
 def configure(service: str, level: str) -> None:
     """Have modules log in JSON, and forget it when the test is over: a logger that was used would keep it."""
     configure_logging(service, level, "json")
@@ -108,7 +120,7 @@ async def take(*order_ids: str) -> None:
     await Publisher(bus).send([RefundPayment(order_id=order_id) for order_id in order_ids])
     consumer = Consumer(bus, topology.PAYMENT_INBOX, {RefundPayment: refund})
     running = asyncio.create_task(consumer.run())
-    await eventually(lambda: not broker.depth())
+    await eventually(lambda: not broker.depth(), 60)
     await consumer.stop()
     await running
 
