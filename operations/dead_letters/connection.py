@@ -23,6 +23,7 @@ from operations.dead_letters.replaying import (
 from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
 from operations.settings import Stack, UnreachableError
+from shared.bus.batch_loop import BatchAbandonedError
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.database import Database, Document
@@ -35,6 +36,9 @@ BUS_SECONDS = 15.0
 
 QUIET_SECONDS = 2.0
 """A letter that waited and has not come in this time went to somebody else."""
+
+RECORD_SECONDS = 60.0
+"""How long a command waits for a batch of letters to be recorded; 50 of them may have 5 MB each."""
 
 POLL_SECONDS = 0.25
 
@@ -82,7 +86,14 @@ async def take_in(amqp_url: str, records: LetterRecords) -> int:
                     deliveries = await bus.receive(BATCH)
             except TimeoutError:
                 break  # the operations process has taken the others
-            await ingest.take(deliveries)
+            try:
+                async with asyncio.timeout(RECORD_SECONDS):
+                    await ingest.take(deliveries)
+            except (TimeoutError, BatchAbandonedError) as error:
+                why = str(error) or f"not done in {RECORD_SECONDS:.0f} s"
+                raise UnreachableError(
+                    f"the letters that wait could not be recorded, they come again: {why}"
+                ) from error
             taken += len(deliveries)
             if taken >= waiting:
                 waiting = taken + await _waiting(amqp_url)
