@@ -44,7 +44,7 @@ format: setup  ## Format the code and mend what ruff can mend
 
 .PHONY: lock
 lock:  ## Resolve the dependencies anew into locks/
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 -o locks/runtime.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 

@@ -72,6 +72,11 @@ class ComposeStack:
         """Where a service listens on this machine."""
         return f"http://127.0.0.1:{self._ports[service]}"
 
+    @property
+    def amqp_url(self) -> str:
+        """Where the broker listens, with its default user."""
+        return f"amqp://ordersaga:ordersaga@127.0.0.1:{self._ports['rabbitmq']}/"
+
     def run(self, *arguments: str, check: bool = True, timeout: float = 300) -> str:
         """Run one Compose command and return its standard output.
 

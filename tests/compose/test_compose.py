@@ -6,9 +6,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aio_pika
 import httpx
 import pytest
 
+from shared.topology import ORDER_INBOX
 from tests.compose.stack import SERVICES, ComposeStack, compose_command, compose_stack
 from tests.eventually import NotWithinError, eventually
 
@@ -60,14 +62,16 @@ async def stock_of(stack: ComposeStack, client: httpx.AsyncClient, product: str)
     return stock
 
 
-async def place(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> str:
+async def place(stack: ComposeStack, client: httpx.AsyncClient, product: str, slot: str | None = None) -> str:
     """Order one unit, paid with a card that is never declined; returns the order's id."""
-    order = {
+    order: dict[str, Any] = {
         "userId": "u1",
         "items": [{"productId": product, "quantity": 1, "price": 10}],
         "totalAmount": 10,
         "payment": {"method": "card", "token": "tok_ok"},
     }
+    if slot is not None:
+        order["delivery"] = {"slot": slot}
     answer = await client.post(f"{stack.url('order')}/orders", json=order)
     assert answer.status_code == httpx.codes.ACCEPTED, answer.text
     return str(answer.json()["orderId"])
@@ -170,6 +174,45 @@ async def test_a_server_is_bought_from_the_simulator(
     answer = await client.get(f"{stack.url('provisioning')}/jobs/{order['orderId']}/credentials")
     assert answer.raise_for_status().json()["ip"] == order["server"]["ip"]
     assert_books_balance(stack, orders=1)
+
+
+async def test_an_order_gets_a_slot_and_the_console_shows_it(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    await put_stock(stack, client, f"p-{unique_id}", 1)
+
+    order = await settled(stack, client, await place(stack, client, f"p-{unique_id}", slot="auto"))
+
+    assert order["status"] == "CONFIRMED", order["failureReason"]
+    page = await client.get(f"{stack.url('console')}/orders/{order['orderId']}")
+    assert order["slot"] in page.raise_for_status().text
+    assert_books_balance(stack, orders=1)
+
+
+async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_that_a_command_lists(
+    stack: ComposeStack, unique_id: str
+) -> None:
+    connection = await aio_pika.connect(stack.amqp_url)
+    async with connection, connection.channel() as channel:
+        poison = aio_pika.Message(b"no JSON", message_id=unique_id, type="stock.released")
+        await channel.default_exchange.publish(poison, ORDER_INBOX)
+
+    def listed() -> list[dict[str, Any]]:
+        said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "dead-letters", "list", "--json")
+        return [letter for letter in json.loads(said)["items"] if letter["messageId"] == unique_id]
+
+    letters = await eventually(listed, within=60, message="the dead letter")
+    assert letters is not None
+    letter_id = letters[0]["id"]
+    why = ("--yes", "--why", "a test")
+    stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "dead-letters", "discard", letter_id, *why)
+    assert listed() == []
+
+
+def test_the_image_can_trace(stack: ComposeStack) -> None:
+    """What is missing for it would end the process with an error."""
+    start = "from shared.tracing import configure_tracing; configure_tracing('order', 'otlp')"
+    stack.run("run", "--rm", "--no-deps", "-T", "order", "python", "-c", start)
 
 
 def test_every_port_is_published_on_loopback_only(stack: ComposeStack) -> None:
