@@ -11,6 +11,9 @@ a lease on it; when he dies, the next one goes on. For some letters at a time:
 Killed anywhere, it begins with step 2: what was claimed is sent with the message id that it had, and what was not is
 found behind the place that is noted. So no letter is left out, and the most that can come twice is the handful that
 was published and not noted, with the same message ids.
+
+One who stalls, loses the lease and claims all the same when he wakes may do so after the replay's end. If he dies
+before he has sent that, the replay is opened again for it.
 """
 
 import asyncio
@@ -137,6 +140,14 @@ class Replays:
         if replay_id is not None:
             free["_id"] = replay_id
         return await self._replays.find_one_and_update(free, [{"$set": {"lease": _lease(token)}}], return_document=True)
+
+    async def reopen(self) -> None:
+        """Open replays again that have ended and have letters claimed: nobody else would let go of these."""
+        claimed = await self._letters.distinct("claimedBy", {"status": REPLAYING, "claimedBy": {"$exists": True}})
+        for ended, goes_on_as in ((DONE, RUNNING), (CANCELLED, CANCELLING)):
+            if claimed:
+                over: Document = {"_id": {"$in": claimed}, "status": ended, "$expr": {"$lt": ["$lease.until", "$$NOW"]}}
+                await self._replays.update_many(over, {"$set": {"status": goes_on_as, "doneAt": None}})
 
     async def left_behind(self) -> list[str]:
         """The replays that are not done and nobody's, the oldest first."""
@@ -345,6 +356,7 @@ class ReplayWork:
     async def _look(self) -> None:
         token = uuid4().hex
         try:
+            await self._replays.reopen()
             replay = await self._replays.take_over(token)
         except Exception as error:  # noqa: BLE001 - MongoDB away or not: it is looked for again
             log.warning("replays not looked for", error=str(error)[:200])
