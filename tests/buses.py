@@ -53,7 +53,7 @@ class Harness(ABC):
         for bus in self._buses:
             await bus.close()
 
-    async def take_from(self, queue: str, expected: int, within: float = 10.0) -> list[Seen]:
+    async def take_from(self, queue: str, expected: int, within: float = 60.0) -> list[Seen]:
         """Take messages out of `queue` until there are as many as expected; and no more are there then."""
         found: list[Seen] = []
         deadline = time.monotonic() + within
@@ -157,8 +157,7 @@ class RabbitHarness(Harness):
                 await harness._empty()
 
     def _new_bus(self, **options: Any) -> Bus:
-        defaults: dict[str, Any] = {"ladder": SHORT_LADDER, "check_every": 0.2}
-        return RabbitBus(self.url, **(defaults | options))
+        return RabbitBus(self.url, **({"ladder": SHORT_LADDER} | options))
 
     async def _empty(self) -> None:
         for name in QUEUES:
@@ -224,7 +223,7 @@ def raw(body: bytes, queue: str, **properties: Any) -> Envelope:
     return Envelope(body=body, exchange="", routing_key=queue, **given)
 
 
-async def take_batch(bus: Bus, count: int, within: float = 10.0) -> list[Any]:
+async def take_batch(bus: Bus, count: int, within: float = 60.0) -> list[Any]:
     """Receive until there are `count` deliveries."""
     found: list[Any] = []
     async with asyncio.timeout(within):

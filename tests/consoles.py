@@ -39,9 +39,7 @@ async def a_desk(
     mongodb_url: str, amqp_url: str, prefix: str, urls: Mapping[str, str] = NO_SERVICES, **options: Any
 ) -> AsyncIterator[Desk]:
     """What a console is put together from."""
-    # It gives a server that is away less time than a person would.
-    url = mongodb_url + ("&" if "?" in mongodb_url else "?") + "serverSelectionTimeoutMS=500"
-    client = pymongo.AsyncMongoClient[Document](url, tz_aware=True, w="majority")
+    client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
     services = Services(urls)
     try:
         yield Desk(client, prefix, mongodb_url, amqp_url, services, **options)

@@ -172,7 +172,7 @@ class Gate:
         setattr(target, method, self._call)
 
     async def reached(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self._reached.wait()
 
     def open(self) -> None:

@@ -148,7 +148,7 @@ async def payment_worker(
     clock: MovableClock | None = None,
     driver: str = "pymongo",
     failure_rate: float = 0.0,
-    timeout_seconds: float = 5.0,
+    timeout_seconds: float = 60.0,  # a slow machine must not make an outcome unknown
 ) -> AsyncIterator[PaymentWorker]:
     """A worker with a connection of its own; several with one prefix share the records and the gateway's book."""
     async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:

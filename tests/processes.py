@@ -5,13 +5,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from operations.native.ports import PortClaims
 from tests import warm_processes
 from tests.builders import order_body
 from tests.eventually import eventually
@@ -20,6 +20,8 @@ from tests.warm_processes import WarmProcess
 SAGA_SERVICES = ("order", "inventory", "payment")
 PACKAGES = {"console": "operations"}
 """Those that are not called `<service>_service`."""
+KEEP_SECONDS = 2.0
+"""For idle connections: the services close theirs after 5 s, and a request must not meet that."""
 
 
 @dataclass
@@ -55,7 +57,10 @@ class Stack:
         self._settings = settings
         self._processes: list[Process] = []
         self._readers: set[asyncio.Task[None]] = set()
-        self.client = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=50))
+        # Claimed until the end: a port that is only found free may be another's before the service listens.
+        self._ports = PortClaims()
+        limits = httpx.Limits(max_connections=50, keepalive_expiry=KEEP_SECONDS)
+        self.client = httpx.AsyncClient(timeout=20, limits=limits)
 
     async def start(self, *services: str, **settings: object) -> list[Process]:
         """Start one process of each service named, and wait until they are ready."""
@@ -65,7 +70,7 @@ class Stack:
 
     async def launch(self, service: str, **settings: object) -> Process:
         """Start one process without waiting for it; settings by their names without the prefix."""
-        port = _free_port()
+        port = self._ports.claim_free()
         values = {
             "mongodb_url": self.mongodb_url,
             "amqp_url": self.amqp_url,
@@ -120,6 +125,7 @@ class Stack:
                 await self.kill(process)
         await asyncio.gather(*self._readers)
         await self.client.aclose()
+        self._ports.release()
 
     async def audit(self) -> dict[str, Any]:
         """What `ordersaga audit --json` says of these databases and this broker."""
@@ -178,7 +184,7 @@ class Stack:
         found: dict[str, Any] = response.json()
         return found
 
-    async def settled(self, order_id: str, within: float = 20) -> dict[str, Any]:
+    async def settled(self, order_id: str, within: float = 60) -> dict[str, Any]:
         """The order once it is settled."""
         found: dict[str, Any] = {}
 
@@ -201,9 +207,3 @@ async def run_stack(mongodb_url: str, amqp_url: str, database_prefix: str, **set
         yield stack
     finally:
         await stack.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -51,6 +51,9 @@ DEFAULT_PATIENCE = Patience(
 )
 """The settings' defaults: with a clock that tests advance, minutes cost nothing."""
 
+PATIENT = 60.0
+"""For what runs by the real clock: a slow machine must not decide a test."""
+
 
 class Outbox(payment_workers.Outbox):
     """Keeps what is published, and knows what was told to whom."""
@@ -178,7 +181,7 @@ async def provisioning_worker(
     clock: MovableClock | None = None,
     patience: Patience = DEFAULT_PATIENCE,
     driver: str = "pymongo",
-    buy_timeout: float = 5.0,
+    buy_timeout: float = PATIENT,
 ) -> AsyncIterator[ProvisioningWorker]:
     """A worker with connections of its own; several with one prefix share the records."""
     provider = SmartVps(
@@ -186,8 +189,8 @@ async def provisioning_worker(
         username=simulator.username,
         password=simulator.password,
         buy_timeout=buy_timeout,
-        status_timeout=5.0,
-        stock_timeout=5.0,
+        status_timeout=PATIENT,
+        stock_timeout=PATIENT,
     )
     try:
         async with connected(mongodb_url, f"{database_prefix}_provisioning", driver) as database:
@@ -205,7 +208,7 @@ async def provisioning_worker(
 
 async def in_hand(worker: ProvisioningWorker, number: int = 1) -> None:
     """Wait until the worker has begun so many jobs."""
-    await eventually(lambda: len(worker.schedule._in_hand) == number)
+    await eventually(lambda: len(worker.schedule._in_hand) == number, PATIENT)
 
 
 async def _nothing(_call: str, _ip: str) -> None:

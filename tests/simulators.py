@@ -2,15 +2,27 @@
 
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from pydantic import SecretStr
 
-from provisioning_service.simulator.app import simulator
+from provisioning_service.simulator import app
 from provisioning_service.simulator.settings import SimulatorSettings
+from provisioning_service.simulator.state import Fate, State
+
+
+class CountingState(State):
+    """The simulator's state, which also knows how many requests have come."""
+
+    asked_to_buy = 0
+
+    def next_buy(self) -> Fate:
+        self.asked_to_buy += 1
+        return super().next_buy()
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,12 @@ class Simulator:
     username: str
     password: str
     client: httpx.AsyncClient
+    state: CountingState
+
+    @property
+    def asked_to_buy(self) -> int:
+        """How many requests to buy have arrived, whatever becomes of them; a job says so before its request leaves."""
+        return self.state.asked_to_buy
 
     @property
     def settings(self) -> dict[str, str]:
@@ -67,11 +85,13 @@ async def run_simulator(
     settings = SimulatorSettings(smartvps_username=username, smartvps_password=SecretStr(password))
     listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with (
-        simulator(settings, listener),
-        httpx.AsyncClient(base_url=url, timeout=10, limits=httpx.Limits(max_keepalive_connections=0)) as client,
-    ):
-        yield Simulator(url, username, password, client)
+    state = CountingState()
+    async with AsyncExitStack() as stack:
+        with patch.object(app, "State", return_value=state):
+            await stack.enter_async_context(app.simulator(settings, listener))
+        limits = httpx.Limits(max_keepalive_connections=0)
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60, limits=limits))
+        yield Simulator(url, username, password, client, state)
 
 
 def package(name: str, ips: int | Sequence[str] = 5, **changes: Any) -> dict[str, Any]:

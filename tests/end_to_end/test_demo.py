@@ -62,7 +62,7 @@ def directory_of(output: str) -> Path:
 
 
 async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Path) -> None:
-    status = await asyncio.to_thread(demo.wait, 150)
+    status = await asyncio.to_thread(demo.wait, 300)
     output = printed(tmp_path)
     assert status == 0, output
     titles = [f"{number}. {title}" for number, (title, _) in enumerate(STORY, start=1)]
@@ -89,7 +89,7 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
 async def test_ended_in_the_middle_it_leaves_nothing(
     number: signal.Signals, demo: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
-    await eventually(lambda: "exactly five orders are confirmed" in printed(tmp_path), 90, "the first chapter")
+    await eventually(lambda: "exactly five orders are confirmed" in printed(tmp_path), 180, "the first chapter")
     directory = directory_of(printed(tmp_path))
     assert find_marked(directory) != []
     demo.send_signal(number)

@@ -21,11 +21,12 @@ from tests import funds_client
 from tests.builders import new_id
 from tests.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
 from tests.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
-from tests.processes import run_stack
+from tests.processes import KEEP_SECONDS, run_stack
 from tests.servers import Servers, delete_topology
 
 PREFIX = "tfunds"
 EXAMPLES, STEPS = 50, 20
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_SECONDS)
 SPREADS = pytest.mark.parametrize("spread", [1, 2], ids=["one process", "two processes"])
 
 
@@ -54,7 +55,7 @@ async def processes(servers: Servers) -> AsyncIterator[World]:
     await delete_topology(servers.amqp_url)
     async with (
         pymongo.AsyncMongoClient[Document](servers.mongodb_url) as mongo,
-        httpx.AsyncClient(timeout=60) as http,
+        httpx.AsyncClient(timeout=60, limits=LIMITS) as http,
         run_stack(servers.mongodb_url, servers.amqp_url, PREFIX, log_level="WARNING") as stack,
     ):
         await mongo.drop_database(f"{PREFIX}_payments")
@@ -374,7 +375,7 @@ async def test_any_sequence_of_operations_leaves_what_a_plain_model_says(world: 
     """In a thread, as state machines are synchronous; the loop goes on reading what the processes write."""
 
     def run() -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=60, limits=LIMITS) as client:
             run_state_machine_as_test(
                 lambda: FundsMachine(client, world.urls),  # type: ignore[arg-type]
                 settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, report_multiple_bugs=False),

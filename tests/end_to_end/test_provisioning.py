@@ -210,8 +210,9 @@ async def test_cancelled_before_it_buys_the_money_goes_back(hoster: Hoster) -> N
 async def test_cancelled_after_a_wrong_address_was_bought_somebody_has_to_decide(hoster: Hoster) -> None:
     await hoster.sells("103.9.1", "103.9.2")
     await hoster.simulator.faults(buy={"wrongIpNext": 1, "delaySeconds": FOR_EVER})
+    asked_before = hoster.simulator.asked_to_buy
     order_id = await hoster.order("103.9.1")
-    await eventually(lambda: _is_buying(hoster, order_id), 60, "the server to be bought")
+    await eventually(lambda: hoster.simulator.asked_to_buy > asked_before, 60, "the request to have arrived")
     assert await hoster.operate(order_id, "cancel") == 202
     await hoster.simulator.faults(buy={"delaySeconds": 0})
     order = await hoster.when(order_id, "FAILED", "CANCELLED")

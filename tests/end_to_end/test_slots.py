@@ -26,11 +26,15 @@ async def inventory(stack: Stack, method: str, path: str, **body: Any) -> httpx.
     return await stack.client.request(method, f"{stack.url('inventory')}{path}", json=body or None)
 
 
-async def set_rules(stack: Stack, **rules: Any) -> list[str]:
-    """Set the rules of slots; returns the slots on offer by them, the earliest first."""
-    # Slots of a day, the first of which begins half a day from now, whenever the test runs.
+async def open_slots(stack: Stack, capacity: int) -> list[str]:
+    """Have two slots of a day, the first of which begins half a day from now; returns them, the earliest first."""
     opening = (utc_now() + timedelta(hours=12)).strftime("%H:%M")
-    rules = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening, "horizonSlots": 2, **rules}
+    times = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening, "horizonSlots": 2}
+    return await set_rules(stack, capacity=capacity, **times)
+
+
+async def set_rules(stack: Stack, **rules: Any) -> list[str]:
+    """Change rules of slots, the times only if they are given; returns the slots on offer, the earliest first."""
     assert (await inventory(stack, "PUT", "/slots/config", **rules)).status_code == 200
     return [slot["slotId"] for slot in await slots(stack)]
 
@@ -65,7 +69,7 @@ async def test_orders_get_slots_while_there_is_room_and_give_them_back(stack: St
 
 async def a_burst_of_orders_fills_the_slots_to_the_last_one_that_fits(stack: Stack) -> None:
     await stack.start("inventory")
-    first, second = await set_rules(stack, capacity=75)
+    first, second = await open_slots(stack, capacity=75)
 
     def body(index: int) -> dict[str, Any]:
         return {"delivery": {"slot": "auto"}, "payment": {"token": "tok_declined" if index % 4 == 3 else "tok_ok"}}

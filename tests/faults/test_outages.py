@@ -50,7 +50,7 @@ async def test_the_broker_is_away_for_a_minute(own_servers: NativeServers, uniqu
         await stack.stock("p1", STOCK)
         load = Load(stack)
         running = asyncio.create_task(load.run())
-        await eventually(lambda: len(load.accepted) >= 50, 20)
+        await eventually(lambda: len(load.accepted) >= 50, 60)
         await own_servers.stop_broker()
         await _until_not_ready(stack, "rabbitmq")
         before = len(load.accepted)
@@ -72,7 +72,7 @@ async def test_the_database_is_away_for_a_minute(own_servers: NativeServers, uni
         await stack.stock("p1", STOCK)
         load = Load(stack)
         running = asyncio.create_task(load.run())
-        await eventually(lambda: len(load.accepted) >= 50, 20)
+        await eventually(lambda: len(load.accepted) >= 50, 60)
         await own_servers.stop_database(kill=True)
         await _until_not_ready(stack, "mongodb")
         await _let_pass(OUTAGE_SECONDS)
@@ -95,13 +95,13 @@ async def _until_not_ready(stack: Stack, server: str) -> None:
         answer = await stack.client.get(f"{stack.url('order')}/readyz")
         return answer.status_code == 503 and server in answer.json()["detail"]
 
-    await eventually(named, 30, f"readyz to name {server}")
+    await eventually(named, 60, f"readyz to name {server}")
 
 
 async def _until_ready_again(stack: Stack) -> None:
     for service in ("order", "inventory", "payment"):
         (process,) = stack.processes(service)
-        await stack.ready(process, within=60)
+        await stack.ready(process)
 
 
 async def _finish(stack: Stack, load: Load, running: asyncio.Task[None]) -> None:

@@ -1,7 +1,6 @@
 """What the batch consumer does around its handlers, over RabbitMQ and in memory alike."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -126,7 +125,7 @@ async def test_what_handlers_return_is_published_in_order_and_the_batch_acknowle
 async def test_a_batch_is_what_is_there_and_at_most_the_limit(harness: Harness, running: Running) -> None:
     handler, bus = Refunds(), await harness.bus(INBOX)
     await send(harness, refunds(*many(100)))
-    await eventually(lambda: harness.arrived(bus) == 100)
+    await eventually(lambda: harness.arrived(bus) == 100, 60)
     await running.consumer(handler, bus=bus, batch_limit=30)
     await answered(harness, 100)
     assert [len(call) for call in handler.calls] == [30, 30, 30, 10]
@@ -140,14 +139,17 @@ async def test_a_message_at_idle_is_handled_at_once(harness: Harness, running: R
         return []
 
     await running.consumer(handler)
-    sender, fastest = Publisher(await harness.bus()), math.inf
-    for _ in range(10):
+    sender = Publisher(await harness.bus())
+
+    async def at_once() -> bool:
+        handled.clear()
         start = time.monotonic()
         await sender.send(refunds("o1"))
         await handled.wait()
-        fastest = min(fastest, time.monotonic() - start)
-        handled.clear()
-    assert fastest < 0.05
+        return time.monotonic() - start < 0.05
+
+    # The broker's disk may be slow for a while; what waits for company is never at once.
+    await eventually(at_once, 60, "a message to be handled at once")
 
 
 @pytest.mark.parametrize("shared_handler", [True, False])
@@ -167,10 +169,10 @@ async def test_types_with_one_handler_reach_it_together_in_their_order_and_other
     for message in [created, *refunds("a"), created, *refunds("b")]:
         await harness.send_raw(raw(message.to_json(), INBOX, type=message.routing_key))
     bus = await harness.bus(INBOX)
-    await eventually(lambda: harness.arrived(bus) == 4)
+    await eventually(lambda: harness.arrived(bus) == 4, 60)
     await running.consumer({OrderCreated: first, RefundPayment: first if shared_handler else handler()}, bus=bus)
 
-    await eventually(lambda: sum(map(len, calls)) == 4)
+    await eventually(lambda: sum(map(len, calls)) == 4, 60)
 
     if shared_handler:
         assert calls == [["order.created o1", "payment.refund a", "order.created o1", "payment.refund b"]]
@@ -269,7 +271,7 @@ async def test_one_bad_message_of_a_hundred_stands_alone_and_the_others_go_throu
 ) -> None:
     handler, bus = Refunds(poison("o042")), await harness.bus(INBOX)
     await send(harness, refunds(*many(100)))
-    await eventually(lambda: harness.arrived(bus) == 100)
+    await eventually(lambda: harness.arrived(bus) == 100, 60)
     await running.consumer(handler, bus=bus)
 
     assert sorted(await answered(harness, 99)) == [order for order in many(100) if order != "o042"]
@@ -359,12 +361,12 @@ async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_burns(harne
     handler = Refunds(lambda _: next(away, None))
     await send(harness, refunds("o1", "o2", "o3"))
     consumer = await running.consumer(handler)
-    await eventually(lambda: consumer.trouble == "waiting: no primary")
+    await eventually(lambda: consumer.trouble == "waiting: no primary", 60)
 
     assert await answered(harness, 3) == ["o1", "o2", "o3"]
 
     assert handler.calls[:4] == [handler.calls[0]] * 4
-    await eventually(lambda: consumer.trouble is None)
+    await eventually(lambda: consumer.trouble is None, 60)
     await running.stop()
     await nothing_left(harness)
     await harness.take_from(topology.DEAD_LETTERS, 0)
@@ -377,9 +379,9 @@ async def test_a_drivers_exception_counts_as_what_it_is_mapped_to(harness: Harne
         return DatabaseUnavailableError(str(error)) if isinstance(error, ConnectionResetError) else error
 
     handler = Refunds(lambda _: next(errors, None))
+    await send(harness, refunds("o1"))  # first: the confirmation may come when the trouble is over
     consumer = await running.consumer(handler, as_ours=as_ours)
-    await send(harness, refunds("o1"))
-    await eventually(lambda: consumer.trouble == "waiting: driver")
+    await eventually(lambda: consumer.trouble == "waiting: driver", 60)
     await answered(harness, 1)
     assert handler.calls == [["o1"]] * 3
 
@@ -389,7 +391,7 @@ async def test_a_batch_whose_connection_is_gone_is_left_to_its_redelivery(harnes
     handler = Refunds(lambda _: TransientError("away") if failing else None)
     await running.consumer(handler)
     await send(harness, refunds("o1"))
-    await eventually(lambda: handler.calls)
+    await eventually(lambda: handler.calls, 60)
 
     await harness.drop_connections()
     failing = False
@@ -409,14 +411,16 @@ async def test_after_a_crash_before_the_acknowledgement_the_same_results_are_pub
         if reached == point and next(crashes, None):
             raise SimulatedCrashError(point)
 
-    handler = Refunds()
+    handler, bus = Refunds(), await harness.bus(INBOX)
     await send(harness, refunds("o1", "o2"))
-    await running.consumer(handler, reach=crash_once)
+    await eventually(lambda: harness.arrived(bus) == 2, 60)
+    await running.consumer(handler, bus=bus, reach=crash_once)
     with pytest.raises(SimulatedCrashError):
         await running.task()
     first = await harness.take_from(ANSWERS, 0 if point == HANDLED else 2)
 
     await harness.drop_connections()
+    await bus.close()  # it would connect again, and take the messages that nobody handles there
     await running.consumer(Refunds())
 
     again = await harness.take_from(ANSWERS, 2)
@@ -515,7 +519,7 @@ async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harn
     stopping = asyncio.create_task(consumer.stop())
     await asyncio.sleep(0)
     go_on.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(8):  # less than it would wait for a batch that does not end
         await stopping
 
     assert consumer.trouble == "the consumer does not run"
@@ -538,7 +542,7 @@ async def test_stopping_abandons_what_does_not_finish_in_time(harness: Harness, 
     consumer = await running.consumer(handler, bus=bus)
     await send(harness, refunds("o1"))
     await started.wait()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(8):  # less than it waits when it is told nothing
         await consumer.stop(within=0.1)
     await bus.close()
     await harness.take_from(INBOX, 1)
@@ -549,8 +553,8 @@ async def test_stopping_while_a_server_is_away_does_not_wait_for_it(harness: Har
     bus = await harness.bus(INBOX)
     consumer = await running.consumer(handler, bus=bus)
     await send(harness, refunds("o1"))
-    await eventually(lambda: len(handler.calls) >= 2)
-    async with asyncio.timeout(1):
+    await eventually(lambda: len(handler.calls) >= 2, 60)
+    async with asyncio.timeout(8):  # less than it waits for a batch
         await consumer.stop()
     await bus.close()
     await harness.take_from(INBOX, 1)
@@ -563,8 +567,7 @@ async def test_trouble_says_that_a_batch_does_not_progress(harness: Harness, run
 
     consumer = await running.consumer(handler, stalled_after=0.05)
     await send(harness, refunds("o1"))
-    trouble = await eventually(lambda: consumer.trouble)
-    assert "has not been finished" in str(trouble)
+    await eventually(lambda: "has not been finished" in str(consumer.trouble), 60)
     await consumer.stop(within=0.05)
 
 

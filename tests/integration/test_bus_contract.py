@@ -1,7 +1,6 @@
 """What every bus promises (shared.bus.Bus), over RabbitMQ and in memory alike."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -57,27 +56,30 @@ async def test_headers_of_every_kind_survive(harness: Harness) -> None:
 async def test_receive_returns_what_is_there_and_no_more_than_asked(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(10))
-    await eventually(lambda: harness.arrived(bus) == 10)
+    await eventually(lambda: harness.arrived(bus) == 10, 60)
 
     assert [len(await bus.receive(4)), len(await bus.receive(4)), len(await bus.receive(4))] == [4, 4, 2]
 
 
 async def test_a_message_at_idle_is_received_at_once(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
-    fastest = math.inf
-    for _ in range(10):
+
+    async def at_once() -> bool:
         receiving = asyncio.create_task(_receive(bus))
         start = time.monotonic()
         await Publisher(bus).send(refunds(1))
         await bus.acknowledge(await receiving)
-        fastest = min(fastest, time.monotonic() - start)
-    assert fastest < 0.05
+        return time.monotonic() - start < 0.05
+
+    # The broker's disk may be slow for a while; what waits for company is never at once.
+    await eventually(at_once, 60, "a message to be received at once")
 
 
 async def test_acknowledged_messages_never_come_again(harness: Harness) -> None:
-    bus = await harness.bus(INBOX)
+    bus = await harness.bus(INBOX, prefetch=10)
     await Publisher(bus).send(refunds(20))
     await bus.acknowledge(await take_batch(bus, 10))
+    # They come only when the broker has seen the acknowledgement, which else might be lost with the connection.
     unacknowledged = await take_batch(bus, 10)
 
     await harness.drop_connections()
@@ -172,7 +174,7 @@ async def test_a_deleted_queue_is_declared_again_when_a_message_for_it_is_return
 
 
 async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harness: Harness) -> None:
-    bus = await harness.bus(INBOX)
+    bus = await harness.bus(INBOX, check_every=0.2)
     publisher = Publisher(await harness.bus())
     await harness.delete_queue(INBOX)
 
@@ -180,7 +182,7 @@ async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harne
         await publisher.send(refunds(1))
         return True
 
-    await eventually(sent, within=10)
+    await eventually(sent, within=60)
     assert len(await take_batch(bus, 1)) == 1
     assert bus.trouble is None
 
@@ -212,7 +214,7 @@ async def test_prefetch_bounds_what_is_unacknowledged(harness: Harness) -> None:
     await bus.acknowledge(first)
 
     await Publisher(bus).send(refunds(1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await receiving
 
 

@@ -21,8 +21,10 @@ from operations.dead_letters.replaying import Replays
 from operations.settings import Stack
 from shared.database import Database, Document
 from tests.buses import RabbitHarness
-from tests.integration.test_dead_letters import INBOX, dead
+from tests.integration.test_dead_letters import INBOX, dead, patient
 from tests.servers import Servers
+
+__all__ = ["patient"]  # a fixture, which is used by its name
 
 
 @dataclass
@@ -65,7 +67,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def world(database: Database, servers: Servers) -> AsyncIterator[World]:
+async def world(database: Database, servers: Servers, patient: None) -> AsyncIterator[World]:
     for name in await database.list_collection_names():
         await database[name].delete_many({})
     prefix = database.name.removesuffix("_operations")

@@ -52,7 +52,7 @@ async def test_a_moment_of_rest_removes_all(worker: Worker) -> None:
         await worker.reserve(order("1", {"p": 1}), order("2", {"p": 1, "q": 2}))
         await worker.release("2")
 
-        await eventually(lambda: leftovers_gone(worker), within=2)
+        await eventually(lambda: leftovers_gone(worker), within=60)
     assert (await worker.free("p"), await worker.free("q")) == (9, 10)
 
 
@@ -64,7 +64,7 @@ async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
     await worker.stock({"p": 10_000})
     async with flushing(worker):
         await worker.reserve(order("lonely", {"q": 1}))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         number = 0
         while await marked(worker, "q"):  # never 0.4 s of rest
             assert time.monotonic() < deadline
@@ -85,7 +85,7 @@ async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: py
 
     monkeypatch.setattr(worker.resources, "read", failing_read)
     async with flushing(worker):
-        await eventually(lambda: not failures and leftovers_gone(worker), within=2)
+        await eventually(lambda: not failures and leftovers_gone(worker), within=60)
 
 
 async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
@@ -102,7 +102,7 @@ async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(wo
     restarted.marks = Marks(restarted.resources, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01)
     sweeping = asyncio.create_task(restarted.marks.sweep())
     async with flushing(restarted):
-        await eventually(lambda: leftovers_gone(worker), within=5)
+        await eventually(lambda: leftovers_gone(worker), within=60)
     sweeping.cancel()
 
 

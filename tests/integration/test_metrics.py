@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,7 @@ from yarl import URL
 
 from operations.dead_letters.records import LetterRecords
 from operations.metrics import Observer
+from operations.native.ports import PortClaims
 from order_service.order import Status
 from order_service.orders import Orders
 from payment_service.transactions import ContentionError, Session, Transactions
@@ -381,23 +381,23 @@ async def run_prometheus(stack: Stack, directory: Path) -> AsyncIterator[Prometh
     program = shutil.which("prometheus")
     if program is None:
         pytest.fail("prometheus is missing: run `scripts/setup tests`, or as root apt-get install prometheus")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     configuration = directory / "prometheus.yml"
     configuration.write_text(yaml.safe_dump(_configured_for(stack)))
-    process = await asyncio.create_subprocess_exec(
-        program,
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield Prometheus(f"http://127.0.0.1:{port}", stack.client)
-    finally:
-        process.terminate()
-        await process.wait()
+    with PortClaims() as claims:
+        port = claims.claim_free()
+        process = await asyncio.create_subprocess_exec(
+            program,
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            yield Prometheus(f"http://127.0.0.1:{port}", stack.client)
+        finally:
+            process.terminate()
+            await process.wait()
 
 
 def _configured_for(stack: Stack) -> dict[str, Any]:

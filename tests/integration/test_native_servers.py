@@ -9,6 +9,7 @@ import pytest
 from operations.native.processes import find_marked
 from shared import topology
 from shared.bus.declaring import declare_topology
+from tests.eventually import eventually
 from tests.servers import NativeServers, Servers, delete_topology, native_servers
 
 
@@ -60,7 +61,9 @@ async def _publish(url: str, body: bytes) -> None:
 async def _take(url: str) -> bytes:
     async with await aio_pika.connect(url) as connection:
         queue = await (await connection.channel()).get_queue("kept")
-        message = await queue.get(timeout=10)
+        # A queue of a node that has just started may still be choosing its leader.
+        message = await eventually(lambda: queue.get(fail=False), 60, "the message")
+        assert message is not None
         await message.ack()
         return message.body
 

@@ -90,8 +90,9 @@ async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, envir
 async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environment: dict[str, str]) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
-        text = await trace(environment, order_id)
-        told = await document(environment, order_id)
+    # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
+    text = await trace(environment, order_id)
+    told = await document(environment, order_id)
     assert_readable(text, "PENDING, not settled", "waits for", "Answer of stock and payment", "due in ")
     assert {"stock", "payment"} <= {step["lane"] for step in told["waitingFor"]}
 

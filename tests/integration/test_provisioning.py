@@ -33,6 +33,7 @@ from shared.contracts.provisioning import Server
 from shared.errors import BusUnavailableError
 from tests.provisioning_workers import (
     DEFAULT_PATIENCE,
+    PATIENT,
     ProvisioningWorker,
     in_hand,
     provisioning_worker,
@@ -106,7 +107,7 @@ class Gate:
         self._open.set()
 
     async def reached(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT):
             await self._reached.wait()
 
     def asked(self, call: str) -> list[str]:

@@ -18,7 +18,7 @@ from shared.contracts import CancelProvisioning, ProvisionServer
 from shared.http import create_app
 from tests.builders import new_id
 from tests.provisioning_workers import KEY as CREDENTIALS_KEY
-from tests.provisioning_workers import ProvisioningWorker, provisioning_worker, request
+from tests.provisioning_workers import PATIENT, ProvisioningWorker, provisioning_worker, request
 from tests.simulators import Simulator, package, run_simulator
 
 NAME = "103.181.91"
@@ -308,9 +308,8 @@ async def test_without_a_provider_there_is_no_list_of_packages(clients: Clients)
 
 async def test_while_the_provider_is_away_there_is_no_list_of_packages(clients: Clients) -> None:
     async with run_simulator() as gone:
-        provider = SmartVps(
-            url=gone.url, username="u", password="secret", buy_timeout=5, status_timeout=5, stock_timeout=5
-        )
+        times = {"buy_timeout": PATIENT, "status_timeout": PATIENT, "stock_timeout": PATIENT}
+        provider = SmartVps(url=gone.url, username="u", password="secret", **times)
         refused = problem(await clients(provider=provider).get("/packages"), 503)
     try:
         away = problem(await clients(provider=provider).get("/packages"), 503)

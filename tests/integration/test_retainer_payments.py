@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from payment_service import bookings, chart
+from payment_service import bookings, chart, retainer_charging
 from payment_service.lifecycle import Status
 from payment_service.transactions import Session
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
@@ -18,7 +18,11 @@ from tests.payment_workers import MovableClock, PaymentWorker, order_created, pa
 
 
 @pytest.fixture
-async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[PaymentWorker]]:
+async def workers(
+    mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[list[PaymentWorker]]:
+    # How fast a machine is must not decide whether an order waits for its turn or is paid later.
+    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
     clock = MovableClock()
     async with (
         payment_worker(mongodb_url, database_prefix, clock=clock) as one,
@@ -171,19 +175,20 @@ async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[
 
 
 async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_later(
-    workers: list[PaymentWorker],
+    workers: list[PaymentWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, other = workers
     busy, free = await retainer(worker, 2500), await retainer(worker, 1000)
     waits, refunded, repeated = order(busy), order(busy), order(busy)
     card, prepaid = order_created("tok_ok"), order(free)
     async with held(other, busy):
+        monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 1.0)
         answers = await worker.take(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
         assert await worker.take(repeated) == []
         assert await worker.refund(refunded.order_id) == []
         assert (await worker.payment(waits.order_id)).status is Status.PENDING
-    worker.clock.advance(60)
+    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
     await eventually(lambda: _all_decided(worker, waits, refunded, repeated), 60, "the payments to be decided")
     statuses = [(await worker.payment(one.order_id)).status for one in (waits, refunded, repeated)]
     assert statuses == [Status.PROCESSED, Status.VOIDED, Status.PROCESSED]
@@ -192,6 +197,7 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
 
 
 async def _all_decided(worker: PaymentWorker, *orders: OrderCreated) -> bool:
+    worker.clock.advance(60)  # a payment that finds its retainer busy again waits for its next look-up
     await worker.lookups.look_up_due()
     return all([(await worker.payment(one.order_id)).status is not Status.PENDING for one in orders])
 

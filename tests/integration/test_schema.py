@@ -326,8 +326,8 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cal
         try:
             url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
             async with AsyncMongoClient[Any](url) as client:
-                await eventually(lambda: initiated(client, port), within=30)
-                await eventually(lambda: root_created(client), within=30)
+                await eventually(lambda: initiated(client, port), within=120)
+                await eventually(lambda: root_created(client), within=120)
             yield lambda user: url.replace("//", f"//{user}:secret@") if user else url
         finally:
             await process.end(10)
@@ -411,7 +411,7 @@ async def test_a_service_ends_with_the_one_line(mongodb_url: str, database_prefi
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 _, said = await process.communicate()
         finally:
             if process.returncode is None:

@@ -18,6 +18,8 @@ from shared.http import create_app
 from tests.inventory_worker import HandClock, Worker, empty, leftovers, order, settle_everything, shared_database
 from tests.servers import Servers
 
+PATIENCE = 120.0
+"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 6)]
 FIRST, SECOND, THIRD, FOURTH, FIFTH = map(slot_id, STARTS)
@@ -46,7 +48,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 @pytest.fixture
 async def worker(database: Database, clock: HandClock) -> Worker:
     await empty(database)
-    return Worker(database, clock=clock)
+    return Worker(database, patience=PATIENCE, clock=clock)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from shared.database import Database
 from tests.inventory_worker import HandClock, Worker, empty, order, settle_everything, shared_database
 from tests.servers import Servers
 
+PATIENCE = 120.0
+"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 5)]
 FIRST, SECOND, THIRD, FOURTH = map(slot_id, STARTS)
@@ -36,7 +38,7 @@ async def database(servers: Servers, request: pytest.FixtureRequest) -> AsyncIte
 @pytest.fixture
 async def worker(database: Database, clock: HandClock) -> Worker:
     await empty(database)
-    return Worker(database, clock=clock)
+    return Worker(database, patience=PATIENCE, clock=clock)
 
 
 async def document(worker: Worker, slot: str) -> Any:

@@ -34,6 +34,8 @@ from tests.inventory_worker import (
 )
 from tests.servers import Servers
 
+PATIENCE = 120.0
+"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 WORKERS = 4
 CAPACITY = 100_000_00
 
@@ -64,7 +66,7 @@ async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
 @pytest.fixture
 async def workers(databases: list[Database], clock: HandClock) -> list[Worker]:
     await empty(databases[0])
-    found = [Worker(db, clock=clock) for db in databases]
+    found = [Worker(db, patience=PATIENCE, clock=clock) for db in databases]
     await found[0].stock({"p": 10_000})
     return found
 
@@ -291,7 +293,7 @@ async def test_a_capacity_lowered_while_orders_pour_in_stops_new_bookings_only(
 
     async with watched(worker.database):
         pouring = asyncio.create_task(reserve_in_batches(workers, orders, size=5))
-        await eventually(worker.loads, 20, "the first orders to be booked")
+        await eventually(worker.loads, 60, "the first orders to be booked")
         booked_then = await set_capacity(worker, FIRST, lowered)
         answers = await pouring
 

@@ -1,6 +1,7 @@
 """The SmartVPS client and the simulator, over HTTP; where the simulator is too well-behaved, a server that is not."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from operations.native.ports import PortClaims
 from provisioning_service.provider import Provider, ProviderError, UnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
 from shared.failure_points import SimulatedCrashError
@@ -25,6 +27,8 @@ from tests.eventually import eventually
 from tests.simulators import Simulator, package, run_simulator
 
 SECRET = "s3cret-Pa55"
+PATIENT = 60.0
+"""For what is not to be decided by the clock."""
 
 
 def nothing() -> None:
@@ -36,9 +40,9 @@ async def client(url: str, **changes: Any) -> AsyncIterator[SmartVps]:
     values: dict[str, Any] = {
         "username": "simulator",
         "password": "simulator",
-        "buy_timeout": 5,
-        "status_timeout": 5,
-        "stock_timeout": 5,
+        "buy_timeout": PATIENT,
+        "status_timeout": PATIENT,
+        "stock_timeout": PATIENT,
     }
     smartvps = SmartVps(url=url, **(values | changes))
     try:
@@ -168,12 +172,12 @@ async def test_wrong_credentials_are_an_error_that_does_not_tell_them(simulator:
 
 
 async def test_a_provider_that_is_away_is_an_error_and_nothing_was_sent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     sent: list[None] = []
-    async with client(f"http://127.0.0.1:{port}") as lonely:
-        with pytest.raises(ProviderError, match=r"^buyvps: could not connect") as refused:
-            await lonely.buy("103.181.9.2", None, before_sending=lambda: sent.append(None))
+    with socket.socket() as taken:  # so that nobody else comes to listen there
+        taken.bind(("127.0.0.1", 0))
+        async with client(f"http://127.0.0.1:{taken.getsockname()[1]}") as lonely:
+            with pytest.raises(ProviderError, match=r"^buyvps: could not connect") as refused:
+                await lonely.buy("103.181.9.2", None, before_sending=lambda: sent.append(None))
     assert not sent
     assert not isinstance(refused.value, UnansweredError), "nothing has left: there is nothing to be answered"
 
@@ -193,7 +197,7 @@ async def test_what_is_raised_before_sending_comes_out_and_nothing_is_sent(reaso
         with pytest.raises(type(reason)) as raised:
             await connected.buy("103.181.9.2", None, before_sending=stop)
         assert raised.value is reason
-        await eventually(lambda: received)
+        await eventually(lambda: received, PATIENT)
     assert received == [b""]
     assert measured("buyvps", "error") == before
 
@@ -237,17 +241,18 @@ async def test_calls_that_took_too_long_do_not_spoil_those_that_follow(
     simulator: Simulator,
 ) -> None:
     async with client(simulator.url, buy_timeout=0.2) as impatient:
-        await simulator.faults(buy={"delaySeconds": 0.5})
+        await simulator.faults(buy={"delaySeconds": 600})
         attempts = [impatient.buy("103.181.9.2", None, before_sending=nothing) for _ in range(3)]
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["buyvps: no answer within 0.2 s"] * 3
         assert {type(outcome) for outcome in outcomes} == {UnansweredError}
         await simulator.faults(buy={})
+        impatient._buy_timeout = PATIENT  # it has its connections still, and may take its time from here on
         assert await impatient.buy("103.181.91.1", None, before_sending=nothing) == "103.181.91.1"
 
 
 async def test_a_call_that_is_cancelled_ends_as_cancelled(simulator: Simulator, smartvps: SmartVps) -> None:
-    await simulator.faults(status={"delaySeconds": 5})
+    await simulator.faults(status={"delaySeconds": 600})
     call = asyncio.create_task(smartvps.access("103.181.9.1"))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(call, 0.1)
@@ -304,7 +309,8 @@ async def test_neither_credentials_nor_answers_are_logged(
         assert secret not in told
 
 
-async def test_a_connection_serves_several_calls() -> None:
+async def test_a_connection_serves_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provisioning_service.smartvps.KEEP_ALIVE_SECONDS", PATIENT)
     connections: list[int] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,13 +329,17 @@ async def test_a_connection_serves_several_calls() -> None:
 
 
 async def test_a_purchase_takes_effect_although_its_client_has_gone_away(simulator: Simulator) -> None:
-    await simulator.faults(buy={"delaySeconds": 0.4})
-    async with client(simulator.url, buy_timeout=0.1) as impatient:
-        with pytest.raises(ProviderError, match="no answer within"):
-            await impatient.buy("103.181.9.2", None, before_sending=nothing)
+    await simulator.faults(buy={"delaySeconds": 600})
+    async with client(simulator.url) as impatient:
+        buying = asyncio.create_task(impatient.buy("103.181.9.2", None, before_sending=nothing))
+        await eventually(lambda: simulator.asked_to_buy, PATIENT, "the call to arrive")
+        buying.cancel()
+        await asyncio.wait({buying})
+    assert buying.cancelled()
     assert await simulator.purchases() == []
     assert "103.181.9.2" in (await simulator.free())["103.181.9"]
-    await eventually(simulator.purchases, message="the purchase to take effect")
+    await simulator.faults(buy={})
+    await eventually(simulator.purchases, PATIENT, "the purchase to take effect")
     assert "103.181.9.2" not in (await simulator.free())["103.181.9"]
 
 
@@ -407,32 +417,30 @@ async def process(**settings: object) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def test_the_process_sells_and_ends_quickly_whatever_is_under_way() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    async with (
-        process(http_port=port, smartvps_password=SECRET) as running,
-        client(url, password=SECRET) as smartvps,
-        httpx.AsyncClient(base_url=url) as control,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        port = stack.enter_context(PortClaims()).claim_free()
+        url = f"http://127.0.0.1:{port}"
+        running = await stack.enter_async_context(process(http_port=port, smartvps_password=SECRET))
+        smartvps = await stack.enter_async_context(client(url, password=SECRET))
+        control = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENT))
 
         async def ready() -> bool:
             return (await control.get("/readyz")).status_code == 200
 
-        await eventually(ready, 15)
+        await eventually(ready, PATIENT)
         assert [(p.package_id, p.name, p.ipv4) for p in await smartvps.packages()] == [
             ("1", "203.0.113", 10),
             ("2", "198.51.100", 3),
         ]
         assert await smartvps.buy("203.0.113", 1024, before_sending=nothing) == "203.0.113.10"
         found = await smartvps.access("203.0.113.10")
-        await control.post("/_control/faults", json={"buy": {"delaySeconds": 60}})
+        await control.post("/_control/faults", json={"buy": {"delaySeconds": 3600}})
         sent = asyncio.Event()
         delayed = asyncio.create_task(smartvps.buy("203.0.113", 1024, before_sending=sent.set))
         await sent.wait()
         await control.get("/healthz")  # answered after the purchase has arrived
         running.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENT / 2):  # long for a process to end in, short beside the delay
             output, errors = await running.communicate()
         with pytest.raises(ProviderError, match="the connection broke"):
             await delayed

@@ -233,7 +233,7 @@ async def test_no_answer_in_time_leaves_the_outcome_unknown_until_it_is_looked_u
     async def taken() -> bool:
         return bool(await patient.look_up(request) or await patient.charge(request))
 
-    await eventually(taken, 20, "the charge to be made")
+    await eventually(taken, PATIENT, "the charge to be made")
     assert api.held() == {request.key}
 
 
@@ -251,7 +251,7 @@ async def test_two_processes_that_charge_at_once_take_the_money_once(opened: Ope
     async def charged() -> bool:
         return isinstance(await quick.charge(request), Charged)
 
-    await eventually(charged, 20, "the key to be free again")
+    await eventually(charged, PATIENT, "the key to be free again")
     assert len(api.of(request.key)) == 1
     assert api.held() == {request.key}
 
@@ -260,7 +260,7 @@ async def test_a_confirmation_that_a_refund_overtakes_declines(opened: Opened, a
     request = a_request()
     api.disturb("confirm", "hold")
     charging = asyncio.create_task(opened().charge(request))
-    await eventually(lambda: api.waiting, 20)
+    await eventually(lambda: api.waiting, PATIENT)
     assert await opened().refund(request.key) == NothingCharged()
     api.release()
     assert await charging == Declined(CLOSED)
@@ -271,7 +271,7 @@ async def test_a_confirmation_that_another_overtakes_says_the_same(opened: Opene
     request = a_request()
     api.disturb("confirm", "hold")
     charging = asyncio.create_task(opened().charge(request))
-    await eventually(lambda: api.waiting, 20)
+    await eventually(lambda: api.waiting, PATIENT)
     charged = await opened().charge(request)
     api.release()
     assert await charging == charged
@@ -285,7 +285,7 @@ async def test_a_cancellation_that_a_charge_overtakes_becomes_a_refund(opened: O
         await opened().charge(request)
     api.disturb("cancel", "hold")
     returning = asyncio.create_task(opened().refund(request.key))
-    await eventually(lambda: api.waiting, 20)
+    await eventually(lambda: api.waiting, PATIENT)
     charged = await opened().charge(request)
     assert isinstance(charged, Charged)
     api.release()

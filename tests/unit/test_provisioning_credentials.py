@@ -29,12 +29,13 @@ def test_any_username_and_password_come_back_as_they_were(username: str, passwor
 
 def test_nothing_of_it_can_be_read_without_the_key() -> None:
     vault = Vault(OLD)
-    sealed = vault.seal("order-4711", ACCESS)
+    access = Access("103.181.91.1", "administrator", "s3cret-Pa55")  # four letters may well be in what is sealed
+    sealed = vault.seal("order-4711", access)
     raw = base64.urlsafe_b64decode(sealed)
     assert not any(
-        part.encode() in sealed + raw for part in (ACCESS.password, ACCESS.username, ACCESS.ip, "order-4711")
+        part.encode() in sealed + raw for part in (access.password, access.username, access.ip, "order-4711")
     )
-    assert sealed != vault.seal("order-4711", ACCESS), "equal passwords do not look equal"
+    assert sealed != vault.seal("order-4711", access), "equal passwords do not look equal"
 
 
 def test_a_new_key_in_front_seals_and_the_old_one_still_opens() -> None:

@@ -67,7 +67,7 @@ async def handle(broker: MemoryBroker, *, until: int, handler: Handler = refunde
         broker.advance(150)  # any rung of the retry ladder
         return not bus.unacknowledged and sum(map(len, map(broker.contents, OUT))) >= until
 
-    await eventually(all_out)
+    await eventually(all_out, 60)
     await consumer.stop()
     await running
     await bus.close()
@@ -183,7 +183,7 @@ async def test_what_is_published_in_vain_says_so_and_is_published_again_under_th
     consumer = Consumer(bus, INBOX, {RefundPayment: refunded})
     broker.delete_queue(topology.ORDER_INBOX)  # the broker declares it again once a message has found it missing
     running = asyncio.create_task(consumer.run())
-    await eventually(lambda: len(broker.contents(topology.ORDER_INBOX)) == 1)
+    await eventually(lambda: len(broker.contents(topology.ORDER_INBOX)) == 1, 60)
     await consumer.stop()
     await running
     await bus.close()
