@@ -44,6 +44,9 @@ MOST_SHOWN = 8 * 1024
 MOST_WORDS = 80
 LONGEST_WORD = 64
 
+MOST_ATTEMPTS = 1_000_000
+"""More than any ladder makes. A header is no proof, and the attempts of all replays are summed up in 64 bits."""
+
 NO_ERROR = "NoError"
 DELIVERY_LIMIT = "DeliveryLimit"
 
@@ -124,7 +127,7 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
         message_id=clean(delivery.message_id or ""),
         order_id=_order_id(delivery),
         error=_error(headers, death),
-        attempts=max(1, failed_attempts(headers)),
+        attempts=min(max(1, failed_attempts(headers)), MOST_ATTEMPTS),
         first_failed_at=min(_moment(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
         failed_at=failed_at,
         replay_of=_text(headers.get(REPLAY_OF)) or None,

@@ -178,7 +178,7 @@ async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[Comma
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-async def test_a_killed_service_is_back(stacks: list[CommandLine]) -> None:
+async def test_a_killed_service_is_back_within_seconds(stacks: list[CommandLine]) -> None:
     stack = stacks[0]
     killed = stack.process("inventory")["pid"]
     os.kill(killed, signal.SIGKILL)

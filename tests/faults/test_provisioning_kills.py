@@ -63,10 +63,10 @@ async def test_killed_while_it_waits_for_its_next_attempt(hoster: Hosting) -> No
 
 async def test_killed_while_the_provider_sells(hoster: Hosting) -> None:
     """The request has left, nobody hears the answer, and the sale comes after the next process has looked for it."""
-    await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER, "loseAnswerNext": 1})
+    await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     doomed = await hoster.start(buy_timeout_seconds=60)
     order_id = await hoster.order(PACKAGE)
-    await eventually(lambda: _has_lost_all_answers(hoster), 60, "the request to have reached the provider")
+    await eventually(lambda: hoster.simulator.asked_to_buy, 60, "the request to have reached the provider")
     await hoster.stack.kill(doomed)
     await hoster.start(buy_timeout_seconds=60)
     await hoster.when(order_id, "WAITING", within=60)  # it has looked, and found nothing yet
@@ -199,12 +199,6 @@ async def dead(process: Process) -> None:
 
 async def _is_buying(hoster: Hosting, order_id: str) -> bool:
     return "purchase" in await hoster.job(order_id)
-
-
-async def _has_lost_all_answers(hoster: Hosting) -> bool:
-    """Whether the requests whose answers are to be lost have arrived: what becomes of one is decided then."""
-    remaining = await hoster.simulator.faults()
-    return bool(remaining["buy"]["loseAnswerNext"] == 0)
 
 
 async def _has_address(hoster: Hosting, order_id: str) -> bool:

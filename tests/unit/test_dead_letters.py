@@ -102,10 +102,8 @@ def test_any_body_can_be_recorded(body: bytes) -> None:
     bson.encode(record)
 
 
-INTEGERS = st.integers(-(2**63), 2**63 - 1)
-"""A frame has no others: of x-attempts, which is counted on from, more could not be recorded."""
 HEADER_VALUES = st.recursive(
-    st.none() | st.booleans() | INTEGERS | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
     max_leaves=10,
 )
@@ -113,7 +111,7 @@ OWN = ("x-queue", "x-error-type", "x-error-message", "x-attempts", "x-failed-at"
 
 
 @given(st.dictionaries(st.sampled_from(OWN), HEADER_VALUES))
-@example({"other": 2**63, "x-attempts": 2**63 - 1})
+@example({"x-attempts": 2**63})
 def test_any_headers_can_be_recorded_and_replayed(headers: dict[str, Any]) -> None:
     letter = delivery(headers=headers)
     failure = read_failure(letter, NOW)
