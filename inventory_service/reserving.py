@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inventory_service import metrics
@@ -156,9 +156,12 @@ class Reserving:
         """Insert the reservations of orders that hold everything or are refused; returns those that are new."""
         decisions = []
         not_stored = {}
+        in_doubt = _in_doubt(orders, outcomes, written)
         for order in orders:
             outcome = outcomes[order.order_id]
             if isinstance(outcome, Refuse):
+                if _wants_any(order, in_doubt):
+                    continue
                 refused = self._reservation(order, Status.FAILED, failure_reason=outcome.reason)
                 if isinstance(order, SlotRequest) and not _marked(order, scene):
                     not_stored[order.order_id] = refused
@@ -200,6 +203,29 @@ class Reserving:
 
 def _marked(order: Request, scene: _Scene) -> bool:
     return any(order.order_id in counted.moving for counted in scene.counted.values())
+
+
+def _in_doubt(
+    orders: Iterable[Request], outcomes: Mapping[str, Outcome], written: Mapping[str, Counted]
+) -> frozenset[str]:
+    """What orders were to get whose writes another worker was faster than: they may get something else, or nothing.
+
+    Whoever was refused because of them is not refused yet, as it may fit into what they leave.
+    """
+    found: set[str] = set()
+    for order in orders:
+        outcome = outcomes[order.order_id]
+        if isinstance(outcome, Reserve) and not outcome.take.keys() <= written.keys():
+            found.update(item.product_id for item in order.items)
+            if outcome.booking is not None:
+                found.add(outcome.booking.slot_id)
+    return frozenset(found)
+
+
+def _wants_any(order: Request, ids: frozenset[str]) -> bool:
+    """Whether the order asks for any of these; one that wants a slot may get any slot."""
+    wants_slot = order.delivery.slot is not None and any(map(is_slot_id, ids))
+    return wants_slot or any(item.product_id in ids for item in order.items)
 
 
 def _decisions(reservations: Mapping[str, Reservation]) -> dict[str, Decision]:

@@ -136,6 +136,24 @@ async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_
     assert await leftovers(first.database) == []
 
 
+async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_another_worker(
+    workers: list[Worker],
+) -> None:
+    first, second = workers[:2]
+    await first.stock({"a": 3})
+    # By what `first` has read, `large` gets all, and nothing is left for `small`.
+    before_write = Gate(first.resources, "write")
+    batch = asyncio.create_task(first.reserve(order("large", {"a": 3}), order("small", {"a": 1})))
+    await before_write.reached()
+    assert reserved(await second.reserve(order("other", {"a": 1}))) == {"other"}
+    before_write.open()
+
+    assert reserved(await batch) == {"small"}
+    assert refused(await batch) == {"large": "Insufficient stock for a: asked 3, free 2"}
+    await settle_everything(workers)
+    assert await leftovers(first.database) == []
+
+
 async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worker_that_stalls(
     workers: list[Worker],
 ) -> None:

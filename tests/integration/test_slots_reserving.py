@@ -171,6 +171,20 @@ async def test_one_worker_serves_whoever_came_first_wherever_its_batches_end(wor
     assert 0 < len(expected) < len(orders)
 
 
+async def test_an_order_is_not_refused_for_room_that_one_before_it_loses_to_another_worker(
+    workers: list[Worker], worker: Worker
+) -> None:
+    await worker.slot_rules(capacity=100_00, horizon=1)
+    before_write = Gate(worker.resources, "write")
+    batch = asyncio.create_task(worker.reserve(wanting("large", 90), wanting("small", 20)))
+    await before_write.reached()
+    assert slots_of(await workers[1].reserve(wanting("other", 30))) == {"other": FIRST}
+    before_write.open()
+
+    assert slots_of(await batch) == {"small": FIRST}
+    assert refused(await batch).keys() == {"large"}
+
+
 async def test_an_order_shows_its_slot_and_asks_for_it_again_in_vain(workers: list[Worker], worker: Worker) -> None:
     await worker.slot_rules(capacity=100_00)
     await worker.reserve(wanting("first", 80))
