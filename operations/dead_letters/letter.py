@@ -144,7 +144,7 @@ def identity(delivery: Delivery, failure: Failure) -> str:
     """What is the same whenever the same failed message comes again, and of no two messages.
 
     Its sender's message id is not enough: one publication fails in several queues, and an id may be used twice. A
-    message without an id is told by everything that it has; see `Letters.name_nameless` for two of the same.
+    message without an id is told by everything that it has; see `LetterRecords` for two of the same.
     """
     digest = hashlib.sha256()
     parts: list[bytes] = [failure.queue.encode(), failure.routing_key.encode(), failure.message_id.encode()]

@@ -144,10 +144,11 @@ class Replays:
     async def reopen(self) -> None:
         """Open replays again that have ended and have letters claimed: nobody else would let go of these."""
         claimed = await self._letters.distinct("claimedBy", {"status": REPLAYING, "claimedBy": {"$exists": True}})
+        if not claimed:
+            return
         for ended, goes_on_as in ((DONE, RUNNING), (CANCELLED, CANCELLING)):
-            if claimed:
-                over: Document = {"_id": {"$in": claimed}, "status": ended, "$expr": {"$lt": ["$lease.until", "$$NOW"]}}
-                await self._replays.update_many(over, {"$set": {"status": goes_on_as, "doneAt": None}})
+            over: Document = {"_id": {"$in": claimed}, "status": ended, "$expr": {"$lt": ["$lease.until", "$$NOW"]}}
+            await self._replays.update_many(over, {"$set": {"status": goes_on_as, "doneAt": None}})
 
     async def left_behind(self) -> list[str]:
         """The replays that are not done and nobody's, the oldest first."""
