@@ -104,7 +104,7 @@ class Charging:
     async def _refund(self, payment: Payment) -> Refunded | NothingCharged:
         if payment.transaction_id == FREE:
             return Refunded(FREE)
-        return await self._gateway.refund(payment.order_id)
+        return await self._gateway.refund(payment.charge_request())
 
     async def _record(self, changes: Sequence[Change], *, unpublished: bool) -> list[Payment]:
         if unpublished:

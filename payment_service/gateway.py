@@ -1,6 +1,7 @@
 """What the service asks of a payment gateway, and what may come of it.
 
-    charge   → Charged | Declined       a repeated key gives the first outcome again and never a second charge
+    charge   → Charged | Declined       a repeated key gives the first outcome again and never a second charge;
+                                        once it was refunded, the key is closed
     look_up  → Charged | Declined | None
     refund   → Refunded | NothingCharged
 
@@ -8,17 +9,23 @@ Every call may raise GatewayTimeoutError: what became of it is then not known, a
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:
-    """What is to be charged; `key` is the idempotency key, `amount` is in minor units."""
+    """A charge: `key` is the idempotency key, `amount` is in minor units.
+
+    `opened_at` is when the payment was recorded. It tells an order from a deleted one of the same id, whose client
+    sends the same `Idempotency-Key` again after a cleanup: what the gateway remembers of that one does not count.
+    """
 
     key: str
     amount: int
     currency: str
     token: str | None
+    opened_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class Gateway(Protocol):
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
         """Say what became of the request, None if it never arrived; raises as `charge` does."""
 
-    async def refund(self, key: str) -> Refunded | NothingCharged:
+    async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         """Return the whole charge, once per key; raises GatewayTimeoutError when the outcome is not known.
 
         A key that was never seen is closed: a charge that arrives later is declined. (The adapter of a gateway that

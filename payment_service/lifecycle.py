@@ -76,7 +76,7 @@ class Payment:
 
     def charge_request(self) -> ChargeRequest:
         """What the gateway is asked for; the order id is the idempotency key."""
-        return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token)
+        return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token, self.created_at)
 
 
 def opened(order: OrderCreated, now: datetime) -> Payment:

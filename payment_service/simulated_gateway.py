@@ -78,9 +78,9 @@ class SimulatedGateway:
             raise _no_answer(error) from error
         return _raise_or_return(_result(request, entry)) if entry else None
 
-    async def refund(self, key: str) -> Refunded | NothingCharged:
+    async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         """Return the whole charge, once per key, or close the key; see Gateway."""
-        return await self._refunds.submit(key)
+        return await self._refunds.submit(request.key)
 
     async def drain(self) -> None:
         """Wait until every call that was made is answered."""
@@ -142,7 +142,7 @@ def _first_or_repeated(request: ChargeRequest, new: Document, earlier: Document 
 
 
 def _result(request: ChargeRequest, entry: Document) -> Charged | Declined | KeyReusedError:
-    if entry["outcome"] == "VOIDED":
+    if entry["outcome"] == "VOIDED" or entry.get("refundedAt"):
         return Declined(CLOSED)
     if (entry["amount"], entry["currency"]) != (request.amount, request.currency):
         return KeyReusedError(f"{request.key} was used for {entry['amount']} {entry['currency']}")

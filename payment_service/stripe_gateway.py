@@ -2,16 +2,21 @@
 
 The record, in the collection `stripe_intents`, `_id` the key of the charge:
 
-    {_id, amount (minor units), currency, intentId?, reason?, createdAt}    the intent, or why no card was tried
-    {_id, closedAt}                                                         closed by a refund before any charge
+    {_id, openedAt, amount (minor units), currency, intentId, createdAt, chargedAt?, refundedAt?}    the intent
+    {_id, openedAt, amount, currency, reason, createdAt}                    why no card was tried
+    {_id, openedAt, closedAt}                                               closed by a refund before any charge
 
 It is written between the creation of the intent, which takes no money, and its confirmation, which does. So what is
-not in the records never took any, however long ago; and whoever writes first, a charge or a refund, decides the key.
+not in the records never took any, however long ago; and the first writer, a charge or a refund, decides the key.
+`chargedAt` and `refundedAt` are written before the outcome is reported, so that the audit and the cleanup can compare
+these records with the payments. `openedAt` is the request's: an earlier one belongs to an order of the same id that
+was deleted since, and its record is replaced. Records from before these fields existed have none of them.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import stripe
@@ -42,6 +47,7 @@ from payment_service.stripe_outcomes import (
     as_ours,
     charge_outcome,
     decline_reason,
+    is_refunded,
     is_stored_failure,
     nothing_charged,
     stripe_amount,
@@ -51,6 +57,13 @@ from shared.clock import Clock
 from shared.database import Collection, Document
 
 COLLECTION = "stripe_intents"
+
+LEFT_BY_A_DELETED_ORDER = timedelta(hours=12)
+"""A record without `openedAt` that is so much older than the payment was left behind by a cleanup, which deletes no
+order younger than a day; clocks of machines differ by less."""
+
+_WITH_CHARGE: stripe.params.PaymentIntentRetrieveParams = {"expand": ["latest_charge"]}
+"""Only the charge of an intent says whether its money was returned."""
 
 _log = structlog.get_logger(__name__)
 
@@ -83,7 +96,7 @@ class StripeGateway:
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
         """Take the money, once per key; see Gateway."""
         with _errors_as_ours():
-            record = await self._records.find_one({"_id": request.key})
+            record = await self._find(request)
             if record is None:
                 return await self._charge_first(request)
             return await self._outcome(request, record) or await self._confirm(record)
@@ -91,29 +104,51 @@ class StripeGateway:
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
         """Say what became of the request; see Gateway."""
         with _errors_as_ours():
-            record = await self._records.find_one({"_id": request.key})
+            record = await self._find(request)
             return await self._outcome(request, record) if record else None
 
-    async def refund(self, key: str) -> Refunded | NothingCharged:
+    async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         """Return the whole charge, once per key, or close the key; see Gateway."""
         with _errors_as_ours():
-            record = await self._record(key, {"closedAt": self._clock()})
+            record = await self._find(request) or await self._record(request, {"closedAt": self._clock()})
             if "intentId" not in record or "reason" in record:
                 return NothingCharged(record.get("reason"))
-            intent = await self._intents.retrieve_async(record["intentId"])
-            if intent.status in ("requires_confirmation", "requires_action"):
-                intent = await self._cancel(intent.id, REQUESTED)
+            if "refundedAt" in record:
+                return Refunded(record["intentId"])
+            return await self._refund(record)
+
+    async def drain(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()
+
+    async def _refund(self, record: Document) -> Refunded | NothingCharged:
+        intent = await self._retrieve(record["intentId"])
+        if intent.status in ("requires_confirmation", "requires_action"):
+            intent = await self._cancel(intent.id, REQUESTED)
+        if not is_refunded(intent):
             outcome = charge_outcome(intent)
             if isinstance(outcome, Declined):
                 return nothing_charged(outcome)
             if outcome is None:
                 raise GatewayTimeoutError("the payment intent is neither charged nor cancelled yet")
-            await self._give_back(key, intent.id)
-            return Refunded(intent.id)
+            await self._give_back(record["_id"], intent.id)
+        await self._note(record, "refundedAt")
+        return Refunded(intent.id)
 
-    async def drain(self) -> None:
-        """Close the connections."""
-        await self._http.close_async()
+    async def _find(self, request: ChargeRequest) -> Document | None:
+        """Return the record of this request's key; one that a deleted order has left is deleted first."""
+        record: Document | None = await self._records.find_one({"_id": request.key})
+        if record is None or not _is_left_over(record, request):
+            return record
+        _log.warning("record of a deleted order replaced", order_id=request.key, intent=record.get("intentId"))
+        await self._records.delete_one(record)
+        return None
+
+    async def _note(self, record: Document, field: str) -> None:
+        """Write down when the intent's money was taken or returned, the first time that it is seen."""
+        if field not in record:
+            among = {"_id": record["_id"], "intentId": record["intentId"], field: {"$exists": False}}
+            await self._records.update_one(among, {"$set": {field: self._clock()}})
 
     async def _charge_first(self, request: ChargeRequest) -> Charged | Declined:
         if request.token is None:
@@ -124,7 +159,7 @@ class StripeGateway:
             return Declined(str(refusal))
         opened = await self._create(request, request.token, amount)
         record = await self._record(
-            request.key,
+            request,
             {"amount": request.amount, "currency": request.currency, "createdAt": self._clock(), **opened},
         )
         # Somebody else may have been first: with a refund, or with a charge whose outcome confirming then shows.
@@ -142,7 +177,7 @@ class StripeGateway:
             "metadata": {"orderId": request.key},
         }
         try:
-            intent = await _once(lambda options: self._intents.create_async(params, options), request.key)
+            intent = await _once(lambda options: self._intents.create_async(params, options), _creation_key(request))
         except (stripe.CardError, stripe.InvalidRequestError) as error:
             if reason := decline_reason(error):
                 return {"reason": reason}
@@ -155,12 +190,12 @@ class StripeGateway:
         try:
             intent = await self._intents.confirm_async(intent_id, {"error_on_requires_action": True})
         except stripe.CardError:
-            intent = await self._intents.retrieve_async(intent_id)
+            intent = await self._retrieve(intent_id)
         except stripe.InvalidRequestError as error:
             if reason := decline_reason(error):
                 return await self._decline_untried(record, reason)
             intent = await self._as_it_is(intent_id, error)
-        outcome = await self._settle(intent)
+        outcome = await self._settle(record, intent)
         if outcome is None:
             raise GatewayTimeoutError("the payment intent is not confirmed yet")
         return outcome
@@ -169,6 +204,7 @@ class StripeGateway:
         """Decline for a card that Stripe did not even try; the intent is cancelled first, so that nobody ever does."""
         outcome = charge_outcome(await self._cancel(record["intentId"], REQUESTED))
         if isinstance(outcome, Charged):
+            await self._note(record, "chargedAt")
             return outcome
         await self._records.update_one({"_id": record["_id"]}, {"$set": {"reason": reason}})
         return Declined(reason)
@@ -184,12 +220,16 @@ class StripeGateway:
         """Return an intent with which somebody else was faster; raises the error if it says anything else."""
         if error.code != UNEXPECTED_STATE:
             raise error
-        return await self._intents.retrieve_async(intent_id)
+        return await self._retrieve(intent_id)
+
+    async def _retrieve(self, intent_id: str) -> PaymentIntent:
+        return await self._intents.retrieve_async(intent_id, _WITH_CHARGE)
 
     async def _give_back(self, key: str, intent_id: str) -> None:
         try:
             refund = await _once(
-                lambda options: self._refunds.create_async({"payment_intent": intent_id}, options), f"{key}-refund"
+                lambda options: self._refunds.create_async({"payment_intent": intent_id}, options),
+                f"{intent_id}-refund",
             )
         except stripe.InvalidRequestError as error:
             if error.code != ALREADY_REFUNDED:
@@ -203,16 +243,22 @@ class StripeGateway:
     async def _outcome(self, request: ChargeRequest, record: Document) -> Charged | Declined | None:
         if decided := _decided(request, record):
             return decided
-        return await self._settle(await self._intents.retrieve_async(record["intentId"]))
+        return await self._settle(record, await self._retrieve(record["intentId"]))
 
-    async def _settle(self, intent: PaymentIntent) -> Charged | Declined | None:
+    async def _settle(self, record: Document, intent: PaymentIntent) -> Charged | Declined | None:
         """Return the outcome of an intent; one that waits for the cardholder, who is not there, is cancelled."""
         if intent.status == "requires_action":
             intent = await self._cancel(intent.id, ABANDONED)
-        return charge_outcome(intent)
+        outcome = charge_outcome(intent)
+        if isinstance(outcome, Charged):
+            await self._note(record, "chargedAt")
+        elif is_refunded(intent):
+            await self._note(record, "refundedAt")
+        return outcome
 
-    async def _record(self, key: str, fields: dict[str, Any]) -> Document:
+    async def _record(self, request: ChargeRequest, fields: dict[str, Any]) -> Document:
         """Write the record of a key unless there is one; returns the one that is there then."""
+        key, fields = request.key, {"openedAt": request.opened_at, **fields}
         try:
             found = await self._records.find_one_and_update(
                 {"_id": key}, {"$setOnInsert": fields}, upsert=True, return_document=ReturnDocument.AFTER
@@ -224,9 +270,22 @@ class StripeGateway:
         return found
 
 
+def _is_left_over(record: Document, request: ChargeRequest) -> bool:
+    """Whether the record is of an earlier order of the same id, which was deleted since."""
+    if opened_at := record.get("openedAt"):
+        return bool(opened_at < request.opened_at)
+    written_at = record.get("createdAt") or record["closedAt"]
+    return bool(written_at < request.opened_at - LEFT_BY_A_DELETED_ORDER)
+
+
+def _creation_key(request: ChargeRequest) -> str:
+    """Return Stripe's idempotency key for the intent: Stripe may remember that of a deleted order of the same id."""
+    return f"{request.key}-{request.opened_at:%Y%m%dT%H%M%S%f}"
+
+
 def _decided(request: ChargeRequest, record: Document) -> Declined | None:
     """What the record alone says about the request; raises KeyReusedError when it is of another charge."""
-    if "closedAt" in record:
+    if "closedAt" in record or "refundedAt" in record:
         return Declined(CLOSED)
     if (record["amount"], record["currency"]) != (request.amount, request.currency):
         raise KeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")

@@ -74,13 +74,13 @@ def stripe_amount(amount: int, currency: str) -> int:
 
 
 def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
-    """Say what became of a charge, None if it was never confirmed.
+    """Say what became of a charge, None if it was never confirmed; one that was refunded since took nothing.
 
     Raises GatewayTimeoutError while Stripe itself does not know.
     """
     match intent.status:
         case "succeeded":
-            return Charged(intent.id)
+            return Declined(CLOSED) if is_refunded(intent) else Charged(intent.id)
         case "requires_confirmation":
             return None
         case "requires_payment_method":
@@ -90,6 +90,12 @@ def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
             return Declined(NEEDS_CARDHOLDER if intent.cancellation_reason == ABANDONED else CLOSED)
         case unsettled:
             raise GatewayTimeoutError(f"the payment intent is in state {unsettled}")
+
+
+def is_refunded(intent: stripe.PaymentIntent) -> bool:
+    """Whether all of the intent's money was returned; known only if `latest_charge` was asked for with it."""
+    charge = intent.latest_charge
+    return isinstance(charge, stripe.Charge) and charge.refunded
 
 
 def nothing_charged(declined: Declined) -> NothingCharged:

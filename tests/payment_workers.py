@@ -74,10 +74,10 @@ class InterceptedGateway:
         await self.after("look_up", request.key)
         return outcome
 
-    async def refund(self, key: str) -> Refunded | NothingCharged:
-        await self.before("refund", key)
-        outcome = await self.inner.refund(key)
-        await self.after("refund", key)
+    async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
+        await self.before("refund", request.key)
+        outcome = await self.inner.refund(request)
+        await self.after("refund", request.key)
         return outcome
 
 

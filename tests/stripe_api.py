@@ -49,7 +49,9 @@ class Intent:
     cancellation_reason: str | None = None
     refunds: int = 0
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self, *, expanded: bool = False) -> dict[str, Any]:
+        charge = {"id": f"ch_{self.id}", "object": "charge", "refunded": bool(self.refunds)}
+        latest = None if self.status != "succeeded" else charge if expanded else charge["id"]
         return {
             "id": self.id,
             "object": "payment_intent",
@@ -60,6 +62,7 @@ class Intent:
             "status": self.status,
             "last_payment_error": self.failure,
             "cancellation_reason": self.cancellation_reason,
+            "latest_charge": latest,
         }
 
 
@@ -108,7 +111,7 @@ class StripeApi:
         """Answer a request as the faults have it."""
         if request.headers.get("authorization") != f"Bearer {API_KEY}":
             return _response(_error(401, "invalid_request_error", message="Invalid API Key provided: sk_test_****"))
-        body = dict(parse_qsl((await request.body()).decode()))
+        body = dict(parse_qsl((await request.body()).decode())) | dict(request.query_params)
         self.requests.append((operation, body))
         faults = self._faults.get(operation)
         fault = faults.popleft() if faults else None
@@ -157,8 +160,8 @@ class StripeApi:
         self.intents[intent.id] = intent
         return 200, intent.shown()
 
-    def retrieve(self, intent: Intent) -> Answer:
-        return 200, intent.shown()
+    def retrieve(self, intent: Intent, body: dict[str, str]) -> Answer:
+        return 200, intent.shown(expanded=body.get("expand[0]") == "latest_charge")
 
     def confirm(self, intent: Intent, body: dict[str, str]) -> Answer:
         if intent.status not in ("requires_confirmation", "requires_payment_method"):
@@ -235,7 +238,7 @@ def _application(api: StripeApi) -> FastAPI:
 
     @app.get("/v1/payment_intents/{intent_id}")
     async def retrieve(request: Request, intent_id: str) -> Response:
-        return await api.answer(request, "retrieve", lambda _: api.retrieve(api.intents[intent_id]))
+        return await api.answer(request, "retrieve", lambda body: api.retrieve(api.intents[intent_id], body))
 
     @app.post("/v1/payment_intents/{intent_id}/confirm")
     async def confirm(request: Request, intent_id: str) -> Response:

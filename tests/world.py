@@ -22,6 +22,7 @@ DATABASES = {
     "reservations": "inventory",
     "payments": "payments",
     "gateway_charges": "payments",
+    "stripe_intents": "payments",
     "accounts": "payments",
     "entries": "payments",
     "fund_payments": "payments",

@@ -31,7 +31,7 @@ SECOND_LOOK_AFTER_SECONDS = 1.0
 
 CONNECT_TIMEOUT_MS = 5000
 
-RECORDS = ("orders", "reservations", "payments", "charges", "jobs")
+RECORDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
 """What may be recorded under an order's id, in the order in which a case has them."""
 
 OTHER_RECORDS = (

@@ -61,6 +61,7 @@ PAYMENT_FIELDS = (
     "updatedAt",
 )
 CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
+INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
@@ -104,6 +105,7 @@ class Books:
         self._reservations: Source = (inventory["reservations"], RESERVATION_FIELDS)
         self._payments: Source = (payments["payments"], PAYMENT_FIELDS)
         self._charges: Source = (payments["gateway_charges"], CHARGE_FIELDS)
+        self._intents: Source = (payments["stripe_intents"], INTENT_FIELDS)
         self._products: Source = (inventory["products"], PRODUCT_FIELDS)
         self._jobs: Source = (provisioning["jobs"], JOB_FIELDS)
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
@@ -172,7 +174,7 @@ class Books:
 
     @property
     def _by_order(self) -> tuple[Source, ...]:
-        return (self._orders, self._reservations, self._payments, self._charges, self._jobs)
+        return (self._orders, self._reservations, self._payments, self._charges, self._jobs, self._intents)
 
     async def _page_of_cases(self, session: AsyncClientSession, after: str) -> tuple[list[Case], str | None]:
         """The cases after that id, and the id to go on after, None at the end.

@@ -11,7 +11,8 @@ Document = dict[str, Any]
 class Case(NamedTuple):
     """All that is recorded under one order id.
 
-    `job` and what follows are there for orders of servers only: the record of the address that the order has, and the
+    `charge` is the simulated gateway's, `intent` our record of the one at Stripe. `job`, `address` and `line` are there
+    for orders of servers only: the job, the record of the address that the order has, and the
     line of the job's package: {expiresAt: the end of the lease of who holds it, movedAt: the last step of a job of it}.
     """
 
@@ -21,6 +22,7 @@ class Case(NamedTuple):
     payment: Document | None = None
     charge: Document | None = None
     job: Document | None = None
+    intent: Document | None = None
     address: Document | None = None
     line: Document | None = None
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from operations.audit import servers, slots
 from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment, status_text
 from operations.audit.report import Violation
+from operations.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
 
 LATE = timedelta(seconds=30)
 """How long after the end of its time an order may still stand there: alarms ring every second or so."""
@@ -31,10 +32,7 @@ NO_CHARGE = "no-charge"
 """The transaction id that stands for nothing to pay."""
 
 STRIPE_CHARGE = "pi_"
-"""How the transaction ids of charges at Stripe begin: the simulated gateway's book, which is read here, has none."""
-
-ELSEWHERE = ("stripe", "retainer")
-"""Where a payment may be from that has no charge in the simulated gateway's book."""
+"""How the transaction ids of charges at Stripe begin."""
 
 GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 STOCK_GONE = ("FAILED", "RELEASED")
@@ -112,7 +110,11 @@ def _without_order(case: Case) -> Iterator[Violation]:
         found = f"a payment ({case.payment.get('status')}) and no order"
         yield case.violation(2, "payment without order", found, expected)
     if case.charge is not None:
-        found = f"a charge ({_charge_text(case.charge)}) under a key that is no order's"
+        found = f"a charge ({charge_text(case.charge)}) under a key that is no order's"
+        yield case.violation(2, "charge without order", found, expected)
+    # One that holds nothing may be left by a cleanup from before intents were deleted with their orders.
+    if holds_money(intent := intent_as_charge(case.intent)):
+        found = f"a charge ({charge_text(intent)}) under a key that is no order's"
         yield case.violation(2, "charge without order", found, expected)
     yield from servers.without_order(case)
 
@@ -124,7 +126,7 @@ def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]
     if items != total:
         yield case.violation(2, "total", f"totalAmount {total}", f"{items}, the sum of its items")
     # A tombstone, of a refund that overtook its order, knows no amount; nor does a key that was closed uncharged.
-    for name, record in (("payment", case.payment), ("charge", case.charge)):
+    for name, record in (("payment", case.payment), ("charge", case.charge), ("charge", case.intent)):
         if record is None or "amount" not in record:
             continue
         if (record["amount"], record.get("currency")) != (total, order.get("currency")):
@@ -133,29 +135,32 @@ def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]
 
 
 def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Iterator[Violation]:
-    """A payment that took money is about the one charge that the gateway has for it.
+    """A payment that took money is about the one charge that its gateway has for it, and no gateway has another.
 
-    A payment from a retainer is judged by the journal (invariant 5), and one over Stripe has its book there.
+    For Stripe our own records are compared; Stripe itself is not asked. A payment from a retainer is judged by the
+    journal (invariant 5).
     """
     payment = case.payment
     if payment is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
         return
-    if (through := paid_through(case)) in ELSEWHERE:
-        if _holds_money(case.charge):
-            found = (
-                f"paid through {through} as {payment.get('transactionId')}, at the gateway {_charge_text(case.charge)}"
-            )
+    charges, through, transaction = _charges(case), paid_through(case), payment.get("transactionId")
+    for gateway, charge in charges.items():
+        if gateway != through and holds_money(charge):
+            found = f"paid through {through or 'nothing'} as {transaction}, at the gateway {charge_text(charge)}"
             yield case.violation(2, "charged twice", found, "no charge at the gateway besides")
-        return
-    transaction, charge = payment.get("transactionId"), case.charge
-    if transaction == NO_CHARGE and charge is None:
-        if payment.get("amount"):
-            yield case.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
-    elif charge is None or charge.get("outcome") != "CHARGED" or charge.get("chargeId") != transaction:
-        found = f"payment {payment['status']} as {transaction}, at the gateway {_charge_text(charge)}"
+    if through in charges:
+        yield from _paid_by(charges[through], payment, case)
+    elif through is None and payment.get("amount"):
+        yield case.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
+
+
+def _paid_by(charge: Document | None, payment: Document, case: Case) -> Iterator[Violation]:
+    transaction = payment.get("transactionId")
+    if charge is None or charge.get("outcome") in NOT_CHARGED or charge.get("chargeId") != transaction:
+        found = f"payment {payment['status']} as {transaction}, at the gateway {charge_text(charge)}"
         yield case.violation(2, "charge", found, f"the gateway's charge {transaction}")
-    elif payment["status"] == "REFUNDED" and _holds_money(charge):
-        found = f"payment REFUNDED, at the gateway {_charge_text(charge)}"
+    elif payment["status"] == "REFUNDED" and holds_money(charge):
+        found = f"payment REFUNDED, at the gateway {charge_text(charge)}"
         yield case.violation(2, "refund", found, "the charge refunded")
 
 
@@ -187,9 +192,11 @@ def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Viola
     if (case.payment or {}).get("status") != "PROCESSED":
         found = f"{status}, and payment has {status_text(case.payment)}"
         yield case.violation(invariant, "payment", found, "a payment that is PROCESSED")
-    elif order.get("totalAmount") and paid_through(case) not in ELSEWHERE and not _holds_money(case.charge):
-        found = f"{status}, and at the gateway {_charge_text(case.charge)}"
-        yield case.violation(invariant, "money", found, "a charge that is not refunded")
+    elif order.get("totalAmount") and paid_through(case) != "retainer":
+        charge = _charges(case)[paid_through(case) or "simulated"]
+        if holds_nothing(charge):
+            found = f"{status}, and at the gateway {charge_text(charge)}"
+            yield case.violation(invariant, "money", found, "a charge that is not refunded")
 
 
 def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -207,8 +214,8 @@ def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Vio
     if (case.payment or {}).get("status") not in MONEY_GONE:
         found = f"{over}, and payment has {status_text(case.payment)}"
         yield case.violation(2, "payment held", found, "a payment that is FAILED, VOIDED or REFUNDED")
-    if _holds_money(case.charge):
-        found = f"{over}, and at the gateway {_charge_text(case.charge)}"
+    for charge in filter(holds_money, _charges(case).values()):
+        found = f"{over}, and at the gateway {charge_text(charge)}"
         yield case.violation(2, "money held", found, "no charge, or a refunded one")
 
 
@@ -299,8 +306,9 @@ RULES: tuple[Rule, ...] = (
 # --- What the rules are made of. ---
 
 
-def _holds_money(charge: Document | None) -> bool:
-    return charge is not None and charge.get("outcome") == "CHARGED" and not charge.get("refundedAt")
+def _charges(case: Case) -> dict[str, Document | None]:
+    """Return what each card gateway has charged for the order."""
+    return {"simulated": case.charge, "stripe": intent_as_charge(case.intent)}
 
 
 def _units(record: Document) -> dict[str, int]:
@@ -312,10 +320,3 @@ def _units(record: Document) -> dict[str, int]:
 
 def _method(retainer_id: str | None) -> str:
     return "by card" if retainer_id is None else f"from retainer {retainer_id or 'of no name'}"
-
-
-def _charge_text(charge: Document | None) -> str:
-    if charge is None:
-        return "nothing"
-    refunded = " and refunded" if charge.get("refundedAt") else ""
-    return f"{charge.get('chargeId', 'a key')} {charge.get('outcome')}{refunded}"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from operations.charges import holds_money, intent_as_charge
+
 Document = dict[str, Any]
 
 STOCK_GONE = ("FAILED", "RELEASED")
@@ -16,7 +18,7 @@ MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
 class Records(NamedTuple):
-    """All that is recorded under one order's id.
+    """All that is recorded under one order's id: `charge` by the simulated gateway, `intent` for Stripe.
 
     `marked` says that a product or a slot still carries a mark of the order, `assigned` that another system has a slot
     for it, `owns` that an address is recorded as the order's, `locks` that a package's lock names it.
@@ -27,6 +29,7 @@ class Records(NamedTuple):
     payment: Document | None = None
     charge: Document | None = None
     job: Document | None = None
+    intent: Document | None = None
     marked: bool = False
     assigned: bool = False
     owns: bool = False
@@ -53,11 +56,7 @@ def _reasons(records: Records) -> Iterator[str]:
         yield "the stock is not known to be back"
     if payment.get("status") not in MONEY_GONE or payment.get("nextLookupAt"):
         yield "the money is not known to be back"
-    if (
-        records.charge is not None
-        and records.charge.get("outcome") == "CHARGED"
-        and not records.charge.get("refundedAt")
-    ):
+    if holds_money(records.charge) or holds_money(intent_as_charge(records.intent)):
         yield "the gateway holds money"
     if records.marked:
         yield "a product or a slot carries a mark of the order"

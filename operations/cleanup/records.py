@@ -27,7 +27,7 @@ GROUP = 200
 
 CONNECT_TIMEOUT_MS = 5000
 
-KINDS = ("orders", "reservations", "payments", "charges", "jobs")
+KINDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
 """What may be recorded under an order's id, and is deleted together."""
 
 
@@ -95,6 +95,7 @@ class _Stores:
             "payments": payments["payments"],
             "charges": payments["gateway_charges"],
             "jobs": provisioning["jobs"],
+            "intents": payments["stripe_intents"],
         }
         self._products = inventory["products"]
         self._addresses = provisioning["addresses"]
@@ -159,6 +160,7 @@ class _Stores:
                 found["payments"].get(order_id),
                 found["charges"].get(order_id),
                 found["jobs"].get(order_id),
+                found["intents"].get(order_id),
                 marked=order_id in marked,
                 assigned=order_id in assigned,
                 owns=order_id in owners,

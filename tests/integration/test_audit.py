@@ -93,6 +93,7 @@ async def test_correct_records_pass(world: World) -> None:
         "payments": 27,
         "charges": 23,
         "jobs": 8,
+        "intents": 0,
         "products": 4,
         "slots": 3,
         "assignments": 6,
@@ -448,11 +449,15 @@ async def test_what_belongs_to_no_order_is_named(name: str, record: Document, co
         await records.delete_one({"_id": document["_id"]})
 
 
-async def test_what_was_paid_over_stripe_is_not_looked_for_in_the_simulated_gateways_book(world: World) -> None:
+async def test_what_was_paid_over_stripe_is_looked_for_in_our_records_of_it(world: World) -> None:
     await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
-    await world.collection("gateway_charges").delete_one({"_id": "confirmed"})
+    charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
+    assert [violation.kind for violation in (await world.audit()).violations] == ["charge", "money"]
+    money = {"amount": charge["amount"], "currency": charge["currency"]}
+    await world.collection("stripe_intents").insert_one({"_id": "confirmed", "intentId": "pi_1", **money})
     report = await world.audit()
     assert report.violations == []
+    assert report.checked["intents"] == 1
     assert report.information["paidThrough"] == {"retainer": 2, "simulated": 16, "stripe": 1}
 
 

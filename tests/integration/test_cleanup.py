@@ -20,7 +20,8 @@ from operations.cleanup.records import Outcome, clean_up
 from operations.settings import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
-from tests import warm_processes
+from tests import stripe_api, warm_processes
+from tests.builders import order_body
 from tests.eventually import eventually
 from tests.processes import Stack, run_stack
 from tests.simulators import package, run_simulator
@@ -55,7 +56,7 @@ async def test_orders_cancelled_long_ago_go_with_all_their_records_and_nothing_e
     for name, records in before.items():
         gone = DELETABLE if name not in ("products", "addresses", "locks") else set()
         assert after[name] == {key: record for key, record in records.items() if key not in gone}, name
-    assert outcome.deleted == {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1}
+    assert outcome.deleted == {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1, "intents": 0}
     assert outcome.found == outcome.deleted
     assert outcome.kept == {}
     assert (await world.audit()).violations == []
@@ -294,7 +295,7 @@ async def grow_old(
     client: pymongo.AsyncMongoClient[Document], prefix: str, days: int, still_open: str | None = None
 ) -> None:
     """Have everything that the services have recorded happened so many days earlier, but for an order that is open."""
-    for name in ("orders", "reservations", "payments", "gateway_charges", "jobs"):
+    for name in ("orders", "reservations", "payments", "gateway_charges", "stripe_intents", "jobs"):
         collection = client[f"{prefix}_{DATABASES[name]}"][name]
         async for document in collection.find({"_id": {"$ne": still_open}}):
             times = {key: at - timedelta(days=days) for key, at in document.items() if isinstance(at, datetime)}
@@ -385,9 +386,8 @@ async def test_servers_failed_orders_and_their_records_stay(
         await grow_old(client, database_prefix, 40, still_open=held)
         status, output, _ = await run_command(stack, "--older-than", "30d", "--json", "--yes")
         assert status == 0
-        assert json.loads(output)["deleted"] == dict.fromkeys(
-            ("orders", "reservations", "payments", "charges", "jobs"), 1
-        )
+        one_each = dict.fromkeys(("orders", "reservations", "payments", "charges", "jobs"), 1)
+        assert json.loads(output)["deleted"] == one_each | {"intents": 0}
         jobs = client[f"{database_prefix}_provisioning"]["jobs"]
         assert {job["_id"] async for job in jobs.find()} == {completed, held, refunded}
         for order_id in (completed, held, refunded):
@@ -466,3 +466,55 @@ async def test_the_command_says_when_no_server_answers(mongodb_url: str, amqp_ur
         assert (status, output) == (3, "")
         assert "does not answer" in errors
         await stack.close()
+
+
+async def test_an_order_that_was_refunded_over_stripe_and_deleted_is_charged_anew_when_it_is_placed_again(
+    mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    """Not once more with the PaymentIntent that was refunded, which would be goods for nothing."""
+    async with (
+        stripe_api.run_stripe_api() as api,
+        run_stack(
+            mongodb_url,
+            clean_broker,
+            database_prefix,
+            card_gateway="stripe",
+            stripe_api_key=stripe_api.API_KEY,
+            stripe_api_url=api.url,
+            gateway_timeout_seconds=60,
+        ) as stack,
+        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+    ):
+        await stack.start()
+
+        async def post(amount: int, card: str) -> Document:
+            changes = {"items": [{"productId": "p1", "quantity": 1, "price": amount}], "totalAmount": amount}
+            body = order_body(**changes, payment={"token": card})
+            answer = await stack.client.post(
+                f"{stack.url('order')}/orders", json=body, headers={"Idempotency-Key": database_prefix}
+            )
+            assert answer.status_code == 202, answer.text
+            return await stack.settled(answer.json()["orderId"])
+
+        async def clean_up_with_command() -> None:
+            await all_published(client, database_prefix)
+            await grow_old(client, database_prefix, 31)
+            status, output, errors = await run_command(stack, "--older-than", "30d", "--json", "--yes")
+            assert status == 0, output + errors
+            assert json.loads(output)["deleted"]["intents"] == 1
+
+        await stack.stock("p1", 0)
+        refused = await post(10, stripe_api.VISA)
+        assert (refused["status"], refused["paymentStatus"]) == ("CANCELLED", "REFUNDED")
+        await clean_up_with_command()
+        declined = await post(10, stripe_api.REFUSED)
+        assert declined["status"] == "CANCELLED"
+        await clean_up_with_command()
+
+        await stack.stock("p1", 5)
+        confirmed = await post(12, stripe_api.VISA)
+        assert confirmed["orderId"] == refused["orderId"]
+        assert (confirmed["status"], confirmed["paymentStatus"]) == ("CONFIRMED", "PROCESSED")
+        assert api.held() == {confirmed["orderId"]}
+        assert len(api.of(confirmed["orderId"])) == 3
+        await stack.assert_books_balance()

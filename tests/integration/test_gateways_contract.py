@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import pytest
 from pydantic import SecretStr
@@ -35,9 +36,10 @@ class Bench:
     good_card: str
     refused_card: str
     held: Callable[[], Awaitable[set[str]]]
+    opened_at: datetime = field(default_factory=utc_now)
 
     def request(self, card: str | None = None, key: str | None = None, amount: int = 1999) -> ChargeRequest:
-        return ChargeRequest(key or new_id(), amount, "USD", card or self.good_card)
+        return ChargeRequest(key or new_id(), amount, "USD", card or self.good_card, self.opened_at)
 
 
 @pytest.fixture(params=["pymongo", "motor"])
@@ -89,7 +91,7 @@ async def test_a_declined_card_stays_declined_with_its_reason(bench: Bench) -> N
     assert await bench.other.charge(request) == first
     assert await bench.other.charge(bench.request(bench.good_card, key=request.key)) == first
     assert await bench.other.look_up(request) == first
-    assert await bench.gateway.refund(request.key) == NothingCharged(first.reason)
+    assert await bench.gateway.refund(request) == NothingCharged(first.reason)
     assert await bench.held() == set()
 
 
@@ -97,18 +99,28 @@ async def test_a_refund_returns_the_whole_charge_once(bench: Bench) -> None:
     request = bench.request()
     charged = await bench.gateway.charge(request)
     assert isinstance(charged, Charged)
-    assert await bench.gateway.refund(request.key) == Refunded(charged.charge_id)
-    assert await bench.other.refund(request.key) == Refunded(charged.charge_id)
+    assert await bench.gateway.refund(request) == Refunded(charged.charge_id)
+    assert await bench.other.refund(request) == Refunded(charged.charge_id)
+    assert await bench.held() == set()
+
+
+async def test_a_refunded_charge_is_no_charge_whenever_it_is_asked_about(bench: Bench) -> None:
+    request = bench.request()
+    assert isinstance(await bench.gateway.charge(request), Charged)
+    await bench.other.refund(request)
+    closed = Declined("The payment was cancelled")
+    assert await bench.gateway.charge(request) == closed
+    assert await bench.other.look_up(request) == closed
     assert await bench.held() == set()
 
 
 async def test_a_refund_before_any_charge_closes_the_key(bench: Bench) -> None:
     request = bench.request()
-    assert await bench.gateway.refund(request.key) == NothingCharged()
+    assert await bench.gateway.refund(request) == NothingCharged()
     late = await bench.other.charge(request)
     assert late == Declined("The payment was cancelled")
     assert await bench.gateway.look_up(request) == late
-    assert await bench.other.refund(request.key) == NothingCharged()
+    assert await bench.other.refund(request) == NothingCharged()
     assert await bench.held() == set()
 
 
@@ -137,12 +149,12 @@ async def test_a_charge_and_a_refund_at_once_leave_nothing_held(bench: Bench) ->
     requests = [bench.request() for _ in range(30)]
     await asyncio.gather(
         *(bench.gateway.charge(request) for request in requests),
-        *(bench.other.refund(request.key) for request in requests),
+        *(bench.other.refund(request) for request in requests),
         return_exceptions=True,
     )
     # Who got no answer asks again, as the look-ups do.
-    returned = [await bench.gateway.refund(request.key) for request in requests]
+    returned = [await bench.gateway.refund(request) for request in requests]
     late = [await bench.other.charge(request) for request in requests]
     assert await bench.held() == set()
-    for back, again in zip(returned, late, strict=True):
-        assert isinstance(again, Charged) == isinstance(back, Refunded)
+    assert all(isinstance(back, Refunded | NothingCharged) for back in returned)
+    assert late == [Declined("The payment was cancelled")] * len(requests)

@@ -8,6 +8,7 @@ import pytest
 from payment_service.gateway import Charged, ChargeRequest, Declined
 from payment_service.lifecycle import FREE, Status
 from payment_service.simulated_gateway import SimulatedGateway
+from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
 from tests.builders import new_id
 from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
@@ -285,7 +286,7 @@ async def test_a_key_reused_for_another_amount_is_never_recorded_as_paid(
 
 
 def order_request(key: str, amount: int) -> ChargeRequest:
-    return ChargeRequest(key, amount, "USD", "tok_ok")
+    return ChargeRequest(key, amount, "USD", "tok_ok", utc_now())
 
 
 # --- What the look-ups publish ---

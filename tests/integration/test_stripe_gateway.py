@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -71,7 +73,7 @@ def gateway(opened: Opened) -> OpenGateway:
 
 
 def a_request(card: str | None = VISA, amount: int = 1999, currency: str = "USD") -> ChargeRequest:
-    return ChargeRequest(new_id(), amount, currency, card)
+    return ChargeRequest(new_id(), amount, currency, card, utc_now())
 
 
 async def test_the_intent_names_the_order_and_is_confirmed_without_naming_a_card_again(
@@ -116,7 +118,7 @@ async def test_what_stripe_declines_is_declined_for_good(
 ) -> None:
     assert await gateway.charge(request_) == Declined(reason)
     assert await gateway.charge(request_) == Declined(reason)
-    assert await gateway.refund(request_.key) in (NothingCharged(reason), NothingCharged())
+    assert await gateway.refund(request_) in (NothingCharged(reason), NothingCharged())
     assert api.held() == set()
 
 
@@ -130,7 +132,7 @@ async def test_a_card_that_is_good_for_one_payment_declines_the_next(gateway: Op
     for request in (opened_before, opened_after):
         assert await gateway.charge(request) == Declined(CARD_UNUSABLE)
         assert await gateway.look_up(request) == Declined(CARD_UNUSABLE)
-        assert await gateway.refund(request.key) == NothingCharged(CARD_UNUSABLE)
+        assert await gateway.refund(request) == NothingCharged(CARD_UNUSABLE)
     assert [intent.status for intent in api.of(opened_before.key)] == ["canceled"]
     assert api.held() == {paid.key}
 
@@ -143,7 +145,7 @@ async def test_a_card_that_waits_for_its_holder_is_declined_and_its_intent_cance
     assert await gateway.charge(request) == Declined(NEEDS_CARDHOLDER)
     assert [intent.status for intent in api.of(request.key)] == ["canceled"]
     assert await gateway.look_up(request) == Declined(NEEDS_CARDHOLDER)
-    assert await gateway.refund(request.key) == NothingCharged(NEEDS_CARDHOLDER)
+    assert await gateway.refund(request) == NothingCharged(NEEDS_CARDHOLDER)
 
 
 async def test_a_look_up_cancels_an_intent_that_still_waits_for_the_cardholder(
@@ -189,7 +191,7 @@ async def test_a_charge_without_an_answer_can_be_refunded_and_never_takes_money_
     with pytest.raises(GatewayTimeoutError):
         await gateway.charge(request)
     taken = api.held()
-    assert isinstance(await gateway.refund(request.key), Refunded) == bool(taken)
+    assert isinstance(await gateway.refund(request), Refunded) == bool(taken)
     await gateway.charge(request)
     assert api.held() == set()
 
@@ -203,8 +205,8 @@ async def test_a_refund_without_an_answer_is_asked_for_again_and_made_once(
     assert isinstance(charged, Charged)
     api.disturb("refund", fault)
     with pytest.raises(GatewayTimeoutError):
-        await gateway.refund(request.key)
-    assert await gateway.refund(request.key) == Refunded(charged.charge_id)
+        await gateway.refund(request)
+    assert await gateway.refund(request) == Refunded(charged.charge_id)
     assert [intent.refunds for intent in api.of(request.key)] == [1]
 
 
@@ -213,10 +215,10 @@ async def test_a_refund_that_fails_at_stripe_is_not_taken_for_made(gateway: Open
     await gateway.charge(request)
     api.refund_status = "failed"
     with pytest.raises(GatewayTimeoutError, match="failed"):
-        await gateway.refund(request.key)
+        await gateway.refund(request)
     api.refund_status = "succeeded"
     api.forget_keys()
-    assert isinstance(await gateway.refund(request.key), Refunded)
+    assert isinstance(await gateway.refund(request), Refunded)
     assert api.held() == set()
 
 
@@ -261,7 +263,7 @@ async def test_a_confirmation_that_a_refund_overtakes_declines(opened: Opened, a
     api.disturb("confirm", "hold")
     charging = asyncio.create_task(opened().charge(request))
     await eventually(lambda: api.waiting, PATIENT)
-    assert await opened().refund(request.key) == NothingCharged()
+    assert await opened().refund(request) == NothingCharged()
     api.release()
     assert await charging == Declined(CLOSED)
     assert api.held() == set()
@@ -284,7 +286,7 @@ async def test_a_cancellation_that_a_charge_overtakes_becomes_a_refund(opened: O
     with pytest.raises(GatewayTimeoutError):
         await opened().charge(request)
     api.disturb("cancel", "hold")
-    returning = asyncio.create_task(opened().refund(request.key))
+    returning = asyncio.create_task(opened().refund(request))
     await eventually(lambda: api.waiting, PATIENT)
     charged = await opened().charge(request)
     assert isinstance(charged, Charged)
@@ -303,11 +305,11 @@ async def test_nothing_rests_on_idempotency_keys_that_stripe_has_forgotten(
 ) -> None:
     taken, refused, returned = a_request(), a_request(REFUSED), a_request()
     outcomes = [await gateway.charge(request) for request in (taken, refused, returned)]
-    back = await gateway.refund(returned.key)
+    back = await gateway.refund(returned)
     api.forget_keys()
     assert [await gateway.charge(request) for request in (taken, refused)] == outcomes[:2]
     assert [await gateway.look_up(request) for request in (taken, refused)] == outcomes[:2]
-    assert await gateway.refund(returned.key) == back
+    assert await gateway.refund(returned) == back
     assert len(api.intents) == 3
     assert api.held() == {taken.key}
 
@@ -326,6 +328,59 @@ async def test_an_intent_that_a_crash_left_without_a_record_takes_no_money(
     assert isinstance(charged, Charged)
     assert {intent.id: intent.status for intent in api.of(request.key)}[charged.charge_id] == "succeeded"
     assert api.held() == {request.key}
+
+
+@pytest.mark.parametrize("how", ["charged", "declined", "closed"])
+@pytest.mark.parametrize("written", ["now", "before records said when their payment was opened"])
+async def test_what_a_deleted_order_has_left_does_not_decide_a_later_order_of_the_same_id(
+    gateway: OpenGateway, api: StripeApi, database: Database, how: str, written: str
+) -> None:
+    earlier = replace(a_request(REFUSED if how == "declined" else VISA), opened_at=utc_now() - timedelta(days=31))
+    if how != "closed":
+        await gateway.charge(earlier)
+    await gateway.refund(earlier)
+    if written != "now":
+        long_ago = {"createdAt": earlier.opened_at} if how != "closed" else {"closedAt": earlier.opened_at}
+        unknown = dict.fromkeys(("openedAt", "chargedAt", "refundedAt"), "")
+        await database[COLLECTION].update_one({"_id": earlier.key}, {"$set": long_ago, "$unset": unknown})
+
+    later = replace(earlier, token=VISA, amount=earlier.amount + 1, opened_at=utc_now())
+    assert await gateway.look_up(later) is None
+    charged = await gateway.charge(later)
+    assert isinstance(charged, Charged)
+    assert api.intents[charged.charge_id].amount == later.amount
+    assert api.held() == {later.key}
+    assert await gateway.refund(later) == Refunded(charged.charge_id)
+    assert api.held() == set()
+
+
+async def test_money_that_was_returned_behind_our_back_is_not_charged(gateway: OpenGateway, api: StripeApi) -> None:
+    """An operator refunds a charge whose answer was lost, in Stripe's dashboard."""
+    request = a_request()
+    api.disturb("confirm", "lose answer")
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    (intent,) = api.of(request.key)
+    api.refund({"payment_intent": intent.id})
+    assert await gateway.look_up(request) == Declined(CLOSED)
+    assert await gateway.charge(request) == Declined(CLOSED)
+    assert await gateway.refund(request) == Refunded(intent.id)
+
+
+async def test_what_was_charged_and_refunded_is_noted_for_the_audit(
+    gateway: OpenGateway, api: StripeApi, database: Database
+) -> None:
+    request = a_request()
+    await gateway.charge(request)
+    record = await database[COLLECTION].find_one({"_id": request.key})
+    assert record is not None
+    assert record["openedAt"] == request.opened_at
+    assert "chargedAt" in record
+    assert "refundedAt" not in record
+    await gateway.refund(request)
+    record = await database[COLLECTION].find_one({"_id": request.key})
+    assert record is not None
+    assert "refundedAt" in record
 
 
 async def test_a_wrong_key_is_the_operators_problem_and_declines_nobody(opened: Opened, api: StripeApi) -> None:

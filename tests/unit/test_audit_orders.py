@@ -18,6 +18,7 @@ Document = dict[str, Any]
 
 MONEY = {"amount": 1000, "currency": "USD"}
 CHARGED = {"outcome": "CHARGED", "chargeId": "ch_1", **MONEY}
+INTENT = {"intentId": "pi_1", "chargedAt": NOW, **MONEY}
 
 
 def an_order(status: str = "PENDING", **changes: Any) -> Document:
@@ -47,10 +48,10 @@ def a_payment(status: str) -> Document:
 
 
 def kinds(order: Document, *records: Document | None) -> list[str]:
-    """What is wrong with an order that has these as its reservation, payment and charge."""
-    reservation, payment, charge = (*records, None, None, None)[:3]
+    """What is wrong with an order that has these as its reservation, payment, charge and intent at Stripe."""
+    reservation, payment, charge, intent = (*records, None, None, None, None)[:4]
     job = {"state": "FAILED", "updatedAt": order["updatedAt"]} if order["status"] == "FAILED" else None
-    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge, job), NOW)]
+    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge, job, intent), NOW)]
 
 
 RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
@@ -83,14 +84,60 @@ AT_STRIPE = a_payment("PROCESSED") | {"transactionId": "pi_1"}
 WENT_THROUGH = {"stockStatus": "RESERVED", "paymentStatus": "PROCESSED", "settled": True}
 
 
-@pytest.mark.parametrize("payment", [FROM_RETAINER, AT_STRIPE])
-def test_what_was_not_paid_at_the_simulated_gateway_has_no_charge_there(payment: Document) -> None:
+@pytest.mark.parametrize(("payment", "intent"), [(FROM_RETAINER, None), (AT_STRIPE, INTENT)])
+def test_what_was_not_paid_at_the_simulated_gateway_has_no_charge_there(
+    payment: Document, intent: Document | None
+) -> None:
     order = an_order("CONFIRMED", **WENT_THROUGH)
-    assert kinds(order, a_reservation("RESERVED"), payment) == []
-    assert kinds(order, a_reservation("RESERVED"), payment, CHARGED) == ["charged twice"]
+    assert kinds(order, a_reservation("RESERVED"), payment, None, intent) == []
+    assert kinds(order, a_reservation("RESERVED"), payment, CHARGED, intent) == ["charged twice"]
     returned = CHARGED | {"refundedAt": NOW}
-    assert kinds(order, a_reservation("RESERVED"), payment, returned) == []
-    assert kinds(order, a_reservation("RESERVED"), payment | {"amount": 1}) == ["payment amount"]
+    assert kinds(order, a_reservation("RESERVED"), payment, returned, intent) == []
+    assert kinds(order, a_reservation("RESERVED"), payment | {"amount": 1}, None, intent) == ["payment amount"]
+
+
+@pytest.mark.parametrize(
+    ("intent", "wrong"),
+    [
+        (INTENT, []),
+        ({"intentId": "pi_1", **MONEY}, []),  # written before charges were noted
+        (None, ["charge", "money"]),
+        (INTENT | {"intentId": "pi_2"}, ["charge"]),
+        (INTENT | {"amount": 999}, ["charge amount"]),
+        (INTENT | {"currency": "EUR"}, ["charge amount"]),
+        (INTENT | {"refundedAt": NOW}, ["money"]),
+        ({"reason": "The card was declined", **MONEY}, ["charge", "money"]),
+        ({"closedAt": NOW}, ["charge", "money"]),
+    ],
+)
+def test_an_order_paid_over_stripe_has_its_charge_there(intent: Document | None, wrong: list[str]) -> None:
+    order = an_order("CONFIRMED", **WENT_THROUGH)
+    assert kinds(order, a_reservation("RESERVED"), AT_STRIPE, None, intent) == wrong
+
+
+@pytest.mark.parametrize("money", ["REFUNDED", "VOIDED", "FAILED"])
+@pytest.mark.parametrize("gateway", ["simulated", "stripe"])
+def test_a_cancelled_order_holds_no_money_at_either_gateway(money: str, gateway: str) -> None:
+    order = an_order("CANCELLED", stockStatus="RELEASED", paymentStatus=money, settled=True)
+    charge, payment = (CHARGED, a_payment(money)) if gateway == "simulated" else (INTENT, a_payment(money))
+    if gateway == "stripe" and money == "REFUNDED":
+        payment |= {"transactionId": "pi_1"}
+
+    def wrong(charge: Document) -> list[str]:
+        charges = (charge, None) if gateway == "simulated" else (None, charge)
+        return kinds(order, a_reservation("RELEASED"), payment, *charges)
+
+    assert wrong(charge) == (["refund"] if money == "REFUNDED" else []) + ["money held"]
+    assert wrong(charge | {"refundedAt": NOW}) == []
+
+
+def test_money_at_stripe_without_an_order_is_found() -> None:
+    def wrong(intent: Document) -> list[str]:
+        return [violation.kind for violation in judge(Case("o1", None, intent=intent), NOW)]
+
+    assert wrong(INTENT) == ["charge without order"]
+    for intent in (INTENT | {"refundedAt": NOW}, {"intentId": "pi_1", **MONEY}, {"closedAt": NOW}):
+        assert wrong(intent) == []
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_only_cancelled_orders_that_are_settled_are_ever_over() -> None:
     assert not is_over(an_order(updatedAt=None), NOW)
 
 
+INTENT = {"intentId": "pi_1", "chargedAt": OLD}
 REFUNDED = {"outcome": "CHARGED", "refundedAt": OLD}
 GONE = Records(an_order(), {"status": "RELEASED"}, {"status": "REFUNDED"}, REFUNDED, {"state": "FAILED"})
 
@@ -61,6 +62,8 @@ def test_what_holds_nothing_may_go() -> None:
     assert why_kept(GONE) is None
     assert why_kept(GONE._replace(charge={"outcome": "DECLINED"})) is None
     assert why_kept(GONE._replace(charge={"outcome": "VOIDED"})) is None
+    for intent in (INTENT | {"refundedAt": OLD}, {"intentId": "pi_1"}, {"reason": "declined"}, {"closedAt": OLD}):
+        assert why_kept(GONE._replace(intent=intent)) is None
     assert (
         why_kept(GONE._replace(job={"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": True}})) is None
     )
@@ -78,6 +81,7 @@ def test_what_holds_nothing_may_go() -> None:
         ({"payment": {"status": "PENDING", "nextLookupAt": OLD}}, "money"),
         ({"payment": None}, "money"),
         ({"charge": {"outcome": "CHARGED"}}, "gateway"),
+        ({"intent": INTENT}, "gateway"),
         ({"marked": True}, "mark"),
         ({"job": {"state": "COMPLETED"}}, "job"),
         ({"job": {"state": "WAITING"}}, "job"),
