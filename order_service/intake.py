@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from order_service.alarms import Patience, after_intent
 from order_service.metrics import placed
@@ -20,7 +20,7 @@ from shared.contracts.orders import MAX_QUANTITY, SLOT_ID_PATTERN, Delivery, Ite
 from shared.database import Document
 from shared.grouping import Grouping
 from shared.http import Body, ProblemError
-from shared.money import MAX_MINOR_UNITS, JsonMoney, to_json_number
+from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
 
 GROUP_LIMIT = 200
 
@@ -65,6 +65,13 @@ class NewOrder(Body):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: NewPayment = NewPayment()
     delivery: NewDelivery | None = None
+
+    @field_validator("currency")
+    @classmethod
+    def _has_these_amounts(cls, currency: str, info: ValidationInfo) -> str:
+        prices = {f"items.{number}.price": item.price for number, item in enumerate(info.data.get("items", ()))}
+        require_whole(currency, prices | {"totalAmount": info.data.get("total_amount", 0)})
+        return currency
 
     @model_validator(mode="after")
     def _adds_up(self) -> "NewOrder":

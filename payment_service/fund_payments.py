@@ -12,7 +12,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 
 from payment_service import bookings, chart
 from payment_service.ledger import Ledger
-from payment_service.refusals import RefusedError, UnfitError, UnknownError
+from payment_service.refusals import RefusedError, UnfitError, UnknownError, require_amount_of
 from payment_service.transactions import Session
 from shared.clock import Clock
 from shared.database import Database, Document
@@ -46,14 +46,16 @@ class FundPayments:
     ) -> Document:
         """Record a pending payment; its currency is that of its invoice unless one is given.
 
-        Raises UnknownError if there is no such invoice, UnfitError if it is kept in another currency. Whether the
-        invoice still takes that much is decided when the payment is completed.
+        Raises UnknownError if there is no such invoice, UnfitError if it is kept in another currency, or if the amount
+        has decimals that the currency does not have. Whether the invoice still takes that much is decided when the
+        payment is completed.
         """
         if invoice_id is not None:
             due_in = (await self._ledger.get(chart.invoice(invoice_id), session))["currency"]
             if currency not in (None, due_in):
                 raise UnfitError(f"Invoice {invoice_id} is kept in {due_in}, not in {currency}", field="currency")
             currency = due_in
+        require_amount_of(currency or default_currency, amount)
         payment: Document = {
             "_id": uuid4().hex,
             "customerId": customer_id,

@@ -3,10 +3,11 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
+from pydantic.alias_generators import to_camel
 
 from shared.contracts.base import Name, Text
 from shared.http import Body
-from shared.money import JsonMoney
+from shared.money import JsonMoney, require_whole
 
 DEFAULT_CURRENCY = "USD"
 
@@ -15,7 +16,22 @@ AmountOrNothing = Annotated[JsonMoney, Field(ge=0)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
-class NewRetainer(Body):
+class _InCurrency(Body):
+    """A request with amounts of a currency: those that the currency does not have are refused.
+
+    Where the currency is left out, it is that of an account; the ledger refuses them then.
+    """
+
+    @field_validator("currency", check_fields=False)
+    @classmethod
+    def _has_these_amounts(cls, currency: str | None, info: ValidationInfo) -> str | None:
+        if currency is not None:
+            amounts = {to_camel(name): value for name, value in info.data.items() if isinstance(value, int)}
+            require_whole(currency, amounts)
+        return currency
+
+
+class NewRetainer(_InCurrency):
     """What a client pays in advance, and for what."""
 
     client_id: Name
@@ -24,7 +40,7 @@ class NewRetainer(Body):
     currency: Currency = DEFAULT_CURRENCY
 
 
-class Consumption(Body):
+class Consumption(_InCurrency):
     """What is taken from a retainer; with `invoiceId` it pays that invoice. The currency is the retainer's."""
 
     amount: Amount
@@ -33,7 +49,7 @@ class Consumption(Body):
     invoice_id: Name | None = None
 
 
-class Replenishment(Body):
+class Replenishment(_InCurrency):
     """What is added to a retainer.
 
     A `paymentId` of ours takes it from the credit that the payment gave its customer; any other is kept as a reference.
@@ -50,7 +66,7 @@ class RetainerChange(Body):
     status: Literal["active", "inactive"]
 
 
-class NewInvoice(Body):
+class NewInvoice(_InCurrency):
     """What a client owes."""
 
     client_id: Name
@@ -58,7 +74,7 @@ class NewInvoice(Body):
     currency: Currency = DEFAULT_CURRENCY
 
 
-class InvoicePayment(Body):
+class InvoicePayment(_InCurrency):
     """A payment of an invoice, or of a part of it."""
 
     amount: Amount
@@ -66,7 +82,7 @@ class InvoicePayment(Body):
     currency: Currency | None = None
 
 
-class NewPayment(Body):
+class NewPayment(_InCurrency):
     """A payment of a customer, of an invoice or as credit; `completed` is completed at once.
 
     The currency is that of the invoice, if one is named.
@@ -80,14 +96,14 @@ class NewPayment(Body):
     status: Literal["pending", "completed"] = "pending"
 
 
-class NewBankAccount(Body):
+class NewBankAccount(_InCurrency):
     """A bank account of our own, with what it holds."""
 
     name: Name
     account_number: Name
     bank_name: Name
-    currency: Currency = DEFAULT_CURRENCY
     balance: AmountOrNothing
+    currency: Currency = DEFAULT_CURRENCY
 
 
 class BankAccountChange(Body):

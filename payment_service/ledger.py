@@ -21,7 +21,14 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from payment_service import chart
 from payment_service.bookings import Booking, Operation, Posting
-from payment_service.refusals import InsufficientBalanceError, RefusedError, StateError, UnfitError, UnknownError
+from payment_service.refusals import (
+    InsufficientBalanceError,
+    RefusedError,
+    StateError,
+    UnfitError,
+    UnknownError,
+    require_amount_of,
+)
 from payment_service.transactions import Session
 from shared.clock import Clock
 from shared.database import Database, Document
@@ -47,6 +54,19 @@ ACTIVE = "active"
 
 _ALSO_INACTIVE = frozenset({Operation.ORDER_REFUNDED, Operation.CORRECTION})
 """Operations that an inactive account takes too: what was paid from a retainer must be able to come back to it."""
+
+_ENTERED = frozenset(
+    {
+        Operation.RETAINER_OPENED,
+        Operation.RETAINER_CONSUMED,
+        Operation.RETAINER_REPLENISHED,
+        Operation.INVOICE_ISSUED,
+        Operation.INVOICE_PAID,
+        Operation.BANK_OPENED,
+        Operation.TRANSFER_MADE,
+    }
+)
+"""Operations whose amounts a client has just entered. The others carry on what was accepted before, or undo it."""
 
 _NAMES = {
     chart.Kind.RETAINER: "Retainer",
@@ -99,9 +119,12 @@ class Ledger:
     async def post(self, booking: Booking, session: Session) -> Entry:
         """Change the balances and write the entry.
 
-        Raises UnknownError, StateError (inactive or closed), UnfitError (another currency) or
-        InsufficientBalanceError; whatever the transaction has done until then has to be aborted.
+        Raises UnknownError, StateError (inactive or closed), UnfitError (another currency, or decimals that it does
+        not have) or InsufficientBalanceError; whatever the transaction has done until then has to be aborted.
         """
+        if booking.operation in _ENTERED:
+            for posting in booking.postings:
+                require_amount_of(booking.currency, abs(posting.amount))
         now = self._clock()
         # In one order for everybody: two transactions never hold what the other one wants.
         ordered = sorted(booking.postings, key=lambda posting: posting.account)

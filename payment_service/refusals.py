@@ -2,6 +2,8 @@
 
 from http import HTTPStatus
 
+from shared.money import require_whole
+
 
 class RefusedError(Exception):
     """The books do not allow the operation.
@@ -34,6 +36,14 @@ class UnfitError(RefusedError):
     """What the operation names does not go together: two currencies, another customer's payment."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+def require_amount_of(currency: str, amount: int) -> None:
+    """Raise UnfitError if an amount, in minor units, has decimals and its currency has none."""
+    try:
+        require_whole(currency, {"amount": amount})
+    except ValueError as error:
+        raise UnfitError(str(error), field="amount") from None
 
 
 class InsufficientBalanceError(RefusedError):

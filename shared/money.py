@@ -1,5 +1,6 @@
 """Amounts: JSON numbers with at most two decimals outside, integer minor units (cents) inside."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -7,6 +8,22 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonS
 
 MAX_MINOR_UNITS = 10**14
 """A trillion in major units: every such amount with two decimals is exact in the 53 bits of a JSON double."""
+
+WITHOUT_DECIMALS = frozenset(
+    (
+        *("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"),
+        *("RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"),
+    )
+)
+"""Currencies that have no minor unit: exponent 0 in ISO 4217, list one. Their amounts are whole numbers."""
+
+
+def require_whole(currency: str, amounts: Mapping[str, int]) -> None:
+    """Raise ValueError if an amount, by its field's name and in minor units, has decimals that the currency lacks."""
+    if currency in WITHOUT_DECIMALS:
+        for name, minor in amounts.items():
+            if minor % 100:
+                raise ValueError(f"{currency} has no decimals, but {name} is {to_json_number(minor)}")
 
 
 def to_minor_units(value: Any) -> int:

@@ -306,6 +306,28 @@ async def test_currencies_are_never_mixed(app: FundsApp, client: Funds) -> None:
         assert answer.body["errors"][0]["field"] == field
 
 
+async def test_an_account_in_yen_takes_no_half_a_yen(app: FundsApp, client: Funds) -> None:
+    """Also where the request leaves the currency to the account."""
+    yen = {"currency": "JPY"}
+    retainer = await client.send(
+        Call("/api/retainers", {"clientId": "c", "retainerType": "t", "initialAmount": 100, **yen})
+    )
+    invoice = await client.send(Call("/api/invoices", {"clientId": "c", "totalAmount": 100, **yen}))
+    bank = {"name": "n", "accountNumber": "1", "bankName": "b", "balance": 100, **yen}
+    first, second = [await client.send(Call("/api/bank-accounts", bank)) for _ in range(2)]
+    retainer_id, invoice_id = retainer.body["retainer"]["_id"], invoice.body["invoice"]["_id"]
+    ends = {"fromAccountId": first.body["account"]["_id"], "toAccountId": second.body["account"]["_id"]}
+    for path, body in (
+        (f"/api/retainers/{retainer_id}/consume", {"amount": 10.5}),
+        (f"/api/retainers/{retainer_id}/replenish", {"amount": 10.5}),
+        (f"/api/invoices/{invoice_id}/payments", {"amount": 10.5, "paymentMethod": "wire"}),
+        ("/api/payments", {"customerId": "c", "amount": 10.5, "paymentMethod": "wire", "invoiceId": invoice_id}),
+        ("/api/bank-transfers", ends | {"amount": 10.5}),
+        ("/api/bank-transfers", ends | {"amount": 10, "fee": 0.5}),
+    ):
+        await refused(app, Call(path, body), 422, "JPY has no decimals, but amount is")
+
+
 async def test_no_account_holds_more_than_a_json_number_can_say(app: FundsApp, client: Funds) -> None:
     retainer = await client.made(calls.open_retainer("c1", 10**14), "retainer")
     await refused(app, calls.replenish(retainer, 1), 422, "would hold more")

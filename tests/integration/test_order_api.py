@@ -95,6 +95,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("an empty user", {"userId": ""}, "userId", "should match pattern"),
     ("control characters", {"userId": "a\x00b"}, "userId", "should match pattern"),
     ("a lower-case currency", {"currency": "usd"}, "currency", "should match pattern"),
+    (
+        "half a yen",
+        {"items": [{**LINE, "price": 10.5}], "totalAmount": 10.5, "currency": "JPY"},
+        "currency",
+        "JPY has no decimals, but items.0.price is 10.5",
+    ),
     ("an unknown method", {"payment": {"method": "cash"}}, "payment.method", "'card' or 'retainer'"),
     ("a retainer without id", {"payment": {"method": "retainer"}}, "payment", "retainerId is required"),
     ("an impossible slot", {"delivery": {"slot": "tomorrow"}}, "delivery.slot", "should match pattern"),

@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from shared.money import MAX_MINOR_UNITS, to_json_number, to_minor_units
+from payment_service.funds_requests import (
+    Consumption,
+    InvoicePayment,
+    NewBankAccount,
+    NewInvoice,
+    NewPayment,
+    NewRetainer,
+    Replenishment,
+)
+from shared.money import MAX_MINOR_UNITS, WITHOUT_DECIMALS, require_whole, to_json_number, to_minor_units
 
 minor_units = st.integers(-MAX_MINOR_UNITS, MAX_MINOR_UNITS)
 
@@ -56,3 +66,25 @@ def test_amounts_that_binary_fractions_miss_are_exact(value: float, minor: int) 
 def test_everything_else_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="must"):
         to_minor_units(value)
+
+
+def test_a_currency_without_decimals_has_whole_amounts_only() -> None:
+    require_whole("JPY", {"totalAmount": 1000, "price": 0})
+    require_whole("USD", {"totalAmount": 1050})
+    require_whole("KWD", {"totalAmount": 1})
+    with pytest.raises(ValueError, match=r"^JPY has no decimals, but totalAmount is 10\.5$"):
+        require_whole("JPY", {"price": 1000, "totalAmount": 1050})
+
+
+@pytest.mark.parametrize("currency", sorted(WITHOUT_DECIMALS))
+def test_what_the_currency_does_not_have_is_refused_wherever_a_currency_is_given(currency: str) -> None:
+    half = {"currency": currency, "clientId": "c", "customerId": "c", "paymentMethod": "wire"}
+    half |= {"retainerType": "t", "name": "n", "accountNumber": "1", "bankName": "b"}
+    half |= dict.fromkeys(("amount", "initialAmount", "totalAmount", "balance"), 10.5)
+    models = [NewRetainer, NewInvoice, NewPayment, NewBankAccount, Consumption, Replenishment, InvoicePayment]
+    for model in models:
+        names = {field.alias: field for field in model.model_fields.values()}
+        body = {name: value for name, value in half.items() if name in names}
+        with pytest.raises(ValidationError, match=f"{currency} has no decimals, but (.*[aA]mount|balance) is 10.5"):
+            model.model_validate(body)
+        model.model_validate(body | {"currency": "USD"})

@@ -35,12 +35,15 @@ from payment_service.stripe_outcomes import (
 SECRET = "pm_1SecretCard"
 
 
-def an_intent(status: str, failure: str | None = None, cancelled_as: str | None = None) -> PaymentIntent:
+def an_intent(
+    status: str, failure: str | None = None, cancelled_as: str | None = None, charge: object = None
+) -> PaymentIntent:
     values = {
         "id": "pi_1",
         "status": status,
         "last_payment_error": {"message": failure} if failure else None,
         "cancellation_reason": cancelled_as,
+        "latest_charge": charge,
     }
     return PaymentIntent.construct_from(values, "sk_test")
 
@@ -50,6 +53,9 @@ def an_intent(status: str, failure: str | None = None, cancelled_as: str | None 
     [
         (an_intent("succeeded"), Charged("pi_1")),
         (an_intent("succeeded", failure="An earlier attempt"), Charged("pi_1")),
+        (an_intent("succeeded", charge="ch_1"), Charged("pi_1")),
+        (an_intent("succeeded", charge={"id": "ch_1", "object": "charge", "refunded": False}), Charged("pi_1")),
+        (an_intent("succeeded", charge={"id": "ch_1", "object": "charge", "refunded": True}), Declined(CLOSED)),
         (an_intent("requires_confirmation"), None),
         (
             an_intent("requires_payment_method", failure="Your card\n was declined."),
