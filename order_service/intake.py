@@ -16,7 +16,7 @@ from order_service.outbox import Outbox
 from shared import tracing
 from shared.clock import Clock
 from shared.contracts.base import Name
-from shared.contracts.orders import MAX_QUANTITY, SLOT_ID_PATTERN, Delivery, Item, PaymentInstruction
+from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, Delivery, Item, PaymentInstruction
 from shared.database import Document
 from shared.grouping import Grouping
 from shared.http import Body, ProblemError
@@ -60,7 +60,7 @@ class NewOrder(Body):
     """What a client posts."""
 
     user_id: Name
-    items: Annotated[tuple[NewItem, ...], Field(min_length=1, max_length=100, strict=False)]
+    items: Annotated[list[NewItem], Field(min_length=1, max_length=MAX_ITEMS)]
     total_amount: Annotated[JsonMoney, Field(ge=0)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: NewPayment = NewPayment()

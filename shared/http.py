@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from pymongo.errors import PyMongoError
@@ -25,6 +25,8 @@ from shared import database, tracing
 from shared.errors import TransientError
 
 MAX_BODY_BYTES = 256 * 1024
+MAX_UNKNOWN_FIELDS = 20
+"""Unknown fields of one object that are refused one by one; a body with more of them is refused as a whole."""
 ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 """Paths that answer also before the service is ready."""
 
@@ -51,6 +53,15 @@ class Body(BaseModel):
         validate_by_name=False,
         allow_inf_nan=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_unknown_fields(cls, given: Any) -> Any:
+        # Each unknown field is an error of its own: a body could ask for tens of thousands of them.
+        if isinstance(given, dict) and len(given) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
+            allowed = ", ".join(field.alias or name for name, field in cls.model_fields.items())
+            raise ValueError(f"has {len(given)} fields, allowed are {allowed}")
+        return given
 
 
 class View(BaseModel):

@@ -49,6 +49,9 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
 }
 """Which messages reach which inbox. Everything else on the exchange is for anyone who binds a queue to it."""
 
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""The broker's `max_message_size`: room for what a consumer refuses (shared.bus.reading) and keeps as a dead letter."""
+
 DELIVERY_LIMIT = 50
 """Deliveries of one message that may end in a crash before it is a dead letter: at one restart a second, a minute."""
 

@@ -32,6 +32,7 @@ from shared.bus.failures import (
     failed_attempts,
     fitting,
 )
+from shared.bus.reading import MAX_BODY_BYTES
 from shared.database import Document
 from shared.topology import INBOXES
 
@@ -201,7 +202,12 @@ def current_body(letter: Document) -> bytes:
 
 
 def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
-    """The message that replays the letter: to the inbox that it failed in, as if it had never failed."""
+    """The message that replays the letter: to the inbox that it failed in, as if it had never failed.
+
+    Raises ValueError for a body that no consumer takes; the broker might not even take it from us.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise ValueError(f"the body has {len(body)} bytes, allowed are {MAX_BODY_BYTES}: edit it")
     kept = _named_to_fit(
         {name: value for name, value in letter["headers"].items() if not _is_of_the_past(name) and name not in _COPIES}
     )

@@ -33,6 +33,7 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
         yield check_version(connection)
         yield await check_queues(connection)
     yield await asyncio.to_thread(check_bindings, control)
+    yield await asyncio.to_thread(check_message_size, control)
 
 
 def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
@@ -84,3 +85,18 @@ def check_bindings(control: Control | None) -> Finding:
     if missing:
         return wrong("bindings", f"missing: {', '.join(missing)}", "start a service: it declares them")
     return ok("bindings", f"all {len(wanted)} exist")
+
+
+def check_message_size(control: Control | None) -> Finding:
+    """Check that the broker refuses messages that are larger than any that the services can handle."""
+    if control is None:
+        return note("message size", "not checked: only that of a node that `ordersaga up` runs can be read")
+    try:
+        answer = control("-q", "eval", "application:get_env(rabbit, max_message_size).")
+    except (OSError, subprocess.SubprocessError) as error:
+        return note("message size", f"not checked: rabbitmqctl failed: {error}")
+    limit = int("".join(re.findall(r"\d+", answer)) or 0)
+    if not 0 < limit <= topology.MAX_MESSAGE_BYTES:
+        fix = f"set max_message_size = {topology.MAX_MESSAGE_BYTES} in rabbitmq.conf and restart the node"
+        return wrong("message size", f"the broker accepts up to {limit} bytes", fix)
+    return ok("message size", f"at most {limit} bytes")

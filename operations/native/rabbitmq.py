@@ -20,6 +20,7 @@ from pathlib import Path
 
 from operations.native.program import Command, ServerMissingError
 from operations.native.reachability import amqp_missing
+from shared.topology import MAX_MESSAGE_BYTES
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
 # Where administrators' programs are; an ordinary user's PATH often lacks them.
@@ -134,6 +135,7 @@ class RabbitMQ:
             f"listeners.tcp.1 = 127.0.0.1:{self._ports['amqp']}\n"
             # The log of the quorum queues takes its whole size on the disk at once; the default is 512 MB.
             "raft.wal_max_size_bytes = 67108864\n"
+            f"max_message_size = {MAX_MESSAGE_BYTES}\n"
         )
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 import structlog
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.simulator.state import BuyFaults, Package, State, StatusFaults
@@ -30,14 +30,14 @@ class PackageBody(Body):
 
     id: Name | int
     name: Name
-    ips: Annotated[list[Annotated[str, AfterValidator(_ipv4)]], Field(max_length=65_536)]
+    ips: Annotated[list[Annotated[str, AfterValidator(_ipv4)]], FailFast(), Field(max_length=65_536)]
     status: Name = "active"
 
 
 class PackagesBody(Body):
     """All that is for sale from now on."""
 
-    packages: Annotated[list[PackageBody], Field(max_length=10_000)]
+    packages: Annotated[list[PackageBody], FailFast(), Field(max_length=10_000)]
 
     @model_validator(mode="after")
     def _unique(self) -> Self:

@@ -9,8 +9,8 @@ from shared.bus import Delivery
 from shared.contracts import BY_ROUTING_KEY, Message
 from shared.errors import PoisonError
 
-MAX_BODY_BYTES = 1024 * 1024
-"""A message of ours has a few KiB; what is bigger is refused without being parsed."""
+MAX_BODY_BYTES = 256 * 1024
+"""The largest legal order takes less than a quarter of it; a bigger body is refused without being parsed."""
 
 _SHOWN_ERRORS = 5
 _VALUES = reprlib.Repr()

@@ -2,11 +2,12 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, FailFast, Field
 
 from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
 from shared.money import Money
 
+MAX_ITEMS = 100
 MAX_QUANTITY = 1_000_000
 
 SLOT_ID_PATTERN = "slot:(0|[1-9][0-9]{0,11})"
@@ -19,6 +20,18 @@ class Item(Wire):
     product_id: Name
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
     price: Annotated[Money, Field(ge=0)]
+
+
+def _not_empty(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    if not items:
+        raise ValueError("must have at least 1 item")
+    return items
+
+
+# Without FailFast a tuple collects the errors of every element before it looks at its length. A minimum length has to
+# be checked apart: the elements that are missing after a failure would be reported as well.
+Items = Annotated[tuple[Item, ...], FailFast(), Field(max_length=MAX_ITEMS, strict=False)]
+"""The lines of an order; reading stops at the first one that is wrong."""
 
 
 class PaymentInstruction(Wire):
@@ -41,7 +54,7 @@ class OrderCreated(OrderMessage):
     routing_key: ClassVar[str] = "order.created"
 
     user_id: Name
-    items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=100, strict=False)]
+    items: Annotated[Items, AfterValidator(_not_empty)]
     total_amount: Annotated[Money, Field(ge=0)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: PaymentInstruction = PaymentInstruction()
@@ -53,7 +66,7 @@ class ReleaseStock(OrderMessage):
 
     routing_key: ClassVar[str] = "stock.release"
 
-    items: Annotated[tuple[Item, ...], Field(max_length=100, strict=False)] = ()
+    items: Items = ()
 
 
 class RefundPayment(OrderMessage):

@@ -194,11 +194,11 @@ POISON = {
     "a number as id": (b'{"orderId":7}', "orderId: Input should be a valid string (got 7)"),
     "a path as id": (b'{"orderId":"../etc"}', "(got '../etc')"),
     "a zero byte in the id": (b'{"orderId":"a\\u0000"}', "orderId: String should match pattern"),
-    "an id of a megabyte": (b'{"orderId":"' + b"x" * 1_000_000 + b'"}', "orderId: String should match pattern"),
+    "an id of 200 KB": (b'{"orderId":"' + b"x" * 200_000 + b'"}', "orderId: String should match pattern"),
     "a number of 100,000 digits": (b'{"orderId":' + b"9" * 100_000 + b"}", ""),
     "NaN": (b'{"orderId":"o1","reason":NaN}', "reason: Input should be a valid string (got nan)"),
-    "more than a megabyte": (b'{"orderId":"o1","pad":"' + b"x" * 1_100_000 + b'"}', "the body has 1100025 bytes"),
-    "five megabytes": (b"\x00" * 5_000_000, "the body has 5000000 bytes"),
+    "more than 256 KiB": (b'{"orderId":"o1","pad":"' + b"x" * 300_000 + b'"}', "the body has 300025 bytes"),
+    "as much as the broker takes": (b"\x00" * topology.MAX_MESSAGE_BYTES, "the body has 1048576 bytes"),
 }
 
 

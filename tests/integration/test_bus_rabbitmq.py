@@ -194,6 +194,18 @@ async def test_a_name_or_headers_that_do_not_fit_the_protocol_are_refused_before
     assert len(await take_batch(bus, 1)) == 1
 
 
+async def test_the_broker_refuses_what_no_service_could_handle(harness: RabbitHarness) -> None:
+    bus = await harness.bus(INBOX)
+    link = bus._link  # type: ignore[attr-defined]
+    async with await aio_pika.connect(harness.url) as stranger, stranger.channel() as channel:
+        too_large = aio_pika.Message(bytes(topology.MAX_MESSAGE_BYTES + 1), type="payment.refund")
+        with pytest.raises(aio_pika.exceptions.AMQPError, match="larger than configured max size"):
+            await channel.default_exchange.publish(too_large, INBOX)
+    await Publisher(bus).send([RefundPayment(order_id="o1")])
+    assert [delivery.correlation_id for delivery in await take_batch(bus, 1)] == ["o1"]
+    assert bus._link is link  # type: ignore[attr-defined]
+
+
 async def test_a_consumer_that_the_broker_has_forgotten_is_noticed_and_comes_back(harness: RabbitHarness) -> None:
     bus = await harness.bus(INBOX, check_every=0.2)
     link = bus._link  # type: ignore[attr-defined]

@@ -22,9 +22,10 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer, Replays, ReplayWork
 from shared import topology
-from shared.bus import Envelope, Handlers
+from shared.bus import Delivery, Envelope, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
+from shared.bus.reading import MAX_BODY_BYTES
 from shared.clock import utc_now
 from shared.contracts import DeadLetterHandled, RefundPayment
 from shared.database import Database, Document
@@ -203,10 +204,7 @@ GARBAGE = {
     "not JSON": raw(b"not json", topology.DEAD_LETTERS),
     "binary": raw(bytes(range(256)) * 20, topology.DEAD_LETTERS, message_id="binary"),
     "nothing at all": raw(b"", topology.DEAD_LETTERS),
-    "5 MB": raw(b'"' + b"x" * 5_000_000 + b'"', topology.DEAD_LETTERS, message_id="big"),
-    "15 MB, more than fits into a document with what belongs to it": raw(
-        bytes(15_900_000), topology.DEAD_LETTERS, message_id="bigger"
-    ),
+    "as much as the broker takes": raw(bytes(topology.MAX_MESSAGE_BYTES), topology.DEAD_LETTERS, message_id="big"),
     "headers of other types": raw(
         b"{}",
         topology.DEAD_LETTERS,
@@ -244,6 +242,38 @@ async def test_whatever_comes_is_taken_whole(desk: Desk) -> None:
     assert max(letter["lastFailedAt"] for letter in found) <= utc_now()
     with pytest.raises(NotPossibleError, match="no inbox of a service"):
         await desk.replay(Filters(ids=(found[0]["_id"],)))
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 5_000_000, 15_900_000])
+async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(desk: Desk, size: int) -> None:
+    """From a broker that takes more than ours; the largest does not fit into a document with what belongs to it."""
+    sent = dead(bytes(size))
+    taken = Delivery(
+        sent.body,
+        topology.DEAD_LETTERS,
+        sent.exchange,
+        "payment.refund",
+        sent.type,
+        "o1",
+        "m1",
+        False,
+        sent.headers,
+        None,
+    )
+    await desk.records.record([taken], utc_now())
+    (listed,) = await desk.all()
+    assert (await desk.stored(listed["_id"]))["body"] == sent.body
+
+    assert (await desk.replay(Filters()))["published"] == 0
+
+    (entry,) = (await desk.stored(listed["_id"]))["replays"]
+    assert (entry["outcome"], entry["error"]["message"]) == (
+        "dead",
+        f"the body has {size} bytes, allowed are 262144: edit it",
+    )
+    edited = await desk.letters.edit_and_replay(listed["_id"], b'{"orderId": "o1"}', by="ann", why="too large")
+    assert (await desk.carry_out(edited))["published"] == 1
+    assert [message.body for message in await desk.harness.take_from(INBOX, 1)] == [b'{"orderId": "o1"}']
 
 
 async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(desk: Desk) -> None:

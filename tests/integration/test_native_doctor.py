@@ -10,7 +10,7 @@ import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from operations.doctor.broker import check_bindings, check_broker
+from operations.doctor.broker import check_bindings, check_broker, check_message_size
 from operations.doctor.database import DATABASES, check_database, schema_of
 from operations.doctor.finding import Finding
 from operations.doctor.provider import check_provider
@@ -47,6 +47,7 @@ async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_
         "RabbitMQ node": "ok",
         "queues": "ok",
         "bindings": "note",
+        "message size": "note",
     }
 
 
@@ -197,6 +198,13 @@ def test_a_missing_binding_is_named() -> None:
     finding = check_bindings(lambda *_: "\n".join(lines[1:]))
     assert finding.outcome == "wrong"
     assert "ordersaga -> order.inbox (stock.reserved)" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [("{ok,1048576}", "ok"), ("{ok,134217728}", "wrong"), ("undefined", "wrong")]
+)
+def test_a_broker_that_takes_larger_messages_than_a_service_handles_is_named(answer: str, outcome: str) -> None:
+    assert check_message_size(lambda *_: answer).outcome == outcome
 
 
 async def test_a_provider_that_answers_is_told_with_what_it_has_to_sell() -> None:

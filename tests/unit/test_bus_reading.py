@@ -47,7 +47,7 @@ WRONG = {
         '{"productId":"p1","quantity":"1","price":10}'
     ): "items.0.quantity: Input should be a valid integer (got '1')",
     order('{"productId":"p1","quantity":1,"price":1e400}'): "items.0.price: Value error",
-    order(""): "items: Tuple should have at least 1 item",
+    order(""): "items: Value error, must have at least 1 item",
     ORDER % b",".join([ITEM] * 101): "items: Tuple should have at most 100 items",
 }
 
@@ -59,11 +59,11 @@ def test_the_reason_names_the_field_and_the_value(body: bytes, expected: str) ->
 
 def test_the_reason_is_short_however_long_the_body_and_however_many_the_errors() -> None:
     assert len(reason(ORDER % b",".join([b'{"productId":"%s"}' % (b"x" * 9_000)] * 100))) < 1500
-    assert " more" in reason(ORDER % b",".join([b"{}"] * 100))
+    assert reason(b'{"orderId":1,"items":1,"currency":1,"payment":1,"delivery":1}').endswith("and 2 more")
 
 
 def test_a_body_over_the_limit_is_refused_unread() -> None:
-    assert "allowed are 1048576" in reason(b"{" * (MAX_BODY_BYTES + 1))
+    assert "allowed are 262144" in reason(b"{" * (MAX_BODY_BYTES + 1))
 
 
 @pytest.mark.parametrize("type_", ["__class__", "order.created ", "ORDER.CREATED", "x" * 255])

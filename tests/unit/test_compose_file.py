@@ -9,6 +9,7 @@ import yaml
 from operations.native.services import PROCESSES
 from provisioning_service.settings import ProvisioningSettings
 from shared.settings import ServiceSettings
+from shared.topology import MAX_MESSAGE_BYTES
 
 COMPOSE_FILE = Path(__file__).parents[2] / "docker-compose.yml"
 
@@ -23,6 +24,11 @@ def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) ->
     own = ProvisioningSettings.model_fields.keys() - ServiceSettings.model_fields.keys()
     passed_on = services["provisioning"]["environment"]
     assert {f"ORDERSAGA_{name.upper()}" for name in own} <= {name for name, value in passed_on.items() if value is None}
+
+
+def test_the_broker_takes_no_larger_messages_than_the_one_that_up_starts(services: dict[str, Any]) -> None:
+    arguments = services["rabbitmq"]["environment"]["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    assert arguments == f"-rabbit max_message_size {MAX_MESSAGE_BYTES}"
 
 
 @pytest.mark.parametrize("name", PROCESSES)

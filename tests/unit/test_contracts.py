@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from shared.bus.reading import MAX_BODY_BYTES
 from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY, Message, OrderCreated, OrderMessage
 
 SAMPLES: dict[str, Any] = json.loads(
@@ -242,3 +244,37 @@ def test_numbers_fit_a_database(routing_key: str, path: list[str], number: Any) 
     part[path[-1]] = number
     with pytest.raises(ValidationError):
         read(BY_ROUTING_KEY[routing_key], body)
+
+
+LONGEST_CHARACTER = len("\\u0000")
+LONGEST_NUMBER = len("-1000000000000.01")
+
+
+def most_bytes(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
+    """The most bytes of JSON that the schema allows; fails where it sets no bound."""
+    match schema:
+        case {"$ref": reference}:
+            return most_bytes(definitions[reference.rpartition("/")[2]], definitions)
+        case {"anyOf": choices}:
+            return max(most_bytes(choice, definitions) for choice in choices)
+        case {"const": value}:
+            return len(json.dumps(value))
+        case {"enum": values}:
+            return max(len(json.dumps(value)) for value in values)
+        case {"type": "object", "properties": properties}:
+            return 2 + sum(len(name) + 4 + most_bytes(value, definitions) for name, value in properties.items())
+        case {"type": "array", "maxItems": most, "items": item}:
+            return 2 + int(most) * (1 + most_bytes(item, definitions))
+        case {"type": "string", "maxLength": most}:
+            return 2 + int(most) * LONGEST_CHARACTER
+        case {"type": "string", "pattern": pattern} if most := re.fullmatch(r"\^\[.*\]\{(?:\d+,)?(\d+)\}\$", pattern):
+            return 2 + int(most[1]) * LONGEST_CHARACTER
+        case {"type": "integer" | "number" | "boolean" | "null"}:
+            return LONGEST_NUMBER
+    raise AssertionError(f"nothing bounds {schema}")
+
+
+@EVERY_MESSAGE
+def test_the_largest_legal_message_is_far_below_what_a_reader_takes(contract: type[Message]) -> None:
+    schema = contract.model_json_schema()
+    assert most_bytes(schema, schema.get("$defs", {})) <= MAX_BODY_BYTES // 2
