@@ -24,6 +24,9 @@ from shared import contracts as c
 EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
 
+BY_QUEUE_NAME = frozenset({""})
+"""Exchanges that route to the queue that the routing key names, so that the key does not say what a message is."""
+
 ORDER_INBOX = "order.inbox"
 INVENTORY_INBOX = "inventory.inbox"
 PAYMENT_INBOX = "payment.inbox"

@@ -3,6 +3,7 @@
 import orjson
 from pydantic import ValidationError
 
+from operations.dead_letters.letter import type_of
 from shared.bus.reading import MAX_BODY_BYTES
 from shared.contracts import BY_ROUTING_KEY
 from shared.database import Document
@@ -22,7 +23,7 @@ class InvalidBodyError(Exception):
 
 def check_body(letter: Document, body: bytes) -> None:
     """Raise InvalidBodyError unless the body is JSON and a valid message of the letter's type."""
-    type_ = letter["type"] or letter["routingKey"]
+    type_ = type_of(letter)
     contract = BY_ROUTING_KEY.get(type_)
     if contract is None:
         known = ", ".join(sorted(BY_ROUTING_KEY))

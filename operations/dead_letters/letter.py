@@ -196,6 +196,11 @@ def failed_fields(failure: Failure) -> Document:
     }
 
 
+def type_of(letter: Document) -> str:
+    """The message type that a replay of the letter has: as consumers see it, the routing key goes before `type`."""
+    return letter["routingKey"] or letter["type"] or ""
+
+
 def current_body(letter: Document) -> bytes:
     """What a replay of the letter sends: what an operator made of it last, else what came."""
     return bytes(letter["edits"][-1]["body"] if letter["edits"] else letter["body"])
@@ -217,7 +222,7 @@ def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
         body=body,
         exchange="",
         routing_key=letter["queue"],
-        type=_fitting_short(letter["type"] or letter["routingKey"]),
+        type=_fitting_short(type_of(letter)),
         correlation_id=_fitting_short(letter["correlationId"] or letter["orderId"] or ""),
         message_id=message_id,
         mandatory=True,

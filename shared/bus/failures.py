@@ -17,6 +17,7 @@ from shared.bus.reading import type_name
 ATTEMPTS = "x-attempts"
 FIRST_FAILED_AT = "x-first-failed-at"
 ROUTING_KEY = "x-routing-key"
+"""The message type; read by operations alone, for people. Consumers never trust a header."""
 HEADERS_LEFT_OUT = "x-headers-left-out"
 QUEUE = "x-queue"
 ERROR_TYPE = "x-error-type"
@@ -52,7 +53,7 @@ def after_failure(
     own = {
         ATTEMPTS: attempts + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
-        ROUTING_KEY: _original_routing_key(delivery),
+        ROUTING_KEY: _short(type_name(delivery)),
     }
     # The routing key of a retry is the queue that it returns to.
     return _republished(delivery, ladder[attempts].name, delivery.queue, headers, own)
@@ -68,9 +69,9 @@ def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope
         ATTEMPTS: failed_attempts(delivery.headers) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         FAILED_AT: _rfc3339(now),
-        ROUTING_KEY: _original_routing_key(delivery),
+        ROUTING_KEY: _short(type_name(delivery)),
     }
-    return _republished(delivery, topology.DEAD_LETTERS, _original_routing_key(delivery), delivery.headers, own)
+    return _republished(delivery, topology.DEAD_LETTERS, _short(type_name(delivery)), delivery.headers, own)
 
 
 def _republished(
@@ -115,14 +116,6 @@ def _value_size(value: Any) -> int:
         case list():
             return 5 + sum(_value_size(item) for item in value)
     return 16
-
-
-def _original_routing_key(delivery: Delivery) -> str:
-    """What the message was published with: a retry came back under the name of its queue and remembers the first."""
-    first = delivery.headers.get(ROUTING_KEY)
-    if isinstance(first, str) and delivery.routing_key == delivery.queue:
-        return _short(first)
-    return _short(delivery.routing_key)
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Container
 
 from pydantic import ValidationError
 
+from shared import topology
 from shared.bus import Delivery
 from shared.contracts import BY_ROUTING_KEY, Message
 from shared.errors import PoisonError
@@ -18,19 +19,29 @@ _VALUES.maxstring = _VALUES.maxother = 80
 
 
 def type_name(delivery: Delivery) -> str:
-    """The routing key of the contract: the `type` property, else the routing key that the message came with."""
-    return delivery.type or delivery.routing_key
+    """Return the message type: the routing key, or the `type` property if the message was sent to the queue by name.
+
+    A retry or a replay is sent by name, so its routing key is the queue's name and only `type` says what it is. In a
+    message that was routed by its type, `type` could only repeat the routing key or contradict it.
+    """
+    if delivery.exchange in topology.BY_QUEUE_NAME:
+        return delivery.type or delivery.routing_key
+    return delivery.routing_key
 
 
 def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
     """Return the message in `delivery`.
 
-    Raises PoisonError, with a short readable reason, if its type is unknown or not among `handled`, or if its body
-    is too big, is not JSON or does not have the contract's shape.
+    Raises PoisonError, with a short readable reason, if its type contradicts its routing key, is unknown or not among
+    `handled`, or if its body is too big, is not JSON or does not have the contract's shape.
     """
-    contract = BY_ROUTING_KEY.get(type_name(delivery))
+    type_ = type_name(delivery)
+    if delivery.type and delivery.type != type_:
+        shown = _VALUES.repr(type_), _VALUES.repr(delivery.type)
+        raise PoisonError(f"the routing key is {shown[0]}, but the type is {shown[1]}")
+    contract = BY_ROUTING_KEY.get(type_)
     if contract is None:
-        raise PoisonError(f"unknown message type {_VALUES.repr(type_name(delivery))}")
+        raise PoisonError(f"unknown message type {_VALUES.repr(type_)}")
     if contract not in handled:
         raise PoisonError(f"{contract.routing_key} is not handled here ({delivery.queue})")
     if len(delivery.body) > MAX_BODY_BYTES:

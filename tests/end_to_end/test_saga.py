@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aio_pika
 import httpx
 import pymongo
 import pytest
 
+from operations.audit.broker import count_messages
+from shared import topology
+from shared.contracts import PaymentProcessed
 from tests.builders import order_body
 from tests.eventually import eventually
 from tests.processes import Stack, run_stack
@@ -125,6 +129,26 @@ async def test_an_order_times_out_while_payment_is_down_and_nothing_is_charged(s
     assert order["paymentStatus"] in ("VOIDED", "REFUNDED")
     payment = (await stack.client.get(f"{stack.url('payment')}/payments/{order_id}")).json()
     assert payment["status"] in ("VOIDED", "REFUNDED")
+
+
+async def test_an_answer_whose_type_contradicts_its_routing_key_confirms_no_order(stack: Stack) -> None:
+    await stack.start("order", "inventory")
+    await stack.stock("p1", 5)
+    order_id = await stack.place(payment={"token": "tok_ok"})
+    async with await aio_pika.connect(stack.amqp_url) as connection, connection.channel() as channel:
+        exchange = await channel.get_exchange(topology.EXCHANGE, ensure=False)
+        forged = PaymentProcessed(order_id=order_id, transaction_id="never charged")
+        await exchange.publish(aio_pika.Message(forged.to_json(), type=forged.routing_key), "stock.reserved")
+
+    async def is_refused_and_reserved() -> bool:
+        waiting = await count_messages(stack.amqp_url, [topology.DEAD_LETTERS])
+        return waiting[topology.DEAD_LETTERS] == 1 and (await stack.order(order_id))["stockStatus"] == "RESERVED"
+
+    await eventually(is_refused_and_reserved, 60, "the forged answer to be a dead letter and the stock to be reserved")
+    order = await stack.order(order_id)
+    assert (order["status"], order["paymentStatus"]) == ("PENDING", "PENDING")
+    await stack.start("payment")
+    assert (await stack.settled(order_id))["paymentStatus"] == "PROCESSED"
 
 
 async def time_runs_out(stack: Stack, order_id: str) -> None:

@@ -239,6 +239,21 @@ async def test_a_type_that_is_unknown_or_not_handled_here_is_dead_lettered(
     assert dead.headers["x-error-message"] == reason
 
 
+async def test_a_type_that_contradicts_the_routing_key_makes_a_dead_letter_that_names_both(
+    harness: Harness, running: Running
+) -> None:
+    handler = Refunds()
+    await running.consumer(handler)
+    forged = Envelope(b'{"orderId":"o1"}', topology.EXCHANGE, "order.created", "payment.refund", "o1", "m1")
+    await harness.send_raw(forged)
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.headers["x-error-message"] == "the routing key is 'order.created', but the type is 'payment.refund'"
+    assert (dead.type, dead.routing_key, dead.headers["x-routing-key"]) == ("order.created",) * 3
+    assert handler.calls == []
+
+
 async def test_without_a_type_the_routing_key_says_what_a_message_is(harness: Harness, running: Running) -> None:
     await running.consumer(Refunds())
     await harness.send_raw(Envelope(b'{"orderId":"o1"}', topology.EXCHANGE, "payment.refund", "", "", ""))

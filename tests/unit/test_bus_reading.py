@@ -13,8 +13,14 @@ ORDER = b'{"orderId":"o1","userId":"u1","items":[%s],"totalAmount":10}'
 ITEM = b'{"productId":"p1","quantity":1,"price":10}'
 
 
-def delivery(body: bytes, type_: str | None = "order.created", routing_key: str = "order.created") -> Delivery:
-    return Delivery(body, "payment.inbox", "ordersaga", routing_key, type_, None, None, False, {}, None)
+def delivery(
+    body: bytes,
+    type_: str | None = "order.created",
+    routing_key: str = "order.created",
+    exchange: str = "ordersaga",
+    headers: dict[str, Any] | None = None,
+) -> Delivery:
+    return Delivery(body, "payment.inbox", exchange, routing_key, type_, None, None, False, headers or {}, None)
 
 
 def reason(body: bytes, *, handled: Any = (OrderCreated,), **changed: Any) -> str:
@@ -29,10 +35,31 @@ def test_unknown_fields_are_ignored_and_known_ones_read() -> None:
     assert message.items[0].price == 1000
 
 
-def test_the_type_goes_before_the_routing_key() -> None:
-    read_one = read(delivery(b'{"orderId":"o1"}', "payment.refund", "order.created"), {RefundPayment})
-    assert isinstance(read_one, RefundPayment)
-    assert isinstance(read(delivery(b'{"orderId":"o1"}', None, "payment.refund"), {RefundPayment}), RefundPayment)
+@pytest.mark.parametrize("type_", [None, "", "payment.refund"])
+def test_a_message_from_the_exchange_is_what_its_routing_key_says(type_: str | None) -> None:
+    assert isinstance(read(delivery(b'{"orderId":"o1"}', type_, "payment.refund"), {RefundPayment}), RefundPayment)
+
+
+@pytest.mark.parametrize("type_", ["payment.refund", "order.created ", "no.such", "x" * 255])
+@pytest.mark.parametrize("exchange", ["ordersaga", "somebody.elses"])
+def test_a_message_from_an_exchange_with_another_type_is_refused_with_both(type_: str, exchange: str) -> None:
+    text = reason(ORDER % ITEM, handled=(OrderCreated, RefundPayment), type_=type_, exchange=exchange)
+    assert text.startswith("the routing key is 'order.created', but the type is '")
+    assert len(text) < 250
+
+
+def test_no_header_makes_another_message_of_it() -> None:
+    text = reason(ORDER % ITEM, type_="payment.refund", headers={"x-routing-key": "payment.refund"})
+    assert text == "the routing key is 'order.created', but the type is 'payment.refund'"
+
+
+def test_a_message_that_was_sent_to_the_inbox_by_name_is_what_its_type_says() -> None:
+    """A retry or a replay: its routing key is the inbox, so nothing else says what it is."""
+    direct = delivery(b'{"orderId":"o1"}', "payment.refund", "payment.inbox", exchange="")
+    assert isinstance(read(direct, {RefundPayment}), RefundPayment)
+    through = delivery(b'{"orderId":"o1"}', "payment.refund", "payment.inbox", exchange="ordersaga")
+    with pytest.raises(PoisonError, match=r"the routing key is 'payment\.inbox', but the type is 'payment\.refund'"):
+        read(through, {RefundPayment})
 
 
 def order(item: str) -> bytes:
@@ -68,10 +95,13 @@ def test_a_body_over_the_limit_is_refused_unread() -> None:
 
 @pytest.mark.parametrize("type_", ["__class__", "order.created ", "ORDER.CREATED", "x" * 255])
 def test_an_unknown_type_is_named_briefly(type_: str) -> None:
-    text = reason(ORDER % ITEM, type_=type_)
+    text = reason(ORDER % ITEM, type_=type_, routing_key="payment.inbox", exchange="")
     assert text.startswith("unknown message type '")
     assert len(text) < 150
 
 
 def test_a_type_without_a_handler_here_is_named() -> None:
-    assert reason(b"{}", handled=(), type_="payment.refund") == "payment.refund is not handled here (payment.inbox)"
+    assert (
+        reason(b"{}", handled=(), type_=None, routing_key="payment.refund")
+        == "payment.refund is not handled here (payment.inbox)"
+    )

@@ -27,7 +27,7 @@ from shared.bus.failures import dead_letter
 from shared.bus.frames import write_headers
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
-from shared.topology import DEAD_LETTERS, PAYMENT_INBOX
+from shared.topology import DEAD_LETTERS, ORDER_INBOX, PAYMENT_INBOX
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -122,6 +122,16 @@ def test_any_headers_can_be_recorded_and_replayed(headers: dict[str, Any]) -> No
     assert record["attempts"] >= 1
     sent = replay_envelope(record, "r1", b"{}")
     assert not {name for name in sent.headers if name.startswith(("x-error", "x-attempts", "x-death", "x-failed"))}
+
+
+def test_a_replay_never_makes_another_message_of_a_letter() -> None:
+    """Its type is the routing key that it had, whatever its sender called it: consumers trust the type of a replay."""
+    letter = delivery(type="payment.processed", routing_key="stock.reserved", headers={"x-queue": ORDER_INBOX})
+    record = record_of("l1", letter, read_failure(letter, NOW), NOW)
+    sent = replay_envelope(record, "r1", b"{}")
+    assert (sent.exchange, sent.routing_key, sent.type) == ("", ORDER_INBOX, "stock.reserved")
+    with pytest.raises(InvalidBodyError, match="status"):
+        check_body(record, b'{"orderId": "o1", "status": "PROCESSED", "transactionId": "t1"}')
 
 
 def test_a_replay_has_names_that_fit_and_is_copied_nowhere() -> None:
