@@ -5,10 +5,16 @@
                                             ▼
     ordersaga.dead-letters (fanout) ──▶ ordersaga.dead-letters (quorum), read by operations
 
-    ordersaga.retry.<delay> (fanout) ──▶ ordersaga.retry.<delay> (quorum, fixed TTL)
-                                            │ TTL over: to the queue that the routing key names
+    ordersaga.retry.v2.<delay> (fanout) ──▶ ordersaga.retry.v2.<delay> (quorum, fixed TTL)
+                                            │ TTL over
                                             ▼
-                                       <service>.inbox
+    ordersaga.inboxes (direct) ──routing key: the inbox──▶ <service>.inbox
+              │ no such inbox (alternate exchange)
+              ▼
+    ordersaga.dead-letters
+
+A retry queue forwards at least once: a message that no queue takes stays, and 32 of them stop the queue for everyone.
+So they return through an exchange of our own, which has somewhere to send what it cannot route.
 
 Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` new for every
 publication. Receivers rely on the order id in the body alone. Everything here is legal on RabbitMQ 3.10 and 4.x:
@@ -24,7 +30,10 @@ from shared import contracts as c
 EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
 
-BY_QUEUE_NAME = frozenset({""})
+INBOX_EXCHANGE = "ordersaga.inboxes"
+"""Routes a message to the inbox that its routing key names; retries return through it."""
+
+BY_QUEUE_NAME = frozenset({"", INBOX_EXCHANGE})
 """Exchanges that route to the queue that the routing key names, so that the key does not say what a message is."""
 
 ORDER_INBOX = "order.inbox"
@@ -71,11 +80,15 @@ class RetryDelay:
 
 
 RETRY_LADDER = (
-    RetryDelay("ordersaga.retry.1s", 1_000),
-    RetryDelay("ordersaga.retry.5s", 5_000),
-    RetryDelay("ordersaga.retry.30s", 30_000),
-    RetryDelay("ordersaga.retry.2m", 120_000),
+    RetryDelay("ordersaga.retry.v2.1s", 1_000),
+    RetryDelay("ordersaga.retry.v2.5s", 5_000),
+    RetryDelay("ordersaga.retry.v2.30s", 30_000),
+    RetryDelay("ordersaga.retry.v2.2m", 120_000),
 )
+"""The names have a version because RabbitMQ refuses to declare a queue again with other arguments."""
+
+FORMER_RETRY_QUEUES = ("ordersaga.retry.1s", "ordersaga.retry.5s", "ordersaga.retry.30s", "ordersaga.retry.2m")
+"""Retry queues of earlier releases, each with an exchange of the same name. What they hold still returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,7 @@ class Exchange:
 
     name: str
     kind: str
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,7 @@ def exchanges() -> tuple[Exchange, ...]:
     return (
         Exchange(EXCHANGE, "topic"),
         Exchange(DEAD_LETTERS, "fanout"),
+        Exchange(INBOX_EXCHANGE, "direct", {"alternate-exchange": DEAD_LETTERS}),
         *(Exchange(delay.name, "fanout") for delay in RETRY_LADDER),
     )
 
@@ -120,10 +135,12 @@ def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
 def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:
     arguments = _QUORUM | _DEAD_LETTERED
     arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_LETTERS}
-    return Queue(name, tuple((EXCHANGE, message.routing_key) for message in messages), arguments)
+    bindings = tuple((EXCHANGE, message.routing_key) for message in messages)
+    return Queue(name, (*bindings, (INBOX_EXCHANGE, name)), arguments)
 
 
 def _retry_queue(delay: RetryDelay) -> Queue:
-    # To the default exchange without a routing key of its own: the message keeps the one it came with, its inbox.
-    arguments = _QUORUM | _DEAD_LETTERED | {"x-message-ttl": delay.milliseconds, "x-dead-letter-exchange": ""}
+    # Without a dead-letter routing key: the message keeps the one it came with, its inbox.
+    arguments = _QUORUM | _DEAD_LETTERED
+    arguments |= {"x-message-ttl": delay.milliseconds, "x-dead-letter-exchange": INBOX_EXCHANGE}
     return Queue(delay.name, ((delay.name, ""),), arguments)

@@ -32,9 +32,9 @@ from shared.bus.failures import (
     failed_attempts,
     fitting,
 )
-from shared.bus.reading import MAX_BODY_BYTES
+from shared.bus.reading import MAX_BODY_BYTES, type_name
 from shared.database import Document
-from shared.topology import INBOXES
+from shared.topology import INBOX_EXCHANGE, INBOXES
 
 LARGEST_INLINE = 1024 * 1024
 """Bytes of a body that are kept in the letter itself; a bigger one is kept in pieces beside it."""
@@ -50,6 +50,7 @@ MOST_ATTEMPTS = 1_000_000
 
 NO_ERROR = "NoError"
 DELIVERY_LIMIT = "DeliveryLimit"
+UNROUTABLE = "Unroutable"
 
 _OWN = frozenset(
     {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, ROUTING_KEY, TRACEBACK}
@@ -117,8 +118,12 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
     """Read what the delivery says, and what can be known where it says nothing. Never raises."""
     headers = delivery.headers
     death = _first_death(headers)
-    queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
-    routing_key = _text(headers.get(ROUTING_KEY)) or delivery.routing_key
+    unroutable = delivery.exchange == INBOX_EXCHANGE
+    if unroutable and delivery.routing_key in INBOXES:  # which was not there at that moment
+        queue = delivery.routing_key
+    else:
+        queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
+    routing_key = _text(headers.get(ROUTING_KEY)) or type_name(delivery)
     if routing_key in ("", queue):  # back from a retry, or published straight to the queue
         routing_key = delivery.type or routing_key
     failed_at = min(_moment(headers.get(FAILED_AT)) or _moment(death.get("time")) or now, now)
@@ -127,7 +132,7 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
         routing_key=clean(routing_key[:255]),
         message_id=clean(delivery.message_id or ""),
         order_id=_order_id(delivery),
-        error=_error(headers, death),
+        error=_unroutable(delivery.routing_key) if unroutable else _error(headers, death),
         attempts=min(max(1, failed_attempts(headers)), MOST_ATTEMPTS),
         first_failed_at=min(_moment(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
         failed_at=failed_at,
@@ -298,6 +303,10 @@ def storable(value: Any) -> Any:
         case list() | tuple():
             return [storable(item) for item in value]
     return clean(str(value))
+
+
+def _unroutable(inbox: str) -> Error:
+    return Error(UNROUTABLE, f"returned from a retry to {clean(inbox[:255])!r}, but there is no such inbox", "")
 
 
 def _error(headers: Mapping[str, Any], death: Mapping[str, Any]) -> Error:

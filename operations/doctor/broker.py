@@ -32,6 +32,7 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
     async with connection:
         yield check_version(connection)
         yield await check_queues(connection)
+        yield await check_former_queues(connection)
     yield await asyncio.to_thread(check_bindings, control)
     yield await asyncio.to_thread(check_message_size, control)
 
@@ -53,6 +54,26 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
         mend = "start a service: it declares what is missing; delete a queue that differs once it is empty"
         return wrong("queues", "; ".join(problems), mend)
     return ok("queues", ", ".join(queue.name for queue in topology.queues()))
+
+
+async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
+    """Check that no retry queue of an earlier release is left."""
+    left = [name for name in topology.FORMER_RETRY_QUEUES if await _exists(connection, name)]
+    if not left:
+        return ok("former retry queues", "none is left")
+    # Messages that wait to be forwarded are counted by rabbitmqctl alone: over AMQP the queue looks empty.
+    fix = "once no process of an earlier release runs and `rabbitmqctl list_queues name messages` shows 0, delete them"
+    return note("former retry queues", f"{', '.join(left)} of an earlier release", fix)
+
+
+async def _exists(connection: aio_pika.abc.AbstractConnection, queue: str) -> bool:
+    channel = await connection.channel()  # the broker closes it if there is no such queue
+    try:
+        await channel.declare_queue(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
 
 
 async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: topology.Queue) -> str | None:

@@ -25,11 +25,13 @@ from structlog.contextvars import bound_contextvars
 from shared import topology, tracing
 from shared.bus import Bus, Delivery, Envelope, Handler, Handlers
 from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
-from shared.bus.failures import after_failure, dead_letter, failed_attempts, traceback_text
+from shared.bus.failures import after_failure, dead_letter, failed_attempts, returned_from, traceback_text
 from shared.bus.metrics import (
     DEAD_LETTERED,
     HANDLED_MESSAGES,
     RETRIED,
+    RETRIES_RETURNED,
+    RETRIES_SENT,
     handling,
     prepare,
     type_label,
@@ -60,6 +62,7 @@ class _Outcome:
     envelopes: list[Envelope] = field(default_factory=list)
     handled: Tally[str] = field(default_factory=Tally)
     retried: Tally[str] = field(default_factory=Tally)
+    levels: Tally[str] = field(default_factory=Tally)
     dead: Tally[str] = field(default_factory=Tally)
 
 
@@ -93,7 +96,7 @@ class Consumer(BatchLoop):
         self._reach = reach
         self._clock = clock
         self._ladder = ladder
-        prepare(queue, handlers)
+        prepare(queue, handlers, self._ladder)
 
     async def _carry_through(self, deliveries: Sequence[Delivery]) -> None:
         with tracing.batch(self._queue, deliveries) as batch, _named_in_logs(deliveries):
@@ -112,6 +115,8 @@ class Consumer(BatchLoop):
     def _read_and_group(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> dict[Handler, list[_Taken]]:
         groups: dict[Handler, list[_Taken]] = {}
         for delivery in deliveries:
+            if level := returned_from(delivery, self._ladder):
+                RETRIES_RETURNED.labels(level.name).inc()
             try:
                 message = read(delivery, self._handlers)
             except PoisonError as error:
@@ -172,6 +177,7 @@ class Consumer(BatchLoop):
         retry = after_failure(delivery, error, self._clock(), self._ladder)
         outcome.envelopes.append(retry)
         outcome.retried[type_label(type_name(delivery))] += 1
+        outcome.levels[retry.exchange] += 1
         text = traceback_text(error)
         log.warning("message retried", **self._context(delivery, error), rung=retry.exchange, exception=text)
 
@@ -202,6 +208,8 @@ class Consumer(BatchLoop):
         for counter, tally in counted:
             for type_, count in tally.items():
                 counter.labels(self._queue, type_).inc(count)
+        for level, count in outcome.levels.items():
+            RETRIES_SENT.labels(level).inc(count)
 
 
 def _named_in_logs(deliveries: Sequence[Delivery]) -> AbstractContextManager[None]:

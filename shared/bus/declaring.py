@@ -18,7 +18,7 @@ async def declare_topology(connection: AbstractConnection, ladder: Sequence[topo
     async with connection.channel() as channel:
         try:
             for exchange in _exchanges(ladder):
-                await channel.declare_exchange(exchange.name, exchange.kind, durable=True)
+                await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
             for queue in topology.queues(tuple(ladder)):
                 declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
                 for exchange_name, routing_key in queue.bindings:

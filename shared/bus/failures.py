@@ -42,6 +42,14 @@ def failed_attempts(headers: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
+def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> topology.RetryDelay | None:
+    """Return the level of the ladder that the message came back from, by its own header; None if it is no retry."""
+    attempts = failed_attempts(delivery.headers)
+    if delivery.exchange == topology.INBOX_EXCHANGE and 1 <= attempts <= len(ladder):
+        return ladder[attempts - 1]
+    return None
+
+
 def after_failure(
     delivery: Delivery, error: Exception, now: datetime, ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER
 ) -> Envelope:

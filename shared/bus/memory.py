@@ -172,7 +172,8 @@ class MemoryBroker:
         for stored in returned:
             stored.returns += 1
             if stored.returns > self._delivery_limit:
-                self.publish(_dead_by_limit(stored.envelope, queue))
+                dead = _dead(stored.envelope, queue, "delivery_limit")
+                self.publish(replace(dead, exchange=topology.DEAD_LETTERS))
             else:
                 kept.append(stored)
         self._queues.setdefault(queue, deque()).extendleft(reversed(kept))
@@ -190,13 +191,20 @@ class MemoryBroker:
 
     def _arrive(self, queue: str, envelope: Envelope) -> None:
         if queue in self._delays:
-            returning = replace(envelope, exchange="")
-            self._plan(self._delays[queue], lambda: self._enqueue(envelope.routing_key, returning))
+            self._plan(self._delays[queue], lambda: self._return(envelope, queue))
         elif self.happens(self.faults.delay):
             delay = self._random.uniform(0, self.faults.longest_delay)
             self._plan(delay, lambda: self._enqueue(queue, envelope))
         else:
             self._enqueue(queue, envelope)
+
+    def _return(self, envelope: Envelope, retry_queue: str) -> None:
+        returning = replace(envelope, exchange=topology.INBOX_EXCHANGE)
+        if inboxes := self._route(returning):
+            for inbox in inboxes:
+                self._enqueue(inbox, returning)
+        else:
+            self._enqueue(topology.DEAD_LETTERS, _dead(returning, retry_queue, "expired"))
 
     def _plan(self, seconds: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._planned, _Due(self.now + seconds, next(self._numbers), act))
@@ -342,6 +350,6 @@ class MemoryBus:
         )
 
 
-def _dead_by_limit(envelope: Envelope, queue: str) -> Envelope:
-    headers = dict(envelope.headers) | {"x-first-death-queue": queue, "x-first-death-reason": "delivery_limit"}
-    return replace(envelope, exchange=topology.DEAD_LETTERS, headers=headers)
+def _dead(envelope: Envelope, queue: str, reason: str) -> Envelope:
+    headers = dict(envelope.headers) | {"x-first-death-queue": queue, "x-first-death-reason": reason}
+    return replace(envelope, headers=headers)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.contracts import BY_ROUTING_KEY, Message
+from shared.topology import RetryDelay
 
 BATCH_SIZE = Histogram(
     "ordersaga_batch_messages",
@@ -22,6 +23,10 @@ HANDLING_SECONDS = Histogram(
 )
 HANDLED_MESSAGES = Counter("ordersaga_messages_handled_total", "Messages that were handled.", ["queue", "type"])
 RETRIED = Counter("ordersaga_messages_retried_total", "Messages sent up the retry ladder.", ["queue", "type"])
+RETRIES_SENT = Counter("ordersaga_retries_sent_total", "Messages sent to a queue of the retry ladder.", ["level"])
+RETRIES_RETURNED = Counter(
+    "ordersaga_retries_returned_total", "Messages that came back from a queue of the retry ladder.", ["level"]
+)
 DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered.", ["queue", "type"])
 PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away.", ["queue"])
 CONSUMER_UP = Gauge(
@@ -46,9 +51,12 @@ def type_label(type_: str) -> str:
     return type_ if type_ in BY_ROUTING_KEY else _UNKNOWN
 
 
-def prepare(queue: str, types: Iterable[type[Message]]) -> None:
+def prepare(queue: str, types: Iterable[type[Message]], ladder: Iterable[RetryDelay]) -> None:
     """Have a queue's series start at zero: Prometheus sees no increase in a series that begins with its first count."""
     PAUSES.labels(queue)
+    for level in ladder:
+        RETRIES_SENT.labels(level.name)
+        RETRIES_RETURNED.labels(level.name)
     for type_ in (*(message.routing_key for message in types), _UNKNOWN):
         for counter in (HANDLED_MESSAGES, RETRIED, DEAD_LETTERED):
             counter.labels(queue, type_)

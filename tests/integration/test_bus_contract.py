@@ -198,9 +198,23 @@ async def test_each_rung_returns_a_message_to_its_inbox_after_its_delay(harness:
             await harness.pass_time(0.005)
         assert harness.now() - start > rung.milliseconds / 1000 - 0.002
         (back,) = receiving.result()
-        assert (back.message_id, back.type, back.routing_key, back.exchange) == (f"m-{rung.name}", sent.type, INBOX, "")
+        assert (back.message_id, back.type, back.routing_key) == (f"m-{rung.name}", sent.type, INBOX)
+        assert back.exchange == topology.INBOX_EXCHANGE
         assert back.headers["x-attempts"] == 1
         await bus.acknowledge([back])
+
+
+async def test_retries_that_no_queue_takes_become_dead_letters_and_hold_up_no_other(harness: Harness) -> None:
+    """More than the broker forwards at once: with at-least-once dead-lettering it waits until those are taken."""
+    level = SHORT_LADDER[0].name
+    for number in range(40):
+        await harness.send_raw(Envelope(b"lost", level, "no.such.inbox", "payment.refund", "o1", f"m{number}"))
+    await harness.send_raw(Envelope(b"good", level, INBOX, "payment.refund", "o1", "good"))
+
+    assert bodies(await harness.take_from(INBOX, 1)) == [b"good"]
+    dead = await harness.take_from(topology.DEAD_LETTERS, 40)
+    assert {(letter.body, letter.routing_key) for letter in dead} == {(b"lost", "no.such.inbox")}
+    assert {letter.headers["x-first-death-queue"] for letter in dead} == {level}
 
 
 async def test_prefetch_bounds_what_is_unacknowledged(harness: Harness) -> None:
@@ -272,9 +286,9 @@ async def test_messages_of_many_publishers_at_once_all_arrive(harness: Harness) 
     assert {d.message_id for d in received} == {e.message_id for one in sent for e in one}
 
 
-async def test_a_body_of_five_megabytes_travels_whole(harness: Harness) -> None:
+async def test_the_largest_body_that_the_broker_takes_travels_whole(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
-    body = bytes(range(256)) * 4 * 1024 * 5
+    body = bytes(range(256)) * (topology.MAX_MESSAGE_BYTES // 256)
     await bus.publish([raw(body, INBOX, message_id="big"), raw(b"", INBOX, message_id="empty")])
     assert bodies(await take_batch(bus, 2)) == [body, b""]
 

@@ -19,6 +19,7 @@ from shared.bus.consumer import Consumer
 from shared.bus.frames import BODY, HEADER, METHOD, UNREADABLE_HEADERS
 from shared.bus.publisher import Publisher, envelope
 from shared.bus.rabbitmq import RabbitBus
+from shared.bus.reading import read
 from shared.contracts import RefundPayment
 from shared.errors import BusUnavailableError, StartError
 from tests.buses import SHORT_LADDER, RabbitHarness, bodies, raw, take_batch
@@ -117,6 +118,25 @@ async def test_unreadable_headers_are_kept_as_they_came(harness: RabbitHarness) 
     await send_frames(harness.url, "", INBOX.encode(), struct.pack(">H", 1 << 13) + table(nested(1500)))
     (delivery,) = await take_batch(bus, 1)
     assert delivery.headers == {UNREADABLE_HEADERS: bytearray(table(nested(1500)))}
+
+
+async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(harness: RabbitHarness) -> None:
+    name = topology.FORMER_RETRY_QUEUES[0]
+    arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-dead-letter-strategy": "at-least-once"}
+    arguments |= {"x-message-ttl": 1000, "x-dead-letter-exchange": ""}
+    former = await harness._channel.declare_queue(name, durable=True, arguments=arguments)
+    await former.bind(await harness._channel.declare_exchange(name, "fanout", durable=True))
+    try:
+        bus = await harness.bus(INBOX, ladder=topology.RETRY_LADDER)
+        headers = {"x-attempts": 1, "x-routing-key": "payment.refund"}
+        await harness.send_raw(
+            Envelope(b'{"orderId":"o1"}', name, INBOX, "payment.refund", "o1", "m1", headers=headers)
+        )
+        (back,) = await take_batch(bus, 1)
+        assert read(back, {RefundPayment}) == RefundPayment(order_id="o1")
+    finally:
+        await harness.delete_queue(name)
+        await harness._channel.exchange_delete(name)
 
 
 async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(harness: RabbitHarness) -> None:

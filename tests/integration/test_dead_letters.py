@@ -169,6 +169,25 @@ async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
     return ()
 
 
+async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it_is_one_of_ours(desk: Desk) -> None:
+    level = SHORT_LADDER[0].name
+    await desk.harness.send_raw(Envelope(b"{}", level, "no.such", "payment.refund", "o1", "m1"))
+    await desk.harness.delete_queue(INBOX)
+    await desk.harness.send_raw(Envelope(b'{"orderId": "o2"}', level, INBOX, "payment.refund", "o2", "m2"))
+
+    async def are_dead() -> bool:
+        return len(await desk.take_in()) == 2
+
+    await eventually(are_dead, 60, "both letters")
+    await desk.harness.bus()  # declares the inbox again
+    letters = {letter["messageId"]: letter for letter in await desk.all()}
+    assert {letter["error"]["type"] for letter in letters.values()} == {"Unroutable"}
+    assert (letters["m1"]["service"], letters["m2"]["service"]) == ("unknown", "payment")
+    assert (await desk.replay(Filters(service="payment")))["published"] == 1
+    (replayed,) = await desk.harness.take_from(INBOX, 1)
+    assert (replayed.body, replayed.type) == (b'{"orderId": "o2"}', "payment.refund")
+
+
 async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Desk) -> None:
     async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
         await desk.send_dead(

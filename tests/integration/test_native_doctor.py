@@ -46,6 +46,7 @@ async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_
         "clock": "ok",
         "RabbitMQ node": "ok",
         "queues": "ok",
+        "former retry queues": "ok",
         "bindings": "note",
         "message size": "note",
     }
@@ -190,6 +191,14 @@ async def test_a_queue_with_other_arguments_is_named(clean_broker: str) -> None:
     finding = (await broker(clean_broker))["queues"]
     assert finding.outcome == "wrong"
     assert "order.inbox differs" in finding.detail
+
+
+async def test_a_retry_queue_of_an_earlier_release_is_named(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue("ordersaga.retry.5s", durable=True, arguments={"x-queue-type": "quorum"})
+    finding = (await broker(clean_broker))["former retry queues"]
+    assert (finding.outcome, finding.detail) == ("note", "ordersaga.retry.5s of an earlier release")
 
 
 def test_a_missing_binding_is_named() -> None:

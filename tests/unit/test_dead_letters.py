@@ -27,7 +27,7 @@ from shared.bus.failures import dead_letter
 from shared.bus.frames import write_headers
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
-from shared.topology import DEAD_LETTERS, ORDER_INBOX, PAYMENT_INBOX
+from shared.topology import DEAD_LETTERS, INBOX_EXCHANGE, ORDER_INBOX, PAYMENT_INBOX, RETRY_LADDER
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -159,6 +159,22 @@ def test_a_dead_letter_of_our_own_consumer_is_read_as_it_was_written() -> None:
     assert (failure.error.type, failure.error.message, failure.attempts) == ("PoisonError", "no such order", 5)
     assert (failure.first_failed_at, failure.failed_at) == (NOW, NOW)
     assert (failure.order_id, failure.message_id, failure.replay_of) == ("o1", "m1", None)
+
+
+@pytest.mark.parametrize(
+    ("returned_to", "queue", "service"),
+    [("no.such", RETRY_LADDER[1].name, "unknown"), (PAYMENT_INBOX, PAYMENT_INBOX, "payment")],
+)
+def test_a_retry_that_finds_no_inbox_says_so(returned_to: str, queue: str, service: str) -> None:
+    """One that meets a missing inbox of ours can be replayed to it later."""
+    death = {"reason": "expired", "queue": RETRY_LADDER[1].name, "exchange": RETRY_LADDER[1].name, "time": NOW}
+    headers = {"x-attempts": 2, "x-routing-key": "payment.refund", "x-death": [death]}
+    lost = delivery(exchange=INBOX_EXCHANGE, routing_key=returned_to, headers=headers)
+    failure = read_failure(lost, NOW)
+    assert (failure.queue, failure.service, failure.routing_key) == (queue, service, "payment.refund")
+    assert failure.error.type == "Unroutable"
+    assert failure.error.message == f"returned from a retry to '{returned_to}', but there is no such inbox"
+    assert (failure.attempts, failure.order_id, failure.failed_at) == (2, "o1", NOW)
 
 
 def test_the_order_is_the_one_in_the_body() -> None:

@@ -1,7 +1,16 @@
 """The topology: every message has a reader where one must be, and everything is legal on RabbitMQ 3.10 and 4.x."""
 
 from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY
-from shared.topology import DEAD_LETTERS, EXCHANGE, INBOXES, RETRY_LADDER, exchanges, queues
+from shared.topology import (
+    DEAD_LETTERS,
+    EXCHANGE,
+    FORMER_RETRY_QUEUES,
+    INBOX_EXCHANGE,
+    INBOXES,
+    RETRY_LADDER,
+    exchanges,
+    queues,
+)
 
 ALLOWED_ARGUMENTS = {
     "x-queue-type",
@@ -60,11 +69,23 @@ def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> 
         assert 0 < by_name[inbox].arguments["x-delivery-limit"] < 1000
     for delay in RETRY_LADDER:
         arguments = by_name[delay.name].arguments
-        assert (arguments["x-dead-letter-exchange"], arguments["x-message-ttl"]) == ("", delay.milliseconds)
+        assert arguments["x-dead-letter-exchange"] == INBOX_EXCHANGE
+        assert arguments["x-message-ttl"] == delay.milliseconds
         assert "x-dead-letter-routing-key" not in arguments
     assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
     # Without a limit of its own, the queue has one of 20 on RabbitMQ 4, and drops what came so often.
     assert by_name[DEAD_LETTERS].arguments["x-delivery-limit"] >= 1_000_000
+
+
+def test_a_retry_finds_every_inbox_by_its_name_and_is_a_dead_letter_where_there_is_none() -> None:
+    (returning,) = [exchange for exchange in exchanges() if exchange.name == INBOX_EXCHANGE]
+    assert (returning.kind, returning.arguments) == ("direct", {"alternate-exchange": DEAD_LETTERS})
+    bound = {(queue.name, key) for queue in queues() for exchange, key in queue.bindings if exchange == INBOX_EXCHANGE}
+    assert bound == {(inbox, inbox) for inbox in INBOXES}
+
+
+def test_queues_with_new_arguments_have_new_names() -> None:
+    assert not {queue.name for queue in queues()} & set(FORMER_RETRY_QUEUES)
 
 
 def test_the_ladder_is_the_one_that_is_documented() -> None:
