@@ -12,7 +12,7 @@ from order_service.views import OrderView, show_new
 from shared.clock import utc_now
 from shared.http import create_app, json_response, new_router
 
-_PATIENCE = Patience(timedelta(minutes=5), timedelta(days=1), timedelta(seconds=10))
+_PATIENCE = Patience(timedelta(minutes=5), timedelta(days=1), timedelta(seconds=10), timedelta(seconds=30))
 _INTAKE: Any = Intake(None, None, _PATIENCE, utc_now)  # type: ignore[arg-type]  # only its pure part is called
 
 

@@ -32,12 +32,18 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         saga_timeout=timedelta(seconds=settings.saga_timeout_seconds),
         failed_hold=timedelta(seconds=settings.failed_hold_seconds),
         republish_after=timedelta(seconds=settings.republish_after_seconds),
+        resend_after=timedelta(seconds=settings.resend_after_seconds),
     )
     # A decision must not rest on a write that a failover could take back.
     orders = Orders(connections.database.get_collection(COLLECTION, read_concern=ReadConcern("majority")))
     # Noted well before the sweep would publish again, and late enough that most orders have moved on by then.
     outbox = Outbox(
-        orders, connections.publisher, note_after=settings.republish_after_seconds / 3, reach=connections.reach
+        orders,
+        connections.publisher,
+        utc_now,
+        note_after=settings.republish_after_seconds / 3,
+        resend_after=patience.resend_after,
+        reach=connections.reach,
     )
     intake = Intake(orders, outbox, patience, utc_now)
     requests = Requests(orders, outbox, patience, utc_now)

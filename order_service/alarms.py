@@ -1,9 +1,10 @@
-"""When an order is to be looked at again though nobody has sent anything: what it still owes, and the end of its time.
+"""Timers of an order: when it is published again, when its commands are sent again, and when its time is over.
 
 Pure decisions first; `Alarms` at the end is the loop that acts on them.
 """
 
 import asyncio
+import random
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -14,37 +15,56 @@ from order_service.metrics import count_steps
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
-from order_service.saga import DeadlinePassed, Step, advance
+from order_service.saga import DeadlinePassed, Step, advance, owed
 from shared import tracing
 from shared.clock import Clock
 from shared.errors import TransientError
 
 PAGE = 500
+RESENT_AT_ONCE = 200
+"""Most orders whose commands one sweep sends again: after an outage, new orders must get through as well."""
+LONGEST_RESEND = 10
+"""The longest pause between two repetitions, in multiples of the first."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait: for the saga, before a failed order's money goes back, and before publishing once more."""
+    """How long to wait: for the saga, before a failed order's money goes back, before publishing what a crash left
+    unpublished, and before sending again what was published and has not been answered."""
 
     saga_timeout: timedelta
     failed_hold: timedelta
     republish_after: timedelta
+    resend_after: timedelta
 
 
 def after_message(before: Order, step: Step, now: datetime, patience: Patience) -> Order:
-    """Set the alarm after a step that a message caused: it comes again if we crash, so nothing is owed."""
+    """Set the timers after a step that a message caused: it comes again if we crash, so nothing is left unpublished."""
     order = step.order
     if order.status is before.status and order.compensating == before.compensating:
-        return order
+        return order if order.unpublished else replace(order, resend_at=resend_at(order, now, patience))
     hold_ends = now + patience.failed_hold if order.status is Status.FAILED and not order.compensating else None
-    return replace(order, unpublished=False, due_at=hold_ends)
+    order = replace(order, unpublished=False, due_at=hold_ends)
+    return replace(order, resend_at=resend_at(order, now, patience))
 
 
 def after_intent(order: Order, now: datetime, patience: Patience) -> Order:
-    """Set the alarm after a step that no message stands behind: what it owes is sent again unless noted as sent."""
-    return replace(order, unpublished=True, due_at=now + patience.republish_after)
+    """Set the timers after a step that no message stands behind: it is published again unless noted as published."""
+    return replace(order, unpublished=True, due_at=now + patience.republish_after, resend_at=None)
+
+
+def resend_at(order: Order, now: datetime, patience: Patience) -> datetime | None:
+    """Return when the order's commands are sent again; None if it waits for no answer.
+
+    It waits as long again as it has waited since its last step, within bounds: after 30 s, 1, 2, 4 and 8 min, then
+    every 5 min.
+    """
+    if not owed(order):
+        return None
+    longest = LONGEST_RESEND * patience.resend_after
+    return now + min(max(now - order.updated_at, patience.resend_after), longest)
 
 
 def is_over(order: Order, now: datetime) -> bool:
@@ -66,15 +86,21 @@ class Alarms:
 
     async def run(self) -> None:
         """Look until cancelled; a server that is away is waited for."""
+        adopted_at: datetime | None = None
         while True:
             try:
+                if adopted_at is None or self._clock() - adopted_at >= LONGEST_RESEND * self._patience.resend_after:
+                    await self._orders.adopt(self._clock())
+                    adopted_at = self._clock()
                 while await self.ring() == PAGE:
                     pass
+                await self.resend()
             except (TransientError, PyMongoError) as error:
                 _log.warning("orders that are due have to wait", error=str(error)[:200])
             except Exception:  # noqa: BLE001 - a fault in one order must not stop the alarms of all
                 _log.exception("looking at orders that are due failed")
-            await asyncio.sleep(self._interval)
+            # Not in step with other processes, so that they seldom take the same page.
+            await asyncio.sleep(self._interval * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
 
     async def ring(self) -> int:
         """Deal with one page of the orders that are due; returns how many there were."""
@@ -83,7 +109,22 @@ class Alarms:
         over = [order for order in orders if is_over(order, now)]
         owing = [order for order in orders if not is_over(order, now)]
         await self._end(over, now)
-        await self._publish_again(owing, now)
+        await self._publish_again(owing)
+        return len(orders)
+
+    async def resend(self) -> int:
+        """Send again, for some of the orders that have waited too long for an answer, what they wait for.
+
+        Returns how many orders there were. They are postponed once they are sent: a process without a broker leaves
+        them to the others.
+        """
+        now = self._clock()
+        orders = await self._orders.to_resend(now, RESENT_AT_ONCE)
+        if orders:
+            named = [order.order_id for order in orders[:NAMED_ORDERS]]
+            _log.info("sending again what has not been answered", orders=len(orders), order_ids=named)
+            await self._outbox.send_commands(orders)
+        await self._orders.schedule_resend([(order, resend_at(order, now, self._patience)) for order in orders])
         return len(orders)
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
@@ -103,13 +144,13 @@ class Alarms:
             _log.info("order's time is over", order_id=order.order_id, status=order.status, reason=order.failure_reason)
         await self._outbox.publish(ended)
 
-    async def _publish_again(self, orders: list[Order], now: datetime) -> None:
+    async def _publish_again(self, orders: list[Order]) -> None:
         if not orders:
             return
         named = [order.order_id for order in orders[:NAMED_ORDERS]]
         _log.info("publishing what a crash or an outage left behind", orders=len(orders), order_ids=named)
-        await self._orders.postpone([order.order_id for order in orders], now + self._patience.republish_after)
-        await self._outbox.publish([replace(order, version=order.version + 1) for order in orders])
+        # Noted after that: a process without a broker leaves them to the others.
+        await self._outbox.publish_again(orders)
 
 
 def _in_trace(order: Order) -> Order:

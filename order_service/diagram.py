@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from order_service.saga import (
     Event,
     RefundRequested,
     RetryRequested,
+    Step,
     accepts,
     advance,
 )
@@ -51,21 +53,27 @@ _EVENTS: tuple[Event, ...] = (
 Edge = tuple[Status, str, Status]
 
 
-def walk() -> dict[Edge, set[str]]:
-    """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
-    edges: dict[Edge, set[str]] = {}
+def transitions() -> Iterator[tuple[Order, Event, Step]]:
+    """Every state that an order can reach with every event that can happen there, and the step that it takes."""
     first = _new_order()
     seen, waiting = {first}, [first]
     while waiting:
         order = waiting.pop()
         for event in _possible(order):
             step = advance(order, event, _NOW)
-            sent = edges.setdefault((order.status, type(event).__name__, step.order.status), set())
-            sent.update(message.routing_key for message in step.messages)
+            yield order, event, step
             state = _without_count(step.order)
             if state not in seen:
                 seen.add(state)
                 waiting.append(state)
+
+
+def walk() -> dict[Edge, set[str]]:
+    """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
+    edges: dict[Edge, set[str]] = {}
+    for order, event, step in transitions():
+        sent = edges.setdefault((order.status, type(event).__name__, step.order.status), set())
+        sent.update(message.routing_key for message in step.messages)
     return edges
 
 

@@ -44,6 +44,8 @@ class Order:
     `provisioning_run` counts the requests for a server: the first, and one per retry. `progress_sequence` is the number
     of the last progress recorded, over all runs.
     `traceparent` is where its trace began, as long as there is one: what no message stands behind continues from there.
+    `due_at` is when its time is over, or when it is published again; `resend_at` is when the commands that it waits for
+    the answers to are sent again.
     `version` counts the stored states, for updates that apply to the state they were decided on.
     """
 
@@ -77,6 +79,7 @@ class Order:
     completed_at: datetime | None = None
     cancelled_at: datetime | None = None
     due_at: datetime | None = None
+    resend_at: datetime | None = None
     unpublished: bool = False
     traceparent: str | None = None
     version: int = 0

@@ -27,6 +27,7 @@ SCHEMA = CollectionSchema(
             [("createdAt", DESCENDING), ("_id", DESCENDING)], name="open", partialFilterExpression={"settled": False}
         ),
         IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
+        IndexModel([("resendAt", ASCENDING)], name="resend", partialFilterExpression={"resendAt": {"$exists": True}}),
         IndexModel(
             [("status", ASCENDING), ("failureReason", ASCENDING)],
             name="by_reason",
@@ -36,17 +37,10 @@ SCHEMA = CollectionSchema(
 )
 
 
-# Only a PENDING order waits for something else afterwards: the end of its time. The version moves on like with every
-# change: a step that was decided on the state before must not be stored over it.
-_NOTHING_OWED = [
-    {
-        "$set": {
-            "dueAt": {"$cond": [{"$eq": ["$status", Status.PENDING.value]}, "$deadline", "$$REMOVE"]},
-            "unpublished": "$$REMOVE",
-            "version": {"$add": ["$version", 1]},
-        }
-    }
-]
+MAX_HISTORY = 500
+"""Most lines of one order's history; what happens after that is not written down, but happens."""
+
+_HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +84,56 @@ class Orders:
         result = await self._collection.bulk_write([_update(change) for change in changes], ordered=False)
         return result.matched_count == len(changes)
 
-    async def mark_published(self, orders: Sequence[tuple[str, int]]) -> None:
-        """Note that what these orders owed in this version is out; those that moved on are left alone."""
+    async def mark_published(self, orders: Sequence[tuple[str, int]], resend_at: datetime) -> None:
+        """Note that what these orders owed in this version is out, and when it is sent again unless it is answered.
+
+        Those that moved on are left alone.
+        """
         by_version: dict[int, list[str]] = {}
         for order_id, version in orders:
             by_version.setdefault(version, []).append(order_id)
         for version, ids in by_version.items():
-            found = {"_id": {"$in": ids}, "version": version, "unpublished": True}
-            await self._collection.update_many(found, _NOTHING_OWED)
+            found = {"_id": {"$in": ids}, "version": version}
+            await self._collection.update_many(found, _published(resend_at))
 
     async def due(self, now: datetime, limit: int) -> list[Order]:
         """The orders whose time has come, longest overdue first."""
-        cursor = self._collection.find({"dueAt": {"$lte": now}}, {"history": False}).sort("dueAt").limit(limit)
-        return [_from_document(document) async for document in cursor]
+        return await self._until("dueAt", now, limit)
 
-    async def postpone(self, ids: Sequence[str], until: datetime) -> None:
-        """Look at these orders again later, if they still owe something."""
-        changes = {"$set": {"dueAt": until}, "$inc": {"version": 1}}
-        await self._collection.update_many({"_id": {"$in": ids}, "unpublished": True}, changes)
+    async def to_resend(self, now: datetime, limit: int) -> list[Order]:
+        """Return the orders whose commands have gone unanswered for too long, longest overdue first."""
+        return await self._until("resendAt", now, limit)
+
+    async def schedule_resend(self, orders: Sequence[tuple[Order, datetime | None]]) -> None:
+        """Note when each order's commands are sent again (None: never); those that moved on are left alone.
+
+        The version stays: a step that was decided meanwhile sets a time of its own.
+        """
+        updates = [
+            UpdateOne(
+                {"_id": order.order_id, "version": order.version},
+                {"$set": {"resendAt": at}} if at is not None else {"$unset": {"resendAt": ""}},
+            )
+            for order, at in orders
+        ]
+        if updates:
+            await self._collection.bulk_write(updates, ordered=False)
+
+    async def adopt(self, now: datetime) -> int:
+        """Have the commands of orders sent again that have no time for it; returns how many orders there were.
+
+        Earlier versions stored none. The index `open`, which needs the condition on createdAt, has only unsettled
+        orders, so this reads no others.
+        """
+        forgotten = {
+            "settled": False,
+            "createdAt": {"$lte": now},
+            "unpublished": {"$exists": False},
+            "resendAt": {"$exists": False},
+            "$nor": [_HELD_FOR_A_DECISION],
+        }
+        result = await self._collection.update_many(forgotten, {"$set": {"resendAt": now}})
+        return result.modified_count
 
     async def document(self, order_id: str) -> Document | None:
         """The whole document, history included."""
@@ -138,6 +164,10 @@ class Orders:
         cursor = self._collection.find(query).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         return [document async for document in cursor]
 
+    async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
+        cursor = self._collection.find({field: {"$lte": now}}, {"history": False}).sort(field).limit(limit)
+        return [_from_document(document) async for document in cursor]
+
     async def count_failures(self, *, after: tuple[int, str, str] | None, limit: int) -> list[tuple[Status, str, int]]:
         """Failed and cancelled orders counted by (status, reason), most frequent first."""
         pipeline: list[Mapping[str, Any]] = [
@@ -151,6 +181,18 @@ class Orders:
             (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
             async for row in database.aggregate(self._collection, pipeline)
         ]
+
+
+def _published(resend_at: datetime) -> list[Document]:
+    """Return the update of an order whose messages are out.
+
+    Only a PENDING order waits for the end of its time. The version moves on as with every change: a step that was
+    decided on the state before must not be stored over it.
+    """
+    deadline = {"$cond": [{"$eq": ["$status", Status.PENDING.value]}, "$deadline", "$$REMOVE"]}
+    resend = {"$cond": ["$settled", "$$REMOVE", resend_at]}
+    version = {"$add": ["$version", 1]}
+    return [{"$set": {"dueAt": deadline, "resendAt": resend, "unpublished": "$$REMOVE", "version": version}}]
 
 
 def _counted_after(after: tuple[int, str, str] | None) -> Document:
@@ -205,6 +247,7 @@ def _changing_fields(order: Order) -> Document:
         "completedAt": order.completed_at,
         "cancelledAt": order.cancelled_at,
         "dueAt": order.due_at,
+        "resendAt": order.resend_at,
         "unpublished": order.unpublished or None,
         "version": order.version,
     }
@@ -217,7 +260,7 @@ def _update(change: Change) -> UpdateOne:
     if gone := {name: "" for name, value in changed.items() if value is None}:
         update["$unset"] = gone
     if change.entries:
-        update["$push"] = {"history": {"$each": [_entry(entry) for entry in change.entries]}}
+        update["$push"] = {"history": {"$each": [_entry(entry) for entry in change.entries], "$slice": MAX_HISTORY}}
     return UpdateOne({"_id": change.before.order_id, "version": change.before.version}, update)
 
 
@@ -267,6 +310,7 @@ def _from_document(document: Document) -> Order:
         completed_at=document.get("completedAt"),
         cancelled_at=document.get("cancelledAt"),
         due_at=document.get("dueAt"),
+        resend_at=document.get("resendAt"),
         unpublished=document.get("unpublished", False),
         traceparent=document.get("traceparent"),
         version=document["version"],

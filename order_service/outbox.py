@@ -7,15 +7,18 @@ the answers, and their steps have said so already. A crash in between costs a re
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import structlog
 from pymongo.errors import PyMongoError
 
 from order_service.order import Order
 from order_service.orders import Orders
-from order_service.saga import outputs
+from order_service.saga import outputs, owed
 from shared.bus.publisher import Publisher
+from shared.clock import Clock
+from shared.contracts import Message
 from shared.errors import TransientError
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, FailurePoint, nothing_fails
 from shared.grouping import Grouping
@@ -31,11 +34,20 @@ class Outbox:
     """Sends orders' outputs in groups, and notes afterwards that they are out."""
 
     def __init__(
-        self, orders: Orders, publisher: Publisher, *, note_after: float, reach: FailurePoint = nothing_fails
+        self,
+        orders: Orders,
+        publisher: Publisher,
+        clock: Clock,
+        *,
+        note_after: float,
+        resend_after: timedelta,
+        reach: FailurePoint = nothing_fails,
     ) -> None:
         self._orders = orders
         self._publisher = publisher
+        self._clock = clock
         self._note_after = note_after
+        self._resend_after = resend_after
         self._reach = reach
         self._groups: Grouping[Order, None] = Grouping(self._publish_group, limit=GROUP_LIMIT)
         self._published: deque[tuple[float, str, int]] = deque()
@@ -51,6 +63,16 @@ class Outbox:
         """Publish what the orders, as they are stored, owe; raises BusUnavailableError if it is not confirmed."""
         if orders:
             await self._publish_group(orders)
+
+    async def publish_again(self, orders: Sequence[Order]) -> None:
+        """Publish what was left unpublished, and note it at once; raises BusUnavailableError if it is not confirmed."""
+        await self._send(orders, outputs)
+        published = [(order.order_id, order.version) for order in orders]
+        await self._orders.mark_published(published, self._clock() + self._resend_after)
+
+    async def send_commands(self, orders: Sequence[Order]) -> None:
+        """Send what the orders wait for the answers to; raises BusUnavailableError if it is not confirmed."""
+        await self._send(orders, owed)
 
     async def note_published(self) -> None:
         """Note until cancelled, every second or so, which orders owe nothing more."""
@@ -68,7 +90,7 @@ class Outbox:
             while self._published and self._published[0][0] <= published_before and len(batch) < GROUP_LIMIT:
                 _, order_id, version = self._published.popleft()
                 batch.append((order_id, version))
-            await self._orders.mark_published(batch)
+            await self._orders.mark_published(batch, self._clock() + self._resend_after)
 
     async def drain(self) -> None:
         """Publish and note what is in hand."""
@@ -77,9 +99,15 @@ class Outbox:
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         self._reach(ORDER_INSERTED)
+        await self._send(orders, outputs)
+        confirmed = time.monotonic()
+        self._published.extend((confirmed, order.order_id, order.version) for order in orders)
+        return [None] * len(orders)
+
+    async def _send(self, orders: Sequence[Order], said: Callable[[Order], tuple[Message, ...]]) -> None:
         try:
             await self._publisher.send(
-                [message for order in orders for message in outputs(order)],
+                [message for order in orders for message in _messages(order, said)],
                 {order.order_id: order.traceparent for order in orders},
             )
         except TransientError as error:
@@ -87,12 +115,18 @@ class Outbox:
             _log.warning("not published yet; the sweep will do it", **told, error=str(error)[:200])
             raise
         self._reach(ORDER_CREATED_PUBLISHED)
-        confirmed = time.monotonic()
-        self._published.extend((confirmed, order.order_id, order.version) for order in orders)
-        return [None] * len(orders)
 
     def _posted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, TransientError):
             _log.error("publishing failed; the sweep will do it", exc_info=error)
+
+
+def _messages(order: Order, said: Callable[[Order], tuple[Message, ...]]) -> tuple[Message, ...]:
+    """Return what the order says; if it cannot be put into messages, nothing, so that it holds up no other order."""
+    try:
+        return said(order)
+    except ValueError:
+        _log.exception("the order cannot be put into messages", order_id=order.order_id, status=order.status)
+        return ()

@@ -10,7 +10,7 @@ from order_service.metrics import count_steps
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
-from order_service.saga import CancelRequested, RefundRequested, RetryRequested, accepts, advance
+from order_service.saga import MAX_RUNS, CancelRequested, RefundRequested, RetryRequested, accepts, advance
 from shared import tracing
 from shared.clock import Clock
 from shared.database import Document
@@ -44,10 +44,10 @@ class Requests:
                 raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
             now = self._clock()
             step = advance(order, request, now)
-            if step.entry is None:
-                break
+            if step.entry is None and order.unpublished:
+                break  # what it repeats is about to be published anyway
             after = after_intent(step.order, now, self._patience)
-            change = Change(order, after, (step.entry,))
+            change = Change(order, after, (step.entry,) if step.entry else ())
             if await self._orders.apply([change]):
                 count_steps([change])
                 self._outbox.post(_told(change.stored, request))
@@ -76,6 +76,8 @@ def _state(order: Order) -> str:
             return "FAILED and compensated"
         case Status.FAILED if order.compensating:
             return "FAILED and being compensated"
+        case Status.FAILED if order.provisioning_run >= MAX_RUNS:
+            return f"FAILED after {order.provisioning_run} runs, the most that an order may have; it can be refunded"
         case Status.FAILED:
             return "FAILED, for an operator to retry or refund"
         case _:

@@ -8,7 +8,8 @@
 
 `SAGA` below is the whole of it: a row for every status, an entry for every event that does something there; every
 other event is ignored. `outputs` says what an order in a status has sent; who finds its step already done sends it
-again, so that a crash between write and publish is mended by the message coming again.
+again, so that a crash between write and publish is mended by the message coming again. `owed` says which of it an
+unsettled order still waits for an answer to; that is sent again from time to time, as messages can be lost.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,6 +40,9 @@ from shared.contracts import (
     StockReservationFailed,
     StockReserved,
 )
+
+MAX_RUNS = 20
+"""How often the provisioning of one order may be tried: each run adds to its history and to its job."""
 
 
 class CancelRequested(NamedTuple):
@@ -113,23 +117,44 @@ def accepts(order: Order, event: Event) -> bool:
 
 
 def outputs(order: Order) -> tuple[Message, ...]:
-    """Everything that an order in its present state has sent on its way into it."""
-    event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
-    reason = order.failure_reason
+    """Return everything that an order in its present state has sent on its way into it: its news, then its commands."""
+    return (*_news(order), *owed(order))
+
+
+def owed(order: Order) -> tuple[Message, ...]:
+    """Return the commands that an unsettled order waits for the answers to.
+
+    The record owes them, whatever becomes of the messages: they are sent again until they are answered. A FAILED order
+    whose money is held waits for a decision instead, and a settled order for nothing.
+    """
     match order.status:
         case Status.PENDING:
             return (_created(order),)
+        case Status.PROVISIONING:
+            return (_provision(order), *((_stop(order),) if order.cancel_requested else ()))
+        case Status.CANCELLED:
+            return _compensation(order)
+        case Status.FAILED if order.compensating:
+            return _compensation(order)
+        case _:
+            return ()
+
+
+def _news(order: Order) -> tuple[Message, ...]:
+    event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
+    match order.status:
+        case Status.PENDING:
+            return ()
         case Status.CONFIRMED:
             return (OrderConfirmed(**event),)
         case Status.PROVISIONING:
-            cancel = (_stop(order),) if order.cancel_requested else ()
-            return (OrderProvisioning(**event), _provision(order), *cancel)
+            return (OrderProvisioning(**event),)
         case Status.COMPLETED:
             return (OrderCompleted(**event),)
         case Status.CANCELLED:
-            return (OrderCancelled(**event, reason=reason), *_compensation(order))
+            return (OrderCancelled(**event, reason=order.failure_reason),)
         case Status.FAILED:
-            return (OrderFailed(**event, reason=reason), *(_compensation(order) if order.compensating else ()))
+            return (OrderFailed(**event, reason=order.failure_reason),)
 
 
 # --- The rules: what an event does. Each returns the step, or None where it means nothing. ---
@@ -248,13 +273,23 @@ def _stop_provisioning(order: Order, _event: CancelRequested, _now: datetime) ->
 
 
 def _try_again(order: Order, _event: RetryRequested, _now: datetime) -> Step | None:
-    return _start_run(order) if _holds_all(order) else None
+    return _start_run(order) if _holds_all(order) and order.provisioning_run < MAX_RUNS else None
+
+
+def _refunded_by_operator(order: Order, event: RefundRequested, now: datetime) -> Step | None:
+    return _compensate_again(order, event, now) if order.compensating else _give_up(order, event, now)
 
 
 def _give_up(order: Order, _event: RefundRequested | DeadlinePassed, _now: datetime) -> Step | None:
     if order.compensating:
         return None
-    return Step(replace(order, compensating=True), _compensation(order))
+    return Step(_settle(replace(order, compensating=True)), _compensation(order))
+
+
+def _compensate_again(order: Order, _event: CancelRequested | RefundRequested, _now: datetime) -> Step | None:
+    """Repeat the part of a compensation that has not been answered."""
+    commands = owed(order)
+    return Step(order, commands) if commands else None
 
 
 # --- The page: status and event → rule. ---
@@ -268,6 +303,8 @@ _COMPENSATING: Mapping[type[object], Rule] = {
     PaymentProcessed: _late_payment,
     PaymentFailed: _payment_refused_late,
     PaymentRefunded: _money_returned,
+    CancelRequested: _compensate_again,
+    RefundRequested: _compensate_again,
 }
 
 SAGA: Mapping[Status, Mapping[type[object], Rule]] = {
@@ -295,7 +332,8 @@ SAGA: Mapping[Status, Mapping[type[object], Rule]] = {
         PaymentRefunded: _money_returned,
         ProvisioningCompleted: _server_ready,
         RetryRequested: _try_again,
-        RefundRequested: _give_up,
+        CancelRequested: _compensate_again,
+        RefundRequested: _refunded_by_operator,
         DeadlinePassed: _give_up,
     },
 }

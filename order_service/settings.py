@@ -8,9 +8,10 @@ from shared.settings import ServiceSettings
 
 
 class OrderSettings(ServiceSettings):
-    """How long an order may take, and how soon what a crash left unpublished is published."""
+    """How long an order may take, and how soon what got lost is published or sent again."""
 
     saga_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     failed_hold_seconds: Annotated[float, Field(gt=0, le=90 * 86_400)] = 86_400
     republish_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 10
+    resend_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 30
     sweep_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1

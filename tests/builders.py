@@ -16,7 +16,10 @@ from shared.database import Database
 from shared.settings import ServiceSettings
 
 PATIENCE = Patience(
-    saga_timeout=timedelta(minutes=5), failed_hold=timedelta(days=1), republish_after=timedelta(seconds=10)
+    saga_timeout=timedelta(minutes=5),
+    failed_hold=timedelta(days=1),
+    republish_after=timedelta(seconds=10),
+    resend_after=timedelta(seconds=30),
 )
 
 

@@ -123,6 +123,15 @@ class MemoryBroker:
         self.advance(max(0.0, self._planned[0].at - self.now))
         return True
 
+    def lose_data(self) -> None:
+        """Lose every message, wherever it is, and every connection, as a broker does that comes back empty."""
+        for queue in self._queues.values():
+            queue.clear()
+        self._planned.clear()
+        for bus in self._buses:
+            bus.unacknowledged.clear()
+        self.drop_connections()
+
     def stop(self) -> None:
         """Be away: every connection is lost, and none can be had until `start`."""
         self.running = False

@@ -1,9 +1,9 @@
 """The whole saga in one process over the in-memory bus and a real MongoDB, with faults drawn from a seed.
 
 Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
-and starts again; the provider's answers get lost. Whatever the seed: every order settles, stock is conserved, nobody is
-charged for nothing, no delivery slot is booked over or kept for nothing, and the provider has sold the servers of the
-completed orders and no others.
+and starts again; the provider's answers get lost; the broker loses all that it has. Whatever the seed: every order
+settles, stock is conserved, nobody is charged for nothing, no delivery slot is booked over or kept for nothing, and the
+provider has sold the servers of the completed orders and no others.
 """
 
 import asyncio
@@ -47,6 +47,8 @@ ROOM = 25
 """What each delivery slot takes: two orders for 10, or one for 20."""
 GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
+DATA_LOSS = 0.1
+"""How often the broker comes back empty after an order was placed; it does so once after the last one as well."""
 SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
     (order.DEFINITION, order.assemble, OrderSettings),
     (inventory.DEFINITION, inventory.assemble, InventorySettings),
@@ -148,6 +150,7 @@ def _quick(settings_type: type[Any], simulator: Simulator) -> dict[str, object]:
     """Intervals short enough that what waits for a sweep or a lease does not make the test wait."""
     quick = {
         "republish_after_seconds": 0.2,
+        "resend_after_seconds": 0.3,
         "sweep_interval_seconds": 0.05,
         "mark_sweep_seconds": 0.2,
         "failed_hold_seconds": 0.2,
@@ -186,6 +189,9 @@ async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: s
             if rng.random() < 0.2:
                 await _until_answered(orders, "POST", f"/orders/{placed[-1]}/cancel", {}, allowed=(202, 409))
             broker.advance(rng.random())
+            if rng.random() < DATA_LOSS:
+                broker.lose_data()
+        broker.lose_data()
         settled = await _all_settled(broker, orders, placed)
         for player in playing:
             player.crash_probability = 0

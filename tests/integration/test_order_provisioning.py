@@ -22,6 +22,7 @@ from order_service.intake import Intake
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.requests import Requests
+from order_service.saga import MAX_RUNS
 from order_service.schema import SCHEMA
 from shared import contracts as c
 from shared.bus.memory import MemoryBroker, MemoryBus
@@ -30,6 +31,7 @@ from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
 from shared.database import Database
+from shared.errors import BusUnavailableError
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
 from shared.schema import prepare
@@ -49,7 +51,14 @@ class OrderService:
         self.dies_at: str | None = None
         collection = database.get_collection(COLLECTION, read_concern=ReadConcern("majority"))
         self.orders = Orders(collection)
-        self.outbox = Outbox(self.orders, Publisher(bus), note_after=1, reach=self._reach)
+        self.outbox = Outbox(
+            self.orders,
+            Publisher(bus),
+            self.now,
+            note_after=1,
+            resend_after=PATIENCE.resend_after,
+            reach=self._reach,
+        )
         self.alarms = Alarms(self.orders, self.outbox, PATIENCE, self.now, interval=1)
         self.handlers = AnswerHandlers(self.orders, PATIENCE, self.now)
         intake = Intake(self.orders, self.outbox, PATIENCE, self.now)
@@ -75,10 +84,13 @@ class OrderService:
         response = await self.client.post("/orders", json=order_body())
         order_id: str = response.json()["orderId"]
         await self.outbox.drain()
+        await self.is_reserved_and_paid(order_id)
+        return order_id
+
+    async def is_reserved_and_paid(self, order_id: str) -> None:
         specification = ServerSpecification(package="103.181.91", package_id="7", ram=2048)
         await self.hears(c.StockReserved(order_id=order_id, fulfilment="vps", provisioning=specification))
         await self.hears(c.PaymentProcessed(order_id=order_id, transaction_id="tx"))
-        return order_id
 
     async def failed_order(self) -> str:
         order_id = await self.order_in_provisioning()
@@ -324,8 +336,7 @@ async def test_a_refund_gives_everything_back_and_settles(service: OrderService)
     (refund,) = [m for m in service.said("payment.inbox", order_id) if m["key"] == "payment.refund"]
     assert refund["reason"] == NO_ADDRESS
     assert "stock.release" in [message["key"] for message in service.said("inventory.inbox", order_id)]
-    for verb in ("retry", "refund", "cancel"):
-        assert_conflict(await service.asks(order_id, verb), "FAILED and being compensated")
+    assert_conflict(await service.asks(order_id, "retry"), "FAILED and being compensated")
     assert await service.hears(completed(order_id)) == [], "it is not paid for any more"
     await service.hears(c.StockReleased(order_id=order_id))
     await service.hears(c.PaymentRefunded(order_id=order_id, status="REFUNDED"))
@@ -395,11 +406,13 @@ async def test_a_cancelled_run_that_fails_cancels_the_order(service: OrderServic
         "stock.release",
         "payment.refund",
     ]
-    assert_conflict(await service.asks(order_id, "cancel"), "CANCELLED")
+    assert_conflict(await service.asks(order_id, "retry"), "CANCELLED")
     await service.hears(c.StockReleased(order_id=order_id), c.PaymentRefunded(order_id=order_id, status="REFUNDED"))
     order = await service.get(order_id)
     assert (order["status"], order["settled"], order["failureReason"]) == ("CANCELLED", True, "Cancelled")
     assert order["cancelledAt"]
+    for verb in ("retry", "refund", "cancel"):
+        assert_conflict(await service.asks(order_id, verb), "CANCELLED")
 
 
 async def test_a_cancellation_that_comes_after_the_purchase_leaves_the_server(service: OrderService) -> None:
@@ -456,3 +469,105 @@ async def test_an_order_of_before_runs_were_counted_is_in_its_first(
     await service.asks(order_id, "retry")
     await service.outbox.drain()
     assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 2)]
+
+
+async def test_a_lost_request_for_a_server_is_sent_again_until_it_is_answered(service: OrderService) -> None:
+    order_id = await service.order_in_provisioning()
+    assert service.said("provisioning.inbox", order_id) == [], "the handler's answer was lost before it was published"
+    assert await service.alarms.resend() == 0, "there is still time for an answer"
+    for minutes in (0.5, 1, 2, 4, 8, 13):
+        service.late = timedelta(minutes=minutes)
+        assert await service.alarms.resend() == 1
+        assert await service.alarms.resend() == 0
+        assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
+        service.broker.lose_data()
+    await service.asks(order_id, "cancel")
+    await service.outbox.drain()
+    service.broker.lose_data()
+    service.late += PATIENCE.resend_after
+    assert await service.alarms.resend() == 1
+    assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1), ("provisioning.cancel", 1)]
+    assert await service.hears(completed(order_id)) == ["order.completed"]
+    service.late = timedelta(days=365)
+    assert await service.alarms.resend() == 0
+
+
+@pytest.mark.parametrize("ended_by", ["cancel", "refund", "hold"])
+async def test_a_lost_compensation_is_sent_again_until_it_is_answered(service: OrderService, ended_by: str) -> None:
+    order_id = await service.failed_order()
+    if ended_by == "cancel":
+        await service.asks(order_id, "retry")
+        await service.asks(order_id, "cancel")
+        await service.hears(failed(order_id, run=2))
+    elif ended_by == "refund":
+        await service.asks(order_id, "refund")
+    else:
+        service.late = PATIENCE.failed_hold
+        assert await service.alarms.ring() == 1
+    await service.outbox.drain()
+    service.broker.lose_data()
+    service.late += PATIENCE.resend_after
+    assert await service.alarms.resend() == 1
+    (refund,) = service.said("payment.inbox", order_id)
+    (release,) = service.said("inventory.inbox", order_id)
+    assert (refund["key"], release["key"]) == ("payment.refund", "stock.release")
+    await service.hears(c.StockReleased(order_id=order_id))
+    service.broker.lose_data()
+    service.late += 2 * PATIENCE.resend_after
+    assert await service.alarms.resend() == 1
+    assert [message["key"] for message in service.said("payment.inbox", order_id)] == ["payment.refund"]
+    assert service.said("inventory.inbox", order_id) == [], "that has been answered"
+    await service.hears(c.PaymentRefunded(order_id=order_id, status="REFUNDED"))
+    assert (await service.get(order_id))["settled"]
+    service.late = timedelta(days=365)
+    assert await service.alarms.resend() == 0
+
+
+async def test_the_money_of_a_failed_order_is_left_to_its_hold(service: OrderService) -> None:
+    await service.failed_order()
+    service.late = PATIENCE.failed_hold - timedelta(minutes=1)
+    assert await service.alarms.resend() == 0
+
+
+@pytest.mark.parametrize("verb", ["cancel", "refund"])
+async def test_who_asks_again_has_an_unanswered_compensation_sent_again(service: OrderService, verb: str) -> None:
+    order_id = await service.failed_order()
+    await service.asks(order_id, "refund")
+    await service.outbox.drain()
+    service.broker.lose_data()
+    before = await service.get(order_id)
+    answers = await asyncio.gather(*(service.asks(order_id, verb) for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [202] * 5
+    assert await service.get(order_id) == before, "no line of history, and nothing else that a client sees"
+    await service.outbox.drain()
+    assert "payment.refund" in [message["key"] for message in service.said("payment.inbox", order_id)]
+    assert "stock.release" in [message["key"] for message in service.said("inventory.inbox", order_id)]
+
+
+async def test_a_process_without_a_broker_takes_no_order_from_its_neighbour(
+    service: OrderService, mongodb_url: str, database_prefix: str
+) -> None:
+    """Orders that one process could not publish, and others whose answers are missing, are all the neighbour's."""
+    service.broker.stop()
+    new = (await service.client.post("/orders", json=order_body())).json()["orderId"]
+    provisioning = (await service.client.post("/orders", json=order_body())).json()["orderId"]
+    await service.is_reserved_and_paid(provisioning)
+    service.late = PATIENCE.resend_after
+    for look in (service.alarms.ring, service.alarms.resend):
+        with pytest.raises(BusUnavailableError):
+            await look()
+    async with another_process(mongodb_url, f"{database_prefix}_orders", MemoryBroker()) as neighbour:
+        neighbour.began, neighbour.late = service.began, service.late
+        await neighbour.alarms.ring()
+        await neighbour.alarms.resend()
+        assert [message["key"] for message in neighbour.said("payment.inbox", new)] == ["order.created"]
+        assert neighbour.asked_of_provisioning(provisioning) == [("provisioning.requested", 1)]
+
+
+async def test_a_failed_order_can_be_retried_so_often_and_says_so(service: OrderService) -> None:
+    order_id = await service.failed_order()
+    for run in range(2, MAX_RUNS + 1):
+        assert (await service.asks(order_id, "retry")).status_code == 202
+        await service.hears(failed(order_id, run))
+    assert_conflict(await service.asks(order_id, "retry"), "FAILED after 20 runs, the most", "it can be refunded")
+    assert (await service.asks(order_id, "refund")).status_code == 202

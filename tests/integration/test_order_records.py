@@ -11,7 +11,7 @@ import pytest
 from order_service.alarms import after_intent
 from order_service.handlers import AnswerHandlers
 from order_service.order import Entry, Order, Status
-from order_service.orders import COLLECTION, Change, Orders
+from order_service.orders import COLLECTION, MAX_HISTORY, Change, Orders
 from order_service.saga import CancelRequested, advance
 from order_service.schema import SCHEMA
 from shared import contracts as c
@@ -104,15 +104,21 @@ async def test_fields_that_become_empty_are_removed(orders: Orders) -> None:
     assert "unpublished" not in document
 
 
-async def test_published_orders_wait_for_their_deadline_and_others_for_nothing(orders: Orders) -> None:
+async def test_published_orders_wait_for_their_deadline_and_for_their_answers(orders: Orders) -> None:
     now = utc_now()
     pending = an_order(unpublished=True, due_at=now)
     cancelled = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
     moved_on = an_order(unpublished=True, due_at=now, status=Status.CANCELLED)
     await insert(orders, pending, cancelled, moved_on)
-    await orders.mark_published([(pending.order_id, 0), (cancelled.order_id, 0), (moved_on.order_id, 7)])
-    assert await stored(orders, pending) == replace(pending, unpublished=False, due_at=pending.deadline, version=1)
-    assert await stored(orders, cancelled) == replace(cancelled, unpublished=False, due_at=None, version=1)
+    settled = an_order(unpublished=True, due_at=now, status=Status.CANCELLED, settled=True)
+    await insert(orders, settled)
+    of = [(order.order_id, 0) for order in (pending, cancelled, settled)]
+    again = now + timedelta(seconds=30)
+    await orders.mark_published([*of, (moved_on.order_id, 7)], again)
+    out = {"unpublished": False, "version": 1}
+    assert await stored(orders, pending) == replace(pending, due_at=pending.deadline, resend_at=again, **out)
+    assert await stored(orders, cancelled) == replace(cancelled, due_at=None, resend_at=again, **out)
+    assert await stored(orders, settled) == replace(settled, due_at=None, **out)
     assert await stored(orders, moved_on) == moved_on
 
 
@@ -123,18 +129,17 @@ async def test_an_earlier_note_does_not_make_a_later_debt_forgotten(orders: Orde
     await insert(orders, order)
     step = advance(order, CancelRequested("changed my mind"), now)
     cancelled = after_intent(step.order, now, PATIENCE)
-    await orders.mark_published([(order.order_id, 0)])
+    await orders.mark_published([(order.order_id, 0)], now)
     assert not await orders.apply([Change(order, cancelled, ())]), "it has to be decided again"
     current = await stored(orders, order)
     again = after_intent(advance(current, CancelRequested("changed my mind"), now).order, now, PATIENCE)
     change = Change(current, again, ())
     assert await orders.apply([change])
-    await orders.mark_published([(order.order_id, 0)])
+    await orders.mark_published([(order.order_id, 0)], now)
     owing = await stored(orders, order)
     assert owing == change.stored
     assert owing.unpublished
-    await orders.postpone([order.order_id], now + timedelta(seconds=5))
-    await orders.mark_published([(order.order_id, owing.version + 1)])
+    await orders.mark_published([(order.order_id, owing.version)], now)
     assert await orders.due(now + timedelta(days=1), 10) == []
 
 
@@ -144,6 +149,53 @@ async def test_orders_are_due_in_the_order_of_their_alarms(orders: Orders) -> No
     await insert(orders, later, late, an_order(due_at=now + timedelta(seconds=5)), an_order())
     assert [order.order_id for order in await orders.due(now, 10)] == [late.order_id, later.order_id]
     assert len(await orders.due(now, 1)) == 1
+
+
+async def test_a_time_to_send_again_is_set_only_where_the_order_has_not_moved_on(orders: Orders) -> None:
+    now = utc_now()
+    late, later, moved_on, answered = (an_order(resend_at=now - timedelta(seconds=s)) for s in (4, 3, 2, 1))
+    await insert(orders, later, late, moved_on, answered, an_order(resend_at=now + timedelta(seconds=5)), an_order())
+    assert [order.order_id for order in await orders.to_resend(now, 2)] == [late.order_id, later.order_id]
+    step = advance(moved_on, CancelRequested("changed my mind"), now)
+    assert await orders.apply([Change(moved_on, replace(step.order, resend_at=now - timedelta(days=1)), ())])
+    again = now + timedelta(minutes=1)
+    await orders.schedule_resend([(late, again), (later, again), (moved_on, again), (answered, None)])
+    assert [order.order_id for order in await orders.to_resend(now, 9)] == [moved_on.order_id]
+    assert (await stored(orders, answered)).resend_at is None
+    assert len(await orders.to_resend(again, 9)) == 4
+
+
+async def test_unsettled_orders_of_earlier_versions_are_found(orders: Orders) -> None:
+    now = utc_now()
+    provisioning = an_order(status=Status.PROVISIONING)
+    cancelled = an_order(status=Status.CANCELLED)
+    given_up = an_order(status=Status.FAILED, compensating=True)
+    pending = an_order(due_at=now)
+    held = an_order(status=Status.FAILED, due_at=now)
+    unpublished = an_order(status=Status.CANCELLED, unpublished=True, due_at=now)
+    known = an_order(status=Status.CANCELLED, resend_at=now + timedelta(seconds=5))
+    settled = an_order(status=Status.CANCELLED, settled=True)
+    await insert(orders, provisioning, cancelled, given_up, pending, held, unpublished, known, settled)
+    now = utc_now()
+    assert await orders.adopt(now) == 4
+    found = {order.order_id for order in await orders.to_resend(now, 10)}
+    assert found == {order.order_id for order in (provisioning, cancelled, given_up, pending)}
+    assert await orders.adopt(now) == 0
+
+
+async def test_a_history_is_bounded(orders: Orders) -> None:
+    order = an_order()
+    await insert(orders, order)
+    for _ in range(2):
+        lines = tuple(Entry(utc_now(), f"line {number}", Status.PENDING) for number in range(MAX_HISTORY // 2))
+        assert await orders.apply([Change(order, replace(order, user_id="u1"), lines)])
+        order = await stored(orders, order)
+    document = await orders.document(order.order_id)
+    assert document
+    assert len(document["history"]) == MAX_HISTORY
+    assert document["history"][0]["event"] == "order.created", (
+        "the first lines stay: what a stream has sent keeps its number"
+    )
 
 
 async def test_pages_hold_every_order_once(orders: Orders) -> None:

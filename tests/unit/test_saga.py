@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from order_service.diagram import transitions
 from order_service.order import Order, Status
 from order_service.saga import (
+    MAX_RUNS,
     SAGA,
     CancelRequested,
     DeadlinePassed,
@@ -20,6 +22,7 @@ from order_service.saga import (
     accepts,
     advance,
     outputs,
+    owed,
 )
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
@@ -137,6 +140,14 @@ STATES = {
     "CANCELLED and settled": play(STOCK_RESERVED, DECLINED, STOCK_RELEASED),
 }
 
+COMPENSATING = (
+    "FAILED, compensating",
+    "FAILED, run 2, compensating",
+    "CANCELLED by client",
+    "CANCELLED by stock",
+    "CANCELLED by payment",
+    "CANCELLED in run 2",
+)
 BOTH = ["stock.release", "payment.refund"]
 REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PENDING", "stock reserved"): ("PENDING", []),
@@ -241,6 +252,19 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED, compensating", "stock released"): ("FAILED", []),
     ("FAILED, compensating", "refunded"): ("FAILED", []),
     ("FAILED, compensating", "voided"): ("FAILED", []),
+    # Whoever asks again has what is unanswered of the compensation sent again.
+    ("FAILED, compensating", "cancel"): ("FAILED", BOTH),
+    ("FAILED, compensating", "refund"): ("FAILED", BOTH),
+    ("FAILED, run 2, compensating", "cancel"): ("FAILED", BOTH),
+    ("FAILED, run 2, compensating", "refund"): ("FAILED", BOTH),
+    ("CANCELLED by client", "cancel"): ("CANCELLED", BOTH),
+    ("CANCELLED by client", "refund"): ("CANCELLED", BOTH),
+    ("CANCELLED by stock", "cancel"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED by stock", "refund"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED by payment", "cancel"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED by payment", "refund"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED in run 2", "cancel"): ("CANCELLED", BOTH),
+    ("CANCELLED in run 2", "refund"): ("CANCELLED", BOTH),
     # Late answers on a cancelled order are compensated; the answer that cancelled it repeats what it led to.
     ("CANCELLED by client", "stock reserved"): ("CANCELLED", ["stock.release"]),
     ("CANCELLED by client", "server reserved"): ("CANCELLED", ["stock.release"]),
@@ -334,11 +358,27 @@ def test_a_failed_order_holds_the_money_until_somebody_decides() -> None:
     assert accepts(failed, REFUND)
     given_up = play(REFUND, order=failed)
     assert not accepts(given_up, RETRY)
-    assert not accepts(given_up, REFUND)
     settled = play(STOCK_RELEASED, REFUNDED, order=given_up)
     assert settled.settled
     assert settled.status is Status.FAILED
+    assert not accepts(settled, REFUND)
     assert play(RETRY, SERVER_READY, order=failed).status is Status.COMPLETED
+
+
+def test_what_is_held_goes_back_even_if_nothing_is_left_to_return() -> None:
+    """Stock and money came back by themselves during the hold: the decision settles the order at once."""
+    given_up = play(STOCK_RELEASED, REFUNDED, DEADLINE, order=STATES["FAILED"])
+    assert (given_up.status, given_up.settled, owed(given_up)) == (Status.FAILED, True, ())
+
+
+def test_an_order_has_a_bounded_number_of_runs() -> None:
+    order = STATES["FAILED"]
+    while accepts(order, RETRY):
+        order = play(RETRY, NO_SERVER, order=order)
+    assert order.provisioning_run == MAX_RUNS
+    assert play(RETRY, order=order) == order
+    assert accepts(order, REFUND)
+    assert play(SERVER_READY, order=order).status is Status.COMPLETED, "a late server still counts"
 
 
 def test_every_entry_into_provisioning_is_a_run_that_its_messages_carry() -> None:
@@ -427,10 +467,11 @@ def test_what_is_asked_for_must_mean_something() -> None:
         "FAILED": {"retry", "refund"},
         "FAILED, run 2": {"retry", "refund"},
         "FAILED, its money gone": {"refund"},
+        **{state: {"cancel", "refund"} for state in COMPENSATING},
     }
 
 
-@pytest.mark.parametrize("state", ["CONFIRMED", "COMPLETED", "FAILED", "CANCELLED by client"])
+@pytest.mark.parametrize("state", ["CONFIRMED", "COMPLETED", "FAILED", "CANCELLED and settled"])
 def test_a_client_cannot_cancel_what_is_over(state: str) -> None:
     assert not accepts(STATES[state], CANCEL)
 
@@ -482,3 +523,67 @@ def test_outputs_of_a_new_order_are_the_order_itself() -> None:
         b'{"orderId":"0123456789abcdef","userId":"u1","items":[{"productId":"p1","quantity":2,"price":5}],'
         b'"totalAmount":10,"currency":"USD","payment":{"method":"card"},"delivery":{}}'
     )
+
+
+# --- Lost messages: the record alone carries an order to its end. ---
+
+
+def reachable() -> set[Order]:
+    return {order for order, _, _ in transitions()}
+
+
+def is_held(order: Order) -> bool:
+    """Whether the order's money waits for a decision: `due_at` ends that."""
+    return order.status is Status.FAILED and not order.compensating
+
+
+def test_every_unsettled_order_is_owed_something_or_held_until_its_time_is_over() -> None:
+    for order in reachable():
+        assert bool(owed(order)) == (not order.settled and not is_held(order)), order
+
+
+def test_whenever_all_messages_are_lost_what_is_owed_carries_the_order_to_its_end() -> None:
+    """Each participant answers what is sent again as its own record says, in each of the ways it may have decided."""
+    ends: dict[Order, bool] = {}
+
+    def settles(order: Order) -> bool:
+        """Whether every answer to what the order is owed leads on, and in the end to a settled order."""
+        if order not in ends:
+            ends[order] = False  # an order that comes back here goes round in circles
+            ends[order] = order.settled or all(
+                settles(play(*answers, order=order)) for answers in answered_again(order)
+            )
+        return ends[order]
+
+    assert [order for order in reachable() if not settles(order)] == []
+
+
+def answered_again(order: Order) -> list[tuple[Event, ...]]:
+    """The sets of answers that the participants may give to all that is sent again; for a held order, its end."""
+    if is_held(order):
+        return [(DeadlinePassed(),)]
+    choices = [answers_to(message, order) for message in owed(order)]
+    return [tuple(chosen) for chosen in product(*(choice for group in choices for choice in group))]
+
+
+def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
+    """For each participant that hears the message, what it may answer."""
+    match message:
+        case c.OrderCreated():
+            return [
+                [SERVER_RESERVED, STOCK_RESERVED, NO_STOCK] if order.stock == "PENDING" else [stock_again(order)],
+                [PAID, DECLINED] if order.payment_status == "PENDING" else [PAID],
+            ]
+        case c.ReleaseStock():
+            return [[STOCK_RELEASED]]
+        case c.RefundPayment():
+            return [[REFUNDED, VOIDED]]
+        case c.ProvisionServer():
+            failed = c.ProvisioningFailed(order_id=order.order_id, reason="no server", run=message.run)
+            return [[SERVER_READY, failed, failed.model_copy(update={"bought": True})]]
+        case _:
+            return []
+
+
+def stock_again(order: Order) -> Event:
+    return SERVER_RESERVED if order.fulfilment == "vps" else STOCK_RESERVED

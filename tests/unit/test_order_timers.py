@@ -1,0 +1,58 @@
+"""The timers of an order: whatever happens to it, something will look at it again until it is settled."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from order_service.alarms import after_intent, after_message, resend_at
+from order_service.order import Order, Status
+from order_service.saga import advance
+from shared.contracts import Message
+from tests.builders import PATIENCE, an_order
+from tests.unit.test_saga import EVENTS
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+def noted(order: Order, now: datetime) -> Order:
+    """The order once it is noted that its messages are out, as MongoDB does it."""
+    due_at = order.deadline if order.status is Status.PENDING else None
+    return replace(order, unpublished=False, due_at=due_at, resend_at=resend_at(order, now, PATIENCE))
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), st.booleans()), max_size=12))
+def test_an_unsettled_order_always_has_a_timer(happenings: list[tuple[str, bool]]) -> None:
+    order = after_intent(an_order(now=NOW), NOW, PATIENCE)
+    for number, (name, is_noted) in enumerate(happenings):
+        now = NOW + timedelta(seconds=number)
+        before, step = order, advance(order, EVENTS[name], now)
+        if step.entry is not None:
+            caused_by_message = isinstance(EVENTS[name], Message)
+            order = (
+                after_message(before, step, now, PATIENCE)
+                if caused_by_message
+                else after_intent(step.order, now, PATIENCE)
+            )
+        if is_noted and order.unpublished:
+            order = noted(order, now)
+        held = order.status is Status.FAILED and not order.compensating
+        if order.unpublished or held:
+            assert order.due_at is not None
+        elif not order.settled:
+            assert order.resend_at is not None
+            assert order.due_at == (order.deadline if order.status is Status.PENDING else None)
+        else:
+            assert (order.due_at, order.resend_at) == (None, None)
+
+
+def test_commands_are_sent_again_after_ever_longer_pauses() -> None:
+    order = an_order(now=NOW)
+    now, seconds = NOW, []
+    for _ in range(8):
+        moment = resend_at(order, now, PATIENCE)
+        assert moment is not None
+        seconds.append((moment - NOW).total_seconds())
+        now = moment
+    assert seconds == [30, 60, 120, 240, 480, 780, 1080, 1380]
