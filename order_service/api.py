@@ -1,34 +1,25 @@
 """The order service's HTTP routes."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
+from order_service.following import EventStream, Followers
 from order_service.intake import Intake, NewOrder
 from order_service.order import Order, Status
 from order_service.orders import Orders
 from order_service.requests import Requests
 from order_service.saga import CancelRequested, RefundRequested, RetryRequested
-from order_service.views import FailurePage, OrderPage, OrderView, show, show_entry, show_new
+from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, ProblemError, invalid, json_response, new_router, not_found
+from shared.http import Body, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
-EVENTS_POLL_SECONDS = 0.2
-EVENTS_SLOWEST_POLL_SECONDS = 2.0
-MAX_FOLLOWERS = 200
-"""Event streams that a process serves at once: each is a few reads a second."""
-EVENTS_KEEPALIVE_SECONDS = 15.0
-
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -73,24 +64,34 @@ def _add_placing(router: APIRouter, intake: Intake) -> None:
 
 
 def _add_reading(router: APIRouter, orders: Orders) -> None:
-    followers: set[object] = set()
+    followers = Followers()
 
     @router.get("/orders", response_model=OrderPage)
     async def list_orders(
         status: Status | None = None,
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
         settled: bool | None = None,
+        include: Included = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
     ) -> Response:
-        """Orders, newest first; all of them, or those in a status, of a user, settled or not."""
+        """Orders without their histories, newest first; all, or those in a status, of a user, settled or not."""
         after = None
         if cursor is not None:
             milliseconds, order_id = read_cursor(cursor, (int, str))
             after = (_moment(milliseconds), order_id)
         statuses = [status] if status else list(Status)
-        page = await orders.page(statuses=statuses, user_id=user_id, settled=settled, after=after, limit=limit)
-        return json_response({"items": [show(document) for document in page], "nextCursor": _cursor(page, limit)})
+        page = await orders.page(
+            statuses=statuses,
+            user_id=user_id,
+            settled=settled,
+            with_items=include == "items",
+            after=after,
+            limit=limit,
+        )
+        return json_response(
+            {"items": [show_listed(document) for document in page], "nextCursor": _cursor(page, limit)}
+        )
 
     @router.get("/orders/failures", response_model=FailurePage)
     async def count_failures(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -111,18 +112,9 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         return json_response(show(await _find(orders, order_id)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
-    async def follow(
-        order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
-    ) -> StreamingResponse:
-        """Server-sent events: one per line of the order's history, until it is settled."""
-        if len(followers) >= MAX_FOLLOWERS:
-            detail = f"{MAX_FOLLOWERS} clients follow orders already; ask for the order itself, or try again"
-            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "5"})
-        document = await _find(orders, order_id)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            _events(orders, document, last_event_id, followers), media_type="text/event-stream", headers=headers
-        )
+    async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
+        """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
+        return EventStream(orders, followers, order_id, last_event_id)
 
 
 def _add_requests(router: APIRouter, requests: Requests) -> None:
@@ -166,34 +158,3 @@ def _cursor(page: list[Document], limit: int) -> str | None:
         return None
     last = page[-1]
     return write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]])
-
-
-async def _events(orders: Orders, document: Document, seen: int, followers: set[object]) -> AsyncIterator[bytes]:
-    """What has happened and what happens, with fewer and fewer looks at an order of which nothing is heard."""
-    follower = object()
-    followers.add(follower)
-    try:
-        async for event in _until_settled(orders, document, seen):
-            yield event
-    finally:
-        followers.discard(follower)
-
-
-async def _until_settled(orders: Orders, document: Document, seen: int) -> AsyncIterator[bytes]:
-    last_sent, pause = time.monotonic(), EVENTS_POLL_SECONDS
-    while True:
-        for number, entry in enumerate(document["history"][seen:], start=seen + 1):
-            yield _event(number, show_entry(entry))
-            seen, last_sent, pause = number, time.monotonic(), EVENTS_POLL_SECONDS
-        if document["settled"]:
-            return
-        if time.monotonic() - last_sent > EVENTS_KEEPALIVE_SECONDS:
-            yield b": still here\n\n"
-            last_sent = time.monotonic()
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.2, EVENTS_SLOWEST_POLL_SECONDS)
-        document = await _find(orders, document["_id"])
-
-
-def _event(number: int, entry: dict[str, Any]) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, entry["event"].encode(), orjson.dumps(entry))

@@ -151,8 +151,12 @@ class Orders:
         settled: bool | None,
         after: tuple[datetime, str] | None,
         limit: int,
+        with_items: bool = False,
     ) -> list[Document]:
-        """A page of documents, newest first, of one user or of all, that come after the given (createdAt, id)."""
+        """A page of documents, newest first, of one user or of all, that come after the given (createdAt, id).
+
+        They are without histories, and without items unless `with_items`: both may be long.
+        """
         query: dict[str, Any] = {"status": {"$in": list(statuses)}}
         if user_id is not None:
             query["userId"] = user_id
@@ -161,7 +165,10 @@ class Orders:
         if after is not None:
             created_at, order_id = after
             query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
-        cursor = self._collection.find(query).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
+        left_out = {"history": False} if with_items else {"history": False, "items": False}
+        cursor = (
+            self._collection.find(query, left_out).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
+        )
         return [document async for document in cursor]
 
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:

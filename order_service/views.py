@@ -38,12 +38,12 @@ class ServerView(View):
     expires_at: str | None = None
 
 
-class OrderView(View):
-    """An order with its history."""
+class ListedOrder(View):
+    """An order in a list: without its history, and without its items unless they were asked for."""
 
     order_id: str
     user_id: str
-    items: list[ItemView]
+    items: list[ItemView] | None = Field(default=None, description="only with `include=items`")
     total_amount: float = Field(examples=[19.99])
     currency: str
     status: Status
@@ -58,13 +58,19 @@ class OrderView(View):
     updated_at: datetime
     completed_at: datetime | None
     cancelled_at: datetime | None
+
+
+class OrderView(ListedOrder):
+    """An order with its items and its history."""
+
+    items: list[ItemView]
     history: list[HistoryView]
 
 
 class OrderPage(View):
     """A page of orders, newest first."""
 
-    items: list[OrderView]
+    items: list[ListedOrder]
     next_cursor: str | None
 
 
@@ -112,10 +118,16 @@ def show_new(order: Order) -> dict[str, Any]:
 
 def show(document: Document) -> dict[str, Any]:
     """Show a stored order."""
+    return show_listed(document) | {"history": [show_entry(entry) for entry in document["history"]]}
+
+
+def show_listed(document: Document) -> dict[str, Any]:
+    """Show a stored order without its history, and without its items where they were not loaded."""
+    items = [{**item, "price": to_json_number(item["price"])} for item in document.get("items", ())]
     return {
         "orderId": document["_id"],
         "userId": document["userId"],
-        "items": [{**item, "price": to_json_number(item["price"])} for item in document["items"]],
+        **({"items": items} if items else {}),
         "totalAmount": to_json_number(document["totalAmount"]),
         "currency": document["currency"],
         "status": document["status"],
@@ -130,7 +142,6 @@ def show(document: Document) -> dict[str, Any]:
         "updatedAt": to_rfc3339(document["updatedAt"]),
         "completedAt": _moment(document.get("completedAt")),
         "cancelledAt": _moment(document.get("cancelledAt")),
-        "history": [show_entry(entry) for entry in document["history"]],
     }
 
 

@@ -11,9 +11,9 @@ from fastapi import Query
 from shared.http import invalid
 
 DEFAULT_LIMIT = 50
-MAX_LIMIT = 500
+MAX_LIMIT = 100
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries on a page")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description=f"Entries on a page, at most {MAX_LIMIT}")]
 CursorParameter = Annotated[str | None, Query(max_length=1000, description="`nextCursor` of the page before")]
 
 

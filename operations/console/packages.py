@@ -11,7 +11,7 @@ from operations.console.acting import Deed, carry_deed
 from operations.console.desk import Desk
 from operations.console.forms import OptionalName, Why, named, remember
 from operations.console.pages import Pages
-from operations.console.upstream import Answer, Missing, attempt, path
+from operations.console.upstream import Missing, attempt, path
 
 MOST = 200
 
@@ -23,14 +23,14 @@ def create_packages(desk: Desk, pages: Pages) -> APIRouter:
     @router.get("/packages")
     async def packages(request: Request) -> Response:
         offered, locks, seen = await asyncio.gather(
-            desk.services.get("provisioning", "/packages", limit=MOST),
-            desk.services.get("provisioning", "/locks", limit=MOST),
+            desk.services.get_list("provisioning", "/packages", MOST),
+            desk.services.get_list("provisioning", "/locks", MOST),
             attempt(desk.packages.find().sort("_id").limit(MOST).to_list(None), "MongoDB"),
         )
         return pages.show(
             request,
             "packages.html",
-            offered=_items(offered),
+            offered=offered,
             locks=_locks(locks),
             seen=seen,
         )
@@ -59,13 +59,8 @@ def create_packages(desk: Desk, pages: Pages) -> APIRouter:
     return router
 
 
-def _items(answer: Answer | Missing) -> list[dict[str, Any]] | Missing:
-    return answer if isinstance(answer, Missing) else answer.body.get("items", [])
-
-
-def _locks(answer: Answer | Missing) -> list[dict[str, Any]] | Missing:
+def _locks(items: list[dict[str, Any]] | Missing) -> list[dict[str, Any]] | Missing:
     """The locks, with their times as times."""
-    items = _items(answer)
     if isinstance(items, Missing):
         return items
     times = ("acquiredAt", "expiresAt", "progressAt")

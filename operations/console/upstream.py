@@ -23,6 +23,9 @@ ACT_SECONDS = 15.0
 KEEP_SECONDS = 2.0
 """How long an idle connection is kept: a service closes it after 5 s, and a request must not meet that."""
 
+PAGE = 100
+"""Most entries that a service lists at once."""
+
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 """What goes wrong before a service can have seen a request."""
 
@@ -80,6 +83,20 @@ class Services:
         if isinstance(answer, Answer) and not answer.ok and answer.status != httpx.codes.NOT_FOUND:
             return Missing(f"{self._name(service)}: {answer.detail}")
         return answer
+
+    async def get_list(self, service: str, path: str, most: int) -> list[dict[str, Any]] | Missing:
+        """Read a list page by page, up to `most` entries."""
+        found: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while len(found) < most:
+            answer = await self.get(service, path, limit=min(PAGE, most - len(found)), **after)
+            if isinstance(answer, Missing):
+                return answer
+            found += answer.body.get("items", [])
+            if not answer.body.get("nextCursor"):
+                break
+            after = {"cursor": answer.body["nextCursor"]}
+        return found
 
     async def ready(self, service: str) -> str | None:
         """Return None if the service is ready, else what it or the network says."""

@@ -101,8 +101,8 @@ class Shop:
         return await asyncio.gather(*(self.order(customer, product, slot=slot) for _ in range(number)))
 
     async def orders_of(self, customer: str) -> Orders:
-        """The last orders of a customer, five hundred at most."""
-        page = await self._call("GET", "order", f"/orders?userId={customer}&limit=500")
+        """The last orders of a customer, a hundred at most."""
+        page = await self._call("GET", "order", f"/orders?userId={customer}&limit=100")
         return Orders(page["items"])
 
     async def settled_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:

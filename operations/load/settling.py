@@ -13,7 +13,7 @@ import orjson
 
 from operations.settings import UnreachableError
 
-PAGE = 500
+PAGE = 100
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 AWAY_SECONDS = 30.0

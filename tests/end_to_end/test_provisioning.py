@@ -242,7 +242,7 @@ async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hos
 
 
 async def _are_buying(hoster: Hoster, number: int) -> bool:
-    running = await hoster.get("/jobs?status=RUNNING&limit=500")
+    running = await hoster.get("/jobs?status=RUNNING&limit=100")
     return sum(job["step"] == "buy" for job in running["items"]) >= number
 
 

@@ -79,7 +79,7 @@ async def every_order(stack: Stack) -> list[dict[str, Any]]:
     orders: list[dict[str, Any]] = []
     cursor = None
     while True:
-        parameters = {"limit": 500, **({"cursor": cursor} if cursor else {})}
+        parameters = {"limit": 100, **({"cursor": cursor} if cursor else {})}
         page = (await stack.client.get(url, params=parameters)).json()
         orders += page["items"]
         cursor = page["nextCursor"]

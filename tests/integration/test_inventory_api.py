@@ -164,7 +164,7 @@ INVALID: list[tuple[str, str, Any, str]] = [
     ("PUT", "/products/p", {"kind": "vps", "package": "x", "ram": 0}, "ram"),
     ("PUT", "/products/p", {"kind": "vps", "package": ""}, "package"),
     ("GET", "/products?limit=0", None, "limit"),
-    ("GET", "/inventory?limit=501", None, "limit"),
+    ("GET", "/inventory?limit=101", None, "limit"),
     ("GET", "/inventory?cursor=nonsense", None, "cursor"),
     ("GET", "/inventory?cursor=W3siJGd0IjoiIn1d", None, "cursor"),
     ("GET", "/products/" + "x" * 129, None, "product_id"),

@@ -201,7 +201,20 @@ async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
     )
     assert_problem(await stack.client.get(url, params={"cursor": write_cursor([10**18, "x"])}), 422)
     assert_problem(await stack.client.get(url, params={"limit": 0}), 422)
+    for path in ("/orders", "/orders/failures"):
+        problem = assert_problem(await stack.client.get(stack.url("order") + path, params={"limit": 101}), 422)
+        assert "limit: Input should be less than or equal to 100" in problem["detail"]
+    assert_problem(await stack.client.get(url, params={"include": "history"}), 422)
     assert_problem(await stack.client.get(url, params={"status": "LOST"}), 422)
+
+
+async def test_a_list_has_no_histories_and_items_only_if_asked_for(stack: Stack, unique_id: str) -> None:
+    order = await stack.order(await stack.place(userId=unique_id))
+    url = f"{stack.url('order')}/orders"
+    (listed,) = (await stack.client.get(url, params={"userId": unique_id})).json()["items"]
+    assert listed == {name: value for name, value in order.items() if name not in ("items", "history")}
+    (whole,) = (await stack.client.get(url, params={"userId": unique_id, "include": "items"})).json()["items"]
+    assert whole == listed | {"items": order["items"]}
 
 
 async def test_cancelling_is_answered_with_the_cancelled_order(stack: Stack) -> None:

@@ -156,7 +156,7 @@ INVALID: list[tuple[str, str, Any, str]] = [
     ("POST", "/slots/assign", wish(slot=FIRST), "slot"),
     ("DELETE", "/slots/assignments/a.b", None, "order_id"),
     ("GET", "/slots?limit=0", None, "limit"),
-    ("GET", "/slots?limit=501", None, "limit"),
+    ("GET", "/slots?limit=101", None, "limit"),
     ("GET", "/slots?cursor=nonsense", None, "cursor"),
     ("GET", "/slots?cursor=WyJwMSJd", None, "cursor"),
     ("GET", "/slots?from=yesterday", None, "from"),

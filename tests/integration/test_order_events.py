@@ -1,0 +1,125 @@
+"""Event streams of orders, spoken to by ASGI: a client can go away at any moment, also before the first byte."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from order_service import following
+from order_service.following import EventStream, Followers
+from order_service.order import Entry, Status
+from order_service.orders import COLLECTION, Change, Orders
+from shared.http import ProblemError
+from tests.builders import an_order, connected
+from tests.eventually import eventually
+
+LIMIT = 3
+
+
+@pytest.fixture
+async def orders(mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders]:
+    async with connected(mongodb_url, f"{database_prefix}_orders") as database:
+        yield Orders(database[COLLECTION])
+
+
+@pytest.fixture
+def followers(monkeypatch: pytest.MonkeyPatch) -> Followers:
+    monkeypatch.setattr(following, "MAX_FOLLOWERS", LIMIT)
+    return Followers()
+
+
+class Client:
+    """One request for a stream; `status` and `body` are what has been answered so far."""
+
+    def __init__(self, orders: Orders, followers: Followers, order_id: str, seen: int = 0) -> None:
+        self.status: int | None = None
+        self.body = b""
+        self._gone = asyncio.Event()
+        stream = EventStream(orders, followers, order_id, seen)
+        self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))  # type: ignore[arg-type]
+
+    def goes_away(self) -> None:
+        self._gone.set()
+
+    async def _receive(self) -> Message:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        self.body += message.get("body", b"")
+
+
+async def new_order(orders: Orders, **changes: Any) -> str:
+    order = an_order(**changes)
+    assert await orders.insert([(order, None)]) == set()
+    return order.order_id
+
+
+async def places_left(orders: Orders, followers: Followers, order_id: str) -> int:
+    """How many of more clients than there are places get one."""
+    clients = [Client(orders, followers, order_id) for _ in range(2 * LIMIT)]
+    await eventually(lambda: all(client.body or client.request.done() for client in clients), 30)
+    refused = [client for client in clients if client.request.done()]
+    for client in refused:
+        problem = client.request.exception()
+        assert isinstance(problem, ProblemError)
+        assert problem.status == 429
+    for client in clients:
+        client.goes_away()
+    await asyncio.gather(*(client.request for client in clients if client not in refused))
+    return len(clients) - len(refused)
+
+
+async def test_of_many_clients_at_once_no_more_than_the_limit_get_a_stream(
+    orders: Orders, followers: Followers
+) -> None:
+    order_id = await new_order(orders)
+    assert await places_left(orders, followers, order_id) == LIMIT
+    assert await places_left(orders, followers, order_id) == LIMIT, "those who went away have left their places"
+
+
+async def test_whoever_gets_no_first_byte_leaves_the_place(orders: Orders, followers: Followers) -> None:
+    order_id = await new_order(orders)
+    gone = [Client(orders, followers, order_id) for _ in range(LIMIT)]
+    for client in gone:
+        client.goes_away()
+    await asyncio.gather(*(client.request for client in gone))
+    unknown = [Client(orders, followers, "nobody") for _ in range(LIMIT)]
+    problems = await asyncio.gather(*(client.request for client in unknown), return_exceptions=True)
+    assert [getattr(problem, "status", None) for problem in problems] == [404] * LIMIT
+    cancelled = [Client(orders, followers, order_id) for _ in range(LIMIT)]
+    await eventually(lambda: all(client.body for client in cancelled), 30)
+    for client in cancelled:
+        client.request.cancel()
+    await asyncio.wait([client.request for client in cancelled])
+    assert await places_left(orders, followers, order_id) == LIMIT
+
+
+async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_204(
+    orders: Orders, followers: Followers
+) -> None:
+    """A browser opens an ended stream again with the number of its last event: 204 tells it to stop."""
+    order_id = await new_order(orders, status=Status.CANCELLED, settled=True)
+    first = Client(orders, followers, order_id)
+    await first.request
+    assert (first.status, first.body.count(b"id: ")) == (200, 1)
+    again = Client(orders, followers, order_id, seen=1)
+    await again.request
+    assert (again.status, again.body) == (204, b"")
+
+
+async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Orders, followers: Followers) -> None:
+    order_id = await new_order(orders)
+    client = Client(orders, followers, order_id, seen=1)
+    await eventually(lambda: client.status, 30)
+    order = (await orders.load([order_id]))[order_id]
+    settled = an_order(order_id=order_id, status=Status.CANCELLED, settled=True, now=order.created_at)
+    entry = Entry(order.created_at, "order.cancel_requested", Status.CANCELLED)
+    assert await orders.apply([Change(order, settled, (entry,))])
+    await client.request
+    assert client.status == 200
+    assert client.body.startswith(b"id: 2\nevent: order.cancel_requested\n")
