@@ -13,6 +13,7 @@ from provisioning_service.job import Job, Purchase, State, Step
 from provisioning_service.jobs import Jobs
 from provisioning_service.lifecycle import NO_PROVIDER
 from provisioning_service.locks import Lock, Locks
+from provisioning_service.package_cache import PackageCache
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package, Provider, ProviderError
 from shared.clock import Clock, to_rfc3339
@@ -117,7 +118,7 @@ class PackageLockPage(View):
 
 
 class PackageView(View):
-    """A package as the provider has it now; `ipv4` counts its free addresses."""
+    """A package as the provider had it at most 5 s ago; `ipv4` counts its free addresses."""
 
     package_id: str
     name: str
@@ -180,13 +181,15 @@ def _add_jobs(router: APIRouter, desk: Desk) -> None:
 
 
 def _add_packages(router: APIRouter, desk: Desk) -> None:
+    cache = PackageCache(desk.provider) if desk.provider is not None else None
+
     @router.get("/packages", response_model=PackagePage)
     async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
-        """The packages as the provider has them at this moment, by name, and who is buying from them."""
-        if desk.provider is None:
+        """The packages as the provider had them at most 5 s ago, by name, and who is buying from them."""
+        if cache is None:
             raise _unavailable(NO_PROVIDER)
         try:
-            packages = await desk.provider.packages()
+            packages = await cache.packages()
         except ProviderError as error:
             raise _unavailable(f"The provider does not say what it has: {error}") from None
         locks = {lock.key: lock for lock in await desk.locks.held() if lock.expires_at > desk.clock()}

@@ -31,6 +31,9 @@ from shared.schema import CollectionSchema
 
 COLLECTION = "jobs"
 
+MAX_ATTEMPTS = 200
+"""Most lines of a job's log, the latest ones: a job may wait in line for days."""
+
 _log = structlog.get_logger(__name__)
 
 SCHEMA = CollectionSchema(
@@ -269,7 +272,10 @@ def _update(before: Job, after: Job) -> Document:
         "attempts": [_attempt(attempt) for attempt in after.attempts[len(before.attempts) :]],
         "outbox": [_notice(notice) for notice in after.outbox if notice.sequence > before.sequence],
     }
-    if pushes := {name: {"$each": values} for name, values in pushed.items() if values}:
+    pushes: Document = {name: {"$each": values} for name, values in pushed.items() if values}
+    if "attempts" in pushes:
+        pushes["attempts"]["$slice"] = -MAX_ATTEMPTS
+    if pushes:
         change["$push"] = pushes
     if pushed["outbox"]:
         change["$set"]["outboxSince"] = after.updated_at

@@ -10,13 +10,16 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
+from provisioning_service import package_cache
 from provisioning_service.api import Desk, create_router
 from provisioning_service.credentials import Vault
+from provisioning_service.provider import Package
 from provisioning_service.smartvps import SmartVps
 from shared.clock import to_rfc3339
 from shared.contracts import CancelProvisioning, ProvisionServer
 from shared.http import create_app
 from tests.builders import new_id
+from tests.eventually import eventually
 from tests.provisioning_workers import KEY as CREDENTIALS_KEY
 from tests.provisioning_workers import PATIENT, ProvisioningWorker, provisioning_worker, request
 from tests.simulators import Simulator, package, run_simulator
@@ -170,7 +173,7 @@ async def test_the_list_pages_through_everything_once(worker: ProvisioningWorker
 
 @pytest.mark.parametrize(
     "query",
-    ["status=DONE", "status=failed", "limit=0", "limit=501", "limit=x", "cursor=x", "cursor=WzFd", "package=%00"],
+    ["status=DONE", "status=failed", "limit=0", "limit=101", "limit=x", "cursor=x", "cursor=WzFd", "package=%00"],
 )
 async def test_a_list_asked_for_wrongly_is_a_422(client: httpx.AsyncClient, query: str) -> None:
     response = await client.get(f"/jobs?{query}")
@@ -299,6 +302,37 @@ async def test_the_packages_are_paged_by_name(simulator: Simulator, client: http
     assert page["nextCursor"] is None
     for wrong in ("limit=0", "cursor=x", "cursor=WyJhIl0"):
         problem(await client.get(f"/packages?{wrong}"), 422)
+
+
+class CountingProvider:
+    """Lists one package, as soon as the test lets it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answers = asyncio.Event()
+
+    async def packages(self) -> list[Package]:
+        self.asked += 1
+        await self.answers.wait()
+        return [Package("7", f"10.0.{self.asked}", "active", 1, ())]
+
+
+async def test_the_provider_is_asked_once_for_all_who_look_within_seconds(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = CountingProvider()
+    client = clients(provider=provider)
+    waiting = [asyncio.create_task(client.get("/packages")) for _ in range(100)]
+    await eventually(lambda: provider.asked)
+    waiting.pop(0).cancel()  # a caller that goes away takes nothing from the others
+    provider.answers.set()
+    answers = [*await asyncio.gather(*waiting), await client.get("/packages")]
+    assert {item["name"] for answer in answers for item in answer.json()["items"]} == {"10.0.1"}
+    assert provider.asked == 1
+    monkeypatch.setattr(package_cache, "CACHE_SECONDS", 0)
+    later = clients(provider=provider)
+    names = [(await later.get("/packages")).json()["items"][0]["name"] for _ in range(2)]
+    assert names == ["10.0.2", "10.0.3"], "it is asked again when the answer is old"
 
 
 async def test_without_a_provider_there_is_no_list_of_packages(clients: Clients) -> None:

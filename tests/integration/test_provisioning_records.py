@@ -14,7 +14,7 @@ from provisioning_service import locks as lock_records
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
 from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
-from provisioning_service.jobs import ClaimLostError, Jobs
+from provisioning_service.jobs import MAX_ATTEMPTS, ClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
@@ -138,6 +138,18 @@ async def test_a_change_of_any_field_is_stored_and_so_is_its_going(jobs: Jobs) -
         assert changed == replace(full, version=1), name
         assert await jobs.change(changed, bare)
         assert await jobs.find(bare.order_id) == replace(bare, version=2), name
+
+
+async def test_a_job_keeps_the_latest_lines_of_its_log(jobs: Jobs) -> None:
+    job = a_job()
+    await jobs.open([job])
+    lines = [Attempt(Step.LOCK, NOW, "failed", f"wait {number}") for number in range(MAX_ATTEMPTS + 10)]
+    first = replace(job, attempts=tuple(lines[:-1]))
+    assert await jobs.change(job, first)
+    assert await jobs.change(replace(first, version=1), replace(first, version=1, attempts=tuple(lines)))
+    found = await jobs.find(job.order_id)
+    assert found is not None
+    assert found.attempts == tuple(lines[-MAX_ATTEMPTS:])
 
 
 async def test_jobs_that_exist_are_left_alone_when_they_are_opened_again(jobs: Jobs) -> None:
