@@ -47,6 +47,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         handlers=handlers(letters, utc_now),
         router=create_router(desk),
         collections=SCHEMA,
+        pages=True,
         background=(take_letters, work.run, Observer(desk.client, settings.database_prefix, settings.amqp_url).run),
         drain=(letter_bus.close, desk.services.close),
         troubles={"dead letters": lambda: ingest.trouble},
@@ -60,7 +61,6 @@ def _desk(settings: OperationsSettings, client: AsyncMongoClient[Document] | Any
         mongodb_url=settings.mongodb_url,
         amqp_url=settings.amqp_url,
         services=Services(settings.service_urls),
-        hosts=frozenset(settings.console_hosts),
         operator_header=settings.operator_header or None,
     )
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field
 
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
@@ -21,7 +20,7 @@ from operations.native.layout import (
 )
 from operations.native.services import PROCESSES
 from operations.native.state import State, read_state
-from shared.settings import ServiceSettings
+from shared.settings import HostNames, ServiceSettings
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")]
 
@@ -33,15 +32,13 @@ class OperationsSettings(ServiceSettings):
     inventory_url: HttpUrl = "http://127.0.0.1:3009"
     payment_url: HttpUrl = "http://127.0.0.1:3010"
     provisioning_url: HttpUrl = "http://127.0.0.1:3011"
-    console_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    console_hosts: HostNames = ()
     operator_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
 
-    @field_validator("console_hosts", mode="before")
-    @classmethod
-    def _separated_by_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Names of all services, and those that are the console's alone."""
+        return (*self.http_names, *self.console_hosts)
 
     @property
     def service_urls(self) -> dict[str, str]:

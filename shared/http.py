@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from pymongo.errors import PyMongoError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +24,13 @@ from structlog.contextvars import bound_contextvars
 
 from shared import database, tracing
 from shared.errors import TransientError
+from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
+from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
 """Unknown fields of one object that are refused one by one; a body with more of them is refused as a whole."""
-ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+ALWAYS_SERVED = VIEWER_PATHS | {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 """Paths that answer also before the service is ready."""
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]
@@ -169,11 +172,18 @@ def new_router(tag: str) -> APIRouter:
     return APIRouter(tags=[tag], route_class=_StrictRoute)
 
 
-def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
-    """An application with what all services serve; the service adds its own routes to it."""
+def create_app(
+    title: str, description: str, readiness: Readiness, *, names: Collection[str] = (), pages: bool = False
+) -> FastAPI:
+    """An application with what all services serve; the service adds its own routes to it.
+
+    It answers to `names` besides addresses and localhost, and refuses other sites. With `pages` its routes are pages
+    for people: links on other sites may open them, writes must come from them, and there is no page about the API.
+    """
     app = FastAPI(
         title=title,
         description=description,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         responses=_documented_problems(),
@@ -186,6 +196,7 @@ def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
     app.add_exception_handler(Exception, _answer_fault)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
     app.add_middleware(_RefuseDeclaredTooLarge)
+    app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
     if tracing.is_on():
         app.add_middleware(tracing.traced)
@@ -209,6 +220,8 @@ def create_app(title: str, description: str, readiness: Readiness) -> FastAPI:
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
+    if not pages:
+        app.include_router(create_viewer())
     return app
 
 
@@ -287,6 +300,52 @@ class _RefuseDeclaredTooLarge:
                 await problem_response(status, _DETAILS[status])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""What every answer says, unless its route says otherwise: keep it, run it and frame it nowhere."""
+
+
+class _Guarded:
+    """Refuses hosts that are not ours and requests from other sites, and adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, names: Collection[str], pages: bool) -> None:
+        self._app = app
+        self._names = names
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(header for header in _HEADERS if header[0] not in given)]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            _log.warning("request refused", method=scope["method"], path=scope["path"], why=refusal[1])
+        answer = self._app if refusal is None else problem_response(*refusal)
+        await answer(scope, receive, with_headers)
+
+    def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+        method, headers = scope["method"], Headers(scope=scope)
+        # No browser leaves the host out; old load balancers do.
+        for host in headers.getlist("host"):
+            if objection := objection_to_host(host, self._names):
+                return HTTPStatus.MISDIRECTED_REQUEST, objection
+        if self._pages and method not in SAFE_METHODS:
+            objection = objection_to_write(headers)
+        else:
+            objection = objection_to_site(method, headers, page=self._pages or scope["path"] == VIEWER_PATH)
+        return (HTTPStatus.FORBIDDEN, objection) if objection else None
 
 
 class _Measured:

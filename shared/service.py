@@ -63,6 +63,8 @@ class Parts:
     router: APIRouter
     collections: Collections
     """All that the service keeps; the start sees to it that they are as they have to be."""
+    pages: bool = False
+    """Whether the routes are pages for people, see `shared.http.create_app`."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -142,7 +144,13 @@ class _Service:
         await database.close(self._mongo)
 
     def _http_server(self) -> "_Server":
-        app = create_app(self._definition.name, self._definition.description, self._what_is_down)
+        app = create_app(
+            self._definition.name,
+            self._definition.description,
+            self._what_is_down,
+            names=self._settings.known_names,
+            pages=self._parts.pages,
+        )
         app.include_router(self._parts.router)
         gate = _UntilPrepared(app, lambda: self._prepared)
         config = uvicorn.Config(

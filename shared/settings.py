@@ -4,13 +4,29 @@ import re
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import StartError
 from shared.failure_points import kill_at
 
 ENV_PREFIX = "ORDERSAGA_"
+
+
+def _host_names(value: object) -> object:
+    """Split at commas; browsers send names in lower case."""
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _host_name(name: str) -> str:
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError("host names without ports are allowed, separated by commas, such as order,shop.example")
+    return name
+
+
+_HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_host_names)]
+"""Names of hosts, separated by commas."""
 
 
 class ServiceSettings(BaseSettings):
@@ -26,6 +42,7 @@ class ServiceSettings(BaseSettings):
     amqp_url: Annotated[str, Field(pattern=r"^amqps?://")] = "amqp://guest:guest@127.0.0.1:5672/"
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    http_names: HostNames = ()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
     tracing: Literal["off", "otlp"] = "off"
@@ -33,6 +50,11 @@ class ServiceSettings(BaseSettings):
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Names to which the process answers HTTP, besides addresses and localhost."""
+        return self.http_names
 
     @field_validator("crash_at")
     @classmethod

@@ -83,7 +83,7 @@ def an_app(desk: Desk) -> FastAPI:
     async def ready() -> dict[str, str]:
         return {}
 
-    app = create_app("console", "The console", ready)
+    app = create_app("console", "The console", ready, pages=True)
     app.include_router(create_router(desk))
     return app
 

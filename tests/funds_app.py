@@ -43,7 +43,7 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
         app = create_app("payment", "Funds", _nothing_is_down)
         app.include_router(create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://funds"))
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
         yield FundsApp(http, database, transactions)
 
 

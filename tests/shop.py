@@ -60,7 +60,7 @@ class Shop:
             app = create_app(name, "", _ready)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)
-            self._clients[name] = httpx.AsyncClient(transport=transport, base_url=f"http://{name}", timeout=20)
+            self._clients[name] = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
             tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
             try:
                 yield

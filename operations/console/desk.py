@@ -1,7 +1,6 @@
 """What the console's pages are put together from."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pymongo import AsyncMongoClient
 
@@ -15,9 +14,8 @@ from shared.database import Database, Document
 class Desk:
     """The servers and services that the pages are about, and who may look at them.
 
-    The databases of the services are read and never written. `hosts` are names under which the console answers besides
-    addresses and localhost; `operator_header` is the header in which a proxy that authenticates names the operator,
-    None where operators give their name themselves.
+    The databases of the services are read and never written. `operator_header` is the header in which a proxy that
+    authenticates names the operator, None where operators give their name themselves.
     """
 
     client: AsyncMongoClient[Document]
@@ -26,7 +24,6 @@ class Desk:
     amqp_url: str
     services: Services
     clock: Clock = utc_now
-    hosts: Collection[str] = field(default_factory=frozenset)
     operator_header: str | None = None
 
     @property

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import StringConstraints
 
 from operations.console.desk import Desk
-from operations.console.guard import COOKIE_SECONDS, MOST_OF_A_NAME, OPERATOR_COOKIE, cookie_value, operator_of
+from operations.console.operator_name import COOKIE_SECONDS, MOST_OF_A_NAME, OPERATOR_COOKIE, cookie_value, operator_of
 from operations.console.pages import Pages
 from shared.http import conflict, invalid
 

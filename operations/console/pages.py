@@ -6,7 +6,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from operations.console import wording
 from operations.console.desk import Desk
-from operations.console.guard import objection_to_host, objection_to_post, operator_of
+from operations.console.operator_name import operator_of
 from operations.console.upstream import Missing
 from operations.native.reachability import brief
 from operations.settings import UnreachableError
@@ -49,7 +48,6 @@ NAVIGATION = (
     ("/actions", "Actions"),
 )
 
-_log = structlog.get_logger(__name__)
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -90,8 +88,8 @@ class Pages:
         return self.show(request, template, status, title=_TITLES.get(status, status.phrase), detail=detail)
 
     def router(self) -> APIRouter:
-        """A router whose answers are pages, also those about what went wrong, and which refuses other sites."""
-        return APIRouter(route_class=_page_route(self, self._desk), include_in_schema=False)
+        """A router whose answers are pages, also those about what went wrong."""
+        return APIRouter(route_class=_page_route(self), include_in_schema=False)
 
 
 _TITLES = {
@@ -116,17 +114,12 @@ def _section(path: str) -> str:
     return "/" + path.split("/")[1]
 
 
-def _page_route(pages: Pages, desk: Desk) -> type[APIRoute]:
+def _page_route(pages: Pages) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def get_route_handler(self) -> Handle:
             handle = super().get_route_handler()
 
             async def handle_or_explain(request: Request) -> Response:
-                if refusal := objection_to_host(request.headers.get("host"), desk.hosts):
-                    return pages.problem(request, HTTPStatus.FORBIDDEN, refusal)
-                if request.method == "POST" and (refusal := objection_to_post(request.headers)):
-                    _log.warning("a post was refused", path=request.url.path, why=refusal)
-                    return pages.problem(request, HTTPStatus.FORBIDDEN, refusal)
                 return await _explained(pages, request, handle)
 
             return handle_or_explain

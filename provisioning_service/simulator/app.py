@@ -18,7 +18,8 @@ async def simulator(settings: SimulatorSettings, listener: socket.socket) -> Asy
     """Run a simulator with a state of its own on the socket; it ends with the context, whatever calls are delayed."""
     state = State()
     stopping = asyncio.Event()
-    app = create_app("simulator", "Sells simulated servers as the SmartVPS provider sells real ones", _nothing_is_down)
+    description = "Sells simulated servers as the SmartVPS provider sells real ones"
+    app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)
     app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
     app.include_router(control_api.create_router(state))
     async with serving(app, listener):

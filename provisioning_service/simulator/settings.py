@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.settings import ENV_PREFIX
+from shared.settings import ENV_PREFIX, HostNames
 
 
 class SimulatorSettings(BaseSettings):
@@ -16,6 +16,7 @@ class SimulatorSettings(BaseSettings):
 
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    http_names: HostNames = ()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
     smartvps_username: str = "simulator"

@@ -110,7 +110,7 @@ class Player:
 
         app = create_app("simulated", "", ready)
         app.include_router(router)
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://simulated", timeout=5)
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=5)
 
 
 @contextlib.asynccontextmanager

@@ -288,10 +288,22 @@ def _routes(app: FastAPI) -> list[APIRoute]:
 async def test_a_name_that_is_not_ours_gets_no_page(desk: Desk) -> None:
     transport = httpx.ASGITransport(an_app(desk))
     async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
-        for path in SECTIONS:
+        for path in (*SECTIONS, "/static/console.css", "/metrics", "/openapi.json"):
             response = await client.get(path)
-            assert response.status_code == 403
-            assert "ORDERSAGA_CONSOLE_HOSTS" in response.text
+            assert response.status_code == 421
+            assert "ORDERSAGA_HTTP_NAMES" in response.text
+
+
+async def test_a_link_on_another_site_opens_a_page_and_nothing_else(pages: httpx.AsyncClient) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert (await pages.get("/actions", headers=link)).status_code == 200
+    assert (await pages.get("/actions", headers=link | {"Sec-Fetch-Dest": "iframe"})).status_code == 403
+    assert (await pages.get("/actions", headers={"Sec-Fetch-Site": "same-site"})).status_code == 403
+    assert (await pages.post("/operator", data={"by": "op-1"}, headers=link)).status_code == 403
+
+
+async def test_the_console_has_no_page_about_its_api(pages: httpx.AsyncClient) -> None:
+    assert (await pages.get("/docs")).status_code == 404
 
 
 async def test_a_form_needs_a_reason_and_a_name(desk: Desk, pages: httpx.AsyncClient) -> None:

@@ -25,7 +25,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app("inventory", "", nothing_is_down)
     app.include_router(create_router(worker.products, worker.reservations))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://inventory") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

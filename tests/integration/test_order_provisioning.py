@@ -65,7 +65,7 @@ class OrderService:
         app = create_app("order", "Orders", _nothing_is_down)
         app.include_router(create_router(self.orders, intake, Requests(self.orders, self.outbox, PATIENCE, self.now)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://order")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     def now(self) -> datetime:
         """The time, which passes only when a test says so: how long it takes must not decide what is due."""

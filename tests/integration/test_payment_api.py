@@ -25,7 +25,7 @@ async def client(worker: PaymentWorker) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app("payment", "Payments", nothing_is_down)
     app.include_router(create_router(worker.payments))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://payment") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

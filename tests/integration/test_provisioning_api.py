@@ -55,7 +55,7 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
         app = create_app("provisioning", "Jobs", nothing_is_down)
         app.include_router(create_router(desk._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        opened.append(httpx.AsyncClient(transport=transport, base_url="http://provisioning"))
+        opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
         return opened[-1]
 
     yield client

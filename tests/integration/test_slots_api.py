@@ -60,7 +60,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
     app.include_router(create_router(worker.products, worker.reservations))
     app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigning))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://inventory") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -37,6 +38,21 @@ def test_every_process_is_started_as_up_starts_it(name: str, services: dict[str,
     assert service["command"] == ["python", "-m", PROCESSES[name].package]
     assert service["environment"]["ORDERSAGA_HTTP_PORT"] == str(PROCESSES[name].port)
     assert service["ports"] == [f"127.0.0.1:${{{name.upper()}_PORT:-{PROCESSES[name].port}}}:{PROCESSES[name].port}"]
+
+
+def test_each_process_answers_to_the_names_by_which_containers_address_it(services: dict[str, Any]) -> None:
+    scraped = yaml.safe_load((COMPOSE_FILE.parent / "deploy/prometheus/prometheus-compose.yml").read_text())
+    targets = [
+        target for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
+    ]
+    urls = [url for name, url in services["console"]["environment"].items() if name.endswith("_URL")]
+    hosts = [urlsplit(url).hostname for url in urls if url and url.startswith("http://")]
+    hosts += [target.partition(":")[0] for target in targets]
+    assert len(hosts) >= 9
+    for name in (*PROCESSES, "simulator"):
+        written = services[name]["environment"]["ORDERSAGA_HTTP_NAMES"].replace("${ORDERSAGA_HTTP_NAMES:-}", "")
+        names = ServiceSettings(http_names=written).known_names
+        assert {*hosts, "simulator"} <= set(names)
 
 
 def test_the_simulator_is_started_for_its_profile_alone_and_knows_no_server_of_the_stack(

@@ -1,5 +1,7 @@
 """The settings of the operations process, and how `ordersaga up` fills them."""
 
+import re
+
 import pytest
 
 from operations.native.plan import _for_console
@@ -11,17 +13,27 @@ from shared.settings import load
 
 def test_urls_and_hosts_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDERSAGA_ORDER_URL", "http://order:3008/")
-    monkeypatch.setenv("ORDERSAGA_CONSOLE_HOSTS", "ops.example, console ,")
+    monkeypatch.setenv("ORDERSAGA_CONSOLE_HOSTS", "Ops.example, console ,")
+    monkeypatch.setenv("ORDERSAGA_HTTP_NAMES", "shop.example")
     settings = load(OperationsSettings)
     assert settings.service_urls["order"] == "http://order:3008"
     assert settings.service_urls["payment"] == "http://127.0.0.1:3010"
     assert settings.console_hosts == ("ops.example", "console")
+    assert settings.known_names == ("shop.example", "ops.example", "console")
 
 
-@pytest.mark.parametrize(("variable", "value"), [("ORDER_URL", "order:3008"), ("OPERATOR_HEADER", "X User")])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ORDER_URL", "order:3008"),
+        ("OPERATOR_HEADER", "X User"),
+        ("HTTP_NAMES", "order:3008"),
+        ("CONSOLE_HOSTS", "*"),
+    ],
+)
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(f"ORDERSAGA_{variable}", value)
-    with pytest.raises(StartError, match=rf"ORDERSAGA_{variable}='{value}' is not valid"):
+    with pytest.raises(StartError, match=re.escape(f"ORDERSAGA_{variable}='{value}' is not valid")):
         load(OperationsSettings)
 
 

@@ -1,6 +1,7 @@
 """What every service's HTTP side shares: each wrong request gets a problem answer, whatever is sent; never a 500."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ class Server:
     def __init__(self) -> None:
         self.down: dict[str, str] = {}
         self.failure: Exception = RuntimeError("secret detail")
-        self.app: FastAPI = create_app("test", "A test", self._readiness)
+        self.app: FastAPI = create_app("test", "A test", self._readiness, names={"shop.example"})
         router = new_router("things")
 
         @router.post("/things", status_code=201)
@@ -58,7 +59,7 @@ def server() -> Server:
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -256,4 +257,76 @@ async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     answers = document["paths"]["/things"]["post"]["responses"]
     assert PROBLEM in answers["422"]["content"]
-    assert (await client.get("/docs")).status_code == 200
+
+
+EVERYWHERE = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/viewer.js", "/things/1", "/nothing")
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+async def test_a_host_that_is_not_ours_gets_no_answer(client: httpx.AsyncClient, path: str) -> None:
+    answer = problem(await client.get(path, headers={"Host": "evil.example:3011"}), 421)
+    assert "'evil.example:3011'" in answer["detail"]
+    assert "ORDERSAGA_HTTP_NAMES" in answer["detail"]
+    assert (await client.get(path, headers={"Host": "shop.example:3011"})).status_code != 421
+
+
+async def test_a_post_under_a_host_that_is_not_ours_does_nothing(client: httpx.AsyncClient) -> None:
+    problem(await post(client, b'{"name": "n", "amount": 1}', Host="evil.example"), 421)
+
+
+async def test_a_second_host_header_is_checked_too(server: Server) -> None:
+    hosts = [(b"host", b"localhost"), (b"host", b"evil.example")]
+    assert await raw_post(server, [*hosts, (b"content-type", b"application/json")]) == 421
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+    ids=["image", "fetch", "frame", "origin", "sandbox"],
+)
+async def test_another_site_gets_no_answer(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+    assert "another site" in problem(await client.get(path, headers=headers), 403)["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+        {"Origin": "http://evil.example", "Content-Type": "application/x-www-form-urlencoded"},
+    ],
+)
+async def test_a_form_on_another_site_changes_nothing(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    problem(await client.post("/things", content=b'{"name": "n", "amount": 1}', headers=headers), 403)
+
+
+async def test_a_link_on_another_site_opens_the_page_about_the_api_alone(client: httpx.AsyncClient) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert (await client.get("/docs", headers=link)).status_code == 200
+    problem(await client.get("/things/1", headers=link), 403)
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+async def test_every_answer_forbids_caches_guesses_and_frames(client: httpx.AsyncClient, path: str) -> None:
+    headers = (await client.get(path)).headers
+    assert headers["cache-control"] == ("max-age=3600" if path == "/docs/viewer.js" else "no-store")
+    assert headers["x-content-type-options"] == "nosniff"
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert headers.get_list("content-security-policy") == [policy]
+
+
+async def test_the_page_about_the_api_loads_its_own_files_alone(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    loaded = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page.text)
+    assert loaded == ["docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "docs/viewer.js"]
+    for file in loaded:
+        assert (await client.get(f"/{file}")).status_code == 200
+    problem(await client.get("/docs/index.html"), 404)

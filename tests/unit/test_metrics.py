@@ -232,7 +232,7 @@ async def test_a_method_that_a_client_invents_is_not_a_series(counted: "Counted"
         return {}
 
     transport = httpx.ASGITransport(create_app("test", "for this test", ready))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for number in range(3):
             await client.request(f"BREW{number}", f"/coffee/{number}")
     assert counted("http_requests_total", method="other", route="unknown") == 3

@@ -165,7 +165,7 @@ async def test_the_lines_of_a_request_name_the_order_of_its_path(capsys: pytest.
     app = create_app("order", "", ready)
     app.include_router(router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://order") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/orders/o1", "/orders/broken", "/healthz"):
             await client.get(path)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -212,7 +212,7 @@ async def served() -> AsyncIterator[httpx.AsyncClient]:
     app = create_app("served", "", ready)
     app.include_router(router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://served") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
