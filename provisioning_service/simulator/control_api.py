@@ -10,7 +10,7 @@ from pydantic import AfterValidator, FailFast, Field, model_validator
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.simulator.state import BuyFaults, Package, State, StatusFaults
 from shared.clock import to_rfc3339
-from shared.contracts.base import Name
+from shared.contracts.base import Count, Name
 from shared.http import Body, View, json_response, new_router
 
 _log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ def _ipv4(text: str) -> str:
 class PackageBody(Body):
     """One package; all its addresses are free."""
 
-    id: Name | int
+    id: Name | Count
     name: Name
     ips: Annotated[list[Annotated[str, AfterValidator(_ipv4)]], FailFast(), Field(max_length=65_536)]
     status: Name = "active"

@@ -27,6 +27,9 @@ from shared.http import ProblemError, conflict, json_response, new_router, not_f
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 
+MAX_RAM = 2**31 - 1
+"""In MB."""
+
 RECONSIDER_SECONDS = 0.05
 """How often a call that is delayed looks whether the delay has changed."""
 
@@ -37,7 +40,7 @@ class BuyBody(BaseModel):
     """What to buy: `ip` is an address or a package's name, `ram` in MB."""
 
     ip: Text
-    ram: int | float | None = None
+    ram: Annotated[int | float, Field(ge=0, le=MAX_RAM)] | None = None
 
 
 class StatusBody(BaseModel):

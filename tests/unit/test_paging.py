@@ -1,0 +1,48 @@
+"""Cursors: what was written is read back, and anything else is refused before it reaches a database."""
+
+import base64
+import json
+
+import bson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.http import ProblemError
+from shared.paging import read_cursor, write_cursor
+
+KEYS = st.lists(st.integers(-(2**53), 2**53) | st.text(max_size=50), min_size=1, max_size=3)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(key=KEYS)
+def test_what_is_written_is_read_back(key: list[str | int]) -> None:
+    assert read_cursor(write_cursor(key), [type(value) for value in key]) == key
+
+
+@given(content=JSON, kinds=st.lists(st.sampled_from([int, str]), min_size=1, max_size=3))
+def test_what_is_read_fits_into_bson(content: object, kinds: list[type]) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    try:
+        key = read_cursor(cursor, kinds)
+    except ProblemError:
+        return
+    assert [type(value) for value in key] == kinds
+    bson.encode({"key": key, "negated": [-value for value in key if isinstance(value, int)]})
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 10**30, -(2**63)])
+def test_a_number_that_no_list_writes_is_refused(number: int) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([number, "", ""]).encode()).decode()
+    with pytest.raises(ProblemError, match="is not a nextCursor"):
+        read_cursor(cursor, (int, str, str))
+
+
+@given(cursor=st.text(max_size=100))
+def test_any_text_gets_an_answer(cursor: str) -> None:
+    with pytest.raises(ProblemError):
+        read_cursor(cursor, (int, str, str, int))
