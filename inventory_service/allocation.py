@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from inventory_service.board import AUTO, Ask, Board
 from inventory_service.stock import Assignment, Booking, Counted, Kind, Product, Slot
-from inventory_service.timetable import SLOT_PREFIX
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item
+from shared.contracts.orders import SLOT_PREFIX, Delivery, Item
 from shared.money import to_json_number
 
 ONE_SERVER = "An order can hold one server at most"

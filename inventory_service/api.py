@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from inventory_service.products import KindConflictError, Products, TooManyUnitsError
 from inventory_service.reservations import Reservations
 from inventory_service.stock import MAX_UNITS, Description, Kind, Product
-from inventory_service.timetable import is_slot_id
 from inventory_service.views import (
     ProductPage,
     ProductView,
@@ -20,7 +19,8 @@ from inventory_service.views import (
     show_reservation,
     show_stock,
 )
-from shared.contracts.base import Name
+from shared.contracts.base import Name, PathName
+from shared.contracts.orders import ProductId
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
@@ -28,14 +28,8 @@ from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, wr
 MAX_RAM = 1_000_000
 
 
-def _no_slot(product_id: str) -> str:
-    if is_slot_id(product_id):
-        raise ValueError("is the id of a delivery slot, which no product can have: see /slots")
-    return product_id
-
-
-ProductId = Annotated[
-    Name, AfterValidator(_no_slot), Path(description="1 to 128 characters, none of them a control character")
+ProductIdParameter = Annotated[
+    ProductId, Path(description="1 to 128 characters, none a control character or a slash; `slot:` begins slots' ids")
 ]
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 
@@ -46,7 +40,7 @@ class ProductBody(Body):
     kind: Annotated[Kind, Field(strict=False)]
     name: Name | None = None
     price: Annotated[JsonMoney, Field(ge=0)] | None = None
-    package: Name | None = None
+    package: PathName | None = None
     package_id: Name | None = None
     ram: Annotated[int, Field(ge=1, le=MAX_RAM)] | None = None
 
@@ -76,7 +70,7 @@ def _product_routes(products: Products) -> APIRouter:
     router = new_router("products")
 
     @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
-    async def put_product(product_id: ProductId, body: ProductBody) -> Response:
+    async def put_product(product_id: ProductIdParameter, body: ProductBody) -> Response:
         """Create a product or describe it anew; its kind stays what it is, its stock as well."""
         try:
             product, is_new = await products.put(product_id, _description(body))
@@ -90,7 +84,7 @@ def _product_routes(products: Products) -> APIRouter:
         return await _page(products, limit, cursor, show_product)
 
     @router.get("/products/{product_id}", response_model=ProductView)
-    async def get_product(product_id: ProductId) -> Response:
+    async def get_product(product_id: ProductIdParameter) -> Response:
         """One product."""
         return json_response(show_product(await _find(products, product_id)))
 
@@ -101,7 +95,7 @@ def _stock_routes(products: Products) -> APIRouter:
     router = new_router("inventory")
 
     @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
-    async def set_free(product_id: ProductId, body: FreeQuantity) -> Response:
+    async def set_free(product_id: ProductIdParameter, body: FreeQuantity) -> Response:
         """Set what is free to sell; a product that is unknown is created as goods."""
         try:
             product, is_new = await products.set_free(product_id, body.quantity)
@@ -110,7 +104,7 @@ def _stock_routes(products: Products) -> APIRouter:
         return json_response(show_stock(product), 201 if is_new else 200)
 
     @router.post("/inventory/{product_id}/restock", response_model=StockView)
-    async def restock(product_id: ProductId, body: Delivery) -> Response:
+    async def restock(product_id: ProductIdParameter, body: Delivery) -> Response:
         """Add to what is free to sell."""
         try:
             product = await products.restock(product_id, body.quantity)
@@ -128,7 +122,7 @@ def _stock_routes(products: Products) -> APIRouter:
         return await _page(products, limit, cursor, show_stock)
 
     @router.get("/inventory/{product_id}", response_model=StockView)
-    async def get_stock(product_id: ProductId) -> Response:
+    async def get_stock(product_id: ProductIdParameter) -> Response:
         """Stock of one product."""
         return json_response(show_stock(await _find(products, product_id)))
 

@@ -17,7 +17,7 @@ from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, sho
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.grouping import Grouping
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, documented, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
@@ -151,7 +151,7 @@ def _assignment_routes(assigning: Assigning) -> APIRouter:
     together: Grouping[Wish, Answer] = Grouping(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
     releasing: Grouping[str, Reservation | None] = Grouping(assigning.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
-    @router.post("/slots/assign", response_model=AssignmentView)
+    @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
     async def assign(body: AssignBody) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
         answer = await together.submit(Wish(body.order_id, body.order_price, body.items_count))

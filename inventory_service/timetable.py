@@ -12,11 +12,9 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
-from shared.contracts.orders import SLOT_ID_PATTERN
+from shared.contracts.orders import SLOT_ID_PATTERN, SLOT_PREFIX
 
 DAY_MINUTES = 24 * 60
-
-SLOT_PREFIX = "slot:"
 
 _ID = re.compile(SLOT_ID_PATTERN)
 

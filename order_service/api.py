@@ -15,7 +15,7 @@ from order_service.saga import CancelRequested, RefundRequested, RetryRequested
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, invalid, json_response, new_router, not_found
+from shared.http import Body, documented, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -111,7 +111,7 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         """One order with its history."""
         return json_response(show(await _find(orders, order_id)))
 
-    @router.get("/orders/{order_id}/events", response_class=StreamingResponse)
+    @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=documented(429))
     async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
         return EventStream(orders, followers, order_id, last_event_id)

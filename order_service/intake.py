@@ -16,7 +16,15 @@ from order_service.outbox import Outbox
 from shared import tracing
 from shared.clock import Clock
 from shared.contracts.base import Name
-from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, Delivery, Item, PaymentInstruction
+from shared.contracts.orders import (
+    MAX_ITEMS,
+    MAX_QUANTITY,
+    SLOT_ID_PATTERN,
+    Delivery,
+    Item,
+    PaymentInstruction,
+    ProductId,
+)
 from shared.database import Document
 from shared.grouping import Grouping
 from shared.http import Body, ProblemError
@@ -31,7 +39,7 @@ _KEYS = uuid.UUID("6f1dbdb6-6b0a-4a3c-9a5e-4f0d3a0f6e52")
 class NewItem(Body):
     """One line of a new order; `price` is per unit."""
 
-    product_id: Name
+    product_id: ProductId
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
     price: Annotated[JsonMoney, Field(ge=0)]
 
@@ -66,6 +74,26 @@ class NewOrder(Body):
     payment: NewPayment = NewPayment()
     delivery: NewDelivery | None = None
 
+    @field_validator("items")
+    @classmethod
+    def _each_product_once(cls, items: list[NewItem]) -> list[NewItem]:
+        products = [item.product_id for item in items]
+        if len(set(products)) < len(products):
+            twice = next(product for product in products if products.count(product) > 1)
+            raise ValueError(f"product {twice} is listed twice; put its units into one line")
+        if _total(items) > MAX_MINOR_UNITS:
+            raise ValueError(f"their sum is more than {MAX_MINOR_UNITS // 100}")
+        return items
+
+    @field_validator("total_amount")
+    @classmethod
+    def _adds_up(cls, total_amount: int, info: ValidationInfo) -> int:
+        items = info.data.get("items")
+        if items is not None and total_amount != (total := _total(items)):
+            stated, summed = to_json_number(total_amount), to_json_number(total)
+            raise ValueError(f"is {stated}, but the items add up to {summed}")
+        return total_amount
+
     @field_validator("currency")
     @classmethod
     def _has_these_amounts(cls, currency: str, info: ValidationInfo) -> str:
@@ -73,19 +101,9 @@ class NewOrder(Body):
         require_whole(currency, prices | {"totalAmount": info.data.get("total_amount", 0)})
         return currency
 
-    @model_validator(mode="after")
-    def _adds_up(self) -> "NewOrder":
-        products = [item.product_id for item in self.items]
-        if len(set(products)) < len(products):
-            twice = next(product for product in products if products.count(product) > 1)
-            raise ValueError(f"items: product {twice} is listed twice; put its units into one line")
-        total = sum(item.quantity * item.price for item in self.items)
-        if total > MAX_MINOR_UNITS:
-            raise ValueError(f"items: their sum is more than {MAX_MINOR_UNITS // 100}")
-        if total != self.total_amount:
-            stated, summed = to_json_number(self.total_amount), to_json_number(total)
-            raise ValueError(f"totalAmount is {stated}, but the items add up to {summed}")
-        return self
+
+def _total(items: Sequence[NewItem]) -> int:
+    return sum(item.quantity * item.price for item in items)
 
 
 class _Placement(NamedTuple):

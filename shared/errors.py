@@ -11,21 +11,32 @@ A refusal (no stock, a declined card) is none of these: it is an answer, a messa
 Any other exception is a fault: the message is retried after 1 s, 5 s, 30 s and 2 min, then dead-lettered.
 """
 
+from typing import ClassVar
+
 
 class OrdersagaError(Exception):
     """Root of the project's own errors."""
 
 
 class TransientError(OrdersagaError):
-    """A server is away or too slow; the same call will succeed later."""
+    """A server is away or too slow; the same call will succeed later.
+
+    Clients read `for_clients` where a class has one: its text may be a driver's, with addresses and time-outs.
+    """
+
+    for_clients: ClassVar[str | None] = None
 
 
 class DatabaseUnavailableError(TransientError):
     """MongoDB did not answer in time, refused the connection or has no primary."""
 
+    for_clients = "The database (MongoDB) does not answer at the moment, try again"
+
 
 class BusUnavailableError(TransientError):
     """RabbitMQ is not connected, or did not confirm a publication in time."""
+
+    for_clients = "The message broker (RabbitMQ) does not answer at the moment, try again"
 
 
 class PoisonError(OrdersagaError):

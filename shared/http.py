@@ -27,6 +27,8 @@ from shared.errors import TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
 """Unknown fields of one object that are refused one by one; a body with more of them is refused as a whole."""
@@ -125,7 +127,7 @@ def invalid(*errors: tuple[str, str]) -> ProblemError:
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON."""
-    return Response(orjson.dumps(content), status, headers, "application/json")
+    return Response(orjson.dumps(content), status, headers, JSON)
 
 
 def problem_response(
@@ -146,7 +148,7 @@ def problem_response(
     }
     if errors:
         content["errors"] = [{"field": field, "message": message} for field, message in errors]
-    return Response(orjson.dumps(content), status, headers, "application/problem+json")
+    return Response(orjson.dumps(content), status, headers, PROBLEM_JSON)
 
 
 class _StrictRequest(Request):
@@ -159,12 +161,33 @@ class _StrictRequest(Request):
 class _StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        reads_body = self.body_field is not None
 
         async def handle_strictly(request: Request) -> Response:
             with bound_contextvars(**_order_named(request.scope)):
+                if reads_body:
+                    _check_media_type(request.headers)
                 return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly
+
+
+def _check_media_type(headers: Headers) -> None:
+    """Raise the 415 problem for a body that is not plain JSON by its headers; a request without a body passes."""
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        detail = f"The body must not be compressed: Content-Encoding is {encoding[:100]!r}, allowed is identity"
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Encoding": "identity", "Accept": JSON}
+        )
+    given = headers.get("content-type")
+    name = (given or "").partition(";")[0].strip().lower()
+    if name != JSON and not (name.startswith("application/") and name.endswith("+json")):
+        stated = "is missing" if given is None else f"is {given[:100]!r}"
+        detail = f"The header Content-Type {stated}, allowed is {JSON}"
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": JSON})
 
 
 def new_router(tag: str) -> APIRouter:
@@ -180,13 +203,13 @@ def create_app(
     It answers to `names` besides addresses and localhost, and refuses other sites. With `pages` its routes are pages
     for people: links on other sites may open them, writes must come from them, and there is no page about the API.
     """
-    app = FastAPI(
+    app = _Application(
         title=title,
         description=description,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=_documented_problems(),
+        responses=documented(400, 403, 404, 409, 413, 415, 421, 422, 503),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -200,6 +223,7 @@ def create_app(
     app.add_middleware(_Measured)
     if tracing.is_on():
         app.add_middleware(tracing.traced)
+    app.add_middleware(_HeadAsGet)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
@@ -225,15 +249,38 @@ def create_app(
     return app
 
 
-def _documented_problems() -> dict[int | str, dict[str, Any]]:
-    return {
-        code: {
-            "model": Problem,
-            "content": {"application/problem+json": {}},
-            "description": HTTPStatus(code).phrase,
-        }
-        for code in (400, 404, 409, 413, 422, 503)
-    }
+class _Application(FastAPI):
+    """An application that describes its problem answers as clients get them."""
+
+    def openapi(self) -> dict[str, Any]:
+        is_new = self.openapi_schema is None
+        document = super().openapi()
+        if is_new:
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    _describe_problems(operation)
+        return document
+
+
+_OF_BODIES = frozenset({"413", "415"})
+
+
+def _describe_problems(operation: dict[str, Any]) -> None:
+    """Give an operation's problems their media type, and take away those that it cannot answer with."""
+    has_body = "requestBody" in operation
+    impossible = set() if has_body else set(_OF_BODIES)
+    if not has_body and not operation.get("parameters"):
+        impossible.add("422")
+    answers = {code: answer for code, answer in operation["responses"].items() if code not in impossible}
+    for code, answer in answers.items():
+        if int(code) >= HTTPStatus.BAD_REQUEST:
+            answer["content"] = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    operation["responses"] = answers
+
+
+def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of problem answers, for the `responses` of a route or a router."""
+    return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in codes}
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:
@@ -243,16 +290,26 @@ async def _answer_problem(_request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problems = error.errors()
+    problems = _without_consequences(error.errors())
     errors = [(_field(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
     detail = "; ".join(f"{field}: {message}" for field, message in errors[:10])
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
 
 
+def _without_consequences(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out that a list is too short where that is so only because elements of it are wrong."""
+    around = {tuple(problem["loc"][:length]) for problem in problems for length in range(len(problem["loc"]))}
+    return [p for p in problems if p["type"] != "too_short" or tuple(p["loc"]) not in around]
+
+
 def _field(location: Sequence[str | int]) -> str:
     """Name a field as its sender knows it: items.0.quantity, without the part of the request that it came in."""
-    parts = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
-    return ".".join(str(part)[:100] for part in parts) or "body"
+    place, parts = (location[0], location[1:]) if location and location[0] in _PLACES else ("", location)
+    named = [to_camel(str(part)) for part in parts] if place == "path" else [str(part) for part in parts]
+    return ".".join(name[:100] for name in named) or "body"
+
+
+_PLACES = ("body", "query", "path", "header")
 
 
 _DETAILS = {
@@ -265,12 +322,18 @@ _DETAILS = {
 async def _answer_http_exception(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     status = HTTPStatus(error.status_code)
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
     return problem_response(status, _DETAILS.get(status, str(error.detail)), headers=headers)
 
 
-async def _answer_unavailable(_request: Request, error: Exception) -> Response:
-    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": "1"})
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    """Say which server is away; what a driver says about it, such as its address, is for the log."""
+    assert isinstance(error, TransientError)  # noqa: S101
+    _log.warning("request failed for now", method=request.method, path=request.url.path, error=str(error))
+    detail = error.for_clients or str(error)
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
 
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:
@@ -346,6 +409,26 @@ class _Guarded:
         else:
             objection = objection_to_site(method, headers, page=self._pages or scope["path"] == VIEWER_PATH)
         return (HTTPStatus.FORBIDDEN, objection) if objection else None
+
+
+class _HeadAsGet:
+    """Answers HEAD as GET, without the body; a stream ends before it begins."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def head_alone(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                # The answer is complete with it: a stream that goes on finds its client gone.
+                await send({"type": "http.response.body", "body": b""})
+
+        await self._app({**scope, "method": "GET"}, receive, head_alone)
 
 
 class _Measured:

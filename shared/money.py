@@ -39,7 +39,7 @@ def to_minor_units(value: Any) -> int:
     # The shortest text of a float is what its sender wrote: Decimal(repr(19.99)) is 19.99, Decimal(19.99) is not.
     minor = Decimal(repr(value) if isinstance(value, float) else value) * 100
     if minor != minor.to_integral_value():
-        raise ValueError("must have at most two decimals")
+        raise ValueError(f"must have at most two decimals: {value} can be rounded to {round(value, 2)}")
     return int(minor)
 
 
@@ -52,7 +52,8 @@ def _from_json_only(value: Any, info: ValidationInfo) -> Any:
     return to_minor_units(value) if info.mode == "json" else value
 
 
-_SCHEMA = WithJsonSchema({"type": "number", "multipleOf": 0.01, "examples": [19.99]})
+# Not multipleOf 0.01: in binary floating point 19.99 is none, and validators would refuse it.
+_SCHEMA = WithJsonSchema({"type": "number", "description": "An amount with at most two decimals", "examples": [19.99]})
 
 Money = Annotated[int, BeforeValidator(_from_json_only), PlainSerializer(to_json_number), _SCHEMA]
 """A field of a message: on the wire a number in major units, in Python (also when constructed) minor units."""

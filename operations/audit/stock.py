@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from operations.audit.report import Violation
+from shared.contracts.orders import SLOT_PREFIX
 
 Document = dict[str, Any]
 
@@ -38,7 +39,7 @@ class Shelf(NamedTuple):
     @property
     def is_slot(self) -> bool:
         """Whether it is a delivery slot, by its kind or, where it does not exist, by the id that is meant."""
-        return (self.product or {}).get("kind") == "slot" or self.product_id.startswith("slot:")
+        return (self.product or {}).get("kind") == "slot" or self.product_id.startswith(SLOT_PREFIX)
 
     def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
         """A violation of this product or slot."""

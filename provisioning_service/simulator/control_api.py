@@ -1,11 +1,11 @@
 """The tests' side of the simulator: what is for sale, what goes wrong, and what was sold. Needs no authentication."""
 
 from collections import Counter
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Response
-from pydantic import AfterValidator, FailFast, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, field_validator
 
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.simulator.state import BuyFaults, Package, State, StatusFaults
@@ -39,15 +39,16 @@ class PackagesBody(Body):
 
     packages: Annotated[list[PackageBody], FailFast(), Field(max_length=10_000)]
 
-    @model_validator(mode="after")
-    def _unique(self) -> Self:
-        names = [package.name for package in self.packages]
-        ips = [ip for package in self.packages for ip in package.ips]
+    @field_validator("packages")
+    @classmethod
+    def _unique(cls, packages: list[PackageBody]) -> list[PackageBody]:
+        names = [package.name for package in packages]
+        ips = [ip for package in packages for ip in package.ips]
         for kind, values in (("package", names), ("address", ips)):
             most = Counter(values).most_common(1)
             if most and most[0][1] > 1:
                 raise ValueError(f"the {kind} {most[0][0]} is listed twice")
-        return self
+        return packages
 
 
 class BuyFaultsBody(Body):

@@ -23,7 +23,7 @@ from provisioning_service.simulator.server import NoAnswer
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import Fate, Package, Server, SoldOutError, State
 from shared.clock import Clock
-from shared.http import ProblemError, conflict, json_response, new_router, not_found
+from shared.http import ProblemError, conflict, documented, json_response, new_router, not_found
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -53,6 +53,7 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     """The provider's routes; a call that is delayed when `stopping` is set ends without effect and without answer."""
     router = new_router("provider")
     router.dependencies = [Depends(_authentication(settings))]
+    router.responses = documented(401)
     buys, statuses = itertools.count(1), itertools.count(1)
 
     @router.post("/api/oceansmart/ipstock")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -10,6 +10,16 @@ OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
 """A product, user or token: any text of 1 to 128 characters without control characters."""
+
+
+def _one_path_part(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise ValueError("must not contain a slash, nor be . or ..: no URL could name it")
+    return name
+
+
+PathName = Annotated[Name, AfterValidator(_one_path_part)]
+"""The name of something that has a URL; messages and records may hold other names from earlier versions."""
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """A number of things: small enough for any database and any reader."""

@@ -4,14 +4,25 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
-from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
+from shared.contracts.base import Count, Name, OrderMessage, PathName, Text, Wire
 from shared.money import Money
 
 MAX_ITEMS = 100
 MAX_QUANTITY = 1_000_000
 
-SLOT_ID_PATTERN = "slot:(0|[1-9][0-9]{0,11})"
+SLOT_PREFIX = "slot:"
+SLOT_ID_PATTERN = SLOT_PREFIX + "(0|[1-9][0-9]{0,11})"
 """The id of a delivery slot: the Unix seconds of its start, written in one way only."""
+
+
+def _no_slot(product_id: str) -> str:
+    if product_id.startswith(SLOT_PREFIX):
+        raise ValueError(f"must not begin with {SLOT_PREFIX}, which marks delivery slots: see /slots")
+    return product_id
+
+
+ProductId = Annotated[PathName, AfterValidator(_no_slot)]
+"""A product's id as a client may write it."""
 
 
 class Item(Wire):

@@ -108,6 +108,28 @@ async def test_what_is_unknown_is_not_found(http: httpx.AsyncClient, path: str) 
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("product_id", ["slot:abc", "slot:1893456000", "slot:", "%2E", "%2E%2E"])
+async def test_ids_of_slots_and_ids_without_a_url_are_no_products(http: httpx.AsyncClient, product_id: str) -> None:
+    answers = [
+        await http.put(f"/inventory/{product_id}", json={"quantity": 1}),
+        await http.post(f"/inventory/{product_id}/restock", json={"quantity": 1}),
+        await http.put(f"/products/{product_id}", json={"kind": "goods"}),
+        await http.get(f"/products/{product_id}"),
+    ]
+
+    for answer in answers:
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"] == "productId"
+        assert ("delivery slots" if product_id.startswith("slot:") else "slash") in answer.json()["detail"]
+    assert (await http.get("/products")).json()["items"] == []
+
+
+async def test_a_package_without_a_url_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.put("/products/v1", json={"kind": "vps", "package": "a/b"})
+
+    assert answer.json()["errors"][0]["field"] == "package"
+
+
 async def test_restocking_an_unknown_product_is_not_found(http: httpx.AsyncClient) -> None:
     assert (await http.post("/inventory/p9/restock", json={"quantity": 1})).status_code == 404
 
@@ -149,9 +171,9 @@ INVALID: list[tuple[str, str, Any, str]] = [
     ("PUT", "/inventory/p", [], "body"),
     ("PUT", "/inventory/p", None, "body"),
     ("POST", "/inventory/p/restock", {"quantity": 0}, "quantity"),
-    ("PUT", "/inventory/" + "x" * 129, {"quantity": 1}, "product_id"),
-    ("PUT", "/inventory/a%00b", {"quantity": 1}, "product_id"),
-    ("PUT", "/inventory/a%0A", {"quantity": 1}, "product_id"),
+    ("PUT", "/inventory/" + "x" * 129, {"quantity": 1}, "productId"),
+    ("PUT", "/inventory/a%00b", {"quantity": 1}, "productId"),
+    ("PUT", "/inventory/a%0A", {"quantity": 1}, "productId"),
     ("PUT", "/products/p", {}, "kind"),
     ("PUT", "/products/p", {"kind": "boat"}, "kind"),
     ("PUT", "/products/p", {"kind": ["goods"]}, "kind"),
@@ -167,8 +189,8 @@ INVALID: list[tuple[str, str, Any, str]] = [
     ("GET", "/inventory?limit=101", None, "limit"),
     ("GET", "/inventory?cursor=nonsense", None, "cursor"),
     ("GET", "/inventory?cursor=W3siJGd0IjoiIn1d", None, "cursor"),
-    ("GET", "/products/" + "x" * 129, None, "product_id"),
-    ("GET", "/reservations/" + "x" * 201, None, "order_id"),
+    ("GET", "/products/" + "x" * 129, None, "productId"),
+    ("GET", "/reservations/" + "x" * 201, None, "orderId"),
 ]
 
 
@@ -193,7 +215,8 @@ async def test_what_is_not_json_is_a_client_error(http: httpx.AsyncClient, body:
 
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
-    too_much = await http.put("/inventory/p", content=b'{"quantity": 1e999}')
+    headers = {"content-type": "application/json"}
+    too_much = await http.put("/inventory/p", content=b'{"quantity": 1e999}', headers=headers)
     assert too_much.status_code == 422
 
 

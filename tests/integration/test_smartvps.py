@@ -376,8 +376,8 @@ async def test_a_group_of_faults_that_is_not_given_stays_as_it_is(simulator: Sim
         ("packages", {}, "packages"),
         ("packages", {"packages": [{"id": "1", "ips": []}]}, "packages.0.name"),
         ("packages", {"packages": [{**package("103.83"), "ips": ["103.83.1"]}]}, "packages.0.ips.0"),
-        ("packages", {"packages": [package("103.83"), package("103.83")]}, "body"),
-        ("packages", {"packages": [package("103.83.1"), package("103.83")]}, "body"),
+        ("packages", {"packages": [package("103.83"), package("103.83")]}, "packages"),
+        ("packages", {"packages": [package("103.83.1"), package("103.83")]}, "packages"),
     ],
 )
 async def test_a_wrong_setting_is_refused_and_named(simulator: Simulator, path: str, body: Any, field: str) -> None:

@@ -1,5 +1,6 @@
 """What every service's HTTP side shares: each wrong request gets a problem answer, whatever is sent; never a 500."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -8,12 +9,15 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from shared.errors import BusUnavailableError
+from shared.errors import BusUnavailableError, TransientError
 from shared.http import MAX_BODY_BYTES, MAX_UNKNOWN_FIELDS, Body, conflict, create_app, invalid, new_router, not_found
 from shared.money import JsonMoney
+from tests.consoles import serve
+from tests.eventually import eventually
 
 PROBLEM = "application/problem+json"
 
@@ -22,6 +26,10 @@ class Thing(Body):
     name: Annotated[str, Field(min_length=1, max_length=20)]
     amount: JsonMoney
     parts: Annotated[tuple[int, ...], Field(max_length=3, strict=False)] = ()
+
+
+class Listed(Body):
+    parts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, strict=False)]
 
 
 class Server:
@@ -41,9 +49,13 @@ class Server:
         async def fail() -> None:
             raise self.failure
 
-        @router.get("/things/{number}")
-        async def get(number: int) -> int:
-            return number
+        @router.get("/things/{thing_number}")
+        async def get(thing_number: int) -> int:
+            return thing_number
+
+        @router.post("/lists")
+        async def post_list(listed: Listed | None = None) -> int:
+            return len(listed.parts) if listed else 0
 
         self.app.include_router(router)
 
@@ -152,12 +164,108 @@ async def test_no_body_at_all_is_a_422(client: httpx.AsyncClient) -> None:
     problem(await client.post("/things"), 422)
 
 
-async def test_another_content_type_is_a_4xx(client: httpx.AsyncClient) -> None:
-    response = await client.post(
-        "/things", content=b'{"name": "n", "amount": 1}', headers={"content-type": "text/plain"}
-    )
-    assert 400 <= response.status_code < 500
-    assert response.headers["content-type"] == PROBLEM
+@pytest.mark.parametrize(
+    ("headers", "named", "accepted"),
+    [
+        ({}, "Content-Type is missing", "Accept"),
+        ({"content-type": ""}, "Content-Type is ''", "Accept"),
+        ({"content-type": "text/plain"}, "Content-Type is 'text/plain'", "Accept"),
+        ({"content-type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded", "Accept"),
+        ({"content-type": "application/jsonp"}, "application/jsonp", "Accept"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, "Content-Encoding", "Accept-Encoding"),
+        ({"content-type": "application/json", "content-encoding": "br, gzip"}, "Content-Encoding", "Accept-Encoding"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/things", "/lists"])
+async def test_a_body_that_is_not_plain_json_by_its_headers_is_a_415(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], named: str, accepted: str
+) -> None:
+    response = await client.post(path, content=b'{"name": "n", "amount": 1}', headers=headers)
+    assert named in problem(response, 415)["detail"]
+    assert response.headers[accepted] in ("identity", "application/json")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json; charset=utf-8"},
+        {"content-type": "Application/JSON", "content-encoding": "identity"},
+        {"content-type": "application/merge-patch+json"},
+    ],
+)
+async def test_json_by_any_of_its_names_is_read(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    response = await client.post("/things", content=b'{"name": "n", "amount": 1}', headers=headers)
+    assert response.status_code == 201
+
+
+async def test_a_body_that_may_be_left_out_needs_no_type_then(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/lists")).json() == 0
+
+
+async def test_one_bad_value_in_a_list_is_one_error(client: httpx.AsyncClient) -> None:
+    async def errors(parts: list[Any]) -> list[str]:
+        answer = problem(await client.post("/lists", json={"parts": parts}), 422)
+        return [error["field"] for error in answer["errors"]]
+
+    assert await errors(["x"]) == ["parts.0"]
+    assert await errors([0, 0]) == ["parts.0", "parts.1"]
+    assert await errors([]) == ["parts"]
+
+
+async def test_a_wrong_path_is_named_as_the_contract_names_it(client: httpx.AsyncClient) -> None:
+    answer = problem(await client.get("/things/seven"), 422)
+    assert answer["errors"][0]["field"] == "thingNumber"
+
+
+async def test_a_sum_of_floats_is_told_how_to_round(client: httpx.AsyncClient) -> None:
+    answer = problem(await post(client, b'{"name": "n", "amount": 692.6800000000001}'), 422)
+    assert answer["errors"] == [
+        {
+            "field": "amount",
+            "message": "must have at most two decimals: 692.6800000000001 can be rounded to 692.68",
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", ["/things/1", "/healthz", "/readyz", "/openapi.json", "/docs", "/nothing"])
+async def test_head_is_answered_as_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
+    got, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.headers) == (got.status_code, got.headers)
+    assert (int(head.headers["content-length"]), head.content) == (len(got.content), b"")
+
+
+async def test_head_of_a_path_that_cannot_be_read_is_a_405(client: httpx.AsyncClient) -> None:
+    assert (await client.head("/things")).status_code == 405
+    assert (await client.delete("/things/1")).headers["allow"] == "GET, HEAD"
+
+
+async def test_head_of_a_stream_ends_it() -> None:
+    streaming: list[str] = []
+
+    async def ready() -> dict[str, str]:
+        return {}
+
+    async def stream() -> AsyncIterator[bytes]:
+        streaming.append("begun")
+        try:
+            while True:
+                yield b"data: x\n\n"
+                await asyncio.sleep(0.01)
+        finally:
+            streaming.append("ended")
+
+    app = create_app("test", "A test", ready)
+    app.add_api_route("/stream", lambda: StreamingResponse(stream(), media_type="text/event-stream"))
+    async with serve(app) as url, httpx.AsyncClient(timeout=60) as client:
+        for _ in range(3):  # over one connection, which stays usable
+            response = await client.head(f"{url}/stream")
+            assert (response.status_code, response.content) == (200, b"")
+            assert response.headers["content-type"].startswith("text/event-stream")
+
+        async def all_ended() -> bool:
+            return streaming.count("ended") == streaming.count("begun")
+
+        await eventually(all_ended, 60, "the streams to end")
 
 
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 10 * MAX_BODY_BYTES])
@@ -212,9 +320,10 @@ async def test_paths_and_methods_that_do_not_exist_are_problems(client: httpx.As
         (not_found("Order o1"), 404, "Order o1 does not exist"),
         (conflict("It is over"), 409, "It is over"),
         (invalid(("a", "is wrong")), 422, "a: is wrong"),
-        (BusUnavailableError("no broker"), 503, "no broker"),
-        (AutoReconnect("no primary"), 503, "no primary"),
-        (OperationFailure("stepping down", code=189), 503, "stepping down"),
+        (BusUnavailableError("secret detail"), 503, "RabbitMQ"),
+        (AutoReconnect("secret detail"), 503, "MongoDB"),
+        (OperationFailure("secret detail", code=189), 503, "MongoDB"),
+        (TransientError("Order o1 is changing too quickly"), 503, "Order o1 is changing too quickly"),
     ],
 )
 async def test_errors_of_a_route_are_problems(
@@ -223,6 +332,7 @@ async def test_errors_of_a_route_are_problems(
     server.failure = failure
     response = await client.get("/failing")
     assert detail in problem(response, status)["detail"]
+    assert "secret" not in response.text
     assert ("retry-after" in response.headers) == (status == 503)
 
 
@@ -249,14 +359,30 @@ async def test_metrics_count_by_route_and_not_by_path(client: httpx.AsyncClient)
     for number in range(3):
         await client.get(f"/things/{number}")
     text = (await client.get("/metrics")).text
-    assert 'http_requests_total{method="GET",route="/things/{number}",status="200"}' in text
+    assert 'http_requests_total{method="GET",route="/things/{thing_number}",status="200"}' in text
     assert "/things/1" not in text
 
 
 async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     answers = document["paths"]["/things"]["post"]["responses"]
-    assert PROBLEM in answers["422"]["content"]
+    problems = {code: answer["content"] for code, answer in answers.items() if int(code) >= 400}
+    assert {"400", "403", "404", "409", "413", "415", "421", "422", "503"} <= problems.keys()
+    described = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert all(content == described for content in problems.values())
+    assert {"type", "title", "status", "detail", "errors"} <= document["components"]["schemas"]["Problem"][
+        "properties"
+    ].keys()
+    assert not {"413", "415"} & document["paths"]["/things/{thing_number}"]["get"]["responses"].keys()
+    assert not {"413", "415", "422"} & document["paths"]["/healthz"]["get"]["responses"].keys()
+
+
+async def test_the_description_of_an_amount_allows_its_own_example(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    amount = document["components"]["schemas"]["Thing"]["properties"]["amount"]
+    assert (amount["type"], amount["examples"]) == ("number", [19.99])
+    assert "multipleOf" not in amount  # no binary floating-point number is a multiple of 0.01
+    assert "two decimals" in amount["description"]
 
 
 EVERYWHERE = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/viewer.js", "/things/1", "/nothing")
