@@ -32,7 +32,9 @@ PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
 """Unknown fields of one object that are refused one by one; a body with more of them is refused as a whole."""
-ALWAYS_SERVED = VIEWER_PATHS | {"/healthz", "/readyz", "/metrics", "/openapi.json"}
+HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Paths by which a process is watched."""
+ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
 """Paths that answer also before the service is ready."""
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]

@@ -5,14 +5,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
 
 import structlog
-import uvicorn
 import uvloop
 from fastapi import APIRouter
 from prometheus_client import Gauge
@@ -31,6 +29,8 @@ from shared.errors import StartError
 from shared.event_loop import watch_event_loop
 from shared.failure_points import FailurePoint, kill_at
 from shared.http import ALWAYS_SERVED, create_app, problem_response
+from shared.http_protocol import Limits
+from shared.http_server import Server, connection_limit, http_server
 from shared.observability import configure_logging
 from shared.schema import Collections, prepare
 from shared.settings import ServiceSettings, exit_with, load
@@ -143,7 +143,7 @@ class _Service:
     async def _close_database(self) -> None:
         await database.close(self._mongo)
 
-    def _http_server(self) -> "_Server":
+    def _http_server(self) -> Server:
         app = create_app(
             self._definition.name,
             self._definition.description,
@@ -153,20 +153,8 @@ class _Service:
         )
         app.include_router(self._parts.router)
         gate = _UntilPrepared(app, lambda: self._prepared)
-        config = uvicorn.Config(
-            gate,
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(DRAIN_SECONDS / 2),
-        )
-        return _Server(config)
+        limits = Limits(connections=connection_limit(self._settings.max_connections))
+        return http_server(gate, limits, grace_seconds=int(DRAIN_SECONDS / 2))
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.http_host, self._settings.http_port or self._definition.port
@@ -210,7 +198,7 @@ class _Service:
             down |= {name: wrong for name, trouble in self._parts.troubles.items() if (wrong := trouble())}
         return down
 
-    async def _shut_down(self, http: "_Server", serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
+    async def _shut_down(self, http: Server, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
         http.should_exit = True
         if self._prepared:
@@ -253,14 +241,6 @@ async def _end_what_is_left() -> None:
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:
     await loop()
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers: the service decides when to stop."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _UntilPrepared:

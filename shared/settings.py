@@ -43,6 +43,7 @@ class ServiceSettings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
     tracing: Literal["off", "otlp"] = "off"

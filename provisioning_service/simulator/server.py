@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-import uvicorn
 from fastapi import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.http_protocol import BoundedProtocol, Limits
+from shared.http_server import connection_limit, http_server
+
+MAX_CONNECTIONS = 1000
 
 ABORT = "provisioning_service.simulator.abort"
 """Where a request's scope has the function that breaks its connection."""
@@ -25,7 +28,7 @@ class NoAnswer(Response):
             pass
 
 
-class _AbortableProtocol(HttpToolsProtocol):
+class _AbortableProtocol(BoundedProtocol):
     """Hands the connection's abort to the application, which ASGI gives no way to do."""
 
     def on_message_begin(self) -> None:
@@ -34,31 +37,11 @@ class _AbortableProtocol(HttpToolsProtocol):
         scope[ABORT] = self.transport.abort
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers: who starts it decides when to stop."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the application on the socket, which is closed at the end, as long as the context lasts."""
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http=_AbortableProtocol,
-        ws="none",
-        lifespan="off",
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
+    limits = Limits(connections=connection_limit(MAX_CONNECTIONS))
+    server = http_server(app, limits, grace_seconds=1, protocol=_AbortableProtocol)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="simulator")
     try:
         yield

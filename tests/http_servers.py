@@ -1,0 +1,152 @@
+"""The bounded HTTP server with an application of its own, and clients that do not behave: plain sockets."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+import uvloop
+from prometheus_client import REGISTRY
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from shared.http_protocol import Limits
+from shared.http_server import http_server
+
+DEADLINE_SECONDS = 60.0
+"""For what has to happen: generous, so that a loaded machine is no failure."""
+
+
+@dataclass
+class Application:
+    """Answers by path, and remembers what it has seen."""
+
+    begun: int = 0
+    """Requests, whether or not they were answered."""
+    seen: list[dict[str, object]] = field(default_factory=list)
+    cut: threading.Event = field(default_factory=threading.Event)
+    """Set when a stream has ended, which it does only if its client is gone."""
+    released: threading.Event = field(default_factory=threading.Event)
+    """What requests with `held` in their query wait for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
+        request = Request(scope, receive)
+        try:
+            await (await self._answer(request))(scope, receive, send)
+        finally:
+            if request.url.path == "/stream":
+                self.cut.set()
+
+    async def _answer(self, request: Request) -> Response:
+        size = int(request.query_params.get("bytes", "0"))
+        while "held" in request.query_params and not self.released.is_set():
+            await asyncio.sleep(0.005)
+        if request.url.path == "/stream":
+            return StreamingResponse(self._ticks(b"x" * size))
+        if request.url.path == "/unread":
+            return PlainTextResponse("too large", 413)
+        body = await request.body()
+        self.seen.append({"path": request.url.path, "body": body, "headers": dict(request.headers)})
+        return PlainTextResponse("x" * size or f"{request.url.path} {len(body)}")
+
+    async def _ticks(self, tick: bytes) -> AsyncIterator[bytes]:
+        while True:
+            yield tick or b"tick\n"
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Server:
+    """One running server; all that is opened with it is closed with it."""
+
+    port: int
+    application: Application
+    stack: contextlib.ExitStack
+
+    def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
+        """Open a connection; with a small buffer, what is not read stays with the server."""
+        client = self.stack.enter_context(socket.socket())
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.settimeout(DEADLINE_SECONDS)
+        client.connect(("127.0.0.1", self.port))
+        return client
+
+    def send(self, *data: bytes) -> socket.socket:
+        """Open a connection and send; the server may break it meanwhile."""
+        client = self.connect()
+        with contextlib.suppress(ConnectionError):
+            for part in data:
+                client.sendall(part)
+        return client
+
+    def status(self, path: str = "/") -> int:
+        """Return with which status a request on a connection of its own is answered."""
+        return status_of(self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))
+
+
+@contextlib.contextmanager
+def running(**limits: float) -> Iterator[Server]:
+    """Run a server on an event loop like that of a service, in a thread of its own."""
+    application = Application()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = http_server(application, Limits(**{"connections": 100, **limits}), grace_seconds=1)  # type: ignore[arg-type]
+    thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[listener])))
+    thread.start()
+    with contextlib.ExitStack() as stack:
+        try:
+            yield Server(listener.getsockname()[1], application, stack)
+        finally:
+            application.released.set()
+            server.should_exit = True
+            stack.close()
+            thread.join()
+            listener.close()
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read until the server has closed the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(1 << 16):
+            received += part
+    return received
+
+
+def status_of(client: socket.socket) -> int:
+    """Return the status of the answer that the server closes the connection after; 0 if it only closes it."""
+    answer = read_all(client)
+    return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """Read one answer that has a length, and leave the connection open."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += client.recv(1)
+    head = received.lower()
+    length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+    while length:
+        part = client.recv(length)
+        assert part, "the connection was closed in the middle of an answer"
+        length -= len(part)
+        received += part
+    return received
+
+
+def refused(reason: str) -> float:
+    """Return how many connections were refused for this reason since the process began."""
+    return REGISTRY.get_sample_value("http_connections_refused_total", {"reason": reason}) or 0.0
+
+
+def soon(condition: Callable[[], object], what: str) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS} s for {what}"
+        time.sleep(0.01)
