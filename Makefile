@@ -52,6 +52,10 @@ lock:  ## Resolve the dependencies anew into locks/
 bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
 	@scripts/bench
 
+.PHONY: attack
+attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
+	@$(BIN)/python -m benchmarks.attack
+
 .PHONY: image
 image:  ## Build the container image of the services
 	docker build --tag $${ORDERSAGA_IMAGE:-ordersaga:local} .
