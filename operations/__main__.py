@@ -51,6 +51,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         background=(take_letters, work.run, Observer(desk.client, settings.database_prefix, settings.amqp_url).run),
         drain=(letter_bus.close, desk.services.close),
         troubles={"dead letters": lambda: ingest.trouble},
+        explains_outages=True,
     )
 
 

@@ -40,6 +40,9 @@ ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 """What is down and why, by name; empty when the service is ready."""
 
+Refusal = Callable[[], str | None]
+"""Why no request can be served now, or None."""
+
 _log = structlog.get_logger(__name__)
 # They would be a time for every series; process_start_time_seconds says it once.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -198,12 +201,19 @@ def new_router(tag: str) -> APIRouter:
 
 
 def create_app(
-    title: str, description: str, readiness: Readiness, *, names: Collection[str] = (), pages: bool = False
+    title: str,
+    description: str,
+    readiness: Readiness,
+    *,
+    refusal: Refusal = lambda: None,
+    names: Collection[str] = (),
+    pages: bool = False,
 ) -> FastAPI:
     """An application with what all services serve; the service adds its own routes to it.
 
     It answers to `names` besides addresses and localhost, and refuses other sites. With `pages` its routes are pages
     for people: links on other sites may open them, writes must come from them, and there is no page about the API.
+    While `refusal` returns a reason, all but ALWAYS_SERVED is answered with 503 and that reason.
     """
     app = _Application(
         title=title,
@@ -220,6 +230,7 @@ def create_app(
     app.add_exception_handler(PyMongoError, _answer_database_error)
     app.add_exception_handler(Exception, _answer_fault)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
+    app.add_middleware(_RefuseUnserved, refusal=refusal)
     app.add_middleware(_RefuseDeclaredTooLarge)
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
@@ -349,6 +360,22 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
     named = _order_named(request.scope)
     _log.error("request failed", method=request.method, path=request.url.path, exc_info=error, **named)
     return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
+
+
+class _RefuseUnserved:
+    """Answers 503 to all but ALWAYS_SERVED while there is a reason to, before any work is done on the request."""
+
+    def __init__(self, app: ASGIApp, refusal: Refusal) -> None:
+        self._app = app
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = scope["type"] == "http" and scope["path"] not in ALWAYS_SERVED
+        if refused and (reason := self._refusal()):
+            response = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers={"Retry-After": "1"})
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class _RefuseDeclaredTooLarge:

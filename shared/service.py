@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TypeVar
 
 import structlog
@@ -15,8 +14,6 @@ import uvloop
 from fastapi import APIRouter
 from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import database, tracing
 from shared.bus import Bus, Handlers
@@ -28,10 +25,11 @@ from shared.database import Database, Document
 from shared.errors import StartError
 from shared.event_loop import watch_event_loop
 from shared.failure_points import FailurePoint, kill_at
-from shared.http import ALWAYS_SERVED, create_app, problem_response
+from shared.http import create_app
 from shared.http_protocol import Limits
 from shared.http_server import Server, connection_limit, http_server
 from shared.observability import configure_logging
+from shared.readiness import Readiness, Trouble
 from shared.schema import Collections, prepare
 from shared.settings import ServiceSettings, exit_with, load
 
@@ -39,6 +37,8 @@ CLOSE_SECONDS = 0.5
 """What each of the last steps, such as closing a connection, may take."""
 DRAIN_SECONDS = 10.0
 """What is in hand when the process is told to end may take this long; what is left is delivered again."""
+DATABASE_IS_AWAY = "The database is not available; nothing was done"
+"""The problem of a request that is refused at once because MongoDB has not answered the last checks."""
 
 _log = structlog.get_logger(__name__)
 _up = Gauge("service_up", "1 while the service runs", ["service"])
@@ -69,8 +69,10 @@ class Parts:
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """What has to be finished after the last request and the last message."""
-    troubles: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
     """What else has to be well for /readyz, by name: each says what is wrong, or None."""
+    explains_outages: bool = False
+    """Whether the routes themselves answer quickly while MongoDB is away; else requests are refused meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,9 @@ class _Service:
             as_ours=database.as_ours,
         )
         CONSUMER_UP.labels(definition.inbox).set_function(lambda: self._consumer.trouble is None)
+        troubles = {"rabbitmq": self._broker_trouble, "consumer": self._consumer_trouble, **self._parts.troubles}
+        self._readiness = Readiness(definition.name, self._database, troubles)
+        self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
 
@@ -129,10 +134,12 @@ class _Service:
         listener = self._listen()
         serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
         working = asyncio.create_task(self._work(), name="work")
+        checking = asyncio.create_task(self._readiness.run(), name="readiness")
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             await asyncio.wait({serving, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            checking.cancel()
             await self._shut_down(http, serving, working)
         for task in (working, serving):
             if task.done() and not task.cancelled():
@@ -147,14 +154,14 @@ class _Service:
         app = create_app(
             self._definition.name,
             self._definition.description,
-            self._what_is_down,
+            self._readiness.down,
+            refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,
         )
         app.include_router(self._parts.router)
-        gate = _UntilPrepared(app, lambda: self._prepared)
         limits = Limits(connections=connection_limit(self._settings.max_connections))
-        return http_server(gate, limits, grace_seconds=int(DRAIN_SECONDS / 2))
+        return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2))
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.http_host, self._settings.http_port or self._definition.port
@@ -170,6 +177,7 @@ class _Service:
     async def _work(self) -> None:
         await database.wait_until_ready(self._database)
         await prepare(self._database, self._parts.collections)
+        self._collections_ready = True
         await self._bus.start(self._definition.inbox)
         self._prepared = True
         _up.labels(self._definition.name).set(1)
@@ -181,22 +189,20 @@ class _Service:
             for task in background:
                 task.cancel()
 
-    async def _what_is_down(self) -> dict[str, str]:
-        down = {}
-        try:
-            async with asyncio.timeout(2):
-                await self._database.command("ping")
-        except (PyMongoError, TimeoutError) as error:
-            down["mongodb"] = str(error).partition(", Timeout:")[0][:200] or "no answer within 2 s"
-        if self._bus.trouble:
-            down["rabbitmq"] = self._bus.trouble
-        elif not self._prepared:
-            down["start"] = "waiting for the servers"
-        elif self._consumer.trouble:
-            down["consumer"] = self._consumer.trouble
-        if self._prepared:
-            down |= {name: wrong for name, trouble in self._parts.troubles.items() if (wrong := trouble())}
-        return down
+    def _broker_trouble(self) -> str | None:
+        """Return what is wrong with RabbitMQ; it is not connected to, and so not to blame, before MongoDB answers."""
+        return self._bus.trouble if self._collections_ready else None
+
+    def _consumer_trouble(self) -> str | None:
+        return self._consumer.trouble if self._prepared else "waiting for the servers"
+
+    def _refusal(self) -> str | None:
+        """Return why requests are answered with 503 now, or None."""
+        if not self._prepared:
+            return "The service is starting"
+        if self._readiness.database_is_away() and not self._parts.explains_outages:
+            return DATABASE_IS_AWAY
+        return None
 
     async def _shut_down(self, http: Server, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
@@ -241,20 +247,3 @@ async def _end_what_is_left() -> None:
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:
     await loop()
-
-
-class _UntilPrepared:
-    """Answers 503 to all but health and documentation until the servers have answered and the collections are there."""
-
-    def __init__(self, app: ASGIApp, prepared: Callable[[], bool]) -> None:
-        self._app = app
-        self._prepared = prepared
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._prepared() or scope["path"] in ALWAYS_SERVED:
-            await self._app(scope, receive, send)
-            return
-        response = problem_response(
-            HTTPStatus.SERVICE_UNAVAILABLE, "The service is starting", headers={"Retry-After": "1"}
-        )
-        await response(scope, receive, send)

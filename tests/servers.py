@@ -9,9 +9,10 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import urllib.parse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,6 +86,16 @@ class NativeServers:
     async def stop_database(self, *, kill: bool = False) -> None:
         """End MongoDB; with `kill` by SIGKILL, as in a crash."""
         await self._stop(self._database, kill)
+
+    @contextlib.contextmanager
+    def database_paused(self) -> Iterator[None]:
+        """Have MongoDB stand still: connections stay open, and nothing is answered."""
+        pid = self._running[self._database.name].pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     async def stop_broker(self, *, kill: bool = False) -> None:
         """End RabbitMQ; with `kill` by SIGKILL, as in a crash."""

@@ -30,7 +30,9 @@ RETRIES_RETURNED = Counter(
 DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered.", ["queue", "type"])
 PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away.", ["queue"])
 CONSUMER_UP = Gauge(
-    "ordersaga_consumer_up", "1 while the consumer takes messages and handles them, as /readyz says it.", ["queue"]
+    "ordersaga_consumer_up",
+    "1 while the consumer is connected and finishes its batches; ordersaga_ready says whether MongoDB answers.",
+    ["queue"],
 )
 PUBLISHED = Counter("ordersaga_messages_published_total", "Messages that the broker has confirmed.", ["type"])
 CONFIRM_SECONDS = Histogram(

@@ -1,0 +1,133 @@
+"""Whether a service is ready, in one place: /readyz, the gauge `ordersaga_ready` and the refusal of requests read it.
+
+What a process knows by itself, such as whether its consumer runs, is read whenever it is asked for. Whether MongoDB
+answers is found out by a ping every second.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from prometheus_client import Gauge
+
+from shared.database import Database, first_line
+
+CHECK_INTERVAL_SECONDS = 1.0
+"""From the start of one check to the start of the next; a check that takes longer is followed by the next at once."""
+CHECK_TIMEOUT_SECONDS = 2.0
+OUTDATED_AFTER_SECONDS = 5.0
+"""An older result says nothing any more: /readyz checks again, and no request is refused for it."""
+FAILED_CHECKS = 2
+"""In a row, until requests are refused: one alone may be a connection that an election has closed."""
+
+MONGODB = "mongodb"
+
+Trouble = Callable[[], str | None]
+"""Returns what is wrong, in a few words, or None. Must be cheap: it is called for every scrape."""
+
+_log = structlog.get_logger(__name__)
+READY = Gauge(
+    "ordersaga_ready",
+    "1 while the service can use a dependency, or a part of it works, as /readyz says",
+    ["service", "dependency"],
+)
+
+
+class ServerCheck:
+    """Asks a server periodically whether it answers, and remembers the result.
+
+    `interval` and `timeout` are in seconds; `server` is its name in the log.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        ping: Callable[[], Awaitable[object]],
+        *,
+        interval: float = CHECK_INTERVAL_SECONDS,
+        timeout: float = CHECK_TIMEOUT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._ping = ping
+        self._interval = interval
+        self._timeout = timeout
+        self._clock = clock
+        self._trouble: str | None = "not checked yet"
+        self._failures = 0
+        self._finished = float("-inf")
+
+    def trouble(self) -> str | None:
+        """Return what the last check found wrong, or None."""
+        return self._trouble
+
+    def is_away(self) -> bool:
+        """Return True once FAILED_CHECKS in a row have failed, until one succeeds or the last is outdated."""
+        return self._failures >= FAILED_CHECKS and not self._outdated()
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        while True:
+            started = self._clock()
+            await self.check()
+            await asyncio.sleep(max(0.0, started + self._interval - self._clock()))
+
+    async def refresh(self) -> None:
+        """Check now if the last result is outdated."""
+        if self._outdated():
+            await self.check()
+
+    async def check(self) -> None:
+        """Check now; never raises what the driver raises."""
+        wrong = await self._attempt()
+        if wrong and not self._failures:
+            _log.warning("a server does not answer", server=self._server, error=wrong)
+        self._failures = self._failures + 1 if wrong else 0
+        self._trouble = wrong
+        self._finished = self._clock()
+
+    async def _attempt(self) -> str | None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._ping()
+        except TimeoutError:
+            return f"no answer within {self._timeout:g} s"
+        except asyncio.CancelledError:
+            # A driver may let a cancellation of its own escape, which must not end the checks.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return "the check was cancelled"
+        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the server cannot be used
+            return first_line(error)
+        return None
+
+    def _outdated(self) -> bool:
+        return self._clock() - self._finished > OUTDATED_AFTER_SECONDS
+
+
+class Readiness:
+    """All that has to work before a service is ready, by name: MongoDB, and what `troubles` tells."""
+
+    def __init__(self, service: str, database: Database, troubles: Mapping[str, Trouble]) -> None:
+        self._database = ServerCheck(MONGODB, lambda: database.command("ping"))
+        self._troubles: dict[str, Trouble] = {MONGODB: self._database.trouble, **troubles}
+        for name, trouble in self._troubles.items():
+            READY.labels(service, name).set_function(_works(trouble))
+
+    async def run(self) -> None:
+        """Keep the state of MongoDB up to date until cancelled."""
+        await self._database.run()
+
+    async def down(self) -> dict[str, str]:
+        """Return what does not work and why, by name; empty when the service is ready."""
+        await self._database.refresh()
+        return {name: wrong for name, trouble in self._troubles.items() if (wrong := trouble())}
+
+    def database_is_away(self) -> bool:
+        """Return True while requests would only wait in vain for MongoDB."""
+        return self._database.is_away()
+
+
+def _works(trouble: Trouble) -> Callable[[], float]:
+    return lambda: float(trouble() is None)

@@ -1,0 +1,106 @@
+"""A MongoDB of the test's own is paused, killed and restarted: services report it and refuse requests at once.
+
+Times are not asserted, as the machine may be busy; what is asserted is that the service answered without MongoDB.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from shared.service import DATABASE_IS_AWAY
+from tests.builders import order_body
+from tests.eventually import eventually
+from tests.monitoring import scrape, value
+from tests.processes import Process, Stack, run_stack
+from tests.servers import NativeServers
+
+SERVICES = ("order", "console")
+WITHIN_SECONDS = 60.0
+"""For a busy machine; the services need a few seconds."""
+
+
+@pytest.fixture
+async def stack(own_servers: NativeServers, unique_id: str) -> AsyncIterator[Stack]:
+    patience = {"database_timeout_seconds": 3}  # of requests that come before the outage is noticed
+    async with run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", **patience) as stack:
+        await stack.start(*SERVICES)
+        yield stack
+
+
+async def test_a_database_outage_is_reported_and_requests_are_refused_at_once(
+    own_servers: NativeServers, stack: Stack
+) -> None:
+    await _gauge_shows(stack, 1.0)
+    await _is_accepted(stack)
+    with own_servers.database_paused():
+        await _an_outage_is_reported(stack)
+    await _all_is_ready_again(stack)
+    await own_servers.stop_database(kill=True)
+    await _an_outage_is_reported(stack)
+    await own_servers.start_database()
+    await _all_is_ready_again(stack)
+
+
+async def _an_outage_is_reported(stack: Stack) -> None:
+    await _gauge_shows(stack, 0.0)
+    (order,), (console,) = stack.processes("order"), stack.processes("console")
+    for process in (order, console):
+        ready = await stack.client.get(f"{process.url}/readyz")
+        assert ready.status_code == 503
+        assert "mongodb" in ready.json()["down"]
+    await eventually(lambda: _refused(stack, order), WITHIN_SECONDS, "the order service to refuse at once")
+    for path in ("/healthz", "/metrics", "/openapi.json"):
+        assert (await stack.client.get(order.url + path)).status_code == 200
+    page = await stack.client.get(f"{console.url}/")
+    assert page.status_code == 200
+    assert "MongoDB" in page.text
+
+
+async def _refused(stack: Stack, order: Process) -> bool:
+    """Place an order; true when the service refused it without asking MongoDB, and counted that."""
+    before = await _refusals(stack, order)
+    answer = await _place(stack)
+    if answer.json()["detail"] != DATABASE_IS_AWAY:
+        return False
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"] == "1"
+    assert await _refusals(stack, order) == before + 1
+    return True
+
+
+async def _refusals(stack: Stack, order: Process) -> float:
+    """Return how many requests were answered with 503 before they reached a route."""
+    samples = await scrape(stack.client, order.url)
+    return value(samples, "http_requests_total", status="503", route="unknown")
+
+
+async def _all_is_ready_again(stack: Stack) -> None:
+    await _gauge_shows(stack, 1.0)
+    await asyncio.gather(*(stack.ready(process) for name in SERVICES for process in stack.processes(name)))
+    await _is_accepted(stack)
+
+
+async def _gauge_shows(stack: Stack, expected: float) -> None:
+    for service in SERVICES:
+        (process,) = stack.processes(service)
+
+        async def shown(process: Process = process) -> bool:
+            samples = await scrape(stack.client, process.url)
+            labels = {"service": process.service, "dependency": "mongodb"}
+            return samples["ordersaga_ready", frozenset(labels.items())] == expected
+
+        await eventually(shown, WITHIN_SECONDS, f"{service} to say {expected} of mongodb")
+
+
+async def _is_accepted(stack: Stack) -> None:
+    async def accepted() -> bool:
+        return (await _place(stack)).status_code == 202
+
+    await eventually(accepted, WITHIN_SECONDS, "an order to be accepted")
+
+
+async def _place(stack: Stack) -> httpx.Response:
+    return await stack.client.post(f"{stack.url('order')}/orders", json=order_body())
