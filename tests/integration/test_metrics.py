@@ -32,6 +32,7 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.contracts import ProvisionServer, StockReserved
 from shared.database import Document
+from shared.errors import BusUnavailableError
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX
 from tests.builders import an_order, connected, new_id
 from tests.consoles import a_letter
@@ -142,7 +143,7 @@ async def test_records_are_counted(watched: Watched) -> None:
     assert value(after, "ordersaga_dead_letters", status="dead") == 1
 
 
-@moves("ordersaga_queue_messages", "ordersaga_queue_consumers")
+@moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")
 async def test_queues_are_seen_with_what_waits_in_them_and_who_takes_it(watched: Watched, clean_broker: str) -> None:
     empty = await watched.look()
     assert value(empty, "ordersaga_queue_messages") == value(empty, "ordersaga_queue_consumers") == 0
@@ -223,7 +224,27 @@ async def test_a_transaction_that_is_given_up_is_a_failure(mongodb_url: str, dat
     assert value(after, "transaction_aborts_total", operation=operation) == 0
 
 
-@moves("up", "orders_ended_total", "ordersaga_messages_dead_lettered_total", "ordersaga_consumer_up")
+@moves("ordersaga_publish_failures_total")
+async def test_a_batch_that_is_not_published_is_a_failure() -> None:
+    def failures() -> float:
+        return value(samples_of(generate_latest().decode()), "ordersaga_publish_failures_total")
+
+    before = failures()
+    not_connected = Publisher(RabbitBus("amqp://guest:guest@127.0.0.1:9/"))
+    with pytest.raises(BusUnavailableError):
+        await not_connected.send([StockReserved(order_id=new_id(), fulfilment="goods")])
+    assert failures() == before + 1
+
+
+@moves(
+    "up",
+    "orders_ended_total",
+    "ordersaga_messages_dead_lettered_total",
+    "ordersaga_messages_handled_total",
+    "ordersaga_consumer_up",
+    "ordersaga_ready",
+    "http_requests_total",
+)
 async def test_a_running_stack_moves_what_prometheus_watches(
     mongodb_url: str, clean_broker: str, database_prefix: str, tmp_path: Path
 ) -> None:
@@ -299,6 +320,12 @@ async def _ends_are_counted_by_reason(stack: Stack) -> None:
         return found == expected and value(after, "saga_compensated_total") >= 1
 
     await eventually(counted, 60, "the ends to be counted by reason")
+    after = await scrape(stack.client, stack.url("order"))
+    for name, labels in (
+        ("ordersaga_messages_handled_total", {"queue": ORDER_INBOX}),
+        ("http_requests_total", {"route": "/orders", "status": "202"}),
+    ):
+        assert value(after, name, **labels) >= value(before, name, **labels) + 5, name
     refused = await scrape(stack.client, stack.url("inventory"))
     assert value(refused, "inventory_refusals_total", reason="insufficient_stock") == 1
     assert value(refused, "inventory_refusals_total", reason="unknown_product") == 1
@@ -328,7 +355,9 @@ async def _a_consumer_that_loses_the_broker_says_so(
     async def up(expected: float) -> None:
         async def says() -> bool:
             samples = await scrape(stack.client, inventory.url)
-            return samples["ordersaga_consumer_up", frozenset({("queue", INVENTORY_INBOX)})] == expected
+            ready = {value(samples, "ordersaga_ready", dependency=name) for name in ("rabbitmq", "consumer")}
+            taken = samples["ordersaga_consumer_up", frozenset({("queue", INVENTORY_INBOX)})]
+            return ready == {taken} == {expected}
 
         await eventually(says, 60, f"the consumer to say {expected}")
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 import yaml
 
 from operations.cli import COMMANDS
-from operations.native.services import PROCESSES, SIMULATOR
+from operations.native.services import PROCESSES, SERVICES, SIMULATOR
+from shared.topology import DEAD_LETTERS, INBOXES
 from tests.monitoring import (
     ALERT_TESTS,
     DASHBOARDS,
@@ -27,7 +30,52 @@ from tests.monitoring import (
 RULES = {rule["alert"]: rule for rule in alert_rules()}
 RUNBOOKS = ROOT / "docs/runbooks"
 CONFIGURATIONS = ("prometheus.yml", "prometheus-compose.yml")
-SECTIONS = ("What it means", "Who is hurt", "How to look", "How to mend", "When it is over")
+SECTIONS = ("What it means", "Impact", "Diagnosis", "Fix", "Verify")
+ALERTMANAGER = ROOT / "deploy/alertmanager/alertmanager.yml"
+OF_EVERY_SERVICE = [{"alertname": "RequestsFailing", "service": name} for name in SERVICES]
+STANDING_STILL = [{"alertname": name} for name in ("BacklogOld", "SagasStuck", "CompensationsUnsettled")]
+OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
+    "mongodb": (
+        {"alertname": "DependencyDown", "dependency": "mongodb"},
+        [
+            *OF_EVERY_SERVICE,
+            *STANDING_STILL,
+            {"alertname": "ConsumerDown", "queue": "order.inbox"},
+            {"alertname": "NotReady", "service": "console", "dependency": "dead letters"},
+            {"alertname": "ObservationStale", "source": "orders"},
+            {"alertname": "TransactionsFailing"},
+            {"alertname": "OrdersFailing"},
+        ],
+    ),
+    "rabbitmq": (
+        {"alertname": "DependencyDown", "dependency": "rabbitmq"},
+        [
+            *({"alertname": "ConsumerDown", "queue": queue} for queue in (*INBOXES, DEAD_LETTERS)),
+            *({"alertname": "PublishFailing", "service": name} for name in SERVICES),
+            *STANDING_STILL,
+            {"alertname": "NotReady", "service": "console", "dependency": "dead letters"},
+            {"alertname": "ObservationStale", "source": "queues"},
+            {"alertname": "OrdersFailing"},
+        ],
+    ),
+    **{
+        name: (
+            {"alertname": "ServiceDown", "service": name},
+            [{"alertname": "ConsumerDown", "queue": f"{name}.inbox"}, *STANDING_STILL],
+        )
+        for name in SERVICES
+        if name != "console"
+    },
+    "console": (
+        {"alertname": "ServiceDown", "service": "console"},
+        [
+            {"alertname": "ConsumerDown", "queue": "operations.inbox"},
+            {"alertname": "ConsumerDown", "queue": DEAD_LETTERS},
+            {"alertname": "ObservationStale"},
+        ],
+    ),
+}
+"""By what is away: the alert about it, and those that follow from it."""
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -64,9 +112,87 @@ def test_commands_that_pages_name_exist() -> None:
         assert set(named) <= COMMANDS.keys(), page.name
 
 
+def test_every_page_says_how_it_is_done_in_containers() -> None:
+    for page in RUNBOOKS.glob("*.md"):
+        assert "(../containers.md)" in page.read_text(), page.name
+    assert (ROOT / "docs/containers.md").exists()
+
+
+def test_numbers_in_the_texts_of_alerts_are_rounded() -> None:
+    """How many digits are shown otherwise depends on the version of Prometheus."""
+    for rule in RULES.values():
+        for text in rule["annotations"].values():
+            for shown in re.findall(r"\{\{([^}]*\$value[^}]*)\}\}", text):
+                assert re.search(r'printf "%\.0f" \$value|\$value \| humanizeDuration', shown), rule["alert"]
+
+
 def test_every_page_is_about_an_alert() -> None:
     named = {ROOT / rule["annotations"]["runbook_url"] for rule in RULES.values()}
     assert named == set(RUNBOOKS.glob("*.md"))
+
+
+# --- What Alertmanager sends of it. ---
+
+
+@pytest.mark.parametrize("away", OUTAGES)
+def test_an_outage_sends_one_notification_about_its_cause(away: str) -> None:
+    cause, consequences = OUTAGES[away]
+    firing = [cause, *consequences]
+    assert [alert for alert in firing if not _inhibited(alert, firing)] == [cause]
+
+
+def test_failing_orders_are_heard_of_while_no_more_than_a_service_is_down() -> None:
+    firing = [{"alertname": "ServiceDown", "service": "payment"}, {"alertname": "OrdersFailing"}]
+    assert not any(_inhibited(alert, firing) for alert in firing)
+
+
+def test_what_one_service_does_is_heard_of_while_another_is_down() -> None:
+    firing = [
+        {"alertname": "ServiceDown", "service": "payment"},
+        {"alertname": "RequestsFailing", "service": "order"},
+        {"alertname": "ConsumerDown", "queue": "order.inbox"},
+    ]
+    assert not any(_inhibited(alert, firing) for alert in firing)
+
+
+def test_alertmanager_names_alerts_that_exist() -> None:
+    named = re.findall(r'alertname=~?"([^"]+)"', ALERTMANAGER.read_text())
+    assert {name for names in named for name in names.split("|")} <= RULES.keys()
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    if shutil.which("amtool") is None:
+        pytest.skip("amtool is not installed")
+    command = ["amtool", "check-config", str(ALERTMANAGER)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def _inhibited(alert: dict[str, str], firing: list[dict[str, str]]) -> bool:
+    """Whether Alertmanager mutes an alert while the others fire."""
+    return any(
+        _matches(alert, rule["target_matchers"])
+        and any(
+            _matches(source, rule["source_matchers"])
+            and all(source.get(label) == alert.get(label) for label in rule.get("equal", ()))
+            for source in firing
+            if source is not alert
+        )
+        for rule in yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]
+    )
+
+
+def _matches(alert: dict[str, str], matchers: list[str]) -> bool:
+    return all(_satisfies(alert, matcher) for matcher in matchers)
+
+
+def _satisfies(alert: dict[str, str], matcher: str) -> bool:
+    found = re.fullmatch(r'(\w+)(=~|!~|!=|=)"(.*)"', matcher)
+    assert found, matcher
+    label, operator, wanted = found.groups()
+    has = alert.get(label, "")
+    equal = re.fullmatch(wanted, has) is not None if operator.endswith("~") else has == wanted
+    return equal is not operator.startswith("!")
 
 
 @pytest.mark.parametrize("alert", RULES)
@@ -79,9 +205,9 @@ def test_every_service_is_scraped_at_its_port(name: str) -> None:
     (job,) = yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text())["scrape_configs"]
     scraped = {
         target["labels"]["service"]: int(address.rpartition(":")[2])
-        for target in job["static_configs"]
+        for target in job.get("static_configs", ())
         for address in target["targets"]
-    }
+    } | {name: one["port"] for one in job.get("dns_sd_configs", ()) for name in one["names"]}
     assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR}
 
 
