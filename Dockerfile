@@ -1,6 +1,9 @@
 # One image for all services; the command chooses which one runs. Built by BuildKit and by the classic builder alike.
 
+ARG VERSION=0.1.0
+
 FROM python:3.12-slim AS builder
+ARG VERSION
 ARG UV_VERSION=0.13.8
 ENV UV_NO_CACHE=1
 RUN pip install --quiet --no-cache-dir --root-user-action=ignore "uv==${UV_VERSION}"
@@ -15,10 +18,20 @@ COPY payment_service /app/payment_service
 COPY provisioning_service /app/provisioning_service
 COPY operations /app/operations
 COPY deploy/container /app/container
+# The packages are copied and not installed; this tells their version to whoever asks, such as the traces.
+RUN mkdir /app/ordersaga-${VERSION}.dist-info \
+ && printf 'Metadata-Version: 2.1\nName: ordersaga\nVersion: %s\n' "${VERSION}" >/app/ordersaga-${VERSION}.dist-info/METADATA
 # Compiled here because the user that runs the services may not write to /app.
 RUN /opt/venv/bin/python -m compileall -q /app && chmod -R a+rX /app && chmod 755 /app/container/ordersaga
 
 FROM python:3.12-slim
+ARG VERSION
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ordersaga" \
+      org.opencontainers.image.description="The services, the console and the command line of ordersaga" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 ordersaga \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
 COPY --from=builder /opt/venv /opt/venv

@@ -4,6 +4,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Compose v2 where the engine has it, else docker-compose 1.29.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+# What an image is labelled with.
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .PHONY: help
 help:  ## List the targets
@@ -58,11 +60,11 @@ attack: setup  ## Attack a fresh stack with hostile input and show what it withs
 
 .PHONY: image
 image:  ## Build the container image of the services
-	docker build --tag $${ORDERSAGA_IMAGE:-ordersaga:local} .
+	docker build --build-arg REVISION=$(REVISION) --tag $${ORDERSAGA_IMAGE:-ordersaga:local} .
 
 .PHONY: up
 up:  ## Start the stack in containers
-	$(COMPOSE) --project-name ordersaga up --detach --build
+	REVISION=$(REVISION) $(COMPOSE) --project-name ordersaga up --detach --build
 
 .PHONY: down
 down:  ## End the stack in containers; its data stays

@@ -17,7 +17,7 @@ from operations.native.processes import end_all, find
 from operations.native.services import choose_services
 from operations.native.stack import CANNOT_RUN, Options, run_stack
 from operations.native.state import AlreadyRunsError, State, hold, read_state, write_state
-from operations.native.status import ProcessStatus, all_ready, as_json, check_stack
+from operations.native.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
@@ -108,7 +108,10 @@ def status(
     data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what runs where. Exit status 0 when all of it is ready, else 1."""
+    """Show what runs where. Exit status 0 when all of it is ready, else 1.
+
+    Where no stack runs in the data directory, it is the one whose servers and services the environment names.
+    """
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     state, processes = asyncio.run(check_stack(layout))
     if as_json_document:
@@ -126,4 +129,5 @@ def _print_status(layout: Layout, state: State, processes: list[ProcessStatus]) 
             console.print(f"the last start failed: {state.error}", markup=False, highlight=False, soft_wrap=True)
         return
     print_processes(console, processes)
-    console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
+    where = "as the environment names it" if isinstance(state, NamedStack) else f"data and logs: {layout.root}"
+    console.print(where, highlight=False, soft_wrap=True)

@@ -100,6 +100,13 @@ class ComposeStack:
         """Start everything; returns before the services are ready."""
         self.run("up", "--detach")
 
+    def scale(self, service: str, containers: int) -> None:
+        """Run so many containers of a service; several are published at one port of a range each."""
+        port = self._ports[service]
+        published = str(port) if containers == 1 else f"{port}-{port + 20}"
+        self._environment[PORT_VARIABLES[service]] = published
+        self.run("up", "--detach", "--scale", f"{service}={containers}")
+
     def down(self, *options: str) -> None:
         """Stop and remove everything; with `--volumes` the data as well."""
         self.run("down", "--remove-orphans", *options)

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import tomllib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from shared.topology import ORDER_INBOX
-from tests.compose.stack import SERVICES, ComposeStack, compose_command, compose_stack
+from tests.compose.stack import ROOT, SERVICES, ComposeStack, compose_command, compose_stack
 from tests.eventually import NotWithinError, eventually
 
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
@@ -207,6 +208,53 @@ async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_that_a_comma
     why = ("--yes", "--why", "a test")
     stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "dead-letters", "discard", letter_id, *why)
     assert listed() == []
+
+
+def test_status_shows_all_services(stack: ComposeStack) -> None:
+    said = json.loads(stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "status", "--json"))
+
+    ready = {process["name"]: process["ready"] for process in said["processes"]}
+    assert ready == dict.fromkeys(("mongodb", "rabbitmq", *(name for name in SERVICES if name != "simulator")), True)
+    assert said["ready"]
+
+
+def test_load_finds_the_services(stack: ComposeStack) -> None:
+    said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "load", "--orders", "20", "--json")
+
+    assert json.loads(said)["audit"]["ok"], said
+
+
+def test_the_image_says_what_it_is(stack: ComposeStack) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    labels = stack.inspect("order")["Config"]["Labels"]
+    ask = "from importlib.metadata import version; print(version('ordersaga'))"
+
+    assert labels["org.opencontainers.image.version"] == version
+    assert labels["org.opencontainers.image.title"] == "ordersaga"
+    assert stack.run("run", "--rm", "--no-deps", "-T", "order", "python", "-c", ask).strip() == version
+
+
+async def test_a_second_inventory_is_found_by_its_name_and_shares_the_work(
+    stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
+) -> None:
+    """Prometheus' configuration asks for the addresses of a service's name as well."""
+    await put_stock(stack, client, f"p-{unique_id}", 5)
+    ask = "import socket; print(len({found[4] for found in socket.getaddrinfo('inventory', 3009, type=1)}))"
+
+    def addresses() -> int:
+        return int(stack.run("run", "--rm", "--no-deps", "-T", "order", "python", "-c", ask))
+
+    stack.scale("inventory", 2)
+    try:
+        assert len(stack.run("ps", "--quiet", "inventory").split()) == 2
+        assert addresses() == 2
+        by_status = await all_settled(stack, client, [await place(stack, client, f"p-{unique_id}") for _ in range(6)])
+        assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 1}
+    finally:
+        stack.scale("inventory", 1)
+        await all_ready(stack)
+    assert addresses() == 1
+    assert_books_balance(stack, orders=6)
 
 
 def test_the_image_can_trace(stack: ComposeStack) -> None:

@@ -6,7 +6,9 @@ import aio_pika
 import pymongo
 import pytest
 
+from operations.native.layout import Layout
 from operations.native.processes import find_marked
+from operations.native.status import as_json, check_stack
 from shared import topology
 from shared.bus.declaring import declare_topology
 from tests.eventually import eventually
@@ -18,6 +20,25 @@ async def test_the_shared_servers_answer(servers: Servers, database_prefix: str)
         await client[database_prefix].things.insert_one({"_id": 1})
     async with await aio_pika.connect(servers.amqp_url) as connection:
         assert not connection.is_closed
+
+
+async def test_status_shows_the_stack_that_the_environment_names(servers: Servers, tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"
+    environment = {"ORDERSAGA_MONGODB_URL": servers.mongodb_url, "ORDERSAGA_AMQP_URL": servers.amqp_url}
+    layout = Layout(tmp_path)
+    state, processes = await check_stack(layout, {**environment, "ORDERSAGA_ORDER_URL": nobody})
+    told = as_json(layout, state, processes)
+    assert {process["name"]: process["ready"] for process in told["processes"]} == {
+        "mongodb": True,
+        "rabbitmq": True,
+        "order": False,
+    }
+    assert nobody in told["processes"][2]["detail"]
+    assert not told["ready"]
+    assert (told["dataDirectory"], told["processes"][2]["log"]) == (None, None)
+    # Servers alone are what `ordersaga up` is given to use; no stack runs on them.
+    state, processes = await check_stack(layout, environment)
+    assert as_json(layout, state, processes)["phase"] == "stopped"
 
 
 async def test_transactions_are_possible(servers: Servers, database_prefix: str) -> None:

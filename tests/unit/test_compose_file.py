@@ -1,5 +1,6 @@
-"""docker-compose.yml against the code: the settings that it passes on."""
+"""docker-compose.yml and the Dockerfile against the code: settings, addresses, the version."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -7,12 +8,15 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from operations.native.services import PROCESSES
+from operations.native.services import PROCESSES, SERVICES
+from operations.native.status import named_stack
+from operations.settings import locate_stack
 from provisioning_service.settings import ProvisioningSettings
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
 
-COMPOSE_FILE = Path(__file__).parents[2] / "docker-compose.yml"
+ROOT = Path(__file__).parents[2]
+COMPOSE_FILE = ROOT / "docker-compose.yml"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,21 @@ def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) ->
 def test_the_broker_takes_no_larger_messages_than_the_one_that_up_starts(services: dict[str, Any]) -> None:
     arguments = services["rabbitmq"]["environment"]["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
     assert arguments == f"-rabbit max_message_size {MAX_MESSAGE_BYTES}"
+
+
+def test_commands_in_a_container_of_any_service_find_all_services(services: dict[str, Any]) -> None:
+    urls = {name: f"http://{name}:{kind.port}" for name, kind in SERVICES.items()}
+    for name in SERVICES:
+        environment = services[name]["environment"]
+        assert locate_stack(environment=environment).urls.items() >= urls.items()
+        named = named_stack(environment)
+        assert named is not None
+        assert [process.name for process in named.processes] == ["mongodb", "rabbitmq", *SERVICES]
+
+
+def test_the_image_has_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("name", PROCESSES)
