@@ -25,13 +25,6 @@ RUN mkdir /app/ordersaga-${VERSION}.dist-info \
 RUN /opt/venv/bin/python -m compileall -q /app && chmod -R a+rX /app && chmod 755 /app/container/ordersaga
 
 FROM python:3.12-slim
-ARG VERSION
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="ordersaga" \
-      org.opencontainers.image.description="The services, the console and the command line of ordersaga" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 ordersaga \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
 COPY --from=builder /opt/venv /opt/venv
@@ -48,3 +41,11 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-I", "-S", "/app/container/healthcheck.py", "/healthz"]
 CMD ["sh", "-c", "cat /app/container/usage.txt >&2; exit 2"]
+# At the end, as each revision changes them.
+ARG VERSION
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ordersaga" \
+      org.opencontainers.image.description="The services, the console and the command line of ordersaga" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"

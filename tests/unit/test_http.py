@@ -14,7 +14,17 @@ from pydantic import Field
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from shared.errors import BusUnavailableError, TransientError
-from shared.http import MAX_BODY_BYTES, MAX_UNKNOWN_FIELDS, Body, conflict, create_app, invalid, new_router, not_found
+from shared.http import (
+    ALWAYS_SERVED,
+    MAX_BODY_BYTES,
+    MAX_UNKNOWN_FIELDS,
+    Body,
+    conflict,
+    create_app,
+    invalid,
+    new_router,
+    not_found,
+)
 from shared.money import JsonMoney
 from tests.consoles import serve
 from tests.eventually import eventually
@@ -344,6 +354,25 @@ async def test_a_fault_is_a_500_that_is_logged_and_tells_nothing(
     response = await client.get("/failing")
     assert "secret" not in response.text
     problem(response, 500)
+
+
+async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refused_with_it() -> None:
+    reason: list[str] = []
+
+    async def ready() -> dict[str, str]:
+        return {}
+
+    app = create_app("test", "A test", ready, lambda: reason[0] if reason else None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/orders")).status_code == 404
+        reason.append("The database is not available")
+        for path in ALWAYS_SERVED:
+            assert (await client.get(path)).status_code == 200, path
+        answer = await client.get("/orders")
+        assert problem(answer, 503)["detail"] == reason[0]
+        assert answer.headers["Retry-After"] == "1"
+        reason.clear()
+        assert (await client.get("/orders")).status_code == 404
 
 
 async def test_readiness_tells_what_is_down(client: httpx.AsyncClient, server: Server) -> None:
