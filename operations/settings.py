@@ -21,8 +21,9 @@ from operations.native.layout import (
 from operations.native.services import PROCESSES
 from operations.native.state import State, read_state
 from shared.settings import HostNames, ServiceSettings
+from shared.urls import http_url
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")]
+HttpUrl = Annotated[str, http_url(credentials=True, path=True)]
 
 
 class OperationsSettings(ServiceSettings):

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.settings import ENV_PREFIX, ServiceSettings
+from shared.urls import http_url
 
 
 class PaymentSettings(ServiceSettings):
@@ -19,7 +20,7 @@ class PaymentSettings(ServiceSettings):
     payment_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     gateway_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     stripe_api_key: SecretStr | None = None
-    stripe_api_url: Annotated[str, Field(pattern=r"^https?://[^/@]+$")] = "https://api.stripe.com"
+    stripe_api_url: Annotated[str, http_url()] = "https://api.stripe.com"
 
     @field_validator("stripe_api_key")
     @classmethod

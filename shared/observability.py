@@ -5,7 +5,6 @@ message or one request in hand binds these to the context; a line about many nam
 """
 
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,7 @@ from typing import Any, Literal
 import structlog
 
 from shared import tracing
-
-_PASSWORD = re.compile(r"(://[^/@\s:]*:)[^/@\s]*(?=@)")
+from shared.urls import hide_credentials
 
 
 def configure_logging(service: str, level: str, log_format: Literal["console", "json"]) -> None:
@@ -68,7 +66,12 @@ def _name_span(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, A
 
 def _hide_passwords(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
     """Take the password out of every URL: a driver may put the one that it was given into an error."""
-    return {name: _PASSWORD.sub(r"\1***", value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _hidden(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _hidden(value: str) -> str:
+    # Line by line, as a traceback has many; the URL of a setting has no line breaks.
+    return "\n".join(map(hide_credentials, value.split("\n"))) if "://" in value else value
 
 
 def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any]:

@@ -1,12 +1,12 @@
 """Settings that every service has: environment variables with the prefix ORDERSAGA_ (see docs/configuration.md)."""
 
-import re
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import urls
 from shared.errors import StartError
 from shared.failure_points import kill_at
 
@@ -34,12 +34,10 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
 
-    mongodb_url: Annotated[str, Field(pattern=r"^mongodb(\+srv)?://")] = (
-        "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
-    )
+    mongodb_url: Annotated[str, urls.mongodb_url()] = "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
     mongo_driver: Literal["pymongo", "motor"] = "pymongo"
     database_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "ordersaga"
-    amqp_url: Annotated[str, Field(pattern=r"^amqps?://")] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_url: Annotated[str, urls.amqp_url()] = "amqp://guest:guest@127.0.0.1:5672/"
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
@@ -63,8 +61,6 @@ class ServiceSettings(BaseSettings):
         kill_at(value)
         return value
 
-
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^@/]*(?=@)")
 
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
@@ -91,10 +87,11 @@ def _explain(settings: type[BaseSettings], problem: object) -> str:
         return f"{variable} is required"
     field = settings.model_fields.get(name)
     secret = field is not None and "SecretStr" in repr(field.annotation)
-    shown = "***" if secret else _PASSWORD.sub(r"\1***", repr(value))
+    hide = urls.hide_credentials_in_value if name.endswith("url") else urls.hide_credentials
+    shown = "***" if secret else repr(hide(value) if isinstance(value, str) else value)
     return f"{variable}={shown} is not valid: {message}"
 
 
 def exit_with(error: StartError) -> NoReturn:
     """End the process with the error's one line on stderr and exit status 1."""
-    sys.exit(str(error))
+    sys.exit(urls.hide_credentials(str(error)))

@@ -20,7 +20,7 @@ from operations.native.leftovers import end_leftovers
 from operations.native.processes import end_all, find
 from operations.native.services import PROCESSES
 from operations.native.stack import Options
-from operations.native.state import ProcessState, hold, read_state
+from operations.native.state import ProcessState, find_holder, hold, read_state, read_state_if_readable
 from operations.settings import Stack, UnreachableError, locate_stack
 
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
@@ -108,10 +108,9 @@ def _end(layout: Layout, console: Console) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with console.status("taking the stack down"):
-            supervisor = read_state(layout).supervisor
-            if supervisor and (running := find(supervisor)):
-                end_all([running], SUPERVISOR_ENDS_WITHIN_SECONDS)
+            if supervisor := find_holder(layout):
+                end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
             with hold(layout):
-                end_leftovers(layout, read_state(layout))
+                end_leftovers(layout, read_state_if_readable(layout))
     finally:
         signal.signal(signal.SIGINT, before)

@@ -19,7 +19,7 @@ from operations.doctor.provider import check_provider
 from operations.native.layout import Layout, choose_data_directory
 from operations.native.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.native.services import SERVICES, SIMULATOR
-from operations.native.state import State, read_state
+from operations.native.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.native.status import check_stack
 from operations.settings import Stack, UnreachableError, locate_stack
 from shared.observability import logs_to_stderr
@@ -47,8 +47,12 @@ def doctor(
 
 async def _examine(data_dir: Path | None) -> list[Finding]:
     layout = Layout(choose_data_directory(data_dir, last_used=True))
-    state = read_state(layout)
+    state = read_state_if_readable(layout)
     findings = list(check_machine(layout.root, os.environ, stack_runs=state.running))
+    try:
+        read_state(layout)
+    except UnreadableStateError as error:
+        findings.append(wrong("remembered state", str(error), ""))
     try:
         stack = locate_stack(data_dir)
     except UnreachableError:

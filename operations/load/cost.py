@@ -8,7 +8,7 @@ import psutil
 
 from operations.native.layout import Layout
 from operations.native.processes import find
-from operations.native.state import read_state
+from operations.native.state import read_state_if_readable
 
 GENERATOR = "load"
 """The name under which this process itself is listed."""
@@ -34,7 +34,7 @@ class Cost:
 def usage(data_dir: Path | None) -> dict[str, Usage]:
     """What each process of the stack in that data directory, and this process, has used; this one alone without it."""
     measured = {GENERATOR: _of(psutil.Process())}
-    for process in read_state(Layout(data_dir)).processes if data_dir else ():
+    for process in read_state_if_readable(Layout(data_dir)).processes if data_dir else ():
         running = find(process.identity) if process.identity else None
         if running is not None:
             measured[process.name] = _of(running)

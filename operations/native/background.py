@@ -13,11 +13,12 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from operations.native.files import open_private
 from operations.native.layout import Layout
 from operations.native.services import import_path
-from operations.native.stack import CANNOT_RUN, Options, View, run_stack
+from operations.native.stack import CANNOT_RUN, Options, View, cannot_run, run_stack
 from operations.native.start import StartError
-from operations.native.state import State, read_state
+from operations.native.state import State, read_state_if_readable
 
 POLL_INTERVAL_SECONDS = 0.1
 
@@ -28,17 +29,7 @@ def start_in_background(options: Options, view: View, environment: Mapping[str, 
     The view hears the changes until then. Raises StartError with the reason when the supervisor ends first.
     """
     layout = Layout(options.root)
-    layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with layout.supervisor_log.open("ab") as log:
-        offset = log.tell()
-        supervisor = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-P", "-m", __name__, json.dumps(asdict(options), default=str)],
-            env={**environment, "PYTHONPATH": import_path(environment)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    supervisor, offset = _start_supervisor(options, layout, environment)
     try:
         return _await_ready(layout, supervisor, view, offset)
     except KeyboardInterrupt:
@@ -47,9 +38,30 @@ def start_in_background(options: Options, view: View, environment: Mapping[str, 
         raise
 
 
+def _start_supervisor(
+    options: Options, layout: Layout, environment: Mapping[str, str]
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """Return the process and where its part of the log begins."""
+    try:
+        layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open_private(layout.supervisor_log, "ab") as log:
+            offset = log.tell()
+            supervisor = subprocess.Popen(  # noqa: S603 - this program itself
+                [sys.executable, "-P", "-m", __name__, json.dumps(asdict(options), default=str)],
+                env={**environment, "PYTHONPATH": import_path(environment)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            return supervisor, offset
+    except OSError as error:
+        raise cannot_run(layout, error) from error
+
+
 def _await_ready(layout: Layout, supervisor: "subprocess.Popen[bytes]", view: View, log_offset: int) -> State:
     while supervisor.poll() is None:
-        state = read_state(layout)
+        state = read_state_if_readable(layout)  # what a former supervisor left may be anything
         if state.supervisor is not None and state.supervisor.pid == supervisor.pid:
             view.change(state)
             if state.phase == "ready":
@@ -68,8 +80,10 @@ class _LogView:
         """Leave it to the state file."""
 
     def event(self, text: str) -> None:
-        """Write the event down."""
-        print(f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {text}", flush=True)  # noqa: T201
+        """Write the event down; raises OSError when it is not written."""
+        line = f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {text}\n"
+        # Not through a buffer, which would keep what could not be written and write it once more.
+        os.write(sys.stdout.fileno(), line.encode(errors="replace"))
 
 
 def main() -> None:

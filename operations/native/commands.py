@@ -1,6 +1,7 @@
 """The commands `up`, `down` and `status`."""
 
 import asyncio
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,20 @@ from operations.native.background import start_in_background
 from operations.native.display import StartDisplay, print_processes
 from operations.native.layout import Layout, choose_data_directory
 from operations.native.leftovers import end_leftovers
-from operations.native.processes import end_all, find
+from operations.native.processes import end_all
 from operations.native.services import choose_services
 from operations.native.stack import CANNOT_RUN, Options, run_stack
-from operations.native.state import AlreadyRunsError, State, hold, read_state, write_state
+from operations.native.state import (
+    AlreadyRunsError,
+    State,
+    UnreadableStateError,
+    find_holder,
+    hold,
+    read_state_if_readable,
+    write_state,
+)
 from operations.native.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
+from shared.urls import hide_credentials
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
@@ -52,8 +62,7 @@ def up(
     try:
         _run(options, console, detach)
     except CANNOT_RUN as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise _failed(str(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(1) from None
 
@@ -75,16 +84,19 @@ def down(data_dir: DataDirectory = None) -> None:
     if not layout.root.is_dir():
         console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
         return
-    with console.status(f"ending the stack in {layout.root}"):
-        supervised = _end_supervisor(read_state(layout))
-        left = _end_leftovers(layout)
+    try:
+        with console.status(f"ending the stack in {layout.root}"):
+            supervised = _end_supervisor(layout)
+            left = _end_leftovers(layout)
+    except OSError as error:
+        raise _failed(f"the stack in {layout.root} cannot be ended: {error}") from error
     done = f"the stack in {layout.root} has ended" if supervised or left else f"nothing runs in {layout.root}"
     console.print(done, highlight=False, soft_wrap=True)
 
 
-def _end_supervisor(state: State) -> bool:
+def _end_supervisor(layout: Layout) -> bool:
     """Ask the supervisor to end its stack and wait until it has; kill it when it does not."""
-    supervisor = find(state.supervisor) if state.supervisor else None
+    supervisor = find_holder(layout)
     if supervisor is None:
         return False
     end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
@@ -94,14 +106,22 @@ def _end_supervisor(state: State) -> bool:
 def _end_leftovers(layout: Layout) -> int:
     try:
         with hold(layout):
-            state = read_state(layout)
+            state = read_state_if_readable(layout)
             left = end_leftovers(layout, state)
             if left:
                 gone = tuple(replace(process, identity=None, ready=False) for process in state.processes)
-                write_state(layout, replace(state, phase="stopped", supervisor=None, processes=gone))
+                with contextlib.suppress(OSError):  # a full disk: that they are gone is seen without it
+                    write_state(layout, replace(state, phase="stopped", supervisor=None, processes=gone))
             return left
     except AlreadyRunsError:  # somebody started it anew in this moment
         return 0
+
+
+def _failed(reason: str) -> typer.Exit:
+    """Print why a command failed; return what ends it with exit status 1."""
+    text = hide_credentials(reason)
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(1)
 
 
 def status(
@@ -113,7 +133,10 @@ def status(
     Where no stack runs in the data directory, it is the one whose servers and services the environment names.
     """
     layout = Layout(choose_data_directory(data_dir, last_used=True))
-    state, processes = asyncio.run(check_stack(layout))
+    try:
+        state, processes = asyncio.run(check_stack(layout))
+    except UnreadableStateError as error:
+        raise _failed(str(error)) from None
     if as_json_document:
         typer.echo(json.dumps(as_json(layout, state, processes), indent=2))
     else:

@@ -1,6 +1,5 @@
 """What `up` and `status` show on the terminal."""
 
-import urllib.parse
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -13,6 +12,7 @@ from rich.table import Column, Table
 from operations.native.layout import Layout
 from operations.native.state import ProcessState, State
 from operations.native.status import ProcessStatus
+from shared.urls import hide_credentials
 
 
 class StartDisplay:
@@ -88,7 +88,7 @@ def print_ready(console: Console, layout: Layout, state: State) -> None:
     print_processes(console, [ProcessStatus(process, None) for process in listed])
     for name, url in (("mongodb", state.mongodb_url), ("rabbitmq", state.amqp_url)):
         if url and name not in {process.name for process in listed}:
-            console.print(f"{name} is not run here: {without_password(url)}", highlight=False, soft_wrap=True)
+            console.print(f"{name} is not run here: {hide_credentials(url)}", highlight=False, soft_wrap=True)
     console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
 
 
@@ -99,7 +99,7 @@ def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
         process = status.process
         table.add_row(
             process.name,
-            without_password(process.url or ""),
+            hide_credentials(process.url or ""),
             str(process.identity.pid) if process.identity else "-",
             "[green]yes[/]" if status.missing is None else "[red]no[/]",
         )
@@ -108,12 +108,3 @@ def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
         if status.missing is not None:
             reason = f"{status.process.name} is not ready: {status.missing}"
             console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
-
-
-def without_password(url: str) -> str:
-    """Return the URL with its password, unless it is the well-known `guest`, replaced by `***`."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.password in (None, "guest"):
-        return url
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{user}:***@{host}").geturl()

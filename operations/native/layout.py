@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.native.files import write_private
+
 DATA_DIRECTORY_VARIABLE = "ORDERSAGA_DATA_DIR"
 MONGODB_URL_VARIABLE = "ORDERSAGA_MONGODB_URL"
 AMQP_URL_VARIABLE = "ORDERSAGA_AMQP_URL"
@@ -29,8 +31,13 @@ class Layout:
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the supervisor for as long as it lives."""
+        """Locked by the supervisor for as long as it lives; holds its pid."""
         return self.root / "lock"
+
+    @property
+    def origin_file(self) -> Path:
+        """Where this directory lay when its stack was made: see `origin`."""
+        return self.root / "origin"
 
     @property
     def logs(self) -> Path:
@@ -66,24 +73,24 @@ def choose_data_directory(
     With `last_used`, for commands that look for a stack, the one that `up` used last comes before the default.
     """
     chosen = named or environment.get(DATA_DIRECTORY_VARIABLE) or (_last_used(environment) if last_used else None)
-    return Path(chosen or DEFAULT_DATA_DIRECTORY).expanduser().absolute()
+    # The real path: processes are marked with it, and a stack is the same one by whatever link it is named.
+    return Path(chosen or DEFAULT_DATA_DIRECTORY).expanduser().resolve()
 
 
 def remember_as_last_used(root: Path, environment: Mapping[str, str] = os.environ) -> None:
-    """Note, for this user, that this data directory was used last."""
+    """Note, for this user, that this data directory was used last. Raises OSError when it cannot be noted."""
     note = _note(environment)
     note.parent.mkdir(parents=True, exist_ok=True)
-    written = note.with_name(f"{note.name}.{os.getpid()}")
-    written.write_text(f"{root}\n")
-    written.replace(note)
+    write_private(note, os.fsencode(root) + b"\n")
 
 
 def _last_used(environment: Mapping[str, str]) -> Path | None:
+    """Return the directory used last; None when there is no note of it, or none that can be read."""
     try:
-        text = _note(environment).read_text().strip()
-    except FileNotFoundError:
+        text = os.fsdecode(_note(environment).read_bytes()).strip()
+    except OSError:
         return None
-    return Path(text) if text else None
+    return Path(text) if Path(text).is_absolute() and "\0" not in text else None
 
 
 def _note(environment: Mapping[str, str]) -> Path:

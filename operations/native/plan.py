@@ -42,7 +42,7 @@ def make_plan(
     taken, ServerMissingError when a server that is needed is not installed. `services` are some of PROCESSES.
     """
     ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
-    node = remembered.node or f"ordersaga-{secrets.token_hex(4)}"
+    node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
     settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
     simulator, running = _plan_services(layout, services, ports, settings)
@@ -57,6 +57,12 @@ def make_plan(
     # With the servers, so that it is there before a job that is due comes to buy, and until the last one has.
     servers[-1].extend(simulator)
     return Plan([*servers, running], state)
+
+
+def _node_with_data(layout: Layout) -> str | None:
+    """Return the name of the RabbitMQ node whose data is there: another one would not read it."""
+    found = sorted(layout.rabbitmq.glob("data/*@localhost"), key=lambda path: path.stat().st_mtime)
+    return found[-1].name.removesuffix("@localhost") if found else None
 
 
 def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:

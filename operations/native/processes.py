@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from operations.native.files import open_private
 from operations.native.program import Command
 
 MARK = "ORDERSAGA_STACK"
@@ -124,11 +125,14 @@ class Child:
             self._process.send_signal(number)
 
     def last_lines(self, count: int = 3) -> list[str]:
-        """The last lines that it has written to its log since it was started."""
-        with self._log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_offset, end - 64 * 1024))
-            text = log.read().decode(errors="replace")
+        """The last lines that it has written to its log since it was started; none when that cannot be read."""
+        try:
+            with self._log.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_offset, end - 64 * 1024))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return []
         return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
 
@@ -138,7 +142,7 @@ async def spawn(command: Command, log: Path, stack: Path) -> Child:
     Raises OSError when it cannot be executed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with open_private(log, "ab") as output:
         offset = output.tell()
         process = await asyncio.create_subprocess_exec(
             *command.argv,

@@ -4,13 +4,14 @@ The credentials of what was sold are encrypted at rest. A key that `up` makes is
 data that it opens: another one after a restart could not read what was stored before.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.fernet import Fernet
 
+from operations.native.files import write_private
 from operations.native.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SMARTVPS_URL_VARIABLE, Layout
+from operations.native.start import StartError
 
 USERNAME_VARIABLE = "ORDERSAGA_SMARTVPS_USERNAME"
 PASSWORD_VARIABLE = "ORDERSAGA_SMARTVPS_PASSWORD"  # noqa: S105 - a variable's name
@@ -45,17 +46,20 @@ def for_provisioning(layout: Layout, simulator_url: str | None, environment: Map
 
 
 def kept_key(file: Path) -> str:
-    """Return the key in the file, for its owner only; a new one where there is none yet."""
+    """Return the key in the file, for its owner only; a new one where there is none yet.
+
+    Raises StartError for a file that holds no key.
+    """
     try:
-        return file.read_text().strip()
+        key = file.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
         key = Fernet.generate_key().decode()
-    # Written beside and moved, as a whole: half a key would be kept, and refused, for ever.
-    written = file.with_suffix(".new")
-    written.unlink(missing_ok=True)
-    with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(f"{key}\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    written.replace(file)
+        write_private(file, f"{key}\n".encode())
+    try:
+        Fernet(key)
+    except ValueError:
+        raise StartError(
+            f"{file} holds no valid key. Put the key back that was in it, or delete the file to have a new one made: "
+            "credentials that are stored under the lost key can then not be read any more"
+        ) from None
     return key

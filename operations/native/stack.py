@@ -9,17 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from operations.native.layout import MONGODB_URL_VARIABLE, Layout, remember_as_last_used
+from operations.native.files import PRIVATE_UMASK, restrict
+from operations.native.layout import (
+    DATA_DIRECTORY_VARIABLE,
+    MONGODB_URL_VARIABLE,
+    Layout,
+    remember_as_last_used,
+)
 from operations.native.leftovers import end_leftovers
+from operations.native.origin import MovedError, check_origin
 from operations.native.plan import make_plan
 from operations.native.ports import PortClaims, PortTakenError
 from operations.native.processes import identify
 from operations.native.program import ServerMissingError
 from operations.native.start import StartError
-from operations.native.state import AlreadyRunsError, State, hold, read_state
+from operations.native.state import AlreadyRunsError, State, UnreadableStateError, hold, read_state, write_state
 from operations.native.supervisor import Supervisor
 
-CANNOT_RUN = (AlreadyRunsError, PortTakenError, ServerMissingError, StartError)
+CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StartError)
 """Every reason for which a stack does not run; the message of each is for the user."""
 
 
@@ -49,17 +56,54 @@ def run_stack(options: Options, view: View, environment: Mapping[str, str] = os.
     Raises one of CANNOT_RUN.
     """
     layout = Layout(options.root)
-    with hold(layout), PortClaims() as claims:
-        remembered = read_state(layout)
-        if ended := end_leftovers(layout, remembered):
-            view.event(f"ended {ended} processes that a killed supervisor had left behind")
-        if options.fresh:
-            _wipe(layout, environment)
-        _set_old_logs_aside(layout)
-        plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
-        state = replace(plan.state, supervisor=identify(os.getpid()))
+    os.umask(PRIVATE_UMASK)  # also for MongoDB, RabbitMQ and the services
+    try:
+        with hold(layout), PortClaims() as claims:
+            supervisor = _prepare(layout, options, view, environment, claims)
+            asyncio.run(_supervise(supervisor))
+    except OSError as error:
+        raise cannot_run(layout, error) from error
+
+
+def cannot_run(layout: Layout, error: OSError) -> StartError:
+    """Return the error that says why the system does not let a stack run."""
+    return StartError(f"the stack in {layout.root} cannot run: {error}")
+
+
+def _prepare(
+    layout: Layout, options: Options, view: View, environment: Mapping[str, str], claims: PortClaims
+) -> Supervisor:
+    """End what an earlier run left, make the data directory ready and return what runs the planned stack."""
+    remembered = _remembered(layout, view)
+    if ended := end_leftovers(layout, remembered):
+        view.event(f"ended {ended} processes that a killed supervisor had left behind")
+    if options.fresh:
+        _wipe(layout, environment)
+    check_origin(layout)
+    for directory in (layout.logs, layout.mongodb, layout.rabbitmq):
+        restrict(directory)
+    _set_old_logs_aside(layout)
+    plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
+    state = replace(plan.state, supervisor=identify(os.getpid()))
+    write_state(layout, state)  # a disk that is full already ends the start
+    _remember_as_last_used(layout, view, environment)
+    return Supervisor(layout, plan.stages, state, view.change, view.event)
+
+
+def _remembered(layout: Layout, view: View) -> State:
+    """Return the remembered state; without it ports are chosen again, and processes are found by their mark."""
+    try:
+        return read_state(layout)
+    except UnreadableStateError as error:
+        view.event(f"goes on without the remembered state: {error.__cause__}")
+        return State()
+
+
+def _remember_as_last_used(layout: Layout, view: View, environment: Mapping[str, str]) -> None:
+    try:
         remember_as_last_used(layout.root, environment)
-        asyncio.run(_supervise(Supervisor(layout, plan.stages, state, view.change, view.event)))
+    except OSError as error:
+        view.event(f"other commands need --data-dir or {DATA_DIRECTORY_VARIABLE} to find this stack: {error}")
 
 
 async def _supervise(supervisor: Supervisor) -> None:
@@ -76,6 +120,8 @@ def _wipe(layout: Layout, environment: Mapping[str, str]) -> None:
     """
     for directory in (layout.mongodb, layout.rabbitmq, layout.logs):
         shutil.rmtree(directory, ignore_errors=True)
+    layout.state_file.unlink(missing_ok=True)
+    layout.origin_file.unlink(missing_ok=True)
     if not environment.get(MONGODB_URL_VARIABLE):
         layout.credentials_key.unlink(missing_ok=True)
 

@@ -10,9 +10,14 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from operations.native.files import open_private, write_private
 from operations.native.layout import Layout
+from operations.native.origin import has_moved
 from operations.native.processes import Identity, find
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
@@ -59,28 +64,53 @@ class State:
         return replace(self, processes=kept)
 
 
+_STORED = TypeAdapter(State)
+
+
+class UnreadableStateError(Exception):
+    """The remembered state cannot be read; the message says why, and what helps."""
+
+
 def read_state(layout: Layout) -> State:
-    """Return the remembered state; that of a stack that never ran when there is none."""
+    """Return the remembered state; that of a stack that never ran when there is none, or when it is another stack's.
+
+    Raises UnreadableStateError.
+    """
     try:
-        stored = json.loads(layout.state_file.read_bytes())
+        stored = layout.state_file.read_bytes()
+        if has_moved(layout):  # the processes and ports of a copied state are the original's
+            return State()
+        return _STORED.validate_json(stored)
     except (FileNotFoundError, NotADirectoryError):
         return State()
-    processes = tuple(
-        ProcessState(**{**process, "identity": _identity(process["identity"])}) for process in stored["processes"]
-    )
-    return State(**{**stored, "supervisor": _identity(stored["supervisor"]), "processes": processes})
+    except (OSError, ValidationError) as error:
+        raise UnreadableStateError(
+            f"{layout.state_file} cannot be read ({_reason(error)}): `ordersaga down` ends what still runs there, "
+            "`ordersaga up` starts the stack again with its data, `ordersaga up --fresh` without"
+        ) from error
 
 
-def _identity(stored: dict[str, Any] | None) -> Identity | None:
-    return Identity(**stored) if stored else None
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join([*map(str, first["loc"]), first["msg"]])
+
+
+def read_state_if_readable(layout: Layout) -> State:
+    """Return the remembered state, and that of a stack that never ran when it cannot be read."""
+    try:
+        return read_state(layout)
+    except UnreadableStateError:
+        return State()
 
 
 def write_state(layout: Layout, state: State) -> None:
-    """Replace the remembered state, all of it or nothing. The file may hold a password in a URL: for its owner only."""
-    written = layout.state_file.with_suffix(".new")
-    with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(asdict(state), file, indent=1)
-    written.replace(layout.state_file)
+    """Replace the remembered state, all of it or nothing. The file may hold a password in a URL: for its owner only.
+
+    Raises OSError.
+    """
+    write_private(layout.state_file, json.dumps(asdict(state), indent=1).encode())
 
 
 @contextlib.contextmanager
@@ -90,14 +120,37 @@ def hold(layout: Layout) -> Iterator[None]:
     Raises AlreadyRunsError when another one holds it.
     """
     layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with layout.lock_file.open("a") as file:
+    with open_private(layout.lock_file, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            supervisor = read_state(layout).supervisor
-            pid = f" (pid {supervisor.pid})" if supervisor else ""
+            holder = find_holder(layout)
+            pid = f" (pid {holder.pid})" if holder else ""
             raise AlreadyRunsError(
                 f"a stack already runs in {layout.root}{pid}: `ordersaga status` shows it, `ordersaga down` ends it, "
                 "--data-dir names another directory"
             ) from None
+        with contextlib.suppress(OSError):  # a full disk: the state names the supervisor too, if it can be written
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
+            file.flush()
         yield
+
+
+def find_holder(layout: Layout) -> psutil.Process | None:
+    """Return the process that holds the data directory, whatever its state says; None when there is none.
+
+    The lock itself is asked, and not only what is written in it: that may be copied, or left over.
+    """
+    try:
+        with layout.lock_file.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except BlockingIOError:
+        pass
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        return psutil.Process(int(layout.lock_file.read_text()))
+    supervisor = read_state_if_readable(layout).supervisor
+    return find(supervisor) if supervisor else None

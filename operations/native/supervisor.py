@@ -9,9 +9,10 @@ from pathlib import Path
 
 from operations.native.layout import Layout
 from operations.native.processes import Child, end_all, find_marked, spawn
-from operations.native.program import Program
+from operations.native.program import Program, ServerMissingError
+from operations.native.recorder import Recorder
 from operations.native.start import StartError, exit_text, until_ready
-from operations.native.state import Phase, ProcessState, State, write_state
+from operations.native.state import Phase, ProcessState, State
 
 READY_WITHIN_SECONDS = 90.0
 FIRST_RESTART_DELAY_SECONDS = 0.2
@@ -39,7 +40,7 @@ class Supervisor:
     """Runs the programs of one stack; whoever runs it holds the data directory.
 
     `on_change` hears every new state, which is then also in the state file; `on_event` hears each death and
-    restart as a line of text.
+    restart as a line of text. Both may raise OSError, as a full disk or a closed terminal does.
     """
 
     def __init__(
@@ -53,8 +54,7 @@ class Supervisor:
     ) -> None:
         self._layout = layout
         self._stages = [[_Slot(program) for program in stage] for stage in stages]
-        self._on_change = on_change
-        self._on_event = on_event
+        self._recorder = Recorder(layout, on_change, on_event)
         self._ready_within_seconds = ready_within_seconds
         self._stop_requested = asyncio.Event()
         self._watchers: list[asyncio.Task[None]] = []
@@ -79,6 +79,7 @@ class Supervisor:
 
         Raises StartError when a program ends at its first start or is not ready in time; all has ended then too.
         """
+        recording = asyncio.create_task(self._recorder.retry())
         try:
             self._set_phase("starting")
             if await self._started():
@@ -90,6 +91,7 @@ class Supervisor:
             raise
         finally:
             await self._end()
+            await _cancel([recording])
         self._set_phase("stopped")
 
     async def _started(self) -> bool:
@@ -120,11 +122,11 @@ class Supervisor:
 
     async def _spawn(self, slot: _Slot) -> None:
         log = self._log(slot)
+        slot.started_at = time.monotonic()
         try:
             slot.child = await spawn(slot.program.prepare(), log, self._layout.root)
-        except OSError as error:
+        except (OSError, ServerMissingError) as error:
             raise StartError(f"{slot.program.name} cannot be started: {error}") from error
-        slot.started_at = time.monotonic()
         self._set_process(slot, identity=slot.child.identity, ready=False, detail="starts")
 
     def _log(self, slot: _Slot) -> Path:
@@ -147,7 +149,7 @@ class Supervisor:
             lived = time.monotonic() - slot.started_at
             slot.quick_deaths = 0 if lived > HEALTHY_SECONDS else slot.quick_deaths + 1
             delay = restart_delay(max(0, slot.quick_deaths - 1))
-            self._on_event(
+            self._recorder.say(
                 f"{slot.program.name} (pid {slot.child.pid}) ended {exit_text(status)}: starts again in {delay:.1f} s"
             )
             self._set_process(slot, identity=None, ready=False, detail=f"ended {exit_text(status)}")
@@ -160,9 +162,11 @@ class Supervisor:
             await self._spawn(slot)
             self._set_process(slot, restarts=restarts + 1)
             await self._await_ready(slot)
-            self._on_event(f"{slot.program.name} runs again (pid {slot.child.pid if slot.child else 0})")
+            self._recorder.say(f"{slot.program.name} runs again (pid {slot.child.pid if slot.child else 0})")
         except StartError as error:
-            self._on_event(str(error))
+            self._recorder.say(str(error))
+        except Exception as error:  # noqa: BLE001 - a watcher that ended would never start its program again
+            self._recorder.say(f"{slot.program.name} could not be restarted: {error!r}")
 
     async def _end(self) -> None:
         """End everything that was started, last stage first; a stage's programs end side by side."""
@@ -186,8 +190,7 @@ class Supervisor:
 
     def _set(self, state: State) -> None:
         self.state = state
-        write_state(self._layout, state)
-        self._on_change(state)
+        self._recorder.record(state)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

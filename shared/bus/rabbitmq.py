@@ -7,7 +7,6 @@ the link as a whole, and the supervisor opens a new one: there is no half-alive 
 import asyncio
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -16,6 +15,7 @@ from shared.bus import Delivery, Envelope
 from shared.bus.backoff import Backoff
 from shared.bus.link import Link, Options, RefusedError
 from shared.errors import BusUnavailableError, StartError
+from shared.urls import hide_credentials
 
 _STABLE_SECONDS = 5.0
 """A link that lived for less is opened again after a longer wait each time."""
@@ -41,7 +41,7 @@ class RabbitBus:
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         name: str = "ordersaga",
     ) -> None:
-        self._address = _without_password(url)
+        self._address = hide_credentials(url)
         self._options = Options(url, prefetch, publish_timeout, check_every, tuple(ladder), name)
         self._queue: str | None = None
         self._link: Link | None = None
@@ -163,9 +163,3 @@ class RabbitBus:
         log.warning("RabbitMQ connection lost", address=self._address, reason=self._reason)
         await link.close()
         return time.monotonic() - since
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    default = 5671 if parts.scheme == "amqps" else 5672
-    return f"{parts.hostname}:{parts.port or default}{parts.path}"

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,6 +300,61 @@ async def test_a_stack_in_the_foreground_ends_with_a_signal_and_leaves_nothing(
     assert up.returncode == 0
     assert "everything has ended" in output
     assert services_only.left_behind() == []
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"node": '])
+async def test_a_damaged_state_has_a_way_out(services_only: CommandLine, damaged: bytes) -> None:
+    state_file = Layout(services_only.data_directory).state_file
+    services_only.must("up", "--detach", "--only", "order")
+    supervisor = services_only.status()["supervisorPid"]
+    state_file.write_bytes(damaged)
+
+    for words, line in (("status", "state.json cannot be read"), ("up", f"already runs in .*pid {supervisor}")):
+        told = services_only.run(words)
+        assert told.returncode == 1
+        assert re.search(line, told.stderr)
+        assert "Traceback" not in told.stderr
+
+    assert "has ended" in services_only.must("down")
+    assert services_only.left_behind() == []
+
+    for words in (["--fresh"], []):
+        state_file.write_bytes(damaged)
+        services_only.must("up", "--detach", "--only", "order", *words)
+        assert services_only.status()["ready"]
+        told = (services_only.data_directory / "supervisor.log").read_text()
+        assert "goes on without the remembered state" in told
+        os.kill(services_only.status()["supervisorPid"], signal.SIGKILL)
+        state_file.write_bytes(damaged)
+        services_only.must("down")
+        assert services_only.left_behind() == []
+
+
+async def test_a_copied_data_directory_does_not_start_and_leaves_its_original_alone(services_only: CommandLine) -> None:
+    services_only.must("up", "--detach", "--only", "order")
+    running = services_only.status()
+    copy = services_only.home / "copy"
+    shutil.copytree(services_only.data_directory, copy)
+
+    refused = services_only.run("up", "--only", "order", "--data-dir", str(copy))
+    assert refused.returncode == 1
+    assert f"was made in {services_only.data_directory}" in refused.stderr
+    assert "up --fresh" in refused.stderr
+    assert "nothing runs" in services_only.must("down", "--data-dir", str(copy))
+    assert services_only.status() == running
+
+    services_only.must("up", "--detach", "--fresh", "--only", "order", "--data-dir", str(copy))
+    services_only.must("down", "--data-dir", str(copy))
+    assert services_only.status() == running
+
+
+async def test_a_directory_that_cannot_be_used_is_told_in_one_line(services_only: CommandLine) -> None:
+    services_only.data_directory.write_text("a file")
+    for words in (["up", "--only", "order"], ["up", "--detach", "--only", "order"]):
+        failed = services_only.run(*words)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"the stack in {services_only.data_directory} cannot run: ")
+        assert "Traceback" not in failed.stderr
 
 
 async def test_given_servers_are_used_and_not_started(services_only: CommandLine, servers: Servers) -> None:

@@ -2,27 +2,33 @@
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import pytest
 
+from operations.native import recorder
 from operations.native.layout import Layout
 from operations.native.leftovers import end_leftovers
 from operations.native.ports import PortClaims
 from operations.native.processes import end_all, find, find_marked, identify
-from operations.native.program import Command
+from operations.native.program import Command, ServerMissingError
 from operations.native.services import probe_readiness
 from operations.native.start import StartError
 from operations.native.state import AlreadyRunsError, ProcessState, State, hold, read_state
 from operations.native.supervisor import Supervisor
 from tests.eventually import eventually
+
+T = TypeVar("T")
 
 # Answers every request with 200, or with the status in ANSWER; notes its end in the file ENDS.
 HTTP_PROGRAM = """
@@ -97,14 +103,20 @@ class Answering(StandIn):
 class Run:
     """A supervisor at work in a task of this process."""
 
-    def __init__(self, layout: Layout, *stages: list[StandIn], ready_within_seconds: float = LONG_ENOUGH) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *stages: list[StandIn],
+        ready_within_seconds: float = LONG_ENOUGH,
+        disk: "FullDisk | None" = None,
+    ) -> None:
         self.layout = layout
         self.events: list[str] = []
         self.supervisor = Supervisor(
             layout,
             stages,
             State(),
-            on_event=self.events.append,
+            on_event=disk.before(self.events.append) if disk else self.events.append,
             ready_within_seconds=ready_within_seconds,
         )
         self.task = asyncio.create_task(self.supervisor.run())
@@ -216,6 +228,85 @@ async def test_a_program_that_keeps_dying_is_restarted_ever_more_slowly(
     delays = [event.rpartition("starts again in ")[2] for event in run.events if "starts again" in event]
     assert delays[:4] == ["0.2 s", "0.4 s", "0.8 s", "1.6 s"]
     assert any("ended at its start with exit status 7" in event for event in run.events)
+    await run.end()
+
+
+class FullDisk:
+    """A disk that takes nothing while it is `full`: stands before what writes to it."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def before(self, write: Callable[..., T]) -> Callable[..., T]:
+        def checked(*arguments: object) -> T:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments)
+
+        return checked
+
+
+async def test_a_full_disk_does_not_end_the_supervision(
+    layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk()
+    monkeypatch.setattr(recorder, "write_state", disk.before(recorder.write_state))
+    monkeypatch.setattr(one, "prepare", disk.before(one.prepare))
+    run = Run(layout, [one], disk=disk)
+    await run.ready()
+    killed = run.pid("one")
+
+    disk.full = True
+    os.kill(killed, signal.SIGKILL)
+    await eventually(lambda: not psutil.pid_exists(killed), LONG_ENOUGH)
+    # Meanwhile it cannot be started, and none of that can be written.
+    before = run.supervisor.state
+    await eventually(lambda: run.supervisor.state is not before, LONG_ENOUGH)
+    assert run.events == []
+    assert run.pid("one") == killed  # the state on the disk is that of before
+    disk.full = False
+
+    await eventually(lambda: run.process("one").ready and run.pid("one") != killed, LONG_ENOUGH)
+    await eventually(lambda: any("runs again" in event for event in run.events), LONG_ENOUGH)
+    state_file = str(layout.state_file)
+    told = [event.partition(" (at ")[0] for event in run.events]
+    assert f"{state_file} cannot be written (No space left on device): tried every second" in told
+    assert told.count(f"{state_file} is written again") == 1
+    assert told[0].startswith(f"one (pid {killed}) ended by signal 9")
+    await run.end()
+    assert read_state(layout).phase == "stopped"
+
+
+async def test_a_disk_that_stays_full_does_not_hinder_the_end(
+    layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk()
+    monkeypatch.setattr(recorder, "write_state", disk.before(recorder.write_state))
+    run = Run(layout, [one], disk=disk)
+    await run.ready()
+    disk.full = True
+    await run.end()
+    assert find_marked(layout.root) == []
+
+
+async def test_whatever_goes_wrong_with_a_restart_is_told_and_the_next_one_comes(
+    layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(layout, [one])
+    await run.ready()
+    prepare, wrong = one.prepare, [RuntimeError("out of order"), ServerMissingError("mongod --version does not run")]
+
+    def prepare_at_the_third_try() -> Command:
+        if wrong:
+            raise wrong.pop()
+        return prepare()
+
+    monkeypatch.setattr(one, "prepare", prepare_at_the_third_try)
+    killed = run.pid("one")
+    os.kill(killed, signal.SIGKILL)
+    await eventually(lambda: run.process("one").ready and run.pid("one") != killed, LONG_ENOUGH)
+    assert "one cannot be started: mongod --version does not run" in run.events
+    assert "one could not be restarted: RuntimeError('out of order')" in run.events
     await run.end()
 
 

@@ -42,7 +42,7 @@ def test_settings_come_from_the_environment_and_what_is_not_ours_is_ignored(monk
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
         ("HTTP_PORT", "http", "valid integer"),
         ("MONGODB_URL", "localhost:27017", "mongodb"),
-        ("AMQP_URL", "http://localhost", "amqps?"),
+        ("AMQP_URL", "http://localhost", "amqp://"),
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO'"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
         ("DATABASE_PREFIX", "a/b", "pattern"),
