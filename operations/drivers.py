@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from operations.settings import UnreachableError
+from shared.urls import hide_credentials
 
 
 @contextlib.contextmanager
@@ -21,4 +22,4 @@ def unreachable_unless_done(who: str) -> Iterator[None]:
 
 def first_line(error: PyMongoError) -> str:
     """Return what an error says, without the description of every server behind it."""
-    return str(error).partition(", Timeout:")[0].partition("\n")[0][:300]
+    return hide_credentials(str(error).partition(", Timeout:")[0].partition("\n")[0])[:300]

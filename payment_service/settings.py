@@ -3,11 +3,11 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.settings import ENV_PREFIX, ServiceSettings
-from shared.urls import http_url
+from shared.urls import check_origin
 
 
 class PaymentSettings(ServiceSettings):
@@ -20,7 +20,7 @@ class PaymentSettings(ServiceSettings):
     payment_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     gateway_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     stripe_api_key: SecretStr | None = None
-    stripe_api_url: Annotated[str, http_url()] = "https://api.stripe.com"
+    stripe_api_url: Annotated[str, AfterValidator(check_origin)] = "https://api.stripe.com"
 
     @field_validator("stripe_api_key")
     @classmethod

@@ -3,11 +3,11 @@
 from typing import Annotated, Self
 
 from cryptography.fernet import Fernet
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from shared.settings import ENV_PREFIX, ServiceSettings
-from shared.urls import http_url
+from shared.urls import check_api_url
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Delays = Annotated[tuple[Annotated[float, Field(ge=0, le=86_400)], ...], NoDecode, Field(min_length=1)]
@@ -21,7 +21,7 @@ class ProvisioningSettings(ServiceSettings):
     # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
-    smartvps_url: Annotated[str, http_url(path=True)] | None = None
+    smartvps_url: Annotated[str, AfterValidator(check_api_url)] | None = None
     smartvps_username: str | None = None
     smartvps_password: SecretStr | None = None
     credentials_key: SecretStr | None = None

@@ -24,6 +24,7 @@ from pymongo.errors import (
 from shared import tracing
 from shared.errors import DatabaseUnavailableError, StartError
 from shared.settings import ServiceSettings
+from shared.urls import hide_credentials
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
@@ -36,11 +37,16 @@ _log = structlog.get_logger(__name__)
 _PASSING_CODES = frozenset(
     {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436}
 )
+# Unauthorized, AuthenticationFailed, MechanismUnavailable, and what MongoDB Atlas says for the second.
+_REFUSAL_CODES = frozenset({13, 18, 334, 8000})
 DUPLICATE_KEY = 11000
 
 
 def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
-    """Open a client with majority writes and an upper bound on every call; it connects when it is first used."""
+    """Open a client with majority writes and an upper bound on every call; it connects when it is first used.
+
+    Raises StartError for a URL whose options contradict each other or are not known.
+    """
     options: dict[str, Any] = {
         "tz_aware": True,
         "w": "majority",
@@ -51,7 +57,10 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
         options["event_listeners"] = listeners
     if settings.mongo_driver == "motor":
         return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
-    return AsyncMongoClient(settings.mongodb_url, **options)
+    try:
+        return AsyncMongoClient(settings.mongodb_url, **options)
+    except (PyMongoError, ValueError, TypeError) as error:
+        raise StartError(f"ORDERSAGA_MONGODB_URL is not valid: {first_line(error)}") from None
 
 
 def _motor_client(url: str, options: dict[str, Any]) -> Any:
@@ -86,12 +95,18 @@ async def aggregate(
 async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
     """Wait until MongoDB answers and has a primary, with one line of log a second.
 
-    Raises StartError if it is not a replica set: majority writes and failover need one.
+    Raises StartError for what waiting does not change: it is not a replica set, which majority writes and failover
+    need, or it refuses the user.
     """
     while True:
         try:
             hello = await database.command("hello")
         except PyMongoError as error:
+            if is_refusal(error):
+                raise StartError(
+                    f"MongoDB refuses the user in ORDERSAGA_MONGODB_URL ({first_line(error)}): check user, password "
+                    "and authSource there, and the user's roles"
+                ) from None
             _log.warning("waiting for MongoDB", error=first_line(error))
         else:
             if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -104,6 +119,11 @@ async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
         await asyncio.sleep(pause)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether the server refuses the user: not known, a wrong password, or a role is missing. Waiting does not help."""
+    return isinstance(error, OperationFailure) and error.code in _REFUSAL_CODES
+
+
 def as_ours(error: Exception) -> Exception:
     """Turn a driver's error into DatabaseUnavailableError where the same call will succeed later, leave others."""
     if is_passing(error):
@@ -113,6 +133,8 @@ def as_ours(error: Exception) -> Exception:
 
 def is_passing(error: Exception) -> bool:
     """Whether the error says that a server is away, slow or electing, and nothing about what was asked."""
+    if is_refusal(error):
+        return False
     if isinstance(error, BulkWriteError):
         return _bulk_is_passing(error)
     if isinstance(error, AutoReconnect | ConnectionFailure | NetworkTimeout | ExecutionTimeout | WTimeoutError):
@@ -141,4 +163,4 @@ def duplicates(error: BulkWriteError) -> set[Any]:
 
 def first_line(error: Exception) -> str:
     """What a driver's error says, short enough for a line of log."""
-    return re.split(", Timeout:|, full error:|\n", str(error), maxsplit=1)[0][:300]
+    return hide_credentials(re.split(", Timeout:|, full error:|\n", str(error), maxsplit=1)[0])[:300]

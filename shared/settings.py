@@ -1,5 +1,6 @@
 """Settings that every service has: environment variables with the prefix ORDERSAGA_ (see docs/configuration.md)."""
 
+import re
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
@@ -34,10 +35,12 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
 
-    mongodb_url: Annotated[str, urls.mongodb_url()] = "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
+    mongodb_url: Annotated[str, AfterValidator(urls.check_mongodb_url)] = (
+        "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
+    )
     mongo_driver: Literal["pymongo", "motor"] = "pymongo"
     database_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "ordersaga"
-    amqp_url: Annotated[str, urls.amqp_url()] = "amqp://guest:guest@127.0.0.1:5672/"
+    amqp_url: Annotated[str, AfterValidator(urls.check_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
@@ -94,4 +97,4 @@ def _explain(settings: type[BaseSettings], problem: object) -> str:
 
 def exit_with(error: StartError) -> NoReturn:
     """End the process with the error's one line on stderr and exit status 1."""
-    sys.exit(urls.hide_credentials(str(error)))
+    sys.exit(str(error))

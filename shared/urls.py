@@ -1,8 +1,7 @@
 """URLs of servers, which may hold a password: what a setting may be, and how a URL is shown."""
 
 import re
-
-from pydantic import AfterValidator
+from collections.abc import Callable
 
 _CHARACTER = r"(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
 _CREDENTIALS = rf"(?:{_CHARACTER}*(?::{_CHARACTER}*)?@)?"
@@ -37,25 +36,8 @@ def hide_credentials_in_value(value: str) -> str:
     return f"{scheme[0] if scheme else ''}***"
 
 
-def mongodb_url() -> AfterValidator:
-    """Return a validator for the URL of a MongoDB: one host or several, or the name of a list of them."""
-    pattern = rf"mongodb(?:\+srv)?://{_CREDENTIALS}{_HOST}(?:,{_HOST})*{_PATH}{_QUERY}"
-    return _matching(pattern, "mongodb://user:password@host:port/?replicaSet=rs0")
-
-
-def amqp_url() -> AfterValidator:
-    """Return a validator for the URL of a RabbitMQ."""
-    return _matching(rf"amqps?://{_CREDENTIALS}{_HOST}{_PATH}{_QUERY}", "amqp://user:password@host:port/vhost")
-
-
-def http_url(*, credentials: bool = False, path: bool = False) -> AfterValidator:
-    """Return a validator for the base URL of an HTTP API, with or without credentials and a path."""
-    pattern = rf"https?://{_CREDENTIALS if credentials else ''}{_HOST}{_PATH if path else ''}"
-    example = f"https://{'user:password@' if credentials else ''}host:port{'/path' if path else ''}"
-    return _matching(pattern, example)
-
-
-def _matching(pattern: str, example: str) -> AfterValidator:
+def _matching(pattern: str, example: str) -> Callable[[str], str]:
+    """Return a check that gives a value back, or raises ValueError with what is allowed and nothing of the value."""
     compiled = re.compile(pattern, re.ASCII)
 
     def check(value: str) -> str:
@@ -64,9 +46,28 @@ def _matching(pattern: str, example: str) -> AfterValidator:
         encoding = ", special characters in user and password percent-encoded: # as %23, / as %2F, @ as %40, : as %3A"
         raise ValueError(f"allowed is {example}{encoding if 'password' in example else ''}")
 
-    return AfterValidator(check)
+    return check
 
 
 def _ports(url: str) -> list[int]:
     hosts = re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
     return [int(port) for port in re.findall(r":(\d+)(?:,|$)", hosts)]
+
+
+check_mongodb_url = _matching(
+    rf"mongodb(?:\+srv)?://{_CREDENTIALS}{_HOST}(?:,{_HOST})*{_PATH}{_QUERY}",
+    "mongodb://user:password@host:port/?replicaSet=rs0",
+)
+"""Refuse what is no URL of a MongoDB: one host, several, or the name of a list of them."""
+
+check_amqp_url = _matching(rf"amqps?://{_CREDENTIALS}{_HOST}{_PATH}{_QUERY}", "amqp://user:password@host:port/vhost")
+"""Refuse what is no URL of a RabbitMQ."""
+
+check_service_url = _matching(rf"https?://{_CREDENTIALS}{_HOST}{_PATH}", "https://user:password@host:port/path")
+"""Refuse what is no URL of a service, which may be behind a proxy with a login."""
+
+check_api_url = _matching(rf"https?://{_HOST}{_PATH}", "https://host:port/path")
+"""Refuse what is no URL of an API whose credentials are settings of their own."""
+
+check_origin = _matching(rf"https?://{_HOST}", "https://host:port")
+"""Refuse what is more than scheme, host and port."""

@@ -27,7 +27,6 @@ from operations.native.state import (
     write_state,
 )
 from operations.native.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
-from shared.urls import hide_credentials
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
@@ -119,8 +118,7 @@ def _end_leftovers(layout: Layout) -> int:
 
 def _failed(reason: str) -> typer.Exit:
     """Print why a command failed; return what ends it with exit status 1."""
-    text = hide_credentials(reason)
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(1)
 
 

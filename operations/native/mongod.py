@@ -14,6 +14,7 @@ import pymongo
 import pymongo.errors
 from pymongo.database import Database
 
+from operations.native.environment import for_server
 from operations.native.program import Command, ServerMissingError
 from operations.native.reachability import brief
 
@@ -106,11 +107,14 @@ class Mongod:
                 "--oplogSize",
                 "512",
                 "--nounixsocket",
+                # Not zlib, which servers of this age decompress unsafely before anyone has logged in.
+                "--networkMessageCompressors",
+                "snappy,zstd",
                 "--setParameter",
                 "diagnosticDataCollectionEnabled=false",
                 *self._shut_down_at_once(),
             ),
-            dict(self._environment),
+            for_server(self._environment),
         )
 
     def _shut_down_at_once(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operations.native import provider
+from operations.native.environment import wrong_url
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -17,6 +18,7 @@ from operations.native.ports import PortClaims
 from operations.native.program import Program
 from operations.native.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.native.services import CONSOLE, PROCESSES, SIMULATOR, Service
+from operations.native.start import StartError
 from operations.native.state import State
 
 
@@ -38,9 +40,12 @@ def make_plan(
 ) -> Plan:
     """Plan the stack, with the ports it had before where they are still free.
 
-    With an offset, every port is the default one plus the offset. Raises PortTakenError when one of those is
-    taken, ServerMissingError when a server that is needed is not installed. `services` are some of PROCESSES.
+    With an offset, every port is the default one plus the offset. `services` are some of PROCESSES. Raises
+    PortTakenError when one of those ports is taken, ServerMissingError when a server that is needed is not installed,
+    StartError for a URL that is not valid.
     """
+    if wrong := wrong_url(environment):
+        raise StartError(wrong)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
     node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)

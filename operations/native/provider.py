@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 
 from operations.native.files import write_private
-from operations.native.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SMARTVPS_URL_VARIABLE, Layout
+from operations.native.layout import SMARTVPS_URL_VARIABLE, Layout
 from operations.native.start import StartError
 
 USERNAME_VARIABLE = "ORDERSAGA_SMARTVPS_USERNAME"
@@ -26,10 +26,8 @@ def simulator_login(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_simulator(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the simulator's environment: it stands for somebody else's machine, which knows nothing of this stack."""
-    of_the_stack = (MONGODB_URL_VARIABLE, AMQP_URL_VARIABLE, KEY_VARIABLE)
-    others = {name: value for name, value in environment.items() if name not in of_the_stack}
-    return others | simulator_login(environment)
+    """Return the environment from which the simulator gets its settings."""
+    return dict(environment) | simulator_login(environment)
 
 
 def for_provisioning(layout: Layout, simulator_url: str | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Debian's `rabbitmq-server` is a wrapper that changes to the user `rabbitmq` when root and refuses anyone else; the
 script behind it runs as whoever starts it. Every setting of the system's node is shut out: the environment's
-RABBITMQ_ and ERL_ variables are not passed on, and the files below /etc/rabbitmq are not read.
+variables for RabbitMQ and Erlang are not passed on, and the files below /etc/rabbitmq are not read.
 
 Erlang nodes find each other by a name server, epmd. A node starts one by itself, which then stays behind when the
 node is gone; so it is run here as a program of its own, on a port of its own, before the node.
@@ -12,12 +12,15 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.native.environment import for_server
+from operations.native.files import write_private
 from operations.native.program import Command, ServerMissingError
 from operations.native.reachability import amqp_missing
 from shared.topology import MAX_MESSAGE_BYTES
@@ -26,6 +29,7 @@ DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
 # Where administrators' programs are; an ordinary user's PATH often lacks them.
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 PROBE_TIMEOUT_SECONDS = 2.0
+COOKIE_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Epmd:
 
     def prepare(self) -> Command:
         """Return the command; without -daemon it stays a child that can be ended."""
-        return Command((str(self._program), "-address", "127.0.0.1", "-port", str(self._port)), dict(self._environment))
+        return Command(
+            (str(self._program), "-address", "127.0.0.1", "-port", str(self._port)), for_server(self._environment)
+        )
 
     async def probe(self) -> str | None:
         """Return None when it takes connections."""
@@ -130,6 +136,7 @@ class RabbitMQ:
     def prepare(self) -> Command:
         """Write the node's configuration and return the command."""
         (self._directory / "log").mkdir(parents=True, exist_ok=True)
+        self._keep_cookie()
         (self._directory / "plugins").write_text("[].\n")
         (self._directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._ports['amqp']}\n"
@@ -139,12 +146,21 @@ class RabbitMQ:
         )
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
 
+    def _keep_cookie(self) -> None:
+        """Write the node's cookie unless it has one of ours: Erlang makes them of 36 random bits only.
+
+        Whoever knows it can run code in the node. Nothing that the node stores depends on it.
+        """
+        cookie = self._directory / ".erlang.cookie"
+        if not cookie.exists() or len(cookie.read_bytes().strip()) != 2 * COOKIE_BYTES:
+            write_private(cookie, secrets.token_hex(COOKIE_BYTES).encode(), 0o400)
+
     def node_environment(self) -> dict[str, str]:
         """Return the environment in which the node, and any of RabbitMQ's tools for it, run."""
         directory = self._directory
         return {
-            **_without_rabbitmq_settings(self._environment),
-            "HOME": str(directory),  # where Erlang keeps the cookie that lets the tools in
+            **for_server(self._environment),
+            "HOME": str(directory),  # where Erlang looks for the cookie that lets the tools in
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._ports["epmd"]),
@@ -180,10 +196,6 @@ class RabbitMQ:
             timeout=60,
             check=True,
         ).stdout
-
-
-def _without_rabbitmq_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
 
 
 async def _refusal(host: str, port: int) -> str | None:

@@ -7,6 +7,8 @@ import aio_pika
 import pymongo
 import pymongo.errors
 
+from shared.urls import hide_credentials
+
 TIMEOUT_SECONDS = 3.0
 
 
@@ -24,7 +26,7 @@ async def amqp_missing(url: str) -> str | None:
 def brief(error: BaseException) -> str:
     """Return what a driver's error says, in one line, without the topology and the timeouts that PyMongo appends."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0][:160]
+    return hide_credentials(text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0])[:160]
 
 
 async def mongodb_missing(url: str) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.native.environment import for_process
 from operations.native.layout import SMARTVPS_URL_VARIABLE
 from operations.native.program import Command
 
@@ -19,29 +20,35 @@ GRACE_SECONDS = 12.0
 
 @dataclass(frozen=True)
 class ServiceKind:
-    """What can be run: the package, and the port it has by default."""
+    """What can be run: the package, the port it has by default, and its settings as `module:class`."""
 
     package: str
     port: int
+    settings: str
 
 
 CONSOLE = "console"
 SERVICES = {
-    "order": ServiceKind("order_service", 3008),
-    "inventory": ServiceKind("inventory_service", 3009),
-    "payment": ServiceKind("payment_service", 3010),
-    "provisioning": ServiceKind("provisioning_service", 3011),
-    CONSOLE: ServiceKind("operations", 3012),
+    "order": ServiceKind("order_service", 3008, "order_service.settings:OrderSettings"),
+    "inventory": ServiceKind("inventory_service", 3009, "inventory_service.settings:InventorySettings"),
+    "payment": ServiceKind("payment_service", 3010, "payment_service.settings:PaymentSettings"),
+    "provisioning": ServiceKind("provisioning_service", 3011, "provisioning_service.settings:ProvisioningSettings"),
+    CONSOLE: ServiceKind("operations", 3012, "operations.settings:OperationsSettings"),
 }
 SIMULATOR = "simulator"
-PROCESSES = {**SERVICES, SIMULATOR: ServiceKind("provisioning_service.simulator", 3013)}
+PROCESSES = {
+    **SERVICES,
+    SIMULATOR: ServiceKind(
+        "provisioning_service.simulator", 3013, "provisioning_service.simulator.settings:SimulatorSettings"
+    ),
+}
 """What `up` starts besides MongoDB and RabbitMQ. The simulator is no service of the stack: it stands for the provider
 where none is given, and has no database."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of PROCESSES as it runs; the environment holds its settings but for its port."""
+    """One of PROCESSES as it runs; of the environment it gets what it needs, and its port."""
 
     name: str
     port: int
@@ -56,13 +63,14 @@ class Service:
 
     def prepare(self) -> Command:
         """Return the command. -P: the current directory, whatever is in it, is not a place to import from."""
+        kind = PROCESSES[self.name]
         environment = {
-            **self.environment,
+            **for_process(kind.settings, self.environment),
             "ORDERSAGA_HTTP_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
         }
-        return Command((sys.executable, "-P", "-m", PROCESSES[self.name].package), environment)
+        return Command((sys.executable, "-P", "-m", kind.package), environment)
 
     async def probe(self) -> str | None:
         """Return None when /readyz answers 200, else what it says is missing."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from operations.native.environment import unknown_settings
 from operations.native.files import PRIVATE_UMASK, restrict
 from operations.native.layout import (
     DATA_DIRECTORY_VARIABLE,
@@ -22,6 +23,7 @@ from operations.native.plan import make_plan
 from operations.native.ports import PortClaims, PortTakenError
 from operations.native.processes import identify
 from operations.native.program import ServerMissingError
+from operations.native.services import PROCESSES
 from operations.native.start import StartError
 from operations.native.state import AlreadyRunsError, State, UnreadableStateError, hold, read_state, write_state
 from operations.native.supervisor import Supervisor
@@ -74,6 +76,8 @@ def _prepare(
     layout: Layout, options: Options, view: View, environment: Mapping[str, str], claims: PortClaims
 ) -> Supervisor:
     """End what an earlier run left, make the data directory ready and return what runs the planned stack."""
+    if unknown := unknown_settings(environment, (kind.settings for kind in PROCESSES.values())):
+        view.event(f"not passed on, as no program has such a setting: {', '.join(unknown)}")
     remembered = _remembered(layout, view)
     if ended := end_leftovers(layout, remembered):
         view.event(f"ended {ended} processes that a killed supervisor had left behind")

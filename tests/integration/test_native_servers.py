@@ -1,5 +1,6 @@
 """The servers that the tests start for themselves: they hold data over a stop and a start, and end completely."""
 
+import asyncio
 from pathlib import Path
 
 import aio_pika
@@ -62,6 +63,24 @@ async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: 
     assert await _take(own_servers.amqp_url) == b"kept"
     async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
         assert await client.kept.things.count_documents({}) == 1
+
+
+async def test_a_cookie_that_erlang_made_is_replaced_and_the_data_stays(own_servers: NativeServers) -> None:
+    cookie = own_servers._directory / "rabbitmq" / ".erlang.cookie"
+    made = cookie.read_bytes()
+    assert (len(made), cookie.stat().st_mode & 0o777) == (64, 0o400)
+    await _publish(own_servers.amqp_url, b"kept")
+
+    await own_servers.stop_broker()
+    cookie.unlink()
+    cookie.write_bytes(b"ABCDEFGHIJKLMNOPQRST")
+    cookie.chmod(0o400)
+    await own_servers.start_broker()
+
+    assert len(cookie.read_bytes()) == 64
+    assert cookie.read_bytes() != made
+    assert await _take(own_servers.amqp_url) == b"kept"
+    assert "Ping succeeded" in await asyncio.to_thread(own_servers.rabbitmqctl, "ping")
 
 
 async def test_no_process_is_left_when_the_servers_end() -> None:

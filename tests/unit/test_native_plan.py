@@ -1,5 +1,6 @@
 """What a stack consists of, from what it was asked for and what is given."""
 
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from operations.native.environment import unknown_settings
 from operations.native.layout import Layout
-from operations.native.mongod import find_mongod
+from operations.native.mongod import Mongod, find_mongod
 from operations.native.plan import Plan, make_plan
 from operations.native.ports import PortClaims, PortTakenError
 from operations.native.program import ServerMissingError
@@ -70,6 +72,62 @@ def test_services_get_the_environment_and_where_their_servers_are(claims: PortCl
     assert environment["ORDERSAGA_HTTP_PORT"] == str(made.state.ports["order"]) != "1"
     assert environment["ORDERSAGA_MONGODB_URL"] == "mongodb://elsewhere/"
     assert environment["ORDERSAGA_AMQP_URL"] == "amqp://elsewhere/"
+
+
+SECRETS = {
+    "ORDERSAGA_STRIPE_API_KEY": "sk_secret",
+    "ORDERSAGA_CREDENTIALS_KEY": Fernet.generate_key().decode(),
+    "ORDERSAGA_SMARTVPS_PASSWORD": "secret",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "RABBITMQ_DEFAULT_PASS": "secret",
+}
+COMMON = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"}
+FOR_SERVICES = {
+    "https_proxy": "http://proxy",
+    "SSL_CERT_FILE": "/ca.pem",
+    "OTEL_SERVICE_NAME": "x",
+    "PYTHONHASHSEED": "1",
+}
+
+
+def test_each_program_gets_the_part_of_the_environment_that_it_needs(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {**SECRETS, **COMMON, **FOR_SERVICES, "ORDERSAGA_NONSENSE": "x"})
+    having = {
+        secret: {name for name in (*PROCESSES, "mongodb", "rabbitmq", "epmd") if secret in settings_of(made, name)}
+        for secret in (*SECRETS, "ORDERSAGA_NONSENSE")
+    }
+    assert having == {
+        "ORDERSAGA_STRIPE_API_KEY": {"payment"},
+        "ORDERSAGA_CREDENTIALS_KEY": {"provisioning"},
+        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR},
+        "AWS_SECRET_ACCESS_KEY": set(),
+        "RABBITMQ_DEFAULT_PASS": set(),
+        "ORDERSAGA_NONSENSE": set(),
+    }
+    for name in PROCESSES:
+        assert {**COMMON, **FOR_SERVICES}.items() <= settings_of(made, name).items()
+    for name in ("mongodb", "rabbitmq", "epmd"):
+        environment = settings_of(made, name)
+        assert environment.keys() >= {"PATH", "TZ"}
+        assert not [variable for variable in environment if variable.startswith("ORDERSAGA_")]
+        assert not environment.keys() & FOR_SERVICES.keys()
+
+
+def test_the_settings_of_a_service_may_come_from_files(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_STRIPE_API_KEY_FILE": "/run/secrets/stripe"})
+    assert [name for name in PROCESSES if "ORDERSAGA_STRIPE_API_KEY_FILE" in settings_of(made, name)] == ["payment"]
+
+
+def test_a_setting_that_no_program_has_is_known_to_be_one() -> None:
+    environment = {**GIVEN, **SECRETS, "ORDERSAGA_DATA_DIR": "x", "ORDERSAGA_TEST_MONGODB_URL": "x"}
+    kinds = [kind.settings for kind in PROCESSES.values()]
+    assert unknown_settings(environment, kinds) == []
+    assert unknown_settings({**environment, "ORDERSAGA_SAGA_TIMEOUT": "7"}, kinds) == ["ORDERSAGA_SAGA_TIMEOUT"]
+
+
+def test_mongod_does_not_take_zlib(tmp_path: Path) -> None:
+    argv = Mongod(find_mongod(), tmp_path, 1, {}).prepare().argv
+    assert argv[argv.index("--networkMessageCompressors") + 1] == "snappy,zstd"
 
 
 def test_provisioning_buys_from_the_simulator_as_who_it_lets_in(claims: PortClaims, tmp_path: Path) -> None:

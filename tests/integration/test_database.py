@@ -1,0 +1,65 @@
+"""The connection to MongoDB: what ends a start, and what is waited for."""
+
+import asyncio
+import urllib.parse
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from shared import database
+from shared.errors import StartError
+from shared.settings import ServiceSettings
+
+
+async def start(url: str) -> None:
+    """Wait for the database as a service does; at most 30 s."""
+    client = database.client(ServiceSettings(mongodb_url=url))
+    try:
+        async with asyncio.timeout(30):
+            await database.wait_until_ready(client["orders"], pause=0.1)
+    finally:
+        await database.close(client)
+
+
+def with_user(url: str, user_and_password: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{user_and_password}@{rest.rpartition('@')[2]}"
+
+
+async def test_a_server_that_lets_in_is_ready(mongodb_url: str) -> None:
+    await start(mongodb_url)
+
+
+async def test_a_wrong_password_ends_the_start_and_is_not_shown(mongodb_url: str) -> None:
+    with pytest.raises(StartError, match=r"MongoDB refuses the user .*Authentication failed.*authSource") as raised:
+        await start(with_user(mongodb_url, f"nobody:{urllib.parse.quote('S3CR3T')}"))
+    assert "S3CR3T" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_server_that_is_away_is_waited_for() -> None:
+    settings = ServiceSettings(mongodb_url="mongodb://127.0.0.1:1/", database_timeout_seconds=0.1)
+    client = database.client(settings)
+    waiting = asyncio.create_task(database.wait_until_ready(client["orders"], pause=0.01))
+    done, _ = await asyncio.wait({waiting}, timeout=1)
+    assert not done
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    await database.close(client)
+
+
+@pytest.mark.parametrize("options", ["directConnection=true", "loadBalanced=true"])
+def test_options_that_the_driver_does_not_take_are_one_line_at_the_start(options: str) -> None:
+    url = f"mongodb://user:S3CR3T@127.0.0.1:1,127.0.0.1:2/?{options}"
+    with pytest.raises(StartError, match="ORDERSAGA_MONGODB_URL is not valid") as raised:
+        database.client(ServiceSettings(mongodb_url=url))
+    assert "S3CR3T" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("code", [13, 18])
+def test_a_refusal_is_not_a_passing_error(code: int) -> None:
+    error = OperationFailure("not authorized on orders to execute command", code)
+    assert database.is_refusal(error)
+    assert not database.is_passing(error)
+    assert database.as_ours(error) is error
