@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+import typer
+from pydantic import AfterValidator, Field
 
+from operations.native.environment import wrong_url
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -19,11 +21,11 @@ from operations.native.layout import (
     choose_data_directory,
 )
 from operations.native.services import PROCESSES
-from operations.native.state import State, read_state
+from operations.native.state import State, UnreadableStateError, read_state
 from shared.settings import HostNames, ServiceSettings
-from shared.urls import http_url
+from shared.urls import check_service_url, hide_credentials
 
-HttpUrl = Annotated[str, http_url(credentials=True, path=True)]
+HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 
 
 class OperationsSettings(ServiceSettings):
@@ -61,7 +63,7 @@ class UnreachableError(Exception):
 class Stack:
     """Where a stack is: its servers, the address of each of its services, its databases' prefix.
 
-    `data_dir` is None for a stack that is known by the environment alone.
+    `data_dir` is the data directory that both servers belong to, None where the environment names another server.
     """
 
     mongodb_url: str
@@ -70,6 +72,26 @@ class Stack:
     data_dir: Path | None
     database_prefix: str
 
+    def describe(self) -> str:
+        """Return in one line, without passwords, what a command acts on."""
+        servers = f"{hide_credentials(self.mongodb_url)} and {hide_credentials(self.amqp_url)}"
+        return f"{self.data_dir or servers} (databases {self.database_prefix}_*)"
+
+    def as_json(self) -> dict[str, str | None]:
+        """Return what `describe` says as a field of a command's JSON document."""
+        return {
+            "dataDirectory": str(self.data_dir) if self.data_dir else None,
+            "mongodbUrl": hide_credentials(self.mongodb_url),
+            "amqpUrl": hide_credentials(self.amqp_url),
+            "databasePrefix": self.database_prefix,
+        }
+
+
+def announced(stack: Stack) -> Stack:
+    """Print on stderr which stack a command acts on, and return it."""
+    typer.echo(f"stack: {stack.describe()}", err=True)
+    return stack
+
 
 def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """Find the stack that is meant.
@@ -77,11 +99,12 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL, ORDERSAGA_INVENTORY_URL and
     so on its services. What they leave open is taken from the stack that runs in the data directory (the one named,
     else ORDERSAGA_DATA_DIR, else the one used last); services that are not in it are assumed at their default port.
-    Raises UnreachableError when a server's URL stays unknown.
+    Raises UnreachableError when a server's URL stays unknown or is not one.
     """
+    if wrong := wrong_url(environment):
+        raise UnreachableError(wrong)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
-    state = read_state(layout)
-    running = state if state.running else State()
+    running = _running(layout, environment)
     mongodb_url = environment.get(MONGODB_URL_VARIABLE) or running.mongodb_url
     amqp_url = environment.get(AMQP_URL_VARIABLE) or running.amqp_url
     if not mongodb_url or not amqp_url:
@@ -93,9 +116,20 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
         mongodb_url,
         amqp_url,
         _service_urls(running, environment),
-        layout.root if state.running else None,
+        layout.root if (mongodb_url, amqp_url) == (running.mongodb_url, running.amqp_url) else None,
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
     )
+
+
+def _running(layout: Layout, environment: Mapping[str, str]) -> State:
+    """Return the state of the stack that runs in the directory; an empty one when none does."""
+    try:
+        state = read_state(layout)
+    except UnreadableStateError as error:
+        if environment.get(MONGODB_URL_VARIABLE) and environment.get(AMQP_URL_VARIABLE):
+            return State()
+        raise UnreachableError(str(error)) from error
+    return state if state.running else State()
 
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:

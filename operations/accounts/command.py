@@ -20,7 +20,7 @@ from operations.accounts.display import (
     statement_as_json,
 )
 from operations.accounts.repairing import Repair, repair
-from operations.settings import Stack, locate_stack
+from operations.settings import Stack, announced, locate_stack
 
 LAST_MOVEMENTS = 10
 
@@ -128,7 +128,7 @@ def _read(read: Callable[[AccountBooks], Awaitable[T]]) -> T:
 
 def _run(work: Callable[[Stack], Awaitable[T]]) -> T:
     async def run() -> T:
-        return await work(locate_stack())
+        return await work(announced(locate_stack()))
 
     return uvloop.run(run())
 

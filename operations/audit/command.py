@@ -12,7 +12,7 @@ from rich.table import Table
 
 from operations.audit.auditing import audit as run_audit
 from operations.audit.report import INVARIANTS, Report, Violation
-from operations.settings import Stack, locate_stack
+from operations.settings import Stack, announced, locate_stack
 
 RECORDS_IN_WORDS = {"fundPayments": "payments outside of orders"}
 
@@ -24,10 +24,10 @@ def audit(
 
     Exit status 0 when they balance, 1 when something is wrong (each thing is listed), 3 when a server does not answer.
     """
-    stack = locate_stack()
+    stack = announced(locate_stack())
     if as_json_document:
         report = uvloop.run(run_audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix))
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        typer.echo(json.dumps({"stack": stack.as_json(), **report.as_json()}, indent=2))
     else:
         console = Console()
         report = uvloop.run(audit_with_progress(stack, console))

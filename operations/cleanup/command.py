@@ -17,7 +17,7 @@ from operations.audit.letters import RecordedLetters
 from operations.cleanup.age import read_age
 from operations.cleanup.deletable import Document
 from operations.cleanup.records import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
-from operations.settings import Stack, locate_stack
+from operations.settings import Stack, announced, locate_stack
 from shared.topology import DEAD_LETTERS
 
 
@@ -43,7 +43,7 @@ def cleanup(
     before = datetime.now(UTC) - _age(older_than)
     if as_json_document and not (yes or dry_run):
         raise typer.BadParameter("--json cannot ask: add --yes or --dry-run")
-    stack = locate_stack()
+    stack = announced(locate_stack())
     console = Console(stderr=as_json_document)
     # A dry run deletes nothing that a replayed dead letter could miss.
     if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):

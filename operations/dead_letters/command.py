@@ -30,7 +30,8 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
-from operations.settings import UnreachableError, locate_stack
+from operations.native.files import open_private
+from operations.settings import UnreachableError, announced, locate_stack
 from shared.database import Document
 from shared.observability import logs_to_stderr
 
@@ -388,7 +389,7 @@ def _written_in_editor(text: bytes) -> bytes:
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
     try:
-        with contextlib.nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as file:
+        with contextlib.nullcontext(sys.stdout.buffer) if output is None else open_private(output, "wb") as file:
             yield file
     except OSError as error:
         if output is None:
@@ -436,7 +437,7 @@ def _conclude(replay: Document, as_json_document: bool) -> None:
 
 def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with connected(locate_stack()) as found:
+        async with connected(announced(locate_stack())) as found:
             return await work(found)
 
     try:

@@ -21,7 +21,7 @@ from operations.native.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.native.services import SERVICES, SIMULATOR
 from operations.native.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.native.status import check_stack
-from operations.settings import Stack, UnreachableError, locate_stack
+from operations.settings import Stack, UnreachableError, announced, locate_stack
 from shared.observability import logs_to_stderr
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
@@ -54,7 +54,7 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
     except UnreadableStateError as error:
         findings.append(wrong("remembered state", str(error), ""))
     try:
-        stack = locate_stack(data_dir)
+        stack = announced(locate_stack(data_dir))
     except UnreachableError:
         return findings
     if state.running:

@@ -16,7 +16,8 @@ from operations.audit.command import show as show_audit
 from operations.load.plan import Plan
 from operations.load.report import LoadReport
 from operations.load.running import Watch, run_load
-from operations.settings import Stack, locate_stack
+from operations.settings import Stack, announced, locate_stack
+from shared.urls import hide_credentials
 
 REFRESH_SECONDS = 0.2
 
@@ -37,16 +38,18 @@ def load(
 ) -> None:
     """Place orders on a running stack as fast as it takes them, or at a rate, wait for their end, and audit.
 
-    Exit status 0 when every accepted order has settled and the books balance, else 1, 3 when a server does not answer.
+    Exit status 0 when every accepted order has settled and the books that it is in balance, else 1, 3 when a server
+    does not answer.
     """
     try:
         plan = Plan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
-    stack = locate_stack()
+    stack = announced(locate_stack())
+    typer.echo(f"orders go to {hide_credentials(stack.urls['order'])}", err=True)
     if as_json_document:
         report = uvloop.run(run_load(stack, plan))
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        typer.echo(json.dumps({"stack": stack.as_json(), **report.as_json()}, indent=2))
     else:
         console = Console()
         report = uvloop.run(load_with_progress(stack, plan, console))
@@ -98,6 +101,8 @@ def show(report: LoadReport, console: Console) -> None:
     console.print(_latencies(report), _cost(report))
     if not report.complete:
         console.print(_what_is_missing(report), style="red", highlight=False)
+    if not report.audited_what_was_placed:
+        console.print(_what_was_audited(report), style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _counts(title: str, counts: object) -> str:
@@ -121,6 +126,14 @@ def _cost(report: LoadReport) -> Table:
     total = sum(cost.cpu_seconds for cost in report.cost.values())
     table.add_row("all", f"{total:.1f}", f"{1000 * total / max(1, report.recorded):.2f}", "")
     return table
+
+
+def _what_was_audited(report: LoadReport) -> str:
+    return (
+        f"The audit was of another stack: {report.audited} of the {report.recorded} orders are in {report.audited_in}. "
+        "Name the stack that takes the orders: ORDERSAGA_DATA_DIR, or ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL and "
+        "ORDERSAGA_DATABASE_PREFIX"
+    )
 
 
 def _what_is_missing(report: LoadReport) -> str:

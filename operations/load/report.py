@@ -43,7 +43,8 @@ class LoadReport:
 
     `latencies_ms` has percentiles by what is measured: `post` (to the answer, by the client's clock), `final` (from
     acceptance to the final status) and `settled` (to the last compensation), by the order service's. `in_doubt`
-    orders got no answer and may have been accepted. `slots` is there where orders wanted delivery slots.
+    orders got no answer and may have been accepted. `audited` are those that are in the database that was audited,
+    `audited_in`. `slots` is there where orders wanted delivery slots.
     """
 
     placed: int
@@ -58,6 +59,8 @@ class LoadReport:
     errors: Mapping[str, int]
     cost: Mapping[str, Cost]
     audit: Report
+    audited: int
+    audited_in: str
     slots: SlotFigures | None = None
 
     @property
@@ -74,7 +77,12 @@ class LoadReport:
     @property
     def ok(self) -> bool:
         """Whether everything that was accepted came to its end, and the books balance."""
-        return self.complete and self.audit.ok
+        return self.complete and self.audited_what_was_placed and self.audit.ok
+
+    @property
+    def audited_what_was_placed(self) -> bool:
+        """Whether the audit was of the stack that has the orders, and not of another one."""
+        return self.audited >= self.recorded
 
     def as_json(self) -> dict[str, Any]:
         """The report as one JSON document."""
@@ -86,6 +94,8 @@ class LoadReport:
             "recorded": self.recorded,
             "settled": self.recorded - self.unsettled,
             "unsettled": self.unsettled,
+            "audited": self.audited,
+            "auditedIn": self.audited_in,
             "seconds": round(self.seconds, 3),
             "ordersPerSecond": round(self.orders_per_second, 1),
             "latencyMs": self.latencies_ms,

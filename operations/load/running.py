@@ -5,14 +5,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import aiohttp
+from pymongo import AsyncMongoClient
 
 from operations.audit import Report, audit
+from operations.drivers import unreachable_unless_done
 from operations.load.cost import Usage, between, usage
 from operations.load.placing import Placing
 from operations.load.plan import Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.load.settling import OrderBook, Outcomes
 from operations.settings import Stack, UnreachableError
+from shared.database import Document
+from shared.urls import hide_credentials
 
 MOST_REASONS = 10
 
@@ -51,7 +55,16 @@ async def run_load(stack: Stack, plan: Plan, watch: Watch | None = None) -> Load
         outcomes = await orders.outcomes()
     watch.phase = "auditing"
     books = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
-    return _report(plan, placing, outcomes, (before, after), books)
+    audited = await _count_orders(stack, load_id)
+    return _report(plan, placing, outcomes, (before, after), books, audited, stack.describe())
+
+
+async def _count_orders(stack: Stack, load_id: str) -> int:
+    """Return how many orders of this load test are in the database that was audited."""
+    with unreachable_unless_done("the load test"):
+        async with AsyncMongoClient[Document](stack.mongodb_url, appname="ordersaga-load") as client:
+            orders = client[f"{stack.database_prefix}_orders"].orders
+            return await orders.count_documents({"userId": load_id})
 
 
 async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: Plan, load_id: str) -> None:
@@ -61,7 +74,9 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
             async with session.put(url, json={"quantity": plan.stock}) as answer:
                 answer.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"the inventory service does not take {url}: {error}") from error
+            raise UnreachableError(
+                f"the inventory service does not take {hide_credentials(url)}: {hide_credentials(str(error))}"
+            ) from error
 
 
 def _report(
@@ -70,6 +85,8 @@ def _report(
     outcomes: Outcomes,
     used: tuple[dict[str, Usage], dict[str, Usage]],
     books: Report,
+    audited: int,
+    audited_in: str,
 ) -> LoadReport:
     return LoadReport(
         placed=plan.orders,
@@ -88,5 +105,7 @@ def _report(
         errors=dict(placing.errors),
         cost=between(*used),
         audit=books,
+        audited=audited,
+        audited_in=audited_in,
         slots=SlotFigures(outcomes.slots.total(), len(outcomes.slots), outcomes.full) if plan.slots else None,
     )

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 
 from operations.settings import UnreachableError
+from shared.urls import hide_credentials
 
 PAGE = 100
 FIRST_PAUSE_SECONDS = 0.05
@@ -116,5 +117,6 @@ class OrderBook:
                     return orjson.loads(await answer.read())
             except (aiohttp.ClientError, TimeoutError) as error:
                 if time.monotonic() > give_up_at:
-                    raise UnreachableError(f"the order service does not answer on {self._url}: {error}") from error
+                    why = f"{hide_credentials(self._url)}: {hide_credentials(str(error))}"
+                    raise UnreachableError(f"the order service does not answer on {why}") from error
             await asyncio.sleep(LONGEST_PAUSE_SECONDS)

@@ -11,7 +11,7 @@ from rich.console import Console
 from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
 from operations.records import read_records
-from operations.settings import Stack, UnreachableError, locate_stack
+from operations.settings import Stack, UnreachableError, announced, locate_stack
 from operations.story import Document, Records, story
 from operations.trace.display import as_json, show
 from shared.clock import utc_now
@@ -35,7 +35,7 @@ def trace(
 
     Exit status 0, 1 when nothing is recorded about the order, 3 when a server does not answer.
     """
-    records = uvloop.run(_read(locate_stack(), order_id))
+    records = uvloop.run(_read(announced(locate_stack()), order_id))
     if not records.exist:
         raise _unknown(order_id, as_json_document)
     steps = story(records)

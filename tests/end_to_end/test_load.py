@@ -97,30 +97,62 @@ async def test_a_stack_that_is_not_there() -> None:
         await run_load(Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nobody, None, "nobody"), Plan(orders=1))
 
 
-async def ordersaga(*words: str, **settings: str) -> tuple[int, str]:
-    """Run the command line with these settings; its exit status and what it printed."""
+async def ordersaga(*words: str, **settings: str) -> tuple[int, str, str]:
+    """Run the command line with these settings; its exit status, what it printed and its errors."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {f"ORDERSAGA_{name.upper()}": value for name, value in settings.items()}
-    status, output, _ = await warm_processes.run("operations.cli", *words, environment=environment, together=True)
-    return status, output
+    return await warm_processes.run("operations.cli", *words, environment=environment)
 
 
 async def test_the_command_line(stack: Stack) -> None:
     where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, "database_prefix": stack.database_prefix}
     where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}
-    status, output = await ordersaga("load", "--orders", "30", "--json", **where)
-    assert status == 0, output
+    named = f"(databases {stack.database_prefix}_*)"
+    status, output, errors = await ordersaga("load", "--orders", "30", "--json", **where)
+    assert status == 0, errors
     document = json.loads(output)
     assert (document["ok"], document["settled"], document["audit"]["ok"]) == (True, 30, True)
+    assert document["stack"]["databasePrefix"] == stack.database_prefix
+    assert named in errors
+    assert f"orders go to {stack.url('order')}" in errors
 
-    status, output = await ordersaga("load", "--orders", "30", "--rate", "300", **where)
-    assert status == 0, output
+    status, output, errors = await ordersaga("load", "--orders", "30", "--rate", "300", **where)
+    assert status == 0, errors
     assert "30 of 30 orders settled" in output
     assert "Stock is conserved" in output
 
-    status, output = await ordersaga("audit", **where)
-    assert status == 0, output
+    status, output, errors = await ordersaga("audit", **where)
+    assert status == 0, errors
+    assert named in errors
     assert re.search(r"What goes through has stock and payment +[\d,]+ orders", output)
+
+
+async def test_an_audit_of_another_stack_than_the_one_that_took_the_orders_is_told(stack: Stack) -> None:
+    """Its books balance: there is nothing in them."""
+    where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, "database_prefix": "another"}
+    where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}
+    status, output, errors = await ordersaga("load", "--orders", "3", **where)
+    assert status == 1, errors
+    assert "The audit was of another stack: 0 of the 3 orders are in" in output
+    assert "(databases another_*)" in output
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("amqp_url", "amqp://u:S3#CR3T@h/"),
+        ("mongodb_url", "mongodb://u:S3/CR3T@h/"),
+        ("inventory_url", "http://user:S3/CR3T4@h/"),
+    ],
+)
+async def test_a_malformed_url_is_one_line_without_the_password(stack: Stack, setting: str, url: str) -> None:
+    where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, setting: url}
+    status, output, errors = await ordersaga("load", "--orders", "1", **where)
+    assert (status, output) == (3, "")
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"ORDERSAGA_{setting.upper()}='{url.partition(':')[0]}://")
+    assert "percent-encoded" in errors
+    assert "CR3T" not in errors
 
 
 async def test_exit_statuses_of_the_command_line(mongodb_url: str) -> None:
@@ -132,6 +164,6 @@ async def test_exit_statuses_of_the_command_line(mongodb_url: str) -> None:
             "order_url": "http://127.0.0.1:1",
             "inventory_url": "http://127.0.0.1:1",
         }
-        status, output = await ordersaga(command, mongodb_url=mongodb_url, **nobody)
-        assert status == 3, output
-        assert "Traceback" not in output
+        status, _, errors = await ordersaga(command, mongodb_url=mongodb_url, **nobody)
+        assert status == 3, errors
+        assert "Traceback" not in errors

@@ -168,7 +168,9 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp
     assert len((await world.document("list", "--status", "discarded"))["items"]) == 2
     await world.run("discard", "--all", "--yes", "--why", "again", status=1)
     file = tmp_path / "letters.jsonl"
+    file.touch(0o644)
     await world.run("export", "--all", "--output", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line.get("body") or line.get("bodyBase64") for line in lines} == {dead().body.decode(), "/wA="}
     document = await world.document("export", "--all")

@@ -136,6 +136,8 @@ REPORT = LoadReport(
     errors={},
     cost={"order": Cost(0.05, 2**20)},
     audit=Report(),
+    audited=10,
+    audited_in="/stack (databases ordersaga_*)",
 )
 
 
@@ -152,6 +154,7 @@ def test_a_complete_load_test() -> None:
         {"recorded": 9},  # one that was answered with 202 is not there
         {"recorded": 11},  # one is there that nobody placed
         {"accepted": 0, "recorded": 0},
+        {"audited": 0},  # the audit was of another stack
         {"audit": Report(violations=[Violation(1, "conservation", "product", "p1", "5", "6")])},
     ],
 )

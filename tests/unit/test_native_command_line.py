@@ -117,6 +117,35 @@ def test_what_the_environment_names_comes_first(tmp_path: Path, environment: dic
     stack = locate_stack(environment={**environment, **named, "ORDERSAGA_DATABASE_PREFIX": "theirs"})
     assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://there/")
     assert (stack.urls["order"], stack.database_prefix) == ("http://there", "theirs")
+    assert stack.data_dir is None  # one of the servers is not this directory's
+
+
+def test_a_stack_is_described_in_one_line_without_passwords(tmp_path: Path, environment: dict[str, str]) -> None:
+    root = tmp_path / "stack"
+    remember_running(root, environment)
+    assert locate_stack(environment=environment).describe() == f"{root} (databases mine_*)"
+    stack = locate_stack(environment={**environment, "ORDERSAGA_AMQP_URL": "amqp://user:secret@there/"})
+    assert stack.describe() == "mongodb://here/ and amqp://user:***@there/ (databases mine_*)"
+    assert "secret" not in str(stack.as_json())
+
+
+@pytest.mark.parametrize("variable", ["MONGODB_URL", "AMQP_URL", "ORDER_URL"])
+def test_a_url_that_is_not_valid_is_told_without_its_password(environment: dict[str, str], variable: str) -> None:
+    wrong = {f"ORDERSAGA_{variable}": "amqp://u:S3#CR3T@h/"} if variable == "AMQP_URL" else {}
+    wrong = wrong or {f"ORDERSAGA_{variable}": "http://u:S3/CR3T@h/"}
+    with pytest.raises(UnreachableError, match=f"ORDERSAGA_{variable}=.*percent-encoded") as raised:
+        locate_stack(environment={**environment, **wrong})
+    assert "CR3T" not in str(raised.value)
+
+
+def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "state.json").write_bytes(b"")
+    with pytest.raises(UnreachableError, match=r"state\.json cannot be read"):
+        locate_stack(tmp_path, environment)
+    named = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    assert locate_stack(tmp_path, {**environment, **named}).mongodb_url == "mongodb://there/"
 
 
 def test_the_environment_alone_is_enough(environment: dict[str, str]) -> None:
