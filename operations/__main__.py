@@ -33,7 +33,12 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     database = connections.database
     letters = LetterRecords(database)
     # A connection of its own: one bus consumes from one queue, and letters must not wait for notices or the other way.
-    letter_bus = RabbitBus(settings.amqp_url, prefetch=PREFETCH, name="ordersaga-dead-letters")
+    letter_bus = RabbitBus(
+        settings.amqp_url,
+        prefetch=PREFETCH,
+        repair_every=settings.topology_check_seconds,
+        name="ordersaga-dead-letters",
+    )
     ingest = Ingest(letter_bus, letters, reach=connections.reach)
     CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.trouble is None)
     work = ReplayWork(database, Replayer(database, connections.publisher, reach=connections.reach))

@@ -109,7 +109,9 @@ class _Service:
         self._settings = settings
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
         self._database: Database = self._mongo[f"{settings.database_prefix}_{definition.database}"]
-        self._bus: Bus = RabbitBus(settings.amqp_url, prefetch=settings.prefetch)
+        self._bus: Bus = RabbitBus(
+            settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
+        )
         reach = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), reach))
         self._consumer = Consumer(

@@ -1,4 +1,4 @@
-"""The RabbitMQ of a running stack: reachable, recent enough, its queues and bindings as they are declared."""
+"""The RabbitMQ of a running stack: reachable, recent enough, without alarm, queues and bindings as declared."""
 
 import asyncio
 import re
@@ -9,11 +9,14 @@ from typing import Any
 import aio_pika
 import aio_pika.abc
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
+from yarl import URL
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.native.reachability import brief
 from shared import topology
+from shared.bus.link import PROBE_QUEUE
+from shared.bus.wire import Wire
 
 TIMEOUT_SECONDS = 5.0
 
@@ -33,6 +36,7 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
         yield check_version(connection)
         yield await check_queues(connection)
         yield await check_former_queues(connection)
+    yield await check_alarms(url)
     yield await asyncio.to_thread(check_bindings, control)
     yield await asyncio.to_thread(check_message_size, control)
 
@@ -45,6 +49,30 @@ def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong("RabbitMQ node", f"{version} is too old", "run RabbitMQ 3.10 or later")
     return ok("RabbitMQ node", f"{version} answers")
+
+
+async def check_alarms(url: str) -> Finding:
+    """Check that the broker takes publications, by one that goes to no queue: an alarm only shows to a publisher."""
+    alarm: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    connection = aio_pika.Connection(URL(url))
+    connection.kwargs["transport_factory"] = Wire(lambda reason: None if alarm.done() else alarm.set_result(reason))
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await connection.connect()
+            exchange = (await connection.channel()).default_exchange
+            publishing = asyncio.create_task(exchange.publish(aio_pika.Message(b""), PROBE_QUEUE, mandatory=False))
+            either: set[asyncio.Future[Any]] = {publishing, alarm}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if alarm.done():
+            publishing.cancel()
+            mend = "free memory or disk space on its machine, or raise its limits: docs/runbooks/consumer-down.md"
+            return wrong("RabbitMQ alarms", f"publishing is blocked: {alarm.result()}", mend)
+        await publishing
+    except (OSError, TimeoutError, AMQPError) as error:
+        return wrong("RabbitMQ alarms", f"a publication is not confirmed: {brief(error)}", "see the broker's log")
+    finally:
+        await connection.close()
+    return ok("RabbitMQ alarms", "none: it takes publications")
 
 
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:

@@ -1,12 +1,24 @@
-"""Declaring the topology (shared.topology) on a broker: idempotent, so everyone does it at every connection."""
+"""Declaring the topology (shared.topology) on a broker: idempotent, so everyone does it at every connection.
 
-from collections.abc import Sequence
+It is also declared again while a connection lives, as somebody may delete a part of it (see Link).
+"""
 
-from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import ChannelPreconditionFailed
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from shared import topology
 from shared.errors import StartError
+
+_PAUSE_BEFORE_DECLARING_AGAIN = 1.0
+"""Seconds.
+
+If a queue is declared right after it was deleted, RabbitMQ 3.10 does not tell its consumers: it counts them as
+consumers of the new queue and sends them nothing. After a pause, it has cancelled them, and they come back.
+"""
 
 
 async def declare_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> None:
@@ -18,13 +30,74 @@ async def declare_topology(connection: AbstractConnection, ladder: Sequence[topo
     async with connection.channel() as channel:
         try:
             for exchange in _exchanges(ladder):
-                await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
+                await _declare_exchange(channel, exchange)
             for queue in topology.queues(tuple(ladder)):
-                declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
-                for exchange_name, routing_key in queue.bindings:
-                    await declared.bind(exchange_name, routing_key)
+                await _declare_queue(channel, queue)
         except ChannelPreconditionFailed as error:
-            raise StartError(f"RabbitMQ has another declaration than ours ({error}): delete it, or migrate") from error
+            raise _contradiction(error) from error
+
+
+async def repair_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> list[str]:
+    """Declare what is missing and return the names of the exchanges and queues that were.
+
+    A binding that is missing comes back as well, but unseen: AMQP has no question for it, so all are declared again.
+    Raises as `declare_topology` does.
+    """
+    declarer = _Declarer(connection, await connection.channel())
+    try:
+        missing = [exchange.name for exchange in _exchanges(ladder) if not await declarer.redeclare_exchange(exchange)]
+        deleted = [queue for queue in topology.queues(tuple(ladder)) if not await declarer.redeclare_queue(queue)]
+        if deleted:
+            await asyncio.sleep(_PAUSE_BEFORE_DECLARING_AGAIN)
+        for queue in deleted:
+            await _declare_queue(declarer.channel, queue)
+    except ChannelPreconditionFailed as error:
+        raise _contradiction(error) from error
+    await declarer.channel.close()
+    return missing + [queue.name for queue in deleted]
+
+
+@dataclass(slots=True)
+class _Declarer:
+    """Looks at each part before declaring it again; the broker closes the channel where there is none."""
+
+    connection: AbstractConnection
+    channel: AbstractChannel
+
+    async def redeclare_exchange(self, exchange: topology.Exchange) -> bool:
+        """Declare the exchange; return whether it was there."""
+        existed = await self._exists(self.channel.get_exchange(exchange.name))
+        await _declare_exchange(self.channel, exchange)
+        return existed
+
+    async def redeclare_queue(self, queue: topology.Queue) -> bool:
+        """Declare the queue and its bindings if it is there; return whether it is."""
+        if not await self._exists(self.channel.get_queue(queue.name)):
+            return False
+        await _declare_queue(self.channel, queue)
+        return True
+
+    async def _exists(self, question: Awaitable[object]) -> bool:
+        try:
+            await question
+        except ChannelNotFoundEntity:
+            self.channel = await self.connection.channel()
+            return False
+        return True
+
+
+async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchange) -> None:
+    await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
+
+
+async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> None:
+    declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+    for exchange_name, routing_key in queue.bindings:
+        await declared.bind(exchange_name, routing_key)
+
+
+def _contradiction(error: ChannelPreconditionFailed) -> StartError:
+    return StartError(f"RabbitMQ has another declaration than ours ({error}): delete it, or migrate")
 
 
 def _exchanges(ladder: Sequence[topology.RetryDelay]) -> list[topology.Exchange]:

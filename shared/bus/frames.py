@@ -31,6 +31,8 @@ RETURN = struct.pack(">HH", _BASIC, 50)
 ACK = struct.pack(">HH", _BASIC, 80)
 NACK = struct.pack(">HH", _BASIC, 120)
 CLOSE_CONNECTION = struct.pack(">HH", 10, 50)
+BLOCKED = struct.pack(">HH", 10, 60)
+UNBLOCKED = struct.pack(">HH", 10, 61)
 
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = (1 << bit for bit in (15, 14, 13, 12, 11))
 _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP, _TYPE = (1 << bit for bit in (10, 9, 8, 7, 6, 5))
@@ -138,6 +140,11 @@ def read_return(payload: bytes) -> Return:
 def read_close(payload: bytes) -> str:
     """Why the broker closes the connection, in its own words."""
     return _read_short(payload, 6)[0]
+
+
+def read_blocked(payload: bytes) -> str:
+    """Return why the broker has blocked the connection, in its own words."""
+    return _read_short(payload, 4)[0]
 
 
 def read_content_header(payload: bytes) -> tuple[int, Properties]:

@@ -1,17 +1,30 @@
 """One live connection to RabbitMQ, with the topology declared, a channel to publish and one to consume.
 
-A link is opened, used and lost as a whole; it never mends itself (see RabbitBus).
+A link is opened, used and lost as a whole; it never mends itself (see RabbitBus). What is wrong with the broker while
+the connection lives does not end the link, as every new connection counts as one more delivery of what it has in hand:
+
+    what                                          what the link does
+    ────────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
+    an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, goes on after
+    an exchange, queue or binding is missing      declares it again at its next look
+    one exists with other arguments               says so in `trouble` until they are as declared
+    no answer to a look at the topology           says so in `trouble`, looks again
+
+RabbitMQ blocks a connection that publishes during an alarm: it reads nothing more from it, neither acknowledgements nor
+questions nor heartbeats. It sends heartbeats all the same, so a broker that is gone is still noticed by their absence.
 """
 
 import asyncio
+import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import aio_pika
+import structlog
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractChannel as UnderlyingChannel
@@ -20,10 +33,10 @@ from yarl import URL
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.confirms import Confirms, Pending, UnroutableError
-from shared.bus.declaring import declare_topology
+from shared.bus.declaring import declare_topology, repair_topology
 from shared.bus.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
 from shared.bus.wire import Wire
-from shared.errors import BusUnavailableError
+from shared.errors import BusUnavailableError, StartError
 
 _LINK_ERRORS = CONNECTION_EXCEPTIONS
 """What aio-pika raises when a connection or channel is not, or no longer, to be had; TimeoutError is an OSError."""
@@ -32,19 +45,36 @@ _NOT_LET_IN = ("ACCESS_REFUSED", "NOT_ALLOWED")
 
 _HEARTBEAT_SECONDS = 10
 _CLOSE_SECONDS = 3.0
-_PAUSE_BEFORE_DECLARING_AGAIN = 1.0
 _WRITTEN_AT_ONCE = 256 * 1024
 _DEFAULT_MAX_FRAME = 131_072
+_JITTER = 0.25
+"""The part of a wait between two looks that is left to chance, so that the services do not all ask at once."""
+_SILENT_ROUNDS = 3
+"""How many time-outs long the broker may leave the question for the consumer unanswered before the link ends."""
+
+_PROBE_SECONDS = 2.0
+PROBE_QUEUE = "ordersaga.probe"
+"""A queue that does not exist: the broker confirms what is published to it, and drops it.
+
+RabbitMQ blocks, and tells, only connections that publish: without such a probe, a service without orders would be ready
+during an alarm.
+"""
+_PROBE = Envelope(b"", "", PROBE_QUEUE, "probe", "", "probe", mandatory=False)
+
+_log = structlog.get_logger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a link is opened; `timeout` and `check_every` in seconds."""
+    """How a link is opened and looked after; `timeout`, `check_every` and `repair_every` in seconds."""
 
     url: str
     prefetch: int
     timeout: float
     check_every: float
+    repair_every: float
     ladder: tuple[topology.RetryDelay, ...]
     name: str
 
@@ -70,7 +100,7 @@ class Link:
         self._options = options
         self._queue = queue or ""
         self._on_delivery = on_delivery
-        self._wire = Wire()
+        self._wire = Wire(self._block_changed)
         self._connection = aio_pika.Connection(
             _with_heartbeat(options.url), client_properties={"connection_name": options.name}
         )
@@ -80,7 +110,16 @@ class Link:
         self._consuming: UnderlyingChannel
         self._confirms = Confirms()
         self._max_frame = _DEFAULT_MAX_FRAME
-        self._watch: asyncio.Task[None] | None = None
+        self._blocked: str | None = None
+        self._unblocked_at = float("-inf")
+        self._unconfirmed: str | None = None
+        self._unsound: str | None = None
+        self._watches: list[asyncio.Task[None]] = []
+
+    @property
+    def trouble(self) -> str | None:
+        """None while the broker takes publications and the topology is whole, else what is wrong, in a few words."""
+        return self._blocked or self._unconfirmed or self._unsound
 
     @classmethod
     async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
@@ -104,14 +143,19 @@ class Link:
     async def close(self) -> None:
         """Close the connection; whoever waits for a confirm gets BusUnavailableError."""
         self._lose("closed")
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         with suppress(*_LINK_ERRORS):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._connection.close()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        """Publish all and wait for their confirms; see shared.bus.Bus."""
+        """Publish all and wait for their confirms; see shared.bus.Bus.
+
+        While the broker has blocked the connection nothing is written, as it would pile up here, repeated at every try.
+        """
+        if self._blocked is not None:
+            raise BusUnavailableError(self._blocked)
         now, channel = int(time.time()), self._publishing.number
         frames = [_frames(envelope, channel, now, self._max_frame) for envelope in envelopes]
         pending = Pending([envelope.message_id for envelope in envelopes])
@@ -122,9 +166,11 @@ class Link:
         except TimeoutError as error:
             pending.outcome.cancel()  # nobody waits for it any more
             waited = f"{self._options.timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
-            raise BusUnavailableError(f"RabbitMQ did not answer in {waited}") from error
+            raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
         except UnroutableError:
-            await self._declare_again()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.timeout):
+                    await self._repair()
             raise
 
     async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
@@ -146,16 +192,6 @@ class Link:
         for _ in chunk:
             self._confirms.expect(pending)
         await self._wire.drain()
-
-    async def _declare_again(self) -> None:
-        # If a queue is declared again right after it was deleted, RabbitMQ 3.10 does not tell its consumers: it counts
-        # them as consumers of the new queue and sends them nothing. With a pause, it cancels them and they come back.
-        await asyncio.sleep(_PAUSE_BEFORE_DECLARING_AGAIN)
-        try:
-            async with asyncio.timeout(self._options.timeout):
-                await declare_topology(self._connection, self._options.ladder)
-        except _LINK_ERRORS as error:
-            self._lose(f"the topology could not be declared again: {error!r}")
 
     def take(self, limit: int) -> list[Delivery]:
         """The deliveries that are here, at most `limit`."""
@@ -217,6 +253,9 @@ class Link:
         if self._queue:
             self._consuming = await self._open_channel(publisher_confirms=False)
             await self._consume()
+            self._start("watch-consumer", self._watch_consumer())
+        self._start("watch-publishing", self._watch_publishing())
+        self._start("watch-topology", self._watch_topology())
 
     async def _open_channel(self, *, publisher_confirms: bool) -> UnderlyingChannel:
         channel = await self._connection.channel(publisher_confirms=publisher_confirms)
@@ -230,7 +269,15 @@ class Link:
         self._consuming.on_consumer_cancel_callbacks.add(lambda _: self._lose("the broker cancelled the consumer"))
         await self._consuming.basic_qos(prefetch_count=self._options.prefetch)
         await self._consuming.basic_consume(self._queue, _unreached)
-        self._watch = asyncio.create_task(self._watch_consumer(), name=f"watch-{self._queue}")
+
+    def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(watch, name=name)
+        task.add_done_callback(self._watch_ended)
+        self._watches.append(task)
+
+    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            self._lose(f"{watch.get_name()} failed: {error!r}")
 
     async def _watch_consumer(self) -> None:
         """Ask the broker now and then whether it still knows a consumer of the queue; twice none ends the link.
@@ -240,13 +287,76 @@ class Link:
         missed = 0
         while missed < 2:
             await asyncio.sleep(self._options.check_every)
+            question = self._consuming.queue_declare(self._queue, passive=True)
             try:
-                answer = await self._consuming.queue_declare(self._queue, passive=True, timeout=self._options.timeout)
+                answer = await self._answered(question, _SILENT_ROUNDS * self._options.timeout)
             except _LINK_ERRORS as error:
                 self._lose(f"the queue could not be looked at: {error!r}")
                 return
             missed = 0 if answer.consumer_count else missed + 1
         self._lose("the broker does not know the consumer any more")
+
+    async def _watch_publishing(self) -> None:
+        """Find out within seconds that the broker has blocked publishing, or does not confirm."""
+        while True:
+            try:
+                await self.publish([_PROBE])
+            except BusUnavailableError as error:
+                self._unconfirmed = str(error) if self._blocked is None else None
+            else:
+                self._unconfirmed = None
+            await asyncio.sleep(_PROBE_SECONDS)
+
+    async def _watch_topology(self) -> None:
+        """Declare now and then what is missing of the topology."""
+        while True:
+            await asyncio.sleep(self._options.repair_every * random.uniform(1 - _JITTER, 1))  # noqa: S311 - no secret
+            await self._repair()
+
+    async def _repair(self) -> None:
+        """Declare what is missing of the topology; note what is wrong with the rest of it."""
+        within = self._options.timeout
+        try:
+            missing = await self._answered(repair_topology(self._connection, self._options.ladder), within)
+        except StartError as error:
+            self._unsound = str(error)
+        except TimeoutError:
+            self._unsound = f"RabbitMQ did not answer in {within:g} s whether the topology is whole"
+        except _LINK_ERRORS as error:
+            self._unsound = f"RabbitMQ does not let the topology be declared: {error}"
+        else:
+            self._unsound = None
+            if missing:
+                _log.warning("topology repaired: somebody had deleted parts of it", declared=missing)
+
+    async def _answered(self, question: Coroutine[Any, Any, _Answer], within: float) -> _Answer:
+        """Await the broker's answer for at most `within` seconds; those of an alarm, when it reads none, do not count.
+
+        Raises TimeoutError.
+        """
+        asking = asyncio.create_task(question)
+        asking.add_done_callback(_retrieve_error)
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=within)
+                if not asking.done() and not self._was_blocked_within(within):
+                    raise TimeoutError(f"no answer within {within:g} s")
+            if asking.cancelled():  # by aio-pika; this task was not
+                raise ConnectionError("the connection was closed")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    def _was_blocked_within(self, seconds: float) -> bool:
+        return self._blocked is not None or time.monotonic() - self._unblocked_at < seconds
+
+    def _block_changed(self, reason: str | None) -> None:
+        if reason is None:
+            self._unblocked_at = time.monotonic()
+            _log.info("RabbitMQ takes publications again", queue=self._queue or None)
+        else:
+            _log.warning("RabbitMQ has blocked publishing", queue=self._queue or None, reason=reason)
+        self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
 
     def _closed(self, _sender: object, error: BaseException | None) -> None:
         self._lose(self._wire.farewell or str(error) or type(error).__name__)
@@ -255,6 +365,12 @@ class Link:
         if not self.lost.done():
             self.lost.set_result(reason)
             self._confirms.lost(f"RabbitMQ: {reason}")
+
+
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Keep asyncio from logging the error of a task that is no longer awaited."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _unreached(_message: object) -> None:

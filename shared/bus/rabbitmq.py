@@ -28,7 +28,7 @@ class RabbitBus:
 
     `prefetch` is how many deliveries the broker hands out unacknowledged; `publish_timeout` (seconds) bounds the wait
     for a confirmation and for a connection; every `check_every` seconds the broker is asked whether it still knows the
-    consumer.
+    consumer. At least every `repair_every` seconds, what is missing of the topology is declared.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class RabbitBus:
         prefetch: int = 300,
         publish_timeout: float = 10.0,
         check_every: float = 5.0,
+        repair_every: float = 10.0,
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         name: str = "ordersaga",
     ) -> None:
         self._address = hide_credentials(url)
-        self._options = Options(url, prefetch, publish_timeout, check_every, tuple(ladder), name)
+        self._options = Options(url, prefetch, publish_timeout, check_every, repair_every, tuple(ladder), name)
         self._queue: str | None = None
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class RabbitBus:
         """See shared.bus.Bus."""
         if self._supervisor is None or self._supervisor.done() or self._link is None:
             return f"RabbitMQ: {self._reason}"
-        return None
+        return self._link.trouble
 
     async def start(self, queue: str | None) -> None:
         """See shared.bus.Bus. Raises StartError for what waiting does not mend: wrong password, other declarations."""

@@ -6,6 +6,7 @@ in, objects out, without a task, a queue or a future per message (see shared.bus
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from yarl import URL
 
 from shared.bus.frames import (
     ACK,
+    BLOCKED,
     BODY,
     CLOSE_CONNECTION,
     DELIVER,
@@ -25,9 +27,11 @@ from shared.bus.frames import (
     METHOD,
     NACK,
     RETURN,
+    UNBLOCKED,
     Deliver,
     Properties,
     Return,
+    read_blocked,
     read_close,
     read_confirm,
     read_content_header,
@@ -36,6 +40,13 @@ from shared.bus.frames import (
 )
 
 _TAKEN_METHODS = frozenset((DELIVER, RETURN, ACK, NACK))
+
+OnBlocked = Callable[[str | None], None]
+"""Told why the broker has blocked the connection, and None when it has unblocked it."""
+
+
+def _ignore(_reason: str | None) -> None:
+    pass
 
 
 class Tap(Protocol):
@@ -106,8 +117,9 @@ class _Channel:
 class _TappedReader(asyncio.StreamReader):
     """A stream of whole frames, without those that the taps take."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
         super().__init__(loop=asyncio.get_running_loop())
+        self._on_blocked = on_blocked
         self._clock = asyncio.get_running_loop().time
         self._channels: dict[int, _Channel] = {}
         self._incomplete = b""
@@ -138,11 +150,20 @@ class _TappedReader(asyncio.StreamReader):
 
     def _take(self, kind: int, channel: int, payload: bytes) -> bool:
         if channel == 0:
-            if kind == METHOD and payload.startswith(CLOSE_CONNECTION):
-                self.farewell = read_close(payload)
-            return False
+            return kind == METHOD and self._take_connection_method(payload)
         tapped = self._channels.get(channel)
         return tapped is not None and tapped.take(kind, payload)
+
+    def _take_connection_method(self, payload: bytes) -> bool:
+        name = payload[:4]
+        if name == CLOSE_CONNECTION:
+            self.farewell = read_close(payload)  # aio-pika answers it
+            return False
+        if name == BLOCKED:
+            self._on_blocked(read_blocked(payload))
+        elif name == UNBLOCKED:
+            self._on_blocked(None)
+        return name in (BLOCKED, UNBLOCKED)
 
     def _show_life(self) -> None:
         # A broker that sends messages sends no heartbeats, and aio-pika, which does not see the messages,
@@ -154,9 +175,10 @@ class _TappedReader(asyncio.StreamReader):
 
 
 class Wire(TransportFactory):
-    """The transport of one connection."""
+    """The transport of one connection; `on_blocked` is told when the broker blocks and unblocks it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
+        self._on_blocked = on_blocked
         self._reader: _TappedReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -170,7 +192,7 @@ class Wire(TransportFactory):
         provider = kwargs.pop("ssl_context_provider")
         context = await provider.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
-        self._reader = _TappedReader()
+        self._reader = _TappedReader(self._on_blocked)
         protocol = asyncio.StreamReaderProtocol(self._reader, loop=loop)
         try:
             transport, _ = await loop.create_connection(

@@ -106,6 +106,24 @@ def test_why_the_broker_closes_is_remembered() -> None:
     assert asyncio.run(farewell()) == "NOT_ALLOWED - vhost x not found"
 
 
+@given(st.lists(st.integers(0, 100), max_size=10))
+def test_that_the_broker_blocks_is_told_and_taken_out_of_the_stream(cuts: list[int]) -> None:
+    stream = OTHER + marshal(0, commands.Connection.Blocked("low on disk")) + OTHER
+    stream += marshal(0, commands.Connection.Unblocked())
+    told: list[str | None] = []
+
+    async def rest() -> bytes:
+        reader = _TappedReader(told.append)
+        edges = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})
+        for start, end in pairwise(edges):
+            reader.feed_data(stream[start:end])
+        reader.feed_eof()
+        return await reader.read()
+
+    assert asyncio.run(rest()) == OTHER + OTHER
+    assert told == ["low on disk", None]
+
+
 def test_a_server_of_another_version_is_passed_on() -> None:
     _, rest = asyncio.run(read([b"AMQP\x00\x01\x00\x00"]))
     assert rest.startswith(b"AMQP\x00\x01\x00\x00")

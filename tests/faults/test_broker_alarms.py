@@ -1,0 +1,179 @@
+"""The broker runs low on memory or disk and blocks whoever publishes: it is told, and no message suffers for it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiormq
+import pytest
+from yarl import URL
+
+from operations.audit.broker import count_messages
+from operations.doctor.broker import check_broker
+from shared import topology
+from shared.bus import Delivery
+from shared.bus.consumer import Consumer
+from shared.bus.publisher import Publisher
+from shared.bus.rabbitmq import RabbitBus
+from shared.contracts import Message, PaymentRefunded, RefundPayment
+from shared.errors import BusUnavailableError
+from tests.eventually import eventually
+from tests.processes import run_stack
+from tests.proxy import Proxy
+from tests.servers import NativeServers, native_servers
+
+INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
+MESSAGES = 40
+ALARM_SECONDS = 6.0
+"""Longer than the bus waits for any answer, and many times as long as it is between two questions."""
+
+RAISE = {
+    "memory": ("set_vm_memory_high_watermark", "0.00001"),
+    "disk": ("set_disk_free_limit", "1000000GB"),
+}
+CLEAR = {
+    "memory": ("set_vm_memory_high_watermark", "0.6"),
+    "disk": ("set_disk_free_limit", "1MB"),
+}
+
+
+@pytest.fixture(scope="module")
+async def servers_alone() -> AsyncIterator[NativeServers]:
+    """Servers for the tests of this file alone: an alarm blocks everyone."""
+    async with native_servers() as found:
+        yield found
+
+
+@asynccontextmanager
+async def alarm(servers: NativeServers, kind: str) -> AsyncIterator[None]:
+    await asyncio.to_thread(servers.rabbitmqctl, *RAISE[kind])
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(servers.rabbitmqctl, *CLEAR[kind])
+
+
+class Service:
+    """A consumer that answers every message, impatient with the broker; it counts how often it handled each."""
+
+    def __init__(self, url: str) -> None:
+        self.bus = RabbitBus(url, prefetch=MESSAGES // 2, publish_timeout=1.5, check_every=0.2, repair_every=0.2)
+        self.consumer = Consumer(self.bus, INBOX, {RefundPayment: self._handle}, batch_limit=5)
+        self.handled = Counter[str]()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator["Service"]:
+        running = asyncio.create_task(self.consumer.run())
+        try:
+            yield self
+        finally:
+            await self.consumer.stop()
+            await running
+            await self.bus.close()
+
+    async def _handle(self, messages: Sequence[RefundPayment]) -> list[Message]:
+        self.handled.update(message.order_id for message in messages)
+        return [PaymentRefunded(order_id=message.order_id, status="VOIDED") for message in messages]
+
+
+@pytest.mark.parametrize("kind", RAISE)
+async def test_during_an_alarm_consumers_keep_what_they_have_and_nothing_counts_as_delivered_again(
+    servers_alone: NativeServers, kind: str
+) -> None:
+    before, during = Service(servers_alone.amqp_url), Service(servers_alone.amqp_url)
+    await before.bus.start(INBOX)
+    orders = [f"{kind}{number}" for number in range(MESSAGES)]
+    await send(servers_alone.amqp_url, orders)
+    link = before.bus._link
+
+    async with AsyncExitStack() as running:
+        async with alarm(servers_alone, kind):
+            await during.bus.start(INBOX)  # gets what is more than the prefetch of the other
+            for service in (before, during):
+                await running.enter_async_context(service.run())
+            for service in (before, during):
+                await eventually(lambda: f"low on {kind}" in str(service.bus.trouble), within=60)  # noqa: B023
+                await eventually(lambda: service.handled, within=60)  # noqa: B023
+            await asyncio.sleep(ALARM_SECONDS)
+        answers = await take(servers_alone.amqp_url, ANSWERS, MESSAGES)
+        await eventually(lambda: (before.consumer.trouble, during.consumer.trouble) == (None, None), within=60)
+        assert before.bus._link is link
+    assert {answer.correlation_id for answer in answers} == set(orders)
+    # Once each: whatever had been delivered again would have been handled again.
+    assert before.handled + during.handled == Counter(orders)
+    counts = await count_messages(servers_alone.amqp_url)
+    assert (counts[INBOX], counts[topology.DEAD_LETTERS]) == (0, 0)
+
+
+async def send(url: str, orders: Sequence[str]) -> None:
+    bus = RabbitBus(url)
+    await bus.start(None)
+    await Publisher(bus).send([RefundPayment(order_id=order) for order in orders])
+    await bus.close()
+
+
+async def take(url: str, queue: str, number: int) -> list[Delivery]:
+    """Take messages until there have been those of so many orders."""
+    bus, found = RabbitBus(url), list[Delivery]()
+    await bus.start(queue)
+    async with asyncio.timeout(60):
+        while len({delivery.correlation_id for delivery in found}) < number:
+            batch = await bus.receive(100)
+            await bus.acknowledge(batch)
+            found += batch
+    await bus.close()
+    return found
+
+
+async def test_publishing_during_an_alarm_fails_and_a_bus_that_has_never_published_tells_of_it(
+    servers_alone: NativeServers,
+) -> None:
+    bus = RabbitBus(servers_alone.amqp_url)
+    await bus.start(None)
+    link = bus._link
+    async with alarm(servers_alone, "memory"):
+        await eventually(lambda: bus.trouble == "RabbitMQ has blocked publishing: low on memory", within=60)
+        with pytest.raises(BusUnavailableError, match="low on memory"):
+            await Publisher(bus).send([RefundPayment(order_id="o1")])
+    await eventually(lambda: bus.trouble is None, within=60)
+    assert bus._link is link
+    await bus.close()
+
+
+async def test_a_blocked_connection_whose_broker_goes_silent_is_noticed(
+    servers_alone: NativeServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
+    async with Proxy(URL(servers_alone.amqp_url).update_query(heartbeat=1)).open() as proxy:
+        bus = RabbitBus(str(proxy.url), publish_timeout=2)
+        await bus.start(INBOX)
+        async with alarm(servers_alone, "memory"):
+            await eventually(lambda: "low on memory" in str(bus.trouble), within=60)
+            proxy.carrying.clear()
+            await eventually(lambda: bus._link is None, within=60)
+            proxy.carrying.set()
+        await eventually(lambda: bus.trouble is None, within=60)
+        await bus.close()
+
+
+async def test_orders_are_accepted_during_an_alarm_and_everybody_who_is_asked_tells_of_it(
+    servers_alone: NativeServers, unique_id: str
+) -> None:
+    async with run_stack(servers_alone.mongodb_url, servers_alone.amqp_url, f"t{unique_id}") as stack:
+        await stack.start()
+        await stack.stock("p1", 10)
+        async with alarm(servers_alone, "memory"):
+            for service in ("order", "inventory", "payment"):
+                await eventually(lambda: _tells(stack.client.get(f"{stack.url(service)}/readyz")), within=60)  # noqa: B023
+            async with asyncio.timeout(8):  # less than what a publication is waited for
+                order = await stack.place(payment={"token": "tok_ok"})
+            findings = {finding.what: finding async for finding in check_broker(servers_alone.amqp_url, None)}
+            assert findings["RabbitMQ alarms"].outcome == "wrong"
+            assert "low on memory" in findings["RabbitMQ alarms"].detail
+        assert (await stack.settled(order))["status"] == "CONFIRMED"
+
+
+async def _tells(asked: object) -> bool:
+    answer = await asked  # type: ignore[misc]
+    return answer.status_code == 503 and "blocked publishing: low on memory" in answer.json()["detail"]

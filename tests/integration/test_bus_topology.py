@@ -1,0 +1,140 @@
+"""Somebody deletes a part of the topology on a running broker, or declares it otherwise: it is repaired, or told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractConnection
+from structlog.testing import capture_logs
+from yarl import URL
+
+from shared import topology
+from shared.bus import Envelope
+from shared.bus.rabbitmq import RabbitBus
+from tests.buses import SHORT_LADDER, RabbitHarness, raw
+from tests.eventually import eventually
+from tests.proxy import Proxy
+
+OFTEN = 0.2
+"""Seconds between two looks at the topology."""
+RETRY = SHORT_LADDER[0].name
+QUEUES = {queue.name: queue for queue in topology.queues(SHORT_LADDER)}
+
+
+@pytest.fixture
+async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
+    async with RabbitHarness.open(amqp_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def operator(amqp_url: str) -> AsyncIterator[AbstractConnection]:
+    """A connection of somebody who changes what the services have declared."""
+    async with await aio_pika.connect(amqp_url) as connection:
+        yield connection
+
+
+async def ask(operator: AbstractConnection, what: str, *arguments: Any, **options: Any) -> bool:
+    """Call a method of a channel of its own, as the broker closes the one on which something fails."""
+    async with operator.channel() as channel:
+        answer: Awaitable[object] = getattr(channel, what)(*arguments, **options)
+        await answer
+    return True
+
+
+async def test_a_binding_that_somebody_removed_comes_back(harness: RabbitHarness) -> None:
+    # Inventory still takes order.created, so no publisher is told that payment does not.
+    bus = await harness.bus(repair_every=OFTEN)
+    queue = await harness._channel.get_queue(topology.PAYMENT_INBOX)
+    await queue.unbind(topology.EXCHANGE, "order.created")
+    numbers = iter(range(10_000))
+
+    async def arrives() -> bool:
+        sent = Envelope(b"{}", topology.EXCHANGE, "order.created", "order.created", "o1", f"m{next(numbers)}")
+        await bus.publish([sent])
+        return bool(await harness._take_now(topology.PAYMENT_INBOX))
+
+    await eventually(arrives, within=60)
+
+
+@pytest.mark.parametrize("queue", [topology.DEAD_LETTERS, RETRY])
+async def test_an_exchange_that_somebody_deleted_comes_back_with_its_bindings(
+    harness: RabbitHarness, operator: AbstractConnection, queue: str
+) -> None:
+    bus = await harness.bus(repair_every=OFTEN)
+    exchange, routing_key = QUEUES[queue].bindings[0]
+
+    await ask(operator, "exchange_delete", exchange)
+
+    await eventually(lambda: ask(operator, "get_exchange", exchange), within=60)
+    await eventually(lambda: publish(bus, Envelope(b"{}", exchange, routing_key, "t", "o1", "m1")), within=60)
+
+
+async def publish(bus: Any, envelope: Envelope) -> bool:
+    """Publish; raises if the message is not routed to a queue."""
+    await bus.publish([envelope])
+    return True
+
+
+@pytest.mark.parametrize("queue", [topology.INVENTORY_INBOX, topology.DEAD_LETTERS, RETRY])
+async def test_a_queue_that_somebody_deleted_comes_back_with_its_bindings(
+    harness: RabbitHarness, operator: AbstractConnection, queue: str
+) -> None:
+    bus = await harness.bus(repair_every=OFTEN)
+    exchange, routing_key = QUEUES[queue].bindings[0]
+    with capture_logs() as logs:
+        await ask(operator, "queue_delete", queue)
+
+        await eventually(lambda: ask(operator, "get_queue", queue), within=60)
+        await eventually(lambda: publish(bus, Envelope(b"{}", exchange, routing_key, "t", "o1", "m1")), within=60)
+        await eventually(lambda: any(queue in line.get("declared", ()) for line in logs), within=60)
+
+
+async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
+    harness: RabbitHarness, operator: AbstractConnection
+) -> None:
+    bus = await harness.bus(repair_every=OFTEN)
+    arguments = {"x-queue-type": "quorum", "x-message-ttl": 5}
+
+    async def declare_otherwise() -> bool:
+        await ask(operator, "queue_delete", RETRY)
+        return await ask(operator, "declare_queue", RETRY, durable=True, arguments=arguments)
+
+    try:
+        await eventually(declare_otherwise, within=60)
+        await eventually(lambda: f"'{RETRY}'" in str(bus.trouble), within=60)
+        assert "another declaration" in str(bus.trouble)
+        await bus.publish([raw(b"{}", topology.PAYMENT_INBOX)])  # the rest is used all the same
+    finally:
+        await ask(operator, "queue_delete", RETRY)
+    await eventually(lambda: bus.trouble is None, within=60)
+
+
+async def test_a_broker_that_does_not_answer_for_a_while_is_told_and_its_connection_is_kept(
+    harness: RabbitHarness,
+) -> None:
+    async with Proxy(URL(harness.url)).open() as proxy:
+        bus = RabbitBus(str(proxy.url), ladder=SHORT_LADDER, publish_timeout=60, repair_every=OFTEN)
+        await bus.start(None)
+        link = bus._link
+        assert link is not None
+        patient, link._options = link._options, replace(link._options, timeout=0.3)
+        proxy.carrying.clear()
+        await eventually(lambda: "did not answer in 0.3 s" in str(bus.trouble), within=60)
+        link._options = patient
+        proxy.carrying.set()
+        await eventually(lambda: bus.trouble is None, within=60)
+        assert bus._link is link
+        await bus.close()
+
+
+async def test_a_topology_that_is_whole_is_left_alone(harness: RabbitHarness) -> None:
+    bus = await harness.bus(topology.PAYMENT_INBOX, repair_every=0.05)
+    link = bus._link  # type: ignore[attr-defined]
+    with capture_logs() as logs:
+        await asyncio.sleep(1)
+    assert logs == []
+    assert (bus.trouble, bus._link) == (None, link)  # type: ignore[attr-defined]
