@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from operations.console import wording
 from operations.console.desk import Desk
+from operations.console.form_limits import refuse_form
 from operations.console.operator_name import operator_of
 from operations.console.upstream import Missing
 from operations.native.reachability import brief
@@ -129,6 +130,11 @@ def _page_route(pages: Pages) -> type[APIRoute]:
 
 async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:
     try:
+        if request.method == "POST":
+            # The framework keeps the body, so that the handler reads it as if it had not been read here.
+            refused = refuse_form(request.headers.get("content-type", ""), await request.body())
+            if refused is not None:
+                return pages.problem(request, refused.status, refused.detail)
         return await handle(request)
     except ProblemError as error:
         return pages.problem(request, error.status, error.detail)

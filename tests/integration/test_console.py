@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -313,6 +314,24 @@ async def test_a_form_needs_a_reason_and_a_name(desk: Desk, pages: httpx.AsyncCl
         assert response.status_code == 422, data
         assert "Not accepted" in response.text
     assert (await list_actions(desk.operations)).items == []
+
+
+async def test_a_form_in_another_charset_is_refused_unread(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, a_letter("o1"))
+    letter = (await DeadLetters(desk.operations).page(Filters())).items[0]["_id"]
+    content = b'--b\r\nContent-Disposition: form-data; name="body"\r\n\r\n' + b"\xff" * 200_000 + b"\r\n--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b; charset=punycode"}
+    started = time.process_time()
+    refused = await pages.post(f"/dead-letters/letters/{letter}/edit", content=content, headers=headers)
+    assert time.process_time() - started < 5
+    assert refused.status_code == 415
+    assert "only utf-8 is accepted" in refused.text
+    many = await pages.post("/operator", data={f"f{number}": "1" for number in range(100)})
+    assert many.status_code == 422
+    large = await pages.post("/operator", data={"by": "x" * 220_000})
+    assert large.status_code == 413
+    for answer in (refused, many, large):
+        assert "text/html" in answer.headers["content-type"]
 
 
 async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
