@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import typer
-from rich.console import Console
 
 from operations.settings import UnreachableError
+from operations.terminal import print_error
 
 COULD_NOT_REACH = 3
 
@@ -82,7 +82,7 @@ def main() -> None:
     try:
         build_application(sys.argv[1:])()
     except UnreachableError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(str(error))
         sys.exit(COULD_NOT_REACH)
 
 

@@ -4,6 +4,7 @@ A line about an order names it as `order_id`, one about a message names that as 
 message or one request in hand binds these to the context; a line about many names some of them as `order_ids`.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from typing import Any, Literal
 import structlog
 
 from shared import tracing
+from shared.printable import printable
 from shared.urls import hide_credentials
+
+_OF_MANY_LINES = frozenset({"exception", "stack"})
 
 
 def configure_logging(service: str, level: str, log_format: Literal["console", "json"]) -> None:
@@ -51,6 +55,12 @@ def logs_to_stderr(level: int = logging.WARNING) -> Iterator[None]:
     """
     before = structlog.get_config()
     structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *_console_renderers(colors=sys.stderr.isatty()),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
@@ -85,10 +95,31 @@ def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any
             name_service,
             structlog.processors.format_exc_info,
             _hide_passwords,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(_ascii_json),
         ]
+    return [remove, name_service, *_console_renderers(colors=sys.stdout.isatty())]
+
+
+def _console_renderers(*, colors: bool) -> list[Any]:
     # Plain tracebacks: the default prints every frame's local variables, passwords among them.
-    console = structlog.dev.ConsoleRenderer(
-        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    return [remove, name_service, structlog.processors.format_exc_info, _hide_passwords, console]
+    console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [structlog.processors.format_exc_info, _hide_passwords, _escape_unprintable, console]
+
+
+def _escape_unprintable(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Escape what could act on a terminal or forge a line: a path, a header or an error may hold anything."""
+    return {name: _escaped(value, keep_lines=name in _OF_MANY_LINES) for name, value in event.items()}
+
+
+def _escaped(value: Any, *, keep_lines: bool) -> Any:
+    if isinstance(value, str):
+        return printable(value, keep_lines=keep_lines)
+    if isinstance(value, int | float | None):
+        return value
+    text = repr(value)
+    return value if text.isprintable() else printable(text)
+
+
+def _ascii_json(event: Any, **options: Any) -> str:
+    """Write an event in ASCII; JSON escapes all other control characters, but not DEL."""
+    return json.dumps(event, **options).replace("\x7f", r"\u007f")

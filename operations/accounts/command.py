@@ -1,13 +1,11 @@
 """The commands `ordersaga accounts show`, `statement` and `repair`."""
 
-import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 import uvloop
-from rich.console import Console
 
 from operations.accounts.books import AccountBooks, connected
 from operations.accounts.correction import Keep, refusal
@@ -21,6 +19,7 @@ from operations.accounts.display import (
 )
 from operations.accounts.repairing import Repair, repair
 from operations.settings import Stack, announced, locate_stack
+from operations.terminal import open_console, print_error, print_json
 
 LAST_MOVEMENTS = 10
 
@@ -41,9 +40,9 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
     if sheet is None:
         raise _unknown(account, as_json_document)
     if as_json_document:
-        _print_json(sheet_as_json(sheet))
+        print_json(sheet_as_json(sheet))
     else:
-        show_sheet(sheet, Console())
+        show_sheet(sheet, open_console())
     raise typer.Exit(0 if sheet.balance.agrees else 1)
 
 
@@ -67,9 +66,9 @@ def statement(
     if found is None:
         raise _unknown(account, as_json_document)
     if as_json_document:
-        _print_json(statement_as_json(found))
+        print_json(statement_as_json(found))
     else:
-        show_statement(found, Console())
+        show_statement(found, open_console())
 
 
 @accounts.command("repair")
@@ -99,9 +98,9 @@ def repair_balances(
     if repairs is None:
         raise _unknown(str(account), as_json_document)
     if as_json_document:
-        _print_json({"written": write, "keep": keep, "differences": [repair_as_json(found) for found in repairs]})
+        print_json({"written": write, "keep": keep, "differences": [repair_as_json(found) for found in repairs]})
     else:
-        show_repairs(repairs, Console(), write=write)
+        show_repairs(repairs, open_console(), write=write)
     raise typer.Exit(0 if all(found.mended for found in repairs) else 1)
 
 
@@ -154,12 +153,8 @@ def _time(text: str | None, option: str) -> datetime | None:
 
 def _unknown(account: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
-        _print_json({"account": account, "found": False})
+        print_json({"account": account, "found": False})
     else:
         text = f"There is no account {account}: an id is its kind and the id, such as retainer:ID or bank:ID."
-        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(text)
     return typer.Exit(1)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2, default=str))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from operations.accounts.books import Movement, Sheet, Statement
 from operations.accounts.repairing import Repair
 from operations.audit.balances import Balance
 from operations.audit.chart import as_number, in_money
+from operations.terminal import foreign
 
 OF_EVERY_ACCOUNT = ("_id", "kind", "currency", "balance", "status", "version", "createdAt", "updatedAt")
 
@@ -25,10 +25,10 @@ def show_sheet(sheet: Sheet, console: Console) -> None:
     rows |= {name: _own_field(name, value, balance) for name, value in account.items() if name not in OF_EVERY_ACCOUNT}
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(f"[dim]{escape(name)}[/]", escape(str(value)))
+        table.add_row(f"[dim]{foreign(name)}[/]", foreign(value))
     console.print(table)
     if not balance.agrees:
-        console.print(f"[red]✗[/] {escape(difference(balance))}", highlight=False, soft_wrap=True)
+        console.print(f"[red]✗[/] {foreign(difference(balance))}", highlight=False, soft_wrap=True)
     console.print(_movements(sheet.statement))
 
 
@@ -36,9 +36,9 @@ def show_statement(statement: Statement, console: Console) -> None:
     """Print the movements, between the balance before them and the one after them."""
     if statement.earlier:
         console.print("There are earlier movements in this time; add --limit to see more.", style="dim")
-    console.print(f"balance before: {in_money(statement.opening, statement.currency)}", highlight=False)
+    console.print(f"balance before: {foreign(in_money(statement.opening, statement.currency))}", highlight=False)
     console.print(_movements(statement))
-    console.print(f"balance after: {in_money(statement.closing, statement.currency)}", highlight=False)
+    console.print(f"balance after: {foreign(in_money(statement.closing, statement.currency))}", highlight=False)
 
 
 def show_repairs(repairs: Sequence[Repair], console: Console, *, write: bool) -> None:
@@ -47,11 +47,11 @@ def show_repairs(repairs: Sequence[Repair], console: Console, *, write: bool) ->
         console.print("[green]✓[/] every balance is what its postings come to", highlight=False)
     for repair in repairs:
         mark = "[green]✓[/]" if repair.mended else "[red]✗[/]"
-        console.print(f"{mark} {escape(difference(repair.balance))}", highlight=False, soft_wrap=True)
+        console.print(f"{mark} {foreign(difference(repair.balance))}", highlight=False, soft_wrap=True)
         if repair.mended:
-            console.print(f"  corrected by {' and '.join(repair.entry_ids)}", highlight=False, soft_wrap=True)
+            console.print(f"  corrected by {foreign(' and '.join(repair.entry_ids))}", highlight=False, soft_wrap=True)
         elif repair.refused:
-            console.print(f"  not corrected: {escape(repair.refused)}", highlight=False, soft_wrap=True)
+            console.print(f"  not corrected: {foreign(repair.refused)}", highlight=False, soft_wrap=True)
     if repairs and not write:
         console.print("Nothing is written. To correct these, add --write and --reason.", style="dim")
 
@@ -139,11 +139,11 @@ def _movements(statement: Statement) -> Table:
     for movement in statement.movements:
         table.add_row(
             movement.at.isoformat(sep=" ", timespec="seconds"),
-            escape(movement.operation),
+            foreign(movement.operation),
             in_money(movement.effect, ""),
-            in_money(movement.balance, statement.currency),
-            escape(movement.entry_id),
-            escape(_about(movement)),
+            foreign(in_money(movement.balance, statement.currency)),
+            foreign(movement.entry_id),
+            foreign(_about(movement)),
         )
     return table
 

@@ -1,18 +1,17 @@
 """The command `ordersaga audit`."""
 
-import json
 from typing import Annotated
 
 import typer
 import uvloop
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.audit.auditing import audit as run_audit
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.settings import Stack, announced, locate_stack
+from operations.terminal import foreign, open_console, print_json
 
 RECORDS_IN_WORDS = {"fundPayments": "payments outside of orders"}
 
@@ -27,9 +26,9 @@ def audit(
     stack = announced(locate_stack())
     if as_json_document:
         report = uvloop.run(run_audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix))
-        typer.echo(json.dumps({"stack": stack.as_json(), **report.as_json()}, indent=2))
+        print_json({"stack": stack.as_json(), **report.as_json()})
     else:
-        console = Console()
+        console = open_console()
         report = uvloop.run(audit_with_progress(stack, console))
         show(report, console)
     raise typer.Exit(0 if report.ok else 1)
@@ -52,7 +51,7 @@ def show(report: Report, console: Console) -> None:
     """Print the verdict on each invariant, then each violation, then what else there is to know."""
     console.print(verdicts(report))
     for violation in report.violations:
-        console.print(f"[red]✗[/] {escape(in_words(violation))}", highlight=False, soft_wrap=True)
+        console.print(f"[red]✗[/] {foreign(in_words(violation))}", highlight=False, soft_wrap=True)
     if report.unlisted:
         console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
     console.print(_information(report), highlight=False, style="dim")

@@ -1,6 +1,5 @@
 """The command `ordersaga cleanup`."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -8,7 +7,6 @@ import typer
 import uvloop
 from pymongo import AsyncMongoClient
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -18,6 +16,7 @@ from operations.cleanup.age import read_age
 from operations.cleanup.deletable import Document
 from operations.cleanup.records import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
 from operations.settings import Stack, announced, locate_stack
+from operations.terminal import foreign, open_console, print_error, print_json
 from shared.topology import DEAD_LETTERS
 
 
@@ -44,7 +43,7 @@ def cleanup(
     if as_json_document and not (yes or dry_run):
         raise typer.BadParameter("--json cannot ask: add --yes or --dry-run")
     stack = announced(locate_stack())
-    console = Console(stderr=as_json_document)
+    console = open_console(stderr=as_json_document)
     # A dry run deletes nothing that a replayed dead letter could miss.
     if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
         _refuse(reason, as_json_document)
@@ -56,7 +55,7 @@ def cleanup(
         outcome = _run(stack, before, console, delete=True)
     if as_json_document:
         figures = {"dryRun": dry_run, "before": before.isoformat(timespec="seconds")}
-        typer.echo(json.dumps(figures | outcome.as_json(), indent=2))
+        print_json(figures | outcome.as_json())
     else:
         show(outcome, console, before, deleted=not dry_run)
 
@@ -94,7 +93,7 @@ def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool)
         console.print(f"{'Deleted' if deleted else 'Would delete'}, of orders cancelled and settled before {since}:")
         console.print(table)
     for reason, number in sorted(outcome.kept.items()):
-        console.print(f"kept {number:,} orders: {escape(reason)}", style="dim", highlight=False)
+        console.print(f"kept {number:,} orders: {foreign(reason)}", style="dim", highlight=False)
 
 
 def _age(text: str) -> timedelta:
@@ -106,9 +105,9 @@ def _age(text: str) -> timedelta:
 
 def _refuse(reason: str, as_json_document: bool) -> None:
     if as_json_document:
-        typer.echo(json.dumps({"refused": reason}, indent=2))
+        print_json({"refused": reason})
     else:
-        Console(stderr=True).print(f"Nothing is deleted: {reason}", style="red", highlight=False, soft_wrap=True)
+        print_error(f"Nothing is deleted: {reason}")
     raise typer.Exit(1)
 
 

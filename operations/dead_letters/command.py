@@ -14,13 +14,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn, TypeVar
+from typing import Annotated, BinaryIO, NoReturn, TypeVar
 
 import orjson
 import typer
 import uvloop
 from pymongo.errors import PyMongoError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from operations.dead_letters.connection import Connected, connected, follow, unfinished
@@ -32,6 +31,7 @@ from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
 from operations.native.files import open_private
 from operations.settings import UnreachableError, announced, locate_stack
+from operations.terminal import as_ascii_json, open_console, print_error, print_json
 from shared.database import Document
 from shared.observability import logs_to_stderr
 
@@ -92,9 +92,9 @@ def list_(
         except ValueError as wrong:
             raise typer.BadParameter(str(wrong), param_hint="--cursor") from wrong
         if as_json_document:
-            _print_json({"items": [letter_as_json(letter) for letter in page.items], "nextCursor": page.next_cursor})
+            print_json({"items": [letter_as_json(letter) for letter in page.items], "nextCursor": page.next_cursor})
         else:
-            show_page(page, Console())
+            show_page(page, open_console())
 
     _run(read)
 
@@ -111,9 +111,9 @@ def groups(
     async def read(found: Connected) -> None:
         listed = await found.letters.groups(status=status, open_only=not all_groups, limit=limit)
         if as_json_document:
-            _print_json({"items": [as_json(group.as_json()) for group in listed]})
+            print_json({"items": [as_json(group.as_json()) for group in listed]})
         else:
-            show_groups(listed, Console())
+            show_groups(listed, open_console())
 
     _run(read)
 
@@ -131,9 +131,9 @@ def show(
         letter = await found.letters.letter(await found.letters.resolve(letter_id))
         assert letter is not None  # noqa: S101 - nothing is ever deleted
         if as_json_document:
-            _print_json(letter_as_json(letter))
+            print_json(letter_as_json(letter))
         else:
-            show_letter(letter, Console())
+            show_letter(letter, open_console())
 
     _run(read)
 
@@ -232,7 +232,7 @@ def discard(
         reason = why if why is not None else typer.prompt("Why?", err=True)
         number = await found.letters.discard(named, by=_operator(), why=reason)
         if as_json_document:
-            _print_json({"discarded": number})
+            print_json({"discarded": number})
         else:
             typer.echo(f"discarded {number:,}")
 
@@ -271,7 +271,7 @@ def export(
         with _opened(output) as file:
             file.write(before)
             async for letter in found.letters.export(named):
-                file.write((between if number else b"") + orjson.dumps(letter))
+                file.write((between if number else b"") + as_ascii_json(letter).encode())
                 number += 1
             file.write(after if number or as_json_document else b"")
             file.flush()
@@ -409,13 +409,13 @@ async def _go_on_with_unfinished(found: Connected, yes: bool) -> None:
         except (UnreachableError, PyMongoError):
             raise
         except Exception as error:  # noqa: BLE001 - what is wrong with another replay is not to hold up this one
-            typer.echo(f"could not go on with replay {replay_id}: {error}", err=True)
+            print_error(f"could not go on with replay {replay_id}: {error}")
             continue
         typer.echo(f"went on with replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
 
 
 async def _followed(found: Connected, replay_id: str) -> Document:
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("replay", total=None)
@@ -427,7 +427,7 @@ async def _followed(found: Connected, replay_id: str) -> Document:
 def _conclude(replay: Document, as_json_document: bool) -> None:
     if as_json_document:
         names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
-        _print_json({name.removeprefix("_"): as_json(replay[name]) for name in names})
+        print_json({name.removeprefix("_"): as_json(replay[name]) for name in names})
     else:
         typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
         typer.echo("`ordersaga dead-letters list --status pending` shows those of which nothing is known yet")
@@ -452,9 +452,5 @@ def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
 
 
 def _fail(reason: str) -> NoReturn:
-    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+    print_error(reason)
     raise typer.Exit(1)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2))

@@ -6,7 +6,6 @@ from datetime import datetime
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.text import Text
@@ -14,13 +13,16 @@ from rich.text import Text
 from operations.dead_letters.groups import Bin, Group
 from operations.dead_letters.records import Page
 from operations.dead_letters.status import DEAD, HANDLED
+from operations.terminal import foreign
 from shared.database import Document
+from shared.printable import printable
 
 SHORT_ID = 10
 """Characters of an id that are shown in lists; a command takes any beginning that is one letter's alone."""
 
 MOST_BODY_LINES = 200
 _BARS = " ▁▂▃▄▅▆▇█"
+_JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
 
 
@@ -30,12 +32,12 @@ def show_page(page: Page, console: Console) -> None:
         console.print("No dead letters.")
     for letter in page.items:
         line = Text()
-        line.append(short(letter["_id"]), style="bold")
+        line.append(letter["_id"] if wide(console) else short(letter["_id"]), style="bold")
         line.append(f"  {moment(letter['lastFailedAt'])}  ")
         line.append(f"{letter['status']:<9}", style=_COLOURS.get(letter["status"], "yellow"))
-        line.append(f"  {letter['service']}  {letter['routingKey'] or '(no type)'}")
+        line.append(f"  {letter['service']}  {printable(letter['routingKey']) or '(no type)'}")
         if letter["orderId"]:
-            line.append(f"  {letter['orderId']}", style="dim")
+            line.append(f"  {printable(letter['orderId'])}", style="dim")
         _print_line(line, console)
         _print_line(_error_line(letter["error"]["type"], letter["error"]["message"]), console)
     if page.next_cursor:
@@ -50,7 +52,7 @@ def show_groups(groups: Sequence[Group], console: Console) -> None:
         line = Text()
         line.append(group.fingerprint, style="bold")
         line.append(f"  {group.open:,} open", style="red" if group.open else "green")
-        line.append(f" of {group.total:,}  {group.service}  {group.routing_key or '(no type)'}  ")
+        line.append(f" of {group.total:,}  {group.service}  {printable(group.routing_key) or '(no type)'}  ")
         line.append(group.status, style="yellow")
         _print_line(line, console)
         _print_line(_error_line(group.error_type, group.message), console)
@@ -64,7 +66,7 @@ def show_groups(groups: Sequence[Group], console: Console) -> None:
 def show_letter(letter: Document, console: Console) -> None:
     """Print a letter: the error first, then where it belongs, its body, its headers and its replays."""
     error = letter["error"]
-    console.print(f"[bold red]{escape(error['type'])}[/]: {escape(error['message'])}", highlight=False)
+    console.print(f"[bold red]{foreign(error['type'])}[/]: {foreign(error['message'])}", highlight=False)
     facts: dict[str, object] = {
         "id": letter["_id"],
         "status": letter["status"],
@@ -78,17 +80,17 @@ def show_letter(letter: Document, console: Console) -> None:
     }
     for name, value in facts.items():
         if value:
-            console.print(f"  [dim]{name:<9}[/]{escape(str(value))}", highlight=False, soft_wrap=True)
+            console.print(f"  [dim]{name:<9}[/]{foreign(str(value))}", highlight=False, soft_wrap=True)
     _show_decisions(letter, console)
     if error["traceback"]:
         console.print("traceback", style="bold")
-        console.print(Padding(Text(error["traceback"].rstrip()), (0, 0, 0, 2)))
+        console.print(_indented(Text(printable(error["traceback"].rstrip(), keep_lines=True))))
     console.print(f"body, {letter['size']:,} bytes, {letter['contentType']}", style="bold")
-    console.print(Padding(_body(letter["body"], letter["contentType"]), (0, 0, 0, 2)))
+    console.print(_indented(_body(letter["body"], letter["contentType"])))
     if letter["headers"]:
         console.print("headers", style="bold")
         for name, value in letter["headers"].items():
-            console.print(f"  [dim]{escape(name)}[/] {escape(str(value)[:500])}", highlight=False)
+            console.print(f"  [dim]{foreign(name)}[/] {foreign(str(value)[:500])}", highlight=False)
 
 
 def _show_decisions(letter: Document, console: Console) -> None:
@@ -98,20 +100,24 @@ def _show_decisions(letter: Document, console: Console) -> None:
         how = "replayed, edited," if replay["edited"] else "replayed"
         why = f" ({replay['why']})" if replay["why"] else ""
         line = f"  {how} {moment(replay['at'])} by {replay['by']}{why}: {became}{again}"
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     if letter["discarded"]:
         told = letter["discarded"]
         line = f"  discarded {moment(told['at'])} by {told['by']}: {told['why']}"
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
 
 
-def _body(body: bytes, content_type: str) -> Syntax | Text:
+def _body(body: bytes, content_type: str) -> Text:
     if content_type == "application/json":
         pretty = json.dumps(orjson.loads(body), indent=2, ensure_ascii=False)
-        return Syntax(_cut(pretty), "json", background_color="default", word_wrap=True)
+        return _JSON.highlight(printable(_cut(pretty), keep_lines=True))
     if content_type == "text/plain":
-        return Text(_cut(body.decode()))
+        return Text(printable(_cut(body.decode()), keep_lines=True))
     return Text(f"{body[:64].hex(' ')}{' …' if len(body) > 64 else ''}")
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2), expand=False)
 
 
 def _cut(text: str) -> str:
@@ -125,6 +131,11 @@ def sparkline(histogram: Sequence[Bin]) -> str:
     most = max((found.count for found in histogram), default=0)
     # What is there at all can be seen.
     return "".join(_BARS[-(-found.count * (len(_BARS) - 1) // most)] if most else " " for found in histogram)
+
+
+def wide(console: Console) -> bool:
+    """Whether the output is for a program, which wants ids whole."""
+    return not console.is_terminal
 
 
 def short(letter_id: str) -> str:
@@ -144,6 +155,6 @@ def _print_line(line: Text, console: Console) -> None:
 
 def _error_line(error_type: str, message: str) -> Text:
     line = Text("  ")
-    line.append(error_type, style="red")
-    line.append(": " + " ".join(message.split()))
+    line.append(printable(error_type), style="red")
+    line.append(": " + printable(" ".join(message.split())))
     return line

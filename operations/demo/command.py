@@ -9,12 +9,12 @@ from pathlib import Path
 
 import typer
 import uvloop
-from rich.console import Console
 
 from operations.demo.chapters import STORY, tell
 from operations.demo.scene import Scene
 from operations.demo.stage import own_stage
 from operations.native.stack import CANNOT_RUN
+from operations.terminal import open_console
 
 INTERRUPTED = 130
 
@@ -42,7 +42,7 @@ def demo() -> None:
 
     Exit status 0 only if everything that is claimed was seen. The stack is its own, and ends with it.
     """
-    console = Console()
+    console = open_console()
     scene = Scene(console)
     # Whatever asks this program to end, it ends as by ctrl-C: the stack is taken down first.
     for number in (signal.SIGTERM, signal.SIGHUP):

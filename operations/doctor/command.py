@@ -1,15 +1,12 @@
 """The command `doctor`."""
 
 import asyncio
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from operations.doctor.broker import Control, check_broker
 from operations.doctor.database import check_database
@@ -22,6 +19,7 @@ from operations.native.services import SERVICES, SIMULATOR
 from operations.native.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.native.status import check_stack
 from operations.settings import Stack, UnreachableError, announced, locate_stack
+from operations.terminal import foreign, open_console, print_json
 from shared.observability import logs_to_stderr
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
@@ -39,7 +37,7 @@ def doctor(
         findings = asyncio.run(_examine(data_dir))
     healthy = all(finding.outcome != "wrong" for finding in findings)
     if as_json:
-        typer.echo(json.dumps({"ok": healthy, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        print_json({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
     else:
         _print(findings, healthy)
     raise typer.Exit(0 if healthy else 1)
@@ -96,10 +94,10 @@ def _control(layout: Layout, state: State, stack: Stack) -> Control | None:
 
 
 def _print(findings: list[Finding], healthy: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(highlight=False, soft_wrap=True)
     for finding in findings:
-        console.print(f"{MARKS[finding.outcome]} {finding.what}: {escape(finding.detail)}")
+        console.print(f"{MARKS[finding.outcome]} {foreign(finding.what)}: {foreign(finding.detail)}")
         if finding.mend:
-            console.print(f"  [dim]{escape(finding.mend)}[/]")
+            console.print(f"  [dim]{foreign(finding.mend)}[/]")
     wrong_ones = sum(finding.outcome == "wrong" for finding in findings)
     console.print("nothing is wrong" if healthy else f"{wrong_ones} to mend")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -17,6 +16,8 @@ from operations.load.plan import Plan
 from operations.load.report import LoadReport
 from operations.load.running import Watch, run_load
 from operations.settings import Stack, announced, locate_stack
+from operations.terminal import open_console, print_json
+from shared.printable import printable
 from shared.urls import hide_credentials
 
 REFRESH_SECONDS = 0.2
@@ -49,9 +50,9 @@ def load(
     typer.echo(f"orders go to {hide_credentials(stack.urls['order'])}", err=True)
     if as_json_document:
         report = uvloop.run(run_load(stack, plan))
-        typer.echo(json.dumps({"stack": stack.as_json(), **report.as_json()}, indent=2))
+        print_json({"stack": stack.as_json(), **report.as_json()})
     else:
-        console = Console()
+        console = open_console()
         report = uvloop.run(load_with_progress(stack, plan, console))
         show(report, console)
         show_audit(report.audit, console)
@@ -107,7 +108,7 @@ def show(report: LoadReport, console: Console) -> None:
 
 def _counts(title: str, counts: object) -> str:
     assert isinstance(counts, dict)  # noqa: S101 - as LoadReport has them
-    return f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{title}: " + ", ".join(f"{printable(str(name))} {count:,}" for name, count in counts.items())
 
 
 def _latencies(report: LoadReport) -> Table:

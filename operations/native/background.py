@@ -19,6 +19,7 @@ from operations.native.services import import_path
 from operations.native.stack import CANNOT_RUN, Options, View, cannot_run, run_stack
 from operations.native.start import StartError
 from operations.native.state import State, read_state_if_readable
+from shared.printable import printable
 
 POLL_INTERVAL_SECONDS = 0.1
 
@@ -81,7 +82,7 @@ class _LogView:
 
     def event(self, text: str) -> None:
         """Write the event down; raises OSError when it is not written."""
-        line = f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {text}\n"
+        line = f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {printable(text)}\n"
         # Not through a buffer, which would keep what could not be written and write it once more.
         os.write(sys.stdout.fileno(), line.encode(errors="replace"))
 

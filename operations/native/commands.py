@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +26,7 @@ from operations.native.state import (
     write_state,
 )
 from operations.native.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
+from operations.terminal import open_console, print_json
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
@@ -57,7 +57,7 @@ def up(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
     options = Options(choose_data_directory(data_dir), services, fresh, port_offset)
-    console = Console()
+    console = open_console()
     try:
         _run(options, console, detach)
     except CANNOT_RUN as error:
@@ -79,7 +79,7 @@ def _run(options: Options, console: Console, detach: bool) -> None:
 def down(data_dir: DataDirectory = None) -> None:
     """End a stack: the services first, then the servers. Also ends what a killed supervisor left behind."""
     layout = Layout(choose_data_directory(data_dir, last_used=True))
-    console = Console()
+    console = open_console()
     if not layout.root.is_dir():
         console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
         return
@@ -118,7 +118,7 @@ def _end_leftovers(layout: Layout) -> int:
 
 def _failed(reason: str) -> typer.Exit:
     """Print why a command failed; return what ends it with exit status 1."""
-    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+    print_error(reason)
     return typer.Exit(1)
 
 
@@ -136,14 +136,14 @@ def status(
     except UnreadableStateError as error:
         raise _failed(str(error)) from None
     if as_json_document:
-        typer.echo(json.dumps(as_json(layout, state, processes), indent=2))
+        print_json(as_json(layout, state, processes))
     else:
         _print_status(layout, state, processes)
     raise typer.Exit(0 if all_ready(state, processes) else 1)
 
 
 def _print_status(layout: Layout, state: State, processes: list[ProcessStatus]) -> None:
-    console = Console()
+    console = open_console()
     if not state.running:
         console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
         if state.error:

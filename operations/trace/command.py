@@ -1,18 +1,17 @@
 """The command `ordersaga order trace`."""
 
-import json
 from typing import Annotated
 
 import typer
 import uvloop
 from pymongo import AsyncMongoClient
-from rich.console import Console
 
 from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
 from operations.records import read_records
 from operations.settings import Stack, UnreachableError, announced, locate_stack
 from operations.story import Document, Records, story
+from operations.terminal import open_console, print_error, print_json
 from operations.trace.display import as_json, show
 from shared.clock import utc_now
 
@@ -40,9 +39,9 @@ def trace(
         raise _unknown(order_id, as_json_document)
     steps = story(records)
     if as_json_document:
-        typer.echo(json.dumps(as_json(records, steps), indent=2))
+        print_json(as_json(records, steps))
     else:
-        show(records, steps, Console(highlight=False), utc_now())
+        show(records, steps, open_console(highlight=False), utc_now())
 
 
 async def _read(stack: Stack, order_id: str) -> Records:
@@ -57,8 +56,8 @@ async def _read(stack: Stack, order_id: str) -> Records:
 
 def _unknown(order_id: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
-        typer.echo(json.dumps({"orderId": order_id, "found": False}, indent=2))
+        print_json({"orderId": order_id, "found": False})
     else:
         text = f"Nothing is recorded about order {order_id}."
-        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_error(text)
     return typer.Exit(1)

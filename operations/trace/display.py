@@ -10,6 +10,7 @@ from rich.text import Text
 
 from operations.story import Kind, Outcome, Records, Step, waited_for
 from shared.clock import to_rfc3339
+from shared.printable import printable
 
 MARKS: Mapping[Outcome, tuple[str, str]] = {
     "ok": ("✓", "green"),
@@ -51,20 +52,24 @@ def show(records: Records, steps: Sequence[Step], console: Console, now: datetim
 def _head(records: Records, steps: Sequence[Step]) -> Iterator[RenderableType]:
     order = records.order
     if order is None:
-        yield Text(f"order {records.order_id}  without a record of its own: other services know of it", "yellow")
+        yield Text(
+            f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
+        )
         return
     status = str(order.get("status"))
     settled = "settled" if order.get("settled") else "not settled"
     yield Text.assemble(
-        f"order {records.order_id}  ", (status, f"bold {_STATUS_STYLES.get(status, 'cyan')}"), f", {settled}"
+        f"order {printable(records.order_id)}  ",
+        (printable(status), f"bold {_STATUS_STYLES.get(status, 'cyan')}"),
+        f", {settled}",
     )
     if steps:
         began, over = steps[0].at, max(step.until or step.at for step in steps)
         yield Text(f"began {to_rfc3339(began)}, last heard of after {duration((over - began).total_seconds())}", "dim")
     if reason := order.get("failureReason"):
-        yield Text(f"reason: {printable(reason)}", "red")
+        yield Text(f"reason: {printable(str(reason))}", "red")
     if traceparent := order.get("traceparent"):
-        yield Text(f"traceparent: {printable(traceparent)}", "dim")
+        yield Text(f"traceparent: {printable(str(traceparent))}", "dim")
 
 
 def _lines(steps: Sequence[Step]) -> Table:
@@ -104,7 +109,7 @@ def _mark(step: Step) -> Text:
 def _what(step: Step) -> Text:
     text = Text(printable(step.title), "dim" if step.kind == "message" else "")
     if step.status is not None:
-        text.append(f"  {step.status}", _STATUS_STYLES.get(step.status, "cyan"))
+        text.append(f"  {printable(step.status)}", _STATUS_STYLES.get(step.status, "cyan"))
     if step.detail:
         text.append(f"\n{printable(step.detail)}", "dim")
     if step.letter is not None and step.kind == "dead letter":
@@ -129,8 +134,3 @@ def duration(seconds: float) -> str:
     number = next(n for n, (size, _) in enumerate(_UNITS) if whole >= size)
     (size, unit), (smaller, name) = _UNITS[number], _UNITS[number + 1]
     return f"{whole // size}{unit} {whole % size // smaller:02}{name}"
-
-
-def printable(text: object) -> str:
-    """Return a text that a client or a provider has written, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in str(text))

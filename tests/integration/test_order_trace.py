@@ -81,7 +81,7 @@ async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, envir
         async with shop.all_running("inventory", "payment"):
             await shop.settled(order_id)
     text = await trace(environment, order_id)
-    assert_readable(text, "CANCELLED, settled", "no  [2Jthanks [red]at all[/]", "stock.release", "Released")
+    assert_readable(text, "CANCELLED, settled", r"no \x1b[2Jthanks [red]at all[/]", "stock.release", "Released")
     told = await document(environment, order_id)
     assert told["failureReason"] == HOSTILE
     assert {step["lane"] for step in told["steps"] if step["kind"] == "compensation"} == {"stock", "payment"}

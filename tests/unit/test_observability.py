@@ -189,3 +189,37 @@ def test_a_line_within_a_span_says_where_it_is_in_the_trace(capsys: pytest.Captu
     span = spans.one("something")
     assert first["trace_id"] == second["trace_id"] == f"{trace_id(span):032x}"
     assert first["span_id"] == f"{span_id(span):016x}"
+
+
+HOSTILE = "/orders/\x1b]0;PWNED\x07/do\nforged=line \x9b31m \u202e \u2028 \x7f"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_line_holds_no_control_character_whatever_is_logged(
+    log_format: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("payment", "INFO", log_format)
+    structlog.get_logger().warning(HOSTILE, path=HOSTILE, ids=[HOSTILE], error=ValueError(HOSTILE), other=Named())
+    logging.getLogger("library").error("it says %s", HOSTILE)
+    logged = capsys.readouterr().out
+    lines = logged.splitlines(keepends=True)
+    assert len(lines) == 2
+    assert all(line.removesuffix("\n").isprintable() for line in lines)
+    assert all("PWNED" in line for line in lines)
+    if log_format == "json":
+        assert json.loads(lines[0])["path"] == HOSTILE
+
+
+def test_a_command_logs_no_control_character_either(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs_to_stderr(logging.WARNING):
+        structlog.get_logger().warning("refused", path=HOSTILE)
+    logged = capsys.readouterr().err
+    assert "PWNED" in logged
+    assert logged.removesuffix("\n").isprintable()
+
+
+class Named:
+    """What says of itself what a sender has written."""
+
+    def __repr__(self) -> str:
+        return HOSTILE

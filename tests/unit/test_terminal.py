@@ -1,0 +1,207 @@
+"""What commands print: nothing that came from outside acts on a terminal, and what a program reads is whole."""
+
+import ast
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import operations
+from operations.accounts.books import Movement, Sheet, Statement
+from operations.accounts.display import show_sheet, show_statement
+from operations.audit.balances import Balance
+from operations.audit.command import show as show_audit
+from operations.audit.report import INVARIANTS, Report, Violation
+from operations.dead_letters.display import show_groups, show_letter, show_page
+from operations.dead_letters.groups import Bin, Group
+from operations.dead_letters.records import Page
+from operations.story import Records, Step
+from operations.terminal import as_ascii_json, foreign, open_console
+from operations.trace.display import show as show_trace
+from shared.printable import printable
+
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+HOSTILE = (
+    "\x1b]0;PWNED\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "\u202egnp.exe",
+    "\u2066x\u2069",
+    "zero\u200bwidth\ufeff",
+    "line\u2028separator",
+    "back\x08\rspace",
+    "\x7f",
+    "half \ud800",
+    "[bold]markup[/bold] [link=http://evil]x[/link] :warning:",
+    "forged\nline",
+)
+texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(codec=None), min_size=1, max_size=40))
+
+
+def printed(show: Callable[[Console], None], **options: Any) -> str:
+    file = io.StringIO()
+    show(open_console(file=file, **options))
+    return file.getvalue()
+
+
+def unprintable(text: str) -> list[str]:
+    return [c for c in text if not c.isprintable() and c != "\n"]
+
+
+@given(texts)
+def test_printable_text_is_one_printable_line_and_keeps_what_is_printable(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+    assert unprintable(printable(text, keep_lines=True)) == []
+    assert printable(text, keep_lines=True).count("\n") == text.count("\n")
+    if text.isprintable():
+        assert printable(text) == text
+
+
+def test_escapes_say_what_was_there() -> None:
+    assert printable("\x1b]0;PWNED\x07") == r"\x1b]0;PWNED\x07"
+    assert printable("\x9b31m \u202e \u2028 \u200b") == r"\x9b31m \u202e \u2028 \u200b"
+    assert printable("Żółć €5 東京") == "Żółć €5 東京"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@given(text=texts)
+def test_a_console_prints_no_control_character_however_it_is_given_text(terminal: bool, text: str) -> None:
+    def show(console: Console) -> None:
+        table = Table("a")
+        table.add_row(Text(text))
+        table.add_row(foreign(text))
+        console.print(Text(text), table)
+        console.print(text, markup=False, soft_wrap=True)
+        console.print(f"[red]{foreign(text)}[/]")
+
+    assert unprintable(printed(show, force_terminal=terminal, color_system=None)) == []
+
+
+def a_letter(text: str) -> dict[str, Any]:
+    replay = {
+        "at": NOW,
+        "by": text,
+        "why": text,
+        "outcome": "dead",
+        "outcomeAt": NOW,
+        "edited": True,
+        "error": {"type": text, "message": text},
+    }
+    return {
+        "_id": "a" * 32,
+        "status": "dead",
+        "service": "inventory",
+        "queue": text,
+        "routingKey": text,
+        "orderId": text,
+        "messageId": text,
+        "fingerprint": "f" * 16,
+        "attempts": 1,
+        "firstFailedAt": NOW,
+        "lastFailedAt": NOW,
+        "error": {"type": text, "message": text, "traceback": text},
+        "size": 10,
+        "body": text.encode("utf-8", "replace"),
+        "contentType": "text/plain",
+        "headers": {text: text, "other": [text, {text: text.encode("utf-8", "replace")}]},
+        "replays": [replay],
+        "discarded": {"at": NOW, "by": text, "why": text},
+    }
+
+
+def a_group(text: str) -> Group:
+    return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [Bin(NOW, 1)])
+
+
+def every_display(text: str) -> list[Callable[[Console], None]]:
+    letter = a_letter(text)
+    as_json = letter | {"error": {"type": text, "message": text, "traceback": ""}}
+    as_json |= {
+        "contentType": "application/json",
+        "body": json.dumps({"name": text.encode("utf-8", "replace").decode()}).encode(),
+    }
+    violation = Violation(7, "k", "order", text, text, text)
+    known = {"inFlight": 1, "deadLetters": 1, "inboxes": {}, "waitingForRetry": {}}
+    checked = {name: 1 for invariant in INVARIANTS.values() for name in invariant.records} | {"slots": 0}
+    step = Step(NOW, "order", "message", text, outcome="failed", detail=text, status=text)
+    records = Records(text, order={"status": text, "failureReason": text, "traceparent": text})
+    movement = Movement(NOW, text, text, 1, 1, text, {text: text}, text)
+    statement = Statement(text, text, 0, 1, [movement], earlier=True)
+    balance = Balance(text, {"_id": text, "status": text, "balance": 1, text: text}, 1, 2, text)
+    return [
+        lambda console: show_letter(letter, console),
+        lambda console: show_letter(as_json, console),
+        lambda console: show_page(Page([letter], "next"), console),
+        lambda console: show_groups([a_group(text)], console),
+        lambda console: show_audit(Report(checked, [violation], known), console),
+        lambda console: show_trace(records, [step], console, NOW),
+        lambda console: show_statement(statement, console),
+        lambda console: show_sheet(Sheet(balance, statement), console),
+    ]
+
+
+@settings(max_examples=40)
+@given(texts)
+def test_no_command_prints_a_control_character_of_a_record(text: str) -> None:
+    for show in every_display(text):
+        assert unprintable(printed(show)) == []
+
+
+def test_text_from_outside_is_neither_markup_nor_emoji() -> None:
+    for show in every_display("[bold]x[/] [link=http://evil]y[/link] :warning:"):
+        output = " ".join(printed(show).split())
+        assert "[bold]x[/]" in output
+        assert ":warning:" in output
+
+
+def test_a_field_of_one_line_cannot_forge_another_line() -> None:
+    text = "x\n  status   handled"
+    whole, *others = every_display(text)
+    for show in others:
+        assert "\n  status   handled" not in printed(show)
+    # A traceback and a body of text have lines of their own, and are indented.
+    assert "\n  status   handled" not in printed(whole).partition("traceback\n")[0]
+
+
+def test_what_a_program_reads_is_neither_cut_nor_wrapped() -> None:
+    long = "identifier-" * 40
+    output = printed(lambda console: show_page(Page([a_letter(long)], None), console))
+    assert output.splitlines()[0].startswith("a" * 32)
+    assert long in output.splitlines()[0]
+    for show in every_display(long):
+        text = printed(show)
+        assert long in text
+        assert max(map(len, text.splitlines())) < 20 * len(long)
+
+
+def test_json_is_printable_ascii_and_says_the_same() -> None:
+    document = {"text": list(HOSTILE)}
+    written = as_ascii_json(document)
+    assert written.isascii()
+    assert written.isprintable()
+    assert json.loads(written) == document
+
+
+def test_every_console_and_every_json_comes_from_the_one_place() -> None:
+    """Whatever prints without it would print the escapes of a record as they are."""
+    root = Path(operations.__file__).parent
+    found = []
+    for file in sorted(root.rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        for call in calls if file.name != "terminal.py" else ():
+            name = ast.unparse(call.func)
+            if name.rpartition(".")[2] in ("Console", "rprint") or (
+                name.endswith("echo") and "dumps" in ast.unparse(call)
+            ):
+                found.append(f"{file.relative_to(root)}:{call.lineno}: {ast.unparse(call)}")
+    assert found == []
