@@ -34,9 +34,7 @@ COMMANDS = {
     "down": Entry("operations.native.commands", "down", "End a stack, whatever became of its supervisor."),
     "status": Entry("operations.native.commands", "status", "Show what runs where, and whether it is ready."),
     "audit": Entry("operations.audit.command", "audit", "Check every invariant over all databases."),
-    "order": Entry(
-        "operations.trace.command", "order", "Show an order's story: what happened, when, and for how long."
-    ),
+    "order": Entry("operations.trace.command", "order", "Show an order's story; return what an unknown order holds."),
     "accounts": Entry("operations.accounts.command", "accounts", "Show accounts and statements, repair balances."),
     "cleanup": Entry("operations.cleanup.command", "cleanup", "Delete orders that were cancelled long ago."),
     "dead-letters": Entry(

@@ -98,6 +98,7 @@ class _Audit:
     jobs: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     paid_through: Counter[str] = field(default_factory=Counter)
+    unknown_returned: int = 0
     locks_held: int = 0
     booked: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
@@ -148,6 +149,7 @@ class _Audit:
             self.checked[name] += record is not None
         if (kind := orders.paid_through(case)) is not None:
             self.paid_through[kind] += 1
+        self.unknown_returned += orders.is_returned(case)
         if case.job is not None:
             self.jobs[str(case.job.get("state"))] += 1
         if case.order is not None:
@@ -264,6 +266,7 @@ class _Audit:
             "orders": dict(sorted(self.statuses.items())),
             "inFlight": self.standings["inFlight"],
             "stalled": self.standings["stalled"],
+            "unknownOrdersReturned": self.unknown_returned,
             "lingeringMarks": self.marks["lingering"],
             "bookedInSlots": to_json_number(self.booked),
             "jobs": dict(sorted(self.jobs.items())),

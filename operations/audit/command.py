@@ -80,8 +80,9 @@ def in_words(violation: Violation) -> str:
 def _information(report: Report) -> str:
     known = report.information
     booked = f", {known['bookedInSlots']:,} booked in {slots:,} slots" if (slots := report.checked["slots"]) else ""
+    returned = f", {unknown:,} unknown orders, returned" if (unknown := known["unknownOrdersReturned"]) else ""
     queued, waiting = (sum(count or 0 for count in known[name].values()) for name in ("inboxes", "waitingForRetry"))
     return (
         f"{known['inFlight']:,} orders in flight, {queued:,} messages queued, {waiting:,} waiting for their retry, "
-        f"{known['deadLetters']:,} dead letters{booked}"
+        f"{known['deadLetters']:,} dead letters{booked}{returned}"
     )

@@ -67,6 +67,18 @@ def standing(case: Case, now: datetime) -> Standing:
     return Standing(in_flight=True, stalled=waits and last is not None and now - last > STILL)
 
 
+def is_returned(case: Case) -> bool:
+    """Whether the order service does not know the order, and nothing is held for it: it was returned, or refused.
+
+    A made-up `order.created` leaves a reservation and a payment without an order. Once both hold nothing, nothing is
+    wrong any more, but the records stay.
+    """
+    reservation, payment = case.reservation or {}, case.payment or {}
+    gone = reservation.get("status") in STOCK_GONE and payment.get("status") in MONEY_GONE
+    held = any(holds_money(charge) for charge in _charges(case).values())
+    return case.order is None and case.job is None and gone and not held
+
+
 def lost(case: Case) -> Violation:
     """What a stalled order is when there is no message anywhere that could carry it on."""
     order, stock, money, job = (record or {} for record in (case.order, case.reservation, case.payment, case.job))
@@ -101,7 +113,9 @@ def from_retainer(payment: Document) -> bool:
 
 
 def _without_order(case: Case) -> Iterator[Violation]:
-    expected = "an order of this id"
+    if is_returned(case):
+        return
+    expected = "an order of this id, or all of it returned: `ordersaga order release`"
     if case.reservation is not None:
         invariant = 2 if case.reservation.get("status") == "RESERVED" else 7
         found = f"a reservation ({case.reservation.get('status')}) and no order"

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import getpass
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
 from operations.native.files import open_private
+from operations.operator import current_operator
 from operations.settings import UnreachableError, announced, locate_stack
 from operations.terminal import as_ascii_json, open_console, print_error, print_json
 from shared.database import Document
@@ -170,7 +170,7 @@ def replay_letters(
         named = await _named(found, filters)
         number = await found.letters.matching(named)
         _agree(number, "Replay", yes)
-        replay_id = await found.letters.start_replay(named, by=_operator(), why=why or "", rate=rate)
+        replay_id = await found.letters.start_replay(named, by=current_operator(), why=why or "", rate=rate)
         _conclude(await _followed(found, replay_id), as_json_document)
 
     _run(send)
@@ -194,7 +194,7 @@ def edit(
     async def send(found: Connected) -> None:
         known = await found.letters.resolve(letter_id)
         written = _read_body(body) if body is not None else await _edited(found, known)
-        replay_id = await found.letters.edit_and_replay(known, written, by=_operator(), why=why or "")
+        replay_id = await found.letters.edit_and_replay(known, written, by=current_operator(), why=why or "")
         _conclude(await _followed(found, replay_id), as_json_document)
 
     _run(send)
@@ -230,7 +230,7 @@ def discard(
         named = await _named(found, filters)
         _agree(await found.letters.matching(named), "Discard", yes)
         reason = why if why is not None else typer.prompt("Why?", err=True)
-        number = await found.letters.discard(named, by=_operator(), why=reason)
+        number = await found.letters.discard(named, by=current_operator(), why=reason)
         if as_json_document:
             print_json({"discarded": number})
         else:
@@ -345,14 +345,6 @@ def _agree(number: int, doing: str, yes: bool) -> None:
     letters = "1 dead letter" if number == 1 else f"{number:,} dead letters"
     if not yes and not typer.confirm(f"{doing} {letters}?", err=True):
         raise typer.Exit(1)
-
-
-def _operator() -> str:
-    """Who asks: the name in the environment if there is one, else that of the account."""
-    try:
-        return os.environ.get("ORDERSAGA_OPERATOR") or getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in a container
-        return f"user {os.getuid()}"
 
 
 def _read_body(name: str) -> bytes:

@@ -78,7 +78,7 @@ async def take_in(amqp_url: str, records: LetterRecords) -> int:
     if not waiting:
         return 0
     taken = 0
-    async with _bus(amqp_url, DEAD_LETTERS) as bus:
+    async with open_bus(amqp_url, DEAD_LETTERS) as bus:
         ingest = Ingest(bus, records)
         while taken < waiting:
             try:
@@ -106,7 +106,7 @@ async def follow(connected_: Connected, replay_id: str, on_progress: Progress) -
     Raises UnreachableError when the broker stays away: the operations process, or the next command, goes on with it.
     """
     replays = Replays(connected_.database)
-    async with _bus(connected_.stack.amqp_url, None) as bus:
+    async with open_bus(connected_.stack.amqp_url, None) as bus:
         replayer = Replayer(connected_.database, Publisher(bus), patience=BUS_SECONDS)
         while True:
             token = uuid4().hex
@@ -134,7 +134,8 @@ async def _waiting(amqp_url: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _bus(amqp_url: str, queue: str | None) -> AsyncIterator[RabbitBus]:
+async def open_bus(amqp_url: str, queue: str | None) -> AsyncIterator[RabbitBus]:
+    """Open a bus that consumes from the queue, if one is named, and close it; raises UnreachableError."""
     bus = RabbitBus(amqp_url, prefetch=PREFETCH, name="ordersaga-dead-letters")
     try:
         async with asyncio.timeout(BUS_SECONDS):

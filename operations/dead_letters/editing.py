@@ -1,16 +1,28 @@
 """Whether a body that an operator has written can be sent in the place of the one that failed. Pure."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import orjson
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from operations.dead_letters.letter import type_of
 from shared.bus.reading import MAX_BODY_BYTES
-from shared.contracts import BY_ROUTING_KEY
+from shared.contracts import BY_ROUTING_KEY, Message
 from shared.database import Document
 from shared.topology import INBOXES
 
 MOST_EDITS = 10
 """Edits of one letter, which keeps each of them."""
+
+IDENTITIES = ("order_id", "letter_id", "message_id", "refund_id", "transaction_id", "run", "sequence")
+"""Fields of contracts that say what a message is about: an edit that changes one would act on something else."""
+
+SUBJECTS = frozenset({"order_id", "letter_id"})
+"""Those of them that are the correlation id as well."""
+
+_UNKNOWN = object()
 
 
 class InvalidBodyError(Exception):
@@ -22,7 +34,10 @@ class InvalidBodyError(Exception):
 
 
 def check_body(letter: Document, body: bytes) -> None:
-    """Raise InvalidBodyError unless the body is JSON and a valid message of the letter's type."""
+    """Raise InvalidBodyError unless the body is JSON, a valid message of the letter's type, and about the same thing.
+
+    `letter` has all of the letter. No edit may change an identity, be it through the console or the command line.
+    """
     type_ = type_of(letter)
     contract = BY_ROUTING_KEY.get(type_)
     if contract is None:
@@ -37,9 +52,50 @@ def check_body(letter: Document, body: bytes) -> None:
     except orjson.JSONDecodeError as error:
         raise InvalidBodyError([("body", f"is not JSON: {error}")]) from None
     try:
-        contract.model_validate_json(body)
+        message = contract.model_validate_json(body)
     except ValidationError as error:
         raise InvalidBodyError([_explained(problem) for problem in error.errors(include_url=False)]) from None
+    if changed := list(_changed_identities(letter, message)):
+        raise InvalidBodyError(changed)
+
+
+def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[str, str]]:
+    """Name each identity that the message has changed, with what it must be."""
+    sent = [_object(body) for body in (letter["body"], *(edit["body"] for edit in letter["edits"]))]
+    for field in IDENTITIES:
+        if field not in type(message).model_fields:
+            continue
+        new = getattr(message, field)
+        old = next((value for body in sent if (value := _identity(message, field, body)) is not _UNKNOWN), _UNKNOWN)
+        if old is _UNKNOWN and field in SUBJECTS:
+            old = _identity(message, field, {to_camel(field): letter["correlationId"]})
+        if old is not _UNKNOWN and new != old:
+            yield to_camel(field), f"is {new!r} and must stay {old!r}: an edit may not change what the message is about"
+
+
+def _identity(message: Message, field: str, body: Mapping[str, Any] | None) -> object:
+    """Return an identity as a receiver of the body would read it, unknown where the body has none that is valid."""
+    if body is None:
+        return _UNKNOWN
+    name = to_camel(field)
+    declared = type(message).model_fields[field]
+    given = body.get(name, body.get(field, _UNKNOWN if declared.is_required() else declared.default))
+    if given is _UNKNOWN:
+        return _UNKNOWN
+    # The rest of the body may be wrong: only this field of it is read, in the place of the edit's.
+    read = orjson.dumps(orjson.loads(message.to_json()) | {name: given})
+    try:
+        return getattr(type(message).model_validate_json(read), field)
+    except ValidationError:
+        return _UNKNOWN
+
+
+def _object(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _explained(problem: object) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from operations.native.state import (
     write_state,
 )
 from operations.native.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
-from operations.terminal import open_console, print_json
+from operations.terminal import open_console, print_error, print_json
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0

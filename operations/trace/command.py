@@ -1,28 +1,37 @@
-"""The command `ordersaga order trace`."""
+"""The commands `ordersaga order trace` and `ordersaga order release`."""
 
-from typing import Annotated
+import logging
+from typing import Annotated, NoReturn
 
 import typer
 import uvloop
 from pymongo import AsyncMongoClient
 
+from operations.audit.case import status_text
 from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
+from operations.operator import current_operator
 from operations.records import read_records
 from operations.settings import Stack, UnreachableError, announced, locate_stack
 from operations.story import Document, Records, story
 from operations.terminal import open_console, print_error, print_json
 from operations.trace.display import as_json, show
+from operations.trace.releasing import NotReleasableError, refuse_release
+from operations.trace.releasing import release as send_release
 from shared.clock import utc_now
+from shared.observability import logs_to_stderr
+from shared.printable import printable
 
 CONNECT_TIMEOUT_MS = 5000
+LONGEST_REASON = 500
+"""Characters of the reason of a release."""
 
 order = typer.Typer(no_args_is_help=True)
 
 
 @order.callback()
 def _group() -> None:
-    """Show an order's story."""
+    """Show an order's story, or return what is held for an order that does not exist."""
 
 
 @order.command()
@@ -42,6 +51,55 @@ def trace(
         print_json(as_json(records, steps))
     else:
         show(records, steps, open_console(highlight=False), utc_now())
+
+
+@order.command()
+def release(
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="The id that the order service does not know.")],
+    why: Annotated[str | None, typer.Option("--why", help="Why; it is kept in the log of actions.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Return stock and money that are held for an order id that the order service does not know.
+
+    A message `order.created` that the order service has not sent reserves and charges without an order. An order that
+    exists is refused: cancel that.
+
+    Exit status 0 when the release and the refund are sent, 1 when refused or not agreed to, 2 for wrong usage, 3 when a
+    server does not answer.
+    """
+    if why is None and yes:
+        raise typer.BadParameter("say why", param_hint="--why")
+    stack = locate_stack()
+    records = uvloop.run(_read(stack, order_id))
+    if refusal := refuse_release(records):
+        _refuse(refusal)
+    held = f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}"
+    if not yes and not typer.confirm(f"Return what is held for order {printable(order_id)} ({held})?", err=True):
+        raise typer.Exit(1)
+    reason = _reason(why if why is not None else typer.prompt("Why?", err=True))
+    try:
+        with logs_to_stderr(logging.ERROR):
+            uvloop.run(send_release(stack, order_id, by=current_operator(), why=reason))
+    except NotReleasableError as error:
+        _refuse(str(error))
+    console = open_console(highlight=False, markup=False)
+    console.print("stock.release and payment.refund are sent", soft_wrap=True)
+    console.print(
+        f"`ordersaga order trace {order_id}` shows when the stock is RELEASED and the money back", soft_wrap=True
+    )
+    console.print("their answers become dead letters, as the order service does not know the order", soft_wrap=True)
+
+
+def _reason(text: str) -> str:
+    reason = text.strip()
+    if not 1 <= len(reason) <= LONGEST_REASON:
+        raise typer.BadParameter(f"has {len(reason)} characters, allowed are 1 to {LONGEST_REASON}", param_hint="--why")
+    return reason
+
+
+def _refuse(reason: str) -> NoReturn:
+    print_error(f"Nothing is released: {reason}.")
+    raise typer.Exit(1)
 
 
 async def _read(stack: Stack, order_id: str) -> Records:

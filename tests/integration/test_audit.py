@@ -449,6 +449,25 @@ async def test_what_belongs_to_no_order_is_named(name: str, record: Document, co
         await records.delete_one({"_id": document["_id"]})
 
 
+async def test_an_unknown_order_is_over_once_its_stock_and_its_money_are_back(world: World) -> None:
+    """A made-up `order.created` reserved and charged; only the release and the refund of both make it right."""
+    reservations, payments = world.collection("reservations"), world.collection("payments")
+    charge = {"_id": "made-up", "outcome": "CHARGED", "chargeId": "ch_x", "amount": 2000, "currency": "USD"}
+    await world.collection("gateway_charges").insert_one(charge)
+    await reservations.insert_one({"_id": "made-up", "status": "RESERVED", "items": []})
+    await payments.insert_one({"_id": "made-up", "status": "PROCESSED", "amount": 2000, "currency": "USD"})
+    kinds = {"reservation without order", "payment without order", "charge without order"}
+    assert {violation.kind for violation in (await world.audit()).violations} == kinds
+    await reservations.update_one({"_id": "made-up"}, put(status="RELEASED"))
+    assert not (await world.audit()).ok
+    await payments.update_one({"_id": "made-up"}, put(status="REFUNDED"))
+    assert not (await world.audit()).ok
+    await world.collection("gateway_charges").update_one({"_id": "made-up"}, put(refundedAt=NOW))
+    report = await world.audit()
+    assert report.violations == []
+    assert report.information["unknownOrdersReturned"] == 1
+
+
 async def test_what_was_paid_over_stripe_is_looked_for_in_our_records_of_it(world: World) -> None:
     await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
     charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})

@@ -678,6 +678,9 @@ async def test_an_edit_is_checked_and_then_replayed(desk: Desk, pages: httpx.Asy
     assert "aria-invalid" in refused.text
     nothing = await pages.post(address, data=OPERATOR | {"body": "{"})
     assert "<code>body</code> is not JSON" in nothing.text
+    other = await pages.post(address, data=OPERATOR | {"body": orjson.dumps(GOOD | {"orderId": "d2"}).decode()})
+    assert other.status_code == 422
+    assert "<code>orderId</code> is &#39;d2&#39; and must stay &#39;d1&#39;" in other.text
     assert (await letters.replays()) == []
     sent = orjson.dumps(GOOD, option=orjson.OPT_INDENT_2).replace(b"\n", b"\r\n").decode()
     accepted = await pages.post(address, data=OPERATOR | {"body": sent})

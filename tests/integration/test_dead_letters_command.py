@@ -151,11 +151,13 @@ async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tm
     assert "orderId: Input should be a valid string (got 8)" in refused
     body.write_text('{"orderId": "o1"}')
     assert "replayed 1 of 1" in await world.run("edit", first, "--body", str(body), "--why", "a number")
-    await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}')
+    other = await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}', status=1)
+    assert "orderId: is 'o2' and must stay 'o1'" in other
+    await world.run("edit", second, "--body", "-", given='{"orderId": "o1", "reason": "x"}')
     await world.run("edit", third, status=1, EDITOR="true", VISUAL="")
-    await world.run("edit", third, EDITOR="sed -i s/7/'\"o3\"'/", VISUAL="")
+    await world.run("edit", third, EDITOR="sed -i s/7/'\"o1\"'/", VISUAL="")
     sent = [json.loads(message.body)["orderId"] for message in await world.harness.take_from(INBOX, 3)]
-    assert sent == ["o1", "o2", "o3"]
+    assert sent == ["o1", "o1", "o1"]
     shown = await world.document("show", first)
     assert (json.loads(shown["body"]), json.loads(shown["edits"][0]["body"])) == ({"orderId": 7}, {"orderId": "o1"})
 

@@ -1,5 +1,6 @@
 """What decides about dead letters without a server: fingerprints, words, filters, times, what a replay carries."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from shared.bus.failures import dead_letter
 from shared.bus.frames import write_headers
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
-from shared.topology import DEAD_LETTERS, INBOX_EXCHANGE, ORDER_INBOX, PAYMENT_INBOX, RETRY_LADDER
+from shared.topology import DEAD_LETTERS, INBOX_EXCHANGE, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, RETRY_LADDER
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -248,9 +249,73 @@ def test_a_cursor_comes_back_and_nothing_else_is_one() -> None:
 
 
 def test_an_edit_names_what_is_wrong_with_it() -> None:
-    letter = {"type": "payment.refund", "routingKey": "payment.refund", "queue": PAYMENT_INBOX}
+    letter = edited_letter("payment.refund", PAYMENT_INBOX, b"not JSON", None)
     check_body(letter, b'{"orderId": "o1"}')
     with pytest.raises(InvalidBodyError) as refused:
         check_body(letter, b'{"orderId": "o 1", "reason": 3}')
     assert [field for field, _ in refused.value.errors] == ["orderId", "reason"]
     assert "(got 3)" in str(refused.value)
+
+
+def edited_letter(type_: str, queue: str, body: bytes, correlation: str | None, *edits: bytes) -> dict[str, Any]:
+    """What an edit is compared with."""
+    return {
+        "type": type_,
+        "routingKey": type_,
+        "queue": queue,
+        "body": body,
+        "edits": [{"body": edit} for edit in edits],
+        "correlationId": correlation,
+    }
+
+
+def refused_fields(letter: dict[str, Any], body: bytes) -> dict[str, str]:
+    try:
+        check_body(letter, body)
+    except InvalidBodyError as refused:
+        return dict(refused.errors)
+    return {}
+
+
+ORDER = b'{"orderId": "%s", "items": []}'
+
+
+def test_an_edit_cannot_make_a_message_one_about_another_order() -> None:
+    letter = edited_letter("stock.release", INVENTORY_INBOX, ORDER % b"A", "A")
+    assert refused_fields(letter, ORDER % b"A") == {}
+    told = refused_fields(letter, ORDER % b"B")["orderId"]
+    assert "'B'" in told
+    assert "must stay 'A'" in told
+    # A receiver reads either spelling of a name.
+    assert list(refused_fields(letter, b'{"order_id": "B"}')) == ["orderId"]
+    # The body counts, as for receivers, and not what its sender has written beside it.
+    assert refused_fields(letter | {"correlationId": "B"}, ORDER % b"B")
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"\xff", b"[]", b"{}", b'{"orderId": 7}', b'{"orderId": "no id!"}'])
+def test_where_the_message_names_no_order_the_correlation_id_does(body: bytes) -> None:
+    letter = edited_letter("stock.release", INVENTORY_INBOX, body, "A")
+    assert refused_fields(letter, ORDER % b"A") == {}
+    assert list(refused_fields(letter, ORDER % b"B")) == ["orderId"]
+    for nothing in (None, "", "no id!"):
+        assert refused_fields(letter | {"correlationId": nothing}, ORDER % b"B") == {}
+    once = edited_letter("stock.release", INVENTORY_INBOX, body, None, ORDER % b"A")
+    assert list(refused_fields(once, ORDER % b"B")) == ["orderId"]
+
+
+def test_an_edit_cannot_change_the_run_or_the_transaction_either() -> None:
+    cancel = edited_letter("provisioning.cancel", "provisioning.inbox", b'{"orderId": "A", "run": 2}', "A")
+    assert list(refused_fields(cancel, b'{"orderId": "A", "run": 3}')) == ["run"]
+    assert list(refused_fields(cancel, b'{"orderId": "A"}')) == ["run"]
+    first = edited_letter("provisioning.requested", "provisioning.inbox", b'{"orderId": "A", "userId": 7}', "A")
+    request = b'{"orderId": "A", "userId": "u", "package": "p", "run": %d}'
+    assert refused_fields(first, request % 1) == {}
+    assert list(refused_fields(first, request % 2)) == ["run"]
+    paid = edited_letter("payment.processed", "order.inbox", b'{"orderId": "A", "transactionId": "t1"}', "A")
+    assert list(refused_fields(paid, b'{"orderId": "B", "transactionId": "t2"}')) == ["orderId", "transactionId"]
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True))
+def test_an_edit_is_taken_for_the_same_order_and_no_other(old: str, new: str) -> None:
+    letter = edited_letter("payment.refund", PAYMENT_INBOX, json.dumps({"orderId": old, "reason": 7}).encode(), old)
+    assert (refused_fields(letter, json.dumps({"orderId": new}).encode()) == {}) == (old == new)

@@ -131,7 +131,7 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
         "body": json.dumps({"name": text.encode("utf-8", "replace").decode()}).encode(),
     }
     violation = Violation(7, "k", "order", text, text, text)
-    known = {"inFlight": 1, "deadLetters": 1, "inboxes": {}, "waitingForRetry": {}}
+    known = {"inFlight": 1, "unknownOrdersReturned": 1, "deadLetters": 1, "inboxes": {}, "waitingForRetry": {}}
     checked = {name: 1 for invariant in INVARIANTS.values() for name in invariant.records} | {"slots": 0}
     step = Step(NOW, "order", "message", text, outcome="failed", detail=text, status=text)
     records = Records(text, order={"status": text, "failureReason": text, "traceparent": text})
