@@ -26,7 +26,7 @@ REFRESH_SECONDS = 0.2
 def load(
     orders: Annotated[int, typer.Option(min=1, help="Orders to place.")] = 1000,
     rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Orders a second. [default: as fast as they are answered]")
+        float | None, typer.Option(min=0.01, help="Orders a second.", show_default="as fast as they are answered")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=2000, help="Connections.")] = 32,
     products: Annotated[int, typer.Option(min=1, max=10_000, help="Products to spread the orders over.")] = 10,

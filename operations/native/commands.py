@@ -33,7 +33,7 @@ SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where the stack's data lies. [default: ORDERSAGA_DATA_DIR, or .ordersaga]"),
+    typer.Option("--data-dir", help="Where the stack's data lies.", show_default="ORDERSAGA_DATA_DIR, or .ordersaga"),
 ]
 
 

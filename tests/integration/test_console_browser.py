@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from operations.console import Desk
 from operations.dead_letters import DeadLetters, Filters
 from shared.clock import utc_now
 from tests.browser import run_browser
 from tests.consoles import a_desk, a_letter, record_letters, served
+from tests.eventually import eventually
 
 PATIENCE = 60_000
 """Milliseconds: how long a page on a loaded machine may take."""
@@ -128,6 +129,57 @@ async def test_the_overview_renews_itself_and_keeps_the_focus(desk: Desk, browse
         await expect(page.get_by_label("Traceback")).to_contain_text("Poison: no price", timeout=PATIENCE)
         await page.close()
     assert troubles == []
+
+
+async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(desk: Desk, browser: Browser) -> None:
+    async with served(desk) as url:
+        page = await open_page(browser, url, [], 640)  # 1280 at 200 %
+        for path in await fill(desk):
+            await page.goto(path)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 640, path
+            hidden = await page.evaluate(
+                "[...document.querySelectorAll('th, td')].filter(cell => !cell.getClientRects().length).length"
+            )
+            assert hidden == 0, path
+        await page.set_viewport_size({"width": PHONE, "height": 800})
+        await page.goto("/dead-letters/list")
+        scrolls = "element => element.scrollWidth > element.clientWidth"
+        assert await page.locator(".scroll").first.evaluate(scrolls)
+        await page.close()
+
+
+async def test_an_answer_that_renews_nothing_is_no_sign_of_life(desk: Desk, browser: Browser) -> None:
+    async with served(desk) as url:
+        page = await open_page(browser, url, [])
+        await page.clock.install(time="2026-01-31T09:30:00Z")
+        await page.goto("/")
+        answered: list[str] = []
+
+        async def refuse(route: Route) -> None:
+            answered.append(route.request.url)
+            await route.fulfill(status=503, body="no")
+
+        await page.route("**/overview", refuse)
+        await page.clock.run_for(2_500)
+
+        async def was_refused() -> bool:
+            await page.clock.run_for(500)
+            return len(answered) >= 2
+
+        await eventually(was_refused, 60, "two refused renewals")
+        await page.clock.run_for(12_000)
+        stale = page.locator("#stale")
+        await expect(stale).to_be_visible(timeout=PATIENCE)
+        await expect(stale).to_contain_text("as of 09:30:0", timeout=PATIENCE)
+        # The next answer that renews the page ends it.
+        await page.unroute("**/overview")
+
+        async def is_fresh() -> bool:
+            await page.clock.run_for(1_000)
+            return await stale.is_hidden()
+
+        await eventually(is_fresh, 60, "the page to be renewed")
+        await page.close()
 
 
 async def test_a_page_says_when_what_it_shows_is_old(desk: Desk, browser: Browser) -> None:
