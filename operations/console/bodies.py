@@ -3,6 +3,8 @@
 import json
 from typing import Literal, NamedTuple
 
+from shared.database import Document
+
 MOST_SHOWN = 100_000
 """Characters of a body that are shown."""
 
@@ -38,6 +40,13 @@ def view(body: bytes) -> BodyView:
     indented = _indented(text) if len(body) <= MOST_INDENTED else None
     shown = indented if indented is not None else text
     return BodyView("text" if indented is None else "JSON", shown[:MOST_SHOWN], len(body), len(shown) > MOST_SHOWN)
+
+
+def view_of(letter: Document) -> BodyView:
+    """Return how the body of a letter is shown on a page, which does not load a big one: by its beginning."""
+    if letter["body"] is None:
+        return BodyView("text", letter["bodyText"], letter["size"], cut=True)
+    return view(letter["body"])
 
 
 def _indented(text: str) -> str | None:

@@ -9,18 +9,22 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from operations.console.bodies import MOST_SHOWN, view
+from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.desk import Desk
 from operations.console.forms import Note, OptionalName, Why, named, remember
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Missing, attempt, path
 from operations.dead_letters import DeadLetters, Filters, Group, InvalidBodyError, NotPossibleError
+from operations.dead_letters.outcome import Outcome
 from shared.database import Document
-from shared.http import conflict, invalid, not_found
+from shared.http import ProblemError, conflict, invalid, not_found
 
 PAGE = 50
 GROUPS = 100
 RATE = 100.0
+
+WATCHED_FOR = timedelta(minutes=10)
+"""After the end of a replay: all rungs of the retry ladder take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The times that can be looked at besides all of it."""
@@ -50,17 +54,23 @@ def create_dead_letters(desk: Desk, pages: Pages) -> APIRouter:
 
 def _add_groups(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
     @router.get("/dead-letters")
-    async def groups(request: Request, status: Short = "", span: Short = "") -> Response:
-        since = since_of(span, desk.clock())
+    async def groups(
+        request: Request, status: Short = "", span: Short = "", page: Annotated[int, Query(ge=1, le=10_000)] = 1
+    ) -> Response:
+        since, skip = since_of(span, desk.clock()), (page - 1) * GROUPS
         found, counts, replays = await asyncio.gather(
-            attempt(letters.groups(status=status or None, since=since, limit=GROUPS), "MongoDB"),
+            attempt(letters.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
             attempt(letters.counts(), "MongoDB"),
             attempt(letters.replays(limit=5), "MongoDB"),
         )
+        more = not isinstance(found, Missing) and found.total > page * GROUPS
         return pages.show(
             request,
             "groups.html",
-            groups=found,
+            found=found,
+            first=skip + 1,
+            newer=_group_page(status, span, page - 1) if page > 1 else None,
+            older=_group_page(status, span, page + 1) if more else None,
             counts=counts,
             replays=replays,
             status=status,
@@ -73,14 +83,14 @@ def _add_groups(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetter
     async def group(request: Request, fingerprint: str, cursor: str | None = None) -> Response:
         found = await _group(letters, fingerprint)
         page = await _page(letters, Filters(group=fingerprint, status=STATUSES), cursor)
-        newest = await letters.letter(page.items[0]["_id"]) if page.items else None
+        newest = await letters.letter_for_page(page.items[0]["_id"]) if page.items else None
         more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
         return pages.show(
             request,
             "group.html",
             group=found,
             newest=newest,
-            body=view(newest["body"]) if newest else None,
+            body=view_of(newest) if newest else None,
             items=page.items,
             more=more,
             cursor=cursor,
@@ -137,7 +147,10 @@ def _add_group_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None
         """Write down what was found out."""
         operator = named(request, desk, by)
         await _group(letters, fingerprint)
-        await letters.add_note(fingerprint, text, by=operator)
+        try:
+            await letters.add_note(fingerprint, text, by=operator)
+        except NotPossibleError as error:
+            raise conflict(str(error)) from None
         return back(request, fingerprint, operator)
 
 
@@ -193,7 +206,7 @@ def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetters) -> None:
             request,
             "letter.html",
             letter=found,
-            body=view(found["body"]),
+            body=view_of(found),
             edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,
         )
@@ -201,7 +214,9 @@ def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetters) -> None:
     @router.get("/dead-letters/letters/{letter_id}/body")
     async def body(letter_id: str) -> Response:
         """The whole body as it came, as a file."""
-        found = await _letter(letters, letter_id)
+        found = await letters.letter(letter_id)
+        if found is None:
+            raise _no_letter(letter_id)
         headers = {**SECURITY, "Content-Disposition": 'attachment; filename="body"'}
         return Response(found["body"], headers=headers, media_type="application/octet-stream")
 
@@ -235,7 +250,7 @@ def _add_edit(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters)
     @router.get("/dead-letters/letters/{letter_id}/edit")
     async def ask(request: Request, letter_id: str) -> Response:
         letter = await _letter(letters, letter_id)
-        body = view(letter.get("current") or letter["body"])
+        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
         if not body.editable or body.cut:
             raise conflict("The body is too large for a form, or no text: `ordersaga dead-letters edit` takes a file")
         return form(request, letter, body.text, "", ())
@@ -269,7 +284,10 @@ def _add_replays(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLette
         replay = await letters.replay(replay_id)
         if replay is None:
             raise not_found(f"Replay {replay_id}")
-        return pages.show(request, template, replay=replay)
+        outcome = await letters.outcome(replay_id)
+        return pages.show(
+            request, template, replay=replay, outcome=outcome, watched=is_watched(replay, outcome, desk.clock())
+        )
 
     @router.get("/dead-letters/replays")
     async def replays(request: Request) -> Response:
@@ -293,6 +311,17 @@ def _add_replays(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLette
 
 
 # --- What the routes have in common. ---
+
+
+def _group_page(status: str, span: str, page: int) -> str:
+    """The address of a page of the groups."""
+    asked = {"status": status, "span": span, "page": str(page)}
+    return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
+
+
+def is_watched(replay: Document, outcome: Outcome, now: datetime) -> bool:
+    """Whether the page of a replay renews itself: until the outcome is known, or nobody can expect it any more."""
+    return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
 
 
 def since_of(span: str, now: datetime) -> datetime | None:
@@ -330,10 +359,14 @@ async def _group(letters: DeadLetters, fingerprint: str) -> Group:
 
 
 async def _letter(letters: DeadLetters, letter_id: str) -> Document:
-    found = await letters.letter(letter_id)
+    found = await letters.letter_for_page(letter_id)
     if found is None:
-        raise not_found(f"Dead letter {letter_id}")
+        raise _no_letter(letter_id)
     return found
+
+
+def _no_letter(letter_id: str) -> ProblemError:
+    return not_found(f"Dead letter {letter_id}")
 
 
 async def _start(letters: DeadLetters, filters: Filters, operator: str, why: str, rate: float) -> str:

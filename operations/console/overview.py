@@ -12,7 +12,7 @@ from operations.console.desk import Desk
 from operations.console.figures import Open, Recent, read_open, read_recent
 from operations.console.pages import Pages
 from operations.console.upstream import Missing, attempt
-from operations.dead_letters import DeadLetters, Group
+from operations.dead_letters import DeadLetters, GroupPage
 from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
@@ -42,7 +42,7 @@ class Snapshot(NamedTuple):
     open: Open | Missing
     queues: dict[str, int | None] | Missing
     low: list[Document] | Missing
-    groups: list[Group] | Missing
+    groups: GroupPage | Missing
     letters: dict[str, int] | Missing
     health: Sequence[Health]
 
@@ -69,15 +69,15 @@ class LetterWatch:
     def __init__(self, letters: DeadLetters, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._letters = letters
         self._monotonic = monotonic
-        self._last: tuple[list[Group] | Missing, dict[str, int] | Missing] | None = None
+        self._last: tuple[GroupPage | Missing, dict[str, int] | Missing] | None = None
         self._next_at = 0.0
 
-    async def look(self) -> tuple[list[Group] | Missing, dict[str, int] | Missing]:
+    async def look(self) -> tuple[GroupPage | Missing, dict[str, int] | Missing]:
         """The groups that are open and the counts by status, the last ones or new ones."""
         if self._last is None or self._monotonic() >= self._next_at:
             began = self._monotonic()
             self._last = await asyncio.gather(
-                attempt(self._letters.groups(open_only=True, limit=GROUPS), "MongoDB"),
+                attempt(self._letters.group_page(open_only=True, limit=GROUPS), "MongoDB"),
                 attempt(self._letters.counts(), "MongoDB"),
             )
             failed = any(isinstance(part, Missing) for part in self._last)

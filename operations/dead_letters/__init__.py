@@ -9,10 +9,20 @@ from operations.dead_letters.desk import (
     DeadLetters,
     Filters,
     Group,
+    GroupPage,
     InvalidBodyError,
     NotPossibleError,
     Page,
     letter_as_json,
 )
 
-__all__ = ["DeadLetters", "Filters", "Group", "InvalidBodyError", "NotPossibleError", "Page", "letter_as_json"]
+__all__ = [
+    "DeadLetters",
+    "Filters",
+    "Group",
+    "GroupPage",
+    "InvalidBodyError",
+    "NotPossibleError",
+    "Page",
+    "letter_as_json",
+]

@@ -1,4 +1,4 @@
-"""The commands `ordersaga dead-letters list`, `groups`, `show`, `replay`, `edit`, `discard` and `export`."""
+"""The commands `ordersaga dead-letters list`, `groups`, `show`, `replay`, `outcome`, `edit`, `discard` and `export`."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,11 @@ import uvloop
 from pymongo.errors import PyMongoError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from operations.dead_letters.connection import Connected, connected, follow, unfinished
+from operations.dead_letters.connection import Connected, await_outcome, connected, follow, unfinished
 from operations.dead_letters.desk import InvalidBodyError, NotPossibleError, as_json, letter_as_json
 from operations.dead_letters.display import show_groups, show_letter, show_page
 from operations.dead_letters.filters import Filters
+from operations.dead_letters.outcome import Outcome
 from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
@@ -38,6 +39,9 @@ from shared.observability import logs_to_stderr
 dead_letters = typer.Typer(no_args_is_help=True)
 
 T = TypeVar("T")
+
+WITHIN_SECONDS = 180.0
+"""As long as all rungs of the retry ladder take, and a little more."""
 
 _LINES = (b"", b"\n", b"\n")
 """What stands before, between and behind the letters of an export."""
@@ -54,6 +58,8 @@ Words = Annotated[str | None, typer.Option("--text", help="Words of body, error 
 GroupId = Annotated[str | None, typer.Option("--group", help="The fingerprint of a group.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is known what became of every message.")]
+Within = Annotated[float, typer.Option("--within", min=0, metavar="SECONDS", help="How long --wait waits.")]
 Why = Annotated[str | None, typer.Option("--why", help="Why; it is kept in the log of actions.")]
 
 
@@ -109,11 +115,11 @@ def groups(
     """List the causes: letters that failed in the same way, how many, since when, and how they spread over time."""
 
     async def read(found: Connected) -> None:
-        listed = await found.letters.groups(status=status, open_only=not all_groups, limit=limit)
+        page = await found.letters.group_page(status=status, open_only=not all_groups, limit=limit)
         if as_json_document:
-            print_json({"items": [as_json(group.as_json()) for group in listed]})
+            print_json({"items": [as_json(group.as_json()) for group in page.items], "total": page.total})
         else:
-            show_groups(listed, open_console())
+            show_groups(page, open_console())
 
     _run(read)
 
@@ -152,15 +158,19 @@ def replay_letters(
     group: GroupId = None,
     rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters a second.")] = DEFAULT_RATE,
     why: Why = None,
+    wait: Wait = False,
+    within: Within = WITHIN_SECONDS,
     yes: Yes = False,
     as_json_document: AsJson = False,
 ) -> None:
     """Send letters again, to the inboxes that they failed in. Only what is dead is sent.
 
-    A replay that was interrupted is gone on with first, if that is agreed to.
+    Sent is not handled: a message may fail again of the same cause. --wait waits for the outcome, `dead-letters
+    outcome` shows it later. A replay that was interrupted is continued first, if that is agreed to.
 
-    Exit status 0 when all are sent, 1 when there is nothing to send or it is not agreed to, 2 for wrong usage, 3 when a
-    server does not answer.
+    Exit status 0 when all are sent (with --wait: handled), 1 when one failed again, could not be sent or is not known
+    about in time, when there is nothing to send or it is not agreed to, 2 for wrong usage, 3 when a server does not
+    answer.
     """
     filters = _chosen(_filters(ids, service, error, type_, None, since, until, order, text, group), all_letters)
     _must_not_ask(yes, as_json_document)
@@ -171,9 +181,31 @@ def replay_letters(
         number = await found.letters.matching(named)
         _agree(number, "Replay", yes)
         replay_id = await found.letters.start_replay(named, by=current_operator(), why=why or "", rate=rate)
-        _conclude(await _followed(found, replay_id), as_json_document)
+        await _conclude(found, await _followed(found, replay_id), within if wait else None, as_json_document)
 
     _run(send)
+
+
+@dead_letters.command()
+def outcome(
+    replay_id: Annotated[str, typer.Argument(metavar="REPLAY", help="The id that `replay` has printed.")],
+    wait: Wait = False,
+    within: Within = WITHIN_SECONDS,
+    as_json_document: AsJson = False,
+) -> None:
+    """Show what became of a replay: how many letters were handled, failed again, or are not known about yet.
+
+    Exit status 0 when no letter has failed again (with --wait: when all are handled), else 1, also for an unknown
+    replay, 3 when a server does not answer.
+    """
+
+    async def look(found: Connected) -> None:
+        replay = await found.letters.replay(replay_id)
+        if replay is None:
+            raise NotPossibleError(f"there is no replay {replay_id}")
+        await _conclude(found, replay, within if wait else None, as_json_document)
+
+    _run(look)
 
 
 @dead_letters.command()
@@ -183,19 +215,21 @@ def edit(
         str | None, typer.Option("--body", metavar="FILE", help="The new body; - reads it from stdin.")
     ] = None,
     why: Why = None,
+    wait: Wait = False,
+    within: Within = WITHIN_SECONDS,
     as_json_document: AsJson = False,
 ) -> None:
     """Send a letter again with another body, from FILE or from your editor ($EDITOR). The body that came is kept.
 
-    It must be JSON and valid for the message's type. Exit status 0 when it is sent, 1 when it is not valid or the
-    letter is not dead, 3 when a server does not answer.
+    It must be JSON, valid for the message's type, and about the same order. Exit status 0 when it is sent (with --wait:
+    handled), 1 when it is not valid, the letter is not dead, or it failed again, 3 when a server does not answer.
     """
 
     async def send(found: Connected) -> None:
         known = await found.letters.resolve(letter_id)
         written = _read_body(body) if body is not None else await _edited(found, known)
         replay_id = await found.letters.edit_and_replay(known, written, by=current_operator(), why=why or "")
-        _conclude(await _followed(found, replay_id), as_json_document)
+        await _conclude(found, await _followed(found, replay_id), within if wait else None, as_json_document)
 
     _run(send)
 
@@ -252,7 +286,9 @@ def export(
     order: Order = None,
     text: Words = None,
     group: GroupId = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write. [default: stdout]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default="stdout")
+    ] = None,
     as_json_document: AsJson = False,
 ) -> None:
     """Write letters as JSON lines (--json: as one document), with their bodies: as text, or else in base64.
@@ -416,15 +452,46 @@ async def _followed(found: Connected, replay_id: str) -> Document:
         )
 
 
-def _conclude(replay: Document, as_json_document: bool) -> None:
+async def _conclude(found: Connected, replay: Document, within: float | None, as_json_document: bool) -> None:
+    """Print how far a replay has come and what became of it, after a wait if that is asked for; 1 for a failure."""
+    if within is None:
+        became = await found.letters.outcome(replay["_id"])
+    else:
+        became = await _awaited(found, replay["_id"], within)
     if as_json_document:
         names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
-        print_json({name.removeprefix("_"): as_json(replay[name]) for name in names})
+        document = {name.removeprefix("_"): as_json(replay[name]) for name in names}
+        print_json(document | became.as_json())
     else:
-        typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
-        typer.echo("`ordersaga dead-letters list --status pending` shows those of which nothing is known yet")
-    if replay["status"] == CANCELLED:
+        _print_outcome(replay, became, within)
+    if replay["status"] == CANCELLED or became.failed or (within is not None and became.unknown):
         raise typer.Exit(1)
+
+
+def _print_outcome(replay: Document, became: Outcome, within: float | None) -> None:
+    typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
+    typer.echo(became.in_words())
+    if became.failed:
+        typer.echo("`ordersaga dead-letters list` shows those that failed again")
+    if became.unknown and within is None:
+        typer.echo(
+            f"sent is not handled: `ordersaga dead-letters outcome {replay['_id']} --wait` waits for the outcome"
+        )
+    elif became.unknown:
+        typer.echo(f"not known after {within:g} s: does every service run? A retry may take minutes")
+
+
+async def _awaited(found: Connected, replay_id: str, within: float) -> Outcome:
+    console = open_console(stderr=True)
+    columns = (TextColumn("waiting for the outcome"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("outcome", total=None)
+
+        def show_progress(became: Outcome) -> None:
+            known = became.handled + became.failed
+            progress.update(task, total=known + became.unknown, completed=known)
+
+        return await await_outcome(found, replay_id, within, show_progress)
 
 
 def _run(work: Callable[[Connected], Awaitable[T]]) -> T:

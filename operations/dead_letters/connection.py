@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -11,6 +12,8 @@ from pymongo import AsyncMongoClient
 from operations.audit.broker import count_messages
 from operations.dead_letters.desk import DeadLetters
 from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
+from operations.dead_letters.notices import handlers
+from operations.dead_letters.outcome import Outcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import (
     CANCELLING,
@@ -23,12 +26,14 @@ from operations.dead_letters.replaying import (
 from operations.drivers import unreachable_unless_done
 from operations.native.reachability import mongodb_missing
 from operations.settings import Stack, UnreachableError
-from shared.bus.batch_loop import BatchAbandonedError
+from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
+from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
-from shared.database import Database, Document
+from shared.clock import utc_now
+from shared.database import Database, Document, as_ours
 from shared.errors import BusUnavailableError, StartError
-from shared.topology import DEAD_LETTERS
+from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
 
 CONNECT_TIMEOUT_MS = 5000
 BUS_SECONDS = 15.0
@@ -122,6 +127,40 @@ async def follow(connected_: Connected, replay_id: str, on_progress: Progress) -
                 return found or {}
             on_progress(found)
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def await_outcome(
+    connected_: Connected, replay_id: str, within: float, on_progress: Callable[[Outcome], None]
+) -> Outcome:
+    """Wait, at most `within` seconds, until it is known what became of every letter of an ended replay.
+
+    Takes in dead letters and notices meanwhile, so that it works while no operations process runs.
+    """
+    deadline = time.monotonic() + within
+    async with _taking_in(connected_):
+        while True:
+            outcome = await connected_.letters.outcome(replay_id)
+            on_progress(outcome)
+            if not outcome.unknown or time.monotonic() > deadline:
+                return outcome
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _taking_in(connected_: Connected) -> AsyncIterator[None]:
+    """Do what the operations process does with its two queues, beside it or in its place."""
+    records, url = LetterRecords(connected_.database), connected_.stack.amqp_url
+    async with open_bus(url, DEAD_LETTERS) as letters, open_bus(url, OPERATIONS_INBOX) as notices:
+        taking: list[BatchLoop] = [
+            Ingest(letters, records),
+            Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), as_ours=as_ours),
+        ]
+        tasks = [asyncio.create_task(loop.run()) for loop in taking]
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(loop.stop() for loop in taking))
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def unfinished(connected_: Connected) -> list[str]:

@@ -10,8 +10,9 @@ from bson import Int64
 from operations.actions import record_action
 from operations.dead_letters.editing import MOST_EDITS, InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters
-from operations.dead_letters.groups import Group, GroupRecords
+from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
+from operations.dead_letters.outcome import Outcome, outcome_of
 from operations.dead_letters.records import SCHEMA, LetterRecords, Page, decidable
 from operations.dead_letters.replaying import DEFAULT_RATE, NotPossibleError, Replays
 from shared import schema
@@ -51,6 +52,10 @@ class DeadLetters:
         """All of a letter; `body` is what came, `current` what a replay would send."""
         return await self._letters.letter(letter_id)
 
+    async def letter_for_page(self, letter_id: str) -> Document | None:
+        """A letter as a page shows it: `body` is None where it is over 1 MiB, `bodyText` its beginning."""
+        return await self._letters.without_big_body(letter_id)
+
     async def groups(
         self,
         *,
@@ -61,10 +66,30 @@ class DeadLetters:
         bins: int = 24,
         limit: int = 50,
     ) -> list[Group]:
-        """The groups, newest failure first; `since` and `until` bound their histograms alone."""
+        """The groups, newest failure first; see `group_page`."""
+        page = await self.group_page(
+            status=status, open_only=open_only, since=since, until=until, bins=bins, limit=limit
+        )
+        return list(page.items)
+
+    async def group_page(
+        self,
+        *,
+        status: str | None = None,
+        open_only: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        bins: int = 24,
+        limit: int = 50,
+        skip: int = 0,
+    ) -> GroupPage:
+        """Some of the groups, newest failure first, and how many there are.
+
+        `since` and `until` bound their histograms alone; the first `skip` are left out.
+        """
         fingerprints = None if status is None else await self._groups.fingerprints(status)
         return await self._groups.list(
-            fingerprints=fingerprints, open_only=open_only, since=since, until=until, bins=bins, limit=limit
+            fingerprints=fingerprints, open_only=open_only, since=since, until=until, bins=bins, limit=limit, skip=skip
         )
 
     async def group(
@@ -74,11 +99,15 @@ class DeadLetters:
         found = await self._groups.list(
             fingerprints=[fingerprint], open_only=False, since=since, until=until, bins=bins, limit=1
         )
-        return found[0] if found else None
+        return found.items[0] if found.items else None
 
     async def replay(self, replay_id: str) -> Document | None:
         """How far a replay has come: `published` of `total`, and its `status`."""
         return await self._replays.find(replay_id)
+
+    async def outcome(self, replay_id: str) -> Outcome:
+        """What became of the letters of a replay, as far as it is known."""
+        return await outcome_of(self._database, replay_id)
 
     async def replays(self, limit: int = 20) -> list[Document]:
         """The newest replays."""
@@ -101,10 +130,15 @@ class DeadLetters:
         await self._log(by, "", "dead-letters.group", fingerprint, status)
 
     async def add_note(self, fingerprint: str, text: str, *, by: str) -> None:
-        """Add a note to a group. Raises ValueError for an empty one, NotPossibleError if there is no such group."""
+        """Add a note to a group.
+
+        Raises ValueError for an empty one, NotPossibleError if there is no such group or it has MOST_NOTES.
+        """
         note = {"at": utc_now(), "by": by, "text": _told(text, "note")}
         if not await self._groups.add_note(fingerprint, note):
-            raise NotPossibleError(f"there is no group {fingerprint}")
+            if await self.group(fingerprint) is None:
+                raise NotPossibleError(f"there is no group {fingerprint}")
+            raise NotPossibleError(f"group {fingerprint} has {MOST_NOTES} notes, which is the most")
         await self._log(by, "", "dead-letters.note", fingerprint, "noted")
 
     async def start_replay(self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE) -> str:
@@ -245,4 +279,13 @@ def _subject(filters: Filters, otherwise: str) -> str:
     return filters.group or otherwise or filters.in_words()[:200]
 
 
-__all__ = ["DeadLetters", "Filters", "Group", "InvalidBodyError", "NotPossibleError", "Page", "letter_as_json"]
+__all__ = [
+    "DeadLetters",
+    "Filters",
+    "Group",
+    "GroupPage",
+    "InvalidBodyError",
+    "NotPossibleError",
+    "Page",
+    "letter_as_json",
+]

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.text import Text
 
-from operations.dead_letters.groups import Bin, Group
+from operations.dead_letters.groups import Bin, GroupPage
 from operations.dead_letters.records import Page
 from operations.dead_letters.status import DEAD, HANDLED
 from operations.terminal import foreign
@@ -44,11 +44,11 @@ def show_page(page: Page, console: Console) -> None:
         console.print(f"There are more: --cursor {page.next_cursor}", style="dim", highlight=False, soft_wrap=True)
 
 
-def show_groups(groups: Sequence[Group], console: Console) -> None:
+def show_groups(page: GroupPage, console: Console) -> None:
     """Print three lines for each group: how many and which, the error, and how they spread over time."""
-    if not groups:
+    if not page.items:
         console.print("No dead letters.")
-    for group in groups:
+    for group in page.items:
         line = Text()
         line.append(group.fingerprint, style="bold")
         line.append(f"  {group.open:,} open", style="red" if group.open else "green")
@@ -61,6 +61,9 @@ def show_groups(groups: Sequence[Group], console: Console) -> None:
             f"[dim]{moment(group.last_failed_at)}[/]",
             highlight=False,
         )
+    if page.total > len(page.items):
+        more = f"{len(page.items):,} of {page.total:,} groups: --limit shows more"
+        console.print(more, style="dim", highlight=False, soft_wrap=True)
 
 
 def show_letter(letter: Document, console: Console) -> None:

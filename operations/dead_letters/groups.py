@@ -1,6 +1,6 @@
 """Letters of one cause, as one line: how many, since when, how they spread over time, and what operators say of it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -11,6 +11,9 @@ from shared.clock import utc_now
 from shared.database import Collection, Database, Document, aggregate
 
 MOST_BINS = 200
+
+MOST_NOTES = 100
+"""Notes of one group: its record and its page have all of them."""
 
 
 class Bin(NamedTuple):
@@ -61,6 +64,13 @@ class Group:
         }
 
 
+class GroupPage(NamedTuple):
+    """Some groups, and how many there are in all."""
+
+    items: Sequence[Group]
+    total: int
+
+
 class GroupRecords:
     """The operations on the groups. All of them let the driver's errors out."""
 
@@ -77,15 +87,20 @@ class GroupRecords:
         until: datetime | None,
         bins: int,
         limit: int,
-    ) -> list[Group]:
-        """These groups, or all; the one whose last failure is the newest first."""
+        skip: int = 0,
+    ) -> GroupPage:
+        """These groups, or all, without the first `skip`; the one whose last failure is the newest first."""
         chart = await self._chart(since, until, bins)
-        counted = [found async for found in self._counted(chart, fingerprints, open_only, limit)]
-        among = {"_id": {"$in": [found["_id"] for found in counted]}}
+        found = await anext(self._counted(chart, fingerprints, open_only, limit, skip))
+        counted = found["items"]
+        among = {"_id": {"$in": [group["_id"] for group in counted]}}
         known = {group["_id"]: group async for group in self._groups.find(among)}
-        return [_group(found, known.get(found["_id"], {}), chart) for found in counted]
+        items = [_group(group, known.get(group["_id"], {}), chart) for group in counted]
+        return GroupPage(items, found["total"][0]["number"] if found["total"] else 0)
 
-    def _counted(self, chart: "_Chart", fingerprints: Sequence[str] | None, open_only: bool, limit: int) -> Any:
+    def _counted(
+        self, chart: "_Chart", fingerprints: Sequence[str] | None, open_only: bool, limit: int, skip: int
+    ) -> AsyncIterator[Document]:
         """Count in one walk over an index that has all the fields, so that no letter is read."""
         pipeline: list[Document] = [
             {"$match": {"fingerprint": {"$gt": ""} if fingerprints is None else {"$in": list(fingerprints)}}},
@@ -101,8 +116,12 @@ class GroupRecords:
                 }
             },
             *([{"$match": {"open": {"$gt": 0}}}] if open_only else []),
-            {"$sort": {"last": -1, "_id": 1}},
-            {"$limit": limit},
+            {
+                "$facet": {
+                    "items": [{"$sort": {"last": -1, "_id": 1}}, {"$skip": skip}, {"$limit": limit}],
+                    "total": [{"$count": "number"}],
+                }
+            },
         ]
         return aggregate(self._letters, pipeline, hint=BY_GROUP)
 
@@ -124,8 +143,9 @@ class GroupRecords:
         return bool((await self._groups.update_one({"_id": fingerprint}, changed)).matched_count)
 
     async def add_note(self, fingerprint: str, note: Document) -> bool:
-        """Add a note to a group; False if there is no such group."""
-        return bool((await self._groups.update_one({"_id": fingerprint}, {"$push": {"notes": note}})).matched_count)
+        """Add a note to a group; False if there is no such group, or it has MOST_NOTES."""
+        has_room = {"_id": fingerprint, f"notes.{MOST_NOTES - 1}": {"$exists": False}}
+        return bool((await self._groups.update_one(has_room, {"$push": {"notes": note}})).matched_count)
 
 
 _SPAN: Document = {"n": {"$sum": 1}, "first": {"$min": "$firstFailedAt"}, "last": {"$max": "$lastFailedAt"}}

@@ -258,8 +258,12 @@ class LetterRecords:
 
     async def letter(self, letter_id: str) -> Document | None:
         """All of a letter, with its body as it came and, as `current`, what a replay would send."""
-        letter = await self._letters.find_one({"_id": letter_id}, {"words": False})
+        letter = await self.without_big_body(letter_id)
         return None if letter is None else await self.with_body(letter)
+
+    async def without_big_body(self, letter_id: str) -> Document | None:
+        """A letter whose body is None where it has more than LARGEST_INLINE bytes: a page need not load it."""
+        return await self._letters.find_one({"_id": letter_id}, {"words": False})
 
     async def beginning_with(self, prefix: str) -> list[str]:
         """The ids, two at most, that begin so."""

@@ -55,6 +55,9 @@ LEASE = timedelta(seconds=15)
 LONGEST_PAUSE_SECONDS = 2.0
 """Between two renewals of the lease."""
 
+MOST_REPLAYS_KEPT = 100
+"""Replays that a letter's record keeps, the newest: a letter that is replayed again and again must not outgrow it."""
+
 RUNNING, DONE, CANCELLED = "running", "done", "cancelled"
 CANCELLING = "cancelling"
 """What is claimed is still sent, and then it ends."""
@@ -259,7 +262,7 @@ class Replayer:
                 "outcome": PENDING,
                 "outcomeAt": None,
             }
-            pushed: Document = {"replays": entry}
+            pushed: Document = {"replays": {"$each": [entry], "$slice": -MOST_REPLAYS_KEPT}}
             if replay["edited"] is not None:
                 pushed["edits"] = {"at": now, "by": replay["by"], "why": replay["why"], "body": replay["edited"]}
             claimable = {"_id": letter["_id"]} | _undecided(replay)

@@ -604,9 +604,55 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     replay = await DeadLetters(desk.operations).replay(answer.headers["location"].rpartition("/")[2])
     assert replay
     assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == ("op-1", "because", 50, 12)
+    assert "Failed again" in text
     stopped = await pages.post(f"{answer.headers['location']}/cancel", data=OPERATOR)
     assert stopped.status_code == 303
     await text_of(pages, "/dead-letters/replays")
+
+
+async def test_groups_are_paged_and_say_how_many_there_are(
+    desk: Desk, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operations.console.dead_letters.GROUPS", 4)
+    names = [f"{letter}-kind-of-error" for letter in "abcdefghij"]
+    await record_letters(desk, *(a_letter(f"o{n}", name) for n, name in enumerate(names)))
+    overview = await text_of(pages, "/")
+    assert "8 of 10 groups: show all</a>" in overview
+    seen: list[str] = []
+    address = "/dead-letters?status=new"
+    for shown in ("1 to 4", "5 to 8", "9 to 10"):
+        text = await text_of(pages, address)
+        assert f"Groups {shown} of 10" in text
+        seen += re.findall(r">(\w-kind-of-error)<", text)
+        older = re.search(r'href="([^"]+)" rel="next"', text)
+        address = older[1].replace("&amp;", "&") if older else ""
+    assert address == ""
+    assert sorted(seen) == names
+    assert "No matching groups" in await text_of(pages, "/dead-letters?status=mended")
+    assert "10 groups" not in await text_of(pages, "/dead-letters?page=9")
+    await text_of(pages, "/dead-letters?page=0", 422)
+
+
+async def test_a_replay_shows_what_became_of_its_messages(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, *(a_letter(f"d{n}") for n in range(6)))
+    letters = DeadLetters(desk.operations)
+    replay = await letters.start_replay(Filters(), by="op-1", why="fixed")
+    at = utc_now()
+    for number, outcome in enumerate(("handled", "handled", "handled", "dead", "dead", "pending")):
+        entry = {"replay": replay, "outcome": outcome, "at": at, "outcomeAt": at, "messageId": f"r{number}"}
+        old = entry | {"replay": "another", "outcome": "dead"}
+        await desk.operations["dead_letters"].update_one(
+            {"orderId": f"d{number}"}, {"$set": {"replays": [old, entry], "status": outcome}}
+        )
+    over = {"$set": {"status": "done", "doneAt": at, "published": 6}}
+    await desk.operations["replays"].update_one({"_id": replay}, over)
+    text = " ".join((await text_of(pages, f"/dead-letters/replays/{replay}")).split())
+    for title, number in (("Handled", 3), ("Failed again", 2), ("Not known yet", 1)):
+        assert f'<h2>{title}</h2><p class="figure">{number}</p>' in text
+    assert "2 messages failed again" in text
+    assert "hx-get" in text
+    await desk.operations["replays"].update_one({"_id": replay}, {"$set": {"doneAt": at - timedelta(hours=1)}})
+    assert "hx-get" not in await text_of(pages, f"/dead-letters/replays/{replay}")
 
 
 async def test_a_group_has_a_status_and_notes(desk: Desk, pages: httpx.AsyncClient) -> None:
@@ -709,6 +755,33 @@ async def test_what_a_form_cannot_hold_is_not_edited_in_one(desk: Desk, pages: h
         await text_of(pages, f"/dead-letters/letters/{letter['_id']}/edit", 409)
         body = await pages.get(f"/dead-letters/letters/{letter['_id']}/body")
         assert len(body.content) in (20, len(big))
+
+
+async def test_a_big_body_is_not_loaded_for_a_page(desk: Desk, pages: httpx.AsyncClient) -> None:
+    big = b'{"orderId": "big", "x": "' + b"y" * (2 * 1024 * 1024) + b'"}'
+    await record_letters(desk, a_letter("big", body=big))
+    (letter,) = (await DeadLetters(desk.operations).page(Filters())).items
+    # Whatever reads the pieces of the body fails now.
+    await desk.operations["dead_letter_bodies"].drop()
+    page = f"/dead-letters/letters/{letter['_id']}"
+    text = await text_of(pages, page)
+    assert "Only the beginning of 2.0 MiB is shown" in text
+    assert f"ordersaga dead-letters export {letter['_id']}" in text
+    assert "&#34;orderId&#34;: &#34;big&#34;" in text
+    await text_of(pages, f"/dead-letters/groups/{letter['fingerprint']}")
+    await text_of(pages, f"{page}/edit", 409)
+
+
+async def test_a_group_keeps_a_hundred_notes(desk: Desk, pages: httpx.AsyncClient) -> None:
+    await record_letters(desk, a_letter("d1"))
+    (group,) = await DeadLetters(desk.operations).groups()
+    notes = [{"at": utc_now(), "by": "op-1", "text": str(number)} for number in range(99)]
+    await desk.operations["dead_letter_groups"].update_one({"_id": group.fingerprint}, {"$set": {"notes": notes}})
+    address = f"/dead-letters/groups/{group.fingerprint}/notes"
+    assert (await pages.post(address, data={"text": "the last one", "by": "op-1"})).status_code == 303
+    refused = await pages.post(address, data={"text": "one more", "by": "op-1"})
+    assert refused.status_code == 409
+    assert "has 100 notes, which is the most" in refused.text
 
 
 async def test_letters_are_discarded_for_a_reason_and_kept(desk: Desk, pages: httpx.AsyncClient) -> None:

@@ -463,6 +463,17 @@ async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Des
     assert [action["action"] for action in (await list_actions(desk.database)).items] == ["dead-letters.edit"]
 
 
+async def test_a_letter_keeps_its_newest_replays(desk: Desk) -> None:
+    await desk.send_dead(dead())
+    (letter,) = await desk.take_in()
+    old = [{"replay": f"r{n}", "messageId": f"r{n}", "outcome": "dead", "outcomeAt": utc_now()} for n in range(100)]
+    await desk.database["dead_letters"].update_one({"_id": letter["_id"]}, {"$set": {"replays": old}})
+    replay = await desk.replay(Filters())
+    await desk.harness.take_from(INBOX, 1)
+    kept = (await desk.stored(letter["_id"]))["replays"]
+    assert [entry["replay"] for entry in kept] == [*(f"r{n}" for n in range(1, 100)), replay["_id"]]
+
+
 INVALID = (
     (b'{"orderId": "o1"', "body", "is not JSON"),
     (b'{"reason": "late"}', "orderId", "is required"),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,11 @@ from operations.dead_letters import DeadLetters, Filters
 from operations.dead_letters.command import dead_letters
 from operations.dead_letters.replaying import Replays
 from operations.settings import Stack
+from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
+from shared.errors import PoisonError
 from tests.buses import RabbitHarness
-from tests.integration.test_dead_letters import INBOX, dead, patient
+from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
 from tests.servers import Servers
 
 __all__ = ["patient"]  # a fixture, which is used by its name
@@ -107,6 +109,50 @@ async def test_it_replays_after_asking(world: World) -> None:
     assert "replayed 1 of 1" in await world.run("replay", "--all", "--yes", "--rate", "1000")
     await world.harness.take_from(INBOX, 1)
     assert len((await world.document("list", "--status", "pending"))["items"]) == 3
+
+
+async def half_poisoned(refunds: Sequence[RefundPayment]) -> Sequence[Message]:
+    """Handle refunds but for those of orders that begin with "bad"."""
+    for refund in refunds:
+        if refund.order_id.startswith("bad"):
+            raise PoisonError(f"order {refund.order_id} is still not known")
+    return ()
+
+
+def letters_of(*order_ids: str) -> list[Any]:
+    return [dead(message_id=f"m-{o}", body=json.dumps({"orderId": o}).encode(), error=f"no {o}") for o in order_ids]
+
+
+async def test_a_replay_that_fails_again_is_no_success(world: World) -> None:
+    await world.send(*letters_of("good1", "good2", "bad1"))
+    async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
+        told = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
+    assert "replayed 3 of 3" in told
+    assert "2 handled, 1 failed again, 0 not known yet" in told
+    (again,) = (await world.document("list"))["items"]
+    assert (again["orderId"], again["status"]) == ("bad1", "dead")
+    replay_id = again["replays"][0]["replay"]
+    assert "1 failed again" in await world.run("outcome", replay_id, status=1)
+    assert "no replay nothing" in await world.run("outcome", "nothing", status=1)
+
+
+async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) -> None:
+    await world.send(*letters_of("good1", "good2"))
+    async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
+        done = await world.document("replay", "--all", "--yes", "--wait", "--within", "120")
+    assert (done["handled"], done["failedAgain"], done["unknown"]) == (2, 0, 0)
+    assert (await world.document("outcome", done["id"], "--wait"))["handled"] == 2
+
+
+async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World) -> None:
+    await world.send(*letters_of("good1"))
+    told = await world.run("replay", "--all", "--yes")
+    assert "0 handled, 0 failed again, 1 not known yet" in told
+    assert "sent is not handled: `ordersaga dead-letters outcome" in told
+    replay_id = told.partition("(replay ")[2].partition(")")[0]
+    waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
+    assert "not known after 0.1 s" in waited
+    await world.harness.take_from(INBOX, 1)
 
 
 async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> None:

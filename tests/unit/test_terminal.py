@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.main import get_command
+from typer.testing import CliRunner
 
 import operations
+from operations import cli
 from operations.accounts.books import Movement, Sheet, Statement
 from operations.accounts.display import show_sheet, show_statement
 from operations.audit.balances import Balance
 from operations.audit.command import show as show_audit
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.dead_letters.display import show_groups, show_letter, show_page
-from operations.dead_letters.groups import Bin, Group
+from operations.dead_letters.groups import Bin, Group, GroupPage
 from operations.dead_letters.records import Page
 from operations.story import Records, Step
 from operations.terminal import as_ascii_json, foreign, open_console
@@ -142,7 +145,7 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
         lambda console: show_letter(letter, console),
         lambda console: show_letter(as_json, console),
         lambda console: show_page(Page([letter], "next"), console),
-        lambda console: show_groups([a_group(text)], console),
+        lambda console: show_groups(GroupPage([a_group(text)], 2), console),
         lambda console: show_audit(Report(checked, [violation], known), console),
         lambda console: show_trace(records, [step], console, NOW),
         lambda console: show_statement(statement, console),
@@ -190,6 +193,39 @@ def test_json_is_printable_ascii_and_says_the_same() -> None:
     assert written.isascii()
     assert written.isprintable()
     assert json.loads(written) == document
+
+
+def commands_of(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    nested = getattr(command, "commands", {})
+    return [(path, command)] + [found for name, one in nested.items() for found in commands_of(one, (*path, name))]
+
+
+def every_command() -> list[tuple[tuple[str, ...], Any]]:
+    found = []
+    for name in cli.COMMANDS:
+        application = get_command(cli.build_application([name]))
+        found += [(path, one) for path, one in commands_of(application) if path[:1] == (name,)]
+    return found
+
+
+def shown_words(text: str) -> str:
+    """The text without the frame, the wrapping and the markup for code that the help has."""
+    return "".join(c for c in text if c.isalnum() or c in "[](){}<>$*")
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), every_command(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_the_help_shows_every_word_of_the_source(path: tuple[str, ...], command: Any) -> None:
+    """Square brackets in a help text are not taken for markup."""
+    runner = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"})
+    shown = shown_words(runner.invoke(cli.build_application(path), [*path, "--help"]).output)
+    for text in (command.help or "").split("\n\n"):
+        assert shown_words(text) in shown
+    for parameter in command.params:
+        assert shown_words(getattr(parameter, "help", None) or "") in shown
+        if isinstance(parameter.show_default, str):
+            assert shown_words(f"[default: ({parameter.show_default})]") in shown
 
 
 def test_every_console_and_every_json_comes_from_the_one_place() -> None:
