@@ -5,6 +5,7 @@
     │   ├── DatabaseUnavailableError     MongoDB did not answer, or has no primary
     │   └── BusUnavailableError          RabbitMQ did not answer, or did not confirm in time
     ├── PoisonError                  never succeeds: the message is dead-lettered at once, with this reason
+    ├── UnknownTypeError             a newer release may know it: retried on the slowest level, then dead-lettered
     └── StartError                   the process cannot start: one line on stderr, exit status 1
 
 A refusal (no stock, a declined card) is none of these: it is an answer, a message like any other.
@@ -41,6 +42,10 @@ class BusUnavailableError(TransientError):
 
 class PoisonError(OrdersagaError):
     """A message that can never be handled: not JSON, the wrong shape, an order that does not exist."""
+
+
+class UnknownTypeError(OrdersagaError):
+    """A message of a type that this release does not know: its sender may have been upgraded first."""
 
 
 class StartError(OrdersagaError):

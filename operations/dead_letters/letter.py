@@ -27,6 +27,7 @@ from shared.bus.failures import (
     HEADERS_LEFT_OUT,
     QUEUE,
     REPLAY_OF,
+    RETRY_LEVEL,
     ROUTING_KEY,
     TRACEBACK,
     failed_attempts,
@@ -53,7 +54,8 @@ DELIVERY_LIMIT = "DeliveryLimit"
 UNROUTABLE = "Unroutable"
 
 _OWN = frozenset(
-    {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, ROUTING_KEY, TRACEBACK}
+    {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, RETRY_LEVEL}
+    | {ROUTING_KEY, TRACEBACK}
 )
 """Headers that say how a message failed; the record has them as fields, and a replay starts without them."""
 

@@ -10,6 +10,9 @@ between, the batch comes again and the idempotent handlers return the same.
     anything else, many at once  the batch is split in halves until the bad message stands alone, the others go through
     PoisonError, standing alone  dead letter
     anything else, alone         next rung of the retry ladder, after the last one dead letter
+
+A message of a type that no contract has is retried on the slowest level each time: its sender may have been upgraded
+before this process.
 """
 
 import logging
@@ -40,7 +43,7 @@ from shared.bus.publisher import Publisher, envelope
 from shared.bus.reading import read, type_name
 from shared.bus.replays import handled_notice
 from shared.contracts import Message
-from shared.errors import PoisonError
+from shared.errors import PoisonError, UnknownTypeError
 from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, FailurePoint, nothing_fails
 
 log = structlog.get_logger()
@@ -116,11 +119,13 @@ class Consumer(BatchLoop):
         groups: dict[Handler, list[_Taken]] = {}
         for delivery in deliveries:
             if level := returned_from(delivery, self._ladder):
-                RETRIES_RETURNED.labels(level.name).inc()
+                RETRIES_RETURNED.labels(level).inc()
             try:
                 message = read(delivery, self._handlers)
             except PoisonError as error:
                 self._give_up(delivery, error, outcome)
+            except UnknownTypeError as error:
+                self._fail(delivery, error, outcome)
             else:
                 outcome.batch.about(delivery, message.correlation_id)
                 groups.setdefault(self._handlers[type(message)], []).append(_Taken(delivery, message))

@@ -13,6 +13,7 @@ from uuid import uuid4
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.reading import type_name
+from shared.errors import UnknownTypeError
 
 ATTEMPTS = "x-attempts"
 FIRST_FAILED_AT = "x-first-failed-at"
@@ -24,6 +25,8 @@ ERROR_TYPE = "x-error-type"
 ERROR_MESSAGE = "x-error-message"
 TRACEBACK = "x-traceback"
 FAILED_AT = "x-failed-at"
+RETRY_LEVEL = "x-retry-level"
+"""On a retry: the level of the ladder that it was sent to."""
 REPLAY_OF = "x-replay-of"
 """On a dead letter that an operator has sent again: the id of its record."""
 
@@ -42,29 +45,34 @@ def failed_attempts(headers: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> topology.RetryDelay | None:
+def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> str | None:
     """Return the level of the ladder that the message came back from, by its own header; None if it is no retry."""
-    attempts = failed_attempts(delivery.headers)
-    if delivery.exchange == topology.INBOX_EXCHANGE and 1 <= attempts <= len(ladder):
-        return ladder[attempts - 1]
-    return None
+    if delivery.exchange != topology.INBOX_EXCHANGE:
+        return None
+    named = delivery.headers.get(RETRY_LEVEL)
+    return next((level.name for level in ladder if level.name == named), None)
 
 
 def after_failure(
     delivery: Delivery, error: Exception, now: datetime, ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER
 ) -> Envelope:
-    """The next retry of a message that failed unexpectedly, or its dead letter when the ladder is at its end."""
+    """The next retry of a message that failed unexpectedly, or its dead letter when the ladder is at its end.
+
+    A message of an unknown type waits on the slowest level each time: it waits for an upgrade of this process.
+    """
     attempts = failed_attempts(delivery.headers)
     if attempts >= len(ladder):
         return dead_letter(delivery, error, now)
+    level = ladder[-1 if isinstance(error, UnknownTypeError) else attempts]
     headers = {name: value for name, value in delivery.headers.items() if not name.startswith(BROKERS_OWN)}
     own = {
         ATTEMPTS: attempts + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         ROUTING_KEY: _short(type_name(delivery)),
+        RETRY_LEVEL: level.name,
     }
     # The routing key of a retry is the queue that it returns to.
-    return _republished(delivery, ladder[attempts].name, delivery.queue, headers, own)
+    return _republished(delivery, level.name, delivery.queue, headers, own)
 
 
 def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope:

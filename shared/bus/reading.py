@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from shared import topology
 from shared.bus import Delivery
 from shared.contracts import BY_ROUTING_KEY, Message
-from shared.errors import PoisonError
+from shared.errors import PoisonError, UnknownTypeError
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest legal order takes less than a quarter of it; a bigger body is refused without being parsed."""
@@ -32,16 +32,19 @@ def type_name(delivery: Delivery) -> str:
 def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
     """Return the message in `delivery`.
 
-    Raises PoisonError, with a short readable reason, if its type contradicts its routing key, is unknown or not among
-    `handled`, or if its body is too big, is not JSON or does not have the contract's shape.
+    Raises PoisonError, with a short readable reason, if its type contradicts its routing key, is missing or not among
+    `handled`, or if its body is too big, is not JSON or does not have the contract's shape. Raises UnknownTypeError if
+    no contract has its type.
     """
     type_ = type_name(delivery)
     if delivery.type and delivery.type != type_:
         shown = _VALUES.repr(type_), _VALUES.repr(delivery.type)
         raise PoisonError(f"the routing key is {shown[0]}, but the type is {shown[1]}")
+    if type_ == delivery.queue:
+        raise PoisonError("the message has no type")
     contract = BY_ROUTING_KEY.get(type_)
     if contract is None:
-        raise PoisonError(f"unknown message type {_VALUES.repr(type_)}")
+        raise UnknownTypeError(f"unknown message type {_VALUES.repr(type_)}")
     if contract not in handled:
         raise PoisonError(f"{contract.routing_key} is not handled here ({delivery.queue})")
     if len(delivery.body) > MAX_BODY_BYTES:

@@ -12,7 +12,15 @@ from shared import topology
 from shared.bus import Bus, Envelope, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher, envelope
-from shared.contracts import Message, OrderCreated, PaymentRefunded, RefundPayment, ReleaseStock, StockReleased
+from shared.contracts import (
+    BY_ROUTING_KEY,
+    Message,
+    OrderCreated,
+    PaymentRefunded,
+    RefundPayment,
+    ReleaseStock,
+    StockReleased,
+)
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, PoisonError, TransientError
 from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.buses import SHORT_LADDER, Harness, open_harness, raw
@@ -226,18 +234,48 @@ async def test_a_body_that_cannot_be_a_message_is_dead_lettered_whole_with_the_r
 @pytest.mark.parametrize(
     ("type_", "reason"),
     [
-        ("no.such", "unknown message type 'no.such'"),
         ("stock.release", "stock.release is not handled here (payment.inbox)"),
-        ("", "unknown message type 'payment.inbox'"),
+        ("", "the message has no type"),
     ],
 )
-async def test_a_type_that_is_unknown_or_not_handled_here_is_dead_lettered(
+async def test_a_type_that_is_missing_or_not_handled_here_is_dead_lettered(
     harness: Harness, running: Running, type_: str, reason: str
 ) -> None:
     await running.consumer(Refunds())
     await harness.send_raw(raw(b'{"orderId":"o1"}', INBOX, type=type_))
     (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
     assert dead.headers["x-error-message"] == reason
+
+
+async def test_a_message_of_an_unknown_type_is_handled_by_a_process_that_is_upgraded_meanwhile(
+    harness: Harness, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_after_the_first(reached: str) -> None:
+        if reached == ACKNOWLEDGED:
+            raise SimulatedCrashError(reached)
+
+    handler, bus = Refunds(), await harness.bus(INBOX)
+    with monkeypatch.context() as older:
+        older.delitem(BY_ROUTING_KEY, "payment.refund")
+        await running.consumer(handler, bus=bus, reach=stop_after_the_first)
+        await send(harness, refunds("o1"))
+        with pytest.raises(SimulatedCrashError):
+            await running.task()
+    await bus.close()
+    assert handler.calls == []
+    await running.consumer(handler)
+    assert await answered(harness, 1) == ["o1"]
+    await harness.take_from(topology.DEAD_LETTERS, 0)
+
+
+async def test_a_message_of_an_unknown_type_is_a_dead_letter_at_the_end_of_the_ladder(
+    harness: Harness, running: Running
+) -> None:
+    await running.consumer(Refunds())
+    await harness.send_raw(raw(b'{"orderId":"o1"}', INBOX, type="no.such"))
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+    assert (dead.headers["x-error-type"], dead.headers["x-attempts"]) == ("UnknownTypeError", 1 + len(SHORT_LADDER))
+    assert dead.headers["x-error-message"] == "unknown message type 'no.such'"
 
 
 async def test_a_type_that_contradicts_the_routing_key_makes_a_dead_letter_that_names_both(

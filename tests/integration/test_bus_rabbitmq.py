@@ -95,7 +95,7 @@ async def test_a_message_with_hostile_properties_becomes_a_dead_letter_and_the_c
     (dead,) = await take_dead(harness)
 
     assert dead.body == b"{}"
-    assert dead.headers["x-error-type"] == "PoisonError"
+    assert dead.headers["x-error-type"] in ("PoisonError", "UnknownTypeError")
     assert bus._link is link  # type: ignore[attr-defined]
     await consumer.stop()
     await task

@@ -8,9 +8,9 @@ import pytest
 
 from shared import topology
 from shared.bus import Delivery
-from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting
+from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting, returned_from
 from shared.bus.frames import write_headers
-from shared.errors import PoisonError
+from shared.errors import PoisonError, UnknownTypeError
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -47,7 +47,7 @@ def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
         assert (retry.exchange, retry.routing_key) == (rung.name, topology.PAYMENT_INBOX)
         assert (retry.body, retry.type) == (current.body, "payment.refund")
         assert (retry.correlation_id, retry.message_id) == ("o1", "m1")
-        assert retry.headers["x-attempts"] == attempt
+        assert (retry.headers["x-attempts"], retry.headers["x-retry-level"]) == (attempt, rung.name)
         current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, headers=retry.headers)
 
     dead = after_failure(current, raised(KeyError("x")), LATER)
@@ -56,6 +56,31 @@ def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
     assert dead.headers["x-attempts"] == 5
     assert dead.headers["x-first-failed-at"] == "2026-05-01T12:00:00.123Z"
     assert dead.headers["x-failed-at"] == "2026-05-01T12:05:00.123Z"
+
+
+def test_a_message_of_an_unknown_type_waits_on_the_slowest_level_until_the_ladder_is_at_its_end() -> None:
+    current, slowest = delivery(routing_key="order.frobnicated", type=None), topology.RETRY_LADDER[-1].name
+    for _ in topology.RETRY_LADDER:
+        retry = after_failure(current, raised(UnknownTypeError("x")), NOW)
+        assert (retry.exchange, retry.type) == (slowest, "order.frobnicated")
+        current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, type=retry.type, headers=retry.headers)
+    dead = after_failure(current, raised(UnknownTypeError("x")), NOW)
+    assert (dead.exchange, dead.type) == (topology.DEAD_LETTERS, "order.frobnicated")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "level", "found"),
+    [
+        (topology.INBOX_EXCHANGE, "ordersaga.retry.v2.2m", "ordersaga.retry.v2.2m"),
+        (topology.INBOX_EXCHANGE, "made up", None),
+        (topology.INBOX_EXCHANGE, {"$gt": ""}, None),
+        (topology.INBOX_EXCHANGE, None, None),
+        (topology.EXCHANGE, "ordersaga.retry.v2.2m", None),
+    ],
+)
+def test_a_retry_says_which_level_it_comes_from(exchange: str, level: Any, found: str | None) -> None:
+    back = delivery(exchange=exchange, routing_key=topology.PAYMENT_INBOX, headers={"x-retry-level": level})
+    assert returned_from(back, topology.RETRY_LADDER) == found
 
 
 def test_a_message_without_type_keeps_what_its_routing_key_said_over_a_retry() -> None:
@@ -67,7 +92,7 @@ def test_a_retry_leaves_the_brokers_bookkeeping_behind_and_a_dead_letter_keeps_i
     headers = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-delivery-count": 2, "traceparent": "t"}
     retry = after_failure(delivery(headers=headers), raised(ValueError()), NOW)
     dead = dead_letter(delivery(headers=headers), raised(PoisonError("bad")), NOW)
-    assert set(retry.headers) == {"traceparent", "x-attempts", "x-first-failed-at", "x-routing-key"}
+    assert set(retry.headers) == {"traceparent", "x-attempts", "x-first-failed-at", "x-routing-key", "x-retry-level"}
     assert set(headers) <= set(dead.headers)
 
 

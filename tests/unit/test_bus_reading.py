@@ -7,7 +7,7 @@ import pytest
 from shared.bus import Delivery
 from shared.bus.reading import MAX_BODY_BYTES, read
 from shared.contracts import OrderCreated, RefundPayment
-from shared.errors import PoisonError
+from shared.errors import PoisonError, UnknownTypeError
 
 ORDER = b'{"orderId":"o1","userId":"u1","items":[%s],"totalAmount":10}'
 ITEM = b'{"productId":"p1","quantity":1,"price":10}'
@@ -95,9 +95,15 @@ def test_a_body_over_the_limit_is_refused_unread() -> None:
 
 @pytest.mark.parametrize("type_", ["__class__", "order.created ", "ORDER.CREATED", "x" * 255])
 def test_an_unknown_type_is_named_briefly(type_: str) -> None:
-    text = reason(ORDER % ITEM, type_=type_, routing_key="payment.inbox", exchange="")
-    assert text.startswith("unknown message type '")
-    assert len(text) < 150
+    with pytest.raises(UnknownTypeError) as caught:
+        read(delivery(ORDER % ITEM, type_=type_, routing_key="payment.inbox", exchange=""), {OrderCreated})
+    assert str(caught.value).startswith("unknown message type '")
+    assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("type_", [None, ""])
+def test_a_message_to_the_inbox_without_a_type_is_refused(type_: str | None) -> None:
+    assert reason(ORDER % ITEM, type_=type_, routing_key="payment.inbox", exchange="") == "the message has no type"
 
 
 def test_a_type_without_a_handler_here_is_named() -> None:
