@@ -31,13 +31,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait: for the saga, before a failed order's money goes back, before publishing what a crash left
-    unpublished, and before sending again what was published and has not been answered."""
+    """How long to wait."""
 
     saga_timeout: timedelta
+    """For stock and payment, before the order is cancelled."""
     failed_hold: timedelta
+    """For a decision about a failed order, before its money goes back."""
     republish_after: timedelta
+    """For the note that messages are published, before they are published again."""
     resend_after: timedelta
+    """For an answer, before its command is sent again."""
 
 
 def after_message(before: Order, step: Step, now: datetime, patience: Patience) -> Order:
@@ -83,17 +86,15 @@ class Alarms:
         self._patience = patience
         self._clock = clock
         self._interval = interval
+        self._adopt_at = clock()
 
     async def run(self) -> None:
         """Look until cancelled; a server that is away is waited for."""
-        adopted_at: datetime | None = None
         while True:
             try:
-                if adopted_at is None or self._clock() - adopted_at >= LONGEST_RESEND * self._patience.resend_after:
-                    await self._orders.adopt(self._clock())
-                    adopted_at = self._clock()
                 while await self.ring() == PAGE:
                     pass
+                await self._adopt()
                 await self.resend()
             except (TransientError, PyMongoError) as error:
                 _log.warning("orders that are due have to wait", error=str(error)[:200])
@@ -126,6 +127,13 @@ class Alarms:
             await self._outbox.send_commands(orders)
         await self._orders.schedule_resend([(order, resend_at(order, now, self._patience)) for order in orders])
         return len(orders)
+
+    async def _adopt(self) -> None:
+        """Look, now and then, for orders of earlier versions, which may run beside this one during an upgrade."""
+        now = self._clock()
+        if now >= self._adopt_at:
+            await self._orders.adopt(now)
+            self._adopt_at = now + LONGEST_RESEND * self._patience.resend_after
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
         steps = [(order, advance(order, DeadlinePassed(), now)) for order in orders]

@@ -56,7 +56,8 @@ async def test_a_new_order_and_then_its_release_are_lost(stack: Stack) -> None:
     await lost_at_least_one(stack, topology.INVENTORY_INBOX)  # twice, as the first may have been `order.created` again
     await stack.start("inventory")
     order = await stack.settled(order_id)
-    assert (order["status"], order["stockStatus"], order["paymentStatus"]) == ("CANCELLED", "RELEASED", "REFUNDED")
+    assert (order["status"], order["stockStatus"]) == ("CANCELLED", "RELEASED")
+    assert order["paymentStatus"] in ("REFUNDED", "VOIDED")
     await stack.assert_books_balance()
 
 
