@@ -57,7 +57,7 @@ class Shop:
         async with connected(self._mongodb_url, f"{self._prefix}_{module.DEFINITION.database}") as stored:
             parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), reach))
             consumer = Consumer(bus, module.DEFINITION.inbox, parts.handlers, as_ours=database.as_ours)
-            app = create_app(name, "", _ready)
+            app = create_app(name, "", _ready, pages=parts.pages)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)
             self._clients[name] = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
