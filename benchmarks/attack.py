@@ -6,12 +6,13 @@ The rows are in `benchmarks.attack_rows`. For each of them, this has to hold: no
 a limit is what is tested), no process above 300 MiB, no restart, and no other request that waits longer than 500 ms.
 At the end every service is ready and the audit is clean. Exit status 1 if anything does not hold.
 
-A slow request on a busy machine may be chance: a row that fails for that alone is run up to three times, and its best
+A slow request on a busy machine may be chance: a row that is a little too slow is run up to three times, and its best
 figure counts. The whole takes less than five minutes: what is not run by then is reported as failed.
 """
 
 import argparse
 import asyncio
+import contextlib
 import multiprocessing
 import sys
 import time
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.attack_rows import ROWS, TRY_AGAIN, UNACCEPTABLE, Outcome, Row, Target
+from benchmarks.attack_rows import GOOD, ROWS, TRY_AGAIN, Outcome, Row, Target
 from operations.audit.auditing import audit
 from operations.audit.command import in_words
 from operations.demo.stage import Stage, own_stage
@@ -35,16 +36,19 @@ from operations.native.processes import find
 from operations.native.services import PROCESSES
 from operations.native.stack import CANNOT_RUN
 from operations.native.state import ProcessState, read_state
-from operations.settings import Stack
+from operations.settings import Stack, UnreachableError
 
 MOST_SECONDS = 0.5
 """What a request that has nothing to do with the attack may take."""
+CHANCE_SECONDS = 2.0
+"""What is slower than this is not the machine's fault."""
 MOST_BYTES = 300 << 20
 """What a service process may hold in memory."""
 RUNS = 3
 PROBE_EVERY_SECONDS = 0.05
 MEASURE_EVERY_SECONDS = 0.1
 ROW_SECONDS = 60.0
+RESTART_SECONDS = 15.0
 NO_MORE_RUNS_AFTER_SECONDS = 180.0
 NO_MORE_ROWS_AFTER_SECONDS = 260.0
 SETTLED_WITHIN_SECONDS = 20.0
@@ -92,7 +96,7 @@ def judge(row: Row, measured: Measured) -> tuple[str, ...]:
 def _is_fine(row: Row, what: str) -> bool:
     if what == TRY_AGAIN:
         return row.limited
-    return what not in UNACCEPTABLE and not (what.isdigit() and int(what) >= 500)
+    return what in GOOD or (what.isdigit() and int(what) < 500)
 
 
 def _is_slow(measured: Measured) -> bool:
@@ -167,11 +171,15 @@ def _process(service: ProcessState) -> psutil.Process | None:
 def run_row(name: str, target: Target) -> Outcome:
     """Run one attack, in a process of its own: what it costs here must not slow the probes."""
     row = next(row for row in ROWS if row.name == name)
-    return asyncio.run(asyncio.wait_for(_attack(row, target), ROW_SECONDS))
+    return asyncio.run(_attack(row, target))
 
 
 async def _attack(row: Row, target: Target) -> Outcome:
-    return await row.attack(target)
+    try:
+        async with asyncio.timeout(ROW_SECONDS):
+            return await row.attack(target)
+    except Exception as error:  # noqa: BLE001 - what keeps one row from its end must not keep the others from theirs
+        return Outcome({f"it ended with {error!r}"[:200]: 1})
 
 
 class Campaign:
@@ -201,11 +209,15 @@ class Campaign:
         for _ in range(RUNS):
             measured = await self._once(row)
             best = measured if best is None else _better(best, measured)
-            only_slow = _is_slow(measured) and len(judge(row, measured)) == 1
-            if not only_slow or self._elapsed() > NO_MORE_RUNS_AFTER_SECONDS:
+            if not self._may_be_chance(row, measured):
                 break
         assert best is not None
         return Verdict(row, best, judge(row, best))
+
+    def _may_be_chance(self, row: Row, measured: Measured) -> bool:
+        """Whether to run the row again: it was only a little slow, and there is time."""
+        only_slow = _is_slow(measured) and len(judge(row, measured)) == 1
+        return only_slow and measured.slowest_seconds < CHANCE_SECONDS and self._elapsed() < NO_MORE_RUNS_AFTER_SECONDS
 
     async def _once(self, row: Row) -> Measured:
         attack = asyncio.get_running_loop().run_in_executor(self._pool, run_row, row.name, self._target)
@@ -217,7 +229,10 @@ class Campaign:
         """Have every row begin with small processes, so that each is blamed for its own memory only."""
         for name, process in _running(self._layout).items():
             if process.memory_info().rss > MOST_BYTES * 2 // 3:
-                await self._stage.back(name, self._stage.kill(name))
+                killed = self._stage.kill(name)
+                # One that is not back yet is still at what has made it large; the next row says so.
+                with contextlib.suppress(UnreachableError):
+                    await self._stage.back(name, killed, RESTART_SECONDS)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started

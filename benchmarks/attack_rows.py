@@ -32,7 +32,9 @@ NO_ANSWER = "no answer"
 LEFT_OPEN = "left open"
 SWALLOWED = "swallowed whole"
 NOT_TAKEN = "left in the queue"
-UNACCEPTABLE = (NO_ANSWER, LEFT_OPEN, SWALLOWED, NOT_TAKEN)
+TAKEN = "taken"
+GOOD = (CLOSED, TAKEN)
+"""What may happen besides answers: a connection that is closed, a message that is taken out of its queue."""
 
 ANSWER_SECONDS = 20.0
 HEAD_SECONDS = 14.0
@@ -275,11 +277,28 @@ ENDPOINTS = (
 )
 
 
-async def _post(target: Target, body: bytes) -> Outcome:
-    return Counter([await _request(target.urls[service], method, path, body) for service, method, path in ENDPOINTS])
+async def _post(target: Target, bodies: Sequence[bytes]) -> Outcome:
+    return Counter(
+        [
+            await _request(target.urls[service], method, path, body)
+            for body in bodies
+            for service, method, path in ENDPOINTS
+        ]
+    )
 
 
-JSON_BODIES = tuple(Row(f"JSON: {name}", partial(_post, body=body)) for name, body in BODIES.items())
+_SMALL_BODY_BYTES = 10_000
+JSON_BODIES = (
+    *(
+        Row(f"JSON: {name}", partial(_post, bodies=[body]))
+        for name, body in BODIES.items()
+        if len(body) > _SMALL_BODY_BYTES
+    ),
+    Row(
+        "JSON: small bodies, from NaN to null",
+        partial(_post, bodies=[body for body in BODIES.values() if len(body) <= _SMALL_BODY_BYTES]),
+    ),
+)
 
 
 # --- Messages. ---
@@ -303,7 +322,7 @@ async def _publish(
                 await channel.default_exchange.publish(message, inbox)
         outcome: Outcome = Counter()
         for inbox in inboxes:
-            outcome["taken" if await _is_emptied(channel, inbox) else NOT_TAKEN] += 1
+            outcome[TAKEN if await _is_emptied(channel, inbox) else NOT_TAKEN] += 1
     return outcome
 
 
@@ -325,14 +344,13 @@ def _many_items() -> Iterable[tuple[str, bytes]]:
     )
 
 
-def _many_elements() -> Iterable[tuple[str, bytes]]:
-    """Each message type, with many elements in the place of each of its fields in turn."""
+def _many_elements(inbox: str) -> Iterable[tuple[str, bytes]]:
+    """Each message that the inbox takes, with many elements in the place of each of its fields in turn."""
     many = "[" + ",".join(["{}"] * ELEMENTS) + "]"
-    for kind, sample in SAMPLES.items():
-        for field in sample:
-            if field not in ("orderId", "package", "letterId"):
-                marked = json.dumps({**sample, "orderId": "attack", field: "MANY"})
-                yield kind, marked.replace('"MANY"', many).encode()
+    for kind in (message.routing_key for message in INBOXES[inbox]):
+        for field in SAMPLES[kind]:
+            marked = json.dumps({**SAMPLES[kind], field: "MANY"})
+            yield kind, marked.replace('"MANY"', many).encode()
 
 
 def _garbage() -> Iterable[tuple[str, bytes]]:
@@ -355,7 +373,10 @@ MESSAGES = (
         for inbox in INBOXES
     ),
     *(
-        Row(f"{inbox}: {ELEMENTS:,} elements per field", partial(_publish, inboxes=[inbox], messages=_many_elements))
+        Row(
+            f"{inbox}: {ELEMENTS:,} elements per field",
+            partial(_publish, inboxes=[inbox], messages=partial(_many_elements, inbox)),
+        )
         for inbox in INBOXES
     ),
     Row("inboxes: 1 MiB of garbage", partial(_publish, inboxes=list(INBOXES), messages=_garbage)),
@@ -375,18 +396,30 @@ async def _fill_forms(target: Target, kind: str, body: bytes) -> Outcome:
 
 
 _URLENCODED = "application/x-www-form-urlencoded"
-_PART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n'
+_MULTIPART = "multipart/form-data; boundary=x"
+
+
+def _parts(*values: bytes) -> bytes:
+    """Return a form of several parts, as _MULTIPART says."""
+    parts = (b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n' + value + b"\r\n" for value in values)
+    return b"".join([*parts, b"--x--\r\n"])
+
+
 CONSOLE_FORMS = (
     *(
         Row(
             f"form: charset={charset}",
-            partial(_fill_forms, kind=f"{_URLENCODED}; charset={charset}", body=b"name=" + b"a-b9" * 50_000),
+            partial(_fill_forms, kind=f"{_MULTIPART}; charset={charset}", body=_parts(b"a" * 250_000)),
         )
         for charset in CHARSETS
     ),
+    Row(
+        "form: charset=punycode, one part",
+        partial(_fill_forms, kind=f"{_URLENCODED}; charset=punycode", body=b"name=" + b"a" * 250_000),
+    ),
     Row("form: 60,000 fields", partial(_fill_forms, kind=_URLENCODED, body=b"a=b&" * 60_000)),
     Row("form: invalid escapes", partial(_fill_forms, kind=_URLENCODED, body=b"name=" + b"%f" * 100_000)),
-    Row("form: 4,000 parts", partial(_fill_forms, kind="multipart/form-data; boundary=x", body=_PART * 4000)),
+    Row("form: 4,000 parts", partial(_fill_forms, kind=_MULTIPART, body=_parts(*[b"b"] * 4000))),
 )
 
 
