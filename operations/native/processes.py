@@ -17,8 +17,10 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field
 
 from operations.native.files import open_private
 from operations.native.program import Command
@@ -33,7 +35,7 @@ START_TIME_TOLERANCE_SECONDS = 1.0
 class Identity:
     """What tells one process from every other: its pid and when it started (seconds since the epoch)."""
 
-    pid: int
+    pid: Annotated[int, Field(ge=1, le=2**31 - 1)]
     started: float
 
 

@@ -18,7 +18,7 @@ async def amqp_missing(url: str) -> str | None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             connection = await aio_pika.connect(url)
             await connection.close()
-    except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
+    except (OSError, TimeoutError, ValueError, aio_pika.exceptions.AMQPError) as error:
         return f"does not answer: {brief(error)}"
     return None
 

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from operations.native.files import open_private, write_private
 from operations.native.layout import Layout
@@ -21,6 +21,10 @@ from operations.native.origin import has_moved
 from operations.native.processes import Identity, find
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
+
+
+# Checked when a stored state is read.
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class AlreadyRunsError(Exception):
@@ -44,7 +48,7 @@ class State:
     """A stack as its data directory remembers it; `processes` are in the order of their start."""
 
     node: str = ""
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
     phase: Phase = "stopped"
     error: str | None = None
     supervisor: Identity | None = None

@@ -80,6 +80,8 @@ UNREADABLE = [
     b"[]",
     b'{"processes": 3}',
     b'{"supervisor": {"pid": "x"}}',
+    b'{"supervisor": {"pid": -1, "started": 0}}',
+    b'{"ports": {"order": 70000}}',
     b"\0" * 4096,
 ]
 
