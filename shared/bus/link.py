@@ -50,7 +50,7 @@ _DEFAULT_MAX_FRAME = 131_072
 _JITTER = 0.25
 """The part of a wait between two looks that is left to chance, so that the services do not all ask at once."""
 _SILENT_ROUNDS = 3
-"""How many time-outs long the broker may leave the question for the consumer unanswered before the link ends."""
+"""How many time-outs a watch waits for its answer: a busy broker takes longer for questions than for confirms."""
 
 _PROBE_SECONDS = 2.0
 PROBE_QUEUE = "ordersaga.probe"
@@ -315,7 +315,7 @@ class Link:
 
     async def _repair(self) -> None:
         """Declare what is missing of the topology; note what is wrong with the rest of it."""
-        within = self._options.timeout
+        within = _SILENT_ROUNDS * self._options.timeout
         try:
             missing = await self._answered(repair_topology(self._connection, self._options.ladder), within)
         except StartError as error:

@@ -117,13 +117,14 @@ async def test_a_broker_that_does_not_answer_for_a_while_is_told_and_its_connect
     harness: RabbitHarness,
 ) -> None:
     async with Proxy(URL(harness.url)).open() as proxy:
-        bus = RabbitBus(str(proxy.url), ladder=SHORT_LADDER, publish_timeout=60, repair_every=OFTEN)
+        url = str(proxy.url.update_query(heartbeat=60))
+        bus = RabbitBus(url, ladder=SHORT_LADDER, publish_timeout=60, repair_every=OFTEN)
         await bus.start(None)
         link = bus._link
         assert link is not None
         patient, link._options = link._options, replace(link._options, timeout=0.3)
         proxy.carrying.clear()
-        await eventually(lambda: "did not answer in 0.3 s" in str(bus.trouble), within=60)
+        await eventually(lambda: "did not answer in 0.9 s whether the topology is whole" in str(bus.trouble), within=60)
         link._options = patient
         proxy.carrying.set()
         await eventually(lambda: bus.trouble is None, within=60)
