@@ -64,8 +64,8 @@ class Bus(Protocol):
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Return once the broker has confirmed every envelope.
 
-        Raises BusUnavailableError if it is not connected, does not confirm in time, or returns a mandatory one as
-        unroutable; some of the envelopes may have been published then.
+        Raises BusUnavailableError if it is not connected, has blocked publishing, does not confirm in time, or returns
+        a mandatory one as unroutable; some of the envelopes may have been published then.
         """
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
@@ -91,4 +91,4 @@ class Bus(Protocol):
 
     @property
     def trouble(self) -> str | None:
-        """None while connected and consuming, else what is wrong, in a few words."""
+        """Return None while all is well, else what is wrong with the connection, broker or topology, in a few words."""
