@@ -36,7 +36,7 @@ from operations.native.processes import find
 from operations.native.services import PROCESSES
 from operations.native.stack import CANNOT_RUN
 from operations.native.state import ProcessState, read_state
-from operations.settings import Stack, UnreachableError
+from operations.settings import Stack
 
 MOST_SECONDS = 0.5
 """What a request that has nothing to do with the attack may take."""
@@ -44,13 +44,14 @@ CHANCE_SECONDS = 2.0
 """What is slower than this is not the machine's fault."""
 MOST_BYTES = 300 << 20
 """What a service process may hold in memory."""
+GROWTH_BYTES = 8 << 20
 RUNS = 3
 PROBE_EVERY_SECONDS = 0.05
+PROBE_SECONDS = 15.0
 MEASURE_EVERY_SECONDS = 0.1
-ROW_SECONDS = 60.0
-RESTART_SECONDS = 15.0
-NO_MORE_RUNS_AFTER_SECONDS = 180.0
-NO_MORE_ROWS_AFTER_SECONDS = 260.0
+ROW_SECONDS = 45.0
+NO_MORE_RUNS_AFTER_SECONDS = 150.0
+NO_MORE_ROWS_AFTER_SECONDS = 220.0
 SETTLED_WITHIN_SECONDS = 20.0
 LARGE_ORDERS = 300
 """Orders of 100 items each, for lists that are worth attacking."""
@@ -112,21 +113,22 @@ class Watch:
         self._urls.append(f"{stack.urls['order']}/orders/{target.order_id}")
         self._slowest = 0.0
         self._unanswered: dict[str, None] = {}
+        self._before = _sizes(layout)
         self._peaks: dict[str, int] = {}
 
     async def over(self, attack: "asyncio.Future[Outcome]") -> Measured:
         """Watch the stack until the attack is over and everything that was asked meanwhile is answered."""
         before = self._pids()
         # A connection for each question: the limits of connections are among what is attacked.
-        connector, timeout = aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=30)
+        connector, timeout = aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=PROBE_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            watching = [self._probe(session, url, attack) for url in self._urls]
-            await asyncio.gather(attack, self._measure(attack), *watching)
+            measuring = asyncio.create_task(self._measure())
+            await asyncio.gather(attack, *(self._probe(session, url, attack) for url in self._urls))
+            measuring.cancel()
         after = self._pids()
         restarted = tuple(name for name in before if before[name] != after.get(name))
-        largest = max(self._peaks, key=lambda name: self._peaks[name])
-        unanswered = tuple(self._unanswered)
-        return Measured(attack.result(), self._slowest, self._peaks[largest], largest, unanswered, restarted)
+        largest, peak = max(self._peaks.items(), key=lambda item: item[1], default=("none", 0))
+        return Measured(attack.result(), self._slowest, peak, largest, tuple(self._unanswered), restarted)
 
     async def _probe(self, session: aiohttp.ClientSession, url: str, attack: "asyncio.Future[Outcome]") -> None:
         done = False
@@ -143,15 +145,12 @@ class Watch:
             self._slowest = max(self._slowest, time.monotonic() - started)
             await asyncio.sleep(PROBE_EVERY_SECONDS)
 
-    async def _measure(self, attack: "asyncio.Future[Outcome]") -> None:
-        done = False
-        while not done:
-            done = attack.done()
-            for name, process in _running(self._layout).items():
-                try:
-                    self._peaks[name] = max(self._peaks.get(name, 0), process.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
+    async def _measure(self) -> None:
+        while True:
+            for name, size in _sizes(self._layout).items():
+                # What an earlier row has left above the limit is not this one's fault, unless it grows.
+                if size <= MOST_BYTES or size > self._before.get(name, 0) + GROWTH_BYTES:
+                    self._peaks[name] = max(self._peaks.get(name, 0), size)
             await asyncio.sleep(MEASURE_EVERY_SECONDS)
 
     def _pids(self) -> dict[str, int]:
@@ -162,6 +161,15 @@ def _running(layout: Layout) -> dict[str, psutil.Process]:
     """Return the processes of the services that run."""
     services = (process for process in read_state(layout).processes if process.name in PROCESSES)
     return {service.name: process for service in services if (process := _process(service))}
+
+
+def _sizes(layout: Layout) -> dict[str, int]:
+    """Return how many bytes of memory each service has."""
+    sizes = {}
+    for name, process in _running(layout).items():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sizes[name] = process.memory_info().rss
+    return sizes
 
 
 def _process(service: ProcessState) -> psutil.Process | None:
@@ -221,18 +229,7 @@ class Campaign:
 
     async def _once(self, row: Row) -> Measured:
         attack = asyncio.get_running_loop().run_in_executor(self._pool, run_row, row.name, self._target)
-        measured = await Watch(self._stage.stack, self._target, self._layout).over(attack)
-        await self._start_large_ones_again()
-        return measured
-
-    async def _start_large_ones_again(self) -> None:
-        """Have every row begin with small processes, so that each is blamed for its own memory only."""
-        for name, process in _running(self._layout).items():
-            if process.memory_info().rss > MOST_BYTES * 2 // 3:
-                killed = self._stage.kill(name)
-                # One that is not back yet is still at what has made it large; the next row says so.
-                with contextlib.suppress(UnreachableError):
-                    await self._stage.back(name, killed, RESTART_SECONDS)
+        return await Watch(self._stage.stack, self._target, self._layout).over(attack)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
