@@ -1,5 +1,6 @@
 """docker-compose.yml and the Dockerfile against the code: settings, addresses, the version."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,16 @@ def test_the_broker_takes_no_larger_messages_than_the_one_that_up_starts(service
 def test_commands_in_a_container_of_any_service_find_all_services(services: dict[str, Any]) -> None:
     urls = {name: f"http://{name}:{kind.port}" for name, kind in SERVICES.items()}
     for name in SERVICES:
-        environment = services[name]["environment"]
+        environment = {key: _interpolated(value) for key, value in services[name]["environment"].items() if value}
         assert locate_stack(environment=environment).urls.items() >= urls.items()
         named = named_stack(environment)
         assert named is not None
         assert [process.name for process in named.processes] == ["mongodb", "rabbitmq", *SERVICES]
+
+
+def _interpolated(value: str) -> str:
+    """Return the value as Compose passes it on where no variable is set."""
+    return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", value)
 
 
 def test_the_image_has_the_version_of_the_project() -> None:
@@ -61,12 +67,10 @@ def test_every_process_is_started_as_up_starts_it(name: str, services: dict[str,
 
 def test_each_process_answers_to_the_names_by_which_containers_address_it(services: dict[str, Any]) -> None:
     scraped = yaml.safe_load((COMPOSE_FILE.parent / "deploy/prometheus/prometheus-compose.yml").read_text())
-    targets = [
-        target for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
-    ]
+    discovered = [name for job in scraped["scrape_configs"] for one in job["dns_sd_configs"] for name in one["names"]]
     urls = [url for name, url in services["console"]["environment"].items() if name.endswith("_URL")]
     hosts = [urlsplit(url).hostname for url in urls if url and url.startswith("http://")]
-    hosts += [target.partition(":")[0] for target in targets]
+    hosts += discovered
     assert len(hosts) >= 9
     for name in (*PROCESSES, "simulator"):
         written = services[name]["environment"]["ORDERSAGA_HTTP_NAMES"].replace("${ORDERSAGA_HTTP_NAMES:-}", "")
