@@ -17,7 +17,7 @@ setup:  ## Make .venv and install RabbitMQ, as far as they are not there
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests:  ## The same, and what only tests need: chromium and promtool
+setup-tests:  ## The same, and what only tests need: chromium, promtool and amtool
 	@scripts/setup tests
 
 .PHONY: demo
