@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from shared import topology
 from shared.bus import Bus, Envelope, Handlers
@@ -366,23 +365,6 @@ async def test_a_retry_that_succeeds_leaves_nothing_behind(harness: Harness, run
     await running.stop()
     await nothing_left(harness)
     await harness.take_from(topology.DEAD_LETTERS, 0)
-
-
-async def test_what_goes_to_a_level_of_the_ladder_and_what_comes_back_is_counted(
-    harness: Harness, running: Running
-) -> None:
-    def counted() -> list[float]:
-        names = ("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
-        levels = [{"level": level.name} for level in SHORT_LADDER]
-        return [REGISTRY.get_sample_value(name, level) or 0 for name in names for level in levels]
-
-    failures = iter([ValueError("first"), ValueError("second")])
-    before = counted()
-    await running.consumer(Refunds(lambda _: next(failures, None)))
-    await send(harness, refunds("o1"))
-    await answered(harness, 1)
-    await running.stop()
-    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1, 0, 1, 1, 0]
 
 
 async def test_only_the_bad_message_of_a_batch_is_retried(harness: Harness, running: Running) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,14 +27,16 @@ from provisioning_service import lifecycle
 from provisioning_service.jobs import Jobs
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package
+from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
-from shared.contracts import ProvisionServer, StockReserved
+from shared.contracts import Message, ProvisionServer, RefundPayment, StockReserved
 from shared.database import Document
 from shared.errors import BusUnavailableError
-from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX
+from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
 from tests.builders import an_order, connected, new_id
+from tests.buses import SHORT_LADDER
 from tests.consoles import a_letter
 from tests.eventually import eventually
 from tests.integration.test_bus_rabbitmq import Proxy
@@ -124,6 +126,35 @@ async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
     assert value(after, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == pytest.approx(3600, abs=120)
     assert value(after, "ordersaga_open_compensations") == 1
     assert value(after, "ordersaga_open_compensation_oldest_seconds") == pytest.approx(3600, abs=120)
+
+
+@moves("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
+async def test_what_goes_to_a_level_of_the_ladder_and_what_comes_back_is_counted(clean_broker: str) -> None:
+    def counted() -> list[float]:
+        samples = samples_of(generate_latest().decode())
+        names = ("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
+        return [value(samples, name, level=level.name) for name in names for level in SHORT_LADDER]
+
+    failures, handled = iter([ValueError("first"), ValueError("second")]), asyncio.Event()
+
+    async def fail_twice(_messages: Sequence[RefundPayment]) -> Sequence[Message]:
+        for failure in failures:
+            raise failure
+        handled.set()
+        return ()
+
+    bus = RabbitBus(clean_broker, ladder=SHORT_LADDER)
+    await bus.start(PAYMENT_INBOX)
+    consumer = Consumer(bus, PAYMENT_INBOX, {RefundPayment: fail_twice}, ladder=SHORT_LADDER)
+    before = counted()
+    running = asyncio.create_task(consumer.run())
+    await Publisher(bus).send([RefundPayment(order_id="o1")])
+    async with asyncio.timeout(60):
+        await handled.wait()
+    await consumer.stop()
+    await running
+    await bus.close()
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1, 0, 1, 1, 0]
 
 
 @moves("ordersaga_records")
