@@ -414,7 +414,7 @@ CONSOLE_FORMS = (
         for charset in CHARSETS
     ),
     Row(
-        "form: charset=punycode, one part",
+        "form: urlencoded, charset=punycode",
         partial(_fill_forms, kind=f"{_URLENCODED}; charset=punycode", body=b"name=" + b"a" * 250_000),
     ),
     Row("form: 60,000 fields", partial(_fill_forms, kind=_URLENCODED, body=b"a=b&" * 60_000)),
