@@ -40,6 +40,7 @@ def pytest_xdist_auto_num_workers() -> int:
 SLOW_FILES = (
     "end_to_end/test_up_native.py",
     "faults/test_outages.py",
+    "faults/test_broker_alarms.py",
     "end_to_end/test_demo.py",
     "faults/test_kill.py",
     "faults/test_provisioning_kills.py",

@@ -39,10 +39,10 @@ from tests.builders import an_order, connected, new_id
 from tests.buses import SHORT_LADDER
 from tests.consoles import a_letter
 from tests.eventually import eventually
-from tests.integration.test_bus_rabbitmq import Proxy
 from tests.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
 from tests.processes import Process, Stack, run_stack
 from tests.provisioning_processes import IMPATIENT
+from tests.proxy import Proxy
 from tests.simulators import package, run_simulator
 
 SECTIONS = {

@@ -362,8 +362,8 @@ async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refus
     async def ready() -> dict[str, str]:
         return {}
 
-    app = create_app("test", "A test", ready, lambda: reason[0] if reason else None)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    app = create_app("test", "A test", ready, refusal=lambda: reason[0] if reason else None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         assert (await client.get("/orders")).status_code == 404
         reason.append("The database is not available")
         for path in ALWAYS_SERVED:

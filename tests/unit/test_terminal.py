@@ -3,7 +3,7 @@
 import ast
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,14 @@ HOSTILE = (
     "forged\nline",
 )
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(codec=None), min_size=1, max_size=40))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_width_from_outside() -> Iterator[None]:
+    """pytest-xdist tells its workers how wide the terminal is; what no terminal reads has no width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
 
 
 def printed(show: Callable[[Console], None], **options: Any) -> str:
