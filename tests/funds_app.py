@@ -30,7 +30,7 @@ class FundsApp:
     @property
     def client(self) -> Funds:
         """The API as its clients use it."""
-        return Funds(self.http, lambda: "http://funds")
+        return Funds(self.http, lambda: "http://localhost")
 
 
 @asynccontextmanager

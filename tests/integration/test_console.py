@@ -17,7 +17,7 @@ from operations.actions import list_actions, record_action
 from operations.console import Desk
 from operations.console.auditing import Auditor
 from operations.console.overview import LetterWatch
-from operations.dead_letters import DeadLetters, Filters
+from operations.dead_letters import DeadLetters, Filters, GroupPage
 from shared.clock import utc_now
 from shared.database import Document
 from tests.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
@@ -180,21 +180,21 @@ async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
     """By a clock of the test's own, on which a look takes half a second."""
     clock = [1000.0]
     watch = LetterWatch(DeadLetters(desk.operations), lambda: clock[0])
-    groups = watch._letters.groups
+    groups = watch._letters.group_page
 
     async def slowly(**asked: Any) -> Any:
         clock[0] += 0.5
         return await groups(**asked)
 
-    monkeypatch.setattr(watch._letters, "groups", slowly)
-    assert (await watch.look())[0] == []
+    monkeypatch.setattr(watch._letters, "group_page", slowly)
+    assert (await watch.look())[0] == GroupPage([], 0)
     await record_letters(desk, a_letter("o1"))
     clock[0] = 1009.9
-    assert (await watch.look())[0] == []
+    assert (await watch.look())[0] == GroupPage([], 0)
     clock[0] = 1010.0
     found, _ = await watch.look()
-    assert isinstance(found, list)
-    assert [group.total for group in found] == [1]
+    assert isinstance(found, GroupPage)
+    assert [group.total for group in found.items] == [1]
 
 
 # --- What is hostile. ---
