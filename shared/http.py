@@ -43,6 +43,14 @@ Readiness = Callable[[], Awaitable[dict[str, str]]]
 Refusal = Callable[[], str | None]
 """Why no request can be served now, or None."""
 
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""What every answer says, unless its route says otherwise: keep it, run it and frame it nowhere."""
+_RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS.items())
+
 _log = structlog.get_logger(__name__)
 # They would be a time for every series; process_start_time_seconds says it once.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -143,7 +151,7 @@ def problem_response(
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> Response:
-    """Answer with a problem document."""
+    """Answer with a problem document, which has the headers of every answer by itself: it may come from anywhere."""
     content = {
         "type": "about:blank",
         "title": status.phrase,
@@ -153,7 +161,7 @@ def problem_response(
     }
     if errors:
         content["errors"] = [{"field": field, "message": message} for field, message in errors]
-    return Response(orjson.dumps(content), status, headers, PROBLEM_JSON)
+    return Response(orjson.dumps(content), status, _HEADERS | (headers or {}), PROBLEM_JSON)
 
 
 class _StrictRequest(Request):
@@ -394,14 +402,6 @@ class _RefuseDeclaredTooLarge:
         await self._app(scope, receive, send)
 
 
-_HEADERS = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-)
-"""What every answer says, unless its route says otherwise: keep it, run it and frame it nowhere."""
-
-
 class _Guarded:
     """Refuses hosts that are not ours and requests from other sites, and adds the headers that every answer has."""
 
@@ -418,7 +418,10 @@ class _Guarded:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(header for header in _HEADERS if header[0] not in given)]
+                message["headers"] = [
+                    *message["headers"],
+                    *(header for header in _RAW_HEADERS if header[0] not in given),
+                ]
             await send(message)
 
         refusal = self._refusal(scope)

@@ -53,6 +53,7 @@ def test_the_refusal_of_a_head_is_a_problem(server: Server) -> None:
     head, body = read_all(server.send(GET[:-2] + b"a: b\r\n" * 101 + b"\r\n")).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ")
     assert b"content-type: application/problem+json" in head
+    assert b"x-content-type-options: nosniff" in head
     assert b'"title":"Request Header Fields Too Large"' in body
 
 

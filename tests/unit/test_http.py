@@ -478,6 +478,13 @@ async def test_every_answer_forbids_caches_guesses_and_frames(client: httpx.Asyn
     assert headers.get_list("content-security-policy") == [policy]
 
 
+async def test_a_fault_forbids_caches_guesses_and_frames_too(client: httpx.AsyncClient) -> None:
+    headers = (await client.get("/failing")).headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
 async def test_the_page_about_the_api_loads_its_own_files_alone(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     loaded = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page.text)
