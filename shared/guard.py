@@ -77,11 +77,12 @@ def _is_own(origin: str, headers: Mapping[str, str]) -> bool:
 
 @lru_cache(maxsize=256)
 def _host_name(host: str) -> str | None:
-    """Return a Host header's name without its port, None if it cannot be read."""
+    """Return a Host header's name without its port and the dot that may end it, None if it cannot be read."""
     try:
-        return urlsplit(f"//{host}").hostname
+        name = urlsplit(f"//{host}").hostname
     except ValueError:
         return None
+    return name.removesuffix(".") if name else None
 
 
 @lru_cache(maxsize=256)

@@ -15,8 +15,10 @@ ENV_PREFIX = "ORDERSAGA_"
 
 
 def _host_names(value: object) -> object:
-    """Split at commas; browsers send names in lower case."""
-    return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """Split at commas; names are compared in lower case and without the dot that may end them."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip().lower().removesuffix(".") for part in value.split(",") if part.strip())
 
 
 def _host_name(name: str) -> str:

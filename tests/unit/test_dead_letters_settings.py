@@ -13,7 +13,7 @@ from shared.settings import load
 
 def test_urls_and_hosts_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDERSAGA_ORDER_URL", "http://order:3008/")
-    monkeypatch.setenv("ORDERSAGA_CONSOLE_HOSTS", "Ops.example, console ,")
+    monkeypatch.setenv("ORDERSAGA_CONSOLE_HOSTS", "Ops.example., console ,")
     monkeypatch.setenv("ORDERSAGA_HTTP_NAMES", "shop.example")
     settings = load(OperationsSettings)
     assert settings.service_urls["order"] == "http://order:3008"

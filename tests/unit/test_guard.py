@@ -12,14 +12,36 @@ LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1:3012", "localhost", "LocalHost:3012", "[::1]:3012", "10.0.0.7", "ops.example", "OPS.example:80"],
+    [
+        "127.0.0.1:3012",
+        "localhost",
+        "LocalHost:3012",
+        "[::1]:3012",
+        "10.0.0.7",
+        "ops.example",
+        "OPS.example:80",
+        "localhost.",
+        "ops.example.:80",
+    ],
 )
 def test_addresses_localhost_and_known_names_are_answered(host: str) -> None:
     assert objection_to_host(host, {"ops.example"}) is None
 
 
 @pytest.mark.parametrize(
-    "host", ["", ":3012", "evil.example", "evil.example:3012", "[", "ops.example.evil", "127.0.0.1.evil", "x" * 5000]
+    "host",
+    [
+        "",
+        ".",
+        "ops.example..",
+        ":3012",
+        "evil.example",
+        "evil.example:3012",
+        "[",
+        "ops.example.evil",
+        "127.0.0.1.evil",
+        "x" * 5000,
+    ],
 )
 def test_a_name_that_was_pointed_here_is_refused(host: str) -> None:
     objection = objection_to_host(host, {"ops.example"})
