@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -340,13 +341,24 @@ _DETAILS = {
 }
 
 
-async def _answer_http_exception(_request: Request, error: Exception) -> Response:
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers) if error.headers else {}
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
     return problem_response(status, _DETAILS.get(status, str(error.detail)), headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at a request's path; the framework names those of the first one alone."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS - {"HEAD"}}
+    allowed = {
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    }
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 async def _answer_unavailable(request: Request, error: Exception) -> Response:

@@ -63,6 +63,10 @@ class Server:
         async def get(thing_number: int) -> int:
             return thing_number
 
+        @router.put("/things/{thing_number}")
+        async def put(thing_number: int) -> int:
+            return thing_number
+
         @router.post("/lists")
         async def post_list(listed: Listed | None = None) -> int:
             return len(listed.parts) if listed else 0
@@ -246,7 +250,16 @@ async def test_head_is_answered_as_get_without_the_body(client: httpx.AsyncClien
 
 async def test_head_of_a_path_that_cannot_be_read_is_a_405(client: httpx.AsyncClient) -> None:
     assert (await client.head("/things")).status_code == 405
-    assert (await client.delete("/things/1")).headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/things/1", "GET, HEAD, PUT"), ("/things", "POST"), ("/healthz", "GET, HEAD")]
+)
+async def test_a_405_names_every_method_that_is_allowed(client: httpx.AsyncClient, path: str, allowed: str) -> None:
+    for method in ("DELETE", "OPTIONS"):
+        response = await client.request(method, path)
+        problem(response, 405)
+        assert response.headers.get_list("allow") == [allowed]
 
 
 async def test_head_of_a_stream_ends_it() -> None:
