@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from fastapi import Response
 from fastapi.responses import StreamingResponse
+from pymongo.errors import PyMongoError
 from starlette.types import Receive, Scope, Send
 
 from order_service.orders import Orders
 from order_service.views import show_entry
-from shared.database import Document
+from shared.database import Document, is_passing
 from shared.http import ProblemError, not_found
 
 MAX_FOLLOWERS = 200
@@ -85,7 +86,16 @@ class EventStream(Response):
                 last_sent = time.monotonic()
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
-            document = await self._orders.document(self._order_id)
+            document = await self._look_again(document)
+
+    async def _look_again(self, document: Document) -> Document | None:
+        """Return the order as it is now; as it was while MongoDB is away, for the answer has begun."""
+        try:
+            return await self._orders.document(self._order_id)
+        except PyMongoError as error:
+            if not is_passing(error):
+                raise
+            return document
 
 
 def _event(number: int, entry: dict[str, Any]) -> bytes:

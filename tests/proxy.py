@@ -1,4 +1,4 @@
-"""A TCP proxy before the broker, for tests of a connection that goes silent."""
+"""A TCP proxy before a server, for tests of a connection that goes silent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,10 +8,10 @@ from yarl import URL
 
 
 class Proxy:
-    """A TCP proxy before the broker, which can stop carrying what the broker says."""
+    """A TCP proxy before the server at a URL, which can stop carrying what the server says."""
 
     def __init__(self, url: URL) -> None:
-        self._broker = url
+        self._server = url
         self.carrying = asyncio.Event()
         self.carrying.set()
         self.url = url
@@ -20,7 +20,7 @@ class Proxy:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Proxy"]:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = self._broker.with_host("127.0.0.1").with_port(server.sockets[0].getsockname()[1])
+        self.url = self._server.with_host("127.0.0.1").with_port(server.sockets[0].getsockname()[1])
         try:
             yield self
         finally:
@@ -30,8 +30,8 @@ class Proxy:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
-        for source, target, gate in ((reader, to_broker, None), (from_broker, writer, self.carrying)):
+        from_server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
+        for source, target, gate in ((reader, to_server, None), (from_server, writer, self.carrying)):
             self._tasks.add(asyncio.create_task(self._carry(source, target, gate)))
 
     async def _carry(

@@ -2,20 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from starlette.types import Message
+from yarl import URL
 
 from order_service import following
 from order_service.following import EventStream, Followers
 from order_service.order import Entry, Status
 from order_service.orders import COLLECTION, Change, Orders
+from shared import database
 from shared.http import ProblemError
+from shared.settings import ServiceSettings
 from tests.builders import an_order, connected
 from tests.eventually import eventually
+from tests.proxy import Proxy
 
 LIMIT = 3
+STILL_HERE = b": still here\n\n"
 
 
 @pytest.fixture
@@ -123,3 +129,25 @@ async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Ord
     await client.request
     assert client.status == 200
     assert client.body.startswith(b"id: 2\nevent: order.cancel_requested\n")
+
+
+async def test_a_stream_outlives_an_outage_of_the_database(
+    orders: Orders, followers: Followers, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "KEEPALIVE_SECONDS", 0)  # a comment after every look at the order
+    order_id = await new_order(orders)
+    async with AsyncExitStack() as stack:
+        url = URL(mongodb_url).update_query(directConnection="true")
+        proxy = await stack.enter_async_context(Proxy(url).open())
+        mongo = database.client(ServiceSettings(mongodb_url=str(proxy.url), database_timeout_seconds=3))
+        stack.push_async_callback(database.close, mongo)
+        behind_proxy = Orders(mongo[f"{database_prefix}_orders"][COLLECTION])
+        await eventually(lambda: behind_proxy.document(order_id), 60)
+        client = Client(behind_proxy, followers, order_id)
+        await eventually(lambda: client.body, 30)
+        proxy.carrying.clear()
+        before = client.body.count(STILL_HERE)
+        await eventually(lambda: client.request.done() or client.body.count(STILL_HERE) >= before + 2, 60)
+        assert not client.request.done()
+        client.goes_away()
+        await client.request
