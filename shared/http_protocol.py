@@ -174,6 +174,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._headers = 0
         self._chunks = 0
+        self._framing: bytes | None = None
+        """The header that delimits the body of a request that asks for another protocol, until it is parsed."""
 
     # --- The connection. ---
 
@@ -298,15 +300,30 @@ class BoundedProtocol(HttpToolsProtocol):
     def _feed(self, piece: bytes) -> _Refusal | None:
         self._fed, self._progressed = len(piece), False
         try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            pass  # there is no other protocol here: the request is answered as it is
+            self._parse(piece)
         except httptools.HttpParserError:
             return self._refusal or _MALFORMED
         self._received += self._fed
         self._unparsed = 0 if self._progressed else self._unparsed + self._fed
         too_large = max(self._unparsed, self._received if self._in_head else 0) > self._limits.head_bytes
         return _HEAD_TOO_LARGE if too_large else None
+
+    def _parse(self, piece: bytes) -> None:
+        """Parse as HTTP/1.1 even what follows a request for another protocol: there is none here (RFC 9110, 7.8)."""
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._framing is not None:
+                self._parse_body_only(self._framing)
+            if rest := piece[upgrade.args[0] :]:
+                self._parse(rest)
+
+    def _parse_body_only(self, framing: bytes) -> None:
+        """Go on with a parser that is past the head; the first one has ended the request without its body."""
+        self._framing = None
+        self.parser = httptools.HttpRequestParser(_BodyCallbacks(self))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"POST / HTTP/1.1\r\nconnection: close\r\n" + framing + b"\r\n\r\n")
 
     def on_message_begin(self) -> None:
         """Begin to count."""
@@ -340,6 +357,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parsing(_TOO_MANY_PIPELINED)
         super().on_headers_complete()
         self._in_head, self._in_body = False, True
+        if self.parser.should_upgrade() and (framing := _framing(self.headers)):
+            self._framing = framing
+            self.cycle.keep_alive = False  # no parser is left for another request
 
     def on_chunk_header(self) -> None:
         """Count a chunk of the body."""
@@ -356,6 +376,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._progressed = True
+        if self._framing is not None:
+            return
         self._in_body = False
         super().on_message_complete()
 
@@ -363,6 +385,24 @@ class BoundedProtocol(HttpToolsProtocol):
         """Raise out of a callback of the parser, which wraps every exception in one of its own."""
         self._refusal = refusal
         raise ValueError(refusal.detail)
+
+
+class _BodyCallbacks:
+    """What is told about a request whose head is known already."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self.on_header = protocol.on_header
+        self.on_chunk_header = protocol.on_chunk_header
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the header that delimits a request's body, None if it has no body."""
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and int(value)):
+            return name + b": " + value
+    return None
 
 
 def _answer(refusal: _Refusal) -> bytes:

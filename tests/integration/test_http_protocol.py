@@ -113,6 +113,31 @@ def test_what_is_not_http_does_not_get_into_the_answer_before_it(server: Server)
     assert b"400" not in read_all(client)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(
+    ("framing", "body"), [(b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n")]
+)
+def test_a_request_for_http_2_is_answered_by_http_1_with_its_body(
+    server: Server, apart: bool, framing: bytes, body: bytes
+) -> None:
+    """Java's HttpClient sends each first request so, unless it is told not to."""
+    head = b"POST /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
+    client = server.send(head) if apart else server.send(head + body)
+    if apart:
+        soon(lambda: server.application.begun == 1, "the request to begin")
+        client.sendall(body)
+    answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"/upgrade 3")
+    assert b"connection: close" in answer
+
+
+def test_a_request_behind_one_for_another_protocol_is_answered(server: Server) -> None:
+    client = server.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + GET)
+    for _ in range(2):
+        assert read_answer(client).startswith(b"HTTP/1.1 200 ")
+
+
 # --- Requests behind each other. ---
 
 
