@@ -1,7 +1,7 @@
 """The order service's HTTP routes."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
@@ -28,6 +28,13 @@ IdempotencyKey = Annotated[
         description="The same key and body answer the first order again; random, as all clients share them",
     ),
 ]
+
+
+_FOLLOWED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The order is settled, and all its events have been seen"},
+    **documented(429),
+}
 
 
 class Cancellation(Body):
@@ -111,7 +118,7 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         """One order with its history."""
         return json_response(show(await _find(orders, order_id)))
 
-    @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=documented(429))
+    @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_FOLLOWED)
     async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
         return EventStream(orders, followers, order_id, last_event_id)

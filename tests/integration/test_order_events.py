@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.types import Message
 from yarl import URL
 
 from order_service import following
+from order_service.api import create_router
 from order_service.following import EventStream, Followers
 from order_service.order import Entry, Status
 from order_service.orders import COLLECTION, Change, Orders
@@ -151,3 +153,13 @@ async def test_a_stream_outlives_an_outage_of_the_database(
         assert not client.request.done()
         client.goes_away()
         await client.request
+
+
+def test_the_description_says_what_a_stream_answers(orders: Orders) -> None:
+    nothing: Any = None
+    app = FastAPI()
+    app.include_router(create_router(orders, nothing, nothing))
+    answers = app.openapi()["paths"]["/orders/{order_id}/events"]["get"]["responses"]
+    assert answers["200"]["content"].keys() == {"text/event-stream"}
+    assert "content" not in answers["204"]
+    assert "429" in answers

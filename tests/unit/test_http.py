@@ -417,6 +417,7 @@ async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
     ].keys()
     assert not {"413", "415"} & document["paths"]["/things/{thing_number}"]["get"]["responses"].keys()
     assert not {"413", "415", "422"} & document["paths"]["/healthz"]["get"]["responses"].keys()
+    assert document["paths"]["/metrics"]["get"]["responses"]["200"]["content"].keys() == {"text/plain"}
 
 
 async def test_the_description_of_an_amount_allows_its_own_example(client: httpx.AsyncClient) -> None:
