@@ -23,8 +23,14 @@ from shared.errors import TransientError
 PAGE = 500
 RESENT_AT_ONCE = 200
 """Most orders whose commands one sweep sends again: after an outage, new orders must get through as well."""
-LONGEST_RESEND = 10
-"""The longest pause between two repetitions, in multiples of the first."""
+LONGEST_RESEND = 120
+"""The longest pause between two repetitions, in multiples of the first.
+
+Repetitions pile up where nobody answers: in the inbox of a service that is down, or as a dead letter each. With pauses
+that double up to an hour, an order adds seven in the first hour and one in each hour after it.
+"""
+ADOPT_EVERY = 10
+"""The pause between two looks for orders of earlier versions, in multiples of the first pause of a repetition."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,8 +67,8 @@ def after_intent(order: Order, now: datetime, patience: Patience) -> Order:
 def resend_at(order: Order, now: datetime, patience: Patience) -> datetime | None:
     """Return when the order's commands are sent again; None if it waits for no answer.
 
-    It waits as long again as it has waited since its last step, within bounds: after 30 s, 1, 2, 4 and 8 min, then
-    every 5 min.
+    It waits as long again as it has waited since its last step, within bounds: after 30 s, 1, 2, 4 and so on up to
+    64 min, then every hour.
     """
     if not owed(order):
         return None
@@ -133,7 +139,7 @@ class Alarms:
         now = self._clock()
         if now >= self._adopt_at:
             await self._orders.adopt(now)
-            self._adopt_at = now + LONGEST_RESEND * self._patience.resend_after
+            self._adopt_at = now + ADOPT_EVERY * self._patience.resend_after
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
         steps = [(order, advance(order, DeadlinePassed(), now)) for order in orders]

@@ -50,9 +50,17 @@ def test_an_unsettled_order_always_has_a_timer(happenings: list[tuple[str, bool]
 def test_commands_are_sent_again_after_ever_longer_pauses() -> None:
     order = an_order(now=NOW)
     now, seconds = NOW, []
-    for _ in range(8):
+    for _ in range(10):
         moment = resend_at(order, now, PATIENCE)
         assert moment is not None
         seconds.append((moment - NOW).total_seconds())
         now = moment
-    assert seconds == [30, 60, 120, 240, 480, 780, 1080, 1380]
+    assert seconds == [30, 60, 120, 240, 480, 960, 1920, 3840, 7440, 11040]
+
+
+def test_an_outage_of_a_day_adds_few_messages_for_each_order() -> None:
+    order, moment, sent = an_order(now=NOW), resend_at(an_order(now=NOW), NOW, PATIENCE), 0
+    while moment is not None and moment < NOW + timedelta(days=1):
+        sent, moment = sent + 1, resend_at(order, moment, PATIENCE)
+    assert moment is not None
+    assert sent <= 31
