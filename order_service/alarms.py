@@ -15,7 +15,7 @@ from order_service.metrics import count_steps
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
-from order_service.saga import DeadlinePassed, Step, advance, owed
+from order_service.saga import DeadlinePassed, Step, advance, awaits_answer
 from shared import tracing
 from shared.clock import Clock
 from shared.errors import TransientError
@@ -70,7 +70,7 @@ def resend_at(order: Order, now: datetime, patience: Patience) -> datetime | Non
     It waits as long again as it has waited since its last step, within bounds: after 30 s, 1, 2, 4 and so on up to
     64 min, then every hour.
     """
-    if not owed(order):
+    if not awaits_answer(order):
         return None
     longest = LONGEST_RESEND * patience.resend_after
     return now + min(max(now - order.updated_at, patience.resend_after), longest)

@@ -121,11 +121,18 @@ def outputs(order: Order) -> tuple[Message, ...]:
     return (*_news(order), *owed(order))
 
 
-def owed(order: Order) -> tuple[Message, ...]:
-    """Return the commands that an unsettled order waits for the answers to.
+def awaits_answer(order: Order) -> bool:
+    """Whether the order owes commands; unlike them, this can be told of a record that cannot be put into messages.
 
-    The record owes them, whatever becomes of the messages: they are sent again until they are answered. A FAILED order
-    whose money is held waits for a decision instead, and a settled order for nothing.
+    A FAILED order whose money is held waits for a decision instead, and a settled order for nothing.
+    """
+    return not order.settled and (order.status is not Status.FAILED or order.compensating)
+
+
+def owed(order: Order) -> tuple[Message, ...]:
+    """Return the commands that an unsettled order waits for the answers to; see `awaits_answer`.
+
+    The record owes them, whatever becomes of the messages: they are sent again until they are answered.
     """
     match order.status:
         case Status.PENDING:

@@ -475,7 +475,7 @@ async def test_a_lost_request_for_a_server_is_sent_again_until_it_is_answered(se
     order_id = await service.order_in_provisioning()
     assert service.said("provisioning.inbox", order_id) == [], "the handler's answer was lost before it was published"
     assert await service.alarms.resend() == 0, "there is still time for an answer"
-    for minutes in (0.5, 1, 2, 4, 8, 13):
+    for minutes in (0.5, 1, 2, 4, 8, 16):
         service.late = timedelta(minutes=minutes)
         assert await service.alarms.resend() == 1
         assert await service.alarms.resend() == 0
@@ -521,6 +521,18 @@ async def test_a_lost_compensation_is_sent_again_until_it_is_answered(service: O
     assert (await service.get(order_id))["settled"]
     service.late = timedelta(days=365)
     assert await service.alarms.resend() == 0
+
+
+async def test_an_order_that_cannot_be_put_into_messages_holds_up_no_other(
+    service: OrderService, mongodb_url: str, database_prefix: str
+) -> None:
+    spoiled, other = await service.order_in_provisioning(), await service.order_in_provisioning()
+    async with connected(mongodb_url, f"{database_prefix}_orders") as database:
+        await database[COLLECTION].update_one({"_id": spoiled}, {"$unset": {"provisioning": ""}})
+    service.late = PATIENCE.resend_after
+    assert await service.alarms.resend() == 2
+    assert service.asked_of_provisioning(other) == [("provisioning.requested", 1)]
+    assert await service.alarms.resend() == 0, "both are looked at again after a pause"
 
 
 async def test_the_money_of_a_failed_order_is_left_to_its_hold(service: OrderService) -> None:

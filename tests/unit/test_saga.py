@@ -21,6 +21,7 @@ from order_service.saga import (
     Step,
     accepts,
     advance,
+    awaits_answer,
     outputs,
     owed,
 )
@@ -539,7 +540,7 @@ def is_held(order: Order) -> bool:
 
 def test_every_unsettled_order_is_owed_something_or_held_until_its_time_is_over() -> None:
     for order in reachable():
-        assert bool(owed(order)) == (not order.settled and not is_held(order)), order
+        assert bool(owed(order)) == awaits_answer(order) == (not order.settled and not is_held(order)), order
 
 
 def test_whenever_all_messages_are_lost_what_is_owed_carries_the_order_to_its_end() -> None:
