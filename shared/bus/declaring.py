@@ -13,7 +13,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from shared import topology
 from shared.errors import StartError
 
-_PAUSE_BEFORE_DECLARING_AGAIN = 1.0
+PAUSE_BEFORE_DECLARING_AGAIN = 1.0
 """Seconds.
 
 If a queue is declared right after it was deleted, RabbitMQ 3.10 does not tell its consumers: it counts them as
@@ -48,7 +48,7 @@ async def repair_topology(connection: AbstractConnection, ladder: Sequence[topol
         missing = [exchange.name for exchange in _exchanges(ladder) if not await declarer.redeclare_exchange(exchange)]
         deleted = [queue for queue in topology.queues(tuple(ladder)) if not await declarer.redeclare_queue(queue)]
         if deleted:
-            await asyncio.sleep(_PAUSE_BEFORE_DECLARING_AGAIN)
+            await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
         for queue in deleted:
             await _declare_queue(declarer.channel, queue)
     except ChannelPreconditionFailed as error:

@@ -33,7 +33,7 @@ from yarl import URL
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.confirms import Confirms, Pending, UnroutableError
-from shared.bus.declaring import declare_topology, repair_topology
+from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, repair_topology
 from shared.bus.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
 from shared.bus.wire import Wire
 from shared.errors import BusUnavailableError, StartError
@@ -266,7 +266,7 @@ class Link:
         return underlying
 
     async def _consume(self) -> None:
-        self._consuming.on_consumer_cancel_callbacks.add(lambda _: self._lose("the broker cancelled the consumer"))
+        self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
         await self._consuming.basic_qos(prefetch_count=self._options.prefetch)
         await self._consuming.basic_consume(self._queue, _unreached)
 
@@ -360,6 +360,11 @@ class Link:
 
     def _closed(self, _sender: object, error: BaseException | None) -> None:
         self._lose(self._wire.farewell or str(error) or type(error).__name__)
+
+    def _cancelled(self, _consumer: object) -> None:
+        """End the link after the pause that lets the broker cancel all others: the next link declares the queue."""
+        reason = "the broker cancelled the consumer"
+        asyncio.get_running_loop().call_later(PAUSE_BEFORE_DECLARING_AGAIN, self._lose, reason)
 
     def _lose(self, reason: str) -> None:
         if not self.lost.done():

@@ -1,6 +1,7 @@
 """Somebody deletes a part of the topology on a running broker, or declares it otherwise: it is repaired, or told."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from yarl import URL
 
 from shared import topology
 from shared.bus import Envelope
+from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN
 from shared.bus.rabbitmq import RabbitBus
 from tests.buses import SHORT_LADDER, RabbitHarness, raw
 from tests.eventually import eventually
@@ -91,6 +93,21 @@ async def test_a_queue_that_somebody_deleted_comes_back_with_its_bindings(
         await eventually(lambda: ask(operator, "get_queue", queue), within=60)
         await eventually(lambda: publish(bus, Envelope(b"{}", exchange, routing_key, "t", "o1", "m1")), within=60)
         await eventually(lambda: any(queue in line.get("declared", ()) for line in logs), within=60)
+
+
+async def test_who_consumed_from_a_deleted_queue_lets_the_broker_tell_all_others_before_declaring_it_again(
+    harness: RabbitHarness, operator: AbstractConnection
+) -> None:
+    # One that had not been told would be counted as a consumer of the new queue, and get nothing.
+    buses = [await harness.bus(topology.PAYMENT_INBOX, repair_every=60) for _ in range(3)]
+    links = [bus._link for bus in buses]  # type: ignore[attr-defined]
+    since = time.monotonic()
+
+    await ask(operator, "queue_delete", topology.PAYMENT_INBOX)
+
+    await asyncio.wait([link.lost for link in links], return_when=asyncio.FIRST_COMPLETED, timeout=60)
+    assert time.monotonic() - since >= PAUSE_BEFORE_DECLARING_AGAIN
+    await eventually(lambda: all(bus._link not in (*links, None) for bus in buses), within=60)  # type: ignore[attr-defined]
 
 
 async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
