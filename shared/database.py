@@ -3,9 +3,11 @@
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, cast
+import sys
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
+import pymongo.lock
 import structlog
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -30,7 +32,22 @@ Document = dict[str, Any]
 Collection = AsyncCollection[Document]
 Database = AsyncDatabase[Document]
 
+T = TypeVar("T")
+
 _log = structlog.get_logger(__name__)
+
+
+async def _wait_for(awaited: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - stands in for asyncio.wait_for
+    """Wait in the current task, as `asyncio.wait_for` does since Python 3.12."""
+    async with asyncio.timeout(timeout):
+        return await awaited
+
+
+if sys.version_info < (3, 12):
+    # Python 3.11 waits in a task of its own, which may end after its caller was cancelled. The driver waits so for a
+    # server, and that task takes the client's lock again: a call that is cancelled while MongoDB is away fails with
+    # "Lock is not acquired", or the lock stays taken and every later call of the client hangs for good.
+    pymongo.lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
 
 # Codes that a server gives while it steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).

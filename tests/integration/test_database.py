@@ -1,12 +1,15 @@
 """The connection to MongoDB: what ends a start, and what is waited for."""
 
 import asyncio
+import time
 import urllib.parse
 
+import pymongo
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from shared import database
+from shared.database import Document
 from shared.errors import StartError
 from shared.settings import ServiceSettings
 
@@ -63,3 +66,23 @@ def test_a_refusal_is_not_a_passing_error(code: int) -> None:
     assert database.is_refusal(error)
     assert not database.is_passing(error)
     assert database.as_ours(error) is error
+
+
+async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -> None:
+    away = "mongodb://127.0.0.1:9/?directConnection=true&serverSelectionTimeoutMS=5000"
+    client = pymongo.AsyncMongoClient[Document](away)
+    records = client["any"]["any"]
+    calls = [asyncio.create_task(records.find_one()) for _ in range(20)]
+    await asyncio.sleep(0.1)
+    time.sleep(0.6)  # now the pause of every call, before its next look at the server, is over at once
+    for _ in range(3):  # they are about to take the client's lock again, one after the other
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in ended} <= {asyncio.CancelledError, ServerSelectionTimeoutError}
+    with pymongo.timeout(1):
+        after = asyncio.create_task(records.find_one())
+    assert await asyncio.wait({after}, timeout=30) == ({after}, set())
+    assert isinstance(after.exception(), ServerSelectionTimeoutError)
+    await client.close()  # not in a finally: it would wait for ever for the lock that this is about
