@@ -69,7 +69,7 @@ def release(
     """
     if why is None and yes:
         raise typer.BadParameter("say why", param_hint="--why")
-    stack = locate_stack()
+    stack = announced(locate_stack())
     records = uvloop.run(_read(stack, order_id))
     if refusal := refuse_release(records):
         _refuse(refusal)
@@ -85,7 +85,8 @@ def release(
     console = open_console(highlight=False, markup=False)
     console.print("stock.release and payment.refund are sent", soft_wrap=True)
     console.print(
-        f"`ordersaga order trace {order_id}` shows when the stock is RELEASED and the money back", soft_wrap=True
+        f"`ordersaga order trace {order_id}` shows the stock as RELEASED and the payment as REFUNDED when done",
+        soft_wrap=True,
     )
     console.print("their answers become dead letters, as the order service does not know the order", soft_wrap=True)
 

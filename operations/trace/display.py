@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from operations.audit.case import status_text
 from operations.story import Kind, Outcome, Records, Step, waited_for
 from shared.clock import to_rfc3339
 from shared.printable import printable
@@ -55,6 +56,7 @@ def _head(records: Records, steps: Sequence[Step]) -> Iterator[RenderableType]:
         yield Text(
             f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
         )
+        yield Text(f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}")
         return
     status = str(order.get("status"))
     settled = "settled" if order.get("settled") else "not settled"

@@ -26,7 +26,9 @@ class Made:
     servers: Servers
     harness: RabbitHarness
 
-    async def run(self, *words: str, given: str | None = None, status: int = 0, amqp_url: str = "") -> str:
+    async def run(
+        self, *words: str, given: str | None = None, status: int = 0, amqp_url: str = "", command: str = "release"
+    ) -> str:
         environment = {
             "ORDERSAGA_MONGODB_URL": self.servers.mongodb_url,
             "ORDERSAGA_AMQP_URL": amqp_url or self.servers.amqp_url,
@@ -34,7 +36,7 @@ class Made:
             "ORDERSAGA_OPERATOR": "ann",
         }
         runner = CliRunner(env=environment)
-        result = await asyncio.to_thread(runner.invoke, order, ["release", *words], input=given)
+        result = await asyncio.to_thread(runner.invoke, order, [command, *words], input=given)
         assert result.exit_code == status, (result.output, result.exception)
         return result.output
 
@@ -57,6 +59,8 @@ async def test_stock_and_money_of_an_unknown_order_are_asked_back_and_the_log_sa
     told = await made.run("ghost", "--why", "a forged message", given="y\n")
     assert "stock RESERVED, payment PROCESSED" in told
     assert "ordersaga order trace ghost" in told
+    assert f"(databases {made.prefix}_*)" in told
+    assert "stock RESERVED, payment PROCESSED" in await made.run("ghost", command="trace")
     (release,) = await made.harness.take_from(INVENTORY_INBOX, 1)
     (refund,) = await made.harness.take_from(PAYMENT_INBOX, 1)
     assert (release.type, orjson.loads(release.body)) == ("stock.release", {"orderId": "ghost", "items": []})
