@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pymongo
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.servers import (
@@ -26,6 +27,14 @@ from tests.servers import (
 # How fast a machine is must not decide whether a test passes.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+# As the services log: rendering the local variables of a deep traceback stops the event loop for seconds.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
