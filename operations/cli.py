@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import typer
 
+from operations.native.layout import DataDirectoryError
 from operations.settings import UnreachableError
 from operations.terminal import print_error
 
+WRONG_USAGE = 2
 COULD_NOT_REACH = 3
 
 
@@ -82,6 +84,9 @@ def main() -> None:
     except UnreachableError as error:
         print_error(str(error))
         sys.exit(COULD_NOT_REACH)
+    except DataDirectoryError as error:
+        print_error(str(error))
+        sys.exit(WRONG_USAGE)
 
 
 if __name__ == "__main__":

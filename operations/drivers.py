@@ -22,4 +22,5 @@ def unreachable_unless_done(who: str) -> Iterator[None]:
 
 def first_line(error: PyMongoError) -> str:
     """Return what an error says, without the description of every server behind it."""
-    return hide_credentials(str(error).partition(", Timeout:")[0].partition("\n")[0])[:300]
+    text = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
+    return hide_credentials(text.partition("\n")[0])[:300]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import AfterValidator, Field
 
-from operations.native.environment import wrong_url
+from operations.native.environment import wrong_value
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -99,9 +99,9 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL, ORDERSAGA_INVENTORY_URL and
     so on its services. What they leave open is taken from the stack that runs in the data directory (the one named,
     else ORDERSAGA_DATA_DIR, else the one used last); services that are not in it are assumed at their default port.
-    Raises UnreachableError when a server's URL stays unknown or is not one.
+    Raises UnreachableError when a server's URL stays unknown, or a variable has a value that is not valid.
     """
-    if wrong := wrong_url(environment):
+    if wrong := wrong_value(environment):
         raise UnreachableError(wrong)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
     running = _running(layout, environment)
@@ -134,7 +134,8 @@ def _running(layout: Layout, environment: Mapping[str, str]) -> State:
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:
     known = {process.name: process.url for process in running.processes}
+    named = {name: environment.get(f"ORDERSAGA_{name.upper()}_URL", "").rstrip("/") for name in PROCESSES}
     return {
-        name: environment.get(f"ORDERSAGA_{name.upper()}_URL") or known.get(name) or f"http://127.0.0.1:{service.port}"
+        name: named[name] or known.get(name) or f"http://127.0.0.1:{service.port}"
         for name, service in PROCESSES.items()
     }

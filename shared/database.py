@@ -72,9 +72,9 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
     }
     if listeners := tracing.database_listeners():
         options["event_listeners"] = listeners
-    if settings.mongo_driver == "motor":
-        return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
     try:
+        if settings.mongo_driver == "motor":
+            return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
         return AsyncMongoClient(settings.mongodb_url, **options)
     except (PyMongoError, ValueError, TypeError) as error:
         raise StartError(f"ORDERSAGA_MONGODB_URL is not valid: {first_line(error)}") from None

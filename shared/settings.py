@@ -32,6 +32,16 @@ HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], No
 """Names of hosts, separated by commas."""
 
 
+def check_database_prefix(prefix: str) -> str:
+    """Return a prefix of databases' names as it is. Raises ValueError for what is none."""
+    if not _DATABASE_PREFIX.fullmatch(prefix):
+        raise ValueError("1 to 32 letters, digits, _ and - of ASCII are allowed")
+    return prefix
+
+
+_DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
 class ServiceSettings(BaseSettings):
     """What all services share; each service adds its own in its `settings` module."""
 
@@ -41,7 +51,7 @@ class ServiceSettings(BaseSettings):
         "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
     )
     mongo_driver: Literal["pymongo", "motor"] = "pymongo"
-    database_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "ordersaga"
+    database_prefix: Annotated[str, AfterValidator(check_database_prefix)] = "ordersaga"
     amqp_url: Annotated[str, AfterValidator(urls.check_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/"
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0

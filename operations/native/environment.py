@@ -9,8 +9,8 @@ from typing import cast
 
 from pydantic_settings import BaseSettings
 
-from operations.native.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE
-from shared.settings import ENV_PREFIX
+from operations.native.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
+from shared.settings import ENV_PREFIX, check_database_prefix
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
 # What any program of this machine goes by.
@@ -36,11 +36,17 @@ _OF_COMMANDS = frozenset(
         "STACK",
     )
 )
-_URLS: dict[str, Callable[[str], str]] = {
+_CHECKS: dict[str, Callable[[str], str]] = {
     MONGODB_URL_VARIABLE: check_mongodb_url,
     AMQP_URL_VARIABLE: check_amqp_url,
-    **{f"{ENV_PREFIX}{name}_URL": check_service_url for name in ("ORDER", "INVENTORY", "PAYMENT", "PROVISIONING")},
+    DATABASE_PREFIX_VARIABLE: check_database_prefix,
+    **{
+        f"{ENV_PREFIX}{name}_URL": check_service_url
+        for name in ("ORDER", "INVENTORY", "PAYMENT", "PROVISIONING", "CONSOLE", "SIMULATOR")
+    },
 }
+"""The variables that say which stack is meant, and what each may be."""
+
 _OF_TESTS = f"{ENV_PREFIX}TEST_"
 
 
@@ -66,14 +72,15 @@ def unknown_settings(environment: Mapping[str, str], every_settings: Iterable[st
     return sorted(name for name in ours if name not in known)
 
 
-def wrong_url(environment: Mapping[str, str]) -> str | None:
-    """Return the line that says which URL of a server or service is not valid, and why; None if all are."""
-    for variable, check in _URLS.items():
+def wrong_value(environment: Mapping[str, str]) -> str | None:
+    """Return the line that says which URL, or the databases' prefix, is not valid, and why; None if all are."""
+    for variable, check in _CHECKS.items():
         if value := environment.get(variable):
             try:
                 check(value)
             except ValueError as error:
-                return f"{variable}={hide_credentials_in_value(value)!r} is not valid: {error}"
+                shown = value if variable == DATABASE_PREFIX_VARIABLE else hide_credentials_in_value(value)
+                return f"{variable}={shown!r} is not valid: {error}"
     return None
 
 
@@ -86,7 +93,7 @@ def _is_of_python(name: str) -> bool:
 
 
 def _variables(settings: str) -> set[str]:
-    """Return the variables of a settings class, each also in the form that names a file."""
+    """Return the variables of a settings class."""
     module, _, name = settings.partition(":")
     declared = cast("type[BaseSettings]", getattr(importlib.import_module(module), name)).model_fields
-    return {f"{ENV_PREFIX}{field.upper()}{suffix}" for field in declared for suffix in ("", "_FILE")}
+    return {f"{ENV_PREFIX}{field.upper()}" for field in declared}

@@ -18,6 +18,10 @@ DEFAULT_DATA_DIRECTORY = ".ordersaga"
 SERVER_PORTS = {"mongodb": 27017, "amqp": 5672, "distribution": 25674, "epmd": 24370}
 
 
+class DataDirectoryError(Exception):
+    """What is named as the data directory cannot be one; the command line ends with exit status 2."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The paths below one data directory."""
@@ -71,10 +75,15 @@ def choose_data_directory(
     """Return the directory that was named, else ORDERSAGA_DATA_DIR, else the default in the current directory.
 
     With `last_used`, for commands that look for a stack, the one that `up` used last comes before the default.
+    Raises DataDirectoryError for a path that cannot be followed.
     """
     chosen = named or environment.get(DATA_DIRECTORY_VARIABLE) or (_last_used(environment) if last_used else None)
-    # The real path: processes are marked with it, and a stack is the same one by whatever link it is named.
-    return Path(chosen or DEFAULT_DATA_DIRECTORY).expanduser().resolve()
+    directory = Path(chosen or DEFAULT_DATA_DIRECTORY)
+    try:
+        # The real path: processes are marked with it, and a stack is the same one by whatever link it is named.
+        return directory.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a link to itself, a null byte
+        raise DataDirectoryError(f"{directory} cannot be a data directory: {error}") from error
 
 
 def remember_as_last_used(root: Path, environment: Mapping[str, str] = os.environ) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operations.native import provider
-from operations.native.environment import wrong_url
+from operations.native.environment import wrong_value
 from operations.native.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -42,9 +42,9 @@ def make_plan(
 
     With an offset, every port is the default one plus the offset. `services` are some of PROCESSES. Raises
     PortTakenError when one of those ports is taken, ServerMissingError when a server that is needed is not installed,
-    StartError for a URL that is not valid.
+    StartError for a URL or a database prefix that is not valid.
     """
-    if wrong := wrong_url(environment):
+    if wrong := wrong_value(environment):
         raise StartError(wrong)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
     node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"

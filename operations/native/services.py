@@ -1,6 +1,7 @@
 """The services, and the simulator, as programs: how each is started and how to ask whether it is ready."""
 
 import asyncio
+import base64
 import http.client
 import json
 import os
@@ -8,10 +9,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from operations.native.environment import for_process
 from operations.native.layout import SMARTVPS_URL_VARIABLE
 from operations.native.program import Command
+from shared.urls import hide_credentials
 
 PROBE_TIMEOUT_SECONDS = 3.0
 # A service has 10 s to finish what it has in hand, and a little more to close.
@@ -79,14 +82,19 @@ class Service:
 
 def probe_readiness(url: str) -> str | None:
     """Ask /readyz of a service; None when it is ready, else one line that says why not. Never raises."""
-    address = url.removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=PROBE_TIMEOUT_SECONDS)
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    headers = {}
+    if parts.username is not None:  # of a proxy in front of the service
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", f"{parts.path.rstrip('/')}/readyz", headers=headers)
         answer = connection.getresponse()
         body = answer.read(4096)
     except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers on {url} yet ({type(error).__name__})"
+        return f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})"
     finally:
         connection.close()
     return None if answer.status == http.client.OK else f"/readyz answers {answer.status}: {_one_line(body)}"

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import urllib.parse
+from typing import Literal
 
 import pymongo
 import pytest
@@ -51,11 +52,14 @@ async def test_a_server_that_is_away_is_waited_for() -> None:
     await database.close(client)
 
 
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
 @pytest.mark.parametrize("options", ["directConnection=true", "loadBalanced=true"])
-def test_options_that_the_driver_does_not_take_are_one_line_at_the_start(options: str) -> None:
+def test_options_that_the_driver_does_not_take_are_one_line_at_the_start(
+    options: str, driver: Literal["pymongo", "motor"]
+) -> None:
     url = f"mongodb://user:S3CR3T@127.0.0.1:1,127.0.0.1:2/?{options}"
     with pytest.raises(StartError, match="ORDERSAGA_MONGODB_URL is not valid") as raised:
-        database.client(ServiceSettings(mongodb_url=url))
+        database.client(ServiceSettings(mongodb_url=url, mongo_driver=driver))
     assert "S3CR3T" not in str(raised.value)
     assert "\n" not in str(raised.value)
 

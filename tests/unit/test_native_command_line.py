@@ -138,6 +138,37 @@ def test_a_url_that_is_not_valid_is_told_without_its_password(environment: dict[
     assert "CR3T" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("DATABASE_PREFIX", 'a/b c"', "letters, digits"), ("CONSOLE_URL", "nonsense", "https://user:password@host")],
+)
+def test_what_else_names_a_stack_is_checked_before_anything_is_done(
+    environment: dict[str, str], name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(UnreachableError, match=f"ORDERSAGA_{name}=.*is not valid: .*{allowed}"):
+        locate_stack(environment={**environment, f"ORDERSAGA_{name}": value})
+
+
+def test_a_slash_at_the_end_of_a_service_s_url_changes_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    stack = locate_stack(environment={**environment, "ORDERSAGA_ORDER_URL": "http://there:1/"})
+    assert stack.urls["order"] == "http://there:1"
+
+
+def test_a_data_directory_that_cannot_be_one_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for named in (str(loop), "~no-such-user/data"):
+        for command in ("up", "down", "status", "doctor"):
+            monkeypatch.setattr("sys.argv", ["ordersaga", command, "--data-dir", named])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert (command, ended.value.code) == (command, 2)
+            assert f"{named} cannot be a data directory" in capsys.readouterr().err
+
+
 def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

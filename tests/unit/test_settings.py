@@ -45,7 +45,7 @@ def test_settings_come_from_the_environment_and_what_is_not_ours_is_ignored(monk
         ("AMQP_URL", "http://localhost", "amqp://"),
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO'"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
-        ("DATABASE_PREFIX", "a/b", "pattern"),
+        ("DATABASE_PREFIX", "a/b", "letters, digits"),
         ("BATCH_LIMIT", "0", "greater than or equal to 1"),
         ("CRASH_AT", "nowhere", "allowed: consumer.handled"),
         ("CRASH_AT", "payment.charged#x", "#x"),
