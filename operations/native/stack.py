@@ -88,7 +88,7 @@ def _prepare(
         restrict(directory)
     _set_old_logs_aside(layout)
     plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
-    state = replace(plan.state, supervisor=identify(os.getpid()))
+    state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
     write_state(layout, state)  # a disk that is full already ends the start
     _remember_as_last_used(layout, view, environment)
     return Supervisor(layout, plan.stages, state, view.change, view.event)

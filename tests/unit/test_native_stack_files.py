@@ -11,6 +11,8 @@ import pytest
 from operations.native.layout import Layout, choose_data_directory, remember_as_last_used
 from operations.native.origin import MovedError, check_origin
 from operations.native.processes import Identity, find, identify
+from operations.native.stack import Options, run_stack
+from operations.native.start import StartError
 from operations.native.state import (
     ProcessState,
     State,
@@ -199,3 +201,28 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() ->
     process.wait()
     assert find(identity) is None
     assert identify(process.pid) is None
+
+
+class NoView:
+    """Watches a stack without a word."""
+
+    def change(self, state: State) -> None:
+        """Ignore a new state."""
+
+    def event(self, text: str) -> None:
+        """Ignore an event."""
+
+
+def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = []
+
+    def record(_: Layout, state: State) -> None:
+        phases.append(state.phase)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "umask", lambda _: 0)
+    monkeypatch.setattr("operations.native.stack.write_state", record)
+    servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    with pytest.raises(StartError, match="No space left"):
+        run_stack(Options(tmp_path, ()), NoView(), servers)
+    assert phases == ["starting"]
