@@ -1,5 +1,6 @@
 """The prerequisites on this machine."""
 
+import os
 import platform
 import re
 import shutil
@@ -99,7 +100,8 @@ def check_ports() -> Finding:
 
 def check_disk(data_directory: Path) -> Finding:
     """Check that there is room for the data of a stack."""
-    existing = next(path for path in (data_directory, *data_directory.parents) if path.exists())
+    # os.path, as Path.exists raises PermissionError below a directory that may not be searched.
+    existing = next(path for path in (data_directory, *data_directory.parents) if os.path.exists(path))
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1024**3:.1f} GiB free for {data_directory}"
     if free < FREE_DISK_BYTES:

@@ -80,17 +80,19 @@ def down(data_dir: DataDirectory = None) -> None:
     """End a stack: the services first, then the servers. Also ends what a killed supervisor left behind."""
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     console = open_console()
-    if not layout.root.is_dir():
-        console.print(f"nothing runs in {layout.root}", highlight=False, soft_wrap=True)
-        return
     try:
         with console.status(f"ending the stack in {layout.root}"):
-            supervised = _end_supervisor(layout)
-            left = _end_leftovers(layout)
+            ended = layout.root.is_dir() and _end_stack(layout)
     except OSError as error:
         raise _failed(f"the stack in {layout.root} cannot be ended: {error}") from error
-    done = f"the stack in {layout.root} has ended" if supervised or left else f"nothing runs in {layout.root}"
+    done = f"the stack in {layout.root} has ended" if ended else f"nothing runs in {layout.root}"
     console.print(done, highlight=False, soft_wrap=True)
+
+
+def _end_stack(layout: Layout) -> bool:
+    """End the supervisor and what has none; return whether there was anything to end. Raises OSError."""
+    supervised = _end_supervisor(layout)
+    return bool(_end_leftovers(layout)) or supervised
 
 
 def _end_supervisor(layout: Layout) -> bool:

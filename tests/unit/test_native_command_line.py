@@ -1,15 +1,18 @@
 """The command line's frame, and how the commands find a stack."""
 
+import errno
 import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from operations import cli
+from operations.doctor.machine import check_disk
 from operations.native.layout import Layout, remember_as_last_used
 from operations.native.processes import identify
 from operations.native.state import ProcessState, State, write_state
@@ -167,6 +170,22 @@ def test_a_data_directory_that_cannot_be_one_is_wrong_usage(
                 cli.main()
             assert (command, ended.value.code) == (command, 2)
             assert f"{named} cannot be a data directory" in capsys.readouterr().err
+
+
+def test_a_data_directory_that_may_not_be_searched_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/"):  # root may search everything
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return known(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    status, text = run("down", "--data-dir", str(tmp_path / "closed" / "data"))
+    assert status == 1
+    assert "cannot be ended" in text
+    assert "Permission denied" in text
+    assert check_disk(tmp_path / "closed" / "data").what == "disk"
 
 
 def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(
