@@ -17,6 +17,7 @@ import typer
 from operations.native.layout import DataDirectoryError
 from operations.settings import UnreachableError
 from operations.terminal import print_error
+from shared.observability import logs_to_stderr
 
 WRONG_USAGE = 2
 COULD_NOT_REACH = 3
@@ -80,7 +81,9 @@ def _add(application: typer.Typer, name: str, entry: Entry) -> None:
 def main() -> None:
     """Run the command line of this process."""
     try:
-        build_application(sys.argv[1:])()
+        # What a library of ours logs belongs on stderr, without the locals that structlog shows unless it is told.
+        with logs_to_stderr():
+            build_application(sys.argv[1:])()
     except UnreachableError as error:
         print_error(str(error))
         sys.exit(COULD_NOT_REACH)

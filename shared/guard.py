@@ -33,7 +33,8 @@ def objection_to_host(host: str, names: Collection[str]) -> str | None:
 def objection_to_site(method: str, headers: Mapping[str, str], *, page: bool) -> str | None:
     """Say why a request that may come from another site is refused, None if it is not.
 
-    A link on another site may open a `page` in a tab of its own; no other request from another site is answered.
+    A link on another site may open a `page` in a tab of its own, which that site cannot read; no other request from
+    another site is answered.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:

@@ -39,6 +39,9 @@ HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
 """Paths that answer also before the service is ready."""
 
+_LINKED = HEALTH | {VIEWER_PATH}
+"""Paths of a service that a link elsewhere may open, such as a target in Prometheus' pages."""
+
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 """What is down and why, by name; empty when the service is ready."""
 
@@ -439,7 +442,7 @@ class _Guarded:
 
         refusal = self._refusal(scope)
         if refusal is not None:
-            _log.warning("request refused", method=scope["method"], path=scope["path"], why=refusal[1])
+            _log.warning("request refused", method=scope["method"], path=scope["path"][:100], why=refusal[1])
         answer = self._app if refusal is None else problem_response(*refusal)
         await answer(scope, receive, with_headers)
 
@@ -452,7 +455,7 @@ class _Guarded:
         if self._pages and method not in SAFE_METHODS:
             objection = objection_to_write(headers)
         else:
-            objection = objection_to_site(method, headers, page=self._pages or scope["path"] == VIEWER_PATH)
+            objection = objection_to_site(method, headers, page=self._pages or scope["path"] in _LINKED)
         return (HTTPStatus.FORBIDDEN, objection) if objection else None
 
 

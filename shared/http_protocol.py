@@ -51,7 +51,9 @@ class Limits:
     """For a request head, from its first byte or, if that does not come, from the end of the request before it."""
     body_seconds: float = 30.0
     read_seconds: float = 30.0
-    """To read what the server could not send at once."""
+    """To read what the server could not send at once, or `progress_bytes` of it."""
+    progress_bytes: int = 64 * 1024
+    """A client that reads so much gets the time once more: a large answer may take a slow line minutes."""
 
     def seconds(self, wait: Wait) -> float:
         """Return how long a client may take over what is waited for."""
@@ -162,6 +164,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._turn: tuple[Wait | None, int] = (None, 0)
         """What is waited for, and in which request."""
         self._since = 0.0
+        self._unread = 0
+        """Bytes that the client had left unread when its time to read began."""
         self._requests = 0
         self._in_head = False
         self._in_body = False
@@ -208,6 +212,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection if its client has taken too long over what is waited for."""
         self._take_turn()
         wait, _ = self._turn
+        unread = self.transport.get_write_buffer_size()
+        if wait is Wait.READ and unread <= self._unread - self._limits.progress_bytes:
+            self._since, self._unread = now, unread
         if wait is None or now - self._since <= self._limits.seconds(wait):
             return
         if wait is Wait.HEAD and not self._in_head and not self._answering:
@@ -255,6 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._turn != (wait, self._requests):
             self._turn = (wait, self._requests)
             self._since = self.loop.time()
+            self._unread = self.transport.get_write_buffer_size()
             self._connections.turn(self, waits=wait is not None)
         held = 0 if wait is None else self.transport.get_write_buffer_size() + self._received_and_kept()
         more, self.held = held - self.held, held

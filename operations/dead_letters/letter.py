@@ -125,7 +125,9 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
         queue = delivery.routing_key
     else:
         queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
-    routing_key = _text(headers.get(ROUTING_KEY)) or type_name(delivery)
+    # Our own header counts where a consumer of ours wrote it, not where the broker passed on what a sender had set.
+    by_broker = unroutable or death.get("reason") == "delivery_limit"
+    routing_key = ("" if by_broker else _text(headers.get(ROUTING_KEY))) or type_name(delivery)
     if routing_key in ("", queue):  # back from a retry, or published straight to the queue
         routing_key = delivery.type or routing_key
     failed_at = min(_moment(headers.get(FAILED_AT)) or _moment(death.get("time")) or now, now)

@@ -178,6 +178,15 @@ def test_a_retry_that_finds_no_inbox_says_so(returned_to: str, queue: str, servi
     assert (failure.attempts, failure.order_id, failure.failed_at) == (2, "o1", NOW)
 
 
+def test_a_header_of_the_sender_does_not_say_what_a_message_at_its_delivery_limit_is() -> None:
+    """Replayed under another type it would do what its routing key never allowed."""
+    death = {"reason": "delivery_limit", "queue": ORDER_INBOX, "count": 1, "exchange": "ordersaga", "time": NOW}
+    headers = {"x-routing-key": "payment.processed", "x-death": [death]}
+    dead = delivery(exchange=DEAD_LETTERS, routing_key="stock.reserved", headers=headers)
+    failure = read_failure(dead, NOW)
+    assert (failure.routing_key, failure.error.type) == ("stock.reserved", "DeliveryLimit")
+
+
 def test_the_order_is_the_one_in_the_body() -> None:
     assert read_failure(delivery(correlation_id="other"), NOW).order_id == "o1"
     assert read_failure(delivery(b"[]"), NOW).order_id == "o1"

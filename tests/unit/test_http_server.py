@@ -116,6 +116,18 @@ async def test_a_pause_in_reading_ends_when_the_client_reads_on(connection: Conn
     connection.transport.abort.assert_called_once()
 
 
+async def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it(connection: Connection) -> None:
+    connection.receive(GET)
+    connection.transport.get_write_buffer_size.return_value = 1_000_000
+    connection._protocol.pause_writing()
+    for left in range(930_000, 0, -70_000):
+        connection.transport.get_write_buffer_size.return_value = left
+        assert not connection.after(29).closed
+    # A few bytes now and then do not count.
+    connection.transport.get_write_buffer_size.return_value -= 1000
+    assert connection.after(31).closed
+
+
 async def test_what_is_closed_and_not_read_to_its_end_is_broken_off(connection: Connection) -> None:
     connection.receive(GET)
     connection.answer()
