@@ -26,7 +26,7 @@ RESENT_AT_ONCE = 200
 LONGEST_RESEND = 120
 """The longest pause between two repetitions, in multiples of the first.
 
-Repetitions pile up where nobody answers: in the inbox of a service that is down, or as a dead letter each. With pauses
+Repetitions pile up where no answer comes: in the inbox of a service that is down, or as a dead letter each. With pauses
 that double up to an hour, an order adds seven in the first hour and one in each hour after it.
 """
 ADOPT_EVERY = 10

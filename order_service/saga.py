@@ -132,7 +132,7 @@ def awaits_answer(order: Order) -> bool:
 def owed(order: Order) -> tuple[Message, ...]:
     """Return the commands that an unsettled order waits for the answers to; see `awaits_answer`.
 
-    The record owes them, whatever becomes of the messages: they are sent again until they are answered.
+    They are sent again until they are answered, even if every message was lost: the record is the truth.
     """
     match order.status:
         case Status.PENDING:

@@ -473,7 +473,7 @@ class _HeadAsGet:
         async def head_alone(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await send(message)
-                # The answer is complete with it: a stream that goes on finds its client gone.
+                # The answer is complete with it: a stream that continues finds its client gone.
                 await send({"type": "http.response.body", "body": b""})
 
         await self._app({**scope, "method": "GET"}, receive, head_alone)

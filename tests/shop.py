@@ -26,6 +26,7 @@ from tests.builders import connected, order_body
 from tests.eventually import eventually
 from tests.provisioning_processes import IMPATIENT
 from tests.simulators import package, run_simulator
+from tests.tasks import end_tasks
 
 A_SERVER = {"items": [{"productId": "vps", "quantity": 1, "price": 10}]}
 QUICK = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "payment_failure_rate": 0.0}
@@ -66,7 +67,7 @@ class Shop:
                 yield
             finally:
                 await self._clients[name].aclose()
-                await _end(tasks)
+                await end_tasks(*tasks)
                 await bus.close()
 
     @contextlib.asynccontextmanager
@@ -103,17 +104,6 @@ class Shop:
 
 async def _ready() -> dict[str, str]:
     return {}
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until all have ended: the driver swallows a cancellation that meets it in the middle of a reply."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
-    for task in tasks:
-        task.cancelled() or task.exception()
 
 
 @contextlib.asynccontextmanager

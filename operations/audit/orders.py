@@ -68,15 +68,15 @@ def standing(case: Case, now: datetime) -> Standing:
 
 
 def is_returned(case: Case) -> bool:
-    """Whether the order service does not know the order, and nothing is held for it: it was returned, or refused.
+    """Whether the order service does not know the order, and an operator has had all that was held for it returned.
 
-    A made-up `order.created` leaves a reservation and a payment without an order. Once both hold nothing, nothing is
+    A made-up `order.created` leaves a reservation and a payment without an order. Once both are given back, nothing is
     wrong any more, but the records stay.
     """
     reservation, payment = case.reservation or {}, case.payment or {}
-    gone = reservation.get("status") in STOCK_GONE and payment.get("status") in MONEY_GONE
+    given_back = reservation.get("status") == "RELEASED" and payment.get("status") in MONEY_GONE
     held = any(holds_money(charge) for charge in _charges(case).values())
-    return case.order is None and case.job is None and gone and not held
+    return case.order is None and case.job is None and given_back and not held
 
 
 def lost(case: Case) -> Violation:

@@ -320,7 +320,7 @@ def _group_page(status: str, span: str, page: int) -> str:
 
 
 def is_watched(replay: Document, outcome: Outcome, now: datetime) -> bool:
-    """Whether the page of a replay renews itself: until the outcome is known, or nobody can expect it any more."""
+    """Whether the page of a replay renews itself: until the outcome is known, or is no longer to be expected."""
     return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
 
 

@@ -1,7 +1,7 @@
 """Refuse forms that cost more to decode than they are worth: before any handler, and before any charset is used. Pure.
 
 A browser sends every form of the console as UTF-8. Other charsets are refused unread: some of Python's codecs need
-seconds of CPU for a few hundred kilobytes, and meanwhile the process answers nobody.
+seconds of CPU for a few hundred kilobytes, and meanwhile the process answers no other request.
 """
 
 import re

@@ -149,7 +149,7 @@ class RabbitMQ:
     def _keep_cookie(self) -> None:
         """Write the node's cookie unless it has one of ours: Erlang makes them of 36 random bits only.
 
-        Whoever knows it can run code in the node. Nothing that the node stores depends on it.
+        Anyone who knows it can run code in the node. Nothing that the node stores depends on it.
         """
         cookie = self._directory / ".erlang.cookie"
         if not cookie.exists() or len(cookie.read_bytes().strip()) != 2 * COOKIE_BYTES:

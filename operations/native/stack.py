@@ -99,7 +99,7 @@ def _remembered(layout: Layout, view: View) -> State:
     try:
         return read_state(layout)
     except UnreadableStateError as error:
-        view.event(f"goes on without the remembered state: {error.__cause__}")
+        view.event(f"continues without the remembered state: {error.__cause__}")
         return State()
 
 

@@ -1,11 +1,12 @@
 """One live connection to RabbitMQ, with the topology declared, a channel to publish and one to consume.
 
-A link is opened, used and lost as a whole; it never mends itself (see RabbitBus). What is wrong with the broker while
-the connection lives does not end the link, as every new connection counts as one more delivery of what it has in hand:
+A link is opened, used and lost as a whole; it is never repaired (see RabbitBus). What is wrong with the broker while
+the connection lives does not end the link, as every new connection counts as one more delivery of its unacknowledged
+messages:
 
     what                                          what the link does
     ────────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
-    an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, goes on after
+    an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, resumes after
     an exchange, queue or binding is missing      declares it again at its next look
     one exists with other arguments               says so in `trouble` until they are as declared
     no answer to a look at the topology           says so in `trouble`, looks again

@@ -1,4 +1,4 @@
-"""The broker runs low on memory or disk and blocks whoever publishes: it is told, and no message suffers for it."""
+"""The broker runs low on memory or disk and blocks publishers: the services say so, and no message is lost for it."""
 
 import asyncio
 from collections import Counter

@@ -37,6 +37,7 @@ from tests.builders import connected, order_body
 from tests.eventually import eventually
 from tests.provisioning_processes import IMPATIENT
 from tests.simulators import Simulator, package, run_simulator
+from tests.tasks import end_tasks
 
 SEEDS = range(12)
 ORDERS = 24
@@ -92,7 +93,7 @@ class Player:
             finally:
                 self.client = None
                 bus.drop()
-                await _end(tasks)
+                await end_tasks(*tasks)
                 await bus.close()
             self.crashes += 1
 
@@ -133,17 +134,6 @@ async def players(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)  # not cancelled again: each has its own tasks to end
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until all have ended: the driver swallows a cancellation that meets it in the middle of a reply."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
-    for task in tasks:
-        task.cancelled() or task.exception()
 
 
 def _quick(settings_type: type[Any], simulator: Simulator) -> dict[str, object]:

@@ -33,6 +33,7 @@ from shared.errors import PoisonError
 from tests.buses import SHORT_LADDER, RabbitHarness, raw
 from tests.eventually import eventually
 from tests.servers import Servers
+from tests.tasks import end_tasks
 
 INBOX = topology.PAYMENT_INBOX
 
@@ -726,8 +727,7 @@ async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(
         return found is not None and (found["status"], found["published"]) == ("cancelled", 1)
 
     await eventually(ended_again, 60, "the replay to send what is claimed, and to end")
-    work.cancel()
-    await asyncio.wait({work})
+    await end_tasks(work)
     assert [(await desk.stored(letter["_id"]))["status"] for letter in (first, second)] == ["pending", "dead"]
     await desk.harness.take_from(INBOX, 1)
 

@@ -16,6 +16,7 @@ from inventory_service.stock import Status, taken
 from shared.clock import utc_now
 from tests.eventually import eventually
 from tests.inventory_worker import Gate, Worker, inventory_database, leftovers, order
+from tests.tasks import end_tasks
 
 
 @pytest.fixture
@@ -33,8 +34,10 @@ async def marked(worker: Worker, product_id: str = "p") -> set[str]:
 @asynccontextmanager
 async def flushing(worker: Worker) -> AsyncIterator[None]:
     task = asyncio.create_task(worker.marks.flush())
-    yield
-    task.cancel()
+    try:
+        yield
+    finally:
+        await end_tasks(task)
 
 
 async def test_the_next_write_of_a_product_removes_the_marks_that_have_done_their_work(worker: Worker) -> None:
@@ -103,7 +106,7 @@ async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(wo
     sweeping = asyncio.create_task(restarted.marks.sweep())
     async with flushing(restarted):
         await eventually(lambda: leftovers_gone(worker), within=60)
-    sweeping.cancel()
+    await end_tasks(sweeping)
 
 
 async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker) -> None:
