@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import aio_pika
 
-from shared.topology import INBOXES
+from shared.topology import INBOXES, MAX_MESSAGE_BYTES
 
 Outcome = Counter[str]
 """How often each thing happened: a status, or one of the words below."""
@@ -162,9 +162,8 @@ async def _closes(reader: asyncio.StreamReader, within: float) -> bool:
 
 async def _leave_lists_unread(target: Target) -> Outcome:
     asked = [await _connect(target.urls["order"], receive_buffer=4096) for _ in range(20)]
-    for number, (_, writer) in enumerate(asked):
-        limit = 500 if number % 2 else 100
-        writer.write(b"GET /orders?limit=%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % limit)
+    for _, writer in asked:
+        writer.write(b"GET /orders?include=items&limit=100 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     await asyncio.sleep(8)
     outcome = Counter([await _answer(reader) for reader, _ in asked])
     for _, writer in asked:
@@ -173,7 +172,7 @@ async def _leave_lists_unread(target: Target) -> Outcome:
 
 
 async def _pipeline(target: Target) -> Outcome:
-    request = f"GET /orders/{target.order_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    request = f"GET /orders/{target.order_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     outcomes = [await _pour(target, "order", b"", request * 100, size=2 * MIB) for _ in range(10)]
     return sum(outcomes, Counter())
 
@@ -187,7 +186,7 @@ async def _exceed_the_limit(target: Target) -> Outcome:
     return outcome
 
 
-_CHUNKED = b"POST /orders HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+_CHUNKED = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 CONNECTIONS = (
     Row("endless head", partial(_pour, service="order", begin=b"GET / HTTP/1.1\r\n", piece=b"a: bbbbbbbb\r\n" * 5000)),
     Row("endless head, console", partial(_pour, service="console", begin=b"GET / HTTP/1.1\r\na: ", piece=b"b" * 65536)),
@@ -212,7 +211,7 @@ CONNECTIONS = (
             _trickle,
             service="payment",
             count=200,
-            begin=b"POST /api/invoices HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+            begin=b"POST /api/invoices HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
             more=b"x",
             within=BODY_SECONDS,
         ),
@@ -354,12 +353,13 @@ def _many_elements(inbox: str) -> Iterable[tuple[str, bytes]]:
 
 
 def _garbage() -> Iterable[tuple[str, bytes]]:
-    chance = random.Random(1)
+    """Yield bodies just below the size that the broker refuses."""
+    chance, size = random.Random(1), MAX_MESSAGE_BYTES - 1024
     for kind in ("order.created", "stock.reserved", "no.such.type"):
-        yield kind, chance.randbytes(MIB)
-    yield "order.created", b"[" * MIB
-    yield "order.created", b'{"orderId":"attack","items":' + b"9" * MIB + b"}"
-    yield "order.created", b'{"orderId":"' + b"x" * MIB + b'"}'
+        yield kind, chance.randbytes(size)
+    yield "order.created", b"[" * size
+    yield "order.created", b'{"orderId":"attack","items":' + b"9" * size + b"}"
+    yield "order.created", b'{"orderId":"' + b"x" * size + b'"}'
 
 
 def _hostile_json() -> Iterable[tuple[str, bytes]]:
