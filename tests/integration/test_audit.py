@@ -21,7 +21,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from operations.audit import Report, audit
 from operations.cleanup.deletion import clean_up
-from operations.settings import UnreachableError
+from operations.errors import UnreachableError
 from payment_service.funds.dependencies import Funds, open_funds
 from payment_service.ledger.chart_of_accounts import Kind
 from payment_service.ledger.ledger import Ledger
