@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from payment_service import payments
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated
 from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
@@ -52,7 +52,7 @@ def handlers(source: Database) -> PaymentHandlers:
     """The handlers of one payment process."""
     records = Payments(source[payments.COLLECTION])
     gateway = SimulatedGateway(source[simulated.COLLECTION], failure_rate=0.1, clock=utc_now)
-    charging = Charging(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
+    charging = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
     return PaymentHandlers(records, charging, clock=utc_now, reach=nothing_fails)
 
 
