@@ -92,14 +92,14 @@ class PaymentWorker:
         self.payments = Payments(database[records.COLLECTION])
         inner = SimulatedGateway(database[book.COLLECTION], failure_rate=failure_rate, clock=clock)
         self.gateway = InterceptedGateway(inner)
-        self.charging = CardCharger(
+        self.cards = CardCharger(
             self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
         )
         self.ledger = Ledger(database, clock)
         self.transactions = Transactions(database, limit_seconds=120)
         self.retainers = RetainerCharger(self.payments, self.ledger, self.transactions, clock)
-        self._handlers = PaymentHandlers(self.payments, self.charging, self.retainers, clock=clock, reach=self.reach)
-        self.lookups = Reconciler(self.payments, self.charging, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
+        self._handlers = PaymentHandlers(self.payments, self.cards, self.retainers, clock=clock, reach=self.reach)
+        self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def reach(self, point: str) -> None:
         """Crash, once, at the point that the test has chosen."""
