@@ -14,7 +14,7 @@ from order_service.rules import Transition
 from order_service.saga import SAGA, Saga
 from order_service.views import show_new
 from shared import contracts as c
-from tests.builders import an_order
+from tests.support.builders import an_order
 from tests.unit.test_saga import (
     DECLINED,
     ID,
