@@ -6,20 +6,18 @@ that next removes the mark with it; if nobody does, `flush` does. What a killed 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from inventory_service.metrics import overdue_moves
 from inventory_service.reservations import Reservations
 from inventory_service.stock import Decision, Reservation, Status, StockItem, assignment_of, clear_moves, is_assignment
 from inventory_service.stock_items import StockItems
+from shared.background import jitter, run_periodically
 from shared.clock import Clock
-from shared.errors import TransientError
 
-RETRY_SECONDS = 1.0
 LINGER_SECONDS = 1.0
 """Under load a mark waits this long for a write that takes it along; a write of its own is one more to collide with."""
 OVERDUE_SECONDS = 60.0
@@ -88,16 +86,13 @@ class PendingMoves:
 
     async def flush(self) -> None:
         """Settle what is known whenever there is nothing else to do for a moment, until cancelled."""
-        while True:
-            await self._something_known.wait()
-            await asyncio.sleep(self._idle)
-            await _surviving(self._settle_waiting)
+        await run_periodically(
+            self._flush_once, every=LINGER_SECONDS, wake=self._something_known, name="settling stock moves"
+        )
 
     async def sweep(self) -> None:
         """Look every interval for marks that a killed worker has left, until cancelled."""
-        while True:
-            await asyncio.sleep(self._sweep_interval)
-            await _surviving(self.sweep_once)
+        await run_periodically(self.sweep_once, every=lambda: jitter(self._sweep_interval), name="sweeping stock moves")
 
     async def drain(self) -> None:
         """Settle everything that is known."""
@@ -119,14 +114,15 @@ class PendingMoves:
 
     async def _give_up(self, reservation_ids: set[str]) -> dict[str, Decision]:
         """Release assignments that are still undecided a whole sweep after their mark was seen; returns which are."""
-        before, self._suspected = self._suspected, reservation_ids
         now = self._clock()
-        abandoned = reservation_ids & before
+        abandoned = reservation_ids & self._suspected
         tombstones = [
             Reservation(reservation_id, Status.RELEASED, now, now, assignment=assignment_of(reservation_id))
             for reservation_id in abandoned
         ]
         decided_meanwhile = await self._reservations.insert(tombstones)
+        # Not before: a sweep that fails here is repeated at once, and two sweeps have to be an interval apart.
+        self._suspected = reservation_ids
         return dict.fromkeys(abandoned - decided_meanwhile, Decision(Status.RELEASED))
 
     def _watch(self, unresolved: set[tuple[str, str]]) -> None:
@@ -152,22 +148,13 @@ class PendingMoves:
         if not known:
             del self._known[item_id]
             del self._since[item_id]
-        if not self._known:
-            self._something_known.clear()
 
-    async def _settle_waiting(self) -> None:
+    async def _flush_once(self) -> bool:
+        """Settle what has been known for long enough; returns True while there is more."""
+        if not self._known:
+            return False
+        await asyncio.sleep(self._idle)
         now = time.monotonic()
         idle = now - self._last_noted >= self._idle
         await self.clear([item_id for item_id, since in self._since.items() if idle or now - since >= LINGER_SECONDS])
-
-
-async def _surviving(work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work; what goes wrong is logged, and done again after a pause."""
-    try:
-        await work()
-    except (TransientError, PyMongoError) as error:
-        _log.warning("marks on products have to wait", error=str(error)[:200])
-        await asyncio.sleep(RETRY_SECONDS)
-    except Exception:  # noqa: BLE001 - logged; a fault here must not end the service, the marks only wait
-        _log.exception("removing marks from products failed")
-        await asyncio.sleep(RETRY_SECONDS)
+        return bool(self._known)

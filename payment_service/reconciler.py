@@ -10,10 +10,9 @@ from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import NextAction, Payment, charge_answer, next_action
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
-from shared import database
+from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
-from shared.errors import TransientError
 
 PAUSE_SECONDS = 0.5
 """Between two looks at what is due."""
@@ -47,17 +46,12 @@ class Reconciler:
         self._clock = clock
 
     async def run(self) -> None:
-        """Look up and publish until cancelled; errors are logged, and what failed is still there the next time."""
-        while True:
-            try:
-                more = await self.look_up_due() + await self.publish_unpublished() >= _PAGE
-            except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
-                more = False
-                if isinstance(database.as_ours(error), TransientError):
-                    _log.warning("look-ups wait for the servers", error=str(error)[:300])
-                else:
-                    _log.exception("look-ups failed")
-            await asyncio.sleep(0 if more else PAUSE_SECONDS)
+        """Reconcile until cancelled."""
+        await run_periodically(self.reconcile, every=PAUSE_SECONDS, name="reconciling payments")
+
+    async def reconcile(self) -> bool:
+        """Look up and publish what is due; returns True if more may be due."""
+        return await self.look_up_due() + await self.publish_unpublished() >= _PAGE
 
     async def look_up_due(self) -> int:
         """Carry on every payment whose look-up is due, publish what was found out; returns how many were due."""

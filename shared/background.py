@@ -73,23 +73,30 @@ class ErrorLog:
         self._work = work
         self._logged: deque[str] = deque(maxlen=_REMEMBERED_ERRORS)
 
-    def failed(self, error: BaseException) -> None:
-        """Log the error unless it is known."""
+    def failed(self, error: BaseException, **context: str) -> None:
+        """Log the error unless it is known; `context` is logged with it."""
         # Not the whole text: a server's answers contain its cluster time, so no two of them are the same.
         text = f"{type(error).__name__}: {database.first_line(error)}"
         if text in self._logged:
             return
         self._logged.append(text)
-        if isinstance(error, Exception) and isinstance(database.as_ours(error), TransientError):
-            _log.warning("background work waits for a server", work=self._work, error=text)
+        if _passes_by_itself(error):
+            _log.warning("background work waits for a server", work=self._work, error=text, **context)
         else:
-            _log.error("background work failed", work=self._work, error=text, exception=traceback_text(error))
+            trace = traceback_text(error)  # bounded: an error may contain whole documents
+            _log.error("background work failed", work=self._work, error=text, exception=trace, **context)
 
     def succeeded(self) -> None:
         """Note that the work has succeeded, and log it if it failed before."""
         if self._logged:
             _log.info("background work succeeds again", work=self._work)
             self._logged.clear()
+
+
+def _passes_by_itself(error: BaseException) -> bool:
+    if isinstance(error, TransientError | TimeoutError):
+        return True
+    return isinstance(error, Exception) and isinstance(database.as_ours(error), TransientError)
 
 
 def _seconds(every: Interval) -> float:

@@ -31,6 +31,7 @@ from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.letter import clean, current_body, replay_envelope, why_not_replayable
 from operations.dead_letters.records import LETTERS, REPLAYS, LetterRecords, decidable
 from operations.dead_letters.status import DEAD, PENDING, REPLAYING, STATUSES
+from shared.background import ErrorLog, run_periodically
 from shared.bus import Envelope
 from shared.bus.backoff import Backoff
 from shared.bus.publisher import Publisher
@@ -344,13 +345,12 @@ class ReplayWork:
         self._replayer = replayer
         self._every = every
         self._running: set[asyncio.Task[None]] = set()
+        self._errors = ErrorLog("replaying")
 
     async def run(self) -> None:
         """Look for replays that nobody carries out, for ever; each is a task of its own."""
         try:
-            while True:
-                await self._look()
-                await asyncio.sleep(self._every)
+            await run_periodically(self._look, every=self._every, name="looking for replays")
         finally:
             for task in self._running:
                 task.cancel()
@@ -359,13 +359,8 @@ class ReplayWork:
 
     async def _look(self) -> None:
         token = uuid4().hex
-        try:
-            await self._replays.reopen()
-            replay = await self._replays.take_over(token)
-        except Exception as error:  # noqa: BLE001 - MongoDB away or not: it is looked for again
-            log.warning("replays not looked for", error=str(error)[:200])
-            return
-        if replay is not None:
+        await self._replays.reopen()
+        if (replay := await self._replays.take_over(token)) is not None:
             task = asyncio.create_task(self._carry_out(replay, token), name=f"replay-{replay['_id']}")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -375,8 +370,10 @@ class ReplayWork:
             await self._replayer.carry_out(replay, token)
         except LostLeaseError as error:
             log.warning("replay left to somebody else", reason=str(error))
-        except Exception as error:
-            log.exception("replay interrupted", replay=replay["_id"], error=str(error)[:200])
+        except Exception as error:  # noqa: BLE001 - another run takes the replay over when its lease has expired
+            self._errors.failed(error, replay=replay["_id"])
+        else:
+            self._errors.succeeded()
 
 
 def _meant(filters: Filters) -> Document:

@@ -18,12 +18,10 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from payment_service.ledger.transactions import Session
-from shared import database
+from shared.background import run_periodically
 from shared.database import Database, Document
-from shared.errors import TransientError
 
 COLLECTION = "transaction_sessions"
 
@@ -50,6 +48,7 @@ class OrphanedSessions:
         self._unlisted: dict[bytes, Any] = {}
         self._doubtful: dict[bytes, Any] = {}
         self._writing = asyncio.Lock()
+        self._last_heartbeat = self._judges_from = 0.0
 
     async def register(self, session: Session) -> None:
         """Write the session down unless it is there: the driver uses sessions again, so that is seldom."""
@@ -99,30 +98,23 @@ class OrphanedSessions:
             self._doubtful.pop(key, None)
 
     async def run(self) -> None:
-        """Do all of it until cancelled; errors are logged, and what failed is done the next time.
-
-        Who was silent itself does not judge others by their silence, which the same outage may have caused.
-        """
-        signed = judges_from = time.monotonic()
-        while True:
-            try:
-                if time.monotonic() - signed > self._silence_seconds / 2:
-                    judges_from = time.monotonic() + self._silence_seconds
-                await self.end_doubtful()
-                await self.heartbeat()
-                signed = time.monotonic()
-                if signed >= judges_from:
-                    await self.end_orphaned()
-            except PyMongoError as error:
-                if isinstance(database.as_ours(error), TransientError):
-                    _log.warning("the list of sessions waits for the database", error=str(error)[:300])
-                else:
-                    _log.exception("the list of sessions failed")
-            await asyncio.sleep(PAUSE_SECONDS)
+        """Do all of it until cancelled."""
+        self._last_heartbeat = self._judges_from = time.monotonic()
+        await run_periodically(self._maintain, every=PAUSE_SECONDS, name="ending orphaned sessions")
 
     async def deregister(self) -> None:
         """Strike this process off: it has ended its sessions itself."""
         await self._processes.delete_one({"_id": self._process})
+
+    async def _maintain(self) -> None:
+        # Who was silent itself does not judge others by their silence, which the same outage may have caused.
+        if time.monotonic() - self._last_heartbeat > self._silence_seconds / 2:
+            self._judges_from = time.monotonic() + self._silence_seconds
+        await self.end_doubtful()
+        await self.heartbeat()
+        self._last_heartbeat = time.monotonic()
+        if self._last_heartbeat >= self._judges_from:
+            await self.end_orphaned()
 
     async def _end(self, process: Mapping[str, Any]) -> None:
         sessions = [{"id": lsid} for lsid in process["sessions"]]

@@ -76,7 +76,6 @@ async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
 
 
 async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending_moves_module, "RETRY_SECONDS", 0.01)
     await worker.reserve(order("1", {"p": 1}))
     failures = [AutoReconnect("away"), ValueError("a fault")]
     read = worker.stock_items.read

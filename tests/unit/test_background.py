@@ -143,7 +143,9 @@ async def test_a_cancellation_that_a_driver_makes_does_not_end_the_loop() -> Non
     assert levels(logs) == ["error", "info"]
 
 
-@pytest.mark.parametrize("error", [AutoReconnect("connection closed"), BusUnavailableError("not connected")])
+@pytest.mark.parametrize(
+    "error", [AutoReconnect("connection closed"), BusUnavailableError("no connection"), TimeoutError()]
+)
 async def test_an_error_that_passes_by_itself_is_one_warning_and_its_end_one_line(error: Exception) -> None:
     logs = await log_of(error, error, error)
     assert levels(logs) == ["warning", "info"]
