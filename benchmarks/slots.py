@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.schema import SCHEMA
@@ -85,7 +84,7 @@ async def prepare(url: str, way: str) -> None:
     db = connected(url)
     await db.client.drop_database(NAME)
     await schema.prepare(db, SCHEMA)
-    await Products(db, utc_now).set_free(HOT, PLENTY)
+    await StockItems(db, utc_now).set_free(HOT, PLENTY)
     await SlotRules(db, utc_now).write(RULES[way])
 
 

@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.slots import SlotRules
@@ -156,7 +155,7 @@ async def prepare(url: str) -> None:
     """One product with plenty of stock, no reservations."""
     db = await connected(url)
     await db.client.drop_database(NAME)
-    await Products(db, utc_now).set_free(HOT, PLENTY)
+    await StockItems(db, utc_now).set_free(HOT, PLENTY)
     await db.create_collection("reservations")
 
 

@@ -234,10 +234,10 @@ async def test_what_a_refused_order_had_taken_is_for_others_only_once_its_refusa
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
     """Or a worker that dies between the two leaves more taken than there is."""
-    await other.products.put("v", Description(Kind.VPS, package="basic"))
+    await other.stock_items.put_product("v", Description(Kind.VPS, package="basic"))
     await other.slot_rules(capacity=100_00, horizon=1)
     await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("refused", 100)))
-    await other.products.put("p", Description(Kind.GOODS, price=1_00))
+    await other.stock_items.put_product("p", Description(Kind.GOODS, price=1_00))
     behind = order("behind", {"v": 1}, price=100, slot="auto")
 
     # It dies once the refusal is written, or where it has taken for the other order: the books are right at both.
@@ -359,7 +359,7 @@ async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
     workers: list[Worker], other: Worker, clock: HandClock, wanted_by: str, slow_first: bool, released: bool
 ) -> None:
     """One found the first slot full and takes the second, the other finds room in the first: both have taken."""
-    await other.products.put(
+    await other.stock_items.put_product(
         "v", Description(Kind.VPS, package="basic")
     )  # not counted: nothing but slots to collide on
 

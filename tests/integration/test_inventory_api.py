@@ -23,7 +23,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         return {}
 
     app = create_app("inventory", "", nothing_is_down)
-    app.include_router(create_router(worker.products, worker.reservations))
+    app.include_router(create_router(worker.stock_items, worker.reservations))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -142,7 +142,7 @@ async def test_units_that_are_owed_come_back_at_once_though_the_product_changes_
     gate = Gate(worker.stock_items, "write")
     clearing = asyncio.create_task(worker.pending_moves.clear(["p"]))
     await gate.reached()
-    await worker.products.restock("p", 5)
+    await worker.stock_items.restock("p", 5)
 
     gate.open()
     await clearing

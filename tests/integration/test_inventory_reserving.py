@@ -6,8 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from inventory_service.products import Description
-from inventory_service.stock import Kind, Status
+from inventory_service.stock import Description, Kind, Status
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import (
@@ -184,8 +183,8 @@ async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worke
 )
 async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines: dict[str, int], reason: str) -> None:
     await worker.stock({"p": 3, "priced": 3})
-    await worker.products.put("priced", Description(Kind.GOODS, price=1000))
-    await worker.products.put("v", Description(Kind.VPS, package="basic"))
+    await worker.stock_items.put_product("priced", Description(Kind.GOODS, price=1000))
+    await worker.stock_items.put_product("v", Description(Kind.VPS, package="basic"))
 
     answer = await worker.reserve(order("o", lines))
 
@@ -196,7 +195,7 @@ async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines:
 
 
 async def test_a_server_is_reserved_with_what_to_provision(worker: Worker) -> None:
-    await worker.products.put("v", Description(Kind.VPS, package="103.181.9", package_id="17", ram=4))
+    await worker.stock_items.put_product("v", Description(Kind.VPS, package="103.181.9", package_id="17", ram=4))
     expected = StockReserved(
         order_id="o",
         fulfilment="vps",
@@ -251,8 +250,8 @@ async def test_what_is_set_and_restocked_while_orders_come_is_counted(workers: l
 
     async def stock_up() -> None:
         for n in range(20):
-            await workers[3].products.restock("p", 3)
-            await workers[3].products.set_free("p", 40 + n)
+            await workers[3].stock_items.restock("p", 3)
+            await workers[3].stock_items.set_free("p", 40 + n)
 
     async with watched(workers[0].database):
         *answers, _ = await asyncio.gather(

@@ -14,7 +14,6 @@ from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import COLLECTION as RESERVATIONS
@@ -62,11 +61,10 @@ class Worker:
         clock: Clock = utc_now,
     ) -> None:
         self.database = db
-        self.products = Products(db, clock)
         self.stock_items = StockItems(db, clock)
         self.reservations = Reservations(db, clock)
         self.rules = SlotRules(db, clock)
-        self.slots = Slots(db, self.rules, clock)
+        self.slots = Slots(self.stock_items, self.rules, clock)
         self.pending_moves = PendingMoves(self.stock_items, self.reservations, clock, idle=idle, sweep_interval=0.0)
         processor = ReservationProcessor(
             self.stock_items, self.reservations, self.rules, self.pending_moves, clock, reach, max_wait
@@ -90,7 +88,7 @@ class Worker:
 
     async def stock(self, quantities: Lines) -> None:
         for product_id, quantity in quantities.items():
-            await self.products.set_free(product_id, quantity)
+            await self.stock_items.set_free(product_id, quantity)
 
     async def slot_rules(self, **changes: int) -> None:
         """Set the rules of delivery slots: those of the contract but for these, amounts in minor units."""
