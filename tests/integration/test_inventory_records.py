@@ -41,7 +41,7 @@ async def document(worker: Worker, product_id: str = "p") -> Any:
     return await worker.database["products"].find_one({"_id": product_id})
 
 
-async def test_a_product_is_described_and_described_anew(worker: Worker) -> None:
+async def test_a_description_is_set_and_replaced(worker: Worker) -> None:
     product, is_new = await worker.stock_items.put_product("v", VPS)
     assert is_new
     assert (product.kind, product.price, product.package, product.quantity) == (Kind.VPS, 1999, "103.181.9", None)
@@ -52,7 +52,7 @@ async def test_a_product_is_described_and_described_anew(worker: Worker) -> None
     assert product.created_at <= product.updated_at
 
 
-async def test_describing_a_product_leaves_its_stock_alone_and_fails_the_writes_that_read_it_before(
+async def test_a_new_description_keeps_the_stock_and_fails_writes_based_on_an_earlier_read(
     worker: Worker,
 ) -> None:
     await worker.stock_items.set_free("p", 5)
@@ -87,7 +87,7 @@ async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
     assert product.pending_moves == {"o": -2}
 
 
-async def test_setting_and_restocking_fail_the_writes_that_read_the_product_before(worker: Worker) -> None:
+async def test_setting_and_restocking_fail_writes_based_on_an_earlier_read(worker: Worker) -> None:
     await worker.stock_items.set_free("p", 5)
     before = await read(worker)
     await worker.stock_items.restock("p", 1)
@@ -150,7 +150,7 @@ async def test_writes_end_at_the_first_product_that_has_changed(worker: Worker) 
     assert [(await read(worker, product_id)).quantity for product_id in ("a", "b", "c")] == [4, 6, 5]
 
 
-async def test_products_with_marks_are_found_by_how_long_they_have_had_some(worker: Worker) -> None:
+async def test_products_are_found_by_how_long_moves_have_been_pending(worker: Worker) -> None:
     await worker.stock_items.set_free("p", 5)
     await worker.stock_items.write([take(await read(worker), {"o": 1})])
     since = (await read(worker)).pending_since
@@ -186,7 +186,7 @@ def a_reservation(order_id: str = "o", **changes: Any) -> Reservation:
     )
 
 
-async def test_a_reservation_comes_back_as_it_was_stored(worker: Worker) -> None:
+async def test_a_reservation_is_read_as_it_was_stored(worker: Worker) -> None:
     reservations = [
         a_reservation("goods"),
         a_reservation("vps", server=ServerSpecification(package="103.181.9", package_id="17", ram=4)),
