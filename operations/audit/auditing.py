@@ -16,7 +16,7 @@ from operations.audit.order_records import Document, OrderRecords
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.service_databases import PAGE, ServiceDatabases
 from operations.audit.stock import Shelf
-from operations.dead_letters.recorded import RecordedLetters
+from operations.dead_letters.lookup import DeadLetterLookup
 from operations.dead_letters.status import DEAD, REPLAYING
 from operations.reading.broker import count_messages
 from operations.reading.reachability import amqp_missing, mongodb_missing
@@ -72,7 +72,7 @@ async def audit(
             ServiceDatabases(client, database_prefix, page),
             LedgerPass(Journal(client, database_prefix, page)),
         )
-        letters = RecordedLetters(client, database_prefix)
+        letters = DeadLetterLookup(client, database_prefix)
         return await _Audit(books, ledger, letters, amqp_url, on_progress, second_look_after).run()
 
 
@@ -90,7 +90,7 @@ class _Audit:
 
     books: ServiceDatabases
     ledger: LedgerPass
-    letters: RecordedLetters
+    letters: DeadLetterLookup
     amqp_url: str
     on_progress: Progress
     second_look_after: float
@@ -135,7 +135,7 @@ class _Audit:
         # What operations has not read yet carries no order on.
         quiet = not any(count for name, count in messages.items() if name != OPERATIONS_INBOX)
         asked = list(order_ids)
-        if not asked or not quiet or await self.letters.may_be_anybodys():
+        if not asked or not quiet or await self.letters.has_open_without_order():
             return []
         explained = await self.letters.orders(asked)
         return [order_id for order_id in asked if order_id not in explained]

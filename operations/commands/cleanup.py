@@ -14,7 +14,7 @@ from operations.cleanup.age import read_age
 from operations.cleanup.deletable import Document
 from operations.cleanup.deletion import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
 from operations.commands.terminal import foreign, open_console, print_error, print_json
-from operations.dead_letters.recorded import RecordedLetters
+from operations.dead_letters.lookup import DeadLetterLookup
 from operations.reading.broker import count_messages
 from operations.settings import Stack, announced, locate_stack
 from shared.topology import DEAD_LETTERS
@@ -76,7 +76,7 @@ async def _recorded(stack: Stack) -> int:
     async with AsyncMongoClient[Document](
         stack.mongodb_url, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
     ) as client:
-        return await RecordedLetters(client, stack.database_prefix).count_open()
+        return await DeadLetterLookup(client, stack.database_prefix).count_open()
 
 
 def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:

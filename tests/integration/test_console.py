@@ -17,7 +17,9 @@ from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies
 from operations.console.audit import Auditor
 from operations.console.overview import LetterWatch
-from operations.dead_letters import DeadLetterService, Filters, GroupPage
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
 from tests.support.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve

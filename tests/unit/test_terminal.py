@@ -26,7 +26,7 @@ from operations.commands.audit import show as show_audit
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
-from operations.dead_letters.groups import Bin, Group, GroupPage
+from operations.dead_letters.groups import Group, GroupPage, HistogramBin
 from operations.dead_letters.records import Page
 from operations.reading.balances import Balance
 from operations.timeline.timeline import Records, Step
@@ -131,7 +131,7 @@ def a_letter(text: str) -> dict[str, Any]:
 
 
 def a_group(text: str) -> Group:
-    return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [Bin(NOW, 1)])
+    return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [HistogramBin(NOW, 1)])
 
 
 def every_display(text: str) -> list[Callable[[Console], None]]:
