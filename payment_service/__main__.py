@@ -4,9 +4,9 @@ from pymongo.read_concern import ReadConcern
 
 from payment_service import payments
 from payment_service.api import create_router
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.funds import api
-from payment_service.funds.dependencies import open_funds
+from payment_service.funds.funds import open_funds
 from payment_service.gateways.factory import open_gateway
 from payment_service.handlers import handlers
 from payment_service.ledger.ledger import Ledger
@@ -14,7 +14,7 @@ from payment_service.ledger.orphaned_sessions import OrphanedSessions
 from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
 from payment_service.reconciler import Reconciler
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
@@ -36,7 +36,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     database = connections.database.with_options(read_concern=ReadConcern("majority"))
     records = Payments(database[payments.COLLECTION])
     gateway = open_gateway(settings, connections.database, utc_now)
-    charging = Charging(
+    charging = CardCharger(
         records,
         gateway,
         timeout_seconds=settings.gateway_timeout_seconds,
@@ -46,7 +46,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     sessions = OrphanedSessions(connections.database)
     transactions = Transactions(database, admit=sessions.admit, doubt=sessions.doubt)
     books = Ledger(database, utc_now)
-    retainers = RetainerCharging(records, books, transactions, utc_now)
+    retainers = RetainerCharger(records, books, transactions, utc_now)
     router = create_router(records)
     router.include_router(api.create_router(open_funds(database, books, transactions, utc_now)))
     lookups = Reconciler(records, charging, retainers, connections.publisher, clock=utc_now)

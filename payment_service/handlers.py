@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import Payment, Status, Step, charge_answer, next_step, opened, refund_answer
 from payment_service.payments import Payments
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
@@ -20,8 +20,8 @@ class PaymentHandlers:
     def __init__(
         self,
         payments: Payments,
-        charging: Charging,
-        retainers: RetainerCharging,
+        charging: CardCharger,
+        retainers: RetainerCharger,
         *,
         clock: Clock,
         reach: FailurePoint,
@@ -85,7 +85,7 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 
 
 def handlers(
-    payments: Payments, charging: Charging, retainers: RetainerCharging, *, clock: Clock, reach: FailurePoint
+    payments: Payments, charging: CardCharger, retainers: RetainerCharger, *, clock: Clock, reach: FailurePoint
 ) -> Handlers:
     """Which handler takes which message."""
     handler = PaymentHandlers(payments, charging, retainers, clock=clock, reach=reach)

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import structlog
 
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import Payment, Step, charge_answer, next_step
 from payment_service.payments import Payments
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared import database
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
@@ -34,8 +34,8 @@ class Reconciler:
     def __init__(
         self,
         payments: Payments,
-        charging: Charging,
-        retainers: RetainerCharging,
+        charging: CardCharger,
+        retainers: RetainerCharger,
         publisher: Publisher,
         *,
         clock: Clock,

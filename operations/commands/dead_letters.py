@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.operator import current_operator
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import as_ascii_json, open_console, print_error, print_json
 from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, connect, follow
 from operations.dead_letters.editing import InvalidBodyError
@@ -32,7 +33,7 @@ from operations.dead_letters.outcome import Outcome
 from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
-from operations.settings import UnreachableError, announced, locate_stack
+from operations.errors import UnreachableError
 from operations.stack.files import open_private
 from shared.database import Document
 from shared.observability import logs_to_stderr
@@ -499,7 +500,7 @@ async def _awaited(found: DeadLetterConnection, replay_id: str, within: float) -
 
 def _run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with connect(announced(locate_stack())) as found:
+        async with connect(chosen_stack()) as found:
             return await work(found)
 
     try:

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 
 from payment_service.funds import requests as asked
 from payment_service.funds import views as views
-from payment_service.funds.dependencies import Funds
+from payment_service.funds.funds import Funds
 from payment_service.funds.idempotency import Answer, KeyReusedError, Request, answer_of
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
-from payment_service.ledger.bookings import Operation
+from payment_service.ledger.journal_entries import Operation
 from payment_service.ledger.refusals import RefusedError
 from payment_service.ledger.transactions import Session
 from shared.database import Document

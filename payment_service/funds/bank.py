@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import Ledger, recorded
 from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError
 from payment_service.ledger.transactions import Session
@@ -46,7 +46,7 @@ class Bank:
         await self._ledger.open(account, chart_of_accounts.Kind.BANK, currency, fields, session)
         if balance == 0:
             return await self._ledger.get(account, session)
-        entry = await self._ledger.post(bookings.bank_opened(account_id, balance, currency), session)
+        entry = await self._ledger.post(journal_entries.bank_opened(account_id, balance, currency), session)
         return entry.accounts[account]
 
     async def set_status(self, session: Session, account_id: str, status: str) -> Document:
@@ -64,7 +64,7 @@ class Bank:
         """
         currency = await self._common_currency(session, from_id, to_id)
         transfer_id = uuid4().hex
-        booking = bookings.transfer_made(
+        booking = journal_entries.transfer_made(
             transfer_id,
             from_id=from_id,
             to_id=to_id,
@@ -100,7 +100,7 @@ class Bank:
         if transfer["status"] != COMPLETED:
             raise RefusedError(f"Transfer {transfer_id} is already cancelled")
         made = recorded(await self._ledger.entry(transfer["entryId"], session))
-        entry = await self._ledger.post(bookings.transfer_cancelled(made, transfer["entryId"], reason), session)
+        entry = await self._ledger.post(journal_entries.transfer_cancelled(made, transfer["entryId"], reason), session)
         change: Document = {"status": CANCELLED, "cancelEntryId": entry.entry_id, "cancelledAt": entry.at}
         if reason is not None:
             change["reason"] = reason

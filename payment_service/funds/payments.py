@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError, require_amount_of
 from payment_service.ledger.transactions import Session
@@ -122,8 +122,8 @@ def credited_account(payment: Document) -> str:
     return chart_of_accounts.customer(payment["customerId"], payment["currency"])
 
 
-def _booking(payment: Document) -> bookings.Booking:
-    return bookings.payment_completed(
+def _booking(payment: Document) -> journal_entries.Booking:
+    return journal_entries.payment_completed(
         payment["_id"],
         payment["customerId"],
         payment["amount"],

@@ -6,7 +6,7 @@ accounts   {_id: "retainer:<id>", …, clientId, retainerType}
 from uuid import uuid4
 
 from payment_service.funds.payments import FundPayments
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import Ledger, money
 from payment_service.ledger.refusals import StateError, UnfitError
 from payment_service.ledger.transactions import Session
@@ -33,7 +33,7 @@ class Retainers:
         await self._ledger.open(account, chart_of_accounts.Kind.RETAINER, currency, fields, session)
         if amount == 0:
             return await self._ledger.get(account, session)
-        entry = await self._ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
+        entry = await self._ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
         return entry.accounts[account]
 
     async def consume(
@@ -49,7 +49,7 @@ class Retainers:
         """Take from a retainer, as earned or to pay an invoice."""
         account = chart_of_accounts.retainer(retainer_id)
         currency = currency or (await self._ledger.get(account, session))["currency"]
-        booking = bookings.retainer_consumed(
+        booking = journal_entries.retainer_consumed(
             retainer_id, amount, currency, invoice_id=invoice_id, description=description
         )
         return (await self._ledger.post(booking, session)).accounts[account]
@@ -73,7 +73,7 @@ class Retainers:
         payment = await self._payments.find(payment_id, session) if payment_id else None
         if payment is not None:
             _check_gave_credit(payment, retainer)
-        booking = bookings.retainer_replenished(
+        booking = journal_entries.retainer_replenished(
             retainer_id,
             amount,
             currency or retainer["currency"],

@@ -20,7 +20,7 @@ from uuid import uuid4
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from payment_service.ledger import chart_of_accounts
-from payment_service.ledger.bookings import Booking, Operation, Posting
+from payment_service.ledger.journal_entries import Booking, Operation, Posting
 from payment_service.ledger.refusals import (
     InsufficientBalanceError,
     RefusedError,

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from payment_service import retainer_charging
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service import retainer_charger
+from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.transactions import Session
 from payment_service.lifecycle import Status
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
@@ -23,7 +23,7 @@ async def workers(
     mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[PaymentWorker]]:
     # How fast a machine is must not decide whether an order waits for its turn or is paid later.
-    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
+    monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 120.0)
     clock = MovableClock()
     async with (
         payment_worker(mongodb_url, database_prefix, clock=clock) as one,
@@ -47,7 +47,7 @@ async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") ->
         await worker.ledger.open(
             chart_of_accounts.retainer(retainer_id), chart_of_accounts.Kind.RETAINER, currency, fields, session
         )
-        await worker.ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
+        await worker.ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
 
     await worker.transactions.run("retainer.opened", work)
     return retainer_id
@@ -185,13 +185,13 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
     waits, refunded, repeated = order(busy), order(busy), order(busy)
     card, prepaid = order_created("tok_ok"), order(free)
     async with held(other, busy):
-        monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 1.0)
         answers = await worker.take(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
         assert await worker.take(repeated) == []
         assert await worker.refund(refunded.order_id) == []
         assert (await worker.payment(waits.order_id)).status is Status.PENDING
-    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
+    monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 120.0)
     await eventually(lambda: _all_decided(worker, waits, refunded, repeated), 60, "the payments to be decided")
     statuses = [(await worker.payment(one.order_id)).status for one in (waits, refunded, repeated)]
     assert statuses == [Status.PROCESSED, Status.VOIDED, Status.PROCESSED]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from operations.reading.chart_of_accounts import SIDES, SYSTEM_SIDES, side
-from payment_service.ledger.bookings import Operation
+from payment_service.ledger.journal_entries import Operation
 
 PAGE = (Path(__file__).parents[2] / "docs/accounts.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|$", re.MULTILINE)

@@ -11,8 +11,8 @@ from operations.audit import funds
 from operations.audit.funds import PaidFromRetainer, Posted
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import currency_of, in_money, is_system, side
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.bookings import Booking
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.journal_entries import Booking
 
 Document = dict[str, Any]
 
@@ -27,22 +27,22 @@ ACCOUNTS = [
     chart_of_accounts.bank_fees("USD"),
 ]
 
-MADE = bookings.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
+MADE = journal_entries.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
 BOOKINGS = [
-    bookings.retainer_opened("r1", 500, "USD"),
-    bookings.retainer_replenished("r1", 500, "USD"),
-    bookings.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
-    bookings.retainer_consumed("r1", 500, "USD"),
-    bookings.retainer_consumed("r1", 500, "USD", invoice_id="i1"),
-    bookings.invoice_issued("i1", 500, "USD"),
-    bookings.invoice_paid("i1", 500, "USD", payment_method="wire"),
-    bookings.payment_completed("p1", "c1", 500, "USD"),
-    bookings.payment_completed("p1", "c1", 500, "USD", invoice_id="i1"),
-    bookings.bank_opened("b1", 500, "USD"),
+    journal_entries.retainer_opened("r1", 500, "USD"),
+    journal_entries.retainer_replenished("r1", 500, "USD"),
+    journal_entries.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
+    journal_entries.retainer_consumed("r1", 500, "USD"),
+    journal_entries.retainer_consumed("r1", 500, "USD", invoice_id="i1"),
+    journal_entries.invoice_issued("i1", 500, "USD"),
+    journal_entries.invoice_paid("i1", 500, "USD", payment_method="wire"),
+    journal_entries.payment_completed("p1", "c1", 500, "USD"),
+    journal_entries.payment_completed("p1", "c1", 500, "USD", invoice_id="i1"),
+    journal_entries.bank_opened("b1", 500, "USD"),
     MADE,
-    bookings.transfer_cancelled(MADE, "made"),
-    bookings.order_paid("r1", "o1", 500, "USD"),
-    bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"),
+    journal_entries.transfer_cancelled(MADE, "made"),
+    journal_entries.order_paid("r1", "o1", 500, "USD"),
+    journal_entries.order_refunded("r1", "o1", 500, "USD", reverses="paid"),
 ]
 
 
@@ -64,7 +64,10 @@ TRANSFER = {
     "entryId": "made",
     "cancelEntryId": "e1",
 }
-REVERSED = {"made": an_entry(MADE, "made"), "paid": an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")}
+REVERSED = {
+    "made": an_entry(MADE, "made"),
+    "paid": an_entry(journal_entries.order_paid("r1", "o1", 500, "USD"), "paid"),
+}
 
 
 def posted(entry: Document, **about: Document) -> Posted:
@@ -117,12 +120,12 @@ def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
 
 
 def test_a_record_agrees_with_its_entries() -> None:
-    completed = an_entry(bookings.payment_completed("p1", "c1", 500, "USD"))
+    completed = an_entry(journal_entries.payment_completed("p1", "c1", 500, "USD"))
     assert kinds(funds.judge_payment(PAYMENT, {"e1": completed})) == []
     for changes in ({"amount": 501}, {"currency": "EUR"}, {"customerId": "c2"}, {"invoiceId": "i1"}, {"entryId": "e2"}):
         assert kinds(funds.judge_payment(PAYMENT | changes, {"e1": completed})) == ["payment"], changes
 
-    entries = {"made": an_entry(MADE, "made"), "e1": an_entry(bookings.transfer_cancelled(MADE, "made"))}
+    entries = {"made": an_entry(MADE, "made"), "e1": an_entry(journal_entries.transfer_cancelled(MADE, "made"))}
     assert kinds(funds.judge_transfer(TRANSFER, entries)) == []
     for changes in ({"amount": 501}, {"fee": 0}, {"toAccountId": "b3"}, {"currency": "EUR"}):
         assert "transfer" in kinds(funds.judge_transfer(TRANSFER | changes, entries)), changes
@@ -130,8 +133,8 @@ def test_a_record_agrees_with_its_entries() -> None:
     assert kinds(funds.judge_transfer(TRANSFER | {"cancelEntryId": "made"}, entries)) == ["cancelled transfer"]
 
 
-PAID = an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")
-REFUNDED = an_entry(bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"), "back")
+PAID = an_entry(journal_entries.order_paid("r1", "o1", 500, "USD"), "paid")
+REFUNDED = an_entry(journal_entries.order_refunded("r1", "o1", 500, "USD", reverses="paid"), "back")
 ORDERS_PAYMENT = {"_id": "o1", "amount": 500, "currency": "USD", "retainerId": "r1"}
 FREE = {"amount": 0, "transactionId": "no-charge"}
 
@@ -159,7 +162,7 @@ def test_entries_whose_order_is_deleted_come_to_nothing() -> None:
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, REFUNDED]))) == []
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID]))) == ["entry without payment"]
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [REFUNDED]))) == ["refund entry"]
-    other = an_entry(bookings.order_refunded("r1", "o1", 400, "USD"), "back")
+    other = an_entry(journal_entries.order_refunded("r1", "o1", 400, "USD"), "back")
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, other]))) == ["refund entry"]
 
 

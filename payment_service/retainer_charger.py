@@ -14,7 +14,7 @@ from datetime import datetime
 import structlog
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import ACTIVE, Ledger, money, name_of
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from payment_service.lifecycle import FREE, Payment, Status, deferred, to_publish
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class RetainerCharging:
+class RetainerCharger:
     """Takes the money of orders from retainers, and puts it back."""
 
     def __init__(self, payments: Payments, ledger: Ledger, transactions: Transactions, clock: Clock) -> None:
@@ -116,7 +116,7 @@ class RetainerCharging:
         """Enter a payment that goes through into the books; it carries the entry's id."""
         if payment.status is not Status.PROCESSED or payment.transaction_id is not None:
             return payment
-        booking = bookings.order_paid(
+        booking = journal_entries.order_paid(
             payment.retainer_id or "", payment.order_id, payment.amount or 0, payment.currency or ""
         )
         entry = await self._ledger.post(booking, session)
@@ -130,7 +130,9 @@ class RetainerCharging:
             recorded = await self._payments.change(payment, refunded, session)
             if recorded is refunded and entry_id != FREE:
                 amount, currency = payment.amount or 0, payment.currency or ""
-                booking = bookings.order_refunded(retainer_id, payment.order_id, amount, currency, reverses=entry_id)
+                booking = journal_entries.order_refunded(
+                    retainer_id, payment.order_id, amount, currency, reverses=entry_id
+                )
                 await self._ledger.post(booking, session)
             return recorded
 

@@ -31,7 +31,7 @@ _durations = Histogram("gateway_duration_seconds", "Time until the gateway answe
 Outcome = TypeVar("Outcome")
 
 
-class Charging:
+class CardCharger:
     """Asks the gateway about many payments at once and records what it says, each in one write.
 
     Where another worker has overtaken a payment in between, its record wins, and a charge that it has no use for is
