@@ -51,7 +51,7 @@ class DeadLetterConnection:
 @contextlib.asynccontextmanager
 async def connect(stack: Stack) -> AsyncIterator[DeadLetterConnection]:
     """Connect to the stack's MongoDB and record the letters that wait in the broker. Raises UnreachableError."""
-    async with open_mongodb(stack.mongodb_url, purpose="the dead letters", name=NAME) as client:
+    async with open_mongodb(stack.mongodb_url, purpose="access to the dead letters", name=NAME) as client:
         database: Database = client[f"{stack.database_prefix}_operations"]
         service = DeadLetterService(database)
         await service.prepare()

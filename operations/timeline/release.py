@@ -4,7 +4,7 @@ A forged or foreign `order.created` reserves and charges without an order that c
 are published directly. Both are idempotent by the order id.
 """
 
-from operations.actions import record_action
+from operations.actions import ORDER_RELEASE, record_action
 from operations.errors import UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
 from operations.settings import Stack
@@ -14,7 +14,6 @@ from shared.bus.publisher import Publisher
 from shared.contracts import RefundPayment, ReleaseStock
 from shared.errors import BusUnavailableError
 
-ACTION = "order.release"
 STARTED = "started"
 SENT = "stock.release and payment.refund sent"
 NAME = "ordersaga-release"
@@ -48,7 +47,7 @@ async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
         if reason := refuse_release(records):
             raise NotReleasableError(reason)
         operations = client[f"{stack.database_prefix}_operations"]
-        logged = {"by": by, "why": why, "action": ACTION, "subject": order_id}
+        logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
         await record_action(operations, **logged, outcome=STARTED)
         try:
             await _publish(stack.amqp_url, order_id)

@@ -285,7 +285,7 @@ async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world
 
     async def lost() -> bool:
         stack = world.stack
-        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, second_look_after=0)
+        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, confirm_after=0)
         return "message lost" in {violation.kind for violation in report.violations}
 
     try:
