@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from operations.errors import UnreachableError
-from operations.stack.environment import wrong_value
+from operations.stack.environment import invalid_value
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -91,7 +91,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     else ORDERSAGA_DATA_DIR, else the one used last); services that are not in it are assumed at their default port.
     Raises UnreachableError when a server's URL stays unknown, or a variable has a value that is not valid.
     """
-    if wrong := wrong_value(environment):
+    if wrong := invalid_value(environment):
         raise UnreachableError(wrong)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
     running = _running(layout, environment)

@@ -76,10 +76,10 @@ async def _check_processes(layout: Layout) -> list[Finding]:
     _, processes = await check_stack(layout)
     return [
         ok(f"{status.process.name} process", f"ready at {status.process.url}")
-        if status.missing is None
+        if status.unhealthy_reason is None
         else wrong(
             f"{status.process.name} process",
-            status.missing,
+            status.unhealthy_reason,
             f"see {layout.logs / status.process.name}.log; it is started again by itself",
         )
         for status in processes

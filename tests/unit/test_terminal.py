@@ -22,7 +22,7 @@ from operations import cli
 from operations.accounts.statements import Movement, Sheet, Statement
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.commands.accounts_display import show_sheet, show_statement
-from operations.commands.audit import show as show_audit
+from operations.commands.audit_display import show as show_audit
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
