@@ -48,7 +48,7 @@ def show(report: LoadReport, console: Console) -> None:
         f"{rate}: {report.recorded - report.unsettled:,} of {report.placed:,} orders settled in {report.seconds:.2f} s",
         highlight=False,
     )
-    console.print(_counts("final status", report.statuses), highlight=False)
+    console.print(_counts("final status", report.statuses), highlight=False, markup=False)
     if (slots := report.slots) is not None:
         refused = f"; {slots.refused:,} orders were refused because all slots are full" if slots.refused else ""
         console.print(f"delivery slots: {slots.slots:,}, for {slots.orders:,} orders{refused}", highlight=False)
