@@ -27,7 +27,7 @@ async def simulator(settings: SimulatorSettings, listener: socket.socket) -> Asy
             stopping.set()
 
 
-def create_simulator_app(settings: SimulatorSettings, state: State, stopping: asyncio.Event) -> FastAPI:
+def create_simulator_app(settings: SimulatorSettings, state: SimulatorState, stopping: asyncio.Event) -> FastAPI:
     """Create the application; calls that are delayed end when `stopping` is set."""
     description = "Sells simulated servers as the SmartVPS provider sells real ones"
     app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)
