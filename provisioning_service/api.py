@@ -19,7 +19,7 @@ from provisioning_service.provider import Package, Provider, ProviderError
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
 from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 PackageParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -153,10 +153,8 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
         cursor: CursorParameter = None,
     ) -> Response:
         """Jobs in the order of their orders' ids; all of them, or those in one state or for one package."""
-        after = None if cursor is None else read_cursor(cursor, (str,))[0]
-        page = await dependencies.jobs.page(status, package, after=after, limit=limit)
-        following = write_cursor([page[-1].order_id]) if len(page) == limit else None
-        return json_response({"items": [show_job(job) for job in page], "nextCursor": following})
+        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit)
+        return page_response(page, show_job, key=lambda job: [job.order_id], limit=limit)
 
     @router.get("/jobs/{order_id}", response_model=JobView)
     async def get_job(order_id: OrderIdParameter) -> Response:

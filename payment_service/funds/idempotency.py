@@ -95,7 +95,7 @@ class IdempotentRunner:
         try:
             return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
         except RefusedError as refusal:
-            return await self._store_refusal(request, problem_response(refusal))
+            return await self._store_refusal(request, refusal_response(refusal))
 
     async def _run_with_retries(
         self, operation: str, work: Callable[[Session], Awaitable[StoredResponse]], keys: Collection[str]
@@ -133,7 +133,7 @@ class IdempotentRunner:
         }
 
 
-def problem_response(refusal: RefusedError) -> StoredResponse:
+def refusal_response(refusal: RefusedError) -> StoredResponse:
     """Convert a refusal to a problem document (RFC 9457)."""
     status: HTTPStatus = refusal.status
     body: dict[str, Any] = {
