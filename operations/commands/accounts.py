@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient
 
 from operations.accounts.correction import Keep, refusal
 from operations.accounts.repair import Repair, repair
-from operations.accounts.statements import AccountBooks
+from operations.accounts.statements import AccountStatements
 from operations.commands.accounts_display import (
     repair_as_json,
     sheet_as_json,
@@ -42,7 +42,7 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
     Exit status 0 if balance and postings agree, 1 if they differ or the account does not exist, 3 if a server cannot be
     reached.
     """
-    sheet = _read(lambda books: books.sheet(account, LAST_MOVEMENTS))
+    sheet = _read(lambda books: books.overview(account, LAST_MOVEMENTS))
     if sheet is None:
         raise _unknown(account, as_json_document)
     if as_json_document:
@@ -111,13 +111,13 @@ def repair_balances(
         print_json({"written": write, "keep": keep, "differences": [repair_as_json(found) for found in repairs]})
     else:
         show_repairs(repairs, open_console(), write=write)
-    raise typer.Exit(0 if all(found.mended for found in repairs) else 1)
+    raise typer.Exit(0 if all(found.fixed for found in repairs) else 1)
 
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:
     """Find differences and, given a reason, correct them; return None if the account does not exist."""
     async with _connected(stack) as client:
-        books = AccountBooks(client, stack.database_prefix)
+        books = AccountStatements(client, stack.database_prefix)
         if account is not None and not await books.exists(account):
             return None
         differing = [balance async for balance in books.differing(account)]
@@ -127,10 +127,10 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
         return [found for found in repairs if found is not None]
 
 
-def _read(read: Callable[[AccountBooks], Awaitable[T]]) -> T:
+def _read(read: Callable[[AccountStatements], Awaitable[T]]) -> T:
     async def run(stack: Stack) -> T:
         async with _connected(stack) as client:
-            return await read(AccountBooks(client, stack.database_prefix))
+            return await read(AccountStatements(client, stack.database_prefix))
 
     return _run(run)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from operations.accounts.repair import Repair
-from operations.accounts.statements import Movement, Sheet, Statement
+from operations.accounts.statements import AccountOverview, Movement, Statement
 from operations.commands.terminal import foreign
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import as_number, in_money
@@ -15,7 +15,7 @@ from operations.reading.chart_of_accounts import as_number, in_money
 COMMON_FIELDS = ("_id", "kind", "currency", "balance", "status", "version", "createdAt", "updatedAt")
 
 
-def show_sheet(sheet: Sheet, console: Console) -> None:
+def show_sheet(sheet: AccountOverview, console: Console) -> None:
     """Print an account: its fields, its balance, the sum of its postings and its latest movements."""
     balance, account = sheet.balance, sheet.balance.account or {}
     rows: dict[str, object] = {"account": balance.account_id}
@@ -46,9 +46,9 @@ def show_repairs(repairs: Sequence[Repair], console: Console, *, write: bool) ->
     if not repairs:
         console.print("[green]✓[/] every balance equals the sum of its postings", highlight=False)
     for repair in repairs:
-        mark = "[green]✓[/]" if repair.mended else "[red]✗[/]"
+        mark = "[green]✓[/]" if repair.fixed else "[red]✗[/]"
         console.print(f"{mark} {foreign(difference(repair.balance))}", highlight=False, soft_wrap=True)
-        if repair.mended:
+        if repair.fixed:
             console.print(f"  corrected by {foreign(' and '.join(repair.entry_ids))}", highlight=False, soft_wrap=True)
         elif repair.refused:
             console.print(f"  not corrected: {foreign(repair.refused)}", highlight=False, soft_wrap=True)
@@ -74,7 +74,7 @@ def missing_postings(balance: Balance) -> int:
     return max(0, version - balance.postings) if isinstance(version, int) else 0
 
 
-def sheet_as_json(sheet: Sheet) -> dict[str, Any]:
+def sheet_as_json(sheet: AccountOverview) -> dict[str, Any]:
     """Return the account as JSON."""
     account = sheet.balance.account or {}
     own = {name: value for name, value in account.items() if name not in COMMON_FIELDS}
@@ -116,7 +116,7 @@ def statement_as_json(statement: Statement) -> dict[str, Any]:
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:
     """Return a difference and its correction as JSON."""
-    known = balance_as_json(repair.balance) | {"agrees": repair.mended}
+    known = balance_as_json(repair.balance) | {"agrees": repair.fixed}
     return {
         **known,
         "missingPostings": missing_postings(repair.balance),

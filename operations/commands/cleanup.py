@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletion import KINDS, Outcome, clean_up
+from operations.cleanup.deletion import KINDS, CleanupResult, clean_up
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.dead_letters.lookup import DeadLetterLookup
@@ -78,7 +78,7 @@ async def _recorded(stack: Stack) -> int:
         return await DeadLetterLookup(client, stack.database_prefix).count_open()
 
 
-def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:
+def show(outcome: CleanupResult, console: Console, before: datetime, *, deleted: bool) -> None:
     """Print the number of records of each kind that were or would be deleted, and the orders that are kept."""
     figures = outcome.deleted if deleted else outcome.found
     since = before.isoformat(timespec="minutes")
@@ -110,7 +110,7 @@ def _refuse(reason: str, as_json_document: bool) -> None:
     raise typer.Exit(1)
 
 
-def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> Outcome:
+def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> CleanupResult:
     verb = "deleting" if delete else "checking"
     columns = (SpinnerColumn(), TextColumn(f"{verb}, {{task.completed:,}} orders"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

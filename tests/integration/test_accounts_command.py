@@ -245,13 +245,13 @@ async def test_wrong_usage(world: World) -> None:
 async def test_what_cannot_be_corrected_is_said(world: World) -> None:
     await set_balance(world, "bank:b1", "many")
     await world.collection("accounts").delete_one({"_id": "bank:b2"})
-    await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings come to less than nothing
+    await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings add up to less than zero
     found = await document(world, "repair", "--all", "--write", "--reason", "try", status=1)
     refused = {d["account"]: d["refused"] for d in found["differences"]}
     assert refused.keys() == {"bank:b1", "bank:b2", "retainer:r1"}
-    assert "no numbers to go by" in refused["bank:b1"]
-    assert "its document is gone" in refused["bank:b2"]
-    assert "no balance is ever negative" in refused["retainer:r1"]
+    assert "is not a number" in refused["bank:b1"]
+    assert "document is missing" in refused["bank:b2"]
+    assert "a balance must not be negative" in refused["retainer:r1"]
     assert await corrections(world) == []
     assert await run(world, "show", "bank:b1", status=1)
     assert await run(world, "show", "bank:b2", status=1)
