@@ -351,8 +351,8 @@ async def test_while_the_provider_is_away_there_is_no_list_of_packages(clients: 
         away = problem(await clients(provider=provider).get("/packages"), 503)
     finally:
         await provider.close()
-    assert refused == "The provider does not say what it has: ipstock: answered 401"
-    assert away.startswith("The provider does not say what it has: ipstock: ")
+    assert refused == "The provider does not list its packages: ipstock: answered 401"
+    assert away.startswith("The provider does not list its packages: ipstock: ")
     assert "secret" not in refused + away
 
 

@@ -244,7 +244,7 @@ async def test_a_step_is_recorded_once_however_often_the_call_is_repeated(jobs: 
 async def test_a_step_recorded_long_ago_is_not_taken_for_one_that_was_just_recorded(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     first = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
-    await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, done=True))
+    await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, answered=True))
     with pytest.raises(ClaimLostError):
         await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
 
@@ -259,7 +259,7 @@ async def test_a_job_that_moved_on_is_not_changed_by_who_read_it_before(jobs: Jo
 async def test_a_cancellation_reaches_the_worker_with_its_next_step(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     assert await jobs.request_cancel(held.order_id, 1)
-    recorded = await jobs.record(held, lifecycle.no_address_received(held, "x", NOW, done=True))
+    recorded = await jobs.record(held, lifecycle.no_address_received(held, "x", NOW, answered=True))
     assert recorded.cancel_requested
     assert await jobs.request_cancel(held.order_id, 0)
     assert (await jobs.read([held.order_id]))[held.order_id].cancel_run == 1, "it is not taken back"
@@ -555,7 +555,7 @@ def seen(free: int, package_id: str = "7") -> Package:
 async def test_a_package_that_becomes_low_is_announced_once_per_crossing(packages: Packages) -> None:
     owed = []
     for free in (7, 6, 5, 4, 3, 5, 6, 9, 5, 5, 0, 12):
-        if await packages.note(KEY, seen(free), NOW):
+        if await packages.record(KEY, seen(free), NOW):
             (low,) = await packages.unannounced(NOW)
             await packages.mark_announced(low)
             owed.append(low.ipv4)
@@ -564,7 +564,7 @@ async def test_a_package_that_becomes_low_is_announced_once_per_crossing(package
 
 
 async def test_a_package_that_is_low_when_it_is_seen_first_is_announced(packages: Packages, db: Database) -> None:
-    assert await packages.note(KEY, seen(3), NOW)
+    assert await packages.record(KEY, seen(3), NOW)
     assert await packages.unannounced(NOW - INSTANT) == []
     assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)]
     assert await db[package_records.COLLECTION].find_one({"_id": KEY}) == {
@@ -577,26 +577,26 @@ async def test_a_package_that_is_low_when_it_is_seen_first_is_announced(packages
         "unannounced": 3,
         "fellAt": NOW,
     }
-    assert not await packages.note(KEY, seen(2), LATER)
+    assert not await packages.record(KEY, seen(2), LATER)
     assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)], "however often it is looked at"
 
 
 async def test_however_many_see_a_package_fall_at_once_it_falls_once(packages: Packages) -> None:
     for _ in range(2):
-        assert not await packages.note(KEY, seen(6), NOW)
-        results = await asyncio.gather(*(packages.note(KEY, seen(5 - number % 3), NOW) for number in range(20)))
+        assert not await packages.record(KEY, seen(6), NOW)
+        results = await asyncio.gather(*(packages.record(KEY, seen(5 - number % 3), NOW) for number in range(20)))
         assert results.count(True) == 1
 
 
 async def test_what_has_recovered_before_it_could_be_announced_is_not_announced(packages: Packages) -> None:
-    await packages.note(KEY, seen(5), NOW)
-    assert not await packages.note(KEY, seen(6), NOW)
+    await packages.record(KEY, seen(5), NOW)
+    assert not await packages.record(KEY, seen(6), NOW)
     assert await packages.unannounced(LATER) == []
 
 
 async def test_what_was_seen_last_is_recorded_also_while_a_package_stays_low(packages: Packages, db: Database) -> None:
-    await packages.note(KEY, seen(5), NOW)
-    await packages.note(KEY, seen(2, "8"), LATER)
+    await packages.record(KEY, seen(5), NOW)
+    await packages.record(KEY, seen(2, "8"), LATER)
     found = await db[package_records.COLLECTION].find_one({"_id": KEY})
     assert found is not None
     assert (found["ipv4"], found["packageId"], found["checkedAt"], found["unannounced"]) == (2, "8", LATER, 5)

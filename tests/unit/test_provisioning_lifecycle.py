@@ -381,11 +381,11 @@ def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
 # --- An attempt without an answer. ---
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_what_came_instead_of_an_address_is_noted(done: bool) -> None:
-    found = lifecycle.no_address_received(a_job(purchase=a_purchase()), "buyvps: broke", LATER, done=done)
-    assert found.purchase == a_purchase(answered=done, error="buyvps: broke")
-    assert lifecycle.no_address_received(a_job(), "buyvps: broke", LATER, done=done) == a_job()
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_came_instead_of_an_address_is_noted(answered: bool) -> None:
+    found = lifecycle.no_address_received(a_job(purchase=a_purchase()), "buyvps: broke", LATER, answered=answered)
+    assert found.purchase == a_purchase(answered=answered, error="buyvps: broke")
+    assert lifecycle.no_address_received(a_job(), "buyvps: broke", LATER, answered=answered) == a_job()
 
 
 def test_what_an_attempt_may_have_bought_is_what_was_free_and_is_nobody_elses() -> None:
@@ -663,7 +663,7 @@ class History:
                 case "wrong":
                     return lifecycle.wrong_address(job, "192.0.2.1", now)
                 case "unlooked" if not job.purchase.failed:
-                    job = lifecycle.no_address_received(job, "broke", now, done=False)
+                    job = lifecycle.no_address_received(job, "broke", now, answered=False)
                     return lifecycle.search_failed(job, now, timeouts)
                 case _:
                     return lifecycle.nothing_bought(job, now, timeouts)
