@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pymongo
 import pytest
@@ -28,7 +29,7 @@ async def stack(servers: Servers) -> AsyncIterator[Stack]:
         await running.start()
         yield running
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         for name in ("orders", "inventory", "payments"):
             await client.drop_database(f"{prefix}_{name}")
 

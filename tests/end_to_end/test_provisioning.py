@@ -243,8 +243,8 @@ async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hos
 
 async def _are_buying(hoster: Hoster, number: int) -> bool:
     running = await hoster.get("/jobs?status=RUNNING&limit=100")
-    return sum(job["step"] == "buy" for job in running["items"]) >= number
+    return [job["step"] for job in running["items"]].count("buy") >= number
 
 
 async def _is_buying(hoster: Hoster, order_id: str) -> bool:
-    return (await hoster.get(f"/jobs/{order_id}"))["step"] == "buy"
+    return bool((await hoster.get(f"/jobs/{order_id}"))["step"] == "buy")

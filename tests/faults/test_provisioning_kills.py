@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -174,7 +175,7 @@ async def test_killed_again_and_again_every_order_gets_one_server(hoster: Hostin
     await asyncio.gather(hoster.start(), hoster.start())
     orders = await asyncio.gather(*(hoster.order(f"103.0.{number % 4}") for number in range(24)))
     for sold in (3, 8, 13, 18):
-        await eventually(lambda sold=sold: _has_sold(hoster, sold), 60, f"{sold} servers to be sold")
+        await eventually(partial(_has_sold, hoster, sold), 60, f"{sold} servers to be sold")
         await hoster.stack.kill(hoster.stack.processes("provisioning")[0])
         await hoster.start()
     await hoster.assert_one_server_each(await hoster.all_ended(orders))

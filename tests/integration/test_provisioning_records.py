@@ -63,7 +63,7 @@ def packages(db: Database) -> Packages:
 
 def a_job(line: int = 1, package: str = KEY, **changes: Any) -> Job:
     """A job that stands in line since NOW."""
-    said = {"outbox": (), "sequence": 1}  # the opening words, published
+    said: dict[str, Any] = {"outbox": (), "sequence": 1}  # the opening words, published
     return replace(lifecycle.requested(request(package), NOW, line), **(said | changes))
 
 
@@ -352,9 +352,8 @@ async def test_who_has_stood_in_line_too_long_is_found_in_the_order_of_the_line(
 
 async def test_what_others_may_be_buying_is_known(jobs: Jobs) -> None:
     def buying(ip: str, **changes: Any) -> Job:
-        purchase = Purchase(
-            **({"asked": (ip,), "free_before": (), "started_at": NOW, "no_retry_before": LATER} | changes)
-        )
+        fields: dict[str, Any] = {"asked": (ip,), "free_before": (), "started_at": NOW, "no_retry_before": LATER}
+        purchase = Purchase(**(fields | changes))
         return a_job(state=State.WAITING, purchase=purchase)
 
     mine, open_, looked_for = buying("1.1.1.1"), buying("1.1.1.2"), buying("1.1.1.3", failed=True)

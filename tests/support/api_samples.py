@@ -144,8 +144,8 @@ def _without_texts(part: Any) -> Any:
 
 
 def _diff(name: str, before: Samples, after: Samples) -> str:
-    lines = [samples.get(name, "").splitlines(keepends=True) for samples in (before, after)]
-    return "".join(difflib.unified_diff(*lines, f"before/{name}", f"after/{name}"))
+    one, other = (samples.get(name, "").splitlines(keepends=True) for samples in (before, after))
+    return "".join(difflib.unified_diff(one, other, f"before/{name}", f"after/{name}"))
 
 
 def _git(*arguments: str) -> str:

@@ -169,7 +169,7 @@ class ProvisioningWorker:
 
 def request(package: str = "103.181.91", **changes: Any) -> ProvisionServer:
     """A request for a server of 2 GB out of that package."""
-    return ProvisionServer(**({"order_id": new_id(), "user_id": "u1", "package": package, "ram": 2048} | changes))
+    return ProvisionServer(**{"order_id": new_id(), "user_id": "u1", "package": package, "ram": 2048, **changes})
 
 
 @asynccontextmanager

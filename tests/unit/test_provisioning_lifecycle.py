@@ -58,7 +58,7 @@ def a_job(state: State = State.RUNNING, **changes: Any) -> Job:
         over |= {"failure_reason": "why", "retryable": True}
     if state is State.COMPLETED:
         over |= {"ip": IP, "server": SERVER, "credentials": SEALED, "step": Step.STATUS}
-    said = {"outbox": (), "sequence": 1}  # the opening words, published
+    said: dict[str, Any] = {"outbox": (), "sequence": 1}  # the opening words, published
     return replace(lifecycle.requested(wanted(), NOW, queue_position=7), state=state, **(said | over | changes))
 
 
