@@ -11,7 +11,7 @@ from operations.errors import UnreachableError
 from operations.load.cost import Cost, cost_between, measure_usage
 from operations.load.outcomes import Outcomes, PlacedOrders
 from operations.load.placer import OrderPlacer
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
@@ -33,7 +33,7 @@ class LoadProgress:
         return self.placer.done if self.placer else 0
 
 
-async def run_load(stack: Stack, plan: Plan, progress: LoadProgress | None = None) -> LoadReport:
+async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None = None) -> LoadReport:
     """Place the orders of a plan on a running stack, wait until they are settled, and audit the books.
 
     Raises UnreachableError if a server does not answer.
@@ -65,7 +65,7 @@ async def _count_orders(stack: Stack, load_id: str) -> int:
         return await orders.count_documents({"userId": load_id})
 
 
-async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: Plan, load_id: str) -> None:
+async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: LoadPlan, load_id: str) -> None:
     for product_id in plan.product_ids(load_id):
         url = f"{inventory_url}/inventory/{product_id}"
         try:
@@ -78,7 +78,7 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
 
 
 def _report(
-    plan: Plan,
+    plan: LoadPlan,
     placer: OrderPlacer,
     outcomes: Outcomes,
     cost: dict[str, Cost],

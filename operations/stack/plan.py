@@ -23,7 +23,7 @@ from operations.stack.state import State
 
 
 @dataclass(frozen=True)
-class Plan:
+class StackPlan:
     """Programs in stages, each started when the one before it is ready, and the initial state."""
 
     stages: Sequence[Sequence[Program]]
@@ -37,7 +37,7 @@ def make_plan(
     remembered: State,
     claims: PortClaims,
     environment: Mapping[str, str],
-) -> Plan:
+) -> StackPlan:
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
@@ -61,7 +61,7 @@ def make_plan(
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers[-1].extend(simulator)
-    return Plan([*servers, running], state)
+    return StackPlan([*servers, running], state)
 
 
 def _node_with_data(layout: Layout) -> str | None:

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from operations.stack.environment import unknown_settings
 from operations.stack.layout import Layout
 from operations.stack.mongod import Mongod, find_mongod
-from operations.stack.plan import Plan, make_plan
+from operations.stack.plan import StackPlan, make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import find_rabbitmq
@@ -39,7 +39,7 @@ def plan(
     services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
     remembered: State | None = None,
-) -> Plan:
+) -> StackPlan:
     return make_plan(Layout(tmp_path), services, offset, remembered or State(), claims, environment)
 
 
@@ -50,7 +50,7 @@ def program_file(path: Path) -> Path:
     return path
 
 
-def settings_of(made: Plan, name: str) -> Mapping[str, str]:
+def settings_of(made: StackPlan, name: str) -> Mapping[str, str]:
     """The environment with which a process is started."""
     return next(program for stage in made.stages for program in stage if program.name == name).prepare().environment
 
@@ -159,7 +159,7 @@ def test_the_settings_that_provisioning_is_started_with_are_complete(
     assert load(ProvisioningSettings).smartvps_url
 
 
-def key_of(made: Plan) -> str:
+def key_of(made: StackPlan) -> str:
     return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
 
 
