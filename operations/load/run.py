@@ -15,6 +15,7 @@ from operations.load.plan import LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
+from shared.services import ORDER
 from shared.urls import hide_credentials
 
 MOST_REASONS = 10
@@ -61,7 +62,7 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
 async def _count_orders(stack: Stack, load_id: str) -> int:
     """Count the orders of this load test in the database that was audited."""
     async with open_mongodb(stack.mongodb_url, purpose="the load test", name="ordersaga-load") as client:
-        orders = client[f"{stack.database_prefix}_orders"].orders
+        orders = client[ORDER.database_in(stack.database_prefix)].orders
         return await orders.count_documents({"userId": load_id})
 
 
