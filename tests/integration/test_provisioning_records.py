@@ -63,8 +63,8 @@ def packages(db: Database) -> Packages:
 
 def a_job(line: int = 1, package: str = KEY, **changes: Any) -> Job:
     """Build a job that has been queued since NOW."""
-    said: dict[str, Any] = {"outbox": (), "sequence": 1}  # the first progress message is published
-    return replace(lifecycle.requested(request(package), NOW, line), **(said | changes))
+    published: dict[str, Any] = {"outbox": (), "sequence": 1}  # the first progress message is published
+    return replace(lifecycle.requested(request(package), NOW, line), **(published | changes))
 
 
 FULL: dict[str, Any] = {
