@@ -19,7 +19,7 @@ from shared.background import jitter, run_periodically
 from shared.clock import Clock
 
 LINGER_SECONDS = 1.0
-"""How long a move waits, under load, for a write that clears it: a separate write is one more that can collide."""
+"""The wait of a move, under load, for a write that clears it: a separate write is one more that can collide."""
 OVERDUE_SECONDS = 60.0
 """A move without a reservation means that a message is being handled or redelivered; beyond this, warn."""
 
