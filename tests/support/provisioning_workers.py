@@ -148,7 +148,7 @@ class ProvisioningWorker:
     async def settle(self) -> None:
         """Work until nothing is due, and publish the messages."""
         while True:
-            await self.scheduler.look()
+            await self.scheduler.start_due_jobs()
             if not self.scheduler._running:
                 break
             await self.scheduler.wait_until_idle()
