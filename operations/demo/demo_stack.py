@@ -68,7 +68,7 @@ class DemoStack:
         process.kill()
         return process.pid
 
-    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 30) -> Restart:
+    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 60) -> Restart:
         """Wait until the supervisor has restarted a killed service and the service is ready."""
         started = time.monotonic()
         while time.monotonic() - started < within:

@@ -335,7 +335,7 @@ async def test_a_damaged_state_has_a_way_out(services_only: CommandLine) -> None
         state_file.write_bytes(b'{"node": ')
         services_only.must("up", "--detach", "--only", "order", *fresh)
         events = (services_only.data_directory / "supervisor.log").read_text()
-        assert "continues without the remembered state" in events
+        assert "continues without the stored state" in events
         assert state_file.read_bytes().endswith(b"}")
         if fresh:  # the next `up` ends the orphans of this one
             os.kill(services_only.status()["supervisorPid"], signal.SIGKILL)

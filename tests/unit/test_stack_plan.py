@@ -39,9 +39,9 @@ def plan(
     environment: dict[str, str],
     services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
-    remembered: State | None = None,
+    stored: State | None = None,
 ) -> StackPlan:
-    return make_plan(Layout(tmp_path), services, offset, remembered or State(), claims, environment)
+    return make_plan(Layout(tmp_path), services, offset, stored or State(), claims, environment)
 
 
 def program_file(path: Path) -> Path:
@@ -207,7 +207,7 @@ def test_only_the_service_that_needs_the_key_gets_it(claims: PortClaims, tmp_pat
 def test_remembered_ports_are_used_again(claims: PortClaims, tmp_path: Path) -> None:
     port = claims.claim_free()
     claims.release()
-    made = plan(claims, tmp_path, GIVEN, ("order",), remembered=State(ports={"order": port, "amqp": 5}))
+    made = plan(claims, tmp_path, GIVEN, ("order",), stored=State(ports={"order": port, "amqp": 5}))
     assert made.state.ports == {"order": port, "amqp": 5}
 
 
@@ -222,7 +222,7 @@ def test_an_offset_is_added_to_every_default_port(claims: PortClaims, tmp_path: 
 def test_two_stacks_have_different_node_names_and_one_keeps_its_own(claims: PortClaims, tmp_path: Path) -> None:
     names = [plan(claims, tmp_path, GIVEN, ("order",)).state.node for _ in range(2)]
     assert names[0] != names[1]
-    assert plan(claims, tmp_path, GIVEN, ("order",), remembered=State(node="kept")).state.node == "kept"
+    assert plan(claims, tmp_path, GIVEN, ("order",), stored=State(node="kept")).state.node == "kept"
 
 
 def test_a_node_is_identified_by_its_data_when_the_state_is_lost(claims: PortClaims, tmp_path: Path) -> None:
