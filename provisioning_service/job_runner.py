@@ -60,7 +60,7 @@ class JobRunner:
         timeouts: Timeouts,
         *,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
         on_low_package: Callable[[], None],
     ) -> None:
         self._collections = collections
@@ -68,7 +68,7 @@ class JobRunner:
         self._vault = vault
         self._timeouts = timeouts
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._on_low_package = on_low_package
 
     async def run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class JobRunner:
         finally:
             on_freed()
         if lease.job.state is State.WAITING:
-            self._reach(JOB_WAITING)
+            self._failpoint(JOB_WAITING)
 
     async def _run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
         try:
@@ -111,7 +111,7 @@ class JobRunner:
 
         Returns the access to the server if it is known already.
         """
-        self._reach(JOB_LOCKED)
+        self._failpoint(JOB_LOCKED)
         package = await self._check_stock(lease)
         if package is None:
             return None
@@ -206,7 +206,7 @@ class JobRunner:
         if lease.job.version == before.version:  # cancelled just in time
             await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
-        self._reach(BEFORE_BUY)
+        self._failpoint(BEFORE_BUY)
         try:
             ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
         except LeaseLostError:
@@ -214,7 +214,7 @@ class JobRunner:
             raise
         except ProviderError as error:
             return await self._search_after_failure(lease, error)
-        self._reach(BOUGHT)
+        self._failpoint(BOUGHT)
         await self._verify(lease, ip)
         return None
 
@@ -246,7 +246,7 @@ class JobRunner:
         if owner != job.order_id:
             await self._record(lease, lifecycle.duplicate_address(job, ip, owner, now))
             return
-        self._reach(ADDRESS_CLAIMED)
+        self._failpoint(ADDRESS_CLAIMED)
         await self._record(lease, lifecycle.bought(job, ip, "the provider assigned", now))
 
     async def _claim(self, job: Job, ip: str) -> str:
@@ -257,7 +257,7 @@ class JobRunner:
 
     async def _finish(self, lease: JobLease, access: Access | None) -> None:
         """Ask for the access to the server unless it is known, and complete the job."""
-        self._reach(BEFORE_STATUS)
+        self._failpoint(BEFORE_STATUS)
         job = lease.job
         error_text = "the provider does not know the address"
         if access is None:

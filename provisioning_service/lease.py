@@ -154,7 +154,7 @@ async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
         except ClaimLostError:
             raise
         except Exception as error:
-            if not database.is_passing(error):
+            if not database.is_transient(error):
                 raise
             _log.warning("job is waiting for the database", error=str(error)[:200])
             await asyncio.sleep(backoff.next())

@@ -375,8 +375,8 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PyMongoError)  # noqa: S101
-    if database.is_passing(error):
-        return await _answer_unavailable(request, database.as_ours(error))
+    if database.is_transient(error):
+        return await _answer_unavailable(request, database.translate_error(error))
     return await _answer_fault(request, error)
 
 

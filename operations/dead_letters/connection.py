@@ -23,7 +23,7 @@ from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
-from shared.database import Database, Document, as_ours
+from shared.database import Database, Document, translate_error
 from shared.errors import BusUnavailableError
 from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
@@ -136,7 +136,7 @@ async def _consuming(connection: DeadLetterConnection) -> AsyncIterator[None]:
     async with _consume(url, DEAD_LETTERS) as letters, _consume(url, OPERATIONS_INBOX) as notices:
         loops: list[BatchLoop] = [
             Ingest(letters, records),
-            Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), as_ours=as_ours),
+            Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), translate_error=translate_error),
         ]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         try:

@@ -174,4 +174,4 @@ def _raise_or_return(result: ChargeResult) -> Charged | Declined:
 
 def _no_answer(error: PyMongoError) -> Exception:
     """Translate a database error to what the caller of an external gateway would see: no answer."""
-    return GatewayTimeoutError(str(error)) if database.is_passing(error) else error
+    return GatewayTimeoutError(str(error)) if database.is_transient(error) else error

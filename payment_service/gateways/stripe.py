@@ -319,6 +319,6 @@ def _translating_errors() -> Iterator[None]:
             )
         raise translated from None
     except PyMongoError as error:
-        if database.is_passing(error):
+        if database.is_transient(error):
             raise GatewayTimeoutError(str(error)) from error
         raise

@@ -88,11 +88,13 @@ async def test_during_an_alarm_consumers_keep_what_they_have_and_nothing_counts_
             for service in (before, during):
                 await running.enter_async_context(service.run())
             for service in (before, during):
-                await eventually(lambda: f"low on {kind}" in str(service.bus.trouble), within=60)  # noqa: B023
+                await eventually(lambda: f"low on {kind}" in str(service.bus.unhealthy_reason), within=60)  # noqa: B023
                 await eventually(lambda: service.handled, within=60)  # noqa: B023
             await asyncio.sleep(ALARM_SECONDS)
         answers = await take(own_servers.amqp_url, ANSWERS, MESSAGES)
-        await eventually(lambda: (before.consumer.trouble, during.consumer.trouble) == (None, None), within=60)
+        await eventually(
+            lambda: (before.consumer.unhealthy_reason, during.consumer.unhealthy_reason) == (None, None), within=60
+        )
         assert before.bus._link is link
     assert {answer.correlation_id for answer in answers} == set(orders)
     # Once each: whatever had been delivered again would have been handled again.
@@ -128,10 +130,10 @@ async def test_publishing_during_an_alarm_fails_and_a_bus_that_has_never_publish
     await bus.start(None)
     link = bus._link
     async with alarm(own_servers, "memory"):
-        await eventually(lambda: bus.trouble == "RabbitMQ has blocked publishing: low on memory", within=60)
+        await eventually(lambda: bus.unhealthy_reason == "RabbitMQ has blocked publishing: low on memory", within=60)
         with pytest.raises(BusUnavailableError, match="low on memory"):
             await Publisher(bus).send([RefundPayment(order_id="o1")])
-    await eventually(lambda: bus.trouble is None, within=60)
+    await eventually(lambda: bus.unhealthy_reason is None, within=60)
     assert bus._link is link
     await bus.close()
 
@@ -144,11 +146,11 @@ async def test_a_blocked_connection_whose_broker_goes_silent_is_noticed(
         bus = RabbitBus(str(proxy.url), publish_timeout=2)
         await bus.start(INBOX)
         async with alarm(own_servers, "memory"):
-            await eventually(lambda: "low on memory" in str(bus.trouble), within=60)
+            await eventually(lambda: "low on memory" in str(bus.unhealthy_reason), within=60)
             proxy.carrying.clear()
             await eventually(lambda: bus._link is None, within=60)
             proxy.carrying.set()
-        await eventually(lambda: bus.trouble is None, within=60)
+        await eventually(lambda: bus.unhealthy_reason is None, within=60)
         await bus.close()
 
 
