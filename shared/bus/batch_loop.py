@@ -34,8 +34,8 @@ class BatchLoop(ABC):
     """Takes batches of one queue until it is stopped.
 
     `batch_limit` is the most messages taken at once. `translate_error` turns a driver's exception into one of
-    shared.errors. `stalled_after` (seconds) is how long a batch may take before `unhealthy_reason` says so. The bus must
-    have been started with the same queue; whatever opened it closes it.
+    shared.errors. `stalled_after` (seconds) is how long a batch may take before `unhealthy_reason` says so. The bus
+    must have been started with the same queue; whatever opened it closes it.
     """
 
     def __init__(
