@@ -16,14 +16,15 @@ from provisioning_service.addresses import is_inside
 from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.credentials import Vault
 from provisioning_service.job import ENDED_STATES, Job, State
-from provisioning_service.jobs import ClaimLostError, Jobs
-from provisioning_service.lease import JobLease, LeaseLostError, retry_until_available
+from provisioning_service.jobs import Jobs
+from provisioning_service.lease import JobLease, JobLeaseLostError, retry_until_available
 from provisioning_service.lifecycle import Timeouts
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
-from provisioning_service.provider import Access, Package, Provider, ProviderError, UnansweredError
+from provisioning_service.provider import Access, Package, Provider, ProviderError, ProviderUnansweredError
 from shared import tracing
 from shared.clock import Clock
+from shared.errors import OwnershipLostError
 from shared.failure_points import (
     ADDRESS_CLAIMED,
     BEFORE_BUY,
@@ -81,7 +82,7 @@ class JobRunner:
             with bound_contextvars(order_id=job.order_id), tracing.working("run job", job.order_id, job.traceparent):
                 async with lease:
                     await self._run(lease, on_freed)
-        except (ClaimLostError, LeaseLostError) as error:
+        except OwnershipLostError as error:
             _log.warning("stopped working on a job", order_id=lease.job.order_id, why=str(error))
         finally:
             on_freed()
@@ -97,7 +98,7 @@ class JobRunner:
                 on_freed()
             if lease.job.state is State.RUNNING:
                 await self._finish(lease, access)
-        except (ClaimLostError, LeaseLostError):
+        except OwnershipLostError:
             raise
         except Exception as error:  # noqa: BLE001 - counted, so that a job that keeps failing ends visibly
             _log.exception("unexpected error in a job", order_id=lease.job.order_id)
@@ -209,7 +210,7 @@ class JobRunner:
         self._failpoint(BEFORE_BUY)
         try:
             ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
-        except LeaseLostError:
+        except JobLeaseLostError:
             await lease.record(lifecycle.buy_not_sent(lease.job, before, self._clock()))
             raise
         except ProviderError as error:
@@ -220,7 +221,7 @@ class JobRunner:
 
     async def _search_after_failure(self, lease: JobLease, error: ProviderError) -> Access | None:
         """After an attempt that gave no address, check at once whether it has bought one nevertheless."""
-        answered = not isinstance(error, UnansweredError)
+        answered = not isinstance(error, ProviderUnansweredError)
         await self._record(
             lease, lifecycle.no_address_received(lease.job, str(error), self._clock(), answered=answered)
         )

@@ -12,7 +12,7 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.outcome import Outcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Progress, Replayer
-from operations.dead_letters.replays import CANCELLING, RUNNING, LostLeaseError, ReplayRecords
+from operations.dead_letters.replays import CANCELLING, RUNNING, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
@@ -101,7 +101,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
             if (replay := await replays.acquire(token, replay_id)) is not None:
                 try:
                     return await replayer.run(replay, token, on_progress)
-                except LostLeaseError:
+                except ReplayLeaseLostError:
                     continue
                 except BusUnavailableError as error:
                     raise UnreachableError(f"{error}; the rest of the replay runs later") from error

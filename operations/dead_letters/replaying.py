@@ -26,7 +26,7 @@ from pymongo.errors import PyMongoError
 from operations.dead_letters.filters import Filters, claimable, replayable
 from operations.dead_letters.letter import current_body, replay_envelope
 from operations.dead_letters.records import LetterRecords
-from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, LostLeaseError, ReplayRecords
+from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import REPLAYING, STATUSES
 from shared.background import ErrorLog, run_periodically
@@ -76,8 +76,8 @@ class Replayer:
     async def run(self, replay: Document, token: str, on_progress: Progress = lambda _: None) -> Document:
         """Run a replay to its end, under the lease that the token holds; return its record.
 
-        Raises LostLeaseError, BusUnavailableError after `bus_timeout`, and the driver's errors. The replay continues
-        once its lease has expired.
+        Raises ReplayLeaseLostError, BusUnavailableError after `bus_timeout`, and the driver's errors. The replay
+        continues once its lease has expired.
         """
         started, sent_before = time.monotonic(), await self._sent_by(replay)
         sent = await self._publish_claimed(replay, token)
@@ -220,7 +220,7 @@ class ReplayWork:
     async def _run_replay(self, replay: Document, token: str) -> None:
         try:
             await self._replayer.run(replay, token)
-        except LostLeaseError as error:
+        except ReplayLeaseLostError as error:
             log.warning("replay continues in another process", reason=str(error))
         except Exception as error:  # noqa: BLE001 - another run takes the replay over when its lease has expired
             self._errors.failed(error, replay=replay["_id"])

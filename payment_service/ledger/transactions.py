@@ -27,7 +27,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.refusals import LedgerRefusalError
 from shared import database
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError, TransientError
@@ -288,7 +288,7 @@ def _limit_reached(error: PyMongoError) -> TransientError:
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (RefusedError, "refused"),
+    (LedgerRefusalError, "refused"),
     (ContentionError, "contention"),
     (UnknownCommitError, "unknown-commit"),
     (DatabaseUnavailableError, "unavailable"),

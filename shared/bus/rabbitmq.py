@@ -12,7 +12,7 @@ import structlog
 
 from shared import topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.link import Link, Options, RefusedError
+from shared.bus.amqp.link import BrokerRefusedError, Link, Options
 from shared.bus.backoff import Backoff
 from shared.errors import BusUnavailableError, StartError
 from shared.urls import hide_credentials
@@ -146,7 +146,7 @@ class RabbitBus:
             await asyncio.sleep(backoff.next())
 
     def _note_failure(self, error: BusUnavailableError) -> None:
-        if isinstance(error, RefusedError) and not self._opened.is_set():
+        if isinstance(error, BrokerRefusedError) and not self._opened.is_set():
             raise StartError(f"RabbitMQ at {self._address} does not let us in: {error}") from error
         if str(error) != self._reason and self._opened.is_set():
             log.warning("RabbitMQ cannot be reached", address=self._address, reason=str(error))

@@ -88,7 +88,7 @@ class Receipt:
     tag: int
 
 
-class RefusedError(BusUnavailableError):
+class BrokerRefusedError(BusUnavailableError):
     """The broker is there and does not let us in: wrong user, password or virtual host."""
 
 
@@ -126,8 +126,8 @@ class Link:
     async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
         """Connect, declare the topology, and consume from `queue` if there is one.
 
-        Raises StartError if the topology contradicts what the broker has, RefusedError if the broker does not let us
-        in, BusUnavailableError if it cannot be reached.
+        Raises StartError if the topology contradicts what the broker has, BrokerRefusedError if the broker rejects
+        the login or the virtual host, BusUnavailableError if it cannot be reached.
         """
         link = cls(options, queue, on_delivery)
         try:
@@ -240,7 +240,7 @@ class Link:
     def _not_open(self, error: BaseException) -> BusUnavailableError:
         if self._wire.close_reason is not None:
             refused = self._wire.close_reason.startswith(_NOT_LET_IN)
-            return (RefusedError if refused else BusUnavailableError)(self._wire.close_reason)
+            return (BrokerRefusedError if refused else BusUnavailableError)(self._wire.close_reason)
         if isinstance(error, TimeoutError):
             return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
         return BusUnavailableError(f"{type(error).__name__}: {error}")
