@@ -32,7 +32,7 @@ from shared.clock import utc_now
 from shared.contracts import OrderCreated
 from shared.contracts.orders import Item, PaymentInstruction
 from shared.database import Database
-from shared.failure_points import nothing_fails
+from shared.failpoints import nothing_fails
 from shared.settings import ServiceSettings
 
 NAME = "ordersaga_benchmark_payments"

@@ -37,7 +37,7 @@ from shared import database, schema
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
 from shared.database import Database
-from shared.failure_points import nothing_fails
+from shared.failpoints import nothing_fails
 from shared.settings import ServiceSettings
 
 NAME = "ordersaga_benchmark_slots"

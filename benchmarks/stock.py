@@ -40,7 +40,7 @@ from shared import database
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
 from shared.database import Database
-from shared.failure_points import STOCK_MOVED, FailurePoint, nothing_fails
+from shared.failpoints import STOCK_MOVED, Failpoint, nothing_fails
 from shared.settings import ServiceSettings
 
 NAME = "ordersaga_benchmark_stock"
@@ -82,7 +82,7 @@ def an_order() -> OrderCreated:
 class WithPendingMoves:
     """The way of the inventory service."""
 
-    def __init__(self, db: Database, failpoint: FailurePoint) -> None:
+    def __init__(self, db: Database, failpoint: Failpoint) -> None:
         stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
         self.pending_moves = PendingMoves(stock_items, reservations, utc_now, idle=0.1, sweep_interval=5)
         self._processor = ReservationProcessor(
@@ -99,7 +99,7 @@ class WithPendingMoves:
 class WithTransactions:
     """One transaction per batch: the guarded quantity and all its reservations."""
 
-    def __init__(self, db: Database, failpoint: FailurePoint) -> None:
+    def __init__(self, db: Database, failpoint: Failpoint) -> None:
         self._db = db
         self._products, self._reservations = db["products"], Reservations(db, utc_now)
         self._failpoint = failpoint
@@ -141,7 +141,7 @@ def _document(order: OrderCreated) -> dict[str, Any]:
     return {"_id": order.order_id, "status": reservation.status, "items": items, "createdAt": reservation.created_at}
 
 
-WAYS: dict[str, Callable[[Database, FailurePoint], Way]] = {
+WAYS: dict[str, Callable[[Database, Failpoint], Way]] = {
     "pending moves": WithPendingMoves,
     "transactions": WithTransactions,
 }
@@ -223,7 +223,7 @@ def die(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def reserve_once(url: str, way: str, order: OrderCreated, failpoint: FailurePoint) -> None:
+async def reserve_once(url: str, way: str, order: OrderCreated, failpoint: Failpoint) -> None:
     """Reserve one order."""
     await WAYS[way](await connected(url), failpoint).reserve([order])
 

@@ -8,7 +8,7 @@ from inventory_service.stock import Decision, Reservation, Status, StockItem, cl
 from inventory_service.stock_items import StockItems
 from shared.clock import Clock
 from shared.contracts import ReleaseStock
-from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
+from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, Failpoint
 
 
 class Releaser:
@@ -20,7 +20,7 @@ class Releaser:
         reservations: Reservations,
         pending_moves: PendingMoves,
         clock: Clock,
-        failpoint: FailurePoint,
+        failpoint: Failpoint,
     ) -> None:
         self._stock_items = stock_items
         self._reservations = reservations

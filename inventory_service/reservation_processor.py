@@ -38,7 +38,7 @@ from inventory_service.stock import (
 from inventory_service.stock_items import StockItems
 from inventory_service.timetable import is_slot_id, on_offer
 from shared.clock import Clock
-from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
+from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, Failpoint
 
 MAX_WAIT_SECONDS = 0.5
 """The longest wait for units that others may return; after it, an order is decided with what is free."""
@@ -71,7 +71,7 @@ class ReservationProcessor:
         rules: SlotRules,
         pending_moves: PendingMoves,
         clock: Clock,
-        failpoint: FailurePoint,
+        failpoint: Failpoint,
         max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._stock_items = stock_items

@@ -20,7 +20,7 @@ from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import Message
 from shared.errors import TransientError
-from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, FailurePoint, nothing_fails
+from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, Failpoint, nothing_fails
 from shared.group_commit import GroupCommit
 
 GROUP_LIMIT = 500
@@ -41,7 +41,7 @@ class Outbox:
         *,
         note_after: float,
         resend_after: timedelta,
-        failpoint: FailurePoint = nothing_fails,
+        failpoint: Failpoint = nothing_fails,
     ) -> None:
         self._orders = orders
         self._publisher = publisher

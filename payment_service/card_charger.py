@@ -24,7 +24,7 @@ from payment_service.lifecycle import FREE, Payment, after_charge, after_refund,
 from payment_service.payments import PaymentChange, Payments
 from shared import tracing
 from shared.clock import Clock
-from shared.failure_points import PAYMENT_CHARGED, REFUND_SENT, FailurePoint
+from shared.failpoints import PAYMENT_CHARGED, REFUND_SENT, Failpoint
 
 _log = structlog.get_logger(__name__)
 _decisions = Counter("payments_total", "Card payments decided, by resulting status", ["status"])
@@ -42,7 +42,7 @@ class CardCharger:
     """
 
     def __init__(
-        self, payments: Payments, gateway: Gateway, *, timeout_seconds: float, clock: Clock, failpoint: FailurePoint
+        self, payments: Payments, gateway: Gateway, *, timeout_seconds: float, clock: Clock, failpoint: Failpoint
     ) -> None:
         self._payments = payments
         self._gateway = gateway

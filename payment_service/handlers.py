@@ -19,7 +19,7 @@ from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import Message, OrderCreated, RefundPayment
-from shared.failure_points import PAYMENT_PENDING, FailurePoint
+from shared.failpoints import PAYMENT_PENDING, Failpoint
 
 
 class PaymentHandlers:
@@ -32,7 +32,7 @@ class PaymentHandlers:
         retainers: RetainerCharger,
         *,
         clock: Clock,
-        failpoint: FailurePoint,
+        failpoint: Failpoint,
     ) -> None:
         self._payments = payments
         self._cards = cards
@@ -94,7 +94,7 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 
 
 def handlers(
-    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, failpoint: FailurePoint
+    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, failpoint: Failpoint
 ) -> Handlers:
     """Map each message type to its handler."""
     handler = PaymentHandlers(payments, cards, retainers, clock=clock, failpoint=failpoint)

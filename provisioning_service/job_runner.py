@@ -25,14 +25,14 @@ from provisioning_service.provider import Access, Package, Provider, ProviderErr
 from shared import tracing
 from shared.clock import Clock
 from shared.errors import OwnershipLostError
-from shared.failure_points import (
+from shared.failpoints import (
     ADDRESS_CLAIMED,
     BEFORE_BUY,
     BEFORE_STATUS,
     BOUGHT,
     JOB_LOCKED,
     JOB_WAITING,
-    FailurePoint,
+    Failpoint,
 )
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class JobRunner:
         timeouts: Timeouts,
         *,
         clock: Clock,
-        failpoint: FailurePoint,
+        failpoint: Failpoint,
         on_low_package: Callable[[], None],
     ) -> None:
         self._collections = collections

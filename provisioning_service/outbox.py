@@ -17,7 +17,7 @@ from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import BY_ROUTING_KEY
-from shared.failure_points import JOB_RECORDED, FailurePoint
+from shared.failpoints import JOB_RECORDED, Failpoint
 
 SWEEP_SECONDS = 2.0
 """The interval between two sweeps."""
@@ -33,7 +33,7 @@ class Outbox:
     """The outbox of one process; `post` never waits for the broker."""
 
     def __init__(
-        self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, failpoint: FailurePoint
+        self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, failpoint: Failpoint
     ) -> None:
         self._jobs = jobs
         self._packages = packages

@@ -80,7 +80,7 @@ class ErrorLog:
         if text in self._logged:
             return
         self._logged.append(text)
-        if _passes_by_itself(error):
+        if _is_transient(error):
             _log.warning("background work waits for a server", work=self._work, error=text, **context)
         else:
             trace = traceback_text(error)  # bounded: an error may contain whole documents
@@ -93,7 +93,7 @@ class ErrorLog:
             self._logged.clear()
 
 
-def _passes_by_itself(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, TransientError | TimeoutError):
         return True
     return isinstance(error, Exception) and isinstance(database.translate_error(error), TransientError)

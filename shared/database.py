@@ -51,7 +51,7 @@ if sys.version_info < (3, 12):
 
 # Codes that a server gives while it steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
-_PASSING_CODES = frozenset(
+_TRANSIENT_CODES = frozenset(
     {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436}
 )
 # Unauthorized, AuthenticationFailed, MechanismUnavailable, and what MongoDB Atlas says for the second.
@@ -155,20 +155,20 @@ def is_transient(error: Exception) -> bool:
     if is_refusal(error):
         return False
     if isinstance(error, BulkWriteError):
-        return _bulk_is_passing(error)
+        return _bulk_is_transient(error)
     if isinstance(error, AutoReconnect | ConnectionFailure | NetworkTimeout | ExecutionTimeout | WTimeoutError):
         return True
-    if isinstance(error, OperationFailure) and error.code in _PASSING_CODES:
+    if isinstance(error, OperationFailure) and error.code in _TRANSIENT_CODES:
         return True
     return isinstance(error, PyMongoError) and error.timeout
 
 
-def _bulk_is_passing(error: BulkWriteError) -> bool:
+def _bulk_is_transient(error: BulkWriteError) -> bool:
     details = error.details or {}
     if details.get("writeConcernErrors"):
         return True
     failures = details.get("writeErrors", [])
-    return bool(failures) and all(failure.get("code") in _PASSING_CODES for failure in failures)
+    return bool(failures) and all(failure.get("code") in _TRANSIENT_CODES for failure in failures)
 
 
 def duplicates(error: BulkWriteError) -> set[Any]:

@@ -56,7 +56,7 @@
 What is none of these is a defect: a message is retried after 1 s, 5 s, 30 s and 2 min, then dead-lettered; HTTP answers
 500. A refusal that belongs to the saga (no stock, a declined card) is no error but an answer, a message like any other.
 An error whose name begins with an underscore does not leave its module. `SimulatedCrashError`
-(shared.failure_points) is outside the tree, so that nothing catches it.
+(shared.failpoints) is outside the tree, so that nothing catches it.
 """
 
 from typing import ClassVar

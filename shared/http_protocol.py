@@ -1,7 +1,7 @@
 """HTTP connections with bounds: how much a client may send, how long it may take, and how many connections there are.
 
 uvicorn's own protocol keeps whatever a client sends as a request head, waits for the rest of a request for ever, and
-keeps an answer that is not read for ever. This one knows at any time whether it waits for the client (`Wait`), and
+keeps an answer that is not read for ever. This one always knows what it waits for from the client (`ClientWait`), and
 `OpenConnections`, one for each server, closes what waits too long or holds too much. Every limit is in `Limits`.
 """
 
@@ -24,7 +24,7 @@ SPARE_CONNECTIONS = 16
 _refused = Counter("http_connections_refused_total", "Connections refused or closed at a limit", ["reason"])
 
 
-class Wait(Enum):
+class ClientWait(Enum):
     """What a connection waits for the client to do."""
 
     HEAD = "send a request head"
@@ -55,9 +55,15 @@ class Limits:
     progress_bytes: int = 64 * 1024
     """A client that reads so much gets the time once more: a large answer may take a slow line minutes."""
 
-    def seconds(self, wait: Wait) -> float:
+    def seconds(self, wait: ClientWait) -> float:
         """Return how long a client may take over what is waited for."""
-        return {Wait.HEAD: self.head_seconds, Wait.BODY: self.body_seconds, Wait.READ: self.read_seconds}[wait]
+        match wait:
+            case ClientWait.HEAD:
+                return self.head_seconds
+            case ClientWait.BODY:
+                return self.body_seconds
+            case ClientWait.READ:
+                return self.read_seconds
 
 
 class _Refusal(NamedTuple):
@@ -77,9 +83,9 @@ _TOO_MANY_CHUNKS = _Refusal(
 )
 _TOO_MANY_PIPELINED = _Refusal("too_many_pipelined", HTTPStatus.BAD_REQUEST, "Too many requests wait for an answer")
 _TOO_SLOW = {
-    Wait.HEAD: _Refusal("head_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request head did not arrive in time"),
-    Wait.BODY: _Refusal("body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request body did not arrive in time"),
-    Wait.READ: _Refusal("reader_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The answer was not read in time"),
+    ClientWait.HEAD: _Refusal("head_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request head did not arrive in time"),
+    ClientWait.BODY: _Refusal("body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request body did not arrive in time"),
+    ClientWait.READ: _Refusal("reader_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The answer was not read in time"),
 }
 _NO_ROOM = "too_many_connections"
 _DISPLACED = "displaced"
@@ -161,7 +167,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self._running: RequestResponseCycle | None = None
         self._refusal: _Refusal | None = None
-        self._turn: tuple[Wait | None, int] = (None, 0)
+        self._turn: tuple[ClientWait | None, int] = (None, 0)
         """What is waited for, and in which request."""
         self._since = 0.0
         self._unread = 0
@@ -213,11 +219,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._take_turn()
         wait, _ = self._turn
         unread = self.transport.get_write_buffer_size()
-        if wait is Wait.READ and unread <= self._unread - self._limits.progress_bytes:
+        if wait is ClientWait.READ and unread <= self._unread - self._limits.progress_bytes:
             self._since, self._unread = now, unread
         if wait is None or now - self._since <= self._limits.seconds(wait):
             return
-        if wait is Wait.HEAD and not self._in_head and not self._answering:
+        if wait is ClientWait.HEAD and not self._in_head and not self._answering:
             _refused.labels(_TOO_SLOW[wait].reason).inc()
             self.transport.close()
         else:
@@ -245,14 +251,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
 
-    def _waits_for(self) -> Wait | None:
+    def _waits_for(self) -> ClientWait | None:
         if self.flow.write_paused or self.transport.is_closing():
-            return Wait.READ
+            return ClientWait.READ
         if self.pipeline:
             return None
         if self._in_body:
-            return Wait.BODY
-        return Wait.HEAD if self._in_head or not self._answering else None
+            return ClientWait.BODY
+        return ClientWait.HEAD if self._in_head or not self._answering else None
 
     def _take_turn(self) -> None:
         """Find out whether it is the client's turn, and since when."""

@@ -14,7 +14,7 @@ OTHER_DESCRIPTORS = 256
 """File descriptors that are kept for MongoDB, RabbitMQ, a provider and files: the pools' sizes and some more."""
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """Uvicorn without its own signal handlers: its owner decides when to stop, by `should_exit`."""
 
     @contextmanager
@@ -29,7 +29,7 @@ def http_server(
     *,
     grace_seconds: int,
     protocol: type[BoundedProtocol] = BoundedProtocol,
-) -> Server:
+) -> HttpServer:
     """Return a server for the application.
 
     At its end, requests in progress get `grace_seconds`. Serve it on a socket of one's own, in a running event loop.
@@ -50,7 +50,7 @@ def http_server(
         timeout_notify=0,  # whenever uvicorn looks: once a second
         timeout_graceful_shutdown=grace_seconds,
     )
-    return Server(config)
+    return HttpServer(config)
 
 
 def connection_limit(wanted: int, descriptors: int | None = None) -> int:

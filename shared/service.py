@@ -24,10 +24,10 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.database import Database, Document
 from shared.errors import StartError
 from shared.event_loop import watch_event_loop
-from shared.failure_points import FailurePoint, kill_at
+from shared.failpoints import Failpoint, kill_at
 from shared.http import create_app
 from shared.http_protocol import Limits
-from shared.http_server import Server, connection_limit, http_server
+from shared.http_server import HttpServer, connection_limit, http_server
 from shared.observability import configure_logging
 from shared.readiness import HealthCheck, Readiness
 from shared.schema import Collections, prepare
@@ -53,7 +53,7 @@ class Connections:
 
     database: Database
     publisher: Publisher
-    failpoint: FailurePoint
+    failpoint: Failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class _RunningService:
     async def _close_database(self) -> None:
         await database.close(self._mongo)
 
-    def _http_server(self) -> Server:
+    def _http_server(self) -> HttpServer:
         app = create_app(
             self._service.name,
             self._service.description,
@@ -196,7 +196,7 @@ class _RunningService:
             return DATABASE_IS_AWAY
         return None
 
-    async def _shut_down(self, http: Server, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
+    async def _shut_down(self, http: HttpServer, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
         http.should_exit = True
         if self._prepared:

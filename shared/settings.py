@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import urls
 from shared.errors import StartError
-from shared.failure_points import kill_at
+from shared.failpoints import kill_at
 
 ENV_PREFIX = "ORDERSAGA_"
 

@@ -51,7 +51,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.bus import Delivery, Envelope
 from shared.bus.reading import type_name
 from shared.contracts import BY_ROUTING_KEY
-from shared.tracing import Batch
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 ORDER_ID = "ordersaga.order.id"
@@ -63,7 +62,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _CLOSE_SECONDS = 0.4
 _MOST_OPEN_COMMANDS = 10_000
 _W3C = TraceContextTextMapPropagator()
-_in_hand: ContextVar["_Batch | None"] = ContextVar("batch in hand", default=None)
+_in_hand: ContextVar["TracedBatch | None"] = ContextVar("batch in hand", default=None)
 
 
 def open_tracing(service: str) -> "OpenTelemetryTracing":
@@ -101,9 +100,9 @@ class OpenTelemetryTracing:
         return _TracedHttp(app, self._tracer)
 
     @contextmanager
-    def batch(self, queue: str, deliveries: Sequence[Delivery]) -> Iterator[Batch]:
+    def batch(self, queue: str, deliveries: Sequence[Delivery]) -> Iterator["TracedBatch"]:
         """See shared.tracing."""
-        opened = _Batch(self._tracer, queue, deliveries)
+        opened = TracedBatch(self._tracer, queue, deliveries)
         token = _in_hand.set(opened)
         attached = contexts.attach(set_span_in_context(opened.whole))
         try:
@@ -225,7 +224,7 @@ class OpenTelemetryTracing:
 # --- Messages. ---
 
 
-class _Batch:
+class TracedBatch:
     """See shared.tracing.Batch; `whole` is the span under which the batch is worked on."""
 
     def __init__(self, tracer: Tracer, queue: str, deliveries: Sequence[Delivery]) -> None:

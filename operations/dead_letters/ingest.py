@@ -18,11 +18,11 @@ from shared.bus.reading import type_name
 from shared.clock import utc_now
 from shared.database import translate_error
 from shared.errors import TransientError
-from shared.failure_points import (
+from shared.failpoints import (
     LETTERS_ACKNOWLEDGED,
     LETTERS_RECORDED,
     LETTERS_TAKEN,
-    FailurePoint,
+    Failpoint,
     nothing_fails,
 )
 from shared.topology import DEAD_LETTERS
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 class Ingest(BatchLoop):
     """Records dead letters from a bus that consumes from their queue, until it is stopped."""
 
-    def __init__(self, bus: Bus, records: LetterRecords, *, failpoint: FailurePoint = nothing_fails) -> None:
+    def __init__(self, bus: Bus, records: LetterRecords, *, failpoint: Failpoint = nothing_fails) -> None:
         super().__init__(
             bus, DEAD_LETTERS, batch_limit=BATCH, translate_error=translate_error, stalled_after=STALLED_AFTER_SECONDS
         )

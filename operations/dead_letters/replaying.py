@@ -36,11 +36,11 @@ from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document
 from shared.errors import BusUnavailableError
-from shared.failure_points import (
+from shared.failpoints import (
     REPLAY_CLAIMED,
     REPLAY_PUBLISHED,
     REPLAY_RECORDED,
-    FailurePoint,
+    Failpoint,
     nothing_fails,
 )
 
@@ -63,7 +63,7 @@ class Replayer:
         database: Database,
         publisher: Publisher,
         *,
-        failpoint: FailurePoint = nothing_fails,
+        failpoint: Failpoint = nothing_fails,
         bus_timeout: float | None = None,
     ) -> None:
         self._records = LetterRecords(database)

@@ -16,7 +16,7 @@ from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.reading.reachability import brief
 from shared import topology
 from shared.bus.amqp.link import PROBE_QUEUE
-from shared.bus.amqp.wire import Wire
+from shared.bus.amqp.wire import TappedTransport
 
 TIMEOUT_SECONDS = 5.0
 
@@ -55,7 +55,9 @@ async def check_alarms(url: str) -> Finding:
     """Publish a message that reaches no queue: only a publisher can detect an alarm."""
     alarm: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     connection = aio_pika.Connection(URL(url))
-    connection.kwargs["transport_factory"] = Wire(lambda reason: None if alarm.done() else alarm.set_result(reason))
+    connection.kwargs["transport_factory"] = TappedTransport(
+        lambda reason: None if alarm.done() else alarm.set_result(reason)
+    )
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await connection.connect()

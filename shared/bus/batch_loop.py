@@ -50,7 +50,7 @@ class BatchLoop(ABC):
         self._bus = bus
         self._queue = queue
         self._batch_limit = batch_limit
-        self._as_ours = translate_error
+        self._translate_error = translate_error
         self._stalled_after = stalled_after
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -132,7 +132,7 @@ class BatchLoop(ABC):
             try:
                 result = await call()
             except Exception as error:  # noqa: BLE001 - raised again below unless it passes by itself
-                ours = self._as_ours(error)
+                ours = self._translate_error(error)
                 if not isinstance(ours, TransientError):
                     raise ours from error if ours is not error else error.__cause__
                 await self._wait_for_server(ours, batch, backoff)
@@ -163,7 +163,7 @@ class BatchLoop(ABC):
         try:
             await self._bus.requeue(deliveries)
         except TransientError as error:
-            log.warning("batch not given back", queue=self._queue, error=str(error))
+            log.warning("batch could not be requeued", queue=self._queue, error=str(error))
 
     def _fault(self, error: BaseException, deliveries: Sequence[Delivery]) -> dict[str, object]:
         # The traceback's text is bounded: an error may carry whole documents.
@@ -176,5 +176,5 @@ class BatchLoop(ABC):
 
 
 def _order_ids(deliveries: Sequence[Delivery]) -> list[str | None]:
-    """What to look for in the records, of a batch that gave trouble as a whole."""
+    """Return the orders to look up when a batch fails as a whole."""
     return [delivery.correlation_id for delivery in deliveries[:_NAMED_ORDERS]]

@@ -44,7 +44,7 @@ from shared.bus.reading import read, type_name
 from shared.bus.replays import handled_notice
 from shared.contracts import Message
 from shared.errors import PoisonError, UnknownTypeError
-from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, FailurePoint, nothing_fails
+from shared.failpoints import ACKNOWLEDGED, HANDLED, PUBLISHED, Failpoint, nothing_fails
 
 log = structlog.get_logger()
 
@@ -73,12 +73,12 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _as_it_is(error: Exception) -> Exception:
+def _unchanged(error: Exception) -> Exception:
     return error
 
 
 class Consumer(BatchLoop):
-    """Takes the messages of one queue to their handlers until it is stopped; `failpoint` is told the failure points."""
+    """Takes the messages of one queue to their handlers until it is stopped."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Consumer(BatchLoop):
         handlers: Handlers,
         *,
         batch_limit: int = 200,
-        failpoint: FailurePoint = nothing_fails,
-        translate_error: Callable[[Exception], Exception] = _as_it_is,
+        failpoint: Failpoint = nothing_fails,
+        translate_error: Callable[[Exception], Exception] = _unchanged,
         clock: Callable[[], datetime] = _utc_now,
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         stalled_after: float = 30.0,

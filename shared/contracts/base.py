@@ -28,7 +28,7 @@ Text = Annotated[str, Field(max_length=1000)]
 """A sentence for people, such as the reason of a refusal."""
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """A frozen part of a message: strict types, unknown fields ignored, camelCase on the wire."""
 
     model_config = ConfigDict(
@@ -43,7 +43,7 @@ class Wire(BaseModel):
     )
 
 
-class Message(Wire):
+class Message(WireModel):
     """Anything that goes over the bus; `correlation_id` says what it is about.
 
     `mandatory` is true where somebody must be listening: the broker then returns the message instead of

@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Count, Name, OrderMessage, Text, Wire
+from shared.contracts.base import Count, Name, OrderMessage, Text, WireModel
 
 
-class ServerSpecification(Wire):
+class ServerSpecification(WireModel):
     """What to provision for a `vps` product."""
 
     package: Name

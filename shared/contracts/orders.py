@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
-from shared.contracts.base import Count, Name, OrderMessage, PathName, Text, Wire
+from shared.contracts.base import Count, Name, OrderMessage, PathName, Text, WireModel
 from shared.money import Money
 
 MAX_ITEMS = 100
@@ -25,7 +25,7 @@ ProductId = Annotated[PathName, AfterValidator(_no_slot)]
 """A product's id as a client may write it."""
 
 
-class Item(Wire):
+class Item(WireModel):
     """One line of an order; `price` is per unit."""
 
     product_id: Name
@@ -45,7 +45,7 @@ Items = Annotated[tuple[Item, ...], FailFast(), Field(max_length=MAX_ITEMS, stri
 """The lines of an order; reading stops at the first one that is wrong."""
 
 
-class PaymentInstruction(Wire):
+class PaymentInstruction(WireModel):
     """How the customer pays: a card token, or a retainer."""
 
     method: Literal["card", "retainer"] = "card"
@@ -53,7 +53,7 @@ class PaymentInstruction(Wire):
     retainer_id: Name | None = None
 
 
-class Delivery(Wire):
+class Delivery(WireModel):
     """When the customer wants the goods: `auto` or a slot id; no slot at all when absent."""
 
     slot: Name | None = None

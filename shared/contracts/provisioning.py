@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from shared.contracts.base import Count, Message, Name, OrderMessage, Text, Wire
+from shared.contracts.base import Count, Message, Name, OrderMessage, Text, WireModel
 
 
-class Server(Wire):
+class Server(WireModel):
     """A server that belongs to one order; its password is never in a message."""
 
     ip: Name

@@ -22,7 +22,7 @@ from shared import topology
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import StockReleased
-from shared.failure_points import ORDER_INSERTED, SimulatedCrashError
+from shared.failpoints import ORDER_INSERTED, SimulatedCrashError
 from shared.spans import ORDER_ID, ORDER_STATUS
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack

@@ -1,6 +1,6 @@
 """kill -9 of the operations process while it records and replays dead letters: none is lost, none is sent twice.
 
-The process ends itself at a named point (shared/failure_points.py), or is killed at any moment; then another starts.
+The process ends itself at a named point (shared/failpoints.py), or is killed at any moment; then another starts.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from operations.dead_letters.connection import record_waiting
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
-from shared import failure_points as at
+from shared import failpoints as at
 from shared import topology
 from shared.bus import Envelope
 from shared.database import Database, Document

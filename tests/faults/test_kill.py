@@ -1,6 +1,6 @@
 """kill -9 of each service at each point between two steps, under load: nothing is lost, sold twice or charged twice.
 
-The process ends itself with SIGKILL when it reaches the named point (shared/failure_points.py), in the middle of a
+The process ends itself with SIGKILL when it reaches the named point (shared/failpoints.py), in the middle of a
 batch; a new one takes its place. What the first one had written, published or left is found again by the second.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared import failure_points as at
+from shared import failpoints as at
 from tests.support.eventually import eventually
 from tests.support.processes import SAGA_SERVICES, Stack, run_stack
 

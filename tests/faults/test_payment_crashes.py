@@ -14,7 +14,7 @@ from payment_service.lifecycle import Payment, PaymentStatus, charge_answer
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.database import Document
 from shared.errors import BusUnavailableError
-from shared.failure_points import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
+from shared.failpoints import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
 from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from shared import failure_points as at
+from shared import failpoints as at
 from shared.contracts import CancelProvisioning, ProvisionServer
 from tests.support.eventually import eventually
 from tests.support.processes import Process

@@ -30,7 +30,7 @@ from shared.bus.memory import Faults, MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.database import Database
-from shared.failure_points import SimulatedCrashError
+from shared.failpoints import SimulatedCrashError
 from shared.http import create_app
 from shared.service import Connections
 from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service

@@ -16,7 +16,7 @@ from inventory_service.timetable import slot_id
 from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReserved
 from shared.database import Database
-from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError
+from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError
 from tests.faults.test_inventory_crashes import POINTS, Inbox, Perils, crash
 from tests.support.builders import connected
 from tests.support.eventually import eventually

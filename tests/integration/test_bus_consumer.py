@@ -21,7 +21,7 @@ from shared.contracts import (
     StockReleased,
 )
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, PoisonError, TransientError
-from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
+from shared.failpoints import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.support.buses import SHORT_LADDER, Harness, open_harness, raw
 from tests.support.eventually import eventually
 
@@ -432,7 +432,7 @@ async def test_a_drivers_exception_counts_as_what_it_is_mapped_to(harness: Harne
         return DatabaseUnavailableError(str(error)) if isinstance(error, ConnectionResetError) else error
 
     handler = Refunds(lambda _: next(errors, None))
-    await send(harness, refunds("o1"))  # first: the confirmation may come when the trouble is over
+    await send(harness, refunds("o1"))  # first: the confirmation may come when the outage is over
     consumer = await running.consumer(handler, translate_error=translate_error)
     await eventually(lambda: consumer.unhealthy_reason == "waiting: driver", 60)
     await answered(harness, 1)
@@ -613,7 +613,7 @@ async def test_stopping_while_a_server_is_away_does_not_wait_for_it(harness: Har
     await harness.take_from(INBOX, 1)
 
 
-async def test_trouble_says_that_a_batch_does_not_progress(harness: Harness, running: Running) -> None:
+async def test_its_health_says_that_a_batch_does_not_progress(harness: Harness, running: Running) -> None:
     async def handler(_messages: Sequence[RefundPayment]) -> list[Message]:
         await asyncio.Event().wait()
         return []

@@ -34,7 +34,7 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
 from shared.database import Database
 from shared.errors import BusUnavailableError
-from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
+from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
 from shared.schema import prepare
 from tests.support.builders import TIMEOUTS, connected, order_body

@@ -16,7 +16,7 @@ from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import slot_id
 from shared.contracts import Message, OrderCreated, StockReserved
 from shared.database import Database
-from shared.failure_points import RESERVATION_RECORDED, SimulatedCrashError
+from shared.failpoints import RESERVATION_RECORDED, SimulatedCrashError
 from tests.support.eventually import eventually
 from tests.support.inventory_worker import (
     Gate,

@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 from operations.stack.ports import PortClaims
 from provisioning_service.provider import Provider, ProviderError, ProviderUnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
-from shared.failure_points import SimulatedCrashError
+from shared.failpoints import SimulatedCrashError
 from tests.support.eventually import eventually
 from tests.support.simulators import Simulator, package, run_simulator
 

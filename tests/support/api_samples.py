@@ -35,7 +35,7 @@ from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import SimulatorState
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
-from shared.failure_points import nothing_fails
+from shared.failpoints import nothing_fails
 from shared.http import create_app
 from shared.observability import configure_logging
 from shared.service import Connections, Parts

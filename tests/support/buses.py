@@ -185,7 +185,7 @@ class RabbitHarness(Harness):
         for bus in self._buses:
             link = getattr(bus, "_link", None)
             if link is not None:
-                link._wire._writer.transport.abort()
+                link._transport._writer.transport.abort()
 
     async def delete_queue(self, queue: str) -> None:
         await self._channel.queue_delete(queue)

@@ -30,7 +30,7 @@ from shared import database, schema
 from shared.clock import Clock, utc_now
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReservationFailed, StockReserved
 from shared.database import Database, Document
-from shared.failure_points import FailurePoint, SimulatedCrashError, nothing_fails
+from shared.failpoints import Failpoint, SimulatedCrashError, nothing_fails
 
 Lines = dict[str, int]
 SNAPSHOT_UNAVAILABLE = 246
@@ -55,7 +55,7 @@ class Worker:
     def __init__(
         self,
         db: Database,
-        failpoint: FailurePoint = nothing_fails,
+        failpoint: Failpoint = nothing_fails,
         max_wait: float = 10,
         idle: float = 0.05,
         clock: Clock = utc_now,
@@ -186,7 +186,7 @@ class Gate:
         return await self._original(*args, **kwargs)
 
 
-def crash_at(point: str, nth: int = 1) -> FailurePoint:
+def crash_at(point: str, nth: int = 1) -> Failpoint:
     """Return a hook that crashes the code once, when it reaches the point for the n-th time."""
     remaining = nth
 

@@ -23,7 +23,7 @@ from shared.contracts import Message, OrderCreated, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
 from shared.database import Database, Document
 from shared.errors import BusUnavailableError
-from shared.failure_points import SimulatedCrashError
+from shared.failpoints import SimulatedCrashError
 from shared.schema import prepare
 from tests.support.builders import connected, new_id
 
@@ -104,7 +104,7 @@ class PaymentWorker:
         self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def failpoint(self, point: str) -> None:
-        """Crash once, at the failure point that the test has chosen."""
+        """Crash once, at the failpoint that the test has chosen."""
         if point == self.crash_at:
             self.crash_at = None
             raise SimulatedCrashError(point)

@@ -29,7 +29,7 @@ from provisioning_service.schema import SCHEMA
 from provisioning_service.smartvps import SmartVps
 from shared.contracts import CancelProvisioning, Message, ProvisioningProgress, ProvisionServer
 from shared.database import Database
-from shared.failure_points import SimulatedCrashError
+from shared.failpoints import SimulatedCrashError
 from shared.schema import prepare
 from tests.support import payment_workers
 from tests.support.builders import connected, new_id

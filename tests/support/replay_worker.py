@@ -13,7 +13,7 @@ from operations.dead_letters.replays import ReplayRecords
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.database import Document
-from shared.failure_points import kill_at
+from shared.failpoints import kill_at
 from shared.settings import ServiceSettings
 
 

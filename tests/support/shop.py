@@ -19,7 +19,7 @@ from shared import database, services
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
-from shared.failure_points import FailurePoint, nothing_fails
+from shared.failpoints import Failpoint, nothing_fails
 from shared.http import create_app
 from shared.service import Connections
 from tests.support.builders import connected, order_body
@@ -49,7 +49,7 @@ class Shop:
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     @contextlib.asynccontextmanager
-    async def running(self, name: str, failpoint: FailurePoint = nothing_fails) -> AsyncIterator[None]:
+    async def running(self, name: str, failpoint: Failpoint = nothing_fails) -> AsyncIterator[None]:
         """One service, until the context ends."""
         module, settings_type = SERVICES[name]
         known = {k: v for k, v in self.settings.items() if k in settings_type.model_fields}

@@ -22,7 +22,7 @@ import provisioning_service
 import shared
 from shared.bus.reading import MAX_BODY_BYTES
 from shared.contracts import ALL_MESSAGES, Message
-from shared.contracts.base import Wire
+from shared.contracts.base import WireModel
 from shared.http import View
 from tests.unit.test_contracts import sample
 
@@ -64,7 +64,7 @@ def _subclasses(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 MODELS = list(dict.fromkeys(product_models()))
 # A request reaches its model as parsed JSON, a message as bytes.
-BODIES = [model for model in MODELS if not issubclass(model, Wire) and model.model_fields]
+BODIES = [model for model in MODELS if not issubclass(model, WireModel) and model.model_fields]
 EVERY_BODY = pytest.mark.parametrize("model", BODIES, ids=lambda model: f"{model.__module__}.{model.__name__}")
 EVERY_MESSAGE = pytest.mark.parametrize("contract", ALL_MESSAGES, ids=lambda contract: contract.routing_key)
 

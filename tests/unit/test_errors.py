@@ -13,7 +13,7 @@ import payment_service
 import provisioning_service
 import shared
 from shared import errors
-from shared.failure_points import SimulatedCrashError
+from shared.failpoints import SimulatedCrashError
 
 PACKAGES = (inventory_service, operations, order_service, payment_service, provisioning_service, shared)
 OUTSIDE = {SimulatedCrashError.__name__}

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from payment_service.settings import PaymentSettings
 from shared.errors import StartError
-from shared.failure_points import ALL_POINTS, kill_at
+from shared.failpoints import ALL_POINTS, kill_at
 from shared.settings import ServiceSettings, exit_with, load
 
 
@@ -94,7 +94,7 @@ def test_a_start_error_ends_the_process_with_its_line_and_status_1(capsys: pytes
 
 
 @pytest.mark.parametrize("point", ALL_POINTS)
-def test_every_failure_point_can_be_asked_for(point: str) -> None:
+def test_every_failpoint_can_be_asked_for(point: str) -> None:
     for setting in (point, f"{point}#3"):
         failpoint = kill_at(setting)
         for other in ALL_POINTS:

@@ -35,7 +35,7 @@ from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
 from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
-from shared.bus.amqp.wire import Wire
+from shared.bus.amqp.wire import TappedTransport
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, repair_topology
 from shared.errors import BusUnavailableError, StartError
 
@@ -101,11 +101,11 @@ class Link:
         self._options = options
         self._queue = queue or ""
         self._on_delivery = on_delivery
-        self._wire = Wire(self._block_changed)
+        self._transport = TappedTransport(self._block_changed)
         self._connection = aio_pika.Connection(
             _with_heartbeat(options.url), client_properties={"connection_name": options.name}
         )
-        self._connection.kwargs["transport_factory"] = self._wire
+        self._connection.kwargs["transport_factory"] = self._transport
         self._channels: list[AbstractChannel] = []  # aio-pika closes a channel that nobody refers to
         self._publishing: UnderlyingChannel
         self._consuming: UnderlyingChannel
@@ -186,13 +186,13 @@ class Link:
         await self._write_chunk(chunk, pending)
 
     async def _write_chunk(self, chunk: Sequence[bytes], pending: Pending) -> None:
-        if self.lost.done() or not self._wire.write(b"".join(chunk)):
+        if self.lost.done() or not self._transport.write(b"".join(chunk)):
             reason = self.lost.result() if self.lost.done() else "the connection is closing"
             pending.abort(BusUnavailableError(f"RabbitMQ: {reason}"))
             return
         for _ in chunk:
             self._confirms.expect(pending)
-        await self._wire.drain()
+        await self._transport.drain()
 
     def take(self, limit: int) -> list[Delivery]:
         """The deliveries that are here, at most `limit`."""
@@ -200,11 +200,11 @@ class Link:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge everything up to the last of these."""
-        self._wire.write(acknowledgement(self._consuming.number, deliveries[-1].receipt.tag))
+        self._transport.write(acknowledgement(self._consuming.number, deliveries[-1].receipt.tag))
 
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Have everything up to the last of these delivered again."""
-        self._wire.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
+        self._transport.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
         """See shared.bus.amqp.wire.Tap."""
@@ -238,9 +238,9 @@ class Link:
         self._confirms.refused(tag, all_up_to=all_up_to)
 
     def _not_open(self, error: BaseException) -> BusUnavailableError:
-        if self._wire.close_reason is not None:
-            refused = self._wire.close_reason.startswith(_NOT_LET_IN)
-            return (BrokerRefusedError if refused else BusUnavailableError)(self._wire.close_reason)
+        if self._transport.close_reason is not None:
+            refused = self._transport.close_reason.startswith(_NOT_LET_IN)
+            return (BrokerRefusedError if refused else BusUnavailableError)(self._transport.close_reason)
         if isinstance(error, TimeoutError):
             return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
         return BusUnavailableError(f"{type(error).__name__}: {error}")
@@ -263,7 +263,7 @@ class Link:
         channel.close_callbacks.add(self._closed)
         self._channels.append(channel)
         underlying = await channel.get_underlay_channel()
-        self._wire.tap(underlying.number, self)
+        self._transport.tap(underlying.number, self)
         return underlying
 
     async def _consume(self) -> None:
@@ -360,7 +360,7 @@ class Link:
         self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
 
     def _closed(self, _sender: object, error: BaseException | None) -> None:
-        self._lose(self._wire.close_reason or str(error) or type(error).__name__)
+        self._lose(self._transport.close_reason or str(error) or type(error).__name__)
 
     def _cancelled(self, _consumer: object) -> None:
         """End the link after the pause that lets the broker cancel all others: the next link declares the queue."""

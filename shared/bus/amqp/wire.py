@@ -174,7 +174,7 @@ class _TappedReader(asyncio.StreamReader):
             super().feed_data(HEARTBEAT_FRAME)
 
 
-class Wire(TransportFactory):
+class TappedTransport(TransportFactory):
     """The transport of one connection; `on_blocked` is told when the broker blocks and unblocks it."""
 
     def __init__(self, on_blocked: OnBlocked = _ignore) -> None:

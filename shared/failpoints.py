@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
-FailurePoint = Callable[[str], None]
+Failpoint = Callable[[str], None]
 """Called with a point's name whenever the code reaches it."""
 
 HANDLED = "consumer.handled"
@@ -95,8 +95,8 @@ def nothing_fails(_point: str) -> None:
     """Reach every point unharmed."""
 
 
-def kill_at(setting: str | None) -> FailurePoint:
-    """Return the failure point that the setting `[stop:]<point>[#n]` asks for; without one, nothing fails.
+def kill_at(setting: str | None) -> Failpoint:
+    """Return the failpoint that the setting `[stop:]<point>[#n]` asks for; without one, nothing fails.
 
     Raises ValueError for a point that does not exist.
     """
