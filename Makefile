@@ -28,6 +28,15 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 test: setup-tests  ## Run all tests but those of the containers
 	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
 
+# What `make coverage` runs: paths and options of pytest.
+TESTS ?= tests --ignore tests/compose
+
+.PHONY: coverage
+coverage: setup-tests  ## Run TESTS (all) and list the lines and branches that none of them takes
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS) -n auto --dist worksteal; status=$$?; \
+	    $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
+
 .PHONY: check
 check: setup-tests lint  ## The gate before a commit: what `make lint` does, and the unit tests
 	$(BIN)/pytest tests/unit
@@ -83,5 +92,10 @@ test-compose: setup  ## Test the stack in containers; skipped where no Docker en
 	$(BIN)/pytest tests/compose -rs
 
 .PHONY: docs
-docs: setup  ## Draw the saga in docs/saga.md again
-	@$(BIN)/python -m order_service.diagram docs/saga.md
+docs: setup  ## Draw the saga's picture and table from the code
+	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg
+
+.PHONY: docs-site
+docs-site: setup  ## Build the documentation as a site in site/, with every link checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # not --quiet, which hides what --strict fails for
+	@echo "the site is in site/index.html"

@@ -3,7 +3,7 @@
     python -m benchmarks.payments "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--payments 6000]
 
 The table shows payments per second, the time per batch, and CPU time per payment in this process and in mongod (if it
-runs on this machine). The benchmark uses a database of its own and drops it at the end.
+runs on this machine). The benchmark uses its own database and drops it at the end.
 """
 
 import argparse
@@ -82,10 +82,10 @@ async def measure(source: Database, mongod: psutil.Process | None, size: int, co
     """Charge in batches of that size and return a row of the table."""
     batches = [[order() for _ in range(size)] for _ in range(min(MOST_BATCHES, max(1, count // size)))]
     worker, here = handlers(source), psutil.Process(os.getpid())
-    await worker.take([order()])
+    await worker.charge([order()])
     started, own, servers = time.perf_counter(), cpu_seconds(here), cpu_seconds(mongod)
     for batch in batches:
-        await worker.take(batch)
+        await worker.charge(batch)
     seconds, own, servers = time.perf_counter() - started, cpu_seconds(here) - own, cpu_seconds(mongod) - servers
     charged = size * len(batches)
     return (

@@ -1,4 +1,4 @@
-"""Puts the operations process together: `python -m operations`."""
+"""The composition root of the operations process: `python -m operations`."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
     database = connections.database
     letters = LetterRecords(database)
-    # A connection of its own: one bus consumes from one queue, and letters must not wait for notices or the other way.
+    # A separate connection: a bus consumes from one queue, and letters and notices must not delay each other.
     letter_bus = RabbitBus(
         settings.amqp_url,
         prefetch=PREFETCH,

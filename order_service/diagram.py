@@ -1,6 +1,7 @@
-"""Draws the saga: walks every state that saga.py can reach and writes what it saw as a Mermaid diagram and a table.
+"""Draw the saga: walk every state that saga.py can reach, and write it as an SVG picture, as Mermaid and as a table.
 
-`python -m order_service.diagram docs/saga.md` rewrites what stands between the markers of that page; a test compares.
+`python -m order_service.diagram docs/saga.md docs/images/saga.svg` rewrites the part of the page between its markers,
+and the picture. A test compares both with the code.
 """
 
 import sys
@@ -9,24 +10,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from order_service.diagram_svg import svg
+from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
-from order_service.saga import (
-    SAGA,
-    CancelRequested,
-    DeadlinePassed,
-    Event,
-    RefundRequested,
-    RetryRequested,
-    Step,
-    accepts,
-    advance,
-)
+from order_service.rules import Transition
+from order_service.saga import SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
-BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of what is drawn -->"
+BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of the drawing -->"
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _ID = "order"
@@ -53,43 +47,43 @@ _EVENTS: tuple[Event, ...] = (
 Edge = tuple[Status, str, Status]
 
 
-def transitions() -> Iterator[tuple[Order, Event, Step]]:
-    """Every state that an order can reach with every event that can happen there, and the step that it takes."""
+def transitions() -> Iterator[tuple[Order, Event, Transition]]:
+    """Yield every state that an order can reach, with every event that can happen there and its transition."""
     first = _new_order()
     seen, waiting = {first}, [first]
     while waiting:
         order = waiting.pop()
         for event in _possible(order):
-            step = advance(order, event, _NOW)
-            yield order, event, step
-            state = _without_count(step.order)
+            transition = SAGA.advance(order, event, _NOW)
+            yield order, event, transition
+            state = _without_count(transition.order)
             if state not in seen:
                 seen.add(state)
                 waiting.append(state)
 
 
 def walk() -> dict[Edge, set[str]]:
-    """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
+    """Return every (status, event, status) that can happen, with the routing keys of the messages sent."""
     edges: dict[Edge, set[str]] = {}
-    for order, event, step in transitions():
-        sent = edges.setdefault((order.status, type(event).__name__, step.order.status), set())
-        sent.update(message.routing_key for message in step.messages)
+    for order, event, transition in transitions():
+        sent = edges.setdefault((order.status, type(event).__name__, transition.order.status), set())
+        sent.update(message.routing_key for message in transition.messages)
     return edges
 
 
 def _without_count(order: Order) -> Order:
-    """The order with every run after the first as the second: the saga treats them alike, and the walk has an end."""
+    """Count every later run as the second: the saga treats them alike, and the walk comes to an end."""
     return replace(order, provisioning_run=min(order.provisioning_run, 2))
 
 
 def _possible(order: Order) -> list[Event]:
-    """What can come: anything from the bus; from people, what the API lets through."""
+    """List the events that can arrive: anything from the bus, and the requests that the API lets through."""
     asked_for = (CancelRequested, RetryRequested, RefundRequested)
-    return [event for event in _EVENTS if not isinstance(event, asked_for) or accepts(order, event)]
+    return [event for event in _EVENTS if not isinstance(event, asked_for) or SAGA.accepts(order, event)]
 
 
 def mermaid(edges: dict[Edge, set[str]]) -> str:
-    """The statuses and what leads from one to another."""
+    """Draw the statuses and the events that lead from one to another."""
     arrows: dict[tuple[Status, Status], list[str]] = {}
     for before, event, after in edges:
         if before is not after:
@@ -105,9 +99,9 @@ def mermaid(edges: dict[Edge, set[str]]) -> str:
 
 
 def table(edges: dict[Edge, set[str]]) -> str:
-    """What each event does in each status: the rule, where it leads, and what may be sent."""
+    """List what each event does in each status: where it leads, and what may be sent."""
     lines = ["| in status | on | leads to | may send |", "|---|---|---|---|"]
-    for before, row in SAGA.items():
+    for before, row in SAGA.table.items():
         for kind in row:
             event = kind.__name__
             after = sorted({to for frm, name, to in edges if (frm, name) == (before, event)})
@@ -118,14 +112,21 @@ def table(edges: dict[Edge, set[str]]) -> str:
     return "\n".join(lines)
 
 
+def picture() -> str:
+    """Draw every transition that the table has a rule for; all other events are ignored."""
+    return svg(edge for edge in walk() if edge[1] in {kind.__name__ for kind in SAGA.table[edge[0]]})
+
+
 def drawn() -> str:
-    """What stands between the markers."""
+    """Return the part of the page between its markers."""
     edges = walk()
-    return f"{BEGIN}\n{mermaid(edges)}\n\n{table(edges)}\n{END}"
+    summary = "<summary>The statuses as a Mermaid diagram</summary>"
+    folded = f'<details markdown="1">\n{summary}\n\n{mermaid(edges)}\n\n</details>'
+    return f"{BEGIN}\n![The saga](images/saga.svg)\n\n{folded}\n\n{table(edges)}\n{END}"
 
 
 def redraw(page: str) -> str:
-    """The page with what stands between its markers drawn again."""
+    """Return the page with the part between its markers drawn again."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + drawn() + after
@@ -147,5 +148,6 @@ def _new_order() -> Order:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(redraw(path.read_text()))
+    page, image = map(Path, sys.argv[1:])
+    page.write_text(redraw(page.read_text()))
+    image.write_text(picture())

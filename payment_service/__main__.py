@@ -1,11 +1,11 @@
-"""Puts the payment service together: `python -m payment_service`."""
+"""Assembles and runs the payment service: `python -m payment_service`."""
 
 from pymongo.read_concern import ReadConcern
 
 from payment_service import payments
 from payment_service.api import create_router
 from payment_service.card_charger import CardCharger
-from payment_service.funds import api
+from payment_service.funds import api as funds_api
 from payment_service.funds.funds import open_funds
 from payment_service.gateways.factory import open_gateway
 from payment_service.handlers import handlers
@@ -31,12 +31,12 @@ DEFINITION = Definition(
 
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
-    """Wire the parts to the connections."""
-    # Neither a decision nor an answer may rest on a write that a failover could take back.
+    """Wire the parts of the service to its connections."""
+    # No decision and no answer may depend on a write that a failover could roll back.
     database = connections.database.with_options(read_concern=ReadConcern("majority"))
     records = Payments(database[payments.COLLECTION])
     gateway = open_gateway(settings, connections.database, utc_now)
-    charging = CardCharger(
+    cards = CardCharger(
         records,
         gateway,
         timeout_seconds=settings.gateway_timeout_seconds,
@@ -44,18 +44,18 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         reach=connections.reach,
     )
     sessions = OrphanedSessions(connections.database)
-    transactions = Transactions(database, admit=sessions.admit, doubt=sessions.doubt)
-    books = Ledger(database, utc_now)
-    retainers = RetainerCharger(records, books, transactions, utc_now)
+    transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
+    ledger = Ledger(database, utc_now)
+    retainers = RetainerCharger(records, ledger, transactions, utc_now)
     router = create_router(records)
-    router.include_router(api.create_router(open_funds(database, books, transactions, utc_now)))
-    lookups = Reconciler(records, charging, retainers, connections.publisher, clock=utc_now)
+    router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
+    reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
+        handlers=handlers(records, cards, retainers, clock=utc_now, reach=connections.reach),
         router=router,
         collections=SCHEMA,
-        background=(lookups.run, sessions.run),
-        drain=(gateway.drain, sessions.leave),
+        background=(reconciler.run, sessions.run),
+        drain=(gateway.drain, sessions.deregister),
     )
 
 

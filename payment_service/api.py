@@ -1,10 +1,10 @@
-"""The payment service's HTTP routes: what is recorded about the payments of orders."""
+"""HTTP routes of the payment service: the payments of orders."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
-from payment_service.lifecycle import Payment, Status
+from payment_service.lifecycle import Payment, PaymentStatus
 from payment_service.payments import Payments
 from shared.http import View, json_response, new_router, not_found
 from shared.money import JsonMoney, to_json_number
@@ -19,7 +19,7 @@ class PaymentView(View):
     order_id: str
     user_id: str | None
     amount: JsonMoney | None
-    status: Status
+    status: PaymentStatus
     transaction_id: str | None
     failure_reason: str | None
 
@@ -32,12 +32,12 @@ class PaymentPage(View):
 
 
 def create_router(payments: Payments) -> APIRouter:
-    """The routes over these payments."""
+    """Create the routes over the given payments."""
     router = new_router("payments")
 
     @router.get("/payments", response_model=PaymentPage)
     async def list_payments(
-        status: Status | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
+        status: PaymentStatus | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
     ) -> Response:
         """Payments in the order of their ids; all of them, or those in one status."""
         after = None if cursor is None else read_cursor(cursor, (str,))[0]
@@ -57,7 +57,7 @@ def create_router(payments: Payments) -> APIRouter:
 
 
 def show(payment: Payment) -> dict[str, Any]:
-    """Write a payment as PaymentView describes it."""
+    """Convert a payment to the JSON of PaymentView."""
     return {
         "orderId": payment.order_id,
         "userId": payment.user_id,

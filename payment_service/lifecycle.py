@@ -1,15 +1,13 @@
-"""The life of a payment: its states and what follows in each; pure, without I/O.
+"""The life cycle of a payment: its states, the transitions between them, and the answers; pure, without I/O.
 
     PENDING ──charged──▶ PROCESSED ──refund──▶ REFUNDED
-       │  │                                       ▲
-       │  └──refund asked for while charging──────┘  by whoever learns the outcome
-       │  └──refund asked for, never charged─▶ VOIDED
-       └──declined─▶ FAILED
+       ├──declined──▶ FAILED
+       └──refund requested before the outcome is known──▶ REFUNDED, or VOIDED if nothing was charged
 
-    (no record) ──refund──▶ VOIDED, the tombstone that a late order runs into
+    (no record) ──refund──▶ VOIDED, the tombstone that stops a late order
 
-A payment whose outcome the gateway did not tell keeps its state and carries `next_lookup_at`: from then on the record
-is the work, not the message. Answers follow from the record alone, so that repeating a message repeats its answer.
+If the gateway does not report an outcome, the payment keeps its state and gets a `next_lookup_at`. From then on the
+record drives the work, not the message. Answers depend on the record alone, so a repeated message gets the same answer.
 """
 
 from dataclasses import dataclass, replace
@@ -20,16 +18,16 @@ from payment_service.gateways.port import Charged, ChargeRequest, Declined, Noth
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 
 FREE = "no-charge"
-"""The transaction id of an order that costs nothing: it is processed without asking the gateway."""
+"""The transaction id of an order that costs nothing; such an order never reaches the gateway."""
 
 LOOKUP_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 2, 5, 30))
-"""Pauses before an unknown outcome is looked up; the last one repeats."""
+"""Delays before each look-up of an unknown outcome; the last one repeats."""
 
-ORPHAN_DELAY = timedelta(seconds=5)
-"""How long a refund leaves a charge in flight to whoever is charging, before the look-up takes it over."""
+TAKEOVER_DELAY = timedelta(seconds=5)
+"""The time that a refund leaves to the worker that is still charging, before the reconciler takes over."""
 
 
-class Status(StrEnum):
+class PaymentStatus(StrEnum):
     """The state of a payment."""
 
     PENDING = "PENDING"
@@ -39,26 +37,29 @@ class Status(StrEnum):
     REFUNDED = "REFUNDED"
 
 
-class Step(Enum):
-    """What a payment needs next."""
+# The OpenAPI document names its schema after these attributes, and that name is part of the API.
+PaymentStatus.__name__ = PaymentStatus.__qualname__ = "Status"
+
+
+class NextAction(Enum):
+    """The next action that a payment needs before it can be answered."""
 
     CHARGE = auto()
-    RETURN = auto()
+    REFUND = auto()
     LOOK_UP = auto()
-    NOTHING = auto()
+    NONE = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone.
+    """The payment of one order; `amount` is in minor units. A tombstone has neither an amount nor a user.
 
-    With `retainer_id` it is paid from a retainer, and decided from the first record on; `transaction_id` is then the
-    entry in the books. Without, it is paid by card. `traceparent` is where what is said about it
-    later continues its order's trace.
+    With a `retainer_id` the order is paid from that retainer and `transaction_id` is the journal entry; without one it
+    is paid by card. `traceparent` lets later messages about the payment continue the order's trace.
     """
 
     order_id: str
-    status: Status
+    status: PaymentStatus
     created_at: datetime
     updated_at: datetime
     user_id: str | None = None
@@ -75,15 +76,15 @@ class Payment:
     traceparent: str | None = None
 
     def charge_request(self) -> ChargeRequest:
-        """What the gateway is asked for; the order id is the idempotency key."""
+        """Build the request for the gateway; the order id is the idempotency key."""
         return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token, self.created_at)
 
 
-def opened(order: OrderCreated, now: datetime) -> Payment:
-    """Return the first record of a card payment; it is decided already if no gateway is needed for that."""
+def card_payment(order: OrderCreated, now: datetime) -> Payment:
+    """Create the payment of an order by card; an order that costs nothing is processed at once."""
     payment = Payment(
         order_id=order.order_id,
-        status=Status.PENDING,
+        status=PaymentStatus.PENDING,
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
@@ -92,66 +93,71 @@ def opened(order: OrderCreated, now: datetime) -> Payment:
         token=order.payment.token,
     )
     if order.total_amount == 0:
-        return replace(payment, status=Status.PROCESSED, transaction_id=FREE)
+        return replace(payment, status=PaymentStatus.PROCESSED, transaction_id=FREE)
     return payment
 
 
 def tombstone(order_id: str, now: datetime) -> Payment:
-    """Return the record that a refund leaves when it overtakes its order: nothing will ever be charged."""
-    return Payment(order_id=order_id, status=Status.VOIDED, created_at=now, updated_at=now, refund_requested=True)
+    """Create the record of a refund that overtook its order: the order will never be charged."""
+    return Payment(
+        order_id=order_id, status=PaymentStatus.VOIDED, created_at=now, updated_at=now, refund_requested=True
+    )
 
 
-def next_step(payment: Payment) -> Step:
-    """Say what has to be done before the payment can answer."""
-    if payment.refund_requested and (payment.next_lookup_at or payment.status in (Status.PENDING, Status.PROCESSED)):
-        return Step.RETURN
-    if payment.status is not Status.PENDING:
-        return Step.NOTHING
-    return Step.LOOK_UP if payment.next_lookup_at else Step.CHARGE
+def next_action(payment: Payment) -> NextAction:
+    """Return the next action that the payment needs."""
+    # A refund of unknown outcome has a look-up scheduled, whatever the status of the payment.
+    may_hold = payment.next_lookup_at or payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED)
+    if payment.refund_requested and may_hold:
+        return NextAction.REFUND
+    if payment.status is not PaymentStatus.PENDING:
+        return NextAction.NONE
+    return NextAction.LOOK_UP if payment.next_lookup_at else NextAction.CHARGE
 
 
 def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown, now: datetime) -> Payment:
-    """Return the payment as it is to be recorded once the gateway has, or has not, answered a charge."""
+    """Apply the outcome of a charge to the payment."""
     match outcome:
         case Charged(charge_id):
-            return _decided(payment, now, Status.PROCESSED, transaction_id=charge_id)
+            return _decided(payment, now, PaymentStatus.PROCESSED, transaction_id=charge_id)
         case Declined(reason):
-            return _decided(payment, now, Status.FAILED, failure_reason=reason)
+            return _decided(payment, now, PaymentStatus.FAILED, failure_reason=reason)
         case OutcomeUnknown():
-            return deferred(payment, now)
+            return with_next_lookup(payment, now)
 
 
-def must_return(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
-    """Whether a charge that ended so has to be returned, given the payment as it is recorded by now."""
-    if payment.status is Status.PENDING:
+def must_refund(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
+    """Return whether a charge with this outcome must be refunded, given the payment as recorded now."""
+    if payment.status is PaymentStatus.PENDING:
         return payment.refund_requested
-    return isinstance(outcome, Charged) and payment.status in (Status.VOIDED, Status.FAILED)
+    # The record has been decided without this charge.
+    return isinstance(outcome, Charged) and payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED)
 
 
 def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeUnknown, now: datetime) -> Payment:
-    """Return the payment as it is to be recorded once the gateway has, or has not, answered a refund."""
+    """Apply the outcome of a refund to the payment."""
     match outcome:
         case Refunded(charge_id):
-            return _decided(payment, now, Status.REFUNDED, transaction_id=charge_id)
-        case NothingCharged(reason) if payment.status is Status.PENDING and reason is not None:
-            return _decided(payment, now, Status.FAILED, failure_reason=reason)
-        case NothingCharged() if payment.status in (Status.PENDING, Status.PROCESSED):
-            return _decided(payment, now, Status.VOIDED)
+            return _decided(payment, now, PaymentStatus.REFUNDED, transaction_id=charge_id)
+        case NothingCharged(reason) if payment.status is PaymentStatus.PENDING and reason is not None:
+            return _decided(payment, now, PaymentStatus.FAILED, failure_reason=reason)
+        case NothingCharged() if payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED):
+            return _decided(payment, now, PaymentStatus.VOIDED)
         case NothingCharged():
             return replace(payment, next_lookup_at=None, updated_at=now)
         case OutcomeUnknown():
-            return replace(deferred(payment, now), refund_requested=True)
+            return replace(with_next_lookup(payment, now), refund_requested=True)
 
 
-def refund_asked(payment: Payment, now: datetime) -> Payment:
-    """Return a payment whose charge is in flight with the mark that has whoever learns the outcome return it."""
-    takeover = now + ORPHAN_DELAY
+def with_refund_requested(payment: Payment, now: datetime) -> Payment:
+    """Mark a payment whose charge is in flight, so that the worker that learns the outcome refunds it."""
+    takeover = now + TAKEOVER_DELAY
     due = min(payment.next_lookup_at, takeover) if payment.next_lookup_at else takeover
     return replace(payment, refund_requested=True, next_lookup_at=due, updated_at=now)
 
 
-def deferred(payment: Payment, now: datetime) -> Payment:
-    """Return the payment with its next look-up, later each time."""
+def with_next_lookup(payment: Payment, now: datetime) -> Payment:
+    """Schedule the next look-up of the payment, with a longer delay each time; one already scheduled keeps its time."""
     if payment.next_lookup_at and payment.next_lookup_at > now:
         return replace(payment, updated_at=now)
     delay = LOOKUP_DELAYS[min(payment.lookups, len(LOOKUP_DELAYS) - 1)]
@@ -161,7 +167,7 @@ def deferred(payment: Payment, now: datetime) -> Payment:
 def _decided(
     payment: Payment,
     now: datetime,
-    status: Status,
+    status: PaymentStatus,
     *,
     transaction_id: str | None = None,
     failure_reason: str | None = None,
@@ -177,31 +183,31 @@ def _decided(
 
 
 def charge_answer(payment: Payment) -> Message | None:
-    """The answer to `order.created`, None while the outcome is not known.
+    """Return the answer to `order.created`, or None while the outcome is unknown.
 
-    A refund that was asked for while the charge was in flight got no answer of its own then, so it is answered here.
+    A refund that was requested while the charge was in flight has not been answered yet, so it is answered here.
     """
-    if payment.refund_requested or payment.status in (Status.VOIDED, Status.REFUNDED):
+    if payment.refund_requested or payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED):
         return refund_answer(payment)
-    if payment.status is Status.PROCESSED:
+    if payment.status is PaymentStatus.PROCESSED:
         return PaymentProcessed(order_id=payment.order_id, transaction_id=payment.transaction_id or FREE)
-    if payment.status is Status.FAILED:
+    if payment.status is PaymentStatus.FAILED:
         return PaymentFailed(order_id=payment.order_id, reason=payment.failure_reason or "")
     return None
 
 
 def refund_answer(payment: Payment) -> Message | None:
-    """The answer to `payment.refund`, None while money may still be held."""
+    """Return the answer to `payment.refund`, or None while money may still be held."""
     if payment.refund_requested and payment.next_lookup_at:
         return None
-    if payment.status is Status.REFUNDED:
+    if payment.status is PaymentStatus.REFUNDED:
         return PaymentRefunded(order_id=payment.order_id, status="REFUNDED")
-    if payment.status in (Status.VOIDED, Status.FAILED):
+    if payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED):
         return PaymentRefunded(order_id=payment.order_id, status="VOIDED")
     return None
 
 
-def to_publish(before: Payment, after: Payment) -> Payment:
-    """Return `after` with the mark that its answer is to be published, if the step from `before` gave it one."""
+def mark_unpublished(before: Payment, after: Payment) -> Payment:
+    """Mark `after` as unpublished if the transition from `before` produced an answer."""
     answer = charge_answer(after)
     return replace(after, unpublished=True) if answer and answer != charge_answer(before) else after

@@ -29,6 +29,7 @@ from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, LostLeaseError, ReplayRecords
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import REPLAYING, STATUSES
+from shared.background import ErrorLog, run_periodically
 from shared.bus import Envelope
 from shared.bus.backoff import Backoff
 from shared.bus.publisher import Publisher
@@ -196,13 +197,12 @@ class ReplayWork:
         self._replayer = replayer
         self._every = every
         self._running: set[asyncio.Task[None]] = set()
+        self._errors = ErrorLog("replaying")
 
     async def run(self) -> None:
         """Run every replay that no process runs, each in a separate task; never returns."""
         try:
-            while True:
-                await self._start_next()
-                await asyncio.sleep(self._every)
+            await run_periodically(self._start_next, every=self._every, name="looking for replays")
         finally:
             for task in self._running:
                 task.cancel()
@@ -211,13 +211,8 @@ class ReplayWork:
 
     async def _start_next(self) -> None:
         token = uuid4().hex
-        try:
-            await self._replays.reopen()
-            replay = await self._replays.acquire(token)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again
-            log.warning("looking for replays failed", error=str(error)[:200])
-            return
-        if replay is not None:
+        await self._replays.reopen()
+        if (replay := await self._replays.acquire(token)) is not None:
             task = asyncio.create_task(self._run_replay(replay, token), name=f"replay-{replay['_id']}")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -227,8 +222,10 @@ class ReplayWork:
             await self._replayer.run(replay, token)
         except LostLeaseError as error:
             log.warning("replay continues in another process", reason=str(error))
-        except Exception as error:
-            log.exception("replay interrupted", replay=replay["_id"], error=str(error)[:200])
+        except Exception as error:  # noqa: BLE001 - another run takes the replay over when its lease has expired
+            self._errors.failed(error, replay=replay["_id"])
+        else:
+            self._errors.succeeded()
 
 
 def _bounded(letters: Sequence[Document]) -> list[Document]:

@@ -1,4 +1,7 @@
-"""The funds API: retainers, invoices, payments, bank accounts, transfers, and the ledger behind them."""
+"""The routes of the funds API: retainers, invoices, payments, bank accounts, transfers and the ledger.
+
+The docstrings of the routes appear in the OpenAPI document.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -9,14 +12,14 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel
 
-from payment_service.funds import requests as asked
-from payment_service.funds import views as views
+from payment_service.funds import requests, views
 from payment_service.funds.funds import Funds
-from payment_service.funds.idempotency import Answer, KeyReusedError, Request, answer_of
+from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, problem_response
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
-from payment_service.ledger.journal_entries import Operation
+from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.journal_entries import LedgerOperation
 from payment_service.ledger.refusals import RefusedError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
@@ -24,7 +27,7 @@ from shared.http import ProblemError, invalid, json_response, new_router
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 NEWEST_MOVEMENTS = 100
-"""How many consumptions, and how many deposits, are shown with a retainer."""
+"""The number of consumptions, and of deposits, shown with a retainer."""
 
 IdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 IdempotencyKey = Annotated[
@@ -35,11 +38,11 @@ IdempotencyKey = Annotated[
         description="The same key and request get the first answer again; random, as all clients share them",
     ),
 ]
-Work = Callable[[Session], Awaitable[Answer]]
+Work = Callable[[Session], Awaitable[StoredResponse]]
 
 
 def create_router(funds: Funds) -> APIRouter:
-    """The routes over these funds."""
+    """Create the routes over the given funds."""
     router = new_router("funds")
     _add_retainers(router, funds)
     _add_invoices(router, funds)
@@ -56,7 +59,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/retainers", response_model=views.RetainerPage)
     async def list_retainers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Retainers in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.RETAINER, views.show_retainer, limit, cursor)
+        return await _accounts(funds, AccountKind.RETAINER, views.show_retainer, limit, cursor)
 
     @router.get("/api/retainers/{retainer_id}", response_model=views.RetainerData)
     async def get_retainer(retainer_id: IdParameter) -> Response:
@@ -70,47 +73,54 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 
     @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
     async def consume(
-        request: HttpRequest, retainer_id: IdParameter, body: asked.Consumption, idempotency_key: IdempotencyKey = None
+        request: HttpRequest,
+        retainer_id: IdParameter,
+        body: requests.Consumption,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Take from a retainer: as earned, or to pay an invoice."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.retainers.consume(session, retainer_id, **fields)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
         keys = [
             chart_of_accounts.retainer(retainer_id),
             *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
         ]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_CONSUMED, work, keys)
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
+        )
 
     @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
     async def replenish(
         request: HttpRequest,
         retainer_id: IdParameter,
-        body: asked.Replenishment,
+        body: requests.Replenishment,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Add to a retainer: from outside, or from the credit that a completed payment gave the client."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.retainers.replenish(session, retainer_id, **fields)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
-        keys = [chart_of_accounts.retainer(retainer_id), *await _credit_of(funds, body.payment_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_REPLENISHED, work, keys)
+        keys = [chart_of_accounts.retainer(retainer_id), *await _credited_account(funds, body.payment_id)]
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
+        )
 
 
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
     async def open_retainer(
-        request: HttpRequest, body: asked.NewRetainer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Open a retainer with what the client has paid in advance."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.retainers.open(
                 session,
                 client_id=body.client_id,
@@ -118,17 +128,17 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
                 amount=body.initial_amount,
                 currency=body.currency,
             )
-            return Answer(201, {"retainer": views.show_retainer(account)})
+            return StoredResponse(201, {"retainer": views.show_retainer(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_OPENED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
 
     @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
-    async def change_retainer(retainer_id: IdParameter, body: asked.RetainerChange) -> Response:
+    async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.retainers.set_status(session, retainer_id, body.status)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
         return await _run(funds, "retainer.status", work, [chart_of_accounts.retainer(retainer_id)])
 
@@ -136,22 +146,22 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
     async def issue_invoice(
-        request: HttpRequest, body: asked.NewInvoice, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Issue an invoice, all of it due."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.invoices.issue(
                 session, client_id=body.client_id, amount=body.total_amount, currency=body.currency
             )
-            return Answer(201, {"invoice": views.show_invoice(account)})
+            return StoredResponse(201, {"invoice": views.show_invoice(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_ISSUED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
 
     @router.get("/api/invoices", response_model=views.InvoicePage)
     async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Invoices in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.INVOICE, views.show_invoice, limit, cursor)
+        return await _accounts(funds, AccountKind.INVOICE, views.show_invoice, limit, cursor)
 
     @router.get("/api/invoices/{invoice_id}", response_model=views.InvoiceAnswer)
     async def get_invoice(invoice_id: IdParameter) -> Response:
@@ -163,28 +173,30 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     async def pay_invoice(
         request: HttpRequest,
         invoice_id: IdParameter,
-        body: asked.InvoicePayment,
+        body: requests.InvoicePayment,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Pay an invoice, or a part of it, from outside."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.invoices.pay(session, invoice_id, **fields)
-            return Answer(200, {"invoice": views.show_invoice(account)})
+            return StoredResponse(200, {"invoice": views.show_invoice(account)})
 
         keys = [chart_of_accounts.invoice(invoice_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_PAID, work, keys)
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys
+        )
 
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
     async def create_payment(
-        request: HttpRequest, body: asked.NewPayment, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Record a payment; with `status` completed it is completed at once."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             payment = await funds.payments.create(
                 session,
                 customer_id=body.customer_id,
@@ -196,14 +208,14 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
             )
             if body.status == COMPLETED:
                 payment = await funds.payments.complete(session, payment["_id"])
-            return Answer(201, {"payment": views.show_payment(payment)})
+            return StoredResponse(201, {"payment": views.show_payment(payment)})
 
         if body.invoice_id:
             keys = [chart_of_accounts.invoice(body.invoice_id)]
         else:
             keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
-        operation = Operation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
-        return await _once(funds, _request(request, idempotency_key, body), operation, work, keys)
+        operation = LedgerOperation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
+        return await _run_once(funds, _identify(request, idempotency_key, body), operation, work, keys)
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
     async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -222,32 +234,34 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Complete a pending payment, once: it pays its invoice, or becomes the customer's credit."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             payment = await funds.payments.complete(session, payment_id)
-            return Answer(200, {"payment": views.show_payment(payment)})
+            return StoredResponse(200, {"payment": views.show_payment(payment)})
 
-        keys = [f"payment:{payment_id}", *await _credit_of(funds, payment_id)]
-        return await _once(funds, _request(request, idempotency_key), Operation.PAYMENT_COMPLETED, work, keys)
+        keys = [f"payment:{payment_id}", *await _credited_account(funds, payment_id)]
+        return await _run_once(
+            funds, _identify(request, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys
+        )
 
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
     async def open_bank_account(
-        request: HttpRequest, body: asked.NewBankAccount, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Enter a bank account with what it holds."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"balance": body.balance}
             account = await funds.bank.open(session, **fields)
-            return Answer(201, {"account": views.show_bank_account(account)})
+            return StoredResponse(201, {"account": views.show_bank_account(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.BANK_OPENED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
 
     @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
     async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Bank accounts in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.BANK, views.show_bank_account, limit, cursor)
+        return await _accounts(funds, AccountKind.BANK, views.show_bank_account, limit, cursor)
 
     @router.get("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
     async def get_bank_account(account_id: IdParameter) -> Response:
@@ -256,12 +270,12 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
         return json_response({"account": views.show_bank_account(account)})
 
     @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
-    async def change_bank_account(account_id: IdParameter, body: asked.BankAccountChange) -> Response:
+    async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.bank.set_status(session, account_id, body.status)
-            return Answer(200, {"account": views.show_bank_account(account)})
+            return StoredResponse(200, {"account": views.show_bank_account(account)})
 
         return await _run(funds, "bank.status", work, [chart_of_accounts.bank(account_id)])
 
@@ -269,11 +283,11 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
     async def transfer(
-        request: HttpRequest, body: asked.NewTransfer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Move money between two bank accounts."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             transfer = await funds.bank.transfer(
                 session,
                 from_id=body.from_account_id,
@@ -282,10 +296,12 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
                 fee=body.fee,
                 description=body.description,
             )
-            return Answer(201, {"transfer": views.show_transfer(transfer)})
+            return StoredResponse(201, {"transfer": views.show_transfer(transfer)})
 
         keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.TRANSFER_MADE, work, keys)
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys
+        )
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
     async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -302,19 +318,19 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
     async def cancel_transfer(
         request: HttpRequest,
         transfer_id: IdParameter,
-        body: asked.TransferCancellation | None = None,
+        body: requests.TransferCancellation | None = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Reverse a transfer, fee included, once; refused if the receiver has spent the money."""
-        cancellation = body or asked.TransferCancellation()
+        cancellation = body or requests.TransferCancellation()
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             transfer = await funds.bank.cancel(session, transfer_id, cancellation.reason)
-            return Answer(200, {"transfer": views.show_transfer(transfer)})
+            return StoredResponse(200, {"transfer": views.show_transfer(transfer)})
 
-        keys = await _ends_of(funds, transfer_id)
-        sent = _request(request, idempotency_key, cancellation)
-        return await _once(funds, sent, Operation.TRANSFER_CANCELLED, work, keys)
+        keys = await _accounts_of(funds, transfer_id)
+        sent = _identify(request, idempotency_key, cancellation)
+        return await _run_once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
 
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
@@ -338,14 +354,16 @@ def _add_ledger(router: APIRouter, funds: Funds) -> None:
         return json_response({"items": [views.show_entry(entry) for entry in entries], "nextCursor": following})
 
 
-async def _once(funds: Funds, request: Request, operation: str, work: Work, keys: Collection[str] = ()) -> Response:
-    """Run the operation unless the key has an answer already; either way, answer."""
+async def _run_once(
+    funds: Funds, request: IdempotentRequest, operation: str, work: Work, keys: Collection[str] = ()
+) -> Response:
+    """Run the operation once under its key and return the response, also for a refusal."""
     try:
-        return _respond(await funds.answers.once(request, operation, work, keys=keys))
+        return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
     except RefusedError as refusal:
-        return _respond(answer_of(refusal))
+        return _respond(problem_response(refusal))
     except KeyReusedError:
-        detail = "Idempotency-Key was used before for another request; use a new key"
+        detail = "The Idempotency-Key was used before for another request; use a new one"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
 
 
@@ -353,19 +371,19 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
     try:
         return _respond(await funds.transactions.run(operation, work, keys))
     except RefusedError as refusal:
-        return _respond(answer_of(refusal))
+        return _respond(problem_response(refusal))
 
 
-def _respond(answer: Answer) -> Response:
-    response = json_response(answer.body, answer.status)
-    if answer.status >= HTTPStatus.BAD_REQUEST:
+def _respond(stored: StoredResponse) -> Response:
+    response = json_response(stored.body, stored.status)
+    if stored.status >= HTTPStatus.BAD_REQUEST:
         response.headers["content-type"] = "application/problem+json"
     return response
 
 
-def _request(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> Request:
+def _identify(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> IdempotentRequest:
     content = None if body is None else body.model_dump(mode="json", by_alias=True)
-    return Request(key, request.method, request.url.path, content)
+    return IdempotentRequest(key, request.method, request.url.path, content)
 
 
 async def _found(reading: Awaitable[Document]) -> Document:
@@ -375,21 +393,21 @@ async def _found(reading: Awaitable[Document]) -> Document:
         raise ProblemError(refusal.status, refusal.detail) from None
 
 
-async def _credit_of(funds: Funds, payment_id: str | None) -> list[str]:
-    """The account that a payment of ours goes to; whether there is such a payment is decided in the transaction."""
+async def _credited_account(funds: Funds, payment_id: str | None) -> list[str]:
+    """Return the account that a payment of ours credits, for its lock; the transaction checks the payment itself."""
     payment = await funds.payments.find(payment_id) if payment_id else None
     return [credited_account(payment)] if payment else []
 
 
-async def _ends_of(funds: Funds, transfer_id: str) -> list[str]:
-    """The accounts of a transfer; whether there is such a transfer is decided in the transaction."""
+async def _accounts_of(funds: Funds, transfer_id: str) -> list[str]:
+    """Return the accounts of a transfer, for their locks; the transaction checks the transfer itself."""
     transfer = await funds.bank.find(transfer_id)
     return [chart_of_accounts.bank(transfer[end]) for end in ("fromAccountId", "toAccountId")] if transfer else []
 
 
 async def _accounts(
     funds: Funds,
-    kind: chart_of_accounts.Kind,
+    kind: AccountKind,
     show: Callable[[Document], dict[str, Any]],
     limit: int,
     cursor: str | None,

@@ -1,9 +1,9 @@
-"""The funds of one database, put together: the books, what keeps them, and how each operation is run once."""
+"""The operations on funds, wired over one database."""
 
 from dataclasses import dataclass
 
 from payment_service.funds.bank import Bank
-from payment_service.funds.idempotency import Answers
+from payment_service.funds.idempotency import IdempotentRunner
 from payment_service.funds.invoices import Invoices
 from payment_service.funds.payments import FundPayments
 from payment_service.funds.retainers import Retainers
@@ -15,9 +15,9 @@ from shared.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """Everything that the routes need."""
+    """Everything that the routes depend on."""
 
-    answers: Answers
+    idempotency: IdempotentRunner
     transactions: Transactions
     ledger: Ledger
     retainers: Retainers
@@ -27,10 +27,10 @@ class Funds:
 
 
 def open_funds(database: Database, ledger: Ledger, transactions: Transactions, clock: Clock) -> Funds:
-    """Put the funds together over books that others may share."""
+    """Wire the funds over a ledger that orders paid from retainers share."""
     payments = FundPayments(database, ledger, clock)
     return Funds(
-        answers=Answers(database, transactions, clock),
+        idempotency=IdempotentRunner(database, transactions, clock),
         transactions=transactions,
         ledger=ledger,
         retainers=Retainers(ledger, payments),

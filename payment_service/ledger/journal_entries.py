@@ -1,6 +1,7 @@
-"""Which postings each business operation makes: pure, and balanced by construction.
+"""The journal entry of each business operation: pure, and balanced by construction.
 
-An amount is signed and in minor units: positive is a debit, negative a credit. docs/accounts.md has an example of each.
+Amounts are signed minor units: a positive one is a debit, a negative one a credit. docs/accounts.md has an example of
+each operation.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from enum import StrEnum
 from payment_service.ledger import chart_of_accounts
 
 
-class Operation(StrEnum):
-    """What an entry of the journal records."""
+class LedgerOperation(StrEnum):
+    """The business operation that a journal entry records."""
 
     RETAINER_OPENED = "retainer.opened"
     RETAINER_CONSUMED = "retainer.consumed"
@@ -29,21 +30,21 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """One line of an entry: a debit of an account if `amount` is positive, a credit if it is negative."""
+    """One line of a journal entry: a debit of the account if `amount` is positive, a credit if it is negative."""
 
     account: str
     amount: int
 
     def effect(self) -> int:
-        """By how much the account's balance changes."""
+        """Return the change of the account's balance."""
         return self.amount * chart_of_accounts.normal_sign(self.account)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Booking:
-    """An entry that is still to be made. Raises ValueError unless its postings sum to zero, each to its own account."""
+class JournalEntry:
+    """A journal entry. Raises ValueError unless its postings sum to zero, with at most one for each account."""
 
-    operation: Operation
+    operation: LedgerOperation
     currency: str
     postings: tuple[Posting, ...]
     reference: Mapping[str, str] = field(default_factory=dict)
@@ -54,15 +55,15 @@ class Booking:
         if sum(posting.amount for posting in self.postings) != 0:
             raise ValueError(f"{self.operation}: the postings do not sum to zero")
         if len(self.postings) < 2 or not all(posting.amount for posting in self.postings):
-            raise ValueError(f"{self.operation}: an entry has two postings or more, none of them of nothing")
+            raise ValueError(f"{self.operation}: an entry has at least two postings, none of them zero")
         if len({posting.account for posting in self.postings}) < len(self.postings):
             raise ValueError(f"{self.operation}: an account has two postings")
 
 
-def retainer_opened(retainer_id: str, amount: int, currency: str) -> Booking:
-    """A client pays in advance."""
-    return Booking(
-        operation=Operation.RETAINER_OPENED,
+def retainer_opened(retainer_id: str, amount: int, currency: str) -> JournalEntry:
+    """Record what a client pays in advance."""
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_OPENED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.clearing(currency), credit=chart_of_accounts.retainer(retainer_id)
@@ -73,15 +74,15 @@ def retainer_opened(retainer_id: str, amount: int, currency: str) -> Booking:
 
 def retainer_replenished(
     retainer_id: str, amount: int, currency: str, *, payment_id: str | None = None, customer_id: str | None = None
-) -> Booking:
-    """A client pays more in advance; from their credit where `customer_id` says whose that is, else from outside."""
+) -> JournalEntry:
+    """Record a further advance payment: from the credit of `customer_id` if given, else from outside."""
     source = (
         chart_of_accounts.clearing(currency)
         if customer_id is None
         else chart_of_accounts.customer(customer_id, currency)
     )
-    return Booking(
-        operation=Operation.RETAINER_REPLENISHED,
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_REPLENISHED,
         currency=currency,
         postings=_moved(amount, debit=source, credit=chart_of_accounts.retainer(retainer_id)),
         reference=_ids(retainerId=retainer_id, paymentId=payment_id),
@@ -90,22 +91,22 @@ def retainer_replenished(
 
 def retainer_consumed(
     retainer_id: str, amount: int, currency: str, *, invoice_id: str | None = None, description: str | None = None
-) -> Booking:
-    """What was paid in advance is earned, or pays an invoice."""
-    earned = chart_of_accounts.revenue(currency) if invoice_id is None else chart_of_accounts.invoice(invoice_id)
-    return Booking(
-        operation=Operation.RETAINER_CONSUMED,
+) -> JournalEntry:
+    """Record that a retainer is consumed: as revenue, or to pay an invoice."""
+    credited = chart_of_accounts.revenue(currency) if invoice_id is None else chart_of_accounts.invoice(invoice_id)
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_CONSUMED,
         currency=currency,
-        postings=_moved(amount, debit=chart_of_accounts.retainer(retainer_id), credit=earned),
+        postings=_moved(amount, debit=chart_of_accounts.retainer(retainer_id), credit=credited),
         reference=_ids(retainerId=retainer_id, invoiceId=invoice_id),
         description=description,
     )
 
 
-def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> Booking:
-    """An order is paid from a retainer."""
-    return Booking(
-        operation=Operation.ORDER_PAID,
+def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> JournalEntry:
+    """Record the payment of an order from a retainer."""
+    return JournalEntry(
+        operation=LedgerOperation.ORDER_PAID,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.retainer(retainer_id), credit=chart_of_accounts.revenue(currency)
@@ -116,10 +117,10 @@ def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> B
 
 def order_refunded(
     retainer_id: str, order_id: str, amount: int, currency: str, *, reverses: str | None = None
-) -> Booking:
-    """An order's money goes back to its retainer; `reverses` is the entry by which it was paid."""
-    return Booking(
-        operation=Operation.ORDER_REFUNDED,
+) -> JournalEntry:
+    """Record the refund of an order to its retainer; `reverses` is the entry of the payment."""
+    return JournalEntry(
+        operation=LedgerOperation.ORDER_REFUNDED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.revenue(currency), credit=chart_of_accounts.retainer(retainer_id)
@@ -129,10 +130,10 @@ def order_refunded(
     )
 
 
-def invoice_issued(invoice_id: str, amount: int, currency: str) -> Booking:
-    """A client owes us for something."""
-    return Booking(
-        operation=Operation.INVOICE_ISSUED,
+def invoice_issued(invoice_id: str, amount: int, currency: str) -> JournalEntry:
+    """Record an invoice to a client."""
+    return JournalEntry(
+        operation=LedgerOperation.INVOICE_ISSUED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.invoice(invoice_id), credit=chart_of_accounts.revenue(currency)
@@ -141,10 +142,10 @@ def invoice_issued(invoice_id: str, amount: int, currency: str) -> Booking:
     )
 
 
-def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method: str) -> Booking:
-    """A part of an invoice, or all of it, is paid from outside."""
-    return Booking(
-        operation=Operation.INVOICE_PAID,
+def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method: str) -> JournalEntry:
+    """Record a full or partial payment of an invoice from outside."""
+    return JournalEntry(
+        operation=LedgerOperation.INVOICE_PAID,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.clearing(currency), credit=chart_of_accounts.invoice(invoice_id)
@@ -156,25 +157,25 @@ def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method:
 
 def payment_completed(
     payment_id: str, customer_id: str, amount: int, currency: str, *, invoice_id: str | None = None
-) -> Booking:
-    """A payment has arrived: it is the customer's credit, or pays the invoice that it was made for."""
+) -> JournalEntry:
+    """Record the arrival of a customer's payment: it pays its invoice, or becomes the customer's credit."""
     credited = (
         chart_of_accounts.customer(customer_id, currency)
         if invoice_id is None
         else chart_of_accounts.invoice(invoice_id)
     )
-    return Booking(
-        operation=Operation.PAYMENT_COMPLETED,
+    return JournalEntry(
+        operation=LedgerOperation.PAYMENT_COMPLETED,
         currency=currency,
         postings=_moved(amount, debit=chart_of_accounts.clearing(currency), credit=credited),
         reference=_ids(paymentId=payment_id, customerId=customer_id, invoiceId=invoice_id),
     )
 
 
-def bank_opened(account_id: str, amount: int, currency: str) -> Booking:
-    """A bank account is entered with what it holds."""
-    return Booking(
-        operation=Operation.BANK_OPENED,
+def bank_opened(account_id: str, amount: int, currency: str) -> JournalEntry:
+    """Record a bank account's opening balance."""
+    return JournalEntry(
+        operation=LedgerOperation.BANK_OPENED,
         currency=currency,
         postings=_moved(amount, debit=chart_of_accounts.bank(account_id), credit=chart_of_accounts.opening(currency)),
         reference={"bankAccountId": account_id},
@@ -183,11 +184,11 @@ def bank_opened(account_id: str, amount: int, currency: str) -> Booking:
 
 def transfer_made(
     transfer_id: str, *, from_id: str, to_id: str, amount: int, fee: int, currency: str, description: str | None = None
-) -> Booking:
-    """Money goes from one bank account to another; the sender also pays the fee."""
+) -> JournalEntry:
+    """Record a transfer between bank accounts; the sender also pays the fee."""
     fees = (Posting(chart_of_accounts.bank_fees(currency), fee),) if fee else ()
-    return Booking(
-        operation=Operation.TRANSFER_MADE,
+    return JournalEntry(
+        operation=LedgerOperation.TRANSFER_MADE,
         currency=currency,
         postings=(
             Posting(chart_of_accounts.bank(to_id), amount),
@@ -199,10 +200,10 @@ def transfer_made(
     )
 
 
-def transfer_cancelled(made: Booking, entry_id: str, reason: str | None = None) -> Booking:
-    """The reverse of the transfer, fee included, that refers to the entry by which it was made."""
-    return Booking(
-        operation=Operation.TRANSFER_CANCELLED,
+def transfer_cancelled(made: JournalEntry, entry_id: str, reason: str | None = None) -> JournalEntry:
+    """Record the reversal of a transfer, fee included; `entry_id` is the transfer's entry."""
+    return JournalEntry(
+        operation=LedgerOperation.TRANSFER_CANCELLED,
         currency=made.currency,
         postings=tuple(Posting(posting.account, -posting.amount) for posting in made.postings),
         reference=made.reference,

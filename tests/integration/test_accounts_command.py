@@ -137,7 +137,7 @@ async def test_a_statement_goes_by_the_accounts_own_count_where_clocks_disagree(
 async def test_nothing_to_repair(world: World) -> None:
     assert (await document(world, "repair", "--all"))["differences"] == []
     assert (await document(world, "repair", "retainer:r1", "--write", "--reason", "just in case"))["differences"] == []
-    assert "every balance is what its postings come to" in await run(world, "repair", "--all")
+    assert "every balance equals the sum of its postings" in await run(world, "repair", "--all")
     assert await corrections(world) == []
 
 
@@ -154,8 +154,8 @@ async def test_a_difference_is_shown_and_nothing_is_written_unless_told(world: W
         ("retainer:r1", 188.01, 188),
     ]
     text = await run(world, "repair", "retainer:r1", status=1)
-    assert "a balance of 188.01 USD, and 4 postings that come to 188.00 USD" in text
-    assert "Nothing is written" in text
+    assert "the balance is 188.01 USD, the sum of 4 postings is 188.00 USD" in text
+    assert "Nothing was written" in text
     assert "bank:b1" not in text
     assert [d async for d in world.collection("accounts").find()] == before
     assert await corrections(world) == []
@@ -193,7 +193,7 @@ async def test_the_balance_stays_where_it_is_the_one_that_is_right(
 ) -> None:
     """An entry is gone: what it moved is posted against what is not explained."""
     await world.collection("entries").delete_one({"_id": lost})
-    assert "counted 1 more" in await run(world, "repair", account_id, status=1)
+    assert "1 more posting was counted" in await run(world, "repair", account_id, status=1)
     await run(world, "repair", account_id, "--write", "--reason", "entry lost", "--keep", "balance")
     assert (await stored(world, account_id))["balance"] == balance
     (told,) = await corrections(world)
@@ -209,8 +209,8 @@ async def test_the_books_go_on_after_a_repair(world: World) -> None:
     await run(world, "repair", "--all", "--write", "--reason", "edited by hand")
     database = world.collection("entries").database
     ledger = Ledger(database, utc_now)
-    booking = journal_entries.retainer_consumed("r1", 18800, "USD")
-    await Transactions(database).run("consume", lambda session: ledger.post(booking, session))
+    entry = journal_entries.retainer_consumed("r1", 18800, "USD")
+    await Transactions(database).run("consume", lambda session: ledger.post(entry, session))
     after = await stored(world, "retainer:r1")
     assert (after["balance"], after["version"]) == (0, 7)
     whole = await document(world, "statement", "retainer:r1")
@@ -271,9 +271,9 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     await set_balance(world, "retainer:r1", 20000)
     database = world.collection("entries").database
     ledger, transactions = Ledger(database, utc_now), Transactions(database, limit_seconds=120)
-    booking = journal_entries.retainer_consumed("r1", 100, "USD")
+    entry = journal_entries.retainer_consumed("r1", 100, "USD")
     keys = ["retainer:r1"]
-    consumed = [transactions.run("consume", lambda session: ledger.post(booking, session), keys) for _ in range(10)]
+    consumed = [transactions.run("consume", lambda session: ledger.post(entry, session), keys) for _ in range(10)]
     await asyncio.gather(*consumed, repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "meanwhile"))
     assert (await stored(world, "retainer:r1"))["balance"] == 18800 - 1000
     assert (await world.audit()).violations == []

@@ -25,7 +25,7 @@ from operations.audit import Report, audit
 from operations.cleanup.deletion import clean_up
 from operations.errors import UnreachableError
 from payment_service.funds.funds import Funds, open_funds
-from payment_service.ledger.chart_of_accounts import Kind
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
@@ -513,7 +513,7 @@ async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
     )
     ledger, transactions = Ledger(database, utc_now), Transactions(database)
     await transactions.run("everything", operate_on(open_funds(database, ledger, transactions, utc_now)))
-    retainers = await ledger.page(Kind.RETAINER, after=None, limit=10)
+    retainers = await ledger.page(AccountKind.RETAINER, after=None, limit=10)
     paid_from = next(found["_id"].partition(":")[2] for found in retainers if found.get("retainerType") == "new")
     charging = RetainerCharger(Payments(database["payments"]), ledger, transactions, utc_now)
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]

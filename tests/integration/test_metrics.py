@@ -41,7 +41,7 @@ from tests.support.consoles import a_letter
 from tests.support.eventually import eventually
 from tests.support.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
 from tests.support.processes import Process, Stack, run_stack
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.proxy import Proxy
 from tests.support.simulators import package, run_simulator
 
@@ -204,7 +204,7 @@ async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
 
     await packages.note("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
     wish = ProvisionServer(order_id=new_id(), user_id="u1", package="103.1.2", ram=2048)
-    await Jobs(provisioning["jobs"]).open([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
+    await Jobs(provisioning["jobs"]).insert([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
     after = await watched.observe()
     assert value(after, "ordersaga_package_low", package="103.1.2") == 1
     assert value(after, "ordersaga_package_free_addresses", package="103.1.2") == 3
@@ -282,7 +282,7 @@ async def test_a_running_stack_moves_what_prometheus_watches(
     async with (
         run_simulator() as simulator,
         contextlib.AsyncExitStack() as way_to_the_broker,
-        run_stack(mongodb_url, clean_broker, database_prefix, **IMPATIENT, **simulator.settings) as stack,
+        run_stack(mongodb_url, clean_broker, database_prefix, **SHORT_DELAYS, **simulator.settings) as stack,
     ):
         await simulator.packages([package("103.1.2", 0)])
         proxy = await way_to_the_broker.enter_async_context(Proxy(URL(clean_broker)).open())

@@ -9,8 +9,9 @@ import pytest
 
 from payment_service import retainer_charger
 from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.transactions import Session
-from payment_service.lifecycle import Status
+from payment_service.lifecycle import PaymentStatus
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
 from tests.support.builders import new_id
@@ -22,8 +23,8 @@ from tests.support.payment_workers import MovableClock, PaymentWorker, order_cre
 async def workers(
     mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[PaymentWorker]]:
-    # How fast a machine is must not decide whether an order waits for its turn or is paid later.
-    monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 120.0)
+    # The speed of the machine must not decide whether an order waits for its retainer or is charged later.
+    monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
     clock = MovableClock()
     async with (
         payment_worker(mongodb_url, database_prefix, clock=clock) as one,
@@ -39,13 +40,13 @@ def worker(workers: list[PaymentWorker]) -> PaymentWorker:
 
 
 async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") -> str:
-    """A retainer that holds so many minor units."""
+    """Open a retainer that holds that many minor units."""
     retainer_id = new_id()
 
     async def work(session: Session) -> None:
         fields = {"clientId": "u1", "retainerType": "general"}
         await worker.ledger.open(
-            chart_of_accounts.retainer(retainer_id), chart_of_accounts.Kind.RETAINER, currency, fields, session
+            chart_of_accounts.retainer(retainer_id), AccountKind.RETAINER, currency, fields, session
         )
         await worker.ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
 
@@ -70,13 +71,13 @@ def order(retainer_id: str | None, amount: int = 1000, **changes: object) -> Ord
 
 
 async def entries(worker: PaymentWorker, order_id: str) -> list[str]:
-    """What the journal says about an order, in order."""
+    """Return the operations that the journal records for an order, in order of time."""
     cursor = worker.database["entries"].find({"reference.orderId": order_id}).sort("at")
     return [entry["operation"] async for entry in cursor]
 
 
 async def assert_books_agree(worker: PaymentWorker) -> None:
-    """Every entry sums to zero, every balance is what its postings sum to, every order payment has its entries."""
+    """Check that entries sum to zero, balances match their postings, and payments of orders have their entries."""
     sums: Counter[str] = Counter()
     async for entry in worker.database["entries"].find():
         assert sum(posting["amount"] for posting in entry["postings"]) == 0
@@ -96,13 +97,13 @@ def kinds(messages: list[Message]) -> Counter[str]:
 async def test_an_order_is_paid_and_its_entry_is_the_transaction(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 2500)
     one = order(retainer_id, 1000)
-    (answer,) = await worker.take(one)
+    (answer,) = await worker.charge(one)
     entry = await worker.database["entries"].find_one({"reference.orderId": one.order_id})
     assert entry is not None
     assert answer == PaymentProcessed(order_id=one.order_id, transaction_id=entry["_id"])
     assert entry["postings"][0]["account"] == f"retainer:{retainer_id}"
     assert await balance(worker, retainer_id) == 1500
-    assert await worker.entry(one.order_id) is None, "the card gateway has nothing to do with it"
+    assert await worker.gateway_record(one.order_id) is None, "the card gateway is not involved"
 
 
 async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_one(
@@ -110,17 +111,19 @@ async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_on
 ) -> None:
     retainer_id = await retainer(workers[0], 100_000)
     orders = [order(retainer_id, 80_000) for _ in range(10)]
-    answers = await asyncio.gather(*(workers[number % 2].take(one) for number, one in enumerate(orders)))
+    answers = await asyncio.gather(*(workers[number % 2].charge(one) for number, one in enumerate(orders)))
     assert kinds([answer for batch in answers for answer in batch]) == {"payment.processed": 1, "payment.failed": 9}
     assert await balance(workers[0], retainer_id) == 20_000
     reasons = {answer.reason for batch in answers for answer in batch if isinstance(answer, PaymentFailed)}
     assert reasons == {f"Insufficient balance: Retainer {retainer_id} holds less than 800 USD"}
 
 
-async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_much(worker: PaymentWorker) -> None:
+async def test_a_batch_is_first_come_first_served_and_skips_orders_that_exceed_the_balance(
+    worker: PaymentWorker,
+) -> None:
     retainer_id = await retainer(worker, 1000)
     batch = [order(retainer_id, amount) for amount in (600, 500, 400, 1)]
-    assert [answer.routing_key for answer in await worker.take(*batch)] == [
+    assert [answer.routing_key for answer in await worker.charge(*batch)] == [
         "payment.processed",
         "payment.failed",
         "payment.processed",
@@ -132,15 +135,15 @@ async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_m
 async def test_cards_and_retainers_in_one_batch(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     card, prepaid = order_created("tok_ok"), order(retainer_id)
-    answers = {answer.order_id: answer.routing_key for answer in await worker.take(card, prepaid)}  # type: ignore[attr-defined]
+    answers = {answer.order_id: answer.routing_key for answer in await worker.charge(card, prepaid)}  # type: ignore[attr-defined]
     assert answers == {card.order_id: "payment.processed", prepaid.order_id: "payment.processed"}
     assert await worker.held() == {card.order_id}
 
 
-async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(workers: list[PaymentWorker]) -> None:
+async def test_the_same_orders_on_all_workers_at_once_are_charged_once(workers: list[PaymentWorker]) -> None:
     retainer_id = await retainer(workers[0], 10_000)
     orders = [order(retainer_id, 1000) for _ in range(6)]
-    answers = await asyncio.gather(*(worker.take(*orders) for worker in workers * 4))
+    answers = await asyncio.gather(*(worker.charge(*orders) for worker in workers * 4))
     assert all(batch == answers[0] for batch in answers)
     assert await balance(workers[0], retainer_id) == 4000
 
@@ -148,11 +151,11 @@ async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(worke
 async def test_a_refund_puts_the_money_back_once(workers: list[PaymentWorker]) -> None:
     retainer_id = await retainer(workers[0], 1000)
     one = order(retainer_id)
-    await workers[0].take(one)
+    await workers[0].charge(one)
     answers = await asyncio.gather(*(worker.refund(one.order_id) for worker in workers * 3))
     assert all(batch == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")] for batch in answers)
     assert await balance(workers[0], retainer_id) == 1000
-    assert await workers[0].take(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
+    assert await workers[0].charge(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
     assert await balance(workers[0], retainer_id) == 1000
 
 
@@ -161,23 +164,23 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
     one = order(retainer_id)
     voided = [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
     assert await worker.refund(one.order_id) == voided
-    assert await worker.take(one) == voided
+    assert await worker.charge(one) == voided
     assert await balance(worker, retainer_id) == 1000
 
 
 async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[PaymentWorker]) -> None:
-    """Whichever comes first: either nothing was ever taken, or it was put back."""
+    """In either order: nothing is charged, or it is refunded."""
     retainer_id = await retainer(workers[0], 100_000)
     orders = [order(retainer_id, 100) for _ in range(30)]
-    takes = [workers[0].take(one) for one in orders]
+    takes = [workers[0].charge(one) for one in orders]
     refunds = [workers[1].refund(one.order_id) for one in orders]
     await asyncio.gather(*takes, *refunds)
     statuses = {(await workers[0].payment(one.order_id)).status for one in orders}
-    assert statuses <= {Status.VOIDED, Status.REFUNDED}
+    assert statuses <= {PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
     assert await balance(workers[0], retainer_id) == 100_000
 
 
-async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_later(
+async def test_a_busy_retainer_delays_no_other_order_and_its_orders_are_charged_later(
     workers: list[PaymentWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, other = workers
@@ -185,29 +188,29 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
     waits, refunded, repeated = order(busy), order(busy), order(busy)
     card, prepaid = order_created("tok_ok"), order(free)
     async with held(other, busy):
-        monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 1.0)
-        answers = await worker.take(waits, refunded, repeated, card, prepaid)
+        monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 1.0)
+        answers = await worker.charge(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
-        assert await worker.take(repeated) == []
+        assert await worker.charge(repeated) == []
         assert await worker.refund(refunded.order_id) == []
-        assert (await worker.payment(waits.order_id)).status is Status.PENDING
-    monkeypatch.setattr(retainer_charger, "PATIENCE_SECONDS", 120.0)
+        assert (await worker.payment(waits.order_id)).status is PaymentStatus.PENDING
+    monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
     await eventually(lambda: _all_decided(worker, waits, refunded, repeated), 60, "the payments to be decided")
     statuses = [(await worker.payment(one.order_id)).status for one in (waits, refunded, repeated)]
-    assert statuses == [Status.PROCESSED, Status.VOIDED, Status.PROCESSED]
+    assert statuses == [PaymentStatus.PROCESSED, PaymentStatus.VOIDED, PaymentStatus.PROCESSED]
     assert await balance(worker, busy) == 500
     assert kinds(worker.outbox.sent) == {"payment.processed": 2, "payment.refunded": 1}
 
 
 async def _all_decided(worker: PaymentWorker, *orders: OrderCreated) -> bool:
-    worker.clock.advance(60)  # a payment that finds its retainer busy again waits for its next look-up
-    await worker.lookups.look_up_due()
-    return all([(await worker.payment(one.order_id)).status is not Status.PENDING for one in orders])
+    worker.clock.advance(60)  # a payment whose retainer is busy again waits for its next look-up
+    await worker.reconciler.look_up_due()
+    return all([(await worker.payment(one.order_id)).status is not PaymentStatus.PENDING for one in orders])
 
 
 @asynccontextmanager
 async def held(worker: PaymentWorker, retainer_id: str) -> AsyncIterator[None]:
-    """A transaction of another process that has written the retainer and does not end."""
+    """Keep a transaction of another process open that has written the retainer."""
     client = worker.database.client
     async with client.start_session() as session, await session.start_transaction():
         await worker.database["accounts"].update_one(
@@ -227,15 +230,15 @@ async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWor
         (order(None), "No retainer is named to pay from"),
     ):
         refused = [PaymentFailed(order_id=one.order_id, reason=reason)]
-        assert await worker.take(one) == refused
-        assert await worker.take(one) == refused
+        assert await worker.charge(one) == refused
+        assert await worker.charge(one) == refused
         assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
 
 
-async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: PaymentWorker) -> None:
+async def test_money_is_refunded_to_a_retainer_that_is_inactive_now(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     one = order(retainer_id)
-    await worker.take(one)
+    await worker.charge(one)
     await set_status(worker, retainer_id, "inactive")
     assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
     assert await balance(worker, retainer_id) == 1000
@@ -244,6 +247,6 @@ async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: Pa
 async def test_an_order_that_costs_nothing_leaves_the_books_alone(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     free = order(retainer_id, 0)
-    assert await worker.take(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
+    assert await worker.charge(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
     assert await worker.refund(free.order_id) == [PaymentRefunded(order_id=free.order_id, status="REFUNDED")]
     assert await entries(worker, free.order_id) == []

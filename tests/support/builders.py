@@ -1,4 +1,4 @@
-"""Orders and connections as tests need them: sensible unless told otherwise."""
+"""Orders and connections for tests, with sensible defaults."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from order_service.alarms import Patience
+from order_service.deadlines import Timeouts
 from order_service.order import Order
 from shared import database
 from shared.clock import utc_now
@@ -15,7 +15,7 @@ from shared.contracts.orders import Delivery, Item, PaymentInstruction
 from shared.database import Database
 from shared.settings import ServiceSettings
 
-PATIENCE = Patience(
+TIMEOUTS = Timeouts(
     saga_timeout=timedelta(minutes=5),
     failed_hold=timedelta(days=1),
     republish_after=timedelta(seconds=10),
@@ -24,7 +24,7 @@ PATIENCE = Patience(
 
 
 def new_id() -> str:
-    """An order id that nobody else has."""
+    """Return a unique order id."""
     return secrets.token_hex(16)
 
 
@@ -41,19 +41,19 @@ def an_order(**changes: Any) -> Order:
         delivery=Delivery(),
         created_at=now,
         updated_at=now,
-        deadline=now + PATIENCE.saga_timeout,
+        deadline=now + TIMEOUTS.saga_timeout,
     )
     return replace(order, **changes)
 
 
 def order_body(**changes: Any) -> dict[str, Any]:
-    """What a client posts: one unit of p1 for 10."""
+    """Return the body of a new order: one unit of p1 for 10."""
     return {"userId": "u1", "items": [{"productId": "p1", "quantity": 1, "price": 10}], "totalAmount": 10, **changes}
 
 
 @asynccontextmanager
 async def connected(mongodb_url: str, name: str, driver: str = "pymongo") -> AsyncIterator[Database]:
-    """A connection of its own to the database, as one process has it."""
+    """Open a separate connection to the database, like that of one process."""
     settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)  # type: ignore[arg-type]
     mongo = database.client(settings)
     try:

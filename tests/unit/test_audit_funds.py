@@ -12,7 +12,7 @@ from operations.audit.funds import EntryRecords, RetainerOrder
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import currency_of, in_money, is_system, side
 from payment_service.ledger import chart_of_accounts, journal_entries
-from payment_service.ledger.journal_entries import Booking
+from payment_service.ledger.journal_entries import JournalEntry
 
 Document = dict[str, Any]
 
@@ -28,7 +28,7 @@ ACCOUNTS = [
 ]
 
 MADE = journal_entries.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
-BOOKINGS = [
+ENTRIES = [
     journal_entries.retainer_opened("r1", 500, "USD"),
     journal_entries.retainer_replenished("r1", 500, "USD"),
     journal_entries.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
@@ -46,10 +46,10 @@ BOOKINGS = [
 ]
 
 
-def an_entry(booking: Booking, entry_id: str = "e1") -> Document:
-    postings = [{"account": posting.account, "amount": posting.amount} for posting in booking.postings]
-    known = {"operation": str(booking.operation), "currency": booking.currency, "reference": dict(booking.reference)}
-    return {"_id": entry_id, "postings": postings, "reverses": booking.reverses, **known}
+def an_entry(made: JournalEntry, entry_id: str = "e1") -> Document:
+    postings = [{"account": posting.account, "amount": posting.amount} for posting in made.postings]
+    known = {"operation": str(made.operation), "currency": made.currency, "reference": dict(made.reference)}
+    return {"_id": entry_id, "postings": postings, "reverses": made.reverses, **known}
 
 
 PAYMENT = {"_id": "p1", "customerId": "c1", "amount": 500, "currency": "USD", "status": "completed", "entryId": "e1"}
@@ -92,14 +92,14 @@ def test_what_is_not_on_the_chart_has_no_side(account: str) -> None:
     assert side(account) is None
 
 
-@pytest.mark.parametrize("booking", BOOKINGS, ids=lambda booking: booking.operation)
-def test_an_entry_of_the_service_is_not_wrong(booking: Booking) -> None:
-    assert kinds(funds.judge_entry(records(an_entry(booking)))) == []
+@pytest.mark.parametrize("made", ENTRIES, ids=lambda made: made.operation)
+def test_an_entry_of_the_service_is_not_wrong(made: JournalEntry) -> None:
+    assert kinds(funds.judge_entry(records(an_entry(made)))) == []
 
 
-@given(st.sampled_from(BOOKINGS), st.data())
-def test_an_entry_with_any_other_amount_is_wrong(booking: Booking, data: st.DataObject) -> None:
-    entry = an_entry(booking)
+@given(st.sampled_from(ENTRIES), st.data())
+def test_an_entry_with_any_other_amount_is_wrong(made: JournalEntry, data: st.DataObject) -> None:
+    entry = an_entry(made)
     changed = data.draw(st.sampled_from(entry["postings"]))
     changed["amount"] += data.draw(st.integers(-1000, 1000).filter(bool))
     assert "unbalanced" in kinds(funds.judge_entry(records(entry)))
@@ -107,13 +107,13 @@ def test_an_entry_with_any_other_amount_is_wrong(booking: Booking, data: st.Data
 
 @pytest.mark.parametrize("amount", [1.5, "500", None, True])
 def test_what_is_no_amount_is_wrong(amount: Any) -> None:
-    entry = an_entry(BOOKINGS[0])
+    entry = an_entry(ENTRIES[0])
     entry["postings"][0]["amount"] = amount
     assert kinds(funds.judge_entry(records(entry))) == ["postings"]
 
 
 def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
-    entry = an_entry(BOOKINGS[3])
+    entry = an_entry(ENTRIES[3])
     entry["postings"][0]["balanceAfter"] = -1
     assert kinds(funds.judge_entry(records(entry))) == ["overdrawn"]
     assert kinds(funds.judge_entry(records(entry | {"operation": "correction"}))) == []

@@ -9,7 +9,7 @@ import pytest
 
 from inventory_service.settings import InventorySettings
 from operations.settings import OperationsSettings
-from order_service.diagram import redraw
+from order_service.diagram import picture, redraw
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
@@ -53,6 +53,7 @@ def test_make_targets_that_are_named_exist(page: str) -> None:
 def test_the_saga_is_drawn_as_it_is() -> None:
     page = TEXTS["docs/saga.md"]
     assert redraw(page) == page, "run `make docs`"
+    assert picture() == (ROOT / "docs/images/saga.svg").read_text(), "run `make docs`"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,12 @@ def test_every_queue_and_exchange_is_described() -> None:
     page = TEXTS["docs/messages.md"]
     for declared in (*topology.queues(), *topology.exchanges()):
         assert f"`{declared.name}`" in page
+
+
+def test_the_glossary_stays_short() -> None:
+    rows = re.findall(r"^\| (?!word|-)([^|]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
+    assert 0 < len(rows) <= 12
+    assert rows == sorted(rows)
 
 
 def test_no_page_names_a_machine() -> None:
