@@ -24,7 +24,7 @@ class Repair(NamedTuple):
 
     @property
     def fixed(self) -> bool:
-        """Whether the balance and its postings agree now."""
+        """True if the balance and its postings agree now."""
         return bool(self.entry_ids)
 
 

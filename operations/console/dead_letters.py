@@ -28,7 +28,7 @@ GROUPS = 100
 RATE = 100.0
 
 WATCHED_FOR = timedelta(minutes=10)
-"""How long the page of an ended replay keeps refreshing: all retry levels take three minutes."""
+"""The time for which the page of an ended replay keeps refreshing: all retry levels take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The periods to choose from."""

@@ -34,7 +34,7 @@ QUIET_SECONDS = 2.0
 """A waiting letter that is not delivered within this time went to another consumer."""
 
 RECORD_SECONDS = 60.0
-"""How long a command waits for a batch of letters to be recorded; 50 of them may have 5 MB each."""
+"""The time limit for recording a batch of letters: 50 of them may have 5 MB each."""
 
 POLL_SECONDS = 0.25
 

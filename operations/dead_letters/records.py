@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
 @dataclass(slots=True)
 class RecordResult:
-    """How many deliveries of a batch were new, failed again or known; `nameless` are letters without a message id."""
+    """The number of new, failed-again and known deliveries of a batch; `nameless` are letters without a message id."""
 
     new: int = 0
     dead_again: int = 0

@@ -47,7 +47,7 @@ class TimelineRecords(NamedTuple):
 
     @property
     def exist(self) -> bool:
-        """Whether anything is recorded under the order's id."""
+        """True if anything is recorded under the order's id."""
         return any(self[1:])
 
 
@@ -73,7 +73,7 @@ class TimelineStep:
 
     @property
     def open(self) -> bool:
-        """Whether the step is still in progress."""
+        """True while the step is in progress."""
         return self.outcome == "open"
 
     @property
@@ -143,7 +143,7 @@ class HistoryEntry(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether this entry changed the order's status."""
+        """True if this entry changed the order's status."""
         return self.status != self.before
 
 

@@ -1,4 +1,4 @@
-"""`ordersaga dead-letters` over real servers, while no process of operations runs; what audit and cleanup count."""
+"""`ordersaga dead-letters` over real servers, without an operations process; and the counts of audit and cleanup."""
 
 import asyncio
 import json
@@ -32,14 +32,14 @@ __all__ = ["patient"]  # a fixture, which is used by its name
 
 @dataclass
 class World:
-    """A stack of servers alone, with dead letters on the broker."""
+    """Servers without services, and dead letters on the broker."""
 
     stack: Stack
     database: Database
     harness: RabbitHarness
 
     async def run(self, *words: str, given: str | None = None, status: int = 0, **environment: str) -> str:
-        """What the command prints on stdout; it has to end with that status."""
+        """Run the command, check its exit status, and return its output."""
         known = {
             "ORDERSAGA_MONGODB_URL": self.stack.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
@@ -62,7 +62,7 @@ class World:
 
 @pytest.fixture(scope="module")
 async def database(servers: Servers) -> AsyncIterator[Database]:
-    """One for all tests here: making the indexes takes longer than most of them."""
+    """One database for all tests here: creating the indexes takes longer than most tests."""
     async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
         created = client[f"t{secrets.token_hex(8)}_operations"]
         yield created
@@ -78,7 +78,7 @@ async def world(database: Database, servers: Servers, patient: None) -> AsyncIte
         yield World(Stack(servers.mongodb_url, servers.amqp_url, {}, None, prefix), database, harness)
 
 
-async def test_it_takes_in_what_waits_and_lists_it_in_eighty_columns(world: World) -> None:
+async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world: World) -> None:
     long = "a reason that goes on " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
     listed = await world.run("list")
@@ -113,7 +113,7 @@ async def test_it_replays_after_asking(world: World) -> None:
 
 
 async def half_poisoned(refunds: Sequence[RefundPayment]) -> Sequence[Message]:
-    """Handle refunds but for those of orders that begin with "bad"."""
+    """Handle refunds, except those of orders whose id begins with "bad"."""
     for refund in refunds:
         if refund.order_id.startswith("bad"):
             raise PoisonError(f"order {refund.order_id} is still not known")
@@ -124,7 +124,7 @@ def letters_of(*order_ids: str) -> list[Any]:
     return [dead(message_id=f"m-{o}", body=json.dumps({"orderId": o}).encode(), error=f"no {o}") for o in order_ids]
 
 
-async def test_a_replay_that_fails_again_is_no_success(world: World) -> None:
+async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2", "bad1"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         told = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
@@ -145,7 +145,7 @@ async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) ->
     assert (await world.document("outcome", done["id"], "--wait"))["handled"] == 2
 
 
-async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World) -> None:
+async def test_without_waiting_it_reports_pending_outcomes(world: World) -> None:
     await world.send(*letters_of("good1"))
     told = await world.run("replay", "--all", "--yes")
     assert "0 handled, 0 failed again, 1 pending" in told
@@ -156,7 +156,7 @@ async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World
     await world.harness.take_from(INBOX, 1)
 
 
-async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> None:
+async def test_it_continues_an_interrupted_replay(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"))
     await world.run("list")
     letters = DeadLetterService(world.database)
@@ -173,7 +173,7 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     await world.harness.take_from(INBOX, 2)
 
 
-async def test_a_replay_that_cannot_be_continued_holds_up_no_other(
+async def test_a_replay_that_cannot_be_continued_does_not_block_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> Document:
@@ -277,7 +277,7 @@ async def test_audit_and_cleanup_count_letters_wherever_they_are(world: World) -
 
 
 async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world: World) -> None:
-    """Once its letter is handled and nothing else is there, it has."""
+    """Once its letter is handled and there is no other message, it has."""
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     orders = world.database.client[f"{world.stack.database_prefix}_orders"]["orders"]
     order = {"status": "CONFIRMED", "stockStatus": "RESERVED", "paymentStatus": "PENDING", "settled": False}

@@ -1,4 +1,4 @@
-"""`ordersaga order release` over real servers: what is held for an order that nobody has placed goes back, once."""
+"""`ordersaga order release` over real servers: what is held for an unknown order is returned, once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.support.servers import Servers
 
 @dataclass
 class Made:
-    """What a made-up `order.created` has left behind."""
+    """The records that a forged `order.created` has left."""
 
     client: AsyncMongoClient[Document]
     prefix: str
@@ -54,7 +54,7 @@ async def made(servers: Servers, database_prefix: str) -> AsyncIterator[Made]:
         yield Made(client, database_prefix, servers, harness)
 
 
-async def test_stock_and_money_of_an_unknown_order_are_asked_back_and_the_log_says_by_whom(made: Made) -> None:
+async def test_stock_and_money_of_an_unknown_order_are_returned_and_the_log_names_the_operator(made: Made) -> None:
     assert "agreed" not in await made.run("ghost", given="n\n", status=1)
     told = await made.run("ghost", "--why", "a forged message", given="y\n")
     assert "stock RESERVED, payment PROCESSED" in told
@@ -81,7 +81,7 @@ async def test_an_order_that_exists_and_one_that_holds_nothing_are_refused(made:
     assert await made.log() == []
 
 
-async def test_a_broker_that_is_away_is_said_and_logged(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_broker_is_reported_and_logged(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("operations.reading.connection.BUS_SECONDS", 1.0)
     result = await made.run("ghost", "--why", "because", "--yes", status=1, amqp_url="amqp://127.0.0.1:1/")
     assert "are sent" not in result

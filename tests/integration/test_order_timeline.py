@@ -28,7 +28,7 @@ async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
-    """What the command needs to find the records; it never speaks to the broker."""
+    """The environment in which the command finds the records; it never connects to the broker."""
     return {
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_AMQP_URL": "amqp://127.0.0.1:1/",
@@ -38,7 +38,7 @@ def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
 
 
 async def trace(environment: dict[str, str], *words: str, status: int = 0) -> str:
-    """What the command prints on stdout; it has to end with that status."""
+    """Run the command, check its exit status, and return its output."""
     result = await asyncio.to_thread(CliRunner(env=environment).invoke, order, ["trace", *words])
     assert result.exit_code == status, result.output
     return result.stdout
@@ -56,7 +56,7 @@ def assert_readable(text: str, *words: str) -> None:
         assert word in text
 
 
-async def test_a_server_that_was_bought_is_told_by_all_four_services(shop: Shop, environment: dict[str, str]) -> None:
+async def test_the_purchase_of_a_server_has_steps_of_all_four_services(shop: Shop, environment: dict[str, str]) -> None:
     async with shop.all_running():
         order_id = await shop.place(**A_SERVER)
         settled = await shop.settled(order_id)
@@ -74,7 +74,9 @@ async def test_a_server_that_was_bought_is_told_by_all_four_services(shop: Shop,
     assert "waits for" not in text
 
 
-async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, environment: dict[str, str]) -> None:
+async def test_a_cancelled_order_shows_the_reason_and_the_compensations(
+    shop: Shop, environment: dict[str, str]
+) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
         await shop.ask("order", "POST", f"/orders/{order_id}/cancel", {"reason": HOSTILE})
@@ -87,10 +89,10 @@ async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, envir
     assert {step["lane"] for step in told["steps"] if step["kind"] == "compensation"} == {"stock", "payment"}
 
 
-async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environment: dict[str, str]) -> None:
+async def test_an_order_in_progress_shows_its_open_steps(shop: Shop, environment: dict[str, str]) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
-    # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
+    # Run after the services have stopped: their logs would be mixed into the output.
     text = await trace(environment, order_id)
     told = await document(environment, order_id)
     assert_readable(text, "PENDING, not settled", "waits for", "Answer from stock and payment", "due in ")
@@ -124,13 +126,13 @@ async def test_a_dead_letter_is_part_of_the_timeline_and_names_the_command_that_
     assert "letter1" in [step["deadLetter"] for step in told["waitingFor"]]
 
 
-async def test_an_order_that_is_not_there(environment: dict[str, str]) -> None:
+async def test_an_unknown_order(environment: dict[str, str]) -> None:
     assert await trace(environment, "nobody", status=1) == ""
     told = json.loads(await trace(environment, "nobody", "--json", status=1))
     assert told == {"orderId": "nobody", "found": False}
 
 
-def test_a_database_that_is_away_is_told_by_exit_status_3(
+def test_an_unreachable_database_is_exit_status_3(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("operations.reading.reachability.TIMEOUT_SECONDS", 0.2)
@@ -158,5 +160,5 @@ def test_a_database_that_is_away_is_told_by_exit_status_3(
         (90061, "1d 01h"),
     ],
 )
-def test_durations_are_written_for_people(seconds: float, written: str) -> None:
+def test_durations(seconds: float, written: str) -> None:
     assert duration(seconds) == written

@@ -1,4 +1,4 @@
-"""The settings of the operations process, and how `ordersaga up` fills them."""
+"""The settings of the operations process, and the values that `ordersaga up` sets."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, 
         load(OperationsSettings)
 
 
-def test_the_console_acts_on_the_services_of_its_stack_unless_told_of_others() -> None:
+def test_the_console_acts_on_the_services_of_its_stack_unless_others_are_set() -> None:
     services = [Service("order", 1234, {}), Service("payment", 1235, {})]
     environment = _for_console(services, {"ORDERSAGA_PAYMENT_URL": "http://elsewhere:1"})
     assert environment == {
