@@ -48,7 +48,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 def test_times_before_and_after_now() -> None:
     assert wording.ago(NOW - timedelta(minutes=3), NOW) == "3 min ago"
     assert wording.ago(NOW + timedelta(hours=2), NOW) == "in 2 h"
-    assert wording.ago(NOW, NOW) == "now"
+    assert wording.ago(NOW, NOW) == "just now"
 
 
 def test_numbers() -> None:
