@@ -6,13 +6,14 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pymongo
 import pytest
 
 from operations.audit import audit
 from operations.errors import UnreachableError
-from operations.load import LoadProgress, Plan, run_load
+from operations.load import LoadPlan, LoadProgress, run_load
 from operations.settings import Stack as Address
 from tests.support import warm_processes
 from tests.support.processes import Stack, run_stack
@@ -28,7 +29,7 @@ async def stack(servers: Servers) -> AsyncIterator[Stack]:
         await running.start()
         yield running
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         for name in ("orders", "inventory", "payments"):
             await client.drop_database(f"{prefix}_{name}")
 
@@ -40,7 +41,7 @@ def address(stack: Stack) -> Address:
 
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
     progress = LoadProgress()
-    report = await run_load(address(stack), Plan(orders=300, concurrency=10, products=4, lines=2), progress)
+    report = await run_load(address(stack), LoadPlan(orders=300, concurrency=10, products=4, lines=2), progress)
     assert report.ok
     assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
     assert report.statuses == {"CONFIRMED": 300}
@@ -56,7 +57,7 @@ async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
 
 
 async def test_declined_orders_end_cancelled_and_give_everything_back(stack: Stack) -> None:
-    report = await run_load(address(stack), Plan(orders=40, rate=200, payment_token="tok_declined"))
+    report = await run_load(address(stack), LoadPlan(orders=40, rate=200, payment_token="tok_declined"))
     assert report.ok
     assert report.statuses == {"CANCELLED": 40}
     assert report.reasons == {"The card was declined": 40}
@@ -64,8 +65,10 @@ async def test_declined_orders_end_cancelled_and_give_everything_back(stack: Sta
 
 async def test_an_audit_in_the_middle_of_it_finds_orders_on_their_way_and_nothing_wrong(stack: Stack) -> None:
     """One hot product is bought and given back, by orders that go through and orders that are declined."""
-    good = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1)))
-    declined = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1, payment_token="tok_declined")))
+    good = asyncio.create_task(run_load(address(stack), LoadPlan(orders=400, products=1)))
+    declined = asyncio.create_task(
+        run_load(address(stack), LoadPlan(orders=400, products=1, payment_token="tok_declined"))
+    )
     on_their_way = 0
     while not (good.done() and declined.done()):
         report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, confirm_after=0)
@@ -81,7 +84,7 @@ async def test_orders_that_do_not_settle_are_told(stack: Stack) -> None:
     for process in stack.processes("payment"):
         await stack.kill(process)
     try:
-        report = await run_load(address(stack), Plan(orders=20, timeout=0.5))
+        report = await run_load(address(stack), LoadPlan(orders=20, timeout=0.5))
     finally:
         await stack.start("payment")
     assert (report.accepted, report.recorded, report.unsettled) == (20, 20, 20)
@@ -94,7 +97,9 @@ async def test_orders_that_do_not_settle_are_told(stack: Stack) -> None:
 async def test_a_stack_that_is_not_there() -> None:
     nobody = {"order": "http://127.0.0.1:1", "inventory": "http://127.0.0.1:1"}
     with pytest.raises(UnreachableError, match="inventory service"):
-        await run_load(Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nobody, None, "nobody"), Plan(orders=1))
+        await run_load(
+            Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nobody, None, "nobody"), LoadPlan(orders=1)
+        )
 
 
 async def ordersaga(*words: str, **settings: str) -> tuple[int, str, str]:

@@ -241,7 +241,7 @@ async def stack(servers: Servers, collector: tuple[Collector, str]) -> AsyncIter
             await running.start()
             yield running
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         for name in ("orders", "inventory", "payments"):
             await client.drop_database(f"{prefix}_{name}")
 

@@ -23,7 +23,7 @@ from tests.support.world import LONG_AGO, Document, World, account, entry, popul
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate_funds(created)
         await created.store()

@@ -56,7 +56,7 @@ from tests.support.world import (
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         populate_funds(created)
@@ -73,7 +73,7 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
     A message that an earlier test left on the broker would explain every stalled order.
     """
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         created = World(client, f"t{secrets.token_hex(8)}", servers.mongodb_url, servers.amqp_url)
         populate(created)
         populate_funds(created)
@@ -488,6 +488,7 @@ async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) 
     await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
     charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
     assert [violation.kind for violation in (await world.audit()).violations] == ["charge", "money"]
+    assert charge is not None
     money = {"amount": charge["amount"], "currency": charge["currency"]}
     await world.collection("stripe_intents").insert_one({"_id": "confirmed", "intentId": "pi_1", **money})
     report = await world.audit()
@@ -519,7 +520,7 @@ async def test_the_entries_of_the_ledger_are_right(world: World) -> None:
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
     paid = await charging.charge(orders)
     assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]
-    await charging.give_back(paid[:1])
+    await charging.refund(paid[:1])
     report = await world.audit()
     assert [violation.as_json() for violation in report.violations if violation.invariant == 5] == []
     assert report.checked["entries"] == 17 + 16

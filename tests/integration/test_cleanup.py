@@ -33,7 +33,7 @@ DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         await created.store()
@@ -84,7 +84,12 @@ async def test_a_failed_order_is_never_deleted(world: World) -> None:
     failed = {f"failed-{number}": kind for number, kind in enumerate(kinds)}
     for order_id, (stock, payment, settled, compensating) in failed.items():
         ancient = NOW - timedelta(days=9999)
-        changes = {"settled": settled, "compensating": compensating, "updatedAt": ancient, "createdAt": ancient}
+        changes: Document = {
+            "settled": settled,
+            "compensating": compensating,
+            "updatedAt": ancient,
+            "createdAt": ancient,
+        }
         order(world, order_id, "FAILED", stock=stock, payment=payment, **changes)
         job(world, order_id, "FAILED", updatedAt=ancient)
     await world.store()
@@ -331,7 +336,7 @@ async def test_the_command_over_the_records_of_real_services(
 ) -> None:
     async with (
         run_stack(mongodb_url, clean_broker, database_prefix) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
         await stack.stock("p1", 5)
@@ -376,7 +381,7 @@ async def test_servers_failed_orders_and_their_records_stay(
             **provider.settings,
             credentials_key=Fernet.generate_key().decode(),
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start("order", "inventory", "payment", "provisioning")
         await provider.packages([package("203.0.113", 1), package("198.51.100", 5)])
@@ -445,7 +450,7 @@ async def refuses_and_asks(stack: Stack) -> None:
     assert "there is 1 dead letter" in errors
     status, output, _ = await run_command(stack, "--older-than", "30d", "--yes", "--json")
     assert (status, list(json.loads(output))) == (1, ["refused"])
-    words = ("--older-than", "41d", "--yes", "--ignore-dead-letters")
+    words = ["--older-than", "41d", "--yes", "--ignore-dead-letters"]
     assert (await run_command(stack, *words))[0] == 0
     await purge(stack.amqp_url)
 
@@ -495,7 +500,7 @@ async def test_an_order_refunded_over_stripe_and_deleted_is_charged_again_when_i
             stripe_api_url=api.url,
             gateway_timeout_seconds=60,
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
 

@@ -287,7 +287,7 @@ async def test_posts_from_other_sites_change_nothing(
         "replay_id": "r1",
     }
     app: FastAPI = an_app(dependencies)
-    posts = [route.path.format(**values) for route in _routes(app) if "POST" in route.methods]
+    posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]
     assert len(posts) >= 11
     for post in posts:
         for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "none"}):

@@ -1,6 +1,5 @@
 """`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
 
-import importlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,17 @@ import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
 from operations.doctor.broker import check_bindings, check_broker, check_message_size
-from operations.doctor.database import DATABASES, check_database, schema_of
+from operations.doctor.database import check_database, schema_of
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
 from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.processes import spawn
 from operations.stack.program import Command
-from operations.stack.services import SERVICES
 from shared import topology
 from shared.bus.declaring import declare_topology
 from shared.schema import CollectionSchema, prepare
+from shared.services import SERVICES
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
 from tests.support.simulators import package, run_simulator
@@ -96,11 +95,11 @@ async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Serv
 
 async def test_collections_that_a_service_has_made_are_found_well(servers: Servers, database_prefix: str) -> None:
     async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
-        for service, name in DATABASES.items():
-            await prepare(client[f"{database_prefix}_{name}"], schema_of(service))
-    findings = await database(servers.mongodb_url, database_prefix, tuple(DATABASES))
+        for service in SERVICES.values():
+            await prepare(client[service.database_in(database_prefix)], schema_of(service.name))
+    findings = await database(servers.mongodb_url, database_prefix, tuple(SERVICES))
     of_collections = {what: finding for what, finding in findings.items() if what.startswith("collection ")}
-    assert len(of_collections) == sum(len(schema_of(service)) for service in DATABASES)
+    assert len(of_collections) == sum(len(schema_of(service)) for service in SERVICES)
     assert {finding.outcome for finding in of_collections.values()} == {"ok"}
 
 
@@ -171,11 +170,6 @@ async def test_what_helps_against_an_error_is_told(
     finding = findings[f"collections of {database_prefix}_orders"]
     assert finding.outcome == "wrong"
     assert words in finding.fix
-
-
-def test_the_databases_are_called_as_the_services_call_them() -> None:
-    for service, name in DATABASES.items():
-        assert importlib.import_module(f"{SERVICES[service].package}.__main__").DEFINITION.database == name
 
 
 async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:

@@ -197,12 +197,12 @@ async def test_queues_are_observed_with_messages_and_consumers(watched: Watched,
 async def test_packages_and_their_queues_are_observed(watched: Watched) -> None:
     provisioning = watched.database("provisioning")
     packages, now = Packages(provisioning["packages"], 5), utc_now()
-    await packages.note("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
+    await packages.record("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
     before = await watched.observe()
     assert value(before, "ordersaga_package_low", package="103.1.2") == 0
     assert value(before, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == 0
 
-    await packages.note("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
+    await packages.record("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
     wish = ProvisionServer(order_id=new_id(), user_id="u1", package="103.1.2", ram=2048)
     await Jobs(provisioning["jobs"]).insert([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
     after = await watched.observe()

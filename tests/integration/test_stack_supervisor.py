@@ -16,7 +16,6 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from operations.stack import state_writer
 from operations.stack.layout import Layout
 from operations.stack.orphans import end_orphans
 from operations.stack.ports import PortClaims
@@ -24,7 +23,7 @@ from operations.stack.processes import end_all, find, find_marked, identify
 from operations.stack.program import Command, ServerMissingError
 from operations.stack.services import probe_readiness
 from operations.stack.start import StartError
-from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state
+from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
 from tests.support.eventually import eventually
 
@@ -250,7 +249,7 @@ async def test_a_full_disk_does_not_end_the_supervision(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
+    monkeypatch.setattr("operations.stack.state_writer.write_state", disk.before(write_state))
     monkeypatch.setattr(one, "prepare", disk.before(one.prepare))
     run = Run(layout, [one], disk=disk)
     await run.ready()
@@ -281,7 +280,7 @@ async def test_a_disk_that_stays_full_does_not_hinder_the_end(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
+    monkeypatch.setattr("operations.stack.state_writer.write_state", disk.before(write_state))
     run = Run(layout, [one], disk=disk)
     await run.ready()
     disk.full = True

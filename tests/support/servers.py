@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import aiohttp
@@ -173,7 +174,7 @@ async def _started(stack: contextlib.AsyncExitStack, announce: Callable[[str], N
 
 async def _write_journal_often(mongodb_url: str) -> None:
     """Have what waits for the journal's next write, as dropping a database does, wait 5 ms for it and not 100."""
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         await client.admin.command({"setParameter": 1, "journalCommitInterval": 5})
 
 

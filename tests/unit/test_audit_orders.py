@@ -65,8 +65,13 @@ def kinds(order: Document, *records: Document | None) -> list[str]:
     ]
 
 
-RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
-PAYMENTS_AND_CHARGES = (
+RESERVATIONS: tuple[Document | None, ...] = (
+    None,
+    a_reservation("RESERVED"),
+    a_reservation("FAILED"),
+    a_reservation("RELEASED"),
+)
+PAYMENTS_AND_CHARGES: tuple[tuple[Document | None, Document | None], ...] = (
     (None, None),
     (a_payment("PENDING"), None),
     (a_payment("PENDING"), CHARGED),
@@ -216,7 +221,7 @@ def test_the_time_from_which_on_an_order_is_late(kind: str, in_time: Document, t
 
 
 def test_an_order_is_stalled_after_a_while_without_any_step() -> None:
-    old = {"updatedAt": NOW - STALLED - INSTANT}
+    old: Document = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
     assert activity(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
     assert activity(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled

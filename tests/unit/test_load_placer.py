@@ -13,7 +13,7 @@ from operations.load import connection as http
 from operations.load import placer as placer_module
 from operations.load.connection import Connection, NoAnswerError, NotSentError
 from operations.load.placer import OrderPlacer
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -132,14 +132,14 @@ async def test_nobody_listens() -> None:
         await Connection("http://127.0.0.1:1", "/orders").post(b"{}", PATIENT)
 
 
-async def place(opened: Shop, plan: Plan) -> OrderPlacer:
+async def place(opened: Shop, plan: LoadPlan) -> OrderPlacer:
     placer = OrderPlacer(plan, opened.url, plan.bodies("load-1"))
     await placer.run()
     return placer
 
 
 async def test_every_order_is_placed_once() -> None:
-    plan = Plan(orders=30, concurrency=4)
+    plan = LoadPlan(orders=30, concurrency=4)
     async with shop() as opened:
         placer = await place(opened, plan)
         assert sorted(opened.bodies) == sorted(plan.bodies("load-1"))
@@ -150,7 +150,7 @@ async def test_every_order_is_placed_once() -> None:
 
 async def test_a_server_that_is_busy_is_asked_again() -> None:
     async with shop(BUSY, BUSY) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 4
     assert placer.accepted == 2
     assert placer.errors == {"HTTP 503": 2}
@@ -158,7 +158,7 @@ async def test_a_server_that_is_busy_is_asked_again() -> None:
 
 async def test_what_is_wrong_is_not_posted_again() -> None:
     async with shop(WRONG) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
     assert (placer.done, placer.accepted) == (2, 1)
     assert placer.errors == {"HTTP 422": 1}
@@ -166,7 +166,7 @@ async def test_what_is_wrong_is_not_posted_again() -> None:
 
 async def test_an_order_without_an_answer_is_in_doubt_and_not_posted_again() -> None:
     async with shop(HANGS_UP) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
     assert (placer.done, placer.accepted, placer.in_doubt) == (2, 1, 1)
 
@@ -175,7 +175,7 @@ async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.Monkey
     monkeypatch.setattr(placer_module, "ANSWER_SECONDS", 0.1)
     moments = itertools.count(0.0, 0.04)  # it gives up at the third attempt, however long one takes
     monkeypatch.setattr(placer_module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-    plan = Plan(orders=1)
+    plan = LoadPlan(orders=1)
     placer = OrderPlacer(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
     await placer.run()
     assert (placer.done, placer.accepted) == (1, 0)
@@ -184,7 +184,7 @@ async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.Monkey
 
 
 async def test_a_rate_is_kept() -> None:
-    plan = Plan(orders=20, rate=100, concurrency=8)
+    plan = LoadPlan(orders=20, rate=100, concurrency=8)
     async with shop() as opened:
         started = asyncio.get_running_loop().time()
         placer = await place(opened, plan)
@@ -203,7 +203,7 @@ async def test_with_a_rate_waiting_for_a_connection_counts() -> None:
                 writer.write(ACCEPTED)
         writer.close()
 
-    plan = Plan(orders=20, rate=100_000, concurrency=1)
+    plan = LoadPlan(orders=20, rate=100_000, concurrency=1)
     async with await asyncio.start_server(slowly, "127.0.0.1", 0) as server:
         placer = OrderPlacer(plan, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", plan.bodies("load-1"))
         await placer.run()

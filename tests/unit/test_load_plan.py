@@ -13,18 +13,18 @@ from operations.audit import Report, Violation
 from operations.commands.load_display import show
 from operations.load.cost import Cost, Usage, cost_between
 from operations.load.outcomes import Outcomes
-from operations.load.plan import VARIETY, Plan
+from operations.load.plan import VARIETY, LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile
 
 
 def test_the_same_plan_makes_the_same_orders() -> None:
-    plan = Plan(orders=50, products=5, lines=3, seed=7)
+    plan = LoadPlan(orders=50, products=5, lines=3, seed=7)
     assert plan.bodies("load-1") == plan.bodies("load-1")
     assert plan.bodies("load-1") != replace(plan, seed=8).bodies("load-1")
 
 
 def test_every_order_adds_up_and_names_no_product_twice() -> None:
-    plan = Plan(orders=200, products=5, lines=3, payment_token="tok_declined")
+    plan = LoadPlan(orders=200, products=5, lines=3, payment_token="tok_declined")
     for body in map(json.loads, plan.bodies("load-1")):
         products = [item["productId"] for item in body["items"]]
         assert len(set(products)) == 3
@@ -35,19 +35,19 @@ def test_every_order_adds_up_and_names_no_product_twice() -> None:
 
 
 def test_a_long_test_places_the_same_orders_again() -> None:
-    assert len(Plan(orders=20).bodies("load-1")) == 20
-    assert len(Plan(orders=100 * VARIETY).bodies("load-1")) == VARIETY
+    assert len(LoadPlan(orders=20).bodies("load-1")) == 20
+    assert len(LoadPlan(orders=100 * VARIETY).bodies("load-1")) == VARIETY
 
 
 def test_orders_want_a_slot_only_if_the_plan_says_so() -> None:
-    wishes = [json.loads(body).get("delivery") for body in Plan(orders=3, slots=True).bodies("load-1")]
+    wishes = [json.loads(body).get("delivery") for body in LoadPlan(orders=3, slots=True).bodies("load-1")]
     assert wishes == [{"slot": "auto"}] * 3
-    assert all("delivery" not in json.loads(body) for body in Plan(orders=3).bodies("load-1"))
+    assert all("delivery" not in json.loads(body) for body in LoadPlan(orders=3).bodies("load-1"))
 
 
 def test_more_lines_than_products_cannot_be_placed() -> None:
     with pytest.raises(ValueError, match="3 lines per order need as many products, but there are 2"):
-        Plan(orders=1, products=2, lines=3)
+        LoadPlan(orders=1, products=2, lines=3)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5), (90, 9), (91, 10), (99, 10), (100, 10), (0, 1)])

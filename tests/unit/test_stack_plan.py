@@ -11,15 +11,16 @@ from cryptography.fernet import Fernet
 from operations.stack.environment import unknown_settings
 from operations.stack.layout import Layout
 from operations.stack.mongod import Mongod, find_mongod
-from operations.stack.plan import Plan, make_plan
+from operations.stack.plan import StackPlan, make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import find_rabbitmq
-from operations.stack.services import PROCESSES, SERVICES, SIMULATOR, Service, choose_services
+from operations.stack.services import ServiceProgram, choose_services
 from operations.stack.start import StartError
 from operations.stack.state import State
 from operations.stack.supervisor import restart_delay
 from provisioning_service.settings import ProvisioningSettings
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.settings import load
 
 GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
@@ -39,7 +40,7 @@ def plan(
     services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
     remembered: State | None = None,
-) -> Plan:
+) -> StackPlan:
     return make_plan(Layout(tmp_path), services, offset, remembered or State(), claims, environment)
 
 
@@ -50,7 +51,7 @@ def program_file(path: Path) -> Path:
     return path
 
 
-def settings_of(made: Plan, name: str) -> Mapping[str, str]:
+def settings_of(made: StackPlan, name: str) -> Mapping[str, str]:
     """The environment with which a process is started."""
     return next(program for stage in made.stages for program in stage if program.name == name).prepare().environment
 
@@ -59,7 +60,7 @@ def test_with_both_servers_given_only_services_and_the_simulator_are_started(
     claims: PortClaims, tmp_path: Path
 ) -> None:
     made = plan(claims, tmp_path, GIVEN)
-    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR], list(SERVICES)]
+    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR.name], list(SERVICES)]
     assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://elsewhere/", "amqp://elsewhere/")
 
 
@@ -99,7 +100,7 @@ def test_each_program_gets_the_part_of_the_environment_that_it_needs(claims: Por
     assert having == {
         "ORDERSAGA_STRIPE_API_KEY": {"payment"},
         "ORDERSAGA_CREDENTIALS_KEY": {"provisioning"},
-        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR},
+        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR.name},
         "AWS_SECRET_ACCESS_KEY": set(),
         "RABBITMQ_DEFAULT_PASS": set(),
         "ORDERSAGA_NONSENSE": set(),
@@ -128,14 +129,14 @@ def test_mongod_does_not_take_zlib(tmp_path: Path) -> None:
 
 def test_provisioning_buys_from_the_simulator_as_who_it_lets_in(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_SMARTVPS_PASSWORD": "mine"})
-    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR)
-    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR]}"
+    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR.name)
+    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR.name]}"
     for name, value in {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "mine"}.items():
         assert (buyer[name], seller[name]) == (value, value)
 
 
 def test_the_simulator_knows_nothing_of_the_stack_that_buys_from_it(claims: PortClaims, tmp_path: Path) -> None:
-    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR)
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR.name)
     assert not settings.keys() & {*GIVEN, "ORDERSAGA_CREDENTIALS_KEY"}
     assert settings["ORDERSAGA_HTTP_PORT"].isdigit()
 
@@ -159,7 +160,7 @@ def test_the_settings_that_provisioning_is_started_with_are_complete(
     assert load(ProvisioningSettings).smartvps_url
 
 
-def key_of(made: Plan) -> str:
+def key_of(made: StackPlan) -> str:
     return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
 
 
@@ -231,7 +232,7 @@ def test_a_node_is_known_by_its_data_when_the_state_is_lost(claims: PortClaims, 
 
 
 def test_a_service_that_listens_everywhere_is_asked_on_this_machine() -> None:
-    service = Service("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
+    service = ServiceProgram("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
     assert service.url == "http://127.0.0.1:3008"
 
 
@@ -244,7 +245,7 @@ def test_chosen_services_keep_the_order_of_their_start() -> None:
 def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named() -> None:
     assert choose_services(None, PROVIDER) == list(SERVICES)
     assert choose_services(None, {"ORDERSAGA_SMARTVPS_URL": ""}) == list(PROCESSES)
-    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR]
+    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR.name]
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])

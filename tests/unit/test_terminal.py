@@ -23,7 +23,7 @@ from operations.accounts.statements import AccountOverview, Movement, Statement
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.commands.accounts_display import show_overview, show_statement
 from operations.commands.audit_display import show as show_audit
-from operations.commands.dead_letters_display import show_groups, show_letter, show_page
+from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
 from operations.dead_letters.groups import Group, GroupPage, HistogramBin
