@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
-from operations.dead_letters.outcome import Outcome
+from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Progress, Replayer
 from operations.dead_letters.replays import CANCELLING, RUNNING, LostLeaseError, ReplayRecords
@@ -113,8 +113,8 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
 
 
 async def await_outcome(
-    connection: DeadLetterConnection, replay_id: str, within: float, on_progress: Callable[[Outcome], None]
-) -> Outcome:
+    connection: DeadLetterConnection, replay_id: str, within: float, on_progress: Callable[[ReplayOutcome], None]
+) -> ReplayOutcome:
     """Wait up to `within` seconds until every letter of an ended replay has an outcome.
 
     Consumes dead letters and notices meanwhile, so that it works without an operations process.
