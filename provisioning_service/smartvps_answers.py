@@ -12,9 +12,10 @@ import orjson
 
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.provider import Access, Package
+from shared.errors import ExternalSystemError
 
 MOST_ENCODINGS = 5
-"""How many times an answer may be encoded as JSON."""
+"""The number of times that an answer may be encoded as JSON."""
 LONGEST_LABEL = 128
 LONGEST_PASSWORD = 1024
 
@@ -42,7 +43,7 @@ _FAILURE_WORDS = re.compile(
 )
 
 
-class UnusableAnswerError(Exception):
+class UnusableAnswerError(ExternalSystemError):
     """The answer is unusable or ambiguous; the text contains no part of it."""
 
 

@@ -68,7 +68,7 @@ class DemoStack:
         process.kill()
         return process.pid
 
-    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 30) -> Restart:
+    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 60) -> Restart:
         """Wait until the supervisor has restarted a killed service and the service is ready."""
         started = time.monotonic()
         while time.monotonic() - started < within:
@@ -86,7 +86,7 @@ class DemoStack:
 def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
     """Start a stack, yield it and remove it; its data is kept only after a failure.
 
-    Raises StartError when it does not start.
+    Raises StackStartError when it does not start.
     """
     root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
     layout = Layout(root)

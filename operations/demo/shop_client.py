@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from operations.errors import UnreachableError
+from operations.errors import CommandError, UnreachableError
 from operations.settings import Stack
 from shared.services import SIMULATOR
 
@@ -21,7 +21,7 @@ PRICE = 10
 FINAL = ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED")
 
 
-class NotSettledError(Exception):
+class NotSettledError(CommandError):
     """Orders did not reach their final status in time."""
 
 
@@ -111,14 +111,14 @@ class ShopClient:
         page = await self._call("GET", "order", f"/orders?userId={customer}&limit=100")
         return Orders(page["items"])
 
-    async def settled_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
+    async def settled_orders_of(self, customer: str, number: int, within: float = 60) -> Orders:
         """Return a customer's orders once that many exist and all are settled.
 
         Raises NotSettledError after `within` seconds.
         """
         return await self._orders_once(customer, number, within, "settled", lambda order: order["settled"])
 
-    async def decided_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
+    async def decided_orders_of(self, customer: str, number: int, within: float = 60) -> Orders:
         """Return a customer's orders once that many exist and each has a final status; FAILED ones may hold money.
 
         Raises NotSettledError after `within` seconds.

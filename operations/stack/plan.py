@@ -18,7 +18,7 @@ from operations.stack.ports import PortClaims
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.services import ServiceProgram
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
 
@@ -35,27 +35,27 @@ def make_plan(
     layout: Layout,
     services: Sequence[str],
     port_offset: int | None,
-    remembered: State,
+    stored: State,
     claims: PortClaims,
     environment: Mapping[str, str],
 ) -> StackPlan:
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
-    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StartError for an
-    invalid URL or database prefix.
+    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
+    for an invalid URL or database prefix.
     """
     if invalid := invalid_value(environment):
-        raise StartError(invalid)
-    ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
-    node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
+        raise StackStartError(invalid)
+    ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
+    node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
     settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
     simulator, running = _plan_services(layout, services, ports, settings)
     state = replace(
         State(),
         node=node,
-        ports={**remembered.ports, **ports},
+        ports={**stored.ports, **ports},
         mongodb_url=mongodb_url,
         amqp_url=amqp_url,
         database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
@@ -81,12 +81,10 @@ def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> di
     return needed
 
 
-def _claim_ports(
-    defaults: Mapping[str, int], offset: int | None, remembered: State, claims: PortClaims
-) -> dict[str, int]:
+def _claim_ports(defaults: Mapping[str, int], offset: int | None, stored: State, claims: PortClaims) -> dict[str, int]:
     if offset is not None:
         return claims.claim_exactly({name: port + offset for name, port in defaults.items()})
-    return claims.claim_preferred(defaults, remembered.ports, defaults)
+    return claims.claim_preferred(defaults, stored.ports, defaults)
 
 
 def _plan_services(

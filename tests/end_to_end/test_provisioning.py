@@ -207,7 +207,7 @@ async def test_cancelled_before_it_buys_the_money_goes_back(hoster: Hoster) -> N
     assert len(await hoster.sold("103.8.1")) == 1
 
 
-async def test_cancelled_after_a_wrong_address_was_bought_somebody_has_to_decide(hoster: Hoster) -> None:
+async def test_cancelled_after_a_wrong_address_was_bought_an_operator_must_decide(hoster: Hoster) -> None:
     await hoster.sells("103.9.1", "103.9.2")
     await hoster.simulator.faults(buy={"wrongIpNext": 1, "delaySeconds": FOR_EVER})
     asked_before = hoster.simulator.asked_to_buy

@@ -33,11 +33,11 @@ async def browser() -> AsyncIterator[Browser]:
         yield found
 
 
-async def open_page(browser: Browser, url: str, troubles: list[str], width: int = 1280) -> Page:
+async def open_page(browser: Browser, url: str, errors: list[str], width: int = 1280) -> Page:
     page = await browser.new_page(base_url=url, viewport={"width": width, "height": 800})
     page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     return page
 
 
@@ -93,9 +93,9 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
 async def test_every_page_fits_a_phone_and_violates_no_browser_policy(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
-    troubles: list[str] = []
+    errors: list[str] = []
     async with served(dependencies) as url:
-        page = await open_page(browser, url, troubles, PHONE)
+        page = await open_page(browser, url, errors, PHONE)
         for path in await fill(dependencies):
             await page.goto(path)
             width = await page.evaluate("document.documentElement.scrollWidth")
@@ -106,15 +106,15 @@ async def test_every_page_fits_a_phone_and_violates_no_browser_policy(
             )
             assert named == 0, f"{path} has a field without a label"
         await page.close()
-    assert troubles == []
+    assert errors == []
 
 
 async def test_the_overview_refreshes_itself_and_keeps_the_focus(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
-    troubles: list[str] = []
+    errors: list[str] = []
     async with served(dependencies) as url:
-        page = await open_page(browser, url, troubles)
+        page = await open_page(browser, url, errors)
         await page.goto("/")
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.className") == "skip"
@@ -133,7 +133,7 @@ async def test_the_overview_refreshes_itself_and_keeps_the_focus(
         await page.keyboard.press("Enter")
         await expect(page.get_by_label("Traceback")).to_contain_text("Poison: no price", timeout=PATIENCE)
         await page.close()
-    assert troubles == []
+    assert errors == []
 
 
 async def test_at_double_size_tables_scroll_and_no_column_is_hidden(

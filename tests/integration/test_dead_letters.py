@@ -784,7 +784,7 @@ async def test_letters_wait_while_the_database_is_unavailable(
         ingest = Ingest(bus, LetterRecords(client[dead_letters.database.name]))
         taking = asyncio.create_task(ingest.run())
         await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
-        await eventually(lambda: (ingest.trouble or "").startswith("waiting"), 20, "the ingest to wait")
+        await eventually(lambda: (ingest.unhealthy_reason or "").startswith("waiting"), 20, "the ingest to wait")
         host, _, mongod = servers.mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition(":")
         async with await asyncio.start_server(forward_to(host, int(mongod)), sock=reserved):
 
@@ -792,7 +792,7 @@ async def test_letters_wait_while_the_database_is_unavailable(
                 return len(await dead_letters.all()) == 10
 
             await eventually(recorded, 60, "the letters to be recorded")
-            await eventually(lambda: ingest.trouble is None, 60, "all to be well")
+            await eventually(lambda: ingest.unhealthy_reason is None, 60, "all to be well")
             await ingest.stop()
             await taking
             await client.close()

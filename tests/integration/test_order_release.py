@@ -1,4 +1,4 @@
-"""`ordersaga order release` over real servers: what is held for an unknown order is returned, once."""
+"""`ordersaga order release` over real servers: stock and money of an unknown order are released once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.support.servers import Servers
 
 @dataclass
 class Made:
-    """The records that a forged `order.created` has left."""
+    """The traces of a forged `order.created`."""
 
     client: AsyncMongoClient[Document]
     prefix: str
@@ -56,10 +56,10 @@ async def made(servers: Servers, database_prefix: str) -> AsyncIterator[Made]:
 
 async def test_stock_and_money_of_an_unknown_order_are_returned_and_the_log_names_the_operator(made: Made) -> None:
     assert "sent" not in await made.run("ghost", given="n\n", status=1)
-    told = await made.run("ghost", "--why", "a forged message", given="y\n")
-    assert "stock RESERVED, payment PROCESSED" in told
-    assert "ordersaga order timeline ghost" in told
-    assert f"(databases {made.prefix}_*)" in told
+    printed = await made.run("ghost", "--why", "a forged message", given="y\n")
+    assert "stock RESERVED, payment PROCESSED" in printed
+    assert "ordersaga order timeline ghost" in printed
+    assert f"(databases {made.prefix}_*)" in printed
     assert "stock RESERVED, payment PROCESSED" in await made.run("ghost", command="timeline")
     (release,) = await made.harness.take_from(INVENTORY_INBOX, 1)
     (refund,) = await made.harness.take_from(PAYMENT_INBOX, 1)
@@ -75,7 +75,7 @@ async def test_an_order_that_exists_and_one_that_holds_nothing_are_refused(made:
     await made.client[f"{made.prefix}_orders"]["orders"].insert_one({"_id": "ghost", "status": "CONFIRMED"})
     refused = await made.run("ghost", "--why", "because", "--yes", status=1)
     assert "the order service knows order ghost (CONFIRMED)" in refused
-    assert "nothing is held for order nobody" in await made.run("nobody", "--why", "because", "--yes", status=1)
+    assert "nothing is held for order unknown" in await made.run("unknown", "--why", "because", "--yes", status=1)
     await made.run("ghost", "--yes", status=2)
     await made.harness.take_from(INVENTORY_INBOX, 0)
     assert await made.log() == []

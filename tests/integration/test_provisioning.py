@@ -18,7 +18,7 @@ import pytest
 from provisioning_service.api import show_job
 from provisioning_service.handlers import JobHandlers
 from provisioning_service.job import State, Step
-from provisioning_service.provider import UnansweredError
+from provisioning_service.provider import ProviderUnansweredError
 from shared.clock import to_rfc3339
 from shared.contracts import (
     CancelProvisioning,
@@ -351,7 +351,7 @@ def fail_once(worker: ProvisioningWorker, *calls: str) -> None:
     async def fail(call: str, _ip: str) -> None:
         if call in left:
             left.remove(call)
-            raise UnansweredError(f"{call}: the connection broke")
+            raise ProviderUnansweredError(f"{call}: the connection broke")
 
     worker.provider.before = fail
 
@@ -409,7 +409,7 @@ async def test_without_a_search_nothing_is_bought_again(worker: ProvisioningWork
     async def lose(call: str, _ip: str) -> None:
         asked.append(call)
         if asked == ["packages", "buy", "packages"]:
-            raise UnansweredError("ipstock: the connection broke")
+            raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = lose
     message = await provision(worker)
@@ -428,7 +428,7 @@ async def test_a_retry_adopts_what_the_earlier_run_has_bought(worker: Provisioni
 
     async def away(call: str, _ip: str) -> None:
         if call == "access":
-            raise UnansweredError("status: no answer within 90 s")
+            raise ProviderUnansweredError("status: no answer within 90 s")
 
     worker.provider.before = away
     for pause in (0, 120, 180, 180):
@@ -675,7 +675,7 @@ async def test_a_cancellation_during_a_failing_check_ends_the_job(
 
     async def cancel_and_fail(call: str, _ip: str) -> None:
         await worker.take(cancellation(message))
-        raise UnansweredError("ipstock: the connection broke")
+        raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = cancel_and_fail
     await worker.settle()
@@ -758,7 +758,7 @@ async def stuck(worker: ProvisioningWorker) -> AsyncIterator[tuple[ProvisionServ
     await worker.take(holder)
     await worker.take(behind)
     gate = Gate(worker, "buy")
-    await worker.scheduler.look()
+    await worker.scheduler.start_due_jobs()
     try:
         await gate.reached()
         yield holder, behind
@@ -772,12 +772,12 @@ async def test_a_job_behind_a_holder_without_progress_times_out_and_keeps_waitin
     async with stuck(worker) as (holder, behind):
         since = worker.clock.now
         worker.clock.advance(29)
-        await worker.scheduler.look()
+        await worker.scheduler.start_due_jobs()
         assert (await worker.job(behind.order_id)).attempts == ()
         for number in (1, 2):
             worker.clock.advance(1 if number == 1 else 30)
-            await worker.scheduler.look()
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
+            await worker.scheduler.start_due_jobs()
             job = await worker.job(behind.order_id)
             assert (job.state, job.lock_timeouts) == (State.QUEUED, number)
             assert (job.attempts[-1].step, job.attempts[-1].outcome) == (Step.LOCK, "failed")
@@ -797,7 +797,7 @@ async def test_with_one_lock_attempt_a_wait_that_times_out_fails_the_job(
     async with provisioning_worker(mongodb_url, database_prefix, simulator, timeouts=strict) as worker:
         async with stuck(worker) as (holder, behind):
             worker.clock.advance(30)
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
             await worker.outbox.publish_posted()
             assert ends(worker, behind.order_id) == [
                 failed(behind, f"No turn for package {KEY} within 30 s", retryable=True)
@@ -818,7 +818,7 @@ async def test_waiting_behind_orders_with_progress_never_times_out(
     async def take_twenty_seconds(call: str, _ip: str) -> None:
         if call in ("packages", "buy"):
             worker.clock.advance(20)
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
 
     worker.provider.before = take_twenty_seconds
     await worker.settle()
@@ -832,7 +832,7 @@ async def test_packages_do_not_wait_for_each_other(worker: ProvisioningWorker, s
         elsewhere = request(package="10.0.0")
         await worker.take(elsewhere)
         gate = Gate(worker, "buy")
-        await worker.scheduler.look()
+        await worker.scheduler.start_due_jobs()
         await gate.reached()
         assert gate.asked("buy") == ["10.0.0.1"]
         assert await simulator.purchases() == []
@@ -849,7 +849,7 @@ async def test_a_holder_whose_lock_was_cleared_does_not_buy_and_continues_later(
     message = request()
     await worker.take(message)
     gate = Gate(worker, "packages")
-    await worker.scheduler.look()
+    await worker.scheduler.start_due_jobs()
     await gate.reached()
     assert await worker.locks.clear(KEY) is not None
     gate.open()
@@ -892,17 +892,17 @@ async def test_messages_recorded_while_the_broker_is_away_are_published_later_in
 
     worker.publisher.away, worker.publisher.sent = False, []
     worker.clock.advance(4)
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
     assert worker.publisher.sent == [], "the process that recorded them may be about to publish them"
     worker.clock.advance(1)
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
     assert [m.message if isinstance(m, ProvisioningProgress) else type(m) for m in worker.publisher.sent] == [
         "Your server is being provisioned",
         "Waiting 2 minutes before attempt 2 of 3",
         "Your server is ready",
         ProvisioningCompleted,
     ]
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
     assert len(worker.publisher.sent) == 4
 
 
@@ -916,8 +916,8 @@ async def test_a_package_that_became_low_while_the_broker_was_away_is_announced_
         await worker.settle()
     worker.publisher.away = False
     worker.clock.advance(5)
-    await worker.outbox.publish_left_behind()
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
+    await worker.outbox.publish_overdue()
     assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)]
 
 

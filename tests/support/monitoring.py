@@ -20,7 +20,7 @@ from shared.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
-ALERT_TESTS = ROOT / "deploy/prometheus/alerts.test.yml"
+ALERT_TESTS = sorted((ROOT / "deploy/prometheus").glob("*.test.yml"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
 PROMETHEUS_OWN = {"up", "ALERTS"}

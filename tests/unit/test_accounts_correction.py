@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operations.accounts.correction import Correction, Keep, RefusedError, correct, refusal
+from operations.accounts.correction import Correction, Keep, UncorrectableError, correct, refusal
 from operations.commands.accounts_display import missing_postings
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import side
@@ -33,7 +33,7 @@ def test_after_a_correction_balance_and_postings_agree(account_id: str, found: i
     kept = found if keep is Keep.BALANCE else balance.recomputed
     if kept < 0:
         assert refusal(balance, keep) is not None
-        with pytest.raises(RefusedError):
+        with pytest.raises(UncorrectableError):
             corrected(balance, keep)
         return
     assert refusal(balance, keep) is None
