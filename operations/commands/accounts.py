@@ -13,10 +13,10 @@ from operations.accounts.correction import Keep, refusal
 from operations.accounts.repair import Repair, repair
 from operations.accounts.statements import AccountStatements
 from operations.commands.accounts_display import (
+    overview_as_json,
     repair_as_json,
-    sheet_as_json,
+    show_overview,
     show_repairs,
-    show_sheet,
     show_statement,
     statement_as_json,
 )
@@ -42,14 +42,14 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
     Exit status 0 if balance and postings agree, 1 if they differ or the account does not exist, 3 if a server cannot be
     reached.
     """
-    sheet = _read(lambda books: books.overview(account, LAST_MOVEMENTS))
-    if sheet is None:
+    overview = _read(lambda books: books.overview(account, LAST_MOVEMENTS))
+    if overview is None:
         raise _unknown(account, as_json_document)
     if as_json_document:
-        print_json(sheet_as_json(sheet))
+        print_json(overview_as_json(overview))
     else:
-        show_sheet(sheet, open_console())
-    raise typer.Exit(0 if sheet.balance.agrees else 1)
+        show_overview(overview, open_console())
+    raise typer.Exit(0 if overview.balance.agrees else 1)
 
 
 @accounts.command()

@@ -15,9 +15,9 @@ from operations.reading.chart_of_accounts import as_number, in_money
 COMMON_FIELDS = ("_id", "kind", "currency", "balance", "status", "version", "createdAt", "updatedAt")
 
 
-def show_sheet(sheet: AccountOverview, console: Console) -> None:
+def show_overview(overview: AccountOverview, console: Console) -> None:
     """Print an account: its fields, its balance, the sum of its postings and its latest movements."""
-    balance, account = sheet.balance, sheet.balance.account or {}
+    balance, account = overview.balance, overview.balance.account or {}
     rows: dict[str, object] = {"account": balance.account_id}
     if account:
         rows |= {"status": account.get("status"), "balance": in_money(account.get("balance"), balance.currency)}
@@ -29,7 +29,7 @@ def show_sheet(sheet: AccountOverview, console: Console) -> None:
     console.print(table)
     if not balance.agrees:
         console.print(f"[red]✗[/] {foreign(difference(balance))}", highlight=False, soft_wrap=True)
-    console.print(_movements(sheet.statement))
+    console.print(_movements(overview.statement))
 
 
 def show_statement(statement: Statement, console: Console) -> None:
@@ -74,9 +74,9 @@ def missing_postings(balance: Balance) -> int:
     return max(0, version - balance.postings) if isinstance(version, int) else 0
 
 
-def sheet_as_json(sheet: AccountOverview) -> dict[str, Any]:
+def overview_as_json(overview: AccountOverview) -> dict[str, Any]:
     """Return the account as JSON."""
-    account = sheet.balance.account or {}
+    account = overview.balance.account or {}
     own = {name: value for name, value in account.items() if name not in COMMON_FIELDS}
     if "totalAmount" in own:
         own["totalAmount"] = as_number(own["totalAmount"])
@@ -84,8 +84,8 @@ def sheet_as_json(sheet: AccountOverview) -> dict[str, Any]:
     return {
         **known,
         **own,
-        **balance_as_json(sheet.balance),
-        "movements": [_movement_as_json(movement) for movement in sheet.statement.movements],
+        **balance_as_json(overview.balance),
+        "movements": [_movement_as_json(movement) for movement in overview.statement.movements],
     }
 
 

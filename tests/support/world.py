@@ -74,7 +74,7 @@ def populate(world: World) -> None:
     order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
 
     on_its_way: Document = {"settled": False, "updatedAt": JUST_NOW}
-    # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
+    # Units are taken, and charged at the gateway; neither is recorded yet.
     order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
     # Just refused; the unit of its pending move is about to be returned.
     order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=JUST_NOW)
@@ -106,7 +106,7 @@ def populate_servers(world: World) -> None:
     order(world, "server-cancelled", "CANCELLED", stock="RELEASED", payment="REFUNDED", items=SERVER)
     job(world, "server-cancelled", "FAILED")
 
-    # They stand here for as long as they like: somebody works for them, or will when their time comes.
+    # These may wait for any time: a job works for them, or will when it is due.
     on_its_way: Document = {"items": SERVER, "settled": False, "provisioningRun": 1}
     order(world, "provisioning", "PROVISIONING", **on_its_way)
     job(world, "provisioning", "RUNNING", dueAt=JUST_NOW)

@@ -220,7 +220,7 @@ def test_the_time_from_which_on_an_order_is_late(kind: str, in_time: Document, t
     assert kinds(in_time | too_late, *participants) == [kind]
 
 
-def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
+def test_an_order_is_stalled_after_a_while_without_any_step() -> None:
     old: Document = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
     assert activity(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled

@@ -95,7 +95,7 @@ def test_octets_decide_and_nothing_else(package: list[int], ip: list[int], named
 
 
 @pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", None])
-def test_an_order_that_is_being_provisioned_may_have_any_job_or_none_yet(state: str | None) -> None:
+def test_an_order_in_provisioning_may_have_any_job_or_none(state: str | None) -> None:
     assert kinds(an_order(), a_job(state) if state else None) == []
 
 

@@ -38,7 +38,7 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, 
         load(OperationsSettings)
 
 
-def test_the_console_acts_on_the_services_of_its_stack_unless_told_of_others() -> None:
+def test_the_console_acts_on_the_services_of_its_stack_unless_others_are_set() -> None:
     services = [ServiceProgram("order", 1234, {}), ServiceProgram("payment", 1235, {})]
     environment = _for_console(services, {"ORDERSAGA_PAYMENT_URL": "http://elsewhere:1"})
     assert environment == {
