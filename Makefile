@@ -75,5 +75,5 @@ test-compose: setup  ## Test the stack in containers; skipped where no Docker en
 	$(BIN)/pytest tests/compose -rs
 
 .PHONY: docs
-docs: setup  ## Draw the saga in docs/saga.md again
-	@$(BIN)/python -m order_service.diagram docs/saga.md
+docs: setup  ## Draw the saga's picture and table from the code
+	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg

@@ -1,6 +1,7 @@
-"""Draws the saga: walks every state that saga.py can reach and writes what it saw as a Mermaid diagram and a table.
+"""Draw the saga: walk every state that saga.py can reach, and write it as an SVG picture, as Mermaid and as a table.
 
-`python -m order_service.diagram docs/saga.md` rewrites what stands between the markers of that page; a test compares.
+`python -m order_service.diagram docs/saga.md docs/images/saga.svg` rewrites the part of the page between its markers,
+and the picture. A test compares both with the code.
 """
 
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from order_service.diagram_svg import svg
 from order_service.order import Order, Status
 from order_service.saga import (
     SAGA,
@@ -26,7 +28,7 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
-BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of what is drawn -->"
+BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of the drawing -->"
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _ID = "order"
@@ -118,14 +120,20 @@ def table(edges: dict[Edge, set[str]]) -> str:
     return "\n".join(lines)
 
 
+def picture() -> str:
+    """Draw every transition that the table has a rule for; all other events are ignored."""
+    return svg(edge for edge in walk() if edge[1] in {kind.__name__ for kind in SAGA[edge[0]]})
+
+
 def drawn() -> str:
-    """What stands between the markers."""
+    """The part of the page between its markers."""
     edges = walk()
-    return f"{BEGIN}\n{mermaid(edges)}\n\n{table(edges)}\n{END}"
+    folded = f"<details>\n<summary>The statuses as a Mermaid diagram</summary>\n\n{mermaid(edges)}\n\n</details>"
+    return f"{BEGIN}\n![The saga](images/saga.svg)\n\n{folded}\n\n{table(edges)}\n{END}"
 
 
 def redraw(page: str) -> str:
-    """The page with what stands between its markers drawn again."""
+    """Return the page with the part between its markers drawn again."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + drawn() + after
@@ -147,5 +155,6 @@ def _new_order() -> Order:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(redraw(path.read_text()))
+    page, image = map(Path, sys.argv[1:])
+    page.write_text(redraw(page.read_text()))
+    image.write_text(picture())

@@ -9,7 +9,7 @@ import pytest
 
 from inventory_service.settings import InventorySettings
 from operations.settings import OperationsSettings
-from order_service.diagram import redraw
+from order_service.diagram import picture, redraw
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
@@ -53,6 +53,7 @@ def test_make_targets_that_are_named_exist(page: str) -> None:
 def test_the_saga_is_drawn_as_it_is() -> None:
     page = TEXTS["docs/saga.md"]
     assert redraw(page) == page, "run `make docs`"
+    assert picture() == (ROOT / "docs/images/saga.svg").read_text(), "run `make docs`"
 
 
 @pytest.mark.parametrize(
