@@ -77,3 +77,8 @@ test-compose: setup  ## Test the stack in containers; skipped where no Docker en
 .PHONY: docs
 docs: setup  ## Draw the saga's picture and table from the code
 	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg
+
+.PHONY: docs-site
+docs-site: setup  ## Build the documentation as a site in site/, with every link checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # not --quiet, which hides what --strict fails for
+	@echo "the site is in site/index.html"

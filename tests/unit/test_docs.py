@@ -80,6 +80,12 @@ def test_every_queue_and_exchange_is_described() -> None:
         assert f"`{declared.name}`" in page
 
 
+def test_the_glossary_stays_short() -> None:
+    rows = re.findall(r"^\| (?!word|-)([^|]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
+    assert 0 < len(rows) <= 12
+    assert rows == sorted(rows)
+
+
 def test_no_page_names_a_machine() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for path in listed:
