@@ -44,6 +44,14 @@ format: setup  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+.PHONY: api-diff
+api-diff: setup  ## Show how messages, OpenAPI documents and metrics differ from the samples of REF (HEAD)
+	@$(BIN)/python -m tests.support.api_samples $(REF)
+
+.PHONY: api-samples
+api-samples: setup  ## Write the samples of the OpenAPI documents and the metrics, after an intended change
+	@$(BIN)/python -m tests.support.api_samples --write
+
 .PHONY: lock
 lock:  ## Resolve the dependencies anew into locks/
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock

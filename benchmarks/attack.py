@@ -29,14 +29,14 @@ from rich.table import Table
 
 from benchmarks.attack_rows import GOOD, ROWS, TRY_AGAIN, Outcome, Row, Target
 from operations.audit.auditing import audit
-from operations.audit.command import in_words
-from operations.demo.stage import Stage, own_stage
-from operations.native.layout import Layout
-from operations.native.processes import find
-from operations.native.services import PROCESSES
-from operations.native.stack import CANNOT_RUN
-from operations.native.state import ProcessState, read_state
+from operations.commands.audit import in_words
+from operations.demo.demo_stack import DemoStack, own_stack
 from operations.settings import Stack
+from operations.stack.layout import Layout
+from operations.stack.processes import find
+from operations.stack.run import CANNOT_RUN
+from operations.stack.services import PROCESSES
+from operations.stack.state import ProcessState, read_state
 
 MOST_SECONDS = 0.5
 """What a request that has nothing to do with the attack may take."""
@@ -193,7 +193,7 @@ async def _attack(row: Row, target: Target) -> Outcome:
 class Campaign:
     """All rows, one after the other, against one stack."""
 
-    def __init__(self, stage: Stage, target: Target, pool: ProcessPoolExecutor, started: float) -> None:
+    def __init__(self, stage: DemoStack, target: Target, pool: ProcessPoolExecutor, started: float) -> None:
         self._stage = stage
         self._target = target
         self._pool = pool
@@ -314,7 +314,7 @@ def _line(verdict: Verdict) -> str:
     return f"{mark} {escape(name)}: {slowest}, {memory}: {escape(judged)}"
 
 
-async def _run(stage: Stage, rows: Sequence[Row], started: float) -> bool:
+async def _run(stage: DemoStack, rows: Sequence[Row], started: float) -> bool:
     target = await prepare(stage.stack)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
@@ -332,7 +332,7 @@ def main() -> None:
     rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
     started = time.monotonic()
     try:
-        with own_stage(_console) as stage:
+        with own_stack(_console) as stage:
             held = uvloop.run(_run(stage, rows, started))
             stage.keep_data = not held
     except CANNOT_RUN as error:

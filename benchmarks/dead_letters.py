@@ -21,7 +21,7 @@ from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.table import Table
 
-from operations.dead_letters import DeadLetters, Filters
+from operations.dead_letters import DeadLetterService, Filters
 from operations.dead_letters.ingest import BATCH
 from operations.dead_letters.records import LETTERS, LetterRecords
 from shared.bus import Delivery
@@ -91,7 +91,7 @@ async def milliseconds(ask: Callable[[], Awaitable[Any]]) -> tuple[float, float]
     return statistics.median(taken), max(taken)
 
 
-async def measure(letters: DeadLetters, number: int, console: Console) -> None:
+async def measure(letters: DeadLetterService, number: int, console: Console) -> None:
     """Ask what the pages ask."""
     middle = None
     for _ in range(number // 1000):
@@ -135,7 +135,7 @@ async def main() -> None:
     console = Console()
     async with AsyncMongoClient[Document](given.mongodb_url, tz_aware=True, w="majority") as client:
         database = client["benchmark_operations"]
-        letters = DeadLetters(database)
+        letters = DeadLetterService(database)
         if await database[LETTERS].estimated_document_count() != given.letters:
             await client.drop_database(database.name)
             await letters.prepare()

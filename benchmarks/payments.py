@@ -18,11 +18,12 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from payment_service import payments, simulated_gateway
+from payment_service import payments
 from payment_service.charging import Charging
+from payment_service.gateways import simulated
+from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
 from payment_service.payments import Payments
-from payment_service.simulated_gateway import SimulatedGateway
 from shared import database, schema
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
@@ -50,7 +51,7 @@ def order() -> OrderCreated:
 def handlers(source: Database) -> PaymentHandlers:
     """The handlers of one payment process."""
     records = Payments(source[payments.COLLECTION])
-    gateway = SimulatedGateway(source[simulated_gateway.COLLECTION], failure_rate=0.1, clock=utc_now)
+    gateway = SimulatedGateway(source[simulated.COLLECTION], failure_rate=0.1, clock=utc_now)
     charging = Charging(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
     return PaymentHandlers(records, charging, clock=utc_now, reach=nothing_fails)
 

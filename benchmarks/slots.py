@@ -25,13 +25,13 @@ from prometheus_client import REGISTRY
 from rich.console import Console
 from rich.table import Table
 
-from inventory_service.marks import Marks
+from inventory_service.pending_moves import PendingMoves
 from inventory_service.products import Products
+from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
-from inventory_service.reserving import Reserving
-from inventory_service.resources import Resources
 from inventory_service.schema import SCHEMA
 from inventory_service.slots import SlotRules
+from inventory_service.stock_items import StockItems
 from inventory_service.timetable import Rules
 from shared import database, schema
 from shared.clock import utc_now
@@ -92,9 +92,9 @@ async def prepare(url: str, way: str) -> None:
 async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) -> Share:
     """Reserve that many batches as one worker."""
     db = connected(url)
-    resources, reservations = Resources(db, utc_now), Reservations(db, utc_now)
-    marks = Marks(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
-    reserving = Reserving(resources, reservations, SlotRules(db, utc_now), marks, utc_now, nothing_fails)
+    resources, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
+    marks = PendingMoves(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
+    reserving = ReservationProcessor(resources, reservations, SlotRules(db, utc_now), marks, utc_now, nothing_fails)
     queue = [[an_order(way) for _ in range(size)] for _ in range(batches)]
     await reserving.reserve([an_order(way)])
     flushing = asyncio.create_task(marks.flush())

@@ -30,13 +30,13 @@ from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.table import Table
 
-from inventory_service.marks import Marks
+from inventory_service.pending_moves import PendingMoves
 from inventory_service.products import Products
+from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
-from inventory_service.reserving import Reserving
-from inventory_service.resources import Resources
 from inventory_service.slots import SlotRules
 from inventory_service.stock import Line, Reservation, Status
+from inventory_service.stock_items import StockItems
 from shared import database
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
@@ -84,9 +84,11 @@ class WithMarks:
     """The inventory service's own way."""
 
     def __init__(self, db: Database, reach: FailurePoint) -> None:
-        resources, reservations = Resources(db, utc_now), Reservations(db, utc_now)
-        self.marks = Marks(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
-        self._reserving = Reserving(resources, reservations, SlotRules(db, utc_now), self.marks, utc_now, reach)
+        resources, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
+        self.marks = PendingMoves(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
+        self._reserving = ReservationProcessor(
+            resources, reservations, SlotRules(db, utc_now), self.marks, utc_now, reach
+        )
         self.lost: float = 0
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> None:

@@ -1,18 +1,18 @@
 """Puts the inventory service together: `python -m inventory_service`."""
 
 from inventory_service.api import create_router
-from inventory_service.assigning import Assigning
 from inventory_service.handlers import handlers
-from inventory_service.marks import Marks
+from inventory_service.pending_moves import PendingMoves
 from inventory_service.products import Products
-from inventory_service.releasing import Releasing
+from inventory_service.releaser import Releaser
+from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
-from inventory_service.reserving import Reserving
-from inventory_service.resources import Resources
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
+from inventory_service.slot_assigner import SlotAssigner
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.slots_api import create_slots_router
+from inventory_service.stock_items import StockItems
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
 from shared.topology import INVENTORY_INBOX
@@ -29,17 +29,17 @@ DEFINITION = Definition(
 def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
     products = Products(connections.database, utc_now)
-    resources = Resources(connections.database, utc_now)
+    resources = StockItems(connections.database, utc_now)
     reservations = Reservations(connections.database, utc_now)
     rules = SlotRules(connections.database, utc_now)
-    marks = Marks(
+    marks = PendingMoves(
         resources, reservations, utc_now, idle=settings.mark_flush_seconds, sweep_interval=settings.mark_sweep_seconds
     )
-    reserving = Reserving(resources, reservations, rules, marks, utc_now, connections.reach)
-    releasing = Releasing(resources, reservations, marks, utc_now, connections.reach)
+    reserving = ReservationProcessor(resources, reservations, rules, marks, utc_now, connections.reach)
+    releasing = Releaser(resources, reservations, marks, utc_now, connections.reach)
     router = create_router(products, reservations)
     slots = Slots(connections.database, rules, utc_now)
-    router.include_router(create_slots_router(rules, slots, Assigning(reservations, reserving, releasing)))
+    router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, reserving, releasing)))
     return Parts(
         handlers=handlers(reserving, releasing),
         router=router,

@@ -9,8 +9,8 @@ neither served nor refused: it waits, and so does whoever came after it and woul
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inventory_service.board import AUTO, Ask, Board
-from inventory_service.stock import Assignment, Booking, Counted, Kind, Product, Slot
+from inventory_service.availability import AUTO, Ask, SlotAvailability
+from inventory_service.stock import Assignment, Booking, Kind, Product, Slot, StockItem
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import SLOT_PREFIX, Delivery, Item
@@ -92,9 +92,9 @@ class _Shelf:
 
 def allocate(
     orders: Sequence[Request],
-    products: Mapping[str, Counted],
+    products: Mapping[str, StockItem],
     may_return: Mapping[str, int],
-    board: Board | None = None,
+    board: SlotAvailability | None = None,
 ) -> dict[str, Outcome]:
     """Decide different orders, in the order of their arrival, over what there is; returns outcomes by order.
 
@@ -107,7 +107,9 @@ def allocate(
 class _Allocation:
     """One batch on its way: what is left after each order's turn."""
 
-    def __init__(self, products: Mapping[str, Counted], may_return: Mapping[str, int], board: Board | None) -> None:
+    def __init__(
+        self, products: Mapping[str, StockItem], may_return: Mapping[str, int], board: SlotAvailability | None
+    ) -> None:
         self._products = products
         self._board = board
         self._slot_of = board.held() if board is not None else {}
@@ -205,7 +207,7 @@ class _Allocation:
         return None
 
 
-def wanted(order: Request, products: Mapping[str, Counted]) -> dict[str, int]:
+def wanted(order: Request, products: Mapping[str, StockItem]) -> dict[str, int]:
     """Units by product, of the products that are counted."""
     total: dict[str, int] = {}
     for item in order.items:
@@ -214,7 +216,7 @@ def wanted(order: Request, products: Mapping[str, Counted]) -> dict[str, int]:
     return total
 
 
-def server_of(order: Request, products: Mapping[str, Counted]) -> ServerSpecification | None:
+def server_of(order: Request, products: Mapping[str, StockItem]) -> ServerSpecification | None:
     """What to provision, if the order holds a server."""
     for item in order.items:
         product = products[item.product_id]
@@ -223,7 +225,7 @@ def server_of(order: Request, products: Mapping[str, Counted]) -> ServerSpecific
     return None
 
 
-def objection(order: Request, products: Mapping[str, Counted]) -> str | None:
+def objection(order: Request, products: Mapping[str, StockItem]) -> str | None:
     """Why the order cannot be served however much there is, if so."""
     servers = 0
     for item in order.items:

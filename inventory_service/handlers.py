@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from inventory_service.releasing import Releasing
-from inventory_service.reserving import Reserving
+from inventory_service.releaser import Releaser
+from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.stock import Reservation, Status
 from shared.bus import Handlers
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
@@ -12,7 +12,7 @@ from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased,
 class StockHandlers:
     """What the inventory service does with messages; a message that comes again is answered the same."""
 
-    def __init__(self, reserving: Reserving, releasing: Releasing) -> None:
+    def __init__(self, reserving: ReservationProcessor, releasing: Releaser) -> None:
         self._reserving = reserving
         self._releasing = releasing
 
@@ -52,7 +52,7 @@ def answer(reservation: Reservation) -> Message:
     return StockReserved(order_id=reservation.order_id, slot=slot)
 
 
-def handlers(reserving: Reserving, releasing: Releasing) -> Handlers:
+def handlers(reserving: ReservationProcessor, releasing: Releaser) -> Handlers:
     """Which handler takes which message."""
     stock = StockHandlers(reserving, releasing)
     return {

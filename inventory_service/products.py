@@ -6,8 +6,8 @@ from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.resources import COLLECTION, description_of, from_document
 from inventory_service.stock import MAX_UNITS, Description, Kind, Product
+from inventory_service.stock_items import COLLECTION, description_of, from_document
 from shared.clock import Clock
 from shared.database import Collection, Database, Document
 

@@ -9,9 +9,9 @@ from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.board import follow, listed
-from inventory_service.resources import COLLECTION, from_document
+from inventory_service.availability import follow, listed
 from inventory_service.stock import SLOT, Slot
+from inventory_service.stock_items import COLLECTION, from_document
 from inventory_service.timetable import Rules, on_offer, opening_at, openings, start_of
 from shared.clock import Clock
 from shared.database import Collection, Database, Document

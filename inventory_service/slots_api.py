@@ -9,14 +9,14 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic.alias_generators import to_camel
 
-from inventory_service.assigning import Answer, Assigning, Full, Over, Wish
+from inventory_service.slot_assigner import Answer, Full, Over, SlotAssigner, Wish
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
 from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
-from shared.grouping import Grouping
+from shared.group_commit import GroupCommit
 from shared.http import Body, ProblemError, conflict, documented, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
@@ -85,7 +85,7 @@ class AssignBody(Body):
     items_count: Annotated[Count, Field(ge=1)]
 
 
-def create_slots_router(rules: SlotRules, slots: Slots, assigning: Assigning) -> APIRouter:
+def create_slots_router(rules: SlotRules, slots: Slots, assigning: SlotAssigner) -> APIRouter:
     """The routes over these records."""
     router = APIRouter()
     router.include_router(_rules_routes(rules))
@@ -146,10 +146,10 @@ def _slot_routes(slots: Slots) -> APIRouter:
     return router
 
 
-def _assignment_routes(assigning: Assigning) -> APIRouter:
+def _assignment_routes(assigning: SlotAssigner) -> APIRouter:
     router = new_router("slots")
-    together: Grouping[Wish, Answer] = Grouping(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
-    releasing: Grouping[str, Reservation | None] = Grouping(assigning.release_all, limit=MAX_ASSIGNED_AT_ONCE)
+    together: GroupCommit[Wish, Answer] = GroupCommit(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
+    releasing: GroupCommit[str, Reservation | None] = GroupCommit(assigning.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
     async def assign(body: AssignBody) -> Response:

@@ -67,7 +67,7 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class StockItem:
     """Something as it was at one version; `quantity` is free, of `supplied` in all, and None where nothing is counted.
 
     Version 0 says that it is not stored yet.
@@ -107,7 +107,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Product(Counted):
+class Product(StockItem):
     """A product; `price` in minor units."""
 
     kind: Kind
@@ -119,7 +119,7 @@ class Product(Counted):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot(Counted):
+class Slot(StockItem):
     """A delivery slot: `supplied` is its capacity and `reserved` its load, both in minor units.
 
     `adjusted` says that an operator has set this slot's capacity: it does not follow the rules' any more. `ceiling` is
@@ -149,7 +149,7 @@ class Slot(Counted):
         return replace(self, supplied=capacity, quantity=capacity - self.reserved, ceiling=ceiling)
 
 
-AnyCounted = TypeVar("AnyCounted", bound=Counted)
+AnyCounted = TypeVar("AnyCounted", bound=StockItem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Decision(NamedTuple):
     status: Status
     slot_id: str | None = None
 
-    def on(self, counted: Counted) -> Status:
+    def on(self, counted: StockItem) -> Status:
         """What it says about the order's mark on this: a slot other than the one it names is not kept."""
         if self.status is Status.RESERVED and isinstance(counted, Slot) and counted.id != self.slot_id:
             return Status.RELEASED
@@ -278,7 +278,7 @@ def settled(counted: AnyCounted, known: Mapping[str, Status]) -> AnyCounted:
     return counted.changed(returned, moving)
 
 
-def may_return(counted: Counted, known: Mapping[str, Status]) -> int:
+def may_return(counted: StockItem, known: Mapping[str, Status]) -> int:
     """Units taken for orders of which it is not known that they keep them."""
     return sum(
         -change

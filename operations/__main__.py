@@ -4,7 +4,7 @@ from typing import Any
 
 from pymongo import AsyncMongoClient
 
-from operations.console import Desk, Services, create_router
+from operations.console import ConsoleDependencies, Services, create_router
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
@@ -60,8 +60,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     )
 
 
-def _desk(settings: OperationsSettings, client: AsyncMongoClient[Document] | Any) -> Desk:
-    return Desk(
+def _desk(settings: OperationsSettings, client: AsyncMongoClient[Document] | Any) -> ConsoleDependencies:
+    return ConsoleDependencies(
         client=client,
         prefix=settings.database_prefix,
         mongodb_url=settings.mongodb_url,

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from pymongo import DESCENDING, IndexModel
 
-from operations.cursors import read_cursor, write_cursor
+from operations.reading.cursors import read_cursor, write_cursor
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document
 

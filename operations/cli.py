@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import typer
 
-from operations.native.layout import DataDirectoryError
+from operations.commands.terminal import print_error
 from operations.settings import UnreachableError
-from operations.terminal import print_error
+from operations.stack.layout import DataDirectoryError
 from shared.observability import logs_to_stderr
 
 WRONG_USAGE = 2
@@ -33,19 +33,19 @@ class Entry:
 
 
 COMMANDS = {
-    "up": Entry("operations.native.commands", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
-    "down": Entry("operations.native.commands", "down", "End a stack, whatever became of its supervisor."),
-    "status": Entry("operations.native.commands", "status", "Show what runs where, and whether it is ready."),
-    "audit": Entry("operations.audit.command", "audit", "Check every invariant over all databases."),
-    "order": Entry("operations.trace.command", "order", "Show an order's story; return what an unknown order holds."),
-    "accounts": Entry("operations.accounts.command", "accounts", "Show accounts and statements, repair balances."),
-    "cleanup": Entry("operations.cleanup.command", "cleanup", "Delete orders that were cancelled long ago."),
+    "up": Entry("operations.commands.stack", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
+    "down": Entry("operations.commands.stack", "down", "End a stack, whatever became of its supervisor."),
+    "status": Entry("operations.commands.stack", "status", "Show what runs where, and whether it is ready."),
+    "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
+    "order": Entry("operations.commands.order", "order", "Show an order's story; return what an unknown order holds."),
+    "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),
+    "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "dead-letters": Entry(
-        "operations.dead_letters.command", "dead_letters", "Understand, replay, edit or discard what failed."
+        "operations.commands.dead_letters", "dead_letters", "Understand, replay, edit or discard what failed."
     ),
-    "load": Entry("operations.load.command", "load", "Place many orders, wait until they are settled, and report."),
-    "demo": Entry("operations.demo.command", "demo", "Watch the saga at work: a story on a stack of its own."),
-    "doctor": Entry("operations.doctor.command", "doctor", "Check the prerequisites and a running stack."),
+    "load": Entry("operations.commands.load", "load", "Place many orders, wait until they are settled, and report."),
+    "demo": Entry("operations.commands.demo", "demo", "Watch the saga at work: a story on a stack of its own."),
+    "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 
 

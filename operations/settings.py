@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from pydantic import AfterValidator, Field
 
-from operations.native.environment import wrong_value
-from operations.native.layout import (
+from operations.stack.environment import wrong_value
+from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
     MONGODB_URL_VARIABLE,
     Layout,
     choose_data_directory,
 )
-from operations.native.services import PROCESSES
-from operations.native.state import State, UnreadableStateError, read_state
+from operations.stack.services import PROCESSES
+from operations.stack.state import State, UnreadableStateError, read_state
 from shared.settings import HostNames, ServiceSettings
 from shared.urls import check_service_url, hide_credentials
 

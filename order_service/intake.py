@@ -26,7 +26,7 @@ from shared.contracts.orders import (
     ProductId,
 )
 from shared.database import Document
-from shared.grouping import Grouping
+from shared.group_commit import GroupCommit
 from shared.http import Body, ProblemError
 from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
 
@@ -119,7 +119,7 @@ class Intake:
         self._outbox = outbox
         self._patience = patience
         self._clock = clock
-        self._groups: Grouping[_Placement, Document | None] = Grouping(self._store, limit=GROUP_LIMIT)
+        self._groups: GroupCommit[_Placement, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
 
     async def place(self, new: NewOrder, idempotency_key: str | None) -> Order | Document:
         """Store the order; returns it, or the stored document if the key and the body have been seen before.

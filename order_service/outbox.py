@@ -21,7 +21,7 @@ from shared.clock import Clock
 from shared.contracts import Message
 from shared.errors import TransientError
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, FailurePoint, nothing_fails
-from shared.grouping import Grouping
+from shared.group_commit import GroupCommit
 
 GROUP_LIMIT = 500
 NAMED_ORDERS = 10
@@ -49,7 +49,7 @@ class Outbox:
         self._note_after = note_after
         self._resend_after = resend_after
         self._reach = reach
-        self._groups: Grouping[Order, None] = Grouping(self._publish_group, limit=GROUP_LIMIT)
+        self._groups: GroupCommit[Order, None] = GroupCommit(self._publish_group, limit=GROUP_LIMIT)
         self._published: deque[tuple[float, str, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -2,20 +2,21 @@
 
 from pymongo.read_concern import ReadConcern
 
-from payment_service import funds_api, payments
-from payment_service.abandoned import AbandonedTransactions
+from payment_service import payments
 from payment_service.api import create_router
 from payment_service.charging import Charging
-from payment_service.funds import open_funds
-from payment_service.gateways import open_gateway
+from payment_service.funds import api
+from payment_service.funds.dependencies import open_funds
+from payment_service.gateways.factory import open_gateway
 from payment_service.handlers import handlers
-from payment_service.ledger import Ledger
-from payment_service.lookups import Lookups
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.orphaned_sessions import OrphanedSessions
+from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
+from payment_service.reconciler import Reconciler
 from payment_service.retainer_charging import RetainerCharging
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
-from payment_service.transactions import Transactions
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
 from shared.topology import PAYMENT_INBOX
@@ -42,13 +43,13 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         clock=utc_now,
         reach=connections.reach,
     )
-    sessions = AbandonedTransactions(connections.database)
+    sessions = OrphanedSessions(connections.database)
     transactions = Transactions(database, admit=sessions.admit, doubt=sessions.doubt)
     books = Ledger(database, utc_now)
     retainers = RetainerCharging(records, books, transactions, utc_now)
     router = create_router(records)
-    router.include_router(funds_api.create_router(open_funds(database, books, transactions, utc_now)))
-    lookups = Lookups(records, charging, retainers, connections.publisher, clock=utc_now)
+    router.include_router(api.create_router(open_funds(database, books, transactions, utc_now)))
+    lookups = Reconciler(records, charging, retainers, connections.publisher, clock=utc_now)
     return Parts(
         handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
         router=router,

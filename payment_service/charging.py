@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter, Histogram
 
-from payment_service.gateway import (
+from payment_service.gateways.port import (
     Charged,
     Declined,
     Gateway,

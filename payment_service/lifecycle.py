@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 
-from payment_service.gateway import Charged, ChargeRequest, Declined, NothingCharged, OutcomeUnknown, Refunded
+from payment_service.gateways.port import Charged, ChargeRequest, Declined, NothingCharged, OutcomeUnknown, Refunded
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 
 FREE = "no-charge"

@@ -16,8 +16,8 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
+from payment_service.ledger.transactions import Session
 from payment_service.lifecycle import Payment, Status, deferred, refund_asked, tombstone
-from payment_service.transactions import Session
 from shared import database
 from shared.database import Collection, Document
 from shared.schema import CollectionSchema

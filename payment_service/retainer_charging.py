@@ -14,11 +14,11 @@ from datetime import datetime
 import structlog
 from pymongo.errors import DuplicateKeyError
 
-from payment_service import bookings, chart
-from payment_service.ledger import ACTIVE, Ledger, money, name_of
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.ledger import ACTIVE, Ledger, money, name_of
+from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from payment_service.lifecycle import FREE, Payment, Status, deferred, to_publish
 from payment_service.payments import Payments
-from payment_service.transactions import ContentionError, Session, Transactions
 from shared import tracing
 from shared.clock import Clock
 from shared.contracts import OrderCreated
@@ -75,7 +75,7 @@ class RetainerCharging:
             return await self._payments.open([deferred(_wanted(order, now), now) for order in orders])
 
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
-        account = chart.retainer(retainer_id)
+        account = chart_of_accounts.retainer(retainer_id)
 
         async def work(session: Session) -> list[Payment]:
             now = self._clock()
@@ -93,7 +93,7 @@ class RetainerCharging:
                 return await self._transactions.run("order.paid", work, keys=[account], within=PATIENCE_SECONDS)
 
     async def _decide_again(self, payment: Payment) -> Payment:
-        account = chart.retainer(payment.retainer_id or "")
+        account = chart_of_accounts.retainer(payment.retainer_id or "")
 
         async def work(session: Session) -> Payment:
             now = self._clock()
@@ -134,7 +134,7 @@ class RetainerCharging:
                 await self._ledger.post(booking, session)
             return recorded
 
-        return await self._transactions.run("order.refunded", work, keys=[chart.retainer(retainer_id)])
+        return await self._transactions.run("order.refunded", work, keys=[chart_of_accounts.retainer(retainer_id)])
 
 
 def wanted(order: OrderCreated, now: datetime) -> Payment:
@@ -174,7 +174,7 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     """Say why the retainer does not pay. Not how much it holds: its client need not be who has ordered."""
     if not payment.retainer_id:
         return "No retainer is named to pay from"
-    name = name_of(chart.retainer(payment.retainer_id))
+    name = name_of(chart_of_accounts.retainer(payment.retainer_id))
     if retainer is None:
         return f"{name} does not exist"
     if retainer["status"] != ACTIVE:

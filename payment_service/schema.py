@@ -1,15 +1,10 @@
 """The collections of the payment service, which are checked when it starts and by `ordersaga doctor`."""
 
-from payment_service import (
-    abandoned,
-    bank,
-    fund_payments,
-    idempotency,
-    ledger,
-    payments,
-    simulated_gateway,
-    stripe_gateway,
-)
+from payment_service import payments
+from payment_service.funds import bank, idempotency
+from payment_service.funds import payments as fund_payments
+from payment_service.gateways import simulated, stripe
+from payment_service.ledger import ledger, orphaned_sessions
 from shared.schema import CollectionSchema
 
 SCHEMA = {
@@ -19,7 +14,7 @@ SCHEMA = {
     fund_payments.COLLECTION: fund_payments.SCHEMA,
     bank.TRANSFERS: bank.TRANSFERS_SCHEMA,
     idempotency.COLLECTION: idempotency.SCHEMA,
-    abandoned.COLLECTION: CollectionSchema(),
-    simulated_gateway.COLLECTION: CollectionSchema(),
-    stripe_gateway.COLLECTION: CollectionSchema(),
+    orphaned_sessions.COLLECTION: CollectionSchema(),
+    simulated.COLLECTION: CollectionSchema(),
+    stripe.COLLECTION: CollectionSchema(),
 }

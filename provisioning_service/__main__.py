@@ -9,15 +9,15 @@ from provisioning_service import jobs as job_records
 from provisioning_service import locks as lock_records
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
-from provisioning_service.announcing import Announcing
-from provisioning_service.api import Desk, create_router
-from provisioning_service.carrying import Carrying, Records
+from provisioning_service.api import ApiDependencies, create_router
 from provisioning_service.credentials import Vault
 from provisioning_service.handlers import handlers
 from provisioning_service.job import Job
+from provisioning_service.job_runner import JobRunner, Records
 from provisioning_service.jobs import Jobs
 from provisioning_service.lifecycle import Patience
 from provisioning_service.locks import Locks
+from provisioning_service.outbox import Outbox
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Provider
@@ -47,7 +47,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     locks = Locks(database[lock_records.COLLECTION])
     packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)
     records = Records(jobs, Ownership(database[address_records.COLLECTION]), packages)
-    announcing = Announcing(jobs, packages, connections.publisher, utc_now, connections.reach)
+    announcing = Outbox(jobs, packages, connections.publisher, utc_now, connections.reach)
     provider = open_provider(settings)
     vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
     background: list[Callable[[], Awaitable[None]]] = [announcing.run]
@@ -55,7 +55,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     wake: Callable[[], None] = _nothing
     if provider is not None and vault is not None:
         patience = patience_of(settings)
-        carrying = Carrying(
+        carrying = JobRunner(
             records,
             provider,
             vault,
@@ -77,7 +77,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(jobs, utc_now, on_new, has_provider=provider is not None),
-        router=create_router(Desk(jobs, locks, packages, provider, vault, utc_now)),
+        router=create_router(ApiDependencies(jobs, locks, packages, provider, vault, utc_now)),
         collections=SCHEMA,
         background=background,
         drain=drain,

@@ -29,7 +29,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 T = TypeVar("T")
 
 
-class Desk(NamedTuple):
+class ApiDependencies(NamedTuple):
     """What the routes need; without a provider there are no packages to list and no credentials to open."""
 
     jobs: Jobs
@@ -135,7 +135,7 @@ class PackagePage(View):
     next_cursor: str | None
 
 
-def create_router(desk: Desk) -> APIRouter:
+def create_router(desk: ApiDependencies) -> APIRouter:
     """The routes over these records and this provider."""
     router = new_router("provisioning")
     _add_jobs(router, desk)
@@ -144,7 +144,7 @@ def create_router(desk: Desk) -> APIRouter:
     return router
 
 
-def _add_jobs(router: APIRouter, desk: Desk) -> None:
+def _add_jobs(router: APIRouter, desk: ApiDependencies) -> None:
     @router.get("/jobs", response_model=JobPage)
     async def list_jobs(
         status: State | None = None,
@@ -180,7 +180,7 @@ def _add_jobs(router: APIRouter, desk: Desk) -> None:
         )
 
 
-def _add_packages(router: APIRouter, desk: Desk) -> None:
+def _add_packages(router: APIRouter, desk: ApiDependencies) -> None:
     cache = PackageCache(desk.provider) if desk.provider is not None else None
 
     @router.get("/packages", response_model=PackagePage)
@@ -199,7 +199,7 @@ def _add_packages(router: APIRouter, desk: Desk) -> None:
         return json_response({"items": shown, "nextCursor": following})
 
 
-def _add_locks(router: APIRouter, desk: Desk) -> None:
+def _add_locks(router: APIRouter, desk: ApiDependencies) -> None:
     @router.get("/locks", response_model=PackageLockPage)
     async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""

@@ -12,13 +12,13 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from provisioning_service import lifecycle
-from provisioning_service.announcing import Announcing
-from provisioning_service.carrying import Carrying
-from provisioning_service.holding import Holding
 from provisioning_service.job import Job
+from provisioning_service.job_runner import JobRunner
 from provisioning_service.jobs import Jobs
+from provisioning_service.lease import JobLease
 from provisioning_service.lifecycle import Patience
 from provisioning_service.locks import Lock, Locks
+from provisioning_service.outbox import Outbox
 from shared import database
 from shared.clock import Clock
 from shared.errors import TransientError
@@ -44,8 +44,8 @@ class Schedule:
         self,
         jobs: Jobs,
         locks: Locks,
-        carrying: Carrying,
-        announcing: Announcing,
+        carrying: JobRunner,
+        announcing: Outbox,
         patience: Patience,
         *,
         clock: Clock,
@@ -136,7 +136,7 @@ class Schedule:
         self._carry(claimed, lock)
 
     def _carry(self, job: Job, lock: Lock | None) -> None:
-        held = Holding(
+        held = JobLease(
             job,
             lock,
             jobs=self._jobs,

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests.servers import (
+from tests.support.servers import (
     AMQP_MANAGEMENT_URL_VARIABLE,
     AMQP_URL_VARIABLE,
     NativeServers,

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from operations.audit.balances import Balance
-from operations.audit.chart import Document, in_money, is_amount, side, suspense
+from operations.reading.balances import Balance
+from operations.reading.chart_of_accounts import Document, in_money, is_amount, side, suspense
 
 
 class Keep(StrEnum):

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from pymongo import AsyncMongoClient
 
 from operations.audit import orders, servers, slots, stock
-from operations.audit.books import PAGE, Books
-from operations.audit.broker import count_messages
-from operations.audit.case import Case, Document
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
-from operations.audit.letters import RecordedLetters
+from operations.audit.order_records import Document, OrderRecords
 from operations.audit.report import Report, Subject, Violation
+from operations.audit.service_databases import PAGE, ServiceDatabases
 from operations.audit.stock import Shelf
+from operations.dead_letters.recorded import RecordedLetters
 from operations.dead_letters.status import DEAD, REPLAYING
-from operations.native.reachability import amqp_missing, mongodb_missing
+from operations.reading.broker import count_messages
+from operations.reading.reachability import amqp_missing, mongodb_missing
 from operations.settings import UnreachableError
 from shared.money import to_json_number
 from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX, RETRY_LADDER
@@ -68,7 +68,10 @@ async def audit(
     async with AsyncMongoClient[Document](
         mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
     ) as client:
-        books, ledger = Books(client, database_prefix, page), LedgerPass(Journal(client, database_prefix, page))
+        books, ledger = (
+            ServiceDatabases(client, database_prefix, page),
+            LedgerPass(Journal(client, database_prefix, page)),
+        )
         letters = RecordedLetters(client, database_prefix)
         return await _Audit(books, ledger, letters, amqp_url, on_progress, second_look_after).run()
 
@@ -85,7 +88,7 @@ async def _require_servers(mongodb_url: str, amqp_url: str) -> None:
 class _Audit:
     """What one audit has found out so far."""
 
-    books: Books
+    books: ServiceDatabases
     ledger: LedgerPass
     letters: RecordedLetters
     amqp_url: str
@@ -102,7 +105,7 @@ class _Audit:
     locks_held: int = 0
     booked: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
-    stalled: dict[str, Case] = field(default_factory=dict)
+    stalled: dict[str, OrderRecords] = field(default_factory=dict)
     assignments_suspected: bool = False
     servers_suspected: bool = False
     funds_suspected: bool = False
@@ -137,14 +140,14 @@ class _Audit:
         explained = await self.letters.orders(asked)
         return [order_id for order_id in asked if order_id not in explained]
 
-    def _look_at(self, cases: Iterable[Case]) -> None:
+    def _look_at(self, cases: Iterable[OrderRecords]) -> None:
         now = datetime.now(UTC)
         for case in cases:
             self._count(case, now)
             if found := orders.judge(case, now):
                 self._suspect(found)
 
-    def _count(self, case: Case, now: datetime) -> None:
+    def _count(self, case: OrderRecords, now: datetime) -> None:
         for name, record in zip(RECORDS, case[1 : 1 + len(RECORDS)], strict=True):
             self.checked[name] += record is not None
         if (kind := orders.paid_through(case)) is not None:

@@ -7,9 +7,9 @@ and whatever disagrees is wrong.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from operations.audit.balances import Balance
-from operations.audit.chart import Document, currency_of, in_money, is_amount, is_system, side
 from operations.audit.report import Subject, Violation
+from operations.reading.balances import Balance
+from operations.reading.chart_of_accounts import Document, currency_of, in_money, is_amount, is_system, side
 
 COMPLETED, CANCELLED, PENDING = "completed", "cancelled", "pending"
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from operations.audit.balances import Balance, as_text, balances
-from operations.audit.chart import Document, is_system
 from operations.audit.funds import PaidFromRetainer, Posted
-from operations.audit.moments import BATCH, Moments, Source, by_ids, find, side_by_side
+from operations.reading.balances import Balance, as_text, balances
+from operations.reading.chart_of_accounts import Document, is_system
+from operations.reading.snapshots import BATCH, Snapshots, Source, by_ids, find, side_by_side
 
 ACCOUNT_FIELDS = ("currency",)
 ENTRY_FIELDS = ("operation", "currency", "postings", "reference", "reverses")
@@ -32,7 +32,7 @@ class Journal:
     """The books of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = BATCH) -> None:
-        self._moments = Moments(client)
+        self._moments = Snapshots(client)
         self._page = page
         self._database = client[f"{database_prefix}_payments"]
         self._accounts: Source = (self._database["accounts"], ACCOUNT_FIELDS)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from operations.audit import funds
-from operations.audit.chart import as_number, is_system
 from operations.audit.journal import Journal
 from operations.audit.report import Violation
+from operations.reading.chart_of_accounts import as_number, is_system
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from operations.audit import servers, slots
-from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment, status_text
+from operations.audit.order_records import Document, OrderRecords, in_words, is_given_up, is_held, moment, status_text
 from operations.audit.report import Violation
-from operations.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
+from operations.reading.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
 
 LATE = timedelta(seconds=30)
 """How long after the end of its time an order may still stand there: alarms ring every second or so."""
@@ -46,14 +46,14 @@ class Standing(NamedTuple):
     stalled: bool
 
 
-def judge(case: Case, now: datetime) -> list[Violation]:
+def judge(case: OrderRecords, now: datetime) -> list[Violation]:
     """Everything that is wrong with the order."""
     if case.order is None:
         return list(_without_order(case))
     return [violation for rule in RULES for violation in rule(case, case.order, now)]
 
 
-def standing(case: Case, now: datetime) -> Standing:
+def standing(case: OrderRecords, now: datetime) -> Standing:
     """Whether the order is on its way, and if so whether it waits for an answer and nothing has happened for long."""
     order = case.order
     unheard = servers.waits_for_its_job(case)
@@ -67,7 +67,7 @@ def standing(case: Case, now: datetime) -> Standing:
     return Standing(in_flight=True, stalled=waits and last is not None and now - last > STILL)
 
 
-def is_returned(case: Case) -> bool:
+def is_returned(case: OrderRecords) -> bool:
     """Whether the order service does not know the order, and an operator has had all that was held for it returned.
 
     A made-up `order.created` leaves a reservation and a payment without an order. Once both are given back, nothing is
@@ -79,7 +79,7 @@ def is_returned(case: Case) -> bool:
     return case.order is None and case.job is None and given_back and not held
 
 
-def lost(case: Case) -> Violation:
+def lost(case: OrderRecords) -> Violation:
     """What a stalled order is when there is no message anywhere that could carry it on."""
     order, stock, money, job = (record or {} for record in (case.order, case.reservation, case.payment, case.job))
     return case.violation(
@@ -93,7 +93,7 @@ def lost(case: Case) -> Violation:
     )
 
 
-def paid_through(case: Case) -> str | None:
+def paid_through(case: OrderRecords) -> str | None:
     """Return where the payment that took money took it: simulated (the gateway), stripe or retainer; None for none."""
     payment = case.payment or {}
     if payment.get("status") not in ("PROCESSED", "REFUNDED") or payment.get("transactionId") == NO_CHARGE:
@@ -112,7 +112,7 @@ def from_retainer(payment: Document) -> bool:
 # --- The rules. ---
 
 
-def _without_order(case: Case) -> Iterator[Violation]:
+def _without_order(case: OrderRecords) -> Iterator[Violation]:
     if is_returned(case):
         return
     expected = "an order of this id, or all of it returned: `ordersaga order release`"
@@ -133,7 +133,7 @@ def _without_order(case: Case) -> Iterator[Violation]:
     yield from servers.without_order(case)
 
 
-def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _adds_up(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Items, total, payment and charge are about the same money."""
     total = order.get("totalAmount")
     items = sum(item.get("quantity", 0) * item.get("price", 0) for item in order.get("items", ()))
@@ -148,7 +148,7 @@ def _adds_up(case: Case, order: Document, _now: datetime) -> Iterator[Violation]
             yield case.violation(2, f"{name} amount", found, f"{total} {order.get('currency')}, the order's total")
 
 
-def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Iterator[Violation]:
+def _charge_is_the_payments(case: OrderRecords, _order: Document, _now: datetime) -> Iterator[Violation]:
     """A payment that took money is about the one charge that its gateway has for it, and no gateway has another.
 
     For Stripe our own records are compared; Stripe itself is not asked. A payment from a retainer is judged by the
@@ -168,7 +168,7 @@ def _charge_is_the_payments(case: Case, _order: Document, _now: datetime) -> Ite
         yield case.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
 
 
-def _paid_by(charge: Document | None, payment: Document, case: Case) -> Iterator[Violation]:
+def _paid_by(charge: Document | None, payment: Document, case: OrderRecords) -> Iterator[Violation]:
     transaction = payment.get("transactionId")
     if charge is None or charge.get("outcome") in NOT_CHARGED or charge.get("chargeId") != transaction:
         found = f"payment {payment['status']} as {transaction}, at the gateway {charge_text(charge)}"
@@ -178,7 +178,7 @@ def _paid_by(charge: Document | None, payment: Document, case: Case) -> Iterator
         yield case.violation(2, "refund", found, "the charge refunded")
 
 
-def _is_paid_as_asked(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _is_paid_as_asked(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """The money is from where the customer said, be it a card or a retainer."""
     asked, payment = order.get("payment"), case.payment or {}
     if asked is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
@@ -188,7 +188,7 @@ def _is_paid_as_asked(case: Case, order: Document, _now: datetime) -> Iterator[V
         yield case.violation(2, "payment method", f"paid {_method(paid)}", f"paid {_method(ordered)}, as ordered")
 
 
-def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _goes_through(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """An order that goes through, or whose money is held for a decision, has its stock and its payment."""
     status = order.get("status")
     if status not in GOES_THROUGH and not is_held(order):
@@ -213,7 +213,7 @@ def _goes_through(case: Case, order: Document, _now: datetime) -> Iterator[Viola
             yield case.violation(invariant, "money", found, "a charge that is not refunded")
 
 
-def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _is_compensated(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """An order that is over and did not go through holds nothing, and never will."""
     status = order.get("status")
     if status not in ("CANCELLED", "FAILED") or not order.get("settled"):
@@ -233,7 +233,7 @@ def _is_compensated(case: Case, order: Document, _now: datetime) -> Iterator[Vio
         yield case.violation(2, "money held", found, "no charge, or a refunded one")
 
 
-def _ends_once(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _ends_once(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Exactly one end, and settled when nothing more can happen."""
     status, settled = order.get("status"), order.get("settled")
     ends = {entry.get("status") for entry in order.get("history", ())} & {"CONFIRMED", "COMPLETED", "CANCELLED"}
@@ -247,7 +247,7 @@ def _ends_once(case: Case, order: Document, _now: datetime) -> Iterator[Violatio
         yield case.violation(4, "status", f"status {status!r}", "one of the statuses of an order")
 
 
-def _answers_are_joined(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _answers_are_joined(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """The second answer carries the order on in the same write."""
     answers = (order.get("status"), order.get("stockStatus"), order.get("paymentStatus"))
     if answers == ("PENDING", "RESERVED", "PROCESSED"):
@@ -255,7 +255,7 @@ def _answers_are_joined(case: Case, order: Document, _now: datetime) -> Iterator
         yield case.violation(4, "join", found, "CONFIRMED or PROVISIONING once both answers are there")
 
 
-def _in_time(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+def _in_time(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
     """No order stands still for longer than it may."""
     status, deadline, updated = order.get("status"), moment(order, "deadline"), moment(order, "updatedAt")
     if deadline is None or updated is None:
@@ -272,7 +272,7 @@ def _in_time(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
         yield case.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
 
 
-def _hold_ends(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+def _hold_ends(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
     """The money of a FAILED order is held until a known moment, and not longer."""
     if not is_held(order):
         return
@@ -285,7 +285,7 @@ def _hold_ends(case: Case, order: Document, now: datetime) -> Iterator[Violation
         )
 
 
-def _is_published(case: Case, order: Document, now: datetime) -> Iterator[Violation]:
+def _is_published(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
     """What a crash left unpublished is published by a sweep."""
     expected = f"published by the sweep within {UNPUBLISHED.seconds} s"
     due = moment(order, "dueAt")
@@ -299,7 +299,7 @@ def _is_published(case: Case, order: Document, now: datetime) -> Iterator[Violat
             yield case.violation(7, "payment unpublished", found, expected)
 
 
-Rule = Callable[[Case, Document, datetime], Iterator[Violation]]
+Rule = Callable[[OrderRecords, Document, datetime], Iterator[Violation]]
 
 RULES: tuple[Rule, ...] = (
     _adds_up,
@@ -320,7 +320,7 @@ RULES: tuple[Rule, ...] = (
 # --- What the rules are made of. ---
 
 
-def _charges(case: Case) -> dict[str, Document | None]:
+def _charges(case: OrderRecords) -> dict[str, Document | None]:
     """Return what each card gateway has charged for the order."""
     return {"simulated": case.charge, "stripe": intent_as_charge(case.intent)}
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
-from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment
+from operations.audit.order_records import Document, OrderRecords, in_words, is_given_up, is_held, moment
 from operations.audit.report import Violation
 
 OVER = ("COMPLETED", "FAILED")
@@ -60,7 +60,7 @@ def is_over(job: Document) -> bool:
     return job.get("state") in OVER
 
 
-def waits_for_its_job(case: Case) -> bool:
+def waits_for_its_job(case: OrderRecords) -> bool:
     """Whether only a message, about a job that is over or not begun, can carry the order on."""
     order, job = case.order or {}, case.job
     if is_held(order):
@@ -72,7 +72,7 @@ def waits_for_its_job(case: Case) -> bool:
     return (is_over(job) or _run(job, "run") < _run(order, "provisioningRun")) and not job.get("outboxSince")
 
 
-def last_step(case: Case) -> datetime | None:
+def last_step(case: OrderRecords) -> datetime | None:
     """When the order or its job took its last step."""
     records = (case.order or {}, case.job or {})
     return max((at for record in records if (at := moment(record, "updatedAt"))), default=None)
@@ -81,7 +81,7 @@ def last_step(case: Case) -> datetime | None:
 # --- The rules for an order. ---
 
 
-def _has_its_server(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _has_its_server(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """A COMPLETED order has an address inside the package that was ordered."""
     if order.get("status") != "COMPLETED":
         return
@@ -95,7 +95,7 @@ def _has_its_server(case: Case, order: Document, _now: datetime) -> Iterator[Vio
         yield case.violation(6, "wrong package", f"COMPLETED with {ip}", expected)
 
 
-def _owns_its_address(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _owns_its_address(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """The address of a COMPLETED order is recorded as its own."""
     ip = server_ip(order)
     if order.get("status") != "COMPLETED" or not ip:
@@ -110,7 +110,7 @@ def _owns_its_address(case: Case, order: Document, _now: datetime) -> Iterator[V
         yield case.violation(6, "address", found, "an address inside the package")
 
 
-def _agrees_with_its_job(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _agrees_with_its_job(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """An order and its job have come to the same end, or the one is about to hear of the other's."""
     status, state = order.get("status"), _state(case.job)
     if status == "COMPLETED":
@@ -130,7 +130,7 @@ def _agrees_with_its_job(case: Case, order: Document, _now: datetime) -> Iterato
         yield case.violation(6, "job too early", f"{status}, and its job {state}", "no job before PROVISIONING")
 
 
-def _job_goes_on(case: Case, _order: Document, now: datetime) -> Iterator[Violation]:
+def _job_goes_on(case: OrderRecords, _order: Document, now: datetime) -> Iterator[Violation]:
     """A job that is not over is due at some time, and somebody comes then."""
     job = case.job
     if job is None or is_over(job):
@@ -145,7 +145,7 @@ def _job_goes_on(case: Case, _order: Document, now: datetime) -> Iterator[Violat
         yield case.violation(7, "job overdue", found, f"taken up within {OVERDUE.seconds // 60} minutes")
 
 
-def _line_moves(case: Case, due: datetime, now: datetime) -> Iterator[Violation]:
+def _line_moves(case: OrderRecords, due: datetime, now: datetime) -> Iterator[Violation]:
     """Who stands in the line of a package may stand long, but not while the package is free and nobody takes a turn."""
     line = case.line or {}
     held_until, moved = moment(line, "expiresAt"), moment(line, "movedAt")
@@ -155,7 +155,7 @@ def _line_moves(case: Case, due: datetime, now: datetime) -> Iterator[Violation]
         yield case.violation(7, "job overdue", found, f"a turn within {OVERDUE.seconds // 60} minutes")
 
 
-def _job_is_published(case: Case, _order: Document, now: datetime) -> Iterator[Violation]:
+def _job_is_published(case: OrderRecords, _order: Document, now: datetime) -> Iterator[Violation]:
     """What a crash left unpublished is published by a sweep."""
     since = moment(case.job or {}, "outboxSince")
     if since is not None and now > since + UNPUBLISHED:
@@ -163,7 +163,7 @@ def _job_is_published(case: Case, _order: Document, now: datetime) -> Iterator[V
         yield case.violation(7, "job unpublished", found, f"published by the sweep within {UNPUBLISHED.seconds} s")
 
 
-Rule = Callable[[Case, Document, datetime], Iterator[Violation]]
+Rule = Callable[[OrderRecords, Document, datetime], Iterator[Violation]]
 
 RULES: tuple[Rule, ...] = (
     _has_its_server,
@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def without_order(case: Case) -> Iterator[Violation]:
+def without_order(case: OrderRecords) -> Iterator[Violation]:
     """Judge a job whose order does not exist."""
     if case.job is not None:
         invariant = 6 if _state(case.job) == "COMPLETED" else 7

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from operations.audit.case import Case, Document, in_words, is_given_up, is_held, moment
+from operations.audit.order_records import Document, OrderRecords, in_words, is_given_up, is_held, moment
 from operations.audit.report import Violation
 from operations.audit.stock import Shelf, held_by, is_assignment, is_decided_long_ago, is_settled_long_ago, out
 from shared.money import to_json_number
@@ -101,7 +101,7 @@ def _has_instead(reservation: Document | None) -> str:
 # --- The rule for an order. ---
 
 
-def _has_its_slot(case: Case, order: Document, _now: datetime) -> Iterator[Violation]:
+def _has_its_slot(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """An order that goes through, or whose money is held for a decision, has the slot it asked for, for its price."""
     status, reservation = order.get("status"), case.reservation or {}
     if (status not in GOES_THROUGH and not is_held(order)) or reservation.get("status") != "RESERVED":
@@ -119,7 +119,7 @@ def _has_its_slot(case: Case, order: Document, _now: datetime) -> Iterator[Viola
         yield case.violation(invariant, "slot price", f"{booking.get('price')} booked in {has}", f"{total}, its total")
 
 
-Rule = Callable[[Case, Document, datetime], Iterator[Violation]]
+Rule = Callable[[OrderRecords, Document, datetime], Iterator[Violation]]
 
 RULES: tuple[Rule, ...] = (_has_its_slot,)
 

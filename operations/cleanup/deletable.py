@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from operations.charges import holds_money, intent_as_charge
+from operations.reading.charges import holds_money, intent_as_charge
 
 Document = dict[str, Any]
 

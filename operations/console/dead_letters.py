@@ -10,11 +10,11 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from operations.console.bodies import MOST_SHOWN, view, view_of
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, OptionalName, Why, named, remember
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Missing, attempt, path
-from operations.dead_letters import DeadLetters, Filters, Group, InvalidBodyError, NotPossibleError
+from operations.dead_letters import DeadLetterService, Filters, Group, InvalidBodyError, NotPossibleError
 from operations.dead_letters.outcome import Outcome
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
@@ -36,9 +36,9 @@ Short = Annotated[str, Query(max_length=300)]
 Rate = Annotated[float, Form(gt=0, le=10_000)]
 
 
-def create_dead_letters(desk: Desk, pages: Pages) -> APIRouter:
+def create_dead_letters(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The routes about dead letters."""
-    router, letters = pages.router(), DeadLetters(desk.operations)
+    router, letters = pages.router(), DeadLetterService(desk.operations)
     _add_groups(router, desk, pages, letters)
     _add_group_acts(router, desk, letters)
     _add_list(router, desk, pages, letters)
@@ -52,7 +52,7 @@ def create_dead_letters(desk: Desk, pages: Pages) -> APIRouter:
 # --- Groups. ---
 
 
-def _add_groups(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+def _add_groups(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
     @router.get("/dead-letters")
     async def groups(
         request: Request, status: Short = "", span: Short = "", page: Annotated[int, Query(ge=1, le=10_000)] = 1
@@ -99,7 +99,7 @@ def _add_groups(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetter
         )
 
 
-def _add_group_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None:
+def _add_group_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadLetterService) -> None:
     def back(request: Request, fingerprint: str, operator: str) -> Response:
         return remember(request, desk, RedirectResponse(path("dead-letters", "groups", fingerprint), 303), operator)
 
@@ -157,7 +157,7 @@ def _add_group_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None
 # --- The list, and one letter. ---
 
 
-def _add_list(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+def _add_list(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
     @router.get("/dead-letters/list")
     async def list_letters(
         request: Request,
@@ -198,7 +198,7 @@ def _add_list(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters)
         )
 
 
-def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetters) -> None:
+def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetterService) -> None:
     @router.get("/dead-letters/letters/{letter_id}")
     async def letter(request: Request, letter_id: str) -> Response:
         found = await _letter(letters, letter_id)
@@ -221,7 +221,7 @@ def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetters) -> None:
         return Response(found["body"], headers=headers, media_type="application/octet-stream")
 
 
-def _add_letter_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> None:
+def _add_letter_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadLetterService) -> None:
     @router.post("/dead-letters/letters/{letter_id}/replay")
     async def replay(
         request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
@@ -241,7 +241,7 @@ def _add_letter_acts(router: APIRouter, desk: Desk, letters: DeadLetters) -> Non
         return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
 
 
-def _add_edit(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+def _add_edit(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
     def form(
         request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
     ) -> Response:
@@ -279,7 +279,7 @@ def _add_edit(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters)
 # --- Replays. ---
 
 
-def _add_replays(router: APIRouter, desk: Desk, pages: Pages, letters: DeadLetters) -> None:
+def _add_replays(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
     async def show(request: Request, replay_id: str, template: str) -> Response:
         replay = await letters.replay(replay_id)
         if replay is None:
@@ -344,21 +344,21 @@ def filters_of(asked: dict[str, str], now: datetime) -> Filters:
     )
 
 
-async def _page(letters: DeadLetters, filters: Filters, cursor: str | None) -> Any:
+async def _page(letters: DeadLetterService, filters: Filters, cursor: str | None) -> Any:
     try:
         return await letters.page(filters, limit=PAGE, cursor=cursor)
     except ValueError:
         raise invalid(("cursor", "is not a nextCursor of this list")) from None
 
 
-async def _group(letters: DeadLetters, fingerprint: str) -> Group:
+async def _group(letters: DeadLetterService, fingerprint: str) -> Group:
     found = await letters.group(fingerprint)
     if found is None:
         raise not_found(f"Group {fingerprint}")
     return found
 
 
-async def _letter(letters: DeadLetters, letter_id: str) -> Document:
+async def _letter(letters: DeadLetterService, letter_id: str) -> Document:
     found = await letters.letter_for_page(letter_id)
     if found is None:
         raise _no_letter(letter_id)
@@ -369,14 +369,14 @@ def _no_letter(letter_id: str) -> ProblemError:
     return not_found(f"Dead letter {letter_id}")
 
 
-async def _start(letters: DeadLetters, filters: Filters, operator: str, why: str, rate: float) -> str:
+async def _start(letters: DeadLetterService, filters: Filters, operator: str, why: str, rate: float) -> str:
     try:
         return await letters.start_replay(filters, by=operator, why=why, rate=rate)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
 
 
-async def _discard(letters: DeadLetters, filters: Filters, operator: str, why: str) -> int:
+async def _discard(letters: DeadLetterService, filters: Filters, operator: str, why: str) -> int:
     try:
         return await letters.discard(filters, by=operator, why=why)
     except NotPossibleError as error:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import StringConstraints
 
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.operator_name import COOKIE_SECONDS, MOST_OF_A_NAME, OPERATOR_COOKIE, cookie_value, operator_of
 from operations.console.pages import Pages
 from shared.http import conflict, invalid
@@ -21,7 +21,7 @@ OptionalName = Annotated[str, StringConstraints(strip_whitespace=True, max_lengt
 """The name that a form asks for where no proxy says who the operator is."""
 
 
-def create_operator(desk: Desk, pages: Pages) -> APIRouter:
+def create_operator(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The page on which an operator says who it is."""
     router = pages.router()
 
@@ -38,7 +38,7 @@ def create_operator(desk: Desk, pages: Pages) -> APIRouter:
     return router
 
 
-def named(request: Request, desk: Desk, given: str) -> str:
+def named(request: Request, desk: ConsoleDependencies, given: str) -> str:
     """Return who acts: as the proxy says where one is set, else as the form says or as it said before.
 
     Raises the 422 problem where nobody is named: nothing is done namelessly.
@@ -52,7 +52,7 @@ def named(request: Request, desk: Desk, given: str) -> str:
     raise invalid(("by", "your name is required: it is written to the log of actions"))
 
 
-def remember(request: Request, desk: Desk, response: Response, name: str) -> Response:
+def remember(request: Request, desk: ConsoleDependencies, response: Response, name: str) -> Response:
     """Keep the operator's name for the next form, unless a proxy says it."""
     if not desk.operator_header:
         secure = request.url.scheme == "https"

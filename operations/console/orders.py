@@ -8,16 +8,16 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from operations.actions import list_actions
-from operations.console.acting import Deed, carry_deed
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
-from operations.console.finding import Search, find_orders
 from operations.console.forms import OptionalName, Why, named, remember
+from operations.console.operator_actions import OperatorAction, execute
+from operations.console.order_search import Search, find_orders
 from operations.console.pages import Pages
 from operations.console.timeline import draw
 from operations.console.upstream import Missing, attempt, path
-from operations.records import read_records
-from operations.story import LANES, Records, story, waited_for
+from operations.timeline.records import read_records
+from operations.timeline.timeline import LANES, Records, story, waited_for
 from shared.database import Document
 from shared.http import conflict, not_found
 
@@ -50,7 +50,7 @@ ACTS: Mapping[str, Act] = {
 """What may be done to an order, by the name that the order service's path has for it."""
 
 
-def create_orders(desk: Desk, pages: Pages) -> APIRouter:
+def create_orders(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The routes about orders."""
     router = pages.router()
     _add_search(router, desk, pages)
@@ -59,7 +59,7 @@ def create_orders(desk: Desk, pages: Pages) -> APIRouter:
     return router
 
 
-def _add_search(router: APIRouter, desk: Desk, pages: Pages) -> None:
+def _add_search(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders")
     async def search(
         request: Request,
@@ -83,7 +83,7 @@ def _add_search(router: APIRouter, desk: Desk, pages: Pages) -> None:
         )
 
 
-def _add_order(router: APIRouter, desk: Desk, pages: Pages) -> None:
+def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
     async def show(request: Request, order_id: str, template: str) -> Response:
         records = await _records(desk, order_id)
         steps = story(records)
@@ -109,7 +109,7 @@ def _add_order(router: APIRouter, desk: Desk, pages: Pages) -> None:
         return await show(request, order_id, "order_live.html")
 
 
-def _add_acts(router: APIRouter, desk: Desk, pages: Pages) -> None:
+def _add_acts(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders/{order_id}/do/{name}")
     async def ask(request: Request, order_id: str, name: str) -> Response:
         """Have the operator confirm, with a reason."""
@@ -131,10 +131,8 @@ def _add_acts(router: APIRouter, desk: Desk, pages: Pages) -> None:
         act = _act(name)
         operator = named(request, desk, by)
         body = {"reason": why} if name == "cancel" else None
-        deed = Deed(operator, why, f"order.{name}", order_id)
-        trouble = await carry_deed(
-            desk, deed, "POST", "order", path("orders", order_id, name), body=body, done="accepted"
-        )
+        deed = OperatorAction(operator, why, f"order.{name}", order_id)
+        trouble = await execute(desk, deed, "POST", "order", path("orders", order_id, name), body=body, done="accepted")
         if trouble is None:
             return remember(request, desk, RedirectResponse(path("orders", order_id), 303), operator)
         records = await _records(desk, order_id)
@@ -143,7 +141,7 @@ def _add_acts(router: APIRouter, desk: Desk, pages: Pages) -> None:
         return remember(request, desk, shown, operator)
 
 
-async def _records(desk: Desk, order_id: str) -> Records:
+async def _records(desk: ConsoleDependencies, order_id: str) -> Records:
     records = await read_records(desk.client, desk.prefix, order_id)
     if not records.exist:
         raise not_found(f"Order {order_id}")

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
-from operations.audit.broker import count_messages
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import Open, Recent, read_open, read_recent
 from operations.console.pages import Pages
 from operations.console.upstream import Missing, attempt
-from operations.dead_letters import DeadLetters, GroupPage
+from operations.dead_letters import DeadLetterService, GroupPage
+from operations.reading.broker import count_messages
 from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
@@ -66,7 +66,7 @@ class LetterWatch:
     two seconds.
     """
 
-    def __init__(self, letters: DeadLetters, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, letters: DeadLetterService, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._letters = letters
         self._monotonic = monotonic
         self._last: tuple[GroupPage | Missing, dict[str, int] | Missing] | None = None
@@ -89,9 +89,9 @@ class LetterWatch:
 class Lookout:
     """Takes snapshots, one for all who look at the same time."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ConsoleDependencies) -> None:
         self._desk = desk
-        self._letters = LetterWatch(DeadLetters(desk.operations))
+        self._letters = LetterWatch(DeadLetterService(desk.operations))
         self._taking = asyncio.Lock()
         self._last: Snapshot | None = None
         self._taken_at = 0.0
@@ -120,7 +120,7 @@ class Lookout:
         return Snapshot(recent, unsettled, queues, low, groups, counts, troubles)
 
 
-def create_overview(desk: Desk, pages: Pages) -> APIRouter:
+def create_overview(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The overview and the part of it that renews itself."""
     router, lookout = pages.router(), Lookout(desk)
 

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from operations.console.acting import Deed, carry_deed
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import OptionalName, Why, named, remember
+from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Missing, attempt, path
 
 MOST = 200
 
 
-def create_packages(desk: Desk, pages: Pages) -> APIRouter:
+def create_packages(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The page, and the clearing of a lock."""
     router = pages.router()
 
@@ -49,8 +49,8 @@ def create_packages(desk: Desk, pages: Pages) -> APIRouter:
     ) -> Response:
         """Free the package; its holder stops before it buys."""
         operator = named(request, desk, by)
-        deed = Deed(operator, why, "lock.clear", package)
-        trouble = await carry_deed(desk, deed, "DELETE", "provisioning", path("locks", package), done="cleared")
+        deed = OperatorAction(operator, why, "lock.clear", package)
+        trouble = await execute(desk, deed, "DELETE", "provisioning", path("locks", package), done="cleared")
         if trouble is None:
             return remember(request, desk, RedirectResponse("/packages", 303), operator)
         shown = pages.show(request, "lock_clear.html", trouble.status, package=package, why=why, error=trouble)

@@ -15,11 +15,11 @@ from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
 
 from operations.console import wording
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
 from operations.console.operator_name import operator_of
 from operations.console.upstream import Missing
-from operations.native.reachability import brief
+from operations.reading.reachability import brief
 from operations.settings import UnreachableError
 from shared.errors import TransientError
 from shared.http import ProblemError
@@ -56,7 +56,7 @@ Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 class Pages:
     """The templates of one console."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ConsoleDependencies) -> None:
         self._desk = desk
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES),

@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from operations.console.auditing import create_auditing
+from operations.console.action_log import create_log
+from operations.console.audit import create_auditing
 from operations.console.dead_letters import create_dead_letters
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import create_operator
-from operations.console.log import create_log
 from operations.console.orders import create_orders
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
@@ -24,7 +24,7 @@ ASSETS = {
 """What the pages load, all of it from here."""
 
 
-def create_router(desk: Desk) -> APIRouter:
+def create_router(desk: ConsoleDependencies) -> APIRouter:
     """The console's pages over these servers; whoever runs them closes `desk.services` at the end."""
     pages = Pages(desk)
     router = pages.router()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import httpx
 from fastapi import APIRouter, Query, Request, Response
 
-from operations.console.desk import Desk
+from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
 from operations.console.upstream import Missing
 
@@ -40,7 +40,7 @@ class Slot(NamedTuple):
         return min(1.0, self.load / self.capacity) if self.capacity else 1.0
 
 
-def create_stock(desk: Desk, pages: Pages) -> APIRouter:
+def create_stock(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
     """The inventory page."""
     router = pages.router()
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from operations.story import LANES, Kind, Lane, Step
+from operations.timeline.timeline import LANES, Kind, Lane, Step
 
 Arrow = tuple[Lane, Lane]
 """From the sender of a message to its receiver."""

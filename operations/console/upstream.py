@@ -10,7 +10,7 @@ import httpx
 import pymongo
 from pymongo.errors import PyMongoError
 
-from operations.native.reachability import brief
+from operations.reading.reachability import brief
 from operations.settings import UnreachableError
 from shared.errors import TransientError
 

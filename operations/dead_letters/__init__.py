@@ -1,12 +1,12 @@
 """Dead letters: taken from the broker, understood, replayed, edited, discarded. Nothing is ever deleted.
 
-`DeadLetters` (in `desk`) is the way in for the command line and the console. `ingest` takes letters from the broker,
+`service` is what the command line and the console use. `ingest` takes letters from the broker,
 `replaying` sends them back; `letter`, `fingerprint`, `filters` and `editing` decide without I/O, `records` and `groups`
-are the collections; `command` is `ordersaga dead-letters`, `display` what it prints.
+are the collections.
 """
 
-from operations.dead_letters.desk import (
-    DeadLetters,
+from operations.dead_letters.service import (
+    DeadLetterService,
     Filters,
     Group,
     GroupPage,
@@ -17,7 +17,7 @@ from operations.dead_letters.desk import (
 )
 
 __all__ = [
-    "DeadLetters",
+    "DeadLetterService",
     "Filters",
     "Group",
     "GroupPage",

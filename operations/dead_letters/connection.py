@@ -9,8 +9,6 @@ from uuid import uuid4
 
 from pymongo import AsyncMongoClient
 
-from operations.audit.broker import count_messages
-from operations.dead_letters.desk import DeadLetters
 from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.outcome import Outcome
@@ -23,8 +21,10 @@ from operations.dead_letters.replaying import (
     Replayer,
     Replays,
 )
-from operations.drivers import unreachable_unless_done
-from operations.native.reachability import mongodb_missing
+from operations.dead_letters.service import DeadLetterService
+from operations.reading.broker import count_messages
+from operations.reading.driver_errors import unreachable_unless_done
+from operations.reading.reachability import mongodb_missing
 from operations.settings import Stack, UnreachableError
 from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
 from shared.bus.consumer import Consumer
@@ -52,7 +52,7 @@ POLL_SECONDS = 0.25
 class Connected:
     """The dead letters of a stack, and where they are."""
 
-    letters: DeadLetters
+    letters: DeadLetterService
     database: Database
     stack: Stack
 
@@ -70,7 +70,7 @@ async def connected(stack: Stack) -> AsyncIterator[Connected]:
         appname="ordersaga-dead-letters",
     ) as client:
         database: Database = client[f"{stack.database_prefix}_operations"]
-        letters = DeadLetters(database)
+        letters = DeadLetterService(database)
         with unreachable_unless_done("the dead letters"):
             await letters.prepare()
             await take_in(stack.amqp_url, LetterRecords(database))

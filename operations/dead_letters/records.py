@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne, UpdateMany, UpdateOne
 
-from operations.cursors import read_cursor, write_cursor
 from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.letter import (
     LARGEST_INLINE,
@@ -29,6 +28,7 @@ from operations.dead_letters.letter import (
     words,
 )
 from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, MENDED, NEW, OPEN, PENDING, STATUSES
+from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.contracts import DeadLetterHandled
 from shared.database import Collection, Database, Document

@@ -13,10 +13,10 @@ from yarl import URL
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
-from operations.native.reachability import brief
+from operations.reading.reachability import brief
 from shared import topology
-from shared.bus.link import PROBE_QUEUE
-from shared.bus.wire import Wire
+from shared.bus.amqp.link import PROBE_QUEUE
+from shared.bus.amqp.wire import Wire
 
 TIMEOUT_SECONDS = 5.0
 

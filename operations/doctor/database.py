@@ -11,8 +11,8 @@ import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
-from operations.native.reachability import brief
-from operations.native.services import SERVICES
+from operations.reading.reachability import brief
+from operations.stack.services import SERVICES
 from shared import schema
 from shared.database import is_passing
 

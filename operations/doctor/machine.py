@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from operations.doctor.finding import Finding, note, ok, wrong
-from operations.native.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SERVER_PORTS
-from operations.native.mongod import find_mongod, mongod_version
-from operations.native.ports import is_free
-from operations.native.program import ServerMissingError
-from operations.native.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
-from operations.native.services import PROCESSES
+from operations.stack.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SERVER_PORTS
+from operations.stack.mongod import find_mongod, mongod_version
+from operations.stack.ports import is_free
+from operations.stack.program import ServerMissingError
+from operations.stack.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
+from operations.stack.services import PROCESSES
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_MONGOD = (5, 0)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from operations.doctor.finding import Finding, note, ok, wrong
-from operations.native import provider
-from operations.native.layout import SMARTVPS_URL_VARIABLE
+from operations.stack import provider
+from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from provisioning_service.provider import ProviderError
 from provisioning_service.smartvps import SmartVps
 

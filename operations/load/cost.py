@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 
-from operations.native.layout import Layout
-from operations.native.processes import find
-from operations.native.state import read_state_if_readable
+from operations.stack.layout import Layout
+from operations.stack.processes import find
+from operations.stack.state import read_state_if_readable
 
 GENERATOR = "load"
 """The name under which this process itself is listed."""

@@ -8,12 +8,12 @@ import aiohttp
 from pymongo import AsyncMongoClient
 
 from operations.audit import Report, audit
-from operations.drivers import unreachable_unless_done
 from operations.load.cost import Usage, between, usage
 from operations.load.placing import Placing
 from operations.load.plan import Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.load.settling import OrderBook, Outcomes
+from operations.reading.driver_errors import unreachable_unless_done
 from operations.settings import Stack, UnreachableError
 from shared.database import Document
 from shared.urls import hide_credentials

@@ -5,6 +5,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from fastapi import FastAPI
+
 from provisioning_service.simulator import control_api, provider_api
 from provisioning_service.simulator.server import serving
 from provisioning_service.simulator.settings import SimulatorSettings
@@ -18,15 +20,20 @@ async def simulator(settings: SimulatorSettings, listener: socket.socket) -> Asy
     """Run a simulator with a state of its own on the socket; it ends with the context, whatever calls are delayed."""
     state = State()
     stopping = asyncio.Event()
-    description = "Sells simulated servers as the SmartVPS provider sells real ones"
-    app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)
-    app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
-    app.include_router(control_api.create_router(state))
-    async with serving(app, listener):
+    async with serving(create_simulator_app(settings, state, stopping), listener):
         try:
             yield
         finally:
             stopping.set()
+
+
+def create_simulator_app(settings: SimulatorSettings, state: State, stopping: asyncio.Event) -> FastAPI:
+    """Create the application; calls that are delayed end when `stopping` is set."""
+    description = "Sells simulated servers as the SmartVPS provider sells real ones"
+    app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)
+    app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
+    app.include_router(control_api.create_router(state))
+    return app
 
 
 async def _nothing_is_down() -> dict[str, str]:

@@ -14,7 +14,7 @@ from itertools import count
 
 from shared import topology
 from shared.bus import Delivery, Envelope
-from shared.bus.confirms import UnroutableError
+from shared.bus.amqp.confirms import UnroutableError
 from shared.errors import BusUnavailableError
 
 

@@ -12,8 +12,8 @@ import structlog
 
 from shared import topology
 from shared.bus import Delivery, Envelope
+from shared.bus.amqp.link import Link, Options, RefusedError
 from shared.bus.backoff import Backoff
-from shared.bus.link import Link, Options, RefusedError
 from shared.errors import BusUnavailableError, StartError
 from shared.urls import hide_credentials
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers import engine_answers
+from tests.support.containers import engine_answers
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

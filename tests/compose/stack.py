@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from cryptography.fernet import Fernet
 
-from operations.native.ports import PortClaims
+from operations.stack.ports import PortClaims
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ordersaga-tests"

@@ -13,7 +13,7 @@ import pytest
 
 from shared.topology import ORDER_INBOX
 from tests.compose.stack import ROOT, SERVICES, ComposeStack, compose_command, compose_stack
-from tests.eventually import NotWithinError, eventually
+from tests.support.eventually import NotWithinError, eventually
 
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
 READY_WITHIN_SECONDS = 120

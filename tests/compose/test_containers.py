@@ -13,13 +13,13 @@ import pymongo
 import pytest
 
 from deploy.container.initiate_replica_set import WrongReplicaSetError, initiate
-from tests import containers
-from tests.servers import Servers
+from tests.support import containers
+from tests.support.servers import Servers
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
-from tests.containers import start_containers
+from tests.support.containers import start_containers
 with start_containers():
     print("started", flush=True)
     sys.stdin.read()

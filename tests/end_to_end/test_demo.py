@@ -16,15 +16,15 @@ import pytest
 import typer
 from rich.console import Console
 
-from operations.demo import command
-from operations.demo.chapters import STORY, Titled, tell
-from operations.demo.scene import Scene
-from operations.demo.shop import NotSettledError, Shop
-from operations.demo.stage import Stage
-from operations.native.layout import Layout
-from operations.native.processes import find_marked
+from operations.commands import demo as command
+from operations.demo.demo_stack import DemoStack
+from operations.demo.reporter import Reporter
+from operations.demo.scenarios import SCENARIOS, Titled, tell
+from operations.demo.shop_client import NotSettledError, ShopClient
 from operations.settings import Stack
-from tests.eventually import eventually
+from operations.stack.layout import Layout
+from operations.stack.processes import find_marked
+from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
     status = await asyncio.to_thread(demo.wait, 300)
     output = printed(tmp_path)
     assert status == 0, output
-    titles = [f"{number}. {title}" for number, (title, _) in enumerate(STORY, start=1)]
+    titles = [f"{number}. {title}" for number, (title, _) in enumerate(SCENARIOS, start=1)]
     assert re.findall(r"^\d\. .*$", output, re.MULTILINE) == titles
     assert "✗" not in output
     assert "exactly five orders are confirmed" in output
@@ -113,42 +113,42 @@ def _mentions(process: psutil.Process, text: str) -> bool:
 # --- What is not so is not told. ---
 
 
-async def true_chapter(scene: Scene, _stage: Stage, _shop: Shop) -> None:
+async def true_chapter(scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
     scene.claim(True, "one is one", 2)
 
 
-async def false_chapter(scene: Scene, _stage: Stage, _shop: Shop) -> None:
+async def false_chapter(scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
     scene.claim(False, "two are five", "[4] were seen")
 
 
-async def chapter_without_end(_scene: Scene, _stage: Stage, _shop: Shop) -> None:
+async def chapter_without_end(_scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
     raise NotSettledError("after 30 s 99 of 100 orders are settled")
 
 
 @pytest.fixture
-def scene() -> Scene:
-    return Scene(Console(file=io.StringIO(), width=80))
+def scene() -> Reporter:
+    return Reporter(Console(file=io.StringIO(), width=80))
 
 
 @pytest.fixture
-def stage() -> Stage:
+def stage() -> DemoStack:
     nowhere = Stack("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", {}, None, "nothing")
-    return Stage(Layout(Path("nowhere")), nowhere)
+    return DemoStack(Layout(Path("nowhere")), nowhere)
 
 
-def text_of(scene: Scene) -> str:
+def text_of(scene: Reporter) -> str:
     assert isinstance(scene.console.file, io.StringIO)
     return scene.console.file.getvalue()
 
 
-async def test_a_claim_that_does_not_hold_is_shown_with_what_was_seen(scene: Scene, stage: Stage) -> None:
+async def test_a_claim_that_does_not_hold_is_shown_with_what_was_seen(scene: Reporter, stage: DemoStack) -> None:
     await tell((Titled("False", false_chapter), Titled("True", true_chapter)), scene, stage)
     assert "✗ not so: two are five, but: [4] were seen" in text_of(scene)
     assert "✓ one is one" in text_of(scene)
     assert not scene.held
 
 
-async def test_a_chapter_that_cannot_be_told_to_its_end_ends_the_story(scene: Scene, stage: Stage) -> None:
+async def test_a_chapter_that_cannot_be_told_to_its_end_ends_the_story(scene: Reporter, stage: DemoStack) -> None:
     await tell((Titled("Hangs", chapter_without_end), Titled("True", true_chapter)), scene, stage)
     assert "✗ after 30 s 99 of 100 orders are settled" in text_of(scene)
     assert "one is one" not in text_of(scene)
@@ -157,10 +157,10 @@ async def test_a_chapter_that_cannot_be_told_to_its_end_ends_the_story(scene: Sc
 
 @pytest.mark.parametrize(("chapter", "status"), [(true_chapter, 0), (false_chapter, 1), (chapter_without_end, 1)])
 async def test_the_exit_status_says_whether_all_of_it_held(
-    chapter: object, status: int, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chapter: object, status: int, stage: DemoStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "own_stage", lambda _: contextlib.nullcontext(stage))
-    monkeypatch.setattr(command, "STORY", (Titled("Only", chapter),))  # type: ignore[arg-type]
+    monkeypatch.setattr(command, "own_stack", lambda _: contextlib.nullcontext(stage))
+    monkeypatch.setattr(command, "SCENARIOS", (Titled("Only", chapter),))  # type: ignore[arg-type]
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(typer.Exit) as ended:
         await asyncio.to_thread(command.demo)

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
 from pymongo.asynchronous.database import AsyncDatabase
 
-from tests import funds_client
-from tests.builders import new_id
-from tests.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
-from tests.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
-from tests.processes import KEEP_SECONDS, run_stack
-from tests.servers import Servers, delete_topology
+from tests.support import funds_client
+from tests.support.builders import new_id
+from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
+from tests.support.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
+from tests.support.processes import KEEP_SECONDS, run_stack
+from tests.support.servers import Servers, delete_topology
 
 PREFIX = "tfunds"
 EXAMPLES, STEPS = 50, 20

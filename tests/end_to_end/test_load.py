@@ -14,9 +14,9 @@ from operations.audit import audit
 from operations.load import Plan, Watch, run_load
 from operations.settings import Stack as Address
 from operations.settings import UnreachableError
-from tests import warm_processes
-from tests.processes import Stack, run_stack
-from tests.servers import Servers, delete_topology
+from tests.support import warm_processes
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import Servers, delete_topology
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from playwright.async_api import Page, expect
 
 from shared.database import Database
 from shared.topology import EXCHANGE, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
-from tests.browser import run_browser
-from tests.builders import connected, order_body
-from tests.eventually import eventually
-from tests.servers import Servers
+from tests.support.browser import run_browser
+from tests.support.builders import connected, order_body
+from tests.support.eventually import eventually
+from tests.support.servers import Servers
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS_VARIABLE = "ORDERSAGA_SCREENSHOTS"

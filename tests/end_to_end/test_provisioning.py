@@ -11,11 +11,11 @@ from typing import Any
 import pymongo
 import pytest
 
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.provisioning_processes import IMPATIENT
-from tests.servers import Servers, delete_topology
-from tests.simulators import Simulator, package, run_simulator
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.provisioning_processes import IMPATIENT
+from tests.support.servers import Servers, delete_topology
+from tests.support.simulators import Simulator, package, run_simulator
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
 HOLD_SECONDS = 3600

@@ -11,12 +11,12 @@ import httpx
 import pymongo
 import pytest
 
-from operations.audit.broker import count_messages
+from operations.reading.broker import count_messages
 from shared import topology
 from shared.contracts import PaymentProcessed
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from shared.clock import utc_now
-from tests.processes import Stack, run_stack
+from tests.support.processes import Stack, run_stack
 
 
 @pytest.fixture

@@ -24,11 +24,11 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import StockReleased
 from shared.failure_points import ORDER_INSERTED, SimulatedCrashError
 from shared.spans import ORDER_ID, ORDER_STATUS
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.servers import Servers, delete_topology
-from tests.shop import A_SERVER, Shop, open_shop
-from tests.traces import Spans, attribute, linked, recording, span_id, trace_id
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import Servers, delete_topology
+from tests.support.shop import A_SERVER, Shop, open_shop
+from tests.support.traces import Spans, attribute, linked, recording, span_id, trace_id
 
 ABROAD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE_ABROAD, SPAN_ABROAD = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331

@@ -20,13 +20,13 @@ import psutil
 import pymongo
 import pytest
 
-from operations.native.layout import Layout
-from operations.native.ports import PortClaims
-from operations.native.processes import find_marked
-from operations.native.status import as_json, check_stack
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.servers import Servers
+from operations.stack.layout import Layout
+from operations.stack.ports import PortClaims
+from operations.stack.processes import find_marked
+from operations.stack.status import as_json, check_stack
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.servers import Servers
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ["order", "inventory", "payment", "provisioning", "console"]

@@ -9,10 +9,10 @@ import aiormq
 import pytest
 from yarl import URL
 
-from operations.audit.broker import count_messages
 from operations.console import Services
 from operations.doctor.broker import check_broker
-from operations.native.services import probe_readiness
+from operations.reading.broker import count_messages
+from operations.stack.services import probe_readiness
 from shared import topology
 from shared.bus import Delivery
 from shared.bus.consumer import Consumer
@@ -20,10 +20,10 @@ from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import BusUnavailableError
-from tests.eventually import eventually
-from tests.processes import SAGA_SERVICES, run_stack
-from tests.proxy import Proxy
-from tests.servers import NativeServers, native_servers
+from tests.support.eventually import eventually
+from tests.support.processes import SAGA_SERVICES, run_stack
+from tests.support.proxy import Proxy
+from tests.support.servers import NativeServers, native_servers
 
 INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
 MESSAGES = 40

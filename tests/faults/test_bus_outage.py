@@ -13,8 +13,8 @@ from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import BusUnavailableError
-from tests.eventually import eventually
-from tests.servers import NativeServers
+from tests.support.eventually import eventually
+from tests.support.servers import NativeServers
 
 INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
 PUBLISH_SECONDS = 2.0

@@ -13,16 +13,16 @@ from collections.abc import AsyncIterator
 import pytest
 from pymongo import AsyncMongoClient
 
-from operations.dead_letters import DeadLetters, Filters
+from operations.dead_letters import DeadLetterService, Filters
 from operations.dead_letters.connection import take_in
 from operations.dead_letters.records import LetterRecords
 from shared import failure_points as at
 from shared import topology
 from shared.bus import Envelope
 from shared.database import Database, Document
-from tests.buses import RabbitHarness
-from tests.eventually import eventually
-from tests.processes import Process, Stack, run_stack
+from tests.support.buses import RabbitHarness
+from tests.support.eventually import eventually
+from tests.support.processes import Process, Stack, run_stack
 
 LETTERS = 10_000
 REPLAYED = 300
@@ -86,7 +86,7 @@ async def test_ten_thousand_letters_are_taken_once_each_whenever_the_process_is_
     await harness.take_from(topology.DEAD_LETTERS, 0)
     assert await letters.count_documents({}) == LETTERS
     assert len(await letters.distinct("messageId")) == LETTERS
-    (group,) = await DeadLetters(database).groups()
+    (group,) = await DeadLetterService(database).groups()
     assert (group.total, group.open) == (LETTERS, LETTERS)
 
 
@@ -104,7 +104,7 @@ async def test_a_bulk_replay_that_is_killed_at_every_step_is_gone_on_with(
     harness: RabbitHarness, mongodb_url: str, database: Database
 ) -> None:
     """What was published and not noted comes once more, with the same message id; nothing else does."""
-    desk = DeadLetters(database)
+    desk = DeadLetterService(database)
     await desk.prepare()
     await send(harness, 0, REPLAYED)
     await take_in(harness.url, LetterRecords(database))
@@ -135,7 +135,7 @@ async def work(
         **({"CRASH_AT": crash_at} if crash_at else {}),
     }
     environment = os.environ | {f"ORDERSAGA_{name}": value for name, value in settings.items()}
-    command = (sys.executable, "-m", "tests.replay_worker", replay_id)
+    command = (sys.executable, "-m", "tests.support.replay_worker", replay_id)
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
     return await process.wait()
 

@@ -15,11 +15,11 @@ import httpx
 import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 
-from tests import funds_client
-from tests.eventually import eventually
-from tests.funds_client import Answer, Books, Call, Document, Funds, minor_units, read_books
-from tests.processes import Stack, run_stack
-from tests.servers import NativeServers
+from tests.support import funds_client
+from tests.support.eventually import eventually
+from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, read_books
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import NativeServers
 
 SECONDS = float(os.environ.get("ORDERSAGA_TEST_FUNDS_SECONDS", "8"))
 CLIENTS = 500

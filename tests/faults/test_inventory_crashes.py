@@ -12,7 +12,7 @@ import pytest
 from inventory_service.stock import Status
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError, nothing_fails
-from tests.inventory_worker import (
+from tests.support.inventory_worker import (
     Gate,
     Lines,
     Worker,

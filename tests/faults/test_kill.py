@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shared import failure_points as at
-from tests.eventually import eventually
-from tests.processes import SAGA_SERVICES, Stack, run_stack
+from tests.support.eventually import eventually
+from tests.support.processes import SAGA_SERVICES, Stack, run_stack
 
 POINTS = [
     *((service, point) for service in SAGA_SERVICES for point in (at.HANDLED, at.PUBLISHED, at.ACKNOWLEDGED)),

@@ -10,10 +10,10 @@ import aio_pika
 import pytest
 
 from shared import topology
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.provisioning_processes import IMPATIENT
-from tests.simulators import package, run_simulator
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.provisioning_processes import IMPATIENT
+from tests.support.simulators import package, run_simulator
 
 QUICK = {"saga_timeout_seconds": 2, "republish_after_seconds": 0.5, "resend_after_seconds": 1}
 

@@ -8,10 +8,10 @@ from collections import Counter
 
 import httpx
 
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.servers import NativeServers
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import NativeServers
 
 OUTAGE_SECONDS = float(os.environ.get("ORDERSAGA_TEST_OUTAGE_SECONDS", "60"))
 STOCK = 100_000

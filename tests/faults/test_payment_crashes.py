@@ -9,13 +9,13 @@ from contextlib import suppress
 import pytest
 
 from payment_service import payments as records
-from payment_service.gateway import GatewayTimeoutError
+from payment_service.gateways.port import GatewayTimeoutError
 from payment_service.lifecycle import Payment, Status, charge_answer
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.failure_points import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
-from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
+from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 
 
 @pytest.fixture

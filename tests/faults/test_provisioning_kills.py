@@ -8,11 +8,11 @@ import pytest
 
 from shared import failure_points as at
 from shared.contracts import CancelProvisioning, ProvisionServer
-from tests.eventually import eventually
-from tests.processes import Process
-from tests.provisioning_processes import TAKES_OVER_SOON, Hosting, hosting
-from tests.servers import NativeServers
-from tests.simulators import package
+from tests.support.eventually import eventually
+from tests.support.processes import Process
+from tests.support.provisioning_processes import TAKES_OVER_SOON, Hosting, hosting
+from tests.support.servers import NativeServers
+from tests.support.simulators import package
 
 PACKAGE = "103.181.91"
 FOR_EVER = 3600

@@ -33,11 +33,11 @@ from shared.database import Database
 from shared.failure_points import SimulatedCrashError
 from shared.http import create_app
 from shared.service import Connections, Definition
-from tests.builders import connected, order_body
-from tests.eventually import eventually
-from tests.provisioning_processes import IMPATIENT
-from tests.simulators import Simulator, package, run_simulator
-from tests.tasks import end_tasks
+from tests.support.builders import connected, order_body
+from tests.support.eventually import eventually
+from tests.support.provisioning_processes import IMPATIENT
+from tests.support.simulators import Simulator, package, run_simulator
+from tests.support.tasks import end_tasks
 
 SEEDS = range(12)
 ORDERS = 24

@@ -17,10 +17,10 @@ from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReserved
 from shared.database import Database
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError
-from tests.builders import connected
-from tests.eventually import eventually
 from tests.faults.test_inventory_crashes import POINTS, Inbox, Perils, crash
-from tests.inventory_worker import (
+from tests.support.builders import connected
+from tests.support.eventually import eventually
+from tests.support.inventory_worker import (
     Gate,
     HandClock,
     Worker,
@@ -34,8 +34,8 @@ from tests.inventory_worker import (
     settle_everything,
     shared_database,
 )
-from tests.processes import KEEP_SECONDS, Process, Stack, run_stack
-from tests.servers import Servers
+from tests.support.processes import KEEP_SECONDS, Process, Stack, run_stack
+from tests.support.servers import Servers
 
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 FIRST, SECOND = slot_id(NOW + timedelta(minutes=15)), slot_id(NOW + timedelta(minutes=30))

@@ -10,15 +10,15 @@ import pymongo
 import pytest
 from typer.testing import CliRunner
 
-from operations.accounts.command import accounts
 from operations.accounts.correction import Keep
-from operations.accounts.repairing import repair
-from payment_service import bookings
-from payment_service.ledger import Ledger
-from payment_service.transactions import Transactions
+from operations.accounts.repair import repair
+from operations.commands.accounts import accounts
+from payment_service.ledger import bookings
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.transactions import Transactions
 from shared.clock import utc_now
-from tests import warm_processes
-from tests.world import LONG_AGO, Document, World, account, entry, populate_funds
+from tests.support import warm_processes
+from tests.support.world import LONG_AGO, Document, World, account, entry, populate_funds
 
 
 @pytest.fixture

@@ -20,21 +20,21 @@ from bson.codec_options import CodecOptions
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from operations.audit import Report, audit
-from operations.cleanup.records import clean_up
+from operations.cleanup.deletion import clean_up
 from operations.settings import UnreachableError
-from payment_service.chart import Kind
-from payment_service.funds import Funds, open_funds
-from payment_service.ledger import Ledger
+from payment_service.funds.dependencies import Funds, open_funds
+from payment_service.ledger.chart_of_accounts import Kind
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
 from payment_service.retainer_charging import RetainerCharging
-from payment_service.transactions import Transactions
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.contracts.orders import Delivery, Item, OrderCreated, PaymentInstruction
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
-from tests.eventually import eventually
-from tests.servers import Servers, delete_topology
-from tests.world import (
+from tests.support.eventually import eventually
+from tests.support.servers import Servers, delete_topology
+from tests.support.world import (
     FREE,
     FULL,
     JUST_NOW,

@@ -22,8 +22,8 @@ from shared.contracts import (
 )
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, PoisonError, TransientError
 from shared.failure_points import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
-from tests.buses import SHORT_LADDER, Harness, open_harness, raw
-from tests.eventually import eventually
+from tests.support.buses import SHORT_LADDER, Harness, open_harness, raw
+from tests.support.eventually import eventually
 
 INBOX = topology.PAYMENT_INBOX
 ANSWERS = topology.ORDER_INBOX

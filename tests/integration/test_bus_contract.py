@@ -12,8 +12,8 @@ from shared.bus import Envelope
 from shared.bus.publisher import Publisher, envelope
 from shared.contracts import OrderConfirmed, RefundPayment
 from shared.errors import BusUnavailableError
-from tests.buses import SHORT_LADDER, Harness, bodies, open_harness, raw, take_batch
-from tests.eventually import eventually
+from tests.support.buses import SHORT_LADDER, Harness, bodies, open_harness, raw, take_batch
+from tests.support.eventually import eventually
 
 INBOX = topology.PAYMENT_INBOX
 

@@ -15,16 +15,16 @@ from yarl import URL
 
 from shared import topology
 from shared.bus import Envelope
+from shared.bus.amqp.frames import BODY, HEADER, METHOD, UNREADABLE_HEADERS
 from shared.bus.consumer import Consumer
-from shared.bus.frames import BODY, HEADER, METHOD, UNREADABLE_HEADERS
 from shared.bus.publisher import Publisher, envelope
 from shared.bus.rabbitmq import RabbitBus
 from shared.bus.reading import read
 from shared.contracts import RefundPayment
 from shared.errors import BusUnavailableError, StartError
-from tests.buses import SHORT_LADDER, RabbitHarness, bodies, raw, take_batch
-from tests.eventually import eventually
-from tests.proxy import Proxy
+from tests.support.buses import SHORT_LADDER, RabbitHarness, bodies, raw, take_batch
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 INBOX = topology.PAYMENT_INBOX
 

@@ -16,9 +16,9 @@ from shared import topology
 from shared.bus import Envelope
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN
 from shared.bus.rabbitmq import RabbitBus
-from tests.buses import SHORT_LADDER, RabbitHarness, raw
-from tests.eventually import eventually
-from tests.proxy import Proxy
+from tests.support.buses import SHORT_LADDER, RabbitHarness, raw
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 OFTEN = 0.2
 """Seconds between two looks at the topology."""

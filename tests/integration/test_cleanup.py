@@ -16,16 +16,16 @@ import pymongo
 import pytest
 from cryptography.fernet import Fernet
 
-from operations.cleanup.records import Outcome, clean_up
+from operations.cleanup.deletion import Outcome, clean_up
 from operations.settings import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
-from tests import stripe_api, warm_processes
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.simulators import package, run_simulator
-from tests.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
+from tests.support import stripe_api, warm_processes
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.simulators import package, run_simulator
+from tests.support.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
 
 BEFORE = NOW - timedelta(hours=1)
 DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
@@ -223,7 +223,7 @@ KILLED = """
 import asyncio, os, signal, sys
 from datetime import datetime
 import pymongo.monitoring
-from operations.cleanup.records import clean_up
+from operations.cleanup.deletion import clean_up
 
 class KillsItself(pymongo.monitoring.CommandListener):
     commits = 0

@@ -14,15 +14,15 @@ from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from operations.actions import list_actions, record_action
-from operations.console import Desk
-from operations.console.auditing import Auditor
+from operations.console import ConsoleDependencies
+from operations.console.audit import Auditor
 from operations.console.overview import LetterWatch
-from operations.dead_letters import DeadLetters, Filters, GroupPage
+from operations.dead_letters import DeadLetterService, Filters, GroupPage
 from shared.clock import utc_now
 from shared.database import Document
-from tests.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
-from tests.eventually import eventually
-from tests.world import World, populate
+from tests.support.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
+from tests.support.eventually import eventually
+from tests.support.world import World, populate
 
 HOSTILE = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
@@ -32,13 +32,13 @@ PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/operator", 
 
 
 @pytest.fixture
-async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[Desk]:
+async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[ConsoleDependencies]:
     async with a_desk(mongodb_url, amqp_url, database_prefix) as found:
         yield found
 
 
 @pytest.fixture
-async def pages(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+async def pages(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
     async with pages_of(desk) as client:
         yield client
 
@@ -72,7 +72,7 @@ def an_order(order_id: str, **changes: Any) -> Document:
 # --- What is shown. ---
 
 
-async def test_every_page_of_every_order_of_the_world(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_every_page_of_every_order_of_the_world(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
     populate(world)
     statuses = {order["_id"]: order["status"] for order in world.records["orders"]}
@@ -95,7 +95,9 @@ async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
         await text_of(pages, f"/dead-letters/{path}", 404)
 
 
-async def test_an_order_shows_its_saga_and_what_it_waits_for(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_an_order_shows_its_saga_and_what_it_waits_for(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     at = utc_now() - timedelta(minutes=2)
     history = [
         {"at": at, "event": "order.created", "status": "PENDING"},
@@ -107,18 +109,20 @@ async def test_an_order_shows_its_saga_and_what_it_waits_for(desk: Desk, pages: 
     assert "What it waits for" in text
     assert "stock: Reserving" in text
     assert "order.created is a dead letter" in text
-    letter = (await DeadLetters(desk.operations).page(Filters(order_id="o1"))).items[0]["_id"]
+    letter = (await DeadLetterService(desk.operations).page(Filters(order_id="o1"))).items[0]["_id"]
     assert f'href="/dead-letters/letters/{letter}"' in text
     assert "31 ms" in text
     assert 'hx-get="/orders/o1/story"' in text
 
 
-async def test_a_settled_order_is_not_asked_about_again(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_settled_order_is_not_asked_about_again(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await desk.orders.insert_one(an_order("o1", status="CONFIRMED", settled=True))
     assert "hx-get" not in await text_of(pages, "/orders/o1")
 
 
-async def test_orders_are_found_by_id_user_status_and_reason(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_orders_are_found_by_id_user_status_and_reason(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     await desk.orders.insert_many(
         [
             an_order("aa-1", userId="u1"),
@@ -145,7 +149,9 @@ async def test_orders_are_found_by_id_user_status_and_reason(desk: Desk, pages: 
     assert (exact.status_code, exact.headers["location"]) == (303, "/orders/aa-1")
 
 
-async def test_pages_of_orders_leave_none_out_and_show_none_twice(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_pages_of_orders_leave_none_out_and_show_none_twice(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     at = utc_now()
     # Several of one moment, so that a page ends among them.
     await desk.orders.insert_many([an_order(f"o{n:03}", createdAt=at - timedelta(seconds=n // 7)) for n in range(120)])
@@ -159,7 +165,9 @@ async def test_pages_of_orders_leave_none_out_and_show_none_twice(desk: Desk, pa
     assert sorted(seen) == [f"o{n:03}" for n in range(120)]
 
 
-async def test_the_overview_shows_figures_queues_and_what_is_low(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_the_overview_shows_figures_queues_and_what_is_low(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     at = utc_now() - timedelta(seconds=5)
     done = {"status": "CONFIRMED", "settled": True, "completedAt": at + timedelta(milliseconds=40), "createdAt": at}
     failed = an_order("f1", status="FAILED", failureReason="no server")
@@ -175,11 +183,11 @@ async def test_the_overview_shows_figures_queues_and_what_is_low(desk: Desk, pag
 
 
 async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock of the test's own, on which a look takes half a second."""
     clock = [1000.0]
-    watch = LetterWatch(DeadLetters(desk.operations), lambda: clock[0])
+    watch = LetterWatch(DeadLetterService(desk.operations), lambda: clock[0])
     groups = watch._letters.group_page
 
     async def slowly(**asked: Any) -> Any:
@@ -200,7 +208,7 @@ async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
 # --- What is hostile. ---
 
 
-async def test_whatever_is_recorded_is_text_and_no_markup(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_whatever_is_recorded_is_text_and_no_markup(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     item = {"productId": HOSTILE, "quantity": 1, "price": 1000}
     names = {"userId": HOSTILE, "failureReason": HOSTILE, "items": [item]}
     history = [{"at": utc_now(), "event": HOSTILE, "status": "FAILED", "message": HOSTILE}]
@@ -209,7 +217,7 @@ async def test_whatever_is_recorded_is_text_and_no_markup(desk: Desk, pages: htt
     await record_letters(
         desk, a_letter("o1", HOSTILE, body=f"<b>{HOSTILE}".encode()), a_letter("o2", HOSTILE, body=b'"<i>"')
     )
-    letters = DeadLetters(desk.operations)
+    letters = DeadLetterService(desk.operations)
     (group, *_) = await letters.groups()
     await letters.add_note(group.fingerprint, HOSTILE, by=HOSTILE)
     letter = (await letters.page(Filters(order_id="o1"))).items[0]["_id"]
@@ -238,7 +246,7 @@ async def test_whatever_is_recorded_is_text_and_no_markup(desk: Desk, pages: htt
     assert body.headers["content-disposition"].startswith("attachment")
 
 
-async def test_pages_need_nothing_that_the_policy_forbids(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_pages_need_nothing_that_the_policy_forbids(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await desk.orders.insert_one(an_order("o1", status="FAILED"))
     for path in (*PAGES, "/orders/o1", "/orders/o1/do/refund", "/orders/none"):
         response = await pages.get(path)
@@ -251,10 +259,10 @@ async def test_pages_need_nothing_that_the_policy_forbids(desk: Desk, pages: htt
         assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", response.text), path
 
 
-async def test_posts_from_other_sites_change_nothing(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_posts_from_other_sites_change_nothing(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await desk.orders.insert_one(an_order("o1"))
     await record_letters(desk, a_letter("o1"))
-    letter = (await DeadLetters(desk.operations).page(Filters())).items[0]
+    letter = (await DeadLetterService(desk.operations).page(Filters())).items[0]
     values = {
         "order_id": "o1",
         "name": "cancel",
@@ -273,7 +281,7 @@ async def test_posts_from_other_sites_change_nothing(desk: Desk, pages: httpx.As
             assert response.status_code == 403, post
             assert "another site" in response.text
     assert (await list_actions(desk.operations)).items == []
-    (kept,) = (await DeadLetters(desk.operations).page(Filters(status=("dead",)))).items
+    (kept,) = (await DeadLetterService(desk.operations).page(Filters(status=("dead",)))).items
     assert kept["_id"] == letter["_id"]
 
 
@@ -286,7 +294,7 @@ def _routes(app: FastAPI) -> list[APIRoute]:
     return found
 
 
-async def test_a_name_that_is_not_ours_gets_no_page(desk: Desk) -> None:
+async def test_a_name_that_is_not_ours_gets_no_page(desk: ConsoleDependencies) -> None:
     transport = httpx.ASGITransport(an_app(desk))
     async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
         for path in (*SECTIONS, "/static/console.css", "/metrics", "/openapi.json"):
@@ -307,7 +315,7 @@ async def test_the_console_has_no_page_about_its_api(pages: httpx.AsyncClient) -
     assert (await pages.get("/docs")).status_code == 404
 
 
-async def test_a_form_needs_a_reason_and_a_name(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_form_needs_a_reason_and_a_name(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await desk.orders.insert_one(an_order("o1"))
     for data in ({"by": "op-1"}, {"by": "op-1", "why": "  "}, {"why": "because"}, {"why": "x" * 501, "by": "op-1"}):
         response = await pages.post("/orders/o1/do/cancel", data=data)
@@ -316,9 +324,9 @@ async def test_a_form_needs_a_reason_and_a_name(desk: Desk, pages: httpx.AsyncCl
     assert (await list_actions(desk.operations)).items == []
 
 
-async def test_a_form_in_another_charset_is_refused_unread(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_form_in_another_charset_is_refused_unread(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("o1"))
-    letter = (await DeadLetters(desk.operations).page(Filters())).items[0]["_id"]
+    letter = (await DeadLetterService(desk.operations).page(Filters())).items[0]["_id"]
     content = b'--b\r\nContent-Disposition: form-data; name="body"\r\n\r\n' + b"\xff" * 200_000 + b"\r\n--b--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=b; charset=punycode"}
     started = time.process_time()
@@ -532,7 +540,9 @@ async def test_what_is_asked_of_a_service_is_written_down_before_it_is_asked(
 
 
 @pytest.mark.usefixtures("clean_broker")
-async def test_an_audit_runs_in_the_background_and_is_written_down(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_an_audit_runs_in_the_background_and_is_written_down(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
     populate(world)
     next(product for product in world.records["products"] if product["_id"] == "p1")["quantity"] = 3
@@ -552,7 +562,7 @@ async def test_an_audit_runs_in_the_background_and_is_written_down(desk: Desk, p
     assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violations")
 
 
-async def test_one_audit_runs_at_a_time(desk: Desk) -> None:
+async def test_one_audit_runs_at_a_time(desk: ConsoleDependencies) -> None:
     auditor = Auditor(desk)
     assert auditor.start("op-1")
     assert not auditor.start("op-2")
@@ -562,7 +572,7 @@ async def test_one_audit_runs_at_a_time(desk: Desk) -> None:
     assert [entry["by"] for entry in (await list_actions(desk.operations)).items] == ["op-2", "op-1"]
 
 
-async def test_the_log_of_actions_is_paged_and_searched(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_the_log_of_actions_is_paged_and_searched(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     for number in range(60):
         subject = "order-7" if number % 20 == 0 else f"s{number}"
         await record_action(
@@ -587,7 +597,7 @@ async def test_the_log_of_actions_is_paged_and_searched(desk: Desk, pages: httpx
 
 
 async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
-    desk: Desk, pages: httpx.AsyncClient
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     await record_letters(desk, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(12)), a_letter("e", "other"))
     overview = await text_of(pages, "/")
@@ -601,7 +611,7 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     assert "0 of 12" in text
     assert "hx-get" in text
     assert "at most 50 a second" in text
-    replay = await DeadLetters(desk.operations).replay(answer.headers["location"].rpartition("/")[2])
+    replay = await DeadLetterService(desk.operations).replay(answer.headers["location"].rpartition("/")[2])
     assert replay
     assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == ("op-1", "because", 50, 12)
     assert "Failed again" in text
@@ -611,7 +621,7 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
 
 
 async def test_groups_are_paged_and_say_how_many_there_are(
-    desk: Desk, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    desk: ConsoleDependencies, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.console.dead_letters.GROUPS", 4)
     names = [f"{letter}-kind-of-error" for letter in "abcdefghij"]
@@ -633,9 +643,9 @@ async def test_groups_are_paged_and_say_how_many_there_are(
     await text_of(pages, "/dead-letters?page=0", 422)
 
 
-async def test_a_replay_shows_what_became_of_its_messages(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_replay_shows_what_became_of_its_messages(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, *(a_letter(f"d{n}") for n in range(6)))
-    letters = DeadLetters(desk.operations)
+    letters = DeadLetterService(desk.operations)
     replay = await letters.start_replay(Filters(), by="op-1", why="fixed")
     at = utc_now()
     for number, outcome in enumerate(("handled", "handled", "handled", "dead", "dead", "pending")):
@@ -655,9 +665,9 @@ async def test_a_replay_shows_what_became_of_its_messages(desk: Desk, pages: htt
     assert "hx-get" not in await text_of(pages, f"/dead-letters/replays/{replay}")
 
 
-async def test_a_group_has_a_status_and_notes(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_group_has_a_status_and_notes(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("d1"))
-    (group,) = await DeadLetters(desk.operations).groups()
+    (group,) = await DeadLetterService(desk.operations).groups()
     address = f"/dead-letters/groups/{group.fingerprint}"
     for post, data in (("status", {"status": "looked at"}), ("notes", {"text": "a product without a price"})):
         assert (await pages.post(f"{address}/{post}", data=data | {"by": "op-1"})).status_code == 303
@@ -673,7 +683,7 @@ async def test_a_group_has_a_status_and_notes(desk: Desk, pages: httpx.AsyncClie
     assert group.fingerprint not in await text_of(pages, "/dead-letters?status=new")
 
 
-async def test_letters_are_found_by_what_they_are(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_letters_are_found_by_what_they_are(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(
         desk,
         a_letter("first", "no price here"),
@@ -710,9 +720,9 @@ GOOD = {
 }
 
 
-async def test_an_edit_is_checked_and_then_replayed(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_an_edit_is_checked_and_then_replayed(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("d1"))
-    letters = DeadLetters(desk.operations)
+    letters = DeadLetterService(desk.operations)
     letter = (await letters.page(Filters())).items[0]["_id"]
     address = f"/dead-letters/letters/{letter}/edit"
     assert "&#34;userId&#34;: &#34;u1&#34;" in await text_of(pages, address)
@@ -737,18 +747,20 @@ async def test_an_edit_is_checked_and_then_replayed(desk: Desk, pages: httpx.Asy
     assert replay["edited"] == orjson.dumps(GOOD, option=orjson.OPT_INDENT_2)
 
 
-async def test_half_of_a_surrogate_pair_is_no_error(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_half_of_a_surrogate_pair_is_no_error(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("half", body=b'{"orderId":"\\ud800"}'))
-    (letter,) = (await DeadLetters(desk.operations).page(Filters())).items
+    (letter,) = (await DeadLetterService(desk.operations).page(Filters())).items
     page = f"/dead-letters/letters/{letter['_id']}"
     for path in (page, f"{page}/edit", f"/dead-letters/groups/{letter['fingerprint']}"):
         assert "&#34;orderId&#34;: &#34;\\ud800&#34;" in await text_of(pages, path)
 
 
-async def test_what_a_form_cannot_hold_is_not_edited_in_one(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_what_a_form_cannot_hold_is_not_edited_in_one(
+    desk: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     big = b'{"orderId": "big", "x": "' + b"y" * (5 * 1024 * 1024) + b'"}'
     await record_letters(desk, a_letter("bytes", body=b"\xff\x00" * 10), a_letter("big", body=big))
-    for letter in (await DeadLetters(desk.operations).page(Filters())).items:
+    for letter in (await DeadLetterService(desk.operations).page(Filters())).items:
         text = await text_of(pages, f"/dead-letters/letters/{letter['_id']}")
         assert "Edit and replay" not in text
         assert len(text) < 250_000
@@ -757,10 +769,10 @@ async def test_what_a_form_cannot_hold_is_not_edited_in_one(desk: Desk, pages: h
         assert len(body.content) in (20, len(big))
 
 
-async def test_a_big_body_is_not_loaded_for_a_page(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_big_body_is_not_loaded_for_a_page(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     big = b'{"orderId": "big", "x": "' + b"y" * (2 * 1024 * 1024) + b'"}'
     await record_letters(desk, a_letter("big", body=big))
-    (letter,) = (await DeadLetters(desk.operations).page(Filters())).items
+    (letter,) = (await DeadLetterService(desk.operations).page(Filters())).items
     # Whatever reads the pieces of the body fails now.
     await desk.operations["dead_letter_bodies"].drop()
     page = f"/dead-letters/letters/{letter['_id']}"
@@ -772,9 +784,9 @@ async def test_a_big_body_is_not_loaded_for_a_page(desk: Desk, pages: httpx.Asyn
     await text_of(pages, f"{page}/edit", 409)
 
 
-async def test_a_group_keeps_a_hundred_notes(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_a_group_keeps_a_hundred_notes(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("d1"))
-    (group,) = await DeadLetters(desk.operations).groups()
+    (group,) = await DeadLetterService(desk.operations).groups()
     notes = [{"at": utc_now(), "by": "op-1", "text": str(number)} for number in range(99)]
     await desk.operations["dead_letter_groups"].update_one({"_id": group.fingerprint}, {"$set": {"notes": notes}})
     address = f"/dead-letters/groups/{group.fingerprint}/notes"
@@ -784,9 +796,9 @@ async def test_a_group_keeps_a_hundred_notes(desk: Desk, pages: httpx.AsyncClien
     assert "has 100 notes, which is the most" in refused.text
 
 
-async def test_letters_are_discarded_for_a_reason_and_kept(desk: Desk, pages: httpx.AsyncClient) -> None:
+async def test_letters_are_discarded_for_a_reason_and_kept(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(desk, a_letter("d1", "one"), a_letter("d2", "two"), a_letter("d3", "two"))
-    letters = DeadLetters(desk.operations)
+    letters = DeadLetterService(desk.operations)
     ids = {letter["orderId"]: letter for letter in (await letters.page(Filters())).items}
     assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=OPERATOR)).status_code == 303
     group = f"/dead-letters/groups/{ids['d2']['fingerprint']}"

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from operations.actions import list_actions
-from operations.console import Desk
-from tests.consoles import NO_SERVICES, a_desk, pages_of
-from tests.processes import Stack, run_stack
+from operations.console import ConsoleDependencies
+from tests.support.consoles import NO_SERVICES, a_desk, pages_of
+from tests.support.processes import Stack, run_stack
 
 OPERATOR = {"by": "op-1", "why": "the customer called"}
 
@@ -22,20 +22,20 @@ async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
 
 
 @pytest.fixture
-async def desk(stack: Stack) -> AsyncIterator[Desk]:
+async def desk(stack: Stack) -> AsyncIterator[ConsoleDependencies]:
     urls = NO_SERVICES | {"order": stack.url("order")}
     async with a_desk(stack.mongodb_url, stack.amqp_url, stack.database_prefix, urls) as found:
         yield found
 
 
 @pytest.fixture
-async def pages(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+async def pages(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
     async with pages_of(desk) as client:
         yield client
 
 
 async def test_an_order_is_cancelled_refused_and_out_of_reach(
-    stack: Stack, desk: Desk, pages: httpx.AsyncClient
+    stack: Stack, desk: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     order_id = await stack.place()
     page = f"/orders/{order_id}"

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from operations.console import Desk
-from operations.dead_letters import DeadLetters, Filters
+from operations.console import ConsoleDependencies
+from operations.dead_letters import DeadLetterService, Filters
 from shared.clock import utc_now
-from tests.browser import run_browser
-from tests.consoles import a_desk, a_letter, record_letters, served
-from tests.eventually import eventually
+from tests.support.browser import run_browser
+from tests.support.consoles import a_desk, a_letter, record_letters, served
+from tests.support.eventually import eventually
 
 PATIENCE = 60_000
 """Milliseconds: how long a page on a loaded machine may take."""
@@ -21,7 +21,7 @@ LONG = "a-very-long-identifier-without-any-place-to-break-" * 4
 
 
 @pytest.fixture
-async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[Desk]:
+async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[ConsoleDependencies]:
     async with a_desk(mongodb_url, amqp_url, database_prefix) as found:
         yield found
 
@@ -40,7 +40,7 @@ async def open_page(browser: Browser, url: str, troubles: list[str], width: int 
     return page
 
 
-async def fill(desk: Desk) -> list[str]:
+async def fill(desk: ConsoleDependencies) -> list[str]:
     """Records with long names everywhere; returns the addresses of all kinds of pages."""
     at = utc_now() - timedelta(minutes=1)
     history = [
@@ -65,7 +65,7 @@ async def fill(desk: Desk) -> list[str]:
         }
     )
     await record_letters(desk, a_letter("o1", LONG), a_letter("o2", "other"))
-    letters = DeadLetters(desk.operations)
+    letters = DeadLetterService(desk.operations)
     letter = (await letters.page(Filters(order_id="o1"))).items[0]
     await letters.add_note(letter["fingerprint"], LONG, by=LONG)
     replay = await letters.start_replay(Filters(order_id="o2"), by=LONG, why=LONG)
@@ -89,7 +89,9 @@ async def fill(desk: Desk) -> list[str]:
     ]
 
 
-async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(desk: Desk, browser: Browser) -> None:
+async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(
+    desk: ConsoleDependencies, browser: Browser
+) -> None:
     troubles: list[str] = []
     async with served(desk) as url:
         page = await open_page(browser, url, troubles, PHONE)
@@ -106,7 +108,7 @@ async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(desk: D
     assert troubles == []
 
 
-async def test_the_overview_renews_itself_and_keeps_the_focus(desk: Desk, browser: Browser) -> None:
+async def test_the_overview_renews_itself_and_keeps_the_focus(desk: ConsoleDependencies, browser: Browser) -> None:
     troubles: list[str] = []
     async with served(desk) as url:
         page = await open_page(browser, url, troubles)
@@ -131,7 +133,9 @@ async def test_the_overview_renews_itself_and_keeps_the_focus(desk: Desk, browse
     assert troubles == []
 
 
-async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(desk: Desk, browser: Browser) -> None:
+async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(
+    desk: ConsoleDependencies, browser: Browser
+) -> None:
     async with served(desk) as url:
         page = await open_page(browser, url, [], 640)  # 1280 at 200 %
         for path in await fill(desk):
@@ -148,7 +152,7 @@ async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(desk: D
         await page.close()
 
 
-async def test_an_answer_that_renews_nothing_is_no_sign_of_life(desk: Desk, browser: Browser) -> None:
+async def test_an_answer_that_renews_nothing_is_no_sign_of_life(desk: ConsoleDependencies, browser: Browser) -> None:
     async with served(desk) as url:
         page = await open_page(browser, url, [])
         await page.clock.install(time="2026-01-31T09:30:00Z")
@@ -182,7 +186,7 @@ async def test_an_answer_that_renews_nothing_is_no_sign_of_life(desk: Desk, brow
         await page.close()
 
 
-async def test_a_page_says_when_what_it_shows_is_old(desk: Desk, browser: Browser) -> None:
+async def test_a_page_says_when_what_it_shows_is_old(desk: ConsoleDependencies, browser: Browser) -> None:
     async with served(desk) as url:
         page = await open_page(browser, url, [])
         await page.clock.install()

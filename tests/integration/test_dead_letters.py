@@ -14,7 +14,7 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from operations.actions import list_actions
-from operations.dead_letters import DeadLetters, Filters, InvalidBodyError, NotPossibleError
+from operations.dead_letters import DeadLetterService, Filters, InvalidBodyError, NotPossibleError
 from operations.dead_letters.connection import take_in
 from operations.dead_letters.ingest import Ingest
 from operations.dead_letters.letter import replay_envelope
@@ -30,24 +30,24 @@ from shared.clock import utc_now
 from shared.contracts import DeadLetterHandled, RefundPayment
 from shared.database import Database, Document
 from shared.errors import PoisonError
-from tests.buses import SHORT_LADDER, RabbitHarness, raw
-from tests.eventually import eventually
-from tests.servers import Servers
-from tests.tasks import end_tasks
+from tests.support.buses import SHORT_LADDER, RabbitHarness, raw
+from tests.support.eventually import eventually
+from tests.support.servers import Servers
+from tests.support.tasks import end_tasks
 
 INBOX = topology.PAYMENT_INBOX
 
 
 @dataclass
-class Desk:
+class Console:
     """Dead letters in a database and on a broker of the test's own."""
 
     database: Database
     harness: RabbitHarness
 
     @property
-    def letters(self) -> DeadLetters:
-        return DeadLetters(self.database)
+    def letters(self) -> DeadLetterService:
+        return DeadLetterService(self.database)
 
     @property
     def records(self) -> LetterRecords:
@@ -113,7 +113,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
     """One for all tests here: making the indexes takes longer than most of them."""
     async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
         created = client[f"t{secrets.token_hex(8)}_operations"]
-        await DeadLetters(created).prepare()
+        await DeadLetterService(created).prepare()
         yield created
         await client.drop_database(created.name)
 
@@ -125,11 +125,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def desk(database: Database, amqp_url: str, patient: None) -> AsyncIterator[Desk]:
+async def desk(database: Database, amqp_url: str, patient: None) -> AsyncIterator[Console]:
     for name in await database.list_collection_names():
         await database[name].delete_many({})
     async with RabbitHarness.open(amqp_url) as harness:
-        yield Desk(database, harness)
+        yield Console(database, harness)
 
 
 def dead(
@@ -170,7 +170,9 @@ async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
     return ()
 
 
-async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it_is_one_of_ours(desk: Desk) -> None:
+async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it_is_one_of_ours(
+    desk: Console,
+) -> None:
     level = SHORT_LADDER[0].name
     await desk.harness.send_raw(Envelope(b"{}", level, "no.such", "payment.refund", "o1", "m1"))
     await desk.harness.delete_queue(INBOX)
@@ -189,7 +191,7 @@ async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it
     assert (replayed.body, replayed.type) == (b'{"orderId": "o2"}', "payment.refund")
 
 
-async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Desk) -> None:
+async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Console) -> None:
     async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
         await desk.send_dead(
             Envelope(
@@ -247,7 +249,7 @@ GARBAGE = {
 }
 
 
-async def test_whatever_comes_is_taken_whole(desk: Desk) -> None:
+async def test_whatever_comes_is_taken_whole(desk: Console) -> None:
     await desk.send_dead(*GARBAGE.values())
     letters = {(await desk.stored(listed["_id"]))["body"]: listed for listed in await desk.take_in()}
     shown = {item["_id"] for item in (await desk.letters.page(Filters())).items}
@@ -265,7 +267,7 @@ async def test_whatever_comes_is_taken_whole(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 5_000_000, 15_900_000])
-async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(desk: Desk, size: int) -> None:
+async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(desk: Console, size: int) -> None:
     """From a broker that takes more than ours; the largest does not fit into a document with what belongs to it."""
     sent = dead(bytes(size))
     taken = Delivery(
@@ -296,7 +298,7 @@ async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_ano
     assert [message.body for message in await desk.harness.take_from(INBOX, 1)] == [b'{"orderId": "o1"}']
 
 
-async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(desk: Desk) -> None:
+async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(desk: Console) -> None:
     later = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
     await desk.send_dead(dead(), dead(**later))
     assert len(await desk.take_in()) == 1
@@ -304,7 +306,7 @@ async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(des
     assert len(await desk.take_in()) == 1
 
 
-async def test_different_failures_never_become_one_letter(desk: Desk) -> None:
+async def test_different_failures_never_become_one_letter(desk: Console) -> None:
     different = [
         dead(),
         dead(queue=topology.INVENTORY_INBOX),
@@ -320,7 +322,9 @@ async def test_different_failures_never_become_one_letter(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(desk: Desk, acknowledged: bool) -> None:
+async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(
+    desk: Console, acknowledged: bool
+) -> None:
     """Recorded, and then the connection is lost: they come again, which is nothing new. Others like them are."""
     alike = [raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3
     await desk.send_dead(*alike)
@@ -339,7 +343,7 @@ async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(d
     assert len(await desk.take_in()) == 4
 
 
-async def test_what_the_broker_dead_letters_itself_says_why(desk: Desk) -> None:
+async def test_what_the_broker_dead_letters_itself_says_why(desk: Console) -> None:
     death = {"reason": "delivery_limit", "queue": INBOX, "count": 1, "exchange": "ordersaga", "routing-keys": ["a"]}
     await desk.send_dead(
         Envelope(
@@ -360,7 +364,7 @@ async def test_what_the_broker_dead_letters_itself_says_why(desk: Desk) -> None:
     assert not [name for name in sent.headers if "death" in name]
 
 
-async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(desk: Desk) -> None:
+async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(desk: Console) -> None:
     await desk.send_dead(dead(traceparent="00-1-2-01"))
     (letter,) = await desk.take_in()
     done = await desk.replay(Filters(ids=(letter["_id"],)))
@@ -381,7 +385,7 @@ async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(desk: Desk) 
     assert (action["action"], action["subject"], action["by"]) == ("dead-letters.replay", letter["_id"], "ann")
 
 
-async def test_a_replay_that_is_handled_is_known_to_be(desk: Desk) -> None:
+async def test_a_replay_that_is_handled_is_known_to_be(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     await desk.replay(Filters())
@@ -394,7 +398,7 @@ async def test_a_replay_that_is_handled_is_known_to_be(desk: Desk) -> None:
     assert (await desk.letters.page(Filters())).items == []
 
 
-async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(desk: Desk) -> None:
+async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
@@ -419,7 +423,7 @@ async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(de
     await desk.harness.take_from(INBOX, 1)
 
 
-async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(desk: Desk) -> None:
+async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(desk: Console) -> None:
     """A resumed replay may publish twice: what one copy achieved, the other cannot take back, in whatever order."""
     await desk.send_dead(dead(message_id="a"), dead(message_id="b"))
     await desk.take_in()
@@ -441,7 +445,7 @@ async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(desk: Des
     assert [letter["replays"][0]["outcome"] for letter in await desk.all()] == ["handled", "handled"]
 
 
-async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(desk: Desk) -> None:
+async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     await desk.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
@@ -450,7 +454,7 @@ async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(
     assert (await desk.stored(letter["_id"]))["status"] == "dead"
 
 
-async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Desk) -> None:
+async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Console) -> None:
     await desk.send_dead(dead(body=b'{"orderId": "o1", "reason": 7}'))
     (letter,) = await desk.take_in()
     body = b'{"orderId": "o1", "reason": "late"}'
@@ -464,7 +468,7 @@ async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Des
     assert [action["action"] for action in (await list_actions(desk.database)).items] == ["dead-letters.edit"]
 
 
-async def test_a_letter_keeps_its_newest_replays(desk: Desk) -> None:
+async def test_a_letter_keeps_its_newest_replays(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     old = [{"replay": f"r{n}", "messageId": f"r{n}", "outcome": "dead", "outcomeAt": utc_now()} for n in range(100)]
@@ -484,7 +488,7 @@ INVALID = (
 )
 
 
-async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(desk: Desk) -> None:
+async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     for body, field, message in INVALID:
@@ -495,14 +499,14 @@ async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(desk:
     await desk.harness.take_from(INBOX, 0)
 
 
-async def test_an_edit_of_what_no_body_can_mend_says_so(desk: Desk) -> None:
+async def test_an_edit_of_what_no_body_can_mend_says_so(desk: Console) -> None:
     await desk.send_dead(dead(type_="payment.refnud"), dead(type_="stock.release"))
     for letter in await desk.take_in():
         with pytest.raises(InvalidBodyError, match=r"whatever its body"):
             await desk.letters.edit_and_replay(letter["_id"], b'{"orderId": "o1"}', by="ann", why="")
 
 
-async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(desk: Desk) -> None:
+async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(desk: Console) -> None:
     await desk.send_dead(dead(), dead(message_id="m2", type_="order.created"))
     await desk.take_in()
     with pytest.raises(ValueError, match="reason"):
@@ -516,7 +520,7 @@ async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(desk: Desk) -
         await desk.replay(Filters(ids=(gone["_id"],)))
 
 
-async def test_letters_of_one_cause_are_one_group(desk: Desk) -> None:
+async def test_letters_of_one_cause_are_one_group(desk: Console) -> None:
     await desk.send_dead(
         *[dead(message_id=f"m{n}", error=f"order o{n} is not known (attempt {n} at 10.0.0.{n})") for n in range(5)],
         dead(message_id="other", error="the card was eaten"),
@@ -532,7 +536,7 @@ async def test_letters_of_one_cause_are_one_group(desk: Desk) -> None:
     assert len(page.items) == 5
 
 
-async def test_a_group_that_was_mended_and_fails_again_is_new(desk: Desk) -> None:
+async def test_a_group_that_was_mended_and_fails_again_is_new(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     fingerprint = letter["fingerprint"]
@@ -555,7 +559,7 @@ async def test_a_group_that_was_mended_and_fails_again_is_new(desk: Desk) -> Non
         await desk.letters.add_note("nothing", "text", by="ann")
 
 
-async def test_pages_follow_each_other_without_a_gap(desk: Desk) -> None:
+async def test_pages_follow_each_other_without_a_gap(desk: Console) -> None:
     """Seven letters of two moments, so that pages end between letters of the same one."""
     at = ["2026-01-31T09:31:00.000Z", "2026-01-31T09:32:00.000Z"]
     await desk.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
@@ -573,7 +577,7 @@ async def test_pages_follow_each_other_without_a_gap(desk: Desk) -> None:
         await desk.letters.page(Filters(), cursor="nonsense")
 
 
-async def test_filters_find_what_they_name(desk: Desk) -> None:
+async def test_filters_find_what_they_name(desk: Console) -> None:
     body = b'{"orderId": "order-7f", "items": [{"productId": "Blue-Teapot"}]}'
     await desk.send_dead(
         dead(),
@@ -600,7 +604,7 @@ async def test_filters_find_what_they_name(desk: Desk) -> None:
         Filters(status=("lost",))
 
 
-async def test_a_bulk_replay_sends_each_once_at_its_rate(desk: Desk) -> None:
+async def test_a_bulk_replay_sends_each_once_at_its_rate(desk: Console) -> None:
     await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(60)], dead(queue=topology.ORDER_INBOX))
     await desk.take_in()
     started = asyncio.get_running_loop().time()
@@ -614,7 +618,7 @@ async def test_a_bulk_replay_sends_each_once_at_its_rate(desk: Desk) -> None:
         await desk.replay(Filters(service="payment"))
 
 
-async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(desk: Desk) -> None:
+async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(desk: Console) -> None:
     await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(20)])
     await desk.take_in()
     bus = await desk.harness.bus(topology.DEAD_LETTERS)
@@ -633,7 +637,7 @@ async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(desk:
     assert {len(letter["replays"]) for letter in await desk.all()} == {1}
 
 
-async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Desk) -> None:
+async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Console) -> None:
     await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(100)])  # 50 s, so that it does not end by itself
     await desk.take_in()
     replay_id = await desk.letters.start_replay(Filters(), by="ann", why="", rate=2.0)
@@ -652,7 +656,7 @@ async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Desk) -> 
     assert not await desk.letters.cancel_replay(replay_id, by="ann")
 
 
-async def test_a_replay_sends_only_what_it_has_claimed_itself(desk: Desk) -> None:
+async def test_a_replay_sends_only_what_it_has_claimed_itself(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     replays = Replays(desk.database)
@@ -677,7 +681,7 @@ async def test_a_replay_sends_only_what_it_has_claimed_itself(desk: Desk) -> Non
 
 
 async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.send_dead(dead(), dead(message_id="odd", odd="x"), dead(message_id="m3"))
     await desk.take_in()
@@ -696,7 +700,7 @@ async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
     await desk.harness.take_from(INBOX, 2)
 
 
-async def test_one_dead_letter_that_two_want_replayed_is_sent_once(desk: Desk) -> None:
+async def test_one_dead_letter_that_two_want_replayed_is_sent_once(desk: Console) -> None:
     await desk.send_dead(dead())
     (letter,) = await desk.take_in()
     only = Filters(ids=(letter["_id"],))
@@ -706,7 +710,7 @@ async def test_one_dead_letter_that_two_want_replayed_is_sent_once(desk: Desk) -
     await desk.harness.take_from(INBOX, 2)
 
 
-async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(desk: Desk) -> None:
+async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(desk: Console) -> None:
     """By a process that stalled, claimed when it woke though another had ended the replay, and died."""
     await desk.send_dead(dead(message_id="m1"), dead(message_id="m2"))
     first, second = await desk.take_in()
@@ -732,7 +736,7 @@ async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(
     await desk.harness.take_from(INBOX, 1)
 
 
-async def test_letters_wait_while_the_database_is_away(desk: Desk, servers: Servers) -> None:
+async def test_letters_wait_while_the_database_is_away(desk: Console, servers: Servers) -> None:
     """The batch in hand is neither acknowledged nor given up, and recorded as soon as there is a database."""
     reserved = socket.socket()  # nobody else gets the port, and who connects is refused until somebody listens
     reserved.bind(("127.0.0.1", 0))
@@ -759,7 +763,7 @@ async def test_letters_wait_while_the_database_is_away(desk: Desk, servers: Serv
     await desk.harness.take_from(topology.DEAD_LETTERS, 0)
 
 
-async def test_what_the_database_refuses_is_recorded_without_its_headers(desk: Desk) -> None:
+async def test_what_the_database_refuses_is_recorded_without_its_headers(desk: Console) -> None:
     """Whatever it may be that it refuses: here a rule of the collection's own, which one letter of several breaks."""
     rule = {"$jsonSchema": {"properties": {"headers": {"properties": {"refused": {"bsonType": "bool"}}}}}}
     await desk.database.command("collMod", "dead_letters", validator=rule)

@@ -14,17 +14,17 @@ from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
 from operations.audit import audit
-from operations.cleanup.command import refusal
-from operations.dead_letters import DeadLetters, Filters
-from operations.dead_letters.command import dead_letters
+from operations.commands.cleanup import refusal
+from operations.commands.dead_letters import dead_letters
+from operations.dead_letters import DeadLetterService, Filters
 from operations.dead_letters.replaying import Replays
 from operations.settings import Stack
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
 from shared.errors import PoisonError
-from tests.buses import RabbitHarness
 from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
-from tests.servers import Servers
+from tests.support.buses import RabbitHarness
+from tests.support.servers import Servers
 
 __all__ = ["patient"]  # a fixture, which is used by its name
 
@@ -158,7 +158,7 @@ async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World
 async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"))
     await world.run("list")
-    letters = DeadLetters(world.database)
+    letters = DeadLetterService(world.database)
     replay_id = await letters.start_replay(Filters(), by="bob", why="", rate=100.0)
     assert await Replays(world.database).take_over("somebody who died", replay_id)
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
@@ -181,8 +181,8 @@ async def test_a_replay_that_cannot_be_gone_on_with_holds_up_no_other(
     async def left(_: Any) -> list[str]:
         return ["r1"]
 
-    monkeypatch.setattr("operations.dead_letters.command.unfinished", left)
-    monkeypatch.setattr("operations.dead_letters.command._followed", broken)
+    monkeypatch.setattr("operations.commands.dead_letters.unfinished", left)
+    monkeypatch.setattr("operations.commands.dead_letters._followed", broken)
     asked = await world.run("replay", "--all", "--yes", status=1)
     assert "could not go on with replay r1: odd" in asked
     assert "no dead letter like this" in asked

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.processes import Stack, run_stack
-from tests.servers import delete_topology
-from tests.simulators import Simulator, run_simulator
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import delete_topology
+from tests.support.simulators import Simulator, run_simulator
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
 

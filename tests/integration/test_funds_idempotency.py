@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.idempotency import Answer, Answers, KeyReusedError, Request
-from payment_service.refusals import RefusedError
-from payment_service.transactions import Session, Transactions
+from payment_service.funds.idempotency import Answer, Answers, KeyReusedError, Request
+from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.transactions import Session, Transactions
 from shared.clock import utc_now
-from tests import funds_client as calls
-from tests.builders import connected, new_id
-from tests.funds_app import FundsApp, assert_books_balance, funds_app
-from tests.funds_client import Call
+from tests.support import funds_client as calls
+from tests.support.builders import connected, new_id
+from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
+from tests.support.funds_client import Call
 
 
 @pytest.fixture

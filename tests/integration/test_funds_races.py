@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests import funds_client as calls
-from tests.builders import new_id
-from tests.funds_app import FundsApp, assert_books_balance, funds_app
-from tests.funds_client import Answer, Call
+from tests.support import funds_client as calls
+from tests.support.builders import new_id
+from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
+from tests.support.funds_client import Answer, Call
 
 Processes = list[FundsApp]
 

@@ -10,13 +10,13 @@ from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from payment_service.abandoned import COLLECTION, AbandonedTransactions
-from payment_service.refusals import RefusedError
-from payment_service.transactions import ContentionError, Session, Transactions, Turns, UnknownCommitError
+from payment_service.ledger.orphaned_sessions import COLLECTION, OrphanedSessions
+from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.transactions import ContentionError, KeyedLocks, Session, Transactions, UnknownCommitError
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
-from tests.builders import connected, new_id
-from tests.eventually import eventually
+from tests.support.builders import connected, new_id
+from tests.support.eventually import eventually
 
 DRIVERS = ["pymongo", "motor"]
 Work = Callable[[Session], Awaitable[int]]
@@ -241,7 +241,7 @@ async def test_a_commit_that_never_gets_an_answer_is_said_to_be_unknown() -> Non
 
 
 async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
-    turns = Turns()
+    turns = KeyedLocks()
     async with turns.taken(["b", "a", "b"], within=60):
         assert len(turns) == 2
         with pytest.raises(ContentionError, match="busy"):
@@ -252,7 +252,7 @@ async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
 
 
 async def test_turns_taken_in_opposite_order_do_not_wait_for_each_other() -> None:
-    turns = Turns()
+    turns = KeyedLocks()
 
     async def take(*keys: str) -> None:
         async with turns.taken(keys, within=60):
@@ -269,18 +269,18 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
     mongodb_url: str, database: Database
 ) -> None:
     async with connected(mongodb_url, database.name) as killed:
-        sessions = AbandonedTransactions(killed)
+        sessions = OrphanedSessions(killed)
         session = killed.client.start_session()
         await sessions.admit(session)
         await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
         await incrementing(killed, "a")(session)
 
-        patient = AbandonedTransactions(database, silence_seconds=3600)
+        patient = OrphanedSessions(database, silence_seconds=3600)
         assert await patient.end_abandoned() == 0
         with pytest.raises(ContentionError):
             await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
 
-        strict = AbandonedTransactions(database, silence_seconds=0.01)
+        strict = OrphanedSessions(database, silence_seconds=0.01)
         assert await eventually(strict.end_abandoned, 60) == 1
         transactions = Transactions(database, limit_attempts=1, admit=strict.admit)
         assert await transactions.run(new_id(), incrementing(database, "a")) == 1
@@ -292,7 +292,7 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
 
 
 async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(database: Database) -> None:
-    sessions = AbandonedTransactions(database)
+    sessions = OrphanedSessions(database)
     transactions = Transactions(database, admit=sessions.admit)
     await asyncio.gather(
         *(transactions.run("listed", incrementing(database, "a"), keys=[str(number)]) for number in range(5))
@@ -306,7 +306,7 @@ async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(datab
 
 
 async def test_a_session_that_is_listed_is_not_written_down_again(database: Database) -> None:
-    sessions = AbandonedTransactions(database)
+    sessions = OrphanedSessions(database)
     async with database.client.start_session() as session:
         await asyncio.gather(*(sessions.admit(session) for _ in range(20)))
         before = await database[COLLECTION].find_one()
@@ -315,7 +315,7 @@ async def test_a_session_that_is_listed_is_not_written_down_again(database: Data
 
 
 async def test_a_session_whose_abort_could_not_be_sent_is_ended_by_its_own_process(database: Database) -> None:
-    sessions = AbandonedTransactions(database)
+    sessions = OrphanedSessions(database)
     session = database.client.start_session()
     await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
     await incrementing(database, "a")(session)

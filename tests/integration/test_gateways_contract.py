@@ -8,7 +8,8 @@ from datetime import datetime
 import pytest
 from pydantic import SecretStr
 
-from payment_service.gateway import (
+from payment_service.gateways.factory import open_gateway
+from payment_service.gateways.port import (
     Charged,
     ChargeRequest,
     Declined,
@@ -18,13 +19,12 @@ from payment_service.gateway import (
     NothingCharged,
     Refunded,
 )
-from payment_service.gateways import open_gateway
+from payment_service.gateways.simulated import COLLECTION as BOOK
 from payment_service.settings import PaymentSettings
-from payment_service.simulated_gateway import COLLECTION as BOOK
 from shared.clock import utc_now
 from shared.database import Database
-from tests import stripe_api
-from tests.builders import connected, new_id
+from tests.support import stripe_api
+from tests.support.builders import connected, new_id
 
 
 @dataclass

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from shared.http_protocol import SPARE_CONNECTIONS
-from tests.http_servers import DEADLINE_SECONDS, Server, read_all, read_answer, refused, running, soon, status_of
+from tests.support.http_servers import (
+    DEADLINE_SECONDS,
+    Server,
+    read_all,
+    read_answer,
+    refused,
+    running,
+    soon,
+    status_of,
+)
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from operations.native.ports import PortClaims
-from tests import warm_processes
-from tests.eventually import eventually
-from tests.monitoring import samples_of, value
-from tests.processes import Stack
+from operations.stack.ports import PortClaims
+from tests.support import warm_processes
+from tests.support.eventually import eventually
+from tests.support.monitoring import samples_of, value
+from tests.support.processes import Stack
 
 MAX_CONNECTIONS = 8
 

@@ -8,7 +8,7 @@ import pytest
 
 from inventory_service.api import create_router
 from shared.http import create_app
-from tests.inventory_worker import Worker, inventory_database, order
+from tests.support.inventory_worker import Worker, inventory_database, order
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from inventory_service.products import Description, KindConflictError, TooManyUn
 from inventory_service.stock import MAX_UNITS, Kind, Line, Product, Reservation, Status, settled, taken
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
-from tests.inventory_worker import Worker, inventory_database, order, settle_everything
+from tests.support.inventory_worker import Worker, inventory_database, order, settle_everything
 
 VPS = Description(Kind.VPS, name="Small server", price=1999, package="103.181.9", package_id="17", ram=4)
 

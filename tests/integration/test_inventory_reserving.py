@@ -10,7 +10,7 @@ from inventory_service.products import Description
 from inventory_service.stock import Kind, Status
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.inventory import ServerSpecification
-from tests.inventory_worker import (
+from tests.support.inventory_worker import (
     Gate,
     Worker,
     discrepancies,

@@ -19,10 +19,10 @@ from yarl import URL
 
 from operations.dead_letters.records import LetterRecords
 from operations.metrics import Observer
-from operations.native.ports import PortClaims
+from operations.stack.ports import PortClaims
 from order_service.order import Status
 from order_service.orders import Orders
-from payment_service.transactions import ContentionError, Session, Transactions
+from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from provisioning_service import lifecycle
 from provisioning_service.jobs import Jobs
 from provisioning_service.packages import Packages
@@ -35,15 +35,15 @@ from shared.contracts import Message, ProvisionServer, RefundPayment, StockReser
 from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
-from tests.builders import an_order, connected, new_id
-from tests.buses import SHORT_LADDER
-from tests.consoles import a_letter
-from tests.eventually import eventually
-from tests.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
-from tests.processes import Process, Stack, run_stack
-from tests.provisioning_processes import IMPATIENT
-from tests.proxy import Proxy
-from tests.simulators import package, run_simulator
+from tests.support.builders import an_order, connected, new_id
+from tests.support.buses import SHORT_LADDER
+from tests.support.consoles import a_letter
+from tests.support.eventually import eventually
+from tests.support.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
+from tests.support.processes import Process, Stack, run_stack
+from tests.support.provisioning_processes import IMPATIENT
+from tests.support.proxy import Proxy
+from tests.support.simulators import package, run_simulator
 
 SECTIONS = {
     "order": "Order service",

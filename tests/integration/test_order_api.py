@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from shared.paging import write_cursor
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.servers import delete_topology
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.servers import delete_topology
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from order_service.orders import COLLECTION, Change, Orders
 from shared import database
 from shared.http import ProblemError
 from shared.settings import ServiceSettings
-from tests.builders import an_order, connected
-from tests.eventually import eventually
-from tests.proxy import Proxy
+from tests.support.builders import an_order, connected
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 LIMIT = 3
 STILL_HERE = b": still here\n\n"

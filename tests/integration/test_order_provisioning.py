@@ -35,7 +35,7 @@ from shared.errors import BusUnavailableError
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
 from shared.schema import prepare
-from tests.builders import PATIENCE, connected, order_body
+from tests.support.builders import PATIENCE, connected, order_body
 
 SERVER = Server(ip="103.181.91.50", username="root", os="Debian 12", expires_at="2027-01-31")
 NO_ADDRESS = "Package has no available IPs"

@@ -20,7 +20,7 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
 from shared.errors import PoisonError
 from shared.schema import prepare
-from tests.builders import PATIENCE, an_order, connected
+from tests.support.builders import PATIENCE, an_order, connected
 
 
 @pytest.fixture(params=["pymongo", "motor"])

@@ -10,11 +10,11 @@ from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
 from operations.actions import list_actions
-from operations.trace.command import order
+from operations.commands.order import order
 from shared.database import Document
 from shared.topology import INVENTORY_INBOX, PAYMENT_INBOX
-from tests.buses import RabbitHarness
-from tests.servers import Servers
+from tests.support.buses import RabbitHarness
+from tests.support.servers import Servers
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 
 from payment_service.api import create_router
 from shared.http import create_app
-from tests.payment_workers import PaymentWorker, order_created, payment_worker
+from tests.support.payment_workers import PaymentWorker, order_created, payment_worker
 
 
 async def nothing_is_down() -> dict[str, str]:

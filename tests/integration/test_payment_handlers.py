@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from payment_service.gateway import Charged, ChargeRequest, Declined
+from payment_service.gateways.port import Charged, ChargeRequest, Declined
+from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.lifecycle import FREE, Status
-from payment_service.simulated_gateway import SimulatedGateway
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
-from tests.builders import new_id
-from tests.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
+from tests.support.builders import new_id
+from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from shared.contracts import (
 )
 from shared.contracts.provisioning import Server
 from shared.errors import BusUnavailableError
-from tests.provisioning_workers import (
+from tests.support.provisioning_workers import (
     DEFAULT_PATIENCE,
     PATIENT,
     ProvisioningWorker,
@@ -39,7 +39,7 @@ from tests.provisioning_workers import (
     provisioning_worker,
     request,
 )
-from tests.simulators import Simulator, package, run_simulator
+from tests.support.simulators import Simulator, package, run_simulator
 
 KEY = "103.181.91"
 NO_ADDRESS = "Package has no available IPs"

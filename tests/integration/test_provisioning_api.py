@@ -11,18 +11,18 @@ import pytest
 from cryptography.fernet import Fernet
 
 from provisioning_service import package_cache
-from provisioning_service.api import Desk, create_router
+from provisioning_service.api import ApiDependencies, create_router
 from provisioning_service.credentials import Vault
 from provisioning_service.provider import Package
 from provisioning_service.smartvps import SmartVps
 from shared.clock import to_rfc3339
 from shared.contracts import CancelProvisioning, ProvisionServer
 from shared.http import create_app
-from tests.builders import new_id
-from tests.eventually import eventually
-from tests.provisioning_workers import KEY as CREDENTIALS_KEY
-from tests.provisioning_workers import PATIENT, ProvisioningWorker, provisioning_worker, request
-from tests.simulators import Simulator, package, run_simulator
+from tests.support.builders import new_id
+from tests.support.eventually import eventually
+from tests.support.provisioning_workers import KEY as CREDENTIALS_KEY
+from tests.support.provisioning_workers import PATIENT, ProvisioningWorker, provisioning_worker, request
+from tests.support.simulators import Simulator, package, run_simulator
 
 NAME = "103.181.91"
 Clients = Callable[..., httpx.AsyncClient]
@@ -51,7 +51,7 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
     opened: list[httpx.AsyncClient] = []
 
     def client(**parts: Any) -> httpx.AsyncClient:
-        desk = Desk(worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock)
+        desk = ApiDependencies(worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock)
         app = create_app("provisioning", "Jobs", nothing_is_down)
         app.include_router(create_router(desk._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

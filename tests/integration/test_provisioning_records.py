@@ -24,8 +24,8 @@ from shared.contracts import PackageLowIps
 from shared.contracts.provisioning import Server
 from shared.database import Database
 from shared.schema import prepare
-from tests.builders import connected, new_id
-from tests.provisioning_workers import DEFAULT_PATIENCE, request
+from tests.support.builders import connected, new_id
+from tests.support.provisioning_workers import DEFAULT_PATIENCE, request
 
 NOW = utc_now()
 LEASE = timedelta(seconds=120)

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from shared.service import DATABASE_IS_AWAY
-from tests.builders import order_body
-from tests.eventually import eventually
-from tests.monitoring import scrape, value
-from tests.processes import Process, Stack, run_stack
-from tests.servers import NativeServers
+from tests.support.builders import order_body
+from tests.support.eventually import eventually
+from tests.support.monitoring import scrape, value
+from tests.support.processes import Process, Stack, run_stack
+from tests.support.servers import NativeServers
 
 SERVICES = ("order", "console")
 WITHIN_SECONDS = 60.0

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from payment_service import bookings, chart, retainer_charging
+from payment_service import retainer_charging
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.transactions import Session
 from payment_service.lifecycle import Status
-from payment_service.transactions import Session
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
-from tests.builders import new_id
-from tests.eventually import eventually
-from tests.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
+from tests.support.builders import new_id
+from tests.support.eventually import eventually
+from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") ->
 
     async def work(session: Session) -> None:
         fields = {"clientId": "u1", "retainerType": "general"}
-        await worker.ledger.open(chart.retainer(retainer_id), chart.Kind.RETAINER, currency, fields, session)
+        await worker.ledger.open(
+            chart_of_accounts.retainer(retainer_id), chart_of_accounts.Kind.RETAINER, currency, fields, session
+        )
         await worker.ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
 
     await worker.transactions.run("retainer.opened", work)
@@ -52,13 +55,13 @@ async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") ->
 
 async def set_status(worker: PaymentWorker, retainer_id: str, status: str) -> None:
     async def work(session: Session) -> None:
-        await worker.ledger.set_status(chart.retainer(retainer_id), status, session)
+        await worker.ledger.set_status(chart_of_accounts.retainer(retainer_id), status, session)
 
     await worker.transactions.run("retainer.status", work)
 
 
 async def balance(worker: PaymentWorker, retainer_id: str) -> int:
-    return int((await worker.ledger.get(chart.retainer(retainer_id)))["balance"])
+    return int((await worker.ledger.get(chart_of_accounts.retainer(retainer_id)))["balance"])
 
 
 def order(retainer_id: str | None, amount: int = 1000, **changes: object) -> OrderCreated:

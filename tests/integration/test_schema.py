@@ -16,16 +16,16 @@ from pymongo.errors import AutoReconnect, WriteError
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from structlog.testing import capture_logs
 
-from operations.native.mongod import find_mongod
-from operations.native.ports import PortClaims
-from operations.native.processes import spawn
-from operations.native.program import Command
+from operations.stack.mongod import find_mongod
+from operations.stack.ports import PortClaims
+from operations.stack.processes import spawn
+from operations.stack.program import Command
 from shared import schema
 from shared.database import Database
 from shared.errors import StartError
 from shared.schema import CollectionSchema, Found, differences, examine, prepare
-from tests.builders import connected
-from tests.eventually import eventually
+from tests.support.builders import connected
+from tests.support.eventually import eventually
 
 AT_LEAST_ONE = {"$jsonSchema": {"required": ("amount",), "properties": {"amount": {"bsonType": "int", "minimum": 1}}}}
 INDEXES = (

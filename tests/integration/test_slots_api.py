@@ -15,8 +15,16 @@ from inventory_service.timetable import slot_id
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.database import Database
 from shared.http import create_app
-from tests.inventory_worker import HandClock, Worker, empty, leftovers, order, settle_everything, shared_database
-from tests.servers import Servers
+from tests.support.inventory_worker import (
+    HandClock,
+    Worker,
+    empty,
+    leftovers,
+    order,
+    settle_everything,
+    shared_database,
+)
+from tests.support.servers import Servers
 
 PATIENCE = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pymongo.errors import WriteError
 
-from inventory_service.board import new_slot
+from inventory_service.availability import new_slot
 from inventory_service.stock import Assignment, Booking, Reservation, Slot, Status, assignment_id, taken
 from inventory_service.timetable import Opening, Rules, slot_id
 from shared.database import Database
-from tests.inventory_worker import HandClock, Worker, empty, order, settle_everything, shared_database
-from tests.servers import Servers
+from tests.support.inventory_worker import HandClock, Worker, empty, order, settle_everything, shared_database
+from tests.support.servers import Servers
 
 PATIENCE = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from inventory_service.assigning import Full, Over
+from inventory_service.slot_assigner import Full, Over
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import slot_id
 from shared.contracts import Message, OrderCreated, StockReserved
 from shared.database import Database
 from shared.failure_points import RESERVATION_RECORDED, SimulatedCrashError
-from tests.eventually import eventually
-from tests.inventory_worker import (
+from tests.support.eventually import eventually
+from tests.support.inventory_worker import (
     Gate,
     HandClock,
     Worker,
@@ -32,7 +32,7 @@ from tests.inventory_worker import (
     shared_database,
     watched,
 )
-from tests.servers import Servers
+from tests.support.servers import Servers
 
 PATIENCE = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""

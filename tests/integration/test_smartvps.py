@@ -19,12 +19,12 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from operations.native.ports import PortClaims
+from operations.stack.ports import PortClaims
 from provisioning_service.provider import Provider, ProviderError, UnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
 from shared.failure_points import SimulatedCrashError
-from tests.eventually import eventually
-from tests.simulators import Simulator, package, run_simulator
+from tests.support.eventually import eventually
+from tests.support.simulators import Simulator, package, run_simulator
 
 SECRET = "s3cret-Pa55"
 PATIENT = 60.0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from payment_service.gateway import (
+from payment_service.gateways.factory import OpenGateway, open_gateway
+from payment_service.gateways.port import (
     Charged,
     ChargeRequest,
     Declined,
@@ -19,16 +20,15 @@ from payment_service.gateway import (
     NothingCharged,
     Refunded,
 )
-from payment_service.gateways import OpenGateway, open_gateway
+from payment_service.gateways.stripe import COLLECTION
+from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
-from payment_service.stripe_gateway import COLLECTION
-from payment_service.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
 from shared.clock import utc_now
 from shared.database import Database
-from tests.builders import connected, new_id
-from tests.eventually import eventually
-from tests.processes import Stack, run_stack
-from tests.stripe_api import API_KEY, REFUSED, THREE_D_SECURE, VISA, Fault, Operation, StripeApi, run_stripe_api
+from tests.support.builders import connected, new_id
+from tests.support.eventually import eventually
+from tests.support.processes import Stack, run_stack
+from tests.support.stripe_api import API_KEY, REFUSED, THREE_D_SECURE, VISA, Fault, Operation, StripeApi, run_stripe_api
 
 PATIENT = 60.0
 

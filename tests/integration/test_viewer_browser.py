@@ -3,8 +3,8 @@
 from playwright.async_api import expect
 
 from shared.http import create_app, json_response, new_router
-from tests.browser import run_browser
-from tests.consoles import serve
+from tests.support.browser import run_browser
+from tests.support.consoles import serve
 
 PATIENCE = 60_000
 """Milliseconds: how long a page on a loaded machine may take."""

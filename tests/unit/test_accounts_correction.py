@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operations.accounts.correction import Correction, Keep, RefusedError, correct, refusal
-from operations.accounts.display import missing_postings
-from operations.audit.balances import Balance
-from operations.audit.chart import side
+from operations.commands.accounts_display import missing_postings
+from operations.reading.balances import Balance
+from operations.reading.chart_of_accounts import side
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 ACCOUNTS = ["retainer:r1", "bank:b1", "invoice:i1", "customer:c1:USD"]

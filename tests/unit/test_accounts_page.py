@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from operations.audit.chart import SIDES, SYSTEM_SIDES, side
-from payment_service.bookings import Operation
+from operations.reading.chart_of_accounts import SIDES, SYSTEM_SIDES, side
+from payment_service.ledger.bookings import Operation
 
 PAGE = (Path(__file__).parents[2] / "docs/accounts.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|$", re.MULTILINE)

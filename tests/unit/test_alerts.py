@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from operations.cli import COMMANDS
-from operations.native.services import PROCESSES, SERVICES, SIMULATOR
+from operations.stack.services import PROCESSES, SERVICES, SIMULATOR
 from shared.topology import DEAD_LETTERS, INBOXES
-from tests.monitoring import (
+from tests.support.monitoring import (
     ALERT_TESTS,
     DASHBOARDS,
     OF_THE_CLIENT,

@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operations.audit import funds
-from operations.audit.balances import Balance
-from operations.audit.chart import currency_of, in_money, is_system, side
 from operations.audit.funds import PaidFromRetainer, Posted
-from payment_service import bookings, chart
-from payment_service.bookings import Booking
+from operations.reading.balances import Balance
+from operations.reading.chart_of_accounts import currency_of, in_money, is_system, side
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.bookings import Booking
 
 Document = dict[str, Any]
 
 ACCOUNTS = [
-    chart.retainer("r1"),
-    chart.invoice("i1"),
-    chart.bank("b1"),
-    chart.customer("c:1", "USD"),
-    chart.clearing("USD"),
-    chart.revenue("USD"),
-    chart.opening("USD"),
-    chart.bank_fees("USD"),
+    chart_of_accounts.retainer("r1"),
+    chart_of_accounts.invoice("i1"),
+    chart_of_accounts.bank("b1"),
+    chart_of_accounts.customer("c:1", "USD"),
+    chart_of_accounts.clearing("USD"),
+    chart_of_accounts.revenue("USD"),
+    chart_of_accounts.opening("USD"),
+    chart_of_accounts.bank_fees("USD"),
 ]
 
 MADE = bookings.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
@@ -79,8 +79,8 @@ def kinds(violations: Iterator[Any]) -> list[str]:
 
 @pytest.mark.parametrize("account", ACCOUNTS)
 def test_the_accounts_of_the_service_are_on_the_audits_chart(account: str) -> None:
-    assert side(account) == chart.normal_sign(account)
-    assert is_system(account) != chart.has_document(account)
+    assert side(account) == chart_of_accounts.normal_sign(account)
+    assert is_system(account) != chart_of_accounts.has_document(account)
     assert currency_of(account) == ("USD" if is_system(account) else None)
 
 

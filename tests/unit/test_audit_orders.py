@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from operations.audit import stock
-from operations.audit.case import Case
+from operations.audit.order_records import OrderRecords
 from operations.audit.orders import COMPENSATION, LATE, PROVISIONING, STILL, UNPUBLISHED, judge, paid_through, standing
 from operations.audit.report import Violation
 from operations.audit.stock import MARKED, Shelf, lingering, out
@@ -51,7 +51,9 @@ def kinds(order: Document, *records: Document | None) -> list[str]:
     """What is wrong with an order that has these as its reservation, payment, charge and intent at Stripe."""
     reservation, payment, charge, intent = (*records, None, None, None, None)[:4]
     job = {"state": "FAILED", "updatedAt": order["updatedAt"]} if order["status"] == "FAILED" else None
-    return [violation.kind for violation in judge(Case("o1", order, reservation, payment, charge, job, intent), NOW)]
+    return [
+        violation.kind for violation in judge(OrderRecords("o1", order, reservation, payment, charge, job, intent), NOW)
+    ]
 
 
 RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
@@ -76,7 +78,7 @@ def test_whatever_its_participants_have_done_by_now_an_order_on_its_way_is_not_w
     for reservation, (payment, charge) in product(RESERVATIONS, PAYMENTS_AND_CHARGES):
         order = an_order(status)
         assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
-        assert standing(Case("o1", order, reservation, payment, charge), NOW).in_flight
+        assert standing(OrderRecords("o1", order, reservation, payment, charge), NOW).in_flight
 
 
 FROM_RETAINER = a_payment("PROCESSED") | {"retainerId": "r1", "transactionId": "e1"}
@@ -133,7 +135,7 @@ def test_a_cancelled_order_holds_no_money_at_either_gateway(money: str, gateway:
 
 def test_money_at_stripe_without_an_order_is_found() -> None:
     def wrong(intent: Document) -> list[str]:
-        return [violation.kind for violation in judge(Case("o1", None, intent=intent), NOW)]
+        return [violation.kind for violation in judge(OrderRecords("o1", None, intent=intent), NOW)]
 
     assert wrong(INTENT) == ["charge without order"]
     for intent in (INTENT | {"refundedAt": NOW}, {"intentId": "pi_1", **MONEY}, {"closedAt": NOW}):
@@ -168,7 +170,7 @@ def test_the_money_is_from_where_the_customer_said(asked: Document, payment: Doc
     ],
 )
 def test_where_a_payment_took_its_money(payment: Document | None, through: str | None) -> None:
-    assert paid_through(Case("o1", None, payment=payment)) == through
+    assert paid_through(OrderRecords("o1", None, payment=payment)) == through
 
 
 LIMITS = [
@@ -207,10 +209,10 @@ def test_the_moment_from_which_on_an_order_is_late(kind: str, in_time: Document,
 def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
     old = {"updatedAt": NOW - STILL - INSTANT}
     reservation = a_reservation("RESERVED")
-    assert standing(Case("o1", an_order(**old), None, None, None), NOW).stalled
-    assert standing(Case("o1", an_order(**old), reservation | old, None, None), NOW).stalled
-    assert not standing(Case("o1", an_order(**old), reservation, None, None), NOW).stalled
-    assert not standing(Case("o1", an_order(), reservation | old, None, None), NOW).stalled
+    assert standing(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
+    assert standing(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled
+    assert not standing(OrderRecords("o1", an_order(**old), reservation, None, None), NOW).stalled
+    assert not standing(OrderRecords("o1", an_order(), reservation | old, None, None), NOW).stalled
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
 )
 def test_who_does_not_wait_for_a_message_has_lost_none(order: Document, payment: Document | None) -> None:
     old = {"updatedAt": NOW - timedelta(days=1)}
-    assert not standing(Case("o1", order | old, None, payment and payment | old, None), NOW).stalled
+    assert not standing(OrderRecords("o1", order | old, None, payment and payment | old, None), NOW).stalled
 
 
 # --- One product. ---

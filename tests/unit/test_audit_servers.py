@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operations.audit import orders
-from operations.audit.case import Case, Document
+from operations.audit.order_records import Document, OrderRecords
 from operations.audit.orders import PROVISIONING, STILL
 from operations.audit.report import Violation
 from operations.audit.servers import (
@@ -49,7 +49,7 @@ ADDRESS = {"_id": "10.1.2.3", "orderId": "o1", "wrong": False}
 
 def kinds(order: Document, job: Document | None = None, **more: Any) -> list[str]:
     """What the rules about servers say."""
-    case = Case("o1", order, job=job, **more)
+    case = OrderRecords("o1", order, job=job, **more)
     return [violation.kind for rule in RULES for violation in rule(case, order, NOW)]
 
 
@@ -137,7 +137,7 @@ def test_jobs_from_before_they_were_carried_out_are_judged_by_what_they_say() ->
     assert kinds(an_order("CANCELLED"), old) == []
     order = an_order()
     del order["provisioningRun"]
-    assert orders.standing(Case("o1", order, job=old), NOW).stalled
+    assert orders.standing(OrderRecords("o1", order, job=old), NOW).stalled
     assert kinds(an_order(), {"_id": "o1"}) == ["job never due"]
 
 
@@ -176,7 +176,7 @@ def test_the_moment_from_which_on_a_job_is_unpublished(state: str) -> None:
 
 def test_an_order_stands_still_only_when_nobody_works_for_it() -> None:
     def stalled(job: Document | None, **changes: Any) -> bool:
-        return orders.standing(Case("o1", an_order(**changes), job=job), NOW).stalled
+        return orders.standing(OrderRecords("o1", an_order(**changes), job=job), NOW).stalled
 
     assert stalled(None)
     assert not stalled(None, unpublished=True)
@@ -193,15 +193,15 @@ def test_an_order_stands_still_only_when_nobody_works_for_it() -> None:
 
 def test_a_held_order_stands_still_when_it_never_heard_of_its_server() -> None:
     held = an_order("FAILED")
-    assert not orders.standing(Case("o1", held, job=a_job("FAILED")), NOW).in_flight
-    assert orders.standing(Case("o1", held, job=a_job("COMPLETED")), NOW).stalled
-    assert not orders.standing(Case("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
+    assert not orders.standing(OrderRecords("o1", held, job=a_job("FAILED")), NOW).in_flight
+    assert orders.standing(OrderRecords("o1", held, job=a_job("COMPLETED")), NOW).stalled
+    assert not orders.standing(OrderRecords("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
 
 
 def test_how_long_an_order_may_be_without_a_job_though_messages_are_under_way() -> None:
     def late(job: Document | None, since: datetime) -> bool:
         order = an_order(updatedAt=since, deadline=NOW)
-        return "provisioning" in [v.kind for v in orders.judge(Case("o1", order, job=job), NOW)]
+        return "provisioning" in [v.kind for v in orders.judge(OrderRecords("o1", order, job=job), NOW)]
 
     assert not late(None, NOW - PROVISIONING)
     assert late(None, NOW - PROVISIONING - INSTANT)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bus.confirms import Confirms, Pending, UnroutableError
+from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
 from shared.errors import BusUnavailableError
 
 

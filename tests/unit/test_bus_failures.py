@@ -8,8 +8,8 @@ import pytest
 
 from shared import topology
 from shared.bus import Delivery
+from shared.bus.amqp.frames import write_headers
 from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting, returned_from
-from shared.bus.frames import write_headers
 from shared.errors import PoisonError, UnknownTypeError
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)

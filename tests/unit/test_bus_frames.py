@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pamqp import commands, header
 from pamqp import frame as pamqp_frame
 
-from shared.bus import frames
-from shared.bus.frames import UNREADABLE_HEADERS, Deliver, Properties
+from shared.bus.amqp import frames
+from shared.bus.amqp.frames import UNREADABLE_HEADERS, Deliver, Properties
 
 MAX_FRAME = 4096
 names = st.text(string.ascii_letters + "äß漢", max_size=40)

@@ -11,8 +11,8 @@ from pamqp import frame as pamqp_frame
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from shared.bus.frames import HEARTBEAT_FRAME, Deliver, Properties, Return
-from shared.bus.wire import _TappedReader
+from shared.bus.amqp.frames import HEARTBEAT_FRAME, Deliver, Properties, Return
+from shared.bus.amqp.wire import _TappedReader
 
 
 class Recorder:

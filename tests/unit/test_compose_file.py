@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from operations.native.services import PROCESSES, SERVICES
-from operations.native.status import named_stack
 from operations.settings import locate_stack
+from operations.stack.services import PROCESSES, SERVICES
+from operations.stack.status import named_stack
 from provisioning_service.settings import ProvisioningSettings
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES

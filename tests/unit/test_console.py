@@ -10,7 +10,7 @@ import pytest
 from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
 from operations.console.figures import SAMPLE, percentile, summarize
-from operations.console.finding import Search, query_of
+from operations.console.order_search import Search, query_of
 from operations.console.stock import shelves
 from operations.console.upstream import path
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operations.cursors import read_cursor, write_cursor
 from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.fingerprint import fingerprint, pattern
@@ -23,9 +22,10 @@ from operations.dead_letters.letter import (
     words,
 )
 from operations.dead_letters.times import read_time
+from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
+from shared.bus.amqp.frames import write_headers
 from shared.bus.failures import dead_letter
-from shared.bus.frames import write_headers
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
 from shared.topology import DEAD_LETTERS, INBOX_EXCHANGE, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, RETRY_LADDER

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from operations.native.plan import _for_console
-from operations.native.services import CONSOLE, Service
 from operations.settings import OperationsSettings
+from operations.stack.plan import _for_console
+from operations.stack.services import CONSOLE, Service
 from shared.errors import StartError
 from shared.settings import load
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.eventually import NotWithinError, eventually
+from tests.support.eventually import NotWithinError, eventually
 
 
 async def test_it_returns_the_value_of_the_condition() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payment_service import bookings, chart
-from payment_service.bookings import Booking, Operation, Posting
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.bookings import Booking, Operation, Posting
 from shared.money import MAX_MINOR_UNITS
 
 amounts = st.integers(min_value=1, max_value=MAX_MINOR_UNITS)
@@ -115,16 +115,16 @@ def test_an_entry_that_is_none_cannot_be_made(postings: tuple[Posting, ...]) -> 
 @pytest.mark.parametrize(
     ("account", "sign"),
     [
-        (chart.invoice("1"), 1),
-        (chart.bank("1"), 1),
-        (chart.clearing("USD"), 1),
-        (chart.bank_fees("USD"), 1),
-        (chart.retainer("1"), -1),
-        (chart.customer("bank:1", "USD"), -1),
-        (chart.revenue("USD"), -1),
-        (chart.opening("USD"), -1),
+        (chart_of_accounts.invoice("1"), 1),
+        (chart_of_accounts.bank("1"), 1),
+        (chart_of_accounts.clearing("USD"), 1),
+        (chart_of_accounts.bank_fees("USD"), 1),
+        (chart_of_accounts.retainer("1"), -1),
+        (chart_of_accounts.customer("bank:1", "USD"), -1),
+        (chart_of_accounts.revenue("USD"), -1),
+        (chart_of_accounts.opening("USD"), -1),
     ],
 )
 def test_each_account_has_its_normal_side(account: str, sign: int) -> None:
-    assert chart.normal_sign(account) == sign
-    assert chart.has_document(account) == (not account.startswith("system:"))
+    assert chart_of_accounts.normal_sign(account) == sign
+    assert chart_of_accounts.has_document(account) == (not account.startswith("system:"))

@@ -26,8 +26,8 @@ from shared.http import (
     not_found,
 )
 from shared.money import JsonMoney
-from tests.consoles import serve
-from tests.eventually import eventually
+from tests.support.consoles import serve
+from tests.support.eventually import eventually
 
 PROBLEM = "application/problem+json"
 

@@ -22,7 +22,7 @@ from inventory_service.allocation import (
 from inventory_service.stock import Kind, Product, may_return, taken
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
-from tests.inventory_worker import Lines, order
+from tests.support.inventory_worker import Lines, order
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PRODUCTS = ("a", "b", "c")

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from operations.audit import Report, Violation
-from operations.load.command import show
+from operations.commands.load import show
 from operations.load.cost import Cost, Usage, between
 from operations.load.plan import VARIETY, Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile

@@ -30,8 +30,8 @@ from shared.contracts import (
 )
 from shared.contracts.inventory import ServerSpecification
 from shared.http import create_app
-from tests.builders import an_order
-from tests.monitoring import ROOT, Metric, Samples, declared_metrics, promtool, samples_of, value
+from tests.support.builders import an_order
+from tests.support.monitoring import ROOT, Metric, Samples, declared_metrics, promtool, samples_of, value
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 METRICS = declared_metrics()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from payment_service.funds_requests import (
+from payment_service.funds.requests import (
     Consumption,
     InvoicePayment,
     NewBankAccount,

@@ -18,8 +18,8 @@ from shared.bus.publisher import Publisher
 from shared.contracts import Message, RefundPayment
 from shared.http import create_app, new_router
 from shared.observability import configure_logging, logs_to_stderr
-from tests.eventually import eventually
-from tests.traces import recording, span_id, trace_id
+from tests.support.eventually import eventually
+from tests.support.traces import recording, span_id, trace_id
 
 
 @pytest.fixture(autouse=True)

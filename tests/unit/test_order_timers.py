@@ -10,7 +10,7 @@ from order_service.alarms import after_intent, after_message, resend_at
 from order_service.order import Order, Status
 from order_service.saga import advance
 from shared.contracts import Message
-from tests.builders import PATIENCE, an_order
+from tests.support.builders import PATIENCE, an_order
 from tests.unit.test_saga import EVENTS
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payment_service.gateway import Charged, Declined, NothingCharged, OutcomeUnknown, Refunded
+from payment_service.gateways.port import Charged, Declined, NothingCharged, OutcomeUnknown, Refunded
+from payment_service.gateways.simulated import is_declined
 from payment_service.lifecycle import (
     FREE,
     LOOKUP_DELAYS,
@@ -28,10 +29,9 @@ from payment_service.lifecycle import (
     to_publish,
     tombstone,
 )
-from payment_service.simulated_gateway import is_declined
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
-from tests.payment_workers import order_created
+from tests.support.payment_workers import order_created
 
 NOW = utc_now()
 LATER = NOW + timedelta(seconds=60)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.readiness import CHECK_INTERVAL_SECONDS, FAILED_CHECKS, OUTDATED_AFTER_SECONDS, ServerCheck
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 
 class Server:

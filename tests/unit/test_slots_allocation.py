@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate
-from inventory_service.board import AUTO, Board, lay_out
-from inventory_service.stock import Counted, Kind, Product, may_return, taken
+from inventory_service.availability import AUTO, SlotAvailability, lay_out
+from inventory_service.stock import Kind, Product, StockItem, may_return, taken
 from inventory_service.timetable import Rules, on_offer, slot_id
 from shared.contracts import OrderCreated
-from tests.inventory_worker import order
+from tests.support.inventory_worker import order
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 SLOTS = 3
@@ -32,12 +32,12 @@ class Asked:
     slot: str | None
 
 
-def stock(free: int) -> dict[str, Counted]:
+def stock(free: int) -> dict[str, StockItem]:
     product = Product(id="p", kind=Kind.GOODS, version=1, created_at=NOW, updated_at=NOW, quantity=free, supplied=free)
     return {"p": product}
 
 
-def on_a_board(loads: Sequence[int] = (0,) * SLOTS) -> Board:
+def on_a_board(loads: Sequence[int] = (0,) * SLOTS) -> SlotAvailability:
     rules = Rules(capacity=CAPACITY, horizon=SLOTS)
     board = lay_out(rules, NOW, on_offer(rules, NOW), [])
     slots = {
@@ -137,7 +137,7 @@ def _waiting(batch: Sequence[Asked], outcomes: Mapping[str, Outcome], before: As
     return sum(asked.units * 100 for asked, waiting in zip(ahead, waits, strict=False) if waiting)
 
 
-def _after(decided: Mapping[str, Outcome], counted: Mapping[str, Counted]) -> dict[str, Counted]:
+def _after(decided: Mapping[str, Outcome], counted: Mapping[str, StockItem]) -> dict[str, StockItem]:
     after = dict(counted)
     for order_id, outcome in decided.items():
         if isinstance(outcome, Reserve):
@@ -179,7 +179,7 @@ def test_an_order_of_nothing_but_gifts_is_guarded_by_its_slot_as_well() -> None:
     assert outcome.take == {"p": 1, identifier(0): 0}
 
 
-def _holding(nth: int, order_id: str, amount: int) -> Board:
+def _holding(nth: int, order_id: str, amount: int) -> SlotAvailability:
     board = on_a_board()
     slot = board.slots[identifier(nth)]
     return replace(board, slots={**board.slots, slot.id: taken(slot, {order_id: amount})})
@@ -236,7 +236,7 @@ def test_a_slot_is_taken_in_the_order_of_its_id_among_the_products() -> None:
     assert isinstance(outcomes["first"], Refuse)
 
 
-def _z() -> dict[str, Counted]:
+def _z() -> dict[str, StockItem]:
     return {"z": replace(stock(1)["p"], id="z")}
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stripe import PaymentIntent
 
-from payment_service.gateway import (
+from payment_service.gateways.port import (
     Charged,
     Declined,
     GatewayMisconfiguredError,
@@ -14,7 +14,7 @@ from payment_service.gateway import (
     KeyReusedError,
     NothingCharged,
 )
-from payment_service.stripe_outcomes import (
+from payment_service.gateways.stripe_outcomes import (
     CARD_UNUSABLE,
     CLOSED,
     DECLINED,

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 
 import operations
 from operations import cli
-from operations.accounts.books import Movement, Sheet, Statement
-from operations.accounts.display import show_sheet, show_statement
-from operations.audit.balances import Balance
-from operations.audit.command import show as show_audit
+from operations.accounts.statements import Movement, Sheet, Statement
 from operations.audit.report import INVARIANTS, Report, Violation
-from operations.dead_letters.display import show_groups, show_letter, show_page
+from operations.commands.accounts_display import show_sheet, show_statement
+from operations.commands.audit import show as show_audit
+from operations.commands.dead_letters_display import show_groups, show_letter, show_page
+from operations.commands.order_display import show as show_trace
+from operations.commands.terminal import as_ascii_json, foreign, open_console
 from operations.dead_letters.groups import Bin, Group, GroupPage
 from operations.dead_letters.records import Page
-from operations.story import Records, Step
-from operations.terminal import as_ascii_json, foreign, open_console
-from operations.trace.display import show as show_trace
+from operations.reading.balances import Balance
+from operations.timeline.timeline import Records, Step
 from shared.printable import printable
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)

@@ -20,12 +20,12 @@ from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import PoisonError, StartError
-from shared.grouping import Grouping
+from shared.group_commit import GroupCommit
 from shared.http import create_app, new_router
 from shared.spans import ORDER_ID, ORDER_STATUS
 from shared.tracing import configure_tracing
-from tests.eventually import eventually
-from tests.traces import Spans, attribute, linked, recording, span_id, trace_id
+from tests.support.eventually import eventually
+from tests.support.traces import Spans, attribute, linked, recording, span_id, trace_id
 
 INBOX = topology.PAYMENT_INBOX
 ABROAD = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -279,7 +279,7 @@ async def test_who_works_for_many_does_not_work_in_the_trace_of_the_first(spans:
         seen.append(tracing.here("nobody's"))
         return [None for _ in items]
 
-    grouping = Grouping(work, limit=10)
+    grouping = GroupCommit(work, limit=10)
     with tracing.working("first", "o1", None):
         assert tracing.here("o1") is not None
         await grouping.submit("o1")

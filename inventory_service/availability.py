@@ -1,0 +1,166 @@
+"""Which delivery slots are on offer at a moment, as they are recorded: the board from which orders get theirs. Pure."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+from inventory_service.stock import Booking, Slot
+from inventory_service.timetable import Opening, Rules, opening_at, slot_id, start_of, too_near, visible_at
+from shared.clock import to_rfc3339
+from shared.money import to_json_number
+
+AUTO = "auto"
+"""Asks for the earliest slot that has room."""
+
+
+class Ask(NamedTuple):
+    """What an order asks for: a slot's id or AUTO, for the price of the whole order."""
+
+    slot: str
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotAvailability:
+    """The slots at one moment: `slots` by id, those on offer of them in the order of their start, and the rules."""
+
+    rules: Rules
+    now: datetime
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    offered: Sequence[str] = ()
+    until: datetime | None = None
+    """The end of the last slot within the horizon."""
+
+    def held(self) -> dict[str, Slot]:
+        """The slots whose room has been taken for orders whose reservation may not say so yet, by order."""
+        return {
+            order_id: slot for slot in self.slots.values() for order_id, change in slot.moving.items() if change <= 0
+        }
+
+    def booking(self, slot: Slot, price: int) -> Booking:
+        """What an order gets with room in the slot."""
+        return Booking(slot.id, slot.start, visible_at(self.rules, slot.start, self.now), price)
+
+    def choose(self, ask: Ask, room: Callable[[Slot], int], at_best: Callable[[Slot], int]) -> Slot | str:
+        """The slot to take, or to wait for; or why there is none.
+
+        `room` says how much a slot has at the order's turn, `at_best` how much if all comes back that may.
+        """
+        slots: Iterable[Slot]
+        if ask.slot == AUTO:
+            slots = [self.slots[identifier] for identifier in self.offered]
+        elif ask.slot in self.offered:
+            slots = [self.slots[ask.slot]]
+        else:
+            return self._not_offered(ask.slot)
+        for how_much in (room, at_best):
+            for slot in slots:
+                if ask.price <= how_much(slot):
+                    return slot
+        return self._no_room(ask, room)
+
+    def _no_room(self, ask: Ask, room: Callable[[Slot], int]) -> str:
+        price = to_json_number(ask.price)
+        if ask.slot != AUTO:
+            slot = self.slots[ask.slot]
+            free, capacity = to_json_number(max(0, room(slot))), to_json_number(slot.capacity)
+            return f"Delivery {ask.slot} has no room for {price}: {free} of {capacity} is free"
+        until = to_rfc3339(self.until) if self.until is not None else to_rfc3339(self.now)
+        reason = f"No delivery slot with room for {price} until {until}"
+        if not self.offered:
+            return f"{reason}: none is on offer"
+        largest = max(self.slots[identifier].capacity for identifier in self.offered)
+        return f"{reason}: none takes more than {to_json_number(largest)}" if ask.price > largest else reason
+
+    def _not_offered(self, identifier: str) -> str:
+        start = start_of(identifier)
+        known = self.slots.get(identifier)
+        if known is not None and known.disabled:
+            return f"Delivery {identifier} is disabled"
+        opening = opening_at(self.rules, start) if start is not None else None
+        if start is None or opening is None:
+            return f"There is no delivery {identifier}: by the opening hours none starts then"
+        if start <= self.now:
+            return f"Delivery {identifier} began at {to_rfc3339(start)}"
+        if self.until is not None and start >= self.until:
+            return f"Delivery {identifier} is too far ahead: slots until {to_rfc3339(self.until)} can be booked"
+        if too_near(self.rules, opening, self.now):
+            return f"Delivery {identifier} is too near: it ends in less than {self.rules.cutoff} minutes"
+        return f"Delivery {identifier} is not on offer: another slot that is booked takes some of its time"
+
+
+def lay_out(rules: Rules, now: datetime, times: Sequence[Opening], recorded: Sequence[Slot]) -> SlotAvailability:
+    """Put the recorded slots on the board, and those within the horizon (`times`) that nobody has booked yet.
+
+    A slot in which something is booked keeps its times when the rules change; a slot of the new times that it overlaps
+    is not offered: whoever delivers can be in one of them only.
+    """
+    blank = _blank(rules, tuple(times))
+    slots = {**blank, **{slot.id: follow(slot, rules) for slot in recorded}}
+    offered = [identifier for identifier in blank if not slots[identifier].disabled]
+    in_the_way = [slot for slot in slots.values() if slot.reserved and not _as_ruled(slot, blank)]
+    if in_the_way:
+        offered = [identifier for identifier in offered if not _overlapped(slots[identifier], in_the_way)]
+    return SlotAvailability(rules, now, slots, tuple(offered), times[-1].end if times else None)
+
+
+@lru_cache(maxsize=4)
+def _blank(rules: Rules, times: tuple[Opening, ...]) -> dict[str, Slot]:
+    # The same for every batch of orders until the next slot begins.
+    return {opening.slot_id: new_slot(rules, opening) for opening in times}
+
+
+def _as_ruled(slot: Slot, blank: Mapping[str, Slot]) -> bool:
+    return slot.id in blank and blank[slot.id].end == slot.end
+
+
+def new_slot(rules: Rules, opening: Opening) -> Slot:
+    """A slot as it is before anything is recorded of it; it is created when that is."""
+    capacity = rules.capacity
+    return Slot(
+        id=slot_id(opening.start),
+        version=0,
+        created_at=opening.start,
+        updated_at=opening.start,
+        quantity=capacity,
+        supplied=capacity,
+        start=opening.start,
+        end=opening.end,
+    )
+
+
+def follow(slot: Slot, rules: Rules) -> Slot:
+    """The slot by the present rules: their capacity unless an operator has set it, their times while it is empty."""
+    if not slot.adjusted and slot.capacity != rules.capacity:
+        slot = slot.with_capacity(rules.capacity)
+    if not slot.reserved and not slot.moving:
+        opening = opening_at(rules, slot.start)
+        slot = replace(slot, end=opening.end) if opening is not None else slot
+    return slot
+
+
+def listed(
+    rules: Rules, recorded: Sequence[Slot], times: Iterable[Opening], under_way: Sequence[Slot] = ()
+) -> Iterator[Slot]:
+    """Slots as they are now, in the order of their start: the recorded ones, and between them those still empty.
+
+    An empty one is left out where one that is booked, one of these or one `under_way` before them, takes some of its
+    time.
+    """
+    waiting = deque(follow(slot, rules) for slot in recorded)
+    booked = [slot for slot in (*under_way, *waiting) if slot.reserved]
+    for opening in times:
+        while waiting and waiting[0].start < opening.start:
+            yield waiting.popleft()
+        if waiting and waiting[0].start == opening.start:
+            yield waiting.popleft()
+        elif not _overlapped(empty := new_slot(rules, opening), booked):
+            yield empty
+    yield from waiting
+
+
+def _overlapped(slot: Slot, others: Iterable[Slot]) -> bool:
+    return any(other.id != slot.id and other.start < slot.end and slot.start < other.end for other in others)

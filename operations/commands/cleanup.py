@@ -1,0 +1,127 @@
+"""The command `ordersaga cleanup`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+import uvloop
+from pymongo import AsyncMongoClient
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from operations.cleanup.age import read_age
+from operations.cleanup.deletable import Document
+from operations.cleanup.deletion import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
+from operations.commands.terminal import foreign, open_console, print_error, print_json
+from operations.dead_letters.recorded import RecordedLetters
+from operations.reading.broker import count_messages
+from operations.settings import Stack, announced, locate_stack
+from shared.topology import DEAD_LETTERS
+
+
+def cleanup(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="How long an order must have been over, such as 30d.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    ignore_dead_letters: Annotated[
+        bool, typer.Option("--ignore-dead-letters", help="Delete although there are dead letters.")
+    ] = False,
+) -> None:
+    """Delete the records of orders that were cancelled and settled long ago: order, reservation, payment, charge, job.
+
+    Orders that went through stay, and FAILED ones always. AGE is a whole number and s, m, h, d or w, at least a day.
+    It must be longer than any message may wait: a message that still comes for a deleted order finds no record of what
+    was done, and an `order.created` would reserve and charge again. So it refuses while there are dead letters.
+
+    Exit status 0 when done, 1 when refused or not agreed to, 2 for wrong usage, 3 when a server does not answer.
+    """
+    before = datetime.now(UTC) - _age(older_than)
+    if as_json_document and not (yes or dry_run):
+        raise typer.BadParameter("--json cannot ask: add --yes or --dry-run")
+    stack = announced(locate_stack())
+    console = open_console(stderr=as_json_document)
+    # A dry run deletes nothing that a replayed dead letter could miss.
+    if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
+        _refuse(reason, as_json_document)
+    outcome = _run(stack, before, console, delete=yes and not dry_run)
+    if not (dry_run or yes) and outcome.found["orders"]:
+        show(outcome, console, before, deleted=False)
+        if not typer.confirm("Delete these?"):
+            raise typer.Exit(1)
+        outcome = _run(stack, before, console, delete=True)
+    if as_json_document:
+        figures = {"dryRun": dry_run, "before": before.isoformat(timespec="seconds")}
+        print_json(figures | outcome.as_json())
+    else:
+        show(outcome, console, before, deleted=not dry_run)
+
+
+async def refusal(stack: Stack) -> str | None:
+    """Say why nothing may be deleted now; None if it may. Raises UnreachableError when a server does not answer."""
+    letters = ((await count_messages(stack.amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0) + await _recorded(stack)
+    if not letters:
+        return None
+    return (
+        f"there {'is 1 dead letter' if letters == 1 else f'are {letters} dead letters'}: replayed after the cleanup, "
+        "it would not find the records of its order. Replay or discard first, or add --ignore-dead-letters."
+    )
+
+
+async def _recorded(stack: Stack) -> int:
+    """How many dead letters operations has that may still be replayed, or whose replay is under way."""
+    async with AsyncMongoClient[Document](
+        stack.mongodb_url, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
+    ) as client:
+        return await RecordedLetters(client, stack.database_prefix).count_open()
+
+
+def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:
+    """Print how many records of each kind were deleted, or would be, and which orders stay."""
+    figures = outcome.deleted if deleted else outcome.found
+    since = before.isoformat(timespec="minutes")
+    if not outcome.found["orders"]:
+        console.print(f"Nothing to delete: no order that was cancelled and settled before {since} may go.")
+    else:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(justify="right")
+        for kind in KINDS:
+            table.add_row(f"{figures[kind]:,}", kind)
+        console.print(f"{'Deleted' if deleted else 'Would delete'}, of orders cancelled and settled before {since}:")
+        console.print(table)
+    for reason, number in sorted(outcome.kept.items()):
+        console.print(f"kept {number:,} orders: {foreign(reason)}", style="dim", highlight=False)
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return read_age(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--older-than") from error
+
+
+def _refuse(reason: str, as_json_document: bool) -> None:
+    if as_json_document:
+        print_json({"refused": reason})
+    else:
+        print_error(f"Nothing is deleted: {reason}")
+    raise typer.Exit(1)
+
+
+def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> Outcome:
+    doing = "deleting" if delete else "looking"
+    columns = (SpinnerColumn(), TextColumn(f"{doing}, {{task.completed:,}} orders"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(doing, total=None)
+        return uvloop.run(
+            clean_up(
+                stack.mongodb_url,
+                stack.database_prefix,
+                before,
+                delete=delete,
+                on_progress=lambda orders: progress.advance(task, orders),
+            )
+        )

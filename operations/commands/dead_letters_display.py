@@ -1,0 +1,163 @@
+"""Shows dead letters: lines for people that fit in 80 columns, documents for machines."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import orjson
+from rich.console import Console
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.text import Text
+
+from operations.commands.terminal import foreign
+from operations.dead_letters.groups import Bin, GroupPage
+from operations.dead_letters.records import Page
+from operations.dead_letters.status import DEAD, HANDLED
+from shared.database import Document
+from shared.printable import printable
+
+SHORT_ID = 10
+"""Characters of an id that are shown in lists; a command takes any beginning that is one letter's alone."""
+
+MOST_BODY_LINES = 200
+_BARS = " ▁▂▃▄▅▆▇█"
+_JSON = Syntax("", "json", background_color="default")
+_COLOURS = {DEAD: "red", HANDLED: "green"}
+
+
+def show_page(page: Page, console: Console) -> None:
+    """Print two lines for each letter: what it is, and how it failed."""
+    if not page.items:
+        console.print("No dead letters.")
+    for letter in page.items:
+        line = Text()
+        line.append(letter["_id"] if wide(console) else short(letter["_id"]), style="bold")
+        line.append(f"  {moment(letter['lastFailedAt'])}  ")
+        line.append(f"{letter['status']:<9}", style=_COLOURS.get(letter["status"], "yellow"))
+        line.append(f"  {letter['service']}  {printable(letter['routingKey']) or '(no type)'}")
+        if letter["orderId"]:
+            line.append(f"  {printable(letter['orderId'])}", style="dim")
+        _print_line(line, console)
+        _print_line(_error_line(letter["error"]["type"], letter["error"]["message"]), console)
+    if page.next_cursor:
+        console.print(f"There are more: --cursor {page.next_cursor}", style="dim", highlight=False, soft_wrap=True)
+
+
+def show_groups(page: GroupPage, console: Console) -> None:
+    """Print three lines for each group: how many and which, the error, and how they spread over time."""
+    if not page.items:
+        console.print("No dead letters.")
+    for group in page.items:
+        line = Text()
+        line.append(group.fingerprint, style="bold")
+        line.append(f"  {group.open:,} open", style="red" if group.open else "green")
+        line.append(f" of {group.total:,}  {group.service}  {printable(group.routing_key) or '(no type)'}  ")
+        line.append(group.status, style="yellow")
+        _print_line(line, console)
+        _print_line(_error_line(group.error_type, group.message), console)
+        console.print(
+            f"  [dim]{moment(group.first_failed_at)}[/] {sparkline(group.histogram)} "
+            f"[dim]{moment(group.last_failed_at)}[/]",
+            highlight=False,
+        )
+    if page.total > len(page.items):
+        more = f"{len(page.items):,} of {page.total:,} groups: --limit shows more"
+        console.print(more, style="dim", highlight=False, soft_wrap=True)
+
+
+def show_letter(letter: Document, console: Console) -> None:
+    """Print a letter: the error first, then where it belongs, its body, its headers and its replays."""
+    error = letter["error"]
+    console.print(f"[bold red]{foreign(error['type'])}[/]: {foreign(error['message'])}", highlight=False)
+    facts: dict[str, object] = {
+        "id": letter["_id"],
+        "status": letter["status"],
+        "queue": letter["queue"] or "not known",
+        "type": letter["routingKey"] or "not known",
+        "order": letter["orderId"],
+        "message": letter["messageId"],
+        "group": letter["fingerprint"],
+        "attempts": letter["attempts"],
+        "failed": f"{moment(letter['firstFailedAt'])} to {moment(letter['lastFailedAt'])}",
+    }
+    for name, value in facts.items():
+        if value:
+            console.print(f"  [dim]{name:<9}[/]{foreign(str(value))}", highlight=False, soft_wrap=True)
+    _show_decisions(letter, console)
+    if error["traceback"]:
+        console.print("traceback", style="bold")
+        console.print(_indented(Text(printable(error["traceback"].rstrip(), keep_lines=True))))
+    console.print(f"body, {letter['size']:,} bytes, {letter['contentType']}", style="bold")
+    console.print(_indented(_body(letter["body"], letter["contentType"])))
+    if letter["headers"]:
+        console.print("headers", style="bold")
+        for name, value in letter["headers"].items():
+            console.print(f"  [dim]{foreign(name)}[/] {foreign(str(value)[:500])}", highlight=False)
+
+
+def _show_decisions(letter: Document, console: Console) -> None:
+    for replay in letter["replays"]:
+        became = replay["outcome"] + (f" {moment(replay['outcomeAt'])}" if replay["outcomeAt"] else "")
+        again = f": {replay['error']['type']}: {replay['error']['message'][:200]}" if "error" in replay else ""
+        how = "replayed, edited," if replay["edited"] else "replayed"
+        why = f" ({replay['why']})" if replay["why"] else ""
+        line = f"  {how} {moment(replay['at'])} by {replay['by']}{why}: {became}{again}"
+        console.print(printable(line), markup=False, highlight=False)
+    if letter["discarded"]:
+        told = letter["discarded"]
+        line = f"  discarded {moment(told['at'])} by {told['by']}: {told['why']}"
+        console.print(printable(line), markup=False, highlight=False)
+
+
+def _body(body: bytes, content_type: str) -> Text:
+    if content_type == "application/json":
+        pretty = json.dumps(orjson.loads(body), indent=2, ensure_ascii=False)
+        return _JSON.highlight(printable(_cut(pretty), keep_lines=True))
+    if content_type == "text/plain":
+        return Text(printable(_cut(body.decode()), keep_lines=True))
+    return Text(f"{body[:64].hex(' ')}{' …' if len(body) > 64 else ''}")
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2), expand=False)
+
+
+def _cut(text: str) -> str:
+    lines = text[: 200 * MOST_BODY_LINES].splitlines()
+    left = len(text.splitlines()) - MOST_BODY_LINES if len(lines) > MOST_BODY_LINES else 0
+    return "\n".join([*lines[:MOST_BODY_LINES], *([f"… {left} more lines: export shows all"] if left else [])])
+
+
+def sparkline(histogram: Sequence[Bin]) -> str:
+    """The bins as a line of bars."""
+    most = max((found.count for found in histogram), default=0)
+    # What is there at all can be seen.
+    return "".join(_BARS[-(-found.count * (len(_BARS) - 1) // most)] if most else " " for found in histogram)
+
+
+def wide(console: Console) -> bool:
+    """Whether the output is for a program, which wants ids whole."""
+    return not console.is_terminal
+
+
+def short(letter_id: str) -> str:
+    """The beginning of an id, as lists show it."""
+    return letter_id[:SHORT_ID]
+
+
+def moment(at: datetime) -> str:
+    """A time in UTC, to the second."""
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def _print_line(line: Text, console: Console) -> None:
+    """Print one line, however long the text: what does not fit is cut."""
+    console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def _error_line(error_type: str, message: str) -> Text:
+    line = Text("  ")
+    line.append(printable(error_type), style="red")
+    line.append(": " + printable(" ".join(message.split())))
+    return line

@@ -1,0 +1,138 @@
+"""Shows an order's story: lines for people, readable at 80 columns, or a document for machines. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from operations.audit.order_records import status_text
+from operations.timeline.timeline import Kind, Outcome, Records, Step, waited_for
+from shared.clock import to_rfc3339
+from shared.printable import printable
+
+MARKS: Mapping[Outcome, tuple[str, str]] = {
+    "ok": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "unknown": ("?", "yellow"),
+    "open": ("…", "cyan"),
+}
+_WITHOUT_MARK: tuple[Kind, ...] = ("state", "message", "wait", "retry")
+"""What goes without saying when it is over."""
+
+_STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red", "FAILED": "red"}
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def as_json(records: Records, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return the story as a document; what does not apply is null."""
+    order = records.order or {}
+    return {
+        "orderId": records.order_id,
+        "found": True,
+        "status": order.get("status"),
+        "settled": order.get("settled"),
+        "failureReason": order.get("failureReason"),
+        "traceparent": order.get("traceparent"),
+        "steps": [step.as_json() for step in steps],
+        "waitingFor": [step.as_json() for step in waited_for(steps)],
+    }
+
+
+def show(records: Records, steps: Sequence[Step], console: Console, now: datetime) -> None:
+    """Print who did what, when counted from the beginning, and for how long; then what is waited for."""
+    console.print(Group(*_head(records, steps)))
+    if steps:
+        console.print(_lines(steps))
+    for step in waited_for(steps):
+        console.print(_waiting(step, now))
+
+
+def _head(records: Records, steps: Sequence[Step]) -> Iterator[RenderableType]:
+    order = records.order
+    if order is None:
+        yield Text(
+            f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
+        )
+        yield Text(f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}")
+        return
+    status = str(order.get("status"))
+    settled = "settled" if order.get("settled") else "not settled"
+    yield Text.assemble(
+        f"order {printable(records.order_id)}  ",
+        (printable(status), f"bold {_STATUS_STYLES.get(status, 'cyan')}"),
+        f", {settled}",
+    )
+    if steps:
+        began, over = steps[0].at, max(step.until or step.at for step in steps)
+        yield Text(f"began {to_rfc3339(began)}, last heard of after {duration((over - began).total_seconds())}", "dim")
+    if reason := order.get("failureReason"):
+        yield Text(f"reason: {printable(str(reason))}", "red")
+    if traceparent := order.get("traceparent"):
+        yield Text(f"traceparent: {printable(str(traceparent))}", "dim")
+
+
+def _lines(steps: Sequence[Step]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("after", justify="right", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    table.add_column("who", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    began = steps[0].at
+    for step in steps:
+        table.add_row(
+            duration((step.at - began).total_seconds()),
+            duration(step.seconds) if step.seconds is not None else "",
+            who(step),
+            _mark(step),
+            _what(step),
+        )
+    return table
+
+
+def who(step: Step) -> str:
+    """Name the service, or both where something went from one to another."""
+    return f"{_SHORT.get(step.lane, step.lane)} → {_SHORT.get(step.to, step.to)}" if step.to else step.lane
+
+
+_SHORT = {"provisioning": "server"}
+"""Two names beside each other leave the words less room than they need."""
+
+
+def _mark(step: Step) -> Text:
+    if step.outcome == "ok" and step.kind in _WITHOUT_MARK:
+        return Text()
+    return Text(*MARKS[step.outcome])
+
+
+def _what(step: Step) -> Text:
+    text = Text(printable(step.title), "dim" if step.kind == "message" else "")
+    if step.status is not None:
+        text.append(f"  {printable(step.status)}", _STATUS_STYLES.get(step.status, "cyan"))
+    if step.detail:
+        text.append(f"\n{printable(step.detail)}", "dim")
+    if step.letter is not None and step.kind == "dead letter":
+        text.append(f"\nordersaga dead-letters show {step.letter}", "dim")
+    return text
+
+
+def _waiting(step: Step, now: datetime) -> Text:
+    since = duration(max(0.0, (now - step.at).total_seconds()))
+    text = Text.assemble(("waits for ", "cyan"), f"{step.lane}: {printable(step.title)}", f", for {since}")
+    if step.due is not None:
+        left = (step.due - now).total_seconds()
+        text.append(f", due in {duration(left)}" if left >= 0 else f", overdue by {duration(-left)}")
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Write a time span: to the millisecond below two minutes, above that in its two greatest units."""
+    if seconds < 120:
+        return f"{seconds:.3f} s"
+    whole = round(seconds)
+    number = next(n for n, (size, _) in enumerate(_UNITS) if whole >= size)
+    (size, unit), (smaller, name) = _UNITS[number], _UNITS[number + 1]
+    return f"{whole // size}{unit} {whole % size // smaller:02}{name}"

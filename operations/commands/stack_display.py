@@ -1,0 +1,110 @@
+"""What `up` and `status` show on the terminal."""
+
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from operations.stack.layout import Layout
+from operations.stack.state import ProcessState, State
+from operations.stack.status import ProcessStatus
+from shared.urls import hide_credentials
+
+
+class StartDisplay:
+    """Shows a stack's start: a line with a spinner for each program, or where no terminal is, a line when one is ready.
+
+    After the start it prints the events that follow.
+    """
+
+    def __init__(self, console: Console, layout: Layout) -> None:
+        self._console = console
+        self._layout = layout
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description:<13}"),
+            TextColumn("{task.fields[detail]}", style="dim"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._ready: set[str] = set()
+        self._phase = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def change(self, state: State) -> None:
+        """Show the new state."""
+        if self._phase in ("", "starting") and state.phase in ("starting", "ready"):
+            for process in state.processes:
+                self._show(process)
+        if state.phase not in ("starting", self._phase):
+            self._enter_phase(state)
+        self._phase = state.phase
+
+    def event(self, text: str) -> None:
+        """Print what happened, with the time."""
+        now = datetime.now().astimezone()
+        self._console.print(f"[dim]{now:%H:%M:%S}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    def _show(self, process: ProcessState) -> None:
+        if process.name not in self._tasks:
+            self._tasks[process.name] = self._progress.add_task(process.name, total=1, start=False, detail="")
+        task = self._tasks[process.name]
+        if process.identity is not None and not self._progress.tasks[task].started:
+            self._progress.start_task(task)
+        self._progress.update(task, completed=int(process.ready), detail=process.detail)
+        if process.ready and process.name not in self._ready:
+            self._ready.add(process.name)
+            if not self._console.is_terminal:
+                self._console.print(f"{process.name} is ready", highlight=False)
+
+    def _enter_phase(self, state: State) -> None:
+        self._progress.stop()
+        if state.phase == "ready":
+            print_ready(self._console, self._layout, state)
+        elif state.phase == "stopping":
+            self.event("ending the services, then the servers (ctrl-C again: at once)")
+        elif state.phase == "stopped":
+            self.event("everything has ended")
+
+
+def print_ready(console: Console, layout: Layout, state: State) -> None:
+    """Print what listens where, given that all of it is ready."""
+    listed = [process for process in state.processes if process.url is not None]
+    print_processes(console, [ProcessStatus(process, None) for process in listed])
+    for name, url in (("mongodb", state.mongodb_url), ("rabbitmq", state.amqp_url)):
+        if url and name not in {process.name for process in listed}:
+            console.print(f"{name} is not run here: {hide_credentials(url)}", highlight=False, soft_wrap=True)
+    console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
+
+
+def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
+    """Print a table of processes: name, address, pid and whether it is ready; below it, why one is not."""
+    table = Table("name", Column("listens on", overflow="fold"), "pid", "ready", box=None, padding=(0, 1, 0, 0))
+    for status in processes:
+        process = status.process
+        table.add_row(
+            process.name,
+            hide_credentials(process.url or ""),
+            str(process.identity.pid) if process.identity else "-",
+            "[green]yes[/]" if status.missing is None else "[red]no[/]",
+        )
+    console.print(table)
+    for status in processes:
+        if status.missing is not None:
+            reason = f"{status.process.name} is not ready: {status.missing}"
+            console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)

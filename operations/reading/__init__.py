@@ -1,0 +1,1 @@
+"""Consistent reads over all databases and the broker, for whatever has to compare them."""

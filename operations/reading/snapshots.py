@@ -1,0 +1,119 @@
+"""Reads what belongs together as it was at one moment, and turns the driver's errors into UnreachableError.
+
+A snapshot session (MongoDB 5.0 or later) reads at one moment over all databases, while work goes on.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pymongo import ASCENDING, AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure
+
+from operations.reading.driver_errors import first_line
+from operations.settings import UnreachableError
+
+Document = dict[str, Any]
+
+BATCH = 2000
+"""Documents that a cursor brings at once."""
+
+SNAPSHOT_ATTEMPTS = 5
+# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created at that moment, or the read took minutes.
+_SNAPSHOT_GONE = frozenset({239, 246})
+
+Source = tuple[AsyncCollection[Document], Sequence[str]]
+"""A collection, and the fields of it that are read."""
+
+T = TypeVar("T")
+
+
+class Snapshots:
+    """Moments of one deployment; every method raises UnreachableError when MongoDB does not answer."""
+
+    def __init__(self, client: AsyncMongoClient[Document]) -> None:
+        self._client = client
+
+    async def read(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
+        """Return what the function reads at one moment; it is called again where the moment is gone."""
+        for _ in range(SNAPSHOT_ATTEMPTS - 1):
+            with contextlib.suppress(_SnapshotGoneError):
+                return await self._try_to_read(read)
+        try:
+            return await self._try_to_read(read)
+        except _SnapshotGoneError as error:
+            raise UnreachableError(str(error)) from error
+
+    async def stream(self, stream: Callable[[AsyncClientSession], AsyncIterator[T]]) -> AsyncIterator[T]:
+        """Yield what the function reads, all of it at one moment; begun again only before anything was yielded."""
+        for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
+            begun = False
+            try:
+                with drivers_errors():
+                    async with self._client.start_session(snapshot=True) as session:
+                        async for item in stream(session):
+                            begun = True
+                            yield item
+            except _SnapshotGoneError as error:
+                if begun or attempt == SNAPSHOT_ATTEMPTS:
+                    raise UnreachableError(str(error)) from error
+            else:
+                return
+
+    async def _try_to_read(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
+        with drivers_errors():
+            async with self._client.start_session(snapshot=True) as session:
+                return await read(session)
+
+
+async def find(source: Source, query: Mapping[str, Any], session: AsyncClientSession, limit: int = 0) -> list[Document]:
+    """Return the documents in the order of their ids; all of them without a limit."""
+    collection, fields = source
+    cursor = collection.find(query, dict.fromkeys(fields, True), session=session, batch_size=BATCH)
+    return await cursor.sort("_id", ASCENDING).limit(limit).to_list()
+
+
+async def by_ids(source: Source, ids: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
+    """Return those of the documents that exist."""
+    if not ids:
+        return {}
+    return {document["_id"]: document for document in await find(source, {"_id": {"$in": ids}}, session)}
+
+
+async def side_by_side(
+    left: AsyncIterator[Document], right: AsyncIterator[Document]
+) -> AsyncIterator[tuple[str, Document | None, Document | None]]:
+    """Merge two streams that are in the order of their ids: (id, the left document or None, the right one or None)."""
+    first, second = await anext(left, None), await anext(right, None)
+    while first is not None or second is not None:
+        if second is None or (first is not None and first["_id"] < second["_id"]):
+            assert first is not None  # noqa: S101 - the loop's condition
+            yield first["_id"], first, None
+            first = await anext(left, None)
+        elif first is None or second["_id"] < first["_id"]:
+            yield second["_id"], None, second
+            second = await anext(right, None)
+        else:
+            yield first["_id"], first, second
+            first, second = await anext(left, None), await anext(right, None)
+
+
+class _SnapshotGoneError(Exception):
+    """The moment that was being read at can no longer, or not yet, be read."""
+
+
+@contextlib.contextmanager
+def drivers_errors() -> Iterator[None]:
+    """Turn the driver's errors into UnreachableError; inside a moment, also where another moment may be read."""
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
+    except OperationFailure as error:
+        if error.code in _SNAPSHOT_GONE:
+            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not let its data be read: {first_line(error)}") from error
+    except ConfigurationError as error:
+        raise UnreachableError(f"this MongoDB cannot be read at one moment: {first_line(error)}") from error

@@ -1,0 +1,99 @@
+"""Which variables of its own environment `up` passes on to which program: to each what it needs, and no more.
+
+A secret that a program does not need must not be found in its environment, its core dump or its child processes.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
+
+from pydantic_settings import BaseSettings
+
+from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
+from shared.settings import ENV_PREFIX, check_database_prefix
+from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
+
+# What any program of this machine goes by.
+_SYSTEM = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"})
+_SYSTEM_PREFIXES = ("LC_",)
+
+# What Python, HTTP clients and OpenTelemetry go by.
+_PYTHON = frozenset({"VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"})
+_PYTHON_PREFIXES = ("PYTHON", "OTEL_", "COVERAGE_")
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
+
+# What only the commands themselves go by; STACK is the mark of a process that `up` started.
+_OF_COMMANDS = frozenset(
+    f"{ENV_PREFIX}{name}"
+    for name in (
+        "DATA_DIR",
+        "MONGOD",
+        "RABBITMQ_SERVER",
+        "OPERATOR",
+        "API_KEY",
+        "CONSOLE_URL",
+        "SIMULATOR_URL",
+        "STACK",
+    )
+)
+_CHECKS: dict[str, Callable[[str], str]] = {
+    MONGODB_URL_VARIABLE: check_mongodb_url,
+    AMQP_URL_VARIABLE: check_amqp_url,
+    DATABASE_PREFIX_VARIABLE: check_database_prefix,
+    **{
+        f"{ENV_PREFIX}{name}_URL": check_service_url
+        for name in ("ORDER", "INVENTORY", "PAYMENT", "PROVISIONING", "CONSOLE", "SIMULATOR")
+    },
+}
+"""The variables that say which stack is meant, and what each may be."""
+
+_OF_TESTS = f"{ENV_PREFIX}TEST_"
+
+
+def for_server(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of the environment that MongoDB, RabbitMQ and epmd get."""
+    return {name: value for name, value in environment.items() if _is_of_system(name)}
+
+
+def for_process(settings: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of the environment that a process with these settings (`module:class`) gets."""
+    declared = _variables(settings)
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in declared or _is_of_system(name) or _is_of_python(name)
+    }
+
+
+def unknown_settings(environment: Mapping[str, str], every_settings: Iterable[str]) -> list[str]:
+    """Return the variables that look like settings and are none of any process or command."""
+    known = _OF_COMMANDS.union(*map(_variables, every_settings))
+    ours = (name for name in environment if name.startswith(ENV_PREFIX) and not name.startswith(_OF_TESTS))
+    return sorted(name for name in ours if name not in known)
+
+
+def wrong_value(environment: Mapping[str, str]) -> str | None:
+    """Return the line that says which URL, or the databases' prefix, is not valid, and why; None if all are."""
+    for variable, check in _CHECKS.items():
+        if value := environment.get(variable):
+            try:
+                check(value)
+            except ValueError as error:
+                shown = value if variable == DATABASE_PREFIX_VARIABLE else hide_credentials_in_value(value)
+                return f"{variable}={shown!r} is not valid: {error}"
+    return None
+
+
+def _is_of_system(name: str) -> bool:
+    return name in _SYSTEM or name.startswith(_SYSTEM_PREFIXES)
+
+
+def _is_of_python(name: str) -> bool:
+    return name in _PYTHON or name.startswith(_PYTHON_PREFIXES) or name.lower() in _PROXIES
+
+
+def _variables(settings: str) -> set[str]:
+    """Return the variables of a settings class."""
+    module, _, name = settings.partition(":")
+    declared = cast("type[BaseSettings]", getattr(importlib.import_module(module), name)).model_fields
+    return {f"{ENV_PREFIX}{field.upper()}" for field in declared}

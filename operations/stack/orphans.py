@@ -1,0 +1,27 @@
+"""Ending what a stack left behind when its supervisor was killed and could not do it."""
+
+from operations.stack.layout import Layout
+from operations.stack.processes import end_all, find, find_marked
+from operations.stack.services import GRACE_SECONDS, SERVICES
+from operations.stack.state import State
+
+SERVERS_GRACE_SECONDS = 30.0
+
+
+def end_leftovers(layout: Layout, state: State) -> int:
+    """End every process of a stack that has no supervisor: services, then the rest, then what nobody recorded.
+
+    Returns how many there were. The caller holds the data directory, or knows that its supervisor is dead.
+    """
+    recorded = [
+        (process.name in SERVICES, found)
+        for process in state.processes
+        if process.identity is not None and (found := find(process.identity)) is not None
+    ]
+    services = [found for is_service, found in recorded if is_service]
+    servers = [found for is_service, found in recorded if not is_service]
+    end_all(services, GRACE_SECONDS)
+    end_all(servers, SERVERS_GRACE_SECONDS)
+    others = find_marked(layout.root)
+    end_all(others, GRACE_SECONDS)
+    return len(services) + len(servers) + len(others)

@@ -1,0 +1,132 @@
+"""What a stack consists of: which servers it brings itself, which services with which settings, on which ports."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from operations.stack import provider
+from operations.stack.environment import wrong_value
+from operations.stack.layout import (
+    AMQP_URL_VARIABLE,
+    DATABASE_PREFIX_VARIABLE,
+    MONGODB_URL_VARIABLE,
+    SERVER_PORTS,
+    Layout,
+)
+from operations.stack.mongod import Mongod, find_mongod
+from operations.stack.ports import PortClaims
+from operations.stack.program import Program
+from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
+from operations.stack.services import CONSOLE, PROCESSES, SIMULATOR, Service
+from operations.stack.start import StartError
+from operations.stack.state import State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs in stages, each stage started when the one before it is ready, and the state they start from."""
+
+    stages: Sequence[Sequence[Program]]
+    state: State
+
+
+def make_plan(
+    layout: Layout,
+    services: Sequence[str],
+    port_offset: int | None,
+    remembered: State,
+    claims: PortClaims,
+    environment: Mapping[str, str],
+) -> Plan:
+    """Plan the stack, with the ports it had before where they are still free.
+
+    With an offset, every port is the default one plus the offset. `services` are some of PROCESSES. Raises
+    PortTakenError when one of those ports is taken, ServerMissingError when a server that is needed is not installed,
+    StartError for a URL or a database prefix that is not valid.
+    """
+    if wrong := wrong_value(environment):
+        raise StartError(wrong)
+    ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
+    node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
+    servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
+    settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
+    simulator, running = _plan_services(layout, services, ports, settings)
+    state = replace(
+        State(),
+        node=node,
+        ports={**remembered.ports, **ports},
+        mongodb_url=mongodb_url,
+        amqp_url=amqp_url,
+        database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
+    )
+    # With the servers, so that it is there before a job that is due comes to buy, and until the last one has.
+    servers[-1].extend(simulator)
+    return Plan([*servers, running], state)
+
+
+def _node_with_data(layout: Layout) -> str | None:
+    """Return the name of the RabbitMQ node whose data is there: another one would not read it."""
+    found = sorted(layout.rabbitmq.glob("data/*@localhost"), key=lambda path: path.stat().st_mtime)
+    return found[-1].name.removesuffix("@localhost") if found else None
+
+
+def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
+    """Return the default port of everything that this stack has to listen on itself."""
+    needed = {name: PROCESSES[name].port for name in services}
+    if not environment.get(MONGODB_URL_VARIABLE):
+        needed["mongodb"] = SERVER_PORTS["mongodb"]
+    if not environment.get(AMQP_URL_VARIABLE):
+        needed |= {name: SERVER_PORTS[name] for name in ("amqp", "distribution", "epmd")}
+    return needed
+
+
+def _claim_ports(
+    defaults: Mapping[str, int], offset: int | None, remembered: State, claims: PortClaims
+) -> dict[str, int]:
+    if offset is not None:
+        return claims.claim_exactly({name: port + offset for name, port in defaults.items()})
+    return claims.claim_preferred(defaults, remembered.ports, defaults)
+
+
+def _plan_services(
+    layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str]
+) -> tuple[list[Service], list[Service]]:
+    """Return the simulator, if it is among the names, and the services."""
+    simulator = [Service(SIMULATOR, ports[SIMULATOR], provider.for_simulator(settings))] if SIMULATOR in names else []
+    simulator_url = simulator[0].url if simulator else None
+    services = []
+    for name in names:
+        if name == "provisioning":
+            services.append(Service(name, ports[name], provider.for_provisioning(layout, simulator_url, settings)))
+        elif name not in (CONSOLE, SIMULATOR):
+            services.append(Service(name, ports[name], settings))
+    if CONSOLE in names:
+        services.append(Service(CONSOLE, ports[CONSOLE], _for_console(services, settings)))
+    return simulator, services
+
+
+def _for_console(services: Sequence[Service], settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the console's environment: it acts on the services of this stack, unless it is told of others."""
+    own = {f"ORDERSAGA_{service.name.upper()}_URL": service.url for service in services}
+    # A variable that is set to nothing tells of nothing.
+    return {**settings, **{name: settings.get(name) or url for name, url in own.items()}}
+
+
+def _plan_servers(
+    layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]
+) -> tuple[list[list[Program]], str, str]:
+    """Return the servers to start, in stages, and the URLs of MongoDB and RabbitMQ, given or started."""
+    mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
+    first: list[Program] = []
+    second: list[Program] = []
+    if not mongodb_url:
+        mongod = Mongod(find_mongod(environment), layout.mongodb, ports["mongodb"], environment)
+        mongodb_url = mongod.url
+        second.append(mongod)
+    if not amqp_url:
+        installation = find_rabbitmq(environment)
+        broker = RabbitMQ(installation, layout.rabbitmq, node, ports, environment)
+        amqp_url = broker.url
+        first.append(Epmd(installation, ports["epmd"], environment))
+        second.append(broker)
+    return [first, second], mongodb_url, amqp_url

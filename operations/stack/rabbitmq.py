@@ -1,0 +1,210 @@
+"""RabbitMQ as a private node: its own name, cookie, ports, data and logs, none of them the system service's.
+
+Debian's `rabbitmq-server` is a wrapper that changes to the user `rabbitmq` when root and refuses anyone else; the
+script behind it runs as whoever starts it. Every setting of the system's node is shut out: the environment's
+variables for RabbitMQ and Erlang are not passed on, and the files below /etc/rabbitmq are not read.
+
+Erlang nodes find each other by a name server, epmd. A node starts one by itself, which then stays behind when the
+node is gone; so it is run here as a program of its own, on a port of its own, before the node.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations.reading.reachability import amqp_missing
+from operations.stack.environment import for_server
+from operations.stack.files import write_private
+from operations.stack.program import Command, ServerMissingError
+from shared.topology import MAX_MESSAGE_BYTES
+
+DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
+# Where administrators' programs are; an ordinary user's PATH often lacks them.
+SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+PROBE_TIMEOUT_SECONDS = 2.0
+COOKIE_BYTES = 32
+
+
+@dataclass(frozen=True)
+class RabbitMQInstallation:
+    """The directory with RabbitMQ's own scripts, and Erlang's name server."""
+
+    scripts: Path
+    epmd: Path
+
+    @property
+    def version(self) -> str | None:
+        """The version, as the installation's directories name it."""
+        names = [self.scripts.parent.name, *(path.name for path in self.scripts.parent.glob("plugins/rabbit-*"))]
+        versions = (re.search(r"(?:rabbitmq_server|rabbit)-(\d[\w.]*\d)", name) for name in names)
+        return next((version.group(1) for version in versions if version), None)
+
+
+def find_rabbitmq(environment: Mapping[str, str] = os.environ) -> RabbitMQInstallation:
+    """Find RabbitMQ: ORDERSAGA_RABBITMQ_SERVER, else by the PATH, else where Debian installs it.
+
+    Raises ServerMissingError.
+    """
+    path = os.pathsep.join([environment.get("PATH", os.defpath), *SYSTEM_DIRECTORIES])
+    scripts = _find_scripts(environment.get("ORDERSAGA_RABBITMQ_SERVER"), path)
+    if scripts is None:
+        raise ServerMissingError(
+            "rabbitmq-server was not found: apt-get install rabbitmq-server (make setup does), "
+            "or name the program in ORDERSAGA_RABBITMQ_SERVER"
+        )
+    epmd = _find_epmd(path)
+    if epmd is None:
+        raise ServerMissingError("Erlang's epmd was not found: apt-get install erlang-base, or put it on the PATH")
+    return RabbitMQInstallation(scripts, epmd)
+
+
+def _find_scripts(named: str | None, path: str) -> Path | None:
+    program = shutil.which(named or "rabbitmq-server", path=path)
+    candidates = [Path(program).resolve().parent / "rabbitmq-server"] if program else []
+    if named is None:
+        candidates += sorted(DEBIAN_SCRIPTS.glob("rabbitmq_server-*/sbin/rabbitmq-server"), reverse=True)
+    real = (candidate.resolve().parent for candidate in candidates if candidate.exists())
+    return next((directory for directory in real if (directory / "rabbitmq-env").exists()), None)
+
+
+def _find_epmd(path: str) -> Path | None:
+    if on_path := shutil.which("epmd", path=path):
+        return Path(on_path)
+    erl = shutil.which("erl", path=path)
+    beside = sorted(Path(erl).resolve().parents[1].glob("**/bin/epmd")) if erl else []
+    return beside[-1] if beside else None
+
+
+class Epmd:
+    """Erlang's name server for one node alone."""
+
+    name = "epmd"
+    url = None
+    grace_seconds = 2.0
+
+    def __init__(
+        self, installation: RabbitMQInstallation, port: int, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._program = installation.epmd
+        self._port = port
+        self._environment = environment
+
+    def prepare(self) -> Command:
+        """Return the command; without -daemon it stays a child that can be ended."""
+        return Command(
+            (str(self._program), "-address", "127.0.0.1", "-port", str(self._port)), for_server(self._environment)
+        )
+
+    async def probe(self) -> str | None:
+        """Return None when it takes connections."""
+        return await _refusal("127.0.0.1", self._port)
+
+
+class RabbitMQ:
+    """One private RabbitMQ node with its data below a directory. An `Epmd` on `epmd_port` runs before it."""
+
+    name = "rabbitmq"
+    grace_seconds = 30.0
+
+    def __init__(
+        self,
+        installation: RabbitMQInstallation,
+        directory: Path,
+        node: str,
+        ports: Mapping[str, int],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Use the ports named `amqp`, `distribution` and `epmd`; the node's name is a word, without a host."""
+        self._installation = installation
+        self._directory = directory
+        self._node = f"{node}@localhost"
+        self._ports = ports
+        self._environment = environment
+
+    @property
+    def url(self) -> str:
+        """The URL that services take: the default user, who may only come from this machine."""
+        return f"amqp://guest:guest@127.0.0.1:{self._ports['amqp']}/"
+
+    def prepare(self) -> Command:
+        """Write the node's configuration and return the command."""
+        (self._directory / "log").mkdir(parents=True, exist_ok=True)
+        self._keep_cookie()
+        (self._directory / "plugins").write_text("[].\n")
+        (self._directory / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self._ports['amqp']}\n"
+            # The log of the quorum queues takes its whole size on the disk at once; the default is 512 MB.
+            "raft.wal_max_size_bytes = 67108864\n"
+            f"max_message_size = {MAX_MESSAGE_BYTES}\n"
+        )
+        return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
+
+    def _keep_cookie(self) -> None:
+        """Write the node's cookie unless it has one of ours: Erlang makes them of 36 random bits only.
+
+        Anyone who knows it can run code in the node. Nothing that the node stores depends on it.
+        """
+        cookie = self._directory / ".erlang.cookie"
+        if not cookie.exists() or len(cookie.read_bytes().strip()) != 2 * COOKIE_BYTES:
+            write_private(cookie, secrets.token_hex(COOKIE_BYTES).encode(), 0o400)
+
+    def node_environment(self) -> dict[str, str]:
+        """Return the environment in which the node, and any of RabbitMQ's tools for it, run."""
+        directory = self._directory
+        return {
+            **for_server(self._environment),
+            "HOME": str(directory),  # where Erlang looks for the cookie that lets the tools in
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._ports["epmd"]),
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._ports["distribution"]),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            # Makes the script become the node instead of waiting for it, so that the pid is the node's.
+            "RABBITMQ_ALLOW_INPUT": "true",
+            "RABBITMQ_SERVER_START_ARGS": "-noinput",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    async def probe(self) -> str | None:
+        """Return None when it answers AMQP; it listens only once it has started completely."""
+        return await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
+
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl on the node and return what it printed.
+
+        Raises subprocess.CalledProcessError, with its output, when it fails.
+        """
+        return subprocess.run(  # noqa: S603 - the node's own tool
+            [self._installation.scripts / "rabbitmqctl", *arguments],
+            env=self.node_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+
+async def _refusal(host: str, port: int) -> str | None:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return f"nothing listens on {host}:{port} yet"
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return None

@@ -1,0 +1,1 @@
+"""One order's timeline, from the records of all services; needs no tracing backend."""

@@ -1,0 +1,30 @@
+"""Reads what all services have recorded about one order. Credentials and card tokens are left where they are."""
+
+import asyncio
+
+from pymongo import AsyncMongoClient
+
+from operations.timeline.timeline import Document, Records
+
+MOST_LETTERS = 100
+"""Dead letters of one order that are read, the newest."""
+
+
+async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id: str) -> Records:
+    """Read the records of an order; those that do not exist are None. Lets the driver's errors out."""
+    orders, inventory, payments, provisioning, operations = (
+        client[f"{prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning", "operations")
+    )
+    order, reservation, payment, charge, job, letters = await asyncio.gather(
+        orders["orders"].find_one({"_id": order_id}, {"payment.token": False}),
+        inventory["reservations"].find_one({"_id": order_id}),
+        payments["payments"].find_one({"_id": order_id}, {"token": False}),
+        payments["gateway_charges"].find_one({"_id": order_id}, {"token": False}),
+        provisioning["jobs"].find_one({"_id": order_id}, {"credentials": False}),
+        operations["dead_letters"]
+        .find({"orderId": order_id}, {"body": False, "bodyText": False})
+        .sort("lastFailedAt", -1)
+        .limit(MOST_LETTERS)
+        .to_list(None),
+    )
+    return Records(order_id, order, reservation, payment, charge, job, tuple(letters))

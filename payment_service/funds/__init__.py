@@ -1,0 +1,1 @@
+"""Funds: retainers, invoices, payments and bank accounts over the ledger, and their HTTP API."""

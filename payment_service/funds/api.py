@@ -1,0 +1,413 @@
+"""The funds API: retainers, invoices, payments, bank accounts, transfers, and the ledger behind them."""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import Request as HttpRequest
+from pydantic import BaseModel
+
+from payment_service.funds import requests as asked
+from payment_service.funds import views as views
+from payment_service.funds.dependencies import Funds
+from payment_service.funds.idempotency import Answer, KeyReusedError, Request, answer_of
+from payment_service.funds.payments import COMPLETED, credited_account
+from payment_service.funds.requests import DEFAULT_CURRENCY
+from payment_service.ledger import chart_of_accounts
+from payment_service.ledger.bookings import Operation
+from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.transactions import Session
+from shared.database import Document
+from shared.http import ProblemError, invalid, json_response, new_router
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+NEWEST_MOVEMENTS = 100
+"""How many consumptions, and how many deposits, are shown with a retainer."""
+
+IdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key and request get the first answer again; random, as all clients share them",
+    ),
+]
+Work = Callable[[Session], Awaitable[Answer]]
+
+
+def create_router(funds: Funds) -> APIRouter:
+    """The routes over these funds."""
+    router = new_router("funds")
+    _add_retainers(router, funds)
+    _add_invoices(router, funds)
+    _add_payments(router, funds)
+    _add_bank_accounts(router, funds)
+    _add_transfers(router, funds)
+    _add_ledger(router, funds)
+    return router
+
+
+def _add_retainers(router: APIRouter, funds: Funds) -> None:
+    _add_opening_of_retainers(router, funds)
+
+    @router.get("/api/retainers", response_model=views.RetainerPage)
+    async def list_retainers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Retainers in the order of their ids."""
+        return await _accounts(funds, chart_of_accounts.Kind.RETAINER, views.show_retainer, limit, cursor)
+
+    @router.get("/api/retainers/{retainer_id}", response_model=views.RetainerData)
+    async def get_retainer(retainer_id: IdParameter) -> Response:
+        """A retainer, with its newest consumptions and deposits."""
+        account = chart_of_accounts.retainer(retainer_id)
+        shown = views.show_retainer(await _found(funds.ledger.get(account)))
+        for name, increasing in (("consumptions", False), ("deposits", True)):
+            entries = await funds.ledger.movements(account, increasing=increasing, limit=NEWEST_MOVEMENTS)
+            shown[name] = views.show_movements(account, entries)
+        return json_response({"data": shown})
+
+    @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
+    async def consume(
+        request: HttpRequest, retainer_id: IdParameter, body: asked.Consumption, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Take from a retainer: as earned, or to pay an invoice."""
+
+        async def work(session: Session) -> Answer:
+            fields = body.model_dump(by_alias=False) | {"amount": body.amount}
+            account = await funds.retainers.consume(session, retainer_id, **fields)
+            return Answer(200, {"retainer": views.show_retainer(account)})
+
+        keys = [
+            chart_of_accounts.retainer(retainer_id),
+            *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
+        ]
+        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_CONSUMED, work, keys)
+
+    @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
+    async def replenish(
+        request: HttpRequest,
+        retainer_id: IdParameter,
+        body: asked.Replenishment,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Add to a retainer: from outside, or from the credit that a completed payment gave the client."""
+
+        async def work(session: Session) -> Answer:
+            fields = body.model_dump(by_alias=False) | {"amount": body.amount}
+            account = await funds.retainers.replenish(session, retainer_id, **fields)
+            return Answer(200, {"retainer": views.show_retainer(account)})
+
+        keys = [chart_of_accounts.retainer(retainer_id), *await _credit_of(funds, body.payment_id)]
+        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_REPLENISHED, work, keys)
+
+
+def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
+    @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
+    async def open_retainer(
+        request: HttpRequest, body: asked.NewRetainer, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Open a retainer with what the client has paid in advance."""
+
+        async def work(session: Session) -> Answer:
+            account = await funds.retainers.open(
+                session,
+                client_id=body.client_id,
+                retainer_type=body.retainer_type,
+                amount=body.initial_amount,
+                currency=body.currency,
+            )
+            return Answer(201, {"retainer": views.show_retainer(account)})
+
+        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_OPENED, work)
+
+    @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
+    async def change_retainer(retainer_id: IdParameter, body: asked.RetainerChange) -> Response:
+        """Make a retainer active or inactive."""
+
+        async def work(session: Session) -> Answer:
+            account = await funds.retainers.set_status(session, retainer_id, body.status)
+            return Answer(200, {"retainer": views.show_retainer(account)})
+
+        return await _run(funds, "retainer.status", work, [chart_of_accounts.retainer(retainer_id)])
+
+
+def _add_invoices(router: APIRouter, funds: Funds) -> None:
+    @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
+    async def issue_invoice(
+        request: HttpRequest, body: asked.NewInvoice, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Issue an invoice, all of it due."""
+
+        async def work(session: Session) -> Answer:
+            account = await funds.invoices.issue(
+                session, client_id=body.client_id, amount=body.total_amount, currency=body.currency
+            )
+            return Answer(201, {"invoice": views.show_invoice(account)})
+
+        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_ISSUED, work)
+
+    @router.get("/api/invoices", response_model=views.InvoicePage)
+    async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Invoices in the order of their ids."""
+        return await _accounts(funds, chart_of_accounts.Kind.INVOICE, views.show_invoice, limit, cursor)
+
+    @router.get("/api/invoices/{invoice_id}", response_model=views.InvoiceAnswer)
+    async def get_invoice(invoice_id: IdParameter) -> Response:
+        """An invoice, with what is paid and what is due."""
+        account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id)))
+        return json_response({"invoice": views.show_invoice(account)})
+
+    @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer)
+    async def pay_invoice(
+        request: HttpRequest,
+        invoice_id: IdParameter,
+        body: asked.InvoicePayment,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Pay an invoice, or a part of it, from outside."""
+
+        async def work(session: Session) -> Answer:
+            fields = body.model_dump(by_alias=False) | {"amount": body.amount}
+            account = await funds.invoices.pay(session, invoice_id, **fields)
+            return Answer(200, {"invoice": views.show_invoice(account)})
+
+        keys = [chart_of_accounts.invoice(invoice_id)]
+        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_PAID, work, keys)
+
+
+def _add_payments(router: APIRouter, funds: Funds) -> None:
+    @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
+    async def create_payment(
+        request: HttpRequest, body: asked.NewPayment, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Record a payment; with `status` completed it is completed at once."""
+
+        async def work(session: Session) -> Answer:
+            payment = await funds.payments.create(
+                session,
+                customer_id=body.customer_id,
+                amount=body.amount,
+                payment_method=body.payment_method,
+                currency=body.currency,
+                invoice_id=body.invoice_id,
+                default_currency=DEFAULT_CURRENCY,
+            )
+            if body.status == COMPLETED:
+                payment = await funds.payments.complete(session, payment["_id"])
+            return Answer(201, {"payment": views.show_payment(payment)})
+
+        if body.invoice_id:
+            keys = [chart_of_accounts.invoice(body.invoice_id)]
+        else:
+            keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
+        operation = Operation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
+        return await _once(funds, _request(request, idempotency_key, body), operation, work, keys)
+
+    @router.get("/api/payments", response_model=views.FundPaymentPage)
+    async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Payments in the order of their ids."""
+        page = await funds.payments.page(after=_after(cursor), limit=limit)
+        return _page(page, views.show_payment, limit)
+
+    @router.get("/api/payments/{payment_id}", response_model=views.PaymentAnswer)
+    async def get_payment(payment_id: IdParameter) -> Response:
+        """One payment."""
+        return json_response({"payment": views.show_payment(await _found(funds.payments.get(payment_id)))})
+
+    @router.post("/api/payments/{payment_id}/complete", response_model=views.PaymentAnswer)
+    async def complete_payment(
+        request: HttpRequest, payment_id: IdParameter, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Complete a pending payment, once: it pays its invoice, or becomes the customer's credit."""
+
+        async def work(session: Session) -> Answer:
+            payment = await funds.payments.complete(session, payment_id)
+            return Answer(200, {"payment": views.show_payment(payment)})
+
+        keys = [f"payment:{payment_id}", *await _credit_of(funds, payment_id)]
+        return await _once(funds, _request(request, idempotency_key), Operation.PAYMENT_COMPLETED, work, keys)
+
+
+def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
+    @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
+    async def open_bank_account(
+        request: HttpRequest, body: asked.NewBankAccount, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Enter a bank account with what it holds."""
+
+        async def work(session: Session) -> Answer:
+            fields = body.model_dump(by_alias=False) | {"balance": body.balance}
+            account = await funds.bank.open(session, **fields)
+            return Answer(201, {"account": views.show_bank_account(account)})
+
+        return await _once(funds, _request(request, idempotency_key, body), Operation.BANK_OPENED, work)
+
+    @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
+    async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Bank accounts in the order of their ids."""
+        return await _accounts(funds, chart_of_accounts.Kind.BANK, views.show_bank_account, limit, cursor)
+
+    @router.get("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    async def get_bank_account(account_id: IdParameter) -> Response:
+        """One bank account."""
+        account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id)))
+        return json_response({"account": views.show_bank_account(account)})
+
+    @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    async def change_bank_account(account_id: IdParameter, body: asked.BankAccountChange) -> Response:
+        """Close a bank account that is empty, or open it again."""
+
+        async def work(session: Session) -> Answer:
+            account = await funds.bank.set_status(session, account_id, body.status)
+            return Answer(200, {"account": views.show_bank_account(account)})
+
+        return await _run(funds, "bank.status", work, [chart_of_accounts.bank(account_id)])
+
+
+def _add_transfers(router: APIRouter, funds: Funds) -> None:
+    @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
+    async def transfer(
+        request: HttpRequest, body: asked.NewTransfer, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Move money between two bank accounts."""
+
+        async def work(session: Session) -> Answer:
+            transfer = await funds.bank.transfer(
+                session,
+                from_id=body.from_account_id,
+                to_id=body.to_account_id,
+                amount=body.amount,
+                fee=body.fee,
+                description=body.description,
+            )
+            return Answer(201, {"transfer": views.show_transfer(transfer)})
+
+        keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
+        return await _once(funds, _request(request, idempotency_key, body), Operation.TRANSFER_MADE, work, keys)
+
+    @router.get("/api/bank-transfers", response_model=views.TransferPage)
+    async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Transfers in the order of their ids."""
+        page = await funds.bank.page(after=_after(cursor), limit=limit)
+        return _page(page, views.show_transfer, limit)
+
+    @router.get("/api/bank-transfers/{transfer_id}", response_model=views.TransferAnswer)
+    async def get_transfer(transfer_id: IdParameter) -> Response:
+        """One transfer."""
+        return json_response({"transfer": views.show_transfer(await _found(funds.bank.get(transfer_id)))})
+
+    @router.post("/api/bank-transfers/{transfer_id}/cancel", response_model=views.TransferAnswer)
+    async def cancel_transfer(
+        request: HttpRequest,
+        transfer_id: IdParameter,
+        body: asked.TransferCancellation | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Reverse a transfer, fee included, once; refused if the receiver has spent the money."""
+        cancellation = body or asked.TransferCancellation()
+
+        async def work(session: Session) -> Answer:
+            transfer = await funds.bank.cancel(session, transfer_id, cancellation.reason)
+            return Answer(200, {"transfer": views.show_transfer(transfer)})
+
+        keys = await _ends_of(funds, transfer_id)
+        sent = _request(request, idempotency_key, cancellation)
+        return await _once(funds, sent, Operation.TRANSFER_CANCELLED, work, keys)
+
+
+def _add_ledger(router: APIRouter, funds: Funds) -> None:
+    @router.get("/api/ledger", response_model=views.LedgerPage)
+    async def list_entries(
+        account: Annotated[
+            str | None, Query(min_length=1, max_length=300, description="A `ledgerAccount`, or system:revenue:USD …")
+        ] = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: CursorParameter = None,
+    ) -> Response:
+        """Entries of the journal with their postings, newest first; of all accounts, or of one."""
+        before = None
+        if cursor is not None:
+            milliseconds, entry_id = read_cursor(cursor, (int, str))
+            before = (_moment(milliseconds), entry_id)
+        entries = await funds.ledger.statement(account, before=before, limit=limit)
+        following = None
+        if len(entries) == limit:
+            following = write_cursor([round(entries[-1]["at"].timestamp() * 1000), entries[-1]["_id"]])
+        return json_response({"items": [views.show_entry(entry) for entry in entries], "nextCursor": following})
+
+
+async def _once(funds: Funds, request: Request, operation: str, work: Work, keys: Collection[str] = ()) -> Response:
+    """Run the operation unless the key has an answer already; either way, answer."""
+    try:
+        return _respond(await funds.answers.once(request, operation, work, keys=keys))
+    except RefusedError as refusal:
+        return _respond(answer_of(refusal))
+    except KeyReusedError:
+        detail = "Idempotency-Key was used before for another request; use a new key"
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
+
+
+async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) -> Response:
+    try:
+        return _respond(await funds.transactions.run(operation, work, keys))
+    except RefusedError as refusal:
+        return _respond(answer_of(refusal))
+
+
+def _respond(answer: Answer) -> Response:
+    response = json_response(answer.body, answer.status)
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        response.headers["content-type"] = "application/problem+json"
+    return response
+
+
+def _request(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> Request:
+    content = None if body is None else body.model_dump(mode="json", by_alias=True)
+    return Request(key, request.method, request.url.path, content)
+
+
+async def _found(reading: Awaitable[Document]) -> Document:
+    try:
+        return await reading
+    except RefusedError as refusal:
+        raise ProblemError(refusal.status, refusal.detail) from None
+
+
+async def _credit_of(funds: Funds, payment_id: str | None) -> list[str]:
+    """The account that a payment of ours goes to; whether there is such a payment is decided in the transaction."""
+    payment = await funds.payments.find(payment_id) if payment_id else None
+    return [credited_account(payment)] if payment else []
+
+
+async def _ends_of(funds: Funds, transfer_id: str) -> list[str]:
+    """The accounts of a transfer; whether there is such a transfer is decided in the transaction."""
+    transfer = await funds.bank.find(transfer_id)
+    return [chart_of_accounts.bank(transfer[end]) for end in ("fromAccountId", "toAccountId")] if transfer else []
+
+
+async def _accounts(
+    funds: Funds,
+    kind: chart_of_accounts.Kind,
+    show: Callable[[Document], dict[str, Any]],
+    limit: int,
+    cursor: str | None,
+) -> Response:
+    return _page(await funds.ledger.page(kind, after=_after(cursor), limit=limit), show, limit)
+
+
+def _after(cursor: str | None) -> str | None:
+    return None if cursor is None else str(read_cursor(cursor, (str,))[0])
+
+
+def _page(documents: Sequence[Document], show: Callable[[Document], dict[str, Any]], limit: int) -> Response:
+    following = write_cursor([documents[-1]["_id"]]) if len(documents) == limit else None
+    return json_response({"items": [show(document) for document in documents], "nextCursor": following})
+
+
+def _moment(milliseconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise invalid(("cursor", "is not a nextCursor of this list")) from None

@@ -1,0 +1,141 @@
+"""Bank accounts of our own, and transfers between them, which can be cancelled once.
+
+accounts         {_id: "bank:<id>", …, name, accountNumber, bankName}
+bank_transfers   {_id, fromAccountId, toAccountId, amount, fee (minor units), currency, description?,
+                  status: "completed"|"cancelled", entryId, cancelEntryId?, reason?, createdAt, cancelledAt?}
+"""
+
+from uuid import uuid4
+
+from pymongo import ASCENDING, IndexModel, ReturnDocument
+
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.ledger import Ledger, recorded
+from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError
+from payment_service.ledger.transactions import Session
+from shared.database import Database, Document
+from shared.schema import CollectionSchema
+
+TRANSFERS = "bank_transfers"
+TRANSFERS_SCHEMA = CollectionSchema(
+    (
+        IndexModel([("fromAccountId", ASCENDING), ("_id", ASCENDING)], name="by_sender"),
+        IndexModel([("toAccountId", ASCENDING), ("_id", ASCENDING)], name="by_receiver"),
+    )
+)
+
+COMPLETED = "completed"
+CANCELLED = "cancelled"
+CLOSED = "closed"
+
+
+class Bank:
+    """The bank accounts and transfers of one database; what takes a session is a part of its transaction."""
+
+    def __init__(self, database: Database, ledger: Ledger) -> None:
+        self._transfers = database[TRANSFERS]
+        self._ledger = ledger
+
+    async def open(
+        self, session: Session, *, name: str, account_number: str, bank_name: str, currency: str, balance: int
+    ) -> Document:
+        """Enter a bank account with what it holds, and return its account."""
+        account_id = uuid4().hex
+        account = chart_of_accounts.bank(account_id)
+        fields = {"name": name, "accountNumber": account_number, "bankName": bank_name}
+        await self._ledger.open(account, chart_of_accounts.Kind.BANK, currency, fields, session)
+        if balance == 0:
+            return await self._ledger.get(account, session)
+        entry = await self._ledger.post(bookings.bank_opened(account_id, balance, currency), session)
+        return entry.accounts[account]
+
+    async def set_status(self, session: Session, account_id: str, status: str) -> Document:
+        """Close a bank account, which has to be empty then, or open it again; returns its account."""
+        return await self._ledger.set_status(
+            chart_of_accounts.bank(account_id), status, session, only_empty=status == CLOSED
+        )
+
+    async def transfer(
+        self, session: Session, *, from_id: str, to_id: str, amount: int, fee: int = 0, description: str | None = None
+    ) -> Document:
+        """Move money from one account to another, and return the transfer.
+
+        Raises UnfitError if they are kept in different currencies, and what Ledger.post raises.
+        """
+        currency = await self._common_currency(session, from_id, to_id)
+        transfer_id = uuid4().hex
+        booking = bookings.transfer_made(
+            transfer_id,
+            from_id=from_id,
+            to_id=to_id,
+            amount=amount,
+            fee=fee,
+            currency=currency,
+            description=description,
+        )
+        entry = await self._ledger.post(booking, session)
+        transfer: Document = {
+            "_id": transfer_id,
+            "fromAccountId": from_id,
+            "toAccountId": to_id,
+            "amount": amount,
+            "fee": fee,
+            "currency": currency,
+            "status": COMPLETED,
+            "entryId": entry.entry_id,
+            "createdAt": entry.at,
+        }
+        if description is not None:
+            transfer["description"] = description
+        await self._transfers.insert_one(transfer, session=session)
+        return transfer
+
+    async def cancel(self, session: Session, transfer_id: str, reason: str | None = None) -> Document:
+        """Reverse a transfer, fee included, and return it.
+
+        Raises UnknownError, RefusedError if it is cancelled already, and what Ledger.post raises: the receiver may have
+        spent the money.
+        """
+        transfer = await self.get(transfer_id, session)
+        if transfer["status"] != COMPLETED:
+            raise RefusedError(f"Transfer {transfer_id} is already cancelled")
+        made = recorded(await self._ledger.entry(transfer["entryId"], session))
+        entry = await self._ledger.post(bookings.transfer_cancelled(made, transfer["entryId"], reason), session)
+        change: Document = {"status": CANCELLED, "cancelEntryId": entry.entry_id, "cancelledAt": entry.at}
+        if reason is not None:
+            change["reason"] = reason
+        # In the transaction's snapshot it was completed; had anybody cancelled it since, this write would conflict.
+        cancelled: Document | None = await self._transfers.find_one_and_update(
+            {"_id": transfer_id, "status": COMPLETED},
+            {"$set": change},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if cancelled is None:
+            raise LookupError(f"transfer {transfer_id} changed within the transaction")
+        return cancelled
+
+    async def find(self, transfer_id: str) -> Document | None:
+        """Return a transfer, None if there is none."""
+        return await self._transfers.find_one({"_id": transfer_id})
+
+    async def get(self, transfer_id: str, session: Session | None = None) -> Document:
+        """Return a transfer; raises UnknownError if there is none."""
+        transfer = await self._transfers.find_one({"_id": transfer_id}, session=session)
+        if transfer is None:
+            raise UnknownError(f"Transfer {transfer_id} does not exist")
+        return transfer
+
+    async def page(self, *, after: str | None, limit: int) -> list[Document]:
+        """Return transfers in the order of their ids, from after the given one on."""
+        query: Document = {} if after is None else {"_id": {"$gt": after}}
+        return await self._transfers.find(query).sort("_id", ASCENDING).to_list(limit)
+
+    async def _common_currency(self, session: Session, from_id: str, to_id: str) -> str:
+        sender = await self._ledger.get(chart_of_accounts.bank(from_id), session)
+        receiver = await self._ledger.get(chart_of_accounts.bank(to_id), session)
+        currency: str = sender["currency"]
+        if receiver["currency"] != currency:
+            detail = f"Bank account {to_id} is kept in {receiver['currency']}, the sender's in {currency}"
+            raise UnfitError(detail, field="toAccountId")
+        return currency

@@ -1,0 +1,39 @@
+"""Invoices: what clients owe. An invoice is its account, whose balance is what is still due of the total.
+
+accounts   {_id: "invoice:<id>", …, clientId, totalAmount (minor units)}
+"""
+
+from uuid import uuid4
+
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.transactions import Session
+from shared.database import Document
+
+
+class Invoices:
+    """The invoices in the books; every method is a part of the transaction whose session it gets.
+
+    Each returns the invoice's account as it is then, and may raise what Ledger.post raises.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def issue(self, session: Session, *, client_id: str, amount: int, currency: str) -> Document:
+        """Issue an invoice, all of it due."""
+        invoice_id = uuid4().hex
+        account = chart_of_accounts.invoice(invoice_id)
+        fields = {"clientId": client_id, "totalAmount": amount}
+        await self._ledger.open(account, chart_of_accounts.Kind.INVOICE, currency, fields, session)
+        entry = await self._ledger.post(bookings.invoice_issued(invoice_id, amount, currency), session)
+        return entry.accounts[account]
+
+    async def pay(
+        self, session: Session, invoice_id: str, *, amount: int, payment_method: str, currency: str | None = None
+    ) -> Document:
+        """Take a payment from outside for an invoice; never more than is due."""
+        account = chart_of_accounts.invoice(invoice_id)
+        currency = currency or (await self._ledger.get(account, session))["currency"]
+        booking = bookings.invoice_paid(invoice_id, amount, currency, payment_method=payment_method)
+        return (await self._ledger.post(booking, session)).accounts[account]

@@ -1,0 +1,132 @@
+"""Payments of customers outside of any order: pending until they are completed, once.
+
+    fund_payments   {_id, customerId, amount (minor units), currency, paymentMethod, invoiceId?,
+                     status: "pending"|"completed", entryId?, createdAt, completedAt?}
+
+A completed payment has exactly one entry in the journal, `entryId`; it pays its invoice, or is the customer's credit.
+"""
+
+from uuid import uuid4
+
+from pymongo import ASCENDING, IndexModel, ReturnDocument
+
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError, require_amount_of
+from payment_service.ledger.transactions import Session
+from shared.clock import Clock
+from shared.database import Database, Document
+from shared.schema import CollectionSchema
+
+COLLECTION = "fund_payments"
+SCHEMA = CollectionSchema((IndexModel([("customerId", ASCENDING), ("_id", ASCENDING)], name="by_customer"),))
+
+PENDING = "pending"
+COMPLETED = "completed"
+
+
+class FundPayments:
+    """The payments of one database; what takes a session is a part of its transaction."""
+
+    def __init__(self, database: Database, ledger: Ledger, clock: Clock) -> None:
+        self._payments = database[COLLECTION]
+        self._ledger = ledger
+        self._clock = clock
+
+    async def create(
+        self,
+        session: Session,
+        *,
+        customer_id: str,
+        amount: int,
+        payment_method: str,
+        currency: str | None = None,
+        invoice_id: str | None = None,
+        default_currency: str,
+    ) -> Document:
+        """Record a pending payment; its currency is that of its invoice unless one is given.
+
+        Raises UnknownError if there is no such invoice, UnfitError if it is kept in another currency, or if the amount
+        has decimals that the currency does not have. Whether the invoice still takes that much is decided when the
+        payment is completed.
+        """
+        if invoice_id is not None:
+            due_in = (await self._ledger.get(chart_of_accounts.invoice(invoice_id), session))["currency"]
+            if currency not in (None, due_in):
+                raise UnfitError(f"Invoice {invoice_id} is kept in {due_in}, not in {currency}", field="currency")
+            currency = due_in
+        require_amount_of(currency or default_currency, amount)
+        payment: Document = {
+            "_id": uuid4().hex,
+            "customerId": customer_id,
+            "amount": amount,
+            "currency": currency or default_currency,
+            "paymentMethod": payment_method,
+            "status": PENDING,
+            "createdAt": self._clock(),
+        }
+        if invoice_id is not None:
+            payment["invoiceId"] = invoice_id
+        await self._payments.insert_one(payment, session=session)
+        return payment
+
+    async def complete(self, session: Session, payment_id: str) -> Document:
+        """Complete a payment: credit its invoice, or its customer.
+
+        Raises UnknownError, RefusedError if it is completed already, and what Ledger.post raises.
+        """
+        payment = await self.get(payment_id, session)
+        if payment["status"] != PENDING:
+            raise RefusedError(f"Payment {payment_id} is already completed")
+        if "invoiceId" not in payment:
+            await self._open_credit(session, payment)
+        entry = await self._ledger.post(_booking(payment), session)
+        # In the transaction's snapshot it was pending; had anybody completed it since, this write would conflict.
+        completed: Document | None = await self._payments.find_one_and_update(
+            {"_id": payment_id, "status": PENDING},
+            {"$set": {"status": COMPLETED, "entryId": entry.entry_id, "completedAt": entry.at}},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if completed is None:
+            raise LookupError(f"payment {payment_id} changed within the transaction")
+        return completed
+
+    async def find(self, payment_id: str, session: Session | None = None) -> Document | None:
+        """Return a payment, None if there is none."""
+        return await self._payments.find_one({"_id": payment_id}, session=session)
+
+    async def get(self, payment_id: str, session: Session | None = None) -> Document:
+        """Return a payment; raises UnknownError if there is none."""
+        payment = await self.find(payment_id, session)
+        if payment is None:
+            raise UnknownError(f"Payment {payment_id} does not exist")
+        return payment
+
+    async def page(self, *, after: str | None, limit: int) -> list[Document]:
+        """Return payments in the order of their ids, from after the given one on."""
+        query: Document = {} if after is None else {"_id": {"$gt": after}}
+        return await self._payments.find(query).sort("_id", ASCENDING).to_list(limit)
+
+    async def _open_credit(self, session: Session, payment: Document) -> None:
+        customer_id, currency = payment["customerId"], payment["currency"]
+        account = chart_of_accounts.customer(customer_id, currency)
+        fields = {"customerId": customer_id}
+        await self._ledger.open_if_missing(account, chart_of_accounts.Kind.CUSTOMER, currency, fields, session)
+
+
+def credited_account(payment: Document) -> str:
+    """The account that a payment goes to when it is completed."""
+    if "invoiceId" in payment:
+        return chart_of_accounts.invoice(payment["invoiceId"])
+    return chart_of_accounts.customer(payment["customerId"], payment["currency"])
+
+
+def _booking(payment: Document) -> bookings.Booking:
+    return bookings.payment_completed(
+        payment["_id"],
+        payment["customerId"],
+        payment["amount"],
+        payment["currency"],
+        invoice_id=payment.get("invoiceId"),
+    )

@@ -1,0 +1,100 @@
+"""Retainers: what clients pay in advance, and what is taken from it. A retainer is its account, and nothing else.
+
+accounts   {_id: "retainer:<id>", …, clientId, retainerType}
+"""
+
+from uuid import uuid4
+
+from payment_service.funds.payments import FundPayments
+from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger.ledger import Ledger, money
+from payment_service.ledger.refusals import StateError, UnfitError
+from payment_service.ledger.transactions import Session
+from shared.database import Document
+
+
+class Retainers:
+    """The retainers in the books; every method is a part of the transaction whose session it gets.
+
+    Each returns the retainer's account as it is then, and may raise what Ledger.post raises.
+    """
+
+    def __init__(self, ledger: Ledger, payments: FundPayments) -> None:
+        self._ledger = ledger
+        self._payments = payments
+
+    async def open(
+        self, session: Session, *, client_id: str, retainer_type: str, amount: int, currency: str
+    ) -> Document:
+        """Open a retainer with what the client has paid; with nothing, there is no entry yet."""
+        retainer_id = uuid4().hex
+        account = chart_of_accounts.retainer(retainer_id)
+        fields = {"clientId": client_id, "retainerType": retainer_type}
+        await self._ledger.open(account, chart_of_accounts.Kind.RETAINER, currency, fields, session)
+        if amount == 0:
+            return await self._ledger.get(account, session)
+        entry = await self._ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
+        return entry.accounts[account]
+
+    async def consume(
+        self,
+        session: Session,
+        retainer_id: str,
+        *,
+        amount: int,
+        currency: str | None = None,
+        invoice_id: str | None = None,
+        description: str | None = None,
+    ) -> Document:
+        """Take from a retainer, as earned or to pay an invoice."""
+        account = chart_of_accounts.retainer(retainer_id)
+        currency = currency or (await self._ledger.get(account, session))["currency"]
+        booking = bookings.retainer_consumed(
+            retainer_id, amount, currency, invoice_id=invoice_id, description=description
+        )
+        return (await self._ledger.post(booking, session)).accounts[account]
+
+    async def replenish(
+        self,
+        session: Session,
+        retainer_id: str,
+        *,
+        amount: int,
+        currency: str | None = None,
+        payment_id: str | None = None,
+    ) -> Document:
+        """Add to a retainer, from outside, or from the credit that a payment of ours has given the client.
+
+        A `payment_id` that we do not know is kept as a reference to something outside. Raises StateError or UnfitError
+        if it is one of ours that gave the client no credit.
+        """
+        account = chart_of_accounts.retainer(retainer_id)
+        retainer = await self._ledger.get(account, session)
+        payment = await self._payments.find(payment_id, session) if payment_id else None
+        if payment is not None:
+            _check_gave_credit(payment, retainer)
+        booking = bookings.retainer_replenished(
+            retainer_id,
+            amount,
+            currency or retainer["currency"],
+            payment_id=payment_id,
+            customer_id=payment["customerId"] if payment else None,
+        )
+        return (await self._ledger.post(booking, session)).accounts[account]
+
+    async def set_status(self, session: Session, retainer_id: str, status: str) -> Document:
+        """Make a retainer active or inactive."""
+        return await self._ledger.set_status(chart_of_accounts.retainer(retainer_id), status, session)
+
+
+def _check_gave_credit(payment: Document, retainer: Document) -> None:
+    name = f"Payment {payment['_id']}"
+    if payment["customerId"] != retainer["clientId"]:
+        raise UnfitError(f"{name} is not one of client {retainer['clientId']}", field="paymentId")
+    if payment["currency"] != retainer["currency"]:
+        paid = money(payment["amount"], payment["currency"])
+        raise UnfitError(f"{name} is over {paid}, the retainer is kept in {retainer['currency']}", field="paymentId")
+    if payment.get("invoiceId"):
+        raise StateError(f"{name} has paid invoice {payment['invoiceId']}; there is nothing left of it")
+    if payment["status"] != "completed":
+        raise StateError(f"{name} is {payment['status']}, not completed")

@@ -1,0 +1,1 @@
+"""Payment gateways: the port that the service uses, and the gateways behind it."""

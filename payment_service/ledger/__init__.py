@@ -1,0 +1,1 @@
+"""The books: accounts, journal, and the transactions that change them."""

@@ -1,0 +1,402 @@
+"""One live connection to RabbitMQ, with the topology declared, a channel to publish and one to consume.
+
+A link is opened, used and lost as a whole; it is never repaired (see RabbitBus). What is wrong with the broker while
+the connection lives does not end the link, as every new connection counts as one more delivery of its unacknowledged
+messages:
+
+    what                                          what the link does
+    ────────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
+    an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, resumes after
+    an exchange, queue or binding is missing      declares it again at its next look
+    one exists with other arguments               says so in `trouble` until they are as declared
+    no answer to a look at the topology           says so in `trouble`, looks again
+
+RabbitMQ blocks a connection that publishes during an alarm: it reads nothing more from it, neither acknowledgements nor
+questions nor heartbeats. It sends heartbeats all the same, so a broker that is gone is still noticed by their absence.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.abc import AbstractChannel as UnderlyingChannel
+from yarl import URL
+
+from shared import topology
+from shared.bus import Delivery, Envelope
+from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
+from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
+from shared.bus.amqp.wire import Wire
+from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, repair_topology
+from shared.errors import BusUnavailableError, StartError
+
+_LINK_ERRORS = CONNECTION_EXCEPTIONS
+"""What aio-pika raises when a connection or channel is not, or no longer, to be had; TimeoutError is an OSError."""
+
+_NOT_LET_IN = ("ACCESS_REFUSED", "NOT_ALLOWED")
+
+_HEARTBEAT_SECONDS = 10
+_CLOSE_SECONDS = 3.0
+_WRITTEN_AT_ONCE = 256 * 1024
+_DEFAULT_MAX_FRAME = 131_072
+_JITTER = 0.25
+"""The part of a wait between two looks that is left to chance, so that the services do not all ask at once."""
+_SILENT_ROUNDS = 3
+"""How many time-outs a watch waits for its answer: a busy broker takes longer for questions than for confirms."""
+
+_PROBE_SECONDS = 2.0
+PROBE_QUEUE = "ordersaga.probe"
+"""A queue that does not exist: the broker confirms what is published to it, and drops it.
+
+RabbitMQ blocks, and tells, only connections that publish: without such a probe, a service without orders would be ready
+during an alarm.
+"""
+_PROBE = Envelope(b"", "", PROBE_QUEUE, "probe", "", "probe", mandatory=False)
+
+_log = structlog.get_logger(__name__)
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a link is opened and looked after; `timeout`, `check_every` and `repair_every` in seconds."""
+
+    url: str
+    prefetch: int
+    timeout: float
+    check_every: float
+    repair_every: float
+    ladder: tuple[topology.RetryDelay, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What acknowledges a delivery: a tag, which means something on its own link only."""
+
+    link: "Link"
+    tag: int
+
+
+class RefusedError(BusUnavailableError):
+    """The broker is there and does not let us in: wrong user, password or virtual host."""
+
+
+class Link:
+    """A connection and everything on it; `lost` is done, with the reason, when any part of it is gone."""
+
+    def __init__(self, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
+        self.deliveries: deque[Delivery] = deque()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._options = options
+        self._queue = queue or ""
+        self._on_delivery = on_delivery
+        self._wire = Wire(self._block_changed)
+        self._connection = aio_pika.Connection(
+            _with_heartbeat(options.url), client_properties={"connection_name": options.name}
+        )
+        self._connection.kwargs["transport_factory"] = self._wire
+        self._channels: list[AbstractChannel] = []  # aio-pika closes a channel that nobody refers to
+        self._publishing: UnderlyingChannel
+        self._consuming: UnderlyingChannel
+        self._confirms = Confirms()
+        self._max_frame = _DEFAULT_MAX_FRAME
+        self._blocked: str | None = None
+        self._unblocked_at = float("-inf")
+        self._unconfirmed: str | None = None
+        self._unsound: str | None = None
+        self._watches: list[asyncio.Task[None]] = []
+
+    @property
+    def trouble(self) -> str | None:
+        """None while the broker takes publications and the topology is whole, else what is wrong, in a few words."""
+        return self._blocked or self._unconfirmed or self._unsound
+
+    @classmethod
+    async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
+        """Connect, declare the topology, and consume from `queue` if there is one.
+
+        Raises StartError if the topology contradicts what the broker has, RefusedError if the broker does not let us
+        in, BusUnavailableError if it cannot be reached.
+        """
+        link = cls(options, queue, on_delivery)
+        try:
+            async with asyncio.timeout(options.timeout):
+                await link._open()
+        except _LINK_ERRORS as error:
+            await link.close()
+            raise link._not_open(error) from error
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+    async def close(self) -> None:
+        """Close the connection; whoever waits for a confirm gets BusUnavailableError."""
+        self._lose("closed")
+        for watch in self._watches:
+            watch.cancel()
+        with suppress(*_LINK_ERRORS):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """Publish all and wait for their confirms; see shared.bus.Bus.
+
+        While the broker has blocked the connection nothing is written, as it would pile up here, repeated at every try.
+        """
+        if self._blocked is not None:
+            raise BusUnavailableError(self._blocked)
+        now, channel = int(time.time()), self._publishing.number
+        frames = [_frames(envelope, channel, now, self._max_frame) for envelope in envelopes]
+        pending = Pending([envelope.message_id for envelope in envelopes])
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                await self._write(frames, pending)
+                await pending.outcome
+        except TimeoutError as error:
+            pending.outcome.cancel()  # nobody waits for it any more
+            waited = f"{self._options.timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
+            raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
+        except UnroutableError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.timeout):
+                    await self._repair()
+            raise
+
+    async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
+        """Write in chunks, waiting for the socket between them, so that a slow broker does not fill our memory."""
+        chunk, size = [], 0
+        for frame in frames:
+            chunk.append(frame)
+            size += len(frame)
+            if size >= _WRITTEN_AT_ONCE:
+                await self._write_chunk(chunk, pending)
+                chunk, size = [], 0
+        await self._write_chunk(chunk, pending)
+
+    async def _write_chunk(self, chunk: Sequence[bytes], pending: Pending) -> None:
+        if self.lost.done() or not self._wire.write(b"".join(chunk)):
+            reason = self.lost.result() if self.lost.done() else "the connection is closing"
+            pending.abort(BusUnavailableError(f"RabbitMQ: {reason}"))
+            return
+        for _ in chunk:
+            self._confirms.expect(pending)
+        await self._wire.drain()
+
+    def take(self, limit: int) -> list[Delivery]:
+        """The deliveries that are here, at most `limit`."""
+        return [self.deliveries.popleft() for _ in range(min(limit, len(self.deliveries)))]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge everything up to the last of these."""
+        self._wire.write(acknowledgement(self._consuming.number, deliveries[-1].receipt.tag))
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Have everything up to the last of these delivered again."""
+        self._wire.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
+
+    def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
+        """See shared.bus.amqp.wire.Tap."""
+        self.deliveries.append(
+            Delivery(
+                body=body,
+                queue=self._queue,
+                exchange=method.exchange,
+                routing_key=method.routing_key,
+                type=properties.type,
+                correlation_id=properties.correlation_id,
+                message_id=properties.message_id,
+                redelivered=method.redelivered,
+                headers=properties.headers,
+                receipt=Receipt(self, method.tag),
+            )
+        )
+        self._on_delivery()
+
+    def returned(self, method: Return, properties: Properties) -> None:
+        """See shared.bus.amqp.wire.Tap."""
+        reason = f"no queue takes {method.routing_key!r} from exchange {method.exchange!r} ({method.reason})"
+        self._confirms.returned(properties.message_id, reason)
+
+    def confirmed(self, tag: int, *, all_up_to: bool) -> None:
+        """See shared.bus.amqp.wire.Tap."""
+        self._confirms.confirmed(tag, all_up_to=all_up_to)
+
+    def refused(self, tag: int, *, all_up_to: bool) -> None:
+        """See shared.bus.amqp.wire.Tap."""
+        self._confirms.refused(tag, all_up_to=all_up_to)
+
+    def _not_open(self, error: BaseException) -> BusUnavailableError:
+        if self._wire.farewell is not None:
+            refused = self._wire.farewell.startswith(_NOT_LET_IN)
+            return (RefusedError if refused else BusUnavailableError)(self._wire.farewell)
+        if isinstance(error, TimeoutError):
+            return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
+        return BusUnavailableError(f"{type(error).__name__}: {error}")
+
+    async def _open(self) -> None:
+        await self._connection.connect()
+        self._connection.close_callbacks.add(self._closed)
+        await declare_topology(self._connection, self._options.ladder)
+        self._publishing = await self._open_channel(publisher_confirms=True)
+        self._max_frame = self._publishing.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
+        if self._queue:
+            self._consuming = await self._open_channel(publisher_confirms=False)
+            await self._consume()
+            self._start("watch-consumer", self._watch_consumer())
+        self._start("watch-publishing", self._watch_publishing())
+        self._start("watch-topology", self._watch_topology())
+
+    async def _open_channel(self, *, publisher_confirms: bool) -> UnderlyingChannel:
+        channel = await self._connection.channel(publisher_confirms=publisher_confirms)
+        channel.close_callbacks.add(self._closed)
+        self._channels.append(channel)
+        underlying = await channel.get_underlay_channel()
+        self._wire.tap(underlying.number, self)
+        return underlying
+
+    async def _consume(self) -> None:
+        self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
+        await self._consuming.basic_qos(prefetch_count=self._options.prefetch)
+        await self._consuming.basic_consume(self._queue, _unreached)
+
+    def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(watch, name=name)
+        task.add_done_callback(self._watch_ended)
+        self._watches.append(task)
+
+    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            self._lose(f"{watch.get_name()} failed: {error!r}")
+
+    async def _watch_consumer(self) -> None:
+        """Ask the broker now and then whether it still knows a consumer of the queue; twice none ends the link.
+
+        Once none is no proof: a queue without a leader counts none either.
+        """
+        missed = 0
+        while missed < 2:
+            await asyncio.sleep(self._options.check_every)
+            question = self._consuming.queue_declare(self._queue, passive=True)
+            try:
+                answer = await self._answered(question, _SILENT_ROUNDS * self._options.timeout)
+            except _LINK_ERRORS as error:
+                self._lose(f"the queue could not be looked at: {error!r}")
+                return
+            missed = 0 if answer.consumer_count else missed + 1
+        self._lose("the broker does not know the consumer any more")
+
+    async def _watch_publishing(self) -> None:
+        """Find out within seconds that the broker has blocked publishing, or does not confirm."""
+        while True:
+            try:
+                await self.publish([_PROBE])
+            except BusUnavailableError as error:
+                self._unconfirmed = str(error) if self._blocked is None else None
+            else:
+                self._unconfirmed = None
+            await asyncio.sleep(_PROBE_SECONDS)
+
+    async def _watch_topology(self) -> None:
+        """Declare now and then what is missing of the topology."""
+        while True:
+            await asyncio.sleep(self._options.repair_every * random.uniform(1 - _JITTER, 1))  # noqa: S311 - no secret
+            await self._repair()
+
+    async def _repair(self) -> None:
+        """Declare what is missing of the topology; note what is wrong with the rest of it."""
+        within = _SILENT_ROUNDS * self._options.timeout
+        try:
+            missing = await self._answered(repair_topology(self._connection, self._options.ladder), within)
+        except StartError as error:
+            self._unsound = str(error)
+        except TimeoutError:
+            self._unsound = f"RabbitMQ did not answer in {within:g} s whether the topology is whole"
+        except _LINK_ERRORS as error:
+            self._unsound = f"RabbitMQ does not let the topology be declared: {error}"
+        else:
+            self._unsound = None
+            if missing:
+                _log.warning("topology repaired: somebody had deleted parts of it", declared=missing)
+
+    async def _answered(self, question: Coroutine[Any, Any, _Answer], within: float) -> _Answer:
+        """Await the broker's answer for at most `within` seconds; those of an alarm, when it reads none, do not count.
+
+        Raises TimeoutError.
+        """
+        asking = asyncio.create_task(question)
+        asking.add_done_callback(_retrieve_error)
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=within)
+                if not asking.done() and not self._was_blocked_within(within):
+                    raise TimeoutError(f"no answer within {within:g} s")
+            if asking.cancelled():  # by aio-pika; this task was not
+                raise ConnectionError("the connection was closed")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    def _was_blocked_within(self, seconds: float) -> bool:
+        return self._blocked is not None or time.monotonic() - self._unblocked_at < seconds
+
+    def _block_changed(self, reason: str | None) -> None:
+        if reason is None:
+            self._unblocked_at = time.monotonic()
+            _log.info("RabbitMQ takes publications again", queue=self._queue or None)
+        else:
+            _log.warning("RabbitMQ has blocked publishing", queue=self._queue or None, reason=reason)
+        self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
+
+    def _closed(self, _sender: object, error: BaseException | None) -> None:
+        self._lose(self._wire.farewell or str(error) or type(error).__name__)
+
+    def _cancelled(self, _consumer: object) -> None:
+        """End the link after the pause that lets the broker cancel all others: the next link declares the queue."""
+        reason = "the broker cancelled the consumer"
+        asyncio.get_running_loop().call_later(PAUSE_BEFORE_DECLARING_AGAIN, self._lose, reason)
+
+    def _lose(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+            self._confirms.lost(f"RabbitMQ: {reason}")
+
+
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Keep asyncio from logging the error of a task that is no longer awaited."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _unreached(_message: object) -> None:
+    """Stands for the consumer at aio-pika, which never sees its messages: the wire takes them."""
+
+
+def _frames(envelope: Envelope, channel: int, now: int, max_frame: int) -> bytes:
+    properties = Properties(envelope.type, envelope.correlation_id, envelope.message_id, envelope.headers)
+    return publication(
+        channel,
+        envelope.exchange,
+        envelope.routing_key,
+        envelope.mandatory,
+        properties,
+        now,
+        envelope.body,
+        max_frame,
+    )
+
+
+def _with_heartbeat(url: str) -> URL:
+    parsed = URL(url)
+    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)

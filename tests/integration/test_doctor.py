@@ -1,0 +1,241 @@
+"""`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
+
+import importlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pymongo
+import pytest
+from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
+
+from operations.doctor.broker import check_bindings, check_broker, check_message_size
+from operations.doctor.database import DATABASES, check_database, schema_of
+from operations.doctor.finding import Finding
+from operations.doctor.provider import check_provider
+from operations.stack.mongod import find_mongod
+from operations.stack.ports import PortClaims
+from operations.stack.processes import spawn
+from operations.stack.program import Command
+from operations.stack.services import SERVICES
+from shared import topology
+from shared.bus.declaring import declare_topology
+from shared.schema import CollectionSchema, prepare
+from tests.support.eventually import eventually
+from tests.support.servers import Servers
+from tests.support.simulators import package, run_simulator
+
+
+async def database(url: str, prefix: str = "none", services: tuple[str, ...] = ()) -> dict[str, Finding]:
+    return {finding.what: finding async for finding in check_database(url, prefix, services)}
+
+
+async def broker(url: str) -> dict[str, Finding]:
+    return {finding.what: finding async for finding in check_broker(url, None)}
+
+
+async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        await declare_topology(connection, topology.RETRY_LADDER)
+    findings = await database(servers.mongodb_url) | await broker(clean_broker)
+    assert {what: finding.outcome for what, finding in findings.items()} == {
+        "MongoDB": "ok",
+        "replica set": "ok",
+        "transactions": "ok",
+        "clock": "ok",
+        "RabbitMQ node": "ok",
+        "queues": "ok",
+        "former retry queues": "ok",
+        "RabbitMQ alarms": "ok",
+        "bindings": "note",
+        "message size": "note",
+    }
+
+
+async def test_servers_that_do_not_answer_are_named() -> None:
+    with PortClaims() as claims:
+        nobody = claims.claim_free()
+        findings = await database(f"mongodb://127.0.0.1:{nobody}/") | await broker(f"amqp://127.0.0.1:{nobody}/")
+    assert {what: finding.outcome for what, finding in findings.items()} == {
+        "MongoDB": "wrong",
+        "RabbitMQ node": "wrong",
+    }
+    assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].mend
+    assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].mend
+
+
+async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+    with PortClaims() as claims:
+        port = claims.claim_free()
+        words = ("--dbpath", str(tmp_path), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
+        alone = await spawn(Command((str(find_mongod()), *words), {}), tmp_path / "log", tmp_path)
+        try:
+            url = f"mongodb://127.0.0.1:{port}/"
+
+            async def answers() -> bool:
+                return (await database(url))["MongoDB"].outcome == "ok"
+
+            await eventually(answers, within=60)
+            findings = await database(url)
+        finally:
+            await alone.end(10)
+    assert findings["replica set"].outcome == "wrong"
+    assert "--replSet" in findings["replica set"].mend
+    assert findings["transactions"].outcome == "wrong"
+
+
+async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Servers, database_prefix: str) -> None:
+    for _ in range(2):  # looking twice: the first look has not mended it
+        findings = await database(servers.mongodb_url, database_prefix, ("payment",))
+        missing = findings[f"collection {database_prefix}_payments.payments"]
+        assert missing.outcome == "wrong"
+        assert missing.detail == "collection: missing; index by_status, due_lookups, unpublished: missing"
+        assert missing.mend == "start python -m payment_service: it makes them"
+
+
+async def test_collections_that_a_service_has_made_are_found_well(servers: Servers, database_prefix: str) -> None:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        for service, name in DATABASES.items():
+            await prepare(client[f"{database_prefix}_{name}"], schema_of(service))
+    findings = await database(servers.mongodb_url, database_prefix, tuple(DATABASES))
+    of_collections = {what: finding for what, finding in findings.items() if what.startswith("collection ")}
+    assert len(of_collections) == sum(len(schema_of(service)) for service in DATABASES)
+    assert {finding.outcome for finding in of_collections.values()} == {"ok"}
+
+
+async def test_what_a_start_cannot_mend_is_told_with_its_command(servers: Servers, database_prefix: str) -> None:
+    name = f"{database_prefix}_payments"
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await client[name].create_collection("payments")
+        await client[name]["payments"].create_index("userId", name="by_status")
+    finding = (await database(servers.mongodb_url, database_prefix, ("payment",)))[f"collection {name}.payments"]
+    assert finding.outcome == "wrong"
+    assert 'index by_status: {"key": {"userId": 1}}, needed: {"key": {"status": 1, "_id": 1}}' in finding.detail
+    assert f'getSiblingDB("{name}").getCollection("payments").dropIndex("by_status"); then start' in finding.mend
+
+
+async def test_a_document_that_a_validator_refuses_is_named(servers: Servers, database_prefix: str) -> None:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        inventory = client[f"{database_prefix}_inventory"]
+        now = datetime.now(UTC)
+        product = {"kind": "goods", "supplied": 10, "version": 1, "moving": {}, "createdAt": now, "updatedAt": now}
+        await inventory["products"].insert_many(
+            [{**product, "_id": "whole", "quantity": 10}, {**product, "_id": "double", "quantity": 10.0}]
+        )
+        await prepare(inventory, schema_of("inventory"))
+    findings = await database(servers.mongodb_url, database_prefix, ("inventory",))
+    assert findings[f"collection {inventory.name}.products"].outcome == "ok"
+    refused = {what: finding for what, finding in findings.items() if what.startswith("documents ")}
+    assert list(refused) == [f"documents of {inventory.name}.products"]
+    (finding,) = refused.values()
+    assert finding.outcome == "wrong"
+    assert 'refuses "double": writes to it fail' in finding.detail
+
+
+async def test_a_search_that_takes_too_long_is_told(
+    servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All are correct, and each takes some milliseconds to judge: seconds for all of them on any machine.
+    counted = {"$filter": {"input": {"$range": ["$first", 50_000]}, "cond": {"$gte": ["$$this", 0]}}}
+    slow = {"$expr": {"$eq": [{"$size": counted}, 50_000]}}
+    monkeypatch.setattr("operations.doctor.database.SEARCH_MS", 100)
+    monkeypatch.setattr("operations.doctor.database.schema_of", lambda _: {"books": CollectionSchema(validator=slow)})
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await client[f"{database_prefix}_orders"]["books"].insert_many({"first": 0} for _ in range(1000))
+    findings = await database(servers.mongodb_url, database_prefix, ("order",))
+    finding = findings[f"documents of {database_prefix}_orders.books"]
+    assert finding.outcome == "note"
+    assert "not all were looked at" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OperationFailure("not authorized", 13), "name a user in ORDERSAGA_MONGODB_URL"),
+        (ServerSelectionTimeoutError("no primary"), "slow or cannot be reached"),
+        (ExecutionTimeout("operation exceeded time limit", 50), "slow or cannot be reached"),
+        (AutoReconnect("connection closed"), "went away"),
+        (OperationFailure("corrupt", 8), "MongoDB's log"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_what_helps_against_an_error_is_told(
+    servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    async def look(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("shared.schema.examine", look)
+    findings = await database(servers.mongodb_url, database_prefix, ("order",))
+    finding = findings[f"collections of {database_prefix}_orders"]
+    assert finding.outcome == "wrong"
+    assert words in finding.mend
+
+
+def test_the_databases_are_called_as_the_services_call_them() -> None:
+    for service, name in DATABASES.items():
+        assert importlib.import_module(f"{SERVICES[service].package}.__main__").DEFINITION.database == name
+
+
+async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:
+    for _ in range(2):  # looking twice: the first look has not mended it
+        finding = (await broker(clean_broker))["queues"]
+        assert finding.outcome == "wrong"
+        assert "order.inbox does not exist" in finding.detail
+
+
+async def test_a_queue_with_other_arguments_is_named(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(topology.ORDER_INBOX, durable=True, arguments={"x-queue-type": "classic"})
+    finding = (await broker(clean_broker))["queues"]
+    assert finding.outcome == "wrong"
+    assert "order.inbox differs" in finding.detail
+
+
+async def test_a_retry_queue_of_an_earlier_release_is_named(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue("ordersaga.retry.5s", durable=True, arguments={"x-queue-type": "quorum"})
+    finding = (await broker(clean_broker))["former retry queues"]
+    assert (finding.outcome, finding.detail) == ("note", "ordersaga.retry.5s of an earlier release")
+
+
+def test_a_missing_binding_is_named() -> None:
+    lines = [f"{exchange}\t{queue.name}\t{key}" for queue in topology.queues() for exchange, key in queue.bindings]
+    assert check_bindings(lambda *_: "\n".join(lines)).outcome == "ok"
+    finding = check_bindings(lambda *_: "\n".join(lines[1:]))
+    assert finding.outcome == "wrong"
+    assert "ordersaga -> order.inbox (stock.reserved)" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [("{ok,1048576}", "ok"), ("{ok,134217728}", "wrong"), ("undefined", "wrong")]
+)
+def test_a_broker_that_takes_larger_messages_than_a_service_handles_is_named(answer: str, outcome: str) -> None:
+    assert check_message_size(lambda *_: answer).outcome == outcome
+
+
+async def test_a_provider_that_answers_is_told_with_what_it_has_to_sell() -> None:
+    async with run_simulator() as simulator:
+        await simulator.packages([package("203.0.113", 3), package("198.51.100", 2)])
+        by_state = await check_provider(simulator.url, {})
+        login = {"ORDERSAGA_SMARTVPS_USERNAME": simulator.username, "ORDERSAGA_SMARTVPS_PASSWORD": simulator.password}
+        by_environment = await check_provider(None, {"ORDERSAGA_SMARTVPS_URL": simulator.url, **login})
+    assert (by_state.outcome, by_state.detail) == ("ok", "2 active packages, 5 free addresses")
+    assert by_environment == by_state
+
+
+async def test_a_provider_that_does_not_let_the_stack_in_is_told() -> None:
+    async with run_simulator() as simulator:
+        given = {"ORDERSAGA_SMARTVPS_URL": simulator.url, "ORDERSAGA_SMARTVPS_PASSWORD": "another"}
+        finding = await check_provider(simulator.url, given)
+    assert (finding.outcome, "401" in finding.detail) == ("wrong", True)
+    assert "ORDERSAGA_SMARTVPS_USERNAME" in finding.mend
+
+
+async def test_a_stack_without_a_provider_is_told_what_that_means() -> None:
+    finding = await check_provider(None, {})
+    assert finding.outcome == "note"
+    assert "every order of a server fails" in finding.detail

@@ -1,0 +1,150 @@
+"""How marks go away: with the next write, after a moment of rest, by the sweep, and at the end of the process."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from prometheus_client import REGISTRY
+from pymongo.errors import AutoReconnect
+
+from inventory_service import pending_moves as marks_module
+from inventory_service.pending_moves import PendingMoves
+from inventory_service.stock import Status, taken
+from shared.clock import utc_now
+from tests.support.eventually import eventually
+from tests.support.inventory_worker import Gate, Worker, inventory_database, leftovers, order
+from tests.support.tasks import end_tasks
+
+
+@pytest.fixture
+async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker]:
+    async with inventory_database(mongodb_url, database_prefix) as db:
+        worker = Worker(db)
+        await worker.stock({"p": 10, "q": 10})
+        yield worker
+
+
+async def marked(worker: Worker, product_id: str = "p") -> set[str]:
+    return set((await worker.resources.read([product_id]))[product_id].moving)
+
+
+@asynccontextmanager
+async def flushing(worker: Worker) -> AsyncIterator[None]:
+    task = asyncio.create_task(worker.marks.flush())
+    try:
+        yield
+    finally:
+        await end_tasks(task)
+
+
+async def test_the_next_write_of_a_product_removes_the_marks_that_have_done_their_work(worker: Worker) -> None:
+    await worker.reserve(order("1", {"p": 1}))
+    assert await marked(worker) == {"1"}
+
+    await worker.reserve(order("2", {"p": 1}))
+
+    assert await marked(worker) == {"2"}
+    assert await worker.free("p") == 8
+
+
+async def test_a_moment_of_rest_removes_all(worker: Worker) -> None:
+    async with flushing(worker):
+        await worker.reserve(order("1", {"p": 1}), order("2", {"p": 1, "q": 2}))
+        await worker.release("2")
+
+        await eventually(lambda: leftovers_gone(worker), within=60)
+    assert (await worker.free("p"), await worker.free("q")) == (9, 10)
+
+
+async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks_module, "LINGER_SECONDS", 0.5)
+    worker = Worker(worker.database, idle=0.4)
+    await worker.stock({"p": 10_000})
+    async with flushing(worker):
+        await worker.reserve(order("lonely", {"q": 1}))
+        deadline = time.monotonic() + 60
+        number = 0
+        while await marked(worker, "q"):  # never 0.4 s of rest
+            assert time.monotonic() < deadline
+            number += 1
+            await worker.reserve(order(f"o{number}", {"p": 1}))
+
+
+async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_module, "RETRY_SECONDS", 0.01)
+    await worker.reserve(order("1", {"p": 1}))
+    failures = [AutoReconnect("away"), ValueError("a fault")]
+    read = worker.resources.read
+
+    async def failing_read(ids: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await read(ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker.resources, "read", failing_read)
+    async with flushing(worker):
+        await eventually(lambda: not failures and leftovers_gone(worker), within=60)
+
+
+async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
+    await worker.reserve(order("1", {"p": 1}), order("2", {"q": 1}))
+
+    await worker.marks.drain()
+
+    assert await leftovers(worker.database) == []
+
+
+async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(worker: Worker) -> None:
+    await worker.reserve(order("1", {"p": 1}))
+    restarted = Worker(worker.database)
+    restarted.marks = PendingMoves(restarted.resources, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01)
+    sweeping = asyncio.create_task(restarted.marks.sweep())
+    async with flushing(restarted):
+        await eventually(lambda: leftovers_gone(worker), within=60)
+    await end_tasks(sweeping)
+
+
+async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker) -> None:
+    await worker.reserve(order("1", {"p": 1}))
+    restarted = PendingMoves(worker.resources, worker.reservations, utc_now, idle=1, sweep_interval=60)
+
+    await restarted.sweep_once()
+
+    assert restarted.known("p") == {}
+
+
+async def test_a_mark_that_nobody_decides_is_told_about(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_module, "OVERDUE_SECONDS", -1.0)
+    await worker.database["products"].update_one(
+        {"_id": "p"}, {"$set": {"moving": {"lost": -1}, "quantity": 9, "markedSince": utc_now() - timedelta(hours=1)}}
+    )
+
+    await worker.marks.sweep_once()
+
+    assert REGISTRY.get_sample_value("inventory_overdue_marks") == 1
+    assert await marked(worker) == {"lost"}
+
+
+async def leftovers_gone(worker: Worker) -> bool:
+    return await leftovers(worker.database) == []
+
+
+async def test_units_that_are_owed_come_back_at_once_though_the_product_changes_meanwhile(worker: Worker) -> None:
+    before = (await worker.resources.read(["p"]))["p"]
+    await worker.resources.write([taken(before, {"refused": 4})])
+    worker.marks.note("p", "refused", Status.FAILED)
+    gate = Gate(worker.resources, "write")
+    settling = asyncio.create_task(worker.marks.settle(["p"]))
+    await gate.reached()
+    await worker.products.restock("p", 5)
+
+    gate.open()
+    await settling
+
+    assert await worker.free("p") == 15
+    assert await leftovers(worker.database) == []

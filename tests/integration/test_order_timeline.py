@@ -1,0 +1,162 @@
+"""`ordersaga order trace` over what real services have recorded: the whole story, in order of time, at 80 columns."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from operations import cli
+from operations.commands.order import order
+from operations.commands.order_display import duration
+from shared.clock import utc_now
+from tests.support.builders import connected
+from tests.support.shop import A_SERVER, Shop, open_shop
+
+HOSTILE = "no \x1b[2Jthanks [red]at all[/]"
+
+
+@pytest.fixture
+async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
+    async with open_shop(mongodb_url, database_prefix) as opened:
+        yield opened
+
+
+@pytest.fixture
+def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
+    """What the command needs to find the records; it never speaks to the broker."""
+    return {
+        "ORDERSAGA_MONGODB_URL": mongodb_url,
+        "ORDERSAGA_AMQP_URL": "amqp://127.0.0.1:1/",
+        "ORDERSAGA_DATABASE_PREFIX": database_prefix,
+        "COLUMNS": "80",
+    }
+
+
+async def trace(environment: dict[str, str], *words: str, status: int = 0) -> str:
+    """What the command prints on stdout; it has to end with that status."""
+    result = await asyncio.to_thread(CliRunner(env=environment).invoke, order, ["trace", *words])
+    assert result.exit_code == status, result.output
+    return result.stdout
+
+
+async def document(environment: dict[str, str], order_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await trace(environment, order_id, "--json"))
+    return found
+
+
+def assert_readable(text: str, *words: str) -> None:
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "\x1b" not in text
+    for word in words:
+        assert word in text
+
+
+async def test_a_server_that_was_bought_is_told_by_all_four_services(shop: Shop, environment: dict[str, str]) -> None:
+    async with shop.all_running():
+        order_id = await shop.place(**A_SERVER)
+        settled = await shop.settled(order_id)
+    told = await document(environment, order_id)
+    assert (told["status"], told["settled"], told["waitingFor"]) == ("COMPLETED", True, [])
+    assert {step["lane"] for step in told["steps"]} == {"order", "stock", "payment", "provisioning"}
+    assert [step["at"] for step in told["steps"]] == sorted(step["at"] for step in told["steps"])
+    states = [step["status"] for step in told["steps"] if step["kind"] == "state"]
+    assert states == [entry["status"] for entry in settled["history"]]
+    bought = [step for step in told["steps"] if step["kind"] == "attempt" and step["title"] == "Buy"]
+    assert [step["outcome"] for step in bought] == ["ok"]
+    assert all(step["seconds"] is None or step["seconds"] >= 0 for step in told["steps"])
+    text = await trace(environment, order_id)
+    assert_readable(text, order_id, "COMPLETED, settled", "order → stock", "order → server", "Buy", "Charged")
+    assert "waits for" not in text
+
+
+async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, environment: dict[str, str]) -> None:
+    async with shop.running("order"):
+        order_id = await shop.place()
+        await shop.ask("order", "POST", f"/orders/{order_id}/cancel", {"reason": HOSTILE})
+        async with shop.all_running("inventory", "payment"):
+            await shop.settled(order_id)
+    text = await trace(environment, order_id)
+    assert_readable(text, "CANCELLED, settled", r"no \x1b[2Jthanks [red]at all[/]", "stock.release", "Released")
+    told = await document(environment, order_id)
+    assert told["failureReason"] == HOSTILE
+    assert {step["lane"] for step in told["steps"] if step["kind"] == "compensation"} == {"stock", "payment"}
+
+
+async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environment: dict[str, str]) -> None:
+    async with shop.running("order"):
+        order_id = await shop.place()
+    # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
+    text = await trace(environment, order_id)
+    told = await document(environment, order_id)
+    assert_readable(text, "PENDING, not settled", "waits for", "Answer of stock and payment", "due in ")
+    assert {"stock", "payment"} <= {step["lane"] for step in told["waitingFor"]}
+
+
+async def test_a_dead_letter_is_part_of_the_story_and_says_where_to_look(
+    shop: Shop, environment: dict[str, str], mongodb_url: str, database_prefix: str
+) -> None:
+    async with shop.running("order"):
+        order_id = await shop.place()
+    now = utc_now()
+    letter = {
+        "_id": "letter1",
+        "status": "dead",
+        "queue": "payment.inbox",
+        "routingKey": "order.created",
+        "orderId": order_id,
+        "service": "payment",
+        "error": {"type": "KeyError", "message": "'amount' " * 20, "traceback": ""},
+        "attempts": 5,
+        "firstFailedAt": now,
+        "lastFailedAt": now + timedelta(seconds=156),
+        "replays": [],
+    }
+    async with connected(mongodb_url, f"{database_prefix}_operations") as operations:
+        await operations["dead_letters"].insert_one(letter)
+    text = await trace(environment, order_id)
+    assert_readable(text, "order.created is a dead letter", "KeyError", "ordersaga dead-letters show letter1", "2m 36s")
+    told = await document(environment, order_id)
+    assert "letter1" in [step["deadLetter"] for step in told["waitingFor"]]
+
+
+async def test_an_order_that_is_not_there(environment: dict[str, str]) -> None:
+    assert await trace(environment, "nobody", status=1) == ""
+    told = json.loads(await trace(environment, "nobody", "--json", status=1))
+    assert told == {"orderId": "nobody", "found": False}
+
+
+def test_a_database_that_is_away_is_told_by_exit_status_3(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("operations.reading.reachability.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("sys.argv", ["ordersaga", "order", "trace", "o1"])
+    for name, value in (environment | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended, ThreadPoolExecutor(1) as outside_the_loop:
+        outside_the_loop.submit(cli.main).result()
+    assert ended.value.code == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    stack, reason = told.err.splitlines()
+    assert stack.startswith("stack: mongodb://127.0.0.1:1/ and ")
+    assert reason.startswith("MongoDB does not answer")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0, "0.000 s"),
+        (0.0126, "0.013 s"),
+        (119.9994, "119.999 s"),
+        (120, "2m 00s"),
+        (3599.7, "1h 00m"),
+        (90061, "1d 01h"),
+    ],
+)
+def test_durations_are_written_for_people(seconds: float, written: str) -> None:
+    assert duration(seconds) == written

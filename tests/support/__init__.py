@@ -1,0 +1,1 @@
+"""What tests share: servers, processes, builders, and the wait for a condition."""

@@ -1,0 +1,187 @@
+"""The API as samples: messages, OpenAPI documents and metrics. A change of any of them is a visible act.
+
+`make api-diff` compares the code with the samples of a commit, `make api-samples` writes the samples of an intended
+change. `messages.json` is written by hand; `tests/unit/test_contracts.py` checks every message against it.
+"""
+
+import argparse
+import asyncio
+import difflib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import Histogram, MetricWrapperBase
+from pymongo import AsyncMongoClient
+
+from inventory_service import __main__ as inventory
+from inventory_service.settings import InventorySettings
+from operations import __main__ as console
+from operations.settings import OperationsSettings
+from order_service import __main__ as order
+from order_service.settings import OrderSettings
+from payment_service import __main__ as payment
+from payment_service.settings import PaymentSettings
+from provisioning_service import __main__ as provisioning
+from provisioning_service.settings import ProvisioningSettings
+from provisioning_service.simulator.app import create_simulator_app
+from provisioning_service.simulator.settings import SimulatorSettings
+from provisioning_service.simulator.state import State
+from shared.bus.memory import MemoryBroker, MemoryBus
+from shared.bus.publisher import Publisher
+from shared.failure_points import nothing_fails
+from shared.http import create_app
+from shared.observability import configure_logging
+from shared.service import Connections, Definition, Parts
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "tests/samples"
+MESSAGES = "messages.json"
+METRICS = "metrics.txt"
+TEXTS = {"title", "summary", "description"}
+"""Keys of an OpenAPI document whose strings are for people."""
+
+Samples = Mapping[str, str]
+"""The content of each file, by its path below `tests/samples`."""
+
+
+class NoSamplesError(Exception):
+    """The commit has no samples to compare with."""
+
+
+def current_samples() -> Samples:
+    """Derive the samples from the code; those of the messages are their own source."""
+    documents = {f"openapi/{app.title}.json": _as_json(app.openapi()) for app in _applications()}
+    return {MESSAGES: (SAMPLES / MESSAGES).read_text(), METRICS: _metrics(), **documents}
+
+
+def stored_samples() -> Samples:
+    """Read the samples of the work tree."""
+    return {path.relative_to(SAMPLES).as_posix(): path.read_text() for path in SAMPLES.rglob("*") if path.is_file()}
+
+
+def committed_samples(ref: str) -> Samples:
+    """Read the samples of a commit. Raises NoSamplesError if it has none."""
+    folder = SAMPLES.relative_to(ROOT).as_posix()
+    names = _git("ls-tree", "-r", "--name-only", ref, f"{folder}/").splitlines()
+    samples = {name.removeprefix(f"{folder}/"): _git("show", f"{ref}:{name}") for name in names}
+    if METRICS not in samples:
+        raise NoSamplesError(f"{ref} is older than the samples of the API")
+    return samples
+
+
+def differences(before: Samples, after: Samples) -> list[str]:
+    """Return a unified diff for every file that differs, below a line that says whom the change concerns."""
+    return [
+        f"{name}: {_kind(name, before.get(name), after.get(name))}\n{_diff(name, before, after)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _applications() -> Iterator[FastAPI]:
+    """Wire every process up as it wires itself up, without connecting to anything."""
+    yield _wired(order.DEFINITION, lambda connections: order.assemble(OrderSettings(), connections))
+    yield _wired(inventory.DEFINITION, lambda connections: inventory.assemble(InventorySettings(), connections))
+    yield _wired(payment.DEFINITION, lambda connections: payment.assemble(PaymentSettings(), connections))
+    yield _wired(
+        provisioning.DEFINITION, lambda connections: provisioning.assemble(ProvisioningSettings(), connections)
+    )
+    yield _wired(console.DEFINITION, lambda connections: console.assemble(OperationsSettings(), connections))
+    yield create_simulator_app(SimulatorSettings(), State(), stopping=asyncio.Event())
+
+
+def _wired(definition: Definition, assemble: Callable[[Connections], Parts]) -> FastAPI:
+    database = AsyncMongoClient[dict[str, Any]](connect=False)[definition.database]
+    parts = assemble(Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails))
+    app = create_app(definition.name, definition.description, _nothing_is_down, pages=parts.pages)
+    app.include_router(parts.router)
+    return app
+
+
+async def _nothing_is_down() -> dict[str, str]:
+    return {}
+
+
+def _metrics() -> str:
+    """Name, type, labels and buckets of every metric, a line each."""
+    wrappers = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, MetricWrapperBase)]
+    return "".join(sorted(f"{_metric(wrapper)}\n" for wrapper in wrappers))
+
+
+def _metric(wrapper: MetricWrapperBase) -> str:
+    name = wrapper._name + ("_total" if wrapper._type == "counter" else "")
+    bounds = wrapper._kwargs["buckets"] if isinstance(wrapper, Histogram) else ()
+    buckets = "".join(f" {bound:g}" for bound in bounds if bound != math.inf)
+    return f"{name} {wrapper._type} {{{', '.join(wrapper._labelnames)}}}{buckets}"
+
+
+def _as_json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _kind(name: str, before: str | None, after: str | None) -> str:
+    """Say whether a program could notice the change, or only a reader."""
+    if before is None or after is None:
+        return "new" if before is None else "gone"
+    if name.startswith("openapi/") and _without_texts(json.loads(before)) == _without_texts(json.loads(after)):
+        return "changed, but only what people read of it"
+    return "changed"
+
+
+def _without_texts(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {
+            key: _without_texts(value) for key, value in part.items() if not (key in TEXTS and isinstance(value, str))
+        }
+    return [_without_texts(element) for element in part] if isinstance(part, list) else part
+
+
+def _diff(name: str, before: Samples, after: Samples) -> str:
+    lines = [samples.get(name, "").splitlines(keepends=True) for samples in (before, after)]
+    return "".join(difflib.unified_diff(*lines, f"before/{name}", f"after/{name}"))
+
+
+def _git(*arguments: str) -> str:
+    run = subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise NoSamplesError(run.stderr.strip())
+    return run.stdout
+
+
+def _write(samples: Samples) -> None:
+    for name, content in samples.items():
+        path = SAMPLES / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    for name in stored_samples().keys() - samples.keys():
+        (SAMPLES / name).unlink()
+
+
+def main() -> None:
+    """Print the differences from a commit's samples (exit status 1 if there are any), or write the samples."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("ref", nargs="?", default="HEAD", help="the commit to compare with (HEAD)")
+    parser.add_argument("--write", action="store_true", help="write the samples of the code instead")
+    arguments = parser.parse_args()
+    configure_logging("api-samples", "ERROR", "console")
+    samples = current_samples()
+    if arguments.write:
+        _write(samples)
+        return
+    try:
+        found = differences(committed_samples(arguments.ref), samples)
+    except NoSamplesError as error:
+        sys.exit(str(error))
+    sys.stdout.write("\n".join(found) or f"The API is what it was at {arguments.ref}.\n")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The console over real servers, for tests: its pages over HTTP, and dead letters as the broker would bring them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import orjson
+import pymongo
+import uvicorn
+from fastapi import FastAPI
+
+from operations.console import ConsoleDependencies, Services, create_router
+from operations.dead_letters import DeadLetterService
+from operations.dead_letters.records import LetterRecords
+from shared.bus import Delivery
+from shared.bus.failures import dead_letter
+from shared.clock import utc_now
+from shared.database import Document
+from shared.http import create_app
+from shared.topology import DEAD_LETTERS, EXCHANGE
+
+NOWHERE = "http://127.0.0.1:9"
+"""Nothing listens there."""
+
+NO_SERVICES = dict.fromkeys(("order", "inventory", "payment", "provisioning"), NOWHERE)
+BASE = "http://127.0.0.1"
+OURS = {"Sec-Fetch-Site": "same-origin"}
+
+
+class Poison(Exception):  # noqa: N818 - as a service's own error might be called
+    """What a handler raises in these tests."""
+
+
+@asynccontextmanager
+async def a_desk(
+    mongodb_url: str, amqp_url: str, prefix: str, urls: Mapping[str, str] = NO_SERVICES, **options: Any
+) -> AsyncIterator[ConsoleDependencies]:
+    """What a console is put together from."""
+    client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
+    services = Services(urls)
+    try:
+        yield ConsoleDependencies(client, prefix, mongodb_url, amqp_url, services, **options)
+    finally:
+        await services.close()
+        await client.close()
+
+
+@asynccontextmanager
+async def pages_of(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the console's pages, in this process; it posts as a page of the console would."""
+    transport = httpx.ASGITransport(an_app(desk))
+    async with httpx.AsyncClient(transport=transport, base_url=BASE, headers=OURS) as client:
+        yield client
+
+
+@asynccontextmanager
+async def served(desk: ConsoleDependencies) -> AsyncIterator[str]:
+    """The address of the console, for a browser."""
+    async with serve(an_app(desk)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serve(app: FastAPI) -> AsyncIterator[str]:
+    """The address at which an application answers."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none"))
+    socket = server.config.bind_socket()
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
+    try:
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+        socket.close()
+
+
+def an_app(desk: ConsoleDependencies) -> FastAPI:
+    """The console in an application like that of its process."""
+
+    async def ready() -> dict[str, str]:
+        return {}
+
+    app = create_app("console", "The console", ready, pages=True)
+    app.include_router(create_router(desk))
+    return app
+
+
+async def record_letters(desk: ConsoleDependencies, *deliveries: Delivery) -> None:
+    """Record dead letters, as the ingest does."""
+    await DeadLetterService(desk.operations).prepare()
+    await LetterRecords(desk.operations).record(deliveries, utc_now())
+
+
+def a_letter(
+    order_id: str,
+    error: str = "Insufficient reason for 12",
+    *,
+    body: bytes | None = None,
+    queue: str = "inventory.inbox",
+    routing_key: str = "order.created",
+    ago: timedelta = timedelta(),
+    now: datetime | None = None,
+) -> Delivery:
+    """A delivery of the dead-letter queue: what a service sends on when a handler fails with that error."""
+    content = body if body is not None else orjson.dumps({"orderId": order_id, "userId": "u1"})
+    came = Delivery(
+        body=content,
+        queue=queue,
+        exchange=EXCHANGE,
+        routing_key=routing_key,
+        type=routing_key,
+        correlation_id=order_id,
+        message_id=f"m-{order_id}",
+        redelivered=False,
+        headers={},
+        receipt=None,
+    )
+    letter = dead_letter(came, _raised(error), (now or utc_now()) - ago)
+    return Delivery(
+        body=letter.body,
+        queue=DEAD_LETTERS,
+        exchange=DEAD_LETTERS,
+        routing_key=letter.routing_key,
+        type=letter.type,
+        correlation_id=letter.correlation_id,
+        message_id=letter.message_id,
+        redelivered=False,
+        headers=letter.headers,
+        receipt=None,
+    )
+
+
+def _raised(message: str) -> Poison:
+    """An error with a traceback."""
+    try:
+        _fail(message)
+    except Poison as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+def _fail(message: str) -> None:
+    raise Poison(message)

@@ -1,0 +1,303 @@
+"""Inventory workers for tests: the service's handlers over a client of their own, and the books to check them by."""
+
+import asyncio
+import json
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
+
+from inventory_service.handlers import StockHandlers
+from inventory_service.pending_moves import PendingMoves
+from inventory_service.products import Products
+from inventory_service.releaser import Releaser
+from inventory_service.reservation_processor import ReservationProcessor
+from inventory_service.reservations import COLLECTION as RESERVATIONS
+from inventory_service.reservations import Reservations
+from inventory_service.schema import SCHEMA
+from inventory_service.settings import InventorySettings
+from inventory_service.slot_assigner import Answer, SlotAssigner, Wish
+from inventory_service.slots import SlotRules, Slots
+from inventory_service.stock import SLOT
+from inventory_service.stock_items import COLLECTION as PRODUCTS
+from inventory_service.stock_items import StockItems
+from inventory_service.timetable import Rules
+from shared import database, schema
+from shared.clock import Clock, utc_now
+from shared.contracts import Message, OrderCreated, ReleaseStock, StockReservationFailed, StockReserved
+from shared.database import Database, Document
+from shared.failure_points import FailurePoint, SimulatedCrashError, nothing_fails
+
+Lines = dict[str, int]
+SNAPSHOT_UNAVAILABLE = 246
+
+
+class HandClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.now = moment
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+class Worker:
+    """One inventory process's handlers, without its loops: marks are removed when `marks` is told to."""
+
+    def __init__(
+        self,
+        db: Database,
+        reach: FailurePoint = nothing_fails,
+        patience: float = 10,
+        idle: float = 0.05,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.database = db
+        self.products = Products(db, clock)
+        self.resources = StockItems(db, clock)
+        self.reservations = Reservations(db, clock)
+        self.rules = SlotRules(db, clock)
+        self.slots = Slots(db, self.rules, clock)
+        self.marks = PendingMoves(self.resources, self.reservations, clock, idle=idle, sweep_interval=0.0)
+        reserving = ReservationProcessor(
+            self.resources, self.reservations, self.rules, self.marks, clock, reach, patience
+        )
+        releasing = Releaser(self.resources, self.reservations, self.marks, clock, reach)
+        self.assigning = SlotAssigner(self.reservations, reserving, releasing)
+        self.handlers = StockHandlers(reserving, releasing)
+
+    async def reserve(self, *orders: OrderCreated) -> list[Message]:
+        return list(await self.handlers.reserve(orders))
+
+    async def release(self, *order_ids: str, lines: Lines | None = None) -> list[Message]:
+        return list(await self.handlers.release([release(order_id, lines or {}) for order_id in order_ids]))
+
+    async def status(self, order_id: str) -> str | None:
+        found = await self.reservations.read([order_id])
+        return found[order_id].status if order_id in found else None
+
+    async def free(self, product_id: str) -> int:
+        return (await self.resources.read([product_id]))[product_id].free
+
+    async def stock(self, quantities: Lines) -> None:
+        for product_id, quantity in quantities.items():
+            await self.products.set_free(product_id, quantity)
+
+    async def slot_rules(self, **changes: int) -> None:
+        """Set the rules of delivery slots: those of the contract but for these, amounts in minor units."""
+        await self.rules.write(Rules(**changes))
+
+    async def assign(self, order_id: str, price: int, items_count: int = 1) -> Answer:
+        """Have a slot assigned as another system does; the price in minor units."""
+        return (await self.assigning.assign([Wish(order_id, price, items_count)]))[0]
+
+    async def slot_of(self, order_id: str) -> str | None:
+        """The slot that an order's own reservation names."""
+        reservation = (await self.reservations.read([order_id])).get(order_id)
+        return reservation.booking.slot_id if reservation is not None and reservation.booking is not None else None
+
+    async def loads(self) -> dict[str, int]:
+        """What is booked in every slot that is recorded, in minor units."""
+        slots = await self.database[PRODUCTS].find({"kind": SLOT}).sort("start").to_list(None)
+        return {slot["_id"]: slot["supplied"] - slot["quantity"] for slot in slots}
+
+
+@asynccontextmanager
+async def inventory_database(
+    url: str, prefix: str, driver: Literal["pymongo", "motor"] = "pymongo"
+) -> AsyncIterator[Database]:
+    """A client of one's own on the inventory database of this test."""
+    client: AsyncMongoClient[Any] = database.client(InventorySettings(mongodb_url=url, mongo_driver=driver))
+    db = client[f"{prefix}_inventory"]
+    await schema.prepare(db, SCHEMA)
+    yield db
+    await database.close(client)
+
+
+@asynccontextmanager
+async def shared_database(
+    url: str, clients: int = 1, driver: Literal["pymongo", "motor"] = "pymongo"
+) -> AsyncIterator[list[Database]]:
+    """Clients of one database for all tests of a module, which each `empty` it first.
+
+    Making and dropping a database takes longer than most of them.
+    """
+    prefix = f"t{secrets.token_hex(8)}"
+    async with AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(inventory_database(url, prefix, driver)) for _ in range(clients)]
+        yield found
+        await found[0].client.drop_database(found[0].name)
+
+
+async def empty(db: Database) -> None:
+    """Delete everything, and leave collections and indexes as they are."""
+    for name in SCHEMA:
+        await db[name].delete_many({})
+
+
+def order(
+    order_id: str, lines: Lines, *, price: float = 1, prices: dict[str, float] | None = None, slot: str | None = None
+) -> OrderCreated:
+    """An order over these units by product."""
+    items = [
+        {"productId": product_id, "quantity": quantity, "price": (prices or {}).get(product_id, price)}
+        for product_id, quantity in lines.items()
+    ]
+    total = round(sum((prices or {}).get(product_id, price) * quantity for product_id, quantity in lines.items()), 2)
+    body = {"orderId": order_id, "userId": "u", "items": items, "totalAmount": total, "delivery": {"slot": slot}}
+    return OrderCreated.model_validate_json(json.dumps(body))
+
+
+def release(order_id: str, lines: Lines | None = None) -> ReleaseStock:
+    """The command to release an order; with `lines` as the order service sends it."""
+    items = [{"productId": p, "quantity": quantity, "price": 1} for p, quantity in (lines or {}).items()]
+    return ReleaseStock.model_validate_json(json.dumps({"orderId": order_id, "items": items}))
+
+
+class Gate:
+    """Holds the next call of an async method until it is opened: a worker that stalls right there."""
+
+    def __init__(self, target: object, method: str) -> None:
+        self._original = getattr(target, method)
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._held = False
+        setattr(target, method, self._call)
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(60):
+            await self._reached.wait()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._held:
+            self._held = True
+            self._reached.set()
+            await self._opened.wait()
+        return await self._original(*args, **kwargs)
+
+
+def crash_at(point: str, nth: int = 1) -> FailurePoint:
+    """A hook that crashes the code the n-th time it gets to the point, once."""
+    remaining = nth
+
+    def reach(reached: str) -> None:
+        nonlocal remaining
+        if reached == point:
+            remaining -= 1
+            if remaining == 0:
+                raise SimulatedCrashError(point)
+
+    return reach
+
+
+def outcomes(messages: Iterable[Message]) -> Counter[str]:
+    """How many messages of each kind."""
+    return Counter(type(message).__name__ for message in messages)
+
+
+def reserved(messages: Iterable[Message]) -> set[str]:
+    return {message.order_id for message in messages if isinstance(message, StockReserved)}
+
+
+def refused(messages: Iterable[Message]) -> dict[str, str]:
+    return {message.order_id: message.reason for message in messages if isinstance(message, StockReservationFailed)}
+
+
+async def discrepancies(db: Database) -> list[str]:
+    """What does not add up at this moment: reads one snapshot of both collections, by the rule in stock.py."""
+    products, held = await _snapshot(db)
+    found = []
+    for product in products:
+        if product["quantity"] is None:
+            continue
+        marks = product["moving"]
+        out = sum(-change for change in marks.values() if change < 0)
+        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - marks.keys())
+        if _too_much_is_out(product) or product["supplied"] != product["quantity"] + out:
+            found.append(f"{product['_id']}: supplied {product['supplied']}, free {product['quantity']}, out {out}")
+    return found
+
+
+def _held(reservation: Document, counted_id: str) -> int:
+    """What a reservation says that its order holds of this."""
+    slot = reservation.get("slot") or {}
+    if slot.get("slotId") == counted_id:
+        return int(slot["price"])
+    return sum(item["quantity"] for item in reservation["items"] if item["productId"] == counted_id)
+
+
+def _too_much_is_out(counted: Document) -> bool:
+    """Whether more is out than there was; of a slot, than its capacity, or than was booked when that was lowered."""
+    return bool(counted["supplied"] - counted["quantity"] > max(counted["supplied"], counted.get("ceiling") or 0))
+
+
+async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
+    while True:
+        try:
+            async with db.client.start_session(snapshot=True) as session:
+                products = await db[PRODUCTS].find({}, session=session).to_list(None)
+                reserved = await db[RESERVATIONS].find({"status": "RESERVED"}, session=session).to_list(None)
+        except OperationFailure as error:
+            if error.code != SNAPSHOT_UNAVAILABLE:  # a collection was created this moment
+                raise
+        else:
+            return products, {document["_id"]: document for document in reserved}
+
+
+async def leftovers(db: Database) -> list[str]:
+    """Marks that are still on products, and products whose quantity and reservations do not add up without them."""
+    found = [f"{p['_id']}: {p['moving']}" async for p in db[PRODUCTS].find({"moving": {"$ne": {}}})]
+    found += [f"{p['_id']}: marked" async for p in db[PRODUCTS].find({"moving": {}, "markedSince": {"$exists": True}})]
+    return found + await discrepancies(db)
+
+
+@asynccontextmanager
+async def watched(db: Database) -> AsyncIterator[None]:
+    """Check the books over and over while the body runs; fails if they ever did not add up."""
+    found: list[str] = []
+    checks = 0
+
+    async def watch(stop: Callable[[], bool]) -> None:
+        nonlocal checks
+        while not stop():
+            found.extend(await discrepancies(db))
+            checks += 1
+
+    done = False
+    watching = asyncio.create_task(watch(lambda: done))
+    try:
+        yield
+    finally:
+        done = True
+        await watching
+    assert not found, found[:5]
+    assert checks > 0
+
+
+async def settle_everything(workers: Sequence[Worker], clock: HandClock | None = None) -> None:
+    """Remove the marks that these workers, and killed ones before them, have left; `clock` is theirs if it has hands.
+
+    It sweeps twice: an assignment is given up only by a second sweep that finds it undecided.
+    """
+    for worker in workers:
+        await worker.marks.drain()
+    for _ in range(2):
+        # A sweep looks at marks older than its interval, here zero, in whole milliseconds.
+        if clock is None:
+            await asyncio.sleep(0.002)
+        else:
+            clock.forward(milliseconds=1)
+        await workers[0].marks.sweep_once()
+        await workers[0].marks.drain()

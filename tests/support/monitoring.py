@@ -1,0 +1,121 @@
+"""What is exported, and what dashboards and alerts name of it."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+ALERT_TESTS = ROOT / "deploy/prometheus/alerts.test.yml"
+DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+
+PROGRAMS = ("order_service", "inventory_service", "payment_service", "provisioning_service")
+PROMETHEUS_OWN = {"up", "ALERTS"}
+"""What Prometheus makes itself."""
+OF_THE_CLIENT = re.compile(r"(process|python)_\w+")
+"""What its client library exports of every process."""
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Metric(NamedTuple):
+    """One metric as it is declared; `name` is what is asked for, with _total where it is a counter."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def series(self) -> set[str]:
+        """The names of its samples."""
+        suffixes = ("_bucket", "_sum", "_count") if self.kind == "histogram" else ("",)
+        return {self.name + suffix for suffix in suffixes}
+
+
+def declared_metrics() -> dict[str, Metric]:
+    """All metrics of all programs, by name."""
+    for module in (*(f"{program}.__main__" for program in PROGRAMS), "operations.metrics"):
+        importlib.import_module(module)
+    wrappers = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, MetricWrapperBase)]
+    return {metric.name: metric for metric in map(_metric, wrappers)}
+
+
+def _metric(wrapper: MetricWrapperBase) -> Metric:
+    name = wrapper._name + ("_total" if wrapper._type == "counter" else "")
+    return Metric(name, str(wrapper._type), tuple(wrapper._labelnames), wrapper._documentation)
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    """The alerts, with their annotations."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels(dashboard: Path) -> list[dict[str, Any]]:
+    """The panels of a dashboard that show something: all but the headings."""
+    return [panel for panel in json.loads(dashboard.read_text())["panels"] if panel["type"] != "row"]
+
+
+def expressions(dashboard: Path) -> Iterator[str]:
+    """What the panels of a dashboard ask for, with a fixed interval in the place of Grafana's."""
+    for panel in panels(dashboard):
+        for target in panel["targets"]:
+            yield target["expr"].replace("$__rate_interval", "1m")
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LEFT_OUT = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring)\s*\([^)]*\)")
+_NAME = re.compile(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()")
+_WORDS = {"and", "or", "unless", "bool", "group_left", "group_right", "offset"}
+
+
+def names_in(expression: str) -> set[str]:
+    """The series that an expression names."""
+    rest = _LEFT_OUT.sub(" ", _STRING.sub(" ", expression))
+    without_numbers = re.sub(r"\b\d[\w.]*", " ", rest)
+    return set(_NAME.findall(without_numbers)) - _WORDS
+
+
+def promtool(*arguments: str | Path, given: str = "") -> None:
+    """Run promtool on what it is given; fails with what it says."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.fail("promtool is missing: run `scripts/setup tests`, or as root apt-get install prometheus")
+    command = [program, *map(str, arguments)]
+    run = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+async def scrape(client: httpx.AsyncClient, url: str) -> Samples:
+    """What a process exports now, as Prometheus reads it."""
+    response = await client.get(f"{url}/metrics")
+    assert response.status_code == 200, response.text
+    return samples_of(response.text)
+
+
+def samples_of(text: str) -> Samples:
+    """The samples of an exposition by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum over the samples that have these labels; 0 where there is none."""
+    wanted = labels.items()
+    return sum(number for (found, has), number in samples.items() if found == name and wanted <= has)

@@ -1,0 +1,165 @@
+"""Payment workers as tests need them: over a real database, with a clock, a gateway and crashes of a test's making."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from payment_service import payments as records
+from payment_service.charging import Charging
+from payment_service.gateways import simulated as book
+from payment_service.gateways.port import Charged, ChargeRequest, Declined, Gateway, NothingCharged, Refunded
+from payment_service.gateways.simulated import SimulatedGateway
+from payment_service.handlers import PaymentHandlers
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.transactions import Transactions
+from payment_service.lifecycle import Payment
+from payment_service.payments import Payments
+from payment_service.reconciler import Reconciler
+from payment_service.retainer_charging import RetainerCharging
+from shared.bus.publisher import NO_TRACES
+from shared.clock import utc_now
+from shared.contracts import Message, OrderCreated, RefundPayment
+from shared.contracts.orders import Item, PaymentInstruction
+from shared.database import Database, Document
+from shared.errors import BusUnavailableError
+from shared.failure_points import SimulatedCrashError
+from shared.schema import prepare
+from tests.support.builders import connected, new_id
+
+
+class MovableClock:
+    """The present moment, which a test may advance."""
+
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+    def __call__(self) -> Any:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class Outbox:
+    """Keeps what the look-ups publish; refuses while `away`."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.away = False
+
+    async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
+        if self.away:
+            raise BusUnavailableError("the broker is away")
+        self.sent.extend(messages)
+
+
+class InterceptedGateway:
+    """A gateway with a test's code around its calls: `before` and `after`, given the operation and the key."""
+
+    def __init__(self, inner: Gateway) -> None:
+        self.inner = inner
+        self.before: Callable[[str, str], Awaitable[None]] = _nothing
+        self.after: Callable[[str, str], Awaitable[None]] = _nothing
+
+    async def charge(self, request: ChargeRequest) -> Charged | Declined:
+        await self.before("charge", request.key)
+        outcome = await self.inner.charge(request)
+        await self.after("charge", request.key)
+        return outcome
+
+    async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
+        await self.before("look_up", request.key)
+        outcome = await self.inner.look_up(request)
+        await self.after("look_up", request.key)
+        return outcome
+
+    async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
+        await self.before("refund", request.key)
+        outcome = await self.inner.refund(request)
+        await self.after("refund", request.key)
+        return outcome
+
+
+class PaymentWorker:
+    """One payment process without its consumer: `take` and `refund` are what its handlers return for messages."""
+
+    def __init__(self, database: Database, clock: MovableClock, failure_rate: float, timeout_seconds: float) -> None:
+        self.database = database
+        self.clock = clock
+        self.crash_at: str | None = None
+        self.outbox = Outbox()
+        self.payments = Payments(database[records.COLLECTION])
+        inner = SimulatedGateway(database[book.COLLECTION], failure_rate=failure_rate, clock=clock)
+        self.gateway = InterceptedGateway(inner)
+        self.charging = Charging(
+            self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
+        )
+        self.ledger = Ledger(database, clock)
+        self.transactions = Transactions(database, limit_seconds=120)
+        self.retainers = RetainerCharging(self.payments, self.ledger, self.transactions, clock)
+        self._handlers = PaymentHandlers(self.payments, self.charging, self.retainers, clock=clock, reach=self.reach)
+        self.lookups = Reconciler(self.payments, self.charging, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
+
+    def reach(self, point: str) -> None:
+        """Crash, once, at the point that the test has chosen."""
+        if point == self.crash_at:
+            self.crash_at = None
+            raise SimulatedCrashError(point)
+
+    async def take(self, *orders: OrderCreated) -> list[Message]:
+        return list(await self._handlers.take(orders))
+
+    async def refund(self, *order_ids: str) -> list[Message]:
+        return list(await self._handlers.refund([RefundPayment(order_id=order_id) for order_id in order_ids]))
+
+    async def payment(self, order_id: str) -> Payment:
+        found = await self.payments.find(order_id)
+        assert found is not None, f"no payment of order {order_id}"
+        return found
+
+    async def entry(self, key: str) -> Document | None:
+        """What the gateway's book says under the key."""
+        return await self.database[book.COLLECTION].find_one({"_id": key})
+
+    async def held(self) -> set[str]:
+        """The keys under which the gateway holds money."""
+        cursor = self.database[book.COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
+        return {entry["_id"] async for entry in cursor}
+
+
+def order_created(token: str | None = "tok_ok", amount: int = 1000, **changes: Any) -> OrderCreated:
+    """An order of that many minor units, paid by card with that token."""
+    fields: dict[str, Any] = {
+        "order_id": new_id(),
+        "user_id": "u1",
+        "items": (Item(product_id="p1", quantity=1, price=amount),),
+        "total_amount": amount,
+        "payment": PaymentInstruction(token=token),
+    }
+    return OrderCreated(**(fields | changes))
+
+
+@asynccontextmanager
+async def payment_worker(
+    mongodb_url: str,
+    database_prefix: str,
+    *,
+    clock: MovableClock | None = None,
+    driver: str = "pymongo",
+    failure_rate: float = 0.0,
+    timeout_seconds: float = 60.0,  # a slow machine must not make an outcome unknown
+) -> AsyncIterator[PaymentWorker]:
+    """A worker with a connection of its own; several with one prefix share the records and the gateway's book."""
+    async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
+        await prepare(database, {records.COLLECTION: records.SCHEMA})
+        yield PaymentWorker(database, clock or MovableClock(), failure_rate, timeout_seconds)
+
+
+def kinds(messages: Collection[Message]) -> list[str]:
+    """The types of the messages, for a glance."""
+    return [message.routing_key for message in messages]
+
+
+async def _nothing(_operation: str, _key: str) -> None:
+    return None

@@ -1,0 +1,221 @@
+"""Provisioning workers as tests need them: over a real database and the provider's simulator, with a clock, a provider
+and crashes of a test's making."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from cryptography.fernet import Fernet
+
+from provisioning_service import jobs as job_records
+from provisioning_service import locks as lock_records
+from provisioning_service import outbox
+from provisioning_service import ownership as address_records
+from provisioning_service import packages as package_records
+from provisioning_service.credentials import Vault
+from provisioning_service.handlers import JobHandlers
+from provisioning_service.job import Job, State
+from provisioning_service.job_runner import JobRunner, Records
+from provisioning_service.jobs import Jobs
+from provisioning_service.lifecycle import Patience
+from provisioning_service.locks import Locks
+from provisioning_service.ownership import Ownership
+from provisioning_service.packages import Packages
+from provisioning_service.provider import Access, Package
+from provisioning_service.schedule import Schedule
+from provisioning_service.schema import SCHEMA
+from provisioning_service.smartvps import SmartVps
+from shared.contracts import CancelProvisioning, Message, ProvisioningProgress, ProvisionServer
+from shared.database import Database
+from shared.failure_points import SimulatedCrashError
+from shared.schema import prepare
+from tests.support import payment_workers
+from tests.support.builders import connected, new_id
+from tests.support.eventually import eventually
+from tests.support.payment_workers import MovableClock
+from tests.support.simulators import Simulator
+
+KEY = Fernet.generate_key().decode()
+
+DEFAULT_PATIENCE = Patience(
+    buy_attempts=3,
+    buy_delays=(timedelta(seconds=120), timedelta(seconds=180)),
+    buy_timeout=timedelta(seconds=120),
+    status_attempts=3,
+    status_delays=(timedelta(seconds=60), timedelta(seconds=120)),
+    lock_wait=timedelta(seconds=30),
+    lock_attempts=10,
+    lease=timedelta(seconds=120),
+)
+"""The settings' defaults: with a clock that tests advance, minutes cost nothing."""
+
+PATIENT = 60.0
+"""For what runs by the real clock: a slow machine must not decide a test."""
+
+
+class Outbox(payment_workers.Outbox):
+    """Keeps what is published, and knows what was told to whom."""
+
+    def said(self, order_id: str) -> list[str]:
+        """What the customer of an order has been told, once each and in the order of the sequence."""
+        words = {
+            m.sequence: m.message for m in self.sent if isinstance(m, ProvisioningProgress) and m.order_id == order_id
+        }
+        return [words[sequence] for sequence in sorted(words)]
+
+    def of(self, kind: type[Message]) -> list[Any]:
+        return [message for message in self.sent if type(message) is kind]
+
+
+class InterceptedProvider:
+    """A provider with a test's code around its calls: `before` and `after`, given the call's name and its address."""
+
+    def __init__(self, inner: SmartVps) -> None:
+        self.inner = inner
+        self.before: Callable[[str, str], Awaitable[None]] = _nothing
+        self.after: Callable[[str, str], Awaitable[None]] = _nothing
+
+    async def packages(self) -> Sequence[Package]:
+        await self.before("packages", "")
+        listed = await self.inner.packages()
+        await self.after("packages", "")
+        return listed
+
+    async def buy(self, ip: str, ram: int | None, *, before_sending: Callable[[], None]) -> str:
+        await self.before("buy", ip)
+        assigned = await self.inner.buy(ip, ram, before_sending=before_sending)
+        await self.after("buy", ip)
+        return assigned
+
+    async def access(self, ip: str) -> Access | None:
+        await self.before("access", ip)
+        access = await self.inner.access(ip)
+        await self.after("access", ip)
+        return access
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class ProvisioningWorker:
+    """One provisioning process without its consumer; `settle` works until nothing is left to do at this moment."""
+
+    def __init__(self, database: Database, provider: SmartVps, clock: MovableClock, patience: Patience) -> None:
+        self.database = database
+        self.clock = clock
+        self.crash_at: str | None = None
+        self.outbox = Outbox()
+        self.provider = InterceptedProvider(provider)
+        self.jobs = Jobs(database[job_records.COLLECTION])
+        self.locks = Locks(database[lock_records.COLLECTION])
+        self.packages = Packages(database[package_records.COLLECTION], low_threshold=5)
+        self.ownership = Ownership(database[address_records.COLLECTION])
+        self.vault = Vault(KEY)
+        self.announcing = outbox.Outbox(self.jobs, self.packages, self.outbox, clock, self.reach)  # type: ignore[arg-type]
+        records = Records(self.jobs, self.ownership, self.packages)
+        self.carrying = JobRunner(
+            records,
+            self.provider,
+            self.vault,
+            patience,
+            clock=clock,
+            reach=self.reach,
+            on_low=self.announcing.post_low_packages,
+        )
+        self.schedule = Schedule(
+            self.jobs, self.locks, self.carrying, self.announcing, patience, clock=clock, at_once=100
+        )
+        self._handlers = JobHandlers(self.jobs, clock, self._noted, has_provider=True)
+
+    def _noted(self, job: Job) -> None:
+        self.announcing.post(job)
+        self.schedule.wake()
+
+    def reach(self, point: str) -> None:
+        """Crash, once, at the point that the test has chosen."""
+        if point == self.crash_at:
+            self.crash_at = None
+            raise SimulatedCrashError(point)
+
+    async def take(self, *messages: ProvisionServer | CancelProvisioning) -> list[Message]:
+        """Handle a batch; what the handlers answer counts as published."""
+        answers = list(await self._handlers.decide(messages))
+        await self.outbox.send(answers)
+        return answers
+
+    async def settle(self) -> None:
+        """Work until nothing is due any more at this moment, and publish what was said."""
+        while True:
+            await self.schedule.look()
+            if not self.schedule._in_hand:
+                break
+            await self.schedule.idle()
+        await self.announcing.publish_posted()
+
+    async def job(self, order_id: str) -> Job:
+        found = await self.jobs.find(order_id)
+        assert found is not None, f"no job of order {order_id}"
+        return found
+
+    async def waits(self, order_id: str) -> float:
+        """For how many seconds the job waits for its next attempt."""
+        job = await self.job(order_id)
+        assert job.state is State.WAITING, job
+        assert job.due_at is not None
+        return float((job.due_at - self.clock.now).total_seconds())
+
+
+def request(package: str = "103.181.91", **changes: Any) -> ProvisionServer:
+    """A request for a server of 2 GB out of that package."""
+    return ProvisionServer(**({"order_id": new_id(), "user_id": "u1", "package": package, "ram": 2048} | changes))
+
+
+@asynccontextmanager
+async def provisioning_worker(
+    mongodb_url: str,
+    database_prefix: str,
+    simulator: Simulator,
+    *,
+    clock: MovableClock | None = None,
+    patience: Patience = DEFAULT_PATIENCE,
+    driver: str = "pymongo",
+    buy_timeout: float = PATIENT,
+) -> AsyncIterator[ProvisioningWorker]:
+    """A worker with connections of its own; several with one prefix share the records."""
+    provider = SmartVps(
+        url=simulator.url,
+        username=simulator.username,
+        password=simulator.password,
+        buy_timeout=buy_timeout,
+        status_timeout=PATIENT,
+        stock_timeout=PATIENT,
+    )
+    try:
+        async with connected(mongodb_url, f"{database_prefix}_provisioning", driver) as database:
+            await prepare(database, SCHEMA)
+            worker = ProvisioningWorker(database, provider, clock or MovableClock(), patience)
+            try:
+                yield worker
+            finally:
+                for task in worker.schedule._in_hand:
+                    task.cancel()
+                await worker.schedule.idle()
+    finally:
+        await provider.close()
+
+
+async def in_hand(worker: ProvisioningWorker, number: int = 1) -> None:
+    """Wait until the worker has begun so many jobs."""
+    await eventually(lambda: len(worker.schedule._in_hand) == number, PATIENT)
+
+
+async def _nothing(_call: str, _ip: str) -> None:
+    return None
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until the tasks have ended, however."""
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,208 @@
+"""The MongoDB and RabbitMQ that the tests run against: real ones, from wherever they can be had.
+
+In this order: the URLs in ORDERSAGA_TEST_MONGODB_URL and ORDERSAGA_TEST_AMQP_URL; containers, where a Docker
+engine answers; processes of this machine. Whichever it is, a test run has a virtual host of its own.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aio_pika
+import aiohttp
+import pymongo
+
+from operations.stack.layout import Layout
+from operations.stack.mongod import Mongod, find_mongod
+from operations.stack.ports import PortClaims
+from operations.stack.processes import Child
+from operations.stack.program import Program
+from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
+from operations.stack.start import start
+from operations.stack.state import AlreadyRunsError, hold
+from shared import topology
+
+MONGODB_URL_VARIABLE = "ORDERSAGA_TEST_MONGODB_URL"
+AMQP_URL_VARIABLE = "ORDERSAGA_TEST_AMQP_URL"
+AMQP_MANAGEMENT_URL_VARIABLE = "ORDERSAGA_TEST_AMQP_MANAGEMENT_URL"
+DIRECTORY_PREFIX = "ordersaga-tests-"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the servers of this test run are, and where they come from: given, containers or native."""
+
+    mongodb_url: str
+    amqp_url: str
+    origin: str = "given"
+
+
+class NativeServers:
+    """A MongoDB and a RabbitMQ of one's own, as processes, that can be stopped and started again.
+
+    Data and ports stay the same over a stop and a start. Every method returns when the server is up, or gone.
+    """
+
+    def __init__(self, directory: Path, ports: dict[str, int]) -> None:
+        self._directory = directory
+        installation = find_rabbitmq()
+        self._database = Mongod(find_mongod(), directory / "mongodb", ports["mongodb"])
+        self._names = Epmd(installation, ports["epmd"])
+        self.broker = RabbitMQ(installation, directory / "rabbitmq", f"tests-{secrets.token_hex(4)}", ports)
+        self._running: dict[str, Child] = {}
+
+    @property
+    def mongodb_url(self) -> str:
+        return self._database.url
+
+    @property
+    def amqp_url(self) -> str:
+        return self.broker.url
+
+    async def start(self) -> None:
+        """Start both servers."""
+        await asyncio.gather(self.start_database(), self.start_broker())
+
+    async def stop(self) -> None:
+        """End both servers."""
+        await asyncio.gather(self.stop_database(), self.stop_broker())
+        await self._stop(self._names, kill=False)
+
+    async def start_database(self) -> None:
+        await self._start(self._database)
+
+    async def start_broker(self) -> None:
+        await self._start(self._names)
+        await self._start(self.broker)
+
+    async def stop_database(self, *, kill: bool = False) -> None:
+        """End MongoDB; with `kill` by SIGKILL, as in a crash."""
+        await self._stop(self._database, kill)
+
+    @contextlib.contextmanager
+    def database_paused(self) -> Iterator[None]:
+        """Have MongoDB stand still: connections stay open, and nothing is answered."""
+        pid = self._running[self._database.name].pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    async def stop_broker(self, *, kill: bool = False) -> None:
+        """End RabbitMQ; with `kill` by SIGKILL, as in a crash."""
+        await self._stop(self.broker, kill)
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl on the broker; it takes a second or two."""
+        return self.broker.control(*arguments)
+
+    async def _start(self, program: Program) -> None:
+        running = self._running.get(program.name)
+        if running is None or not running.running:
+            self._running[program.name] = await start(program, self._directory / "logs", self._directory)
+
+    async def _stop(self, program: Program, kill: bool) -> None:
+        child = self._running.pop(program.name, None)
+        if child is None:
+            return
+        if kill:
+            child.kill()
+        await child.end(program.grace_seconds)
+
+
+@contextlib.asynccontextmanager
+async def native_servers() -> AsyncIterator[NativeServers]:
+    """Start servers in a temporary directory; both end, and their data goes, when the context does."""
+    _remove_what_killed_runs_left()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=DIRECTORY_PREFIX)))
+        stack.enter_context(hold(Layout(directory)))
+        claims = stack.enter_context(PortClaims())
+        ports = claims.claim_preferred(["mongodb", "amqp", "distribution", "epmd"])
+        servers = NativeServers(directory, ports)
+        try:
+            await servers.start()
+            yield servers
+        finally:
+            await servers.stop()
+
+
+def _remove_what_killed_runs_left() -> None:
+    """Delete the directories of runs that were killed; their servers ended with them."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/"):
+        with contextlib.suppress(AlreadyRunsError, OSError), hold(Layout(directory)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def run_servers(announce: Callable[[str], None]) -> AsyncIterator[Servers]:
+    """Give the servers of one test run, from the first source that there is; say which that is."""
+    async with contextlib.AsyncExitStack() as stack:
+        mongodb_url, amqp_url = os.environ.get(MONGODB_URL_VARIABLE), os.environ.get(AMQP_URL_VARIABLE)
+        if mongodb_url and amqp_url:
+            announce(f"servers: given by {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE}")
+            yield Servers(mongodb_url, await stack.enter_async_context(_own_virtual_host(amqp_url)))
+            return
+        found = await _started(stack, announce)
+        yield replace(found, mongodb_url=mongodb_url or found.mongodb_url, amqp_url=amqp_url or found.amqp_url)
+
+
+async def _started(stack: contextlib.AsyncExitStack, announce: Callable[[str], None]) -> Servers:
+    from tests.support import containers
+
+    obstacle = await asyncio.to_thread(containers.obstacle)
+    if obstacle is None:
+        announce("servers: containers")
+        found = stack.enter_context(containers.start_containers())
+    else:
+        announce(f"servers: processes of this machine ({obstacle})")
+        native = await stack.enter_async_context(native_servers())
+        found = Servers(native.mongodb_url, native.amqp_url, "native")
+    await _write_journal_often(found.mongodb_url)
+    return found
+
+
+async def _write_journal_often(mongodb_url: str) -> None:
+    """Have what waits for the journal's next write, as dropping a database does, wait 5 ms for it and not 100."""
+    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+        await client.admin.command({"setParameter": 1, "journalCommitInterval": 5})
+
+
+async def delete_topology(amqp_url: str) -> None:
+    """Delete every queue and exchange that the services declare, with the messages in them."""
+    async with await aio_pika.connect(amqp_url) as connection:
+        channel = await connection.channel()
+        for queue in topology.queues():
+            await channel.queue_delete(queue.name)
+        for exchange in topology.exchanges():
+            await channel.exchange_delete(exchange.name)
+
+
+@contextlib.asynccontextmanager
+async def _own_virtual_host(amqp_url: str) -> AsyncIterator[str]:
+    """Create a virtual host for this run on a broker that was given, if its management API was given too."""
+    management = os.environ.get(AMQP_MANAGEMENT_URL_VARIABLE)
+    if not management:
+        yield amqp_url
+        return
+    name = f"tests-{secrets.token_hex(4)}"
+    address = urllib.parse.urlsplit(amqp_url)
+    login = aiohttp.BasicAuth(address.username or "guest", address.password or "guest")
+    host, everything = f"{management.rstrip('/')}/api/vhosts/{name}", {"configure": ".*", "write": ".*", "read": ".*"}
+    permissions = f"{management.rstrip('/')}/api/permissions/{name}/{login.login}"
+    async with aiohttp.ClientSession(auth=login, raise_for_status=True) as session:
+        await (await session.put(host, json={})).release()
+        await (await session.put(permissions, json=everything)).release()
+        try:
+            yield address._replace(path=f"/{name}").geturl()
+        finally:
+            await (await session.delete(host)).release()

@@ -1,0 +1,118 @@
+"""The four services in one process over the in-memory bus and a real MongoDB, and what their clients do."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+import inventory_service.__main__ as inventory
+import order_service.__main__ as order
+import payment_service.__main__ as payment
+import provisioning_service.__main__ as provisioning
+from inventory_service.settings import InventorySettings
+from order_service.settings import OrderSettings
+from payment_service.settings import PaymentSettings
+from provisioning_service.settings import ProvisioningSettings
+from shared import database
+from shared.bus.consumer import Consumer
+from shared.bus.memory import MemoryBroker, MemoryBus
+from shared.bus.publisher import Publisher
+from shared.failure_points import FailurePoint, nothing_fails
+from shared.http import create_app
+from shared.service import Connections
+from tests.support.builders import connected, order_body
+from tests.support.eventually import eventually
+from tests.support.provisioning_processes import IMPATIENT
+from tests.support.simulators import package, run_simulator
+from tests.support.tasks import end_tasks
+
+A_SERVER = {"items": [{"productId": "vps", "quantity": 1, "price": 10}]}
+QUICK = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "payment_failure_rate": 0.0}
+SERVICES: dict[str, tuple[Any, type[Any]]] = {
+    "order": (order, OrderSettings),
+    "inventory": (inventory, InventorySettings),
+    "payment": (payment, PaymentSettings),
+    "provisioning": (provisioning, ProvisioningSettings),
+}
+
+
+class Shop:
+    """Four services in this process, and what their clients do."""
+
+    def __init__(self, mongodb_url: str, prefix: str, settings: dict[str, object]) -> None:
+        self.broker = MemoryBroker()
+        self._mongodb_url = mongodb_url
+        self._prefix = prefix
+        self.settings = settings
+        self._clients: dict[str, httpx.AsyncClient] = {}
+
+    @contextlib.asynccontextmanager
+    async def running(self, name: str, reach: FailurePoint = nothing_fails) -> AsyncIterator[None]:
+        """One service, until the context ends."""
+        module, settings_type = SERVICES[name]
+        known = {k: v for k, v in self.settings.items() if k in settings_type.model_fields}
+        bus = MemoryBus(self.broker)
+        await bus.start(module.DEFINITION.inbox)
+        async with connected(self._mongodb_url, f"{self._prefix}_{module.DEFINITION.database}") as stored:
+            parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), reach))
+            consumer = Consumer(bus, module.DEFINITION.inbox, parts.handlers, as_ours=database.as_ours)
+            app = create_app(name, "", _ready, pages=parts.pages)
+            app.include_router(parts.router)
+            transport = httpx.ASGITransport(app)
+            self._clients[name] = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
+            tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
+            try:
+                yield
+            finally:
+                await self._clients[name].aclose()
+                await end_tasks(*tasks)
+                await bus.close()
+
+    @contextlib.asynccontextmanager
+    async def all_running(self, *names: str) -> AsyncIterator[None]:
+        """Services as they are, all four unless some are named."""
+        async with contextlib.AsyncExitStack() as stack:
+            for name in names or SERVICES:
+                await stack.enter_async_context(self.running(name))
+            yield
+
+    async def ask(self, service: str, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        response = await self._clients[service].request(method, path, json=body, headers=headers)
+        assert response.status_code in (200, 201, 202), response.text
+        return response.json()
+
+    async def place(self, traceparent: str | None = None, **changes: Any) -> str:
+        headers = {"traceparent": traceparent} if traceparent is not None else {}
+        return str((await self.ask("order", "POST", "/orders", order_body(**changes), **headers))["orderId"])
+
+    async def found(self, order_id: str) -> dict[str, Any]:
+        order: dict[str, Any] = await self.ask("order", "GET", f"/orders/{order_id}")
+        return order
+
+    async def settled(self, order_id: str) -> dict[str, Any]:
+        """The order once it is settled, and nothing more is under way."""
+
+        async def is_settled() -> bool:
+            self.broker.advance(1)
+            return bool((await self.found(order_id))["settled"]) and not self.broker.depth()
+
+        await eventually(is_settled, 30, f"order {order_id} to settle")
+        return await self.found(order_id)
+
+
+async def _ready() -> dict[str, str]:
+    return {}
+
+
+@contextlib.asynccontextmanager
+async def open_shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
+    """Services that a test has to start, with 100 units of p1 and 10 servers to sell."""
+    async with run_simulator() as simulator:
+        await simulator.packages([package("103.181.91", 10)])
+        opened = Shop(mongodb_url, database_prefix, {**QUICK, **IMPATIENT, **simulator.settings})
+        async with opened.running("inventory"):
+            await opened.ask("inventory", "PUT", "/inventory/p1", {"quantity": 100})
+            await opened.ask("inventory", "PUT", "/products/vps", {"kind": "vps", "package": "103.181.91"})
+        yield opened

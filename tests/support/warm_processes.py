@@ -1,0 +1,241 @@
+"""Python programs as processes that need not import the libraries first, which is most of what a start costs.
+
+The services of a test are started hundreds of times, each for a second of imports. So one process imports the
+libraries, none of this project's services or commands, and forks for each program, which then runs as `python -m`
+runs it: with a pid, an environment and an end of its own, by exit status or signal. That a service starts without
+such help is shown wherever `ordersaga up` runs.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LIBRARIES = (
+    "cryptography.fernet",
+    "httpx",
+    "rich.console",
+    "rich.live",
+    "rich.markdown",
+    "rich.table",
+    "typer",
+    # With FastAPI, uvicorn, aio_pika, PyMongo, Pydantic and structlog; a service imports all of `shared` anyway.
+    "shared.service",
+)
+_LENGTH_BYTES = 4
+
+
+class WarmProcess:
+    """A running program; what asyncio's own Process has, as far as tests need it."""
+
+    def __init__(self, pid: int, status: asyncio.StreamReader, stdout: asyncio.StreamReader) -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.returncode: int | None = None
+        self._ending = asyncio.create_task(self._end(status))
+
+    async def _end(self, status: asyncio.StreamReader) -> int:
+        # Nothing comes when the process that forks is gone; then this one has been killed as well.
+        self.returncode = int(await status.readline() or -signal.SIGKILL)
+        return self.returncode
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ending)
+
+    def send_signal(self, number: int) -> None:
+        """Raises ProcessLookupError when it has ended."""
+        if self.returncode is not None:
+            raise ProcessLookupError
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+async def start(module: str, *words: str, environment: Mapping[str, str]) -> WarmProcess:
+    """Run `python -m module words`, with both outputs in `stdout` and nothing to read."""
+    stdout, output = await _pipe()
+    try:
+        with open(os.devnull, "rb") as nothing:
+            pid, status = await _fork(module, words, environment, (nothing.fileno(), output, output))
+    finally:
+        os.close(output)
+    return WarmProcess(pid, status, stdout)
+
+
+async def run(
+    module: str, *words: str, environment: Mapping[str, str], answer: str = "", together: bool = False
+) -> tuple[int, str, str]:
+    """Run `python -m module words` to its end; its exit status, what it printed and its errors, or both `together`."""
+    (stdout, output), (stderr, errors) = await _pipe(), await _pipe()
+    source, sink = os.pipe()
+    os.write(sink, answer.encode())  # a few words, for which a pipe has room
+    os.close(sink)
+    try:
+        pid, status = await _fork(module, words, environment, (source, output, output if together else errors))
+    finally:
+        for descriptor in (source, output, errors):
+            os.close(descriptor)
+    process = WarmProcess(pid, status, stdout)
+    printed, said = await asyncio.gather(stdout.read(), stderr.read())
+    return await process.wait(), printed.decode(), said.decode()
+
+
+async def _pipe() -> tuple[asyncio.StreamReader, int]:
+    """A pipe: what is written into the descriptor is read here, until every copy of it is closed."""
+    source, sink = os.pipe()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(source, "rb", 0))
+    return reader, sink
+
+
+async def _fork(
+    module: str, words: tuple[str, ...], environment: Mapping[str, str], standard: tuple[int, int, int]
+) -> tuple[int, asyncio.StreamReader]:
+    """Have the one that forks start a program with these descriptors; its pid, and where its exit status will come."""
+    status, told = await _pipe()
+    try:
+        request = json.dumps({"module": module, "words": words, "environment": dict(environment)}).encode()
+        control = _Forker.ours().control
+        socket.send_fds(control, [len(request).to_bytes(_LENGTH_BYTES)], [*standard, told])
+        control.sendall(request)
+    finally:
+        os.close(told)
+    return int(await status.readline()), status
+
+
+class _Forker:
+    """The process that forks, from this side: started with the first program, ended with this process."""
+
+    _ours: "_Forker | None" = None
+
+    def __init__(self) -> None:
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.warm_processes", str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        self.control.close()
+        self._process.wait()
+
+    @classmethod
+    def ours(cls) -> "_Forker":
+        if cls._ours is None:
+            cls._ours = cls()
+        return cls._ours
+
+
+# --- In the process that forks. ---
+
+
+@dataclass
+class _Server:
+    """Forks for each request, and tells each program's pid and exit status; kills all when nobody asks any more."""
+
+    control: socket.socket
+    told: dict[int, int] = field(default_factory=dict)
+    """By pid, the descriptor on which its exit status is awaited."""
+
+    def serve(self) -> dict[str, Any] | None:
+        """Return None at the end, and in a forked process the request for it."""
+        wake, wakened = socket.socketpair()
+        with selectors.DefaultSelector() as selector, wake, wakened:
+            wake.setblocking(False)
+            wakened.setblocking(False)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for those who run the tests to act on
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.set_wakeup_fd(wakened.fileno(), warn_on_full_buffer=False)
+            for source in (self.control, wake):
+                selector.register(source, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if wake in ready:
+                    wake.recv(4096)
+                    self._tell_the_dead()
+                if self.control in ready:
+                    goes_on, request = self._take()
+                    if not goes_on or request:
+                        break
+        signal.set_wakeup_fd(-1)
+        return request
+
+    def _take(self) -> tuple[bool, dict[str, Any] | None]:
+        """Take one request: whether there was one, and in the forked process what it asks for."""
+        head, descriptors, _, _ = socket.recv_fds(self.control, _LENGTH_BYTES, 4)
+        if not head:
+            self._kill_all()
+            return False, None
+        length, body = int.from_bytes(head), b""
+        while len(body) < length:
+            body += self.control.recv(length - len(body))
+        *standard, told = descriptors
+        if (pid := os.fork()) == 0:
+            self._become_the_program(standard, told)
+            request: dict[str, Any] = json.loads(body)
+            return True, request
+        for descriptor in standard:
+            os.close(descriptor)
+        self.told[pid] = told
+        os.write(told, b"%d\n" % pid)
+        return True, None
+
+    def _become_the_program(self, standard: list[int], told: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, descriptor in enumerate(standard):
+            os.dup2(descriptor, number)
+        for descriptor in (*standard, told, *self.told.values()):
+            os.close(descriptor)
+        self.control.close()
+
+    def _tell_the_dead(self) -> None:
+        for pid, told in list(self.told.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+                    os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
+                os.close(told)
+                del self.told[pid]
+
+    def _kill_all(self) -> None:
+        for pid in self.told:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _main() -> None:
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    gc.freeze()  # what is imported stays shared with the forked processes, which need not look through it
+    request = _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if request is None:
+        return
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [request["module"], *request["words"]]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

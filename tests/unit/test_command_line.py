@@ -1,0 +1,212 @@
+"""The command line's frame, and how the commands find a stack."""
+
+import errno
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from operations import cli
+from operations.doctor.machine import check_disk
+from operations.settings import UnreachableError, locate_stack
+from operations.stack.layout import Layout, remember_as_last_used
+from operations.stack.processes import identify
+from operations.stack.state import ProcessState, State, write_state
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.build_application(words), list(words))
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command() -> None:
+    status, text = run("--help")
+    assert status == 0
+    for name, entry in cli.COMMANDS.items():
+        assert name in text
+        assert entry.summary.split()[0] in text
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_exists_and_explains_itself(name: str) -> None:
+    entry = cli.COMMANDS[name]
+    assert callable(getattr(importlib.import_module(entry.module), entry.attribute))
+    status, text = run(name, "--help")
+    assert (status, "Usage:" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["up", "--only", "nonsense"],
+        ["up", "--port-offset", "many"],
+        ["status", "--nonsense"],
+        ["down", "x"],
+    ],
+)
+def test_wrong_usage_is_told_by_exit_status_2(words: list[str]) -> None:
+    assert run(*words)[0] == 2
+
+
+def test_a_server_out_of_reach_is_told_by_exit_status_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(_: object) -> Callable[[], None]:
+        def application() -> None:
+            raise UnreachableError("no stack runs")
+
+        return application
+
+    monkeypatch.setattr(cli, "build_application", build)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "no stack runs\n"
+
+
+def test_a_group_of_commands_can_be_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = typer.Typer()
+    group.command("list")(lambda: typer.echo("listed"))
+    group.command("show")(lambda: typer.echo("shown"))
+    monkeypatch.setattr("operations.commands.doctor.group", group, raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "letters", cli.Entry("operations.commands.doctor", "group", "Handle letters."))
+    assert run("letters", "show") == (0, "shown\n")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_STATE_HOME": str(tmp_path / "xdg")}
+
+
+def remember_running(root: Path, environment: dict[str, str]) -> None:
+    """Write the state of a stack whose supervisor is this process."""
+    root.mkdir()
+    processes = (ProcessState("order", "http://127.0.0.1:1234"), ProcessState("mongodb", "mongodb://here/"))
+    state = State(
+        supervisor=identify(os.getpid()),
+        mongodb_url="mongodb://here/",
+        amqp_url="amqp://here/",
+        database_prefix="mine",
+        processes=processes,
+    )
+    write_state(Layout(root), state)
+    remember_as_last_used(root, environment)
+
+
+def test_the_stack_used_last_is_located(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    stack = locate_stack(environment=environment)
+    assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://here/")
+    assert (stack.data_dir, stack.database_prefix) == (tmp_path / "stack", "mine")
+    assert stack.urls == {
+        "order": "http://127.0.0.1:1234",
+        "inventory": "http://127.0.0.1:3009",
+        "payment": "http://127.0.0.1:3010",
+        "provisioning": "http://127.0.0.1:3011",
+        "console": "http://127.0.0.1:3012",
+        "simulator": "http://127.0.0.1:3013",
+    }
+
+
+def test_what_the_environment_names_comes_first(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    named = {"ORDERSAGA_AMQP_URL": "amqp://there/", "ORDERSAGA_ORDER_URL": "http://there"}
+    stack = locate_stack(environment={**environment, **named, "ORDERSAGA_DATABASE_PREFIX": "theirs"})
+    assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://there/")
+    assert (stack.urls["order"], stack.database_prefix) == ("http://there", "theirs")
+    assert stack.data_dir is None  # one of the servers is not this directory's
+
+
+def test_a_stack_is_described_in_one_line_without_passwords(tmp_path: Path, environment: dict[str, str]) -> None:
+    root = tmp_path / "stack"
+    remember_running(root, environment)
+    assert locate_stack(environment=environment).describe() == f"{root} (databases mine_*)"
+    stack = locate_stack(environment={**environment, "ORDERSAGA_AMQP_URL": "amqp://user:secret@there/"})
+    assert stack.describe() == "mongodb://here/ and amqp://user:***@there/ (databases mine_*)"
+    assert "secret" not in str(stack.as_json())
+
+
+@pytest.mark.parametrize("variable", ["MONGODB_URL", "AMQP_URL", "ORDER_URL"])
+def test_a_url_that_is_not_valid_is_told_without_its_password(environment: dict[str, str], variable: str) -> None:
+    wrong = {f"ORDERSAGA_{variable}": "amqp://u:S3#CR3T@h/"} if variable == "AMQP_URL" else {}
+    wrong = wrong or {f"ORDERSAGA_{variable}": "http://u:S3/CR3T@h/"}
+    with pytest.raises(UnreachableError, match=f"ORDERSAGA_{variable}=.*percent-encoded") as raised:
+        locate_stack(environment={**environment, **wrong})
+    assert "CR3T" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("DATABASE_PREFIX", 'a/b c"', "letters, digits"), ("CONSOLE_URL", "nonsense", "https://user:password@host")],
+)
+def test_what_else_names_a_stack_is_checked_before_anything_is_done(
+    environment: dict[str, str], name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(UnreachableError, match=f"ORDERSAGA_{name}=.*is not valid: .*{allowed}"):
+        locate_stack(environment={**environment, f"ORDERSAGA_{name}": value})
+
+
+def test_a_slash_at_the_end_of_a_service_s_url_changes_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    remember_running(tmp_path / "stack", environment)
+    stack = locate_stack(environment={**environment, "ORDERSAGA_ORDER_URL": "http://there:1/"})
+    assert stack.urls["order"] == "http://there:1"
+
+
+def test_a_data_directory_that_cannot_be_one_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for named in (str(loop), "~no-such-user/data"):
+        for command in ("up", "down", "status", "doctor"):
+            monkeypatch.setattr("sys.argv", ["ordersaga", command, "--data-dir", named])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert (command, ended.value.code) == (command, 2)
+            assert f"{named} cannot be a data directory" in capsys.readouterr().err
+
+
+def test_a_data_directory_that_may_not_be_searched_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/"):  # root may search everything
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return known(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    status, text = run("down", "--data-dir", str(tmp_path / "closed" / "data"))
+    assert status == 1
+    assert "cannot be ended" in text
+    assert "Permission denied" in text
+    assert check_disk(tmp_path / "closed" / "data").what == "disk"
+
+
+def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "state.json").write_bytes(b"")
+    with pytest.raises(UnreachableError, match=r"state\.json cannot be read"):
+        locate_stack(tmp_path, environment)
+    named = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    assert locate_stack(tmp_path, {**environment, **named}).mongodb_url == "mongodb://there/"
+
+
+def test_the_environment_alone_is_enough(environment: dict[str, str]) -> None:
+    named = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    stack = locate_stack(environment={**environment, **named})
+    assert (stack.data_dir, stack.urls["payment"]) == (None, "http://127.0.0.1:3010")
+
+
+def test_a_stack_that_does_not_run_is_not_located(tmp_path: Path, environment: dict[str, str]) -> None:
+    root = tmp_path / "stack"
+    root.mkdir()
+    write_state(Layout(root), State(mongodb_url="mongodb://here/", amqp_url="amqp://here/"))
+    with pytest.raises(UnreachableError, match=f"no stack runs in {root}"):
+        locate_stack(root, environment)

@@ -1,0 +1,228 @@
+"""What a stack remembers and which directory is meant."""
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from operations.stack.layout import Layout, choose_data_directory, remember_as_last_used
+from operations.stack.origin import MovedError, check_origin
+from operations.stack.processes import Identity, find, identify
+from operations.stack.run import Options, run_stack
+from operations.stack.start import StartError
+from operations.stack.state import (
+    ProcessState,
+    State,
+    UnreadableStateError,
+    find_holder,
+    hold,
+    read_state,
+    read_state_if_readable,
+    write_state,
+)
+
+
+def test_the_named_directory_comes_before_the_environment_s(tmp_path: Path) -> None:
+    environment = {"ORDERSAGA_DATA_DIR": "/from/environment"}
+    assert choose_data_directory(tmp_path, environment) == tmp_path
+    assert choose_data_directory(None, environment) == Path("/from/environment")
+
+
+def test_the_default_directory_is_in_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert choose_data_directory(None, {"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / ".ordersaga"
+
+
+def test_only_commands_that_look_for_a_stack_take_the_one_used_last(tmp_path: Path) -> None:
+    environment = {"XDG_STATE_HOME": str(tmp_path)}
+    remember_as_last_used(Path("/used/last"), environment)
+    assert choose_data_directory(None, environment, last_used=True) == Path("/used/last")
+    assert choose_data_directory(None, environment) == Path.cwd() / ".ordersaga"
+
+
+def test_a_stack_that_never_ran_has_an_empty_state(tmp_path: Path) -> None:
+    assert read_state(Layout(tmp_path / "nothing")) == State()
+
+
+def test_the_state_is_read_as_it_was_written_and_only_its_owner_may(tmp_path: Path) -> None:
+    process = ProcessState("order", "http://127.0.0.1:3008", Identity(7, 1.5), ready=True, detail="ready", restarts=2)
+    state = State("node", {"order": 3008}, "ready", None, Identity(1, 2.5), "mongodb://", "amqp://", "t1", (process,))
+    layout = Layout(tmp_path)
+    write_state(layout, state)
+    assert read_state(layout) == state
+    assert layout.state_file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_file_is_replaced_as_a_whole_and_only_once_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path)
+    write_state(layout, State(node="first"))
+
+    def fail(*_: object) -> None:
+        assert read_state(layout).node == "first"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_state(layout, State(node="second"))
+    assert read_state(layout).node == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+UNREADABLE = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'{"processes": 3}',
+    b'{"supervisor": {"pid": "x"}}',
+    b'{"supervisor": {"pid": -1, "started": 0}}',
+    b'{"ports": {"order": 70000}}',
+    b"\0" * 4096,
+]
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_a_state_that_cannot_be_read_is_one_line_that_says_what_helps(tmp_path: Path, content: bytes) -> None:
+    layout = Layout(tmp_path)
+    layout.state_file.write_bytes(content)
+    with pytest.raises(UnreadableStateError) as raised:
+        read_state(layout)
+    line = str(raised.value)
+    assert "\n" not in line
+    for part in (str(layout.state_file), "ordersaga down", "ordersaga up --fresh"):
+        assert part in line
+    assert read_state_if_readable(layout) == State()
+
+
+def test_a_state_that_the_system_does_not_give_is_told_like_one_that_is_damaged(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.state_file.mkdir()
+    with pytest.raises(UnreadableStateError, match="Is a directory"):
+        read_state(layout)
+
+
+def test_a_state_of_another_version_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.state_file.write_text('{"node": "n1", "of a later version": {"x": 1}}')
+    assert read_state(layout) == State(node="n1")
+
+
+def test_a_directory_that_was_moved_or_copied_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
+    made.root.mkdir()
+    check_origin(made)
+    check_origin(made)
+    shutil.copytree(made.root, copy.root)
+    with pytest.raises(MovedError, match="up --fresh") as raised:
+        check_origin(copy)
+    assert str(made.root) in str(raised.value)
+    shutil.rmtree(made.root)
+    copy.root.rename(made.root)
+    check_origin(made)
+
+
+def test_a_directory_may_be_named_by_another_path_that_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    check_origin(Layout(tmp_path / "real"))
+    (tmp_path / "link").symlink_to("real")
+    check_origin(Layout(tmp_path / "link"))
+    assert choose_data_directory(tmp_path / "link") == tmp_path / "real"
+
+
+def test_a_record_of_the_origin_that_is_damaged_is_no_reason_to_start(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.origin_file.write_bytes(b"\xff")
+    with pytest.raises(MovedError, match="moved or copied"):
+        check_origin(layout)
+
+
+def test_the_processes_that_a_copied_state_names_are_not_those_of_the_copy(tmp_path: Path) -> None:
+    made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
+    made.root.mkdir()
+    check_origin(made)
+    write_state(made, State(node="n1", supervisor=identify(os.getpid())))
+    shutil.copytree(made.root, copy.root)
+    assert read_state(made).running
+    assert read_state(copy) == State()
+
+
+def test_the_supervisor_is_found_by_its_lock_whatever_the_state_says(tmp_path: Path) -> None:
+    made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
+    assert find_holder(made) is None
+    with hold(made):
+        made.state_file.write_bytes(b"")
+        holder = find_holder(made)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+        shutil.copytree(made.root, copy.root)
+        assert find_holder(copy) is None
+    assert find_holder(made) is None
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"\0", b"relative/path", b"/with\0nul"])
+def test_a_damaged_note_of_the_directory_used_last_is_as_good_as_none(tmp_path: Path, note: bytes) -> None:
+    environment = {"XDG_STATE_HOME": str(tmp_path)}
+    remember_as_last_used(tmp_path, environment)
+    (tmp_path / "ordersaga" / "last-data-directory").write_bytes(note)
+    chosen = choose_data_directory(None, environment, last_used=True)
+    assert chosen == Path.cwd() / ".ordersaga"
+
+
+def test_the_note_of_the_directory_used_last_holds_any_path(tmp_path: Path) -> None:
+    environment = {"XDG_STATE_HOME": str(tmp_path)}
+    strange = Path(os.fsdecode(b"/used/\xff last"))
+    remember_as_last_used(strange, environment)
+    assert choose_data_directory(None, environment, last_used=True) == strange
+
+
+def test_a_stack_runs_as_long_as_its_supervisor() -> None:
+    own = identify(os.getpid())
+    assert own is not None
+    assert State(supervisor=own).running
+    assert not State(supervisor=Identity(own.pid, own.started - 60)).running
+    assert not State().running
+
+
+def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() -> None:
+    process = subprocess.Popen(["sleep", "600"])
+    identity = identify(process.pid)
+    assert identity is not None
+    assert find(identity) is not None
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+    assert find(identity) is None
+    process.wait()
+    assert find(identity) is None
+    assert identify(process.pid) is None
+
+
+class NoView:
+    """Watches a stack without a word."""
+
+    def change(self, state: State) -> None:
+        """Ignore a new state."""
+
+    def event(self, text: str) -> None:
+        """Ignore an event."""
+
+
+def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = []
+
+    def record(_: Layout, state: State) -> None:
+        phases.append(state.phase)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "umask", lambda _: 0)
+    monkeypatch.setattr("operations.stack.run.write_state", record)
+    servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
+    with pytest.raises(StartError, match="No space left"):
+        run_stack(Options(tmp_path, ()), NoView(), servers)
+    assert phases == ["starting"]

@@ -1,0 +1,289 @@
+"""What a stack consists of, from what it was asked for and what is given."""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from operations.stack.environment import unknown_settings
+from operations.stack.layout import Layout
+from operations.stack.mongod import Mongod, find_mongod
+from operations.stack.plan import Plan, make_plan
+from operations.stack.ports import PortClaims, PortTakenError
+from operations.stack.program import ServerMissingError
+from operations.stack.rabbitmq import find_rabbitmq
+from operations.stack.services import PROCESSES, SERVICES, SIMULATOR, Service, choose_services
+from operations.stack.start import StartError
+from operations.stack.state import State
+from operations.stack.supervisor import restart_delay
+from provisioning_service.settings import ProvisioningSettings
+from shared.settings import load
+
+GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
+PROVIDER = {"ORDERSAGA_SMARTVPS_URL": "https://reseller"}
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Iterator[PortClaims]:
+    with PortClaims(tmp_path / "claims") as own:
+        yield own
+
+
+def plan(
+    claims: PortClaims,
+    tmp_path: Path,
+    environment: dict[str, str],
+    services: tuple[str, ...] = tuple(PROCESSES),
+    offset: int | None = None,
+    remembered: State | None = None,
+) -> Plan:
+    return make_plan(Layout(tmp_path), services, offset, remembered or State(), claims, environment)
+
+
+def program_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def settings_of(made: Plan, name: str) -> Mapping[str, str]:
+    """The environment with which a process is started."""
+    return next(program for stage in made.stages for program in stage if program.name == name).prepare().environment
+
+
+def test_with_both_servers_given_only_services_and_the_simulator_are_started(
+    claims: PortClaims, tmp_path: Path
+) -> None:
+    made = plan(claims, tmp_path, GIVEN)
+    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR], list(SERVICES)]
+    assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://elsewhere/", "amqp://elsewhere/")
+
+
+def test_services_get_the_environment_and_where_their_servers_are(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(
+        claims, tmp_path, {**GIVEN, "ORDERSAGA_SAGA_TIMEOUT_SECONDS": "7", "ORDERSAGA_HTTP_PORT": "1"}, ("order",)
+    )
+    environment = settings_of(made, "order")
+    assert environment["ORDERSAGA_SAGA_TIMEOUT_SECONDS"] == "7"
+    assert environment["ORDERSAGA_HTTP_PORT"] == str(made.state.ports["order"]) != "1"
+    assert environment["ORDERSAGA_MONGODB_URL"] == "mongodb://elsewhere/"
+    assert environment["ORDERSAGA_AMQP_URL"] == "amqp://elsewhere/"
+
+
+SECRETS = {
+    "ORDERSAGA_STRIPE_API_KEY": "sk_secret",
+    "ORDERSAGA_CREDENTIALS_KEY": Fernet.generate_key().decode(),
+    "ORDERSAGA_SMARTVPS_PASSWORD": "secret",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "RABBITMQ_DEFAULT_PASS": "secret",
+}
+COMMON = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"}
+FOR_SERVICES = {
+    "https_proxy": "http://proxy",
+    "SSL_CERT_FILE": "/ca.pem",
+    "OTEL_SERVICE_NAME": "x",
+    "PYTHONHASHSEED": "1",
+}
+
+
+def test_each_program_gets_the_part_of_the_environment_that_it_needs(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {**SECRETS, **COMMON, **FOR_SERVICES, "ORDERSAGA_NONSENSE": "x"})
+    having = {
+        secret: {name for name in (*PROCESSES, "mongodb", "rabbitmq", "epmd") if secret in settings_of(made, name)}
+        for secret in (*SECRETS, "ORDERSAGA_NONSENSE")
+    }
+    assert having == {
+        "ORDERSAGA_STRIPE_API_KEY": {"payment"},
+        "ORDERSAGA_CREDENTIALS_KEY": {"provisioning"},
+        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR},
+        "AWS_SECRET_ACCESS_KEY": set(),
+        "RABBITMQ_DEFAULT_PASS": set(),
+        "ORDERSAGA_NONSENSE": set(),
+    }
+    for name in PROCESSES:
+        assert {**COMMON, **FOR_SERVICES}.items() <= settings_of(made, name).items()
+    for name in ("mongodb", "rabbitmq", "epmd"):
+        environment = settings_of(made, name)
+        assert environment.keys() >= {"PATH", "TZ"}
+        assert not [variable for variable in environment if variable.startswith("ORDERSAGA_")]
+        assert not environment.keys() & FOR_SERVICES.keys()
+
+
+def test_a_setting_that_no_program_has_is_known_to_be_one() -> None:
+    environment = {**GIVEN, **SECRETS, "ORDERSAGA_DATA_DIR": "x", "ORDERSAGA_TEST_MONGODB_URL": "x"}
+    kinds = [kind.settings for kind in PROCESSES.values()]
+    assert unknown_settings(environment, kinds) == []
+    wrong = {"ORDERSAGA_SAGA_TIMEOUT": "7", "ORDERSAGA_STRIPE_API_KEY_FILE": "/run/secrets/stripe"}
+    assert unknown_settings({**environment, **wrong}, kinds) == sorted(wrong)
+
+
+def test_mongod_does_not_take_zlib(tmp_path: Path) -> None:
+    argv = Mongod(find_mongod(), tmp_path, 1, {}).prepare().argv
+    assert argv[argv.index("--networkMessageCompressors") + 1] == "snappy,zstd"
+
+
+def test_provisioning_buys_from_the_simulator_as_who_it_lets_in(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_SMARTVPS_PASSWORD": "mine"})
+    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR)
+    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR]}"
+    for name, value in {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "mine"}.items():
+        assert (buyer[name], seller[name]) == (value, value)
+
+
+def test_the_simulator_knows_nothing_of_the_stack_that_buys_from_it(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR)
+    assert not settings.keys() & {*GIVEN, "ORDERSAGA_CREDENTIALS_KEY"}
+    assert settings["ORDERSAGA_HTTP_PORT"].isdigit()
+
+
+def test_a_provider_that_is_given_is_used_as_it_is_given(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, **PROVIDER}), "provisioning")
+    assert settings["ORDERSAGA_SMARTVPS_URL"] == "https://reseller"
+    assert "ORDERSAGA_SMARTVPS_USERNAME" not in settings  # the service says that it is missing
+
+
+def test_without_the_simulator_and_without_a_provider_there_is_none(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, GIVEN, ("provisioning",)), "provisioning")
+    assert "ORDERSAGA_SMARTVPS_URL" not in settings
+
+
+def test_the_settings_that_provisioning_is_started_with_are_complete(
+    claims: PortClaims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings_of(plan(claims, tmp_path, GIVEN), "provisioning").items():
+        monkeypatch.setenv(name, value)
+    assert load(ProvisioningSettings).smartvps_url
+
+
+def key_of(made: Plan) -> str:
+    return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
+
+
+def test_the_key_to_the_credentials_is_made_once_and_for_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
+    first, second = (key_of(plan(claims, tmp_path, GIVEN, ("provisioning",))) for _ in range(2))
+    assert first == second
+    Fernet(first)
+    file = Layout(tmp_path).credentials_key
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", file.name]
+
+
+def test_two_stacks_have_different_keys(claims: PortClaims, tmp_path: Path) -> None:
+    keys = set()
+    for side in (tmp_path / "one", tmp_path / "other"):
+        side.mkdir()
+        keys.add(key_of(plan(claims, side, GIVEN, ("provisioning",))))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("damaged", [b"", b"half a k", b"\xff\xfe"])
+def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
+    claims: PortClaims, tmp_path: Path, damaged: bytes
+) -> None:
+    file = Layout(tmp_path).credentials_key
+    file.write_bytes(damaged)
+    with pytest.raises(StartError, match=r"credentials.key holds no valid key\. Put the key back"):
+        plan(claims, tmp_path, GIVEN, ("provisioning",))
+    assert file.read_bytes() == damaged
+
+
+def test_a_key_that_is_given_is_used_and_not_kept(claims: PortClaims, tmp_path: Path) -> None:
+    given = {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "given"}
+    assert key_of(plan(claims, tmp_path, given, ("provisioning",))) == "given"
+    assert not Layout(tmp_path).credentials_key.exists()
+
+
+def test_only_who_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, GIVEN)
+    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY" in settings_of(made, name)]
+    assert having == ["provisioning"]
+
+
+def test_remembered_ports_are_used_again(claims: PortClaims, tmp_path: Path) -> None:
+    port = claims.claim_free()
+    claims.release()
+    made = plan(claims, tmp_path, GIVEN, ("order",), remembered=State(ports={"order": port, "amqp": 5}))
+    assert made.state.ports == {"order": port, "amqp": 5}
+
+
+def test_an_offset_is_added_to_every_default_port(claims: PortClaims, tmp_path: Path) -> None:
+    offset = claims.claim_free() - 3008
+    claims.release()
+    assert plan(claims, tmp_path, GIVEN, ("order",), offset).state.ports == {"order": 3008 + offset}
+    with PortClaims(tmp_path / "claims") as other, pytest.raises(PortTakenError, match=f"{3008 + offset}"):
+        plan(other, tmp_path, GIVEN, ("order",), offset)
+
+
+def test_two_stacks_have_different_node_names_and_one_keeps_its_own(claims: PortClaims, tmp_path: Path) -> None:
+    names = [plan(claims, tmp_path, GIVEN, ("order",)).state.node for _ in range(2)]
+    assert names[0] != names[1]
+    assert plan(claims, tmp_path, GIVEN, ("order",), remembered=State(node="kept")).state.node == "kept"
+
+
+def test_a_node_is_known_by_its_data_when_the_state_is_lost(claims: PortClaims, tmp_path: Path) -> None:
+    (tmp_path / "rabbitmq" / "data" / "ordersaga-12ab@localhost").mkdir(parents=True)
+    (tmp_path / "rabbitmq" / "data" / "ordersaga-12ab@localhost-feature_flags").touch()
+    assert plan(claims, tmp_path, GIVEN, ("order",)).state.node == "ordersaga-12ab"
+
+
+def test_a_service_that_listens_everywhere_is_asked_on_this_machine() -> None:
+    service = Service("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
+    assert service.url == "http://127.0.0.1:3008"
+
+
+def test_chosen_services_keep_the_order_of_their_start() -> None:
+    assert choose_services(None, {}) == list(PROCESSES)
+    assert choose_services("payment, order") == ["order", "payment"]
+    assert choose_services("") == []
+
+
+def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named() -> None:
+    assert choose_services(None, PROVIDER) == list(SERVICES)
+    assert choose_services(None, {"ORDERSAGA_SMARTVPS_URL": ""}) == list(PROCESSES)
+    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR]
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
+def test_an_unknown_service_is_refused_with_what_there_is(wrong: str) -> None:
+    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning, console, simulator"):
+        choose_services(wrong)
+
+
+def test_mongod_comes_from_its_variable_then_from_the_path(tmp_path: Path) -> None:
+    named, on_path = program_file(tmp_path / "named"), program_file(tmp_path / "bin" / "mongod")
+    assert find_mongod({"ORDERSAGA_MONGOD": str(named), "PATH": str(on_path.parent)}) == named
+    assert find_mongod({"PATH": str(on_path.parent)}) == on_path
+    with pytest.raises(ServerMissingError, match="ORDERSAGA_MONGOD=/no/such is not an executable file"):
+        find_mongod({"ORDERSAGA_MONGOD": "/no/such", "PATH": str(on_path.parent)})
+
+
+def test_mongod_comes_from_the_package_where_the_path_has_none(tmp_path: Path) -> None:
+    assert find_mongod({"PATH": str(tmp_path)}).parts[-4:] == ("fiftyone", "db", "bin", "mongod")
+
+
+def test_rabbitmq_is_the_script_behind_the_wrapper_that_the_path_has(tmp_path: Path) -> None:
+    real = program_file(tmp_path / "lib" / "rabbitmq_server-3.99.1" / "sbin" / "rabbitmq-server")
+    (real.parent / "rabbitmq-env").write_text("")
+    wrapper = program_file(tmp_path / "bin" / "rabbitmq-script-wrapper")
+    (wrapper.parent / "rabbitmq-server").symlink_to(real)
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin" / "rabbitmq-server").symlink_to(wrapper)
+    program_file(tmp_path / "sbin" / "epmd")
+
+    found = find_rabbitmq({"PATH": str(tmp_path / "sbin")})
+
+    assert (found.scripts, found.version) == (real.parent, "3.99.1")
+
+
+def test_a_rabbitmq_that_was_named_and_is_not_there_is_not_replaced_by_another() -> None:
+    with pytest.raises(ServerMissingError, match="rabbitmq-server was not found"):
+        find_rabbitmq({"ORDERSAGA_RABBITMQ_SERVER": "/no/such"})
+
+
+def test_restarts_are_quick_at_first_and_bounded_later() -> None:
+    assert [restart_delay(deaths) for deaths in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+    assert restart_delay(10**6) == 10.0

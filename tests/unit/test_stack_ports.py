@@ -1,0 +1,63 @@
+"""Ports: taken ones are avoided or named, and what one stack has claimed is not for another."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operations.stack.ports import PortClaims, PortTakenError, is_free
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Iterator[PortClaims]:
+    with PortClaims(tmp_path) as own:
+        yield own
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_port_on_which_something_listens_is_not_free(taken: int) -> None:
+    assert not is_free(taken)
+
+
+def test_a_port_taken_on_every_address_is_not_free() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        assert not is_free(listener.getsockname()[1])
+
+
+def test_a_preferred_port_is_taken_when_it_is_free_and_another_when_not(claims: PortClaims, taken: int) -> None:
+    free = claims.claim_free()
+    claims.release()
+    ports = claims.claim_preferred(["order", "payment"], {"order": free, "payment": taken})
+    assert ports["order"] == free
+    assert ports["payment"] not in (free, taken)
+
+
+def test_the_first_of_several_preferences_wins(claims: PortClaims, taken: int) -> None:
+    first, second = claims.claim_free(), claims.claim_free()
+    claims.release()
+    assert claims.claim_preferred(["order"], {"order": first}, {"order": second}) == {"order": first}
+    claims.release()
+    assert claims.claim_preferred(["order"], {"order": taken}, {"order": second}) == {"order": second}
+
+
+def test_exact_ports_are_all_or_nothing_and_the_taken_ones_are_named(claims: PortClaims, taken: int) -> None:
+    free = claims.claim_free()
+    claims.release()
+    with pytest.raises(PortTakenError, match=rf"{taken} \(payment\)"):
+        claims.claim_exactly({"order": free, "payment": taken})
+    assert claims.claim(free)
+
+
+def test_a_port_that_another_stack_has_claimed_is_not_given_again(claims: PortClaims, tmp_path: Path) -> None:
+    port = claims.claim_free()
+    with PortClaims(tmp_path) as other:
+        assert not other.claim(port)
+        claims.release()
+        assert other.claim(port)
