@@ -28,6 +28,15 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 test: setup-tests  ## Run all tests but those of the containers
 	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
 
+# What `make coverage` runs: paths and options of pytest.
+TESTS ?= tests --ignore tests/compose
+
+.PHONY: coverage
+coverage: setup-tests  ## Run TESTS (all) and list the lines and branches that none of them takes
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS) -n auto --dist worksteal; status=$$?; \
+	    $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
+
 .PHONY: check
 check: setup-tests lint  ## The gate before a commit: what `make lint` does, and the unit tests
 	$(BIN)/pytest tests/unit

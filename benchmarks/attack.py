@@ -29,7 +29,6 @@ from rich.table import Table
 
 from benchmarks.attack_rows import GOOD, ROWS, TRY_AGAIN, Outcome, Row, Target
 from operations.audit.auditing import audit
-from operations.commands.audit import in_words
 from operations.demo.demo_stack import DemoStack, own_stack
 from operations.settings import Stack
 from operations.stack.layout import Layout
@@ -268,7 +267,7 @@ async def aftermath(stack: Stack) -> tuple[str, ...]:
     report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
     return (
         *(f"{name} is not ready" for name in unready),
-        *(f"audit: {in_words(violation)}" for violation in report.violations),
+        *(f"audit: {violation.describe()}" for violation in report.violations),
     )
 
 

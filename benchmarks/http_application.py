@@ -6,14 +6,14 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from order_service.alarms import Patience
-from order_service.intake import Intake, NewOrder
+from order_service.deadlines import Timeouts
+from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import OrderView, show_new
 from shared.clock import utc_now
 from shared.http import create_app, json_response, new_router
 
-_PATIENCE = Patience(timedelta(minutes=5), timedelta(days=1), timedelta(seconds=10), timedelta(seconds=30))
-_INTAKE: Any = Intake(None, None, _PATIENCE, utc_now)  # type: ignore[arg-type]  # only its pure part is called
+_TIMEOUTS = Timeouts(timedelta(minutes=5), timedelta(days=1), timedelta(seconds=10), timedelta(seconds=30))
+_PLACEMENT: Any = OrderPlacement(None, None, _TIMEOUTS, utc_now)  # type: ignore[arg-type]  # only its pure part is called
 
 
 async def _nothing_down() -> dict[str, str]:
@@ -27,19 +27,19 @@ _router = new_router("benchmark")
 @_router.post("/orders", status_code=202, response_model=OrderView)
 async def place(new: NewOrder) -> Response:
     """As the order service does it: one dict, written by orjson."""
-    return json_response(show_new(_INTAKE._order(new, None)), 202)  # noqa: SLF001
+    return json_response(show_new(_PLACEMENT._order(new, None)), 202)  # noqa: SLF001
 
 
 @_router.post("/fastapi", status_code=202, response_model=OrderView)
 async def place_validated(new: NewOrder) -> dict[str, Any]:
     """The answer goes through its response model."""
-    return show_new(_INTAKE._order(new, None))  # noqa: SLF001
+    return show_new(_PLACEMENT._order(new, None))  # noqa: SLF001
 
 
 async def bare(_scope: Scope, receive: Receive, send: Send) -> None:
     """No framework: what is left is the server and the validation."""
     message = await receive()
-    shown = show_new(_INTAKE._order(NewOrder.model_validate_json(message["body"]), None))  # noqa: SLF001
+    shown = show_new(_PLACEMENT._order(NewOrder.model_validate_json(message["body"]), None))  # noqa: SLF001
     body = json_response(shown).body
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 202, "headers": headers})

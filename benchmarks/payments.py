@@ -1,9 +1,9 @@
-"""What charging costs: the payment service's handler over a real database, in batches of several sizes.
+"""The cost of charging cards: the payment service's handler over a real database, in batches of several sizes.
 
     python -m benchmarks.payments "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--payments 6000]
 
-Shown are payments per second, the time that one batch takes, and CPU time per payment in this process and in mongod (if
-it runs on this machine). The benchmark's own database is dropped in the end.
+The table shows payments per second, the time per batch, and CPU time per payment in this process and in mongod (if it
+runs on this machine). The benchmark uses a database of its own and drops it at the end.
 """
 
 import argparse
@@ -19,11 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from payment_service import payments
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated
 from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
+from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
+from payment_service.retainer_charger import RetainerCharger
 from shared import database, schema
 from shared.clock import utc_now
 from shared.contracts import OrderCreated
@@ -38,7 +41,7 @@ MOST_BATCHES = 600
 
 
 def order() -> OrderCreated:
-    """An order of one unit that is charged."""
+    """Return an order for one unit, whose charge succeeds."""
     return OrderCreated(
         order_id=secrets.token_hex(16),
         user_id="u1",
@@ -49,15 +52,16 @@ def order() -> OrderCreated:
 
 
 def handlers(source: Database) -> PaymentHandlers:
-    """The handlers of one payment process."""
+    """Wire the handlers of one payment process."""
     records = Payments(source[payments.COLLECTION])
     gateway = SimulatedGateway(source[simulated.COLLECTION], failure_rate=0.1, clock=utc_now)
-    charging = Charging(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
-    return PaymentHandlers(records, charging, clock=utc_now, reach=nothing_fails)
+    cards = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
+    retainers = RetainerCharger(records, Ledger(source, utc_now), Transactions(source), utc_now)
+    return PaymentHandlers(records, cards, retainers, clock=utc_now, reach=nothing_fails)
 
 
 def mongod_at(url: str) -> psutil.Process | None:
-    """The process that listens on the URL's port, None if it is not one of this machine."""
+    """Return the process that listens on the URL's port, None if there is none on this machine."""
     port = urlsplit(url).port or 27017
     for connection in psutil.net_connections("tcp"):
         address = connection.laddr
@@ -67,7 +71,7 @@ def mongod_at(url: str) -> psutil.Process | None:
 
 
 def cpu_seconds(process: psutil.Process | None) -> float:
-    """CPU time that the process has used so far."""
+    """Return the CPU time that the process has used so far."""
     if process is None:
         return float("nan")
     used = process.cpu_times()
@@ -75,7 +79,7 @@ def cpu_seconds(process: psutil.Process | None) -> float:
 
 
 async def measure(source: Database, mongod: psutil.Process | None, size: int, count: int) -> Sequence[str]:
-    """Charge in batches of that size; returns a row of the table."""
+    """Charge in batches of that size and return a row of the table."""
     batches = [[order() for _ in range(size)] for _ in range(min(MOST_BATCHES, max(1, count // size)))]
     worker, here = handlers(source), psutil.Process(os.getpid())
     await worker.take([order()])
@@ -96,7 +100,7 @@ async def measure(source: Database, mongod: psutil.Process | None, size: int, co
 async def run(url: str, count: int) -> None:
     """Measure every size and print the table."""
     mongo = database.client(ServiceSettings(mongodb_url=url))
-    table = Table("batch", "payments/s", "ms a batch", "service µs/payment", "mongod µs/payment")
+    table = Table("batch", "payments/s", "ms/batch", "service µs/payment", "mongod µs/payment")
     try:
         source = mongo[NAME]
         await schema.prepare(source, {payments.COLLECTION: payments.SCHEMA})
@@ -112,7 +116,7 @@ def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="a MongoDB replica set")
-    parser.add_argument("--payments", type=int, default=6000, help="how many payments for each size of batch")
+    parser.add_argument("--payments", type=int, default=6000, help="payments for each batch size")
     arguments = parser.parse_args()
     uvloop.run(run(arguments.url, arguments.payments))
 

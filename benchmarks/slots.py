@@ -1,4 +1,4 @@
-"""What delivery slots cost: reserving orders on one hot product with and without a slot, over several workers.
+"""What delivery slots cost: processor orders on one hot product with and without a slot, over several workers.
 
     python -m benchmarks.slots "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--orders 4000] [--workers 1,2,4]
 
@@ -92,18 +92,20 @@ async def prepare(url: str, way: str) -> None:
 async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) -> Share:
     """Reserve that many batches as one worker."""
     db = connected(url)
-    resources, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
-    marks = PendingMoves(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
-    reserving = ReservationProcessor(resources, reservations, SlotRules(db, utc_now), marks, utc_now, nothing_fails)
+    stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
+    pending_moves = PendingMoves(stock_items, reservations, utc_now, idle=0.1, sweep_interval=5)
+    processor = ReservationProcessor(
+        stock_items, reservations, SlotRules(db, utc_now), pending_moves, utc_now, nothing_fails
+    )
     queue = [[an_order(way) for _ in range(size)] for _ in range(batches)]
-    await reserving.reserve([an_order(way)])
-    flushing = asyncio.create_task(marks.flush())
+    await processor.reserve([an_order(way)])
+    flushing = asyncio.create_task(pending_moves.flush())
     lost, took = conflicts(), []
     await asyncio.to_thread(barrier.wait)
     started, cpu = time.time(), time.process_time()
     for batch in queue:
         before = time.perf_counter()
-        await reserving.reserve(batch)
+        await processor.reserve(batch)
         took.append(time.perf_counter() - before)
     share = Share(started, time.time(), took, batches * size, conflicts() - lost, time.process_time() - cpu)
     flushing.cancel()

@@ -35,7 +35,7 @@ from inventory_service.products import Products
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.slots import SlotRules
-from inventory_service.stock import Line, Reservation, Status
+from inventory_service.stock import Reservation, ReservationLine, Status
 from inventory_service.stock_items import StockItems
 from shared import database
 from shared.clock import utc_now
@@ -84,16 +84,16 @@ class WithMarks:
     """The inventory service's own way."""
 
     def __init__(self, db: Database, reach: FailurePoint) -> None:
-        resources, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
-        self.marks = PendingMoves(resources, reservations, utc_now, idle=0.1, sweep_interval=5)
-        self._reserving = ReservationProcessor(
-            resources, reservations, SlotRules(db, utc_now), self.marks, utc_now, reach
+        stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
+        self.pending_moves = PendingMoves(stock_items, reservations, utc_now, idle=0.1, sweep_interval=5)
+        self._processor = ReservationProcessor(
+            stock_items, reservations, SlotRules(db, utc_now), self.pending_moves, utc_now, reach
         )
         self.lost: float = 0
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> None:
         """Reserve for all orders."""
-        await self._reserving.reserve(orders)
+        await self._processor.reserve(orders)
         self.lost = REGISTRY.get_sample_value("inventory_conflicts_total") or 0
 
 
@@ -134,7 +134,7 @@ class WithTransactions:
 
 
 def _document(order: OrderCreated) -> dict[str, Any]:
-    lines = [Line(item.product_id, item.quantity, item.price) for item in order.items]
+    lines = [ReservationLine(item.product_id, item.quantity, item.price) for item in order.items]
     reservation = Reservation(order.order_id, Status.RESERVED, utc_now(), utc_now(), tuple(lines))
     items = [
         {"productId": line.product_id, "quantity": line.quantity, "price": line.price} for line in reservation.items
@@ -165,7 +165,7 @@ async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) ->
     worker = WAYS[way](await connected(url), nothing_fails)
     queue = [[an_order() for _ in range(size)] for _ in range(batches)]
     await worker.reserve([an_order()])
-    flushing = asyncio.create_task(worker.marks.flush()) if isinstance(worker, WithMarks) else None
+    flushing = asyncio.create_task(worker.pending_moves.flush()) if isinstance(worker, WithMarks) else None
     lost = worker.lost
     await asyncio.to_thread(barrier.wait)
     started, cpu = time.time(), time.process_time()

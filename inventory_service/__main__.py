@@ -29,23 +29,23 @@ DEFINITION = Definition(
 def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
     products = Products(connections.database, utc_now)
-    resources = StockItems(connections.database, utc_now)
+    stock_items = StockItems(connections.database, utc_now)
     reservations = Reservations(connections.database, utc_now)
     rules = SlotRules(connections.database, utc_now)
-    marks = PendingMoves(
-        resources, reservations, utc_now, idle=settings.mark_flush_seconds, sweep_interval=settings.mark_sweep_seconds
+    pending_moves = PendingMoves(
+        stock_items, reservations, utc_now, idle=settings.mark_flush_seconds, sweep_interval=settings.mark_sweep_seconds
     )
-    reserving = ReservationProcessor(resources, reservations, rules, marks, utc_now, connections.reach)
-    releasing = Releaser(resources, reservations, marks, utc_now, connections.reach)
+    processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.reach)
+    releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.reach)
     router = create_router(products, reservations)
     slots = Slots(connections.database, rules, utc_now)
-    router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, reserving, releasing)))
+    router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser)))
     return Parts(
-        handlers=handlers(reserving, releasing),
+        handlers=handlers(processor, releaser),
         router=router,
         collections=SCHEMA,
-        background=(marks.flush, marks.sweep),
-        drain=(marks.drain,),
+        background=(pending_moves.flush, pending_moves.sweep),
+        drain=(pending_moves.drain,),
     )
 
 

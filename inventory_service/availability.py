@@ -1,4 +1,4 @@
-"""Which delivery slots are on offer at a moment, as they are recorded: the board from which orders get theirs. Pure."""
+"""Which delivery slots are on offer at a moment, as they are recorded. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ AUTO = "auto"
 """Asks for the earliest slot that has room."""
 
 
-class Ask(NamedTuple):
+class SlotRequest(NamedTuple):
     """What an order asks for: a slot's id or AUTO, for the price of the whole order."""
 
     slot: str
@@ -37,43 +37,46 @@ class SlotAvailability:
     def held(self) -> dict[str, Slot]:
         """The slots whose room has been taken for orders whose reservation may not say so yet, by order."""
         return {
-            order_id: slot for slot in self.slots.values() for order_id, change in slot.moving.items() if change <= 0
+            order_id: slot
+            for slot in self.slots.values()
+            for order_id, change in slot.pending_moves.items()
+            if change <= 0
         }
 
     def booking(self, slot: Slot, price: int) -> Booking:
         """What an order gets with room in the slot."""
         return Booking(slot.id, slot.start, visible_at(self.rules, slot.start, self.now), price)
 
-    def choose(self, ask: Ask, room: Callable[[Slot], int], at_best: Callable[[Slot], int]) -> Slot | str:
+    def choose(self, request: SlotRequest, room: Callable[[Slot], int], max_room: Callable[[Slot], int]) -> Slot | str:
         """The slot to take, or to wait for; or why there is none.
 
-        `room` says how much a slot has at the order's turn, `at_best` how much if all comes back that may.
+        `room` says how much a slot has at the order's turn, `max_room` how much if all comes back that may.
         """
         slots: Iterable[Slot]
-        if ask.slot == AUTO:
+        if request.slot == AUTO:
             slots = [self.slots[identifier] for identifier in self.offered]
-        elif ask.slot in self.offered:
-            slots = [self.slots[ask.slot]]
+        elif request.slot in self.offered:
+            slots = [self.slots[request.slot]]
         else:
-            return self._not_offered(ask.slot)
-        for how_much in (room, at_best):
+            return self._not_offered(request.slot)
+        for how_much in (room, max_room):
             for slot in slots:
-                if ask.price <= how_much(slot):
+                if request.price <= how_much(slot):
                     return slot
-        return self._no_room(ask, room)
+        return self._no_room(request, room)
 
-    def _no_room(self, ask: Ask, room: Callable[[Slot], int]) -> str:
-        price = to_json_number(ask.price)
-        if ask.slot != AUTO:
-            slot = self.slots[ask.slot]
+    def _no_room(self, request: SlotRequest, room: Callable[[Slot], int]) -> str:
+        price = to_json_number(request.price)
+        if request.slot != AUTO:
+            slot = self.slots[request.slot]
             free, capacity = to_json_number(max(0, room(slot))), to_json_number(slot.capacity)
-            return f"Delivery {ask.slot} has no room for {price}: {free} of {capacity} is free"
+            return f"Delivery {request.slot} has no room for {price}: {free} of {capacity} is free"
         until = to_rfc3339(self.until) if self.until is not None else to_rfc3339(self.now)
         reason = f"No delivery slot with room for {price} until {until}"
         if not self.offered:
             return f"{reason}: none is on offer"
         largest = max(self.slots[identifier].capacity for identifier in self.offered)
-        return f"{reason}: none takes more than {to_json_number(largest)}" if ask.price > largest else reason
+        return f"{reason}: none takes more than {to_json_number(largest)}" if request.price > largest else reason
 
     def _not_offered(self, identifier: str) -> str:
         start = start_of(identifier)
@@ -92,28 +95,30 @@ class SlotAvailability:
         return f"Delivery {identifier} is not on offer: another slot that is booked takes some of its time"
 
 
-def lay_out(rules: Rules, now: datetime, times: Sequence[Opening], recorded: Sequence[Slot]) -> SlotAvailability:
-    """Put the recorded slots on the board, and those within the horizon (`times`) that nobody has booked yet.
+def build_availability(
+    rules: Rules, now: datetime, times: Sequence[Opening], recorded: Sequence[Slot]
+) -> SlotAvailability:
+    """Gather the recorded slots, and those within the horizon (`times`) that nobody has booked yet.
 
     A slot in which something is booked keeps its times when the rules change; a slot of the new times that it overlaps
     is not offered: whoever delivers can be in one of them only.
     """
-    blank = _blank(rules, tuple(times))
-    slots = {**blank, **{slot.id: follow(slot, rules) for slot in recorded}}
+    blank = _empty_slots(rules, tuple(times))
+    slots = {**blank, **{slot.id: apply_rules(slot, rules) for slot in recorded}}
     offered = [identifier for identifier in blank if not slots[identifier].disabled]
-    in_the_way = [slot for slot in slots.values() if slot.reserved and not _as_ruled(slot, blank)]
+    in_the_way = [slot for slot in slots.values() if slot.reserved and not _follows_timetable(slot, blank)]
     if in_the_way:
-        offered = [identifier for identifier in offered if not _overlapped(slots[identifier], in_the_way)]
+        offered = [identifier for identifier in offered if not _is_overlapped(slots[identifier], in_the_way)]
     return SlotAvailability(rules, now, slots, tuple(offered), times[-1].end if times else None)
 
 
 @lru_cache(maxsize=4)
-def _blank(rules: Rules, times: tuple[Opening, ...]) -> dict[str, Slot]:
+def _empty_slots(rules: Rules, times: tuple[Opening, ...]) -> dict[str, Slot]:
     # The same for every batch of orders until the next slot begins.
     return {opening.slot_id: new_slot(rules, opening) for opening in times}
 
 
-def _as_ruled(slot: Slot, blank: Mapping[str, Slot]) -> bool:
+def _follows_timetable(slot: Slot, blank: Mapping[str, Slot]) -> bool:
     return slot.id in blank and blank[slot.id].end == slot.end
 
 
@@ -132,17 +137,17 @@ def new_slot(rules: Rules, opening: Opening) -> Slot:
     )
 
 
-def follow(slot: Slot, rules: Rules) -> Slot:
+def apply_rules(slot: Slot, rules: Rules) -> Slot:
     """The slot by the present rules: their capacity unless an operator has set it, their times while it is empty."""
     if not slot.adjusted and slot.capacity != rules.capacity:
         slot = slot.with_capacity(rules.capacity)
-    if not slot.reserved and not slot.moving:
+    if not slot.reserved and not slot.pending_moves:
         opening = opening_at(rules, slot.start)
         slot = replace(slot, end=opening.end) if opening is not None else slot
     return slot
 
 
-def listed(
+def list_slots(
     rules: Rules, recorded: Sequence[Slot], times: Iterable[Opening], under_way: Sequence[Slot] = ()
 ) -> Iterator[Slot]:
     """Slots as they are now, in the order of their start: the recorded ones, and between them those still empty.
@@ -150,17 +155,17 @@ def listed(
     An empty one is left out where one that is booked, one of these or one `under_way` before them, takes some of its
     time.
     """
-    waiting = deque(follow(slot, rules) for slot in recorded)
+    waiting = deque(apply_rules(slot, rules) for slot in recorded)
     booked = [slot for slot in (*under_way, *waiting) if slot.reserved]
     for opening in times:
         while waiting and waiting[0].start < opening.start:
             yield waiting.popleft()
         if waiting and waiting[0].start == opening.start:
             yield waiting.popleft()
-        elif not _overlapped(empty := new_slot(rules, opening), booked):
+        elif not _is_overlapped(empty := new_slot(rules, opening), booked):
             yield empty
     yield from waiting
 
 
-def _overlapped(slot: Slot, others: Iterable[Slot]) -> bool:
+def _is_overlapped(slot: Slot, others: Iterable[Slot]) -> bool:
     return any(other.id != slot.id and other.start < slot.end and slot.start < other.end for other in others)

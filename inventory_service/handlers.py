@@ -12,9 +12,9 @@ from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased,
 class StockHandlers:
     """What the inventory service does with messages; a message that comes again is answered the same."""
 
-    def __init__(self, reserving: ReservationProcessor, releasing: Releaser) -> None:
-        self._reserving = reserving
-        self._releasing = releasing
+    def __init__(self, processor: ReservationProcessor, releaser: Releaser) -> None:
+        self._processor = processor
+        self._releaser = releaser
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve for new orders, in their order of arrival.
@@ -22,19 +22,19 @@ class StockHandlers:
         What another system has assigned to an order meanwhile goes back if the order is refused, as nothing releases it
         later, and if it has a slot of its own: an order has one slot.
         """
-        reservations = await self._reserving.reserve(orders)
+        reservations = await self._processor.reserve(orders)
         unassigned = [
             order_id
             for order_id, found in reservations.items()
             if found.status is Status.FAILED or found.booking is not None
         ]
         if unassigned:
-            await self._releasing.release_assignments(unassigned)
+            await self._releaser.release_assignments(unassigned)
         return [answer(reservation) for reservation in reservations.values()]
 
     async def release(self, commands: Sequence[ReleaseStock]) -> Sequence[Message]:
         """Release what orders hold."""
-        await self._releasing.release(commands)
+        await self._releaser.release(commands)
         return [StockReleased(order_id=order_id) for order_id in dict.fromkeys(c.order_id for c in commands)]
 
 
@@ -52,9 +52,9 @@ def answer(reservation: Reservation) -> Message:
     return StockReserved(order_id=reservation.order_id, slot=slot)
 
 
-def handlers(reserving: ReservationProcessor, releasing: Releaser) -> Handlers:
+def handlers(processor: ReservationProcessor, releaser: Releaser) -> Handlers:
     """Which handler takes which message."""
-    stock = StockHandlers(reserving, releasing)
+    stock = StockHandlers(processor, releaser)
     return {
         OrderCreated: stock.reserve,
         ReleaseStock: stock.release,

@@ -24,7 +24,7 @@ allocation_seconds = Histogram(
     "Time to decide in memory who gets what, per batch",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1),
 )
-overdue_marks = Gauge("inventory_overdue_marks", "Marks on products without a reservation for more than a minute")
+overdue_moves = Gauge("inventory_overdue_marks", "Pending moves of stock without a reservation for more than a minute")
 
 _CLASSES = (
     ("Insufficient stock", "insufficient_stock"),

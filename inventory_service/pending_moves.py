@@ -12,9 +12,9 @@ from datetime import timedelta
 import structlog
 from pymongo.errors import PyMongoError
 
-from inventory_service.metrics import overdue_marks
+from inventory_service.metrics import overdue_moves
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Decision, Reservation, Status, StockItem, assignment_of, is_assignment, settled
+from inventory_service.stock import Decision, Reservation, Status, StockItem, assignment_of, clear_moves, is_assignment
 from inventory_service.stock_items import StockItems
 from shared.clock import Clock
 from shared.errors import TransientError
@@ -32,9 +32,9 @@ class PendingMoves:
     """What this process knows about marks on products, and the ways it makes use of it."""
 
     def __init__(
-        self, resources: StockItems, reservations: Reservations, clock: Clock, *, idle: float, sweep_interval: float
+        self, stock_items: StockItems, reservations: Reservations, clock: Clock, *, idle: float, sweep_interval: float
     ) -> None:
-        self._resources = resources
+        self._stock_items = stock_items
         self._reservations = reservations
         self._clock = clock
         self._idle = idle
@@ -46,44 +46,44 @@ class PendingMoves:
         self._unresolved: dict[tuple[str, str], float] = {}
         self._suspected: set[str] = set()
 
-    def known(self, counted_id: str) -> Mapping[str, Status]:
+    def known_statuses(self, item_id: str) -> Mapping[str, Status]:
         """What became of orders that have marks on this, as far as it is known."""
-        return self._known.get(counted_id, {})
+        return self._known.get(item_id, {})
 
-    def note(self, counted_id: str, order_id: str, status: Status) -> None:
+    def remember(self, item_id: str, order_id: str, status: Status) -> None:
         """Note what a reservation says about an order that has, or had a moment ago, a mark on this."""
-        self._known.setdefault(counted_id, {})[order_id] = status
+        self._known.setdefault(item_id, {})[order_id] = status
         self._last_noted = time.monotonic()
-        self._since.setdefault(counted_id, self._last_noted)
+        self._since.setdefault(item_id, self._last_noted)
         self._something_known.set()
 
-    def note_all(self, marked: Iterable[StockItem], decisions: Mapping[str, Decision]) -> set[str]:
+    def remember_decisions(self, marked: Iterable[StockItem], decisions: Mapping[str, Decision]) -> set[str]:
         """Note what every decision says of which there is a mark; returns the ids of what is owed units by that."""
-        owed = set()
-        for counted in marked:
-            for order_id in counted.moving.keys() & decisions.keys():
-                status = decisions[order_id].on(counted)
-                self.note(counted.id, order_id, status)
-                if status is not Status.RESERVED and counted.held_for(order_id):
-                    owed.add(counted.id)
-        return owed
+        returning = set()
+        for item in marked:
+            for order_id in item.pending_moves.keys() & decisions.keys():
+                status = decisions[order_id].status_for(item)
+                self.remember(item.id, order_id, status)
+                if status is not Status.RESERVED and item.held_for(order_id):
+                    returning.add(item.id)
+        return returning
 
-    def removed(self, before: StockItem, after: StockItem) -> None:
+    def forget_cleared(self, before: StockItem, after: StockItem) -> None:
         """Forget about the marks that a write has removed."""
-        self._forget(before.id, before.moving.keys() - after.moving.keys())
+        self._forget(before.id, before.pending_moves.keys() - after.pending_moves.keys())
 
-    async def settle(self, ids: Collection[str]) -> None:
+    async def clear(self, ids: Collection[str]) -> None:
         """Write what is known where it belongs: marks go, and units of orders that do not keep them come back."""
         left = set(ids)
         while left:
-            noted = {counted_id: dict(self.known(counted_id)) for counted_id in left}
-            before = await self._resources.read(left)
-            after = {counted_id: settled(counted, noted[counted_id]) for counted_id, counted in before.items()}
-            changed = {counted_id for counted_id in before if after[counted_id] is not before[counted_id]}
-            written = await self._resources.write([after[counted_id] for counted_id in changed])
+            noted = {item_id: dict(self.known_statuses(item_id)) for item_id in left}
+            before = await self._stock_items.read(left)
+            after = {item_id: clear_moves(item, noted[item_id]) for item_id, item in before.items()}
+            changed = {item_id for item_id in before if after[item_id] is not before[item_id]}
+            written = await self._stock_items.write([after[item_id] for item_id in changed])
             done = left - (changed - written)
-            for counted_id in done:
-                self._forget(counted_id, noted[counted_id])
+            for item_id in done:
+                self._forget(item_id, noted[item_id])
             left -= done
 
     async def flush(self) -> None:
@@ -101,7 +101,7 @@ class PendingMoves:
 
     async def drain(self) -> None:
         """Settle everything that is known."""
-        await self.settle(list(self._known))
+        await self.clear(list(self._known))
 
     async def sweep_once(self) -> None:
         """Find out about old marks whose orders are decided; a mark without a reservation belongs to its message.
@@ -109,13 +109,13 @@ class PendingMoves:
         That of an assignment belongs to a request that may not be made again: what a killed worker left is given up.
         """
         before = self._clock() - timedelta(seconds=self._sweep_interval)
-        marked = await self._resources.marked_before(before)
-        marks = {(counted.id, order_id) for counted in marked for order_id in counted.moving}
+        marked = await self._stock_items.pending_since_before(before)
+        marks = {(item.id, order_id) for item in marked for order_id in item.pending_moves}
         decisions = await self._reservations.decisions({order_id for _, order_id in marks})
         undecided = {mark for mark in marks if mark[1] not in decisions}
         self._watch(undecided)
         decisions |= await self._give_up({order_id for _, order_id in undecided if is_assignment(order_id)})
-        self.note_all(marked, decisions)
+        self.remember_decisions(marked, decisions)
 
     async def _give_up(self, reservation_ids: set[str]) -> dict[str, Decision]:
         """Release assignments that are still undecided a whole sweep after their mark was seen; returns which are."""
@@ -133,34 +133,32 @@ class PendingMoves:
         now = time.monotonic()
         self._unresolved = {mark: self._unresolved.get(mark, now) for mark in unresolved}
         overdue = [mark for mark, since in self._unresolved.items() if now - since > OVERDUE_SECONDS]
-        overdue_marks.set(len(overdue))
+        overdue_moves.set(len(overdue))
         if overdue:
-            counted_id, order_id = overdue[0]
+            item_id, order_id = overdue[0]
             _log.warning(
                 "stock is taken for orders that nobody decides",
                 marks=len(overdue),
-                product_id=counted_id,
+                product_id=item_id,
                 order_id=order_id,
             )
 
-    def _forget(self, counted_id: str, order_ids: Iterable[str]) -> None:
-        known = self._known.get(counted_id)
+    def _forget(self, item_id: str, order_ids: Iterable[str]) -> None:
+        known = self._known.get(item_id)
         if known is None:
             return
         for order_id in order_ids:
             known.pop(order_id, None)
         if not known:
-            del self._known[counted_id]
-            del self._since[counted_id]
+            del self._known[item_id]
+            del self._since[item_id]
         if not self._known:
             self._something_known.clear()
 
     async def _settle_waiting(self) -> None:
         now = time.monotonic()
         idle = now - self._last_noted >= self._idle
-        await self.settle(
-            [counted_id for counted_id, since in self._since.items() if idle or now - since >= LINGER_SECONDS]
-        )
+        await self.clear([item_id for item_id, since in self._since.items() if idle or now - since >= LINGER_SECONDS])
 
 
 async def _surviving(work: Callable[[], Awaitable[None]]) -> None:

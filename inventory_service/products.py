@@ -1,4 +1,4 @@
-"""What operators do with products; orders change them in resources.py."""
+"""What operators do with products; orders change them in stock_items.py."""
 
 from typing import Any, cast
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Decision, Reservation, Status, StockItem, given_back, settled
+from inventory_service.stock import Decision, Reservation, Status, StockItem, clear_moves, give_back
 from inventory_service.stock_items import StockItems
 from shared.clock import Clock
 from shared.contracts import ReleaseStock
@@ -15,11 +15,16 @@ class Releaser:
     """Carries batches of orders to a reservation that holds nothing; any number of workers may do so at once."""
 
     def __init__(
-        self, resources: StockItems, reservations: Reservations, marks: PendingMoves, clock: Clock, reach: FailurePoint
+        self,
+        stock_items: StockItems,
+        reservations: Reservations,
+        pending_moves: PendingMoves,
+        clock: Clock,
+        reach: FailurePoint,
     ) -> None:
-        self._resources = resources
+        self._stock_items = stock_items
         self._reservations = reservations
-        self._marks = marks
+        self._pending_moves = pending_moves
         self._clock = clock
         self._reach = reach
 
@@ -29,7 +34,7 @@ class Releaser:
         A slot that another system has assigned to an order is released with it.
         """
         involved = {command.order_id: {item.product_id for item in command.items} for command in commands}
-        await self._carry_out(dict(involved))
+        await self._release_all(dict(involved))
         await self.release_assignments(list(involved))
 
     async def release_assignments(self, order_ids: Sequence[str]) -> dict[str, Reservation]:
@@ -39,10 +44,10 @@ class Releaser:
         assignments = await self._reservations.assignments(order_ids)
         held = [each for each in assignments.values() if each.status is Status.RESERVED]
         if held:
-            await self._carry_out({each.order_id: set(each.holds) for each in held})
+            await self._release_all({each.order_id: set(each.holds) for each in held})
         return assignments
 
-    async def _carry_out(self, involved: dict[str, set[str]]) -> None:
+    async def _release_all(self, involved: dict[str, set[str]]) -> None:
         """Release reservations, each with the ids of what it is known to concern, until all are."""
         while involved:
             for order_id in await self._attempt(involved):
@@ -50,8 +55,8 @@ class Releaser:
 
     async def _attempt(self, involved: dict[str, set[str]]) -> set[str]:
         """Go once through all steps; adds to `involved` what the reservations say, returns the orders that are done."""
-        asked = {counted_id for ids in involved.values() for counted_id in ids}
-        before = await self._resources.read(asked)
+        asked = {item_id for ids in involved.values() for item_id in ids}
+        before = await self._stock_items.read(asked)
         recorded = await self._reservations.read(involved)
         holding = {}
         for order_id, reservation in recorded.items():
@@ -64,40 +69,42 @@ class Releaser:
             for order_id, reservation in recorded.items()
             if reservation.status is not Status.RESERVED
         }
-        buried = await self._bury(involved.keys() - recorded.keys())
-        done |= buried
-        owed = self._marks.note_all(before.values(), done)
-        if buried:
+        tombstones = await self._insert_tombstones(involved.keys() - recorded.keys())
+        done |= tombstones
+        returning = self._pending_moves.remember_decisions(before.values(), done)
+        if tombstones:
             # Nobody says which slot a killed worker has taken for an order that was never recorded.
-            owed |= self._marks.note_all(await self._resources.marked_slots(), buried)
-        done |= await self._give_back(holding, before)
-        if owed:
-            await self._marks.settle(owed)
+            returning |= self._pending_moves.remember_decisions(
+                await self._stock_items.slots_with_pending_moves(), tombstones
+            )
+        done |= await self._return_units(holding, before)
+        if returning:
+            await self._pending_moves.clear(returning)
         return set(done)
 
-    async def _bury(self, order_ids: set[str]) -> dict[str, Decision]:
+    async def _insert_tombstones(self, order_ids: set[str]) -> dict[str, Decision]:
         now = self._clock()
         existing = await self._reservations.insert(
             [Reservation(order_id, Status.RELEASED, now, now) for order_id in order_ids]
         )
         return dict.fromkeys(order_ids - existing, Decision(Status.RELEASED))
 
-    async def _give_back(
+    async def _return_units(
         self, holding: Mapping[str, Reservation], before: Mapping[str, StockItem]
     ) -> dict[str, Decision]:
         """Give back what these reservations hold; returns the orders of which everything is back."""
-        due = {order_id: _due(reservation, before) for order_id, reservation in holding.items()}
+        due = {order_id: _units_to_return(reservation, before) for order_id, reservation in holding.items()}
         returns: dict[str, dict[str, int]] = {}
         for order_id, counts in due.items():
-            for counted_id, count in counts.items():
-                returns.setdefault(counted_id, {})[order_id] = count
+            for item_id, count in counts.items():
+                returns.setdefault(item_id, {})[order_id] = count
         after = {
-            counted_id: given_back(settled(before[counted_id], self._marks.known(counted_id)), by_order)
-            for counted_id, by_order in returns.items()
+            item_id: give_back(clear_moves(before[item_id], self._pending_moves.known_statuses(item_id)), by_order)
+            for item_id, by_order in returns.items()
         }
-        stored = await self._resources.write(list(after.values()))
-        for counted_id in stored:
-            self._marks.removed(before[counted_id], after[counted_id])
+        stored = await self._stock_items.write(list(after.values()))
+        for item_id in stored:
+            self._pending_moves.forget_cleared(before[item_id], after[item_id])
         if stored:
             self._reach(STOCK_MOVED)
         released = [order_id for order_id, counts in due.items() if counts.keys() <= stored]
@@ -105,18 +112,18 @@ class Releaser:
         if released:
             self._reach(RESERVATION_RECORDED)
         for order_id in released:
-            for counted_id in holding[order_id].holds:
-                self._marks.note(counted_id, order_id, Status.RELEASED)
+            for item_id in holding[order_id].holds:
+                self._pending_moves.remember(item_id, order_id, Status.RELEASED)
         return dict.fromkeys(released, Decision(Status.RELEASED))
 
 
-def _due(reservation: Reservation, counted: Mapping[str, StockItem]) -> dict[str, int]:
+def _units_to_return(reservation: Reservation, items: Mapping[str, StockItem]) -> dict[str, int]:
     """Units by id that are still out; a positive mark says that they are back already."""
     return {
-        counted_id: count
-        for counted_id, count in reservation.holds.items()
+        item_id: count
+        for item_id, count in reservation.holds.items()
         if count
-        and counted_id in counted
-        and counted[counted_id].is_counted
-        and counted[counted_id].moving.get(reservation.order_id, 0) <= 0
+        and item_id in items
+        and items[item_id].is_counted
+        and items[item_id].pending_moves.get(reservation.order_id, 0) <= 0
     }

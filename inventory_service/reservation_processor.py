@@ -6,47 +6,56 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inventory_service import metrics
-from inventory_service.allocation import Outcome, Refuse, Request, Reserve, SlotRequest, Wait, allocate, server_of
-from inventory_service.availability import SlotAvailability, lay_out
+from inventory_service.allocation import (
+    Outcome,
+    Refuse,
+    Request,
+    Reserve,
+    SlotOnlyOrder,
+    Wait,
+    allocate,
+    server_specification,
+)
+from inventory_service.availability import SlotAvailability, build_availability
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.reservations import Reservations
 from inventory_service.slots import SlotRules
 from inventory_service.stock import (
     Booking,
     Decision,
-    Line,
     Reservation,
+    ReservationLine,
     Slot,
     Status,
     StockItem,
+    clear_moves,
     may_return,
-    settled,
-    taken,
+    take,
 )
 from inventory_service.stock_items import StockItems
 from inventory_service.timetable import is_slot_id, on_offer
 from shared.clock import Clock
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
 
-PATIENCE_SECONDS = 0.5
+MAX_WAIT_SECONDS = 0.5
 """How long an order waits for what others may give back before it is decided over what is free."""
 PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What a pass decides over: all that is counted and could be taken, and the board if an order wants a slot."""
+    """What a pass decides over: all that is counted and could be taken, and slots if an order wants one."""
 
-    counted: Mapping[str, StockItem]
-    board: SlotAvailability | None
+    items: Mapping[str, StockItem]
+    availability: SlotAvailability | None
 
-    def settled(self, marks: PendingMoves) -> "_Snapshot":
+    def with_moves_cleared(self, pending_moves: PendingMoves) -> "_Snapshot":
         """As it is once what is known about orders has been written into it."""
-        counted = {each.id: settled(each, marks.known(each.id)) for each in self.counted.values()}
-        if self.board is None:
-            return _Snapshot(counted, None)
-        slots = {each.id: each for each in counted.values() if isinstance(each, Slot)}
-        return _Snapshot(counted, replace(self.board, slots=slots))
+        items = {each.id: clear_moves(each, pending_moves.known_statuses(each.id)) for each in self.items.values()}
+        if self.availability is None:
+            return _Snapshot(items, None)
+        slots = {each.id: each for each in items.values() if isinstance(each, Slot)}
+        return _Snapshot(items, replace(self.availability, slots=slots))
 
 
 class ReservationProcessor:
@@ -54,27 +63,27 @@ class ReservationProcessor:
 
     def __init__(
         self,
-        resources: StockItems,
+        stock_items: StockItems,
         reservations: Reservations,
         rules: SlotRules,
-        marks: PendingMoves,
+        pending_moves: PendingMoves,
         clock: Clock,
         reach: FailurePoint,
-        patience: float = PATIENCE_SECONDS,
+        max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
-        self._resources = resources
+        self._stock_items = stock_items
         self._reservations = reservations
         self._rules = rules
-        self._marks = marks
+        self._pending_moves = pending_moves
         self._clock = clock
         self._reach = reach
-        self._patience = patience
+        self._max_wait = max_wait
 
     async def reserve(self, orders: Sequence[Request]) -> dict[str, Reservation]:
         """Decide every order, or find out what was decided before; returns the reservations by order.
 
         When it returns, the reservations are stored, and orders that were refused hold nothing. What is refused to a
-        SlotRequest that held nothing is not stored: it may ask again.
+        SlotOnlyOrder that held nothing is not stored: it may ask again.
         """
         open_orders: dict[str, Request] = {}
         for order in orders:
@@ -84,8 +93,8 @@ class ReservationProcessor:
         passes = 0
         while open_orders:
             passes += 1
-            patient = time.monotonic() < started + self._patience
-            now_decided = await self._attempt(list(open_orders.values()), patient=patient)
+            may_wait = time.monotonic() < started + self._max_wait
+            now_decided = await self._attempt(list(open_orders.values()), may_wait=may_wait)
             decided |= now_decided
             for order_id in now_decided:
                 del open_orders[order_id]
@@ -93,82 +102,85 @@ class ReservationProcessor:
         metrics.reserving_seconds.observe(time.monotonic() - started)
         return decided
 
-    async def _attempt(self, orders: list[Request], *, patient: bool) -> dict[str, Reservation]:
+    async def _attempt(self, orders: list[Request], *, may_wait: bool) -> dict[str, Reservation]:
         """Go once through all steps; returns what is decided now, which is all unless another worker was in the way."""
         before = await self._read(orders)
         recorded = await self._reservations.read(order.order_id for order in orders)
-        owed = self._marks.note_all(before.counted.values(), _decisions(recorded))
+        returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(recorded))
         undecided = [order for order in orders if order.order_id not in recorded]
-        scene = before.settled(self._marks)
-        outcomes = self._allocate(undecided, scene, patient=patient)
-        written = await self._take(outcomes, before.counted, scene.counted)
-        new = await self._record(undecided, outcomes, scene, written)
-        owed |= self._marks.note_all(({**scene.counted, **written}).values(), _decisions(new))
-        if owed:
-            await self._marks.settle(owed)
+        snapshot = before.with_moves_cleared(self._pending_moves)
+        outcomes = self._allocate(undecided, snapshot, may_wait=may_wait)
+        written = await self._take(outcomes, before.items, snapshot.items)
+        new = await self._record(undecided, outcomes, snapshot, written)
+        returning |= self._pending_moves.remember_decisions(({**snapshot.items, **written}).values(), _decisions(new))
+        if returning:
+            await self._pending_moves.clear(returning)
         if not new and any(isinstance(outcomes[order.order_id], Wait) for order in undecided):
-            await self._wait(scene.counted)
+            await self._wait(snapshot.items)
         return recorded | new
 
     async def _read(self, orders: Sequence[Request]) -> _Snapshot:
         """Read what these orders could take. Ids of slots are left out of the products: nobody orders one by its id."""
         product_ids = {item.product_id for order in orders for item in order.items if not is_slot_id(item.product_id)}
         if all(order.delivery.slot is None for order in orders):
-            return _Snapshot(await self._resources.read(product_ids), None)
-        products, rules = await asyncio.gather(self._resources.read(product_ids), self._rules.read())
+            return _Snapshot(await self._stock_items.read(product_ids), None)
+        products, rules = await asyncio.gather(self._stock_items.read(product_ids), self._rules.read())
         now = self._clock()
         offered = on_offer(rules, now)
-        recorded = await self._resources.read_slots(now, offered[-1].end if offered else now)
-        board = lay_out(rules, now, offered, recorded)
-        return _Snapshot({**products, **board.slots}, board)
+        recorded = await self._stock_items.read_slots(now, offered[-1].end if offered else now)
+        availability = build_availability(rules, now, offered, recorded)
+        return _Snapshot({**products, **availability.slots}, availability)
 
-    def _allocate(self, orders: Sequence[Request], scene: _Snapshot, *, patient: bool) -> dict[str, Outcome]:
+    def _allocate(self, orders: Sequence[Request], snapshot: _Snapshot, *, may_wait: bool) -> dict[str, Outcome]:
         returning = {}
-        if patient:
-            returning = {each.id: may_return(each, self._marks.known(each.id)) for each in scene.counted.values()}
+        if may_wait:
+            returning = {
+                each.id: may_return(each, self._pending_moves.known_statuses(each.id))
+                for each in snapshot.items.values()
+            }
         with metrics.allocation_seconds.time():
-            return allocate(orders, scene.counted, returning, scene.board)
+            return allocate(orders, snapshot.items, returning, snapshot.availability)
 
     async def _take(
-        self, outcomes: Mapping[str, Outcome], before: Mapping[str, StockItem], counted: Mapping[str, StockItem]
+        self, outcomes: Mapping[str, Outcome], before: Mapping[str, StockItem], items: Mapping[str, StockItem]
     ) -> dict[str, StockItem]:
         """Move the quantities; returns what was written, as it is now."""
         takes: dict[str, dict[str, int]] = {}
         for order_id, outcome in outcomes.items():
             if isinstance(outcome, Reserve):
-                for counted_id, count in outcome.take.items():
-                    takes.setdefault(counted_id, {})[order_id] = count
-        after = {counted_id: taken(counted[counted_id], by_order) for counted_id, by_order in takes.items()}
-        stored = await self._resources.write(list(after.values()))
-        for counted_id in stored:
-            self._marks.removed(before[counted_id], after[counted_id])
+                for item_id, count in outcome.take.items():
+                    takes.setdefault(item_id, {})[order_id] = count
+        after = {item_id: take(items[item_id], by_order) for item_id, by_order in takes.items()}
+        stored = await self._stock_items.write(list(after.values()))
+        for item_id in stored:
+            self._pending_moves.forget_cleared(before[item_id], after[item_id])
         if stored:
             self._reach(STOCK_MOVED)
-        return {counted_id: after[counted_id] for counted_id in stored}
+        return {item_id: after[item_id] for item_id in stored}
 
     async def _record(
         self,
         orders: Sequence[Request],
         outcomes: Mapping[str, Outcome],
-        scene: _Snapshot,
+        snapshot: _Snapshot,
         written: Mapping[str, StockItem],
     ) -> dict[str, Reservation]:
         """Insert the reservations of orders that hold everything or are refused; returns those that are new."""
         decisions = []
         not_stored = {}
-        in_doubt = _in_doubt(orders, outcomes, written)
+        contested_ids = _contested_ids(orders, outcomes, written)
         for order in orders:
             outcome = outcomes[order.order_id]
             if isinstance(outcome, Refuse):
-                if _wants_any(order, in_doubt):
+                if _wants_any(order, contested_ids):
                     continue
                 refused = self._reservation(order, Status.FAILED, failure_reason=outcome.reason)
-                if isinstance(order, SlotRequest) and not _marked(order, scene):
+                if isinstance(order, SlotOnlyOrder) and not _holds_something(order, snapshot):
                     not_stored[order.order_id] = refused
                 else:
                     decisions.append(refused)
             elif isinstance(outcome, Reserve) and outcome.take.keys() <= written.keys():
-                decisions.append(self._reserved(order, scene.counted, outcome.booking))
+                decisions.append(self._reserved(order, snapshot.items, outcome.booking))
         existing = await self._reservations.insert(decisions)
         new = {reservation.order_id: reservation for reservation in decisions if reservation.order_id not in existing}
         metrics.count_decisions((new | not_stored).values())
@@ -180,32 +192,32 @@ class ReservationProcessor:
         """Find out what has become of the orders that others wait for; if nothing yet, pause."""
         holders = {
             order_id
-            for counted in contested.values()
-            for order_id in counted.moving.keys() - self._marks.known(counted.id).keys()
+            for stock_item in contested.values()
+            for order_id in stock_item.pending_moves.keys() - self._pending_moves.known_statuses(stock_item.id).keys()
         }
         decisions = await self._reservations.decisions(holders)
-        owed = self._marks.note_all(contested.values(), decisions)
-        if owed:
-            await self._marks.settle(owed)
+        returning = self._pending_moves.remember_decisions(contested.values(), decisions)
+        if returning:
+            await self._pending_moves.clear(returning)
         if not decisions:
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _reserved(self, order: Request, counted: Mapping[str, StockItem], booking: Booking | None) -> Reservation:
+    def _reserved(self, order: Request, items: Mapping[str, StockItem], booking: Booking | None) -> Reservation:
         reservation = self._reservation(order, Status.RESERVED)
-        return replace(reservation, server=server_of(order, counted), booking=booking)
+        return replace(reservation, server=server_specification(order, items), booking=booking)
 
     def _reservation(self, order: Request, status: Status, failure_reason: str | None = None) -> Reservation:
         now = self._clock()
-        lines = tuple(Line(item.product_id, item.quantity, item.price) for item in order.items)
-        assignment = order.assignment if isinstance(order, SlotRequest) else None
+        lines = tuple(ReservationLine(item.product_id, item.quantity, item.price) for item in order.items)
+        assignment = order.assignment if isinstance(order, SlotOnlyOrder) else None
         return Reservation(order.order_id, status, now, now, lines, failure_reason, assignment=assignment)
 
 
-def _marked(order: Request, scene: _Snapshot) -> bool:
-    return any(order.order_id in counted.moving for counted in scene.counted.values())
+def _holds_something(order: Request, snapshot: _Snapshot) -> bool:
+    return any(order.order_id in stock_item.pending_moves for stock_item in snapshot.items.values())
 
 
-def _in_doubt(
+def _contested_ids(
     orders: Iterable[Request], outcomes: Mapping[str, Outcome], written: Mapping[str, StockItem]
 ) -> frozenset[str]:
     """What orders were to get whose writes another worker was faster than: they may get something else, or nothing.

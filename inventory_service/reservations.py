@@ -6,7 +6,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.stock import Assignment, Booking, Decision, Line, Reservation, Status
+from inventory_service.stock import Assignment, Booking, Decision, Reservation, ReservationLine, Status
 from shared import database
 from shared.clock import Clock
 from shared.contracts.inventory import ServerSpecification
@@ -124,7 +124,7 @@ def _reservation(document: Document) -> Reservation:
         status=Status(document["status"]),
         created_at=document["createdAt"],
         updated_at=document["updatedAt"],
-        items=tuple(Line(item["productId"], item["quantity"], item["price"]) for item in document["items"]),
+        items=tuple(ReservationLine(item["productId"], item["quantity"], item["price"]) for item in document["items"]),
         failure_reason=document.get("failureReason"),
         server=ServerSpecification.model_validate(server) if server else None,
         booking=Booking(slot["slotId"], slot["start"], slot["visibleAt"], slot["price"]) if slot else None,

@@ -1,4 +1,4 @@
-"""What operators do with delivery slots, and the rules by which there are any; orders book them in resources.py."""
+"""What operators do with delivery slots, and the rules by which there are any; orders book them in stock_items.py."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.availability import follow, listed
+from inventory_service.availability import apply_rules, list_slots
 from inventory_service.stock import SLOT, Slot
 from inventory_service.stock_items import COLLECTION, from_document
 from inventory_service.timetable import Rules, on_offer, opening_at, openings, start_of
@@ -103,7 +103,7 @@ class Slots:
         adjusted = None if capacity is None and not follow_rules else not follow_rules
         limit = rules.capacity if follow_rules else capacity
         changes = _changes(new, rules.capacity, limit, adjusted, disabled, self._clock())
-        return follow(await self._upsert(slot_id, changes), rules)
+        return apply_rules(await self._upsert(slot_id, changes), rules)
 
     async def page(
         self, since: datetime | None, until: datetime | None, *, after: datetime | None, limit: int
@@ -128,7 +128,7 @@ class Slots:
             openings(rules, max(from_, now)),
         )
         kept = [slot for slot in recorded if slot.reserved or slot.start <= now or opening_at(rules, slot.start)]
-        slots = list(islice(listed(rules, kept, times, under_way), limit + 1))
+        slots = list(islice(list_slots(rules, kept, times, under_way), limit + 1))
         if len(slots) > limit:
             return slots[:limit], slots[limit - 1].start
         return slots, last

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic.alias_generators import to_camel
 
-from inventory_service.slot_assigner import Answer, Full, Over, SlotAssigner, Wish
+from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, NoRoom, OrderClosed, SlotAssigner
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
@@ -85,11 +85,11 @@ class AssignBody(Body):
     items_count: Annotated[Count, Field(ge=1)]
 
 
-def create_slots_router(rules: SlotRules, slots: Slots, assigning: SlotAssigner) -> APIRouter:
+def create_slots_router(rules: SlotRules, slots: Slots, assigner: SlotAssigner) -> APIRouter:
     """The routes over these records."""
     router = APIRouter()
     router.include_router(_rules_routes(rules))
-    router.include_router(_assignment_routes(assigning))
+    router.include_router(_assignment_routes(assigner))
     router.include_router(_slot_routes(slots))
     return router
 
@@ -146,15 +146,17 @@ def _slot_routes(slots: Slots) -> APIRouter:
     return router
 
 
-def _assignment_routes(assigning: SlotAssigner) -> APIRouter:
+def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     router = new_router("slots")
-    together: GroupCommit[Wish, Answer] = GroupCommit(assigning.assign, limit=MAX_ASSIGNED_AT_ONCE)
-    releasing: GroupCommit[str, Reservation | None] = GroupCommit(assigning.release_all, limit=MAX_ASSIGNED_AT_ONCE)
+    together: GroupCommit[AssignmentRequest, AssignmentResult] = GroupCommit(
+        assigner.assign, limit=MAX_ASSIGNED_AT_ONCE
+    )
+    releaser: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
     async def assign(body: AssignBody) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
-        answer = await together.submit(Wish(body.order_id, body.order_price, body.items_count))
+        answer = await together.submit(AssignmentRequest(body.order_id, body.order_price, body.items_count))
         if isinstance(answer, Booking):
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
@@ -162,8 +164,8 @@ def _assignment_routes(assigning: SlotAssigner) -> APIRouter:
     @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
     async def release(order_id: OrderIdPath) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
-        if await releasing.submit(order_id) is None:
-            own = await assigning.of_an_order(order_id)
+        if await releaser.submit(order_id) is None:
+            own = await assigner.of_an_order(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
                 raise conflict(f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order")
             raise not_found(f"An assignment of order {order_id}")
@@ -172,8 +174,8 @@ def _assignment_routes(assigning: SlotAssigner) -> APIRouter:
     return router
 
 
-def _refusal(order_id: str, answer: Full | Over) -> ProblemError:
-    if isinstance(answer, Over):
+def _refusal(order_id: str, answer: NoRoom | OrderClosed) -> ProblemError:
+    if isinstance(answer, OrderClosed):
         return conflict(f"Order {order_id} is over: its reservation is {answer.status}")
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason)
 

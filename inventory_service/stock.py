@@ -79,8 +79,8 @@ class StockItem:
     updated_at: datetime
     quantity: int | None = None
     supplied: int | None = None
-    moving: Mapping[str, int] = field(default_factory=dict)
-    marked_since: datetime | None = None
+    pending_moves: Mapping[str, int] = field(default_factory=dict)
+    pending_since: datetime | None = None
 
     @property
     def is_counted(self) -> bool:
@@ -99,11 +99,11 @@ class StockItem:
 
     def held_for(self, order_id: str) -> int:
         """Units that have left the quantity for this order while its reservation may not say so yet."""
-        return max(0, -self.moving.get(order_id, 0))
+        return max(0, -self.pending_moves.get(order_id, 0))
 
-    def changed(self, change: int, moving: Mapping[str, int]) -> Self:
+    def with_change(self, change: int, pending_moves: Mapping[str, int]) -> Self:
         """Add to the quantity, under these marks."""
-        return replace(self, quantity=self.free + change, moving=moving)
+        return replace(self, quantity=self.free + change, pending_moves=pending_moves)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +137,11 @@ class Slot(StockItem):
         """The load up to which orders are taken, in minor units."""
         return self.supplied or 0
 
-    def changed(self, change: int, moving: Mapping[str, int]) -> Self:
+    def with_change(self, change: int, pending_moves: Mapping[str, int]) -> Self:
         """Add to the room, under these marks; what is above the capacity can only become less."""
         load = self.reserved - change
         ceiling = min(self.ceiling, load) if self.ceiling is not None and load > self.capacity else None
-        return replace(self, quantity=self.free + change, moving=moving, ceiling=ceiling)
+        return replace(self, quantity=self.free + change, pending_moves=pending_moves, ceiling=ceiling)
 
     def with_capacity(self, capacity: int) -> Self:
         """Change the capacity; what is booked stays booked."""
@@ -149,11 +149,11 @@ class Slot(StockItem):
         return replace(self, supplied=capacity, quantity=capacity - self.reserved, ceiling=ceiling)
 
 
-AnyCounted = TypeVar("AnyCounted", bound=StockItem)
+AnyStockItem = TypeVar("AnyStockItem", bound=StockItem)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReservationLine:
     """One product of an order; `price` per unit in minor units."""
 
     product_id: str
@@ -202,9 +202,9 @@ class Decision(NamedTuple):
     status: Status
     slot_id: str | None = None
 
-    def on(self, counted: StockItem) -> Status:
+    def status_for(self, item: StockItem) -> Status:
         """What it says about the order's mark on this: a slot other than the one it names is not kept."""
-        if self.status is Status.RESERVED and isinstance(counted, Slot) and counted.id != self.slot_id:
+        if self.status is Status.RESERVED and isinstance(item, Slot) and item.id != self.slot_id:
             return Status.RELEASED
         return self.status
 
@@ -213,14 +213,14 @@ class Decision(NamedTuple):
 class Reservation:
     """What became of an order's stock: the decision, which redelivered messages repeat.
 
-    One with an `assignment` holds a slot and nothing else, under an id of its own (assigning.py).
+    One with an `assignment` holds a slot and nothing else, under an id of its own (assigner.py).
     """
 
     order_id: str
     status: Status
     created_at: datetime
     updated_at: datetime
-    items: tuple[Line, ...] = ()
+    items: tuple[ReservationLine, ...] = ()
     failure_reason: str | None = None
     server: ServerSpecification | None = None
     booking: Booking | None = None
@@ -234,10 +234,10 @@ class Reservation:
     @property
     def holds(self) -> dict[str, int]:
         """What is held while it is RESERVED: units by product, and the price by slot."""
-        return units(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
+        return units_by_product(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
 
 
-def units(lines: Iterable[Line]) -> dict[str, int]:
+def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
     """Units by product."""
     total: dict[str, int] = {}
     for line in lines:
@@ -245,43 +245,43 @@ def units(lines: Iterable[Line]) -> dict[str, int]:
     return total
 
 
-def taken(counted: AnyCounted, takes: Mapping[str, int]) -> AnyCounted:
+def take(item: AnyStockItem, takes: Mapping[str, int]) -> AnyStockItem:
     """Take these units, by order, out of the quantity, under the orders' marks."""
-    moving = dict(counted.moving)
+    pending_moves = dict(item.pending_moves)
     for order_id, count in takes.items():
-        moving[order_id] = moving.get(order_id, 0) - count
-    return counted.changed(-sum(takes.values()), moving)
+        pending_moves[order_id] = pending_moves.get(order_id, 0) - count
+    return item.with_change(-sum(takes.values()), pending_moves)
 
 
-def given_back(counted: AnyCounted, returns: Mapping[str, int]) -> AnyCounted:
+def give_back(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem:
     """Give back what reservations hold, by order; the positive mark says that it is no longer out."""
-    return counted.changed(sum(returns.values()), {**counted.moving, **returns})
+    return item.with_change(sum(returns.values()), {**item.pending_moves, **returns})
 
 
-def settled(counted: AnyCounted, known: Mapping[str, Status]) -> AnyCounted:
+def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem:
     """Remove the marks of orders of which it is known, from a reservation read at any time, what became of them.
 
     What was taken for an order that was then refused or released goes back in the same step.
     """
-    if not counted.moving or not known:
-        return counted
-    moving: dict[str, int] = {}
+    if not item.pending_moves or not known:
+        return item
+    pending_moves: dict[str, int] = {}
     returned = 0
-    for order_id, change in counted.moving.items():
+    for order_id, change in item.pending_moves.items():
         status = known.get(order_id)
         if status is None or (status is Status.RESERVED and change > 0):  # the latter is being released
-            moving[order_id] = change
+            pending_moves[order_id] = change
         elif status is not Status.RESERVED and change < 0:
             returned -= change
-    if len(moving) == len(counted.moving):
-        return counted
-    return counted.changed(returned, moving)
+    if len(pending_moves) == len(item.pending_moves):
+        return item
+    return item.with_change(returned, pending_moves)
 
 
-def may_return(counted: StockItem, known: Mapping[str, Status]) -> int:
+def may_return(item: StockItem, known: Mapping[str, Status]) -> int:
     """Units taken for orders of which it is not known that they keep them."""
     return sum(
         -change
-        for order_id, change in counted.moving.items()
+        for order_id, change in item.pending_moves.items()
         if change < 0 and known.get(order_id) is not Status.RESERVED
     )

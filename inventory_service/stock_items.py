@@ -74,7 +74,7 @@ class StockItems:
     async def read(self, ids: Iterable[str]) -> dict[str, StockItem]:
         """Those that exist, whatever they are."""
         wanted = list(ids)
-        return {counted.id: counted for counted in await self._find({"_id": {"$in": wanted}})} if wanted else {}
+        return {item.id: item for item in await self._find({"_id": {"$in": wanted}})} if wanted else {}
 
     async def read_slots(self, since: datetime, until: datetime) -> list[Slot]:
         """The recorded slots of which some part lies between these moments, in the order of their start."""
@@ -82,11 +82,11 @@ class StockItems:
         slots = [slot for slot in await self._find(query) if isinstance(slot, Slot)]
         return sorted(slots, key=lambda slot: slot.start)
 
-    async def marked_slots(self) -> list[StockItem]:
+    async def slots_with_pending_moves(self) -> list[StockItem]:
         """Slots with marks: room that is being taken or given back."""
         return await self._find({"markedSince": {"$exists": True}, "kind": SLOT})
 
-    async def marked_before(self, moment: datetime) -> list[StockItem]:
+    async def pending_since_before(self, moment: datetime) -> list[StockItem]:
         """What has had marks without a break since before this moment: the busy and the forgotten."""
         return await self._find({"markedSince": {"$lt": moment}})
 
@@ -98,14 +98,14 @@ class StockItems:
         """
         if not changed:
             return set()
-        ordered = sorted(changed, key=lambda counted: counted.id)
+        ordered = sorted(changed, key=lambda item: item.id)
         now = self._clock()
         try:
-            await self._collection.bulk_write([_guarded_update(counted, now) for counted in ordered], ordered=True)
+            await self._collection.bulk_write([_guarded_update(item, now) for item in ordered], ordered=True)
         except BulkWriteError as error:
             conflicts.inc()
             ordered = ordered[: _first_missed(error)]
-        return {counted.id for counted in ordered}
+        return {item.id for item in ordered}
 
     async def _find(self, query: Document) -> list[StockItem]:
         return [from_document(document) for document in await self._collection.find(query).to_list(None)]
@@ -119,35 +119,35 @@ def _first_missed(error: BulkWriteError) -> int:
     return int(failure[0]["index"])
 
 
-def _guarded_update(counted: StockItem, now: datetime) -> UpdateOne:
+def _guarded_update(item: StockItem, now: datetime) -> UpdateOne:
     # With upsert a guard that does not match is a duplicate key, which ends an ordered bulk write; without, it is
     # passed over in silence. A slot is made by it where it is booked for the first time, as of version 0.
     changes: Document = {
-        "quantity": counted.quantity,
-        "moving": counted.moving,
-        "version": counted.version + 1,
+        "quantity": item.quantity,
+        "moving": item.pending_moves,
+        "version": item.version + 1,
         "updatedAt": now,
     }
     gone: Document = {}
-    if counted.moving:
-        changes["markedSince"] = counted.marked_since or now
+    if item.pending_moves:
+        changes["markedSince"] = item.pending_since or now
     else:
         gone["markedSince"] = ""
     fixed: Document = {"createdAt": now}
-    if isinstance(counted, Slot):
+    if isinstance(item, Slot):
         # Its capacity and its times may have followed the rules since it was stored.
-        changes |= {"supplied": counted.supplied, "end": counted.end}
-        fixed |= {"kind": SLOT, "start": counted.start, "disabled": counted.disabled, "adjusted": counted.adjusted}
-        if counted.ceiling is None:
+        changes |= {"supplied": item.supplied, "end": item.end}
+        fixed |= {"kind": SLOT, "start": item.start, "disabled": item.disabled, "adjusted": item.adjusted}
+        if item.ceiling is None:
             gone["ceiling"] = ""
         else:
-            changes["ceiling"] = counted.ceiling
-    elif isinstance(counted, Product):
-        fixed |= {"kind": counted.kind, "supplied": counted.supplied, **description_of(counted)}
+            changes["ceiling"] = item.ceiling
+    elif isinstance(item, Product):
+        fixed |= {"kind": item.kind, "supplied": item.supplied, **description_of(item)}
     update: Document = {"$set": changes, "$setOnInsert": fixed}
     if gone:
         update["$unset"] = gone
-    return UpdateOne({"_id": counted.id, "version": counted.version}, update, upsert=True)
+    return UpdateOne({"_id": item.id, "version": item.version}, update, upsert=True)
 
 
 def description_of(product: Product | Description) -> Document:
@@ -170,8 +170,8 @@ def from_document(document: Document) -> StockItem:
         "updated_at": document["updatedAt"],
         "quantity": document["quantity"],
         "supplied": document["supplied"],
-        "moving": document["moving"],
-        "marked_since": document.get("markedSince"),
+        "pending_moves": document["moving"],
+        "pending_since": document.get("markedSince"),
     }
     if document["kind"] == SLOT:
         return Slot(

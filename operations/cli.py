@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import typer
 
 from operations.commands.terminal import print_error
-from operations.settings import UnreachableError
-from operations.stack.layout import DataDirectoryError
+from operations.errors import DataDirectoryError, UnreachableError
 from shared.observability import logs_to_stderr
 
 WRONG_USAGE = 2

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from pydantic import AfterValidator, Field
 
+from operations.errors import UnreachableError
 from operations.stack.environment import wrong_value
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -55,10 +55,6 @@ class OperationsSettings(ServiceSettings):
         return {name: url.rstrip("/") for name, url in urls.items()}
 
 
-class UnreachableError(Exception):
-    """A server could not be reached, or none is known; the command line ends with exit status 3."""
-
-
 @dataclass(frozen=True)
 class Stack:
     """Where a stack is: its servers, the address of each of its services, its databases' prefix.
@@ -85,12 +81,6 @@ class Stack:
             "amqpUrl": hide_credentials(self.amqp_url),
             "databasePrefix": self.database_prefix,
         }
-
-
-def announced(stack: Stack) -> Stack:
-    """Print on stderr which stack a command acts on, and return it."""
-    typer.echo(f"stack: {stack.describe()}", err=True)
-    return stack
 
 
 def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:

@@ -1,18 +1,19 @@
-"""Puts the order service together: `python -m order_service`."""
+"""The composition root of the order service: `python -m order_service`."""
 
 from datetime import timedelta
 
 from pymongo.read_concern import ReadConcern
 
-from order_service.alarms import Alarms, Patience
 from order_service.api import create_router
+from order_service.deadlines import Timeouts
 from order_service.handlers import handlers
-from order_service.intake import Intake
+from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
-from order_service.requests import Requests
+from order_service.placement import OrderPlacement
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
+from order_service.sweeper import Sweeper
 from shared.clock import utc_now
 from shared.service import Connections, Definition, Parts, run
 from shared.topology import ORDER_INBOX
@@ -28,7 +29,7 @@ DEFINITION = Definition(
 
 def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
-    patience = Patience(
+    timeouts = Timeouts(
         saga_timeout=timedelta(seconds=settings.saga_timeout_seconds),
         failed_hold=timedelta(seconds=settings.failed_hold_seconds),
         republish_after=timedelta(seconds=settings.republish_after_seconds),
@@ -36,24 +37,24 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     )
     # A decision must not rest on a write that a failover could take back.
     orders = Orders(connections.database.get_collection(COLLECTION, read_concern=ReadConcern("majority")))
-    # Noted well before the sweep would publish again, and late enough that most orders have moved on by then.
+    # Well before the sweep would publish again, and late enough for most orders to have moved on.
     outbox = Outbox(
         orders,
         connections.publisher,
         utc_now,
         note_after=settings.republish_after_seconds / 3,
-        resend_after=patience.resend_after,
+        resend_after=timeouts.resend_after,
         reach=connections.reach,
     )
-    intake = Intake(orders, outbox, patience, utc_now)
-    requests = Requests(orders, outbox, patience, utc_now)
-    alarms = Alarms(orders, outbox, patience, utc_now, settings.sweep_interval_seconds)
+    placement = OrderPlacement(orders, outbox, timeouts, utc_now)
+    actions = OrderActions(orders, outbox, timeouts, utc_now)
+    sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, patience, utc_now),
-        router=create_router(orders, intake, requests),
+        handlers=handlers(orders, timeouts, utc_now),
+        router=create_router(orders, placement, actions),
         collections=SCHEMA,
-        background=(alarms.run, outbox.note_published),
-        drain=(intake.drain, outbox.drain),
+        background=(sweeper.run, outbox.note_published),
+        drain=(placement.drain, outbox.drain),
     )
 
 

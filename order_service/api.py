@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from order_service.following import EventStream, Followers
-from order_service.intake import Intake, NewOrder
+from order_service.event_stream import EventStream, Subscribers
+from order_service.events import CancelRequested, RefundRequested, RetryRequested
 from order_service.order import Order, Status
+from order_service.order_actions import OrderActions
 from order_service.orders import Orders
-from order_service.requests import Requests
-from order_service.saga import CancelRequested, RefundRequested, RetryRequested
+from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
@@ -30,7 +30,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-_FOLLOWED: dict[int | str, dict[str, Any]] = {
+_STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The order is settled, and all its events have been seen"},
     **documented(429),
@@ -43,19 +43,19 @@ class Cancellation(Body):
     reason: Text | None = None
 
 
-def create_router(orders: Orders, intake: Intake, requests: Requests) -> APIRouter:
-    """The routes over these orders."""
+def create_router(orders: Orders, placement: OrderPlacement, actions: OrderActions) -> APIRouter:
+    """Return the routes over these orders."""
     router = new_router("orders")
-    _add_placing(router, intake)
-    _add_reading(router, orders)
-    _add_requests(router, requests)
+    _add_placement(router, placement)
+    _add_reads(router, orders)
+    _add_actions(router, actions)
     return router
 
 
-def _add_placing(router: APIRouter, intake: Intake) -> None:
+def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
     async def place(new: NewOrder, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept an order; it is carried to its end from here on, whatever happens."""
-        order = await intake.place(new, idempotency_key)
+        order = await placement.place(new, idempotency_key)
         shown = show_new(order) if isinstance(order, Order) else show(order)
         return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
 
@@ -70,8 +70,8 @@ def _add_placing(router: APIRouter, intake: Intake) -> None:
         )
 
 
-def _add_reading(router: APIRouter, orders: Orders) -> None:
-    followers = Followers()
+def _add_reads(router: APIRouter, orders: Orders) -> None:
+    subscribers = Subscribers()
 
     @router.get("/orders", response_model=OrderPage)
     async def list_orders(
@@ -118,28 +118,28 @@ def _add_reading(router: APIRouter, orders: Orders) -> None:
         """One order with its history."""
         return json_response(show(await _find(orders, order_id)))
 
-    @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_FOLLOWED)
+    @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
-        return EventStream(orders, followers, order_id, last_event_id)
+        return EventStream(orders, subscribers, order_id, last_event_id)
 
 
-def _add_requests(router: APIRouter, requests: Requests) -> None:
+def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
     async def cancel(order_id: OrderIdParameter, cancellation: Cancellation | None = None) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
-        return _accepted(await requests.carry_out(order_id, CancelRequested(reason), "cancelled"))
+        return _accepted(await actions.execute(order_id, CancelRequested(reason), "cancelled"))
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
     async def retry(order_id: OrderIdParameter) -> Response:
         """Provision once more; for a FAILED order whose money is still held."""
-        return _accepted(await requests.carry_out(order_id, RetryRequested(), "retried"))
+        return _accepted(await actions.execute(order_id, RetryRequested(), "retried"))
 
     @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
     async def refund(order_id: OrderIdParameter) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
-        return _accepted(await requests.carry_out(order_id, RefundRequested(), "refunded"))
+        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded"))
 
 
 def _accepted(document: Document) -> Response:

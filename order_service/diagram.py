@@ -11,18 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from order_service.diagram_svg import svg
+from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
-from order_service.saga import (
-    SAGA,
-    CancelRequested,
-    DeadlinePassed,
-    Event,
-    RefundRequested,
-    RetryRequested,
-    Step,
-    accepts,
-    advance,
-)
+from order_service.rules import Transition
+from order_service.saga import SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
@@ -55,16 +47,16 @@ _EVENTS: tuple[Event, ...] = (
 Edge = tuple[Status, str, Status]
 
 
-def transitions() -> Iterator[tuple[Order, Event, Step]]:
-    """Every state that an order can reach with every event that can happen there, and the step that it takes."""
+def transitions() -> Iterator[tuple[Order, Event, Transition]]:
+    """Every state that an order can reach with every event that can happen there, and its transition."""
     first = _new_order()
     seen, waiting = {first}, [first]
     while waiting:
         order = waiting.pop()
         for event in _possible(order):
-            step = advance(order, event, _NOW)
-            yield order, event, step
-            state = _without_count(step.order)
+            transition = SAGA.advance(order, event, _NOW)
+            yield order, event, transition
+            state = _without_count(transition.order)
             if state not in seen:
                 seen.add(state)
                 waiting.append(state)
@@ -73,9 +65,9 @@ def transitions() -> Iterator[tuple[Order, Event, Step]]:
 def walk() -> dict[Edge, set[str]]:
     """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
     edges: dict[Edge, set[str]] = {}
-    for order, event, step in transitions():
-        sent = edges.setdefault((order.status, type(event).__name__, step.order.status), set())
-        sent.update(message.routing_key for message in step.messages)
+    for order, event, transition in transitions():
+        sent = edges.setdefault((order.status, type(event).__name__, transition.order.status), set())
+        sent.update(message.routing_key for message in transition.messages)
     return edges
 
 
@@ -87,7 +79,7 @@ def _without_count(order: Order) -> Order:
 def _possible(order: Order) -> list[Event]:
     """What can come: anything from the bus; from people, what the API lets through."""
     asked_for = (CancelRequested, RetryRequested, RefundRequested)
-    return [event for event in _EVENTS if not isinstance(event, asked_for) or accepts(order, event)]
+    return [event for event in _EVENTS if not isinstance(event, asked_for) or SAGA.accepts(order, event)]
 
 
 def mermaid(edges: dict[Edge, set[str]]) -> str:
@@ -109,7 +101,7 @@ def mermaid(edges: dict[Edge, set[str]]) -> str:
 def table(edges: dict[Edge, set[str]]) -> str:
     """What each event does in each status: the rule, where it leads, and what may be sent."""
     lines = ["| in status | on | leads to | may send |", "|---|---|---|---|"]
-    for before, row in SAGA.items():
+    for before, row in SAGA.table.items():
         for kind in row:
             event = kind.__name__
             after = sorted({to for frm, name, to in edges if (frm, name) == (before, event)})
@@ -122,7 +114,7 @@ def table(edges: dict[Edge, set[str]]) -> str:
 
 def picture() -> str:
     """Draw every transition that the table has a rule for; all other events are ignored."""
-    return svg(edge for edge in walk() if edge[1] in {kind.__name__ for kind in SAGA[edge[0]]})
+    return svg(edge for edge in walk() if edge[1] in {kind.__name__ for kind in SAGA.table[edge[0]]})
 
 
 def drawn() -> str:

@@ -1,4 +1,4 @@
-"""What is counted of orders: what becomes of them, for which reason, how long it takes, and what is taken back."""
+"""Metrics of orders: how they end, for which reason, how long it takes, and how many compensations they need."""
 
 from collections.abc import Iterable
 
@@ -6,19 +6,20 @@ from prometheus_client import Counter, Histogram
 
 from order_service.order import Order, Status
 from order_service.orders import Change
+from order_service.participants import PARTICIPANTS
 
 NO_REASON = "none"
 REASONS = {
-    "stock.reservation_failed": "stock_refused",
-    "payment.failed": "payment_refused",
+    **{participant.refused.routing_key: f"{participant.name}_refused" for participant in PARTICIPANTS},
     "provisioning.failed": "provisioning_failed",
     "order.cancel_requested": "cancelled_by_client",
     "order.deadline_passed": "timed_out",
-    "stock.released": "returned_early",
-    "payment.refunded": "returned_early",
+    **{participant.undone.routing_key: "returned_early" for participant in PARTICIPANTS},
 }
-"""Why an order did not go through, in a few words, by the event that led to its end. The words that people are told are
-without number, and would each be a time series."""
+"""The class of reason for which an order did not go through, by the event that led to its end.
+
+The reasons in the orders themselves are unbounded in number, and each would be a time series.
+"""
 
 _FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
 _UNFULFILLED = (Status.CANCELLED, Status.FAILED)
@@ -47,14 +48,14 @@ _compensating = Histogram(
 
 
 def _prepare() -> None:
-    """Have series start at zero: Prometheus sees no increase in a series that begins with its first count."""
+    """Start all series at zero: Prometheus sees no increase in a series that begins with its first count."""
     for status in (Status.CONFIRMED, Status.COMPLETED):
         _ended.labels(status, NO_REASON)
     for reason in REASONS.values():
         _ended.labels(Status.CANCELLED, reason)
     _ended.labels(Status.FAILED, REASONS["provisioning.failed"])
-    for of in ("stock", "payment"):
-        _compensations.labels(of)
+    for participant in PARTICIPANTS:
+        _compensations.labels(participant.name)
     for status in _UNFULFILLED:
         _compensated.labels(status)
 
@@ -63,7 +64,7 @@ _prepare()
 
 
 def reason_of(order: Order) -> str:
-    """The class of reason for which an order that has ended did not go through; `none` if it did."""
+    """Return the class of reason for which an ended order did not go through; `none` if it did."""
     if order.status not in _UNFULFILLED:
         return NO_REASON
     if order.status is Status.CANCELLED and order.cancel_requested:  # it ended when its running step did
@@ -71,8 +72,8 @@ def reason_of(order: Order) -> str:
     return REASONS.get(order.cause or "", "other")
 
 
-def count_steps(changes: Iterable[Change]) -> None:
-    """Count what these changes, all of them stored, have brought about."""
+def count_changes(changes: Iterable[Change]) -> None:
+    """Count the ends and compensations of orders in these stored changes."""
     for change in changes:
         _count_end(change)
         _count_compensation(change)
@@ -88,10 +89,9 @@ def _count_end(change: Change) -> None:
 def _count_compensation(change: Change) -> None:
     before, after = change.before, change.after
     if _is_compensating(after) and not _is_compensating(before):
-        if after.stock not in ("FAILED", "RELEASED"):
-            _compensations.labels("stock").inc()
-        if after.payment_status not in ("FAILED", "VOIDED", "REFUNDED"):
-            _compensations.labels("payment").inc()
+        for participant in PARTICIPANTS:
+            if not participant.is_released(after):
+                _compensations.labels(participant.name).inc()
     if _is_compensating(before) and after.settled and not before.settled:
         _compensated.labels(after.status).inc()
         if after.cancelled_at is not None:

@@ -27,8 +27,8 @@ ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of an order's history: what happened, and the status that it led to."""
+class HistoryEntry:
+    """One line of an order's history: an event, and the status that it led to."""
 
     at: datetime
     event: str
@@ -40,13 +40,14 @@ class Entry:
 class Order:
     """The state that decisions are made from; amounts in minor units, times in UTC.
 
+    `stock_status` and `payment_status` are the states of the participants, see participants.py.
     `cause` is the event that led into the present status: the only one whose messages may have been lost in a crash.
     `provisioning_run` counts the requests for a server: the first, and one per retry. `progress_sequence` is the number
     of the last progress recorded, over all runs.
-    `traceparent` is where its trace began, as long as there is one: what no message stands behind continues from there.
-    `due_at` is when its time is over, or when it is published again; `resend_at` is when the commands that it waits for
-    the answers to are sent again.
-    `version` counts the stored states, for updates that apply to the state they were decided on.
+    `traceparent` is where the order's trace began, if it has one: messages that no incoming message causes continue it.
+    `due_at` is the end of the status's time, or the time at which unpublished messages are published again;
+    `resend_at` is the time at which unanswered commands are sent again.
+    `version` counts the stored states, so that an update applies only to the state it was decided on.
     """
 
     order_id: str
@@ -60,7 +61,7 @@ class Order:
     updated_at: datetime
     deadline: datetime
     status: Status = Status.PENDING
-    stock: StockStatus = "PENDING"
+    stock_status: StockStatus = "PENDING"
     payment_status: PaymentStatus = "PENDING"
     provisioning_status: ProvisioningStatus | None = None
     settled: bool = False

@@ -8,7 +8,8 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from order_service.order import Entry, Order, Status
+from order_service.order import HistoryEntry, Order, Status
+from order_service.participants import PARTICIPANTS
 from shared import database
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
@@ -49,7 +50,7 @@ class Change:
 
     before: Order
     after: Order
-    entries: tuple[Entry, ...]
+    entries: tuple[HistoryEntry, ...]
 
     @property
     def stored(self) -> Order:
@@ -210,7 +211,7 @@ def _counted_after(after: tuple[int, str, str] | None) -> Document:
 
 
 def _new_document(order: Order, fingerprint: str | None) -> Document:
-    first = Entry(order.created_at, "order.created", order.status)
+    first = HistoryEntry(order.created_at, "order.created", order.status)
     document = {
         "_id": order.order_id,
         "userId": order.user_id,
@@ -234,8 +235,7 @@ def _changing_fields(order: Order) -> Document:
     """The fields that steps of the saga change; None stands for an absent field."""
     return {
         "status": order.status.value,
-        "stockStatus": order.stock,
-        "paymentStatus": order.payment_status,
+        **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
         "provisioningStatus": order.provisioning_status,
         "settled": order.settled,
         "cause": order.cause,
@@ -271,7 +271,7 @@ def _update(change: Change) -> UpdateOne:
     return UpdateOne({"_id": change.before.order_id, "version": change.before.version}, update)
 
 
-def _entry(entry: Entry) -> Document:
+def _entry(entry: HistoryEntry) -> Document:
     return _without_none({"at": entry.at, "event": entry.event, "status": entry.status.value, "message": entry.message})
 
 
@@ -282,6 +282,7 @@ def _without_none(document: Document) -> Document:
 def _from_document(document: Document) -> Order:
     """Load what was stored: trusted, so nothing is validated again."""
     spec, server = document.get("provisioning"), document.get("server")
+    states = {participant.field: document[participant.stored_field] for participant in PARTICIPANTS}
     return Order(
         order_id=document["_id"],
         user_id=document["userId"],
@@ -297,8 +298,7 @@ def _from_document(document: Document) -> Order:
         updated_at=document["updatedAt"],
         deadline=document["deadline"],
         status=Status(document["status"]),
-        stock=document["stockStatus"],
-        payment_status=document["paymentStatus"],
+        **states,
         provisioning_status=document.get("provisioningStatus"),
         settled=document["settled"],
         cause=document.get("cause"),

@@ -1,7 +1,7 @@
-"""Publishes what no incoming message stands behind: the record says what is owed until the broker has confirmed it.
+"""Publishes the messages of changes that no incoming message caused: the record says "unpublished" until then.
 
-That an order owes nothing more is noted a little later, for many at once: by then most orders have been carried on by
-the answers, and their steps have said so already. A crash in between costs a repetition, which receivers ignore.
+That they are published is noted a little later, for many orders at once: by then most orders have been carried on by
+the answers, and the changes have noted it already. A crash in between costs a repetition, which receivers ignore.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from order_service.order import Order
 from order_service.orders import Orders
-from order_service.saga import outputs, owed
+from order_service.saga import SAGA
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import Message
@@ -25,13 +25,13 @@ from shared.group_commit import GroupCommit
 
 GROUP_LIMIT = 500
 NAMED_ORDERS = 10
-"""Orders of a group that a line of the log names."""
+"""Most orders of a group that a log line names."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """Sends orders' outputs in groups, and notes afterwards that they are out."""
+    """Publishes the messages of orders in groups, and notes afterwards that they are published."""
 
     def __init__(
         self,
@@ -60,31 +60,31 @@ class Outbox:
         task.add_done_callback(self._posted)
 
     async def publish(self, orders: Sequence[Order]) -> None:
-        """Publish what the orders, as they are stored, owe; raises BusUnavailableError if it is not confirmed."""
+        """Publish the messages of orders as they are stored; raises BusUnavailableError if they are not confirmed."""
         if orders:
             await self._publish_group(orders)
 
     async def publish_again(self, orders: Sequence[Order]) -> None:
-        """Publish what was left unpublished, and note it at once; raises BusUnavailableError if it is not confirmed."""
-        await self._send(orders, outputs)
+        """Publish the messages of unpublished orders, and note it at once; raises as `publish` does."""
+        await self._send(orders, SAGA.state_messages)
         published = [(order.order_id, order.version) for order in orders]
         await self._orders.mark_published(published, self._clock() + self._resend_after)
 
     async def send_commands(self, orders: Sequence[Order]) -> None:
-        """Send what the orders wait for the answers to; raises BusUnavailableError if it is not confirmed."""
-        await self._send(orders, owed)
+        """Send the pending commands of orders; raises BusUnavailableError if they are not confirmed."""
+        await self._send(orders, SAGA.pending_commands)
 
     async def note_published(self) -> None:
-        """Note until cancelled, every second or so, which orders owe nothing more."""
+        """Note published orders until cancelled, at least once per second."""
         while True:
             await asyncio.sleep(min(1.0, self._note_after))
             try:
                 await self.note(time.monotonic() - self._note_after)
             except (TransientError, PyMongoError) as error:
-                _log.warning("could not note what is published; it may be published again", error=str(error)[:200])
+                _log.warning("could not note published orders; they may be published again", error=str(error)[:200])
 
     async def note(self, published_before: float) -> None:
-        """Note those that were confirmed before the given moment of the monotonic clock."""
+        """Note the orders that were confirmed before the given moment of the monotonic clock."""
         while self._published and self._published[0][0] <= published_before:
             batch: list[tuple[str, int]] = []
             while self._published and self._published[0][0] <= published_before and len(batch) < GROUP_LIMIT:
@@ -93,26 +93,28 @@ class Outbox:
             await self._orders.mark_published(batch, self._clock() + self._resend_after)
 
     async def drain(self) -> None:
-        """Publish and note what is in hand."""
+        """Publish all orders that are posted, and note it."""
         await self._groups.drain()
         await self.note(time.monotonic())
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         self._reach(ORDER_INSERTED)
-        await self._send(orders, outputs)
+        await self._send(orders, SAGA.state_messages)
         confirmed = time.monotonic()
         self._published.extend((confirmed, order.order_id, order.version) for order in orders)
         return [None] * len(orders)
 
-    async def _send(self, orders: Sequence[Order], said: Callable[[Order], tuple[Message, ...]]) -> None:
+    async def _send(self, orders: Sequence[Order], messages_of: Callable[[Order], tuple[Message, ...]]) -> None:
         try:
             await self._publisher.send(
-                [message for order in orders for message in _messages(order, said)],
+                [message for order in orders for message in _messages(order, messages_of)],
                 {order.order_id: order.traceparent for order in orders},
             )
         except TransientError as error:
-            told = {"orders": len(orders), "order_ids": [order.order_id for order in orders[:NAMED_ORDERS]]}
-            _log.warning("not published yet; the sweep will do it", **told, error=str(error)[:200])
+            named = [order.order_id for order in orders[:NAMED_ORDERS]]
+            _log.warning(
+                "not published; the sweep will try again", orders=len(orders), order_ids=named, error=str(error)[:200]
+            )
             raise
         self._reach(ORDER_CREATED_PUBLISHED)
 
@@ -120,13 +122,13 @@ class Outbox:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, TransientError):
-            _log.error("publishing failed; the sweep will do it", exc_info=error)
+            _log.error("publishing failed; the sweep will try again", exc_info=error)
 
 
-def _messages(order: Order, said: Callable[[Order], tuple[Message, ...]]) -> tuple[Message, ...]:
-    """Return what the order says; if it cannot be put into messages, nothing, so that it holds up no other order."""
+def _messages(order: Order, messages_of: Callable[[Order], tuple[Message, ...]]) -> tuple[Message, ...]:
+    """Return the messages of an order; none if it cannot be put into messages, so that it holds up no other order."""
     try:
-        return said(order)
+        return messages_of(order)
     except ValueError:
         _log.exception("the order cannot be put into messages", order_id=order.order_id, status=order.status)
         return ()

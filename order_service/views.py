@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from order_service.order import Order, PaymentStatus, ProvisioningStatus, Status, StockStatus
+from order_service.participants import PARTICIPANTS
 from shared.clock import to_rfc3339
 from shared.database import Document
 from shared.http import View
@@ -101,8 +102,7 @@ def show_new(order: Order) -> dict[str, Any]:
         "totalAmount": to_json_number(order.total_amount),
         "currency": order.currency,
         "status": order.status,
-        "stockStatus": order.stock,
-        "paymentStatus": order.payment_status,
+        **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
         "provisioningStatus": None,
         "failureReason": None,
         "settled": False,
@@ -131,8 +131,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         "totalAmount": to_json_number(document["totalAmount"]),
         "currency": document["currency"],
         "status": document["status"],
-        "stockStatus": document["stockStatus"],
-        "paymentStatus": document["paymentStatus"],
+        **{participant.stored_field: document[participant.stored_field] for participant in PARTICIPANTS},
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
         "settled": document["settled"],

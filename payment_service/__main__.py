@@ -4,9 +4,9 @@ from pymongo.read_concern import ReadConcern
 
 from payment_service import payments
 from payment_service.api import create_router
-from payment_service.charging import Charging
-from payment_service.funds import api
-from payment_service.funds.dependencies import open_funds
+from payment_service.card_charger import CardCharger
+from payment_service.funds import api as funds_api
+from payment_service.funds.funds import open_funds
 from payment_service.gateways.factory import open_gateway
 from payment_service.handlers import handlers
 from payment_service.ledger.ledger import Ledger
@@ -14,7 +14,7 @@ from payment_service.ledger.orphaned_sessions import OrphanedSessions
 from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
 from payment_service.reconciler import Reconciler
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
@@ -36,7 +36,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     database = connections.database.with_options(read_concern=ReadConcern("majority"))
     records = Payments(database[payments.COLLECTION])
     gateway = open_gateway(settings, connections.database, utc_now)
-    charging = Charging(
+    cards = CardCharger(
         records,
         gateway,
         timeout_seconds=settings.gateway_timeout_seconds,
@@ -44,18 +44,18 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         reach=connections.reach,
     )
     sessions = OrphanedSessions(connections.database)
-    transactions = Transactions(database, admit=sessions.admit, doubt=sessions.doubt)
+    transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
     books = Ledger(database, utc_now)
-    retainers = RetainerCharging(records, books, transactions, utc_now)
+    retainers = RetainerCharger(records, books, transactions, utc_now)
     router = create_router(records)
-    router.include_router(api.create_router(open_funds(database, books, transactions, utc_now)))
-    lookups = Reconciler(records, charging, retainers, connections.publisher, clock=utc_now)
+    router.include_router(funds_api.create_router(open_funds(database, books, transactions, utc_now)))
+    reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, charging, retainers, clock=utc_now, reach=connections.reach),
+        handlers=handlers(records, cards, retainers, clock=utc_now, reach=connections.reach),
         router=router,
         collections=SCHEMA,
-        background=(lookups.run, sessions.run),
-        drain=(gateway.drain, sessions.leave),
+        background=(reconciler.run, sessions.run),
+        drain=(gateway.drain, sessions.deregister),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
-from payment_service.lifecycle import Payment, Status
+from payment_service.lifecycle import Payment, PaymentStatus
 from payment_service.payments import Payments
 from shared.http import View, json_response, new_router, not_found
 from shared.money import JsonMoney, to_json_number
@@ -19,7 +19,7 @@ class PaymentView(View):
     order_id: str
     user_id: str | None
     amount: JsonMoney | None
-    status: Status
+    status: PaymentStatus
     transaction_id: str | None
     failure_reason: str | None
 
@@ -37,7 +37,7 @@ def create_router(payments: Payments) -> APIRouter:
 
     @router.get("/payments", response_model=PaymentPage)
     async def list_payments(
-        status: Status | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
+        status: PaymentStatus | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
     ) -> Response:
         """Payments in the order of their ids; all of them, or those in one status."""
         after = None if cursor is None else read_cursor(cursor, (str,))[0]

@@ -3,10 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from payment_service.charging import Charging
-from payment_service.lifecycle import Payment, Status, Step, charge_answer, next_step, opened, refund_answer
+from payment_service.card_charger import CardCharger
+from payment_service.lifecycle import (
+    NextAction,
+    Payment,
+    PaymentStatus,
+    card_payment,
+    charge_answer,
+    next_action,
+    refund_answer,
+)
 from payment_service.payments import Payments
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
@@ -20,14 +28,14 @@ class PaymentHandlers:
     def __init__(
         self,
         payments: Payments,
-        charging: Charging,
-        retainers: RetainerCharging,
+        cards: CardCharger,
+        retainers: RetainerCharger,
         *,
         clock: Clock,
         reach: FailurePoint,
     ) -> None:
         self._payments = payments
-        self._charging = charging
+        self._cards = cards
         self._retainers = retainers
         self._clock = clock
         self._reach = reach
@@ -42,20 +50,20 @@ class PaymentHandlers:
 
     async def _take_by_card(self, orders: Sequence[OrderCreated]) -> list[Message]:
         now = self._clock()
-        recorded = await self._payments.open([_in_trace(opened(order, now)) for order in orders])
+        recorded = await self._payments.insert_missing([_in_trace(card_payment(order, now)) for order in orders])
         self._reach(PAYMENT_PENDING)
-        charged = await self._charging.charge([p for p in recorded if next_step(p) is Step.CHARGE])
-        returned = await self._charging.give_back([p for p in recorded if next_step(p) is Step.RETURN])
+        charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
+        returned = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
         carried_on = {payment.order_id: payment for payment in (*charged, *returned)}
         return _known(charge_answer(carried_on.get(payment.order_id, payment)) for payment in recorded)
 
     async def refund(self, requests: Sequence[RefundPayment]) -> Sequence[Message]:
         """Return the money; one whose charge is in flight is answered by whoever learns how that ended."""
         recorded = await self._payments.request_refunds((request.order_id for request in requests), self._clock())
-        charged = [payment for payment in recorded if payment.status is Status.PROCESSED]
+        charged = [payment for payment in recorded if payment.status is PaymentStatus.PROCESSED]
         given_back = [
-            *await self._charging.give_back([payment for payment in charged if payment.retainer_id is None]),
-            *await self._retainers.give_back([payment for payment in charged if payment.retainer_id is not None]),
+            *await self._cards.refund([payment for payment in charged if payment.retainer_id is None]),
+            *await self._retainers.refund([payment for payment in charged if payment.retainer_id is not None]),
         ]
         returned = {payment.order_id: payment for payment in given_back}
         return _known(refund_answer(returned.get(payment.order_id, payment)) for payment in recorded)
@@ -85,10 +93,10 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 
 
 def handlers(
-    payments: Payments, charging: Charging, retainers: RetainerCharging, *, clock: Clock, reach: FailurePoint
+    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, reach: FailurePoint
 ) -> Handlers:
     """Which handler takes which message."""
-    handler = PaymentHandlers(payments, charging, retainers, clock=clock, reach=reach)
+    handler = PaymentHandlers(payments, cards, retainers, clock=clock, reach=reach)
     return {
         OrderCreated: handler.take,
         RefundPayment: handler.refund,

@@ -25,11 +25,11 @@ FREE = "no-charge"
 LOOKUP_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 2, 5, 30))
 """Pauses before an unknown outcome is looked up; the last one repeats."""
 
-ORPHAN_DELAY = timedelta(seconds=5)
+TAKEOVER_DELAY = timedelta(seconds=5)
 """How long a refund leaves a charge in flight to whoever is charging, before the look-up takes it over."""
 
 
-class Status(StrEnum):
+class PaymentStatus(StrEnum):
     """The state of a payment."""
 
     PENDING = "PENDING"
@@ -39,13 +39,17 @@ class Status(StrEnum):
     REFUNDED = "REFUNDED"
 
 
-class Step(Enum):
+# OpenAPI documents call the schema by these, and its name there is part of the API.
+PaymentStatus.__name__ = PaymentStatus.__qualname__ = "Status"
+
+
+class NextAction(Enum):
     """What a payment needs next."""
 
     CHARGE = auto()
-    RETURN = auto()
+    REFUND = auto()
     LOOK_UP = auto()
-    NOTHING = auto()
+    NONE = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class Payment:
     """
 
     order_id: str
-    status: Status
+    status: PaymentStatus
     created_at: datetime
     updated_at: datetime
     user_id: str | None = None
@@ -79,11 +83,11 @@ class Payment:
         return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token, self.created_at)
 
 
-def opened(order: OrderCreated, now: datetime) -> Payment:
+def card_payment(order: OrderCreated, now: datetime) -> Payment:
     """Return the first record of a card payment; it is decided already if no gateway is needed for that."""
     payment = Payment(
         order_id=order.order_id,
-        status=Status.PENDING,
+        status=PaymentStatus.PENDING,
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
@@ -92,65 +96,68 @@ def opened(order: OrderCreated, now: datetime) -> Payment:
         token=order.payment.token,
     )
     if order.total_amount == 0:
-        return replace(payment, status=Status.PROCESSED, transaction_id=FREE)
+        return replace(payment, status=PaymentStatus.PROCESSED, transaction_id=FREE)
     return payment
 
 
 def tombstone(order_id: str, now: datetime) -> Payment:
     """Return the record that a refund leaves when it overtakes its order: nothing will ever be charged."""
-    return Payment(order_id=order_id, status=Status.VOIDED, created_at=now, updated_at=now, refund_requested=True)
+    return Payment(
+        order_id=order_id, status=PaymentStatus.VOIDED, created_at=now, updated_at=now, refund_requested=True
+    )
 
 
-def next_step(payment: Payment) -> Step:
+def next_action(payment: Payment) -> NextAction:
     """Say what has to be done before the payment can answer."""
-    if payment.refund_requested and (payment.next_lookup_at or payment.status in (Status.PENDING, Status.PROCESSED)):
-        return Step.RETURN
-    if payment.status is not Status.PENDING:
-        return Step.NOTHING
-    return Step.LOOK_UP if payment.next_lookup_at else Step.CHARGE
+    held = payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED)
+    if payment.refund_requested and (held or payment.next_lookup_at):
+        return NextAction.REFUND
+    if payment.status is not PaymentStatus.PENDING:
+        return NextAction.NONE
+    return NextAction.LOOK_UP if payment.next_lookup_at else NextAction.CHARGE
 
 
 def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown, now: datetime) -> Payment:
     """Return the payment as it is to be recorded once the gateway has, or has not, answered a charge."""
     match outcome:
         case Charged(charge_id):
-            return _decided(payment, now, Status.PROCESSED, transaction_id=charge_id)
+            return _decided(payment, now, PaymentStatus.PROCESSED, transaction_id=charge_id)
         case Declined(reason):
-            return _decided(payment, now, Status.FAILED, failure_reason=reason)
+            return _decided(payment, now, PaymentStatus.FAILED, failure_reason=reason)
         case OutcomeUnknown():
-            return deferred(payment, now)
+            return with_next_lookup(payment, now)
 
 
-def must_return(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
+def must_refund(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
     """Whether a charge that ended so has to be returned, given the payment as it is recorded by now."""
-    if payment.status is Status.PENDING:
+    if payment.status is PaymentStatus.PENDING:
         return payment.refund_requested
-    return isinstance(outcome, Charged) and payment.status in (Status.VOIDED, Status.FAILED)
+    return isinstance(outcome, Charged) and payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED)
 
 
 def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeUnknown, now: datetime) -> Payment:
     """Return the payment as it is to be recorded once the gateway has, or has not, answered a refund."""
     match outcome:
         case Refunded(charge_id):
-            return _decided(payment, now, Status.REFUNDED, transaction_id=charge_id)
-        case NothingCharged(reason) if payment.status is Status.PENDING and reason is not None:
-            return _decided(payment, now, Status.FAILED, failure_reason=reason)
-        case NothingCharged() if payment.status in (Status.PENDING, Status.PROCESSED):
-            return _decided(payment, now, Status.VOIDED)
+            return _decided(payment, now, PaymentStatus.REFUNDED, transaction_id=charge_id)
+        case NothingCharged(reason) if payment.status is PaymentStatus.PENDING and reason is not None:
+            return _decided(payment, now, PaymentStatus.FAILED, failure_reason=reason)
+        case NothingCharged() if payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED):
+            return _decided(payment, now, PaymentStatus.VOIDED)
         case NothingCharged():
             return replace(payment, next_lookup_at=None, updated_at=now)
         case OutcomeUnknown():
-            return replace(deferred(payment, now), refund_requested=True)
+            return replace(with_next_lookup(payment, now), refund_requested=True)
 
 
-def refund_asked(payment: Payment, now: datetime) -> Payment:
+def with_refund_requested(payment: Payment, now: datetime) -> Payment:
     """Return a payment whose charge is in flight with the mark that has whoever learns the outcome return it."""
-    takeover = now + ORPHAN_DELAY
+    takeover = now + TAKEOVER_DELAY
     due = min(payment.next_lookup_at, takeover) if payment.next_lookup_at else takeover
     return replace(payment, refund_requested=True, next_lookup_at=due, updated_at=now)
 
 
-def deferred(payment: Payment, now: datetime) -> Payment:
+def with_next_lookup(payment: Payment, now: datetime) -> Payment:
     """Return the payment with its next look-up, later each time."""
     if payment.next_lookup_at and payment.next_lookup_at > now:
         return replace(payment, updated_at=now)
@@ -161,7 +168,7 @@ def deferred(payment: Payment, now: datetime) -> Payment:
 def _decided(
     payment: Payment,
     now: datetime,
-    status: Status,
+    status: PaymentStatus,
     *,
     transaction_id: str | None = None,
     failure_reason: str | None = None,
@@ -181,11 +188,11 @@ def charge_answer(payment: Payment) -> Message | None:
 
     A refund that was asked for while the charge was in flight got no answer of its own then, so it is answered here.
     """
-    if payment.refund_requested or payment.status in (Status.VOIDED, Status.REFUNDED):
+    if payment.refund_requested or payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED):
         return refund_answer(payment)
-    if payment.status is Status.PROCESSED:
+    if payment.status is PaymentStatus.PROCESSED:
         return PaymentProcessed(order_id=payment.order_id, transaction_id=payment.transaction_id or FREE)
-    if payment.status is Status.FAILED:
+    if payment.status is PaymentStatus.FAILED:
         return PaymentFailed(order_id=payment.order_id, reason=payment.failure_reason or "")
     return None
 
@@ -194,14 +201,14 @@ def refund_answer(payment: Payment) -> Message | None:
     """The answer to `payment.refund`, None while money may still be held."""
     if payment.refund_requested and payment.next_lookup_at:
         return None
-    if payment.status is Status.REFUNDED:
+    if payment.status is PaymentStatus.REFUNDED:
         return PaymentRefunded(order_id=payment.order_id, status="REFUNDED")
-    if payment.status in (Status.VOIDED, Status.FAILED):
+    if payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED):
         return PaymentRefunded(order_id=payment.order_id, status="VOIDED")
     return None
 
 
-def to_publish(before: Payment, after: Payment) -> Payment:
+def mark_unpublished(before: Payment, after: Payment) -> Payment:
     """Return `after` with the mark that its answer is to be published, if the step from `before` gave it one."""
     answer = charge_answer(after)
     return replace(after, unpublished=True) if answer and answer != charge_answer(before) else after

@@ -17,7 +17,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from payment_service.ledger.transactions import Session
-from payment_service.lifecycle import Payment, Status, deferred, refund_asked, tombstone
+from payment_service.lifecycle import Payment, PaymentStatus, tombstone, with_next_lookup, with_refund_requested
 from shared import database
 from shared.database import Collection, Document
 from shared.schema import CollectionSchema
@@ -40,7 +40,7 @@ SCHEMA = CollectionSchema(
     )
 )
 
-Change = tuple[Payment, Payment]
+PaymentChange = tuple[Payment, Payment]
 """A payment as it was read, and as it is to be."""
 
 _FIELDS: Mapping[str, str] = {
@@ -68,7 +68,7 @@ class Payments:
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
-    async def open(self, payments: Sequence[Payment]) -> list[Payment]:
+    async def insert_missing(self, payments: Sequence[Payment]) -> list[Payment]:
         """Insert the payments and return them in order, as they are recorded: who is there already stays as it is."""
         if not payments:
             return []
@@ -94,12 +94,12 @@ class Payments:
         if payments:
             await self._collection.insert_many([_document(payment) for payment in payments], session=session)
 
-    async def change(self, before: Payment, after: Payment, session: Session) -> Payment:
+    async def update(self, before: Payment, after: Payment, session: Session) -> Payment:
         """Make one change in a transaction; returns `after`, or the payment as it is if somebody was quicker."""
         result = await self._collection.bulk_write([_update(before, after)], session=session)
         return after if result.matched_count else (await self.read([before.order_id], session))[before.order_id]
 
-    async def apply(self, changes: Sequence[Change]) -> list[Payment]:
+    async def update_many(self, changes: Sequence[PaymentChange]) -> list[Payment]:
         """Make the changes, in order and in one write, and return the payments as they are recorded then.
 
         A change whose payment is no longer in the state that it was read in is not made. Raises LookupError if a
@@ -126,12 +126,12 @@ class Payments:
         while left:
             found = await self.read(left)
             missing = [tombstone(order_id, now) for order_id in left if order_id not in found]
-            pending = [payment for payment in found.values() if _lacks_mark(payment)]
-            marked = await self.apply([(payment, refund_asked(payment, now)) for payment in pending])
-            found.update((payment.order_id, payment) for payment in (*await self.open(missing), *marked))
+            pending = [payment for payment in found.values() if _charge_in_flight(payment)]
+            marked = await self.update_many([(payment, with_refund_requested(payment, now)) for payment in pending])
+            found.update((payment.order_id, payment) for payment in (*await self.insert_missing(missing), *marked))
             settled.update(found)
             # Somebody inserted or recorded one of them in between: look again.
-            left = [order_id for order_id in left if _lacks_mark(settled[order_id])]
+            left = [order_id for order_id in left if _charge_in_flight(settled[order_id])]
         return list(settled.values())
 
     async def due(self, now: datetime, limit: int) -> list[Payment]:
@@ -141,16 +141,16 @@ class Payments:
 
     async def claim(self, payment: Payment, now: datetime) -> Payment | None:
         """Postpone the next look-up and return the payment to who may do this one; None if another process does it."""
-        claimed = deferred(payment, now)
+        claimed = with_next_lookup(payment, now)
         result = await self._collection.update_one(
             {"_id": payment.order_id, "nextLookupAt": payment.next_lookup_at},
             {"$set": {"nextLookupAt": claimed.next_lookup_at, "lookups": claimed.lookups, "updatedAt": now}},
         )
         return claimed if result.matched_count else None
 
-    async def forget_lookups(self, payments: Sequence[Payment]) -> None:
+    async def clear_lookups(self, payments: Sequence[Payment]) -> None:
         """Take the look-ups from payments that were decided by another worker meanwhile."""
-        await self.apply([(payment, replace(payment, next_lookup_at=None)) for payment in payments])
+        await self.update_many([(payment, replace(payment, next_lookup_at=None)) for payment in payments])
 
     async def unpublished(self, before: datetime, limit: int) -> list[Payment]:
         """Return payments decided before that moment whose answer may not have been published, the oldest first."""
@@ -166,7 +166,7 @@ class Payments:
             ]
             await self._collection.bulk_write(writes, ordered=False)
 
-    async def page(self, status: Status | None, *, after: str | None, limit: int) -> list[Payment]:
+    async def page(self, status: PaymentStatus | None, *, after: str | None, limit: int) -> list[Payment]:
         """Return payments of one status, or all, in the order of their ids, from after the given one on."""
         query: Document = {"status": status} if status else {}
         if after is not None:
@@ -175,8 +175,8 @@ class Payments:
         return [_payment(document) async for document in cursor]
 
 
-def _lacks_mark(payment: Payment) -> bool:
-    return payment.status is Status.PENDING and not payment.refund_requested
+def _charge_in_flight(payment: Payment) -> bool:
+    return payment.status is PaymentStatus.PENDING and not payment.refund_requested
 
 
 def _update(before: Payment, after: Payment) -> UpdateOne:
@@ -206,5 +206,5 @@ def _document(payment: Payment) -> Document:
 
 def _payment(document: Document) -> Payment:
     known = {attribute: document[name] for attribute, name in _FIELDS.items() if name in document}
-    known["status"] = Status(document["status"])
+    known["status"] = PaymentStatus(document["status"])
     return Payment(order_id=document["_id"], **known)

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import structlog
 
-from payment_service.charging import Charging
-from payment_service.lifecycle import Payment, Step, charge_answer, next_step
+from payment_service.card_charger import CardCharger
+from payment_service.lifecycle import NextAction, Payment, charge_answer, next_action
 from payment_service.payments import Payments
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared import database
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
@@ -18,10 +18,10 @@ from shared.errors import TransientError
 PAUSE_SECONDS = 0.5
 """Between two looks at what is due."""
 
-LEFT_BEHIND = timedelta(seconds=5)
+UNPUBLISHED_DELAY = timedelta(seconds=5)
 """After so long an answer that is still marked as unpublished is taken for left behind by a crash."""
 
-WORRYING_LOOKUPS = 10
+EXPECTED_LOOKUPS = 10
 """After so many look-ups without an outcome (about three minutes) every further one is logged as an error."""
 
 _PAGE = 200
@@ -34,14 +34,14 @@ class Reconciler:
     def __init__(
         self,
         payments: Payments,
-        charging: Charging,
-        retainers: RetainerCharging,
+        cards: CardCharger,
+        retainers: RetainerCharger,
         publisher: Publisher,
         *,
         clock: Clock,
     ) -> None:
         self._payments = payments
-        self._charging = charging
+        self._cards = cards
         self._retainers = retainers
         self._publisher = publisher
         self._clock = clock
@@ -50,7 +50,7 @@ class Reconciler:
         """Look up and publish until cancelled; errors are logged, and what failed is still there the next time."""
         while True:
             try:
-                more = await self.look_up_due() + await self.publish_left_behind() >= _PAGE
+                more = await self.look_up_due() + await self.publish_unpublished() >= _PAGE
             except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
                 more = False
                 if isinstance(database.as_ours(error), TransientError):
@@ -65,23 +65,25 @@ class Reconciler:
         claims = await asyncio.gather(*(self._payments.claim(payment, self._clock()) for payment in due))
         claimed = [payment for payment in claims if payment is not None]
         for payment in claimed:
-            if payment.lookups > WORRYING_LOOKUPS:
+            if payment.lookups > EXPECTED_LOOKUPS:
                 _log.error("payment still without an outcome", order_id=payment.order_id, lookups=payment.lookups)
         by_card = [p for p in claimed if p.retainer_id is None]
-        prepaid = [p for p in claimed if p.retainer_id is not None and next_step(p) is not Step.NOTHING]
+        prepaid = [p for p in claimed if p.retainer_id is not None and next_action(p) is not NextAction.NONE]
         await self._publish(
             [
-                *await self._charging.look_up([p for p in by_card if next_step(p) is Step.LOOK_UP]),
-                *await self._charging.give_back([p for p in by_card if next_step(p) is Step.RETURN], unpublished=True),
-                *await self._retainers.carry_on(prepaid),
+                *await self._cards.look_up([p for p in by_card if next_action(p) is NextAction.LOOK_UP]),
+                *await self._cards.refund(
+                    [p for p in by_card if next_action(p) is NextAction.REFUND], unpublished=True
+                ),
+                *await self._retainers.decide_postponed(prepaid),
             ]
         )
-        await self._payments.forget_lookups([p for p in claimed if next_step(p) is Step.NOTHING])
+        await self._payments.clear_lookups([p for p in claimed if next_action(p) is NextAction.NONE])
         return len(due)
 
-    async def publish_left_behind(self) -> int:
+    async def publish_unpublished(self) -> int:
         """Publish the answers that were recorded a while ago but are not known to be published; returns how many."""
-        left = await self._payments.unpublished(self._clock() - LEFT_BEHIND, _PAGE)
+        left = await self._payments.unpublished(self._clock() - UNPUBLISHED_DELAY, _PAGE)
         await self._publish(left)
         return len(left)
 

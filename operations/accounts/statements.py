@@ -1,6 +1,5 @@
 """Reads accounts and their movements; whatever is shown together is read at one moment."""
 
-import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,11 +9,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from operations.reading.balances import Balance, balance_of, balances
 from operations.reading.chart_of_accounts import Document, is_amount, side
-from operations.reading.reachability import mongodb_missing
 from operations.reading.snapshots import Snapshots
-from operations.settings import Stack, UnreachableError
-
-CONNECT_TIMEOUT_MS = 5000
 
 
 class Movement(NamedTuple):
@@ -49,17 +44,6 @@ class Sheet(NamedTuple):
 
     balance: Balance
     statement: Statement
-
-
-@contextlib.asynccontextmanager
-async def connected(stack: Stack) -> AsyncIterator[AsyncMongoClient[Document]]:
-    """Connect to the stack's MongoDB. Raises UnreachableError when it does not answer."""
-    if missing := await mongodb_missing(stack.mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
-    async with AsyncMongoClient[Document](
-        stack.mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-accounts"
-    ) as client:
-        yield client
 
 
 class AccountBooks:

@@ -7,20 +7,19 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pymongo import AsyncMongoClient
-
 from operations.audit import orders, servers, slots, stock
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
-from operations.audit.order_records import Document, OrderRecords
+from operations.audit.order_records import OrderRecords
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.service_databases import PAGE, ServiceDatabases
 from operations.audit.stock import Shelf
 from operations.dead_letters.recorded import RecordedLetters
 from operations.dead_letters.status import DEAD, REPLAYING
+from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
-from operations.reading.reachability import amqp_missing, mongodb_missing
-from operations.settings import UnreachableError
+from operations.reading.connection import open_mongodb
+from operations.reading.reachability import amqp_missing
 from shared.money import to_json_number
 from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX, RETRY_LADDER
 
@@ -28,8 +27,6 @@ MOST_LISTED = 10_000
 """Suspicions that are looked at twice and listed. Whoever has more has enough to begin with."""
 
 SECOND_LOOK_AFTER_SECONDS = 1.0
-
-CONNECT_TIMEOUT_MS = 5000
 
 RECORDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
 """What may be recorded under an order's id, in the order in which a case has them."""
@@ -64,10 +61,8 @@ async def audit(
     Only what is found twice is reported; the second look comes `second_look_after` seconds after the first is over.
     Raises UnreachableError when a server does not answer.
     """
-    await _require_servers(mongodb_url, amqp_url)
-    async with AsyncMongoClient[Document](
-        mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-audit"
-    ) as client:
+    async with open_mongodb(mongodb_url, purpose="the audit", name="ordersaga-audit") as client:
+        await _require_broker(amqp_url)
         books, ledger = (
             ServiceDatabases(client, database_prefix, page),
             LedgerPass(Journal(client, database_prefix, page)),
@@ -76,10 +71,8 @@ async def audit(
         return await _Audit(books, ledger, letters, amqp_url, on_progress, second_look_after).run()
 
 
-async def _require_servers(mongodb_url: str, amqp_url: str) -> None:
+async def _require_broker(amqp_url: str) -> None:
     """Fail at once, and not after a look at a million orders."""
-    if missing := await mongodb_missing(mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
     if missing := await amqp_missing(amqp_url):
         raise UnreachableError(f"RabbitMQ {missing}")
 

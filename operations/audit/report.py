@@ -45,6 +45,11 @@ class Violation:
         """What is the same when the same thing is found twice, whatever the details."""
         return (self.subject, self.id, self.kind)
 
+    def describe(self) -> str:
+        """Return in one line what is wrong."""
+        where = f"invariant {self.invariant}: {self.subject} {self.id}"
+        return f"{where}: {self.found}; should be: {self.expected}"
+
     def as_json(self) -> dict[str, Any]:
         """The violation as the JSON document shows it."""
         return {

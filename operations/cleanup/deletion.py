@@ -18,14 +18,10 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from operations.cleanup.deletable import Document, Records, is_over, why_kept
-from operations.reading.driver_errors import unreachable_unless_done
-from operations.reading.reachability import mongodb_missing
-from operations.settings import UnreachableError
+from operations.reading.connection import open_mongodb
 
 GROUP = 200
 """Orders in one transaction: it takes some tens of milliseconds."""
-
-CONNECT_TIMEOUT_MS = 5000
 
 KINDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
 """What may be recorded under an order's id, and is deleted together."""
@@ -67,17 +63,12 @@ async def clean_up(
     Raises UnreachableError when MongoDB does not answer. What was deleted until then stays deleted, and the next
     call goes on from there.
     """
-    if missing := await mongodb_missing(mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
     outcome = Outcome()
-    async with AsyncMongoClient[Document](
-        mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
-    ) as client:
+    async with open_mongodb(mongodb_url, purpose="the cleanup", name="ordersaga-cleanup") as client:
         stores = _Stores(client, database_prefix)
-        with unreachable_unless_done("the cleanup"):
-            async for order_ids in stores.over(before, group):
-                outcome.add(await stores.clean(order_ids, before, delete=delete))
-                on_progress(len(order_ids))
+        async for order_ids in stores.over(before, group):
+            outcome.add(await stores.clean(order_ids, before, delete=delete))
+            on_progress(len(order_ids))
     return outcome
 
 

@@ -1,15 +1,17 @@
 """The commands `ordersaga accounts show`, `statement` and `repair`."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
 import uvloop
+from pymongo import AsyncMongoClient
 
 from operations.accounts.correction import Keep, refusal
 from operations.accounts.repair import Repair, repair
-from operations.accounts.statements import AccountBooks, connected
+from operations.accounts.statements import AccountBooks
 from operations.commands.accounts_display import (
     repair_as_json,
     sheet_as_json,
@@ -18,8 +20,11 @@ from operations.commands.accounts_display import (
     show_statement,
     statement_as_json,
 )
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
-from operations.settings import Stack, announced, locate_stack
+from operations.reading.connection import open_mongodb
+from operations.settings import Stack
+from shared.database import Document
 
 LAST_MOVEMENTS = 10
 
@@ -106,7 +111,7 @@ def repair_balances(
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:
     """Find what differs and, given a reason, correct it; None if there is no such account."""
-    async with connected(stack) as client:
+    async with _connected(stack) as client:
         books = AccountBooks(client, stack.database_prefix)
         if account is not None and not await books.exists(account):
             return None
@@ -119,7 +124,7 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
 
 def _read(read: Callable[[AccountBooks], Awaitable[T]]) -> T:
     async def run(stack: Stack) -> T:
-        async with connected(stack) as client:
+        async with _connected(stack) as client:
             return await read(AccountBooks(client, stack.database_prefix))
 
     return _run(run)
@@ -127,9 +132,13 @@ def _read(read: Callable[[AccountBooks], Awaitable[T]]) -> T:
 
 def _run(work: Callable[[Stack], Awaitable[T]]) -> T:
     async def run() -> T:
-        return await work(announced(locate_stack()))
+        return await work(chosen_stack())
 
     return uvloop.run(run())
+
+
+def _connected(stack: Stack) -> "contextlib.AbstractAsyncContextManager[AsyncMongoClient[Document]]":
+    return open_mongodb(stack.mongodb_url, purpose="the accounts", name="ordersaga-accounts")
 
 
 def _reason(given: str | None, as_json_document: bool) -> str:

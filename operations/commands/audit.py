@@ -9,9 +9,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.audit.auditing import audit as run_audit
-from operations.audit.report import INVARIANTS, Report, Violation
+from operations.audit.report import INVARIANTS, Report
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
-from operations.settings import Stack, announced, locate_stack
+from operations.settings import Stack
 
 RECORDS_IN_WORDS = {"fundPayments": "payments outside of orders"}
 
@@ -23,7 +24,7 @@ def audit(
 
     Exit status 0 when they balance, 1 when something is wrong (each thing is listed), 3 when a server does not answer.
     """
-    stack = announced(locate_stack())
+    stack = chosen_stack()
     if as_json_document:
         report = uvloop.run(run_audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix))
         print_json({"stack": stack.as_json(), **report.as_json()})
@@ -51,7 +52,7 @@ def show(report: Report, console: Console) -> None:
     """Print the verdict on each invariant, then each violation, then what else there is to know."""
     console.print(verdicts(report))
     for violation in report.violations:
-        console.print(f"[red]✗[/] {foreign(in_words(violation))}", highlight=False, soft_wrap=True)
+        console.print(f"[red]✗[/] {foreign(violation.describe())}", highlight=False, soft_wrap=True)
     if report.unlisted:
         console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
     console.print(_information(report), highlight=False, style="dim")
@@ -69,12 +70,6 @@ def verdicts(report: Report) -> Table:
         tick, found = ("[red]✗[/]", f"[red]{wrong:,} wrong[/]") if wrong else ("[green]✓[/]", f"[dim]{over}[/]")
         table.add_row(tick, f"{number}. {invariant.title}", found)
     return table
-
-
-def in_words(violation: Violation) -> str:
-    """Say what is wrong, in one line."""
-    where = f"invariant {violation.invariant}: {violation.subject} {violation.id}"
-    return f"{where}: {violation.found}; should be: {violation.expected}"
 
 
 def _information(report: Report) -> str:

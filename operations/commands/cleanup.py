@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 import uvloop
-from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletable import Document
-from operations.cleanup.deletion import CONNECT_TIMEOUT_MS, KINDS, Outcome, clean_up
+from operations.cleanup.deletion import KINDS, Outcome, clean_up
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.dead_letters.recorded import RecordedLetters
 from operations.reading.broker import count_messages
-from operations.settings import Stack, announced, locate_stack
+from operations.reading.connection import open_mongodb
+from operations.settings import Stack
 from shared.topology import DEAD_LETTERS
 
 
@@ -42,7 +42,7 @@ def cleanup(
     before = datetime.now(UTC) - _age(older_than)
     if as_json_document and not (yes or dry_run):
         raise typer.BadParameter("--json cannot ask: add --yes or --dry-run")
-    stack = announced(locate_stack())
+    stack = chosen_stack()
     console = open_console(stderr=as_json_document)
     # A dry run deletes nothing that a replayed dead letter could miss.
     if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
@@ -73,9 +73,7 @@ async def refusal(stack: Stack) -> str | None:
 
 async def _recorded(stack: Stack) -> int:
     """How many dead letters operations has that may still be replayed, or whose replay is under way."""
-    async with AsyncMongoClient[Document](
-        stack.mongodb_url, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-cleanup"
-    ) as client:
+    async with open_mongodb(stack.mongodb_url, purpose="the cleanup", name="ordersaga-cleanup") as client:
         return await RecordedLetters(client, stack.database_prefix).count_open()
 
 

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.operator import current_operator
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import as_ascii_json, open_console, print_error, print_json
 from operations.dead_letters.connection import Connected, await_outcome, connected, follow, unfinished
 from operations.dead_letters.filters import Filters
@@ -31,7 +32,7 @@ from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
 from operations.dead_letters.service import InvalidBodyError, NotPossibleError, as_json, letter_as_json
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
-from operations.settings import UnreachableError, announced, locate_stack
+from operations.errors import UnreachableError
 from operations.stack.files import open_private
 from shared.database import Document
 from shared.observability import logs_to_stderr
@@ -496,7 +497,7 @@ async def _awaited(found: Connected, replay_id: str, within: float) -> Outcome:
 
 def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with connected(announced(locate_stack())) as found:
+        async with connected(chosen_stack()) as found:
             return await work(found)
 
     try:

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
 from operations.doctor.broker import Control, check_broker
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, ok, wrong
 from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
-from operations.settings import Stack, UnreachableError, announced, locate_stack
+from operations.errors import UnreachableError
+from operations.settings import Stack
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.services import SERVICES, SIMULATOR
@@ -52,7 +54,7 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
     except UnreadableStateError as error:
         findings.append(wrong("remembered state", str(error), ""))
     try:
-        stack = announced(locate_stack(data_dir))
+        stack = chosen_stack(data_dir)
     except UnreachableError:
         return findings
     if state.running:

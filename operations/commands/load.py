@@ -12,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from operations.commands.audit import show as show_audit
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_json
 from operations.load.plan import Plan
 from operations.load.report import LoadReport
 from operations.load.running import Watch, run_load
-from operations.settings import Stack, announced, locate_stack
+from operations.settings import Stack
 from shared.printable import printable
 from shared.urls import hide_credentials
 
@@ -46,7 +47,7 @@ def load(
         plan = Plan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
-    stack = announced(locate_stack())
+    stack = chosen_stack()
     typer.echo(f"orders go to {hide_credentials(stack.urls['order'])}", err=True)
     if as_json_document:
         report = uvloop.run(run_load(stack, plan))

@@ -5,24 +5,22 @@ from typing import Annotated, NoReturn
 
 import typer
 import uvloop
-from pymongo import AsyncMongoClient
 
 from operations.audit.order_records import status_text
 from operations.commands.operator import current_operator
 from operations.commands.order_display import as_json, show
+from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
-from operations.reading.driver_errors import unreachable_unless_done
-from operations.reading.reachability import mongodb_missing
-from operations.settings import Stack, UnreachableError, announced, locate_stack
+from operations.reading.connection import open_mongodb
+from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.release import NotReleasableError, refuse_release
 from operations.timeline.release import release as send_release
-from operations.timeline.timeline import Document, Records, story
+from operations.timeline.timeline import Records, story
 from shared.clock import utc_now
 from shared.observability import logs_to_stderr
 from shared.printable import printable
 
-CONNECT_TIMEOUT_MS = 5000
 LONGEST_REASON = 500
 """Characters of the reason of a release."""
 
@@ -43,7 +41,7 @@ def trace(
 
     Exit status 0, 1 when nothing is recorded about the order, 3 when a server does not answer.
     """
-    records = uvloop.run(_read(announced(locate_stack()), order_id))
+    records = uvloop.run(_read(chosen_stack(), order_id))
     if not records.exist:
         raise _unknown(order_id, as_json_document)
     steps = story(records)
@@ -69,7 +67,7 @@ def release(
     """
     if why is None and yes:
         raise typer.BadParameter("say why", param_hint="--why")
-    stack = announced(locate_stack())
+    stack = chosen_stack()
     records = uvloop.run(_read(stack, order_id))
     if refusal := refuse_release(records):
         _refuse(refusal)
@@ -104,13 +102,8 @@ def _refuse(reason: str) -> NoReturn:
 
 
 async def _read(stack: Stack, order_id: str) -> Records:
-    if missing := await mongodb_missing(stack.mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
-    with unreachable_unless_done("the trace of an order"):
-        async with AsyncMongoClient[Document](
-            stack.mongodb_url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname="ordersaga-trace"
-        ) as client:
-            return await read_records(client, stack.database_prefix, order_id)
+    async with open_mongodb(stack.mongodb_url, purpose="the timeline of an order", name="ordersaga-timeline") as client:
+        return await read_records(client, stack.database_prefix, order_id)
 
 
 def _unknown(order_id: str, as_json_document: bool) -> typer.Exit:

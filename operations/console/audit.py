@@ -12,7 +12,6 @@ from fastapi.responses import RedirectResponse
 from operations.actions import record_action
 from operations.audit import audit
 from operations.audit.report import INVARIANTS, Report
-from operations.commands.audit import in_words
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import OptionalName, named, remember
 from operations.console.pages import Pages
@@ -102,7 +101,6 @@ def create_auditing(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
             run=auditor.last,
             busy=auditor.busy,
             invariants=INVARIANTS,
-            in_words=in_words,
             most=MOST_SHOWN,
         )
 

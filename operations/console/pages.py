@@ -19,8 +19,8 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
 from operations.console.operator_name import operator_of
 from operations.console.upstream import Missing
+from operations.errors import UnreachableError
 from operations.reading.reachability import brief
-from operations.settings import UnreachableError
 from shared.errors import TransientError
 from shared.http import ProblemError
 

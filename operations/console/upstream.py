@@ -10,8 +10,8 @@ import httpx
 import pymongo
 from pymongo.errors import PyMongoError
 
+from operations.errors import UnreachableError
 from operations.reading.reachability import brief
-from operations.settings import UnreachableError
 from shared.errors import TransientError
 
 PATIENCE_SECONDS = 3.0

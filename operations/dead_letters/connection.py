@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
-from pymongo import AsyncMongoClient
-
 from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.outcome import Outcome
@@ -22,22 +20,21 @@ from operations.dead_letters.replaying import (
     Replays,
 )
 from operations.dead_letters.service import DeadLetterService
+from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
-from operations.reading.driver_errors import unreachable_unless_done
-from operations.reading.reachability import mongodb_missing
-from operations.settings import Stack, UnreachableError
+from operations.reading.connection import BUS_SECONDS, open_bus, open_mongodb
+from operations.settings import Stack
 from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.database import Database, Document, as_ours
-from shared.errors import BusUnavailableError, StartError
+from shared.errors import BusUnavailableError
 from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
 
-CONNECT_TIMEOUT_MS = 5000
-BUS_SECONDS = 15.0
-"""How long a command waits for a broker that is away."""
+NAME = "ordersaga-dead-letters"
+"""The name of a command's connections."""
 
 QUIET_SECONDS = 2.0
 """A letter that waited and has not come in this time went to somebody else."""
@@ -60,21 +57,12 @@ class Connected:
 @contextlib.asynccontextmanager
 async def connected(stack: Stack) -> AsyncIterator[Connected]:
     """Connect to the stack's MongoDB and take in what waits in the broker; raises UnreachableError."""
-    if missing := await mongodb_missing(stack.mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
-    async with AsyncMongoClient[Document](
-        stack.mongodb_url,
-        tz_aware=True,
-        w="majority",
-        serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS,
-        appname="ordersaga-dead-letters",
-    ) as client:
+    async with open_mongodb(stack.mongodb_url, purpose="the dead letters", name=NAME) as client:
         database: Database = client[f"{stack.database_prefix}_operations"]
         letters = DeadLetterService(database)
-        with unreachable_unless_done("the dead letters"):
-            await letters.prepare()
-            await take_in(stack.amqp_url, LetterRecords(database))
-            yield Connected(letters, database, stack)
+        await letters.prepare()
+        await take_in(stack.amqp_url, LetterRecords(database))
+        yield Connected(letters, database, stack)
 
 
 async def take_in(amqp_url: str, records: LetterRecords) -> int:
@@ -83,7 +71,7 @@ async def take_in(amqp_url: str, records: LetterRecords) -> int:
     if not waiting:
         return 0
     taken = 0
-    async with open_bus(amqp_url, DEAD_LETTERS) as bus:
+    async with _consume(amqp_url, DEAD_LETTERS) as bus:
         ingest = Ingest(bus, records)
         while taken < waiting:
             try:
@@ -111,7 +99,7 @@ async def follow(connected_: Connected, replay_id: str, on_progress: Progress) -
     Raises UnreachableError when the broker stays away: the operations process, or the next command, goes on with it.
     """
     replays = Replays(connected_.database)
-    async with open_bus(connected_.stack.amqp_url, None) as bus:
+    async with open_bus(connected_.stack.amqp_url, None, name=NAME) as bus:
         replayer = Replayer(connected_.database, Publisher(bus), patience=BUS_SECONDS)
         while True:
             token = uuid4().hex
@@ -150,7 +138,7 @@ async def await_outcome(
 async def _taking_in(connected_: Connected) -> AsyncIterator[None]:
     """Do what the operations process does with its two queues, beside it or in its place."""
     records, url = LetterRecords(connected_.database), connected_.stack.amqp_url
-    async with open_bus(url, DEAD_LETTERS) as letters, open_bus(url, OPERATIONS_INBOX) as notices:
+    async with _consume(url, DEAD_LETTERS) as letters, _consume(url, OPERATIONS_INBOX) as notices:
         taking: list[BatchLoop] = [
             Ingest(letters, records),
             Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), as_ours=as_ours),
@@ -172,15 +160,5 @@ async def _waiting(amqp_url: str) -> int:
     return (await count_messages(amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0
 
 
-@contextlib.asynccontextmanager
-async def open_bus(amqp_url: str, queue: str | None) -> AsyncIterator[RabbitBus]:
-    """Open a bus that consumes from the queue, if one is named, and close it; raises UnreachableError."""
-    bus = RabbitBus(amqp_url, prefetch=PREFETCH, name="ordersaga-dead-letters")
-    try:
-        async with asyncio.timeout(BUS_SECONDS):
-            await bus.start(queue)
-        yield bus
-    except (TimeoutError, StartError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {error or 'no answer in time'}") from error
-    finally:
-        await bus.close()
+def _consume(amqp_url: str, queue: str) -> "contextlib.AbstractAsyncContextManager[RabbitBus]":
+    return open_bus(amqp_url, queue, name=NAME, prefetch=PREFETCH)

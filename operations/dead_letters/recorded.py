@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from pymongo import AsyncMongoClient
 
-from operations.audit.order_records import Document
 from operations.dead_letters.records import LETTERS
 from operations.dead_letters.status import HANDLED, OPEN, STATUSES
 from operations.reading.driver_errors import unreachable_unless_done
+from shared.database import Document
 
 
 class RecordedLetters:

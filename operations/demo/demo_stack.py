@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from operations.commands.stack_display import StartDisplay
-from operations.settings import Stack, UnreachableError, locate_stack
+from operations.errors import UnreachableError
+from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout
 from operations.stack.orphans import end_leftovers

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from operations.commands.audit import audit_with_progress, in_words, verdicts
+from operations.commands.audit import audit_with_progress, verdicts
 from operations.commands.load import load_with_progress
 from operations.demo.demo_stack import DemoStack
 from operations.demo.reporter import Reporter
 from operations.demo.shop_client import NotSettledError, Orders, ShopClient
+from operations.errors import UnreachableError
 from operations.load import Plan
 from operations.load.report import LoadReport
-from operations.settings import UnreachableError
 
 MANY = 1000
 SLOT_CAPACITY = 50
@@ -195,7 +195,7 @@ async def audited(scene: Reporter, _stage: DemoStack, shop: ShopClient) -> None:
     report = await audit_with_progress(shop.stack, scene.console)
     scene.show(verdicts(report))
     for violation in report.violations:
-        scene.note(in_words(violation))
+        scene.note(violation.describe())
     dead = report.information["deadLetters"]
     scene.claim(report.ok, "the books balance", f"{len(report.violations) + report.unlisted} things are wrong")
     scene.claim(report.information["inFlight"] == 0, "no order is left on its way", report.information["inFlight"])

@@ -10,7 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from operations.settings import Stack, UnreachableError
+from operations.errors import UnreachableError
+from operations.settings import Stack
 from operations.stack.services import SIMULATOR
 
 POLL_SECONDS = 0.05

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import aiohttp
-from pymongo import AsyncMongoClient
 
 from operations.audit import Report, audit
+from operations.errors import UnreachableError
 from operations.load.cost import Usage, between, usage
 from operations.load.placing import Placing
 from operations.load.plan import Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.load.settling import OrderBook, Outcomes
-from operations.reading.driver_errors import unreachable_unless_done
-from operations.settings import Stack, UnreachableError
-from shared.database import Document
+from operations.reading.connection import open_mongodb
+from operations.settings import Stack
 from shared.urls import hide_credentials
 
 MOST_REASONS = 10
@@ -61,10 +60,9 @@ async def run_load(stack: Stack, plan: Plan, watch: Watch | None = None) -> Load
 
 async def _count_orders(stack: Stack, load_id: str) -> int:
     """Return how many orders of this load test are in the database that was audited."""
-    with unreachable_unless_done("the load test"):
-        async with AsyncMongoClient[Document](stack.mongodb_url, appname="ordersaga-load") as client:
-            orders = client[f"{stack.database_prefix}_orders"].orders
-            return await orders.count_documents({"userId": load_id})
+    async with open_mongodb(stack.mongodb_url, purpose="the load test", name="ordersaga-load") as client:
+        orders = client[f"{stack.database_prefix}_orders"].orders
+        return await orders.count_documents({"userId": load_id})
 
 
 async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: Plan, load_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from operations.settings import UnreachableError
+from operations.errors import UnreachableError
 from shared.urls import hide_credentials
 
 PAGE = 100

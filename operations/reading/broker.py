@@ -7,7 +7,7 @@ import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
-from operations.settings import UnreachableError
+from operations.errors import UnreachableError
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 CONNECT_SECONDS = 5.0

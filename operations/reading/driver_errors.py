@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pymongo.errors import ConnectionFailure, PyMongoError
 
-from operations.settings import UnreachableError
+from operations.errors import UnreachableError
 from shared.urls import hide_credentials
 
 

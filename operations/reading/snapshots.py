@@ -12,8 +12,8 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure
 
+from operations.errors import UnreachableError
 from operations.reading.driver_errors import first_line
-from operations.settings import UnreachableError
 
 Document = dict[str, Any]
 

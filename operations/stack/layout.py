@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.errors import DataDirectoryError
 from operations.stack.files import write_private
 
 DATA_DIRECTORY_VARIABLE = "ORDERSAGA_DATA_DIR"
@@ -16,10 +17,6 @@ DEFAULT_DATA_DIRECTORY = ".ordersaga"
 
 # What a stack listens on unless it is taken or an offset is given. The services' ports are in `services`.
 SERVER_PORTS = {"mongodb": 27017, "amqp": 5672, "distribution": 25674, "epmd": 24370}
-
-
-class DataDirectoryError(Exception):
-    """What is named as the data directory cannot be one; the command line ends with exit status 2."""
 
 
 @dataclass(frozen=True)

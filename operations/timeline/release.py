@@ -4,15 +4,12 @@ A made-up or foreign `order.created` reserves and charges without an order. No o
 compensations are published directly. Both are idempotent by the order id.
 """
 
-from pymongo import AsyncMongoClient
-
 from operations.actions import record_action
-from operations.dead_letters.connection import open_bus
-from operations.reading.driver_errors import unreachable_unless_done
-from operations.reading.reachability import mongodb_missing
-from operations.settings import Stack, UnreachableError
+from operations.errors import UnreachableError
+from operations.reading.connection import open_bus, open_mongodb
+from operations.settings import Stack
 from operations.timeline.records import read_records
-from operations.timeline.timeline import Document, Records
+from operations.timeline.timeline import Records
 from shared.bus.publisher import Publisher
 from shared.contracts import RefundPayment, ReleaseStock
 from shared.errors import BusUnavailableError
@@ -20,7 +17,7 @@ from shared.errors import BusUnavailableError
 ACTION = "order.release"
 BEGUN = "begun"
 SENT = "stock.release and payment.refund sent"
-CONNECT_TIMEOUT_MS = 5000
+NAME = "ordersaga-release"
 REASON = "returned by an operator: the order service does not know the order"
 
 
@@ -46,32 +43,23 @@ async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
 
     Raises NotReleasableError, and UnreachableError when a server does not answer: then it may be called again.
     """
-    if missing := await mongodb_missing(stack.mongodb_url):
-        raise UnreachableError(f"MongoDB {missing}")
-    with unreachable_unless_done("the release of an order"):
-        async with AsyncMongoClient[Document](
-            stack.mongodb_url,
-            tz_aware=True,
-            w="majority",
-            serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS,
-            appname="ordersaga-release",
-        ) as client:
-            records = await read_records(client, stack.database_prefix, order_id)
-            if reason := refuse_release(records):
-                raise NotReleasableError(reason)
-            operations = client[f"{stack.database_prefix}_operations"]
-            deed = {"by": by, "why": why, "action": ACTION, "subject": order_id}
-            await record_action(operations, **deed, outcome=BEGUN)
-            try:
-                await _publish(stack.amqp_url, order_id)
-            except UnreachableError as error:
-                await record_action(operations, **deed, outcome=f"not known whether it was sent: {error}")
-                raise
-            await record_action(operations, **deed, outcome=SENT)
+    async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name=NAME) as client:
+        records = await read_records(client, stack.database_prefix, order_id)
+        if reason := refuse_release(records):
+            raise NotReleasableError(reason)
+        operations = client[f"{stack.database_prefix}_operations"]
+        deed = {"by": by, "why": why, "action": ACTION, "subject": order_id}
+        await record_action(operations, **deed, outcome=BEGUN)
+        try:
+            await _publish(stack.amqp_url, order_id)
+        except UnreachableError as error:
+            await record_action(operations, **deed, outcome=f"not known whether it was sent: {error}")
+            raise
+        await record_action(operations, **deed, outcome=SENT)
 
 
 async def _publish(amqp_url: str, order_id: str) -> None:
-    async with open_bus(amqp_url, None) as bus:
+    async with open_bus(amqp_url, None, name=NAME) as bus:
         try:
             await Publisher(bus).send(
                 [ReleaseStock(order_id=order_id), RefundPayment(order_id=order_id, reason=REASON)]

@@ -11,12 +11,13 @@ from pydantic import BaseModel
 
 from payment_service.funds import requests as asked
 from payment_service.funds import views as views
-from payment_service.funds.dependencies import Funds
-from payment_service.funds.idempotency import Answer, KeyReusedError, Request, answer_of
+from payment_service.funds.funds import Funds
+from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, problem_response
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
-from payment_service.ledger.bookings import Operation
+from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.journal_entries import LedgerOperation
 from payment_service.ledger.refusals import RefusedError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
@@ -35,7 +36,7 @@ IdempotencyKey = Annotated[
         description="The same key and request get the first answer again; random, as all clients share them",
     ),
 ]
-Work = Callable[[Session], Awaitable[Answer]]
+Work = Callable[[Session], Awaitable[StoredResponse]]
 
 
 def create_router(funds: Funds) -> APIRouter:
@@ -56,7 +57,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/retainers", response_model=views.RetainerPage)
     async def list_retainers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Retainers in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.RETAINER, views.show_retainer, limit, cursor)
+        return await _accounts(funds, AccountKind.RETAINER, views.show_retainer, limit, cursor)
 
     @router.get("/api/retainers/{retainer_id}", response_model=views.RetainerData)
     async def get_retainer(retainer_id: IdParameter) -> Response:
@@ -74,16 +75,18 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Take from a retainer: as earned, or to pay an invoice."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.retainers.consume(session, retainer_id, **fields)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
         keys = [
             chart_of_accounts.retainer(retainer_id),
             *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
         ]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_CONSUMED, work, keys)
+        return await _once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
+        )
 
     @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
     async def replenish(
@@ -94,13 +97,15 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Add to a retainer: from outside, or from the credit that a completed payment gave the client."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.retainers.replenish(session, retainer_id, **fields)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
         keys = [chart_of_accounts.retainer(retainer_id), *await _credit_of(funds, body.payment_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_REPLENISHED, work, keys)
+        return await _once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
+        )
 
 
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
@@ -110,7 +115,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Open a retainer with what the client has paid in advance."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.retainers.open(
                 session,
                 client_id=body.client_id,
@@ -118,17 +123,17 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
                 amount=body.initial_amount,
                 currency=body.currency,
             )
-            return Answer(201, {"retainer": views.show_retainer(account)})
+            return StoredResponse(201, {"retainer": views.show_retainer(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.RETAINER_OPENED, work)
+        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
 
     @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
     async def change_retainer(retainer_id: IdParameter, body: asked.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.retainers.set_status(session, retainer_id, body.status)
-            return Answer(200, {"retainer": views.show_retainer(account)})
+            return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
         return await _run(funds, "retainer.status", work, [chart_of_accounts.retainer(retainer_id)])
 
@@ -140,18 +145,18 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Issue an invoice, all of it due."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.invoices.issue(
                 session, client_id=body.client_id, amount=body.total_amount, currency=body.currency
             )
-            return Answer(201, {"invoice": views.show_invoice(account)})
+            return StoredResponse(201, {"invoice": views.show_invoice(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_ISSUED, work)
+        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
 
     @router.get("/api/invoices", response_model=views.InvoicePage)
     async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Invoices in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.INVOICE, views.show_invoice, limit, cursor)
+        return await _accounts(funds, AccountKind.INVOICE, views.show_invoice, limit, cursor)
 
     @router.get("/api/invoices/{invoice_id}", response_model=views.InvoiceAnswer)
     async def get_invoice(invoice_id: IdParameter) -> Response:
@@ -168,13 +173,13 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Pay an invoice, or a part of it, from outside."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
             account = await funds.invoices.pay(session, invoice_id, **fields)
-            return Answer(200, {"invoice": views.show_invoice(account)})
+            return StoredResponse(200, {"invoice": views.show_invoice(account)})
 
         keys = [chart_of_accounts.invoice(invoice_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.INVOICE_PAID, work, keys)
+        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys)
 
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
@@ -184,7 +189,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Record a payment; with `status` completed it is completed at once."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             payment = await funds.payments.create(
                 session,
                 customer_id=body.customer_id,
@@ -196,14 +201,14 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
             )
             if body.status == COMPLETED:
                 payment = await funds.payments.complete(session, payment["_id"])
-            return Answer(201, {"payment": views.show_payment(payment)})
+            return StoredResponse(201, {"payment": views.show_payment(payment)})
 
         if body.invoice_id:
             keys = [chart_of_accounts.invoice(body.invoice_id)]
         else:
             keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
-        operation = Operation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
-        return await _once(funds, _request(request, idempotency_key, body), operation, work, keys)
+        operation = LedgerOperation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
+        return await _once(funds, _identify(request, idempotency_key, body), operation, work, keys)
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
     async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -222,12 +227,12 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Complete a pending payment, once: it pays its invoice, or becomes the customer's credit."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             payment = await funds.payments.complete(session, payment_id)
-            return Answer(200, {"payment": views.show_payment(payment)})
+            return StoredResponse(200, {"payment": views.show_payment(payment)})
 
         keys = [f"payment:{payment_id}", *await _credit_of(funds, payment_id)]
-        return await _once(funds, _request(request, idempotency_key), Operation.PAYMENT_COMPLETED, work, keys)
+        return await _once(funds, _identify(request, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys)
 
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
@@ -237,17 +242,17 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Enter a bank account with what it holds."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"balance": body.balance}
             account = await funds.bank.open(session, **fields)
-            return Answer(201, {"account": views.show_bank_account(account)})
+            return StoredResponse(201, {"account": views.show_bank_account(account)})
 
-        return await _once(funds, _request(request, idempotency_key, body), Operation.BANK_OPENED, work)
+        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
 
     @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
     async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Bank accounts in the order of their ids."""
-        return await _accounts(funds, chart_of_accounts.Kind.BANK, views.show_bank_account, limit, cursor)
+        return await _accounts(funds, AccountKind.BANK, views.show_bank_account, limit, cursor)
 
     @router.get("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
     async def get_bank_account(account_id: IdParameter) -> Response:
@@ -259,9 +264,9 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     async def change_bank_account(account_id: IdParameter, body: asked.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             account = await funds.bank.set_status(session, account_id, body.status)
-            return Answer(200, {"account": views.show_bank_account(account)})
+            return StoredResponse(200, {"account": views.show_bank_account(account)})
 
         return await _run(funds, "bank.status", work, [chart_of_accounts.bank(account_id)])
 
@@ -273,7 +278,7 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Move money between two bank accounts."""
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             transfer = await funds.bank.transfer(
                 session,
                 from_id=body.from_account_id,
@@ -282,10 +287,10 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
                 fee=body.fee,
                 description=body.description,
             )
-            return Answer(201, {"transfer": views.show_transfer(transfer)})
+            return StoredResponse(201, {"transfer": views.show_transfer(transfer)})
 
         keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
-        return await _once(funds, _request(request, idempotency_key, body), Operation.TRANSFER_MADE, work, keys)
+        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys)
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
     async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -308,13 +313,13 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
         """Reverse a transfer, fee included, once; refused if the receiver has spent the money."""
         cancellation = body or asked.TransferCancellation()
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             transfer = await funds.bank.cancel(session, transfer_id, cancellation.reason)
-            return Answer(200, {"transfer": views.show_transfer(transfer)})
+            return StoredResponse(200, {"transfer": views.show_transfer(transfer)})
 
         keys = await _ends_of(funds, transfer_id)
-        sent = _request(request, idempotency_key, cancellation)
-        return await _once(funds, sent, Operation.TRANSFER_CANCELLED, work, keys)
+        sent = _identify(request, idempotency_key, cancellation)
+        return await _once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
 
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
@@ -338,12 +343,14 @@ def _add_ledger(router: APIRouter, funds: Funds) -> None:
         return json_response({"items": [views.show_entry(entry) for entry in entries], "nextCursor": following})
 
 
-async def _once(funds: Funds, request: Request, operation: str, work: Work, keys: Collection[str] = ()) -> Response:
+async def _once(
+    funds: Funds, request: IdempotentRequest, operation: str, work: Work, keys: Collection[str] = ()
+) -> Response:
     """Run the operation unless the key has an answer already; either way, answer."""
     try:
-        return _respond(await funds.answers.once(request, operation, work, keys=keys))
+        return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
     except RefusedError as refusal:
-        return _respond(answer_of(refusal))
+        return _respond(problem_response(refusal))
     except KeyReusedError:
         detail = "Idempotency-Key was used before for another request; use a new key"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
@@ -353,19 +360,19 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
     try:
         return _respond(await funds.transactions.run(operation, work, keys))
     except RefusedError as refusal:
-        return _respond(answer_of(refusal))
+        return _respond(problem_response(refusal))
 
 
-def _respond(answer: Answer) -> Response:
+def _respond(answer: StoredResponse) -> Response:
     response = json_response(answer.body, answer.status)
     if answer.status >= HTTPStatus.BAD_REQUEST:
         response.headers["content-type"] = "application/problem+json"
     return response
 
 
-def _request(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> Request:
+def _identify(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> IdempotentRequest:
     content = None if body is None else body.model_dump(mode="json", by_alias=True)
-    return Request(key, request.method, request.url.path, content)
+    return IdempotentRequest(key, request.method, request.url.path, content)
 
 
 async def _found(reading: Awaitable[Document]) -> Document:
@@ -389,7 +396,7 @@ async def _ends_of(funds: Funds, transfer_id: str) -> list[str]:
 
 async def _accounts(
     funds: Funds,
-    kind: chart_of_accounts.Kind,
+    kind: AccountKind,
     show: Callable[[Document], dict[str, Any]],
     limit: int,
     cursor: str | None,

@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.ledger import Ledger, recorded
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.ledger import Ledger, to_journal_entry
 from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError
 from payment_service.ledger.transactions import Session
 from shared.database import Database, Document
@@ -43,11 +44,11 @@ class Bank:
         account_id = uuid4().hex
         account = chart_of_accounts.bank(account_id)
         fields = {"name": name, "accountNumber": account_number, "bankName": bank_name}
-        await self._ledger.open(account, chart_of_accounts.Kind.BANK, currency, fields, session)
+        await self._ledger.open(account, AccountKind.BANK, currency, fields, session)
         if balance == 0:
             return await self._ledger.get(account, session)
-        entry = await self._ledger.post(bookings.bank_opened(account_id, balance, currency), session)
-        return entry.accounts[account]
+        posted = await self._ledger.post(journal_entries.bank_opened(account_id, balance, currency), session)
+        return posted.accounts[account]
 
     async def set_status(self, session: Session, account_id: str, status: str) -> Document:
         """Close a bank account, which has to be empty then, or open it again; returns its account."""
@@ -64,7 +65,7 @@ class Bank:
         """
         currency = await self._common_currency(session, from_id, to_id)
         transfer_id = uuid4().hex
-        booking = bookings.transfer_made(
+        entry = journal_entries.transfer_made(
             transfer_id,
             from_id=from_id,
             to_id=to_id,
@@ -73,7 +74,7 @@ class Bank:
             currency=currency,
             description=description,
         )
-        entry = await self._ledger.post(booking, session)
+        posted = await self._ledger.post(entry, session)
         transfer: Document = {
             "_id": transfer_id,
             "fromAccountId": from_id,
@@ -82,8 +83,8 @@ class Bank:
             "fee": fee,
             "currency": currency,
             "status": COMPLETED,
-            "entryId": entry.entry_id,
-            "createdAt": entry.at,
+            "entryId": posted.entry_id,
+            "createdAt": posted.at,
         }
         if description is not None:
             transfer["description"] = description
@@ -99,9 +100,10 @@ class Bank:
         transfer = await self.get(transfer_id, session)
         if transfer["status"] != COMPLETED:
             raise RefusedError(f"Transfer {transfer_id} is already cancelled")
-        made = recorded(await self._ledger.entry(transfer["entryId"], session))
-        entry = await self._ledger.post(bookings.transfer_cancelled(made, transfer["entryId"], reason), session)
-        change: Document = {"status": CANCELLED, "cancelEntryId": entry.entry_id, "cancelledAt": entry.at}
+        made = to_journal_entry(await self._ledger.entry(transfer["entryId"], session))
+        reversal = journal_entries.transfer_cancelled(made, transfer["entryId"], reason)
+        posted = await self._ledger.post(reversal, session)
+        change: Document = {"status": CANCELLED, "cancelEntryId": posted.entry_id, "cancelledAt": posted.at}
         if reason is not None:
             change["reason"] = reason
         # In the transaction's snapshot it was completed; had anybody cancelled it since, this write would conflict.

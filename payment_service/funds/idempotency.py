@@ -31,7 +31,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredResponse:
     """What HTTP answers; the body is JSON."""
 
     status: int
@@ -39,7 +39,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class IdempotentRequest:
     """A request as it is compared with an earlier one under the same key."""
 
     key: str | None
@@ -57,7 +57,7 @@ class KeyReusedError(Exception):
     """The Idempotency-Key was used for another request before."""
 
 
-class Answers:
+class IdempotentRunner:
     """Runs each operation once per key."""
 
     def __init__(self, database: Database, transactions: Transactions, clock: Clock) -> None:
@@ -65,39 +65,39 @@ class Answers:
         self._transactions = transactions
         self._clock = clock
 
-    async def once(
+    async def run(
         self,
-        request: Request,
+        request: IdempotentRequest,
         operation: str,
-        work: Callable[[Session], Awaitable[Answer]],
+        work: Callable[[Session], Awaitable[StoredResponse]],
         *,
         keys: Collection[str] = (),
-    ) -> Answer:
+    ) -> StoredResponse:
         """Run `work` in a transaction and return its answer, or the first answer under the request's key.
 
         Raises RefusedError as `work` does when there is no key, KeyReusedError when the key belongs to another
         request, and what Transactions.run raises.
         """
         if request.key is None:
-            return await self._begin_again_if_overtaken(operation, work, keys)
+            return await self._run_with_retries(operation, work, keys)
 
-        async def first_or_repeated(session: Session) -> Answer:
-            earlier = await self._earlier(request, session)
+        async def first_or_repeated(session: Session) -> StoredResponse:
+            earlier = await self._find(request, session)
             if earlier is not None:
                 return earlier
             answer = await work(session)
             await self._records.insert_one(self._record(request, answer), session=session)
             return answer
 
-        own_turn = f"{COLLECTION}:{request.key}"
+        key_lock = f"{COLLECTION}:{request.key}"
         try:
-            return await self._begin_again_if_overtaken(operation, first_or_repeated, {*keys, own_turn})
+            return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
         except RefusedError as refusal:
-            return await self._keep(request, answer_of(refusal))
+            return await self._keep(request, problem_response(refusal))
 
-    async def _begin_again_if_overtaken(
-        self, operation: str, work: Callable[[Session], Awaitable[Answer]], keys: Collection[str]
-    ) -> Answer:
+    async def _run_with_retries(
+        self, operation: str, work: Callable[[Session], Awaitable[StoredResponse]], keys: Collection[str]
+    ) -> StoredResponse:
         for _ in range(_ATTEMPTS):
             try:
                 return await self._transactions.run(operation, work, keys)
@@ -106,22 +106,22 @@ class Answers:
                 continue
         raise ContentionError("other requests kept doing the same; nothing was changed")
 
-    async def _earlier(self, request: Request, session: Session | None = None) -> Answer | None:
+    async def _find(self, request: IdempotentRequest, session: Session | None = None) -> StoredResponse | None:
         record = await self._records.find_one({"_id": request.key}, session=session)
         if record is None:
             return None
         if record["fingerprint"] != request.fingerprint():
             raise KeyReusedError
-        return Answer(record["status"], record["body"])
+        return StoredResponse(record["status"], record["body"])
 
-    async def _keep(self, request: Request, refused: Answer) -> Answer:
+    async def _keep(self, request: IdempotentRequest, refused: StoredResponse) -> StoredResponse:
         try:
             await self._records.insert_one(self._record(request, refused))
         except DuplicateKeyError:
-            return await self._earlier(request) or refused
+            return await self._find(request) or refused
         return refused
 
-    def _record(self, request: Request, answer: Answer) -> Document:
+    def _record(self, request: IdempotentRequest, answer: StoredResponse) -> Document:
         return {
             "_id": request.key,
             "fingerprint": request.fingerprint(),
@@ -131,7 +131,7 @@ class Answers:
         }
 
 
-def answer_of(refusal: RefusedError) -> Answer:
+def problem_response(refusal: RefusedError) -> StoredResponse:
     """The problem document (RFC 9457) that says why."""
     status: HTTPStatus = refusal.status
     body: dict[str, Any] = {
@@ -142,4 +142,4 @@ def answer_of(refusal: RefusedError) -> Answer:
     }
     if refusal.field is not None:
         body["errors"] = [{"field": refusal.field, "message": refusal.detail}]
-    return Answer(status.value, body)
+    return StoredResponse(status.value, body)

@@ -5,7 +5,8 @@ accounts   {_id: "invoice:<id>", …, clientId, totalAmount (minor units)}
 
 from uuid import uuid4
 
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Session
 from shared.database import Document
@@ -25,9 +26,9 @@ class Invoices:
         invoice_id = uuid4().hex
         account = chart_of_accounts.invoice(invoice_id)
         fields = {"clientId": client_id, "totalAmount": amount}
-        await self._ledger.open(account, chart_of_accounts.Kind.INVOICE, currency, fields, session)
-        entry = await self._ledger.post(bookings.invoice_issued(invoice_id, amount, currency), session)
-        return entry.accounts[account]
+        await self._ledger.open(account, AccountKind.INVOICE, currency, fields, session)
+        posted = await self._ledger.post(journal_entries.invoice_issued(invoice_id, amount, currency), session)
+        return posted.accounts[account]
 
     async def pay(
         self, session: Session, invoice_id: str, *, amount: int, payment_method: str, currency: str | None = None
@@ -35,5 +36,5 @@ class Invoices:
         """Take a payment from outside for an invoice; never more than is due."""
         account = chart_of_accounts.invoice(invoice_id)
         currency = currency or (await self._ledger.get(account, session))["currency"]
-        booking = bookings.invoice_paid(invoice_id, amount, currency, payment_method=payment_method)
-        return (await self._ledger.post(booking, session)).accounts[account]
+        entry = journal_entries.invoice_paid(invoice_id, amount, currency, payment_method=payment_method)
+        return (await self._ledger.post(entry, session)).accounts[account]

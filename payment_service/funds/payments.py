@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError, require_amount_of
 from payment_service.ledger.transactions import Session
@@ -80,11 +81,11 @@ class FundPayments:
             raise RefusedError(f"Payment {payment_id} is already completed")
         if "invoiceId" not in payment:
             await self._open_credit(session, payment)
-        entry = await self._ledger.post(_booking(payment), session)
+        posted = await self._ledger.post(_journal_entry(payment), session)
         # In the transaction's snapshot it was pending; had anybody completed it since, this write would conflict.
         completed: Document | None = await self._payments.find_one_and_update(
             {"_id": payment_id, "status": PENDING},
-            {"$set": {"status": COMPLETED, "entryId": entry.entry_id, "completedAt": entry.at}},
+            {"$set": {"status": COMPLETED, "entryId": posted.entry_id, "completedAt": posted.at}},
             return_document=ReturnDocument.AFTER,
             session=session,
         )
@@ -112,7 +113,7 @@ class FundPayments:
         customer_id, currency = payment["customerId"], payment["currency"]
         account = chart_of_accounts.customer(customer_id, currency)
         fields = {"customerId": customer_id}
-        await self._ledger.open_if_missing(account, chart_of_accounts.Kind.CUSTOMER, currency, fields, session)
+        await self._ledger.open_if_missing(account, AccountKind.CUSTOMER, currency, fields, session)
 
 
 def credited_account(payment: Document) -> str:
@@ -122,8 +123,8 @@ def credited_account(payment: Document) -> str:
     return chart_of_accounts.customer(payment["customerId"], payment["currency"])
 
 
-def _booking(payment: Document) -> bookings.Booking:
-    return bookings.payment_completed(
+def _journal_entry(payment: Document) -> journal_entries.JournalEntry:
+    return journal_entries.payment_completed(
         payment["_id"],
         payment["customerId"],
         payment["amount"],

@@ -6,8 +6,9 @@ accounts   {_id: "retainer:<id>", …, clientId, retainerType}
 from uuid import uuid4
 
 from payment_service.funds.payments import FundPayments
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.ledger import Ledger, money
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.ledger import Ledger, format_amount
 from payment_service.ledger.refusals import StateError, UnfitError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
@@ -30,11 +31,11 @@ class Retainers:
         retainer_id = uuid4().hex
         account = chart_of_accounts.retainer(retainer_id)
         fields = {"clientId": client_id, "retainerType": retainer_type}
-        await self._ledger.open(account, chart_of_accounts.Kind.RETAINER, currency, fields, session)
+        await self._ledger.open(account, AccountKind.RETAINER, currency, fields, session)
         if amount == 0:
             return await self._ledger.get(account, session)
-        entry = await self._ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
-        return entry.accounts[account]
+        posted = await self._ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
+        return posted.accounts[account]
 
     async def consume(
         self,
@@ -49,10 +50,10 @@ class Retainers:
         """Take from a retainer, as earned or to pay an invoice."""
         account = chart_of_accounts.retainer(retainer_id)
         currency = currency or (await self._ledger.get(account, session))["currency"]
-        booking = bookings.retainer_consumed(
+        entry = journal_entries.retainer_consumed(
             retainer_id, amount, currency, invoice_id=invoice_id, description=description
         )
-        return (await self._ledger.post(booking, session)).accounts[account]
+        return (await self._ledger.post(entry, session)).accounts[account]
 
     async def replenish(
         self,
@@ -73,14 +74,14 @@ class Retainers:
         payment = await self._payments.find(payment_id, session) if payment_id else None
         if payment is not None:
             _check_gave_credit(payment, retainer)
-        booking = bookings.retainer_replenished(
+        entry = journal_entries.retainer_replenished(
             retainer_id,
             amount,
             currency or retainer["currency"],
             payment_id=payment_id,
             customer_id=payment["customerId"] if payment else None,
         )
-        return (await self._ledger.post(booking, session)).accounts[account]
+        return (await self._ledger.post(entry, session)).accounts[account]
 
     async def set_status(self, session: Session, retainer_id: str, status: str) -> Document:
         """Make a retainer active or inactive."""
@@ -92,7 +93,7 @@ def _check_gave_credit(payment: Document, retainer: Document) -> None:
     if payment["customerId"] != retainer["clientId"]:
         raise UnfitError(f"{name} is not one of client {retainer['clientId']}", field="paymentId")
     if payment["currency"] != retainer["currency"]:
-        paid = money(payment["amount"], payment["currency"])
+        paid = format_amount(payment["amount"], payment["currency"])
         raise UnfitError(f"{name} is over {paid}, the retainer is kept in {retainer['currency']}", field="paymentId")
     if payment.get("invoiceId"):
         raise StateError(f"{name} has paid invoice {payment['invoiceId']}; there is nothing left of it")

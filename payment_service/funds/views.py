@@ -213,7 +213,7 @@ class LedgerPage(View):
 def show_retainer(account: Document) -> dict[str, Any]:
     """Write a retainer's account as RetainerView describes it."""
     return {
-        "_id": chart_of_accounts.own_id(account["_id"]),
+        "_id": chart_of_accounts.id_without_kind(account["_id"]),
         "clientId": account["clientId"],
         "retainerType": account["retainerType"],
         "currency": account["currency"],
@@ -232,7 +232,7 @@ def show_invoice(account: Document) -> dict[str, Any]:
     """Write an invoice's account as InvoiceView describes it."""
     total, due = account["totalAmount"], account["balance"]
     return {
-        "_id": chart_of_accounts.own_id(account["_id"]),
+        "_id": chart_of_accounts.id_without_kind(account["_id"]),
         "clientId": account["clientId"],
         "currency": account["currency"],
         "totalAmount": to_json_number(total),
@@ -246,7 +246,7 @@ def show_invoice(account: Document) -> dict[str, Any]:
 def show_bank_account(account: Document) -> dict[str, Any]:
     """Write a bank account as BankAccountView describes it."""
     return {
-        "_id": chart_of_accounts.own_id(account["_id"]),
+        "_id": chart_of_accounts.id_without_kind(account["_id"]),
         "name": account["name"],
         "accountNumber": account["accountNumber"],
         "bankName": account["bankName"],

@@ -44,13 +44,13 @@ from payment_service.gateways.stripe_outcomes import (
     REQUESTED,
     UNEXPECTED_STATE,
     AmountRefusedError,
-    as_ours,
     charge_outcome,
     decline_reason,
     is_refunded,
     is_stored_failure,
     nothing_charged,
     stripe_amount,
+    translate_error,
 )
 from shared import database
 from shared.clock import Clock
@@ -58,7 +58,7 @@ from shared.database import Collection, Document
 
 COLLECTION = "stripe_intents"
 
-LEFT_BY_A_DELETED_ORDER = timedelta(hours=12)
+DELETED_ORDER_AGE = timedelta(hours=12)
 """A record without `openedAt` that is so much older than the payment was left behind by a cleanup, which deletes no
 order younger than a day; clocks of machines differ by less."""
 
@@ -67,7 +67,7 @@ _WITH_CHARGE: stripe.params.PaymentIntentRetrieveParams = {"expand": ["latest_ch
 
 _log = structlog.get_logger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class StripeGateway:
@@ -95,7 +95,7 @@ class StripeGateway:
 
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
         """Take the money, once per key; see Gateway."""
-        with _errors_as_ours():
+        with _translating_errors():
             record = await self._find(request)
             if record is None:
                 return await self._charge_first(request)
@@ -103,14 +103,14 @@ class StripeGateway:
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
         """Say what became of the request; see Gateway."""
-        with _errors_as_ours():
+        with _translating_errors():
             record = await self._find(request)
             return await self._outcome(request, record) if record else None
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         """Return the whole charge, once per key, or close the key; see Gateway."""
-        with _errors_as_ours():
-            record = await self._find(request) or await self._record(request, {"closedAt": self._clock()})
+        with _translating_errors():
+            record = await self._find(request) or await self._find_or_insert(request, {"closedAt": self._clock()})
             if "intentId" not in record or "reason" in record:
                 return NothingCharged(record.get("reason"))
             if "refundedAt" in record:
@@ -131,20 +131,20 @@ class StripeGateway:
                 return nothing_charged(outcome)
             if outcome is None:
                 raise GatewayTimeoutError("the payment intent is neither charged nor cancelled yet")
-            await self._give_back(record["_id"], intent.id)
-        await self._note(record, "refundedAt")
+            await self._refund_charge(record["_id"], intent.id)
+        await self._stamp(record, "refundedAt")
         return Refunded(intent.id)
 
     async def _find(self, request: ChargeRequest) -> Document | None:
         """Return the record of this request's key; one that a deleted order has left is deleted first."""
         record: Document | None = await self._records.find_one({"_id": request.key})
-        if record is None or not _is_left_over(record, request):
+        if record is None or not _is_of_deleted_order(record, request):
             return record
         _log.warning("record of a deleted order replaced", order_id=request.key, intent=record.get("intentId"))
         await self._records.delete_one(record)
         return None
 
-    async def _note(self, record: Document, field: str) -> None:
+    async def _stamp(self, record: Document, field: str) -> None:
         """Write down when the intent's money was taken or returned, the first time that it is seen."""
         if field not in record:
             among = {"_id": record["_id"], "intentId": record["intentId"], field: {"$exists": False}}
@@ -158,7 +158,7 @@ class StripeGateway:
         except AmountRefusedError as refusal:
             return Declined(str(refusal))
         opened = await self._create(request, request.token, amount)
-        record = await self._record(
+        record = await self._find_or_insert(
             request,
             {"amount": request.amount, "currency": request.currency, "createdAt": self._clock(), **opened},
         )
@@ -177,7 +177,9 @@ class StripeGateway:
             "metadata": {"orderId": request.key},
         }
         try:
-            intent = await _once(lambda options: self._intents.create_async(params, options), _creation_key(request))
+            intent = await _idempotent(
+                lambda options: self._intents.create_async(params, options), _creation_key(request)
+            )
         except (stripe.CardError, stripe.InvalidRequestError) as error:
             if reason := decline_reason(error):
                 return {"reason": reason}
@@ -194,7 +196,7 @@ class StripeGateway:
         except stripe.InvalidRequestError as error:
             if reason := decline_reason(error):
                 return await self._decline_untried(record, reason)
-            intent = await self._as_it_is(intent_id, error)
+            intent = await self._retrieve_overtaken(intent_id, error)
         outcome = await self._settle(record, intent)
         if outcome is None:
             raise GatewayTimeoutError("the payment intent is not confirmed yet")
@@ -204,7 +206,7 @@ class StripeGateway:
         """Decline for a card that Stripe did not even try; the intent is cancelled first, so that nobody ever does."""
         outcome = charge_outcome(await self._cancel(record["intentId"], REQUESTED))
         if isinstance(outcome, Charged):
-            await self._note(record, "chargedAt")
+            await self._stamp(record, "chargedAt")
             return outcome
         await self._records.update_one({"_id": record["_id"]}, {"$set": {"reason": reason}})
         return Declined(reason)
@@ -214,9 +216,9 @@ class StripeGateway:
         try:
             return await self._intents.cancel_async(intent_id, {"cancellation_reason": reason})
         except stripe.InvalidRequestError as error:
-            return await self._as_it_is(intent_id, error)
+            return await self._retrieve_overtaken(intent_id, error)
 
-    async def _as_it_is(self, intent_id: str, error: stripe.InvalidRequestError) -> PaymentIntent:
+    async def _retrieve_overtaken(self, intent_id: str, error: stripe.InvalidRequestError) -> PaymentIntent:
         """Return an intent with which somebody else was faster; raises the error if it says anything else."""
         if error.code != UNEXPECTED_STATE:
             raise error
@@ -225,9 +227,9 @@ class StripeGateway:
     async def _retrieve(self, intent_id: str) -> PaymentIntent:
         return await self._intents.retrieve_async(intent_id, _WITH_CHARGE)
 
-    async def _give_back(self, key: str, intent_id: str) -> None:
+    async def _refund_charge(self, key: str, intent_id: str) -> None:
         try:
-            refund = await _once(
+            refund = await _idempotent(
                 lambda options: self._refunds.create_async({"payment_intent": intent_id}, options),
                 f"{intent_id}-refund",
             )
@@ -251,12 +253,12 @@ class StripeGateway:
             intent = await self._cancel(intent.id, ABANDONED)
         outcome = charge_outcome(intent)
         if isinstance(outcome, Charged):
-            await self._note(record, "chargedAt")
+            await self._stamp(record, "chargedAt")
         elif is_refunded(intent):
-            await self._note(record, "refundedAt")
+            await self._stamp(record, "refundedAt")
         return outcome
 
-    async def _record(self, request: ChargeRequest, fields: dict[str, Any]) -> Document:
+    async def _find_or_insert(self, request: ChargeRequest, fields: dict[str, Any]) -> Document:
         """Write the record of a key unless there is one; returns the one that is there then."""
         key, fields = request.key, {"openedAt": request.opened_at, **fields}
         try:
@@ -270,12 +272,12 @@ class StripeGateway:
         return found
 
 
-def _is_left_over(record: Document, request: ChargeRequest) -> bool:
+def _is_of_deleted_order(record: Document, request: ChargeRequest) -> bool:
     """Whether the record is of an earlier order of the same id, which was deleted since."""
     if opened_at := record.get("openedAt"):
         return bool(opened_at < request.opened_at)
     written_at = record.get("createdAt") or record["closedAt"]
-    return bool(written_at < request.opened_at - LEFT_BY_A_DELETED_ORDER)
+    return bool(written_at < request.opened_at - DELETED_ORDER_AGE)
 
 
 def _creation_key(request: ChargeRequest) -> str:
@@ -292,7 +294,7 @@ def _decided(request: ChargeRequest, record: Document) -> Declined | None:
     return Declined(record["reason"]) if "reason" in record else None
 
 
-async def _once(call: Callable[[RequestOptions], Awaitable[Answer]], key: str) -> Answer:
+async def _idempotent(call: Callable[[RequestOptions], Awaitable[Result]], key: str) -> Result:
     """Make a call under an idempotency key, and without it if what Stripe has kept under it is a failure of its own.
 
     Only for calls that cannot do harm twice: an intent that nobody confirms, a refund of what is refunded already.
@@ -306,11 +308,11 @@ async def _once(call: Callable[[RequestOptions], Awaitable[Answer]], key: str) -
 
 
 @contextmanager
-def _errors_as_ours() -> Iterator[None]:
+def _translating_errors() -> Iterator[None]:
     try:
         yield
     except stripe.StripeError as error:
-        ours = as_ours(error)
+        ours = translate_error(error)
         if isinstance(ours, GatewayMisconfiguredError):
             _log.error(
                 "Stripe does not accept our calls; the key, its permissions or the account have to be mended",

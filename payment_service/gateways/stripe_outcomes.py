@@ -118,7 +118,7 @@ def decline_reason(error: stripe.StripeError) -> str | None:
     return None
 
 
-def as_ours(error: stripe.StripeError) -> Exception:
+def translate_error(error: stripe.StripeError) -> Exception:
     """Turn an error that says nothing of card and amount into ours, without Stripe's text: it may name a secret."""
     told = f"Stripe: {type(error).__name__}, HTTP status {error.http_status}, code {error.code}"
     match error:

@@ -10,7 +10,7 @@ from enum import StrEnum
 SYSTEM = "system"
 
 
-class Kind(StrEnum):
+class AccountKind(StrEnum):
     """The kinds of accounts that have a document."""
 
     RETAINER = "retainer"
@@ -19,27 +19,27 @@ class Kind(StrEnum):
     CUSTOMER = "customer"
 
 
-_DEBIT_NORMAL = (f"{Kind.INVOICE}:", f"{Kind.BANK}:", f"{SYSTEM}:clearing:", f"{SYSTEM}:bank-fees:")
+_DEBIT_NORMAL = (f"{AccountKind.INVOICE}:", f"{AccountKind.BANK}:", f"{SYSTEM}:clearing:", f"{SYSTEM}:bank-fees:")
 
 
 def retainer(retainer_id: str) -> str:
     """What a client has paid in advance and we owe them."""
-    return f"{Kind.RETAINER}:{retainer_id}"
+    return f"{AccountKind.RETAINER}:{retainer_id}"
 
 
 def invoice(invoice_id: str) -> str:
     """What is still due of an invoice."""
-    return f"{Kind.INVOICE}:{invoice_id}"
+    return f"{AccountKind.INVOICE}:{invoice_id}"
 
 
 def bank(account_id: str) -> str:
     """What we have in a bank account."""
-    return f"{Kind.BANK}:{account_id}"
+    return f"{AccountKind.BANK}:{account_id}"
 
 
 def customer(customer_id: str, currency: str) -> str:
     """What a customer has paid and is not applied to anything yet."""
-    return f"{Kind.CUSTOMER}:{customer_id}:{currency}"
+    return f"{AccountKind.CUSTOMER}:{customer_id}:{currency}"
 
 
 def clearing(currency: str) -> str:
@@ -67,7 +67,7 @@ def has_document(account: str) -> bool:
     return not account.startswith(f"{SYSTEM}:")
 
 
-def own_id(account: str) -> str:
+def id_without_kind(account: str) -> str:
     """The id without the kind: the id by which the API knows the retainer, invoice or bank account."""
     return account.partition(":")[2]
 

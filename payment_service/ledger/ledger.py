@@ -20,7 +20,8 @@ from uuid import uuid4
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from payment_service.ledger import chart_of_accounts
-from payment_service.ledger.bookings import Booking, Operation, Posting
+from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.journal_entries import JournalEntry, LedgerOperation, Posting
 from payment_service.ledger.refusals import (
     InsufficientBalanceError,
     RefusedError,
@@ -52,37 +53,37 @@ ENTRIES_SCHEMA = CollectionSchema(
 
 ACTIVE = "active"
 
-_ALSO_INACTIVE = frozenset({Operation.ORDER_REFUNDED, Operation.CORRECTION})
+_ALSO_INACTIVE = frozenset({LedgerOperation.ORDER_REFUNDED, LedgerOperation.CORRECTION})
 """Operations that an inactive account takes too: what was paid from a retainer must be able to come back to it."""
 
 _ENTERED = frozenset(
     {
-        Operation.RETAINER_OPENED,
-        Operation.RETAINER_CONSUMED,
-        Operation.RETAINER_REPLENISHED,
-        Operation.INVOICE_ISSUED,
-        Operation.INVOICE_PAID,
-        Operation.BANK_OPENED,
-        Operation.TRANSFER_MADE,
+        LedgerOperation.RETAINER_OPENED,
+        LedgerOperation.RETAINER_CONSUMED,
+        LedgerOperation.RETAINER_REPLENISHED,
+        LedgerOperation.INVOICE_ISSUED,
+        LedgerOperation.INVOICE_PAID,
+        LedgerOperation.BANK_OPENED,
+        LedgerOperation.TRANSFER_MADE,
     }
 )
 """Operations whose amounts a client has just entered. The others carry on what was accepted before, or undo it."""
 
 _NAMES = {
-    chart_of_accounts.Kind.RETAINER: "Retainer",
-    chart_of_accounts.Kind.INVOICE: "Invoice",
-    chart_of_accounts.Kind.BANK: "Bank account",
-    chart_of_accounts.Kind.CUSTOMER: "The credit of customer",
+    AccountKind.RETAINER: "Retainer",
+    AccountKind.INVOICE: "Invoice",
+    AccountKind.BANK: "Bank account",
+    AccountKind.CUSTOMER: "The credit of customer",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PostedEntry:
     """An entry of the journal; `accounts` are the documents after it, by id, of the accounts that have one."""
 
     entry_id: str
     at: datetime
-    booking: Booking
+    entry: JournalEntry
     accounts: Mapping[str, Document]
 
 
@@ -98,9 +99,7 @@ class Ledger:
         self._entries = database[ENTRIES]
         self._clock = clock
 
-    async def open(
-        self, account: str, kind: chart_of_accounts.Kind, currency: str, fields: Document, session: Session
-    ) -> None:
+    async def open(self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session) -> None:
         """Open an account with nothing in it; `fields` are those of its kind.
 
         Raises the driver's DuplicateKeyError if there is one of that id.
@@ -112,38 +111,38 @@ class Ledger:
         )
 
     async def open_if_missing(
-        self, account: str, kind: chart_of_accounts.Kind, currency: str, fields: Document, session: Session
+        self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session
     ) -> None:
         """Open an account unless it is there; lets a DuplicateKeyError out where another process was first."""
         if await self.find(account, session) is None:
             await self.open(account, kind, currency, fields, session)
 
-    async def post(self, booking: Booking, session: Session) -> Entry:
+    async def post(self, entry: JournalEntry, session: Session) -> PostedEntry:
         """Change the balances and write the entry.
 
         Raises UnknownError, StateError (inactive or closed), UnfitError (another currency, or decimals that it does
         not have) or InsufficientBalanceError; whatever the transaction has done until then has to be aborted.
         """
-        if booking.operation in _ENTERED:
-            for posting in booking.postings:
-                require_amount_of(booking.currency, abs(posting.amount))
+        if entry.operation in _ENTERED:
+            for posting in entry.postings:
+                require_amount_of(entry.currency, abs(posting.amount))
         now = self._clock()
         # In one order for everybody: two transactions never hold what the other one wants.
-        ordered = sorted(booking.postings, key=lambda posting: posting.account)
+        ordered = sorted(entry.postings, key=lambda posting: posting.account)
         changed = {
-            posting.account: await self._change(posting, booking, now, session)
+            posting.account: await self._change(posting, entry, now, session)
             for posting in ordered
             if chart_of_accounts.has_document(posting.account)
         }
         entry_id = uuid4().hex
-        await self._entries.insert_one(_entry_document(entry_id, now, booking, changed), session=session)
-        return Entry(entry_id, now, booking, changed)
+        await self._entries.insert_one(_entry_document(entry_id, now, entry, changed), session=session)
+        return PostedEntry(entry_id, now, entry, changed)
 
-    async def _change(self, posting: Posting, booking: Booking, now: datetime, session: Session) -> Document:
+    async def _change(self, posting: Posting, entry: JournalEntry, now: datetime, session: Session) -> Document:
         effect = posting.effect()
-        guard: Document = {"_id": posting.account, "currency": booking.currency}
+        guard: Document = {"_id": posting.account, "currency": entry.currency}
         guard["balance"] = {"$gte": -effect} if effect < 0 else {"$lte": MAX_MINOR_UNITS - effect}
-        if booking.operation not in _ALSO_INACTIVE:
+        if entry.operation not in _ALSO_INACTIVE:
             guard["status"] = ACTIVE
         after = await self._accounts.find_one_and_update(
             guard,
@@ -152,7 +151,7 @@ class Ledger:
             session=session,
         )
         if after is None:
-            raise _refusal(posting, booking, await self.find(posting.account, session))
+            raise _refusal(posting, entry, await self.find(posting.account, session))
         return after
 
     async def find(self, account: str, session: Session | None = None) -> Document | None:
@@ -166,10 +165,10 @@ class Ledger:
         """
         found = await self.find(account, session)
         if found is None:
-            raise UnknownError(f"{name_of(account)} does not exist")
+            raise UnknownError(f"{account_name(account)} does not exist")
         return found
 
-    async def page(self, kind: chart_of_accounts.Kind, *, after: str | None, limit: int) -> list[Document]:
+    async def page(self, kind: AccountKind, *, after: str | None, limit: int) -> list[Document]:
         """Return accounts of one kind in the order of their ids, from after the given one on."""
         query: Document = {"kind": kind}
         if after is not None:
@@ -192,8 +191,8 @@ class Ledger:
         )
         if after is None:
             found = await self.get(account, session)
-            left = money(found["balance"], found["currency"])
-            raise StateError(f"{name_of(account)} still holds {left}; move it before it becomes {status}")
+            left = format_amount(found["balance"], found["currency"])
+            raise StateError(f"{account_name(account)} still holds {left}; move it before it becomes {status}")
         return after
 
     async def entry(self, entry_id: str, session: Session | None = None) -> Document:
@@ -223,10 +222,10 @@ class Ledger:
         return await self._entries.find(query).sort(newest_first).to_list(limit)
 
 
-def recorded(entry: Mapping[str, Any]) -> Booking:
+def to_journal_entry(entry: Mapping[str, Any]) -> JournalEntry:
     """Return what an entry of the journal records."""
-    return Booking(
-        operation=Operation(entry["operation"]),
+    return JournalEntry(
+        operation=LedgerOperation(entry["operation"]),
         currency=entry["currency"],
         postings=tuple(Posting(posting["account"], posting["amount"]) for posting in entry["postings"]),
         reference=entry["reference"],
@@ -235,32 +234,32 @@ def recorded(entry: Mapping[str, Any]) -> Booking:
     )
 
 
-def name_of(account: str) -> str:
+def account_name(account: str) -> str:
     """Name an account as a person does: `Retainer 5f0c…`."""
     kind, _, rest = account.partition(":")
-    if kind == chart_of_accounts.Kind.CUSTOMER:
+    if kind == AccountKind.CUSTOMER:
         rest = rest.rpartition(":")[0]
-    return f"{_NAMES[chart_of_accounts.Kind(kind)]} {rest}"
+    return f"{_NAMES[AccountKind(kind)]} {rest}"
 
 
-def money(amount: int, currency: str) -> str:
+def format_amount(amount: int, currency: str) -> str:
     """Write an amount for a person: `19.99 USD`."""
     return f"{to_json_number(amount)} {currency}"
 
 
-def _entry_document(entry_id: str, now: datetime, booking: Booking, changed: Mapping[str, Document]) -> Document:
+def _entry_document(entry_id: str, now: datetime, entry: JournalEntry, changed: Mapping[str, Document]) -> Document:
     document: Document = {
         "_id": entry_id,
         "at": now,
-        "operation": booking.operation,
-        "currency": booking.currency,
-        "postings": _lines(booking.postings, changed),
-        "reference": dict(booking.reference),
+        "operation": entry.operation,
+        "currency": entry.currency,
+        "postings": _lines(entry.postings, changed),
+        "reference": dict(entry.reference),
     }
-    if booking.description is not None:
-        document["description"] = booking.description
-    if booking.reverses is not None:
-        document["reverses"] = booking.reverses
+    if entry.description is not None:
+        document["description"] = entry.description
+    if entry.reverses is not None:
+        document["reverses"] = entry.reverses
     return document
 
 
@@ -274,24 +273,24 @@ def _lines(postings: Sequence[Posting], changed: Mapping[str, Document]) -> list
     return lines
 
 
-def _refusal(posting: Posting, booking: Booking, account: Document | None) -> RefusedError:
+def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) -> RefusedError:
     """Say why the account did not take the posting."""
-    name = name_of(posting.account)
+    name = account_name(posting.account)
     if account is None:
         return UnknownError(f"{name} does not exist")
-    if account["currency"] != booking.currency:
-        return UnfitError(f"{name} is kept in {account['currency']}, not in {booking.currency}", field="currency")
-    if account["status"] != ACTIVE and booking.operation not in _ALSO_INACTIVE:
+    if account["currency"] != entry.currency:
+        return UnfitError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
+    if account["status"] != ACTIVE and entry.operation not in _ALSO_INACTIVE:
         return StateError(f"{name} is {account['status']}")
     if posting.effect() > 0:
-        limit = money(MAX_MINOR_UNITS, booking.currency)
+        limit = format_amount(MAX_MINOR_UNITS, entry.currency)
         return UnfitError(f"{name} would hold more than {limit}", field="amount")
     return _insufficient(name, account, -posting.effect())
 
 
 def _insufficient(name: str, account: Document, amount: int) -> InsufficientBalanceError:
-    balance, asked = (money(figure, account["currency"]) for figure in (account["balance"], amount))
-    if account["kind"] == chart_of_accounts.Kind.INVOICE:
+    balance, asked = (format_amount(figure, account["currency"]) for figure in (account["balance"], amount))
+    if account["kind"] == AccountKind.INVOICE:
         detail = f"Overpayment: {balance} is due on {name}, and {asked} is more"
     else:
         detail = f"Insufficient balance: {name} holds {balance}, and {asked} is asked for"

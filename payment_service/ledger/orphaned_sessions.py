@@ -47,26 +47,26 @@ class OrphanedSessions:
         self._silence_seconds = silence_seconds
         self._process = uuid4().hex
         self._listed: dict[bytes, Any] = {}
-        self._wanted: dict[bytes, Any] = {}
+        self._unlisted: dict[bytes, Any] = {}
         self._doubtful: dict[bytes, Any] = {}
         self._writing = asyncio.Lock()
 
-    async def admit(self, session: Session) -> None:
+    async def register(self, session: Session) -> None:
         """Write the session down unless it is there: the driver uses sessions again, so that is seldom."""
         lsid = session.session_id["id"]
         key = bytes(lsid)
         if key in self._listed:
             return
-        self._wanted[key] = lsid
+        self._unlisted[key] = lsid
         async with self._writing:
             if key not in self._listed:  # nobody who waited in front has written it down as well
-                await self._write(list((self._listed | self._wanted).values())[-MOST_SESSIONS:])
+                await self._write(list((self._listed | self._unlisted).values())[-MOST_SESSIONS:])
 
-    def doubt(self, lsid: Any) -> None:
+    def mark_doubtful(self, lsid: Any) -> None:
         """Have a session ended whose transaction may be open although nobody can abort it any more."""
         self._doubtful[bytes(lsid)] = lsid
 
-    async def sign(self) -> None:
+    async def heartbeat(self) -> None:
         """Give a sign of life, with all sessions."""
         async with self._writing:
             await self._write(list(self._listed.values()))
@@ -79,9 +79,9 @@ class OrphanedSessions:
         )
         self._listed = {bytes(lsid): lsid for lsid in sessions}
         for key in self._listed:
-            self._wanted.pop(key, None)
+            self._unlisted.pop(key, None)
 
-    async def end_abandoned(self) -> int:
+    async def end_orphaned(self) -> int:
         """End the sessions of the processes that have gone silent; returns how many processes there were."""
         silent = {"$expr": {"$lt": ["$aliveAt", {"$subtract": ["$$NOW", int(self._silence_seconds * 1000)]}]}}
         abandoned = [process async for process in self._processes.find({"_id": {"$ne": self._process}, **silent})]
@@ -109,10 +109,10 @@ class OrphanedSessions:
                 if time.monotonic() - signed > self._silence_seconds / 2:
                     judges_from = time.monotonic() + self._silence_seconds
                 await self.end_doubtful()
-                await self.sign()
+                await self.heartbeat()
                 signed = time.monotonic()
                 if signed >= judges_from:
-                    await self.end_abandoned()
+                    await self.end_orphaned()
             except PyMongoError as error:
                 if isinstance(database.as_ours(error), TransientError):
                     _log.warning("the list of sessions waits for the database", error=str(error)[:300])
@@ -120,7 +120,7 @@ class OrphanedSessions:
                     _log.exception("the list of sessions failed")
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def leave(self) -> None:
+    async def deregister(self) -> None:
         """Strike this process off: it has ended its sessions itself."""
         await self._processes.delete_one({"_id": self._process})
 

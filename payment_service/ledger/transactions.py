@@ -35,9 +35,9 @@ from shared.errors import DatabaseUnavailableError, TransientError
 Session = AsyncClientSession
 Work = Callable[[Session], Awaitable["Result"]]
 Result = TypeVar("Result")
-Admission = Callable[[Session], Awaitable[None]]
+SessionHook = Callable[[Session], Awaitable[None]]
 """Called with a session before its first statement."""
-Doubt = Callable[[Any], None]
+UnknownOutcomeHook = Callable[[Any], None]
 """Called with the id of a session whose transaction may have been left open."""
 
 LIMIT_SECONDS = 10.0
@@ -85,15 +85,15 @@ class Transactions:
         *,
         limit_seconds: float = LIMIT_SECONDS,
         limit_attempts: int = LIMIT_ATTEMPTS,
-        admit: Admission | None = None,
-        doubt: Doubt | None = None,
+        on_session: SessionHook | None = None,
+        on_unknown_outcome: UnknownOutcomeHook | None = None,
     ) -> None:
         self._client = of.client
         self._limit_seconds = limit_seconds
         self._limit_attempts = limit_attempts
-        self._admit = admit
-        self._doubt = doubt
-        self._turns = KeyedLocks()
+        self._on_session = on_session
+        self._on_unknown_outcome = on_unknown_outcome
+        self._locks = KeyedLocks()
 
     async def run(
         self, operation: str, work: "Work[Result]", keys: Collection[str] = (), *, within: float | None = None
@@ -110,31 +110,31 @@ class Transactions:
         limit = self._limit_seconds if within is None else within
         deadline = time.monotonic() + limit
         with _observed(operation):
-            async with self._turns.taken(keys, within=limit), self._session(deadline) as session:
+            async with self._locks.held(keys, within=limit), self._session(deadline) as session:
                 return await self._until_committed(session, operation, work, deadline)
 
     @asynccontextmanager
     async def _session(self, deadline: float) -> AsyncIterator[Session]:
-        session = await _resolved(self._client.start_session())
+        session = await _awaited(self._client.start_session())
         in_doubt = False
         try:
-            await self._admitted(session, deadline)
+            await self._announce(session, deadline)
             yield session
         except BaseException as error:
             in_doubt = _may_be_left_open(error)
             raise
         finally:
-            doubted = session.session_id["id"] if in_doubt and self._doubt is not None else None
-            await _to_its_end(session.end_session())
-            if doubted is not None and self._doubt is not None:
-                self._doubt(doubted)
+            doubted = session.session_id["id"] if in_doubt and self._on_unknown_outcome is not None else None
+            await _uninterrupted(session.end_session())
+            if doubted is not None and self._on_unknown_outcome is not None:
+                self._on_unknown_outcome(doubted)
 
-    async def _admitted(self, session: Session, deadline: float) -> None:
-        if self._admit is None:
+    async def _announce(self, session: Session, deadline: float) -> None:
+        if self._on_session is None:
             return
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                await self._admit(session)
+                await self._on_session(session)
         except TimeoutError:
             raise DatabaseUnavailableError("MongoDB has not answered in time; nothing was changed") from None
 
@@ -149,14 +149,14 @@ class Transactions:
                     raise
                 pause = _pause(attempt)
                 if attempt >= self._limit_attempts or time.monotonic() + pause > deadline:
-                    raise _given_up(error) from error
+                    raise _limit_reached(error) from error
                 _retries.labels(operation, _reason(error)).inc()
             await asyncio.sleep(pause)
             attempt += 1
 
 
 async def _attempt(session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
-    await _resolved(
+    await _awaited(
         session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))
     )
     try:
@@ -164,9 +164,9 @@ async def _attempt(session: Session, operation: str, work: "Work[Result]", deadl
     except BaseException:
         # An open transaction would keep its documents from everybody for a minute.
         _aborts.labels(operation).inc()
-        await _to_its_end(session.abort_transaction())
+        await _uninterrupted(session.abort_transaction())
         raise
-    await _to_its_end(_commit(session, operation, deadline))
+    await _uninterrupted(_commit(session, operation, deadline))
     _commits.labels(operation).inc()
     return result
 
@@ -195,41 +195,41 @@ class KeyedLocks:
     """Locks by key for the tasks of one process, each there only as long as somebody holds it or waits for it."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
+        self._locks: dict[str, _CountedLock] = {}
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return len(self._locks)
 
     @asynccontextmanager
-    async def taken(self, keys: Collection[str], *, within: float) -> AsyncIterator[None]:
+    async def held(self, keys: Collection[str], *, within: float) -> AsyncIterator[None]:
         """Hold all the keys; raises ContentionError if they are not free within so many seconds."""
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as acquired:
             try:
                 async with asyncio.timeout(within):
                     # In one order for everybody: two operations never wait for each other.
                     for key in sorted(set(keys)):
-                        await held.enter_async_context(self._turn(key))
+                        await acquired.enter_async_context(self._held_one(key))
             except TimeoutError:
-                raise _busy() from None
+                raise _contention() from None
             yield
 
     @asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
-        queue = self._queues.setdefault(key, _Queue())
-        queue.members += 1
+    async def _held_one(self, key: str) -> AsyncIterator[None]:
+        counted = self._locks.setdefault(key, _CountedLock())
+        counted.users += 1
         try:
-            async with queue.lock:
+            async with counted.lock:
                 yield
         finally:
-            queue.members -= 1
-            if not queue.members:
-                del self._queues[key]
+            counted.users -= 1
+            if not counted.users:
+                del self._locks[key]
 
 
 @dataclass(slots=True)
-class _Queue:
+class _CountedLock:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    members: int = 0
+    users: int = 0
 
 
 @contextmanager
@@ -277,13 +277,13 @@ def _may_be_left_open(error: BaseException) -> bool:
     return isinstance(error, PyMongoError) and database.is_passing(error)
 
 
-def _busy() -> ContentionError:
+def _contention() -> ContentionError:
     return ContentionError("the accounts were busy with other operations for too long; nothing was changed")
 
 
-def _given_up(error: PyMongoError) -> TransientError:
+def _limit_reached(error: PyMongoError) -> TransientError:
     if _is_conflict(error):
-        return _busy()
+        return _contention()
     ours = database.as_ours(error)
     return ours if isinstance(ours, TransientError) else DatabaseUnavailableError(str(error)[:300])
 
@@ -313,7 +313,7 @@ def _reason(error: BaseException) -> str:
     return "error"
 
 
-async def _resolved(call: Any) -> Any:
+async def _awaited(call: Any) -> Any:
     """The result of a call that PyMongo and Motor make differently: one awaits it, the other does not."""
     return await call if inspect.isawaitable(call) else call
 
@@ -321,7 +321,7 @@ async def _resolved(call: Any) -> Any:
 _ending: set["asyncio.Task[Any]"] = set()
 
 
-async def _to_its_end(call: Coroutine[Any, Any, Any]) -> None:
+async def _uninterrupted(call: Coroutine[Any, Any, Any]) -> None:
     """Await a call that a cancellation must not cut short: half a commit or abort leaves the transaction open."""
     task = asyncio.ensure_future(call)
     _ending.add(task)

@@ -11,9 +11,9 @@ import pymongo
 import pytest
 
 from operations.audit import audit
+from operations.errors import UnreachableError
 from operations.load import Plan, Watch, run_load
 from operations.settings import Stack as Address
-from operations.settings import UnreachableError
 from tests.support import warm_processes
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import Servers, delete_topology

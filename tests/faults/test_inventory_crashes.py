@@ -143,7 +143,7 @@ async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
     workers: list[Worker], other: Worker
 ) -> None:
     dying = doomed(workers, RESERVATION_RECORDED)
-    before_write = Gate(dying.resources, "write")
+    before_write = Gate(dying.stock_items, "write")
     loser = asyncio.create_task(crash(dying.reserve(order("loser", BOTH))))
     await before_write.reached()
     await other.reserve(order("winner", {"b": 8}))  # the loser takes a and finds b changed
@@ -162,7 +162,7 @@ async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("resources", "read"), ("reservations", "read"), ("resources", "write"), ("reservations", "insert")],
+    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "insert")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 @pytest.mark.parametrize("released", [False, True], ids=["kept", "released"])
@@ -190,7 +190,7 @@ async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_n
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("resources", "write"), ("reservations", "insert")],
+    [("stock_items", "write"), ("reservations", "insert")],
     ids=["between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what_it_took(
@@ -211,7 +211,7 @@ async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("resources", "read"), ("reservations", "read"), ("resources", "write"), ("reservations", "mark_released")],
+    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark_released")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_back_once(
@@ -239,8 +239,8 @@ async def test_removing_a_mark_does_not_remove_the_mark_of_a_release_that_came_b
     """With that one gone and the reservation still RESERVED, the release's redelivery would give back twice."""
     slow = workers[0]
     await slow.reserve(order("o", {"a": 2}))
-    gate = Gate(slow.resources, "write")
-    removing = asyncio.create_task(slow.marks.drain())
+    gate = Gate(slow.stock_items, "write")
+    removing = asyncio.create_task(slow.pending_moves.drain())
     await gate.reached()
     await crash(doomed(workers, STOCK_MOVED).release("o"))
 
@@ -260,8 +260,8 @@ class Perils:
     """Stalls and kills workers at random, before and after any of their reads and writes."""
 
     METHODS = (
-        ("resources", "read"),
-        ("resources", "write"),
+        ("stock_items", "read"),
+        ("stock_items", "write"),
         ("reservations", "read"),
         ("reservations", "decisions"),
         ("reservations", "insert"),
@@ -274,7 +274,7 @@ class Perils:
 
     def worker(self, worker: Worker) -> Worker:
         """A new process over the same client."""
-        exposed = Worker(worker.database, reach=nothing_fails, patience=0.02)
+        exposed = Worker(worker.database, reach=nothing_fails, max_wait=0.02)
         for record, method in self.METHODS:
             self._expose(getattr(exposed, record), method)
         return exposed
@@ -316,7 +316,7 @@ class Inbox:
             self.waiting = [m for m in self.waiting if all(m is not taken for taken in batch)]
             try:
                 self.answers += await self._handle(alive, batch)
-                await alive.marks.drain()
+                await alive.pending_moves.drain()
             except SimulatedCrashError:
                 self.waiting += batch
                 alive = perils.worker(worker)
@@ -383,6 +383,6 @@ async def test_the_sweep_finds_the_marks_of_a_dead_worker_and_leaves_those_of_me
 
     await settle_everything([fresh])
 
-    assert (await other.resources.read(["a"]))["a"].moving == {"unacknowledged": -1}
+    assert (await other.stock_items.read(["a"]))["a"].pending_moves == {"unacknowledged": -1}
     assert await other.free("a") == 8
     assert await discrepancies(other.database) == []

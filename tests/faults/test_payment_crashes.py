@@ -10,7 +10,7 @@ import pytest
 
 from payment_service import payments as records
 from payment_service.gateways.port import GatewayTimeoutError
-from payment_service.lifecycle import Payment, Status, charge_answer
+from payment_service.lifecycle import Payment, PaymentStatus, charge_answer
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.database import Document
 from shared.errors import BusUnavailableError
@@ -73,7 +73,7 @@ async def test_an_order_that_comes_again_after_a_crash_is_charged_once(
     workers[0].crash_at = point
     with pytest.raises(SimulatedCrashError):
         await workers[0].take(order)
-    assert (await workers[0].payment(order.order_id)).status is Status.PENDING
+    assert (await workers[0].payment(order.order_id)).status is PaymentStatus.PENDING
     answers = await workers[second].take(order)
     entry = await workers[0].entry(order.order_id)
     assert answers == processed(order, entry)
@@ -97,7 +97,7 @@ async def test_a_refund_that_comes_again_after_a_crash_is_sent_once(workers: lis
     with pytest.raises(SimulatedCrashError):
         await workers[0].refund(order.order_id)
     entry = await workers[0].entry(order.order_id)
-    assert (await workers[0].payment(order.order_id)).status is Status.PROCESSED
+    assert (await workers[0].payment(order.order_id)).status is PaymentStatus.PROCESSED
     assert await workers[second].refund(order.order_id) == refunded(order)
     assert await workers[0].entry(order.order_id) == entry
 
@@ -139,7 +139,7 @@ async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_aga
         await workers[0].take(order)
     assert await workers[1].refund(order.order_id) == []
     clock.advance(5)
-    await workers[1].lookups.look_up_due()
+    await workers[1].reconciler.look_up_due()
     assert workers[1].outbox.sent == refunded(order)
     assert await workers[0].held() == set()
 
@@ -170,7 +170,7 @@ async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges
     gate.open.set()
     assert await charging == refunded(order, "REFUNDED" if token == "tok_ok" else "VOIDED")
     assert await workers[0].held() == set()
-    expected = Status.REFUNDED if token == "tok_ok" else Status.FAILED
+    expected = PaymentStatus.REFUNDED if token == "tok_ok" else PaymentStatus.FAILED
     assert (await workers[0].payment(order.order_id)).status is expected
     # Either message again: the same answer.
     assert await workers[1].take(order) == await workers[1].refund(order.order_id) == await charging
@@ -185,7 +185,7 @@ async def test_a_charge_that_outlives_its_look_up_is_not_held(
     await gate.reached.wait()
     await workers[1].refund(order.order_id)
     clock.advance(5)
-    await workers[1].lookups.look_up_due()
+    await workers[1].reconciler.look_up_due()
     assert workers[1].outbox.sent == refunded(order, "VOIDED")
     gate.open.set()
     assert await charging == refunded(order, "VOIDED")
@@ -203,7 +203,7 @@ async def test_a_worker_that_stalls_between_its_charge_and_its_record_changes_no
     assert await workers[1].refund(order.order_id) == refunded(order)
     gate.open.set()
     assert await charging == refunded(order)
-    assert (await workers[0].payment(order.order_id)).status is Status.REFUNDED
+    assert (await workers[0].payment(order.order_id)).status is PaymentStatus.REFUNDED
 
 
 async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
@@ -217,10 +217,10 @@ async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
     gate.open.set()
     assert await stalled == processed(order, await workers[0].entry(order.order_id))
     clock.advance(1)
-    assert await workers[0].lookups.look_up_due() == 1
+    assert await workers[0].reconciler.look_up_due() == 1
     assert workers[0].outbox.sent == []
     clock.advance(3600)
-    assert await workers[0].lookups.look_up_due() == 0
+    assert await workers[0].reconciler.look_up_due() == 0
 
 
 async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
@@ -231,14 +231,14 @@ async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
     clock.advance(1)
     workers[0].outbox.away = True
     with pytest.raises(BusUnavailableError):
-        await workers[0].lookups.look_up_due()
+        await workers[0].reconciler.look_up_due()
     (left,) = await workers[0].payments.unpublished(clock(), 10)
-    assert left.status is Status.PROCESSED
+    assert left.status is PaymentStatus.PROCESSED
     # Before that answer is noted as published, the payment is refunded and the worker that did it dies.
     await workers[1].refund(order.order_id)
     await workers[0].payments.mark_published([left])
     clock.advance(5)
-    await workers[1].lookups.publish_left_behind()
+    await workers[1].reconciler.publish_unpublished()
     assert workers[1].outbox.sent == refunded(order)
 
 
@@ -287,7 +287,7 @@ async def test_refunds_racing_their_orders_on_two_workers_leave_nothing_charged(
         ids = [order.order_id for order in orders]
         taken, given = await asyncio.gather(workers[0].take(*orders), _after(round_ % 10, workers[1].refund(*ids)))
         clock.advance(5)
-        await asyncio.gather(*(worker.lookups.look_up_due() for worker in workers))
+        await asyncio.gather(*(worker.reconciler.look_up_due() for worker in workers))
         answered = {
             answer.order_id
             for answer in (*taken, *given, *workers[0].outbox.sent, *workers[1].outbox.sent)
@@ -386,8 +386,8 @@ class Story:
         worker.outbox.away = self._dice.random() < 0.2
         # Crashed, or the broker is away: what is left is found again.
         with suppress(SimulatedCrashError, BusUnavailableError):
-            await worker.lookups.look_up_due()
-            await worker.lookups.publish_left_behind()
+            await worker.reconciler.look_up_due()
+            await worker.reconciler.publish_unpublished()
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -401,12 +401,14 @@ async def test_after_any_story_the_records_the_book_and_the_answers_agree(
         payment, entry = await workers[0].payment(order.order_id), await workers[0].entry(order.order_id)
         assert_agreement(payment, entry)
         assert charge_answer(payment) in published
-        assert payment.status is not Status.PENDING
+        assert payment.status is not PaymentStatus.PENDING
         if order.order_id in story.refunded:
-            assert payment.status is not Status.PROCESSED
+            assert payment.status is not PaymentStatus.PROCESSED
             assert any(isinstance(one, PaymentRefunded) and one.order_id == order.order_id for one in published)
         else:
-            assert payment.status is (Status.FAILED if order.payment.token == "tok_declined" else Status.PROCESSED)
+            assert payment.status is (
+                PaymentStatus.FAILED if order.payment.token == "tok_declined" else PaymentStatus.PROCESSED
+            )
             kinds_sent = Counter(type(one) for one in published if one.order_id == order.order_id)
             assert set(kinds_sent) <= {PaymentProcessed, PaymentFailed}
             assert len(kinds_sent) == 1
@@ -418,12 +420,12 @@ def assert_agreement(payment: Payment, entry: Document | None) -> None:
     """The record and the gateway's book say the same."""
     book = (entry["outcome"], "refundedAt" in entry) if entry else ("ABSENT", False)
     allowed = {
-        Status.PROCESSED: {("CHARGED", False)},
-        Status.REFUNDED: {("CHARGED", True)},
-        Status.FAILED: {("DECLINED", False)},
-        Status.VOIDED: {("VOIDED", False), ("ABSENT", False)},
+        PaymentStatus.PROCESSED: {("CHARGED", False)},
+        PaymentStatus.REFUNDED: {("CHARGED", True)},
+        PaymentStatus.FAILED: {("DECLINED", False)},
+        PaymentStatus.VOIDED: {("VOIDED", False), ("ABSENT", False)},
     }
     assert book in allowed[payment.status], (payment, entry)
-    if payment.status in (Status.PROCESSED, Status.REFUNDED):
+    if payment.status in (PaymentStatus.PROCESSED, PaymentStatus.REFUNDED):
         assert entry is not None
         assert payment.transaction_id == entry["chargeId"]

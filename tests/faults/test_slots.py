@@ -156,7 +156,7 @@ async def test_one_sweep_does_not_take_the_room_from_a_request_in_hand(
     asking = asyncio.create_task(workers[0].assign("x", 60_00))
     await before_record.reached()
     clock.forward(milliseconds=1)
-    await other.marks.sweep_once()
+    await other.pending_moves.sweep_once()
 
     before_record.open()
 
@@ -180,7 +180,7 @@ async def test_a_request_that_was_given_up_while_it_stalled_gets_a_slot_after_al
     assert isinstance(await asking, Booking)
     assert await booked(other) == {FIRST: 60_00}
     await assert_settled(workers, clock)
-    assert (await other.assigning.release("x")) is not None
+    assert (await other.assigner.release("x")) is not None
     assert await booked(other) == {}
 
 
@@ -192,10 +192,10 @@ async def test_an_assignment_is_given_back_once_though_a_worker_died_over_it(
     await other.assign("x", 60_00)
     await other.assign("y", 30_00)
 
-    await crash(doomed(workers, clock, point).assigning.release("x"))
+    await crash(doomed(workers, clock, point).assigner.release("x"))
     assert await discrepancies(other.database) == []
     asked = Worker(workers[0].database, clock=clock) if same_worker else other
-    await asked.assigning.release("x")
+    await asked.assigner.release("x")
 
     assert await booked(other) == {FIRST: 30_00}
     await assert_settled([asked, other], clock)
@@ -268,7 +268,7 @@ async def test_two_requests_of_an_order_at_different_prices_book_one_of_them(
     assert answers[0] == answers[1]
     assert await booked(other) == {FIRST: first}
     assert await discrepancies(other.database) == []
-    await other.assigning.release("x")
+    await other.assigner.release("x")
     assert await booked(other) == {}
     await assert_settled(workers, clock)
 
@@ -332,7 +332,7 @@ async def test_room_that_was_taken_is_kept_though_an_earlier_slot_is_free_by_now
 ) -> None:
     await other.assign("in-the-way", 60_00)
     await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("o")))
-    await other.assigning.release("in-the-way")
+    await other.assigner.release("in-the-way")
 
     assert await other.reserve(wanting("o")) == [StockReserved(order_id="o", slot=SECOND)]
 
@@ -372,10 +372,10 @@ async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
 
     in_the_way = Worker(other.database, clock=clock)
     await in_the_way.assign("in-the-way", 60_00)
-    before_write, before_record = Gate(other.resources, "write"), Gate(other.reservations, "insert")
+    before_write, before_record = Gate(other.stock_items, "write"), Gate(other.reservations, "insert")
     second = asyncio.create_task(want(other))
     await before_write.reached()
-    await in_the_way.assigning.release("in-the-way")
+    await in_the_way.assigner.release("in-the-way")
     before_other_record = Gate(workers[0].reservations, "insert")
     first = asyncio.create_task(want(workers[0]))
     await before_other_record.reached()
@@ -393,7 +393,7 @@ async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
     assert await discrepancies(other.database) == []
     if released:
         await in_the_way.release("o")
-        await in_the_way.assigning.release("o")
+        await in_the_way.assigner.release("o")
     await assert_settled([*workers, in_the_way], clock)
     assert await booked(other) == ({} if released else {has: 60_00})
 
@@ -413,7 +413,7 @@ class Callers:
                 try:
                     self.answers.append((order_id, await alive.assign(order_id, price)))
                     if order_id in self.given_back:
-                        await alive.assigning.release(order_id)
+                        await alive.assigner.release(order_id)
                     break
                 except SimulatedCrashError:
                     alive = perils.worker(worker)
@@ -422,7 +422,7 @@ class Callers:
 class SlotPerils(Perils):
     """Perils around the reads and writes of slots as well."""
 
-    METHODS = (*Perils.METHODS, ("resources", "read_slots"), ("rules", "read"), ("reservations", "assignments"))
+    METHODS = (*Perils.METHODS, ("stock_items", "read_slots"), ("rules", "read"), ("reservations", "assignments"))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
 from operations.commands.accounts import accounts
-from payment_service.ledger import bookings
+from payment_service.ledger import journal_entries
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
 from shared.clock import utc_now
@@ -209,8 +209,8 @@ async def test_the_books_go_on_after_a_repair(world: World) -> None:
     await run(world, "repair", "--all", "--write", "--reason", "edited by hand")
     database = world.collection("entries").database
     ledger = Ledger(database, utc_now)
-    booking = bookings.retainer_consumed("r1", 18800, "USD")
-    await Transactions(database).run("consume", lambda session: ledger.post(booking, session))
+    entry = journal_entries.retainer_consumed("r1", 18800, "USD")
+    await Transactions(database).run("consume", lambda session: ledger.post(entry, session))
     after = await stored(world, "retainer:r1")
     assert (after["balance"], after["version"]) == (0, 7)
     whole = await document(world, "statement", "retainer:r1")
@@ -271,9 +271,9 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     await set_balance(world, "retainer:r1", 20000)
     database = world.collection("entries").database
     ledger, transactions = Ledger(database, utc_now), Transactions(database, limit_seconds=120)
-    booking = bookings.retainer_consumed("r1", 100, "USD")
+    entry = journal_entries.retainer_consumed("r1", 100, "USD")
     keys = ["retainer:r1"]
-    consumed = [transactions.run("consume", lambda session: ledger.post(booking, session), keys) for _ in range(10)]
+    consumed = [transactions.run("consume", lambda session: ledger.post(entry, session), keys) for _ in range(10)]
     await asyncio.gather(*consumed, repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "meanwhile"))
     assert (await stored(world, "retainer:r1"))["balance"] == 18800 - 1000
     assert (await world.audit()).violations == []

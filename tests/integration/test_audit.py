@@ -21,13 +21,13 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from operations.audit import Report, audit
 from operations.cleanup.deletion import clean_up
-from operations.settings import UnreachableError
-from payment_service.funds.dependencies import Funds, open_funds
-from payment_service.ledger.chart_of_accounts import Kind
+from operations.errors import UnreachableError
+from payment_service.funds.funds import Funds, open_funds
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
 from payment_service.payments import Payments
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.contracts.orders import Delivery, Item, OrderCreated, PaymentInstruction
@@ -497,9 +497,9 @@ async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
     )
     ledger, transactions = Ledger(database, utc_now), Transactions(database)
     await transactions.run("everything", operate_on(open_funds(database, ledger, transactions, utc_now)))
-    retainers = await ledger.page(Kind.RETAINER, after=None, limit=10)
+    retainers = await ledger.page(AccountKind.RETAINER, after=None, limit=10)
     paid_from = next(found["_id"].partition(":")[2] for found in retainers if found.get("retainerType") == "new")
-    charging = RetainerCharging(Payments(database["payments"]), ledger, transactions, utc_now)
+    charging = RetainerCharger(Payments(database["payments"]), ledger, transactions, utc_now)
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
     paid = await charging.charge(orders)
     assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]

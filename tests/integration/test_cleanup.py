@@ -17,7 +17,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from operations.cleanup.deletion import Outcome, clean_up
-from operations.settings import UnreachableError
+from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
 from tests.support import stripe_api, warm_processes

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.funds.idempotency import Answer, Answers, KeyReusedError, Request
+from payment_service.funds.idempotency import IdempotentRequest, IdempotentRunner, KeyReusedError, StoredResponse
 from payment_service.ledger.refusals import RefusedError
 from payment_service.ledger.transactions import Session, Transactions
 from shared.clock import utc_now
@@ -108,34 +108,36 @@ async def test_a_key_has_1_to_255_characters(app: FundsApp, key: str) -> None:
 
 async def test_an_operation_overtaken_by_an_insert_is_begun_again(mongodb_url: str, database_prefix: str) -> None:
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
-        answers = Answers(database, Transactions(database), utc_now)
+        runner = IdempotentRunner(database, Transactions(database), utc_now)
         runs = 0
 
-        async def work(session: Session) -> Answer:
+        async def work(session: Session) -> StoredResponse:
             nonlocal runs
             runs += 1
             if runs == 1:
                 raise DuplicateKeyError("as a server says it")
-            return Answer(200, {"runs": runs})
+            return StoredResponse(200, {"runs": runs})
 
-        assert await answers.once(Request(new_id(), "POST", "/x"), "test", work) == Answer(200, {"runs": 2})
+        assert await runner.run(IdempotentRequest(new_id(), "POST", "/x"), "test", work) == StoredResponse(
+            200, {"runs": 2}
+        )
 
 
 async def test_what_went_through_elsewhere_stands_against_a_refusal(mongodb_url: str, database_prefix: str) -> None:
     """A refusal is written after its transaction; the same request may have gone through in between."""
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
-        elsewhere = Answers(database, Transactions(database), utc_now)
-        answers = Answers(database, Transactions(database), utc_now)
-        request = Request(new_id(), "POST", "/x", {"amount": 1})
+        elsewhere = IdempotentRunner(database, Transactions(database), utc_now)
+        runner = IdempotentRunner(database, Transactions(database), utc_now)
+        request = IdempotentRequest(new_id(), "POST", "/x", {"amount": 1})
 
-        async def granted(_session: Session) -> Answer:
-            return Answer(200, {"granted": True})
+        async def granted(_session: Session) -> StoredResponse:
+            return StoredResponse(200, {"granted": True})
 
-        async def refused(_session: Session) -> Answer:
-            await elsewhere.once(request, "test", granted)
+        async def refused(_session: Session) -> StoredResponse:
+            await elsewhere.run(request, "test", granted)
             raise RefusedError("not enough")
 
-        assert await answers.once(request, "test", refused) == Answer(200, {"granted": True})
-        assert await elsewhere.once(request, "test", refused) == Answer(200, {"granted": True})
+        assert await runner.run(request, "test", refused) == StoredResponse(200, {"granted": True})
+        assert await elsewhere.run(request, "test", refused) == StoredResponse(200, {"granted": True})
         with pytest.raises(KeyReusedError):
-            await answers.once(Request(request.key, "POST", "/y", {"amount": 1}), "test", granted)
+            await runner.run(IdempotentRequest(request.key, "POST", "/y", {"amount": 1}), "test", granted)

@@ -241,25 +241,25 @@ async def test_a_commit_that_never_gets_an_answer_is_said_to_be_unknown() -> Non
 
 
 async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
-    turns = KeyedLocks()
-    async with turns.taken(["b", "a", "b"], within=60):
-        assert len(turns) == 2
+    locks = KeyedLocks()
+    async with locks.held(["b", "a", "b"], within=60):
+        assert len(locks) == 2
         with pytest.raises(ContentionError, match="busy"):
-            async with turns.taken(["c", "b"], within=0.01):
+            async with locks.held(["c", "b"], within=0.01):
                 pytest.fail("b is taken")
-        assert len(turns) == 2
-    assert len(turns) == 0
+        assert len(locks) == 2
+    assert len(locks) == 0
 
 
 async def test_turns_taken_in_opposite_order_do_not_wait_for_each_other() -> None:
-    turns = KeyedLocks()
+    locks = KeyedLocks()
 
     async def take(*keys: str) -> None:
-        async with turns.taken(keys, within=60):
+        async with locks.held(keys, within=60):
             await asyncio.sleep(0)
 
     await asyncio.gather(*(take(*keys) for keys in [("a", "b"), ("b", "a")] * 50))
-    assert len(turns) == 0
+    assert len(locks) == 0
 
 
 # --- Transactions of a process that was killed. ---
@@ -271,18 +271,18 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
     async with connected(mongodb_url, database.name) as killed:
         sessions = OrphanedSessions(killed)
         session = killed.client.start_session()
-        await sessions.admit(session)
+        await sessions.register(session)
         await session.start_transaction(read_concern=ReadConcern("snapshot"), read_preference=ReadPreference.PRIMARY)
         await incrementing(killed, "a")(session)
 
         patient = OrphanedSessions(database, silence_seconds=3600)
-        assert await patient.end_abandoned() == 0
+        assert await patient.end_orphaned() == 0
         with pytest.raises(ContentionError):
             await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
 
         strict = OrphanedSessions(database, silence_seconds=0.01)
-        assert await eventually(strict.end_abandoned, 60) == 1
-        transactions = Transactions(database, limit_attempts=1, admit=strict.admit)
+        assert await eventually(strict.end_orphaned, 60) == 1
+        transactions = Transactions(database, limit_attempts=1, on_session=strict.register)
         assert await transactions.run(new_id(), incrementing(database, "a")) == 1
         with pytest.raises(PyMongoError) as raised:
             await session.commit_transaction()
@@ -293,24 +293,24 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
 
 async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(database: Database) -> None:
     sessions = OrphanedSessions(database)
-    transactions = Transactions(database, admit=sessions.admit)
+    transactions = Transactions(database, on_session=sessions.register)
     await asyncio.gather(
         *(transactions.run("listed", incrementing(database, "a"), keys=[str(number)]) for number in range(5))
     )
     (process,) = await database[COLLECTION].find().to_list()
     assert 1 <= len(process["sessions"]) <= 5
-    await sessions.sign()
+    await sessions.heartbeat()
     assert (await database[COLLECTION].find_one({}))["sessions"] == process["sessions"]  # type: ignore[index]
-    await sessions.leave()
+    await sessions.deregister()
     assert await database[COLLECTION].count_documents({}) == 0
 
 
 async def test_a_session_that_is_listed_is_not_written_down_again(database: Database) -> None:
     sessions = OrphanedSessions(database)
     async with database.client.start_session() as session:
-        await asyncio.gather(*(sessions.admit(session) for _ in range(20)))
+        await asyncio.gather(*(sessions.register(session) for _ in range(20)))
         before = await database[COLLECTION].find_one()
-        await sessions.admit(session)
+        await sessions.register(session)
         assert await database[COLLECTION].find_one() == before
 
 
@@ -324,7 +324,7 @@ async def test_a_session_whose_abort_could_not_be_sent_is_ended_by_its_own_proce
     with pytest.raises(ContentionError):
         await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
 
-    sessions.doubt(lsid)
+    sessions.mark_doubtful(lsid)
     await sessions.end_doubtful()
     await Transactions(database, limit_attempts=1).run(new_id(), incrementing(database, "a"))
     with pytest.raises(PyMongoError):
@@ -351,7 +351,7 @@ async def test_an_operation_that_is_interrupted_begins_again(database: Database)
 
 async def test_an_operation_in_doubt_names_its_session(database: Database) -> None:
     doubted: list[object] = []
-    transactions = Transactions(database, doubt=doubted.append)
+    transactions = Transactions(database, on_unknown_outcome=doubted.append)
 
     async def away(session: Session) -> None:
         await incrementing(database, "a")(session)
@@ -373,5 +373,5 @@ async def test_an_admission_that_gets_no_answer_keeps_to_the_limit(database: Dat
         await asyncio.Event().wait()
 
     with pytest.raises(DatabaseUnavailableError):
-        await Transactions(database, limit_seconds=0.05, admit=never).run(new_id(), incrementing(database, "a"))
+        await Transactions(database, limit_seconds=0.05, on_session=never).run(new_id(), incrementing(database, "a"))
     assert await count(database) == 0

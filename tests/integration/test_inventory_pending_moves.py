@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import REGISTRY
 from pymongo.errors import AutoReconnect
 
-from inventory_service import pending_moves as marks_module
+from inventory_service import pending_moves as pending_moves_module
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.stock import Status, taken
+from inventory_service.stock import Status, take
 from shared.clock import utc_now
 from tests.support.eventually import eventually
 from tests.support.inventory_worker import Gate, Worker, inventory_database, leftovers, order
@@ -28,12 +28,12 @@ async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker
 
 
 async def marked(worker: Worker, product_id: str = "p") -> set[str]:
-    return set((await worker.resources.read([product_id]))[product_id].moving)
+    return set((await worker.stock_items.read([product_id]))[product_id].pending_moves)
 
 
 @asynccontextmanager
 async def flushing(worker: Worker) -> AsyncIterator[None]:
-    task = asyncio.create_task(worker.marks.flush())
+    task = asyncio.create_task(worker.pending_moves.flush())
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ async def test_a_moment_of_rest_removes_all(worker: Worker) -> None:
 async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(marks_module, "LINGER_SECONDS", 0.5)
+    monkeypatch.setattr(pending_moves_module, "LINGER_SECONDS", 0.5)
     worker = Worker(worker.database, idle=0.4)
     await worker.stock({"p": 10_000})
     async with flushing(worker):
@@ -76,17 +76,17 @@ async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
 
 
 async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(pending_moves_module, "RETRY_SECONDS", 0.01)
     await worker.reserve(order("1", {"p": 1}))
     failures = [AutoReconnect("away"), ValueError("a fault")]
-    read = worker.resources.read
+    read = worker.stock_items.read
 
     async def failing_read(ids: object) -> object:
         if failures:
             raise failures.pop()
         return await read(ids)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.resources, "read", failing_read)
+    monkeypatch.setattr(worker.stock_items, "read", failing_read)
     async with flushing(worker):
         await eventually(lambda: not failures and leftovers_gone(worker), within=60)
 
@@ -94,7 +94,7 @@ async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: py
 async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}), order("2", {"q": 1}))
 
-    await worker.marks.drain()
+    await worker.pending_moves.drain()
 
     assert await leftovers(worker.database) == []
 
@@ -102,8 +102,10 @@ async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
 async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
     restarted = Worker(worker.database)
-    restarted.marks = PendingMoves(restarted.resources, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01)
-    sweeping = asyncio.create_task(restarted.marks.sweep())
+    restarted.pending_moves = PendingMoves(
+        restarted.stock_items, restarted.reservations, utc_now, idle=0.01, sweep_interval=0.01
+    )
+    sweeping = asyncio.create_task(restarted.pending_moves.sweep())
     async with flushing(restarted):
         await eventually(lambda: leftovers_gone(worker), within=60)
     await end_tasks(sweeping)
@@ -111,20 +113,20 @@ async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(wo
 
 async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
-    restarted = PendingMoves(worker.resources, worker.reservations, utc_now, idle=1, sweep_interval=60)
+    restarted = PendingMoves(worker.stock_items, worker.reservations, utc_now, idle=1, sweep_interval=60)
 
     await restarted.sweep_once()
 
-    assert restarted.known("p") == {}
+    assert restarted.known_statuses("p") == {}
 
 
 async def test_a_mark_that_nobody_decides_is_told_about(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks_module, "OVERDUE_SECONDS", -1.0)
+    monkeypatch.setattr(pending_moves_module, "OVERDUE_SECONDS", -1.0)
     await worker.database["products"].update_one(
         {"_id": "p"}, {"$set": {"moving": {"lost": -1}, "quantity": 9, "markedSince": utc_now() - timedelta(hours=1)}}
     )
 
-    await worker.marks.sweep_once()
+    await worker.pending_moves.sweep_once()
 
     assert REGISTRY.get_sample_value("inventory_overdue_marks") == 1
     assert await marked(worker) == {"lost"}
@@ -135,16 +137,16 @@ async def leftovers_gone(worker: Worker) -> bool:
 
 
 async def test_units_that_are_owed_come_back_at_once_though_the_product_changes_meanwhile(worker: Worker) -> None:
-    before = (await worker.resources.read(["p"]))["p"]
-    await worker.resources.write([taken(before, {"refused": 4})])
-    worker.marks.note("p", "refused", Status.FAILED)
-    gate = Gate(worker.resources, "write")
-    settling = asyncio.create_task(worker.marks.settle(["p"]))
+    before = (await worker.stock_items.read(["p"]))["p"]
+    await worker.stock_items.write([take(before, {"refused": 4})])
+    worker.pending_moves.remember("p", "refused", Status.FAILED)
+    gate = Gate(worker.stock_items, "write")
+    clearing = asyncio.create_task(worker.pending_moves.clear(["p"]))
     await gate.reached()
     await worker.products.restock("p", 5)
 
     gate.open()
-    await settling
+    await clearing
 
     assert await worker.free("p") == 15
     assert await leftovers(worker.database) == []

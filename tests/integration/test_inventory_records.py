@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inventory_service.products import Description, KindConflictError, TooManyUnitsError
-from inventory_service.stock import MAX_UNITS, Kind, Line, Product, Reservation, Status, settled, taken
+from inventory_service.stock import MAX_UNITS, Kind, Product, Reservation, ReservationLine, Status, clear_moves, take
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import Worker, inventory_database, order, settle_everything
@@ -24,7 +24,7 @@ async def worker(mongodb_url: str, database_prefix: str, request: pytest.Fixture
 
 
 async def read(worker: Worker, product_id: str = "p") -> Product:
-    return (await worker.resources.read([product_id]))[product_id]
+    return (await worker.stock_items.read([product_id]))[product_id]
 
 
 async def document(worker: Worker, product_id: str = "p") -> Any:
@@ -51,7 +51,7 @@ async def test_describing_a_product_leaves_its_stock_alone_and_fails_the_writes_
     product, is_new = await worker.products.put("p", Description(Kind.GOODS, price=500))
 
     assert (is_new, product.quantity, product.price) == (False, 5, 500)
-    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
+    assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
 
 
 @pytest.mark.parametrize("description", [VPS, Description(Kind.GOODS)])
@@ -66,7 +66,7 @@ async def test_a_product_keeps_its_kind(worker: Worker, description: Description
 async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
     product, is_new = await worker.products.set_free("p", 5)
     assert (is_new, product.kind, product.quantity, product.supplied) == (True, Kind.GOODS, 5, 5)
-    await worker.resources.write([taken(product, {"o": 2})])
+    await worker.stock_items.write([take(product, {"o": 2})])
 
     restocked = await worker.products.restock("p", 4)
     assert restocked is not None
@@ -74,18 +74,18 @@ async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
 
     product, is_new = await worker.products.set_free("p", 1)
     assert (is_new, product.quantity, product.supplied, product.reserved) == (False, 1, 3, 2)
-    assert product.moving == {"o": -2}
+    assert product.pending_moves == {"o": -2}
 
 
 async def test_setting_and_restocking_fail_the_writes_that_read_the_product_before(worker: Worker) -> None:
     await worker.products.set_free("p", 5)
     before = await read(worker)
     await worker.products.restock("p", 1)
-    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
+    assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
 
     before = await read(worker)
     await worker.products.set_free("p", 2)
-    assert await worker.resources.write([taken(before, {"o": 1})]) == set()
+    assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
     assert (await read(worker)).quantity == 2
 
 
@@ -120,39 +120,39 @@ async def test_a_write_is_stored_only_over_the_version_it_was_read_at(worker: Wo
     await worker.products.set_free("p", 5)
     before = await read(worker)
 
-    assert await worker.resources.write([taken(before, {"o": 2})]) == {"p"}
-    assert await worker.resources.write([taken(before, {"x": 2})]) == set()
+    assert await worker.stock_items.write([take(before, {"o": 2})]) == {"p"}
+    assert await worker.stock_items.write([take(before, {"x": 2})]) == set()
 
     stored = await read(worker)
-    assert (stored.quantity, stored.moving, stored.version) == (3, {"o": -2}, before.version + 1)
+    assert (stored.quantity, stored.pending_moves, stored.version) == (3, {"o": -2}, before.version + 1)
     assert await worker.database["products"].count_documents({}) == 1
 
 
 async def test_writes_end_at_the_first_product_that_has_changed(worker: Worker) -> None:
     for product_id in ("a", "b", "c"):
         await worker.products.set_free(product_id, 5)
-    before = await worker.resources.read(["a", "b", "c"])
+    before = await worker.stock_items.read(["a", "b", "c"])
     await worker.products.restock("b", 1)
 
-    changed = [taken(before[product_id], {"o": 1}) for product_id in ("c", "b", "a")]
+    changed = [take(before[product_id], {"o": 1}) for product_id in ("c", "b", "a")]
 
-    assert await worker.resources.write(changed) == {"a"}
+    assert await worker.stock_items.write(changed) == {"a"}
     assert [(await read(worker, product_id)).quantity for product_id in ("a", "b", "c")] == [4, 6, 5]
 
 
 async def test_products_with_marks_are_found_by_how_long_they_have_had_some(worker: Worker) -> None:
     await worker.products.set_free("p", 5)
-    await worker.resources.write([taken(await read(worker), {"o": 1})])
-    since = (await read(worker)).marked_since
+    await worker.stock_items.write([take(await read(worker), {"o": 1})])
+    since = (await read(worker)).pending_since
     assert since is not None
-    await worker.resources.write([taken(await read(worker), {"o2": 1})])
+    await worker.stock_items.write([take(await read(worker), {"o2": 1})])
 
-    found = await worker.resources.marked_before(since + timedelta(milliseconds=1))
+    found = await worker.stock_items.pending_since_before(since + timedelta(milliseconds=1))
     assert [product.id for product in found] == ["p"]
-    assert await worker.resources.marked_before(since) == []
+    assert await worker.stock_items.pending_since_before(since) == []
 
-    await worker.resources.write([settled(await read(worker), {"o": Status.RESERVED, "o2": Status.RESERVED})])
-    assert await worker.resources.marked_before(since + timedelta(days=1)) == []
+    await worker.stock_items.write([clear_moves(await read(worker), {"o": Status.RESERVED, "o2": Status.RESERVED})])
+    assert await worker.stock_items.pending_since_before(since + timedelta(days=1)) == []
     assert "markedSince" not in await document(worker)
 
 
@@ -169,7 +169,10 @@ async def test_products_come_in_pages(worker: Worker) -> None:
 def a_reservation(order_id: str = "o", **changes: Any) -> Reservation:
     moment = utc_now()
     return replace(
-        Reservation(order_id, Status.RESERVED, moment, moment, (Line("a", 2, 1999), Line("b", 1, 0))), **changes
+        Reservation(
+            order_id, Status.RESERVED, moment, moment, (ReservationLine("a", 2, 1999), ReservationLine("b", 1, 0))
+        ),
+        **changes,
     )
 
 

@@ -118,7 +118,7 @@ async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_
     first, second, third = workers[:3]
     await first.stock({"a": 1, "b": 1})
     # `both` reads a and b as free, then loses b before it writes: it holds a until it is refused.
-    before_write = Gate(first.resources, "write")
+    before_write = Gate(first.stock_items, "write")
     both = asyncio.create_task(first.reserve(order("both", {"a": 1, "b": 1})))
     await before_write.reached()
     assert reserved(await second.reserve(order("b-only", {"b": 1}))) == {"b-only"}
@@ -142,7 +142,7 @@ async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_ano
     first, second = workers[:2]
     await first.stock({"a": 3})
     # By what `first` has read, `large` gets all, and nothing is left for `small`.
-    before_write = Gate(first.resources, "write")
+    before_write = Gate(first.stock_items, "write")
     batch = asyncio.create_task(first.reserve(order("large", {"a": 3}), order("small", {"a": 1})))
     await before_write.reached()
     assert reserved(await second.reserve(order("other", {"a": 1}))) == {"other"}
@@ -158,7 +158,7 @@ async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worke
     workers: list[Worker],
 ) -> None:
     await workers[0].stock({"a": 1})
-    hasty = Worker(workers[1].database, patience=0.2)
+    hasty = Worker(workers[1].database, max_wait=0.2)
     stalled = Gate(workers[0].reservations, "insert")
     holder = asyncio.create_task(workers[0].reserve(order("holder", {"a": 1})))
     await stalled.reached()
@@ -260,7 +260,7 @@ async def test_what_is_set_and_restocked_while_orders_come_is_counted(workers: l
         )
 
     kept = sum(len(reserved(answer)) for answer in answers)
-    product = (await workers[0].resources.read(["p"]))["p"]
+    product = (await workers[0].stock_items.read(["p"]))["p"]
     assert product.reserved == kept
     await settle_everything(workers)
     assert await leftovers(workers[0].database) == []

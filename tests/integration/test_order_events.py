@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from starlette.types import Message
 from yarl import URL
 
-from order_service import following
+from order_service import event_stream
 from order_service.api import create_router
-from order_service.following import EventStream, Followers
-from order_service.order import Entry, Status
+from order_service.event_stream import EventStream, Subscribers
+from order_service.order import HistoryEntry, Status
 from order_service.orders import COLLECTION, Change, Orders
 from shared import database
 from shared.http import ProblemError
@@ -33,19 +33,19 @@ async def orders(mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders
 
 
 @pytest.fixture
-def followers(monkeypatch: pytest.MonkeyPatch) -> Followers:
-    monkeypatch.setattr(following, "MAX_FOLLOWERS", LIMIT)
-    return Followers()
+def subscribers(monkeypatch: pytest.MonkeyPatch) -> Subscribers:
+    monkeypatch.setattr(event_stream, "MAX_SUBSCRIBERS", LIMIT)
+    return Subscribers()
 
 
 class Client:
     """One request for a stream; `status` and `body` are what has been answered so far."""
 
-    def __init__(self, orders: Orders, followers: Followers, order_id: str, seen: int = 0) -> None:
+    def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int = 0) -> None:
         self.status: int | None = None
         self.body = b""
         self._gone = asyncio.Event()
-        stream = EventStream(orders, followers, order_id, seen)
+        stream = EventStream(orders, subscribers, order_id, seen)
         self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))  # type: ignore[arg-type]
 
     def goes_away(self) -> None:
@@ -67,9 +67,9 @@ async def new_order(orders: Orders, **changes: Any) -> str:
     return order.order_id
 
 
-async def places_left(orders: Orders, followers: Followers, order_id: str) -> int:
+async def places_left(orders: Orders, subscribers: Subscribers, order_id: str) -> int:
     """How many of more clients than there are places get one."""
-    clients = [Client(orders, followers, order_id) for _ in range(2 * LIMIT)]
+    clients = [Client(orders, subscribers, order_id) for _ in range(2 * LIMIT)]
     await eventually(lambda: all(client.body or client.request.done() for client in clients), 30)
     refused = [client for client in clients if client.request.done()]
     for client in refused:
@@ -83,50 +83,50 @@ async def places_left(orders: Orders, followers: Followers, order_id: str) -> in
 
 
 async def test_of_many_clients_at_once_no_more_than_the_limit_get_a_stream(
-    orders: Orders, followers: Followers
+    orders: Orders, subscribers: Subscribers
 ) -> None:
     order_id = await new_order(orders)
-    assert await places_left(orders, followers, order_id) == LIMIT
-    assert await places_left(orders, followers, order_id) == LIMIT, "those who went away have left their places"
+    assert await places_left(orders, subscribers, order_id) == LIMIT
+    assert await places_left(orders, subscribers, order_id) == LIMIT, "those who went away have left their places"
 
 
-async def test_whoever_gets_no_first_byte_leaves_the_place(orders: Orders, followers: Followers) -> None:
+async def test_whoever_gets_no_first_byte_leaves_the_place(orders: Orders, subscribers: Subscribers) -> None:
     order_id = await new_order(orders)
-    gone = [Client(orders, followers, order_id) for _ in range(LIMIT)]
+    gone = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
     for client in gone:
         client.goes_away()
     await asyncio.gather(*(client.request for client in gone))
-    unknown = [Client(orders, followers, "nobody") for _ in range(LIMIT)]
+    unknown = [Client(orders, subscribers, "nobody") for _ in range(LIMIT)]
     problems = await asyncio.gather(*(client.request for client in unknown), return_exceptions=True)
     assert [getattr(problem, "status", None) for problem in problems] == [404] * LIMIT
-    cancelled = [Client(orders, followers, order_id) for _ in range(LIMIT)]
+    cancelled = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
     await eventually(lambda: all(client.body for client in cancelled), 30)
     for client in cancelled:
         client.request.cancel()
     await asyncio.wait([client.request for client in cancelled])
-    assert await places_left(orders, followers, order_id) == LIMIT
+    assert await places_left(orders, subscribers, order_id) == LIMIT
 
 
 async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_204(
-    orders: Orders, followers: Followers
+    orders: Orders, subscribers: Subscribers
 ) -> None:
     """A browser opens an ended stream again with the number of its last event: 204 tells it to stop."""
     order_id = await new_order(orders, status=Status.CANCELLED, settled=True)
-    first = Client(orders, followers, order_id)
+    first = Client(orders, subscribers, order_id)
     await first.request
     assert (first.status, first.body.count(b"id: ")) == (200, 1)
-    again = Client(orders, followers, order_id, seen=1)
+    again = Client(orders, subscribers, order_id, seen=1)
     await again.request
     assert (again.status, again.body) == (204, b"")
 
 
-async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Orders, followers: Followers) -> None:
+async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Orders, subscribers: Subscribers) -> None:
     order_id = await new_order(orders)
-    client = Client(orders, followers, order_id, seen=1)
+    client = Client(orders, subscribers, order_id, seen=1)
     await eventually(lambda: client.status, 30)
     order = (await orders.load([order_id]))[order_id]
     settled = an_order(order_id=order_id, status=Status.CANCELLED, settled=True, now=order.created_at)
-    entry = Entry(order.created_at, "order.cancel_requested", Status.CANCELLED)
+    entry = HistoryEntry(order.created_at, "order.cancel_requested", Status.CANCELLED)
     assert await orders.apply([Change(order, settled, (entry,))])
     await client.request
     assert client.status == 200
@@ -134,9 +134,9 @@ async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Ord
 
 
 async def test_a_stream_outlives_an_outage_of_the_database(
-    orders: Orders, followers: Followers, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+    orders: Orders, subscribers: Subscribers, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "KEEPALIVE_SECONDS", 0)  # a comment after every look at the order
+    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0)  # a comment after every look at the order
     order_id = await new_order(orders)
     async with AsyncExitStack() as stack:
         url = URL(mongodb_url).update_query(directConnection="true")
@@ -145,7 +145,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(
         stack.push_async_callback(database.close, mongo)
         behind_proxy = Orders(mongo[f"{database_prefix}_orders"][COLLECTION])
         await eventually(lambda: behind_proxy.document(order_id), 60)
-        client = Client(behind_proxy, followers, order_id)
+        client = Client(behind_proxy, subscribers, order_id)
         await eventually(lambda: client.body, 30)
         proxy.carrying.clear()
         before = client.body.count(STILL_HERE)

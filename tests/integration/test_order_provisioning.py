@@ -15,15 +15,15 @@ import httpx
 import pytest
 from pymongo.read_concern import ReadConcern
 
-from order_service.alarms import Alarms
 from order_service.api import create_router
 from order_service.handlers import AnswerHandlers
-from order_service.intake import Intake
+from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
-from order_service.requests import Requests
+from order_service.placement import OrderPlacement
 from order_service.saga import MAX_RUNS
 from order_service.schema import SCHEMA
+from order_service.sweeper import Sweeper
 from shared import contracts as c
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
@@ -35,7 +35,7 @@ from shared.errors import BusUnavailableError
 from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
 from shared.schema import prepare
-from tests.support.builders import PATIENCE, connected, order_body
+from tests.support.builders import TIMEOUTS, connected, order_body
 
 SERVER = Server(ip="103.181.91.50", username="root", os="Debian 12", expires_at="2027-01-31")
 NO_ADDRESS = "Package has no available IPs"
@@ -56,14 +56,16 @@ class OrderService:
             Publisher(bus),
             self.now,
             note_after=1,
-            resend_after=PATIENCE.resend_after,
+            resend_after=TIMEOUTS.resend_after,
             reach=self._reach,
         )
-        self.alarms = Alarms(self.orders, self.outbox, PATIENCE, self.now, interval=1)
-        self.handlers = AnswerHandlers(self.orders, PATIENCE, self.now)
-        intake = Intake(self.orders, self.outbox, PATIENCE, self.now)
+        self.sweeper = Sweeper(self.orders, self.outbox, TIMEOUTS, self.now, interval=1)
+        self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
+        placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now)
         app = create_app("order", "Orders", _nothing_is_down)
-        app.include_router(create_router(self.orders, intake, Requests(self.orders, self.outbox, PATIENCE, self.now)))
+        app.include_router(
+            create_router(self.orders, placement, OrderActions(self.orders, self.outbox, TIMEOUTS, self.now))
+        )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
@@ -77,7 +79,7 @@ class OrderService:
 
     async def hears(self, *answers: c.OrderMessage) -> list[str]:
         """Handle answers, and return what is to be sent."""
-        return [message.routing_key for message in await self.handlers.carry_on(answers)]
+        return [message.routing_key for message in await self.handlers.advance_orders(answers)]
 
     async def order_in_provisioning(self) -> str:
         """An order for a server, reserved and paid, that owes nothing."""
@@ -280,11 +282,11 @@ async def test_of_two_decisions_at_once_one_holds(service: OrderService, asked: 
     """Whichever wins, the money is either behind a server that is being bought or on its way back, never both."""
     for _ in range(10):
         order_id = await service.failed_order()
-        service.late += PATIENCE.failed_hold if "hold" in asked else timedelta()
+        service.late += TIMEOUTS.failed_hold if "hold" in asked else timedelta()
 
         async def decide(verb: str, order_id: str = order_id) -> int:
             if verb == "hold":
-                return await service.alarms.ring()
+                return await service.sweeper.sweep_once()
             return (await service.asks(order_id, verb)).status_code
 
         await asyncio.gather(*(decide(verb) for verb in asked))
@@ -308,13 +310,13 @@ async def test_a_retry_that_a_crash_left_behind_is_published_by_the_sweep(
         await service.outbox.publish([(await service.orders.load([order_id]))[order_id]])
     published_already = dies_at == ORDER_CREATED_PUBLISHED
     assert bool(service.asked_of_provisioning(order_id)) == published_already
-    assert await successor.alarms.ring() == 0, "it is not overdue yet"
-    successor.late = PATIENCE.republish_after
-    assert await successor.alarms.ring() == 1
+    assert await successor.sweeper.sweep_once() == 0, "it is not overdue yet"
+    successor.late = TIMEOUTS.republish_after
+    assert await successor.sweeper.sweep_once() == 1
     assert successor.asked_of_provisioning(order_id) == [("provisioning.requested", 2)]
     await successor.outbox.drain()
     successor.late = timedelta(days=365)
-    assert await successor.alarms.ring() == 0, "nothing is owed any more, and a server may take its time"
+    assert await successor.sweeper.sweep_once() == 0, "nothing is owed any more, and a server may take its time"
 
 
 async def test_a_retry_still_owed_when_its_answer_comes_is_not_asked_for_again(service: OrderService) -> None:
@@ -323,7 +325,7 @@ async def test_a_retry_still_owed_when_its_answer_comes_is_not_asked_for_again(s
     assert (await service.asks(order_id, "retry")).status_code == 202
     await service.hears(completed(order_id))
     service.late = timedelta(days=365)
-    assert await service.alarms.ring() == 0
+    assert await service.sweeper.sweep_once() == 0
     service.broker.start()
 
 
@@ -350,10 +352,10 @@ async def test_a_refund_gives_everything_back_and_settles(service: OrderService)
 
 async def test_the_hold_ends_by_itself_and_not_before(service: OrderService) -> None:
     order_id = await service.failed_order()
-    service.late = PATIENCE.failed_hold - timedelta(minutes=1)
-    assert await service.alarms.ring() == 0
-    service.late = PATIENCE.failed_hold
-    assert await service.alarms.ring() == 1
+    service.late = TIMEOUTS.failed_hold - timedelta(minutes=1)
+    assert await service.sweeper.sweep_once() == 0
+    service.late = TIMEOUTS.failed_hold
+    assert await service.sweeper.sweep_once() == 1
     await service.outbox.drain()
     assert "payment.refund" in [message["key"] for message in service.said("payment.inbox", order_id)]
     assert_conflict(await service.asks(order_id, "retry"), "FAILED and being compensated")
@@ -373,13 +375,13 @@ async def test_each_failure_has_a_hold_of_its_own_and_a_run_has_none(service: Or
     order_id = await service.failed_order()
     await service.asks(order_id, "retry")
     await service.outbox.drain()
-    service.late = 2 * PATIENCE.failed_hold
-    assert await service.alarms.ring() == 0
+    service.late = 2 * TIMEOUTS.failed_hold
+    assert await service.sweeper.sweep_once() == 0
     await service.hears(failed(order_id, run=2))
-    service.late = 3 * PATIENCE.failed_hold - timedelta(minutes=1)
-    assert await service.alarms.ring() == 0
-    service.late = 3 * PATIENCE.failed_hold
-    assert await service.alarms.ring() == 1
+    service.late = 3 * TIMEOUTS.failed_hold - timedelta(minutes=1)
+    assert await service.sweeper.sweep_once() == 0
+    service.late = 3 * TIMEOUTS.failed_hold
+    assert await service.sweeper.sweep_once() == 1
 
 
 async def test_a_server_that_comes_during_the_hold_is_the_orders(service: OrderService) -> None:
@@ -387,8 +389,8 @@ async def test_a_server_that_comes_during_the_hold_is_the_orders(service: OrderS
     assert await service.hears(completed(order_id)) == ["order.completed"]
     order = await service.get(order_id)
     assert (order["status"], order["failureReason"], order["server"]["ip"]) == ("COMPLETED", None, SERVER.ip)
-    service.late = 2 * PATIENCE.failed_hold
-    assert await service.alarms.ring() == 0, "the hold is over with the failure"
+    service.late = 2 * TIMEOUTS.failed_hold
+    assert await service.sweeper.sweep_once() == 0, "the hold is over with the failure"
     for verb in ("retry", "refund", "cancel"):
         assert_conflict(await service.asks(order_id, verb), "COMPLETED")
 
@@ -443,9 +445,9 @@ async def test_a_cancellation_whose_process_dies_reaches_provisioning_all_the_sa
     service.dies_at = ORDER_INSERTED
     assert (await service.asks(order_id, "cancel")).status_code == 202
     await service.hears(said(order_id, 1, "Your server is being provisioned"))
-    successor.late = PATIENCE.republish_after
+    successor.late = TIMEOUTS.republish_after
 
-    assert await successor.alarms.ring() == 1
+    assert await successor.sweeper.sweep_once() == 1
     assert ("provisioning.cancel", 1) in successor.asked_of_provisioning(order_id)
 
 
@@ -474,22 +476,22 @@ async def test_an_order_of_before_runs_were_counted_is_in_its_first(
 async def test_a_lost_request_for_a_server_is_sent_again_until_it_is_answered(service: OrderService) -> None:
     order_id = await service.order_in_provisioning()
     assert service.said("provisioning.inbox", order_id) == [], "the handler's answer was lost before it was published"
-    assert await service.alarms.resend() == 0, "there is still time for an answer"
+    assert await service.sweeper.resend() == 0, "there is still time for an answer"
     for minutes in (0.5, 1, 2, 4, 8, 16):
         service.late = timedelta(minutes=minutes)
-        assert await service.alarms.resend() == 1
-        assert await service.alarms.resend() == 0
+        assert await service.sweeper.resend() == 1
+        assert await service.sweeper.resend() == 0
         assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
         service.broker.lose_data()
     await service.asks(order_id, "cancel")
     await service.outbox.drain()
     service.broker.lose_data()
-    service.late += PATIENCE.resend_after
-    assert await service.alarms.resend() == 1
+    service.late += TIMEOUTS.resend_after
+    assert await service.sweeper.resend() == 1
     assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1), ("provisioning.cancel", 1)]
     assert await service.hears(completed(order_id)) == ["order.completed"]
     service.late = timedelta(days=365)
-    assert await service.alarms.resend() == 0
+    assert await service.sweeper.resend() == 0
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "refund", "hold"])
@@ -502,25 +504,25 @@ async def test_a_lost_compensation_is_sent_again_until_it_is_answered(service: O
     elif ended_by == "refund":
         await service.asks(order_id, "refund")
     else:
-        service.late = PATIENCE.failed_hold
-        assert await service.alarms.ring() == 1
+        service.late = TIMEOUTS.failed_hold
+        assert await service.sweeper.sweep_once() == 1
     await service.outbox.drain()
     service.broker.lose_data()
-    service.late += PATIENCE.resend_after
-    assert await service.alarms.resend() == 1
+    service.late += TIMEOUTS.resend_after
+    assert await service.sweeper.resend() == 1
     (refund,) = service.said("payment.inbox", order_id)
     (release,) = service.said("inventory.inbox", order_id)
     assert (refund["key"], release["key"]) == ("payment.refund", "stock.release")
     await service.hears(c.StockReleased(order_id=order_id))
     service.broker.lose_data()
-    service.late += 2 * PATIENCE.resend_after
-    assert await service.alarms.resend() == 1
+    service.late += 2 * TIMEOUTS.resend_after
+    assert await service.sweeper.resend() == 1
     assert [message["key"] for message in service.said("payment.inbox", order_id)] == ["payment.refund"]
     assert service.said("inventory.inbox", order_id) == [], "that has been answered"
     await service.hears(c.PaymentRefunded(order_id=order_id, status="REFUNDED"))
     assert (await service.get(order_id))["settled"]
     service.late = timedelta(days=365)
-    assert await service.alarms.resend() == 0
+    assert await service.sweeper.resend() == 0
 
 
 async def test_an_order_that_cannot_be_put_into_messages_holds_up_no_other(
@@ -529,16 +531,16 @@ async def test_an_order_that_cannot_be_put_into_messages_holds_up_no_other(
     spoiled, other = await service.order_in_provisioning(), await service.order_in_provisioning()
     async with connected(mongodb_url, f"{database_prefix}_orders") as database:
         await database[COLLECTION].update_one({"_id": spoiled}, {"$unset": {"provisioning": ""}})
-    service.late = PATIENCE.resend_after
-    assert await service.alarms.resend() == 2
+    service.late = TIMEOUTS.resend_after
+    assert await service.sweeper.resend() == 2
     assert service.asked_of_provisioning(other) == [("provisioning.requested", 1)]
-    assert await service.alarms.resend() == 0, "both are looked at again after a pause"
+    assert await service.sweeper.resend() == 0, "both are looked at again after a pause"
 
 
 async def test_the_money_of_a_failed_order_is_left_to_its_hold(service: OrderService) -> None:
     await service.failed_order()
-    service.late = PATIENCE.failed_hold - timedelta(minutes=1)
-    assert await service.alarms.resend() == 0
+    service.late = TIMEOUTS.failed_hold - timedelta(minutes=1)
+    assert await service.sweeper.resend() == 0
 
 
 @pytest.mark.parametrize("verb", ["cancel", "refund"])
@@ -564,14 +566,14 @@ async def test_a_process_without_a_broker_takes_no_order_from_its_neighbour(
     new = (await service.client.post("/orders", json=order_body())).json()["orderId"]
     provisioning = (await service.client.post("/orders", json=order_body())).json()["orderId"]
     await service.is_reserved_and_paid(provisioning)
-    service.late = PATIENCE.resend_after
-    for look in (service.alarms.ring, service.alarms.resend):
+    service.late = TIMEOUTS.resend_after
+    for look in (service.sweeper.sweep_once, service.sweeper.resend):
         with pytest.raises(BusUnavailableError):
             await look()
     async with another_process(mongodb_url, f"{database_prefix}_orders", MemoryBroker()) as neighbour:
         neighbour.began, neighbour.late = service.began, service.late
-        await neighbour.alarms.ring()
-        await neighbour.alarms.resend()
+        await neighbour.sweeper.sweep_once()
+        await neighbour.sweeper.resend()
         assert [message["key"] for message in neighbour.said("payment.inbox", new)] == ["order.created"]
         assert neighbour.asked_of_provisioning(provisioning) == [("provisioning.requested", 1)]
 

@@ -8,11 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from order_service.alarms import after_intent
+from order_service.deadlines import after_intent
+from order_service.events import CancelRequested
 from order_service.handlers import AnswerHandlers
-from order_service.order import Entry, Order, Status
+from order_service.order import HistoryEntry, Order, Status
 from order_service.orders import COLLECTION, MAX_HISTORY, Change, Orders
-from order_service.saga import CancelRequested, advance
+from order_service.saga import SAGA
 from order_service.schema import SCHEMA
 from shared import contracts as c
 from shared.clock import utc_now
@@ -20,7 +21,7 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
 from shared.errors import PoisonError
 from shared.schema import prepare
-from tests.support.builders import PATIENCE, an_order, connected
+from tests.support.builders import TIMEOUTS, an_order, connected
 
 
 @pytest.fixture(params=["pymongo", "motor"])
@@ -39,7 +40,7 @@ async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[
         connected(mongodb_url, name) as second,
         connected(mongodb_url, name) as third,
     ):
-        yield [AnswerHandlers(Orders(database[COLLECTION]), PATIENCE, utc_now) for database in (first, second, third)]
+        yield [AnswerHandlers(Orders(database[COLLECTION]), TIMEOUTS, utc_now) for database in (first, second, third)]
 
 
 async def insert(orders: Orders, *new: Order) -> None:
@@ -52,7 +53,7 @@ async def stored(orders: Orders, order: Order) -> Order:
 
 async def test_an_order_comes_back_as_it_was_stored(orders: Orders) -> None:
     order = an_order(
-        stock="RESERVED",
+        stock_status="RESERVED",
         fulfilment="vps",
         provisioning_spec=ServerSpecification(package="103.181.91", package_id="7", ram=2048),
         provisioning_status="IN_PROGRESS",
@@ -80,8 +81,8 @@ async def test_a_change_applies_only_to_the_state_it_was_decided_on(orders: Orde
     order = an_order()
     await insert(orders, order)
     now = utc_now()
-    cancelled = advance(order, CancelRequested("first"), now)
-    paid = advance(order, c.PaymentProcessed(order_id=order.order_id, transaction_id="tx"), now)
+    cancelled = SAGA.advance(order, CancelRequested("first"), now)
+    paid = SAGA.advance(order, c.PaymentProcessed(order_id=order.order_id, transaction_id="tx"), now)
     assert cancelled.entry
     assert paid.entry
     assert await orders.apply([Change(order, cancelled.order, (cancelled.entry,))])
@@ -97,7 +98,7 @@ async def test_fields_that_become_empty_are_removed(orders: Orders) -> None:
     order = an_order(unpublished=True, due_at=utc_now())
     await insert(orders, order)
     after = replace(order, unpublished=False, due_at=None, status=Status.CANCELLED)
-    assert await orders.apply([Change(order, after, (Entry(utc_now(), "x", Status.CANCELLED),))])
+    assert await orders.apply([Change(order, after, (HistoryEntry(utc_now(), "x", Status.CANCELLED),))])
     document = await orders.document(order.order_id)
     assert document
     assert "dueAt" not in document
@@ -127,12 +128,12 @@ async def test_an_earlier_note_does_not_make_a_later_debt_forgotten(orders: Orde
     now = utc_now()
     order = an_order(unpublished=True, due_at=now)
     await insert(orders, order)
-    step = advance(order, CancelRequested("changed my mind"), now)
-    cancelled = after_intent(step.order, now, PATIENCE)
+    step = SAGA.advance(order, CancelRequested("changed my mind"), now)
+    cancelled = after_intent(step.order, now, TIMEOUTS)
     await orders.mark_published([(order.order_id, 0)], now)
     assert not await orders.apply([Change(order, cancelled, ())]), "it has to be decided again"
     current = await stored(orders, order)
-    again = after_intent(advance(current, CancelRequested("changed my mind"), now).order, now, PATIENCE)
+    again = after_intent(SAGA.advance(current, CancelRequested("changed my mind"), now).order, now, TIMEOUTS)
     change = Change(current, again, ())
     assert await orders.apply([change])
     await orders.mark_published([(order.order_id, 0)], now)
@@ -156,7 +157,7 @@ async def test_a_time_to_send_again_is_set_only_where_the_order_has_not_moved_on
     late, later, moved_on, answered = (an_order(resend_at=now - timedelta(seconds=s)) for s in (4, 3, 2, 1))
     await insert(orders, later, late, moved_on, answered, an_order(resend_at=now + timedelta(seconds=5)), an_order())
     assert [order.order_id for order in await orders.to_resend(now, 2)] == [late.order_id, later.order_id]
-    step = advance(moved_on, CancelRequested("changed my mind"), now)
+    step = SAGA.advance(moved_on, CancelRequested("changed my mind"), now)
     assert await orders.apply([Change(moved_on, replace(step.order, resend_at=now - timedelta(days=1)), ())])
     again = now + timedelta(minutes=1)
     await orders.schedule_resend([(late, again), (later, again), (moved_on, again), (answered, None)])
@@ -187,7 +188,7 @@ async def test_a_history_is_bounded(orders: Orders) -> None:
     order = an_order()
     await insert(orders, order)
     for _ in range(2):
-        lines = tuple(Entry(utc_now(), f"line {number}", Status.PENDING) for number in range(MAX_HISTORY // 2))
+        lines = tuple(HistoryEntry(utc_now(), f"line {number}", Status.PENDING) for number in range(MAX_HISTORY // 2))
         assert await orders.apply([Change(order, replace(order, user_id="u1"), lines)])
         order = await stored(orders, order)
     document = await orders.document(order.order_id)
@@ -229,8 +230,8 @@ async def test_failures_are_counted_by_reason(orders: Orders) -> None:
 async def test_both_answers_in_one_batch_complete_the_join(orders: Orders) -> None:
     order = an_order()
     await insert(orders, order)
-    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
-    messages = await handlers.carry_on(
+    handlers = AnswerHandlers(orders, TIMEOUTS, utc_now)
+    messages = await handlers.advance_orders(
         [c.StockReserved(order_id=order.order_id), c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")]
     )
     assert [message.routing_key for message in messages] == ["order.confirmed"]
@@ -249,8 +250,8 @@ async def test_both_answers_at_the_same_instant_on_two_workers(
             order = an_order()
             await insert(orders, order)
             both = await asyncio.gather(
-                workers[0].carry_on([c.StockReserved(order_id=order.order_id)]),
-                workers[1].carry_on([c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")]),
+                workers[0].advance_orders([c.StockReserved(order_id=order.order_id)]),
+                workers[1].advance_orders([c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")]),
             )
             sent = [message.routing_key for messages in both for message in messages]
             assert sent == ["order.confirmed"]
@@ -275,7 +276,7 @@ async def test_answers_of_many_orders_spread_over_workers_with_repetitions(
             answers += [c.PaymentFailed(order_id=order.order_id, reason="The card was declined")] * 2
         rng.shuffle(answers)
         batches = [answers[start : start + 40] for start in range(0, len(answers), 40)]
-        await asyncio.gather(*(workers[n % 3].carry_on(batch) for n, batch in enumerate(batches)))
+        await asyncio.gather(*(workers[n % 3].advance_orders(batch) for n, batch in enumerate(batches)))
         final = await orders.load(order.order_id for order in confirmed + refused)
         assert {final[order.order_id].status for order in confirmed} == {Status.CONFIRMED}
         assert {final[order.order_id].status for order in refused} == {Status.CANCELLED}
@@ -283,9 +284,9 @@ async def test_answers_of_many_orders_spread_over_workers_with_repetitions(
 
 
 async def test_an_answer_for_an_unknown_order_is_poison(orders: Orders) -> None:
-    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
+    handlers = AnswerHandlers(orders, TIMEOUTS, utc_now)
     with pytest.raises(PoisonError, match=r"stock\.reserved for order nobody, which does not exist"):
-        await handlers.carry_on([c.StockReserved(order_id="nobody")])
+        await handlers.advance_orders([c.StockReserved(order_id="nobody")])
 
 
 async def test_a_failed_order_is_due_when_its_hold_ends(orders: Orders) -> None:
@@ -294,9 +295,9 @@ async def test_a_failed_order_is_due_when_its_hold_ends(orders: Orders) -> None:
     reserved = c.StockReserved(
         order_id=order.order_id, fulfilment="vps", provisioning=ServerSpecification(package="103.181.91")
     )
-    handlers = AnswerHandlers(orders, PATIENCE, utc_now)
+    handlers = AnswerHandlers(orders, TIMEOUTS, utc_now)
     before = utc_now()
-    await handlers.carry_on(
+    await handlers.advance_orders(
         [
             reserved,
             c.PaymentProcessed(order_id=order.order_id, transaction_id="tx"),
@@ -306,4 +307,4 @@ async def test_a_failed_order_is_due_when_its_hold_ends(orders: Orders) -> None:
     current = await stored(orders, order)
     assert current.status is Status.FAILED
     assert current.due_at is not None
-    assert before + PATIENCE.failed_hold <= current.due_at <= utc_now() + PATIENCE.failed_hold
+    assert before + TIMEOUTS.failed_hold <= current.due_at <= utc_now() + TIMEOUTS.failed_hold

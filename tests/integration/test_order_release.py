@@ -82,7 +82,7 @@ async def test_an_order_that_exists_and_one_that_holds_nothing_are_refused(made:
 
 
 async def test_a_broker_that_is_away_is_said_and_logged(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operations.dead_letters.connection.BUS_SECONDS", 1.0)
+    monkeypatch.setattr("operations.reading.connection.BUS_SECONDS", 1.0)
     result = await made.run("ghost", "--why", "because", "--yes", status=1, amqp_url="amqp://127.0.0.1:1/")
     assert "are sent" not in result
     outcomes = [entry[-1] for entry in await made.log()]

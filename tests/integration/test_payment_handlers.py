@@ -7,7 +7,7 @@ import pytest
 
 from payment_service.gateways.port import Charged, ChargeRequest, Declined
 from payment_service.gateways.simulated import SimulatedGateway
-from payment_service.lifecycle import FREE, Status
+from payment_service.lifecycle import FREE, PaymentStatus
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
 from tests.support.builders import new_id
@@ -33,7 +33,7 @@ async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(wo
     payment, entry = await worker.payment(order.order_id), await worker.entry(order.order_id)
     assert entry is not None
     assert answers == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
-    assert (payment.status, payment.amount, payment.user_id) == (Status.PROCESSED, 1999, "u1")
+    assert (payment.status, payment.amount, payment.user_id) == (PaymentStatus.PROCESSED, 1999, "u1")
     assert (entry["amount"], entry["currency"], entry["attempts"]) == (1999, "USD", 1)
 
 
@@ -101,14 +101,14 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
     assert await worker.take(order) == expected
     assert await worker.refund(order.order_id) == expected
     assert await worker.entry(order.order_id) is None
-    assert (await worker.payment(order.order_id)).status is Status.VOIDED
+    assert (await worker.payment(order.order_id)).status is PaymentStatus.VOIDED
 
 
 async def test_the_refund_of_a_declined_payment_is_answered_and_the_record_stays(worker: PaymentWorker) -> None:
     order = order_created("tok_declined")
     await worker.take(order)
     assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="VOIDED")]
-    assert (await worker.payment(order.order_id)).status is Status.FAILED
+    assert (await worker.payment(order.order_id)).status is PaymentStatus.FAILED
 
 
 async def test_a_batch_of_refunds_answers_each_once(worker: PaymentWorker) -> None:
@@ -132,21 +132,21 @@ async def test_a_lost_answer_is_found_out_and_published_by_the_look_up(
     order = order_created("tok_timeout")
     assert await worker.take(order) == []
     payment = await worker.payment(order.order_id)
-    assert (payment.status, payment.next_lookup_at is not None) == (Status.PENDING, True)
+    assert (payment.status, payment.next_lookup_at is not None) == (PaymentStatus.PENDING, True)
     assert await worker.take(order) == []
 
-    assert await worker.lookups.look_up_due() == 0
+    assert await worker.reconciler.look_up_due() == 0
     clock.advance(1)
-    assert await worker.lookups.look_up_due() == 1
+    assert await worker.reconciler.look_up_due() == 1
     entry = await worker.entry(order.order_id)
     assert entry is not None
     assert worker.outbox.sent == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
     assert entry["attempts"] == 1
     payment = await worker.payment(order.order_id)
-    assert (payment.status, payment.unpublished, payment.next_lookup_at) == (Status.PROCESSED, False, None)
+    assert (payment.status, payment.unpublished, payment.next_lookup_at) == (PaymentStatus.PROCESSED, False, None)
     clock.advance(60)
-    assert await worker.lookups.look_up_due() == 0
-    assert await worker.lookups.publish_left_behind() == 0
+    assert await worker.reconciler.look_up_due() == 0
+    assert await worker.reconciler.publish_unpublished() == 0
 
 
 async def test_a_charge_that_never_arrived_is_made_by_the_look_up(worker: PaymentWorker, clock: MovableClock) -> None:
@@ -163,7 +163,7 @@ async def test_a_charge_that_never_arrived_is_made_by_the_look_up(worker: Paymen
     assert await worker.take(order) == []
     assert await worker.held() == set()
     clock.advance(1)
-    await worker.lookups.look_up_due()
+    await worker.reconciler.look_up_due()
     assert kinds(worker.outbox.sent) == ["payment.processed"]
     assert await worker.held() == {order.order_id}
 
@@ -180,13 +180,13 @@ async def test_look_ups_go_on_until_the_gateway_answers(worker: PaymentWorker, c
     await worker.take(order)
     for pause in (1, 2, 5, 30, 30, 30):
         clock.advance(pause - 0.5)
-        assert await worker.lookups.look_up_due() == 0
+        assert await worker.reconciler.look_up_due() == 0
         clock.advance(0.5)
-        assert await worker.lookups.look_up_due() == 1
-    assert (await worker.payment(order.order_id)).status is Status.PENDING
+        assert await worker.reconciler.look_up_due() == 1
+    assert (await worker.payment(order.order_id)).status is PaymentStatus.PENDING
     worker.gateway.before = alive
     clock.advance(30)
-    await worker.lookups.look_up_due()
+    await worker.reconciler.look_up_due()
     assert kinds(worker.outbox.sent) == ["payment.processed"]
 
 
@@ -198,7 +198,7 @@ async def test_a_refund_of_an_unknown_outcome_is_carried_out_by_the_look_up(
     assert await worker.refund(order.order_id) == []
     assert await worker.held() == {order.order_id}
     clock.advance(1)
-    await worker.lookups.look_up_due()
+    await worker.reconciler.look_up_due()
     assert worker.outbox.sent == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
     assert await worker.held() == set()
     assert await worker.refund(order.order_id) == worker.outbox.sent
@@ -221,7 +221,7 @@ async def test_a_refund_that_the_gateway_does_not_answer_is_tried_again_until_it
     assert await worker.take(order) == []
     worker.gateway.before = lose_nothing
     clock.advance(5)
-    await worker.lookups.look_up_due()
+    await worker.reconciler.look_up_due()
     assert worker.outbox.sent == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
     assert await worker.held() == set()
 
@@ -241,7 +241,7 @@ async def test_an_exploding_call_leaves_the_others_of_the_batch_alone(
     assert {answer.order_id for answer in answers} == {order.order_id for order in orders} - {victim}
     assert kinds(answers) == ["payment.processed"] * 19
     payment = await worker.payment(victim)
-    assert (payment.status, payment.next_lookup_at is not None) == (Status.PENDING, True)
+    assert (payment.status, payment.next_lookup_at is not None) == (PaymentStatus.PENDING, True)
 
 
 async def test_a_gateway_that_hangs_for_one_order_delays_the_others_no_longer_than_the_timeout(
@@ -275,12 +275,12 @@ async def test_a_key_reused_for_another_amount_is_never_recorded_as_paid(
     await worker.gateway.inner.charge(order_request(order.order_id, amount=7))
     assert await worker.take(order) == []
     clock.advance(1)
-    await worker.lookups.look_up_due()
-    assert (await worker.payment(order.order_id)).status is Status.PENDING
+    await worker.reconciler.look_up_due()
+    assert (await worker.payment(order.order_id)).status is PaymentStatus.PENDING
     # The saga gives up, and what was charged under the key goes back.
     assert await worker.refund(order.order_id) == []
     clock.advance(5)
-    await worker.lookups.look_up_due()
+    await worker.reconciler.look_up_due()
     assert kinds(worker.outbox.sent) == ["payment.refunded"]
     assert await worker.held() == set()
 
@@ -300,15 +300,15 @@ async def test_an_answer_found_out_while_the_broker_is_away_is_published_by_the_
     clock.advance(1)
     worker.outbox.away = True
     with pytest.raises(Exception, match="away"):
-        await worker.lookups.look_up_due()
+        await worker.reconciler.look_up_due()
     assert (await worker.payment(order.order_id)).unpublished
     worker.outbox.away = False
-    assert await worker.lookups.publish_left_behind() == 0
+    assert await worker.reconciler.publish_unpublished() == 0
     clock.advance(5)
-    assert await worker.lookups.publish_left_behind() == 1
+    assert await worker.reconciler.publish_unpublished() == 1
     assert kinds(worker.outbox.sent) == ["payment.processed"]
     clock.advance(5)
-    assert await worker.lookups.publish_left_behind() == 0
+    assert await worker.reconciler.publish_unpublished() == 0
 
 
 async def test_two_processes_share_the_look_ups_that_are_due(
@@ -321,7 +321,7 @@ async def test_two_processes_share_the_look_ups_that_are_due(
         orders = [order_created("tok_timeout") for _ in range(60)]
         await one.take(*orders)
         clock.advance(1)
-        await asyncio.gather(one.lookups.look_up_due(), other.lookups.look_up_due())
+        await asyncio.gather(one.reconciler.look_up_due(), other.reconciler.look_up_due())
         sent = [answer.order_id for answer in (*one.outbox.sent, *other.outbox.sent)]
         assert sorted(sent) == sorted(order.order_id for order in orders)
 
@@ -331,7 +331,7 @@ async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentW
     await worker.take(order)
     clock.advance(1)
     worker.outbox.away = True
-    running = asyncio.create_task(worker.lookups.run())
+    running = asyncio.create_task(worker.reconciler.run())
     async with asyncio.timeout(60):
         while not (await worker.payment(order.order_id)).unpublished:
             await asyncio.sleep(0.01)

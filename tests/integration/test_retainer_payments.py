@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from payment_service import retainer_charging
-from payment_service.ledger import bookings, chart_of_accounts
+from payment_service import retainer_charger
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.transactions import Session
-from payment_service.lifecycle import Status
+from payment_service.lifecycle import PaymentStatus
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
 from tests.support.builders import new_id
@@ -23,7 +24,7 @@ async def workers(
     mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[PaymentWorker]]:
     # How fast a machine is must not decide whether an order waits for its turn or is paid later.
-    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
+    monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
     clock = MovableClock()
     async with (
         payment_worker(mongodb_url, database_prefix, clock=clock) as one,
@@ -45,9 +46,9 @@ async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") ->
     async def work(session: Session) -> None:
         fields = {"clientId": "u1", "retainerType": "general"}
         await worker.ledger.open(
-            chart_of_accounts.retainer(retainer_id), chart_of_accounts.Kind.RETAINER, currency, fields, session
+            chart_of_accounts.retainer(retainer_id), AccountKind.RETAINER, currency, fields, session
         )
-        await worker.ledger.post(bookings.retainer_opened(retainer_id, amount, currency), session)
+        await worker.ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
 
     await worker.transactions.run("retainer.opened", work)
     return retainer_id
@@ -173,7 +174,7 @@ async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[
     refunds = [workers[1].refund(one.order_id) for one in orders]
     await asyncio.gather(*takes, *refunds)
     statuses = {(await workers[0].payment(one.order_id)).status for one in orders}
-    assert statuses <= {Status.VOIDED, Status.REFUNDED}
+    assert statuses <= {PaymentStatus.VOIDED, PaymentStatus.REFUNDED}
     assert await balance(workers[0], retainer_id) == 100_000
 
 
@@ -185,24 +186,24 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
     waits, refunded, repeated = order(busy), order(busy), order(busy)
     card, prepaid = order_created("tok_ok"), order(free)
     async with held(other, busy):
-        monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 1.0)
         answers = await worker.take(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
         assert await worker.take(repeated) == []
         assert await worker.refund(refunded.order_id) == []
-        assert (await worker.payment(waits.order_id)).status is Status.PENDING
-    monkeypatch.setattr(retainer_charging, "PATIENCE_SECONDS", 120.0)
+        assert (await worker.payment(waits.order_id)).status is PaymentStatus.PENDING
+    monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
     await eventually(lambda: _all_decided(worker, waits, refunded, repeated), 60, "the payments to be decided")
     statuses = [(await worker.payment(one.order_id)).status for one in (waits, refunded, repeated)]
-    assert statuses == [Status.PROCESSED, Status.VOIDED, Status.PROCESSED]
+    assert statuses == [PaymentStatus.PROCESSED, PaymentStatus.VOIDED, PaymentStatus.PROCESSED]
     assert await balance(worker, busy) == 500
     assert kinds(worker.outbox.sent) == {"payment.processed": 2, "payment.refunded": 1}
 
 
 async def _all_decided(worker: PaymentWorker, *orders: OrderCreated) -> bool:
     worker.clock.advance(60)  # a payment that finds its retainer busy again waits for its next look-up
-    await worker.lookups.look_up_due()
-    return all([(await worker.payment(one.order_id)).status is not Status.PENDING for one in orders])
+    await worker.reconciler.look_up_due()
+    return all([(await worker.payment(one.order_id)).status is not PaymentStatus.PENDING for one in orders])
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from tests.support.inventory_worker import (
 )
 from tests.support.servers import Servers
 
-PATIENCE = 120.0
+MAX_WAIT = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 6)]
@@ -56,7 +56,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 @pytest.fixture
 async def worker(database: Database, clock: HandClock) -> Worker:
     await empty(database)
-    return Worker(database, patience=PATIENCE, clock=clock)
+    return Worker(database, max_wait=MAX_WAIT, clock=clock)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
 
     app = create_app("inventory", "", nothing_is_down)
     app.include_router(create_router(worker.products, worker.reservations))
-    app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigning))
+    app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigner))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -11,13 +11,13 @@ import pytest
 from pymongo.errors import WriteError
 
 from inventory_service.availability import new_slot
-from inventory_service.stock import Assignment, Booking, Reservation, Slot, Status, assignment_id, taken
+from inventory_service.stock import Assignment, Booking, Reservation, Slot, Status, assignment_id, take
 from inventory_service.timetable import Opening, Rules, slot_id
 from shared.database import Database
 from tests.support.inventory_worker import HandClock, Worker, empty, order, settle_everything, shared_database
 from tests.support.servers import Servers
 
-PATIENCE = 120.0
+MAX_WAIT = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 5)]
@@ -38,7 +38,7 @@ async def database(servers: Servers, request: pytest.FixtureRequest) -> AsyncIte
 @pytest.fixture
 async def worker(database: Database, clock: HandClock) -> Worker:
     await empty(database)
-    return Worker(database, patience=PATIENCE, clock=clock)
+    return Worker(database, max_wait=MAX_WAIT, clock=clock)
 
 
 async def document(worker: Worker, slot: str) -> Any:
@@ -96,11 +96,11 @@ async def test_a_slot_is_recorded_when_it_is_booked_first(worker: Worker) -> Non
 async def test_of_two_first_bookings_of_a_slot_one_is_stored(worker: Worker) -> None:
     empty = new_slot(Rules(), Opening(STARTS[0], STARTS[1]))
 
-    assert await worker.resources.write([taken(empty, {"a": 5})]) == {FIRST}
-    assert await worker.resources.write([taken(empty, {"b": 7})]) == set()
+    assert await worker.stock_items.write([take(empty, {"a": 5})]) == {FIRST}
+    assert await worker.stock_items.write([take(empty, {"b": 7})]) == set()
 
-    stored = (await worker.resources.read([FIRST]))[FIRST]
-    assert (stored.version, stored.reserved, stored.moving) == (1, 5, {"a": -5})
+    stored = (await worker.stock_items.read([FIRST]))[FIRST]
+    assert (stored.version, stored.reserved, stored.pending_moves) == (1, 5, {"a": -5})
 
 
 async def test_slots_are_read_by_any_part_of_a_span(worker: Worker) -> None:
@@ -108,10 +108,10 @@ async def test_slots_are_read_by_any_part_of_a_span(worker: Worker) -> None:
         await adjust(worker, slot, capacity=100)
     await worker.stock({"p": 1})
 
-    found = await worker.resources.read_slots(STARTS[0] + timedelta(minutes=14), STARTS[2])
+    found = await worker.stock_items.read_slots(STARTS[0] + timedelta(minutes=14), STARTS[2])
 
     assert [slot.id for slot in found] == [FIRST, SECOND]
-    assert await worker.resources.read_slots(STARTS[3], STARTS[3] + timedelta(days=1)) == []
+    assert await worker.stock_items.read_slots(STARTS[3], STARTS[3] + timedelta(days=1)) == []
 
 
 async def test_a_slot_that_nobody_has_booked_is_adjusted_and_disabled(worker: Worker) -> None:
@@ -164,11 +164,11 @@ async def test_a_slot_follows_the_rules_unless_an_operator_says_otherwise_and_ag
 
 async def test_adjusting_fails_the_writes_that_read_the_slot_before(worker: Worker) -> None:
     await book(worker, "o", 60)
-    before = (await worker.resources.read([FIRST]))[FIRST]
+    before = (await worker.stock_items.read([FIRST]))[FIRST]
 
     await adjust(worker, FIRST, disabled=True)
 
-    assert await worker.resources.write([taken(before, {"late": 1})]) == set()
+    assert await worker.stock_items.write([take(before, {"late": 1})]) == set()
 
 
 async def test_a_page_has_slots_recorded_and_not_in_the_order_of_their_start(worker: Worker, clock: HandClock) -> None:

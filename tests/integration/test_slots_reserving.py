@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inventory_service.slot_assigner import Full, Over
+from inventory_service.slot_assigner import NoRoom, OrderClosed
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import slot_id
 from shared.contracts import Message, OrderCreated, StockReserved
@@ -34,7 +34,7 @@ from tests.support.inventory_worker import (
 )
 from tests.support.servers import Servers
 
-PATIENCE = 120.0
+MAX_WAIT = 120.0
 """How long an order waits for what others may give back: so long that no slow machine ends the wait."""
 WORKERS = 4
 CAPACITY = 100_000_00
@@ -66,7 +66,7 @@ async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
 @pytest.fixture
 async def workers(databases: list[Database], clock: HandClock) -> list[Worker]:
     await empty(databases[0])
-    found = [Worker(db, patience=PATIENCE, clock=clock) for db in databases]
+    found = [Worker(db, max_wait=MAX_WAIT, clock=clock) for db in databases]
     await found[0].stock({"p": 10_000})
     return found
 
@@ -175,7 +175,7 @@ async def test_an_order_is_not_refused_for_room_that_one_before_it_loses_to_anot
     workers: list[Worker], worker: Worker
 ) -> None:
     await worker.slot_rules(capacity=100_00, horizon=1)
-    before_write = Gate(worker.resources, "write")
+    before_write = Gate(worker.stock_items, "write")
     batch = asyncio.create_task(worker.reserve(wanting("large", 90), wanting("small", 20)))
     await before_write.reached()
     assert slots_of(await workers[1].reserve(wanting("other", 30))) == {"other": FIRST}
@@ -356,7 +356,7 @@ async def test_a_slot_that_changes_between_choosing_and_taking_is_not_taken(
 ) -> None:
     if booked:
         await worker.reserve(wanting("before", 10))
-    before_write = Gate(worker.resources, "write")
+    before_write = Gate(worker.stock_items, "write")
     choosing = asyncio.create_task(worker.reserve(wanting("o", 50, asked)))
     await before_write.reached()
     if change == "disabled":
@@ -456,13 +456,13 @@ async def test_orders_of_ours_and_of_other_systems_share_a_slot(
         if isinstance(answer, Booking):
             loads[answer.slot_id] += answer.price
         else:
-            assert isinstance(answer, Full)
+            assert isinstance(answer, NoRoom)
     assert await worker.loads() == loads
     assert max(loads.values()) <= 10_000_00
     again = await asyncio.gather(*(worker.assign(order_id, price) for order_id, price in others.items()))
     assert [a for a in again if isinstance(a, Booking)] == [a for a in assigned if isinstance(a, Booking)]
     await worker.release(*(each.order_id for each in orders))
-    await asyncio.gather(*(workers[n % 4].assigning.release(order_id) for n, order_id in enumerate(others)))
+    await asyncio.gather(*(workers[n % 4].assigner.release(order_id) for n, order_id in enumerate(others)))
     assert set((await worker.loads()).values()) == {0}
     await settle_everything(workers, clock)
     assert await leftovers(worker.database) == []
@@ -477,7 +477,7 @@ async def test_an_order_of_ours_that_is_refused_gives_back_what_was_assigned_to_
     assert refused(await worker.reserve(order("o", {"unknown": 1}))) == {"o": "Unknown product unknown"}
 
     assert set((await worker.loads()).values()) == {0}
-    assert await worker.assign("o", 10_00) == Over(Status.FAILED)
+    assert await worker.assign("o", 10_00) == OrderClosed(Status.FAILED)
     await settle_everything([worker], clock)
     assert await leftovers(worker.database) == []
 
@@ -493,7 +493,7 @@ async def test_an_assignment_that_was_left_on_an_order_that_is_over_goes_when_it
     await worker.reservations.insert([Reservation("o", Status.FAILED, clock(), clock(), failure_reason="no stock")])
     assert sum((await worker.loads()).values()) == 10_00
 
-    assert await worker.assign("o", 10_00) == Over(Status.FAILED)
+    assert await worker.assign("o", 10_00) == OrderClosed(Status.FAILED)
 
     assert set((await worker.loads()).values()) == {0}
     await settle_everything(workers, clock)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from order_service.alarms import Patience
+from order_service.deadlines import Timeouts
 from order_service.order import Order
 from shared import database
 from shared.clock import utc_now
@@ -15,7 +15,7 @@ from shared.contracts.orders import Delivery, Item, PaymentInstruction
 from shared.database import Database
 from shared.settings import ServiceSettings
 
-PATIENCE = Patience(
+TIMEOUTS = Timeouts(
     saga_timeout=timedelta(minutes=5),
     failed_hold=timedelta(days=1),
     republish_after=timedelta(seconds=10),
@@ -41,7 +41,7 @@ def an_order(**changes: Any) -> Order:
         delivery=Delivery(),
         created_at=now,
         updated_at=now,
-        deadline=now + PATIENCE.saga_timeout,
+        deadline=now + TIMEOUTS.saga_timeout,
     )
     return replace(order, **changes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx
 
 from payment_service.funds.api import create_router
-from payment_service.funds.dependencies import open_funds
+from payment_service.funds.funds import open_funds
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
 from payment_service.schema import SCHEMA

@@ -21,7 +21,7 @@ from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
-from inventory_service.slot_assigner import Answer, SlotAssigner, Wish
+from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, SlotAssigner
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import SLOT
 from inventory_service.stock_items import COLLECTION as PRODUCTS
@@ -57,23 +57,23 @@ class Worker:
         self,
         db: Database,
         reach: FailurePoint = nothing_fails,
-        patience: float = 10,
+        max_wait: float = 10,
         idle: float = 0.05,
         clock: Clock = utc_now,
     ) -> None:
         self.database = db
         self.products = Products(db, clock)
-        self.resources = StockItems(db, clock)
+        self.stock_items = StockItems(db, clock)
         self.reservations = Reservations(db, clock)
         self.rules = SlotRules(db, clock)
         self.slots = Slots(db, self.rules, clock)
-        self.marks = PendingMoves(self.resources, self.reservations, clock, idle=idle, sweep_interval=0.0)
-        reserving = ReservationProcessor(
-            self.resources, self.reservations, self.rules, self.marks, clock, reach, patience
+        self.pending_moves = PendingMoves(self.stock_items, self.reservations, clock, idle=idle, sweep_interval=0.0)
+        processor = ReservationProcessor(
+            self.stock_items, self.reservations, self.rules, self.pending_moves, clock, reach, max_wait
         )
-        releasing = Releaser(self.resources, self.reservations, self.marks, clock, reach)
-        self.assigning = SlotAssigner(self.reservations, reserving, releasing)
-        self.handlers = StockHandlers(reserving, releasing)
+        releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, reach)
+        self.assigner = SlotAssigner(self.reservations, processor, releaser)
+        self.handlers = StockHandlers(processor, releaser)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))
@@ -86,7 +86,7 @@ class Worker:
         return found[order_id].status if order_id in found else None
 
     async def free(self, product_id: str) -> int:
-        return (await self.resources.read([product_id]))[product_id].free
+        return (await self.stock_items.read([product_id]))[product_id].free
 
     async def stock(self, quantities: Lines) -> None:
         for product_id, quantity in quantities.items():
@@ -96,9 +96,9 @@ class Worker:
         """Set the rules of delivery slots: those of the contract but for these, amounts in minor units."""
         await self.rules.write(Rules(**changes))
 
-    async def assign(self, order_id: str, price: int, items_count: int = 1) -> Answer:
+    async def assign(self, order_id: str, price: int, items_count: int = 1) -> AssignmentResult:
         """Have a slot assigned as another system does; the price in minor units."""
-        return (await self.assigning.assign([Wish(order_id, price, items_count)]))[0]
+        return (await self.assigner.assign([AssignmentRequest(order_id, price, items_count)]))[0]
 
     async def slot_of(self, order_id: str) -> str | None:
         """The slot that an order's own reservation names."""
@@ -230,17 +230,17 @@ async def discrepancies(db: Database) -> list[str]:
     return found
 
 
-def _held(reservation: Document, counted_id: str) -> int:
+def _held(reservation: Document, item_id: str) -> int:
     """What a reservation says that its order holds of this."""
     slot = reservation.get("slot") or {}
-    if slot.get("slotId") == counted_id:
+    if slot.get("slotId") == item_id:
         return int(slot["price"])
-    return sum(item["quantity"] for item in reservation["items"] if item["productId"] == counted_id)
+    return sum(item["quantity"] for item in reservation["items"] if item["productId"] == item_id)
 
 
-def _too_much_is_out(counted: Document) -> bool:
+def _too_much_is_out(item: Document) -> bool:
     """Whether more is out than there was; of a slot, than its capacity, or than was booked when that was lowered."""
-    return bool(counted["supplied"] - counted["quantity"] > max(counted["supplied"], counted.get("ceiling") or 0))
+    return bool(item["supplied"] - item["quantity"] > max(item["supplied"], item.get("ceiling") or 0))
 
 
 async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
@@ -292,12 +292,12 @@ async def settle_everything(workers: Sequence[Worker], clock: HandClock | None =
     It sweeps twice: an assignment is given up only by a second sweep that finds it undecided.
     """
     for worker in workers:
-        await worker.marks.drain()
+        await worker.pending_moves.drain()
     for _ in range(2):
         # A sweep looks at marks older than its interval, here zero, in whole milliseconds.
         if clock is None:
             await asyncio.sleep(0.002)
         else:
             clock.forward(milliseconds=1)
-        await workers[0].marks.sweep_once()
-        await workers[0].marks.drain()
+        await workers[0].pending_moves.sweep_once()
+        await workers[0].pending_moves.drain()

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from payment_service import payments as records
-from payment_service.charging import Charging
+from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated as book
 from payment_service.gateways.port import Charged, ChargeRequest, Declined, Gateway, NothingCharged, Refunded
 from payment_service.gateways.simulated import SimulatedGateway
@@ -16,7 +16,7 @@ from payment_service.ledger.transactions import Transactions
 from payment_service.lifecycle import Payment
 from payment_service.payments import Payments
 from payment_service.reconciler import Reconciler
-from payment_service.retainer_charging import RetainerCharging
+from payment_service.retainer_charger import RetainerCharger
 from shared.bus.publisher import NO_TRACES
 from shared.clock import utc_now
 from shared.contracts import Message, OrderCreated, RefundPayment
@@ -92,14 +92,14 @@ class PaymentWorker:
         self.payments = Payments(database[records.COLLECTION])
         inner = SimulatedGateway(database[book.COLLECTION], failure_rate=failure_rate, clock=clock)
         self.gateway = InterceptedGateway(inner)
-        self.charging = Charging(
+        self.cards = CardCharger(
             self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
         )
         self.ledger = Ledger(database, clock)
         self.transactions = Transactions(database, limit_seconds=120)
-        self.retainers = RetainerCharging(self.payments, self.ledger, self.transactions, clock)
-        self._handlers = PaymentHandlers(self.payments, self.charging, self.retainers, clock=clock, reach=self.reach)
-        self.lookups = Reconciler(self.payments, self.charging, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
+        self.retainers = RetainerCharger(self.payments, self.ledger, self.transactions, clock)
+        self._handlers = PaymentHandlers(self.payments, self.cards, self.retainers, clock=clock, reach=self.reach)
+        self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def reach(self, point: str) -> None:
         """Crash, once, at the point that the test has chosen."""

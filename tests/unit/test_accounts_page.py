@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from operations.reading.chart_of_accounts import SIDES, SYSTEM_SIDES, side
-from payment_service.ledger.bookings import Operation
+from payment_service.ledger.journal_entries import LedgerOperation
 
 PAGE = (Path(__file__).parents[2] / "docs/accounts.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|$", re.MULTILINE)
@@ -24,8 +24,8 @@ def entries() -> list[list[Row]]:
     ]
 
 
-@pytest.mark.parametrize("operation", Operation)
-def test_every_operation_has_an_example(operation: Operation) -> None:
+@pytest.mark.parametrize("operation", LedgerOperation)
+def test_every_operation_has_an_example(operation: LedgerOperation) -> None:
     section = PAGE.partition(f"### `{operation}`\n")[2].partition("\n#")[0]
     assert ROW.search(section), f"docs/accounts.md has no example of {operation}"
 

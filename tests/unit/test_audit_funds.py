@@ -11,8 +11,8 @@ from operations.audit import funds
 from operations.audit.funds import PaidFromRetainer, Posted
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import currency_of, in_money, is_system, side
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.bookings import Booking
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.journal_entries import JournalEntry
 
 Document = dict[str, Any]
 
@@ -27,29 +27,29 @@ ACCOUNTS = [
     chart_of_accounts.bank_fees("USD"),
 ]
 
-MADE = bookings.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
-BOOKINGS = [
-    bookings.retainer_opened("r1", 500, "USD"),
-    bookings.retainer_replenished("r1", 500, "USD"),
-    bookings.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
-    bookings.retainer_consumed("r1", 500, "USD"),
-    bookings.retainer_consumed("r1", 500, "USD", invoice_id="i1"),
-    bookings.invoice_issued("i1", 500, "USD"),
-    bookings.invoice_paid("i1", 500, "USD", payment_method="wire"),
-    bookings.payment_completed("p1", "c1", 500, "USD"),
-    bookings.payment_completed("p1", "c1", 500, "USD", invoice_id="i1"),
-    bookings.bank_opened("b1", 500, "USD"),
+MADE = journal_entries.transfer_made("t1", from_id="b1", to_id="b2", amount=500, fee=20, currency="USD")
+ENTRIES = [
+    journal_entries.retainer_opened("r1", 500, "USD"),
+    journal_entries.retainer_replenished("r1", 500, "USD"),
+    journal_entries.retainer_replenished("r1", 500, "USD", payment_id="p1", customer_id="c1"),
+    journal_entries.retainer_consumed("r1", 500, "USD"),
+    journal_entries.retainer_consumed("r1", 500, "USD", invoice_id="i1"),
+    journal_entries.invoice_issued("i1", 500, "USD"),
+    journal_entries.invoice_paid("i1", 500, "USD", payment_method="wire"),
+    journal_entries.payment_completed("p1", "c1", 500, "USD"),
+    journal_entries.payment_completed("p1", "c1", 500, "USD", invoice_id="i1"),
+    journal_entries.bank_opened("b1", 500, "USD"),
     MADE,
-    bookings.transfer_cancelled(MADE, "made"),
-    bookings.order_paid("r1", "o1", 500, "USD"),
-    bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"),
+    journal_entries.transfer_cancelled(MADE, "made"),
+    journal_entries.order_paid("r1", "o1", 500, "USD"),
+    journal_entries.order_refunded("r1", "o1", 500, "USD", reverses="paid"),
 ]
 
 
-def an_entry(booking: Booking, entry_id: str = "e1") -> Document:
-    postings = [{"account": posting.account, "amount": posting.amount} for posting in booking.postings]
-    known = {"operation": str(booking.operation), "currency": booking.currency, "reference": dict(booking.reference)}
-    return {"_id": entry_id, "postings": postings, "reverses": booking.reverses, **known}
+def an_entry(made: JournalEntry, entry_id: str = "e1") -> Document:
+    postings = [{"account": posting.account, "amount": posting.amount} for posting in made.postings]
+    known = {"operation": str(made.operation), "currency": made.currency, "reference": dict(made.reference)}
+    return {"_id": entry_id, "postings": postings, "reverses": made.reverses, **known}
 
 
 PAYMENT = {"_id": "p1", "customerId": "c1", "amount": 500, "currency": "USD", "status": "completed", "entryId": "e1"}
@@ -64,7 +64,10 @@ TRANSFER = {
     "entryId": "made",
     "cancelEntryId": "e1",
 }
-REVERSED = {"made": an_entry(MADE, "made"), "paid": an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")}
+REVERSED = {
+    "made": an_entry(MADE, "made"),
+    "paid": an_entry(journal_entries.order_paid("r1", "o1", 500, "USD"), "paid"),
+}
 
 
 def posted(entry: Document, **about: Document) -> Posted:
@@ -89,14 +92,14 @@ def test_what_is_not_on_the_chart_has_no_side(account: str) -> None:
     assert side(account) is None
 
 
-@pytest.mark.parametrize("booking", BOOKINGS, ids=lambda booking: booking.operation)
-def test_an_entry_of_the_service_is_not_wrong(booking: Booking) -> None:
-    assert kinds(funds.judge_entry(posted(an_entry(booking)))) == []
+@pytest.mark.parametrize("made", ENTRIES, ids=lambda made: made.operation)
+def test_an_entry_of_the_service_is_not_wrong(made: JournalEntry) -> None:
+    assert kinds(funds.judge_entry(posted(an_entry(made)))) == []
 
 
-@given(st.sampled_from(BOOKINGS), st.data())
-def test_an_entry_with_any_other_amount_is_wrong(booking: Booking, data: st.DataObject) -> None:
-    entry = an_entry(booking)
+@given(st.sampled_from(ENTRIES), st.data())
+def test_an_entry_with_any_other_amount_is_wrong(made: JournalEntry, data: st.DataObject) -> None:
+    entry = an_entry(made)
     changed = data.draw(st.sampled_from(entry["postings"]))
     changed["amount"] += data.draw(st.integers(-1000, 1000).filter(bool))
     assert "unbalanced" in kinds(funds.judge_entry(posted(entry)))
@@ -104,25 +107,25 @@ def test_an_entry_with_any_other_amount_is_wrong(booking: Booking, data: st.Data
 
 @pytest.mark.parametrize("amount", [1.5, "500", None, True])
 def test_what_is_no_amount_is_wrong(amount: Any) -> None:
-    entry = an_entry(BOOKINGS[0])
+    entry = an_entry(ENTRIES[0])
     entry["postings"][0]["amount"] = amount
     assert kinds(funds.judge_entry(posted(entry))) == ["postings"]
 
 
 def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
-    entry = an_entry(BOOKINGS[3])
+    entry = an_entry(ENTRIES[3])
     entry["postings"][0]["balanceAfter"] = -1
     assert kinds(funds.judge_entry(posted(entry))) == ["overdrawn"]
     assert kinds(funds.judge_entry(posted(entry | {"operation": "correction"}))) == []
 
 
 def test_a_record_agrees_with_its_entries() -> None:
-    completed = an_entry(bookings.payment_completed("p1", "c1", 500, "USD"))
+    completed = an_entry(journal_entries.payment_completed("p1", "c1", 500, "USD"))
     assert kinds(funds.judge_payment(PAYMENT, {"e1": completed})) == []
     for changes in ({"amount": 501}, {"currency": "EUR"}, {"customerId": "c2"}, {"invoiceId": "i1"}, {"entryId": "e2"}):
         assert kinds(funds.judge_payment(PAYMENT | changes, {"e1": completed})) == ["payment"], changes
 
-    entries = {"made": an_entry(MADE, "made"), "e1": an_entry(bookings.transfer_cancelled(MADE, "made"))}
+    entries = {"made": an_entry(MADE, "made"), "e1": an_entry(journal_entries.transfer_cancelled(MADE, "made"))}
     assert kinds(funds.judge_transfer(TRANSFER, entries)) == []
     for changes in ({"amount": 501}, {"fee": 0}, {"toAccountId": "b3"}, {"currency": "EUR"}):
         assert "transfer" in kinds(funds.judge_transfer(TRANSFER | changes, entries)), changes
@@ -130,8 +133,8 @@ def test_a_record_agrees_with_its_entries() -> None:
     assert kinds(funds.judge_transfer(TRANSFER | {"cancelEntryId": "made"}, entries)) == ["cancelled transfer"]
 
 
-PAID = an_entry(bookings.order_paid("r1", "o1", 500, "USD"), "paid")
-REFUNDED = an_entry(bookings.order_refunded("r1", "o1", 500, "USD", reverses="paid"), "back")
+PAID = an_entry(journal_entries.order_paid("r1", "o1", 500, "USD"), "paid")
+REFUNDED = an_entry(journal_entries.order_refunded("r1", "o1", 500, "USD", reverses="paid"), "back")
 ORDERS_PAYMENT = {"_id": "o1", "amount": 500, "currency": "USD", "retainerId": "r1"}
 FREE = {"amount": 0, "transactionId": "no-charge"}
 
@@ -159,7 +162,7 @@ def test_entries_whose_order_is_deleted_come_to_nothing() -> None:
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, REFUNDED]))) == []
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID]))) == ["entry without payment"]
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [REFUNDED]))) == ["refund entry"]
-    other = an_entry(bookings.order_refunded("r1", "o1", 400, "USD"), "back")
+    other = an_entry(journal_entries.order_refunded("r1", "o1", 400, "USD"), "back")
     assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, other]))) == ["refund entry"]
 
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from operations import cli
 from operations.doctor.machine import check_disk
-from operations.settings import UnreachableError, locate_stack
+from operations.errors import UnreachableError
+from operations.settings import locate_stack
 from operations.stack.layout import Layout, remember_as_last_used
 from operations.stack.processes import identify
 from operations.stack.state import ProcessState, State, write_state

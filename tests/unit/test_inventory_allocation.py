@@ -17,9 +17,9 @@ from inventory_service.allocation import (
     Reserve,
     Wait,
     allocate,
-    server_of,
+    server_specification,
 )
-from inventory_service.stock import Kind, Product, may_return, taken
+from inventory_service.stock import Kind, Product, may_return, take
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import Lines, order
@@ -103,18 +103,18 @@ def test_a_server_needs_no_stock_and_says_what_to_provision() -> None:
     products = goods({"a": 1}) | {"v": VPS}
 
     assert decide(requested, products) == Reserve({"a": 1})
-    assert server_of(requested, products) == ServerSpecification(package="103.181.9", package_id="17", ram=4)
-    assert server_of(order("o", {"a": 1}), products) is None
+    assert server_specification(requested, products) == ServerSpecification(package="103.181.9", package_id="17", ram=4)
+    assert server_specification(order("o", {"a": 1}), products) is None
 
 
 def test_an_order_takes_only_what_it_does_not_hold_yet() -> None:
-    products = goods({"a": 0, "b": 1}, moving={"o": -1})
+    products = goods({"a": 0, "b": 1}, pending_moves={"o": -1})
 
     assert decide(order("o", {"a": 1, "b": 2}), products) == Reserve({"b": 1})
 
 
 def test_what_a_refused_order_holds_is_for_those_behind_it_once_that_is_recorded() -> None:
-    products = goods({"a": 0}, moving={"1": -2}) | goods({"b": 0})
+    products = goods({"a": 0}, pending_moves={"1": -2}) | goods({"b": 0})
 
     for elsewhere in ({"a": 2}, {}):
         outcomes = allocate([order("1", {"a": 2, "b": 1}), order("2", {"a": 2})], products, elsewhere)
@@ -122,7 +122,7 @@ def test_what_a_refused_order_holds_is_for_those_behind_it_once_that_is_recorded
 
 
 def test_an_order_that_holds_everything_is_served_though_others_came_before_it() -> None:
-    products = goods({"a": 1}, moving={"2": -3})
+    products = goods({"a": 1}, pending_moves={"2": -3})
 
     outcomes = allocate([order("1", {"a": 2}), order("2", {"a": 3})], products, {"a": 3})
 
@@ -131,7 +131,7 @@ def test_an_order_that_holds_everything_is_served_though_others_came_before_it()
 
 def test_two_orders_that_hold_a_part_each_do_not_wait_for_each_other() -> None:
     """1 holds a and needs b, of which 2 holds the last; 2 needs c, which would be enough for one of them."""
-    products = goods({"a": 0}, moving={"1": -1}) | goods({"b": 0}, moving={"2": -1}) | goods({"c": 1})
+    products = goods({"a": 0}, pending_moves={"1": -1}) | goods({"b": 0}, pending_moves={"2": -1}) | goods({"c": 1})
 
     outcomes = allocate(
         [order("1", {"a": 1, "b": 1, "c": 1}), order("2", {"b": 1, "c": 1})], products, {"a": 1, "b": 1}
@@ -196,7 +196,7 @@ def test_how_the_sequence_is_cut_into_batches_changes_nothing(batch: list[Lines]
                 for order_id, outcome in decided.items()
                 if isinstance(outcome, Reserve) and product_id in outcome.take
             }
-            products[product_id] = taken(products[product_id], takes)
+            products[product_id] = take(products[product_id], takes)
 
     assert outcomes == allocate(requested, goods(free), {})
 
@@ -211,7 +211,7 @@ def test_what_is_decided_holds_whatever_becomes_of_the_undecided(
     products = goods(free)
     for number, (product_id, count) in enumerate(elsewhere):
         marked = products[product_id]
-        products[product_id] = replace(marked, moving={**marked.moving, f"elsewhere{number}": -count})
+        products[product_id] = replace(marked, pending_moves={**marked.pending_moves, f"elsewhere{number}": -count})
 
     outcomes = allocate(orders(batch), products, {p.id: may_return(p, {}) for p in products.values()})
 

@@ -4,12 +4,22 @@ from datetime import UTC, datetime
 
 import pytest
 
-from inventory_service.stock import Kind, Line, Product, Status, given_back, may_return, settled, taken, units
+from inventory_service.stock import (
+    Kind,
+    Product,
+    ReservationLine,
+    Status,
+    clear_moves,
+    give_back,
+    may_return,
+    take,
+    units_by_product,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def product(quantity: int, moving: dict[str, int] | None = None) -> Product:
+def product(quantity: int, pending_moves: dict[str, int] | None = None) -> Product:
     return Product(
         id="p",
         kind=Kind.GOODS,
@@ -18,27 +28,27 @@ def product(quantity: int, moving: dict[str, int] | None = None) -> Product:
         updated_at=NOW,
         quantity=quantity,
         supplied=20,
-        moving=moving or {},
+        pending_moves=pending_moves or {},
     )
 
 
 def test_what_is_taken_leaves_the_quantity_under_the_orders_marks() -> None:
-    after = taken(product(10, {"a": -1}), {"a": 2, "b": 3})
+    after = take(product(10, {"a": -1}), {"a": 2, "b": 3})
 
-    assert (after.quantity, after.moving) == (5, {"a": -3, "b": -3})
+    assert (after.quantity, after.pending_moves) == (5, {"a": -3, "b": -3})
     assert after.held_for("a") == 3
     assert after.version == 7  # still the version it was read at: the guard of its write
 
 
 def test_what_is_given_back_turns_the_mark_around() -> None:
-    after = given_back(product(10, {"a": -2}), {"a": 2, "b": 3})
+    after = give_back(product(10, {"a": -2}), {"a": 2, "b": 3})
 
-    assert (after.quantity, after.moving) == (15, {"a": 2, "b": 3})
+    assert (after.quantity, after.pending_moves) == (15, {"a": 2, "b": 3})
     assert after.held_for("a") == 0
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "quantity", "moving"),
+    ("change", "status", "quantity", "pending_moves"),
     [
         (-2, Status.RESERVED, 10, {}),
         (-2, Status.FAILED, 12, {}),
@@ -50,18 +60,18 @@ def test_what_is_given_back_turns_the_mark_around() -> None:
     ],
 )
 def test_a_mark_goes_when_the_reservation_says_what_became_of_the_order(
-    change: int, status: Status | None, quantity: int, moving: dict[str, int]
+    change: int, status: Status | None, quantity: int, pending_moves: dict[str, int]
 ) -> None:
-    after = settled(product(10, {"a": change}), {"a": status} if status else {"other": Status.FAILED})
+    after = clear_moves(product(10, {"a": change}), {"a": status} if status else {"other": Status.FAILED})
 
-    assert (after.quantity, after.moving) == (quantity, moving)
+    assert (after.quantity, after.pending_moves) == (quantity, pending_moves)
 
 
 def test_a_product_without_anything_to_settle_stays_the_same_object() -> None:
     before = product(10, {"a": -2})
 
-    assert settled(before, {}) is before
-    assert settled(before, {"b": Status.FAILED}) is before
+    assert clear_moves(before, {}) is before
+    assert clear_moves(before, {"b": Status.FAILED}) is before
 
 
 def test_only_units_of_orders_not_known_to_keep_them_may_return() -> None:
@@ -71,4 +81,7 @@ def test_only_units_of_orders_not_known_to_keep_them_may_return() -> None:
 
 
 def test_units_of_a_product_on_two_lines_add_up() -> None:
-    assert units([Line("p", 1, 5), Line("q", 2, 5), Line("p", 3, 5)]) == {"p": 4, "q": 2}
+    assert units_by_product([ReservationLine("p", 1, 5), ReservationLine("q", 2, 5), ReservationLine("p", 3, 5)]) == {
+        "p": 4,
+        "q": 2,
+    }

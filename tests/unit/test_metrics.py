@@ -14,10 +14,11 @@ from inventory_service.metrics import OTHER, count_decisions, reason_class
 from inventory_service.stock import Reservation, assignment_id
 from inventory_service.stock import Status as Stock
 from operations import metrics as stack_metrics
-from order_service.metrics import REASONS, count_steps, reason_of
+from order_service.events import CancelRequested, DeadlinePassed
+from order_service.metrics import REASONS, count_changes, reason_of
 from order_service.order import Order, Status
 from order_service.orders import Change
-from order_service.saga import SAGA, CancelRequested, DeadlinePassed, advance
+from order_service.saga import SAGA
 from shared.bus.metrics import handling, type_label
 from shared.contracts import (
     Message,
@@ -97,9 +98,9 @@ def row(metric: Metric) -> str:
 
 
 def test_an_order_that_is_refused_is_counted_with_its_reason_and_its_compensation(counted: "Counted") -> None:
-    order = an_order(now=NOW, stock="RESERVED")
+    order = an_order(now=NOW, stock_status="RESERVED")
     cancelled = step(order, PaymentFailed(order_id=order.order_id, reason="The card of Mr. X was declined"), seconds=2)
-    count_steps([Change(order, cancelled, ())])
+    count_changes([Change(order, cancelled, ())])
     assert counted("orders_ended_total") == counted("orders_ended_total", reason="payment_refused") == 1
     assert counted("saga_duration_seconds_sum", status="CANCELLED") == 2
     assert (counted("saga_compensations_total", of="stock"), counted("saga_compensations_total", of="payment")) == (
@@ -107,16 +108,16 @@ def test_an_order_that_is_refused_is_counted_with_its_reason_and_its_compensatio
         0,
     )
     settled = step(cancelled, StockReleased(order_id=order.order_id), seconds=5)
-    count_steps([Change(cancelled, settled, ())])
+    count_changes([Change(cancelled, settled, ())])
     assert counted("orders_ended_total") == 1
     assert counted("saga_compensated_total", status="CANCELLED") == 1
     assert counted("saga_compensation_seconds_sum") == pytest.approx(3)
 
 
 def test_an_order_that_goes_through_has_no_reason_and_no_compensation(counted: "Counted") -> None:
-    order = an_order(now=NOW, stock="RESERVED", fulfilment="goods")
+    order = an_order(now=NOW, stock_status="RESERVED", fulfilment="goods")
     confirmed = step(order, PaymentProcessed(order_id=order.order_id, transaction_id="t1"), seconds=1)
-    count_steps([Change(order, confirmed, ())])
+    count_changes([Change(order, confirmed, ())])
     assert counted("orders_ended_total", status="CONFIRMED", reason="none") == 1
     assert counted("saga_compensations_total") == counted("saga_compensated_total") == 0
 
@@ -127,7 +128,7 @@ def test_a_step_that_ends_nothing_counts_nothing(counted: "Counted") -> None:
     reserved = StockReserved(order_id=order.order_id, fulfilment="vps", provisioning=server)
     provisioning = step(order, reserved, seconds=1)
     assert provisioning.status is Status.PROVISIONING
-    count_steps([Change(order, provisioning, ())])
+    count_changes([Change(order, provisioning, ())])
     assert counted("orders_ended_total") == counted("saga_compensations_total") == 0
 
 
@@ -145,14 +146,16 @@ def test_the_reason_is_the_event_that_ended_the_order(event: Any, reason: str) -
 
 
 def test_a_cancellation_that_waited_for_its_step_is_the_clients() -> None:
-    order = an_order(now=NOW, order_id="o1", status=Status.PROVISIONING, stock="RESERVED", payment_status="PROCESSED")
+    order = an_order(
+        now=NOW, order_id="o1", status=Status.PROVISIONING, stock_status="RESERVED", payment_status="PROCESSED"
+    )
     failed = ProvisioningFailed(order_id="o1", reason="stopped", retryable=False)
     assert reason_of(step(order, failed, seconds=1)) == "provisioning_failed"
     assert reason_of(step(replace(order, cancel_requested=True), failed, seconds=1)) == "cancelled_by_client"
 
 
 def test_every_event_that_may_end_an_order_badly_has_its_reason() -> None:
-    events = [event for status in (Status.PENDING, Status.PROVISIONING) for event in SAGA[status]]
+    events = [event for status in (Status.PENDING, Status.PROVISIONING) for event in SAGA.table[status]]
     ends = {_key(event) for event in events}
     harmless = {
         "stock.reserved",
@@ -169,7 +172,7 @@ def _key(event: Any) -> str:
 
 
 def step(order: Order, event: Any, *, seconds: float) -> Order:
-    return advance(order, event, NOW + timedelta(seconds=seconds)).order
+    return SAGA.advance(order, event, NOW + timedelta(seconds=seconds)).order
 
 
 # --- Stock. ---

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_service.alarms import after_intent, after_message, resend_at
+from order_service.deadlines import after_intent, after_message, resend_at
 from order_service.order import Order, Status
-from order_service.saga import advance
+from order_service.saga import SAGA
 from shared.contracts import Message
-from tests.support.builders import PATIENCE, an_order
+from tests.support.builders import TIMEOUTS, an_order
 from tests.unit.test_saga import EVENTS
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -19,21 +19,21 @@ NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 def noted(order: Order, now: datetime) -> Order:
     """The order once it is noted that its messages are out, as MongoDB does it."""
     due_at = order.deadline if order.status is Status.PENDING else None
-    return replace(order, unpublished=False, due_at=due_at, resend_at=resend_at(order, now, PATIENCE))
+    return replace(order, unpublished=False, due_at=due_at, resend_at=resend_at(order, now, TIMEOUTS))
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), st.booleans()), max_size=12))
 def test_an_unsettled_order_always_has_a_timer(happenings: list[tuple[str, bool]]) -> None:
-    order = after_intent(an_order(now=NOW), NOW, PATIENCE)
+    order = after_intent(an_order(now=NOW), NOW, TIMEOUTS)
     for number, (name, is_noted) in enumerate(happenings):
         now = NOW + timedelta(seconds=number)
-        before, step = order, advance(order, EVENTS[name], now)
+        before, step = order, SAGA.advance(order, EVENTS[name], now)
         if step.entry is not None:
             caused_by_message = isinstance(EVENTS[name], Message)
             order = (
-                after_message(before, step, now, PATIENCE)
+                after_message(before, step, now, TIMEOUTS)
                 if caused_by_message
-                else after_intent(step.order, now, PATIENCE)
+                else after_intent(step.order, now, TIMEOUTS)
             )
         if is_noted and order.unpublished:
             order = noted(order, now)
@@ -51,7 +51,7 @@ def test_commands_are_sent_again_after_ever_longer_pauses() -> None:
     order = an_order(now=NOW)
     now, seconds = NOW, []
     for _ in range(10):
-        moment = resend_at(order, now, PATIENCE)
+        moment = resend_at(order, now, TIMEOUTS)
         assert moment is not None
         seconds.append((moment - NOW).total_seconds())
         now = moment
@@ -59,8 +59,8 @@ def test_commands_are_sent_again_after_ever_longer_pauses() -> None:
 
 
 def test_an_outage_of_a_day_adds_few_messages_for_each_order() -> None:
-    order, moment, sent = an_order(now=NOW), resend_at(an_order(now=NOW), NOW, PATIENCE), 0
+    order, moment, sent = an_order(now=NOW), resend_at(an_order(now=NOW), NOW, TIMEOUTS), 0
     while moment is not None and moment < NOW + timedelta(days=1):
-        sent, moment = sent + 1, resend_at(order, moment, PATIENCE)
+        sent, moment = sent + 1, resend_at(order, moment, TIMEOUTS)
     assert moment is not None
     assert sent <= 31

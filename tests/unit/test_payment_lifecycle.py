@@ -13,21 +13,21 @@ from payment_service.gateways.simulated import is_declined
 from payment_service.lifecycle import (
     FREE,
     LOOKUP_DELAYS,
-    ORPHAN_DELAY,
+    TAKEOVER_DELAY,
+    NextAction,
     Payment,
-    Status,
-    Step,
+    PaymentStatus,
     after_charge,
     after_refund,
+    card_payment,
     charge_answer,
-    deferred,
-    must_return,
-    next_step,
-    opened,
+    mark_unpublished,
+    must_refund,
+    next_action,
     refund_answer,
-    refund_asked,
-    to_publish,
     tombstone,
+    with_next_lookup,
+    with_refund_requested,
 )
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
@@ -40,68 +40,72 @@ DECLINED = Declined("The card was declined")
 UNKNOWN = OutcomeUnknown("no answer")
 
 
-def payment(status: Status = Status.PENDING, **changes: object) -> Payment:
+def payment(status: PaymentStatus = PaymentStatus.PENDING, **changes: object) -> Payment:
     found = Payment(
         order_id="o1", status=status, created_at=NOW, updated_at=NOW, user_id="u1", amount=1000, currency="USD"
     )
-    if status in (Status.PROCESSED, Status.REFUNDED):
+    if status in (PaymentStatus.PROCESSED, PaymentStatus.REFUNDED):
         found = replace(found, transaction_id="ch_1")
-    if status is Status.FAILED:
+    if status is PaymentStatus.FAILED:
         found = replace(found, failure_reason="The card was declined")
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
 def test_an_order_by_card_opens_as_pending_with_all_that_a_charge_needs() -> None:
     order = order_created("tok_x", 1999, currency="EUR")
-    request = opened(order, NOW).charge_request()
+    request = card_payment(order, NOW).charge_request()
     assert (request.key, request.amount, request.currency, request.token) == (order.order_id, 1999, "EUR", "tok_x")
-    assert opened(order, NOW).status is Status.PENDING
+    assert card_payment(order, NOW).status is PaymentStatus.PENDING
 
 
 def test_an_order_that_costs_nothing_is_processed_without_the_gateway() -> None:
-    free = opened(order_created(amount=0), NOW)
-    assert (free.status, free.transaction_id, next_step(free)) == (Status.PROCESSED, FREE, Step.NOTHING)
+    free = card_payment(order_created(amount=0), NOW)
+    assert (free.status, free.transaction_id, next_action(free)) == (PaymentStatus.PROCESSED, FREE, NextAction.NONE)
     assert charge_answer(free) == PaymentProcessed(order_id=free.order_id, transaction_id=FREE)
 
 
-STEPS = {
+NEXT_ACTIONS = {
     # (status, refund requested, look-up due): step
-    (Status.PENDING, False, False): Step.CHARGE,
-    (Status.PENDING, False, True): Step.LOOK_UP,
-    (Status.PENDING, True, False): Step.RETURN,
-    (Status.PENDING, True, True): Step.RETURN,
-    (Status.PROCESSED, False, False): Step.NOTHING,
-    (Status.PROCESSED, False, True): Step.NOTHING,
-    (Status.PROCESSED, True, False): Step.RETURN,
-    (Status.PROCESSED, True, True): Step.RETURN,
-    (Status.FAILED, False, False): Step.NOTHING,
-    (Status.FAILED, False, True): Step.NOTHING,
-    (Status.FAILED, True, False): Step.NOTHING,
-    (Status.FAILED, True, True): Step.RETURN,
-    (Status.VOIDED, False, False): Step.NOTHING,
-    (Status.VOIDED, False, True): Step.NOTHING,
-    (Status.VOIDED, True, False): Step.NOTHING,
-    (Status.VOIDED, True, True): Step.RETURN,
-    (Status.REFUNDED, False, False): Step.NOTHING,
-    (Status.REFUNDED, False, True): Step.NOTHING,
-    (Status.REFUNDED, True, False): Step.NOTHING,
-    (Status.REFUNDED, True, True): Step.RETURN,
+    (PaymentStatus.PENDING, False, False): NextAction.CHARGE,
+    (PaymentStatus.PENDING, False, True): NextAction.LOOK_UP,
+    (PaymentStatus.PENDING, True, False): NextAction.REFUND,
+    (PaymentStatus.PENDING, True, True): NextAction.REFUND,
+    (PaymentStatus.PROCESSED, False, False): NextAction.NONE,
+    (PaymentStatus.PROCESSED, False, True): NextAction.NONE,
+    (PaymentStatus.PROCESSED, True, False): NextAction.REFUND,
+    (PaymentStatus.PROCESSED, True, True): NextAction.REFUND,
+    (PaymentStatus.FAILED, False, False): NextAction.NONE,
+    (PaymentStatus.FAILED, False, True): NextAction.NONE,
+    (PaymentStatus.FAILED, True, False): NextAction.NONE,
+    (PaymentStatus.FAILED, True, True): NextAction.REFUND,
+    (PaymentStatus.VOIDED, False, False): NextAction.NONE,
+    (PaymentStatus.VOIDED, False, True): NextAction.NONE,
+    (PaymentStatus.VOIDED, True, False): NextAction.NONE,
+    (PaymentStatus.VOIDED, True, True): NextAction.REFUND,
+    (PaymentStatus.REFUNDED, False, False): NextAction.NONE,
+    (PaymentStatus.REFUNDED, False, True): NextAction.NONE,
+    (PaymentStatus.REFUNDED, True, False): NextAction.NONE,
+    (PaymentStatus.REFUNDED, True, True): NextAction.REFUND,
 }
 
 
 def test_every_state_has_its_next_step() -> None:
-    assert STEPS.keys() == set(product(Status, (False, True), (False, True)))
-    for (status, refund, due), step in STEPS.items():
+    assert NEXT_ACTIONS.keys() == set(product(PaymentStatus, (False, True), (False, True)))
+    for (status, refund, due), action in NEXT_ACTIONS.items():
         found = payment(status, refund_requested=refund, next_lookup_at=NOW if due else None)
-        assert next_step(found) is step, (status, refund, due)
+        assert next_action(found) is action, (status, refund, due)
 
 
 def test_a_charge_that_went_through_is_processed_and_one_declined_failed() -> None:
     asked = payment(next_lookup_at=NOW)
     processed, failed = after_charge(asked, CHARGED, LATER), after_charge(asked, DECLINED, LATER)
-    assert (processed.status, processed.transaction_id, processed.next_lookup_at) == (Status.PROCESSED, "ch_1", None)
+    assert (processed.status, processed.transaction_id, processed.next_lookup_at) == (
+        PaymentStatus.PROCESSED,
+        "ch_1",
+        None,
+    )
     assert (failed.status, failed.failure_reason, failed.next_lookup_at) == (
-        Status.FAILED,
+        PaymentStatus.FAILED,
         "The card was declined",
         None,
     )
@@ -109,14 +113,14 @@ def test_a_charge_that_went_through_is_processed_and_one_declined_failed() -> No
 
 def test_a_charge_of_unknown_outcome_stays_pending_and_is_looked_up() -> None:
     unknown = after_charge(payment(), UNKNOWN, NOW)
-    assert (unknown.status, unknown.next_lookup_at) == (Status.PENDING, NOW + timedelta(seconds=1))
+    assert (unknown.status, unknown.next_lookup_at) == (PaymentStatus.PENDING, NOW + timedelta(seconds=1))
     assert charge_answer(unknown) is None
 
 
 def test_look_ups_back_off_to_thirty_seconds() -> None:
     found, moment, pauses = payment(), NOW, []
     for _ in range(6):
-        found = deferred(found, moment)
+        found = with_next_lookup(found, moment)
         assert found.next_lookup_at is not None
         pauses.append((found.next_lookup_at - moment).total_seconds())
         moment = found.next_lookup_at
@@ -126,67 +130,69 @@ def test_look_ups_back_off_to_thirty_seconds() -> None:
 
 def test_a_look_up_that_is_planned_is_not_postponed() -> None:
     planned = payment(next_lookup_at=LATER, lookups=2)
-    again = deferred(planned, NOW)
+    again = with_next_lookup(planned, NOW)
     assert (again.next_lookup_at, again.lookups) == (LATER, 2)
 
 
 def test_a_charge_is_returned_where_the_record_has_no_use_for_it() -> None:
     returned = {
         (status, refund, outcome)
-        for status in Status
+        for status in PaymentStatus
         for refund in (False, True)
         for outcome in (CHARGED, DECLINED, UNKNOWN)
-        if must_return(payment(status, refund_requested=refund), outcome)
+        if must_refund(payment(status, refund_requested=refund), outcome)
     }
     assert returned == {
-        (Status.PENDING, True, CHARGED),
-        (Status.PENDING, True, DECLINED),
-        (Status.PENDING, True, UNKNOWN),
-        (Status.VOIDED, False, CHARGED),
-        (Status.VOIDED, True, CHARGED),
-        (Status.FAILED, False, CHARGED),
-        (Status.FAILED, True, CHARGED),
+        (PaymentStatus.PENDING, True, CHARGED),
+        (PaymentStatus.PENDING, True, DECLINED),
+        (PaymentStatus.PENDING, True, UNKNOWN),
+        (PaymentStatus.VOIDED, False, CHARGED),
+        (PaymentStatus.VOIDED, True, CHARGED),
+        (PaymentStatus.FAILED, False, CHARGED),
+        (PaymentStatus.FAILED, True, CHARGED),
     }
 
 
-@pytest.mark.parametrize("status", list(Status))
-def test_whatever_the_gateway_refunds_is_refunded(status: Status) -> None:
+@pytest.mark.parametrize("status", list(PaymentStatus))
+def test_whatever_the_gateway_refunds_is_refunded(status: PaymentStatus) -> None:
     refunded = after_refund(payment(status, refund_requested=True, next_lookup_at=NOW), Refunded("ch_1"), LATER)
-    assert (refunded.status, refunded.transaction_id, refunded.next_lookup_at) == (Status.REFUNDED, "ch_1", None)
+    assert (refunded.status, refunded.transaction_id, refunded.next_lookup_at) == (PaymentStatus.REFUNDED, "ch_1", None)
 
 
 @pytest.mark.parametrize(
     ("status", "reason", "expected"),
     [
-        (Status.PENDING, None, Status.VOIDED),
-        (Status.PENDING, "The card was declined", Status.FAILED),
-        (Status.PROCESSED, None, Status.VOIDED),
-        (Status.FAILED, None, Status.FAILED),
-        (Status.VOIDED, None, Status.VOIDED),
-        (Status.REFUNDED, None, Status.REFUNDED),
+        (PaymentStatus.PENDING, None, PaymentStatus.VOIDED),
+        (PaymentStatus.PENDING, "The card was declined", PaymentStatus.FAILED),
+        (PaymentStatus.PROCESSED, None, PaymentStatus.VOIDED),
+        (PaymentStatus.FAILED, None, PaymentStatus.FAILED),
+        (PaymentStatus.VOIDED, None, PaymentStatus.VOIDED),
+        (PaymentStatus.REFUNDED, None, PaymentStatus.REFUNDED),
     ],
 )
-def test_where_nothing_was_charged_nothing_is_refunded(status: Status, reason: str | None, expected: Status) -> None:
+def test_where_nothing_was_charged_nothing_is_refunded(
+    status: PaymentStatus, reason: str | None, expected: PaymentStatus
+) -> None:
     asked = payment(status, refund_requested=True, next_lookup_at=NOW)
     found = after_refund(asked, NothingCharged(reason), LATER)
     assert (found.status, found.next_lookup_at) == (expected, None)
     assert refund_answer(found) is not None
 
 
-@pytest.mark.parametrize("status", list(Status))
-def test_a_refund_of_unknown_outcome_is_tried_again_and_not_answered(status: Status) -> None:
+@pytest.mark.parametrize("status", list(PaymentStatus))
+def test_a_refund_of_unknown_outcome_is_tried_again_and_not_answered(status: PaymentStatus) -> None:
     found = after_refund(payment(status), UNKNOWN, NOW)
-    assert (found.status, found.refund_requested, next_step(found)) == (status, True, Step.RETURN)
+    assert (found.status, found.refund_requested, next_action(found)) == (status, True, NextAction.REFUND)
     assert found.next_lookup_at == NOW + timedelta(seconds=1)
     assert refund_answer(found) is None
     assert charge_answer(found) is None
 
 
 def test_a_refund_leaves_the_charge_in_flight_to_its_worker_for_a_while() -> None:
-    assert refund_asked(payment(), NOW).next_lookup_at == NOW + ORPHAN_DELAY
-    assert refund_asked(payment(next_lookup_at=LATER), NOW).next_lookup_at == NOW + ORPHAN_DELAY
+    assert with_refund_requested(payment(), NOW).next_lookup_at == NOW + TAKEOVER_DELAY
+    assert with_refund_requested(payment(next_lookup_at=LATER), NOW).next_lookup_at == NOW + TAKEOVER_DELAY
     soon = NOW + timedelta(seconds=1)
-    assert refund_asked(payment(next_lookup_at=soon), NOW).next_lookup_at == soon
+    assert with_refund_requested(payment(next_lookup_at=soon), NOW).next_lookup_at == soon
 
 
 VOIDED, REFUNDED = (PaymentRefunded(order_id="o1", status=status) for status in ("VOIDED", "REFUNDED"))
@@ -194,21 +200,21 @@ PROCESSED = PaymentProcessed(order_id="o1", transaction_id="ch_1")
 FAILED = PaymentFailed(order_id="o1", reason="The card was declined")
 ANSWERS = {
     # (status, refund requested): answer to the order, answer to the refund
-    (Status.PENDING, False): (None, None),
-    (Status.PENDING, True): (None, None),
-    (Status.PROCESSED, False): (PROCESSED, None),
-    (Status.PROCESSED, True): (None, None),
-    (Status.FAILED, False): (FAILED, VOIDED),
-    (Status.FAILED, True): (VOIDED, VOIDED),
-    (Status.VOIDED, False): (VOIDED, VOIDED),
-    (Status.VOIDED, True): (VOIDED, VOIDED),
-    (Status.REFUNDED, False): (REFUNDED, REFUNDED),
-    (Status.REFUNDED, True): (REFUNDED, REFUNDED),
+    (PaymentStatus.PENDING, False): (None, None),
+    (PaymentStatus.PENDING, True): (None, None),
+    (PaymentStatus.PROCESSED, False): (PROCESSED, None),
+    (PaymentStatus.PROCESSED, True): (None, None),
+    (PaymentStatus.FAILED, False): (FAILED, VOIDED),
+    (PaymentStatus.FAILED, True): (VOIDED, VOIDED),
+    (PaymentStatus.VOIDED, False): (VOIDED, VOIDED),
+    (PaymentStatus.VOIDED, True): (VOIDED, VOIDED),
+    (PaymentStatus.REFUNDED, False): (REFUNDED, REFUNDED),
+    (PaymentStatus.REFUNDED, True): (REFUNDED, REFUNDED),
 }
 
 
 def test_every_state_has_its_answers() -> None:
-    assert ANSWERS.keys() == set(product(Status, (False, True)))
+    assert ANSWERS.keys() == set(product(PaymentStatus, (False, True)))
     for (status, refund), expected in ANSWERS.items():
         found = payment(status, refund_requested=refund)
         assert (charge_answer(found), refund_answer(found)) == expected, (status, refund)
@@ -216,17 +222,17 @@ def test_every_state_has_its_answers() -> None:
 
 def test_the_tombstone_is_void_and_has_no_next_step() -> None:
     found = tombstone("o1", NOW)
-    assert (next_step(found), charge_answer(found)) == (Step.NOTHING, VOIDED)
+    assert (next_action(found), charge_answer(found)) == (NextAction.NONE, VOIDED)
 
 
 def test_only_a_step_that_gives_an_answer_is_to_be_published() -> None:
     asked = payment(next_lookup_at=NOW)
-    assert to_publish(asked, after_charge(asked, CHARGED, LATER)).unpublished
-    assert not to_publish(asked, after_charge(asked, UNKNOWN, LATER)).unpublished
-    processed = payment(Status.PROCESSED)
-    assert not to_publish(processed, replace(processed, next_lookup_at=None)).unpublished
-    waiting = payment(Status.VOIDED, refund_requested=True, next_lookup_at=NOW)
-    assert to_publish(waiting, after_refund(waiting, NothingCharged(), LATER)).unpublished
+    assert mark_unpublished(asked, after_charge(asked, CHARGED, LATER)).unpublished
+    assert not mark_unpublished(asked, after_charge(asked, UNKNOWN, LATER)).unpublished
+    processed = payment(PaymentStatus.PROCESSED)
+    assert not mark_unpublished(processed, replace(processed, next_lookup_at=None)).unpublished
+    waiting = payment(PaymentStatus.VOIDED, refund_requested=True, next_lookup_at=NOW)
+    assert mark_unpublished(waiting, after_refund(waiting, NothingCharged(), LATER)).unpublished
 
 
 keys = st.text(alphabet="0123456789abcdef", min_size=1, max_size=64)

@@ -9,22 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from order_service.diagram import transitions
+from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
-from order_service.saga import (
-    MAX_RUNS,
-    SAGA,
-    CancelRequested,
-    DeadlinePassed,
-    Event,
-    RefundRequested,
-    RetryRequested,
-    Step,
-    accepts,
-    advance,
-    awaits_answer,
-    outputs,
-    owed,
-)
+from order_service.rules import Transition
+from order_service.saga import MAX_RUNS, SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
@@ -103,12 +91,12 @@ EVENTS: dict[str, Event] = {
 def play(*events: Event, order: Order | None = None) -> Order:
     order = order or new_order()
     for event in events:
-        order = advance(order, event, NOW).order
+        order = SAGA.advance(order, event, NOW).order
     return order
 
 
-def last(*events: Event) -> Step:
-    return advance(play(*events[:-1]), events[-1], NOW)
+def last(*events: Event) -> Transition:
+    return SAGA.advance(play(*events[:-1]), events[-1], NOW)
 
 
 def sent(*events: Event) -> list[str]:
@@ -306,15 +294,15 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
 @pytest.mark.parametrize("state", STATES)
 def test_every_status_with_every_event(state: str, event: str) -> None:
     before = STATES[state]
-    step = advance(before, EVENTS[event], NOW)
+    step = SAGA.advance(before, EVENTS[event], NOW)
     expected = REACTIONS.get((state, event), (before.status.value, []))
     assert (step.order.status.value, [message.routing_key for message in step.messages]) == expected
     assert all(message.order_id == ID for message in step.messages)
 
 
 def test_the_page_names_only_statuses_and_events_that_exist() -> None:
-    assert set(SAGA) == set(Status)
-    assert {kind for row in SAGA.values() for kind in row} <= {type(event) for event in EVENTS.values()}
+    assert set(SAGA.table) == set(Status)
+    assert {kind for row in SAGA.table.values() for kind in row} <= {type(event) for event in EVENTS.values()}
 
 
 @pytest.mark.parametrize("events", list(permutations([STOCK_RESERVED, PAID])))
@@ -342,7 +330,7 @@ def test_a_cancelled_order_is_settled_when_nothing_is_held_and_not_before() -> N
 
 def test_a_late_answer_after_its_compensation_does_not_undo_it() -> None:
     order = play(CANCEL, STOCK_RELEASED, REFUNDED, STOCK_RESERVED, PAID)
-    assert (order.stock, order.payment_status, order.settled) == ("RELEASED", "REFUNDED", True)
+    assert (order.stock_status, order.payment_status, order.settled) == ("RELEASED", "REFUNDED", True)
 
 
 def test_the_reason_of_a_timeout_names_who_was_silent() -> None:
@@ -355,30 +343,30 @@ def test_a_failed_order_holds_the_money_until_somebody_decides() -> None:
     failed = STATES["FAILED"]
     assert not failed.settled
     assert failed.payment_status == "PROCESSED"
-    assert accepts(failed, RETRY)
-    assert accepts(failed, REFUND)
+    assert SAGA.accepts(failed, RETRY)
+    assert SAGA.accepts(failed, REFUND)
     given_up = play(REFUND, order=failed)
-    assert not accepts(given_up, RETRY)
+    assert not SAGA.accepts(given_up, RETRY)
     settled = play(STOCK_RELEASED, REFUNDED, order=given_up)
     assert settled.settled
     assert settled.status is Status.FAILED
-    assert not accepts(settled, REFUND)
+    assert not SAGA.accepts(settled, REFUND)
     assert play(RETRY, SERVER_READY, order=failed).status is Status.COMPLETED
 
 
 def test_what_is_held_goes_back_even_if_nothing_is_left_to_return() -> None:
     """Stock and money came back by themselves during the hold: the decision settles the order at once."""
     given_up = play(STOCK_RELEASED, REFUNDED, DEADLINE, order=STATES["FAILED"])
-    assert (given_up.status, given_up.settled, owed(given_up)) == (Status.FAILED, True, ())
+    assert (given_up.status, given_up.settled, SAGA.pending_commands(given_up)) == (Status.FAILED, True, ())
 
 
 def test_an_order_has_a_bounded_number_of_runs() -> None:
     order = STATES["FAILED"]
-    while accepts(order, RETRY):
+    while SAGA.accepts(order, RETRY):
         order = play(RETRY, NO_SERVER, order=order)
     assert order.provisioning_run == MAX_RUNS
     assert play(RETRY, order=order) == order
-    assert accepts(order, REFUND)
+    assert SAGA.accepts(order, REFUND)
     assert play(SERVER_READY, order=order).status is Status.COMPLETED, "a late server still counts"
 
 
@@ -388,10 +376,11 @@ def test_every_entry_into_provisioning_is_a_run_that_its_messages_carry() -> Non
         step = last(SERVER_RESERVED, PAID, *(NO_SERVER, RETRY) * (run - 1))
         order = step.order
         assert order.provisioning_run == run
-        for messages in (step.messages, outputs(order)):
+        for messages in (step.messages, SAGA.state_messages(order)):
             (requested,) = [message for message in messages if isinstance(message, c.ProvisionServer)]
             assert (requested.run, requested.package_id, requested.ram) == (run, "7", 2048)
-        (cancelled,) = [m for m in outputs(play(CANCEL, order=order)) if isinstance(m, c.CancelProvisioning)]
+        repeated = SAGA.state_messages(play(CANCEL, order=order))
+        (cancelled,) = [message for message in repeated if isinstance(message, c.CancelProvisioning)]
         assert cancelled.run == run
 
 
@@ -406,7 +395,7 @@ def test_every_entry_into_provisioning_is_a_run_that_its_messages_carry() -> Non
     ],
 )
 def test_the_failure_of_an_earlier_run_is_past(state: str) -> None:
-    assert advance(STATES[state], FIRST_RUN_FAILED, NOW) == Step(STATES[state])
+    assert SAGA.advance(STATES[state], FIRST_RUN_FAILED, NOW) == Transition(STATES[state])
 
 
 def test_a_retry_forgets_the_reason_and_the_next_failure_has_its_own() -> None:
@@ -420,7 +409,7 @@ def history(*events: Event) -> list[tuple[str, str | None]]:
     """What the customer reads of the provisioning: event and words."""
     order, lines = play(SERVER_RESERVED, PAID), []
     for event in events:
-        step = advance(order, event, NOW)
+        step = SAGA.advance(order, event, NOW)
         order = step.order
         lines += [(step.entry.event, step.entry.message)] if step.entry else []
     return lines
@@ -453,7 +442,7 @@ def test_progress_of_a_sender_who_does_not_count_is_recorded_when_its_step_chang
 def test_what_is_asked_for_must_mean_something() -> None:
     """What a client or an operator may ask for in each state; the API answers anything else with 409."""
     allowed = {
-        state: {name for name in ("cancel", "retry", "refund") if accepts(order, EVENTS[name])}
+        state: {name for name in ("cancel", "retry", "refund") if SAGA.accepts(order, EVENTS[name])}
         for state, order in STATES.items()
     }
     assert {state: names for state, names in allowed.items() if names} == {
@@ -474,7 +463,7 @@ def test_what_is_asked_for_must_mean_something() -> None:
 
 @pytest.mark.parametrize("state", ["CONFIRMED", "COMPLETED", "FAILED", "CANCELLED and settled"])
 def test_a_client_cannot_cancel_what_is_over(state: str) -> None:
-    assert not accepts(STATES[state], CANCEL)
+    assert not SAGA.accepts(STATES[state], CANCEL)
 
 
 @settings(max_examples=500)
@@ -482,11 +471,11 @@ def test_a_client_cannot_cancel_what_is_over(state: str) -> None:
 def test_whatever_comes_in_whatever_order(names: list[str]) -> None:
     order, committed = new_order(), False
     for name in names:
-        before, step = order, advance(order, EVENTS[name], NOW)
+        before, step = order, SAGA.advance(order, EVENTS[name], NOW)
         order = step.order
         if order.status in (Status.CONFIRMED, Status.PROVISIONING, Status.COMPLETED):
             committed = True
-            assert order.stock == "RESERVED"
+            assert order.stock_status == "RESERVED"
             assert order.payment_status == "PROCESSED"
         if before.status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED):
             assert order.status is before.status, "a final status is final"
@@ -500,25 +489,25 @@ def test_whatever_comes_in_whatever_order(names: list[str]) -> None:
         assert order.server is not None
 
 
-def _assert_compensated(order: Order, step: Step) -> None:
+def _assert_compensated(order: Order, step: Transition) -> None:
     kinds = {type(message) for message in step.messages}
-    assert (c.ReleaseStock in kinds) == (order.stock in ("PENDING", "RESERVED"))
+    assert (c.ReleaseStock in kinds) == (order.stock_status in ("PENDING", "RESERVED"))
     assert (c.RefundPayment in kinds) == (order.payment_status in ("PENDING", "PROCESSED"))
 
 
 @given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=8), st.sampled_from(sorted(EVENTS)))
 def test_redelivery_repeats_what_the_first_delivery_sent(names: list[str], name: str) -> None:
     before = play(*(EVENTS[n] for n in names))
-    first = advance(before, EVENTS[name], NOW)
+    first = SAGA.advance(before, EVENTS[name], NOW)
     if isinstance(EVENTS[name], CancelRequested | RetryRequested | RefundRequested | DeadlinePassed):
         return  # these are not redelivered: what they owe stands in the record
-    again = advance(first.order, EVENTS[name], NOW)
+    again = SAGA.advance(first.order, EVENTS[name], NOW)
     assert {m.routing_key for m in first.messages} <= {m.routing_key for m in again.messages}
     assert again.order == first.order
 
 
 def test_outputs_of_a_new_order_are_the_order_itself() -> None:
-    (created,) = outputs(new_order())
+    (created,) = SAGA.state_messages(new_order())
     assert isinstance(created, c.OrderCreated)
     assert created.to_json() == (
         b'{"orderId":"0123456789abcdef","userId":"u1","items":[{"productId":"p1","quantity":2,"price":5}],'
@@ -540,7 +529,8 @@ def is_held(order: Order) -> bool:
 
 def test_every_unsettled_order_is_owed_something_or_held_until_its_time_is_over() -> None:
     for order in reachable():
-        assert bool(owed(order)) == awaits_answer(order) == (not order.settled and not is_held(order)), order
+        pending, unsettled = bool(SAGA.pending_commands(order)), not order.settled and not is_held(order)
+        assert pending == SAGA.awaits_answer(order) == unsettled, order
 
 
 def test_whenever_all_messages_are_lost_what_is_owed_carries_the_order_to_its_end() -> None:
@@ -563,7 +553,7 @@ def answered_again(order: Order) -> list[tuple[Event, ...]]:
     """The sets of answers that the participants may give to all that is sent again; for a held order, its end."""
     if is_held(order):
         return [(DeadlinePassed(),)]
-    choices = [answers_to(message, order) for message in owed(order)]
+    choices = [answers_to(message, order) for message in SAGA.pending_commands(order)]
     return [tuple(chosen) for chosen in product(*(choice for group in choices for choice in group))]
 
 
@@ -571,8 +561,9 @@ def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
     """For each participant that hears the message, what it may answer."""
     match message:
         case c.OrderCreated():
+            any_stock: list[Event] = [SERVER_RESERVED, STOCK_RESERVED, NO_STOCK]
             return [
-                [SERVER_RESERVED, STOCK_RESERVED, NO_STOCK] if order.stock == "PENDING" else [stock_again(order)],
+                any_stock if order.stock_status == "PENDING" else [stock_again(order)],
                 [PAID, DECLINED] if order.payment_status == "PENDING" else [PAID],
             ]
         case c.ReleaseStock():

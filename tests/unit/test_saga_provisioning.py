@@ -10,17 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
-from order_service.saga import (
-    CancelRequested,
-    DeadlinePassed,
-    Event,
-    RefundRequested,
-    RetryRequested,
-    accepts,
-    advance,
-    outputs,
-)
+from order_service.saga import SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import Delivery, Item, PaymentInstruction
@@ -97,7 +89,7 @@ class Conversation(RuleBasedStateMachine):
 
     def happens(self, event: Event) -> None:
         before = self.order
-        step = advance(before, event, NOW)
+        step = SAGA.advance(before, event, NOW)
         self.order = step.order
         self.said += step.messages
         if step.entry:
@@ -118,7 +110,7 @@ class Conversation(RuleBasedStateMachine):
         for message in data.draw(st.lists(st.sampled_from(self.said[::-1]), min_size=1, max_size=5)):
             self.job.receive(message)
 
-    @precondition(lambda self: accepts(self.order, RetryRequested()))
+    @precondition(lambda self: SAGA.accepts(self.order, RetryRequested()))
     @rule()
     def an_operator_retries(self) -> None:
         self.happens(RetryRequested())
@@ -127,12 +119,12 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.order.provisioning_run > 1)
     @rule(request=st.sampled_from([CancelRequested("no more"), RefundRequested(), DeadlinePassed()]))
     def somebody_gives_up(self, request: CancelRequested | RefundRequested | DeadlinePassed) -> None:
-        if accepts(self.order, request):
+        if SAGA.accepts(self.order, request):
             self.happens(request)
 
     @rule()
     def the_sweep_publishes_what_is_owed(self) -> None:
-        self.said += outputs(self.order)
+        self.said += SAGA.state_messages(self.order)
 
     @precondition(lambda self: self.job.state == "RUNNING")
     @rule()
@@ -160,7 +152,7 @@ class Conversation(RuleBasedStateMachine):
             assert not self.order.compensating
         if self.order.status is Status.COMPLETED:
             assert self.job.state == "COMPLETED"
-            assert (self.order.stock, self.order.payment_status) == ("RESERVED", "PROCESSED")
+            assert (self.order.stock_status, self.order.payment_status) == ("RESERVED", "PROCESSED")
             assert self.order.server == SERVER
 
     @invariant()
@@ -171,13 +163,13 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def what_is_asked_for_is_the_present_run(self) -> None:
         if self.order.status is Status.PROVISIONING:
-            asked = [message for message in outputs(self.order) if isinstance(message, c.ProvisionServer)]
+            asked = [message for message in SAGA.state_messages(self.order) if isinstance(message, c.ProvisionServer)]
             assert [message.run for message in asked] == [self.order.provisioning_run]
             assert self.order.failure_reason is None
 
     def teardown(self) -> None:
         """Deliver everything, the oldest last: the order then stands where its job does."""
-        for message in (*outputs(self.order), *reversed(self.said)):
+        for message in (*SAGA.state_messages(self.order), *reversed(self.said)):
             self.job.receive(message)
         if self.job.state == "RUNNING":
             self.job.complete()

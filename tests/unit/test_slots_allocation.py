@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate
-from inventory_service.availability import AUTO, SlotAvailability, lay_out
-from inventory_service.stock import Kind, Product, StockItem, may_return, taken
+from inventory_service.availability import AUTO, SlotAvailability, build_availability
+from inventory_service.stock import Kind, Product, StockItem, may_return, take
 from inventory_service.timetable import Rules, on_offer, slot_id
 from shared.contracts import OrderCreated
 from tests.support.inventory_worker import order
@@ -37,13 +37,14 @@ def stock(free: int) -> dict[str, StockItem]:
     return {"p": product}
 
 
-def on_a_board(loads: Sequence[int] = (0,) * SLOTS) -> SlotAvailability:
+def availability_with(loads: Sequence[int] = (0,) * SLOTS) -> SlotAvailability:
     rules = Rules(capacity=CAPACITY, horizon=SLOTS)
-    board = lay_out(rules, NOW, on_offer(rules, NOW), [])
+    availability = build_availability(rules, NOW, on_offer(rules, NOW), [])
     slots = {
-        each: taken(board.slots[each], {f"before{each}": load}) for each, load in zip(board.offered, loads, strict=True)
+        each: take(availability.slots[each], {f"before{each}": load})
+        for each, load in zip(availability.offered, loads, strict=True)
     }
-    return replace(board, slots={each: replace(slot, moving={}) for each, slot in slots.items()})
+    return replace(availability, slots={each: replace(slot, pending_moves={}) for each, slot in slots.items()})
 
 
 def orders(batch: Sequence[Asked]) -> list[OrderCreated]:
@@ -80,7 +81,7 @@ loads_of_slots = st.lists(st.integers(0, CAPACITY), min_size=SLOTS, max_size=SLO
 
 @given(batches, st.integers(0, 60), loads_of_slots)
 def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Asked], free: int, loads: list[int]) -> None:
-    outcomes = list(allocate(orders(batch), stock(free), {}, on_a_board(loads)).values())
+    outcomes = list(allocate(orders(batch), stock(free), {}, availability_with(loads)).values())
 
     assert [(isinstance(each, Reserve), slot_of(each)) for each in outcomes] == one_by_one(batch, free, loads)
 
@@ -89,16 +90,16 @@ def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Asked], 
 def test_how_the_sequence_is_cut_into_batches_changes_nothing(
     batch: list[Asked], free: int, loads: list[int], cuts: list[int]
 ) -> None:
-    requested, counted, board = orders(batch), stock(free), on_a_board(loads)
+    requested, items, availability = orders(batch), stock(free), availability_with(loads)
     outcomes: dict[str, Outcome] = {}
     for start, end in pairwise(sorted({0, *(min(cut, len(batch)) for cut in cuts), len(batch)})):
-        decided = allocate(requested[start:end], counted, {}, board)
+        decided = allocate(requested[start:end], items, {}, availability)
         outcomes |= decided
-        counted = _after(decided, counted)
-        board = replace(board, slots=_after(decided, board.slots))
+        items = _after(decided, items)
+        availability = replace(availability, slots=_after(decided, availability.slots))
 
-    assert outcomes == allocate(requested, stock(free), {}, on_a_board(loads))
-    assert all(slot.reserved <= slot.capacity for slot in board.slots.values())
+    assert outcomes == allocate(requested, stock(free), {}, availability_with(loads))
+    assert all(slot.reserved <= slot.capacity for slot in availability.slots.values())
 
 
 marks = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 12)), max_size=4)
@@ -108,25 +109,27 @@ marks = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 12)), max_s
 def test_nobody_is_refused_who_would_fit_if_what_is_undecided_elsewhere_came_back(
     batch: list[Asked], loads: list[int], elsewhere: list[tuple[int, int]]
 ) -> None:
-    board = on_a_board(loads)
+    availability = availability_with(loads)
     for number, (nth, units) in enumerate(elsewhere):
-        slot = board.slots[identifier(nth)]
-        marked = taken(slot, {f"elsewhere{number}": min(units * 100, slot.free)})
-        board = replace(board, slots={**board.slots, slot.id: marked})
-    returning = {slot.id: may_return(slot, {}) for slot in board.slots.values()}
+        slot = availability.slots[identifier(nth)]
+        marked = take(slot, {f"elsewhere{number}": min(units * 100, slot.free)})
+        availability = replace(availability, slots={**availability.slots, slot.id: marked})
+    returning = {slot.id: may_return(slot, {}) for slot in availability.slots.values()}
 
-    outcomes = allocate(orders(batch), stock(1000), returning, board)
+    outcomes = allocate(orders(batch), stock(1000), returning, availability)
 
-    booked = dict.fromkeys(board.slots, 0)
+    booked = dict.fromkeys(availability.slots, 0)
     for asked, outcome in zip(batch, outcomes.values(), strict=True):
-        wanted = {AUTO: list(board.slots), None: []}.get(asked.slot, [asked.slot])
-        best = max((board.slots[each].free + returning[each] - booked[each] for each in wanted if each), default=None)
+        wanted = {AUTO: list(availability.slots), None: []}.get(asked.slot, [asked.slot])
+        best = max(
+            (availability.slots[each].free + returning[each] - booked[each] for each in wanted if each), default=None
+        )
         if isinstance(outcome, Refuse):
             assert best is not None
             assert asked.units * 100 > best - _waiting(batch, outcomes, asked)
         elif isinstance(outcome, Reserve) and (got := slot_of(outcome)) is not None:
             booked[got] += asked.units * 100
-    for slot in board.slots.values():
+    for slot in availability.slots.values():
         assert booked[slot.id] <= slot.free  # what may come back is not given away before it is back
 
 
@@ -137,13 +140,13 @@ def _waiting(batch: Sequence[Asked], outcomes: Mapping[str, Outcome], before: As
     return sum(asked.units * 100 for asked, waiting in zip(ahead, waits, strict=False) if waiting)
 
 
-def _after(decided: Mapping[str, Outcome], counted: Mapping[str, StockItem]) -> dict[str, StockItem]:
-    after = dict(counted)
+def _after(decided: Mapping[str, Outcome], items: Mapping[str, StockItem]) -> dict[str, StockItem]:
+    after = dict(items)
     for order_id, outcome in decided.items():
         if isinstance(outcome, Reserve):
             for each, count in outcome.take.items():
                 if each in after:
-                    after[each] = taken(after[each], {order_id: count})
+                    after[each] = take(after[each], {order_id: count})
     return after
 
 
@@ -151,7 +154,7 @@ def _after(decided: Mapping[str, Outcome], counted: Mapping[str, StockItem]) -> 
 
 
 def test_an_order_takes_its_price_of_the_slot_together_with_its_units() -> None:
-    outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, on_a_board())["o"]
+    outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, availability_with())["o"]
 
     assert isinstance(outcome, Reserve)
     assert outcome.take == {"p": 3, identifier(0): 300}
@@ -165,7 +168,7 @@ def test_an_order_that_gets_no_units_takes_no_room_and_the_other_way_round() -> 
         order("served", {"p": 5}, slot=identifier(0)),
     )
 
-    outcomes = allocate([no_units, no_room, served], stock(5), {}, on_a_board([1500, 1900, 0]))
+    outcomes = allocate([no_units, no_room, served], stock(5), {}, availability_with([1500, 1900, 0]))
 
     assert isinstance(outcomes["no-units"], Refuse)
     assert isinstance(outcomes["no-room"], Refuse)
@@ -173,16 +176,16 @@ def test_an_order_that_gets_no_units_takes_no_room_and_the_other_way_round() -> 
 
 
 def test_an_order_of_nothing_but_gifts_is_guarded_by_its_slot_as_well() -> None:
-    outcome = allocate([order("o", {"p": 1}, price=0, slot=AUTO)], stock(5), {}, on_a_board())["o"]
+    outcome = allocate([order("o", {"p": 1}, price=0, slot=AUTO)], stock(5), {}, availability_with())["o"]
 
     assert isinstance(outcome, Reserve)
     assert outcome.take == {"p": 1, identifier(0): 0}
 
 
 def _holding(nth: int, order_id: str, amount: int) -> SlotAvailability:
-    board = on_a_board()
-    slot = board.slots[identifier(nth)]
-    return replace(board, slots={**board.slots, slot.id: taken(slot, {order_id: amount})})
+    availability = availability_with()
+    slot = availability.slots[identifier(nth)]
+    return replace(availability, slots={**availability.slots, slot.id: take(slot, {order_id: amount})})
 
 
 def test_an_order_whose_room_is_taken_already_stays_where_it_is() -> None:
@@ -203,10 +206,10 @@ def test_an_order_that_comes_again_at_another_price_gets_what_was_taken_for_it()
 
 
 def test_room_that_may_come_back_is_waited_for_only_where_there_is_none_elsewhere() -> None:
-    board = on_a_board([1500, 2000, 2000])
+    availability = availability_with([1500, 2000, 2000])
     waits, goes_elsewhere = order("waits", {"p": 9}, slot=AUTO), order("small", {"p": 5}, slot=AUTO)
 
-    outcomes = allocate([waits, goes_elsewhere], stock(50), {identifier(0): 500, identifier(2): 400}, board)
+    outcomes = allocate([waits, goes_elsewhere], stock(50), {identifier(0): 500, identifier(2): 400}, availability)
 
     assert outcomes["waits"] == Wait()
     # What is free in the first slot is claimed by the order before; nothing else has room for certain.
@@ -214,9 +217,9 @@ def test_room_that_may_come_back_is_waited_for_only_where_there_is_none_elsewher
 
 
 def test_a_slot_in_the_board_is_no_product() -> None:
-    board = on_a_board()
+    availability = availability_with()
 
-    outcome = allocate([order("o", {identifier(0): 1})], {**stock(5), **board.slots}, {}, board)["o"]
+    outcome = allocate([order("o", {identifier(0): 1})], {**stock(5), **availability.slots}, {}, availability)["o"]
 
     assert outcome == Refuse(f"Unknown product {identifier(0)}")
 
@@ -224,11 +227,14 @@ def test_a_slot_in_the_board_is_no_product() -> None:
 def test_a_slot_is_taken_in_the_order_of_its_id_among_the_products() -> None:
     """An order that holds its first product waits behind one that holds a later one as well, slot or product."""
     product = stock(0)["p"]
-    counted = {"p": replace(product, quantity=1, moving={"first": -1, "further": -1}), **_z()}
-    board = _holding(0, "further", 200)
+    items = {"p": replace(product, quantity=1, pending_moves={"first": -1, "further": -1}), **_z()}
+    availability = _holding(0, "further", 200)
 
     outcomes = allocate(
-        [order("first", {"p": 1, "z": 1}, slot=AUTO), order("further", {"p": 1, "z": 1}, slot=AUTO)], counted, {}, board
+        [order("first", {"p": 1, "z": 1}, slot=AUTO), order("further", {"p": 1, "z": 1}, slot=AUTO)],
+        items,
+        {},
+        availability,
     )
 
     assert list(outcomes) == ["further", "first"]
@@ -241,8 +247,8 @@ def _z() -> dict[str, StockItem]:
 
 
 def test_a_slot_that_is_not_on_offer_any_more_is_not_kept_by_an_order_whose_room_is_taken_in_it() -> None:
-    board = _holding(0, "o", 300)
-    later = replace(board, offered=board.offered[1:])  # it has begun, or was disabled
+    availability = _holding(0, "o", 300)
+    later = replace(availability, offered=availability.offered[1:])  # it has begun, or was disabled
 
     auto = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, later)["o"]
     named = allocate([order("o", {"p": 3}, slot=identifier(0))], stock(5), {}, later)["o"]

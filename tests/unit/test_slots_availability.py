@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inventory_service.availability import AUTO, Ask, SlotAvailability, follow, lay_out, listed
-from inventory_service.stock import Slot, given_back, taken
+from inventory_service.availability import (
+    AUTO,
+    SlotAvailability,
+    SlotRequest,
+    apply_rules,
+    build_availability,
+    list_slots,
+)
+from inventory_service.stock import Slot, give_back, take
 from inventory_service.timetable import Opening, Rules, on_offer, slot_id
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -38,16 +45,16 @@ def recorded(minutes: int, load: int = 0, *, length: int = 15, capacity: int = 1
     return replace(slot, **changes)
 
 
-def board(*slots: Slot, rules: Rules = RULES, now: datetime = NOW) -> SlotAvailability:
-    return lay_out(rules, now, on_offer(rules, now), slots)
+def availability(*slots: Slot, rules: Rules = RULES, now: datetime = NOW) -> SlotAvailability:
+    return build_availability(rules, now, on_offer(rules, now), slots)
 
 
 def choose(on: SlotAvailability, wish: str, price: int) -> Slot | str:
-    return on.choose(Ask(wish, price), lambda slot: slot.free, lambda slot: slot.free)
+    return on.choose(SlotRequest(wish, price), lambda slot: slot.free, lambda slot: slot.free)
 
 
 def test_slots_that_nobody_has_booked_are_on_offer_by_the_rules() -> None:
-    laid = board(recorded(30, 400))
+    laid = availability(recorded(30, 400))
 
     assert laid.offered == tuple(identifier(minutes) for minutes in (15, 30, 45, 60))
     assert [laid.slots[each].free for each in laid.offered] == [1000, 600, 1000, 1000]
@@ -55,7 +62,7 @@ def test_slots_that_nobody_has_booked_are_on_offer_by_the_rules() -> None:
 
 
 def test_the_earliest_slot_with_room_for_the_whole_price_is_chosen() -> None:
-    laid = board(recorded(15, 900), recorded(30, 700))
+    laid = availability(recorded(15, 900), recorded(30, 700))
 
     assert [getattr(choose(laid, AUTO, price), "id", None) for price in (100, 101, 301)] == [
         identifier(15),
@@ -65,7 +72,7 @@ def test_the_earliest_slot_with_room_for_the_whole_price_is_chosen() -> None:
 
 
 def test_a_disabled_slot_is_not_on_offer() -> None:
-    laid = board(recorded(15, disabled=True))
+    laid = availability(recorded(15, disabled=True))
 
     assert laid.offered[0] == identifier(30)
     assert choose(laid, identifier(15), 1) == f"Delivery {identifier(15)} is disabled"
@@ -115,17 +122,17 @@ FULL = [recorded(minutes, 1000) for minutes in (15, 30, 45, 60)]
     ],
 )
 def test_who_gets_none_is_told_why(slots: list[Slot], wish: str, price: int, reason: str) -> None:
-    assert choose(board(*slots), wish, price) == reason
+    assert choose(availability(*slots), wish, price) == reason
 
 
 def test_a_slot_too_near_its_end_is_refused() -> None:
-    laid = board(rules=Rules(duration=5, horizon=4), now=at(3))
+    laid = availability(rules=Rules(duration=5, horizon=4), now=at(3))
 
     assert choose(laid, identifier(5), 1) == f"Delivery {identifier(5)} is too near: it ends in less than 8 minutes"
 
 
 def test_a_booking_says_when_the_work_shows() -> None:
-    laid = board()
+    laid = availability()
 
     near, far = laid.slots[identifier(15)], laid.slots[identifier(60)]
 
@@ -135,7 +142,7 @@ def test_a_booking_says_when_the_work_shows() -> None:
 
 
 def test_who_holds_room_is_found_by_the_marks_but_not_who_is_giving_it_back() -> None:
-    laid = board(recorded(15, moving={"taking": -5, "free of charge": 0, "giving back": 5}))
+    laid = availability(recorded(15, pending_moves={"taking": -5, "free of charge": 0, "giving back": 5}))
 
     assert set(laid.held()) == {"taking", "free of charge"}
 
@@ -144,7 +151,7 @@ def test_who_holds_room_is_found_by_the_marks_but_not_who_is_giving_it_back() ->
 
 
 def test_a_lowered_capacity_leaves_what_is_booked_and_takes_no_more() -> None:
-    laid = board(recorded(15, 800), rules=replace(RULES, capacity=500))
+    laid = availability(recorded(15, 800), rules=replace(RULES, capacity=500))
 
     slot = laid.slots[identifier(15)]
     assert (slot.capacity, slot.reserved, slot.free, slot.ceiling) == (500, 800, -300, 800)
@@ -152,7 +159,7 @@ def test_a_lowered_capacity_leaves_what_is_booked_and_takes_no_more() -> None:
 
 
 def test_a_capacity_that_an_operator_has_set_stays() -> None:
-    laid = board(recorded(15, capacity=70, adjusted=True), rules=replace(RULES, capacity=500))
+    laid = availability(recorded(15, capacity=70, adjusted=True), rules=replace(RULES, capacity=500))
 
     assert laid.slots[identifier(15)].capacity == 70
 
@@ -160,22 +167,22 @@ def test_a_capacity_that_an_operator_has_set_stays() -> None:
 def test_an_empty_slot_takes_the_new_times_and_a_booked_one_keeps_its_own() -> None:
     longer = Rules(duration=30, horizon=3)
 
-    assert follow(recorded(30), longer).end == at(60)
-    assert follow(recorded(30, 1), longer).end == at(45)
-    assert follow(recorded(30, moving={"o": 0}), longer).end == at(45)
+    assert apply_rules(recorded(30), longer).end == at(60)
+    assert apply_rules(recorded(30, 1), longer).end == at(45)
+    assert apply_rules(recorded(30, pending_moves={"o": 0}), longer).end == at(45)
 
 
 def test_a_new_slot_that_a_booked_one_overlaps_is_not_on_offer() -> None:
     longer = Rules(duration=30, horizon=3)
 
-    assert board(recorded(45, 1), rules=longer).offered == (identifier(60), identifier(90))
-    assert board(recorded(45), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
+    assert availability(recorded(45, 1), rules=longer).offered == (identifier(60), identifier(90))
+    assert availability(recorded(45), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
     # One that starts with a slot of the new rules goes on as it is.
-    assert board(recorded(30, 1), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
+    assert availability(recorded(30, 1), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
 
 
 def test_a_booked_slot_of_longer_times_keeps_the_shorter_ones_within_it_away() -> None:
-    laid = board(recorded(30, 1, length=30), rules=RULES)
+    laid = availability(recorded(30, 1, length=30), rules=RULES)
 
     assert laid.offered == (identifier(15), identifier(30), identifier(60))
 
@@ -192,16 +199,16 @@ def test_a_slot_is_never_above_its_capacity_but_by_what_was_booked_before_it_was
         if step == "limit":
             slot = slot.with_capacity(amount)
         elif step == "take" and amount <= slot.free:
-            slot = taken(slot, {f"o{number}": amount})
+            slot = take(slot, {f"o{number}": amount})
         elif step == "give back" and amount <= slot.reserved:
-            slot = given_back(slot, {f"o{number}": amount})
+            slot = give_back(slot, {f"o{number}": amount})
         assert slot.reserved <= max(slot.capacity, slot.ceiling or 0)
         assert slot.ceiling is None or slot.ceiling == slot.reserved > slot.capacity
         assert slot.reserved == slot.capacity - slot.free >= 0
 
 
 def test_overbooking_is_not_taken_for_what_was_booked_before() -> None:
-    assert taken(recorded(15, 900), {"o": 200}).ceiling is None
+    assert take(recorded(15, 900), {"o": 200}).ceiling is None
 
 
 # --- The list ---
@@ -210,7 +217,7 @@ def test_overbooking_is_not_taken_for_what_was_booked_before() -> None:
 def test_recorded_slots_and_those_still_empty_are_listed_by_their_start() -> None:
     times = [Opening(at(minutes), at(minutes + 15)) for minutes in (15, 30)]
 
-    found = listed(RULES, [recorded(-15, 7), recorded(35, 8), recorded(90, 1)], times)
+    found = list_slots(RULES, [recorded(-15, 7), recorded(35, 8), recorded(90, 1)], times)
 
     # The slot at 30 is left out: who is booked from 35 to 50 cannot be there.
     assert [(slot.id, slot.reserved) for slot in found] == [

@@ -24,12 +24,12 @@ from payment_service.gateways.stripe_outcomes import (
     WHOLE_ONLY,
     ZERO_DECIMAL,
     AmountRefusedError,
-    as_ours,
     charge_outcome,
     decline_reason,
     is_stored_failure,
     nothing_charged,
     stripe_amount,
+    translate_error,
 )
 
 SECRET = "pm_1SecretCard"
@@ -123,7 +123,7 @@ def test_only_what_is_about_the_card_or_the_amount_declines(error: stripe.Stripe
 def test_every_other_error_is_one_of_ours_without_stripes_text(
     error: stripe.StripeError, ours: type[Exception]
 ) -> None:
-    found = as_ours(error)
+    found = translate_error(error)
     assert type(found) is ours
     assert SECRET not in repr(found)
 

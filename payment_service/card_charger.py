@@ -17,8 +17,8 @@ from payment_service.gateways.port import (
     OutcomeUnknown,
     Refunded,
 )
-from payment_service.lifecycle import FREE, Payment, after_charge, after_refund, must_return, to_publish
-from payment_service.payments import Change, Payments
+from payment_service.lifecycle import FREE, Payment, after_charge, after_refund, mark_unpublished, must_refund
+from payment_service.payments import PaymentChange, Payments
 from shared import tracing
 from shared.clock import Clock
 from shared.failure_points import PAYMENT_CHARGED, REFUND_SENT, FailurePoint
@@ -31,7 +31,7 @@ _durations = Histogram("gateway_duration_seconds", "Time until the gateway answe
 Outcome = TypeVar("Outcome")
 
 
-class Charging:
+class CardCharger:
     """Asks the gateway about many payments at once and records what it says, each in one write.
 
     Where another worker has overtaken a payment in between, its record wins, and a charge that it has no use for is
@@ -55,7 +55,7 @@ class Charging:
         """Find out what became of the charges, make those that never arrived, and return the payments as recorded."""
         return await self._charge("look_up", self._look_up_or_charge, payments, unpublished=True)
 
-    async def give_back(self, payments: Sequence[Payment], *, unpublished: bool = False) -> list[Payment]:
+    async def refund(self, payments: Sequence[Payment], *, unpublished: bool = False) -> list[Payment]:
         """Return what was charged for the payments, and return them, in order, as they are recorded then."""
         if not payments:
             return []
@@ -90,8 +90,8 @@ class Charging:
             ],
             unpublished=unpublished,
         )
-        overtaken = [p for p, outcome in zip(recorded, outcomes, strict=True) if must_return(p, outcome)]
-        returned = {p.order_id: p for p in await self.give_back(overtaken, unpublished=unpublished)}
+        overtaken = [p for p, outcome in zip(recorded, outcomes, strict=True) if must_refund(p, outcome)]
+        returned = {p.order_id: p for p in await self.refund(overtaken, unpublished=unpublished)}
         return [returned.get(payment.order_id, payment) for payment in recorded]
 
     async def _charge_once(self, payment: Payment) -> Charged | Declined:
@@ -106,10 +106,10 @@ class Charging:
             return Refunded(FREE)
         return await self._gateway.refund(payment.charge_request())
 
-    async def _record(self, changes: Sequence[Change], *, unpublished: bool) -> list[Payment]:
+    async def _record(self, changes: Sequence[PaymentChange], *, unpublished: bool) -> list[Payment]:
         if unpublished:
-            changes = [(before, to_publish(before, after)) for before, after in changes]
-        recorded = await self._payments.apply(changes)
+            changes = [(before, mark_unpublished(before, after)) for before, after in changes]
+        recorded = await self._payments.update_many(changes)
         for (before, after), now in zip(changes, recorded, strict=True):
             if before.status is not after.status and after.status is now.status:
                 _decisions.labels(now.status).inc()

@@ -1,16 +1,17 @@
-"""What clients and operators ask of an existing order: cancel, retry, refund."""
+"""What clients and operators may do with an existing order: cancel, retry, refund."""
 
 from dataclasses import replace
 
 import structlog
 
-from order_service.alarms import Patience, after_intent
+from order_service.deadlines import Timeouts, after_intent
+from order_service.events import Request
 from order_service.handlers import ATTEMPTS
-from order_service.metrics import count_steps
+from order_service.metrics import count_changes
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
-from order_service.saga import MAX_RUNS, CancelRequested, RefundRequested, RetryRequested, accepts, advance
+from order_service.saga import MAX_RUNS, SAGA
 from shared import tracing
 from shared.clock import Clock
 from shared.database import Document
@@ -19,38 +20,36 @@ from shared.http import conflict, not_found
 
 _log = structlog.get_logger(__name__)
 
-Request = CancelRequested | RetryRequested | RefundRequested
 
+class OrderActions:
+    """Applies requests to orders; each change is stored as unpublished before its messages are sent."""
 
-class Requests:
-    """Carries requests into orders; the step is stored with what it owes before anything is published."""
-
-    def __init__(self, orders: Orders, outbox: Outbox, patience: Patience, clock: Clock) -> None:
+    def __init__(self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock) -> None:
         self._orders = orders
         self._outbox = outbox
-        self._patience = patience
+        self._timeouts = timeouts
         self._clock = clock
 
-    async def carry_out(self, order_id: str, request: Request, verb: str) -> Document:
-        """Do what is asked and return the order's document.
+    async def execute(self, order_id: str, request: Request, verb: str) -> Document:
+        """Apply the request and return the order's document.
 
-        Raises the 404 problem for an unknown order, the 409 problem if its status does not allow it.
+        Raises the 404 problem for an unknown order, the 409 problem if its status does not allow the request.
         """
         for _ in range(ATTEMPTS):
             order = (await self._orders.load([order_id])).get(order_id)
             if order is None:
                 raise not_found(f"Order {order_id}")
-            if not accepts(order, request):
+            if not SAGA.accepts(order, request):
                 raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
             now = self._clock()
-            step = advance(order, request, now)
-            if step.entry is None and order.unpublished:
-                break  # what it repeats is about to be published anyway
-            after = after_intent(step.order, now, self._patience)
-            change = Change(order, after, (step.entry,) if step.entry else ())
+            transition = SAGA.advance(order, request, now)
+            if transition.entry is None and order.unpublished:
+                break  # the messages that it repeats are about to be published anyway
+            after = after_intent(transition.order, now, self._timeouts)
+            change = Change(order, after, (transition.entry,) if transition.entry else ())
             if await self._orders.apply([change]):
-                count_steps([change])
-                self._outbox.post(_told(change.stored, request))
+                count_changes([change])
+                self._outbox.post(_in_trace(change.stored, request))
                 break
         else:
             raise TransientError(f"Order {order_id} is changing too quickly, try again")
@@ -60,15 +59,15 @@ class Requests:
         return document
 
 
-def _told(order: Order, request: Request) -> Order:
-    """Tell the log and the order's trace of the request; returns the order with what it publishes now put behind it."""
+def _in_trace(order: Order, request: Request) -> Order:
+    """Log the request; return the order with its next messages continuing the trace from the request."""
     name = request.routing_key
-    _log.info("request carried out", request=name, order_id=order.order_id, status=order.status)
+    _log.info("request applied", request=name, order_id=order.order_id, status=order.status)
     return replace(order, traceparent=tracing.continued(order.traceparent, name, order.order_id, order.status))
 
 
 def _state(order: Order) -> str:
-    """Say where the order is, so that who is refused sees why: another operator may have been quicker."""
+    """Describe the order's state for a refusal: another operator may have been quicker."""
     match order.status:
         case Status.PROVISIONING:
             return f"PROVISIONING, in run {order.provisioning_run}"

@@ -1,4 +1,4 @@
-"""Takes new orders: checks them, gives them an id, and stores concurrent ones together."""
+"""Places new orders: validates them, gives each an id, and stores concurrent ones together."""
 
 import hashlib
 import uuid
@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from order_service.alarms import Patience, after_intent
+from order_service.deadlines import Timeouts, after_intent
 from order_service.metrics import placed
 from order_service.order import Order
 from order_service.orders import Orders
@@ -32,7 +32,7 @@ from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_numb
 
 GROUP_LIMIT = 200
 
-# Any fixed value does: it only has to keep keys of this purpose apart from others made the same way.
+# Any fixed value does: it only keeps these keys apart from others that are made in the same way.
 _KEYS = uuid.UUID("6f1dbdb6-6b0a-4a3c-9a5e-4f0d3a0f6e52")
 
 
@@ -106,29 +106,29 @@ def _total(items: Sequence[NewItem]) -> int:
     return sum(item.quantity * item.price for item in items)
 
 
-class _Placement(NamedTuple):
+class _Submission(NamedTuple):
     order: Order
     fingerprint: str | None
 
 
-class Intake:
+class OrderPlacement:
     """Stores new orders, each exactly once under its idempotency key, and hands them to the outbox."""
 
-    def __init__(self, orders: Orders, outbox: Outbox, patience: Patience, clock: Clock) -> None:
+    def __init__(self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock) -> None:
         self._orders = orders
         self._outbox = outbox
-        self._patience = patience
+        self._timeouts = timeouts
         self._clock = clock
-        self._groups: GroupCommit[_Placement, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
+        self._groups: GroupCommit[_Submission, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
 
     async def place(self, new: NewOrder, idempotency_key: str | None) -> Order | Document:
-        """Store the order; returns it, or the stored document if the key and the body have been seen before.
+        """Store the order and return it; return the stored document if the key and the body were used before.
 
         Raises the 422 problem if the key was used with another body.
         """
         order = self._order(new, idempotency_key)
         fingerprint = _fingerprint(new) if idempotency_key is not None else None
-        earlier = await self._groups.submit(_Placement(order, fingerprint))
+        earlier = await self._groups.submit(_Submission(order, fingerprint))
         if earlier is None:
             placed.inc()
             self._outbox.post(order)
@@ -139,22 +139,22 @@ class Intake:
         return earlier
 
     async def drain(self) -> None:
-        """Store what is in hand."""
+        """Store all orders that are submitted."""
         await self._groups.drain()
 
-    async def _store(self, placements: Sequence[_Placement]) -> Sequence[Document | None]:
-        """Insert; the result for each is the document that was there before it, if any."""
-        first: dict[str, _Placement] = {}
-        for placement in placements:
-            first.setdefault(placement.order.order_id, placement)
-        known = await self._orders.insert([(p.order, p.fingerprint) for p in first.values()])
-        repeated = known | {p.order.order_id for p in placements if first[p.order.order_id] is not p}
+    async def _store(self, submissions: Sequence[_Submission]) -> Sequence[Document | None]:
+        """Insert the orders; return for each the document that was stored before it, if any."""
+        first: dict[str, _Submission] = {}
+        for submission in submissions:
+            first.setdefault(submission.order.order_id, submission)
+        known = await self._orders.insert([(s.order, s.fingerprint) for s in first.values()])
+        repeated = known | {s.order.order_id for s in submissions if first[s.order.order_id] is not s}
         if not repeated:
-            return [None] * len(placements)
+            return [None] * len(submissions)
         stored = await self._orders.documents(repeated)
         return [
-            None if first[p.order.order_id] is p and p.order.order_id not in known else stored[p.order.order_id]
-            for p in placements
+            None if first[s.order.order_id] is s and s.order.order_id not in known else stored[s.order.order_id]
+            for s in submissions
         ]
 
     def _order(self, new: NewOrder, idempotency_key: str | None) -> Order:
@@ -173,10 +173,10 @@ class Intake:
             delivery=Delivery.model_construct(slot=new.delivery.slot if new.delivery else None),
             created_at=now,
             updated_at=now,
-            deadline=now + self._patience.saga_timeout,
+            deadline=now + self._timeouts.saga_timeout,
             traceparent=tracing.here(order_id),
         )
-        return after_intent(order, now, self._patience)
+        return after_intent(order, now, self._timeouts)
 
 
 def _fingerprint(new: NewOrder) -> str:

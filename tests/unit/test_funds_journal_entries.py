@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.bookings import Booking, Operation, Posting
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.journal_entries import JournalEntry, LedgerOperation, Posting
 from shared.money import MAX_MINOR_UNITS
 
 amounts = st.integers(min_value=1, max_value=MAX_MINOR_UNITS)
@@ -13,45 +13,45 @@ fees = st.integers(min_value=0, max_value=MAX_MINOR_UNITS)
 maybe_id = st.none() | st.just("i1")
 
 
-def effects(booking: Booking) -> dict[str, int]:
-    return {posting.account: posting.effect() for posting in booking.postings}
+def effects(entry: JournalEntry) -> dict[str, int]:
+    return {posting.account: posting.effect() for posting in entry.postings}
 
 
-def assert_balanced(booking: Booking) -> None:
-    assert sum(posting.amount for posting in booking.postings) == 0
-    assert all(posting.amount for posting in booking.postings)
+def assert_balanced(entry: JournalEntry) -> None:
+    assert sum(posting.amount for posting in entry.postings) == 0
+    assert all(posting.amount for posting in entry.postings)
 
 
 @given(amounts)
 def test_a_retainer_opened_or_replenished_holds_what_came_in(amount: int) -> None:
-    for booking in (
-        bookings.retainer_opened("r1", amount, "USD"),
-        bookings.retainer_replenished("r1", amount, "USD", payment_id="outside"),
+    for entry in (
+        journal_entries.retainer_opened("r1", amount, "USD"),
+        journal_entries.retainer_replenished("r1", amount, "USD", payment_id="outside"),
     ):
-        assert_balanced(booking)
-        assert effects(booking) == {"retainer:r1": amount, "system:clearing:USD": amount}
+        assert_balanced(entry)
+        assert effects(entry) == {"retainer:r1": amount, "system:clearing:USD": amount}
 
 
 @given(amounts)
 def test_a_retainer_replenished_from_a_payment_takes_it_from_the_customers_credit(amount: int) -> None:
-    booking = bookings.retainer_replenished("r1", amount, "EUR", payment_id="p1", customer_id="c1")
-    assert_balanced(booking)
-    assert effects(booking) == {"retainer:r1": amount, "customer:c1:EUR": -amount}
-    assert booking.reference == {"retainerId": "r1", "paymentId": "p1"}
+    entry = journal_entries.retainer_replenished("r1", amount, "EUR", payment_id="p1", customer_id="c1")
+    assert_balanced(entry)
+    assert effects(entry) == {"retainer:r1": amount, "customer:c1:EUR": -amount}
+    assert entry.reference == {"retainerId": "r1", "paymentId": "p1"}
 
 
 @given(amounts, maybe_id)
 def test_consumption_is_earned_or_pays_the_invoice(amount: int, invoice_id: str | None) -> None:
-    booking = bookings.retainer_consumed("r1", amount, "USD", invoice_id=invoice_id)
-    assert_balanced(booking)
+    entry = journal_entries.retainer_consumed("r1", amount, "USD", invoice_id=invoice_id)
+    assert_balanced(entry)
     other = {"system:revenue:USD": amount} if invoice_id is None else {"invoice:i1": -amount}
-    assert effects(booking) == {"retainer:r1": -amount, **other}
+    assert effects(entry) == {"retainer:r1": -amount, **other}
 
 
 @given(amounts)
 def test_an_orders_refund_undoes_its_payment(amount: int) -> None:
-    paid = bookings.order_paid("r1", "o1", amount, "USD")
-    refunded = bookings.order_refunded("r1", "o1", amount, "USD", reverses="e1")
+    paid = journal_entries.order_paid("r1", "o1", amount, "USD")
+    refunded = journal_entries.order_refunded("r1", "o1", amount, "USD", reverses="e1")
     assert_balanced(paid)
     assert effects(paid) == {"retainer:r1": -amount, "system:revenue:USD": amount}
     assert effects(refunded) == {account: -effect for account, effect in effects(paid).items()}
@@ -61,8 +61,8 @@ def test_an_orders_refund_undoes_its_payment(amount: int) -> None:
 @given(amounts, amounts)
 def test_an_invoice_is_due_until_it_is_paid(total: int, part: int) -> None:
     issued, paid = (
-        bookings.invoice_issued("i1", total, "USD"),
-        bookings.invoice_paid("i1", part, "USD", payment_method="cash"),
+        journal_entries.invoice_issued("i1", total, "USD"),
+        journal_entries.invoice_paid("i1", part, "USD", payment_method="cash"),
     )
     assert_balanced(issued)
     assert_balanced(paid)
@@ -72,23 +72,23 @@ def test_an_invoice_is_due_until_it_is_paid(total: int, part: int) -> None:
 
 @given(amounts, maybe_id)
 def test_a_completed_payment_pays_its_invoice_or_is_the_customers_credit(amount: int, invoice_id: str | None) -> None:
-    booking = bookings.payment_completed("p1", "c1", amount, "USD", invoice_id=invoice_id)
-    assert_balanced(booking)
+    entry = journal_entries.payment_completed("p1", "c1", amount, "USD", invoice_id=invoice_id)
+    assert_balanced(entry)
     credited = {"customer:c1:USD": amount} if invoice_id is None else {"invoice:i1": -amount}
-    assert effects(booking) == {"system:clearing:USD": amount, **credited}
+    assert effects(entry) == {"system:clearing:USD": amount, **credited}
 
 
 @given(amounts)
 def test_a_bank_account_opens_with_what_it_holds(amount: int) -> None:
-    booking = bookings.bank_opened("b1", amount, "USD")
-    assert_balanced(booking)
-    assert effects(booking) == {"bank:b1": amount, "system:opening:USD": amount}
+    entry = journal_entries.bank_opened("b1", amount, "USD")
+    assert_balanced(entry)
+    assert effects(entry) == {"bank:b1": amount, "system:opening:USD": amount}
 
 
 @given(amounts, fees)
 def test_a_transfer_costs_the_sender_the_fee_and_its_cancellation_gives_back_all(amount: int, fee: int) -> None:
-    made = bookings.transfer_made("t1", from_id="a", to_id="b", amount=amount, fee=fee, currency="USD")
-    cancelled = bookings.transfer_cancelled(made, "e1", "by mistake")
+    made = journal_entries.transfer_made("t1", from_id="a", to_id="b", amount=amount, fee=fee, currency="USD")
+    cancelled = journal_entries.transfer_cancelled(made, "e1", "by mistake")
     assert_balanced(made)
     assert_balanced(cancelled)
     fees_posted = {"system:bank-fees:USD": fee} if fee else {}
@@ -109,7 +109,7 @@ def test_a_transfer_costs_the_sender_the_fee_and_its_cancellation_gives_back_all
 )
 def test_an_entry_that_is_none_cannot_be_made(postings: tuple[Posting, ...]) -> None:
     with pytest.raises(ValueError, match=r"correction"):
-        Booking(operation=Operation.CORRECTION, currency="USD", postings=postings)
+        JournalEntry(operation=LedgerOperation.CORRECTION, currency="USD", postings=postings)
 
 
 @pytest.mark.parametrize(

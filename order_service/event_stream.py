@@ -18,8 +18,8 @@ from order_service.views import show_entry
 from shared.database import Document, is_passing
 from shared.http import ProblemError, not_found
 
-MAX_FOLLOWERS = 200
-"""Event streams that a process serves at once: each is a few reads a second."""
+MAX_SUBSCRIBERS = 200
+"""Event streams that a process serves at once: each takes a few reads per second."""
 POLL_SECONDS = 0.2
 SLOWEST_POLL_SECONDS = 2.0
 KEEPALIVE_SECONDS = 15.0
@@ -27,17 +27,17 @@ KEEPALIVE_SECONDS = 15.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class Followers:
-    """The event streams that this process serves."""
+class Subscribers:
+    """Counts and limits the event streams that this process serves."""
 
     def __init__(self) -> None:
         self._count = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for as long as the context lasts; raises the 429 problem if there is none."""
-        if self._count >= MAX_FOLLOWERS:
-            detail = f"{MAX_FOLLOWERS} clients follow orders already; ask for the order itself, or try again"
+    def slot(self) -> Iterator[None]:
+        """Occupy one of the slots for as long as the context lasts; raises the 429 problem if all are taken."""
+        if self._count >= MAX_SUBSCRIBERS:
+            detail = f"{MAX_SUBSCRIBERS} clients follow orders already; poll the order itself, or try again"
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "5"})
         self._count += 1
         try:
@@ -47,22 +47,22 @@ class Followers:
 
 
 class EventStream(Response):
-    """One event per line of the order's history after the first `seen`; 204 once there will be no more.
+    """One event per line of the order's history after the first `seen`; 204 once the order is settled.
 
-    A browser opens a stream again that has ended, naming the last event it got; only 204 stops it. The place is taken
-    before anything is waited for, and given back however the request ends, also before its first byte.
+    A browser reopens a stream that has ended, and names the last event that it received; only 204 stops it. The slot is
+    taken before anything is awaited, and freed however the request ends, even before its first byte.
     """
 
-    def __init__(self, orders: Orders, followers: Followers, order_id: str, seen: int) -> None:
+    def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int) -> None:
         super().__init__()
         self._orders = orders
-        self._followers = followers
+        self._subscribers = subscribers
         self._order_id = order_id
         self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; raises the 404 problem for an unknown order and the 429 problem without a place."""
-        with self._followers.place():
+        """Answer the request; raises the 404 problem for an unknown order and the 429 problem without a free slot."""
+        with self._subscribers.slot():
             document = await self._orders.document(self._order_id)
             if document is None:
                 raise not_found(f"Order {self._order_id}")
@@ -73,7 +73,7 @@ class EventStream(Response):
             await answer(scope, receive, send)
 
     async def _until_settled(self, document: Document | None) -> AsyncIterator[bytes]:
-        """What has happened and what happens, with fewer and fewer looks at an order of which nothing is heard."""
+        """Yield past and new events; poll an order less and less often while it does not change."""
         seen, last_sent, pause = self._seen, time.monotonic(), POLL_SECONDS
         while document is not None:
             for number, entry in enumerate(document["history"][seen:], start=seen + 1):
@@ -86,10 +86,10 @@ class EventStream(Response):
                 last_sent = time.monotonic()
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
-            document = await self._look_again(document)
+            document = await self._reload(document)
 
-    async def _look_again(self, document: Document) -> Document | None:
-        """Return the order as it is now; as it was while MongoDB is away, for the answer has begun."""
+    async def _reload(self, document: Document) -> Document | None:
+        """Return the current document; the last one while MongoDB is away, as the answer has begun already."""
         try:
             return await self._orders.document(self._order_id)
         except PyMongoError as error:

@@ -2,7 +2,7 @@
 
 A payment is PROCESSED or FAILED from its first record on; a message that comes again finds the record, and a crash in
 between has left nothing. Only where the retainer is too busy is the payment PENDING for a while: nobody else's order
-waits for that retainer, and the look-ups carry the payment on (`carry_on`) as they do with cards.
+waits for that retainer, and the look-ups carry the payment on (`decide_postponed`) as they do with cards.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from datetime import datetime
 import structlog
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.ledger import bookings, chart_of_accounts
-from payment_service.ledger.ledger import ACTIVE, Ledger, money, name_of
+from payment_service.ledger import chart_of_accounts, journal_entries
+from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_amount
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
-from payment_service.lifecycle import FREE, Payment, Status, deferred, to_publish
+from payment_service.lifecycle import FREE, Payment, PaymentStatus, mark_unpublished, with_next_lookup
 from payment_service.payments import Payments
 from shared import tracing
 from shared.clock import Clock
@@ -27,13 +27,13 @@ from shared.database import Document
 ORDERS_PER_TRANSACTION = 50
 """A transaction keeps its retainer from everybody else: it is to be short."""
 
-PATIENCE_SECONDS = 1.0
+BUSY_RETAINER_SECONDS = 1.0
 """How long the orders of a batch wait for a busy retainer; the others in the batch wait with them."""
 
 _log = structlog.get_logger(__name__)
 
 
-class RetainerCharging:
+class RetainerCharger:
     """Takes the money of orders from retainers, and puts it back."""
 
     def __init__(self, payments: Payments, ledger: Ledger, transactions: Transactions, clock: Clock) -> None:
@@ -58,13 +58,13 @@ class RetainerCharging:
         paid = await asyncio.gather(*(self._charge_or_postpone(retainer_id, group) for retainer_id, group in groups))
         return [payment for group in paid for payment in group]
 
-    async def carry_on(self, payments: Sequence[Payment]) -> list[Payment]:
+    async def decide_postponed(self, payments: Sequence[Payment]) -> list[Payment]:
         """Decide payments that are PENDING as their retainer was busy; returns all as recorded, some PENDING still."""
         return list(await asyncio.gather(*(self._decide_again(payment) for payment in payments)))
 
-    async def give_back(self, payments: Sequence[Payment]) -> list[Payment]:
+    async def refund(self, payments: Sequence[Payment]) -> list[Payment]:
         """Put the orders' money back into their retainers, once, and return the payments as they are recorded then."""
-        return list(await asyncio.gather(*(self._give_back(payment) for payment in payments)))
+        return list(await asyncio.gather(*(self._refund(payment) for payment in payments)))
 
     async def _charge_or_postpone(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         try:
@@ -72,7 +72,9 @@ class RetainerCharging:
         except ContentionError:
             _log.warning("retainer is busy, its orders are paid later", retainer_id=retainer_id, orders=len(orders))
             now = self._clock()
-            return await self._payments.open([deferred(_wanted(order, now), now) for order in orders])
+            return await self._payments.insert_missing(
+                [with_next_lookup(_traced_payment(order, now), now) for order in orders]
+            )
 
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart_of_accounts.retainer(retainer_id)
@@ -81,8 +83,8 @@ class RetainerCharging:
             now = self._clock()
             recorded = await self._payments.read((order.order_id for order in orders), session)
             retainer = await self._ledger.find(account, session)
-            new = [_wanted(order, now) for order in orders if order.order_id not in recorded]
-            decided = [await self._entered(payment, session) for payment in decide(new, retainer, now)]
+            new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
+            decided = [await self._posted(payment, session) for payment in decide(new, retainer, now)]
             await self._payments.insert(decided, session)
             recorded |= {payment.order_id: payment for payment in decided}
             return [recorded[order.order_id] for order in orders]
@@ -90,7 +92,7 @@ class RetainerCharging:
         while True:
             # Somebody else has taken the same order, or left its tombstone, in between: now that is there to be seen.
             with contextlib.suppress(DuplicateKeyError):
-                return await self._transactions.run("order.paid", work, keys=[account], within=PATIENCE_SECONDS)
+                return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
 
     async def _decide_again(self, payment: Payment) -> Payment:
         account = chart_of_accounts.retainer(payment.retainer_id or "")
@@ -98,50 +100,52 @@ class RetainerCharging:
         async def work(session: Session) -> Payment:
             now = self._clock()
             recorded = (await self._payments.read([payment.order_id], session))[payment.order_id]
-            if recorded.status is not Status.PENDING:
+            if recorded.status is not PaymentStatus.PENDING:
                 return recorded
             if recorded.refund_requested:
-                decided = replace(recorded, status=Status.VOIDED, next_lookup_at=None, updated_at=now)
+                decided = replace(recorded, status=PaymentStatus.VOIDED, next_lookup_at=None, updated_at=now)
             else:
                 (decision,) = decide([recorded], await self._ledger.find(account, session), now)
-                decided = await self._entered(decision, session)
-            return await self._payments.change(recorded, to_publish(recorded, decided), session)
+                decided = await self._posted(decision, session)
+            return await self._payments.update(recorded, mark_unpublished(recorded, decided), session)
 
         try:
-            return await self._transactions.run("order.paid", work, keys=[account], within=PATIENCE_SECONDS)
+            return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
         except ContentionError:
             return payment  # its next look-up is set already
 
-    async def _entered(self, payment: Payment, session: Session) -> Payment:
+    async def _posted(self, payment: Payment, session: Session) -> Payment:
         """Enter a payment that goes through into the books; it carries the entry's id."""
-        if payment.status is not Status.PROCESSED or payment.transaction_id is not None:
+        if payment.status is not PaymentStatus.PROCESSED or payment.transaction_id is not None:
             return payment
-        booking = bookings.order_paid(
+        entry = journal_entries.order_paid(
             payment.retainer_id or "", payment.order_id, payment.amount or 0, payment.currency or ""
         )
-        entry = await self._ledger.post(booking, session)
-        return replace(payment, transaction_id=entry.entry_id)
+        posted = await self._ledger.post(entry, session)
+        return replace(payment, transaction_id=posted.entry_id)
 
-    async def _give_back(self, payment: Payment) -> Payment:
-        refunded = replace(payment, status=Status.REFUNDED, updated_at=self._clock())
+    async def _refund(self, payment: Payment) -> Payment:
+        refunded = replace(payment, status=PaymentStatus.REFUNDED, updated_at=self._clock())
         retainer_id, entry_id = payment.retainer_id or "", payment.transaction_id
 
         async def work(session: Session) -> Payment:
-            recorded = await self._payments.change(payment, refunded, session)
+            recorded = await self._payments.update(payment, refunded, session)
             if recorded is refunded and entry_id != FREE:
                 amount, currency = payment.amount or 0, payment.currency or ""
-                booking = bookings.order_refunded(retainer_id, payment.order_id, amount, currency, reverses=entry_id)
-                await self._ledger.post(booking, session)
+                entry = journal_entries.order_refunded(
+                    retainer_id, payment.order_id, amount, currency, reverses=entry_id
+                )
+                await self._ledger.post(entry, session)
             return recorded
 
         return await self._transactions.run("order.refunded", work, keys=[chart_of_accounts.retainer(retainer_id)])
 
 
-def wanted(order: OrderCreated, now: datetime) -> Payment:
+def retainer_payment(order: OrderCreated, now: datetime) -> Payment:
     """Return the payment that an order asks for, undecided."""
     return Payment(
         order_id=order.order_id,
-        status=Status.PENDING,
+        status=PaymentStatus.PENDING,
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
@@ -162,9 +166,9 @@ def decide(payments: Sequence[Payment], retainer: Document | None, now: datetime
     for payment in payments:
         amount = payment.amount or 0
         if reason := _refusal(payment, retainer, left):
-            outcome = replace(payment, status=Status.FAILED, failure_reason=reason)
+            outcome = replace(payment, status=PaymentStatus.FAILED, failure_reason=reason)
         else:
-            outcome = replace(payment, status=Status.PROCESSED, transaction_id=None if amount else FREE)
+            outcome = replace(payment, status=PaymentStatus.PROCESSED, transaction_id=None if amount else FREE)
             left -= amount
         decided.append(replace(outcome, next_lookup_at=None, updated_at=now))
     return decided
@@ -174,7 +178,7 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     """Say why the retainer does not pay. Not how much it holds: its client need not be who has ordered."""
     if not payment.retainer_id:
         return "No retainer is named to pay from"
-    name = name_of(chart_of_accounts.retainer(payment.retainer_id))
+    name = account_name(chart_of_accounts.retainer(payment.retainer_id))
     if retainer is None:
         return f"{name} does not exist"
     if retainer["status"] != ACTIVE:
@@ -182,9 +186,11 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     if retainer["currency"] != payment.currency:
         return f"{name} is kept in {retainer['currency']}, not in {payment.currency}"
     if left < (payment.amount or 0):
-        return f"Insufficient balance: {name} holds less than {money(payment.amount or 0, payment.currency or '')}"
+        return (
+            f"Insufficient balance: {name} holds less than {format_amount(payment.amount or 0, payment.currency or '')}"
+        )
     return None
 
 
-def _wanted(order: OrderCreated, now: datetime) -> Payment:
-    return replace(wanted(order, now), traceparent=tracing.of_order(order.order_id))
+def _traced_payment(order: OrderCreated, now: datetime) -> Payment:
+    return replace(retainer_payment(order, now), traceparent=tracing.of_order(order.order_id))

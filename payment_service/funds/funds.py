@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from payment_service.funds.bank import Bank
-from payment_service.funds.idempotency import Answers
+from payment_service.funds.idempotency import IdempotentRunner
 from payment_service.funds.invoices import Invoices
 from payment_service.funds.payments import FundPayments
 from payment_service.funds.retainers import Retainers
@@ -17,7 +17,7 @@ from shared.database import Database
 class Funds:
     """Everything that the routes need."""
 
-    answers: Answers
+    idempotency: IdempotentRunner
     transactions: Transactions
     ledger: Ledger
     retainers: Retainers
@@ -30,7 +30,7 @@ def open_funds(database: Database, ledger: Ledger, transactions: Transactions, c
     """Put the funds together over books that others may share."""
     payments = FundPayments(database, ledger, clock)
     return Funds(
-        answers=Answers(database, transactions, clock),
+        idempotency=IdempotentRunner(database, transactions, clock),
         transactions=transactions,
         ledger=ledger,
         retainers=Retainers(ledger, payments),

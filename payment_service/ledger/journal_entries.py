@@ -10,7 +10,7 @@ from enum import StrEnum
 from payment_service.ledger import chart_of_accounts
 
 
-class Operation(StrEnum):
+class LedgerOperation(StrEnum):
     """What an entry of the journal records."""
 
     RETAINER_OPENED = "retainer.opened"
@@ -40,10 +40,10 @@ class Posting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Booking:
+class JournalEntry:
     """An entry that is still to be made. Raises ValueError unless its postings sum to zero, each to its own account."""
 
-    operation: Operation
+    operation: LedgerOperation
     currency: str
     postings: tuple[Posting, ...]
     reference: Mapping[str, str] = field(default_factory=dict)
@@ -59,10 +59,10 @@ class Booking:
             raise ValueError(f"{self.operation}: an account has two postings")
 
 
-def retainer_opened(retainer_id: str, amount: int, currency: str) -> Booking:
+def retainer_opened(retainer_id: str, amount: int, currency: str) -> JournalEntry:
     """A client pays in advance."""
-    return Booking(
-        operation=Operation.RETAINER_OPENED,
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_OPENED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.clearing(currency), credit=chart_of_accounts.retainer(retainer_id)
@@ -73,15 +73,15 @@ def retainer_opened(retainer_id: str, amount: int, currency: str) -> Booking:
 
 def retainer_replenished(
     retainer_id: str, amount: int, currency: str, *, payment_id: str | None = None, customer_id: str | None = None
-) -> Booking:
+) -> JournalEntry:
     """A client pays more in advance; from their credit where `customer_id` says whose that is, else from outside."""
     source = (
         chart_of_accounts.clearing(currency)
         if customer_id is None
         else chart_of_accounts.customer(customer_id, currency)
     )
-    return Booking(
-        operation=Operation.RETAINER_REPLENISHED,
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_REPLENISHED,
         currency=currency,
         postings=_moved(amount, debit=source, credit=chart_of_accounts.retainer(retainer_id)),
         reference=_ids(retainerId=retainer_id, paymentId=payment_id),
@@ -90,11 +90,11 @@ def retainer_replenished(
 
 def retainer_consumed(
     retainer_id: str, amount: int, currency: str, *, invoice_id: str | None = None, description: str | None = None
-) -> Booking:
+) -> JournalEntry:
     """What was paid in advance is earned, or pays an invoice."""
     earned = chart_of_accounts.revenue(currency) if invoice_id is None else chart_of_accounts.invoice(invoice_id)
-    return Booking(
-        operation=Operation.RETAINER_CONSUMED,
+    return JournalEntry(
+        operation=LedgerOperation.RETAINER_CONSUMED,
         currency=currency,
         postings=_moved(amount, debit=chart_of_accounts.retainer(retainer_id), credit=earned),
         reference=_ids(retainerId=retainer_id, invoiceId=invoice_id),
@@ -102,10 +102,10 @@ def retainer_consumed(
     )
 
 
-def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> Booking:
+def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> JournalEntry:
     """An order is paid from a retainer."""
-    return Booking(
-        operation=Operation.ORDER_PAID,
+    return JournalEntry(
+        operation=LedgerOperation.ORDER_PAID,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.retainer(retainer_id), credit=chart_of_accounts.revenue(currency)
@@ -116,10 +116,10 @@ def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> B
 
 def order_refunded(
     retainer_id: str, order_id: str, amount: int, currency: str, *, reverses: str | None = None
-) -> Booking:
+) -> JournalEntry:
     """An order's money goes back to its retainer; `reverses` is the entry by which it was paid."""
-    return Booking(
-        operation=Operation.ORDER_REFUNDED,
+    return JournalEntry(
+        operation=LedgerOperation.ORDER_REFUNDED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.revenue(currency), credit=chart_of_accounts.retainer(retainer_id)
@@ -129,10 +129,10 @@ def order_refunded(
     )
 
 
-def invoice_issued(invoice_id: str, amount: int, currency: str) -> Booking:
+def invoice_issued(invoice_id: str, amount: int, currency: str) -> JournalEntry:
     """A client owes us for something."""
-    return Booking(
-        operation=Operation.INVOICE_ISSUED,
+    return JournalEntry(
+        operation=LedgerOperation.INVOICE_ISSUED,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.invoice(invoice_id), credit=chart_of_accounts.revenue(currency)
@@ -141,10 +141,10 @@ def invoice_issued(invoice_id: str, amount: int, currency: str) -> Booking:
     )
 
 
-def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method: str) -> Booking:
+def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method: str) -> JournalEntry:
     """A part of an invoice, or all of it, is paid from outside."""
-    return Booking(
-        operation=Operation.INVOICE_PAID,
+    return JournalEntry(
+        operation=LedgerOperation.INVOICE_PAID,
         currency=currency,
         postings=_moved(
             amount, debit=chart_of_accounts.clearing(currency), credit=chart_of_accounts.invoice(invoice_id)
@@ -156,25 +156,25 @@ def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method:
 
 def payment_completed(
     payment_id: str, customer_id: str, amount: int, currency: str, *, invoice_id: str | None = None
-) -> Booking:
+) -> JournalEntry:
     """A payment has arrived: it is the customer's credit, or pays the invoice that it was made for."""
     credited = (
         chart_of_accounts.customer(customer_id, currency)
         if invoice_id is None
         else chart_of_accounts.invoice(invoice_id)
     )
-    return Booking(
-        operation=Operation.PAYMENT_COMPLETED,
+    return JournalEntry(
+        operation=LedgerOperation.PAYMENT_COMPLETED,
         currency=currency,
         postings=_moved(amount, debit=chart_of_accounts.clearing(currency), credit=credited),
         reference=_ids(paymentId=payment_id, customerId=customer_id, invoiceId=invoice_id),
     )
 
 
-def bank_opened(account_id: str, amount: int, currency: str) -> Booking:
+def bank_opened(account_id: str, amount: int, currency: str) -> JournalEntry:
     """A bank account is entered with what it holds."""
-    return Booking(
-        operation=Operation.BANK_OPENED,
+    return JournalEntry(
+        operation=LedgerOperation.BANK_OPENED,
         currency=currency,
         postings=_moved(amount, debit=chart_of_accounts.bank(account_id), credit=chart_of_accounts.opening(currency)),
         reference={"bankAccountId": account_id},
@@ -183,11 +183,11 @@ def bank_opened(account_id: str, amount: int, currency: str) -> Booking:
 
 def transfer_made(
     transfer_id: str, *, from_id: str, to_id: str, amount: int, fee: int, currency: str, description: str | None = None
-) -> Booking:
+) -> JournalEntry:
     """Money goes from one bank account to another; the sender also pays the fee."""
     fees = (Posting(chart_of_accounts.bank_fees(currency), fee),) if fee else ()
-    return Booking(
-        operation=Operation.TRANSFER_MADE,
+    return JournalEntry(
+        operation=LedgerOperation.TRANSFER_MADE,
         currency=currency,
         postings=(
             Posting(chart_of_accounts.bank(to_id), amount),
@@ -199,10 +199,10 @@ def transfer_made(
     )
 
 
-def transfer_cancelled(made: Booking, entry_id: str, reason: str | None = None) -> Booking:
+def transfer_cancelled(made: JournalEntry, entry_id: str, reason: str | None = None) -> JournalEntry:
     """The reverse of the transfer, fee included, that refers to the entry by which it was made."""
-    return Booking(
-        operation=Operation.TRANSFER_CANCELLED,
+    return JournalEntry(
+        operation=LedgerOperation.TRANSFER_CANCELLED,
         currency=made.currency,
         postings=tuple(Posting(posting.account, -posting.amount) for posting in made.postings),
         reference=made.reference,

@@ -1,0 +1,148 @@
+"""The participants of the saga: one row for each service that does something for an order and can undo it.
+
+Everything that loops over participants (the saga, the stored order, the API, the metrics) reads `PARTICIPANTS`.
+Adding one takes a row here and a field of `Order` for its state; CONTRIBUTING.md lists the other files.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic.alias_generators import to_camel
+
+from order_service.order import Order
+from shared.contracts import (
+    Message,
+    OrderMessage,
+    PaymentFailed,
+    PaymentProcessed,
+    PaymentRefunded,
+    RefundPayment,
+    ReleaseStock,
+    StockReleased,
+    StockReservationFailed,
+    StockReserved,
+)
+
+PENDING = "PENDING"
+"""The state of a participant that has not answered yet."""
+FAILED = "FAILED"
+"""The state of a participant that has refused: it holds nothing and never will."""
+
+
+class Refusal(Protocol):
+    """An answer that says why the participant does nothing for the order."""
+
+    routing_key: ClassVar[str]
+
+    @property
+    def reason(self) -> str:
+        """Return the reason, for the client and the order's history."""
+
+
+Done = TypeVar("Done", bound=OrderMessage)
+Refused = TypeVar("Refused", bound=Refusal)
+Undone = TypeVar("Undone", bound=OrderMessage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant(Generic[Done, Refused, Undone]):
+    """A service that takes part in the saga: its answers, the states of its part, and the command that undoes it."""
+
+    name: str
+    """Its name in the reason of a timeout and in the labels of metrics."""
+    field: str
+    """The field of `Order` that holds its state."""
+
+    done: type[Done]
+    succeeded: str
+    """Its state after `done`: the order can be fulfilled once all participants are in theirs."""
+    brings: Callable[[Done], Mapping[str, object]] = lambda _: {}
+    """The fields of the order that `done` sets besides the state."""
+
+    refused: type[Refused]
+
+    undo: Callable[[Order], Message]
+    """Make the command that undoes its part; `undone` answers it."""
+    undone: type[Undone]
+    undone_state: Callable[[Undone], str]
+    """Return its state after `undone`."""
+    undone_early: str
+    """The reason of the cancellation if it is undone before all participants have succeeded."""
+
+    holds_nothing: frozenset[str]
+    """The states in which nothing is held for the order: FAILED, and all that `undone_state` returns."""
+    provisional: frozenset[str] = frozenset()
+    """Those of `holds_nothing` that a later `undone` may replace; all others are final."""
+
+    @cached_property
+    def stored_field(self) -> str:
+        """The name of its state in stored orders and in the API."""
+        return to_camel(self.field)
+
+    def state(self, order: Order) -> str:
+        """Return its state in the order."""
+        state: str = getattr(order, self.field)
+        return state
+
+    def with_state(self, order: Order, state: str) -> Order:
+        """Return the order with this state of the participant."""
+        change: dict[str, Any] = {self.field: state}
+        return replace(order, **change)
+
+    def with_success(self, order: Order, answer: Done) -> Order:
+        """Return the order with the participant's success and all that it brings."""
+        changes: dict[str, Any] = {self.field: self.succeeded, **self.brings(answer)}
+        return replace(order, **changes)
+
+    def has_succeeded(self, order: Order) -> bool:
+        """Return whether its part is done, and not undone."""
+        return self.state(order) == self.succeeded
+
+    def is_released(self, order: Order) -> bool:
+        """Return whether it is known to hold nothing for the order."""
+        return self.state(order) in self.holds_nothing
+
+    def is_final(self, order: Order) -> bool:
+        """Return whether it holds nothing and no further answer changes that."""
+        return self.is_released(order) and self.state(order) not in self.provisional
+
+
+AnyParticipant = Participant[Any, Any, Any]
+
+
+STOCK = Participant(
+    name="stock",
+    field="stock_status",
+    done=StockReserved,
+    succeeded="RESERVED",
+    brings=lambda answer: {
+        "fulfilment": answer.fulfilment,
+        "provisioning_spec": answer.provisioning,
+        "slot": answer.slot,
+    },
+    refused=StockReservationFailed,
+    undo=lambda order: ReleaseStock(order_id=order.order_id, items=order.items),
+    undone=StockReleased,
+    undone_state=lambda _: "RELEASED",
+    undone_early="The stock was released before the order was confirmed",
+    holds_nothing=frozenset({FAILED, "RELEASED"}),
+)
+
+PAYMENT = Participant(
+    name="payment",
+    field="payment_status",
+    done=PaymentProcessed,
+    succeeded="PROCESSED",
+    brings=lambda answer: {"transaction_id": answer.transaction_id},
+    refused=PaymentFailed,
+    undo=lambda order: RefundPayment(order_id=order.order_id, reason=order.failure_reason or ""),
+    undone=PaymentRefunded,
+    undone_state=lambda answer: answer.status,
+    undone_early="The payment was returned before the order was confirmed",
+    holds_nothing=frozenset({FAILED, "VOIDED", "REFUNDED"}),
+    provisional=frozenset({"VOIDED"}),
+)
+
+PARTICIPANTS: tuple[AnyParticipant, ...] = (STOCK, PAYMENT)

@@ -1,0 +1,129 @@
+"""The loop that finds the orders whose timers have run out, and acts on them; deadlines.py says when that is."""
+
+import asyncio
+import random
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from order_service.deadlines import Timeouts, after_intent, is_over, resend_at
+from order_service.events import DeadlinePassed
+from order_service.metrics import count_changes
+from order_service.order import Order, Status
+from order_service.orders import Change, Orders
+from order_service.outbox import NAMED_ORDERS, Outbox
+from order_service.saga import SAGA
+from shared import tracing
+from shared.clock import Clock
+from shared.errors import TransientError
+
+PAGE = 500
+RESENT_AT_ONCE = 200
+"""Most orders whose commands one sweep sends again: after an outage, new orders must get through as well."""
+ADOPT_EVERY = 10
+"""The pause between two searches for orders of earlier versions, in multiples of the first pause of a repetition."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Acts on the orders that are due; any number of order services may do so at once."""
+
+    def __init__(self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock, interval: float) -> None:
+        self._orders = orders
+        self._outbox = outbox
+        self._timeouts = timeouts
+        self._clock = clock
+        self._interval = interval
+        self._adopt_at = clock()
+
+    async def run(self) -> None:
+        """Sweep until cancelled; a server that is away is waited for."""
+        while True:
+            try:
+                while await self.sweep():
+                    pass
+            except (TransientError, PyMongoError) as error:
+                _log.warning("orders that are due have to wait", error=str(error)[:200])
+            except Exception:  # noqa: BLE001 - a fault in one order must not stop the sweep of all
+                _log.exception("the sweep of orders that are due failed")
+            # Not in step with other processes, so that they seldom take the same page.
+            await asyncio.sleep(self._interval * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
+
+    async def sweep(self) -> bool:
+        """Act on a page of the orders that are due; after the last page, send unanswered commands again.
+
+        Returns whether there is another page.
+        """
+        if await self.sweep_once() == PAGE:
+            return True
+        await self._adopt()
+        await self.resend()
+        return False
+
+    async def sweep_once(self) -> int:
+        """End the orders of one page whose time is over, publish the others again; returns how many there were."""
+        now = self._clock()
+        orders = await self._orders.due(now, PAGE)
+        over = [order for order in orders if is_over(order, now)]
+        unpublished = [order for order in orders if not is_over(order, now)]
+        await self._end(over, now)
+        await self._publish_again(unpublished)
+        return len(orders)
+
+    async def resend(self) -> int:
+        """Send the pending commands of some of the orders that have waited too long for an answer.
+
+        Returns how many orders there were. They are postponed once they are sent: a process without a broker leaves
+        them to the others.
+        """
+        now = self._clock()
+        orders = await self._orders.to_resend(now, RESENT_AT_ONCE)
+        if orders:
+            named = [order.order_id for order in orders[:NAMED_ORDERS]]
+            _log.info("sending unanswered commands again", orders=len(orders), order_ids=named)
+            await self._outbox.send_commands(orders)
+        await self._orders.schedule_resend([(order, resend_at(order, now, self._timeouts)) for order in orders])
+        return len(orders)
+
+    async def _adopt(self) -> None:
+        """Find, now and then, the orders of earlier versions, which may run beside this one during an upgrade."""
+        now = self._clock()
+        if now >= self._adopt_at:
+            await self._orders.adopt(now)
+            self._adopt_at = now + ADOPT_EVERY * self._timeouts.resend_after
+
+    async def _end(self, orders: list[Order], now: datetime) -> None:
+        changes = [self._deadline_passed(order, now) for order in orders]
+        # Where an answer has carried an order on meanwhile, the answer wins: the order is no longer due, or will be.
+        await self._orders.apply(changes)
+        current = await self._orders.load(change.after.order_id for change in changes)
+        count_changes([c for c in changes if current[c.before.order_id].version == c.stored.version])
+        ended = [
+            _in_trace(order) for order in current.values() if order.unpublished and order.status is not Status.PENDING
+        ]
+        for order in ended:
+            reason = order.failure_reason
+            _log.info("the order's time is over", order_id=order.order_id, status=order.status, reason=reason)
+        await self._outbox.publish(ended)
+
+    def _deadline_passed(self, order: Order, now: datetime) -> Change:
+        transition = SAGA.advance(order, DeadlinePassed(), now)
+        after = after_intent(transition.order, now, self._timeouts)
+        return Change(order, after, (transition.entry,) if transition.entry else ())
+
+    async def _publish_again(self, orders: list[Order]) -> None:
+        if not orders:
+            return
+        named = [order.order_id for order in orders[:NAMED_ORDERS]]
+        _log.info("publishing again after a crash or an outage", orders=len(orders), order_ids=named)
+        # Noted as published only afterwards: a process without a broker leaves them to the others.
+        await self._outbox.publish_again(orders)
+
+
+def _in_trace(order: Order) -> Order:
+    """Return the order with its next messages continuing the trace from the end of its time."""
+    name = DeadlinePassed().routing_key
+    return replace(order, traceparent=tracing.continued(order.traceparent, name, order.order_id, order.status))
