@@ -120,7 +120,7 @@ def picture() -> str:
 def drawn() -> str:
     """Return the part of the page between its markers."""
     edges = walk()
-    folded = f"<details>\n<summary>The statuses as a Mermaid diagram</summary>\n\n{mermaid(edges)}\n\n</details>"
+    folded = f'<details markdown="1">\n<summary>The statuses as a Mermaid diagram</summary>\n\n{mermaid(edges)}\n\n</details>'
     return f"{BEGIN}\n![The saga](images/saga.svg)\n\n{folded}\n\n{table(edges)}\n{END}"
 
 
