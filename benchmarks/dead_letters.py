@@ -1,10 +1,10 @@
-"""How fast 100,000 dead letters are taken in, listed, searched and grouped.
+"""How fast 100,000 dead letters are recorded, listed, searched and grouped.
 
     python -m benchmarks.dead_letters mongodb://127.0.0.1:27017/?replicaSet=rs0 [--letters 100000] [--keep]
 
-Fills a database of its own, `benchmark_operations`, with letters of 200 causes (a few big, many small), as the ingest
-records them, in batches of 50, unless it is full already; then asks what the pages ask, each question ten times.
-Without --keep, the database is dropped at the end.
+Fills the database `benchmark_operations` with letters of 200 causes (a few big, many small), as the ingest records
+them, in batches of 50, unless it is full already. Then runs the queries of the pages, ten times each. Without --keep,
+the database is dropped at the end.
 """
 
 import argparse
@@ -21,9 +21,11 @@ from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.table import Table
 
-from operations.dead_letters import DeadLetterService, Filters
+from operations.dead_letters.filters import Filters
 from operations.dead_letters.ingest import BATCH
-from operations.dead_letters.records import LETTERS, LetterRecords
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.schema import LETTERS
+from operations.dead_letters.service import DeadLetterService
 from shared.bus import Delivery
 from shared.clock import to_rfc3339, utc_now
 from shared.database import Document
@@ -35,7 +37,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def deliveries(number: int) -> Iterator[Delivery]:
-    """Dead letters as consumers publish them, the same in every run."""
+    """Yield dead letters as consumers publish them, the same in every run."""
     chance = random.Random(7)
     places = [(queue, message.routing_key) for queue, messages in INBOXES.items() for message in messages]
     words = [f"cause{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(CAUSES)]
@@ -67,7 +69,7 @@ def deliveries(number: int) -> Iterator[Delivery]:
 
 
 async def fill(records: LetterRecords, number: int) -> float:
-    """Record the letters; returns how many a second."""
+    """Record the letters; return how many per second."""
     started = time.perf_counter()
     batch: list[Delivery] = []
     for delivery in deliveries(number):
@@ -81,7 +83,7 @@ async def fill(records: LetterRecords, number: int) -> float:
 
 
 async def milliseconds(ask: Callable[[], Awaitable[Any]]) -> tuple[float, float]:
-    """Median and worst of several times, after one that warms up."""
+    """Return the median and the worst of several runs, after one to warm up."""
     await ask()
     taken = []
     for _ in range(TIMES):
@@ -91,32 +93,32 @@ async def milliseconds(ask: Callable[[], Awaitable[Any]]) -> tuple[float, float]
     return statistics.median(taken), max(taken)
 
 
-async def measure(letters: DeadLetterService, number: int, console: Console) -> None:
-    """Ask what the pages ask."""
+async def measure(service: DeadLetterService, number: int, console: Console) -> None:
+    """Run the queries of the pages."""
     middle = None
     for _ in range(number // 1000):
-        middle = (await letters.page(Filters(), limit=500, cursor=middle)).next_cursor or middle
-    some = (await letters.page(Filters(), limit=1)).items[0]
+        middle = (await service.page(Filters(), limit=500, cursor=middle)).next_cursor or middle
+    some = (await service.page(Filters(), limit=1)).items[0]
     since = START + timedelta(seconds=number * 10)
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
-        "list, first page of 50": lambda: letters.page(Filters()),
-        "list, a page in the middle": lambda: letters.page(Filters(), cursor=middle),
-        "list of a service": lambda: letters.page(Filters(service="payment")),
-        "list of an error since a time": lambda: letters.page(Filters(error="KeyError", since=since)),
-        "list of a message type": lambda: letters.page(Filters(type="stock.release")),
-        "list of a group": lambda: letters.page(Filters(group=some["fingerprint"])),
-        "list of an order": lambda: letters.page(Filters(order_id=some["orderId"])),
-        "list of what was discarded (nothing)": lambda: letters.page(Filters(status=("discarded",))),
-        "search of a word that all have": lambda: letters.page(Filters(text="handled")),
-        "search of a rare word": lambda: letters.page(Filters(text=some["orderId"])),
-        "search of a common and a rare word": lambda: letters.page(Filters(text=f"order {some['orderId']}")),
-        "search of two that are common": lambda: letters.page(Filters(text="u17 handled")),
-        "search of a beginning": lambda: letters.page(Filters(text=f"{some['orderId'][:6]}*")),
-        "search of what is nowhere": lambda: letters.page(Filters(text="nowhere")),
-        "groups, the 50 newest with their charts": lambda: letters.groups(),
-        "one group with its chart": lambda: letters.group(some["fingerprint"]),
-        "one letter": lambda: letters.letter(some["_id"]),
-        "counts by status": lambda: letters.counts(),
+        "list, first page of 50": lambda: service.page(Filters()),
+        "list, a page in the middle": lambda: service.page(Filters(), cursor=middle),
+        "list of a service": lambda: service.page(Filters(service="payment")),
+        "list of an error since a time": lambda: service.page(Filters(error="KeyError", since=since)),
+        "list of a message type": lambda: service.page(Filters(type="stock.release")),
+        "list of a group": lambda: service.page(Filters(group=some["fingerprint"])),
+        "list of an order": lambda: service.page(Filters(order_id=some["orderId"])),
+        "list of discarded letters (none)": lambda: service.page(Filters(status=("discarded",))),
+        "search for a word that all have": lambda: service.page(Filters(text="handled")),
+        "search for a rare word": lambda: service.page(Filters(text=some["orderId"])),
+        "search for a common and a rare word": lambda: service.page(Filters(text=f"order {some['orderId']}")),
+        "search for two common words": lambda: service.page(Filters(text="u17 handled")),
+        "search for a prefix": lambda: service.page(Filters(text=f"{some['orderId'][:6]}*")),
+        "search for a word that none has": lambda: service.page(Filters(text="nowhere")),
+        "groups, the 50 newest with their charts": lambda: service.groups(),
+        "one group with its chart": lambda: service.group(some["fingerprint"]),
+        "one letter": lambda: service.letter(some["_id"]),
+        "counts by status": lambda: service.counts(),
     }
     table = Table("question", "median ms", "worst ms", title=f"{number:,} dead letters")
     for question, ask in questions.items():
@@ -135,16 +137,16 @@ async def main() -> None:
     console = Console()
     async with AsyncMongoClient[Document](given.mongodb_url, tz_aware=True, w="majority") as client:
         database = client["benchmark_operations"]
-        letters = DeadLetterService(database)
+        service = DeadLetterService(database)
         if await database[LETTERS].estimated_document_count() != given.letters:
             await client.drop_database(database.name)
-            await letters.prepare()
+            await service.prepare()
             console.print(f"recorded {await fill(LetterRecords(database), given.letters):,.0f} letters/s")
         size = await database.command("collStats", LETTERS)
         console.print(
             f"{size['storageSize'] / 2**20:.0f} MB of letters, {size['totalIndexSize'] / 2**20:.0f} MB of indexes"
         )
-        await measure(letters, given.letters, console)
+        await measure(service, given.letters, console)
         if not given.keep:
             await client.drop_database(database.name)
 

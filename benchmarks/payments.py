@@ -82,10 +82,10 @@ async def measure(source: Database, mongod: psutil.Process | None, size: int, co
     """Charge in batches of that size and return a row of the table."""
     batches = [[order() for _ in range(size)] for _ in range(min(MOST_BATCHES, max(1, count // size)))]
     worker, here = handlers(source), psutil.Process(os.getpid())
-    await worker.take([order()])
+    await worker.charge([order()])
     started, own, servers = time.perf_counter(), cpu_seconds(here), cpu_seconds(mongod)
     for batch in batches:
-        await worker.take(batch)
+        await worker.charge(batch)
     seconds, own, servers = time.perf_counter() - started, cpu_seconds(here) - own, cpu_seconds(mongod) - servers
     charged = size * len(batches)
     return (

@@ -1,12 +1,13 @@
-"""What delivery slots cost: processor orders on one hot product with and without a slot, over several workers.
+"""Measure the cost of delivery slots: reserve orders for one hot product with and without a slot, over several workers.
 
     python -m benchmarks.slots "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--orders 4000] [--workers 1,2,4]
 
-Every worker is a process that reserves its own orders in batches; all orders want units of one product, and with slots
-all want the earliest slot with room, so that all workers meet at the same two documents. `none`: orders without a slot;
-`room`: slots take all orders; `full`: a slot takes 50 orders, and the horizon of 100 slots fills up. Shown are orders
-decided per second over all workers, how many writes a batch lost to other workers, the time a batch took from its first
-read to its last record, and CPU time per order in the workers. The benchmark's own database is dropped in the end.
+Every worker is a process that reserves its own orders in batches. All orders ask for units of one product, and with
+slots for the earliest slot with room, so all workers compete for the same two documents. `none`: orders without a slot;
+`room`: slots take all orders; `full`: a slot takes 50 orders, and the horizon of 100 slots fills up. The table shows
+orders decided per second over all workers, how many writes a batch lost to other workers, the time of a batch from its
+first read to its last record, and CPU time per order in the workers. The benchmark uses a separate database and drops
+it at the end.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.schema import SCHEMA
@@ -55,7 +55,7 @@ RULES = {
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one worker did: wall-clock times, the seconds that each batch took, lost writes."""
+    """The work of one worker: wall-clock times, the seconds of each batch, lost writes."""
 
     started: float
     ended: float
@@ -66,7 +66,7 @@ class Share:
 
 
 def an_order(way: str) -> OrderCreated:
-    """An order of one unit of the hot product, with the earliest slot unless there are none."""
+    """Build an order for one unit of the hot product, with the earliest slot unless the way is `none`."""
     order_id = secrets.token_hex(16)
     item = b'{"productId":"%s","quantity":1,"price":%d}' % (HOT.encode(), PRICE)
     delivery = b"{}" if way == "none" else b'{"slot":"auto"}'
@@ -75,22 +75,22 @@ def an_order(way: str) -> OrderCreated:
 
 
 def connected(url: str) -> Database:
-    """A connection to the benchmark's database."""
+    """Connect to the benchmark's database."""
     found: Database = database.client(ServiceSettings(mongodb_url=url, database_timeout_seconds=100))[NAME]
     return found
 
 
 async def prepare(url: str, way: str) -> None:
-    """One product with plenty of stock, the rules, no reservations."""
+    """Create one product with plenty of stock and the rules, and no reservations."""
     db = connected(url)
     await db.client.drop_database(NAME)
     await schema.prepare(db, SCHEMA)
-    await Products(db, utc_now).set_free(HOT, PLENTY)
+    await StockItems(db, utc_now).set_free(HOT, PLENTY)
     await SlotRules(db, utc_now).write(RULES[way])
 
 
 async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) -> Share:
-    """Reserve that many batches as one worker."""
+    """Reserve the batches as one worker."""
     db = connected(url)
     stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
     pending_moves = PendingMoves(stock_items, reservations, utc_now, idle=0.1, sweep_interval=5)
@@ -113,17 +113,17 @@ async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) ->
 
 
 def conflicts() -> float:
-    """Writes that this process has given up because another one had changed the document."""
+    """Return how many writes this process has lost because another one had changed the document."""
     return REGISTRY.get_sample_value("inventory_conflicts_total") or 0
 
 
 def run_worker(url: str, way: str, batches: int, size: int, barrier: Barrier, shares: Any) -> None:
-    """Be a worker process."""
+    """Run a worker process."""
     shares.put(uvloop.run(work(url, way, batches, size, barrier)))
 
 
 def measure(url: str, workers: int, size: int, way: str, orders: int) -> tuple[str, ...]:
-    """Run one setting; returns the cells of its row."""
+    """Run one setting; return the cells of its row."""
     uvloop.run(prepare(url, way))
     spawn = multiprocessing.get_context("spawn")
     batches = max(MIN_BATCHES, orders // (workers * size))

@@ -1,12 +1,12 @@
-"""Moving stock with marks (inventory_service/stock.py) beside moving it in multi-document transactions.
+"""Compare moving stock with pending moves (inventory_service/stock.py) and in multi-document transactions.
 
     python -m benchmarks.stock "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--orders 4000] [--no-recovery]
 
-Several worker processes reserve orders on one hot product, in batches. Both ways read the reservations, decide over the
-whole batch, change the quantity and insert the reservations. Shown are reservations per second over all workers, how
-many attempts a batch lost against other workers, and CPU time per reservation in the workers and in mongod. Then one
-worker is killed with SIGKILL after it has changed the quantity, and the time is taken until another one has done the
-same order and a new one. The benchmark's own database is dropped in the end.
+Several worker processes reserve orders for one hot product, in batches. Both ways read the reservations, decide the
+whole batch, change the quantity and insert the reservations. The table shows reservations per second over all workers,
+how many attempts a batch lost against other workers, and CPU time per reservation in the workers and in mongod. Then
+one worker is killed with SIGKILL after it has changed the quantity, and the time is measured until another one has
+reserved the same order and a new one. The benchmark uses a separate database and drops it at the end.
 """
 
 import argparse
@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.slots import SlotRules
@@ -63,7 +62,7 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one worker did."""
+    """The work of one worker."""
 
     started: float
     ended: float
@@ -73,15 +72,15 @@ class Share:
 
 
 def an_order() -> OrderCreated:
-    """An order of one unit of the hot product."""
+    """Build an order for one unit of the hot product."""
     order_id = secrets.token_hex(16)
     item = b'{"productId":"%s","quantity":1,"price":10}' % HOT.encode()
     body = b'{"orderId":"%s","userId":"u","items":[%s],"totalAmount":10}' % (order_id.encode(), item)
     return OrderCreated.model_validate_json(body)
 
 
-class WithMarks:
-    """The inventory service's own way."""
+class WithPendingMoves:
+    """The way of the inventory service."""
 
     def __init__(self, db: Database, reach: FailurePoint) -> None:
         stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
@@ -107,7 +106,7 @@ class WithTransactions:
         self.lost: float = 0
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> None:
-        """Reserve for all orders, again and again until no other worker is in the way."""
+        """Reserve for all orders; repeat until no other worker interferes."""
         while True:
             try:
                 await self._attempt(orders)
@@ -142,30 +141,33 @@ def _document(order: OrderCreated) -> dict[str, Any]:
     return {"_id": order.order_id, "status": reservation.status, "items": items, "createdAt": reservation.created_at}
 
 
-WAYS: dict[str, Callable[[Database, FailurePoint], Way]] = {"marks": WithMarks, "transactions": WithTransactions}
+WAYS: dict[str, Callable[[Database, FailurePoint], Way]] = {
+    "pending moves": WithPendingMoves,
+    "transactions": WithTransactions,
+}
 
 
 async def connected(url: str) -> Database:
-    """A connection to the benchmark's database."""
+    """Connect to the benchmark's database."""
     db: Database = database.client(ServiceSettings(mongodb_url=url, database_timeout_seconds=100))[NAME]
     await db.command("ping")
     return db
 
 
 async def prepare(url: str) -> None:
-    """One product with plenty of stock, no reservations."""
+    """Create one product with plenty of stock, and no reservations."""
     db = await connected(url)
     await db.client.drop_database(NAME)
-    await Products(db, utc_now).set_free(HOT, PLENTY)
+    await StockItems(db, utc_now).set_free(HOT, PLENTY)
     await db.create_collection("reservations")
 
 
 async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) -> Share:
-    """Reserve that many batches as one worker."""
+    """Reserve the batches as one worker."""
     worker = WAYS[way](await connected(url), nothing_fails)
     queue = [[an_order() for _ in range(size)] for _ in range(batches)]
     await worker.reserve([an_order()])
-    flushing = asyncio.create_task(worker.pending_moves.flush()) if isinstance(worker, WithMarks) else None
+    flushing = asyncio.create_task(worker.pending_moves.flush()) if isinstance(worker, WithPendingMoves) else None
     lost = worker.lost
     await asyncio.to_thread(barrier.wait)
     started, cpu = time.time(), time.process_time()
@@ -178,12 +180,12 @@ async def work(url: str, way: str, batches: int, size: int, barrier: Barrier) ->
 
 
 def run_worker(url: str, way: str, batches: int, size: int, barrier: Barrier, shares: Any) -> None:
-    """Be a worker process."""
+    """Run a worker process."""
     shares.put(uvloop.run(work(url, way, batches, size, barrier)))
 
 
 def mongod_cpu(url: str) -> float:
-    """CPU seconds of the mongod behind the URL so far, if it runs on this machine."""
+    """Return the CPU seconds used by the mongod behind the URL, if it runs on this machine."""
     port = urlsplit(url.partition(",")[0]).port or 27017
     for connection in psutil.net_connections("tcp"):
         listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
@@ -194,7 +196,7 @@ def mongod_cpu(url: str) -> float:
 
 
 def measure(url: str, way: str, workers: int, size: int, orders: int) -> tuple[str, ...]:
-    """Run one setting; returns the cells of its row."""
+    """Run one setting; return the cells of its row."""
     uvloop.run(prepare(url))
     spawn = multiprocessing.get_context("spawn")
     batches = max(MIN_BATCHES, orders // (workers * size))
@@ -216,7 +218,7 @@ def measure(url: str, way: str, workers: int, size: int, orders: int) -> tuple[s
 
 
 def die(point: str) -> None:
-    """End this process as a crash does."""
+    """Kill this process, as a crash does."""
     if point == STOCK_MOVED:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -227,12 +229,12 @@ async def reserve_once(url: str, way: str, order: OrderCreated, reach: FailurePo
 
 
 def run_doomed(url: str, way: str, order: OrderCreated) -> None:
-    """Be a worker process that dies with its stock moved."""
+    """Run a worker process that dies after it has moved stock."""
     uvloop.run(reserve_once(url, way, order, die))
 
 
 async def recover(url: str, way: str, order: OrderCreated) -> float:
-    """Seconds until another worker has done the order and a new one, measured from the death."""
+    """Return the seconds from the death until another worker has reserved the order and a new one."""
     started = time.perf_counter()
     async with asyncio.timeout(RECOVERY_LIMIT_SECONDS):
         await reserve_once(url, way, order, nothing_fails)
@@ -241,7 +243,7 @@ async def recover(url: str, way: str, order: OrderCreated) -> float:
 
 
 def measure_recovery(url: str, way: str) -> float:
-    """Kill a worker in the middle and have another one take over."""
+    """Kill a worker in the middle and let another one take over."""
     uvloop.run(prepare(url))
     order = an_order()
     doomed = multiprocessing.get_context("spawn").Process(target=run_doomed, args=(url, way, order))

@@ -1,6 +1,7 @@
-"""Stock: holds for each order all that it asks for, or nothing, and gives back what an order does not keep.
+"""Inventory: reserves everything that an order asks for, or nothing, and takes back what an order does not keep.
 
-Owns: the products with their free quantities, and the reservations (database `inventory`).
+Owns: products with their free quantities, delivery slots, and reservations (database `inventory`).
 Listens to: order.created, stock.release (`inventory.inbox`).
-Sends: stock.reserved, stock.reservation_failed, stock.released. How stock moves without a transaction: stock.py.
+Sends: stock.reserved, stock.reservation_failed, stock.released.
+stock.py explains how stock moves without a transaction.
 """

@@ -1,9 +1,8 @@
-"""Puts the inventory service together: `python -m inventory_service`."""
+"""The entry point of the inventory service: `python -m inventory_service`."""
 
 from inventory_service.api import create_router
 from inventory_service.handlers import handlers
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
@@ -27,8 +26,7 @@ DEFINITION = Definition(
 
 
 def assemble(settings: InventorySettings, connections: Connections) -> Parts:
-    """Wire the parts to the connections."""
-    products = Products(connections.database, utc_now)
+    """Build the service from its settings and connections."""
     stock_items = StockItems(connections.database, utc_now)
     reservations = Reservations(connections.database, utc_now)
     rules = SlotRules(connections.database, utc_now)
@@ -37,8 +35,8 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     )
     processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.reach)
     releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.reach)
-    router = create_router(products, reservations)
-    slots = Slots(connections.database, rules, utc_now)
+    router = create_router(stock_items, reservations)
+    slots = Slots(stock_items, rules, utc_now)
     router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser)))
     return Parts(
         handlers=handlers(processor, releaser),

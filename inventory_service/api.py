@@ -1,4 +1,4 @@
-"""The inventory service's HTTP routes."""
+"""HTTP routes of the inventory service: products, stock and reservations."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
-from inventory_service.products import KindConflictError, Products, TooManyUnitsError
 from inventory_service.reservations import Reservations
 from inventory_service.stock import MAX_UNITS, Description, Kind, Product
+from inventory_service.stock_items import KindConflictError, StockItems, TooManyUnitsError
 from inventory_service.views import (
     ProductPage,
     ProductView,
@@ -57,23 +57,23 @@ class Delivery(Body):
     quantity: Annotated[int, Field(ge=1, le=MAX_UNITS)]
 
 
-def create_router(products: Products, reservations: Reservations) -> APIRouter:
-    """The routes over these records."""
+def create_router(stock_items: StockItems, reservations: Reservations) -> APIRouter:
+    """Build the routes."""
     router = APIRouter()
-    router.include_router(_product_routes(products))
-    router.include_router(_stock_routes(products))
+    router.include_router(_product_routes(stock_items))
+    router.include_router(_stock_routes(stock_items))
     router.include_router(_reservation_routes(reservations))
     return router
 
 
-def _product_routes(products: Products) -> APIRouter:
+def _product_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("products")
 
     @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
     async def put_product(product_id: ProductIdParameter, body: ProductBody) -> Response:
         """Create a product or describe it anew; its kind stays what it is, its stock as well."""
         try:
-            product, is_new = await products.put(product_id, _description(body))
+            product, is_new = await stock_items.put_product(product_id, _description(body))
         except KindConflictError:
             raise conflict(f"Product {product_id} exists and is not of kind {body.kind}") from None
         return json_response(show_product(product), 201 if is_new else 200)
@@ -81,24 +81,24 @@ def _product_routes(products: Products) -> APIRouter:
     @router.get("/products", response_model=ProductPage)
     async def list_products(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Products, by id."""
-        return await _page(products, limit, cursor, show_product)
+        return await _page(stock_items, limit, cursor, show_product)
 
     @router.get("/products/{product_id}", response_model=ProductView)
     async def get_product(product_id: ProductIdParameter) -> Response:
         """One product."""
-        return json_response(show_product(await _find(products, product_id)))
+        return json_response(show_product(await _find(stock_items, product_id)))
 
     return router
 
 
-def _stock_routes(products: Products) -> APIRouter:
+def _stock_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("inventory")
 
     @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
     async def set_free(product_id: ProductIdParameter, body: FreeQuantity) -> Response:
         """Set what is free to sell; a product that is unknown is created as goods."""
         try:
-            product, is_new = await products.set_free(product_id, body.quantity)
+            product, is_new = await stock_items.set_free(product_id, body.quantity)
         except KindConflictError:
             raise _not_counted(product_id) from None
         return json_response(show_stock(product), 201 if is_new else 200)
@@ -107,7 +107,7 @@ def _stock_routes(products: Products) -> APIRouter:
     async def restock(product_id: ProductIdParameter, body: Delivery) -> Response:
         """Add to what is free to sell."""
         try:
-            product = await products.restock(product_id, body.quantity)
+            product = await stock_items.restock(product_id, body.quantity)
         except KindConflictError:
             raise _not_counted(product_id) from None
         except TooManyUnitsError:
@@ -119,12 +119,12 @@ def _stock_routes(products: Products) -> APIRouter:
     @router.get("/inventory", response_model=StockPage)
     async def list_stock(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Stock of all products, by product id."""
-        return await _page(products, limit, cursor, show_stock)
+        return await _page(stock_items, limit, cursor, show_stock)
 
     @router.get("/inventory/{product_id}", response_model=StockView)
     async def get_stock(product_id: ProductIdParameter) -> Response:
         """Stock of one product."""
-        return json_response(show_stock(await _find(products, product_id)))
+        return json_response(show_stock(await _find(stock_items, product_id)))
 
     return router
 
@@ -148,27 +148,27 @@ def _description(body: ProductBody) -> Description:
         raise invalid(("package", "is required for kind vps: it says what to buy"))
     if body.kind is Kind.GOODS:
         given = {"package": body.package, "packageId": body.package_id, "ram": body.ram}
-        misplaced = [(field, "is for kind vps only") for field, value in given.items() if value is not None]
+        misplaced = [(field, "is allowed for kind vps only") for field, value in given.items() if value is not None]
         if misplaced:
             raise invalid(*misplaced)
     return Description(body.kind, body.name, body.price, body.package, body.package_id, body.ram)
 
 
 def _not_counted(product_id: str) -> ProblemError:
-    return conflict(f"Product {product_id} is of kind vps: the provider alone knows its stock")
+    return conflict(f"Product {product_id} is of kind vps: only the provider knows its stock")
 
 
-async def _find(products: Products, product_id: str) -> Product:
-    product = await products.find(product_id)
+async def _find(stock_items: StockItems, product_id: str) -> Product:
+    product = await stock_items.find_product(product_id)
     if product is None:
         raise not_found(f"Product {product_id}")
     return product
 
 
 async def _page(
-    products: Products, limit: int, cursor: str | None, show: Callable[[Product], dict[str, Any]]
+    stock_items: StockItems, limit: int, cursor: str | None, show: Callable[[Product], dict[str, Any]]
 ) -> Response:
     after = read_cursor(cursor, (str,))[0] if cursor is not None else None
-    page = await products.page(after=after, limit=limit)
+    page = await stock_items.product_page(after=after, limit=limit)
     following = write_cursor([page[-1].id]) if len(page) == limit else None
     return json_response({"items": [show(product) for product in page], "nextCursor": following})

@@ -1,4 +1,4 @@
-"""Which delivery slots are on offer at a moment, as they are recorded. Pure."""
+"""The delivery slots that can be booked at a moment, given the rules and the recorded slots. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ AUTO = "auto"
 
 
 class SlotRequest(NamedTuple):
-    """What an order asks for: a slot's id or AUTO, for the price of the whole order."""
+    """The slot that an order asks for, an id or AUTO, and the price of the whole order."""
 
     slot: str
     price: int
@@ -25,7 +25,7 @@ class SlotRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SlotAvailability:
-    """The slots at one moment: `slots` by id, those on offer of them in the order of their start, and the rules."""
+    """All known slots at one moment, by id; `offered` are those that can be booked, by start."""
 
     rules: Rules
     now: datetime
@@ -35,7 +35,7 @@ class SlotAvailability:
     """The end of the last slot within the horizon."""
 
     def held(self) -> dict[str, Slot]:
-        """The slots whose room has been taken for orders whose reservation may not say so yet, by order."""
+        """Return the slots with room taken by a pending move, by order: the reservation may not exist yet."""
         return {
             order_id: slot
             for slot in self.slots.values()
@@ -44,13 +44,13 @@ class SlotAvailability:
         }
 
     def booking(self, slot: Slot, price: int) -> Booking:
-        """What an order gets with room in the slot."""
+        """Build the booking of an order that gets room in the slot."""
         return Booking(slot.id, slot.start, visible_at(self.rules, slot.start, self.now), price)
 
     def choose(self, request: SlotRequest, room: Callable[[Slot], int], max_room: Callable[[Slot], int]) -> Slot | str:
-        """The slot to take, or to wait for; or why there is none.
+        """Return the slot to take or to wait for, or the reason why there is none.
 
-        `room` says how much a slot has at the order's turn, `max_room` how much if all comes back that may.
+        `room` is the room of a slot at the order's turn, `max_room` the room if everything comes back that may.
         """
         slots: Iterable[Slot]
         if request.slot == AUTO:
@@ -59,6 +59,7 @@ class SlotAvailability:
             slots = [self.slots[request.slot]]
         else:
             return self._not_offered(request.slot)
+        # A later slot that has room now is better than an earlier one that may get some.
         for how_much in (room, max_room):
             for slot in slots:
                 if request.price <= how_much(slot):
@@ -98,15 +99,15 @@ class SlotAvailability:
 def build_availability(
     rules: Rules, now: datetime, times: Sequence[Opening], recorded: Sequence[Slot]
 ) -> SlotAvailability:
-    """Gather the recorded slots, and those within the horizon (`times`) that nobody has booked yet.
+    """Combine the recorded slots with those of the horizon (`times`) that have not been booked yet.
 
-    A slot in which something is booked keeps its times when the rules change; a slot of the new times that it overlaps
-    is not offered: whoever delivers can be in one of them only.
+    A booked slot keeps its times when the rules change. A slot of the new timetable that overlaps it is not offered,
+    because nobody can deliver in both at once.
     """
-    blank = _empty_slots(rules, tuple(times))
-    slots = {**blank, **{slot.id: apply_rules(slot, rules) for slot in recorded}}
-    offered = [identifier for identifier in blank if not slots[identifier].disabled]
-    in_the_way = [slot for slot in slots.values() if slot.reserved and not _follows_timetable(slot, blank)]
+    empty = _empty_slots(rules, tuple(times))
+    slots = {**empty, **{slot.id: apply_rules(slot, rules) for slot in recorded}}
+    offered = [identifier for identifier in empty if not slots[identifier].disabled]
+    in_the_way = [slot for slot in slots.values() if slot.reserved and not _follows_timetable(slot, empty)]
     if in_the_way:
         offered = [identifier for identifier in offered if not _is_overlapped(slots[identifier], in_the_way)]
     return SlotAvailability(rules, now, slots, tuple(offered), times[-1].end if times else None)
@@ -114,16 +115,16 @@ def build_availability(
 
 @lru_cache(maxsize=4)
 def _empty_slots(rules: Rules, times: tuple[Opening, ...]) -> dict[str, Slot]:
-    # The same for every batch of orders until the next slot begins.
+    # Cached: the same for every batch of orders until the next slot begins.
     return {opening.slot_id: new_slot(rules, opening) for opening in times}
 
 
-def _follows_timetable(slot: Slot, blank: Mapping[str, Slot]) -> bool:
-    return slot.id in blank and blank[slot.id].end == slot.end
+def _follows_timetable(slot: Slot, empty: Mapping[str, Slot]) -> bool:
+    return slot.id in empty and empty[slot.id].end == slot.end
 
 
 def new_slot(rules: Rules, opening: Opening) -> Slot:
-    """A slot as it is before anything is recorded of it; it is created when that is."""
+    """Build a slot that has not been recorded yet."""
     capacity = rules.capacity
     return Slot(
         id=slot_id(opening.start),
@@ -138,7 +139,7 @@ def new_slot(rules: Rules, opening: Opening) -> Slot:
 
 
 def apply_rules(slot: Slot, rules: Rules) -> Slot:
-    """The slot by the present rules: their capacity unless an operator has set it, their times while it is empty."""
+    """Apply the current rules: the capacity unless an operator has set one, the times while the slot is empty."""
     if not slot.adjusted and slot.capacity != rules.capacity:
         slot = slot.with_capacity(rules.capacity)
     if not slot.reserved and not slot.pending_moves:
@@ -150,10 +151,9 @@ def apply_rules(slot: Slot, rules: Rules) -> Slot:
 def list_slots(
     rules: Rules, recorded: Sequence[Slot], times: Iterable[Opening], under_way: Sequence[Slot] = ()
 ) -> Iterator[Slot]:
-    """Slots as they are now, in the order of their start: the recorded ones, and between them those still empty.
+    """Merge the recorded slots with the empty ones of these times, by start.
 
-    An empty one is left out where one that is booked, one of these or one `under_way` before them, takes some of its
-    time.
+    An empty slot is left out if a booked one overlaps it, be it one of these or one that was `under_way` before them.
     """
     waiting = deque(apply_rules(slot, rules) for slot in recorded)
     booked = [slot for slot in (*under_way, *waiting) if slot.reserved]

@@ -1,4 +1,4 @@
-"""New orders and releases, answered from the reservations that they lead to."""
+"""Handlers for new orders and releases; both answer from the reservation."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased,
 
 
 class StockHandlers:
-    """What the inventory service does with messages; a message that comes again is answered the same."""
+    """Handlers of the inventory service; a repeated message gets the same answer."""
 
     def __init__(self, processor: ReservationProcessor, releaser: Releaser) -> None:
         self._processor = processor
         self._releaser = releaser
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
-        """Reserve for new orders, in their order of arrival.
+        """Reserve stock for new orders, in the order of their arrival.
 
-        What another system has assigned to an order meanwhile goes back if the order is refused, as nothing releases it
-        later, and if it has a slot of its own: an order has one slot.
+        A slot that another system has assigned to one of these orders is released if the order is refused, because
+        nothing releases it later, and if the order has booked its own slot, because an order has one slot only.
         """
         reservations = await self._processor.reserve(orders)
         unassigned = [
@@ -33,13 +33,13 @@ class StockHandlers:
         return [answer(reservation) for reservation in reservations.values()]
 
     async def release(self, commands: Sequence[ReleaseStock]) -> Sequence[Message]:
-        """Release what orders hold."""
+        """Release the stock of orders."""
         await self._releaser.release(commands)
         return [StockReleased(order_id=order_id) for order_id in dict.fromkeys(c.order_id for c in commands)]
 
 
 def answer(reservation: Reservation) -> Message:
-    """What follows from a reservation."""
+    """Build the message that reports a reservation."""
     if reservation.status is Status.RELEASED:
         return StockReleased(order_id=reservation.order_id)
     if reservation.status is Status.FAILED:
@@ -53,7 +53,7 @@ def answer(reservation: Reservation) -> Message:
 
 
 def handlers(processor: ReservationProcessor, releaser: Releaser) -> Handlers:
-    """Which handler takes which message."""
+    """Map message types to handlers."""
     stock = StockHandlers(processor, releaser)
     return {
         OrderCreated: stock.reserve,

@@ -1,4 +1,4 @@
-"""What is counted of stock, and the classes of reasons for which orders are refused."""
+"""Metrics of stock, and the classes of refusal reasons."""
 
 from collections.abc import Iterable
 
@@ -35,22 +35,22 @@ _CLASSES = (
     ("No delivery slot", "slot"),
     ("There is no delivery", "slot"),
 )
-"""How the words of a refusal begin, and their class: the words name products and numbers, and are without number."""
+"""The beginning of a refusal's text, and its class. The texts name products and amounts: too many for a label."""
 OTHER = "other"
 
 for _, _name in (*_CLASSES, ("", OTHER)):
-    _refusals.labels(_name)  # starts at zero: Prometheus sees no increase in a series that begins with its first count
+    _refusals.labels(_name)  # start at 0: Prometheus sees no increase in a series that begins with its first count
 for _status in (Status.RESERVED, Status.FAILED):
     _reservations.labels(_status)
 
 
 def reason_class(reason: str) -> str:
-    """The class of a refusal's reason."""
+    """Classify a refusal's reason."""
     return next((name for beginning, name in _CLASSES if reason.startswith(beginning)), OTHER)
 
 
 def count_decisions(decided: Iterable[Reservation]) -> None:
-    """Count reservations that were recorded just now."""
+    """Count new reservations by outcome, and refusals by class."""
     for reservation in decided:
         _reservations.labels(reservation.status).inc()
         if reservation.status is Status.FAILED:

@@ -1,4 +1,4 @@
-"""Gives back what orders hold, or makes sure that they never will hold anything. Why this order of steps: stock.py."""
+"""Releases what orders hold, or makes sure that they never hold anything. stock.py explains the order of the steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoin
 
 
 class Releaser:
-    """Carries batches of orders to a reservation that holds nothing; any number of workers may do so at once."""
+    """Releases the reservations of batches of orders; safe with any number of concurrent workers."""
 
     def __init__(
         self,
@@ -29,16 +29,16 @@ class Releaser:
         self._reach = reach
 
     async def release(self, commands: Sequence[ReleaseStock]) -> None:
-        """Release every order; one that is not known yet gets a tombstone that it runs into when it comes.
+        """Release every order; an unknown order gets a tombstone, which refuses it if it arrives later.
 
-        A slot that another system has assigned to an order is released with it.
+        A slot that another system has assigned to an order is released as well.
         """
         involved = {command.order_id: {item.product_id for item in command.items} for command in commands}
         await self._release_all(dict(involved))
         await self.release_assignments(list(involved))
 
     async def release_assignments(self, order_ids: Sequence[str]) -> dict[str, Reservation]:
-        """Release the slots that these orders have by an assignment; returns their last assignments, by order."""
+        """Release the slots assigned to these orders; return their latest assignments as read before, by order."""
         if not order_ids:
             return {}
         assignments = await self._reservations.assignments(order_ids)
@@ -48,21 +48,23 @@ class Releaser:
         return assignments
 
     async def _release_all(self, involved: dict[str, set[str]]) -> None:
-        """Release reservations, each with the ids of what it is known to concern, until all are."""
+        """Release reservations until all are done; `involved` holds the items known of each."""
         while involved:
             for order_id in await self._attempt(involved):
                 del involved[order_id]
 
     async def _attempt(self, involved: dict[str, set[str]]) -> set[str]:
-        """Go once through all steps; adds to `involved` what the reservations say, returns the orders that are done."""
-        asked = {item_id for ids in involved.values() for item_id in ids}
-        before = await self._stock_items.read(asked)
+        """Go through all steps once; add the reservations' items to `involved`, return the orders that are done."""
+        # Items first, reservations second: the guards of stock.py depend on this order.
+        item_ids = {item_id for ids in involved.values() for item_id in ids}
+        before = await self._stock_items.read(item_ids)
         recorded = await self._reservations.read(involved)
         holding = {}
         for order_id, reservation in recorded.items():
             if reservation.status is Status.RESERVED:
                 involved[order_id] |= reservation.holds.keys()
-                if involved[order_id] <= asked:
+                # If the reservation names further items, the next attempt reads them.
+                if involved[order_id] <= item_ids:
                     holding[order_id] = reservation
         done: dict[str, Decision] = {
             order_id: reservation.decision
@@ -73,7 +75,7 @@ class Releaser:
         done |= tombstones
         returning = self._pending_moves.remember_decisions(before.values(), done)
         if tombstones:
-            # Nobody says which slot a killed worker has taken for an order that was never recorded.
+            # A killed worker may have taken room for an order that was never recorded, in any slot.
             returning |= self._pending_moves.remember_decisions(
                 await self._stock_items.slots_with_pending_moves(), tombstones
             )
@@ -92,10 +94,10 @@ class Releaser:
     async def _return_units(
         self, holding: Mapping[str, Reservation], before: Mapping[str, StockItem]
     ) -> dict[str, Decision]:
-        """Give back what these reservations hold; returns the orders of which everything is back."""
-        due = {order_id: _units_to_return(reservation, before) for order_id, reservation in holding.items()}
+        """Return the units of these reservations and mark them released; return the orders that are done."""
+        held = {order_id: _units_to_return(reservation, before) for order_id, reservation in holding.items()}
         returns: dict[str, dict[str, int]] = {}
-        for order_id, counts in due.items():
+        for order_id, counts in held.items():
             for item_id, count in counts.items():
                 returns.setdefault(item_id, {})[order_id] = count
         after = {
@@ -107,7 +109,7 @@ class Releaser:
             self._pending_moves.forget_cleared(before[item_id], after[item_id])
         if stored:
             self._reach(STOCK_MOVED)
-        released = [order_id for order_id, counts in due.items() if counts.keys() <= stored]
+        released = [order_id for order_id, counts in held.items() if counts.keys() <= stored]
         await self._reservations.mark_released(released)
         if released:
             self._reach(RESERVATION_RECORDED)
@@ -118,7 +120,7 @@ class Releaser:
 
 
 def _units_to_return(reservation: Reservation, items: Mapping[str, StockItem]) -> dict[str, int]:
-    """Units by id that are still out; a positive mark says that they are back already."""
+    """Return the units that are still out, by item; a positive pending move means that they are back already."""
     return {
         item_id: count
         for item_id, count in reservation.holds.items()

@@ -1,4 +1,7 @@
-"""Reserves for a batch of orders: for each all it asks for, or nothing. Why this order of steps: stock.py."""
+"""Reserves stock for batches of orders: everything that an order asks for, or nothing.
+
+stock.py explains the order of the steps.
+"""
 
 import asyncio
 import time
@@ -7,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from inventory_service import metrics
 from inventory_service.allocation import (
+    Order,
     Outcome,
     Refuse,
-    Request,
     Reserve,
     SlotOnlyOrder,
     Wait,
@@ -38,19 +41,19 @@ from shared.clock import Clock
 from shared.failure_points import RESERVATION_RECORDED, STOCK_MOVED, FailurePoint
 
 MAX_WAIT_SECONDS = 0.5
-"""How long an order waits for what others may give back before it is decided over what is free."""
+"""The longest wait for units that others may return; after it, an order is decided with what is free."""
 PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What a pass decides over: all that is counted and could be taken, and slots if an order wants one."""
+    """What one attempt decides with: all items that the orders could take, slots included if any order wants one."""
 
     items: Mapping[str, StockItem]
     availability: SlotAvailability | None
 
     def with_moves_cleared(self, pending_moves: PendingMoves) -> "_Snapshot":
-        """As it is once what is known about orders has been written into it."""
+        """Apply what is known about orders with pending moves."""
         items = {each.id: clear_moves(each, pending_moves.known_statuses(each.id)) for each in self.items.values()}
         if self.availability is None:
             return _Snapshot(items, None)
@@ -59,7 +62,7 @@ class _Snapshot:
 
 
 class ReservationProcessor:
-    """Carries batches of orders to a reservation each; any number of workers may do so at once."""
+    """Turns batches of orders into reservations; safe with any number of concurrent workers."""
 
     def __init__(
         self,
@@ -79,31 +82,33 @@ class ReservationProcessor:
         self._reach = reach
         self._max_wait = max_wait
 
-    async def reserve(self, orders: Sequence[Request]) -> dict[str, Reservation]:
-        """Decide every order, or find out what was decided before; returns the reservations by order.
+    async def reserve(self, orders: Sequence[Order]) -> dict[str, Reservation]:
+        """Decide every order, or find its earlier decision; return the reservations by order.
 
-        When it returns, the reservations are stored, and orders that were refused hold nothing. What is refused to a
-        SlotOnlyOrder that held nothing is not stored: it may ask again.
+        On return the reservations are stored, and refused orders hold nothing. The refusal of a SlotOnlyOrder that
+        held nothing is not stored: it may be requested again.
         """
-        open_orders: dict[str, Request] = {}
+        open_orders: dict[str, Order] = {}
         for order in orders:
             open_orders.setdefault(order.order_id, order)
         decided: dict[str, Reservation] = {}
         started = time.monotonic()
-        passes = 0
+        attempts = 0
+        # Every lost race means that another worker has made progress, so this ends.
         while open_orders:
-            passes += 1
+            attempts += 1
             may_wait = time.monotonic() < started + self._max_wait
             now_decided = await self._attempt(list(open_orders.values()), may_wait=may_wait)
             decided |= now_decided
             for order_id in now_decided:
                 del open_orders[order_id]
-        metrics.passes.observe(passes)
+        metrics.passes.observe(attempts)
         metrics.reserving_seconds.observe(time.monotonic() - started)
         return decided
 
-    async def _attempt(self, orders: list[Request], *, may_wait: bool) -> dict[str, Reservation]:
-        """Go once through all steps; returns what is decided now, which is all unless another worker was in the way."""
+    async def _attempt(self, orders: list[Order], *, may_wait: bool) -> dict[str, Reservation]:
+        """Go through all steps once; return the decided orders, which are all unless another worker interfered."""
+        # Items first, reservations second: the guards of stock.py depend on this order.
         before = await self._read(orders)
         recorded = await self._reservations.read(order.order_id for order in orders)
         returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(recorded))
@@ -113,14 +118,15 @@ class ReservationProcessor:
         written = await self._take(outcomes, before.items, snapshot.items)
         new = await self._record(undecided, outcomes, snapshot, written)
         returning |= self._pending_moves.remember_decisions(({**snapshot.items, **written}).values(), _decisions(new))
+        # Units of refused orders go back before the orders are answered.
         if returning:
             await self._pending_moves.clear(returning)
         if not new and any(isinstance(outcomes[order.order_id], Wait) for order in undecided):
             await self._wait(snapshot.items)
         return recorded | new
 
-    async def _read(self, orders: Sequence[Request]) -> _Snapshot:
-        """Read what these orders could take. Ids of slots are left out of the products: nobody orders one by its id."""
+    async def _read(self, orders: Sequence[Order]) -> _Snapshot:
+        """Read the items that these orders could take. A slot's id among the items is no product, so it is skipped."""
         product_ids = {item.product_id for order in orders for item in order.items if not is_slot_id(item.product_id)}
         if all(order.delivery.slot is None for order in orders):
             return _Snapshot(await self._stock_items.read(product_ids), None)
@@ -131,7 +137,7 @@ class ReservationProcessor:
         availability = build_availability(rules, now, offered, recorded)
         return _Snapshot({**products, **availability.slots}, availability)
 
-    def _allocate(self, orders: Sequence[Request], snapshot: _Snapshot, *, may_wait: bool) -> dict[str, Outcome]:
+    def _allocate(self, orders: Sequence[Order], snapshot: _Snapshot, *, may_wait: bool) -> dict[str, Outcome]:
         returning = {}
         if may_wait:
             returning = {
@@ -144,7 +150,7 @@ class ReservationProcessor:
     async def _take(
         self, outcomes: Mapping[str, Outcome], before: Mapping[str, StockItem], items: Mapping[str, StockItem]
     ) -> dict[str, StockItem]:
-        """Move the quantities; returns what was written, as it is now."""
+        """Move the units; return the items that were written, with their new values."""
         takes: dict[str, dict[str, int]] = {}
         for order_id, outcome in outcomes.items():
             if isinstance(outcome, Reserve):
@@ -160,19 +166,19 @@ class ReservationProcessor:
 
     async def _record(
         self,
-        orders: Sequence[Request],
+        orders: Sequence[Order],
         outcomes: Mapping[str, Outcome],
         snapshot: _Snapshot,
         written: Mapping[str, StockItem],
     ) -> dict[str, Reservation]:
-        """Insert the reservations of orders that hold everything or are refused; returns those that are new."""
+        """Insert the reservations of orders that hold everything or are refused; return the new ones."""
         decisions = []
         not_stored = {}
-        contested_ids = _contested_ids(orders, outcomes, written)
+        contested = _contested_ids(orders, outcomes, written)
         for order in orders:
             outcome = outcomes[order.order_id]
             if isinstance(outcome, Refuse):
-                if _wants_any(order, contested_ids):
+                if _wants_any(order, contested):
                     continue
                 refused = self._reservation(order, Status.FAILED, failure_reason=outcome.reason)
                 if isinstance(order, SlotOnlyOrder) and not _holds_something(order, snapshot):
@@ -189,11 +195,11 @@ class ReservationProcessor:
         return new | not_stored
 
     async def _wait(self, contested: Mapping[str, StockItem]) -> None:
-        """Find out what has become of the orders that others wait for; if nothing yet, pause."""
+        """Look up the orders that others wait for; pause if none of them is decided yet."""
         holders = {
             order_id
-            for stock_item in contested.values()
-            for order_id in stock_item.pending_moves.keys() - self._pending_moves.known_statuses(stock_item.id).keys()
+            for item in contested.values()
+            for order_id in item.pending_moves.keys() - self._pending_moves.known_statuses(item.id).keys()
         }
         decisions = await self._reservations.decisions(holders)
         returning = self._pending_moves.remember_decisions(contested.values(), decisions)
@@ -202,27 +208,27 @@ class ReservationProcessor:
         if not decisions:
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _reserved(self, order: Request, items: Mapping[str, StockItem], booking: Booking | None) -> Reservation:
+    def _reserved(self, order: Order, items: Mapping[str, StockItem], booking: Booking | None) -> Reservation:
         reservation = self._reservation(order, Status.RESERVED)
         return replace(reservation, server=server_specification(order, items), booking=booking)
 
-    def _reservation(self, order: Request, status: Status, failure_reason: str | None = None) -> Reservation:
+    def _reservation(self, order: Order, status: Status, failure_reason: str | None = None) -> Reservation:
         now = self._clock()
         lines = tuple(ReservationLine(item.product_id, item.quantity, item.price) for item in order.items)
         assignment = order.assignment if isinstance(order, SlotOnlyOrder) else None
         return Reservation(order.order_id, status, now, now, lines, failure_reason, assignment=assignment)
 
 
-def _holds_something(order: Request, snapshot: _Snapshot) -> bool:
-    return any(order.order_id in stock_item.pending_moves for stock_item in snapshot.items.values())
+def _holds_something(order: Order, snapshot: _Snapshot) -> bool:
+    return any(order.order_id in item.pending_moves for item in snapshot.items.values())
 
 
 def _contested_ids(
-    orders: Iterable[Request], outcomes: Mapping[str, Outcome], written: Mapping[str, StockItem]
+    orders: Iterable[Order], outcomes: Mapping[str, Outcome], written: Mapping[str, StockItem]
 ) -> frozenset[str]:
-    """What orders were to get whose writes another worker was faster than: they may get something else, or nothing.
+    """Return the items of orders whose writes lost a race: these orders may get something else, or nothing.
 
-    Whoever was refused because of them is not refused yet, as it may fit into what they leave.
+    Orders that were refused because of them are decided again, since they may fit into what is left.
     """
     found: set[str] = set()
     for order in orders:
@@ -234,8 +240,8 @@ def _contested_ids(
     return frozenset(found)
 
 
-def _wants_any(order: Request, ids: frozenset[str]) -> bool:
-    """Whether the order asks for any of these; one that wants a slot may get any slot."""
+def _wants_any(order: Order, ids: frozenset[str]) -> bool:
+    """Return whether the order asks for any of these; an order that asks for a slot may get any slot."""
     wants_slot = order.delivery.slot is not None and any(map(is_slot_id, ids))
     return wants_slot or any(item.product_id in ids for item in order.items)
 

@@ -42,19 +42,19 @@ SCHEMA = CollectionSchema(INDEXES, VALIDATOR)
 
 
 class Reservations:
-    """What can be done with the collection; a driver's error passes through as it is. Reads see what a majority has."""
+    """Reads, with majority read concern, and writes of the collection; driver errors pass through."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._collection: Collection = database.get_collection(COLLECTION, read_concern=ReadConcern("majority"))
         self._clock = clock
 
     async def read(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
-        """Those of the reservations that exist, by order."""
+        """Return the reservations that exist, by order."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _reservation(document) for document in await cursor.to_list(None)}
 
     async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
-        """Those of the decisions that exist, by order."""
+        """Return the decisions that exist, by order."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, {"status": True, "slot.slotId": True})
         return {
             document["_id"]: Decision(Status(document["status"]), (document.get("slot") or {}).get("slotId"))
@@ -62,7 +62,7 @@ class Reservations:
         }
 
     async def assignments(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
-        """The last assignment of each of these orders that has any, by order."""
+        """Return the latest assignment of each of these orders that has one, by order."""
         query = {"assignment.orderId": {"$in": list(order_ids)}}
         cursor = self._collection.find(query).sort(
             [("assignment.orderId", ASCENDING), ("assignment.number", ASCENDING)]
@@ -70,7 +70,7 @@ class Reservations:
         return {document["assignment"]["orderId"]: _reservation(document) for document in await cursor.to_list(None)}
 
     async def insert(self, reservations: Sequence[Reservation]) -> set[str]:
-        """Insert decisions; returns the orders that were decided already, whose records are as they were."""
+        """Insert reservations; return the orders that were decided already, whose reservations stay unchanged."""
         if not reservations:
             return set()
         try:
@@ -80,7 +80,7 @@ class Reservations:
         return set()
 
     async def mark_released(self, order_ids: Sequence[str]) -> None:
-        """Turn RESERVED into RELEASED; other statuses stay."""
+        """Change RESERVED reservations to RELEASED; others stay unchanged."""
         if order_ids:
             await self._collection.update_many(
                 {"_id": {"$in": order_ids}, "status": Status.RESERVED},

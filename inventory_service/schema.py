@@ -1,4 +1,4 @@
-"""The collections of the inventory service, which are checked when it starts and by `ordersaga doctor`."""
+"""The collections of the inventory service, checked at its start and by `ordersaga doctor`."""
 
 from inventory_service import reservations, slots, stock_items
 

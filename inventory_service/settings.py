@@ -8,7 +8,7 @@ from shared.settings import ServiceSettings
 
 
 class InventorySettings(ServiceSettings):
-    """How soon marks on products that are of no more use are removed."""
+    """The intervals at which pending moves of decided orders are cleared (`PendingMoves`)."""
 
     mark_flush_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
     mark_sweep_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0

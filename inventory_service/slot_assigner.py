@@ -1,7 +1,7 @@
-"""Slots for orders of other systems: a reservation that holds a slot and nothing else, under an id of its own.
+"""Assignments: slots for orders of other systems, each a reservation that holds a slot and nothing else.
 
-An order may be given a slot, give it back and be given one again; each time is a reservation, numbered, so that a
-reservation's status only ever goes forward. What an order of ours has by `delivery.slot` is its own reservation's.
+An order may get a slot, return it and get another. Each assignment is a separate, numbered reservation, so the status
+of a reservation only moves forward. An order of this shop has its slot, by `delivery.slot`, in its own reservation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from shared.contracts.orders import Delivery
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRequest:
-    """An order wants a slot; the price of the whole order in minor units."""
+    """A request for a slot; `price` is that of the whole order, in minor units."""
 
     order_id: str
     price: int
@@ -27,14 +27,14 @@ class AssignmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    """No slot has room, and `reason` says for how much and until when."""
+    """No slot has room; `reason` says for what price and until when."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class OrderClosed:
-    """The order's own reservation is FAILED or RELEASED: it is not to be delivered."""
+    """The order's own reservation is FAILED or RELEASED: it will not be delivered."""
 
     status: Status
 
@@ -43,63 +43,64 @@ AssignmentResult = Booking | NoRoom | OrderClosed
 
 
 class SlotAssigner:
-    """Assigns slots to orders and releases them; any number of workers may do so at once."""
+    """Assigns and releases slots; safe with any number of concurrent workers."""
 
     def __init__(self, reservations: Reservations, processor: ReservationProcessor, releaser: Releaser) -> None:
         self._reservations = reservations
         self._processor = processor
         self._releaser = releaser
 
-    async def assign(self, wishes: Sequence[AssignmentRequest]) -> list[AssignmentResult]:
-        """Give every order a slot, the same one as before if it has one; first come, first served."""
+    async def assign(self, requests: Sequence[AssignmentRequest]) -> list[AssignmentResult]:
+        """Assign a slot to each order, first come, first served; an order that has one keeps it."""
         by_order: dict[str, AssignmentRequest] = {}
-        for wish in wishes:
-            by_order.setdefault(wish.order_id, wish)
+        for request in requests:
+            by_order.setdefault(request.order_id, request)
         answers: dict[str, AssignmentResult] = {}
-        while left := [wish for order_id, wish in by_order.items() if order_id not in answers]:
+        while left := [request for order_id, request in by_order.items() if order_id not in answers]:
             answers |= await self._attempt(left)
-        return [answers[wish.order_id] for wish in wishes]
+        return [answers[request.order_id] for request in requests]
 
     async def release(self, order_id: str) -> Reservation | None:
-        """Give the order's slot back; returns its last assignment as it was, None if it never had one."""
+        """Release the order's slot; return its latest assignment as it was before, None if it never had one."""
         return (await self.release_all([order_id]))[0]
 
     async def release_all(self, order_ids: Sequence[str]) -> list[Reservation | None]:
-        """Give these orders' slots back; returns their last assignments as they were."""
+        """Release these orders' slots; return their latest assignments as they were before."""
         assignments = await self._releaser.release_assignments(list(dict.fromkeys(order_ids)))
         return [assignments.get(order_id) for order_id in order_ids]
 
-    async def of_an_order(self, order_id: str) -> Reservation | None:
-        """The reservation of an order of ours, if there is one."""
+    async def own_reservation(self, order_id: str) -> Reservation | None:
+        """Return the reservation of an order of this shop, or None."""
         return (await self._reservations.read([order_id])).get(order_id)
 
-    async def _attempt(self, wishes: Sequence[AssignmentRequest]) -> dict[str, AssignmentResult]:
-        """Answer all orders but those whose assignment was released at this very moment."""
-        assigned = await self._reservations.assignments(wish.order_id for wish in wishes)
-        answers = await self._by_their_own(wish.order_id for wish in wishes)
+    async def _attempt(self, requests: Sequence[AssignmentRequest]) -> dict[str, AssignmentResult]:
+        """Answer all orders except those whose assignment is being released concurrently."""
+        order_ids = [request.order_id for request in requests]
+        assigned = await self._reservations.assignments(order_ids)
+        answers = await self._from_own_reservations(order_ids)
         await self._releaser.release_assignments([order_id for order_id in answers if order_id in assigned])
         for order_id, assignment in assigned.items():
             if order_id not in answers and assignment.status is Status.RESERVED and assignment.booking is not None:
                 answers[order_id] = assignment.booking
-        requests = [_request(wish, assigned.get(wish.order_id)) for wish in wishes if wish.order_id not in answers]
-        return answers | await self._book(requests) if requests else answers
+        orders = [_order(each, assigned.get(each.order_id)) for each in requests if each.order_id not in answers]
+        return answers | await self._book(orders) if orders else answers
 
-    async def _book(self, requests: Sequence[SlotOnlyOrder]) -> dict[str, AssignmentResult]:
+    async def _book(self, orders: Sequence[SlotOnlyOrder]) -> dict[str, AssignmentResult]:
         answers: dict[str, AssignmentResult] = {}
-        reservations = await self._processor.reserve(requests)
-        for request in requests:
-            reservation = reservations[request.order_id]
+        reservations = await self._processor.reserve(orders)
+        for order in orders:
+            reservation = reservations[order.order_id]
             if reservation.status is Status.FAILED:
-                answers[request.assignment.order_id] = NoRoom(reservation.failure_reason or "")
+                answers[order.assignment.order_id] = NoRoom(reservation.failure_reason or "")
             elif reservation.status is Status.RESERVED and reservation.booking is not None:
-                answers[request.assignment.order_id] = reservation.booking
-        # An order of ours may have been decided meanwhile: whichever side records second sees the other.
-        by_their_own = await self._by_their_own(answers)
-        await self._releaser.release_assignments(list(by_their_own))
-        return answers | by_their_own
+                answers[order.assignment.order_id] = reservation.booking
+        # An order of this shop may have been decided meanwhile: whichever side records second sees the other.
+        own = await self._from_own_reservations(answers)
+        await self._releaser.release_assignments(list(own))
+        return answers | own
 
-    async def _by_their_own(self, order_ids: Iterable[str]) -> dict[str, AssignmentResult]:
-        """Answers for orders of ours whose reservation has a slot, or which are over: they keep no assignment."""
+    async def _from_own_reservations(self, order_ids: Iterable[str]) -> dict[str, AssignmentResult]:
+        """Answer for this shop's orders that have booked a slot themselves or are closed: they keep no assignment."""
         own = await self._reservations.read(order_ids)
         answers: dict[str, AssignmentResult] = {}
         for order_id, reservation in own.items():
@@ -110,11 +111,11 @@ class SlotAssigner:
         return answers
 
 
-def _request(wish: AssignmentRequest, before: Reservation | None) -> SlotOnlyOrder:
+def _order(request: AssignmentRequest, before: Reservation | None) -> SlotOnlyOrder:
     number = before.assignment.number + 1 if before is not None and before.assignment is not None else 1
     return SlotOnlyOrder(
-        order_id=assignment_id(wish.order_id, number),
-        total_amount=wish.price,
-        assignment=Assignment(wish.order_id, number, wish.items_count),
+        order_id=assignment_id(request.order_id, number),
+        total_amount=request.price,
+        assignment=Assignment(request.order_id, number, request.items_count),
         delivery=Delivery(slot=AUTO),
     )

@@ -1,4 +1,4 @@
-"""The HTTP routes of delivery slots: their rules, each of them, and assignments to orders of other systems."""
+"""HTTP routes of delivery slots: rules, single slots, and assignments to orders of other systems."""
 
 import re
 from datetime import UTC, datetime
@@ -86,7 +86,7 @@ class AssignBody(Body):
 
 
 def create_slots_router(rules: SlotRules, slots: Slots, assigner: SlotAssigner) -> APIRouter:
-    """The routes over these records."""
+    """Build the routes."""
     router = APIRouter()
     router.include_router(_rules_routes(rules))
     router.include_router(_assignment_routes(assigner))
@@ -106,7 +106,7 @@ def _rules_routes(rules: SlotRules) -> APIRouter:
     async def put_config(body: RulesBody) -> Response:
         """Change the rules: for every slot from now on, but not what is booked."""
         if nulls := [name for name in body.model_fields_set if getattr(body, name) is None]:
-            raise invalid(*((to_camel(name), "must not be null: leave out what is to stay as it is") for name in nulls))
+            raise invalid(*((to_camel(name), "must not be null: leave it out to keep its value") for name in nulls))
         return json_response(show_rules(await rules.change(lambda before: _changed(before, body))))
 
     return router
@@ -139,7 +139,7 @@ def _slot_routes(slots: Slots) -> APIRouter:
         slot = await slots.adjust(slot_id, capacity=body.capacity, follow_rules=follow_rules, disabled=body.disabled)
         if slot is None:
             raise ProblemError(
-                HTTPStatus.NOT_FOUND, f"There is no {slot_id}: nothing was ever booked in it, and none is to start then"
+                HTTPStatus.NOT_FOUND, f"There is no {slot_id}: it was never booked, and no slot will start then"
             )
         return json_response(show_slot(slot))
 
@@ -148,15 +148,15 @@ def _slot_routes(slots: Slots) -> APIRouter:
 
 def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     router = new_router("slots")
-    together: GroupCommit[AssignmentRequest, AssignmentResult] = GroupCommit(
+    assignments: GroupCommit[AssignmentRequest, AssignmentResult] = GroupCommit(
         assigner.assign, limit=MAX_ASSIGNED_AT_ONCE
     )
-    releaser: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
+    releases: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
     async def assign(body: AssignBody) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
-        answer = await together.submit(AssignmentRequest(body.order_id, body.order_price, body.items_count))
+        answer = await assignments.submit(AssignmentRequest(body.order_id, body.order_price, body.items_count))
         if isinstance(answer, Booking):
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
@@ -164,8 +164,8 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
     async def release(order_id: OrderIdPath) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
-        if await releaser.submit(order_id) is None:
-            own = await assigner.of_an_order(order_id)
+        if await releases.submit(order_id) is None:
+            own = await assigner.own_reservation(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
                 raise conflict(f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order")
             raise not_found(f"An assignment of order {order_id}")
@@ -181,7 +181,7 @@ def _refusal(order_id: str, answer: NoRoom | OrderClosed) -> ProblemError:
 
 
 def _changed(rules: Rules, body: RulesBody) -> Rules:
-    """The rules with what the body says; raises the 422 problem if there would be no slot at all."""
+    """Apply the body to the rules; raise the 422 problem if no slot would be left."""
     try:
         return Rules(
             duration=_or(body.duration_minutes, rules.duration),
@@ -197,7 +197,7 @@ def _changed(rules: Rules, body: RulesBody) -> Rules:
 
 
 def _after(cursor: str) -> datetime:
-    """The start of the last slot of the page before; raises the 422 problem if the cursor does not say."""
+    """Read the start of the previous page's last slot; raise the 422 problem if the cursor has none."""
     start = start_of(read_cursor(cursor, (str,))[0])
     if start is None:
         raise invalid(("cursor", "is not a nextCursor of this list"))

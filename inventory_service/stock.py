@@ -1,26 +1,29 @@
-"""What is counted, and reservations, as values; how units move between them without a transaction. No I/O.
+"""Stock items and reservations as values, and how units move between them without a transaction. No I/O.
 
-Counted are the units of a product and the room of a delivery slot, in minor units of money. What is counted and a
-reservation are two documents, so a unit leaves one before it appears in the other. What closes the gap is a mark on the
-counted one, `moving[order] = change of the quantity`, written in the same update as the quantity:
+A stock item is the units of a product, or the room of a delivery slot in minor units of money. An item and a
+reservation are two documents, so units leave one before they appear in the other. What closes the gap is a pending move
+on the item, `pending_moves[order] = change of the quantity`, written in the same update as the quantity and stored in
+the field `moving`:
 
-    reserve    1. counted: quantity - n, mark -n       2. insert the reservation        3. counted: remove the mark
-    release    1. counted: quantity + n, mark +n       2. reservation becomes RELEASED  3. counted: remove the mark
+    reserve    1. item: quantity - n, pending move -n    2. insert the reservation         3. item: clear the move
+    release    1. item: quantity + n, pending move +n    2. reservation becomes RELEASED   3. item: clear the move
 
-Four rules make it safe with any number of workers, each of which may be killed or stall anywhere:
+Four rules make this safe with any number of workers, each of which may be killed or stall at any point:
 
-* Every change of what is counted is guarded by the version it was read at and leads to the next version.
-* A worker reads what is counted first and the reservations after it. An order that has neither a mark at version v nor
-  a reservation that was read later was never applied as of v: its mark is removed only after its reservation exists.
-  If the guard on v then matches, it still was not.
-* A mark is removed only when the reservation says what became of the order (`settled`), whoever finds out.
-* Two workers with the same order may choose different slots for it. The reservation names the one that the order has;
-  a mark on any other is room that comes back (`Decision.on`).
+* Every change of an item is guarded by the version it was read at, and increments the version.
+* A worker reads the items first and the reservations after them. An order with neither a pending move at version v nor
+  a reservation that was read later was not applied as of v, because its move is cleared only after its reservation
+  exists. If the guard on v then matches, it still was not.
+* A move is cleared only when the reservation says what became of the order (`clear_moves`); any worker may do it.
+* Two workers may choose different slots for one order. The reservation names the slot that the order has; a pending
+  move on any other slot is room that comes back (`Decision.status_for`).
 
-Conservation, at every moment, with `supplied` being all that was ever set or restocked, or a slot's capacity:
+Conservation, at every moment, where `supplied` is everything that was ever set or restocked, or a slot's capacity:
 
-    supplied = quantity + what is out;  of one order's n units, n are out if its mark is -n, none if its mark is
-    positive, and without a mark n if its reservation is RESERVED and, for a slot, names it; else none.
+    supplied = quantity + units out
+
+Of an order's n units, n are out if its pending move is -n, and none if it is positive. Without a pending move, n are
+out if its reservation is RESERVED and, for a slot, names that slot; otherwise none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +46,7 @@ class Kind(StrEnum):
 
 
 SLOT = "slot"
-"""Stands where the kind of a product stands, in the document of a delivery slot."""
+"""The kind of a delivery slot's document; not a kind of product."""
 
 
 class Status(StrEnum):
@@ -56,7 +59,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an operator says about a product; `price` in minor units."""
+    """A product as an operator describes it; `price` in minor units."""
 
     kind: Kind
     name: str | None = None
@@ -68,9 +71,9 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockItem:
-    """Something as it was at one version; `quantity` is free, of `supplied` in all, and None where nothing is counted.
+    """A product or a slot at one version; version 0 is not stored yet.
 
-    Version 0 says that it is not stored yet.
+    `quantity` is what is free, out of `supplied`. It is None where stock is not counted.
     """
 
     id: str
@@ -84,12 +87,12 @@ class StockItem:
 
     @property
     def is_counted(self) -> bool:
-        """Whether units of it can be held."""
+        """True if its stock is counted."""
         return self.quantity is not None
 
     @property
     def free(self) -> int:
-        """Units that can be had; none of what is not counted, fewer than none of a slot with a lowered capacity."""
+        """Free units; 0 if stock is not counted, negative for a slot whose capacity was lowered below its load."""
         return self.quantity or 0
 
     @property
@@ -98,11 +101,11 @@ class StockItem:
         return (self.supplied or 0) - self.free
 
     def held_for(self, order_id: str) -> int:
-        """Units that have left the quantity for this order while its reservation may not say so yet."""
+        """Units taken for this order by a pending move: its reservation may not exist yet."""
         return max(0, -self.pending_moves.get(order_id, 0))
 
     def with_change(self, change: int, pending_moves: Mapping[str, int]) -> Self:
-        """Add to the quantity, under these marks."""
+        """Add `change` to the quantity and replace the pending moves."""
         return replace(self, quantity=self.free + change, pending_moves=pending_moves)
 
 
@@ -122,8 +125,9 @@ class Product(StockItem):
 class Slot(StockItem):
     """A delivery slot: `supplied` is its capacity and `reserved` its load, both in minor units.
 
-    `adjusted` says that an operator has set this slot's capacity: it does not follow the rules' any more. `ceiling` is
-    the load above which the slot has never been booked since its capacity was lowered beneath what was booked.
+    `adjusted` is true if an operator has set a capacity for this slot, which then no longer follows the rules.
+    `ceiling` is the load at the moment when the capacity was lowered below it. It falls with the load, and is gone once
+    the load fits the capacity.
     """
 
     start: datetime
@@ -134,17 +138,17 @@ class Slot(StockItem):
 
     @property
     def capacity(self) -> int:
-        """The load up to which orders are taken, in minor units."""
+        """The highest load that orders may reach, in minor units."""
         return self.supplied or 0
 
     def with_change(self, change: int, pending_moves: Mapping[str, int]) -> Self:
-        """Add to the room, under these marks; what is above the capacity can only become less."""
+        """Add `change` to the room and replace the pending moves; a load above the capacity can only fall."""
         load = self.reserved - change
         ceiling = min(self.ceiling, load) if self.ceiling is not None and load > self.capacity else None
         return replace(self, quantity=self.free + change, pending_moves=pending_moves, ceiling=ceiling)
 
     def with_capacity(self, capacity: int) -> Self:
-        """Change the capacity; what is booked stays booked."""
+        """Change the capacity and keep what is booked."""
         ceiling = self.reserved if self.reserved > capacity else None
         return replace(self, supplied=capacity, quantity=capacity - self.reserved, ceiling=ceiling)
 
@@ -163,7 +167,7 @@ class ReservationLine:
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """The room of a slot that an order has: its price, in minor units; `visible_at` is when the work begins to show."""
+    """An order's room in a slot: its price, in minor units. The work becomes visible at `visible_at`."""
 
     slot_id: str
     start: datetime
@@ -173,7 +177,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """For whom another system has booked a slot: the order, and how often before that was done and undone."""
+    """The order that another system has booked a slot for; `number` counts its assignments."""
 
     order_id: str
     number: int
@@ -181,29 +185,29 @@ class Assignment:
 
 
 def assignment_id(order_id: str, number: int) -> str:
-    """The id of an assignment's reservation, which no order has: order ids are without colons."""
+    """Return the id of an assignment's reservation. Order ids contain no colon, so it is never an order's."""
     return f"assignment:{number}:{order_id}"
 
 
 def is_assignment(reservation_id: str) -> bool:
-    """Whether this is the id of an assignment's reservation."""
+    """Return whether this is the id of an assignment's reservation."""
     return reservation_id.startswith("assignment:")
 
 
 def assignment_of(reservation_id: str) -> Assignment:
-    """What the id alone says about an assignment."""
+    """Read the assignment from its reservation's id, which has no count of items."""
     _, number, order_id = reservation_id.split(":", 2)
     return Assignment(order_id, int(number), items_count=0)
 
 
 class Decision(NamedTuple):
-    """What a reservation says: its status, and the slot that the order has, if any."""
+    """A reservation's status, and the slot that the order has, if any."""
 
     status: Status
     slot_id: str | None = None
 
     def status_for(self, item: StockItem) -> Status:
-        """What it says about the order's mark on this: a slot other than the one it names is not kept."""
+        """Return what it means for the order's pending move on this item: only the slot that it names is kept."""
         if self.status is Status.RESERVED and isinstance(item, Slot) and item.id != self.slot_id:
             return Status.RELEASED
         return self.status
@@ -211,9 +215,9 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What became of an order's stock: the decision, which redelivered messages repeat.
+    """The decision about an order's stock; redelivered messages repeat it.
 
-    One with an `assignment` holds a slot and nothing else, under an id of its own (assigner.py).
+    A reservation with an `assignment` holds a slot and nothing else, and has its own id (slot_assigner.py).
     """
 
     order_id: str
@@ -228,17 +232,17 @@ class Reservation:
 
     @property
     def decision(self) -> Decision:
-        """What marks go by."""
+        """The part that pending moves depend on."""
         return Decision(self.status, self.booking.slot_id if self.booking else None)
 
     @property
     def holds(self) -> dict[str, int]:
-        """What is held while it is RESERVED: units by product, and the price by slot."""
+        """Units held while it is RESERVED, by item: the price of the order for a slot."""
         return units_by_product(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
 
 
 def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
-    """Units by product."""
+    """Add up the units of each product."""
     total: dict[str, int] = {}
     for line in lines:
         total[line.product_id] = total.get(line.product_id, 0) + line.quantity
@@ -246,7 +250,7 @@ def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
 
 
 def take(item: AnyStockItem, takes: Mapping[str, int]) -> AnyStockItem:
-    """Take these units, by order, out of the quantity, under the orders' marks."""
+    """Take units out of the quantity, by order, as pending moves."""
     pending_moves = dict(item.pending_moves)
     for order_id, count in takes.items():
         pending_moves[order_id] = pending_moves.get(order_id, 0) - count
@@ -254,14 +258,14 @@ def take(item: AnyStockItem, takes: Mapping[str, int]) -> AnyStockItem:
 
 
 def give_back(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem:
-    """Give back what reservations hold, by order; the positive mark says that it is no longer out."""
+    """Return the units that reservations hold, by order; the positive pending move says that they are no longer out."""
     return item.with_change(sum(returns.values()), {**item.pending_moves, **returns})
 
 
 def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem:
-    """Remove the marks of orders of which it is known, from a reservation read at any time, what became of them.
+    """Clear the pending moves of orders whose status is known from their reservations, however old the read.
 
-    What was taken for an order that was then refused or released goes back in the same step.
+    Units taken for an order that was refused or released go back in the same step.
     """
     if not item.pending_moves or not known:
         return item
@@ -269,7 +273,7 @@ def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem
     returned = 0
     for order_id, change in item.pending_moves.items():
         status = known.get(order_id)
-        if status is None or (status is Status.RESERVED and change > 0):  # the latter is being released
+        if status is None or (status is Status.RESERVED and change > 0):  # the latter: a release in progress
             pending_moves[order_id] = change
         elif status is not Status.RESERVED and change < 0:
             returned -= change
@@ -279,7 +283,7 @@ def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem
 
 
 def may_return(item: StockItem, known: Mapping[str, Status]) -> int:
-    """Units taken for orders of which it is not known that they keep them."""
+    """Count the units taken for orders that are not known to keep them."""
     return sum(
         -change
         for order_id, change in item.pending_moves.items()

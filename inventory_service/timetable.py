@@ -1,7 +1,7 @@
-"""When there are delivery slots: the rules that an operator sets, and the times that follow from them. Pure, in UTC.
+"""The timetable of delivery slots: the rules that an operator sets, and the times that follow from them. Pure.
 
-A day's slots begin at the opening time and follow each other until the closing time, which may lie after midnight; a
-rest that is shorter than a slot is none. There is no local time in it: in UTC every day has 24 hours.
+A day's slots begin at the opening time and follow each other until the closing time, which may be after midnight; a
+remainder shorter than a slot is left out. All times are UTC, where every day has 24 hours.
 """
 
 import re
@@ -33,7 +33,7 @@ class Opening(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How slots are made and given out; `capacity` in minor units, times of day in minutes after midnight, UTC."""
+    """The rules of slots; `capacity` in minor units, times of day in minutes after midnight UTC."""
 
     duration: int = 15
     capacity: int = 100_000_00
@@ -44,28 +44,28 @@ class Rules:
     horizon: int = 100
 
     def __post_init__(self) -> None:
-        """Raise ValueError for rules by which there would be no slot at all."""
+        """Raise ValueError for rules that allow no slot at all."""
         if self.duration > self.minutes_open:
             raise ValueError(f"a slot of {self.duration} minutes does not fit into {self.minutes_open} minutes a day")
 
     @property
     def minutes_open(self) -> int:
-        """How long a day's slots may take in all; who closes no later than he opens closes on the next day."""
+        """The length of a day's opening hours; a closing time not after the opening time is on the next day."""
         return self.closes - self.opens + (DAY_MINUTES if self.closes <= self.opens else 0)
 
 
 def is_slot_id(identifier: str) -> bool:
-    """Whether this is the id of a slot, which no product may have."""
+    """Return whether this is the id of a slot, which no product may have."""
     return _ID.fullmatch(identifier) is not None
 
 
 def slot_id(start: datetime) -> str:
-    """The id of the slot that starts then."""
+    """Return the id of the slot that starts at this moment."""
     return f"{SLOT_PREFIX}{int(start.timestamp())}"
 
 
 def start_of(identifier: str) -> datetime | None:
-    """When the slot of this id starts; None if it is no slot's id, or of a time that no calendar has."""
+    """Return the start of the slot with this id; None if it is not a slot's id or beyond the calendar."""
     found = _ID.fullmatch(identifier)
     try:
         return datetime.fromtimestamp(int(found[1]), UTC) if found else None
@@ -74,14 +74,14 @@ def start_of(identifier: str) -> datetime | None:
 
 
 def openings(rules: Rules, since: datetime) -> Iterator[Opening]:
-    """All slots that start at this moment or later, until the end of all calendars."""
-    a_day = rules.minutes_open // rules.duration
+    """Iterate over the slots that start at this moment or later, to the end of the calendar."""
+    per_day = rules.minutes_open // rules.duration
     midnight = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     try:
-        # The slots of the day before may go on after midnight.
+        # Slots of the previous day may continue after midnight.
         for day in count(-1 if midnight.timestamp() > 0 else 0):
             opening = midnight + timedelta(days=day, minutes=rules.opens)
-            yield from _of_a_day(opening, timedelta(minutes=rules.duration), a_day, since)
+            yield from _of_a_day(opening, timedelta(minutes=rules.duration), per_day, since)
     except OverflowError:
         return
 
@@ -93,7 +93,7 @@ def _of_a_day(opening: datetime, duration: timedelta, number: int, since: dateti
 
 
 def on_offer(rules: Rules, now: datetime) -> tuple[Opening, ...]:
-    """The slots within the horizon: not begun, and not over in less than the cutoff."""
+    """Return the slots that can be booked: within the horizon, not begun, not ending within the cutoff."""
     ahead = (opening for opening in openings(rules, now) if opening.start > now and not too_near(rules, opening, now))
     first = next(ahead, None)
     return _horizon(rules, first.start) if first is not None else ()
@@ -101,22 +101,22 @@ def on_offer(rules: Rules, now: datetime) -> tuple[Opening, ...]:
 
 @lru_cache(maxsize=4)
 def _horizon(rules: Rules, start: datetime) -> tuple[Opening, ...]:
-    # For every batch of orders until the next slot begins.
+    # Cached: the same for every batch of orders until the next slot begins.
     return tuple(islice(openings(rules, start), rules.horizon))
 
 
 def too_near(rules: Rules, opening: Opening, now: datetime) -> bool:
-    """Whether the slot is over in less than the cutoff."""
+    """Return whether the slot ends in less than the cutoff."""
     return opening.end - now < timedelta(minutes=rules.cutoff)
 
 
 def opening_at(rules: Rules, start: datetime) -> Opening | None:
-    """The slot that starts right then, if there is one by the rules."""
+    """Return the slot that starts exactly then, or None if the rules have none."""
     opening = next(openings(rules, start), None)
     return opening if opening is not None and opening.start == start else None
 
 
 def visible_at(rules: Rules, start: datetime, now: datetime) -> datetime:
-    """When the work for the slot begins to show: the lead before its start, or at its start when that is nearer."""
+    """Return when the work for the slot becomes visible: the lead before its start, or its start if that has passed."""
     shown = start - timedelta(minutes=rules.lead)
     return shown if shown > now else start

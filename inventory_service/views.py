@@ -1,4 +1,4 @@
-"""Products, stock and reservations as the API shows them."""
+"""Views of products, stock, reservations and slots."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""The log of what operators did: who, when, why, to what, and what came of it. Entries are never changed or deleted."""
+"""The log of actions: who did what, when, why, and with which outcome. Entries are never changed or deleted."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +11,10 @@ from shared.clock import utc_now
 from shared.database import Collection, Database, Document
 
 COLLECTION = "actions"
+
+ORDER_RELEASE = "order.release"
+"""The action of `ordersaga order release`."""
+
 INDEXES: Sequence[IndexModel] = (
     IndexModel([("at", DESCENDING), ("_id", DESCENDING)], name="newest"),
     IndexModel([("subject", DESCENDING), ("at", DESCENDING)], name="of-subject"),
@@ -18,17 +22,17 @@ INDEXES: Sequence[IndexModel] = (
 
 
 class ActionPage(NamedTuple):
-    """Some entries of the log, newest first, and where the next page begins (None: there is none)."""
+    """A page of the log, newest first, and the cursor of the next page (None on the last one)."""
 
     items: list[Document]
     next_cursor: str | None
 
 
 async def record_action(database: Database, *, by: str, why: str, action: str, subject: str, outcome: str) -> str:
-    """Write down what an operator did; returns the entry's id. `database` is that of operations.
+    """Log what an operator did in the database of operations; return the id of the entry.
 
-    `action` is what was done ("order.cancel", "dead-letters.replay"), `subject` the id of what it was done to,
-    `outcome` what came of it in a few words.
+    `action` is a name such as "order.cancel" or "dead-letters.replay", `subject` the id of the order, letter, group or
+    package that it concerns, `outcome` the result in a few words.
     """
     entry: Document = {
         "_id": uuid4().hex,
@@ -46,7 +50,7 @@ async def record_action(database: Database, *, by: str, why: str, action: str, s
 async def list_actions(
     database: Database, *, subject: str | None = None, limit: int = 50, cursor: str | None = None
 ) -> ActionPage:
-    """Return a page of the log, newest first: of one subject, or all. Raises ValueError for another list's cursor."""
+    """Return a page of the log, of one subject or of all. Raises ValueError for the cursor of another list."""
     query: Document = {} if subject is None else {"subject": subject}
     if cursor is not None:
         at, last = read_cursor(cursor)

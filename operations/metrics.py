@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 import aio_pika
 import aiormq.exceptions
-import structlog
 from aio_pika.abc import AbstractConnection
 from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.status import DEAD, OPEN
 from shared import database
+from shared.background import ErrorLog, run_periodically
 from shared.clock import Clock, utc_now
 from shared.database import Document
+from shared.errors import BusUnavailableError
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 INTERVAL_SECONDS = 15.0
@@ -42,8 +43,6 @@ COLLECTIONS = (
 """Those that grow with every order, or with every failure: (database, collection)."""
 ASSIGNMENTS = {"_id": {"$gte": "assignment:", "$lt": "assignment;"}}
 """Reservations that other systems made on delivery slots: they have no order, and are counted apart."""
-
-_log = structlog.get_logger(__name__)
 
 _queue_messages = Gauge(
     "ordersaga_queue_messages",
@@ -112,15 +111,14 @@ class Observer:
             "provisioning": self._look_at_provisioning,
             "dead_letters": self._look_at_dead_letters,
         }
+        self._errors = {source: ErrorLog(f"observing {source}") for source in self._sources}
         for source in self._sources:
             _failures.labels(source)
 
     async def run(self) -> None:
         """Look until cancelled; what cannot be read is logged and read the next time."""
         try:
-            while True:
-                await self.look()
-                await asyncio.sleep(self._interval)
+            await run_periodically(self.look, every=self._interval, name="observing")
         finally:
             await self.close()
 
@@ -136,9 +134,10 @@ class Observer:
                     await look()
             except Exception as error:  # noqa: BLE001 - observing outlives every fault of what it observes
                 _failures.labels(source).inc()
-                _log.warning("not observed", source=source, error=f"{type(error).__name__}: {error}"[:300])
+                self._errors[source].failed(error)
             else:
                 _observed.labels(source).set(time.time())
+                self._errors[source].succeeded()
 
     async def _look_at_orders(self) -> None:
         orders = self._mongo[f"{self._prefix}_orders"]["orders"]
@@ -255,8 +254,10 @@ class _Queues:
             connection = await self._connected()
             names = (*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS)
             levels = {name: await _level(connection, name) for name in names}
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            if _is_transient(error):
+                raise BusUnavailableError(f"RabbitMQ does not answer: {error}") from error
             raise
         self._show(levels, time.monotonic())
 
@@ -281,6 +282,12 @@ class _Queues:
                 _queue_messages.labels(name).set(level.messages)
                 _queue_consumers.labels(name).set(level.consumers)
                 _queue_age.labels(name).set(now - self._seen_empty.setdefault(name, now))
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Return True if the broker is away, False if it refuses the user."""
+    refused = isinstance(error, aiormq.exceptions.AuthenticationError)
+    return isinstance(error, aiormq.exceptions.AMQPConnectionError | OSError) and not refused
 
 
 async def _level(connection: AbstractConnection, queue: str) -> Level | None:

@@ -34,10 +34,10 @@ class Subscribers:
         self._count = 0
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Occupy one of the slots for as long as the context lasts; raises the 429 problem if all are taken."""
+    def subscription(self) -> Iterator[None]:
+        """Count a stream for as long as the context lasts; raises the 429 problem if there are too many already."""
         if self._count >= MAX_SUBSCRIBERS:
-            detail = f"{MAX_SUBSCRIBERS} clients follow orders already; poll the order itself, or try again"
+            detail = f"{MAX_SUBSCRIBERS} clients follow orders already; request the order itself, or try again"
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "5"})
         self._count += 1
         try:
@@ -49,8 +49,8 @@ class Subscribers:
 class EventStream(Response):
     """One event per line of the order's history after the first `seen`; 204 once the order is settled.
 
-    A browser reopens a stream that has ended, and names the last event that it received; only 204 stops it. The slot is
-    taken before anything is awaited, and freed however the request ends, even before its first byte.
+    A browser reopens a stream that has ended, and names the last event that it received; only 204 stops it. It is
+    counted before anything is awaited, and until the request ends, even if that is before its first byte.
     """
 
     def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int) -> None:
@@ -61,8 +61,8 @@ class EventStream(Response):
         self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; raises the 404 problem for an unknown order and the 429 problem without a free slot."""
-        with self._subscribers.slot():
+        """Answer the request; raises the 404 problem for an unknown order, the 429 problem if the process is full."""
+        with self._subscribers.subscription():
             document = await self._orders.document(self._order_id)
             if document is None:
                 raise not_found(f"Order {self._order_id}")

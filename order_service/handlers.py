@@ -39,7 +39,7 @@ class AnswerHandlers:
                 for change in changes:
                     tracing.note(change.after.order_id, change.after.status)
                 return messages
-        raise TransientError(f"{len(answers)} answers lost against other workers {ATTEMPTS} times")
+        raise TransientError(f"other workers changed the orders of {len(answers)} answers first, {ATTEMPTS} times")
 
     def _decide(self, orders: dict[str, Order], answers: Sequence[OrderMessage]) -> tuple[list[Change], list[Message]]:
         now = self._clock()

@@ -34,9 +34,7 @@ _duration = Histogram(
     ["status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600),
 )
-_compensations = Counter(
-    "saga_compensations_total", "Compensations asked for: stock to release, payments to return", ["of"]
-)
+_compensations = Counter("saga_compensations_total", "Compensations requested from each participant", ["of"])
 _compensated = Counter(
     "saga_compensated_total", "Orders whose compensations were all answered, by their status", ["status"]
 )

@@ -1,4 +1,4 @@
-"""What clients and operators may do with an existing order: cancel, retry, refund."""
+"""Requests of clients and operators about an existing order: cancel, retry, refund."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The orders collection: one document per order, changed only by updates that name the version they start from."""
+"""The collection `orders`: one document per order, changed only by updates that name the version they start from."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ COLLECTION = "orders"
 
 SCHEMA = CollectionSchema(
     (
-        # Serves the lists: MongoDB merges the statuses in order of time where none is asked for.
+        # For the lists: without a filter for the status, MongoDB merges the statuses in order of time.
         IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
         IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
         IndexModel(
@@ -39,14 +39,14 @@ SCHEMA = CollectionSchema(
 
 
 MAX_HISTORY = 500
-"""Most lines of one order's history; what happens after that is not written down, but happens."""
+"""Most lines of one order's history; later events take effect, but are not recorded."""
 
 _HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A decided step of one order: the state it starts from, the state it leads to, the lines of history in between."""
+    """A decided change of one order: the state before, the state after, and the new lines of its history."""
 
     before: Order
     after: Order
@@ -54,18 +54,18 @@ class Change:
 
     @property
     def stored(self) -> Order:
-        """The order as it is once the change is stored."""
+        """The order after the change is stored."""
         return replace(self.after, version=self.before.version + 1)
 
 
 class Orders:
-    """What can be done with the collection; a driver's error passes through as it is."""
+    """Reads and updates of the collection; errors of the driver pass through unchanged."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
     async def insert(self, orders: Sequence[tuple[Order, str | None]]) -> set[str]:
-        """Insert new orders, each with the fingerprint of its request; returns the ids that existed already."""
+        """Insert new orders, each with the fingerprint of its request; return the ids that existed already."""
         documents = [_new_document(order, fingerprint) for order, fingerprint in orders]
         try:
             await self._collection.bulk_write([InsertOne(document) for document in documents], ordered=False)
@@ -74,41 +74,41 @@ class Orders:
         return set()
 
     async def load(self, ids: Iterable[str]) -> dict[str, Order]:
-        """The orders that exist, by id, without their histories."""
+        """Return the orders that exist, by id, without their histories."""
         cursor = self._collection.find({"_id": {"$in": list(ids)}}, {"history": False})
         return {document["_id"]: _from_document(document) async for document in cursor}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
-        """Store the changes; False if any order had moved on from where its change starts (the others are stored)."""
+        """Store the changes; return False if any of the orders had changed meanwhile (the others are stored)."""
         if not changes:
             return True
         result = await self._collection.bulk_write([_update(change) for change in changes], ordered=False)
         return result.matched_count == len(changes)
 
     async def mark_published(self, orders: Sequence[tuple[str, int]], resend_at: datetime) -> None:
-        """Note that what these orders owed in this version is out, and when it is sent again unless it is answered.
+        """Note that the messages of these versions are published, and when unanswered commands are sent again.
 
-        Those that moved on are left alone.
+        Orders that have changed meanwhile are left alone.
         """
         by_version: dict[int, list[str]] = {}
         for order_id, version in orders:
             by_version.setdefault(version, []).append(order_id)
         for version, ids in by_version.items():
-            found = {"_id": {"$in": ids}, "version": version}
-            await self._collection.update_many(found, _published(resend_at))
+            unchanged = {"_id": {"$in": ids}, "version": version}
+            await self._collection.update_many(unchanged, _published(resend_at))
 
     async def due(self, now: datetime, limit: int) -> list[Order]:
-        """The orders whose time has come, longest overdue first."""
+        """Return the orders whose `due_at` has passed, longest overdue first."""
         return await self._until("dueAt", now, limit)
 
     async def to_resend(self, now: datetime, limit: int) -> list[Order]:
-        """Return the orders whose commands have gone unanswered for too long, longest overdue first."""
+        """Return the orders whose `resend_at` has passed, longest overdue first."""
         return await self._until("resendAt", now, limit)
 
     async def schedule_resend(self, orders: Sequence[tuple[Order, datetime | None]]) -> None:
-        """Note when each order's commands are sent again (None: never); those that moved on are left alone.
+        """Note when each order's commands are sent again (None: never); orders that have changed are left alone.
 
-        The version stays: a step that was decided meanwhile sets a time of its own.
+        The version stays the same: a change that was decided meanwhile sets its own time.
         """
         updates = [
             UpdateOne(
@@ -121,27 +121,27 @@ class Orders:
             await self._collection.bulk_write(updates, ordered=False)
 
     async def adopt(self, now: datetime) -> int:
-        """Have the commands of orders sent again that have no time for it; returns how many orders there were.
+        """Schedule the commands of orders that have no `resend_at`; return the number of orders.
 
-        Earlier versions stored none. The index `open`, which needs the condition on createdAt, has only unsettled
-        orders, so this reads no others.
+        Earlier versions did not store it. The index `open`, which needs the condition on createdAt, contains only
+        unsettled orders, so no others are read.
         """
-        forgotten = {
+        unscheduled = {
             "settled": False,
             "createdAt": {"$lte": now},
             "unpublished": {"$exists": False},
             "resendAt": {"$exists": False},
             "$nor": [_HELD_FOR_A_DECISION],
         }
-        result = await self._collection.update_many(forgotten, {"$set": {"resendAt": now}})
+        result = await self._collection.update_many(unscheduled, {"$set": {"resendAt": now}})
         return result.modified_count
 
     async def document(self, order_id: str) -> Document | None:
-        """The whole document, history included."""
+        """Return the whole document of an order, including its history."""
         return await self._collection.find_one({"_id": order_id})
 
     async def documents(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The whole documents of those that exist, by id."""
+        """Return the whole documents of the orders that exist, by id."""
         return {document["_id"]: document async for document in self._collection.find({"_id": {"$in": list(ids)}})}
 
     async def page(
@@ -154,9 +154,9 @@ class Orders:
         limit: int,
         with_items: bool = False,
     ) -> list[Document]:
-        """A page of documents, newest first, of one user or of all, that come after the given (createdAt, id).
+        """Return a page of documents, newest first, of one user or of all, after the given (createdAt, id).
 
-        They are without histories, and without items unless `with_items`: both may be long.
+        They have no histories, and no items unless `with_items`: both may be long.
         """
         query: dict[str, Any] = {"status": {"$in": list(statuses)}}
         if user_id is not None:
@@ -166,9 +166,9 @@ class Orders:
         if after is not None:
             created_at, order_id = after
             query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
-        left_out = {"history": False} if with_items else {"history": False, "items": False}
+        excluded = {"history": False} if with_items else {"history": False, "items": False}
         cursor = (
-            self._collection.find(query, left_out).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
+            self._collection.find(query, excluded).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         )
         return [document async for document in cursor]
 
@@ -177,7 +177,7 @@ class Orders:
         return [_from_document(document) async for document in cursor]
 
     async def count_failures(self, *, after: tuple[int, str, str] | None, limit: int) -> list[tuple[Status, str, int]]:
-        """Failed and cancelled orders counted by (status, reason), most frequent first."""
+        """Count failed and cancelled orders by (status, reason), most frequent first."""
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}},
             {"$group": {"_id": {"status": "$status", "reason": "$failureReason"}, "count": {"$sum": 1}}},
@@ -192,10 +192,10 @@ class Orders:
 
 
 def _published(resend_at: datetime) -> list[Document]:
-    """Return the update of an order whose messages are out.
+    """Return the update of an order whose messages are published.
 
-    Only a PENDING order waits for the end of its time. The version moves on as with every change: a step that was
-    decided on the state before must not be stored over it.
+    Only a PENDING order has a deadline. The version changes as with every update: a change that was decided on the
+    state before must not overwrite it.
     """
     deadline = {"$cond": [{"$eq": ["$status", Status.PENDING.value]}, "$deadline", "$$REMOVE"]}
     resend = {"$cond": ["$settled", "$$REMOVE", resend_at]}
@@ -232,7 +232,7 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
 
 
 def _changing_fields(order: Order) -> Document:
-    """The fields that steps of the saga change; None stands for an absent field."""
+    """Return the fields that the saga changes; None means that the field is absent."""
     return {
         "status": order.status.value,
         **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
@@ -280,7 +280,7 @@ def _without_none(document: Document) -> Document:
 
 
 def _from_document(document: Document) -> Order:
-    """Load what was stored: trusted, so nothing is validated again."""
+    """Return the order of a document, which is trusted and not validated again."""
     spec, server = document.get("provisioning"), document.get("server")
     states = {participant.field: document[participant.stored_field] for participant in PARTICIPANTS}
     return Order(
@@ -306,7 +306,7 @@ def _from_document(document: Document) -> Order:
         transaction_id=document.get("transactionId"),
         fulfilment=document.get("fulfilment"),
         provisioning_spec=ServerSpecification.model_construct(**spec) if spec else None,
-        # An order that was being provisioned before runs were counted is in its first.
+        # Earlier versions did not count runs: an order that was being provisioned is in its first.
         provisioning_run=document.get("provisioningRun", 1 if "provisioningStatus" in document else 0),
         progress=document.get("progress"),
         progress_sequence=document.get("progressSequence", 0),

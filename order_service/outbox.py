@@ -54,7 +54,7 @@ class Outbox:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def post(self, order: Order) -> None:
-        """Publish soon, without waiting; if it fails, the sweep does it."""
+        """Publish soon, without waiting; if that fails, the sweep publishes the order."""
         task = asyncio.create_task(self._groups.submit(order))
         self._tasks.add(task)
         task.add_done_callback(self._posted)

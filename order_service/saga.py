@@ -54,7 +54,7 @@ from shared.contracts import (
 )
 
 MAX_RUNS = 20
-"""How often the provisioning of one order may be tried: each run adds to its history and to its job."""
+"""Most runs of the provisioning of one order: each adds to its history and to its job."""
 
 
 class Saga:
@@ -313,7 +313,7 @@ def _in_words(event: Event) -> str | None:
 
 
 def _news(order: Order) -> tuple[Message, ...]:
-    """Return the event that tells all other systems of the order's status."""
+    """Return the event that announces the order's status."""
     event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
     match order.status:
         case Status.PENDING:

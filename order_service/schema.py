@@ -1,4 +1,4 @@
-"""The collections of the order service, which are checked when it starts and by `ordersaga doctor`."""
+"""The collections of the order service; its start and `ordersaga doctor` check them."""
 
 from order_service import orders
 

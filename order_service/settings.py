@@ -8,7 +8,7 @@ from shared.settings import ServiceSettings
 
 
 class OrderSettings(ServiceSettings):
-    """How long an order may take, and how soon what got lost is published or sent again."""
+    """Time limits of an order, and the times after which lost messages are published or sent again."""
 
     saga_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     failed_hold_seconds: Annotated[float, Field(gt=0, le=90 * 86_400)] = 86_400

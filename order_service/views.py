@@ -91,7 +91,7 @@ class FailurePage(View):
 
 
 def show_new(order: Order) -> dict[str, Any]:
-    """Show an order that was accepted this moment."""
+    """Show an order that has just been accepted."""
     at = to_rfc3339(order.created_at)
     return {
         "orderId": order.order_id,
@@ -122,7 +122,7 @@ def show(document: Document) -> dict[str, Any]:
 
 
 def show_listed(document: Document) -> dict[str, Any]:
-    """Show a stored order without its history, and without its items where they were not loaded."""
+    """Show a stored order without its history, and without its items if they were not loaded."""
     items = [{**item, "price": to_json_number(item["price"])} for item in document.get("items", ())]
     return {
         "orderId": document["_id"],

@@ -1,4 +1,4 @@
-"""Puts the payment service together: `python -m payment_service`."""
+"""Assembles and runs the payment service: `python -m payment_service`."""
 
 from pymongo.read_concern import ReadConcern
 
@@ -31,8 +31,8 @@ DEFINITION = Definition(
 
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
-    """Wire the parts to the connections."""
-    # Neither a decision nor an answer may rest on a write that a failover could take back.
+    """Wire the parts of the service to its connections."""
+    # No decision and no answer may depend on a write that a failover could roll back.
     database = connections.database.with_options(read_concern=ReadConcern("majority"))
     records = Payments(database[payments.COLLECTION])
     gateway = open_gateway(settings, connections.database, utc_now)
@@ -45,10 +45,10 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     )
     sessions = OrphanedSessions(connections.database)
     transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
-    books = Ledger(database, utc_now)
-    retainers = RetainerCharger(records, books, transactions, utc_now)
+    ledger = Ledger(database, utc_now)
+    retainers = RetainerCharger(records, ledger, transactions, utc_now)
     router = create_router(records)
-    router.include_router(funds_api.create_router(open_funds(database, books, transactions, utc_now)))
+    router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
     reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
     return Parts(
         handlers=handlers(records, cards, retainers, clock=utc_now, reach=connections.reach),

@@ -1,4 +1,4 @@
-"""The payment service's HTTP routes: what is recorded about the payments of orders."""
+"""HTTP routes of the payment service: the payments of orders."""
 
 from typing import Annotated, Any
 
@@ -32,7 +32,7 @@ class PaymentPage(View):
 
 
 def create_router(payments: Payments) -> APIRouter:
-    """The routes over these payments."""
+    """Create the routes over the given payments."""
     router = new_router("payments")
 
     @router.get("/payments", response_model=PaymentPage)
@@ -57,7 +57,7 @@ def create_router(payments: Payments) -> APIRouter:
 
 
 def show(payment: Payment) -> dict[str, Any]:
-    """Write a payment as PaymentView describes it."""
+    """Convert a payment to the JSON of PaymentView."""
     return {
         "orderId": payment.order_id,
         "userId": payment.user_id,

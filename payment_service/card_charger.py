@@ -1,4 +1,7 @@
-"""Carries payments on, between the gateway and the records: charge, find out, return; never twice, never on a guess."""
+"""Charges, looks up and refunds card payments at the gateway, and records the outcomes.
+
+Nothing is charged or refunded twice, and an unknown outcome is never guessed: it is looked up later.
+"""
 
 import asyncio
 import time
@@ -24,18 +27,18 @@ from shared.clock import Clock
 from shared.failure_points import PAYMENT_CHARGED, REFUND_SENT, FailurePoint
 
 _log = structlog.get_logger(__name__)
-_decisions = Counter("payments_total", "Payments by the state that followed from the gateway's answer", ["status"])
-_unknown = Counter("gateway_unknown_outcomes_total", "Calls to the gateway without a known outcome", ["operation"])
-_durations = Histogram("gateway_duration_seconds", "Time until the gateway answered", ["operation"])
+_decisions = Counter("payments_total", "Card payments decided, by resulting status", ["status"])
+_unknown_outcomes = Counter("gateway_unknown_outcomes_total", "Gateway calls with an unknown outcome", ["operation"])
+_durations = Histogram("gateway_duration_seconds", "Duration of gateway calls", ["operation"])
 
 Outcome = TypeVar("Outcome")
 
 
 class CardCharger:
-    """Asks the gateway about many payments at once and records what it says, each in one write.
+    """Calls the gateway for a batch of payments concurrently and records all outcomes in one write.
 
-    Where another worker has overtaken a payment in between, its record wins, and a charge that it has no use for is
-    returned. With `unpublished`, the records also say that their answers are still to be published.
+    If another worker has changed a payment in the meantime, its record wins, and a charge that does not fit it is
+    refunded. With `unpublished`, the records also note that their answers are not published yet.
     """
 
     def __init__(
@@ -48,18 +51,18 @@ class CardCharger:
         self._reach = reach
 
     async def charge(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Charge the payments and return them, in order, as they are recorded then."""
-        return await self._charge("charge", self._charge_once, payments, unpublished=False)
+        """Charge the payments and return them as recorded, in the same order."""
+        return await self._charge("charge", self._charge_one, payments, unpublished=False)
 
     async def look_up(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Find out what became of the charges, make those that never arrived, and return the payments as recorded."""
-        return await self._charge("look_up", self._look_up_or_charge, payments, unpublished=True)
+        """Look up the charges, make those that never reached the gateway, and return the payments as recorded."""
+        return await self._charge("look_up", self._look_up_or_charge_one, payments, unpublished=True)
 
     async def refund(self, payments: Sequence[Payment], *, unpublished: bool = False) -> list[Payment]:
-        """Return what was charged for the payments, and return them, in order, as they are recorded then."""
+        """Refund the payments and return them as recorded, in the same order."""
         if not payments:
             return []
-        outcomes = await self._ask("refund", self._refund, payments)
+        outcomes = await self._call_all("refund", self._refund_one, payments)
         self._reach(REFUND_SENT)
         now = self._clock()
         return await self._record(
@@ -80,7 +83,7 @@ class CardCharger:
     ) -> list[Payment]:
         if not payments:
             return []
-        outcomes = await self._ask(operation, call, payments)
+        outcomes = await self._call_all(operation, call, payments)
         self._reach(PAYMENT_CHARGED)
         now = self._clock()
         recorded = await self._record(
@@ -90,18 +93,20 @@ class CardCharger:
             ],
             unpublished=unpublished,
         )
+        # Refunded or voided while the charge was in flight: the money goes back at once.
         overtaken = [p for p, outcome in zip(recorded, outcomes, strict=True) if must_refund(p, outcome)]
-        returned = {p.order_id: p for p in await self.refund(overtaken, unpublished=unpublished)}
-        return [returned.get(payment.order_id, payment) for payment in recorded]
+        refunded = {p.order_id: p for p in await self.refund(overtaken, unpublished=unpublished)}
+        return [refunded.get(payment.order_id, payment) for payment in recorded]
 
-    async def _charge_once(self, payment: Payment) -> Charged | Declined:
+    async def _charge_one(self, payment: Payment) -> Charged | Declined:
         return await self._gateway.charge(payment.charge_request())
 
-    async def _look_up_or_charge(self, payment: Payment) -> Charged | Declined:
+    async def _look_up_or_charge_one(self, payment: Payment) -> Charged | Declined:
         request = payment.charge_request()
+        # Nothing is charged twice: a charge that arrives between the two calls has the same key.
         return await self._gateway.look_up(request) or await self._gateway.charge(request)
 
-    async def _refund(self, payment: Payment) -> Refunded | NothingCharged:
+    async def _refund_one(self, payment: Payment) -> Refunded | NothingCharged:
         if payment.transaction_id == FREE:
             return Refunded(FREE)
         return await self._gateway.refund(payment.charge_request())
@@ -110,28 +115,31 @@ class CardCharger:
         if unpublished:
             changes = [(before, mark_unpublished(before, after)) for before, after in changes]
         recorded = await self._payments.update_many(changes)
+        # Only the worker whose update took effect counts the decision.
         for (before, after), now in zip(changes, recorded, strict=True):
             if before.status is not after.status and after.status is now.status:
                 _decisions.labels(now.status).inc()
         return recorded
 
-    async def _ask(
+    async def _call_all(
         self, operation: str, call: Callable[[Payment], Awaitable[Outcome]], payments: Sequence[Payment]
     ) -> list[Outcome | OutcomeUnknown]:
-        """Call for all payments concurrently; whatever happens to one call is that payment's outcome alone."""
-        calls = [asyncio.create_task(_outcome(operation, call, payment)) for payment in payments]
+        """Call the gateway for all payments concurrently; a call that fails concerns its own payment only."""
+        calls = [asyncio.create_task(_call(operation, call, payment)) for payment in payments]
+        late = f"no answer within {self._timeout} s"
         try:
             await asyncio.wait(calls, timeout=self._timeout)
             return [
-                task.result() if task.done() else _not_known(operation, payment, f"no answer within {self._timeout} s")
+                task.result() if task.done() else _unknown_outcome(operation, payment, late)
                 for task, payment in zip(calls, payments, strict=True)
             ]
         finally:
+            # The batch was cancelled or is late: an open call would continue with its outcome unrecorded.
             for task in calls:
                 task.cancel()
 
 
-async def _outcome(
+async def _call(
     operation: str, call: Callable[[Payment], Awaitable[Outcome]], payment: Payment
 ) -> Outcome | OutcomeUnknown:
     started = time.perf_counter()
@@ -139,15 +147,15 @@ async def _outcome(
         with tracing.calling(f"{operation} at the gateway", payment.order_id, payment.traceparent):
             return await call(payment)
     except GatewayTimeoutError as error:
-        return _not_known(operation, payment, str(error))
-    except Exception as error:  # noqa: BLE001 - says as little about the money as a timeout, and is looked up like one
+        return _unknown_outcome(operation, payment, str(error))
+    except Exception as error:  # noqa: BLE001 - the charge may have been made, as after a timeout; it is looked up
         _log.exception("gateway call failed", operation=operation, order_id=payment.order_id)
-        return _not_known(operation, payment, repr(error))
+        return _unknown_outcome(operation, payment, repr(error))
     finally:
         _durations.labels(operation).observe(time.perf_counter() - started)
 
 
-def _not_known(operation: str, payment: Payment, why: str) -> OutcomeUnknown:
-    _unknown.labels(operation).inc()
+def _unknown_outcome(operation: str, payment: Payment, why: str) -> OutcomeUnknown:
+    _unknown_outcomes.labels(operation).inc()
     _log.warning("gateway outcome unknown", operation=operation, order_id=payment.order_id, why=why)
     return OutcomeUnknown(why)

@@ -1,4 +1,4 @@
-"""What the payment service does with its messages: cards are charged at the gateway, retainers in the books."""
+"""The message handlers of the payment service: charge orders and refund them, by card or from a retainer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from shared.failure_points import PAYMENT_PENDING, FailurePoint
 
 
 class PaymentHandlers:
-    """Takes payments and returns them, a batch at a time."""
+    """Charges and refunds orders, one batch at a time."""
 
     def __init__(
         self,
@@ -40,36 +40,37 @@ class PaymentHandlers:
         self._clock = clock
         self._reach = reach
 
-    async def take(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
-        """Charge the orders; one whose outcome is not known yet is answered later, by the look-up."""
-        by_card, from_retainer = _by_method(_once_each(orders))
-        return [*await self._take_by_card(by_card), *await self._take_from_retainers(from_retainer)]
+    async def charge(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
+        """Charge the orders; the reconciler answers later for those whose outcome is still unknown."""
+        by_card, from_retainer = _by_method(_without_duplicates(orders))
+        return [*await self._charge_cards(by_card), *await self._charge_retainers(from_retainer)]
 
-    async def _take_from_retainers(self, orders: Sequence[OrderCreated]) -> list[Message]:
+    async def _charge_retainers(self, orders: Sequence[OrderCreated]) -> list[Message]:
         return _known(charge_answer(payment) for payment in await self._retainers.charge(orders))
 
-    async def _take_by_card(self, orders: Sequence[OrderCreated]) -> list[Message]:
+    async def _charge_cards(self, orders: Sequence[OrderCreated]) -> list[Message]:
         now = self._clock()
+        # The record comes before the call: after a crash, the order id is the key that finds the charge again.
         recorded = await self._payments.insert_missing([_in_trace(card_payment(order, now)) for order in orders])
         self._reach(PAYMENT_PENDING)
         charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
-        returned = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
-        carried_on = {payment.order_id: payment for payment in (*charged, *returned)}
-        return _known(charge_answer(carried_on.get(payment.order_id, payment)) for payment in recorded)
+        refunded = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
+        changed = {payment.order_id: payment for payment in (*charged, *refunded)}
+        return _known(charge_answer(changed.get(payment.order_id, payment)) for payment in recorded)
 
     async def refund(self, requests: Sequence[RefundPayment]) -> Sequence[Message]:
-        """Return the money; one whose charge is in flight is answered by whoever learns how that ended."""
+        """Refund the orders; one whose charge is in flight is answered by the worker that learns its outcome."""
         recorded = await self._payments.request_refunds((request.order_id for request in requests), self._clock())
         charged = [payment for payment in recorded if payment.status is PaymentStatus.PROCESSED]
-        given_back = [
+        refunded = [
             *await self._cards.refund([payment for payment in charged if payment.retainer_id is None]),
             *await self._retainers.refund([payment for payment in charged if payment.retainer_id is not None]),
         ]
-        returned = {payment.order_id: payment for payment in given_back}
-        return _known(refund_answer(returned.get(payment.order_id, payment)) for payment in recorded)
+        changed = {payment.order_id: payment for payment in refunded}
+        return _known(refund_answer(changed.get(payment.order_id, payment)) for payment in recorded)
 
 
-def _once_each(orders: Sequence[OrderCreated]) -> Iterable[OrderCreated]:
+def _without_duplicates(orders: Sequence[OrderCreated]) -> Iterable[OrderCreated]:
     first: dict[str, OrderCreated] = {}
     for order in orders:
         first.setdefault(order.order_id, order)
@@ -95,9 +96,9 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 def handlers(
     payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, reach: FailurePoint
 ) -> Handlers:
-    """Which handler takes which message."""
+    """Map each message type to its handler."""
     handler = PaymentHandlers(payments, cards, retainers, clock=clock, reach=reach)
     return {
-        OrderCreated: handler.take,
+        OrderCreated: handler.charge,
         RefundPayment: handler.refund,
     }

@@ -1,15 +1,13 @@
-"""The life of a payment: its states and what follows in each; pure, without I/O.
+"""The life cycle of a payment: its states, the transitions between them, and the answers; pure, without I/O.
 
     PENDING ──charged──▶ PROCESSED ──refund──▶ REFUNDED
-       │  │                                       ▲
-       │  └──refund asked for while charging──────┘  by whoever learns the outcome
-       │  └──refund asked for, never charged─▶ VOIDED
-       └──declined─▶ FAILED
+       ├──declined──▶ FAILED
+       └──refund requested before the outcome is known──▶ REFUNDED, or VOIDED if nothing was charged
 
-    (no record) ──refund──▶ VOIDED, the tombstone that a late order runs into
+    (no record) ──refund──▶ VOIDED, the tombstone that stops a late order
 
-A payment whose outcome the gateway did not tell keeps its state and carries `next_lookup_at`: from then on the record
-is the work, not the message. Answers follow from the record alone, so that repeating a message repeats its answer.
+If the gateway does not report an outcome, the payment keeps its state and gets a `next_lookup_at`. From then on the
+record drives the work, not the message. Answers depend on the record alone, so a repeated message gets the same answer.
 """
 
 from dataclasses import dataclass, replace
@@ -20,13 +18,13 @@ from payment_service.gateways.port import Charged, ChargeRequest, Declined, Noth
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 
 FREE = "no-charge"
-"""The transaction id of an order that costs nothing: it is processed without asking the gateway."""
+"""The transaction id of an order that costs nothing; such an order never reaches the gateway."""
 
 LOOKUP_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (1, 2, 5, 30))
-"""Pauses before an unknown outcome is looked up; the last one repeats."""
+"""Delays before each look-up of an unknown outcome; the last one repeats."""
 
 TAKEOVER_DELAY = timedelta(seconds=5)
-"""How long a refund leaves a charge in flight to whoever is charging, before the look-up takes it over."""
+"""The time that a refund leaves to the worker that is still charging, before the reconciler takes over."""
 
 
 class PaymentStatus(StrEnum):
@@ -39,12 +37,12 @@ class PaymentStatus(StrEnum):
     REFUNDED = "REFUNDED"
 
 
-# OpenAPI documents call the schema by these, and its name there is part of the API.
+# The OpenAPI document names its schema after these attributes, and that name is part of the API.
 PaymentStatus.__name__ = PaymentStatus.__qualname__ = "Status"
 
 
 class NextAction(Enum):
-    """What a payment needs next."""
+    """The next action that a payment needs before it can be answered."""
 
     CHARGE = auto()
     REFUND = auto()
@@ -54,11 +52,10 @@ class NextAction(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """One order's payment; `amount` is in minor units, and unknown (as is the user) in a tombstone.
+    """The payment of one order; `amount` is in minor units. A tombstone has neither an amount nor a user.
 
-    With `retainer_id` it is paid from a retainer, and decided from the first record on; `transaction_id` is then the
-    entry in the books. Without, it is paid by card. `traceparent` is where what is said about it
-    later continues its order's trace.
+    With a `retainer_id` the order is paid from that retainer and `transaction_id` is the journal entry; without one it
+    is paid by card. `traceparent` lets later messages about the payment continue the order's trace.
     """
 
     order_id: str
@@ -79,12 +76,12 @@ class Payment:
     traceparent: str | None = None
 
     def charge_request(self) -> ChargeRequest:
-        """What the gateway is asked for; the order id is the idempotency key."""
+        """Build the request for the gateway; the order id is the idempotency key."""
         return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token, self.created_at)
 
 
 def card_payment(order: OrderCreated, now: datetime) -> Payment:
-    """Return the first record of a card payment; it is decided already if no gateway is needed for that."""
+    """Create the payment of an order by card; an order that costs nothing is processed at once."""
     payment = Payment(
         order_id=order.order_id,
         status=PaymentStatus.PENDING,
@@ -101,16 +98,17 @@ def card_payment(order: OrderCreated, now: datetime) -> Payment:
 
 
 def tombstone(order_id: str, now: datetime) -> Payment:
-    """Return the record that a refund leaves when it overtakes its order: nothing will ever be charged."""
+    """Create the record of a refund that overtook its order: the order will never be charged."""
     return Payment(
         order_id=order_id, status=PaymentStatus.VOIDED, created_at=now, updated_at=now, refund_requested=True
     )
 
 
 def next_action(payment: Payment) -> NextAction:
-    """Say what has to be done before the payment can answer."""
-    held = payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED)
-    if payment.refund_requested and (held or payment.next_lookup_at):
+    """Return the next action that the payment needs."""
+    # A refund of unknown outcome has a look-up scheduled, whatever the status of the payment.
+    may_hold = payment.next_lookup_at or payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED)
+    if payment.refund_requested and may_hold:
         return NextAction.REFUND
     if payment.status is not PaymentStatus.PENDING:
         return NextAction.NONE
@@ -118,7 +116,7 @@ def next_action(payment: Payment) -> NextAction:
 
 
 def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown, now: datetime) -> Payment:
-    """Return the payment as it is to be recorded once the gateway has, or has not, answered a charge."""
+    """Apply the outcome of a charge to the payment."""
     match outcome:
         case Charged(charge_id):
             return _decided(payment, now, PaymentStatus.PROCESSED, transaction_id=charge_id)
@@ -129,14 +127,15 @@ def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown,
 
 
 def must_refund(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
-    """Whether a charge that ended so has to be returned, given the payment as it is recorded by now."""
+    """Return whether a charge with this outcome must be refunded, given the payment as recorded now."""
     if payment.status is PaymentStatus.PENDING:
         return payment.refund_requested
+    # The record has been decided without this charge.
     return isinstance(outcome, Charged) and payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED)
 
 
 def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeUnknown, now: datetime) -> Payment:
-    """Return the payment as it is to be recorded once the gateway has, or has not, answered a refund."""
+    """Apply the outcome of a refund to the payment."""
     match outcome:
         case Refunded(charge_id):
             return _decided(payment, now, PaymentStatus.REFUNDED, transaction_id=charge_id)
@@ -151,14 +150,14 @@ def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeU
 
 
 def with_refund_requested(payment: Payment, now: datetime) -> Payment:
-    """Return a payment whose charge is in flight with the mark that has whoever learns the outcome return it."""
+    """Mark a payment whose charge is in flight, so that the worker that learns the outcome refunds it."""
     takeover = now + TAKEOVER_DELAY
     due = min(payment.next_lookup_at, takeover) if payment.next_lookup_at else takeover
     return replace(payment, refund_requested=True, next_lookup_at=due, updated_at=now)
 
 
 def with_next_lookup(payment: Payment, now: datetime) -> Payment:
-    """Return the payment with its next look-up, later each time."""
+    """Schedule the next look-up of the payment, with a longer delay each time; one already scheduled keeps its time."""
     if payment.next_lookup_at and payment.next_lookup_at > now:
         return replace(payment, updated_at=now)
     delay = LOOKUP_DELAYS[min(payment.lookups, len(LOOKUP_DELAYS) - 1)]
@@ -184,9 +183,9 @@ def _decided(
 
 
 def charge_answer(payment: Payment) -> Message | None:
-    """The answer to `order.created`, None while the outcome is not known.
+    """Return the answer to `order.created`, or None while the outcome is unknown.
 
-    A refund that was asked for while the charge was in flight got no answer of its own then, so it is answered here.
+    A refund that was requested while the charge was in flight has not been answered yet, so it is answered here.
     """
     if payment.refund_requested or payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED):
         return refund_answer(payment)
@@ -198,7 +197,7 @@ def charge_answer(payment: Payment) -> Message | None:
 
 
 def refund_answer(payment: Payment) -> Message | None:
-    """The answer to `payment.refund`, None while money may still be held."""
+    """Return the answer to `payment.refund`, or None while money may still be held."""
     if payment.refund_requested and payment.next_lookup_at:
         return None
     if payment.status is PaymentStatus.REFUNDED:
@@ -209,6 +208,6 @@ def refund_answer(payment: Payment) -> Message | None:
 
 
 def mark_unpublished(before: Payment, after: Payment) -> Payment:
-    """Return `after` with the mark that its answer is to be published, if the step from `before` gave it one."""
+    """Mark `after` as unpublished if the transition from `before` produced an answer."""
     answer = charge_answer(after)
     return replace(after, unpublished=True) if answer and answer != charge_answer(before) else after

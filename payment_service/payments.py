@@ -1,11 +1,11 @@
-"""The records of payments: the collection `payments`, one document per order, `_id` the order id.
+"""The payment records: the collection `payments`, one document per order, with the order id as `_id`.
 
     {_id, status, userId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
      refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt}
 
-`retainerId` is there where the order is paid from a retainer; `transactionId` is then the entry of the journal. Absent
-fields are not stored. Every change is conditional on the state it starts from: `status` and `refundRequested`, the two
-fields by which concurrent workers overtake each other.
+An order paid from a retainer has a `retainerId`, and its `transactionId` is the journal entry. Fields without a value
+are not stored. Every update names the state it starts from: `status` and `refundRequested`, the two fields that
+concurrent workers race for.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ SCHEMA = CollectionSchema(
 )
 
 PaymentChange = tuple[Payment, Payment]
-"""A payment as it was read, and as it is to be."""
+"""A payment as it was read, and as it should become."""
 
 _FIELDS: Mapping[str, str] = {
     "status": "status",
@@ -63,13 +63,13 @@ _FIELDS: Mapping[str, str] = {
 
 
 class Payments:
-    """The payments of one database; every method may raise the driver's errors, which the callers' edge translates."""
+    """The payments of one database. Every method may raise the driver's errors; callers translate them."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
     async def insert_missing(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Insert the payments and return them in order, as they are recorded: who is there already stays as it is."""
+        """Insert the payments that do not exist yet, and return all of them as recorded, in the same order."""
         if not payments:
             return []
         try:
@@ -90,20 +90,20 @@ class Payments:
         return _payment(document) if document else None
 
     async def insert(self, payments: Sequence[Payment], session: Session) -> None:
-        """Insert payments in a transaction; lets the driver's DuplicateKeyError out, which aborts it."""
+        """Insert payments in a transaction. Raises the driver's DuplicateKeyError, which aborts the transaction."""
         if payments:
             await self._collection.insert_many([_document(payment) for payment in payments], session=session)
 
     async def update(self, before: Payment, after: Payment, session: Session) -> Payment:
-        """Make one change in a transaction; returns `after`, or the payment as it is if somebody was quicker."""
+        """Make one change in a transaction; return `after`, or the recorded payment if another worker was faster."""
         result = await self._collection.bulk_write([_update(before, after)], session=session)
         return after if result.matched_count else (await self.read([before.order_id], session))[before.order_id]
 
     async def update_many(self, changes: Sequence[PaymentChange]) -> list[Payment]:
-        """Make the changes, in order and in one write, and return the payments as they are recorded then.
+        """Make the changes in one write and return the payments as recorded, in the same order.
 
-        A change whose payment is no longer in the state that it was read in is not made. Raises LookupError if a
-        payment does not exist any more: its message then has to come again.
+        A change is skipped if its payment has left the state in which it was read. Raises LookupError if a payment no
+        longer exists; its message must be retried.
         """
         if not changes:
             return []
@@ -116,31 +116,31 @@ class Payments:
         return [recorded[before.order_id] for before, _ in changes]
 
     async def request_refunds(self, order_ids: Iterable[str], now: datetime) -> list[Payment]:
-        """Have the orders' money returned as far as the records go, and return the payments as they are recorded then.
+        """Record that the orders must be refunded, and return their payments as recorded.
 
-        An order without a payment gets its tombstone; one whose charge is in flight is marked. What was
-        charged is left to the caller to refund.
+        An order without a payment gets a tombstone, and a payment whose charge is in flight is marked. The caller
+        refunds the payments that are charged.
         """
         settled: dict[str, Payment] = {}
-        left = list(dict.fromkeys(order_ids))
-        while left:
-            found = await self.read(left)
-            missing = [tombstone(order_id, now) for order_id in left if order_id not in found]
+        remaining = list(dict.fromkeys(order_ids))
+        while remaining:
+            found = await self.read(remaining)
+            missing = [tombstone(order_id, now) for order_id in remaining if order_id not in found]
             pending = [payment for payment in found.values() if _charge_in_flight(payment)]
             marked = await self.update_many([(payment, with_refund_requested(payment, now)) for payment in pending])
             found.update((payment.order_id, payment) for payment in (*await self.insert_missing(missing), *marked))
             settled.update(found)
-            # Somebody inserted or recorded one of them in between: look again.
-            left = [order_id for order_id in left if _charge_in_flight(settled[order_id])]
+            # Another worker inserted one of these in the meantime, so its refund is not recorded yet.
+            remaining = [order_id for order_id in remaining if _charge_in_flight(settled[order_id])]
         return list(settled.values())
 
     async def due(self, now: datetime, limit: int) -> list[Payment]:
-        """Return payments whose look-up is due, the longest overdue first."""
+        """Return payments whose look-up is due, most overdue first."""
         cursor = self._collection.find({"nextLookupAt": {"$lte": now}}).sort("nextLookupAt", ASCENDING).limit(limit)
         return [_payment(document) async for document in cursor]
 
     async def claim(self, payment: Payment, now: datetime) -> Payment | None:
-        """Postpone the next look-up and return the payment to who may do this one; None if another process does it."""
+        """Claim a look-up by scheduling the next one; return the payment, or None if another process was faster."""
         claimed = with_next_lookup(payment, now)
         result = await self._collection.update_one(
             {"_id": payment.order_id, "nextLookupAt": payment.next_lookup_at},
@@ -149,17 +149,18 @@ class Payments:
         return claimed if result.matched_count else None
 
     async def clear_lookups(self, payments: Sequence[Payment]) -> None:
-        """Take the look-ups from payments that were decided by another worker meanwhile."""
+        """Cancel the look-ups of payments that another worker has decided in the meantime."""
         await self.update_many([(payment, replace(payment, next_lookup_at=None)) for payment in payments])
 
     async def unpublished(self, before: datetime, limit: int) -> list[Payment]:
-        """Return payments decided before that moment whose answer may not have been published, the oldest first."""
+        """Return payments decided before the given time whose answer may be unpublished, oldest first."""
         cursor = self._collection.find({"unpublished": True, "updatedAt": {"$lte": before}})
         return [_payment(document) async for document in cursor.sort("updatedAt", ASCENDING).limit(limit)]
 
     async def mark_published(self, payments: Sequence[Payment]) -> None:
-        """Note that the answers that follow from these payments, as they are here, are published."""
+        """Record that the answers to these payments are published."""
         if payments:
+            # A payment that has changed since has another answer, which is not published yet.
             writes = [
                 UpdateOne({"_id": payment.order_id, "status": payment.status}, {"$unset": {"unpublished": ""}})
                 for payment in payments
@@ -167,7 +168,7 @@ class Payments:
             await self._collection.bulk_write(writes, ordered=False)
 
     async def page(self, status: PaymentStatus | None, *, after: str | None, limit: int) -> list[Payment]:
-        """Return payments of one status, or all, in the order of their ids, from after the given one on."""
+        """Return payments, of one status or all, ordered by id, starting after the given id."""
         query: Document = {"status": status} if status else {}
         if after is not None:
             query["_id"] = {"$gt": after}
@@ -180,12 +181,13 @@ def _charge_in_flight(payment: Payment) -> bool:
 
 
 def _update(before: Payment, after: Payment) -> UpdateOne:
-    """Write the difference if nobody has overtaken us since the payment was read."""
+    """Write the difference, unless another worker has changed the payment since it was read."""
     old, new = _document(before), _document(after)
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
     if gone := old.keys() - new.keys():
         change["$unset"] = dict.fromkeys(gone, "")
+    # A null also matches a missing field: no refund is requested.
     unchanged = {
         "_id": before.order_id,
         "status": before.status,

@@ -1,4 +1,4 @@
-"""The work that no message triggers: finds out unknown outcomes, and publishes answers that a crash left behind."""
+"""The background work on payments: look up unknown outcomes, and publish the answers that a crash left unpublished."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,26 +10,25 @@ from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import NextAction, Payment, charge_answer, next_action
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
-from shared import database
+from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
-from shared.errors import TransientError
 
 PAUSE_SECONDS = 0.5
-"""Between two looks at what is due."""
+"""The pause between two rounds."""
 
 UNPUBLISHED_DELAY = timedelta(seconds=5)
-"""After so long an answer that is still marked as unpublished is taken for left behind by a crash."""
+"""An answer that is still marked as unpublished after this time is taken to be lost in a crash."""
 
 EXPECTED_LOOKUPS = 10
-"""After so many look-ups without an outcome (about three minutes) every further one is logged as an error."""
+"""Every look-up beyond these (after about three minutes) is logged as an error."""
 
 _PAGE = 200
 _log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """The background work of one payment process; any number of processes may do it at once."""
+    """Reconciles payments in the background; any number of processes may do so concurrently."""
 
     def __init__(
         self,
@@ -47,21 +46,17 @@ class Reconciler:
         self._clock = clock
 
     async def run(self) -> None:
-        """Look up and publish until cancelled; errors are logged, and what failed is still there the next time."""
-        while True:
-            try:
-                more = await self.look_up_due() + await self.publish_unpublished() >= _PAGE
-            except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
-                more = False
-                if isinstance(database.as_ours(error), TransientError):
-                    _log.warning("look-ups wait for the servers", error=str(error)[:300])
-                else:
-                    _log.exception("look-ups failed")
-            await asyncio.sleep(0 if more else PAUSE_SECONDS)
+        """Reconcile until cancelled."""
+        await run_periodically(self.reconcile, every=PAUSE_SECONDS, name="reconciling payments")
+
+    async def reconcile(self) -> bool:
+        """Look up and publish what is due; returns True if more may be due."""
+        return await self.look_up_due() + await self.publish_unpublished() >= _PAGE
 
     async def look_up_due(self) -> int:
-        """Carry on every payment whose look-up is due, publish what was found out; returns how many were due."""
+        """Look up, refund or decide every payment that is due, publish the answers, and return how many were due."""
         due = await self._payments.due(self._clock(), _PAGE)
+        # Of several processes that read the same payment, only the one whose claim succeeds continues.
         claims = await asyncio.gather(*(self._payments.claim(payment, self._clock()) for payment in due))
         claimed = [payment for payment in claims if payment is not None]
         for payment in claimed:
@@ -69,20 +64,17 @@ class Reconciler:
                 _log.error("payment still without an outcome", order_id=payment.order_id, lookups=payment.lookups)
         by_card = [p for p in claimed if p.retainer_id is None]
         prepaid = [p for p in claimed if p.retainer_id is not None and next_action(p) is not NextAction.NONE]
-        await self._publish(
-            [
-                *await self._cards.look_up([p for p in by_card if next_action(p) is NextAction.LOOK_UP]),
-                *await self._cards.refund(
-                    [p for p in by_card if next_action(p) is NextAction.REFUND], unpublished=True
-                ),
-                *await self._retainers.decide_postponed(prepaid),
-            ]
-        )
+        looked_up = await self._cards.look_up([p for p in by_card if next_action(p) is NextAction.LOOK_UP])
+        requested = [p for p in by_card if next_action(p) is NextAction.REFUND]
+        refunded = await self._cards.refund(requested, unpublished=True)
+        decided = await self._retainers.decide_postponed(prepaid)
+        await self._publish([*looked_up, *refunded, *decided])
+        # Another worker has decided these since they were scheduled.
         await self._payments.clear_lookups([p for p in claimed if next_action(p) is NextAction.NONE])
         return len(due)
 
     async def publish_unpublished(self) -> int:
-        """Publish the answers that were recorded a while ago but are not known to be published; returns how many."""
+        """Publish answers recorded a while ago but not known to be published, and return how many there were."""
         left = await self._payments.unpublished(self._clock() - UNPUBLISHED_DELAY, _PAGE)
         await self._publish(left)
         return len(left)

@@ -1,8 +1,8 @@
-"""Orders paid from a retainer: the payment's record and the entry in the books come in one transaction.
+"""Charges orders to retainers and refunds them; the payment and its journal entry share one transaction.
 
-A payment is PROCESSED or FAILED from its first record on; a message that comes again finds the record, and a crash in
-between has left nothing. Only where the retainer is too busy is the payment PENDING for a while: nobody else's order
-waits for that retainer, and the look-ups carry the payment on (`decide_postponed`) as they do with cards.
+A payment is PROCESSED or FAILED in its first record: a repeated message finds the record, and a crash in between
+leaves nothing behind. Only if its retainer is too busy does a payment start as PENDING, so that orders on other
+retainers need not wait; the reconciler decides it later (`decide_postponed`), as it does for cards.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from shared.contracts import OrderCreated
 from shared.database import Document
 
 ORDERS_PER_TRANSACTION = 50
-"""A transaction keeps its retainer from everybody else: it is to be short."""
+"""A transaction locks its retainer, so it must be short."""
 
 BUSY_RETAINER_SECONDS = 1.0
-"""How long the orders of a batch wait for a busy retainer; the others in the batch wait with them."""
+"""The time that the orders of a batch wait for a busy retainer; the rest of the batch waits with them."""
 
 _log = structlog.get_logger(__name__)
 
 
 class RetainerCharger:
-    """Takes the money of orders from retainers, and puts it back."""
+    """Charges orders to retainers, and refunds them."""
 
     def __init__(self, payments: Payments, ledger: Ledger, transactions: Transactions, clock: Clock) -> None:
         self._payments = payments
@@ -43,9 +43,9 @@ class RetainerCharger:
         self._clock = clock
 
     async def charge(self, orders: Sequence[OrderCreated]) -> list[Payment]:
-        """Pay the orders, first come first served within a retainer, and return their payments as recorded.
+        """Charge the orders, first come, first served within a retainer, and return their payments as recorded.
 
-        Those of a retainer that is busy are PENDING. Raises TransientError when the database is away.
+        The payments of a busy retainer stay PENDING. Raises TransientError if the database is unavailable.
         """
         by_retainer: dict[str, list[OrderCreated]] = {}
         for order in orders:
@@ -55,26 +55,25 @@ class RetainerCharger:
             for retainer_id, ordered in by_retainer.items()
             for start in range(0, len(ordered), ORDERS_PER_TRANSACTION)
         ]
-        paid = await asyncio.gather(*(self._charge_or_postpone(retainer_id, group) for retainer_id, group in groups))
-        return [payment for group in paid for payment in group]
+        charged = await asyncio.gather(*(self._charge_or_postpone(retainer_id, group) for retainer_id, group in groups))
+        return [payment for group in charged for payment in group]
 
     async def decide_postponed(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Decide payments that are PENDING as their retainer was busy; returns all as recorded, some PENDING still."""
+        """Decide payments whose retainer was busy and return them as recorded; some may still be PENDING."""
         return list(await asyncio.gather(*(self._decide_again(payment) for payment in payments)))
 
     async def refund(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Put the orders' money back into their retainers, once, and return the payments as they are recorded then."""
-        return list(await asyncio.gather(*(self._refund(payment) for payment in payments)))
+        """Refund the payments to their retainers, once each, and return them as recorded."""
+        return list(await asyncio.gather(*(self._refund_one(payment) for payment in payments)))
 
     async def _charge_or_postpone(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         try:
             return await self._charge_group(retainer_id, orders)
         except ContentionError:
-            _log.warning("retainer is busy, its orders are paid later", retainer_id=retainer_id, orders=len(orders))
+            _log.warning("retainer is busy, its orders are charged later", retainer_id=retainer_id, orders=len(orders))
             now = self._clock()
-            return await self._payments.insert_missing(
-                [with_next_lookup(_traced_payment(order, now), now) for order in orders]
-            )
+            postponed = [with_next_lookup(_traced_payment(order, now), now) for order in orders]
+            return await self._payments.insert_missing(postponed)
 
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart_of_accounts.retainer(retainer_id)
@@ -84,13 +83,13 @@ class RetainerCharger:
             recorded = await self._payments.read((order.order_id for order in orders), session)
             retainer = await self._ledger.find(account, session)
             new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
-            decided = [await self._posted(payment, session) for payment in decide(new, retainer, now)]
+            decided = [await self._post(payment, session) for payment in decide(new, retainer, now)]
             await self._payments.insert(decided, session)
             recorded |= {payment.order_id: payment for payment in decided}
             return [recorded[order.order_id] for order in orders]
 
         while True:
-            # Somebody else has taken the same order, or left its tombstone, in between: now that is there to be seen.
+            # A duplicate key: another worker has inserted one of these payments, or its tombstone, since the snapshot.
             with contextlib.suppress(DuplicateKeyError):
                 return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
 
@@ -106,16 +105,16 @@ class RetainerCharger:
                 decided = replace(recorded, status=PaymentStatus.VOIDED, next_lookup_at=None, updated_at=now)
             else:
                 (decision,) = decide([recorded], await self._ledger.find(account, session), now)
-                decided = await self._posted(decision, session)
+                decided = await self._post(decision, session)
             return await self._payments.update(recorded, mark_unpublished(recorded, decided), session)
 
         try:
             return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
         except ContentionError:
-            return payment  # its next look-up is set already
+            return payment  # its next look-up is scheduled already
 
-    async def _posted(self, payment: Payment, session: Session) -> Payment:
-        """Enter a payment that goes through into the books; it carries the entry's id."""
+    async def _post(self, payment: Payment, session: Session) -> Payment:
+        """Post the journal entry of a payment that goes through, and return the payment with the entry's id."""
         if payment.status is not PaymentStatus.PROCESSED or payment.transaction_id is not None:
             return payment
         entry = journal_entries.order_paid(
@@ -124,12 +123,13 @@ class RetainerCharger:
         posted = await self._ledger.post(entry, session)
         return replace(payment, transaction_id=posted.entry_id)
 
-    async def _refund(self, payment: Payment) -> Payment:
+    async def _refund_one(self, payment: Payment) -> Payment:
         refunded = replace(payment, status=PaymentStatus.REFUNDED, updated_at=self._clock())
         retainer_id, entry_id = payment.retainer_id or "", payment.transaction_id
 
         async def work(session: Session) -> Payment:
             recorded = await self._payments.update(payment, refunded, session)
+            # Only the worker whose update took effect posts the entry: a repeated refund moves no money.
             if recorded is refunded and entry_id != FREE:
                 amount, currency = payment.amount or 0, payment.currency or ""
                 entry = journal_entries.order_refunded(
@@ -142,7 +142,7 @@ class RetainerCharger:
 
 
 def retainer_payment(order: OrderCreated, now: datetime) -> Payment:
-    """Return the payment that an order asks for, undecided."""
+    """Create the payment of an order from a retainer, undecided."""
     return Payment(
         order_id=order.order_id,
         status=PaymentStatus.PENDING,
@@ -156,10 +156,10 @@ def retainer_payment(order: OrderCreated, now: datetime) -> Payment:
 
 
 def decide(payments: Sequence[Payment], retainer: Document | None, now: datetime) -> list[Payment]:
-    """Decide which of the payments the retainer makes, first come first served; pure.
+    """Decide which payments the retainer can make, first come, first served; pure.
 
-    One that the retainer cannot make is passed over: a smaller one after it may still be made. What is made has no
-    transaction id until it is in the books.
+    A payment that exceeds the balance is skipped, so a smaller one after it may still go through. A payment that goes
+    through gets its transaction id when its journal entry is posted.
     """
     left = retainer["balance"] if retainer else 0
     decided = []
@@ -175,7 +175,7 @@ def decide(payments: Sequence[Payment], retainer: Document | None, now: datetime
 
 
 def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int) -> str | None:
-    """Say why the retainer does not pay. Not how much it holds: its client need not be who has ordered."""
+    """Return why the retainer does not pay. The text never gives its balance: the buyer may not be its client."""
     if not payment.retainer_id:
         return "No retainer is named to pay from"
     name = account_name(chart_of_accounts.retainer(payment.retainer_id))
@@ -186,9 +186,8 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     if retainer["currency"] != payment.currency:
         return f"{name} is kept in {retainer['currency']}, not in {payment.currency}"
     if left < (payment.amount or 0):
-        return (
-            f"Insufficient balance: {name} holds less than {format_amount(payment.amount or 0, payment.currency or '')}"
-        )
+        amount = format_amount(payment.amount or 0, payment.currency or "")
+        return f"Insufficient balance: {name} holds less than {amount}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The collections of the payment service, which are checked when it starts and by `ordersaga doctor`."""
+"""The collections of the payment service, checked at every start and by `ordersaga doctor`."""
 
 from payment_service import payments
 from payment_service.funds import bank, idempotency

@@ -1,4 +1,4 @@
-"""Settings of the payment service, besides those that every service has."""
+"""Settings of the payment service, in addition to those of every service."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -11,9 +11,9 @@ from shared.urls import check_origin
 
 
 class PaymentSettings(ServiceSettings):
-    """Which gateway takes the cards, how it is reached, and how long it may take."""
+    """The card gateway: its kind, its address and key, and its timeout."""
 
-    # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
+    # Compose passes an unset variable on as an empty one.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     card_gateway: Literal["simulated", "stripe"] = "simulated"

@@ -13,11 +13,10 @@ import structlog
 from provisioning_service.job import Job
 from provisioning_service.jobs import Jobs
 from provisioning_service.packages import Packages
-from shared import database
+from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import BY_ROUTING_KEY
-from shared.errors import TransientError
 from shared.failure_points import JOB_RECORDED, FailurePoint
 
 SWEEP_SECONDS = 2.0
@@ -56,20 +55,10 @@ class Outbox:
 
     async def run(self) -> None:
         """Publish until cancelled; what could not be published is there for the next sweep."""
-        while True:
-            try:
-                await self.publish_posted()
-                await self.publish_left_behind()
-            except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
-                if isinstance(database.as_ours(error), TransientError):
-                    _log.warning("jobs' messages wait for the servers", error=str(error)[:300])
-                else:
-                    _log.exception("publishing jobs' messages failed")
-            await self._until_woken()
+        await run_periodically(self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing for jobs")
 
     async def publish_posted(self) -> None:
         """Publish what was posted, each job's messages in their order."""
-        self._woken.clear()
         while self._posted:
             jobs, self._posted = list(self._posted.values()), {}
             self._reach(JOB_RECORDED)
@@ -84,6 +73,10 @@ class Outbox:
         await self._publish(await self._jobs.unpublished(before, _PAGE))
         await self._announce_low_packages(before)
 
+    async def _publish_due(self) -> None:
+        await self.publish_posted()
+        await self.publish_left_behind()
+
     async def _announce_low_packages(self, seen_before: datetime) -> None:
         for low in await self._packages.unannounced(seen_before):
             await self._publisher.send([low])
@@ -97,10 +90,3 @@ class Outbox:
             {job.order_id: job.traceparent for job in jobs},
         )
         await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job in jobs if job.outbox])
-
-    async def _until_woken(self) -> None:
-        try:
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await self._woken.wait()
-        except TimeoutError:
-            return

@@ -19,9 +19,8 @@ from provisioning_service.lease import JobLease
 from provisioning_service.lifecycle import Patience
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.outbox import Outbox
-from shared import database
+from shared.background import run_periodically
 from shared.clock import Clock
-from shared.errors import TransientError
 
 POLL_SECONDS = 0.5
 """Between two looks at what is due; this process's own events wake it at once."""
@@ -68,16 +67,7 @@ class Schedule:
     async def run(self) -> None:
         """Carry jobs until cancelled; then give back what is in hand."""
         try:
-            while True:
-                self._woken.clear()
-                try:
-                    await self.look()
-                except Exception as error:  # noqa: BLE001 - the loop must outlive every fault, and logs it
-                    if isinstance(database.as_ours(error), TransientError):
-                        _log.warning("jobs wait for the database", error=str(error)[:300])
-                    else:
-                        _log.exception("looking for jobs failed")
-                await self._until_woken()
+            await run_periodically(self.look, every=POLL_SECONDS, wake=self._woken, name="looking for jobs")
         finally:
             await self._give_back()
 
@@ -169,10 +159,3 @@ class Schedule:
             if await self._jobs.change(job, after):
                 _missed.inc()
                 self._announcing.post(after)
-
-    async def _until_woken(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._woken.wait()
-        except TimeoutError:
-            return

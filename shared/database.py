@@ -57,6 +57,8 @@ _PASSING_CODES = frozenset(
 # Unauthorized, AuthenticationFailed, MechanismUnavailable, and what MongoDB Atlas says for the second.
 _REFUSAL_CODES = frozenset({13, 18, 334, 8000})
 DUPLICATE_KEY = 11000
+_DETAILS = re.compile(", Timeout:|, full error:|\n")
+_COMMAND = re.compile(r"(execute command \{ \w+: [^,]+,).*")
 
 
 def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
@@ -178,6 +180,8 @@ def duplicates(error: BulkWriteError) -> set[Any]:
     return {failure["op"]["_id"] for failure in failures}
 
 
-def first_line(error: Exception) -> str:
-    """What a driver's error says, short enough for a line of log."""
-    return hide_credentials(re.split(", Timeout:|, full error:|\n", str(error), maxsplit=1)[0])[:300]
+def first_line(error: BaseException) -> str:
+    """Return what a driver's error says in one line of log, the same line each time for the same cause."""
+    text = _DETAILS.split(str(error), maxsplit=1)[0]
+    # A missing permission is said with the whole command, which has the time and the number of the call.
+    return hide_credentials(_COMMAND.sub(r"\1 ... }", text))[:300]

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from prometheus_client import Gauge
 
+from shared.background import run_periodically
 from shared.database import Database, first_line
 
 CHECK_INTERVAL_SECONDS = 1.0
@@ -56,7 +57,7 @@ class ServerCheck:
         self._clock = clock
         self._trouble: str | None = "not checked yet"
         self._failures = 0
-        self._finished = float("-inf")
+        self._started = self._finished = float("-inf")
 
     def trouble(self) -> str | None:
         """Return what the last check found wrong, or None."""
@@ -68,10 +69,7 @@ class ServerCheck:
 
     async def run(self) -> None:
         """Check until cancelled."""
-        while True:
-            started = self._clock()
-            await self.check()
-            await asyncio.sleep(max(0.0, started + self._interval - self._clock()))
+        await run_periodically(self.check, every=self._until_next, name=f"checking {self._server}")
 
     async def refresh(self) -> None:
         """Check now if the last result is outdated."""
@@ -80,6 +78,7 @@ class ServerCheck:
 
     async def check(self) -> None:
         """Check now; never raises what the driver raises."""
+        self._started = self._clock()
         wrong = await self._attempt()
         if wrong and not self._failures:
             _log.warning("a server does not answer", server=self._server, error=wrong)
@@ -101,6 +100,9 @@ class ServerCheck:
         except Exception as error:  # noqa: BLE001 - whatever the driver raises, the server cannot be used
             return first_line(error)
         return None
+
+    def _until_next(self) -> float:
+        return max(0.0, self._started + self._interval - self._clock())
 
     def _outdated(self) -> bool:
         return self._clock() - self._finished > OUTDATED_AFTER_SECONDS

@@ -1,4 +1,4 @@
-"""One audit: over orders, products, slots, addresses, locks and the books of funds, then again what seemed wrong."""
+"""Runs an audit: over orders, products, slots, addresses, locks and funds, then once more over every suspicion."""
 
 import asyncio
 import time
@@ -13,23 +13,23 @@ from operations.audit.ledger import LedgerPass
 from operations.audit.order_records import OrderRecords
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.service_databases import PAGE, ServiceDatabases
-from operations.audit.stock import Shelf
-from operations.dead_letters.recorded import RecordedLetters
+from operations.audit.stock import StockRecords
+from operations.dead_letters.lookup import DeadLetterLookup
 from operations.dead_letters.status import DEAD, REPLAYING
 from operations.errors import UnreachableError
-from operations.reading.broker import count_messages
+from operations.reading.broker import RETRY_QUEUES, count_messages
 from operations.reading.connection import open_mongodb
 from operations.reading.reachability import amqp_missing
 from shared.money import to_json_number
-from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX, RETRY_LADDER
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, OPERATIONS_INBOX
 
 MOST_LISTED = 10_000
-"""Suspicions that are looked at twice and listed. Whoever has more has enough to begin with."""
+"""The most suspicions that are checked again and listed: enough to start with."""
 
-SECOND_LOOK_AFTER_SECONDS = 1.0
+CONFIRM_AFTER_SECONDS = 1.0
 
 RECORDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
-"""What may be recorded under an order's id, in the order in which a case has them."""
+"""The kinds of records under an order's id, in the order of OrderRecords' fields."""
 
 OTHER_RECORDS = (
     "products",
@@ -44,7 +44,7 @@ OTHER_RECORDS = (
 )
 
 Progress = Callable[[int], None]
-"""Hears how many ids have been judged."""
+"""Receives the number of order ids judged since the last call."""
 
 
 async def audit(
@@ -54,45 +54,43 @@ async def audit(
     *,
     on_progress: Progress = lambda _: None,
     page: int = PAGE,
-    second_look_after: float = SECOND_LOOK_AFTER_SECONDS,
+    confirm_after: float = CONFIRM_AFTER_SECONDS,
 ) -> Report:
-    """Check the books of a stack, which may be at work meanwhile.
+    """Audit a stack, which may process orders meanwhile.
 
-    Only what is found twice is reported; the second look comes `second_look_after` seconds after the first is over.
+    Only violations that are found twice are reported: suspicions are checked again after `confirm_after` seconds.
     Raises UnreachableError when a server does not answer.
     """
     async with open_mongodb(mongodb_url, purpose="the audit", name="ordersaga-audit") as client:
         await _require_broker(amqp_url)
-        books, ledger = (
-            ServiceDatabases(client, database_prefix, page),
-            LedgerPass(Journal(client, database_prefix, page)),
-        )
-        letters = RecordedLetters(client, database_prefix)
-        return await _Audit(books, ledger, letters, amqp_url, on_progress, second_look_after).run()
+        databases = ServiceDatabases(client, database_prefix, page)
+        ledger = LedgerPass(Journal(client, database_prefix, page))
+        letters = DeadLetterLookup(client, database_prefix)
+        return await _Audit(databases, ledger, letters, amqp_url, on_progress, confirm_after).run()
 
 
 async def _require_broker(amqp_url: str) -> None:
-    """Fail at once, and not after a look at a million orders."""
+    """Fail at once, not after reading a million orders."""
     if missing := await amqp_missing(amqp_url):
         raise UnreachableError(f"RabbitMQ {missing}")
 
 
 @dataclass(slots=True)
 class _Audit:
-    """What one audit has found out so far."""
+    """One audit, and its findings so far."""
 
-    books: ServiceDatabases
+    databases: ServiceDatabases
     ledger: LedgerPass
-    letters: RecordedLetters
+    letters: DeadLetterLookup
     amqp_url: str
     on_progress: Progress
-    second_look_after: float
+    confirm_after: float
     report: Report = field(default_factory=Report)
     checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*RECORDS, *OTHER_RECORDS), 0)))
     statuses: Counter[str] = field(default_factory=Counter)
-    standings: Counter[str] = field(default_factory=Counter)
+    activity: Counter[str] = field(default_factory=Counter)
     jobs: Counter[str] = field(default_factory=Counter)
-    marks: Counter[str] = field(default_factory=Counter)
+    pending_moves: Counter[str] = field(default_factory=Counter)
     paid_through: Counter[str] = field(default_factory=Counter)
     unknown_returned: int = 0
     locks_held: int = 0
@@ -105,111 +103,111 @@ class _Audit:
 
     async def run(self) -> Report:
         started = time.monotonic()
-        async for page in self.books.cases():
-            self._look_at(page)
+        async for page in self.databases.orders():
+            self._judge_orders(page)
             self.on_progress(len(page))
-        async for shelf in self.books.shelves():
-            self._look_at_shelf(shelf)
-        await self._look_at_assignments()
-        await self._look_at_servers()
-        await self._look_at_funds()
+        async for item in self.databases.stock():
+            self._judge_stock(item)
+        await self._judge_assignments()
+        await self._judge_servers()
+        await self._judge_funds()
         messages = await count_messages(self.amqp_url)
-        recorded = await self.letters.count()  # after the broker's: letters go from there to here
+        recorded = await self.letters.count()  # after the broker: letters move from there to here
         lost = await self._without_message(self.stalled, messages)
         self._suspect(orders.lost(self.stalled[order_id]) for order_id in lost)
         if self.suspicions:
-            await asyncio.sleep(self.second_look_after)
-            self.report.violations = await self._look_again()
+            await asyncio.sleep(self.confirm_after)
+            self.report.violations = await self._confirmed()
         self._conclude(messages, recorded, time.monotonic() - started)
         return self.report
 
     async def _without_message(self, order_ids: Iterable[str], messages: Mapping[str, int | None]) -> list[str]:
-        """Those of the orders that no message anywhere can be about: none on the broker, and no dead letter."""
-        # What operations has not read yet carries no order on.
+        """Return the orders without any message: none on the broker, and no dead letter."""
+        # Notices for operations do not move any order.
         quiet = not any(count for name, count in messages.items() if name != OPERATIONS_INBOX)
         asked = list(order_ids)
-        if not asked or not quiet or await self.letters.may_be_anybodys():
+        if not asked or not quiet or await self.letters.has_open_without_order():
             return []
         explained = await self.letters.orders(asked)
         return [order_id for order_id in asked if order_id not in explained]
 
-    def _look_at(self, cases: Iterable[OrderRecords]) -> None:
+    def _judge_orders(self, page: Iterable[OrderRecords]) -> None:
         now = datetime.now(UTC)
-        for case in cases:
-            self._count(case, now)
-            if found := orders.judge(case, now):
+        for records in page:
+            self._count(records, now)
+            if found := orders.judge(records, now):
                 self._suspect(found)
 
-    def _count(self, case: OrderRecords, now: datetime) -> None:
-        for name, record in zip(RECORDS, case[1 : 1 + len(RECORDS)], strict=True):
+    def _count(self, records: OrderRecords, now: datetime) -> None:
+        for name, record in zip(RECORDS, records[1 : 1 + len(RECORDS)], strict=True):
             self.checked[name] += record is not None
-        if (kind := orders.paid_through(case)) is not None:
+        if (kind := orders.paid_through(records)) is not None:
             self.paid_through[kind] += 1
-        self.unknown_returned += orders.is_returned(case)
-        if case.job is not None:
-            self.jobs[str(case.job.get("state"))] += 1
-        if case.order is not None:
-            self.statuses[str(case.order.get("status"))] += 1
-            in_flight, stalled = orders.standing(case, now)
-            self.standings["inFlight"] += in_flight
-            self.standings["stalled"] += stalled
+        self.unknown_returned += orders.is_returned(records)
+        if records.job is not None:
+            self.jobs[str(records.job.get("state"))] += 1
+        if records.order is not None:
+            self.statuses[str(records.order.get("status"))] += 1
+            in_flight, stalled = orders.activity(records, now)
+            self.activity["inFlight"] += in_flight
+            self.activity["stalled"] += stalled
             if stalled and len(self.stalled) < MOST_LISTED:
-                self.stalled[case.order_id] = case
+                self.stalled[records.order_id] = records
 
-    def _look_at_shelf(self, shelf: Shelf) -> None:
+    def _judge_stock(self, item: StockRecords) -> None:
         now = datetime.now(UTC)
-        self.checked["slots" if shelf.is_slot else "products"] += shelf.product is not None
-        if shelf.is_slot:
-            self.booked += slots.load(shelf.product or {}) or 0
-        self.marks["lingering"] += stock.lingering(shelf, now)
-        self._suspect(_judge(shelf, now))
+        self.checked["slots" if item.is_slot else "products"] += item.product is not None
+        if item.is_slot:
+            self.booked += slots.load(item.product or {}) or 0
+        self.pending_moves["lingering"] += stock.lingering(item, now)
+        self._suspect(_violations(item, now))
 
-    async def _look_at_assignments(self) -> None:
+    async def _judge_assignments(self) -> None:
         counted: Counter[str] = Counter()
-        async for violation in self._wrong_assignments(counted):
+        async for violation in self._assignment_violations(counted):
             self.assignments_suspected = True
             self._suspect([violation])
         self.checked.update(counted)
 
-    async def _wrong_assignments(self, counted: Counter[str]) -> AsyncIterator[Violation]:
-        """What is wrong with slots that other systems have booked, over all of them, counting them."""
-        async for page in self.books.assignments():
+    async def _assignment_violations(self, counted: Counter[str]) -> AsyncIterator[Violation]:
+        """Yield the violations of all slots that other systems have booked, and count these."""
+        async for page in self.databases.assignments():
             counted["assignments"] += len(page)
             now = datetime.now(UTC)
-            for assigned in page:
-                for violation in slots.judge_assignment(assigned, now):
+            for assignment in page:
+                for violation in slots.judge_assignment(assignment, now):
                     yield violation
-        for shared in await self.books.orders_of_two_assignments():
-            yield slots.two_assignments(*shared)
+        for duplicate in await self.databases.orders_of_two_assignments():
+            yield slots.two_assignments(*duplicate)
 
-    async def _look_at_servers(self) -> None:
+    async def _judge_servers(self) -> None:
         counted: Counter[str] = Counter()
-        async for violation in self._wrong_servers(counted):
+        async for violation in self._server_violations(counted):
             self.servers_suspected = True
             self._suspect([violation])
         self.checked["addresses"], self.locks_held = counted["addresses"], counted["held"]
-        self.checked["locks"] = await self.books.count_locks()
+        self.checked["locks"] = await self.databases.count_locks()
 
-    async def _wrong_servers(self, counted: Counter[str]) -> AsyncIterator[Violation]:
-        """What is wrong with addresses and locks, over all of them, counting those that belong to an order."""
-        async for addresses in self.books.addresses():
+    async def _server_violations(self, counted: Counter[str]) -> AsyncIterator[Violation]:
+        """Yield the violations of all addresses and locks, and count those that belong to an order."""
+        async for addresses in self.databases.addresses():
             counted["addresses"] += len(addresses)
             for address in addresses:
                 for violation in servers.judge_address(address):
                     yield violation
-        async for locks in self.books.locks():
+        async for locks in self.databases.locks():
             counted["held"] += len(locks)
             now = datetime.now(UTC)
             for lock in locks:
                 for violation in servers.judge_lock(lock, now):
                     yield violation
-        for shared in await self.books.shared_addresses():
-            yield servers.shared_address(*shared)
-        for shared in await self.books.orders_of_two_servers():
-            yield servers.two_servers(*shared)
+        for duplicate in await self.databases.shared_addresses():
+            yield servers.shared_address(*duplicate)
+        for duplicate in await self.databases.orders_of_two_servers():
+            yield servers.two_servers(*duplicate)
 
-    async def _look_at_funds(self) -> None:
-        async for violation in self.ledger.wrong():
+    async def _judge_funds(self) -> None:
+        async for violation in self.ledger.violations():
             self.funds_suspected = True
             self._suspect([violation])
         self.checked.update(self.ledger.counted)
@@ -221,16 +219,16 @@ class _Audit:
             else:
                 self.report.unlisted += 1
 
-    async def _look_again(self) -> list[Violation]:
-        """Those suspicions that are found again, as they are found now."""
+    async def _confirmed(self) -> list[Violation]:
+        """Return the suspicions that are found again, as they are now."""
         found = await self._orders_again(self._suspected("order"))
-        found += await self._shelves_again([*self._suspected("product"), *self._suspected("slot")])
+        found += await self._stock_again([*self._suspected("product"), *self._suspected("slot")])
         if self.assignments_suspected:
-            found += [v async for v in self._wrong_assignments(Counter()) if v.key in self.suspicions]
+            found += [v async for v in self._assignment_violations(Counter()) if v.key in self.suspicions]
         if self.servers_suspected:
-            found += [v async for v in self._wrong_servers(Counter()) if v.key in self.suspicions]
+            found += [v async for v in self._server_violations(Counter()) if v.key in self.suspicions]
         if self.funds_suspected:
-            found += [v async for v in LedgerPass(self.ledger.journal).wrong() if v.key in self.suspicions]
+            found += [v async for v in LedgerPass(self.ledger.journal).violations() if v.key in self.suspicions]
         return sorted((v for v in found if v.key in self.suspicions), key=lambda v: (v.invariant, v.subject, v.id))
 
     def _suspected(self, subject: Subject) -> list[str]:
@@ -242,28 +240,28 @@ class _Audit:
         found: list[Violation] = []
         unexplained = set(await self._without_message(order_ids, await count_messages(self.amqp_url)))
         for start in range(0, len(order_ids), PAGE):
-            cases = await self.books.cases_of(order_ids[start : start + PAGE])
+            page = await self.databases.orders_of(order_ids[start : start + PAGE])
             now = datetime.now(UTC)
-            for case in cases:
-                found += orders.judge(case, now)
-                if case.order_id in unexplained and orders.standing(case, now).stalled:
-                    found.append(orders.lost(case))
+            for records in page:
+                found += orders.judge(records, now)
+                if records.order_id in unexplained and orders.activity(records, now).stalled:
+                    found.append(orders.lost(records))
         return found
 
-    async def _shelves_again(self, ids: list[str]) -> list[Violation]:
+    async def _stock_again(self, ids: list[str]) -> list[Violation]:
         if not ids:
             return []
         now = datetime.now(UTC)
-        return [v async for shelf in self.books.shelves(ids) for v in _judge(shelf, now)]
+        return [violation async for item in self.databases.stock(ids) for violation in _violations(item, now)]
 
     def _conclude(self, messages: dict[str, int | None], recorded: dict[str, int], seconds: float) -> None:
         self.report.checked = dict(self.checked)
         self.report.information = {
             "orders": dict(sorted(self.statuses.items())),
-            "inFlight": self.standings["inFlight"],
-            "stalled": self.standings["stalled"],
+            "inFlight": self.activity["inFlight"],
+            "stalled": self.activity["stalled"],
             "unknownOrdersReturned": self.unknown_returned,
-            "lingeringMarks": self.marks["lingering"],
+            "lingeringMarks": self.pending_moves["lingering"],
             "bookedInSlots": to_json_number(self.booked),
             "jobs": dict(sorted(self.jobs.items())),
             "locksHeld": self.locks_held,
@@ -271,11 +269,16 @@ class _Audit:
             "systemBalances": self.ledger.system_balances_as_json(),
             "deadLetters": (messages[DEAD_LETTERS] or 0) + recorded[DEAD] + recorded[REPLAYING],
             "deadLettersRecorded": recorded,
-            "waitingForRetry": {delay.name: messages[delay.name] for delay in RETRY_LADDER},
+            "waitingForRetry": {name: messages[name] for name in RETRY_QUEUES if _is_shown(name, messages)},
             "inboxes": {name: messages[name] for name in INBOXES},
             "seconds": round(seconds, 3),
         }
 
 
-def _judge(shelf: Shelf, now: datetime) -> list[Violation]:
-    return slots.judge(shelf, now) if shelf.is_slot else stock.judge(shelf, now)
+def _violations(item: StockRecords, now: datetime) -> list[Violation]:
+    return slots.judge(item, now) if item.is_slot else stock.judge(item, now)
+
+
+def _is_shown(name: str, messages: Mapping[str, int | None]) -> bool:
+    """Return whether the report has the queue: a retry queue of an older release only as long as it exists."""
+    return name not in FORMER_RETRY_QUEUES or messages[name] is not None

@@ -1,7 +1,7 @@
-"""Reads the payment service's books of funds, by the field names that its modules document.
+"""Reads the payment service's ledger of funds, by the field names that its modules document.
 
-Entries, payments and transfers come in pages, each with what it refers to, as it was at one moment; accounts and orders
-come one by one, each kind as it was at one moment. Nothing is held but a page.
+Entries, payments and transfers come in pages, each from one snapshot with the records that it refers to. Accounts and
+orders are streamed, each kind from one snapshot. Only a page is in memory at a time.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from operations.audit.funds import PaidFromRetainer, Posted
+from operations.audit.funds import EntryRecords, RetainerOrder
 from operations.reading.balances import Balance, as_text, balances
 from operations.reading.chart_of_accounts import Document, is_system
 from operations.reading.snapshots import BATCH, Snapshots, Source, by_ids, find, side_by_side
@@ -25,14 +25,14 @@ ORDER_OPERATIONS = ("order.paid", "order.refunded")
 
 T = TypeVar("T")
 WithEntries = tuple[Document, Mapping[str, Document]]
-"""A record, and the entries that it names, by their ids."""
+"""A record, and the entries that it names, by id."""
 
 
 class Journal:
-    """The books of one stack. Every method raises UnreachableError when MongoDB does not answer."""
+    """The ledger of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = BATCH) -> None:
-        self._moments = Snapshots(client)
+        self._snapshots = Snapshots(client)
         self._page = page
         self._database = client[f"{database_prefix}_payments"]
         self._accounts: Source = (self._database["accounts"], ACCOUNT_FIELDS)
@@ -41,27 +41,27 @@ class Journal:
         self._transfers: Source = (self._database["bank_transfers"], TRANSFER_FIELDS)
 
     def balances(self) -> AsyncIterator[Balance]:
-        """Every account with a document or postings."""
-        return self._moments.stream(lambda session: balances(self._database, session))
+        """Yield every account with a document or postings."""
+        return self._snapshots.stream(lambda session: balances(self._database, session))
 
-    def entries(self) -> AsyncIterator[list[Posted]]:
-        """Every entry, with what it is about."""
-        return self._pages(self._entries, self._with_what_they_are_about)
+    def entries(self) -> AsyncIterator[list[EntryRecords]]:
+        """Yield every entry, with the records that it refers to, in pages."""
+        return self._pages(self._entries, self._with_references)
 
     def payments(self) -> AsyncIterator[list[WithEntries]]:
-        """Every payment of the funds, with its entry."""
-        return self._pages(self._payments, self._with_their_entries)
+        """Yield every payment of funds, with its entry, in pages."""
+        return self._pages(self._payments, self._with_entries)
 
     def transfers(self) -> AsyncIterator[list[WithEntries]]:
-        """Every bank transfer, with its entries."""
-        return self._pages(self._transfers, self._with_their_entries)
+        """Yield every bank transfer, with its entries, in pages."""
+        return self._pages(self._transfers, self._with_entries)
 
-    def orders(self) -> AsyncIterator[PaidFromRetainer]:
-        """Every order whose payment is from a retainer, or that the journal has an entry about."""
-        return self._moments.stream(self._pass_over_orders)
+    def orders(self) -> AsyncIterator[RetainerOrder]:
+        """Yield every order that has a payment from a retainer, or an entry in the journal."""
+        return self._snapshots.stream(self._stream_orders)
 
     async def reversed_twice(self) -> list[tuple[str, int, list[str]]]:
-        """Entries that more than one other reverses: how many, and the first and the last of those."""
+        """Return the entries that several others reverse: id, number of reversals, the first and the last of them."""
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"reverses": {"$exists": True, "$ne": None}}},
             {
@@ -80,7 +80,7 @@ class Journal:
             found = await self._entries[0].aggregate(pipeline, session=session, allowDiskUse=True)
             return [(str(d["_id"]), d["number"], [str(d["first"]), str(d["last"])]) async for d in found]
 
-        return await self._moments.read(read)
+        return await self._snapshots.read(read)
 
     async def _pages(
         self, source: Source, complete: Callable[[list[Document], AsyncClientSession], Any]
@@ -94,25 +94,25 @@ class Journal:
                 reach = str(records[-1]["_id"]) if len(records) == self._page else None
                 return await complete(records, session), reach
 
-            page, last = await self._moments.read(read)
+            page, last = await self._snapshots.read(read)
             yield page
 
-    async def _with_what_they_are_about(self, entries: list[Document], session: AsyncClientSession) -> list[Posted]:
+    async def _with_references(self, entries: list[Document], session: AsyncClientSession) -> list[EntryRecords]:
         moved = {str(p.get("account")) for entry in entries for p in entry.get("postings") or () if isinstance(p, dict)}
         accounts = await by_ids(self._accounts, [key for key in moved if not is_system(key)], session)
-        payments = await by_ids(self._payments, _referred_to(entries, "paymentId"), session)
-        transfers = await by_ids(self._transfers, _referred_to(entries, "transferId"), session)
+        payments = await by_ids(self._payments, _references(entries, "paymentId"), session)
+        transfers = await by_ids(self._transfers, _references(entries, "transferId"), session)
         reversed_ids = [str(entry["reverses"]) for entry in entries if entry.get("reverses") is not None]
         undone = await by_ids(self._entries, reversed_ids, session)
-        return [Posted(entry, accounts, payments, transfers, undone) for entry in entries]
+        return [EntryRecords(entry, accounts, payments, transfers, undone) for entry in entries]
 
-    async def _with_their_entries(self, records: list[Document], session: AsyncClientSession) -> list[WithEntries]:
+    async def _with_entries(self, records: list[Document], session: AsyncClientSession) -> list[WithEntries]:
         names = ("entryId", "cancelEntryId")
         ids = [str(record[name]) for record in records for name in names if record.get(name) is not None]
         entries = await by_ids(self._entries, ids, session)
         return [(record, entries) for record in records]
 
-    async def _pass_over_orders(self, session: AsyncClientSession) -> AsyncIterator[PaidFromRetainer]:
+    async def _stream_orders(self, session: AsyncClientSession) -> AsyncIterator[RetainerOrder]:
         paid = {"retainerId": {"$exists": True, "$ne": None}}
         fields = dict.fromkeys(ORDER_PAYMENT_FIELDS, True)
         payments = self._database["payments"].find(paid, fields, sort=[("_id", ASCENDING)], session=session)
@@ -126,9 +126,9 @@ class Journal:
         entries = await self._entries[0].aggregate(pipeline, session=session, allowDiskUse=True)
         async with payments, entries:
             async for order_id, payment, found in side_by_side(payments, entries):
-                yield PaidFromRetainer(order_id, payment, found["entries"] if found else ())
+                yield RetainerOrder(order_id, payment, found["entries"] if found else ())
 
 
-def _referred_to(entries: Sequence[Document], name: str) -> list[str]:
+def _references(entries: Sequence[Document], name: str) -> list[str]:
     references = [entry.get("reference") or {} for entry in entries]
     return [str(reference[name]) for reference in references if reference.get(name) is not None]

@@ -1,4 +1,4 @@
-"""One pass over the books of funds: everything that is wrong with them, and what they consist of."""
+"""One pass over the ledger of funds: its violations, and the number of its records."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -12,20 +12,20 @@ from operations.reading.chart_of_accounts import as_number, is_system
 
 @dataclass(slots=True)
 class LedgerPass:
-    """What one pass has counted so far, and what the system's accounts came to, in minor units."""
+    """One pass: the records counted so far, and the balances of the system's accounts, in minor units."""
 
     journal: Journal
     counted: Counter[str] = field(default_factory=Counter)
     system_balances: dict[str, int] = field(default_factory=dict)
 
-    async def wrong(self) -> AsyncIterator[Violation]:
-        """Everything that is wrong, as it is come upon."""
+    async def violations(self) -> AsyncIterator[Violation]:
+        """Yield every violation as it is found."""
         for part in (self._accounts, self._entries, self._payments, self._transfers, self._orders):
             async for violation in part():
                 yield violation
 
     def system_balances_as_json(self) -> dict[str, int | float | None]:
-        """What the system's accounts came to, in major units."""
+        """Return the balances of the system's accounts, in major units."""
         return {account: as_number(amount) for account, amount in sorted(self.system_balances.items())}
 
     async def _accounts(self) -> AsyncIterator[Violation]:
@@ -39,8 +39,8 @@ class LedgerPass:
     async def _entries(self) -> AsyncIterator[Violation]:
         async for entries in self.journal.entries():
             self.counted["entries"] += len(entries)
-            for posted in entries:
-                for violation in funds.judge_entry(posted):
+            for records in entries:
+                for violation in funds.judge_entry(records):
                     yield violation
         for found in await self.journal.reversed_twice():
             yield funds.reversed_twice(*found)
@@ -60,6 +60,6 @@ class LedgerPass:
                     yield violation
 
     async def _orders(self) -> AsyncIterator[Violation]:
-        async for paid in self.journal.orders():
-            for violation in funds.judge_order(paid):
+        async for order in self.journal.orders():
+            for violation in funds.judge_order(order):
                 yield violation

@@ -1,4 +1,4 @@
-"""What is judged together: all that is recorded under one order's id, as it was at one moment. Pure."""
+"""Everything recorded under one order's id, from one snapshot: the unit of judgement. Pure."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -9,11 +9,12 @@ Document = dict[str, Any]
 
 
 class OrderRecords(NamedTuple):
-    """All that is recorded under one order id.
+    """Everything recorded under one order id.
 
-    `charge` is the simulated gateway's, `intent` our record of the one at Stripe. `job`, `address` and `line` are there
-    for orders of servers only: the job, the record of the address that the order has, and the
-    line of the job's package: {expiresAt: the end of the lease of who holds it, movedAt: the last step of a job of it}.
+    `charge` is the record of the simulated gateway, `intent` our record of the charge at Stripe. `job`, `address` and
+    `package` exist for orders of servers only: the job, the address of the order's server, and the state of the job's
+    package, {expiresAt: the end of the lease on its lock, movedAt: the last step of any of its jobs}. `release` is
+    the log's entry of `ordersaga order release`.
     """
 
     order_id: str
@@ -24,34 +25,35 @@ class OrderRecords(NamedTuple):
     job: Document | None = None
     intent: Document | None = None
     address: Document | None = None
-    line: Document | None = None
+    package: Document | None = None
+    release: Document | None = None
 
     def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
-        """A violation of this order."""
+        """Return a violation of this order."""
         return Violation(invariant, kind, "order", self.order_id, found, expected)
 
 
 def is_held(order: Document) -> bool:
-    """Whether a failed order waits for a decision about its money: nothing moves by itself until the hold ends."""
+    """Return whether a failed order waits for a decision about its money, until the hold ends."""
     return order.get("status") == "FAILED" and not order.get("compensating") and not order.get("settled")
 
 
 def is_given_up(order: Document) -> bool:
-    """Whether the order did not go through: what it held is on its way back, or back."""
+    """Return whether the order did not succeed, so that everything it held is or will be returned."""
     return order.get("status") in ("CANCELLED", "FAILED") and not is_held(order)
 
 
-def moment(record: Document, name: str) -> datetime | None:
-    """Return the time in that field, None if there is none."""
+def time_of(record: Document, name: str) -> datetime | None:
+    """Return the time in a field, None if it has none."""
     value = record.get(name)
     return value if isinstance(value, datetime) else None
 
 
-def in_words(at: datetime | None) -> str:
+def time_text(at: datetime | None) -> str:
     """Write a time for operators."""
-    return at.isoformat(timespec="seconds") if at else "no known time"
+    return at.isoformat(timespec="seconds") if at else "an unknown time"
 
 
 def status_text(record: Document | None) -> str:
-    """Say in which status a record is, or that there is none."""
+    """Return the status of a record, "nothing" if there is no record."""
     return "nothing" if record is None else str(record.get("status"))

@@ -1,7 +1,7 @@
 """Judges one order by everything that the services have recorded under its id. Pure: no I/O, no clock.
 
-Each rule is a function from the case to what is wrong with it; RULES at the end is the list. An order on its way is
-wrong only if it is not where it could be by now: what the services do in two steps is not judged between them.
+Each rule is a function from an order's records to its violations; RULES at the end lists them. An order in progress is
+judged with tolerance: what a service does in two steps is not judged between them.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,93 +9,106 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from operations.audit import servers, slots
-from operations.audit.order_records import Document, OrderRecords, in_words, is_given_up, is_held, moment, status_text
+from operations.audit.order_records import (
+    Document,
+    OrderRecords,
+    is_given_up,
+    is_held,
+    status_text,
+    time_of,
+    time_text,
+)
 from operations.audit.report import Violation
 from operations.reading.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
 
 LATE = timedelta(seconds=30)
-"""How long after the end of its time an order may still stand there: alarms ring every second or so."""
+"""The tolerance for an expired deadline: the order service checks deadlines about once per second."""
 
 COMPENSATION = timedelta(seconds=180)
-"""How long an order may stand still while it is compensated: all rungs of the retry ladder (156 s) and a little."""
+"""The longest time without a step during compensation: all retry levels (156 s) and a margin."""
 
 UNPUBLISHED = timedelta(seconds=60)
-"""How long what a crash left unpublished may be overdue: sweeps come every few seconds."""
+"""The longest delay of messages that a crash left unpublished: a sweep runs every few seconds."""
 
-STILL = timedelta(seconds=60)
-"""After so long without any step, an order that waits for an answer has a message somewhere, or has lost it."""
+STALLED = timedelta(seconds=60)
+"""The time without a step after which an order that waits must have a message somewhere, or has lost it."""
 
 PROVISIONING = timedelta(hours=1)
-"""How long an order may stand in PROVISIONING while nobody works for it: time to replay what became a dead letter."""
+"""The longest time in PROVISIONING without an active job: enough to replay a dead letter."""
 
 NO_CHARGE = "no-charge"
-"""The transaction id that stands for nothing to pay."""
+"""The transaction id of an order with nothing to pay."""
 
 STRIPE_CHARGE = "pi_"
-"""How the transaction ids of charges at Stripe begin."""
+"""The prefix of transaction ids at Stripe."""
 
-GOES_THROUGH = ("CONFIRMED", "PROVISIONING", "COMPLETED")
+SUCCEEDING = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 STOCK_GONE = ("FAILED", "RELEASED")
 MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
-class Standing(NamedTuple):
-    """What a judged order counts as."""
+class OrderActivity(NamedTuple):
+    """Whether an order is in flight, and whether it is stalled."""
 
     in_flight: bool
     stalled: bool
 
 
-def judge(case: OrderRecords, now: datetime) -> list[Violation]:
-    """Everything that is wrong with the order."""
-    if case.order is None:
-        return list(_without_order(case))
-    return [violation for rule in RULES for violation in rule(case, case.order, now)]
+def judge(records: OrderRecords, now: datetime) -> list[Violation]:
+    """Return every violation of the order."""
+    if records.order is None:
+        return list(_without_order(records))
+    return [violation for rule in RULES for violation in rule(records, records.order, now)]
 
 
-def standing(case: OrderRecords, now: datetime) -> Standing:
-    """Whether the order is on its way, and if so whether it waits for an answer and nothing has happened for long."""
-    order = case.order
-    unheard = servers.waits_for_its_job(case)
-    if order is None or order.get("settled") or (is_held(order) and not unheard):
-        return Standing(in_flight=False, stalled=False)
-    looked_up = case.payment is not None and "nextLookupAt" in case.payment
-    worked_for = order.get("status") == "PROVISIONING" and not unheard
-    waits = not worked_for and not order.get("unpublished") and not looked_up
-    records = [record for record in (order, case.reservation, case.payment, case.job) if record is not None]
-    last = max((at for record in records if (at := moment(record, "updatedAt"))), default=None)
-    return Standing(in_flight=True, stalled=waits and last is not None and now - last > STILL)
+def activity(records: OrderRecords, now: datetime) -> OrderActivity:
+    """Return whether the order is in flight, and whether it has waited for an answer without a step for too long."""
+    order = records.order
+    needs_message = servers.needs_message_about_job(records)
+    if order is None or order.get("settled") or (is_held(order) and not needs_message):
+        return OrderActivity(in_flight=False, stalled=False)
+    looked_up = records.payment is not None and "nextLookupAt" in records.payment
+    job_active = order.get("status") == "PROVISIONING" and not needs_message
+    waits = not job_active and not order.get("unpublished") and not looked_up
+    known = [record for record in (order, records.reservation, records.payment, records.job) if record is not None]
+    last = max((at for record in known if (at := time_of(record, "updatedAt"))), default=None)
+    return OrderActivity(in_flight=True, stalled=waits and last is not None and now - last > STALLED)
 
 
-def is_returned(case: OrderRecords) -> bool:
-    """Whether the order service does not know the order, and an operator has had all that was held for it returned.
+def is_returned(records: OrderRecords) -> bool:
+    """Return whether the order service does not know the order, and everything held for it was returned.
 
-    A made-up `order.created` leaves a reservation and a payment without an order. Once both are given back, nothing is
-    wrong any more, but the records stay.
+    A forged `order.created` leaves a reservation and a payment without an order. Once both are returned, nothing is
+    wrong, although the records stay. A reservation that was refused stays FAILED: then only the log of actions tells
+    the release of a forged order from the loss of a real one.
     """
-    reservation, payment = case.reservation or {}, case.payment or {}
-    given_back = reservation.get("status") == "RELEASED" and payment.get("status") in MONEY_GONE
-    held = any(holds_money(charge) for charge in _charges(case).values())
-    return case.order is None and case.job is None and given_back and not held
+    if records.order is not None or records.job is not None:
+        return False
+    stock, money = (record.get("status") if record else None for record in (records.reservation, records.payment))
+    stock_returned = stock == "RELEASED" or (stock == "FAILED" and records.release is not None)
+    held = any(holds_money(charge) for charge in _charges(records).values())
+    return stock_returned and money in MONEY_GONE and not held
 
 
-def lost(case: OrderRecords) -> Violation:
-    """What a stalled order is when there is no message anywhere that could carry it on."""
-    order, stock, money, job = (record or {} for record in (case.order, case.reservation, case.payment, case.job))
-    return case.violation(
+def lost(records: OrderRecords) -> Violation:
+    """Return the violation of a stalled order for which no message exists that could continue it."""
+    order, stock, money, job = (
+        record or {} for record in (records.order, records.reservation, records.payment, records.job)
+    )
+    return records.violation(
         7,
         "message lost",
         f"{order.get('status')} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}, while "
         f"inventory has {stock.get('status', 'nothing')}, payment has {money.get('status', 'nothing')} and "
         f"provisioning has {job.get('state', 'nothing')}; "
         "no step for a minute, no message on the broker and no dead letter",
-        "a message that is handled, waits for its retry, or is a dead letter",
+        "a message that is being handled, waits for a retry, or is a dead letter",
     )
 
 
-def paid_through(case: OrderRecords) -> str | None:
-    """Return where the payment that took money took it: simulated (the gateway), stripe or retainer; None for none."""
-    payment = case.payment or {}
+def paid_through(records: OrderRecords) -> str | None:
+    """Return the source of the money: simulated (the gateway), stripe or retainer; None if none was taken."""
+    payment = records.payment or {}
     if payment.get("status") not in ("PROCESSED", "REFUNDED") or payment.get("transactionId") == NO_CHARGE:
         return None
     if from_retainer(payment):
@@ -105,207 +118,210 @@ def paid_through(case: OrderRecords) -> str | None:
 
 
 def from_retainer(payment: Document) -> bool:
-    """Whether the payment is, or was to be, from a retainer."""
+    """Return whether the payment is from a retainer, or was meant to be."""
     return payment.get("retainerId") is not None
 
 
 # --- The rules. ---
 
 
-def _without_order(case: OrderRecords) -> Iterator[Violation]:
-    if is_returned(case):
+def _without_order(records: OrderRecords) -> Iterator[Violation]:
+    if is_returned(records):
         return
-    expected = "an order of this id, or all of it returned: `ordersaga order release`"
-    if case.reservation is not None:
-        invariant = 2 if case.reservation.get("status") == "RESERVED" else 7
-        found = f"a reservation ({case.reservation.get('status')}) and no order"
-        yield case.violation(invariant, "reservation without order", found, expected)
-    if case.payment is not None:
-        found = f"a payment ({case.payment.get('status')}) and no order"
-        yield case.violation(2, "payment without order", found, expected)
-    if case.charge is not None:
-        found = f"a charge ({charge_text(case.charge)}) under a key that is no order's"
-        yield case.violation(2, "charge without order", found, expected)
-    # One that holds nothing may be left by a cleanup from before intents were deleted with their orders.
-    if holds_money(intent := intent_as_charge(case.intent)):
-        found = f"a charge ({charge_text(intent)}) under a key that is no order's"
-        yield case.violation(2, "charge without order", found, expected)
-    yield from servers.without_order(case)
+    expected = "an order with this id, or everything returned: `ordersaga order release`"
+    if records.reservation is not None:
+        invariant = 2 if records.reservation.get("status") == "RESERVED" else 7
+        found = f"a reservation ({records.reservation.get('status')}) and no order"
+        yield records.violation(invariant, "reservation without order", found, expected)
+    if records.payment is not None:
+        found = f"a payment ({records.payment.get('status')}) and no order"
+        yield records.violation(2, "payment without order", found, expected)
+    if records.charge is not None:
+        found = f"a charge ({charge_text(records.charge)}) and no order"
+        yield records.violation(2, "charge without order", found, expected)
+    # Older releases deleted cancelled orders without their intents: one that holds no money is harmless.
+    if holds_money(intent := intent_as_charge(records.intent)):
+        found = f"a charge ({charge_text(intent)}) and no order"
+        yield records.violation(2, "charge without order", found, expected)
+    yield from servers.without_order(records)
 
 
-def _adds_up(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """Items, total, payment and charge are about the same money."""
+def _adds_up(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that items, total, payment and charge agree on the amount."""
     total = order.get("totalAmount")
     items = sum(item.get("quantity", 0) * item.get("price", 0) for item in order.get("items", ()))
     if items != total:
-        yield case.violation(2, "total", f"totalAmount {total}", f"{items}, the sum of its items")
-    # A tombstone, of a refund that overtook its order, knows no amount; nor does a key that was closed uncharged.
-    for name, record in (("payment", case.payment), ("charge", case.charge), ("charge", case.intent)):
+        yield records.violation(2, "total", f"totalAmount {total}", f"{items}, the sum of its items")
+    # The tombstone of a refund that overtook its order has no amount; nor has a key that was closed uncharged.
+    for name, record in (("payment", records.payment), ("charge", records.charge), ("charge", records.intent)):
         if record is None or "amount" not in record:
             continue
         if (record["amount"], record.get("currency")) != (total, order.get("currency")):
             found = f"{name} of {record['amount']} {record.get('currency')}"
-            yield case.violation(2, f"{name} amount", found, f"{total} {order.get('currency')}, the order's total")
+            yield records.violation(2, f"{name} amount", found, f"{total} {order.get('currency')}, the order's total")
 
 
-def _charge_is_the_payments(case: OrderRecords, _order: Document, _now: datetime) -> Iterator[Violation]:
-    """A payment that took money is about the one charge that its gateway has for it, and no gateway has another.
+def _charge_matches_payment(records: OrderRecords, _order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that a payment that took money has exactly one charge, at its gateway.
 
-    For Stripe our own records are compared; Stripe itself is not asked. A payment from a retainer is judged by the
+    For Stripe, our own records are compared; Stripe itself is not asked. Payments from retainers are judged by the
     journal (invariant 5).
     """
-    payment = case.payment
+    payment = records.payment
     if payment is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
         return
-    charges, through, transaction = _charges(case), paid_through(case), payment.get("transactionId")
+    charges, through, transaction = _charges(records), paid_through(records), payment.get("transactionId")
     for gateway, charge in charges.items():
         if gateway != through and holds_money(charge):
             found = f"paid through {through or 'nothing'} as {transaction}, at the gateway {charge_text(charge)}"
-            yield case.violation(2, "charged twice", found, "no charge at the gateway besides")
+            yield records.violation(2, "charged twice", found, "no charge at another gateway")
     if through in charges:
-        yield from _paid_by(charges[through], payment, case)
+        yield from _paid_by(charges[through], payment, records)
     elif through is None and payment.get("amount"):
-        yield case.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
+        yield records.violation(2, "charge", f"{payment['amount']} was not charged", "a charge of that amount")
 
 
-def _paid_by(charge: Document | None, payment: Document, case: OrderRecords) -> Iterator[Violation]:
+def _paid_by(charge: Document | None, payment: Document, records: OrderRecords) -> Iterator[Violation]:
     transaction = payment.get("transactionId")
     if charge is None or charge.get("outcome") in NOT_CHARGED or charge.get("chargeId") != transaction:
         found = f"payment {payment['status']} as {transaction}, at the gateway {charge_text(charge)}"
-        yield case.violation(2, "charge", found, f"the gateway's charge {transaction}")
+        yield records.violation(2, "charge", found, f"the gateway's charge {transaction}")
     elif payment["status"] == "REFUNDED" and holds_money(charge):
         found = f"payment REFUNDED, at the gateway {charge_text(charge)}"
-        yield case.violation(2, "refund", found, "the charge refunded")
+        yield records.violation(2, "refund", found, "the charge refunded")
 
 
-def _is_paid_as_asked(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """The money is from where the customer said, be it a card or a retainer."""
-    asked, payment = order.get("payment"), case.payment or {}
+def _is_paid_as_ordered(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that the money came from the card or retainer that the customer chose."""
+    asked, payment = order.get("payment"), records.payment or {}
     if asked is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
         return
     ordered = asked.get("retainerId") or "" if asked.get("method") == "retainer" else None
     if (paid := payment.get("retainerId")) != ordered:
-        yield case.violation(2, "payment method", f"paid {_method(paid)}", f"paid {_method(ordered)}, as ordered")
+        yield records.violation(2, "payment method", f"paid {_method(paid)}", f"paid {_method(ordered)}, as ordered")
 
 
-def _goes_through(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """An order that goes through, or whose money is held for a decision, has its stock and its payment."""
+def _holds_what_it_needs(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that an order that succeeds, or whose money is held for a decision, has its stock and its payment."""
     status = order.get("status")
-    if status not in GOES_THROUGH and not is_held(order):
+    if status not in SUCCEEDING and not is_held(order):
         return
     invariant = 2 if status == "FAILED" else 3
     if order.get("stockStatus") != "RESERVED" or order.get("paymentStatus") != "PROCESSED":
         found = f"{status} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        yield case.violation(invariant, "join", found, "stock RESERVED and payment PROCESSED")
-    reservation = case.reservation or {}
+        yield records.violation(invariant, "join", found, "stock RESERVED and payment PROCESSED")
+    reservation = records.reservation or {}
     if reservation.get("status") != "RESERVED":
-        found = f"{status}, and inventory has {status_text(case.reservation)}"
-        yield case.violation(invariant, "stock", found, "a reservation that is RESERVED")
+        found = f"{status}, and inventory has {status_text(records.reservation)}"
+        yield records.violation(invariant, "stock", found, "a RESERVED reservation")
     elif (held := _units(reservation)) != (ordered := _units(order)):
-        yield case.violation(invariant, "reserved units", f"{held} reserved", f"{ordered}, as ordered")
-    if (case.payment or {}).get("status") != "PROCESSED":
-        found = f"{status}, and payment has {status_text(case.payment)}"
-        yield case.violation(invariant, "payment", found, "a payment that is PROCESSED")
-    elif order.get("totalAmount") and paid_through(case) != "retainer":
-        charge = _charges(case)[paid_through(case) or "simulated"]
+        yield records.violation(invariant, "reserved units", f"{held} reserved", f"{ordered}, as ordered")
+    if (records.payment or {}).get("status") != "PROCESSED":
+        found = f"{status}, and payment has {status_text(records.payment)}"
+        yield records.violation(invariant, "payment", found, "a PROCESSED payment")
+    elif order.get("totalAmount") and paid_through(records) != "retainer":
+        charge = _charges(records)[paid_through(records) or "simulated"]
         if holds_nothing(charge):
             found = f"{status}, and at the gateway {charge_text(charge)}"
-            yield case.violation(invariant, "money", found, "a charge that is not refunded")
+            yield records.violation(invariant, "money", found, "a charge without a refund")
 
 
-def _is_compensated(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """An order that is over and did not go through holds nothing, and never will."""
+def _is_compensated(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that a settled order that did not succeed holds nothing."""
     status = order.get("status")
     if status not in ("CANCELLED", "FAILED") or not order.get("settled"):
         return
     over = f"{status} and settled"
     if order.get("stockStatus") not in STOCK_GONE or order.get("paymentStatus") not in MONEY_GONE:
         found = f"{over} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        yield case.violation(4, "settled", found, "settled only when every compensation is answered")
-    if (case.reservation or {}).get("status") not in STOCK_GONE:
-        found = f"{over}, and inventory has {status_text(case.reservation)}"
-        yield case.violation(2, "stock held", found, "a reservation that is FAILED or RELEASED")
-    if (case.payment or {}).get("status") not in MONEY_GONE:
-        found = f"{over}, and payment has {status_text(case.payment)}"
-        yield case.violation(2, "payment held", found, "a payment that is FAILED, VOIDED or REFUNDED")
-    for charge in filter(holds_money, _charges(case).values()):
+        yield records.violation(4, "settled", found, "settled only once every compensation is answered")
+    if (records.reservation or {}).get("status") not in STOCK_GONE:
+        found = f"{over}, and inventory has {status_text(records.reservation)}"
+        yield records.violation(2, "stock held", found, "a FAILED or RELEASED reservation")
+    if (records.payment or {}).get("status") not in MONEY_GONE:
+        found = f"{over}, and payment has {status_text(records.payment)}"
+        yield records.violation(2, "payment held", found, "a FAILED, VOIDED or REFUNDED payment")
+    for charge in filter(holds_money, _charges(records).values()):
         found = f"{over}, and at the gateway {charge_text(charge)}"
-        yield case.violation(2, "money held", found, "no charge, or a refunded one")
+        yield records.violation(2, "money held", found, "no charge, or a refunded one")
 
 
-def _ends_once(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """Exactly one end, and settled when nothing more can happen."""
+def _ends_once(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that the order ends once, and is settled when nothing more can happen."""
     status, settled = order.get("status"), order.get("settled")
     ends = {entry.get("status") for entry in order.get("history", ())} & {"CONFIRMED", "COMPLETED", "CANCELLED"}
     if len(ends) > 1:
-        yield case.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
+        yield records.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
     if status in ("CONFIRMED", "COMPLETED") and not settled:
-        yield case.violation(4, "not settled", f"{status} and not settled", "settled")
+        yield records.violation(4, "not settled", f"{status} and not settled", "settled")
     if status in ("PENDING", "PROVISIONING") and settled:
-        yield case.violation(4, "settled", f"{status} and settled", "not settled before it has ended")
-    if status not in (*GOES_THROUGH, "PENDING", "CANCELLED", "FAILED"):
-        yield case.violation(4, "status", f"status {status!r}", "one of the statuses of an order")
+        yield records.violation(4, "settled", f"{status} and settled", "not settled before it ends")
+    if status not in (*SUCCEEDING, "PENDING", "CANCELLED", "FAILED"):
+        yield records.violation(4, "status", f"status {status!r}", "one of the statuses of an order")
 
 
-def _answers_are_joined(case: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """The second answer carries the order on in the same write."""
+def _answers_are_joined(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that the second answer moved the order in the same write."""
     answers = (order.get("status"), order.get("stockStatus"), order.get("paymentStatus"))
     if answers == ("PENDING", "RESERVED", "PROCESSED"):
         found = "PENDING with stock RESERVED and payment PROCESSED"
-        yield case.violation(4, "join", found, "CONFIRMED or PROVISIONING once both answers are there")
+        yield records.violation(4, "join", found, "CONFIRMED or PROVISIONING once both answers have come")
 
 
-def _in_time(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
-    """No order stands still for longer than it may."""
-    status, deadline, updated = order.get("status"), moment(order, "deadline"), moment(order, "updatedAt")
+def _in_time(records: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
+    """Check that no order is without a step for too long."""
+    status, deadline, updated = order.get("status"), time_of(order, "deadline"), time_of(order, "updatedAt")
     if deadline is None or updated is None:
-        yield case.violation(4, "times", "no deadline or no updatedAt", "both")
+        yield records.violation(4, "times", "no deadline or no updatedAt", "both")
     elif status == "PENDING" and now > deadline + LATE:
-        found = f"PENDING at {in_words(now)}"
-        yield case.violation(4, "deadline", found, f"cancelled at its deadline, {in_words(deadline)}")
-    elif servers.waits_for_its_job(case) and now > (last := servers.last_step(case) or updated) + PROVISIONING:
-        found = f"{status}, and provisioning has {(case.job or {}).get('state', 'no job')}, since {in_words(last)}"
-        yield case.violation(4, "provisioning", found, "a job at work, or its end")
+        found = f"PENDING at {time_text(now)}"
+        yield records.violation(4, "deadline", found, f"cancelled at its deadline, {time_text(deadline)}")
+    elif (
+        servers.needs_message_about_job(records)
+        and now > (last := servers.last_step(records) or updated) + PROVISIONING
+    ):
+        found = f"{status}, and provisioning has {(records.job or {}).get('state', 'no job')}, since {time_text(last)}"
+        yield records.violation(4, "provisioning", found, "an active job, or the outcome of its job")
     elif is_given_up(order) and not order.get("settled") and now > updated + COMPENSATION:
         held = f"stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        found = f"{status} and not settled, with {held}, since {in_words(updated)}"
-        yield case.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
+        found = f"{status} and not settled, with {held}, since {time_text(updated)}"
+        yield records.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
 
 
-def _hold_ends(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
-    """The money of a FAILED order is held until a known moment, and not longer."""
+def _hold_ends(records: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
+    """Check that the money of a FAILED order is held until a known time, and no longer."""
     if not is_held(order):
         return
-    ends = moment(order, "dueAt")
+    ends = time_of(order, "dueAt")
     if ends is None:
-        yield case.violation(2, "hold", "FAILED, its money held without an end", "an end of the hold")
+        yield records.violation(2, "hold", "FAILED, its money held indefinitely", "a time at which the hold ends")
     elif now > ends + LATE:
-        yield case.violation(
-            2, "hold", f"FAILED, its money held at {in_words(now)}", f"compensated at {in_words(ends)}"
+        yield records.violation(
+            2, "hold", f"FAILED, its money still held at {time_text(now)}", f"compensated at {time_text(ends)}"
         )
 
 
-def _is_published(case: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
-    """What a crash left unpublished is published by a sweep."""
+def _is_published(records: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
+    """Check that a sweep has published the messages that a crash left unpublished."""
     expected = f"published by the sweep within {UNPUBLISHED.seconds} s"
-    due = moment(order, "dueAt")
+    due = time_of(order, "dueAt")
     if order.get("unpublished") and (due is None or now > due + UNPUBLISHED):
-        found = f"{order.get('status')}, its messages unpublished though due at {in_words(due)}"
-        yield case.violation(7, "order unpublished", found, expected)
-    if case.payment is not None and case.payment.get("unpublished"):
-        updated = moment(case.payment, "updatedAt")
+        found = f"{order.get('status')}, its messages unpublished although due at {time_text(due)}"
+        yield records.violation(7, "order unpublished", found, expected)
+    if records.payment is not None and records.payment.get("unpublished"):
+        updated = time_of(records.payment, "updatedAt")
         if updated is None or now > updated + UNPUBLISHED:
-            found = f"payment {case.payment.get('status')}, its answer unpublished since {in_words(updated)}"
-            yield case.violation(7, "payment unpublished", found, expected)
+            found = f"payment {records.payment.get('status')}, its answer unpublished since {time_text(updated)}"
+            yield records.violation(7, "payment unpublished", found, expected)
 
 
 Rule = Callable[[OrderRecords, Document, datetime], Iterator[Violation]]
 
 RULES: tuple[Rule, ...] = (
     _adds_up,
-    _charge_is_the_payments,
-    _is_paid_as_asked,
-    _goes_through,
+    _charge_matches_payment,
+    _is_paid_as_ordered,
+    _holds_what_it_needs,
     _is_compensated,
     _ends_once,
     _answers_are_joined,
@@ -317,12 +333,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# --- What the rules are made of. ---
+# --- Helpers of the rules. ---
 
 
-def _charges(case: OrderRecords) -> dict[str, Document | None]:
-    """Return what each card gateway has charged for the order."""
-    return {"simulated": case.charge, "stripe": intent_as_charge(case.intent)}
+def _charges(records: OrderRecords) -> dict[str, Document | None]:
+    """Return each card gateway's charge for the order."""
+    return {"simulated": records.charge, "stripe": intent_as_charge(records.intent)}
 
 
 def _units(record: Document) -> dict[str, int]:
@@ -333,4 +349,4 @@ def _units(record: Document) -> dict[str, int]:
 
 
 def _method(retainer_id: str | None) -> str:
-    return "by card" if retainer_id is None else f"from retainer {retainer_id or 'of no name'}"
+    return "by card" if retainer_id is None else f"from retainer {retainer_id or 'without id'}"

@@ -1,37 +1,37 @@
-"""What an audit comes to."""
+"""The result of an audit."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 
 class Invariant(NamedTuple):
-    """One of the design's invariants, in a few words, and the records that it is checked over."""
+    """One of the design's invariants: a short title, and the records over which it is checked."""
 
     title: str
     records: tuple[str, ...]
 
 
 INVARIANTS = {
-    1: Invariant("Stock is conserved, slots keep their limit", ("products", "slots", "reservations")),
-    2: Invariant("Nothing is charged twice or held in vain", ("payments", "charges", "assignments")),
-    3: Invariant("What goes through has stock and payment", ("orders",)),
-    4: Invariant("Every order ends, once and in time", ("orders",)),
-    5: Invariant("Every balance is what its postings come to", ("accounts", "entries", "fundPayments", "transfers")),
-    6: Invariant("Every server is one order's, from its package", ("jobs", "addresses", "locks")),
+    1: Invariant("Stock is conserved, slots stay within capacity", ("products", "slots", "reservations")),
+    2: Invariant("Nothing is charged twice or held without need", ("payments", "charges", "assignments")),
+    3: Invariant("Every successful order has stock and payment", ("orders",)),
+    4: Invariant("Every order ends once, and in time", ("orders",)),
+    5: Invariant("Every balance is the sum of its postings", ("accounts", "entries", "fundPayments", "transfers")),
+    6: Invariant("Every server belongs to one order, from its package", ("jobs", "addresses", "locks")),
     7: Invariant("No message is lost", ("orders", "jobs")),
 }
-"""Those that are checked, by their numbers."""
+"""The invariants that are checked, by number."""
 
 
 Subject = Literal[
     "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer"
 ]
-"""What a violation is about; a lock is named by its package, a payment is one of the funds'."""
+"""The subject of a violation; a lock is named by its package, a payment is one of funds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong; `kind` tells apart what may be wrong with one subject under one invariant."""
+    """A broken invariant; `kind` distinguishes the violations of one subject."""
 
     invariant: int
     kind: str
@@ -42,16 +42,16 @@ class Violation:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What is the same when the same thing is found twice, whatever the details."""
+        """The identity of the violation, which is the same when it is found again with other details."""
         return (self.subject, self.id, self.kind)
 
     def describe(self) -> str:
-        """Return in one line what is wrong."""
+        """Describe the violation in one line."""
         where = f"invariant {self.invariant}: {self.subject} {self.id}"
-        return f"{where}: {self.found}; should be: {self.expected}"
+        return f"{where}: {self.found}; expected: {self.expected}"
 
     def as_json(self) -> dict[str, Any]:
-        """The violation as the JSON document shows it."""
+        """Return the violation as a JSON document shows it."""
         return {
             "invariant": self.invariant,
             "kind": self.kind,
@@ -63,9 +63,9 @@ class Violation:
 
 @dataclass(slots=True)
 class Report:
-    """The verdict, what it rests on, and what an operator may want to know besides.
+    """The violations, the number of records checked, and more information for operators.
 
-    `unlisted` is how many suspicions there were beyond those that were looked at twice and listed.
+    `unlisted` counts the suspicions beyond those that were checked again and listed.
     """
 
     checked: dict[str, int] = field(default_factory=dict)
@@ -79,11 +79,11 @@ class Report:
         return not self.violations and not self.unlisted
 
     def of_invariant(self, number: int) -> list[Violation]:
-        """The violations of one invariant."""
+        """Return the violations of one invariant."""
         return [violation for violation in self.violations if violation.invariant == number]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as one JSON document."""
+        """Return the report as a JSON document."""
         return {
             "ok": self.ok,
             "checked": self.checked,

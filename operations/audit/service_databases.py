@@ -1,7 +1,7 @@
-"""Reads the services' databases, by the field names that their modules document, never more than a page at a time.
+"""Reads the services' databases, by the field names that their modules document, a page at a time.
 
-Everything that is judged together is read in one snapshot session (MongoDB 5.0 or later): at one moment over all
-databases, while orders go on. A page is short, so that no snapshot is kept for long however many orders there are.
+Records that are judged together come from one snapshot over all databases (MongoDB 5.0 or later), while orders
+continue. Pages are short, so that no snapshot lives for long, however many orders there are.
 """
 
 import re
@@ -12,15 +12,16 @@ from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 
+from operations import actions
 from operations.audit import servers
 from operations.audit.order_records import Document, OrderRecords
-from operations.audit.servers import Held
-from operations.audit.slots import Assigned
-from operations.audit.stock import ASSIGNMENT, Shelf
+from operations.audit.servers import OwnedRecord
+from operations.audit.slots import AssignmentRecords
+from operations.audit.stock import ASSIGNMENT, StockRecords
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
 
 PAGE = 2000
-"""Ids on a page: enough that round trips do not count, and a few megabytes."""
+"""Ids per page: round trips do not matter, and a page takes a few megabytes."""
 
 ORDER_FIELDS = (
     "items.productId",
@@ -46,7 +47,7 @@ ORDER_FIELDS = (
     "provisioningRun",
     "server.ip",
 )
-STANDING_FIELDS = ("status", "settled", "compensating", "updatedAt")
+ASSIGNED_ORDER_FIELDS = ("status", "settled", "compensating", "updatedAt")
 RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt")
 ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
 OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
@@ -65,6 +66,7 @@ INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "charge
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
+ACTION_FIELDS = ("subject",)
 PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving", "start", "end", "ceiling")
 
 HELD: Mapping[str, Any] = {
@@ -78,25 +80,25 @@ HELD: Mapping[str, Any] = {
         {"$cond": ["$slot.slotId", [{"id": "$slot.slotId", "units": "$slot.price"}], []]},
     ]
 }
-"""What a reservation holds: units of products, and its price of a slot."""
+"""The expression for what a reservation holds: units of products, and the price of its slot."""
 
 AFTER_ASSIGNMENTS = "assignment;"
-"""Above the ids of all assignments, and below any other that is above them."""
+"""The upper bound of the assignments' ids, exclusive."""
 
 
-class Shared(NamedTuple):
-    """What belongs together by an id and must not: how many there are, and the first of them."""
+class Duplicate(NamedTuple):
+    """An id that several documents share and must not: their number, the first and the last of them."""
 
     id: str
     number: int
-    names: list[str]
+    examples: list[str]
 
 
 class ServiceDatabases:
     """The databases of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
-        self._moments = Snapshots(client)
+        self._snapshots = Snapshots(client)
         self._page = page
         orders, inventory, payments, provisioning = (
             client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning")
@@ -110,76 +112,77 @@ class ServiceDatabases:
         self._jobs: Source = (provisioning["jobs"], JOB_FIELDS)
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
+        self._actions: Source = (client[f"{database_prefix}_operations"][actions.COLLECTION], ACTION_FIELDS)
 
-    async def cases(self) -> AsyncIterator[list[OrderRecords]]:
-        """Every id under which anything is recorded, in pages; each page is read at one moment."""
+    async def orders(self) -> AsyncIterator[list[OrderRecords]]:
+        """Yield the records of every order id, in pages; each page comes from one snapshot."""
         last: str | None = ""
         while last is not None:
             after = last
-            cases, last = await self._moments.read(lambda session: self._page_of_cases(session, after))  # noqa: B023
-            yield cases
+            page, last = await self._snapshots.read(lambda session: self._page_of_orders(session, after))  # noqa: B023
+            yield page
 
-    async def cases_of(self, order_ids: Iterable[str]) -> list[OrderRecords]:
-        """What is recorded under these ids now."""
+    async def orders_of(self, order_ids: Iterable[str]) -> list[OrderRecords]:
+        """Return the current records of these order ids."""
         query = {"_id": {"$in": list(order_ids)}}
 
         async def read(session: AsyncClientSession) -> list[OrderRecords]:
             found = [{d["_id"]: d for d in await find(source, query, session)} for source in self._by_order]
-            return await self._with_servers(_join(found), session)
+            return await self._completed(_join(found), session)
 
-        return await self._moments.read(read)
+        return await self._snapshots.read(read)
 
-    async def shelves(self, product_ids: Sequence[str] | None = None) -> AsyncIterator[Shelf]:
-        """Every product and slot, or these, and every id that anything is reserved of: all at one moment."""
-        async for shelf in self._moments.stream(lambda session: self._pass_over_shelves(session, product_ids)):
-            yield shelf
+    async def stock(self, product_ids: Sequence[str] | None = None) -> AsyncIterator[StockRecords]:
+        """Yield all products and slots, or these, and all ids with reservations, from one snapshot."""
+        async for stock in self._snapshots.stream(lambda session: self._stream_stock(session, product_ids)):
+            yield stock
 
-    async def addresses(self) -> AsyncIterator[list[Held]]:
-        """Every address that is recorded as an order's, in pages."""
-        async for page in self._pages_of_held(self._addresses, {}):
+    async def addresses(self) -> AsyncIterator[list[OwnedRecord]]:
+        """Yield every address that is recorded as an order's, in pages."""
+        async for page in self._pages_of_owned(self._addresses, {}):
             yield page
 
-    async def locks(self) -> AsyncIterator[list[Held]]:
-        """Every lock that somebody holds, in pages."""
-        async for page in self._pages_of_held(self._locks, {"orderId": {"$exists": True, "$ne": None}}):
+    async def locks(self) -> AsyncIterator[list[OwnedRecord]]:
+        """Yield every lock that names a holder, in pages."""
+        async for page in self._pages_of_owned(self._locks, {"orderId": {"$exists": True, "$ne": None}}):
             yield page
 
     async def count_locks(self) -> int:
-        """How many packages have a lock, held or not."""
+        """Count the packages that have a lock, held or not."""
         with drivers_errors():
             return await self._locks[0].estimated_document_count()
 
-    async def assignments(self) -> AsyncIterator[list[Assigned]]:
-        """Every slot that another system has booked or given back, in pages, with what we have of that order."""
+    async def assignments(self) -> AsyncIterator[list[AssignmentRecords]]:
+        """Yield every slot assignment of another system, booked or released, and our records of its order, in pages."""
         last: str | None = ASSIGNMENT
         while last is not None:
             among = {"_id": {"$gt": last, "$lt": AFTER_ASSIGNMENTS}}
-            page = await self._moments.read(lambda session: self._page_of_assignments(among, session))  # noqa: B023
+            page = await self._snapshots.read(lambda session: self._page_of_assignments(among, session))  # noqa: B023
             last = str(page[-1].record["_id"]) if len(page) == self._page else None
             yield page
 
-    async def orders_of_two_assignments(self) -> list[Shared]:
-        """Orders that another system has more than one slot for."""
+    async def orders_of_two_assignments(self) -> list[Duplicate]:
+        """Return the orders for which other systems have booked several slots."""
         among = {"status": "RESERVED", "assignment.orderId": {"$exists": True}}
-        return await self._shared(self._reservations, among, "$assignment.orderId", "$_id")
+        return await self._duplicates(self._reservations, among, "$assignment.orderId", "$_id")
 
-    async def shared_addresses(self) -> list[Shared]:
-        """Addresses that are the server of more than one COMPLETED order."""
+    async def shared_addresses(self) -> list[Duplicate]:
+        """Return the addresses that several COMPLETED orders have."""
         completed = {"status": "COMPLETED", "server.ip": {"$exists": True}}
-        return await self._shared(self._orders, completed, "$server.ip", "$_id")
+        return await self._duplicates(self._orders, completed, "$server.ip", "$_id")
 
-    async def orders_of_two_servers(self) -> list[Shared]:
-        """Orders that more than one address inside their package is recorded for."""
-        return await self._shared(self._addresses, {"wrong": {"$ne": True}}, "$orderId", "$_id")
+    async def orders_of_two_servers(self) -> list[Duplicate]:
+        """Return the orders that have several addresses inside their package."""
+        return await self._duplicates(self._addresses, {"wrong": {"$ne": True}}, "$orderId", "$_id")
 
     @property
     def _by_order(self) -> tuple[Source, ...]:
         return (self._orders, self._reservations, self._payments, self._charges, self._jobs, self._intents)
 
-    async def _page_of_cases(self, session: AsyncClientSession, after: str) -> tuple[list[OrderRecords], str | None]:
-        """The cases after that id, and the id to go on after, None at the end.
+    async def _page_of_orders(self, session: AsyncClientSession, after: str) -> tuple[list[OrderRecords], str | None]:
+        """Return the records after that id, and the last id of the page, None at the end.
 
-        A collection whose page is full says how far the page reaches; what others have beyond is for the next one.
+        A collection with a full page limits how far the page reaches; anything beyond comes on the next page.
         """
         found = []
         reach: str | None = None
@@ -191,27 +194,39 @@ class ServiceDatabases:
             if len(documents) == self._page:
                 reach = documents[-1]["_id"]
             found.append({document["_id"]: document for document in documents})
-        cases = [case for case in _join(found) if reach is None or case.order_id <= reach]
-        return await self._with_servers(cases, session), reach
+        page = [records for records in _join(found) if reach is None or records.order_id <= reach]
+        return await self._completed(page, session), reach
 
-    async def _with_servers(self, cases: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
-        """Add what the orders of servers among them have besides: their address, and the line that they stand in."""
-        ips = [ip for case in cases if case.order and (ip := servers.server_ip(case.order))]
-        packages = [key for case in cases if case.job and (key := servers.line_of(case.job))]
-        if not ips and not packages:
-            return cases
+    async def _completed(self, page: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
+        return await self._with_releases(await self._with_servers(page, session), session)
+
+    async def _with_releases(self, page: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
+        """Add the releases of unknown orders by an operator."""
+        unknown = [records.order_id for records in page if records.order is None]
+        if not unknown:
+            return page
+        query = {"action": actions.ORDER_RELEASE, "subject": {"$in": unknown}}
+        releases = {action["subject"]: action for action in await find(self._actions, query, session)}
+        return [records._replace(release=releases.get(records.order_id)) for records in page]
+
+    async def _with_servers(self, page: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
+        """Add the address of each order's server, and the state of the package that its job is queued for."""
+        ips = [ip for records in page if records.order and (ip := servers.server_ip(records.order))]
+        names = [name for records in page if records.job and (name := servers.queued_package(records.job))]
+        if not ips and not names:
+            return page
         addresses = await by_ids(self._addresses, ips, session)
-        lines = await self._lines(packages, session)
+        packages = await self._packages(names, session)
         return [
-            case._replace(
-                address=addresses.get(servers.server_ip(case.order or {}) or ""),
-                line=lines.get(servers.line_of(case.job or {}) or ""),
+            records._replace(
+                address=addresses.get(servers.server_ip(records.order or {}) or ""),
+                package=packages.get(servers.queued_package(records.job or {}) or ""),
             )
-            for case in cases
+            for records in page
         ]
 
-    async def _lines(self, packages: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
-        """Until when each of these packages is held, and when a job of it took its last step; see Case."""
+    async def _packages(self, packages: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
+        """Return the state of each package: the end of its lease, and the last step of its jobs; see OrderRecords."""
         if not packages:
             return {}
         locks = await by_ids(self._locks, packages, session)
@@ -220,32 +235,36 @@ class ServiceDatabases:
             {"$group": {"_id": "$lockKey", "movedAt": {"$max": "$updatedAt"}}},
         ]
         moved = await self._jobs[0].aggregate(last_steps, session=session)
-        return {line["_id"]: line | {"expiresAt": locks.get(line["_id"], {}).get("expiresAt")} async for line in moved}
+        return {
+            found["_id"]: found | {"expiresAt": locks.get(found["_id"], {}).get("expiresAt")} async for found in moved
+        }
 
-    async def _pages_of_held(self, source: Source, query: Document) -> AsyncIterator[list[Held]]:
+    async def _pages_of_owned(self, source: Source, query: Document) -> AsyncIterator[list[OwnedRecord]]:
         last: str | None = ""
         while last is not None:
             after = {**query, "_id": {"$gt": last}}
-            page = await self._moments.read(lambda session: self._page_of_held(source, after, session))  # noqa: B023
+            page = await self._snapshots.read(lambda session: self._page_of_owned(source, after, session))  # noqa: B023
             last = str(page[-1].record["_id"]) if len(page) == self._page else None
             yield page
 
-    async def _page_of_held(self, source: Source, query: Document, session: AsyncClientSession) -> list[Held]:
+    async def _page_of_owned(self, source: Source, query: Document, session: AsyncClientSession) -> list[OwnedRecord]:
         records = await find(source, query, session, limit=self._page)
         ids = [str(record.get("orderId")) for record in records]
         orders = await by_ids((self._orders[0], ("status",)), ids, session)
         jobs = await by_ids(self._jobs, ids, session)
-        return [Held(record, orders.get(key), jobs.get(key)) for record, key in zip(records, ids, strict=True)]
+        return [OwnedRecord(record, orders.get(key), jobs.get(key)) for record, key in zip(records, ids, strict=True)]
 
-    async def _page_of_assignments(self, among: Document, session: AsyncClientSession) -> list[Assigned]:
+    async def _page_of_assignments(self, among: Document, session: AsyncClientSession) -> list[AssignmentRecords]:
         records = await find((self._reservations[0], ASSIGNMENT_FIELDS), among, session, limit=self._page)
         ids = [str((record.get("assignment") or {}).get("orderId")) for record in records]
-        orders = await by_ids((self._orders[0], STANDING_FIELDS), ids, session)
+        orders = await by_ids((self._orders[0], ASSIGNED_ORDER_FIELDS), ids, session)
         own = await by_ids((self._reservations[0], OWN_SLOT_FIELDS), ids, session)
-        return [Assigned(record, orders.get(key), own.get(key)) for record, key in zip(records, ids, strict=True)]
+        return [
+            AssignmentRecords(record, orders.get(key), own.get(key)) for record, key in zip(records, ids, strict=True)
+        ]
 
-    async def _shared(self, source: Source, among: Document, by: str, name: str) -> list[Shared]:
-        """Ids by which several documents are grouped; found by the server, of each the first and the last of them."""
+    async def _duplicates(self, source: Source, among: Document, by: str, name: str) -> list[Duplicate]:
+        """Return the values of an expression that several documents share; MongoDB finds them."""
         pipeline: list[Mapping[str, Any]] = [
             {"$match": among},
             {"$group": {"_id": by, "number": {"$sum": 1}, "first": {"$min": name}, "last": {"$max": name}}},
@@ -253,28 +272,28 @@ class ServiceDatabases:
             {"$limit": self._page},
         ]
 
-        async def read(session: AsyncClientSession) -> list[Shared]:
+        async def read(session: AsyncClientSession) -> list[Duplicate]:
             found = await source[0].aggregate(pipeline, session=session, allowDiskUse=True)
-            return [Shared(str(d["_id"]), d["number"], [d["first"], d["last"]]) async for d in found]
+            return [Duplicate(str(d["_id"]), d["number"], [d["first"], d["last"]]) async for d in found]
 
-        return await self._moments.read(read)
+        return await self._snapshots.read(read)
 
-    async def _pass_over_shelves(
+    async def _stream_stock(
         self, session: AsyncClientSession, product_ids: Sequence[str] | None
-    ) -> AsyncIterator[Shelf]:
+    ) -> AsyncIterator[StockRecords]:
         collection, fields = self._products
         among = {"_id": {"$in": list(product_ids)}} if product_ids is not None else {}
         products = collection.find(among, dict.fromkeys(fields, True), sort=[("_id", ASCENDING)], session=session)
         reserved = await self._reserved(session, product_ids)
         async with products, reserved:
             async for product_id, product, sums in side_by_side(products, reserved):
-                marked = list((product or {}).get("moving") or {})
-                reservations = await by_ids(self._reservations, marked, session)
-                orders = await by_ids(self._orders, marked, session)
-                yield Shelf(product_id, product, sums["units"] if sums else 0, reservations, orders)
+                moving = list((product or {}).get("moving") or {})
+                reservations = await by_ids(self._reservations, moving, session)
+                orders = await by_ids(self._orders, moving, session)
+                yield StockRecords(product_id, product, sums["units"] if sums else 0, reservations, orders)
 
     async def _reserved(self, session: AsyncClientSession, ids: Sequence[str] | None) -> AsyncCommandCursor[Document]:
-        """What RESERVED reservations hold of each product and slot, summed by the server, in the order of the ids."""
+        """Return the sums that RESERVED reservations hold of each product and slot, by id; MongoDB adds them up."""
         collection, _ = self._reservations
         named: Document = {"$in": list(ids or ())}
         among: Document = {"$or": [{"items.productId": named}, {"slot.slotId": named}]} if ids is not None else {}
@@ -291,6 +310,6 @@ class ServiceDatabases:
 
 def _join(found: Sequence[Mapping[str, Document]]) -> list[OrderRecords]:
     return [
-        OrderRecords(key, *(records.get(key) for records in found))
-        for key in sorted({key for records in found for key in records})
+        OrderRecords(key, *(by_id.get(key) for by_id in found))
+        for key in sorted({key for by_id in found for key in by_id})
     ]

@@ -1,8 +1,9 @@
-"""Judges one product: whether what was supplied is free or out for orders. Pure: no I/O, no clock.
+"""Judges one product: everything that was supplied must be free or out for orders. Pure: no I/O, no clock.
 
-Inventory takes units from a product in one write and records the reservation in another; in between, a mark on the
-product, `moving[order] = change of the quantity`, says what happened. So of an order's n units, n are out if its mark
-is minus n, none if its mark is positive (they are back already), and without a mark n if its reservation is RESERVED.
+Inventory takes units from a product in one write and records the reservation in another. In between, a pending move on
+the product, `moving[order] = change of the quantity`, tells what happened. So of an order's n units, n are out if its
+pending move is minus n, none if it is positive (they are back already). Without a pending move, n are out if the
+reservation is RESERVED.
 
 Delivery slots are counted in the same way, and judged in slots.py.
 """
@@ -16,18 +17,18 @@ from shared.contracts.orders import SLOT_PREFIX
 
 Document = dict[str, Any]
 
-MARKED = timedelta(seconds=60)
-"""How long after the end of its order a mark may stay: inventory removes it at once, its sweep within seconds."""
+LONGEST_PENDING = timedelta(seconds=60)
+"""The time after which a pending move of a settled order is wrong: inventory removes it at once, a sweep in seconds."""
 
 ASSIGNMENT = "assignment:"
-"""How the id of a reservation begins that is a slot's assignment by another system."""
+"""The prefix of reservations that are assignments of a slot by another system."""
 
 
-class Shelf(NamedTuple):
-    """A product or a slot and what belongs to it.
+class StockRecords(NamedTuple):
+    """A product or a slot, and the records that it is judged by.
 
-    That is what RESERVED reservations hold of it, in units or in minor units of money, and the records of those who
-    have a mark on it: reservations, and orders.
+    `reserved` is what RESERVED reservations hold of it, in units or in minor units of money; `reservations` and
+    `orders` are those with a pending move.
     """
 
     product_id: str
@@ -38,73 +39,75 @@ class Shelf(NamedTuple):
 
     @property
     def is_slot(self) -> bool:
-        """Whether it is a delivery slot, by its kind or, where it does not exist, by the id that is meant."""
+        """Whether it is a delivery slot, by its kind or, if it does not exist, by its id."""
         return (self.product or {}).get("kind") == "slot" or self.product_id.startswith(SLOT_PREFIX)
 
     def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
-        """A violation of this product or slot."""
+        """Return a violation of this product or slot."""
         return Violation(invariant, kind, "slot" if self.is_slot else "product", self.product_id, found, expected)
 
 
-def judge(shelf: Shelf, now: datetime) -> list[Violation]:
-    """Everything that is wrong with the product."""
-    product = shelf.product
+def judge(stock: StockRecords, now: datetime) -> list[Violation]:
+    """Return every violation of the product."""
+    product = stock.product
     if product is None:
-        found = f"{shelf.reserved} units reserved of a product that does not exist"
-        return [shelf.violation(1, "unknown product", found, "a product of this id")]
-    return [*_marks(shelf, product, now), *(_conserved(shelf, product) if product.get("kind") != "vps" else ())]
+        found = f"{stock.reserved} units reserved of a product that does not exist"
+        return [stock.violation(1, "unknown product", found, "a product with this id")]
+    return [*_pending_moves(stock, product, now), *(_conserved(stock, product) if product.get("kind") != "vps" else ())]
 
 
-def lingering(shelf: Shelf, now: datetime) -> int:
-    """How many marks have stayed long after their orders' end; they do no harm to the books."""
-    return sum(_is_long_over(shelf, holder, now) for holder in _moving(shelf))
+def lingering(stock: StockRecords, now: datetime) -> int:
+    """Count the pending moves that have outlived their orders for long; the books balance nevertheless."""
+    return sum(_is_outdated(stock, holder, now) for holder in _moves_of(stock))
 
 
-def out(shelf: Shelf) -> int:
-    """What is out for orders, and for assignments of a slot."""
-    units = shelf.reserved
-    for holder, change in _moving(shelf).items():
-        units += max(0, -change) - held_by(shelf.reservations.get(holder), shelf.product_id)
+def out(stock: StockRecords) -> int:
+    """Return the units that are out for orders, and for assignments of a slot."""
+    units = stock.reserved
+    for holder, change in _moves_of(stock).items():
+        units += max(0, -change) - held_by(stock.reservations.get(holder), stock.product_id)
     return units
 
 
-def _conserved(shelf: Shelf, product: Document) -> Iterator[Violation]:
+def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
     supplied, free = product.get("supplied"), product.get("quantity")
     if not isinstance(supplied, int) or not isinstance(free, int):
-        yield shelf.violation(1, "counts", f"supplied {supplied!r}, quantity {free!r}", "two whole numbers")
+        yield stock.violation(1, "counts", f"supplied {supplied!r}, quantity {free!r}", "two whole numbers")
         return
     if free < 0:
-        yield shelf.violation(1, "negative", f"{free} free", "0 or more")
-    held = out(shelf)
+        yield stock.violation(1, "negative", f"{free} free", "0 or more")
+    held = out(stock)
     if supplied != free + held:
-        found = f"{free} free and {held} out for orders, together {free + held}"
-        yield shelf.violation(1, "conservation", found, f"{supplied}, all that was ever supplied")
+        found = f"{free} free and {held} out for orders, {free + held} together"
+        yield stock.violation(1, "conservation", found, f"{supplied}, the number supplied")
 
 
-def _marks(shelf: Shelf, product: Document, now: datetime) -> Iterator[Violation]:
+def _pending_moves(stock: StockRecords, product: Document, now: datetime) -> Iterator[Violation]:
     for order_id, change in (product.get("moving") or {}).items():
-        if order_id not in shelf.orders:
-            found = f"{-change} units marked for order {order_id}, which does not exist"
-            yield shelf.violation(2, "mark", found, "marks of orders only")
+        if order_id not in stock.orders:
+            found = f"a pending move of {-change} units for order {order_id}, which does not exist"
+            yield stock.violation(2, "pending move", found, "pending moves of orders only")
         elif (
             change < 0
-            and not held_by(shelf.reservations.get(order_id), shelf.product_id)
-            and is_settled_long_ago(shelf.orders[order_id], now)
+            and not held_by(stock.reservations.get(order_id), stock.product_id)
+            and is_settled_long_ago(stock.orders[order_id], now)
         ):
-            found = f"{-change} units held for order {order_id}, which is over and has no stock reserved"
-            yield shelf.violation(2, "mark", found, "units of ended orders back on the shelf")
+            found = (
+                f"a pending move of {-change} units for order {order_id}, which is settled and has no stock reserved"
+            )
+            yield stock.violation(2, "pending move", found, "the units of settled orders returned")
 
 
-# --- What slots.py rests on too. ---
+# --- Shared with slots.py. ---
 
 
 def is_assignment(reservation_id: str) -> bool:
-    """Whether it is the id of a slot's assignment by another system; no order has a colon in its id."""
+    """Return whether the id is that of an assignment; order ids contain no colon."""
     return reservation_id.startswith(ASSIGNMENT)
 
 
 def held_by(reservation: Document | None, counted_id: str) -> int:
-    """What a reservation holds of a product, in units, or of a slot, in minor units; only while it is RESERVED."""
+    """Return what a RESERVED reservation holds of a product, in units, or of a slot, in minor units."""
     if reservation is None or reservation.get("status") != "RESERVED":
         return 0
     slot = reservation.get("slot") or {}
@@ -114,25 +117,25 @@ def held_by(reservation: Document | None, counted_id: str) -> int:
 
 
 def is_settled_long_ago(order: Document | None, now: datetime) -> bool:
-    """Whether the order is over, and every mark of it should be gone by now."""
+    """Return whether the order has been settled for long enough that its pending moves must be gone."""
     return order is not None and bool(order.get("settled")) and _is_old(order, now)
 
 
 def is_decided_long_ago(reservation: Document | None, now: datetime) -> bool:
-    """Whether the reservation exists, and the marks that it decides about should be gone by now."""
+    """Return whether the reservation was decided long enough ago that its pending moves must be gone."""
     return reservation is not None and _is_old(reservation, now)
 
 
-def _is_long_over(shelf: Shelf, holder: str, now: datetime) -> bool:
+def _is_outdated(stock: StockRecords, holder: str, now: datetime) -> bool:
     if is_assignment(holder):
-        return is_decided_long_ago(shelf.reservations.get(holder), now)
-    return is_settled_long_ago(shelf.orders.get(holder), now)
+        return is_decided_long_ago(stock.reservations.get(holder), now)
+    return is_settled_long_ago(stock.orders.get(holder), now)
 
 
-def _moving(shelf: Shelf) -> Mapping[str, int]:
-    return (shelf.product or {}).get("moving") or {}
+def _moves_of(stock: StockRecords) -> Mapping[str, int]:
+    return (stock.product or {}).get("moving") or {}
 
 
 def _is_old(record: Document, now: datetime) -> bool:
     updated = record.get("updatedAt")
-    return not isinstance(updated, datetime) or now - updated > MARKED
+    return not isinstance(updated, datetime) or now - updated > LONGEST_PENDING

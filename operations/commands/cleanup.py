@@ -13,7 +13,7 @@ from operations.cleanup.age import read_age
 from operations.cleanup.deletion import KINDS, Outcome, clean_up
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_error, print_json
-from operations.dead_letters.recorded import RecordedLetters
+from operations.dead_letters.lookup import DeadLetterLookup
 from operations.reading.broker import count_messages
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
@@ -74,7 +74,7 @@ async def refusal(stack: Stack) -> str | None:
 async def _recorded(stack: Stack) -> int:
     """How many dead letters operations has that may still be replayed, or whose replay is under way."""
     async with open_mongodb(stack.mongodb_url, purpose="the cleanup", name="ordersaga-cleanup") as client:
-        return await RecordedLetters(client, stack.database_prefix).count_open()
+        return await DeadLetterLookup(client, stack.database_prefix).count_open()
 
 
 def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:

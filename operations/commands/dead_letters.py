@@ -25,11 +25,12 @@ from operations.commands.dead_letters_display import show_groups, show_letter, s
 from operations.commands.operator import current_operator
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import as_ascii_json, open_console, print_error, print_json
-from operations.dead_letters.connection import Connected, await_outcome, connected, follow, unfinished
+from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, connect, follow
+from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
+from operations.dead_letters.letter_json import as_json, letter_as_json
 from operations.dead_letters.outcome import Outcome
-from operations.dead_letters.replaying import CANCELLED, DEFAULT_RATE
-from operations.dead_letters.service import InvalidBodyError, NotPossibleError, as_json, letter_as_json
+from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
 from operations.dead_letters.status import STATUSES
 from operations.dead_letters.times import read_time
 from operations.errors import UnreachableError
@@ -92,10 +93,10 @@ def list_(
     if all_letters:
         filters = replace(filters, status=filters.status or STATUSES)
 
-    async def read(found: Connected) -> None:
+    async def read(found: DeadLetterConnection) -> None:
         named = await _named(found, filters)
         try:
-            page = await found.letters.page(named, limit=limit, cursor=cursor)
+            page = await found.service.page(named, limit=limit, cursor=cursor)
         except ValueError as wrong:
             raise typer.BadParameter(str(wrong), param_hint="--cursor") from wrong
         if as_json_document:
@@ -115,8 +116,8 @@ def groups(
 ) -> None:
     """List the causes: letters that failed in the same way, how many, since when, and how they spread over time."""
 
-    async def read(found: Connected) -> None:
-        page = await found.letters.group_page(status=status, open_only=not all_groups, limit=limit)
+    async def read(found: DeadLetterConnection) -> None:
+        page = await found.service.group_page(status=status, open_only=not all_groups, limit=limit)
         if as_json_document:
             print_json({"items": [as_json(group.as_json()) for group in page.items], "total": page.total})
         else:
@@ -134,8 +135,8 @@ def show(
     Exit status 0, 1 when there is no such letter, 3 when a server does not answer.
     """
 
-    async def read(found: Connected) -> None:
-        letter = await found.letters.letter(await found.letters.resolve(letter_id))
+    async def read(found: DeadLetterConnection) -> None:
+        letter = await found.service.letter(await found.service.resolve(letter_id))
         assert letter is not None  # noqa: S101 - nothing is ever deleted
         if as_json_document:
             print_json(letter_as_json(letter))
@@ -176,12 +177,12 @@ def replay_letters(
     filters = _chosen(_filters(ids, service, error, type_, None, since, until, order, text, group), all_letters)
     _must_not_ask(yes, as_json_document)
 
-    async def send(found: Connected) -> None:
+    async def send(found: DeadLetterConnection) -> None:
         await _go_on_with_unfinished(found, yes)
         named = await _named(found, filters)
-        number = await found.letters.matching(named)
+        number = await found.service.count_decidable(named)
         _agree(number, "Replay", yes)
-        replay_id = await found.letters.start_replay(named, by=current_operator(), why=why or "", rate=rate)
+        replay_id = await found.service.start_replay(named, by=current_operator(), why=why or "", rate=rate)
         await _conclude(found, await _followed(found, replay_id), within if wait else None, as_json_document)
 
     _run(send)
@@ -200,8 +201,8 @@ def outcome(
     replay, 3 when a server does not answer.
     """
 
-    async def look(found: Connected) -> None:
-        replay = await found.letters.replay(replay_id)
+    async def look(found: DeadLetterConnection) -> None:
+        replay = await found.service.replay(replay_id)
         if replay is None:
             raise NotPossibleError(f"there is no replay {replay_id}")
         await _conclude(found, replay, within if wait else None, as_json_document)
@@ -226,10 +227,10 @@ def edit(
     handled), 1 when it is not valid, the letter is not dead, or it failed again, 3 when a server does not answer.
     """
 
-    async def send(found: Connected) -> None:
-        known = await found.letters.resolve(letter_id)
+    async def send(found: DeadLetterConnection) -> None:
+        known = await found.service.resolve(letter_id)
         written = _read_body(body) if body is not None else await _edited(found, known)
-        replay_id = await found.letters.edit_and_replay(known, written, by=current_operator(), why=why or "")
+        replay_id = await found.service.edit_and_replay(known, written, by=current_operator(), why=why or "")
         await _conclude(found, await _followed(found, replay_id), within if wait else None, as_json_document)
 
     _run(send)
@@ -261,11 +262,11 @@ def discard(
     if why is None and (yes or as_json_document):
         raise typer.BadParameter("say why", param_hint="--why")
 
-    async def put_aside(found: Connected) -> None:
+    async def put_aside(found: DeadLetterConnection) -> None:
         named = await _named(found, filters)
-        _agree(await found.letters.matching(named), "Discard", yes)
+        _agree(await found.service.count_decidable(named), "Discard", yes)
         reason = why if why is not None else typer.prompt("Why?", err=True)
-        number = await found.letters.discard(named, by=current_operator(), why=reason)
+        number = await found.service.discard(named, by=current_operator(), why=reason)
         if as_json_document:
             print_json({"discarded": number})
         else:
@@ -300,14 +301,14 @@ def export(
     filters = _filters(ids, service, error, type_, status, since, until, order, text, group)
     filters = replace(filters, status=STATUSES) if all_letters else _chosen(filters, all_letters)
 
-    async def write(found: Connected) -> None:
+    async def write(found: DeadLetterConnection) -> None:
         # First of all: a file that is there is not to be emptied for a letter that is not.
         named = await _named(found, filters)
         before, between, after = (b'{"items": [', b", ", b'], "nextCursor": null}\n') if as_json_document else _LINES
         number = 0
         with _opened(output) as file:
             file.write(before)
-            async for letter in found.letters.export(named):
+            async for letter in found.service.export(named):
                 file.write((between if number else b"") + as_ascii_json(letter).encode())
                 number += 1
             file.write(after if number or as_json_document else b"")
@@ -371,9 +372,9 @@ def _must_not_ask(yes: bool, as_json_document: bool) -> None:
         raise typer.BadParameter("--json cannot ask: add --yes")
 
 
-async def _named(found: Connected, filters: Filters) -> Filters:
+async def _named(found: DeadLetterConnection, filters: Filters) -> Filters:
     """The filters with whole ids in the place of their beginnings."""
-    return replace(filters, ids=tuple([await found.letters.resolve(beginning) for beginning in filters.ids]))
+    return replace(filters, ids=tuple([await found.service.resolve(beginning) for beginning in filters.ids]))
 
 
 def _agree(number: int, doing: str, yes: bool) -> None:
@@ -391,8 +392,8 @@ def _read_body(name: str) -> bytes:
         raise typer.BadParameter(f"{name}: {error.strerror}", param_hint="--body") from error
 
 
-async def _edited(found: Connected, letter_id: str) -> bytes:
-    letter = await found.letters.letter(letter_id)
+async def _edited(found: DeadLetterConnection, letter_id: str) -> bytes:
+    letter = await found.service.letter(letter_id)
     assert letter is not None  # noqa: S101 - nothing is ever deleted
     text = letter["current"].decode("utf-8", "replace")
     if letter["contentType"] == "application/json":
@@ -429,8 +430,8 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 # --- What comes of it. ---
 
 
-async def _go_on_with_unfinished(found: Connected, yes: bool) -> None:
-    for replay_id in await unfinished(found):
+async def _go_on_with_unfinished(found: DeadLetterConnection, yes: bool) -> None:
+    for replay_id in await abandoned(found):
         if not yes and not typer.confirm(f"Go on with replay {replay_id}, which was interrupted?", err=True):
             continue
         try:
@@ -443,7 +444,7 @@ async def _go_on_with_unfinished(found: Connected, yes: bool) -> None:
         typer.echo(f"went on with replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
 
 
-async def _followed(found: Connected, replay_id: str) -> Document:
+async def _followed(found: DeadLetterConnection, replay_id: str) -> Document:
     console = open_console(stderr=True)
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -453,10 +454,12 @@ async def _followed(found: Connected, replay_id: str) -> Document:
         )
 
 
-async def _conclude(found: Connected, replay: Document, within: float | None, as_json_document: bool) -> None:
+async def _conclude(
+    found: DeadLetterConnection, replay: Document, within: float | None, as_json_document: bool
+) -> None:
     """Print how far a replay has come and what became of it, after a wait if that is asked for; 1 for a failure."""
     if within is None:
-        became = await found.letters.outcome(replay["_id"])
+        became = await found.service.outcome(replay["_id"])
     else:
         became = await _awaited(found, replay["_id"], within)
     if as_json_document:
@@ -482,7 +485,7 @@ def _print_outcome(replay: Document, became: Outcome, within: float | None) -> N
         typer.echo(f"not known after {within:g} s: does every service run? A retry may take minutes")
 
 
-async def _awaited(found: Connected, replay_id: str, within: float) -> Outcome:
+async def _awaited(found: DeadLetterConnection, replay_id: str, within: float) -> Outcome:
     console = open_console(stderr=True)
     columns = (TextColumn("waiting for the outcome"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -495,9 +498,9 @@ async def _awaited(found: Connected, replay_id: str, within: float) -> Outcome:
         return await await_outcome(found, replay_id, within, show_progress)
 
 
-def _run(work: Callable[[Connected], Awaitable[T]]) -> T:
+def _run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with connected(chosen_stack()) as found:
+        async with connect(chosen_stack()) as found:
             return await work(found)
 
     try:

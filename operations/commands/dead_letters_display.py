@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from operations.commands.terminal import foreign
-from operations.dead_letters.groups import Bin, GroupPage
+from operations.dead_letters.groups import GroupPage, HistogramBin
 from operations.dead_letters.records import Page
 from operations.dead_letters.status import DEAD, HANDLED
 from shared.database import Document
@@ -129,7 +129,7 @@ def _cut(text: str) -> str:
     return "\n".join([*lines[:MOST_BODY_LINES], *([f"… {left} more lines: export shows all"] if left else [])])
 
 
-def sparkline(histogram: Sequence[Bin]) -> str:
+def sparkline(histogram: Sequence[HistogramBin]) -> str:
     """The bins as a line of bars."""
     most = max((found.count for found in histogram), default=0)
     # What is there at all can be seen.

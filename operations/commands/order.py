@@ -16,7 +16,7 @@ from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.release import NotReleasableError, refuse_release
 from operations.timeline.release import release as send_release
-from operations.timeline.timeline import Records, story
+from operations.timeline.timeline import TimelineRecords, build_timeline
 from shared.clock import utc_now
 from shared.observability import logs_to_stderr
 from shared.printable import printable
@@ -44,7 +44,7 @@ def trace(
     records = uvloop.run(_read(chosen_stack(), order_id))
     if not records.exist:
         raise _unknown(order_id, as_json_document)
-    steps = story(records)
+    steps = build_timeline(records)
     if as_json_document:
         print_json(as_json(records, steps))
     else:
@@ -101,7 +101,7 @@ def _refuse(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-async def _read(stack: Stack, order_id: str) -> Records:
+async def _read(stack: Stack, order_id: str) -> TimelineRecords:
     async with open_mongodb(stack.mongodb_url, purpose="the timeline of an order", name="ordersaga-timeline") as client:
         return await read_records(client, stack.database_prefix, order_id)
 

@@ -1,4 +1,4 @@
-"""Shows an order's story: lines for people, readable at 80 columns, or a document for machines. Pure."""
+"""Shows an order's timeline: lines for people, readable at 80 columns, or a document for machines. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from operations.audit.order_records import status_text
-from operations.timeline.timeline import Kind, Outcome, Records, Step, waited_for
+from operations.timeline.timeline import Kind, Outcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
 
@@ -26,8 +26,8 @@ _STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
-def as_json(records: Records, steps: Sequence[Step]) -> dict[str, Any]:
-    """Return the story as a document; what does not apply is null."""
+def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str, Any]:
+    """Return the timeline as a document; what does not apply is null."""
     order = records.order or {}
     return {
         "orderId": records.order_id,
@@ -37,20 +37,20 @@ def as_json(records: Records, steps: Sequence[Step]) -> dict[str, Any]:
         "failureReason": order.get("failureReason"),
         "traceparent": order.get("traceparent"),
         "steps": [step.as_json() for step in steps],
-        "waitingFor": [step.as_json() for step in waited_for(steps)],
+        "waitingFor": [step.as_json() for step in open_steps(steps)],
     }
 
 
-def show(records: Records, steps: Sequence[Step], console: Console, now: datetime) -> None:
+def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Console, now: datetime) -> None:
     """Print who did what, when counted from the beginning, and for how long; then what is waited for."""
     console.print(Group(*_head(records, steps)))
     if steps:
         console.print(_lines(steps))
-    for step in waited_for(steps):
+    for step in open_steps(steps):
         console.print(_waiting(step, now))
 
 
-def _head(records: Records, steps: Sequence[Step]) -> Iterator[RenderableType]:
+def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[RenderableType]:
     order = records.order
     if order is None:
         yield Text(
@@ -74,7 +74,7 @@ def _head(records: Records, steps: Sequence[Step]) -> Iterator[RenderableType]:
         yield Text(f"traceparent: {printable(str(traceparent))}", "dim")
 
 
-def _lines(steps: Sequence[Step]) -> Table:
+def _lines(steps: Sequence[TimelineStep]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
@@ -93,7 +93,7 @@ def _lines(steps: Sequence[Step]) -> Table:
     return table
 
 
-def who(step: Step) -> str:
+def who(step: TimelineStep) -> str:
     """Name the service, or both where something went from one to another."""
     return f"{_SHORT.get(step.lane, step.lane)} → {_SHORT.get(step.to, step.to)}" if step.to else step.lane
 
@@ -102,13 +102,13 @@ _SHORT = {"provisioning": "server"}
 """Two names beside each other leave the words less room than they need."""
 
 
-def _mark(step: Step) -> Text:
+def _mark(step: TimelineStep) -> Text:
     if step.outcome == "ok" and step.kind in _WITHOUT_MARK:
         return Text()
     return Text(*MARKS[step.outcome])
 
 
-def _what(step: Step) -> Text:
+def _what(step: TimelineStep) -> Text:
     text = Text(printable(step.title), "dim" if step.kind == "message" else "")
     if step.status is not None:
         text.append(f"  {printable(step.status)}", _STATUS_STYLES.get(step.status, "cyan"))
@@ -119,7 +119,7 @@ def _what(step: Step) -> Text:
     return text
 
 
-def _waiting(step: Step, now: datetime) -> Text:
+def _waiting(step: TimelineStep, now: datetime) -> Text:
     since = duration(max(0.0, (now - step.at).total_seconds()))
     text = Text.assemble(("waits for ", "cyan"), f"{step.lane}: {printable(step.title)}", f", for {since}")
     if step.due is not None:

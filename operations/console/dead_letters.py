@@ -14,8 +14,12 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, OptionalName, Why, named, remember
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Missing, attempt, path
-from operations.dead_letters import DeadLetterService, Filters, Group, InvalidBodyError, NotPossibleError
+from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.groups import Group
 from operations.dead_letters.outcome import Outcome
+from operations.dead_letters.replays import NotPossibleError
+from operations.dead_letters.service import DeadLetterService
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
 

@@ -17,7 +17,7 @@ from operations.console.pages import Pages
 from operations.console.timeline import draw
 from operations.console.upstream import Missing, attempt, path
 from operations.timeline.records import read_records
-from operations.timeline.timeline import LANES, Records, story, waited_for
+from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
 from shared.database import Document
 from shared.http import conflict, not_found
 
@@ -86,7 +86,7 @@ def _add_search(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> N
 def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
     async def show(request: Request, order_id: str, template: str) -> Response:
         records = await _records(desk, order_id)
-        steps = story(records)
+        steps = build_timeline(records)
         actions = await list_actions(desk.operations, subject=order_id, limit=20)
         return pages.show(
             request,
@@ -94,7 +94,7 @@ def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> No
             records=records,
             order=records.order or {},
             rows=draw(steps),
-            waits=waited_for(steps),
+            waits=open_steps(steps),
             lanes=LANES,
             acts=_possible(records.order),
             actions=actions.items,
@@ -104,7 +104,7 @@ def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> No
     async def order(request: Request, order_id: str) -> Response:
         return await show(request, order_id, "order.html")
 
-    @router.get("/orders/{order_id}/story")
+    @router.get("/orders/{order_id}/timeline")
     async def live(request: Request, order_id: str) -> Response:
         return await show(request, order_id, "order_live.html")
 
@@ -141,7 +141,7 @@ def _add_acts(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> Non
         return remember(request, desk, shown, operator)
 
 
-async def _records(desk: ConsoleDependencies, order_id: str) -> Records:
+async def _records(desk: ConsoleDependencies, order_id: str) -> TimelineRecords:
     records = await read_records(desk.client, desk.prefix, order_id)
     if not records.exist:
         raise not_found(f"Order {order_id}")

@@ -11,7 +11,8 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import Open, Recent, read_open, read_recent
 from operations.console.pages import Pages
 from operations.console.upstream import Missing, attempt
-from operations.dead_letters import DeadLetterService, GroupPage
+from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.service import DeadLetterService
 from operations.reading.broker import count_messages
 from shared.database import Document
 from shared.topology import DEAD_LETTERS

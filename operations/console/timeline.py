@@ -1,23 +1,26 @@
-"""Lays an order's story out as a graph of four lanes, one row a step. Pure: no I/O, no clock.
+"""Draws an order's timeline as a graph of four lanes, one row per step. Pure: no I/O, no clock.
 
     offset    order  stock  payment  server
     0 ms        ●─────▶──────▶                 Order placed
     3 ms              ┃                        Reserved, 9 ms
     3 ms              ┃      ┃                 Charged, 31 ms
-    12 ms       ●◀────┘      ┃                 Stock is reserved
+    12 ms       ●◀────┘      ┃                 Stock reserved
 
-Rows stand for moments and not for a scale of time: an order lives for milliseconds and for days at once. What takes
-time is a bar from the row in which it began to the row at whose moment it was over.
+Rows are not to scale: an order may have steps milliseconds apart and others days apart. A step with a duration is a bar
+from the row in which it began to the last row before its end.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from operations.timeline.timeline import LANES, Kind, Lane, Step
+from operations.timeline.timeline import LANES, Kind, Lane, TimelineStep
 
 Arrow = tuple[Lane, Lane]
-"""From the sender of a message to its receiver."""
+"""The lanes of a message's sender and receiver."""
+
+Incoming = Mapping[datetime | None, TimelineStep]
+"""Messages to the order, by the time at which it received them."""
 
 _STRONGEST: Mapping[Kind, int] = {
     "work": 1,
@@ -27,12 +30,12 @@ _STRONGEST: Mapping[Kind, int] = {
     "replay": 5,
     "dead letter": 6,
 }
-"""Which of several bars in one place is seen."""
+"""The precedence of overlapping bars."""
 
 
 @dataclass(slots=True)
 class Cell:
-    """What one row shows in one lane: a part of a bar, a mark, a piece of a message's line."""
+    """The content of one row in one lane: a part of a bar, a mark, a part of a message's arrow."""
 
     bar: str = ""
     begins: bool = False
@@ -41,22 +44,22 @@ class Cell:
 
     @property
     def classes(self) -> str:
-        """The names that the style sheet knows."""
+        """The classes for the style sheet."""
         bar = f"bar bar-{self.bar.replace(' ', '-')}" if self.bar else ""
         return " ".join(part for part in (bar, "begins" if self.begins else "", self.line) if part)
 
 
 @dataclass(slots=True)
 class Row:
-    """One step, how long after the beginning it was, and its cells by lane."""
+    """A step, its seconds after the first one, and its cells by lane."""
 
-    step: Step
+    step: TimelineStep
     offset: float
     cells: dict[Lane, Cell] = field(default_factory=lambda: {lane: Cell() for lane in LANES})
 
 
-def draw(steps: Sequence[Step]) -> list[Row]:
-    """Return the rows of the graph, in time order."""
+def draw(steps: Sequence[TimelineStep]) -> list[Row]:
+    """Return the rows of the graph, in chronological order."""
     shown, arrows = _with_their_messages(steps)
     if not shown:
         return []
@@ -69,30 +72,30 @@ def draw(steps: Sequence[Step]) -> list[Row]:
     return rows
 
 
-def _with_their_messages(steps: Sequence[Step]) -> tuple[list[Step], list[list[Arrow]]]:
-    """Put the messages that an order's step came from, or else those that it sent, into the step's own row.
+def _with_their_messages(steps: Sequence[TimelineStep]) -> tuple[list[TimelineStep], list[list[Arrow]]]:
+    """Draw the message that caused an order's step, or else those that it sent, in the row of the step.
 
-    A row holds the messages of one direction, as they would run over each other: what is left gets rows of its own.
+    A row holds messages of one direction only, or their arrows would overlap; other messages get separate rows.
     """
     incoming = {step.until: step for step in steps if step.kind == "message" and step.to == "order"}
     states = {step.at for step in steps if step.kind == "state"}
-    shown: list[Step] = []
+    shown: list[TimelineStep] = []
     arrows: list[list[Arrow]] = []
     for step in steps:
-        if step.kind == "message" and _belongs_to_a_state(step, states, incoming):
+        if step.kind == "message" and _belongs_to_state(step, states, incoming):
             continue
         shown.append(step)
         arrows.append(_arrows_of(step, steps, incoming))
     return shown, arrows
 
 
-def _belongs_to_a_state(message: Step, states: Collection[datetime], incoming: Mapping[datetime | None, Step]) -> bool:
+def _belongs_to_state(message: TimelineStep, states: Collection[datetime], incoming: Incoming) -> bool:
     if message.to == "order":
         return message.until in states and incoming[message.until] is message
     return message.at in states and message.at not in incoming
 
 
-def _arrows_of(step: Step, steps: Sequence[Step], incoming: Mapping[datetime | None, Step]) -> list[Arrow]:
+def _arrows_of(step: TimelineStep, steps: Sequence[TimelineStep], incoming: Incoming) -> list[Arrow]:
     if step.kind == "message":
         return [(step.lane, step.to)] if step.to else []
     if step.kind != "state":
@@ -120,7 +123,7 @@ def _draw_bar(rows: Sequence[Row], index: int) -> None:
 
 
 def _kind(cell: Cell) -> Kind:
-    return cell.bar or "state"  # type: ignore[return-value]  # only kinds are put there
+    return cell.bar or "state"  # type: ignore[return-value]  # bars are only set to kinds
 
 
 def _draw_mark(row: Row) -> None:
@@ -140,5 +143,5 @@ def _draw_arrow(row: Row, arrow: Arrow) -> None:
             line = "into-right" if to_the_right else "into-left"
         else:
             line = "through"
-        # Where one message ends another may go on.
+        # One message may end where another passes through.
         cell.line = f"{cell.line} {line}".strip()

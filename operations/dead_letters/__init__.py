@@ -1,28 +1,7 @@
-"""Dead letters: taken from the broker, understood, replayed, edited, discarded. Nothing is ever deleted.
+"""Dead letters: recorded from the broker, grouped by cause, replayed, edited, discarded. Nothing is ever deleted.
 
-`service` is what the command line and the console use. `ingest` takes letters from the broker,
-`replaying` sends them back; `letter`, `fingerprint`, `filters` and `editing` decide without I/O, `records` and `groups`
-are the collections.
+`service` is what the command line and the console use. `ingest` takes letters from the broker, `replaying` sends them
+back, `notices` hears which replays were handled. `records`, `groups` and `replays` are the collections, which `schema`
+names; `updates` has the changes of a letter. `letter`, `fingerprint`, `filters`, `editing`, `status` and `times` decide
+without I/O.
 """
-
-from operations.dead_letters.service import (
-    DeadLetterService,
-    Filters,
-    Group,
-    GroupPage,
-    InvalidBodyError,
-    NotPossibleError,
-    Page,
-    letter_as_json,
-)
-
-__all__ = [
-    "DeadLetterService",
-    "Filters",
-    "Group",
-    "GroupPage",
-    "InvalidBodyError",
-    "NotPossibleError",
-    "Page",
-    "letter_as_json",
-]

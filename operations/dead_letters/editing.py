@@ -1,4 +1,4 @@
-"""Whether a body that an operator has written can be sent in the place of the one that failed. Pure."""
+"""Checks a body that an operator has written to replace the one that failed. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,19 +14,19 @@ from shared.database import Document
 from shared.topology import INBOXES
 
 MOST_EDITS = 10
-"""Edits of one letter, which keeps each of them."""
+"""The most edits per letter: its record keeps all of them."""
 
 IDENTITIES = ("order_id", "letter_id", "message_id", "refund_id", "transaction_id", "run", "sequence")
-"""Fields of contracts that say what a message is about: an edit that changes one would act on something else."""
+"""Fields that identify the subject of a message: an edit that changes one would act on something else."""
 
 SUBJECTS = frozenset({"order_id", "letter_id"})
-"""Those of them that are the correlation id as well."""
+"""The identities that are also the correlation id."""
 
 _UNKNOWN = object()
 
 
 class InvalidBodyError(Exception):
-    """The body cannot be sent; `errors` name each field with what is wrong, "body" for the body as a whole."""
+    """The body cannot be sent; `errors` pair each field ("body" for the whole) with what is wrong."""
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
@@ -34,19 +34,21 @@ class InvalidBodyError(Exception):
 
 
 def check_body(letter: Document, body: bytes) -> None:
-    """Raise InvalidBodyError unless the body is JSON, a valid message of the letter's type, and about the same thing.
+    """Raise InvalidBodyError unless the body is valid JSON for the letter's type and keeps every identity.
 
-    `letter` has all of the letter. No edit may change an identity, be it through the console or the command line.
+    `letter` must be the whole letter.
     """
     type_ = type_of(letter)
     contract = BY_ROUTING_KEY.get(type_)
     if contract is None:
         known = ", ".join(sorted(BY_ROUTING_KEY))
-        raise InvalidBodyError([("type", f"there is no message type {type_!r}, whatever its body; there are {known}")])
+        raise InvalidBodyError(
+            [("type", f"there is no message type {type_!r}; no body can fix that. Known types: {known}")]
+        )
     if contract not in INBOXES.get(letter["queue"], ()):
-        raise InvalidBodyError([("type", f"{type_} is not handled in {letter['queue']}, whatever its body")])
+        raise InvalidBodyError([("type", f"{letter['queue']} does not handle {type_}; no body can fix that")])
     if len(body) > MAX_BODY_BYTES:
-        raise InvalidBodyError([("body", f"has {len(body)} bytes, allowed are {MAX_BODY_BYTES}")])
+        raise InvalidBodyError([("body", f"has {len(body)} bytes, the maximum is {MAX_BODY_BYTES}")])
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -60,7 +62,7 @@ def check_body(letter: Document, body: bytes) -> None:
 
 
 def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[str, str]]:
-    """Name each identity that the message has changed, with what it must be."""
+    """Yield each identity that the message would change, with the value that it must keep."""
     sent = [_object(body) for body in (letter["body"], *(edit["body"] for edit in letter["edits"]))]
     for field in IDENTITIES:
         if field not in type(message).model_fields:
@@ -70,11 +72,11 @@ def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[st
         if old is _UNKNOWN and field in SUBJECTS:
             old = _identity(message, field, {to_camel(field): letter["correlationId"]})
         if old is not _UNKNOWN and new != old:
-            yield to_camel(field), f"is {new!r} and must stay {old!r}: an edit may not change what the message is about"
+            yield to_camel(field), f"is {new!r} and must stay {old!r}: an edit cannot change the subject of a message"
 
 
 def _identity(message: Message, field: str, body: Mapping[str, Any] | None) -> object:
-    """Return an identity as a receiver of the body would read it, unknown where the body has none that is valid."""
+    """Return an identity as a receiver of the body would read it, _UNKNOWN if the body has no valid one."""
     if body is None:
         return _UNKNOWN
     name = to_camel(field)
@@ -82,7 +84,7 @@ def _identity(message: Message, field: str, body: Mapping[str, Any] | None) -> o
     given = body.get(name, body.get(field, _UNKNOWN if declared.is_required() else declared.default))
     if given is _UNKNOWN:
         return _UNKNOWN
-    # The rest of the body may be wrong: only this field of it is read, in the place of the edit's.
+    # The rest of the body may be invalid, so only this field is read, in place of the edit's.
     read = orjson.dumps(orjson.loads(message.to_json()) | {name: given})
     try:
         return getattr(type(message).model_validate_json(read), field)
@@ -101,7 +103,7 @@ def _object(body: bytes) -> Mapping[str, Any] | None:
 def _explained(problem: object) -> tuple[str, str]:
     location = problem["loc"]  # type: ignore[index]
     message = problem["msg"].removeprefix("Value error, ")  # type: ignore[index]
-    if problem["type"] == "missing":  # type: ignore[index]  # its input is all that is there
+    if problem["type"] == "missing":  # type: ignore[index]  # its input is the whole object
         return ".".join(map(str, location)), "is required"
     given = repr(problem["input"])  # type: ignore[index]
     shown = given if len(given) <= 80 else f"{given[:79]}…"

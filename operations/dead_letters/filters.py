@@ -1,23 +1,24 @@
-"""Which letters are meant: by ids, by what they are, by when they failed, by words. Pure."""
+"""Select letters by id, by their fields, by when they failed, or by the words in them. Pure."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from operations.dead_letters.letter import LONGEST_WORD, words
-from operations.dead_letters.status import OPEN, STATUSES
+from operations.dead_letters.status import DEAD, OPEN, PENDING, STATUSES
 from shared.database import Document
+from shared.topology import INBOXES
 
 MOST_WORDS_ASKED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What all of the letters have in common; what is not given does not matter.
+    """A selection of letters: those that match every filter that is set.
 
-    `error` is the type of the last error, `type` the routing key, `status` some of the statuses (none: what is not
-    over), `since` and `until` bound the last failure (the second one is not included), `text` has words that all occur
-    in the body, the error or the ids (`word*` stands for all that begin so), `group` is a fingerprint.
+    `error` is the type of the last error, `type` the routing key, `status` one or more statuses (by default the open
+    ones), `since` and `until` bound the last failure (`until` is exclusive), `text` is a full-text search in body,
+    error and ids (all words must match, a trailing * matches a prefix), `group` is a fingerprint.
     """
 
     ids: tuple[str, ...] = ()
@@ -36,30 +37,30 @@ class Filters:
             raise ValueError(f"unknown status {unknown[0]!r}, allowed: {', '.join(STATUSES)}")
 
     def as_document(self) -> Document:
-        """As a record keeps them."""
+        """Return the filters as a record stores them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_document(cls, document: Document) -> "Filters":
-        """Read them back."""
+        """Read stored filters."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
         }
         return cls(**fields)
 
     def in_words(self) -> str:
-        """What was asked for, for the log of actions."""
-        told = []
+        """Describe the selection, for the log of actions."""
+        parts = []
         for name, value in self.as_document().items():
             if name == "ids" and len(self.ids) > 3:
-                told.append(f"{len(self.ids)} ids")
+                parts.append(f"{len(self.ids)} ids")
             elif value:
-                told.append(f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}")
-        return "; ".join(told) or "all"
+                parts.append(f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}")
+        return "; ".join(parts) or "all"
 
 
 def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document:
-    """The database's question for these letters; with `statuses`, for those of them alone."""
+    """Return the MongoDB query for a selection; `statuses` replaces the statuses of the filters."""
     asked: Document = {}
     wanted = filters.status if statuses is None else statuses
     if not wanted and not filters.ids:
@@ -74,14 +75,36 @@ def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document
         "fingerprint": filters.group,
     }
     asked |= {field: value for field, value in equal.items() if value is not None}
-    # Also where it is all of them: the indexes of most filters are sorted within a status.
+    # Set even when it names every status: most indexes are sorted within a status.
     if wanted:
         asked["status"] = wanted[0] if len(wanted) == 1 else {"$in": list(wanted)}
     if between := _between(filters.since, filters.until):
         asked["lastFailedAt"] = between
     if filters.text:
-        asked["$and"] = _occurring(filters.text)
+        asked["$and"] = _containing(filters.text)
     return asked
+
+
+def decidable(filters: Filters) -> tuple[str, ...]:
+    """Return the statuses in which the selected letters can be replayed or discarded.
+
+    Those are the dead ones. A letter named by its id may also be pending: its operator has seen it, and it would be
+    stuck if the outcome of its last replay were never reported.
+    """
+    return (DEAD, PENDING) if filters.ids else (DEAD,)
+
+
+def replayable(filters: Filters) -> Document:
+    """Return the query for the selected letters that can be replayed: only an inbox can be replayed to."""
+    return query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+
+
+def claimable(replay: Document) -> Document:
+    """Return the condition under which a replay may claim a letter: dead, or pending since before the replay began.
+
+    A letter that another replay has sent since is left alone: whoever started this replay has not seen that.
+    """
+    return {"$or": [{"status": DEAD}, {"status": PENDING, "lastReplay": {"$in": replay.get("pending", [])}}]}
 
 
 def _between(since: datetime | None, until: datetime | None) -> dict[str, datetime]:
@@ -89,16 +112,15 @@ def _between(since: datetime | None, until: datetime | None) -> dict[str, dateti
     return {operator: bound for operator, bound in bounds.items() if bound is not None}
 
 
-def _occurring(text: str) -> list[Document]:
-    """A condition for each word; the longest first, as long words are rare and the first decides what is looked at."""
+def _containing(text: str) -> list[Document]:
+    """Return a condition per word, the longest first: long words are rare, and the first selects the index range."""
     conditions: dict[str, Any] = {}
     for part in text.split():
-        found = words(part)
-        # A word with hyphens is there as a whole; its parts say nothing more.
-        for word in found[:1]:
+        # A word with hyphens is indexed as a whole too, so its parts add nothing.
+        for word in words(part)[:1]:
             conditions[word] = {"$regex": f"^{_escaped(word)}"} if part.endswith("*") else word
     longest_first = sorted(conditions, key=len, reverse=True)[:MOST_WORDS_ASKED]
-    # Signs alone are no word, and so are found nowhere.
+    # A text of punctuation alone contains no word and must match nothing.
     return [{"words": conditions[word]} for word in longest_first] or [{"words": "\0"}]
 
 

@@ -1,21 +1,21 @@
-"""What a failure has in common with others of the same cause: its message without what differs. Pure."""
+"""Fingerprints of failures: messages reduced to a pattern, so that failures of one cause are one group. Pure."""
 
 import hashlib
 import re
 from collections.abc import Iterable
 
 MOST_COMPARED = 500
-"""Characters of a message that are looked at: what follows is detail."""
+"""Characters of a message that are compared; the rest is detail."""
 
 _HOLE = "#"
 _HOLES: tuple[tuple[re.Pattern[str], str], ...] = (
-    # "(got …)" is how our own readers show a refused value, whatever its shape.
+    # "(got …)" is how our own readers show a rejected value, whatever its shape.
     (re.compile(r"\(got .*?\)(?=;|$)", re.DOTALL), "(got #)"),
     (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",;)]+", re.IGNORECASE), _HOLE),
     (re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`"), _HOLE),
     (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), _HOLE),
-    # Numbers, versions, IP addresses with their port; then every word with a digit in it, but not the path around an
-    # index: items.0.price is another field than items.0.quantity.
+    # Numbers, versions, IP addresses with their port; then every word that contains a digit, but not the path around an
+    # index: items.0.price and items.0.quantity are different fields.
     (re.compile(r"\b\d+(?:\.\d+)+(?::\d+)?\b"), _HOLE),
     (re.compile(r"[\w:+-]*\d[\w:+-]*"), _HOLE),
     (re.compile(r"\b[0-9a-f]{16,}\b", re.IGNORECASE), _HOLE),
@@ -26,7 +26,7 @@ _HOLES: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def pattern(message: str, known: Iterable[str] = ()) -> str:
-    """The message without ids, numbers, quoted values and addresses; `known` are texts that are ids for certain."""
+    """Return a message without ids, numbers, quoted values and addresses; `known` are certain to be ids."""
     text = message[:MOST_COMPARED]
     for value in sorted({value for value in known if len(value) > 2}, key=len, reverse=True):
         text = text.replace(value, _HOLE)
@@ -36,6 +36,6 @@ def pattern(message: str, known: Iterable[str] = ()) -> str:
 
 
 def fingerprint(queue: str, routing_key: str, error_type: str, message_pattern: str) -> str:
-    """The id of the group of all failures with this queue, routing key, error type and message pattern."""
+    """Return the id of the group of failures with this queue, routing key, error type and message pattern."""
     parts = "\0".join((queue, routing_key, error_type, message_pattern))
     return hashlib.sha256(parts.encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -1,34 +1,47 @@
-"""Letters of one cause, as one line: how many, since when, how they spread over time, and what operators say of it."""
+"""Letters of one cause: how many, since when, their failures over time, and the operators' notes on them.
+
+Only this module writes the collection of groups; methods let the driver's errors out.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from operations.dead_letters.records import BY_GROUP, GROUPS, LETTERS
-from operations.dead_letters.status import GROUP_STATUSES, OPEN
+from pymongo import UpdateMany, UpdateOne
+
+from operations.dead_letters.letter import Failure
+from operations.dead_letters.schema import BY_GROUP, GROUPS, LETTERS
+from operations.dead_letters.status import (
+    GROUP_STATUSES,
+    NEW,
+    OPEN,
+    RESOLVED,
+    group_status,
+    stored_group_statuses,
+)
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document, aggregate
 
 MOST_BINS = 200
 
 MOST_NOTES = 100
-"""Notes of one group: its record and its page have all of them."""
+"""The most notes per group: its record and its page hold all of them."""
 
 
-class Bin(NamedTuple):
-    """How many letters of a group failed last in the time that begins at `at`."""
+class HistogramBin(NamedTuple):
+    """The number of letters of a group whose last failure was in the time from `at` to the next bin."""
 
     at: datetime
-    count: int  # type: ignore[assignment]  # a tuple's own `count` is of no use here
+    count: int  # type: ignore[assignment]  # hides the method of tuples
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Letters with one fingerprint.
 
-    `open` are those that are not over, `total` all; `message` is the error's message without what differs; the bins of
-    the `histogram` are equally long.
+    `open` counts those that may still need attention, `total` all; `message` is the pattern of their error messages;
+    all bins of the `histogram` span the same time.
     """
 
     fingerprint: str
@@ -43,10 +56,10 @@ class Group:
     total: int
     first_failed_at: datetime
     last_failed_at: datetime
-    histogram: Sequence[Bin]
+    histogram: Sequence[HistogramBin]
 
     def as_json(self) -> dict[str, Any]:
-        """The group as the JSON document shows it; times are still times."""
+        """Return the group as a JSON document shows it, with times as datetimes."""
         return {
             "fingerprint": self.fingerprint,
             "status": self.status,
@@ -65,18 +78,31 @@ class Group:
 
 
 class GroupPage(NamedTuple):
-    """Some groups, and how many there are in all."""
+    """A page of groups, and the number of groups on all pages."""
 
     items: Sequence[Group]
     total: int
 
 
 class GroupRecords:
-    """The operations on the groups. All of them let the driver's errors out."""
+    """The operations on the groups."""
 
     def __init__(self, database: Database) -> None:
         self._letters: Collection = database[LETTERS]
         self._groups: Collection = database[GROUPS]
+
+    async def open(self, failures: Sequence[Failure], now: datetime) -> None:
+        """Create the groups of the failures that do not exist; a resolved one is new again."""
+        groups = {failure.fingerprint: failure for failure in failures}
+        if not groups:
+            return
+        writes: list[UpdateOne | UpdateMany] = [
+            UpdateOne({"_id": key}, {"$setOnInsert": _new_group(failure, now)}, upsert=True)
+            for key, failure in groups.items()
+        ]
+        resolved = {"_id": {"$in": list(groups)}, "status": {"$in": stored_group_statuses(RESOLVED)}}
+        writes.append(UpdateMany(resolved, {"$set": {"status": NEW, "statusAt": now, "reopenedAt": now}}))
+        await self._groups.bulk_write(writes, ordered=False)
 
     async def list(
         self,
@@ -89,22 +115,22 @@ class GroupRecords:
         limit: int,
         skip: int = 0,
     ) -> GroupPage:
-        """These groups, or all, without the first `skip`; the one whose last failure is the newest first."""
-        chart = await self._chart(since, until, bins)
-        found = await anext(self._counted(chart, fingerprints, open_only, limit, skip))
+        """Return the named groups, or all, newest failure first, without the first `skip`."""
+        time_bins = await self._time_bins(since, until, bins)
+        found = await anext(self._counted(time_bins, fingerprints, open_only, limit, skip))
         counted = found["items"]
         among = {"_id": {"$in": [group["_id"] for group in counted]}}
         known = {group["_id"]: group async for group in self._groups.find(among)}
-        items = [_group(group, known.get(group["_id"], {}), chart) for group in counted]
+        items = [_group(group, known.get(group["_id"], {}), time_bins) for group in counted]
         return GroupPage(items, found["total"][0]["number"] if found["total"] else 0)
 
     def _counted(
-        self, chart: "_Chart", fingerprints: Sequence[str] | None, open_only: bool, limit: int, skip: int
+        self, time_bins: "_TimeBins", fingerprints: Sequence[str] | None, open_only: bool, limit: int, skip: int
     ) -> AsyncIterator[Document]:
-        """Count in one walk over an index that has all the fields, so that no letter is read."""
+        """Count in one pass over an index that covers all fields, so no letter is read."""
         pipeline: list[Document] = [
             {"$match": {"fingerprint": {"$gt": ""} if fingerprints is None else {"$in": list(fingerprints)}}},
-            {"$group": {"_id": {"f": "$fingerprint", "s": "$status", "b": chart.bin_of("$lastFailedAt")}} | _SPAN},
+            {"$group": {"_id": {"f": "$fingerprint", "s": "$status", "b": time_bins.bin_of("$lastFailedAt")}} | _SPAN},
             {
                 "$group": {
                     "_id": "$_id.f",
@@ -125,25 +151,26 @@ class GroupRecords:
         ]
         return aggregate(self._letters, pipeline, hint=BY_GROUP)
 
-    async def _chart(self, since: datetime | None, until: datetime | None, bins: int) -> "_Chart":
+    async def _time_bins(self, since: datetime | None, until: datetime | None, bins: int) -> "_TimeBins":
         if since is None:
             oldest = await self._letters.find_one({}, {"lastFailedAt": True}, sort=[("lastFailedAt", 1), ("_id", 1)])
             since = oldest["lastFailedAt"] if oldest else utc_now() - timedelta(hours=1)
-        return _Chart.between(since, until or utc_now(), min(max(1, bins), MOST_BINS))
+        return _TimeBins.between(since, until or utc_now(), min(max(1, bins), MOST_BINS))
 
     async def fingerprints(self, status: str) -> Sequence[str]:
-        """The groups of a status."""
-        return [group["_id"] async for group in self._groups.find({"status": status}, {"_id": True})]
+        """Return the groups of a status."""
+        stored = {"status": {"$in": stored_group_statuses(group_status(status))}}
+        return [group["_id"] async for group in self._groups.find(stored, {"_id": True})]
 
     async def set_status(self, fingerprint: str, status: str, by: str) -> bool:
-        """Say how far somebody has come with a group; False if there is no such group."""
+        """Set the status of a group; return False if there is no such group. Raises ValueError for another status."""
         if status not in GROUP_STATUSES:
             raise ValueError(f"unknown status {status!r}, allowed: {', '.join(GROUP_STATUSES)}")
         changed = {"$set": {"status": status, "statusAt": utc_now(), "statusBy": by}}
         return bool((await self._groups.update_one({"_id": fingerprint}, changed)).matched_count)
 
     async def add_note(self, fingerprint: str, note: Document) -> bool:
-        """Add a note to a group; False if there is no such group, or it has MOST_NOTES."""
+        """Add a note to a group; return False if there is no such group, or it has MOST_NOTES."""
         has_room = {"_id": fingerprint, f"notes.{MOST_NOTES - 1}": {"$exists": False}}
         return bool((await self._groups.update_one(has_room, {"$push": {"notes": note}})).matched_count)
 
@@ -151,37 +178,51 @@ class GroupRecords:
 _SPAN: Document = {"n": {"$sum": 1}, "first": {"$min": "$firstFailedAt"}, "last": {"$max": "$lastFailedAt"}}
 
 
-class _Chart(NamedTuple):
-    """Equal parts of a time."""
+class _TimeBins(NamedTuple):
+    """A span of time in equal parts."""
 
     since: datetime
     width: timedelta
     bins: int
 
     @classmethod
-    def between(cls, since: datetime, until: datetime, bins: int) -> "_Chart":
-        """Cut the time into bins; the last one holds what fails at its very end as well."""
+    def between(cls, since: datetime, until: datetime, bins: int) -> "_TimeBins":
+        """Divide a span into bins; the last one includes the end of the span."""
         milliseconds = max(1, int((until - since).total_seconds() * 1000) // bins + 1)
         return cls(since, timedelta(milliseconds=milliseconds), bins)
 
     def bin_of(self, field: str) -> Document:
-        """The number of a time's bin, as an expression of the database."""
+        """Return the MongoDB expression for the number of a time's bin."""
         width = self.width // timedelta(milliseconds=1)
         return {"$floor": {"$divide": [{"$subtract": [field, self.since]}, width]}}
 
-    def histogram(self, counted: Sequence[Document]) -> list[Bin]:
-        """All bins, also the empty ones."""
+    def histogram(self, counted: Sequence[Document]) -> list[HistogramBin]:
+        """Return all bins, including the empty ones."""
         counts = [0] * self.bins
         for found in counted:
             if 0 <= found["b"] < self.bins:
                 counts[int(found["b"])] += found["n"]
-        return [Bin(self.since + number * self.width, count) for number, count in enumerate(counts)]
+        return [HistogramBin(self.since + number * self.width, count) for number, count in enumerate(counts)]
 
 
-def _group(counted: Document, known: Document, chart: _Chart) -> Group:
+def _new_group(failure: Failure, now: datetime) -> Document:
+    return {
+        "status": NEW,
+        "statusAt": now,
+        "since": now,
+        "notes": [],
+        "service": failure.service,
+        "queue": failure.queue,
+        "routingKey": failure.routing_key,
+        "errorType": failure.error.type,
+        "pattern": failure.pattern,
+    }
+
+
+def _group(counted: Document, known: Document, time_bins: _TimeBins) -> Group:
     return Group(
         fingerprint=counted["_id"],
-        status=known.get("status", GROUP_STATUSES[0]),
+        status=group_status(known.get("status", NEW)),
         notes=known.get("notes", []),
         service=known.get("service", "unknown"),
         queue=known.get("queue", ""),
@@ -192,5 +233,5 @@ def _group(counted: Document, known: Document, chart: _Chart) -> Group:
         total=counted["total"],
         first_failed_at=counted["first"],
         last_failed_at=counted["last"],
-        histogram=chart.histogram(counted["bins"]),
+        histogram=time_bins.histogram(counted["bins"]),
     )

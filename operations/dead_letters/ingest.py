@@ -1,7 +1,7 @@
-"""Takes dead letters from the broker: a batch is recorded, then acknowledged, so that a crash between loses none.
+"""Takes dead letters from the broker: a batch is recorded, then acknowledged, so a crash in between loses none.
 
-There is no batch that is refused: whatever is in a message, it is recorded. While MongoDB or RabbitMQ is away, the
-batch in hand waits and the queue keeps the rest.
+Every message is recorded, whatever it contains. While MongoDB or RabbitMQ is unavailable, the current batch waits and
+the queue keeps the rest.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from operations.dead_letters.letter import without_headers
-from operations.dead_letters.records import LetterRecords, Recorded
+from operations.dead_letters.records import LetterRecords, RecordResult
 from shared.bus import Bus, Delivery
 from shared.bus.batch_loop import BatchLoop
 from shared.bus.failures import traceback_text
@@ -28,10 +28,10 @@ from shared.failure_points import (
 from shared.topology import DEAD_LETTERS
 
 PREFETCH = 100
-"""Letters that the broker hands out unacknowledged. A body may have many megabytes, and all are in memory at once."""
+"""Unacknowledged letters at once. All are in memory, and a body may have many megabytes."""
 
 BATCH = 50
-"""So that the broker brings the next ones while these are recorded."""
+"""Half of the prefetch: the broker delivers the next batch while this one is recorded."""
 
 STALLED_AFTER_SECONDS = 30.0
 
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class Ingest(BatchLoop):
-    """Takes the dead letters of a started bus, which consumes from their queue, until it is stopped."""
+    """Records dead letters from a bus that consumes from their queue, until it is stopped."""
 
     def __init__(self, bus: Bus, records: LetterRecords, *, reach: FailurePoint = nothing_fails) -> None:
         super().__init__(bus, DEAD_LETTERS, batch_limit=BATCH, as_ours=as_ours, stalled_after=STALLED_AFTER_SECONDS)
@@ -55,25 +55,26 @@ class Ingest(BatchLoop):
         await self._bus.acknowledge(deliveries)
         self._reach(LETTERS_ACKNOWLEDGED)
         if still_ours:
-            await self._records.acknowledged(recorded)
+            await self._records.record_acknowledged(recorded)
         for delivery in deliveries:
             HANDLED_MESSAGES.labels(DEAD_LETTERS, type_label(type_name(delivery))).inc()
-        told = {"new": recorded.new, "dead_again": recorded.dead_again, "known_already": recorded.known}
-        log.info("dead letters recorded", **told)
+        log.info(
+            "dead letters recorded", new=recorded.new, dead_again=recorded.dead_again, known_already=recorded.known
+        )
 
-    async def _record(self, deliveries: Sequence[Delivery], batch: Sequence[Delivery]) -> Recorded:
-        """Record some of a batch; what MongoDB refuses is looked for by halves, and recorded without its headers."""
+    async def _record(self, deliveries: Sequence[Delivery], batch: Sequence[Delivery]) -> RecordResult:
+        """Record a part of a batch; bisect it for a letter that MongoDB rejects, and record that without headers."""
         try:
-            return await self._record_when_possible(deliveries, batch)
+            return await self._record_once_available(deliveries, batch)
         except TransientError:
             raise
-        except Exception as error:  # noqa: BLE001 - no letter may keep the others waiting
-            log.error("dead letters refused", messages=len(deliveries), exception=traceback_text(error))  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001 - one bad letter must not block the others
+            log.error("dead letters rejected by MongoDB", messages=len(deliveries), exception=traceback_text(error))  # noqa: TRY400
             if len(deliveries) == 1:
-                return await self._record_when_possible([without_headers(deliveries[0])], batch)
+                return await self._record_once_available([without_headers(deliveries[0])], batch)
             middle = len(deliveries) // 2
             first = await self._record(deliveries[:middle], batch)
             return first + await self._record(deliveries[middle:], batch)
 
-    async def _record_when_possible(self, deliveries: Sequence[Delivery], batch: Sequence[Delivery]) -> Recorded:
+    async def _record_once_available(self, deliveries: Sequence[Delivery], batch: Sequence[Delivery]) -> RecordResult:
         return await self._until_served(lambda: self._records.record(deliveries, utc_now()), batch)

@@ -1,7 +1,7 @@
 """From a delivery of the dead-letter queue to its record, and from the record to the message that replays it. Pure.
 
-A letter is a failed message with its whole line of replays. What a delivery says is taken as it is, never believed: its
-headers may be missing, of other types or made up, its body may be anything.
+A letter is a failed message with all its replays. Nothing in a delivery is trusted: its headers may be missing, of the
+wrong type or forged, its body may be anything.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ from shared.database import Document
 from shared.topology import INBOX_EXCHANGE, INBOXES
 
 LARGEST_INLINE = 1024 * 1024
-"""Bytes of a body that are kept in the letter itself; a bigger one is kept in pieces beside it."""
+"""Bytes of a body that fits into the letter; a bigger one is stored separately, in pieces."""
 
 MOST_SHOWN = 8 * 1024
-"""Characters of a body that are kept as text, to show and to search."""
+"""Characters of a body that are stored as text, for display and search."""
 
 MOST_WORDS = 80
 LONGEST_WORD = 64
 
 MOST_ATTEMPTS = 1_000_000
-"""More than any ladder makes. A header is no proof, and the attempts of all replays are summed up in 64 bits."""
+"""More than any retry ladder makes. Headers may be forged, and the sum over all replays must fit into 64 bits."""
 
 NO_ERROR = "NoError"
 DELIVERY_LIMIT = "DeliveryLimit"
@@ -57,39 +57,39 @@ _OWN = frozenset(
     {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, RETRY_LEVEL}
     | {ROUTING_KEY, TRACEBACK}
 )
-"""Headers that say how a message failed; the record has them as fields, and a replay starts without them."""
+"""Headers about the failure; the record has them as fields, and a replay starts without them."""
 
 _COUNTED_BY_BROKER = frozenset({"x-delivery-count", "x-acquired-count"})
-"""Headers that differ from one delivery of a message to the next."""
+"""Headers that differ between deliveries of one message."""
 
 _COPIES = frozenset({"CC", "BCC"})
-"""Routing keys that the broker would send copies to: a replay goes to the inbox that it failed in, and nowhere else."""
+"""Routing keys for copies, which the broker would send: a replay goes to its inbox only."""
 
 _WORD = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
 _PARTS = re.compile(r"[-_]")
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class Error(NamedTuple):
-    """How a message failed."""
+class ErrorInfo(NamedTuple):
+    """The error of a failed message."""
 
     type: str
     message: str
     traceback: str
 
     def as_document(self) -> Document:
-        """As the record has it."""
+        """Return the error as a record stores it."""
         return self._asdict()
 
 
 class Failure(NamedTuple):
-    """What a delivery of the dead-letter queue says about its message."""
+    """The facts about a failed message, as read from its delivery on the dead-letter queue."""
 
     queue: str
     routing_key: str
     message_id: str
     order_id: str
-    error: Error
+    error: ErrorInfo
     attempts: int
     first_failed_at: datetime
     failed_at: datetime
@@ -97,40 +97,40 @@ class Failure(NamedTuple):
 
     @property
     def service(self) -> str:
-        """Whose message it is: the owner of the inbox that it comes from."""
+        """The service that owns the inbox the message comes from."""
         return service_of(self.queue)
 
     @property
     def pattern(self) -> str:
-        """What its error's message has in common with others of the same cause."""
+        """The error message without the parts that differ between failures of one cause."""
         return pattern(self.error.message, (self.order_id, self.message_id))
 
     @property
     def fingerprint(self) -> str:
-        """The group that it belongs to."""
+        """The id of its group."""
         return fingerprint(self.queue, self.routing_key, self.error.type, self.pattern)
 
 
 def service_of(queue: str) -> str:
-    """The service that owns an inbox, "unknown" for what is none."""
+    """Return the service that owns an inbox, "unknown" for any other queue."""
     return queue.partition(".")[0] if queue in INBOXES else "unknown"
 
 
 def read_failure(delivery: Delivery, now: datetime) -> Failure:
-    """Read what the delivery says, and what can be known where it says nothing. Never raises."""
+    """Read the failure from a delivery, with defaults for what is missing. Never raises."""
     headers = delivery.headers
     death = _first_death(headers)
     unroutable = delivery.exchange == INBOX_EXCHANGE
-    if unroutable and delivery.routing_key in INBOXES:  # which was not there at that moment
+    if unroutable and delivery.routing_key in INBOXES:  # the inbox was missing at that moment
         queue = delivery.routing_key
     else:
         queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
-    # Our own header counts where a consumer of ours wrote it, not where the broker passed on what a sender had set.
+    # Our header counts only if our consumer wrote it: what the broker dead-letters has the headers of its sender.
     by_broker = unroutable or death.get("reason") == "delivery_limit"
     routing_key = ("" if by_broker else _text(headers.get(ROUTING_KEY))) or type_name(delivery)
     if routing_key in ("", queue):  # back from a retry, or published straight to the queue
         routing_key = delivery.type or routing_key
-    failed_at = min(_moment(headers.get(FAILED_AT)) or _moment(death.get("time")) or now, now)
+    failed_at = min(_time(headers.get(FAILED_AT)) or _time(death.get("time")) or now, now)
     return Failure(
         queue=clean(queue[:255]),
         routing_key=clean(routing_key[:255]),
@@ -138,23 +138,23 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
         order_id=_order_id(delivery),
         error=_unroutable(delivery.routing_key) if unroutable else _error(headers, death),
         attempts=min(max(1, failed_attempts(headers)), MOST_ATTEMPTS),
-        first_failed_at=min(_moment(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
+        first_failed_at=min(_time(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
         failed_at=failed_at,
         replay_of=_text(headers.get(REPLAY_OF)) or None,
     )
 
 
 def without_headers(delivery: Delivery) -> Delivery:
-    """The delivery with those of its headers alone that say how it failed, as text."""
+    """Return the delivery with only its failure headers, as text."""
     kept = {name: clean(str(value)) for name, value in delivery.headers.items() if name in _OWN}
     return replace(delivery, headers=kept)
 
 
 def identity(delivery: Delivery, failure: Failure) -> str:
-    """What is the same whenever the same failed message comes again, and of no two messages.
+    """Return an id that is stable across deliveries of a failed message, and unique among messages.
 
-    Its sender's message id is not enough: one publication fails in several queues, and an id may be used twice. A
-    message without an id is told by everything that it has; see `LetterRecords` for two of the same.
+    The message id is not enough: one publication may fail in several queues, and senders may reuse an id. A message
+    without an id is identified by all of its content; `LetterRecords` tells identical ones apart.
     """
     digest = hashlib.sha256()
     parts: list[bytes] = [failure.queue.encode(), failure.routing_key.encode(), failure.message_id.encode()]
@@ -167,7 +167,7 @@ def identity(delivery: Delivery, failure: Failure) -> str:
 
 
 def record_of(letter_id: str, delivery: Delivery, failure: Failure, now: datetime) -> Document:
-    """The record of a letter that was not known before."""
+    """Return the record of a new letter."""
     text = body_text(delivery.body)
     inline = len(delivery.body) <= LARGEST_INLINE
     return {
@@ -196,7 +196,7 @@ def record_of(letter_id: str, delivery: Delivery, failure: Failure, now: datetim
 
 
 def failed_fields(failure: Failure) -> Document:
-    """What a record says about its last failure."""
+    """Return the fields of a record that describe its last failure."""
     return {
         "error": failure.error.as_document(),
         "fingerprint": failure.fingerprint,
@@ -206,26 +206,30 @@ def failed_fields(failure: Failure) -> Document:
 
 
 def type_of(letter: Document) -> str:
-    """The message type that a replay of the letter has: as consumers see it, the routing key goes before `type`."""
+    """Return the message type of a replay: as for consumers, the routing key takes precedence over `type`."""
     return letter["routingKey"] or letter["type"] or ""
 
 
 def current_body(letter: Document) -> bytes:
-    """What a replay of the letter sends: what an operator made of it last, else what came."""
+    """Return the body that a replay sends: the last edit, or else the original."""
     return bytes(letter["edits"][-1]["body"] if letter["edits"] else letter["body"])
 
 
 def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
-    """The message that replays the letter: to the inbox that it failed in, as if it had never failed.
+    """Return the message that replays the letter: to the inbox that it failed in, without traces of the failure.
 
-    Raises ValueError for a body that no consumer takes; the broker might not even take it from us.
+    Raises ValueError for a body that is too big for consumers, and perhaps for the broker.
     """
     if len(body) > MAX_BODY_BYTES:
-        raise ValueError(f"the body has {len(body)} bytes, allowed are {MAX_BODY_BYTES}: edit it")
+        raise ValueError(f"the body has {len(body)} bytes, the maximum is {MAX_BODY_BYTES}: edit it")
     kept = _named_to_fit(
-        {name: value for name, value in letter["headers"].items() if not _is_of_the_past(name) and name not in _COPIES}
+        {
+            name: value
+            for name, value in letter["headers"].items()
+            if not _is_about_failure(name) and name not in _COPIES
+        }
     )
-    # The routing key is the inbox now; should it fail again, this says what the message was published with.
+    # The replay's routing key is the inbox; if it fails again, this header still has the original key.
     own = {REPLAY_OF: letter["_id"], ROUTING_KEY: letter["routingKey"]}
     return Envelope(
         body=body,
@@ -239,15 +243,22 @@ def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
     )
 
 
+def replay_message_id(replay_id: str, letter_id: str) -> str:
+    """Return the message id for a letter in a replay, the same however often the letter is sent."""
+    return hashlib.sha256(f"{replay_id}/{letter_id}".encode()).hexdigest()[:32]
+
+
 def why_not_replayable(letter: Document) -> str | None:
-    """Say why a letter cannot go back to where it came from; None if it can."""
+    """Return why a letter cannot be sent back to where it came from, None if it can."""
     if letter["queue"] in INBOXES:
         return None
-    return f"it came from {letter['queue'] or 'nowhere that is known'}, which is no inbox of a service"
+    if not letter["queue"]:
+        return "the queue that it came from is unknown, and not the inbox of a service"
+    return f"it came from {letter['queue']}, which is not the inbox of a service"
 
 
 def content_type(body: bytes) -> str:
-    """What a body is, by what is in it."""
+    """Detect the content type of a body."""
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -256,12 +267,12 @@ def content_type(body: bytes) -> str:
 
 
 def body_text(body: bytes) -> str:
-    """The beginning of a body as text that a database can keep."""
+    """Return the beginning of a body as text that MongoDB can store."""
     return clean(body[: 4 * MOST_SHOWN].decode("utf-8", "replace"))[:MOST_SHOWN]
 
 
 def words_of(failure: Failure, text: str) -> list[str]:
-    """The words that a letter is found by, those of its ids and its error before those of its body."""
+    """Return the words to find a letter by: those of its ids and error first, then those of its body."""
     sources = (failure.order_id, failure.message_id, failure.error.type, failure.error.message, text)
     found: dict[str, None] = {}
     for source in sources:
@@ -273,7 +284,7 @@ def words_of(failure: Failure, text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they are compared: small letters; an id with hyphens is one word, and so are its parts."""
+    """Return the words of a text in lower case; an id with hyphens counts as a whole and in its parts."""
     found: dict[str, None] = {}
     for match in _WORD.finditer(text.lower()):
         word = match.group()
@@ -285,12 +296,12 @@ def words(text: str) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """The text as a database and a terminal can take it: no NUL, no half of a surrogate pair."""
+    """Escape what a database or a terminal cannot take: NUL and lone surrogates."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def storable(value: Any) -> Any:
-    """A header's value as a database can keep it."""
+    """Convert a header's value to one that MongoDB can store."""
     match value:
         case bool() | float() | None:
             return value
@@ -309,26 +320,26 @@ def storable(value: Any) -> Any:
     return clean(str(value))
 
 
-def _unroutable(inbox: str) -> Error:
-    return Error(UNROUTABLE, f"returned from a retry to {clean(inbox[:255])!r}, but there is no such inbox", "")
+def _unroutable(inbox: str) -> ErrorInfo:
+    return ErrorInfo(UNROUTABLE, f"returned from a retry to {clean(inbox[:255])!r}, but there is no such inbox", "")
 
 
-def _error(headers: Mapping[str, Any], death: Mapping[str, Any]) -> Error:
+def _error(headers: Mapping[str, Any], death: Mapping[str, Any]) -> ErrorInfo:
     type_, message = _text(headers.get(ERROR_TYPE)), _text(headers.get(ERROR_MESSAGE))
     if type_ or message:
         traceback = _text(headers.get(TRACEBACK))
-        return Error(clean(type_[:200]) or NO_ERROR, clean(message[: 4 * 1024]), clean(traceback[: 64 * 1024]))
+        return ErrorInfo(clean(type_[:200]) or NO_ERROR, clean(message[: 4 * 1024]), clean(traceback[: 64 * 1024]))
     reason = _text(death.get("reason"))
     if reason == "delivery_limit":
-        message = "delivered as often as the delivery limit allows: each time its consumer ended before it was done"
-        return Error(DELIVERY_LIMIT, message, "")
+        message = "reached the delivery limit: each time its consumer ended before it had finished"
+        return ErrorInfo(DELIVERY_LIMIT, message, "")
     if reason:
-        return Error(NO_ERROR, f"dead-lettered by the broker: {clean(reason[:200])}", "")
-    return Error(NO_ERROR, "came to the dead letters without a word about an error", "")
+        return ErrorInfo(NO_ERROR, f"dead-lettered by the broker: {clean(reason[:200])}", "")
+    return ErrorInfo(NO_ERROR, "dead-lettered without any information about the error", "")
 
 
 def _first_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The newest entry of what the broker says about a message that it dead-lettered itself."""
+    """Return the newest entry of the header that the broker adds when it dead-letters a message itself."""
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
         return deaths[0]
@@ -336,29 +347,29 @@ def _first_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _order_id(delivery: Delivery) -> str:
-    """The order's id: in the body, where receivers read it, else the correlation id."""
+    """Return the order id from the body, where receivers read it, or else from the correlation id."""
     try:
         body = orjson.loads(delivery.body) if len(delivery.body) <= LARGEST_INLINE else None
     except orjson.JSONDecodeError:
         body = None
-    told = body.get("orderId") if isinstance(body, dict) else None
-    for candidate in (told, delivery.correlation_id):
+    given = body.get("orderId") if isinstance(body, dict) else None
+    for candidate in (given, delivery.correlation_id):
         if isinstance(candidate, str) and _ORDER_ID.fullmatch(candidate):
             return candidate
     return ""
 
 
 def _comparable(headers: Mapping[str, Any]) -> dict[str, str]:
-    """The headers but for what the broker changes with every delivery."""
+    """Return the headers without those that the broker changes with every delivery."""
     return {clean(name): repr(value) for name, value in headers.items() if name not in _COUNTED_BY_BROKER}
 
 
-def _is_of_the_past(name: str) -> bool:
+def _is_about_failure(name: str) -> bool:
     return name in _OWN or name.startswith(BROKERS_OWN)
 
 
 def _named_to_fit(value: Any) -> Any:
-    """A header's value, or all headers, with names that fit: escapes make one longer than it came."""
+    """Cut the names in a header's value, or in all headers: escaping may have made one too long."""
     match value:
         case Mapping():
             return {_fitting_short(name): _named_to_fit(item) for name, item in value.items()}
@@ -384,8 +395,8 @@ def _is_text(body: bytes) -> bool:
     return all(character.isprintable() or character in "\r\n\t" for character in text[:MOST_SHOWN])
 
 
-def _moment(value: object) -> datetime | None:
-    """A time to the millisecond, which is what MongoDB keeps; None for what is none."""
+def _time(value: object) -> datetime | None:
+    """Read a time to the millisecond, the precision of MongoDB; return None for anything else."""
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
         found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
@@ -395,5 +406,5 @@ def _moment(value: object) -> datetime | None:
 
 
 def _fitting_short(text: str) -> str:
-    """What fits into a short string of the protocol."""
+    """Cut a text to a short string of the protocol."""
     return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""What the consumers say about replayed letters, noted at the letters."""
+"""Records that replayed letters were handled, as the consumers report it."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from shared.contracts import DeadLetterHandled, Message
 
 
 def handlers(letters: LetterRecords, clock: Clock) -> Handlers:
-    """The handlers of the inbox of operations."""
+    """Return the handlers of the inbox of operations."""
 
-    async def note_handled(notices: Sequence[DeadLetterHandled]) -> Sequence[Message]:
-        await letters.handled(notices, clock())
+    async def record_handled(notices: Sequence[DeadLetterHandled]) -> Sequence[Message]:
+        await letters.record_handled(notices, clock())
         return ()
 
-    return {DeadLetterHandled: note_handled}
+    return {DeadLetterHandled: record_handled}

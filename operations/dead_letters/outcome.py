@@ -1,18 +1,18 @@
-"""What became of a replay: sent is not handled, as a message may die again of the same cause."""
+"""The outcome of a replay: sent is not handled, because a message may fail again for the same reason."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from operations.dead_letters.records import LETTERS
+from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import DEAD, HANDLED, PENDING, STATUSES
 from shared.database import Database, Document, aggregate
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many letters of a replay were handled, failed again, and are not known about yet.
+    """The number of letters of a replay that were handled, failed again, or have no known outcome yet.
 
-    `unknown` counts what is sent or claimed, and not what a replay under way has not reached.
+    `unknown` counts letters that are sent or claimed, not those that a running replay has yet to reach.
     """
 
     handled: int = 0
@@ -20,22 +20,22 @@ class Outcome:
     unknown: int = 0
 
     def in_words(self) -> str:
-        """Say all three numbers in a line."""
-        return f"{self.handled:,} handled, {self.failed:,} failed again, {self.unknown:,} not known yet"
+        """Write the three numbers in one line."""
+        return f"{self.handled:,} handled, {self.failed:,} failed again, {self.unknown:,} pending"
 
     def as_json(self) -> dict[str, int]:
-        """Return the numbers as JSON documents name them."""
+        """Return the numbers as JSON documents show them."""
         return {"handled": self.handled, "failedAgain": self.failed, "unknown": self.unknown}
 
 
 async def outcome_of(database: Database, replay_id: str) -> Outcome:
-    """Count from the letters what became of a replay; `database` is that of operations. Lets the driver's errors out.
+    """Count the outcomes of a replay in the database of operations. Lets the driver's errors out.
 
-    A letter says what became of each of its replays: handled when a consumer has said so, dead when the message came
-    back as a dead letter or could not be sent.
+    A letter records the outcome of each of its replays: handled once a consumer has reported it, dead if the message
+    came back as a dead letter or could not be sent.
     """
     pipeline: list[Document] = [
-        # All statuses are named for the index, which begins with them.
+        # Every status is named because the index begins with the status.
         {"$match": {"status": {"$in": list(STATUSES)}, "replays.replay": replay_id}},
         {"$project": {"replays.replay": True, "replays.outcome": True}},
         {"$unwind": "$replays"},

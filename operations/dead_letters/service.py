@@ -1,60 +1,72 @@
-"""What an operator can ask about dead letters and do with them: the one way in for the command line and the console."""
+"""Dead letters as operators see and act on them: the one entry point for the command line and the console."""
 
-import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
-from bson import Int64
-
 from operations.actions import record_action
-from operations.dead_letters.editing import MOST_EDITS, InvalidBodyError, check_body
+from operations.dead_letters.editing import MOST_EDITS, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
+from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.outcome import Outcome, outcome_of
-from operations.dead_letters.records import SCHEMA, LetterRecords, Page, decidable
-from operations.dead_letters.replaying import DEFAULT_RATE, NotPossibleError, Replays
+from operations.dead_letters.records import LetterRecords, Page
+from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
+from operations.dead_letters.schema import SCHEMA
 from shared import schema
-from shared.clock import to_rfc3339, utc_now
+from shared.clock import utc_now
 from shared.database import Database, Document
 
-EXPORTED_AT_ONCE = 100
+EXPORT_PAGE = 100
 
 LONGEST_NOTE = 2000
 """Characters of a note or a reason."""
 
 
 class DeadLetterService:
-    """The dead letters in the database of operations. Drivers' errors come out as they are."""
+    """The dead letters in the database of operations. Lets the driver's errors out."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._letters = LetterRecords(database)
         self._groups = GroupRecords(database)
-        self._replays = Replays(database)
+        self._replays = ReplayRecords(database)
 
     async def prepare(self) -> None:
-        """Make the collections and indexes that are missing."""
+        """Create missing collections and indexes."""
         await schema.prepare(self._database, SCHEMA)
 
-    # --- Looking. ---
+    # --- Reading. ---
 
     async def counts(self) -> dict[str, int]:
-        """How many letters there are, by status."""
+        """Count the letters by status."""
         return await self._letters.counts()
 
+    async def count_decidable(self, filters: Filters) -> int:
+        """Count the selected letters that can be replayed or discarded."""
+        return await self._letters.count_decidable(filters)
+
     async def page(self, filters: Filters, *, limit: int = 50, cursor: str | None = None) -> Page:
-        """A page of letters, newest failure first, without what is big. Raises ValueError for a wrong cursor."""
+        """Return a page of letters, newest failure first, without big fields. Raises ValueError for a wrong cursor."""
         return await self._letters.page(filters, limit, cursor)
 
     async def letter(self, letter_id: str) -> Document | None:
-        """All of a letter; `body` is what came, `current` what a replay would send."""
+        """Return a whole letter: `body` as it was received, `current` as a replay would send it."""
         return await self._letters.letter(letter_id)
 
     async def letter_for_page(self, letter_id: str) -> Document | None:
-        """A letter as a page shows it: `body` is None where it is over 1 MiB, `bodyText` its beginning."""
+        """Return a letter as a page shows it: `body` is None over 1 MiB, `bodyText` its beginning."""
         return await self._letters.without_big_body(letter_id)
+
+    async def resolve(self, prefix: str) -> str:
+        """Return the id of the letter whose id begins with the prefix. Raises NotPossibleError unless there is one."""
+        found = await self._letters.beginning_with(prefix)
+        if prefix in found or len(found) == 1:
+            return found[0]
+        if found:
+            raise NotPossibleError(f"several dead letters have ids that begin with {prefix}")
+        raise NotPossibleError(f"there is no dead letter {prefix}")
 
     async def groups(
         self,
@@ -66,7 +78,7 @@ class DeadLetterService:
         bins: int = 24,
         limit: int = 50,
     ) -> list[Group]:
-        """The groups, newest failure first; see `group_page`."""
+        """Return the groups, newest failure first; see `group_page`."""
         page = await self.group_page(
             status=status, open_only=open_only, since=since, until=until, bins=bins, limit=limit
         )
@@ -83,9 +95,9 @@ class DeadLetterService:
         limit: int = 50,
         skip: int = 0,
     ) -> GroupPage:
-        """Some of the groups, newest failure first, and how many there are.
+        """Return a page of groups, newest failure first, and their total number.
 
-        `since` and `until` bound their histograms alone; the first `skip` are left out.
+        `since` and `until` bound the histograms only; the first `skip` groups are left out.
         """
         fingerprints = None if status is None else await self._groups.fingerprints(status)
         return await self._groups.list(
@@ -95,36 +107,40 @@ class DeadLetterService:
     async def group(
         self, fingerprint: str, *, since: datetime | None = None, until: datetime | None = None, bins: int = 24
     ) -> Group | None:
-        """One group, or None."""
+        """Return one group, if it exists."""
         found = await self._groups.list(
             fingerprints=[fingerprint], open_only=False, since=since, until=until, bins=bins, limit=1
         )
         return found.items[0] if found.items else None
 
     async def replay(self, replay_id: str) -> Document | None:
-        """How far a replay has come: `published` of `total`, and its `status`."""
+        """Return the record of a replay: its `status`, and `published` of `total` letters."""
         return await self._replays.find(replay_id)
 
-    async def outcome(self, replay_id: str) -> Outcome:
-        """What became of the letters of a replay, as far as it is known."""
-        return await outcome_of(self._database, replay_id)
-
     async def replays(self, limit: int = 20) -> list[Document]:
-        """The newest replays."""
+        """Return the newest replays."""
         return await self._replays.newest(limit)
 
-    async def resolve(self, beginning: str) -> str:
-        """The id of the one letter whose id begins so. Raises NotPossibleError if there is none, or more than one."""
-        found = await self._letters.beginning_with(beginning)
-        if beginning in found or len(found) == 1:
-            return found[0]
-        there = "are several dead letters whose ids begin with" if found else "is no dead letter"
-        raise NotPossibleError(f"there {there} {beginning}")
+    async def outcome(self, replay_id: str) -> Outcome:
+        """Count the outcomes of a replay's letters."""
+        return await outcome_of(self._database, replay_id)
 
-    # --- Deciding. ---
+    async def export(self, filters: Filters) -> AsyncIterator[dict[str, Any]]:
+        """Yield each selected letter as a JSON document, with its body as text or in base64."""
+        cursor = None
+        while True:
+            page = await self._letters.page(filters, EXPORT_PAGE, cursor)
+            for listed in page.items:
+                letter = await self._letters.letter(listed["_id"])
+                if letter is not None:
+                    yield letter_as_json(letter)
+            if (cursor := page.next_cursor) is None:
+                return
+
+    # --- Acting. ---
 
     async def set_group_status(self, fingerprint: str, status: str, *, by: str) -> None:
-        """Say how far somebody has come with a group. Raises ValueError, NotPossibleError if there is no such group."""
+        """Set the status of a group. Raises ValueError for another status, NotPossibleError for an unknown group."""
         if not await self._groups.set_status(fingerprint, status, by):
             raise NotPossibleError(f"there is no group {fingerprint}")
         await self._log(by, "", "dead-letters.group", fingerprint, status)
@@ -132,20 +148,20 @@ class DeadLetterService:
     async def add_note(self, fingerprint: str, text: str, *, by: str) -> None:
         """Add a note to a group.
 
-        Raises ValueError for an empty one, NotPossibleError if there is no such group or it has MOST_NOTES.
+        Raises ValueError for an empty note, NotPossibleError if the group is unknown or has MOST_NOTES.
         """
-        note = {"at": utc_now(), "by": by, "text": _told(text, "note")}
+        note = {"at": utc_now(), "by": by, "text": _checked(text, "note")}
         if not await self._groups.add_note(fingerprint, note):
             if await self.group(fingerprint) is None:
                 raise NotPossibleError(f"there is no group {fingerprint}")
-            raise NotPossibleError(f"group {fingerprint} has {MOST_NOTES} notes, which is the most")
+            raise NotPossibleError(f"group {fingerprint} already has {MOST_NOTES} notes, the maximum")
         await self._log(by, "", "dead-letters.note", fingerprint, "noted")
 
     async def start_replay(self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE) -> str:
-        """Have letters replayed, at most `rate` a second; returns the replay's id.
+        """Start a replay of the selected letters, at most `rate` per second; return its id.
 
-        The operations process carries it out, or whoever holds a Replayer. Raises NotPossibleError if there is none
-        that can be replayed, ValueError for a rate that is not positive.
+        The operations process runs it, or any other process with a Replayer. Raises NotPossibleError if none of the
+        letters can be replayed, ValueError for a rate that is not positive.
         """
         if not rate > 0:
             raise ValueError(f"the rate is {rate}, and must be more than 0")
@@ -156,9 +172,9 @@ class DeadLetterService:
         return str(replay["_id"])
 
     async def edit_and_replay(self, letter_id: str, body: bytes, *, by: str, why: str) -> str:
-        """Have a letter replayed with another body, the one that came is kept; returns the replay's id.
+        """Start a replay of one letter with another body, and keep the original; return the replay's id.
 
-        Raises InvalidBodyError, which names the fields, and NotPossibleError if the letter is not there or not dead.
+        Raises InvalidBodyError with the fields that are wrong, NotPossibleError if the letter cannot be replayed.
         """
         letter = await self._letters.letter(letter_id)
         if letter is None:
@@ -166,126 +182,39 @@ class DeadLetterService:
         if reason := why_not_replayable(letter):
             raise NotPossibleError(f"{letter_id} cannot be replayed: {reason}")
         if len(letter["edits"]) >= MOST_EDITS:
-            raise NotPossibleError(f"{letter_id} has been edited {MOST_EDITS} times, which is the most")
+            raise NotPossibleError(f"{letter_id} has already been edited {MOST_EDITS} times, the maximum")
         check_body(letter, body)
         replay = await self._replays.start(Filters(ids=(letter_id,)), by=by, why=why, rate=DEFAULT_RATE, edited=body)
         await self._log(by, why, "dead-letters.edit", letter_id, f"replayed with {len(body)} bytes")
         return str(replay["_id"])
 
-    async def discard(self, filters: Filters, *, by: str, why: str) -> int:
-        """Put letters aside for good; they are kept, and shown with the status discarded. Returns how many.
+    async def cancel_replay(self, replay_id: str, *, by: str) -> bool:
+        """Stop a replay early; return False if it has ended already. Published letters stay published."""
+        cancelled = await self._replays.cancel(replay_id)
+        if cancelled:
+            await self._log(by, "", "dead-letters.cancel", replay_id, "stopped")
+        return cancelled
 
-        Raises ValueError without a reason.
-        """
-        discarded = {"at": utc_now(), "by": by, "why": _told(why, "reason")}
+    async def discard(self, filters: Filters, *, by: str, why: str) -> int:
+        """Archive letters for good, with the status discarded; return how many. Raises ValueError without a reason."""
+        discarded = {"at": utc_now(), "by": by, "why": _checked(why, "reason")}
         number = await self._letters.discard(filters, discarded)
         await self._log(by, why, "dead-letters.discard", _subject(filters, ""), f"{number} discarded")
         return number
-
-    async def cancel_replay(self, replay_id: str, *, by: str) -> bool:
-        """Have a replay end early; False if it has ended already. What is published stays published."""
-        cancelled = await self._replays.cancel(replay_id)
-        if cancelled:
-            await self._log(by, "", "dead-letters.cancel", replay_id, "no more is replayed")
-        return cancelled
-
-    # --- Taking away. ---
-
-    async def export(self, filters: Filters) -> AsyncIterator[dict[str, Any]]:
-        """Each letter as a JSON document, with its body as text where it is text, else in base64."""
-        cursor = None
-        while True:
-            page = await self._letters.page(filters, EXPORTED_AT_ONCE, cursor)
-            for listed in page.items:
-                letter = await self._letters.letter(listed["_id"])
-                if letter is not None:
-                    yield letter_as_json(letter)
-            if (cursor := page.next_cursor) is None:
-                return
-
-    async def matching(self, filters: Filters) -> int:
-        """How many of these letters can be replayed or discarded."""
-        return await self._letters.count(filters, decidable(filters))
 
     async def _log(self, by: str, why: str, action: str, subject: str, outcome: str) -> None:
         await record_action(self._database, by=by, why=why, action=action, subject=subject, outcome=outcome)
 
 
-def letter_as_json(letter: Document) -> dict[str, Any]:
-    """A letter as a JSON document: times as text, what is no text in base64."""
-    shown = {name: value for name, value in letter.items() if name not in _INTERNAL}
-    shown = {"id" if name == "_id" else name: as_json(value) for name, value in shown.items()}
-    if "body" in letter:
-        shown |= _body_as_json(letter["body"])
-    if "edits" in letter:
-        shown["edits"] = [
-            {name: as_json(value) for name, value in edit.items() if name != "body"}
-            | (_body_as_json(edit["body"]) if "body" in edit else {})
-            for edit in letter["edits"]
-        ]
-    return shown
-
-
-_INTERNAL = frozenset(
-    {
-        "body",
-        "bodyText",
-        "current",
-        "edits",
-        "words",
-        "changes",
-        "lastReplay",
-        "claimedBy",
-        "nameless",
-        "unacknowledged",
-    }
-)
-
-
-def _body_as_json(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": bytes(body).decode()}
-    except UnicodeDecodeError:
-        return {"bodyBase64": base64.b64encode(body).decode()}
-
-
-def as_json(value: Any) -> Any:
-    """A value of a record as JSON can have it: times as text, bytes in base64."""
-    match value:
-        case datetime():
-            return to_rfc3339(value)
-        case bytes():
-            return {"base64": base64.b64encode(value).decode()}
-        case Mapping():
-            return {str(name): as_json(item) for name, item in value.items()}
-        case list() | tuple():
-            return [as_json(item) for item in value]
-        case Int64():
-            return int(value)
-    return value
-
-
-def _told(text: str, what: str) -> str:
-    said = text.strip()
-    if not said or len(said) > LONGEST_NOTE:
-        raise ValueError(f"the {what} has {len(said)} characters, and must have 1 to {LONGEST_NOTE}")
-    return said
+def _checked(text: str, what: str) -> str:
+    stripped = text.strip()
+    if not stripped or len(stripped) > LONGEST_NOTE:
+        raise ValueError(f"the {what} has {len(stripped)} characters, and must have 1 to {LONGEST_NOTE}")
+    return stripped
 
 
 def _subject(filters: Filters, otherwise: str) -> str:
-    """What the log names: the one letter or group that is meant, else what was asked for."""
+    """Name the one letter or group that is selected, else describe the selection, for the log of actions."""
     if len(filters.ids) == 1:
         return filters.ids[0]
     return filters.group or otherwise or filters.in_words()[:200]
-
-
-__all__ = [
-    "DeadLetterService",
-    "Filters",
-    "Group",
-    "GroupPage",
-    "InvalidBodyError",
-    "NotPossibleError",
-    "Page",
-    "letter_as_json",
-]

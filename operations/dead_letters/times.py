@@ -1,4 +1,4 @@
-"""Reads a time as it is given on the command line: a date, a time, or how long ago. Pure."""
+"""Reads the times that users type: a date, a time, or an age. Pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,9 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def read_time(text: str, now: datetime) -> datetime:
-    """Return the moment that the text names: 2026-01-31, 2026-01-31T09:30:00Z, or an age such as 90s, 2h or 3d.
+    """Parse a date (2026-01-31), a time (2026-01-31T09:30:00Z) or an age (90s, 2h, 3d).
 
-    Raises ValueError, with a text for whoever wrote it.
+    Raises ValueError with a message for the user.
     """
     if found := re.fullmatch(r"([0-9]{1,6})([smhdw])", text.strip()):
         return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
@@ -17,6 +17,6 @@ def read_time(text: str, now: datetime) -> datetime:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(
-            f"{text!r} is no time: write a date (2026-01-31), a time (2026-01-31T09:30:00Z) or an age (2h)"
+            f"{text!r} is not a time: write a date (2026-01-31), a time (2026-01-31T09:30:00Z) or an age (2h)"
         ) from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)

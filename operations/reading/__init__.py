@@ -1,1 +1,1 @@
-"""Consistent reads over all databases and the broker, for whatever has to compare them."""
+"""Consistent reads over all databases and the broker."""

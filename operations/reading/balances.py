@@ -1,4 +1,4 @@
-"""Recomputes balances from the postings: one pass over the journal, in the order of the accounts' ids."""
+"""Recomputes balances from the postings, in one pass over the journal, ordered by account id."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from operations.reading.snapshots import side_by_side
 
 
 class Balance(NamedTuple):
-    """An account, and what its postings come to: the sum as posted (debits less credits), and how many there are.
+    """An account, with the sum (debits less credits) and the number of its postings.
 
-    `account` is None where there is no document: for the system's accounts, or where it is gone.
+    `account` is None if there is no document: for the system's accounts, or because it is missing.
     """
 
     account_id: str
@@ -25,12 +25,12 @@ class Balance(NamedTuple):
 
     @property
     def recomputed(self) -> int:
-        """The balance that follows from the postings, on the account's side."""
+        """The balance that follows from the postings, on the account's normal side."""
         return self.posted * (side(self.account_id) or 1)
 
     @property
     def agrees(self) -> bool:
-        """Whether the balance in the document is what follows from the postings; the system's accounts have none."""
+        """Whether the document's balance follows from the postings; the system's accounts need no document."""
         if self.account is None:
             return is_system(self.account_id)
         found = self.account.get("balance")
@@ -40,7 +40,7 @@ class Balance(NamedTuple):
 async def balances(
     database: AsyncDatabase[Document], session: AsyncClientSession, account_ids: Sequence[str] | None = None
 ) -> AsyncIterator[Balance]:
-    """Yield all accounts, or these, that have a document or postings. The server adds up, on its disk if need be."""
+    """Yield all accounts, or these, that have a document or postings. MongoDB adds up, on disk if necessary."""
     named = list(account_ids) if account_ids is not None else None
     among: Document = {} if named is None else {"_id": {"$in": named}}
     accounts = database["accounts"].find(among, sort=[("_id", ASCENDING)], session=session)
@@ -79,5 +79,5 @@ def _sums(account_ids: list[str] | None) -> list[Mapping[str, Any]]:
 
 
 def as_text(field: str) -> Mapping[str, Any]:
-    """Return an expression for a field's text; empty where it is missing, so that ids can be compared."""
+    """Return an expression for a field as text, empty if it is missing, so that ids can be compared."""
     return {"$convert": {"input": field, "to": "string", "onError": "", "onNull": ""}}

@@ -1,4 +1,4 @@
-"""Counts what is on the broker: messages that wait, and dead letters."""
+"""Counts the messages on the broker."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
 from operations.errors import UnreachableError
-from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, RETRY_LADDER
 
 CONNECT_SECONDS = 5.0
 
-
-EVERY_QUEUE = (*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS)
+RETRY_QUEUES = (*(delay.name for delay in RETRY_LADDER), *FORMER_RETRY_QUEUES)
+EVERY_QUEUE = (*INBOXES, *RETRY_QUEUES, DEAD_LETTERS)
 
 
 async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dict[str, int | None]:
-    """Messages ready in these queues, unless told otherwise all; None for a queue that does not exist.
+    """Count the ready messages of these queues, by default of all; None for a queue that does not exist.
 
-    What a consumer has in hand is not counted. Raises UnreachableError when RabbitMQ does not answer.
+    Messages that a consumer is processing are not counted. Raises UnreachableError when RabbitMQ does not answer.
     """
     try:
         connection = await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS)
@@ -33,7 +33,7 @@ async def _count(connection: AbstractConnection, queue: str) -> int | None:
     channel = await connection.channel()
     try:
         declared = await channel.declare_queue(queue, passive=True)
-    except aiormq.exceptions.ChannelNotFoundEntity:  # and the broker has closed the channel
+    except aiormq.exceptions.ChannelNotFoundEntity:  # the broker has closed the channel
         return None
     count = declared.declaration_result.message_count
     with contextlib.suppress(aiormq.exceptions.ChannelInvalidStateError):

@@ -1,7 +1,7 @@
-"""What the records of the card gateways say about an order's money. Pure: no I/O, no clock.
+"""Reads the card gateways' records of an order's money. Pure: no I/O, no clock.
 
-The simulated gateway keeps a book, `gateway_charges`; for Stripe there are our own records, `stripe_intents`. Both are
-read as charges: {outcome, chargeId?, amount?, currency?, refundedAt?}.
+The simulated gateway records `gateway_charges`; for Stripe we keep our own records, `stripe_intents`. Both are read as
+charges: {outcome, chargeId?, amount?, currency?, refundedAt?}.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 Document = dict[str, Any]
 
 OPEN = "OPEN"
-"""The outcome of an intent that is not known to be charged, which older records never said."""
+"""The outcome of an intent that may or may not be charged: older releases did not record that."""
 NOT_CHARGED = ("DECLINED", "VOIDED")
 
 
 def intent_as_charge(intent: Document | None) -> Document | None:
-    """Return the record of an intent at Stripe as a charge, None if there is none."""
+    """Return the record of an intent at Stripe as a charge, None if there is no record."""
     if intent is None:
         return None
     if "intentId" not in intent or "reason" in intent:
@@ -24,12 +24,12 @@ def intent_as_charge(intent: Document | None) -> Document | None:
 
 
 def holds_money(charge: Document | None) -> bool:
-    """Whether money was certainly taken and not returned."""
+    """Return whether money was certainly taken and not returned."""
     return charge is not None and charge.get("outcome") == "CHARGED" and not charge.get("refundedAt")
 
 
 def holds_nothing(charge: Document | None) -> bool:
-    """Whether no money was taken, or it was returned; an intent that is OPEN neither holds money nor nothing."""
+    """Return whether certainly no money was taken, or it was returned; an OPEN intent is undecided."""
     return charge is None or charge.get("outcome") in NOT_CHARGED or bool(charge.get("refundedAt"))
 
 

@@ -1,7 +1,7 @@
-"""The chart of accounts: which kinds there are, and on which side each increases. Pure.
+"""The chart of accounts: the kinds of accounts, and the side on which each increases. Pure.
 
 An account's id is `<kind>:<id>`. Accounts of the system, `system:<name>:<currency>`, have no document: their balance is
-what their postings come to. The amount of a posting is positive for a debit and negative for a credit, in minor units.
+the sum of their postings. The amount of a posting is positive for a debit and negative for a credit, in minor units.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ SIDES = {
     "retainer": CREDIT,
     "customer": CREDIT,
 }
-"""Accounts with a document, by their kind."""
+"""Accounts with a document, by kind."""
 
 SYSTEM_SIDES = {
     "clearing": DEBIT,
@@ -27,11 +27,11 @@ SYSTEM_SIDES = {
     "opening": CREDIT,
     "suspense": CREDIT,
 }
-"""Accounts of the system, by their name. In suspense stands what a repair could not explain."""
+"""Accounts of the system, by name. Suspense takes the differences that a repair could not explain."""
 
 
 def side(account_id: str) -> int | None:
-    """Return what a debit of 1 does to the account's balance, 1 or -1; None where there is no such account."""
+    """Return the change that a debit of 1 makes to the account's balance, 1 or -1; None for an unknown account."""
     kind, _, rest = account_id.partition(":")
     if kind == "system":
         name, _, currency = rest.partition(":")
@@ -40,7 +40,7 @@ def side(account_id: str) -> int | None:
 
 
 def is_system(account_id: str) -> bool:
-    """Whether the account is one of the system's, without a document."""
+    """Return whether the account is one of the system's, without a document."""
     return account_id.startswith("system:")
 
 
@@ -50,17 +50,17 @@ def currency_of(account_id: str) -> str | None:
 
 
 def suspense(currency: str) -> str:
-    """Return the id of the account for what is not explained yet."""
+    """Return the id of the account for unexplained differences."""
     return f"system:suspense:{currency}"
 
 
 def is_amount(value: object) -> bool:
-    """Whether the value is a number of minor units: a whole one."""
+    """Return whether the value is a whole number of minor units."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def in_money(amount: object, currency: object) -> str:
-    """Write an amount for people, in major units; what is no amount as it is."""
+    """Write an amount for people, in major units; any other value is shown as repr."""
     if not isinstance(amount, int) or isinstance(amount, bool):
         return repr(amount)
     sign, (units, cents) = "-" if amount < 0 else "", divmod(abs(amount), 100)
@@ -68,5 +68,5 @@ def in_money(amount: object, currency: object) -> str:
 
 
 def as_number(amount: object) -> int | float | None:
-    """Return an amount as a JSON number in major units; None for what is no amount."""
+    """Return an amount as a JSON number in major units; None for any other value."""
     return to_json_number(amount) if isinstance(amount, int) and not isinstance(amount, bool) else None

@@ -1,4 +1,4 @@
-"""Cursors of lists that are sorted by a time, newest first: where a page ended, as an opaque text."""
+"""Cursors of lists that are sorted by time, newest first: the end of a page as an opaque text."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ def write_cursor(at: datetime, last_id: str) -> str:
 
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:
-    """Read the time and the id back. Raises ValueError for anything that `write_cursor` did not write."""
+    """Read the time and the id from a cursor. Raises ValueError for anything that `write_cursor` did not write."""
     try:
         milliseconds, last_id = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if type(milliseconds) is int and type(last_id) is str:

@@ -1,4 +1,4 @@
-"""What MongoDB's driver raises, in the words of the commands: a server that could not be reached."""
+"""Translates errors of MongoDB's driver for commands: a server could not be reached."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from shared.urls import hide_credentials
 
 
 @contextlib.contextmanager
-def unreachable_unless_done(who: str) -> Iterator[None]:
-    """Turn the driver's errors into UnreachableError; `who` is what MongoDB does not let work."""
+def unreachable_unless_done(purpose: str) -> Iterator[None]:
+    """Turn the driver's errors into UnreachableError; `purpose` is the work that they prevent."""
     try:
         yield
     except ConnectionFailure as error:
         raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
     except PyMongoError as error:
-        raise UnreachableError(f"MongoDB does not let {who} work: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB refused {purpose}: {first_line(error)}") from error
 
 
 def first_line(error: PyMongoError) -> str:
-    """Return what an error says, without the description of every server behind it."""
+    """Return the message of an error, without the driver's description of every server."""
     text = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
     return hide_credentials(text.partition("\n")[0])[:300]

@@ -1,4 +1,4 @@
-"""Whether a MongoDB or a RabbitMQ answers at a URL, whoever runs it."""
+"""Checks whether MongoDB or RabbitMQ answers at a URL."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 3.0
 
 
 async def amqp_missing(url: str) -> str | None:
-    """Return None when a connection can be opened, else one line that says why not. Never raises."""
+    """Return None if a connection can be opened, else the reason in one line. Never raises."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             connection = await aio_pika.connect(url)
@@ -24,14 +24,14 @@ async def amqp_missing(url: str) -> str | None:
 
 
 def brief(error: BaseException) -> str:
-    """Return what a driver's error says, in one line, without the topology and the timeouts that PyMongo appends."""
+    """Return a driver's error in one line, without the topology and the timeouts that PyMongo appends."""
     text = " ".join(str(error).split()) or type(error).__name__
     return hide_credentials(text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0])[:160]
 
 
 async def mongodb_missing(url: str) -> str | None:
-    """Return None when there is a primary that takes writes, else one line that says why not. Never raises."""
-    # The synchronous client: closing the asynchronous one while it still tries to connect leaves its socket open.
+    """Return None if there is a primary that takes writes, else the reason in one line. Never raises."""
+    # The synchronous client: the asynchronous one leaves a socket open if it is closed while connecting.
     return await asyncio.to_thread(_mongodb_missing, url)
 
 

@@ -1,6 +1,6 @@
-"""Reads what belongs together as it was at one moment, and turns the driver's errors into UnreachableError.
+"""Reads related records from one snapshot, and turns the driver's errors into UnreachableError.
 
-A snapshot session (MongoDB 5.0 or later) reads at one moment over all databases, while work goes on.
+A snapshot session (MongoDB 5.0 or later) reads all databases as of one point in time, while work continues.
 """
 
 import contextlib
@@ -18,26 +18,26 @@ from operations.reading.driver_errors import first_line
 Document = dict[str, Any]
 
 BATCH = 2000
-"""Documents that a cursor brings at once."""
+"""Documents that a cursor fetches at once."""
 
 SNAPSHOT_ATTEMPTS = 5
-# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created at that moment, or the read took minutes.
+# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created meanwhile, or the read took minutes.
 _SNAPSHOT_GONE = frozenset({239, 246})
 
 Source = tuple[AsyncCollection[Document], Sequence[str]]
-"""A collection, and the fields of it that are read."""
+"""A collection, and the fields to read."""
 
 T = TypeVar("T")
 
 
 class Snapshots:
-    """Moments of one deployment; every method raises UnreachableError when MongoDB does not answer."""
+    """Snapshots of one deployment; every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document]) -> None:
         self._client = client
 
     async def read(self, read: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
-        """Return what the function reads at one moment; it is called again where the moment is gone."""
+        """Call the function with a snapshot session and return its result; call it again if the snapshot is gone."""
         for _ in range(SNAPSHOT_ATTEMPTS - 1):
             with contextlib.suppress(_SnapshotGoneError):
                 return await self._try_to_read(read)
@@ -47,17 +47,17 @@ class Snapshots:
             raise UnreachableError(str(error)) from error
 
     async def stream(self, stream: Callable[[AsyncClientSession], AsyncIterator[T]]) -> AsyncIterator[T]:
-        """Yield what the function reads, all of it at one moment; begun again only before anything was yielded."""
+        """Yield what the function reads from one snapshot; a new snapshot is taken only before the first item."""
         for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-            begun = False
+            started = False
             try:
                 with drivers_errors():
                     async with self._client.start_session(snapshot=True) as session:
                         async for item in stream(session):
-                            begun = True
+                            started = True
                             yield item
             except _SnapshotGoneError as error:
-                if begun or attempt == SNAPSHOT_ATTEMPTS:
+                if started or attempt == SNAPSHOT_ATTEMPTS:
                     raise UnreachableError(str(error)) from error
             else:
                 return
@@ -69,14 +69,14 @@ class Snapshots:
 
 
 async def find(source: Source, query: Mapping[str, Any], session: AsyncClientSession, limit: int = 0) -> list[Document]:
-    """Return the documents in the order of their ids; all of them without a limit."""
+    """Return the documents by id; all of them without a limit."""
     collection, fields = source
     cursor = collection.find(query, dict.fromkeys(fields, True), session=session, batch_size=BATCH)
     return await cursor.sort("_id", ASCENDING).limit(limit).to_list()
 
 
 async def by_ids(source: Source, ids: Sequence[str], session: AsyncClientSession) -> dict[str, Document]:
-    """Return those of the documents that exist."""
+    """Return those documents that exist, by id."""
     if not ids:
         return {}
     return {document["_id"]: document for document in await find(source, {"_id": {"$in": ids}}, session)}
@@ -85,7 +85,7 @@ async def by_ids(source: Source, ids: Sequence[str], session: AsyncClientSession
 async def side_by_side(
     left: AsyncIterator[Document], right: AsyncIterator[Document]
 ) -> AsyncIterator[tuple[str, Document | None, Document | None]]:
-    """Merge two streams that are in the order of their ids: (id, the left document or None, the right one or None)."""
+    """Merge two streams that are sorted by id: (id, the left document or None, the right one or None)."""
     first, second = await anext(left, None), await anext(right, None)
     while first is not None or second is not None:
         if second is None or (first is not None and first["_id"] < second["_id"]):
@@ -101,19 +101,19 @@ async def side_by_side(
 
 
 class _SnapshotGoneError(Exception):
-    """The moment that was being read at can no longer, or not yet, be read."""
+    """The snapshot can no longer be read, or not yet."""
 
 
 @contextlib.contextmanager
 def drivers_errors() -> Iterator[None]:
-    """Turn the driver's errors into UnreachableError; inside a moment, also where another moment may be read."""
+    """Turn the driver's errors into UnreachableError, or into _SnapshotGoneError if a new snapshot may help."""
     try:
         yield
     except ConnectionFailure as error:
         raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
     except OperationFailure as error:
         if error.code in _SNAPSHOT_GONE:
-            raise _SnapshotGoneError(f"MongoDB could not be read at one moment: {first_line(error)}") from error
-        raise UnreachableError(f"MongoDB does not let its data be read: {first_line(error)}") from error
+            raise _SnapshotGoneError(f"MongoDB could not read from one snapshot: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not allow its data to be read: {first_line(error)}") from error
     except ConfigurationError as error:
-        raise UnreachableError(f"this MongoDB cannot be read at one moment: {first_line(error)}") from error
+        raise UnreachableError(f"this MongoDB does not support snapshot reads: {first_line(error)}") from error

@@ -1,1 +1,1 @@
-"""One order's timeline, from the records of all services; needs no tracing backend."""
+"""One order's timeline, built from the records of all services; no tracing backend is needed."""

@@ -1,17 +1,17 @@
-"""Reads what all services have recorded about one order. Credentials and card tokens are left where they are."""
+"""Reads everything that the services have recorded about one order, apart from credentials and card tokens."""
 
 import asyncio
 
 from pymongo import AsyncMongoClient
 
-from operations.timeline.timeline import Document, Records
+from operations.timeline.timeline import Document, TimelineRecords
 
 MOST_LETTERS = 100
-"""Dead letters of one order that are read, the newest."""
+"""The newest dead letters of an order that are read."""
 
 
-async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id: str) -> Records:
-    """Read the records of an order; those that do not exist are None. Lets the driver's errors out."""
+async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id: str) -> TimelineRecords:
+    """Read the records of an order, with None for those that do not exist. Lets the driver's errors out."""
     orders, inventory, payments, provisioning, operations = (
         client[f"{prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning", "operations")
     )
@@ -27,4 +27,4 @@ async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id
         .limit(MOST_LETTERS)
         .to_list(None),
     )
-    return Records(order_id, order, reservation, payment, charge, job, tuple(letters))
+    return TimelineRecords(order_id, order, reservation, payment, charge, job, tuple(letters))

@@ -1,36 +1,35 @@
-"""Returns what is held for an order that the order service does not know: its stock and its money.
+"""Returns the stock and money that are held for an order which the order service does not know.
 
-A made-up or foreign `order.created` reserves and charges without an order. No order can be cancelled then, so the
-compensations are published directly. Both are idempotent by the order id.
+A forged or foreign `order.created` reserves and charges without an order that could be cancelled. So the compensations
+are published directly. Both are idempotent by the order id.
 """
 
-from operations.actions import record_action
+from operations.actions import ORDER_RELEASE, record_action
 from operations.errors import UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
 from operations.settings import Stack
 from operations.timeline.records import read_records
-from operations.timeline.timeline import Records
+from operations.timeline.timeline import TimelineRecords
 from shared.bus.publisher import Publisher
 from shared.contracts import RefundPayment, ReleaseStock
 from shared.errors import BusUnavailableError
 
-ACTION = "order.release"
-BEGUN = "begun"
+STARTED = "started"
 SENT = "stock.release and payment.refund sent"
 NAME = "ordersaga-release"
 REASON = "returned by an operator: the order service does not know the order"
 
 
 class NotReleasableError(Exception):
-    """Nothing may be released for this order id; the message says why."""
+    """Nothing may be released for the order id; the message says why."""
 
 
-def refuse_release(records: Records) -> str | None:
-    """Say why nothing may be released for this order id; None if it may."""
+def refuse_release(records: TimelineRecords) -> str | None:
+    """Return why nothing may be released for the order id, None if it may."""
     if records.order is not None:
         status = records.order.get("status")
         return (
-            f"the order service knows order {records.order_id} ({status}), which decides what is held for it: "
+            f"the order service knows order {records.order_id} ({status}) and manages what is held for it: "
             "cancel or refund the order in the console or through the order service"
         )
     if records.reservation is None and records.payment is None:
@@ -39,23 +38,23 @@ def refuse_release(records: Records) -> str | None:
 
 
 async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
-    """Publish `stock.release` and `payment.refund` for the order id, and record who did it and why.
+    """Publish `stock.release` and `payment.refund` for the order id, and log who did it and why.
 
-    Raises NotReleasableError, and UnreachableError when a server does not answer: then it may be called again.
+    Raises NotReleasableError, and UnreachableError when a server does not answer; a repeat is safe.
     """
     async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name=NAME) as client:
         records = await read_records(client, stack.database_prefix, order_id)
         if reason := refuse_release(records):
             raise NotReleasableError(reason)
         operations = client[f"{stack.database_prefix}_operations"]
-        deed = {"by": by, "why": why, "action": ACTION, "subject": order_id}
-        await record_action(operations, **deed, outcome=BEGUN)
+        logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
+        await record_action(operations, **logged, outcome=STARTED)
         try:
             await _publish(stack.amqp_url, order_id)
         except UnreachableError as error:
-            await record_action(operations, **deed, outcome=f"not known whether it was sent: {error}")
+            await record_action(operations, **logged, outcome=f"outcome unknown: {error}")
             raise
-        await record_action(operations, **deed, outcome=SENT)
+        await record_action(operations, **logged, outcome=SENT)
 
 
 async def _publish(amqp_url: str, order_id: str) -> None:

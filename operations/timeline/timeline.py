@@ -1,12 +1,12 @@
-"""An order's story, from what the services have recorded: who did what, when, for how long, and what is waited for.
+"""An order's timeline, built from the services' records: who did what, when, for how long, and what is pending.
 
     order         ●───────────────●──────────●            states of the order
     stock         ▐reserving▌─────┘                       work, with the messages between the lanes
     payment       ▐charging─────────▌────────┘
-    provisioning                     ▐in line▌●check ●buy ✗ ▐pause▌ …
+    provisioning                     ▐queued▌●check ●buy ✗ ▐pause▌ …
 
-Pure: no I/O and no clock; a step that goes on has no end yet. What a record does not tell is left out, never guessed:
-records of an older version, or of an order half-way, make a shorter story.
+Pure: no I/O and no clock; an open step has no end. What the records do not show is left out, never guessed: records of
+an older release, or of an order in progress, make a shorter timeline.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from operations.dead_letters.status import OPEN
 from shared.clock import to_rfc3339
 from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
 
@@ -32,12 +33,9 @@ LANE_OF_QUEUE: Mapping[str, Lane] = {
     PROVISIONING_INBOX: "provisioning",
 }
 
-UNSOLVED = ("dead", "replaying", "pending")
-"""The states of a dead letter that somebody may still have to do something about."""
 
-
-class Records(NamedTuple):
-    """All that is recorded about one order, as it is stored; the letters without their bodies."""
+class TimelineRecords(NamedTuple):
+    """Everything recorded about one order, as it is stored; dead letters come without their bodies."""
 
     order_id: str
     order: Document | None
@@ -49,16 +47,16 @@ class Records(NamedTuple):
 
     @property
     def exist(self) -> bool:
-        """Whether anything is known under the order's id."""
+        """Whether anything is recorded under the order's id."""
         return any(self[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that happened at a moment, or from `at` to `until`; `outcome` open means that it goes on.
+class TimelineStep:
+    """Something that happened at one time, or from `at` to `until`; an open step is still in progress.
 
-    `to` is the lane that a message went to. `due` is when what is waited for is to happen by itself, `status` the
-    order's status from here on, `letter` the id of the dead letter that the step is about.
+    `to` is the receiver's lane of a message. `due` is when an open step ends without intervention, `status` is the
+    order's status from this step on, `letter` is the id of the dead letter behind the step.
     """
 
     at: datetime
@@ -75,16 +73,16 @@ class Step:
 
     @property
     def open(self) -> bool:
-        """Whether it goes on."""
+        """Whether the step is still in progress."""
         return self.outcome == "open"
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None for a moment, and for what goes on."""
+        """The duration; None for a point in time and for an open step."""
         return (self.until - self.at).total_seconds() if self.until else None
 
     def as_json(self) -> dict[str, Any]:
-        """The step as a JSON document shows it; what does not apply is null."""
+        """Return the step as a JSON document shows it; fields that do not apply are null."""
         return {
             "at": to_rfc3339(self.at),
             "until": to_rfc3339(self.until) if self.until else None,
@@ -101,41 +99,41 @@ class Step:
         }
 
 
-def story(records: Records) -> list[Step]:
-    """Return the steps in the order in which they began; empty where nothing is recorded."""
-    told = [*_letters(records.letters)]
+def build_timeline(records: TimelineRecords) -> list[TimelineStep]:
+    """Return the steps by the time they began; empty if nothing is recorded."""
+    steps = [*_letters(records.letters)]
     if records.order is not None:
-        course = _Course(records.order)
-        told += _states(course)
-        told += _messages(course, records)
-        told += _part(course, STOCK, records.reservation)
-        told += _part(course, PAYMENT, records.payment)
-        told += _look_ups(records.payment)
-        told += _provisioning(course, records.job)
-        told += _waits_of_the_order(course)
-    return sorted(told, key=lambda step: (step.at, _rank(step), LANES.index(step.lane)))
+        history = _OrderHistory(records.order)
+        steps += _states(history)
+        steps += _messages(history, records)
+        steps += _work_of(STOCK, history, records.reservation)
+        steps += _work_of(PAYMENT, history, records.payment)
+        steps += _lookups(records.payment)
+        steps += _provisioning(history, records.job)
+        steps += _waits_of_order(history)
+    return sorted(steps, key=lambda step: (step.at, _rank(step), LANES.index(step.lane)))
 
 
-def waited_for(steps: Iterable[Step]) -> list[Step]:
-    """Return what goes on at this moment: what the order waits for, and since when."""
+def open_steps(steps: Iterable[TimelineStep]) -> list[TimelineStep]:
+    """Return the steps in progress: what the order waits for, and since when."""
     return [step for step in steps if step.open]
 
 
-_FIRST = ("attempt", "heard", "state", "sent", "work", "compensation", "wait", "retry", "dead letter", "replay")
-"""What is told first of things of the same moment: a cause before its consequence."""
+_RANKS = ("attempt", "received", "state", "sent", "work", "compensation", "wait", "retry", "dead letter", "replay")
+"""The order of simultaneous steps: a cause before its consequence."""
 
 
-def _rank(step: Step) -> int:
+def _rank(step: TimelineStep) -> int:
     if step.kind == "message":
-        return _FIRST.index("heard" if step.to == "order" else "sent")
-    return _FIRST.index(step.kind)
+        return _RANKS.index("received" if step.to == "order" else "sent")
+    return _RANKS.index(step.kind)
 
 
-# --- The order's own course. ---
+# --- The order's history. ---
 
 
-class Entry(NamedTuple):
-    """One line of the order's history, with the status before it."""
+class HistoryEntry(NamedTuple):
+    """One entry of the order's history, with the status before it."""
 
     at: datetime
     event: str
@@ -145,12 +143,12 @@ class Entry(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether the order's status changed with it."""
+        """Whether this entry changed the order's status."""
         return self.status != self.before
 
 
-class _Course:
-    """The order's history, and what can be asked about it."""
+class _OrderHistory:
+    """The order's history, with queries on it."""
 
     def __init__(self, order: Document) -> None:
         self.order = order
@@ -160,97 +158,102 @@ class _Course:
 
     @property
     def placed_at(self) -> datetime | None:
-        return _moment(self.order, "createdAt") or (self.entries[0].at if self.entries else None)
+        return _time(self.order, "createdAt") or (self.entries[0].at if self.entries else None)
 
-    def first(self, *events: str, since: datetime | None = None) -> Entry | None:
-        """The first line that tells of one of these events."""
+    def first(self, *events: str, since: datetime | None = None) -> HistoryEntry | None:
+        """Return the first entry of one of these events."""
         return next((e for e in self.entries if e.event in events and (since is None or e.at >= since)), None)
 
     @property
-    def undone(self) -> Entry | None:
-        """The line from which on everything was to be returned."""
+    def undone(self) -> HistoryEntry | None:
+        """The entry that began the compensation."""
         return next((entry for entry in self.entries if _begins_compensation(entry)), None)
 
     @property
     def runs(self) -> list[datetime]:
-        """When the order's server was asked for: the first time, and with every retry."""
+        """The times of the provisioning requests: the first one, and one per retry."""
         return [entry.at for entry in self.entries if entry.status == "PROVISIONING" and entry.moved]
 
 
-def _entries(order: Document) -> list[Entry]:
-    found: list[Entry] = []
+def _entries(order: Document) -> list[HistoryEntry]:
+    found: list[HistoryEntry] = []
     for line in order.get("history") or ():
-        at = _moment(line, "at")
+        at = _time(line, "at")
         if at is None:
             continue
         before = found[-1].status if found else None
-        found.append(Entry(at, str(line.get("event")), str(line.get("status")), before, line.get("message")))
+        found.append(HistoryEntry(at, str(line.get("event")), str(line.get("status")), before, line.get("message")))
     return found
 
 
-def _begins_compensation(entry: Entry) -> bool:
+def _begins_compensation(entry: HistoryEntry) -> bool:
     if entry.status == "CANCELLED":
         return entry.moved
     return entry.status == "FAILED" and entry.event in ("order.refund_requested", "order.deadline_passed")
 
 
-def _states(course: _Course) -> Iterator[Step]:
-    for entry in course.entries:
+def _states(history: _OrderHistory) -> Iterator[TimelineStep]:
+    for entry in history.entries:
         outcome: Outcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
         title = EVENTS.get(entry.event, entry.event)
-        yield Step(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
+        yield TimelineStep(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
 
 
 EVENTS: Mapping[str, str] = {
     "order.created": "Order placed",
-    "order.cancel_requested": "Cancellation asked for",
-    "order.retry_requested": "Retry asked for",
-    "order.refund_requested": "Refund asked for",
-    "order.deadline_passed": "Time is over",
-    "stock.reserved": "Stock is reserved",
-    "stock.reservation_failed": "Stock was refused",
-    "stock.released": "Stock is back",
-    "payment.processed": "Payment is taken",
-    "payment.failed": "Payment was refused",
-    "payment.refunded": "Payment is back",
-    "provisioning.progress": "Server is under way",
-    "provisioning.completed": "Server is ready",
-    "provisioning.failed": "Server could not be had",
+    "order.cancel_requested": "Cancellation requested",
+    "order.retry_requested": "Retry requested",
+    "order.refund_requested": "Refund requested",
+    "order.deadline_passed": "Deadline passed",
+    "stock.reserved": "Stock reserved",
+    "stock.reservation_failed": "Stock refused",
+    "stock.released": "Stock released",
+    "payment.processed": "Payment processed",
+    "payment.failed": "Payment failed",
+    "payment.refunded": "Payment refunded",
+    "provisioning.progress": "Provisioning in progress",
+    "provisioning.completed": "Server ready",
+    "provisioning.failed": "Provisioning failed",
 }
-"""The events of an order's history, in words."""
+"""Titles for the events of an order's history."""
 
 
-def _waits_of_the_order(course: _Course) -> Iterator[Step]:
-    """What the order itself waits for, besides the answers that the other lanes owe it."""
-    order, since = course.order, course.entries[-1].at if course.entries else course.placed_at
-    if since is None or course.settled:
+def _waits_of_order(history: _OrderHistory) -> Iterator[TimelineStep]:
+    """Yield what the order itself waits for, besides the answers shown in the other lanes."""
+    order, since = history.order, history.entries[-1].at if history.entries else history.placed_at
+    if since is None or history.settled:
         return
-    due = _moment(order, "dueAt")
-    if course.status == "FAILED" and not order.get("compensating"):
-        text = "Retry or refund; the money goes back by itself when the hold ends"
-        yield Step(since, "order", "wait", "An operator's decision", text, "open", due=due)
-    elif course.status == "PENDING":
-        missing = " and ".join(part.lane for part in (STOCK, PAYMENT) if order.get(part.field) == "PENDING")
-        deadline = _moment(order, "deadline")
-        text = "Cancelled when the time is over"
-        yield Step(since, "order", "wait", f"Answer of {missing or 'nobody'}", text, "open", due=deadline)
-    if order.get("unpublished") and _moment(order, "updatedAt"):
-        text = "Messages that a crash or an outage left behind"
-        yield Step(order["updatedAt"], "order", "wait", "Messages to be published", text, "open", due=due)
+    due = _time(order, "dueAt")
+    if history.status == "FAILED" and not order.get("compensating"):
+        text = "Retry or refund; the money is refunded automatically when the hold ends"
+        yield TimelineStep(since, "order", "wait", "Operator's decision", text, "open", due=due)
+    elif history.status == "PENDING":
+        missing = " and ".join(
+            participant.lane for participant in (STOCK, PAYMENT) if order.get(participant.field) == "PENDING"
+        )
+        deadline = _time(order, "deadline")
+        text = "Cancelled at the deadline"
+        yield TimelineStep(
+            since, "order", "wait", f"Answer from {missing or 'no participant'}", text, "open", due=deadline
+        )
+    if order.get("unpublished") and _time(order, "updatedAt"):
+        text = "Left unpublished by a crash or an outage"
+        yield TimelineStep(order["updatedAt"], "order", "wait", "Messages to publish", text, "open", due=due)
 
 
 # --- Messages. ---
 
 
-def _messages(course: _Course, records: Records) -> Iterator[Step]:
-    for entry in course.entries:
+def _messages(history: _OrderHistory, records: TimelineRecords) -> Iterator[TimelineStep]:
+    for entry in history.entries:
         yield from (
-            Step(entry.at, "order", "message", routing_key, to=lane) for routing_key, lane in _sent(course, entry)
+            TimelineStep(entry.at, "order", "message", routing_key, to=lane)
+            for routing_key, lane in _sent(history, entry)
         )
         source = _sender(entry.event)
         if source is not None:
             sent = min(_decided_at(entry.event, records) or entry.at, entry.at)
-            yield Step(sent, source, "message", entry.event, until=entry.at, to="order")
+            yield TimelineStep(sent, source, "message", entry.event, until=entry.at, to="order")
 
 
 def _sender(event: str) -> Lane | None:
@@ -264,39 +267,39 @@ def _sender(event: str) -> Lane | None:
     return None
 
 
-def _sent(course: _Course, entry: Entry) -> Iterator[tuple[str, Lane]]:
-    """What the order service sent on its way out of this line of the history."""
+def _sent(history: _OrderHistory, entry: HistoryEntry) -> Iterator[tuple[str, Lane]]:
+    """Yield what the order service sent with this entry."""
     if entry.event == "order.created":
         yield from (("order.created", "stock"), ("order.created", "payment"))
     elif entry.event == "order.cancel_requested" and entry.status == "PROVISIONING":
         yield ("provisioning.cancel", "provisioning")
     elif entry.status == "PROVISIONING" and entry.moved:
         yield ("provisioning.requested", "provisioning")
-    if entry is course.undone:
-        for part in (STOCK, PAYMENT):
-            if not _known_gone(course, part, entry.at):
-                yield (part.undo, part.lane)
+    if entry is history.undone:
+        for participant in (STOCK, PAYMENT):
+            if not _nothing_to_undo(history, participant, entry.at):
+                yield (participant.undo, participant.lane)
 
 
-def _decided_at(event: str, records: Records) -> datetime | None:
-    """When the sender had decided what it then said, as far as its record still tells."""
+def _decided_at(event: str, records: TimelineRecords) -> datetime | None:
+    """Return when the sender made the decision that it then reported, if its record still shows that."""
     match event:
         case "stock.reserved" | "stock.reservation_failed":
-            return _moment(records.reservation, "createdAt")
+            return _time(records.reservation, "createdAt")
         case "stock.released":
-            return _moment(records.reservation, "updatedAt")
+            return _time(records.reservation, "updatedAt")
         case "payment.refunded":
-            return _moment(records.payment, "updatedAt")
+            return _time(records.payment, "updatedAt")
         case "payment.processed" | "payment.failed" if (records.payment or {}).get("status") in ("PROCESSED", "FAILED"):
-            return _moment(records.payment, "updatedAt")
+            return _time(records.payment, "updatedAt")
     return None
 
 
-# --- Stock and payment: what is done, and undone. ---
+# --- Stock and payment: do and undo. ---
 
 
-class _Part(NamedTuple):
-    """A participant of the saga that answers once to the order, and once more if the order is undone."""
+class _Participant(NamedTuple):
+    """A participant of the saga: it answers the order once, and once more if the order is undone."""
 
     lane: Lane
     field: str
@@ -311,7 +314,7 @@ class _Part(NamedTuple):
     undone_event: str
 
 
-STOCK = _Part(
+STOCK = _Participant(
     lane="stock",
     field="stockStatus",
     doing="Reserving",
@@ -324,7 +327,7 @@ STOCK = _Part(
     refused_event="stock.reservation_failed",
     undone_event="stock.released",
 )
-PAYMENT = _Part(
+PAYMENT = _Participant(
     lane="payment",
     field="paymentStatus",
     doing="Charging",
@@ -339,169 +342,180 @@ PAYMENT = _Part(
 )
 
 
-def _known_gone(course: _Course, part: _Part, at: datetime) -> bool:
-    """Whether the order knew by then that there was nothing to undo."""
-    gone = course.first(part.refused_event, part.undone_event)
+def _nothing_to_undo(history: _OrderHistory, participant: _Participant, at: datetime) -> bool:
+    """Return whether the order knew by then that there was nothing to undo."""
+    gone = history.first(participant.refused_event, participant.undone_event)
     return gone is not None and gone.at <= at
 
 
-def _part(course: _Course, part: _Part, record: Document | None) -> Iterator[Step]:
-    began = course.placed_at
+def _work_of(participant: _Participant, history: _OrderHistory, record: Document | None) -> Iterator[TimelineStep]:
+    began = history.placed_at
     if began is None:
         return
-    undone = course.undone
-    compensating = undone is not None and not _known_gone(course, part, undone.at)
-    answer = course.first(part.done_event, part.refused_event)
+    undone = history.undone
+    compensating = undone is not None and not _nothing_to_undo(history, participant, undone.at)
+    answer = history.first(participant.done_event, participant.refused_event)
     if answer is not None:
-        yield _answered(part, began, answer, record)
-    elif not course.settled and not compensating and course.order.get(part.field) == "PENDING":
-        yield Step(began, part.lane, "work", part.doing, _standing(record), "open")
+        yield _answered(participant, began, answer, record)
+    elif not history.settled and not compensating and history.order.get(participant.field) == "PENDING":
+        yield TimelineStep(began, participant.lane, "work", participant.doing, _recorded_status(record), "open")
     if undone is not None and compensating:
-        yield _compensation(course, part, undone.at, record)
+        yield _compensation(history, participant, undone.at, record)
 
 
-def _answered(part: _Part, began: datetime, answer: Entry, record: Document | None) -> Step:
-    refused = answer.event == part.refused_event
-    # The record says when it was decided; the history, when the order heard of it.
-    decided = _moment(record, "createdAt") if part is STOCK else None
+def _answered(
+    participant: _Participant, began: datetime, answer: HistoryEntry, record: Document | None
+) -> TimelineStep:
+    refused = answer.event == participant.refused_event
+    # The record has the time of the decision, the history the time at which the order received it.
+    decided = _time(record, "createdAt") if participant is STOCK else None
     until = max(began, min(decided or answer.at, answer.at))
-    title = part.refused if refused else part.done
-    return Step(began, part.lane, "work", title, answer.message, "failed" if refused else "ok", until)
+    title = participant.refused if refused else participant.done
+    return TimelineStep(began, participant.lane, "work", title, answer.message, "failed" if refused else "ok", until)
 
 
-def _compensation(course: _Course, part: _Part, since: datetime, record: Document | None) -> Step:
-    end = course.first(part.undone_event, part.refused_event, since=since)
+def _compensation(
+    history: _OrderHistory, participant: _Participant, since: datetime, record: Document | None
+) -> TimelineStep:
+    end = history.first(participant.undone_event, participant.refused_event, since=since)
     if end is None:
-        going_on = not course.settled
-        outcome: Outcome = "open" if going_on else "unknown"
-        return Step(since, part.lane, "compensation", part.undoing, _standing(record), outcome)
-    returned = end.event == part.undone_event and (record or {}).get("status") != "VOIDED"
-    title = part.undone if returned else "Nothing to return"
-    return Step(since, part.lane, "compensation", title, until=end.at)
+        outcome: Outcome = "unknown" if history.settled else "open"
+        return TimelineStep(
+            since, participant.lane, "compensation", participant.undoing, _recorded_status(record), outcome
+        )
+    returned = end.event == participant.undone_event and (record or {}).get("status") != "VOIDED"
+    title = participant.undone if returned else "Nothing to return"
+    return TimelineStep(since, participant.lane, "compensation", title, until=end.at)
 
 
-def _standing(record: Document | None) -> str:
-    """What the participant's record says at this moment, for who wonders why it does not answer."""
-    return f"Its record says {record.get('status')}" if record else "It has no record of the order yet"
+def _recorded_status(record: Document | None) -> str:
+    """Describe the participant's current record, which may explain why no answer has come."""
+    return f"Recorded status: {record.get('status')}" if record else "No record of the order yet"
 
 
-def _look_ups(payment: Document | None) -> Iterator[Step]:
-    """The wait for an outcome that the gateway has not told."""
-    due, since = _moment(payment, "nextLookupAt"), _moment(payment, "updatedAt")
+def _lookups(payment: Document | None) -> Iterator[TimelineStep]:
+    """Yield the wait for a charge whose outcome the gateway has not confirmed."""
+    due, since = _time(payment, "nextLookupAt"), _time(payment, "updatedAt")
     if payment is None or due is None or since is None:
         return
     count = payment.get("lookups", 0)
     text = f"Looked up {count} {'time' if count == 1 else 'times'}"
-    yield Step(since, "payment", "wait", "The gateway's answer is not known", text, "open", due=due)
+    yield TimelineStep(since, "payment", "wait", "Gateway outcome unknown", text, "open", due=due)
 
 
 # --- Provisioning. ---
 
 
-def _provisioning(course: _Course, job: Document | None) -> Iterator[Step]:
-    runs = course.runs
-    attempts = [attempt for attempt in (job or {}).get("attempts") or () if _moment(attempt, "at")]
+def _provisioning(history: _OrderHistory, job: Document | None) -> Iterator[TimelineStep]:
+    runs = history.runs
+    attempts = [attempt for attempt in (job or {}).get("attempts") or () if _time(attempt, "at")]
     for number, began in enumerate(runs):
         following = runs[number + 1] if number + 1 < len(runs) else None
         of_run = [a for a in attempts if a["at"] >= began and (following is None or a["at"] < following)]
-        yield from _in_line(began, of_run, job)
+        yield from _queued(began, of_run, job)
         yield from _attempts(of_run)
-    if runs and course.status == "PROVISIONING":
-        yield _now(job, runs[-1])
+    if runs and history.status == "PROVISIONING":
+        yield _current(job, runs[-1])
 
 
-def _in_line(began: datetime, attempts: Sequence[Document], job: Document | None) -> Iterator[Step]:
-    """The wait for the package's lock, until the run's first attempt at anything else."""
+def _queued(began: datetime, attempts: Sequence[Document], job: Document | None) -> Iterator[TimelineStep]:
+    """Yield the wait for the package's lock, which ends with the run's first other attempt."""
     first = next((attempt for attempt in attempts if attempt.get("step") != "lock"), None)
     if first is not None:
-        yield Step(
-            began, "provisioning", "wait", f"In line for package {(job or {}).get('package')}", until=first["at"]
+        yield TimelineStep(
+            began, "provisioning", "wait", f"Queued for package {(job or {}).get('package')}", until=first["at"]
         )
 
 
-def _attempts(attempts: Sequence[Document]) -> Iterator[Step]:
+def _attempts(attempts: Sequence[Document]) -> Iterator[TimelineStep]:
     for attempt in attempts:
         outcome: Outcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
         title = ATTEMPTS.get(str(attempt.get("step")), str(attempt.get("step")))
-        yield Step(attempt["at"], "provisioning", "attempt", title, attempt.get("detail"), outcome)
+        yield TimelineStep(attempt["at"], "provisioning", "attempt", title, attempt.get("detail"), outcome)
     for failed, following in pairwise(attempts):
         if failed.get("outcome") == "failed" and failed.get("step") != "lock" and following["at"] > failed["at"]:
-            yield Step(failed["at"], "provisioning", "retry", "Pause before the next attempt", until=following["at"])
+            yield TimelineStep(
+                failed["at"], "provisioning", "retry", "Pause before the next attempt", until=following["at"]
+            )
 
 
 ATTEMPTS: Mapping[str, str] = {
-    "lock": "Wait for the package",
+    "lock": "Wait for the package's lock",
     "check": "Check addresses",
     "buy": "Buy",
     "verify": "Verify the address",
     "status": "Get credentials",
 }
-"""The steps of a job, in words."""
+"""Titles for the steps of a job."""
 
 
-def _now(job: Document | None, asked_at: datetime) -> Step:
-    """What provisioning is at, while the order waits for it."""
+def _current(job: Document | None, asked_at: datetime) -> TimelineStep:
+    """Return the current step of provisioning, for which the order waits."""
     if job is None:
-        return Step(asked_at, "provisioning", "work", "Server", "It has no record of the order yet", "open")
-    since = max(_moment(job, "updatedAt") or asked_at, asked_at)
-    due = _moment(job, "dueAt")
+        return TimelineStep(asked_at, "provisioning", "work", "Server", "No record of the order yet", "open")
+    since = max(_time(job, "updatedAt") or asked_at, asked_at)
+    due = _time(job, "dueAt")
     match job.get("state"):
         case "QUEUED":
-            since = max(_moment(job, "waitingSince") or since, asked_at)
-            return Step(since, "provisioning", "wait", f"In line for package {job.get('package')}", outcome="open")
+            since = max(_time(job, "waitingSince") or since, asked_at)
+            return TimelineStep(
+                since, "provisioning", "wait", f"Queued for package {job.get('package')}", outcome="open"
+            )
         case "WAITING":
-            return Step(since, "provisioning", "retry", "Next attempt", _purchase(job), "open", due=due)
+            return TimelineStep(since, "provisioning", "retry", "Next attempt", _purchase(job), "open", due=due)
         case "RUNNING":
             title = ATTEMPTS.get(str(job.get("step")), "Server")
-            return Step(since, "provisioning", "work", title, _purchase(job), "open")
-    return Step(since, "provisioning", "work", "Answer", _standing({"status": job.get("state")}), "open")
+            return TimelineStep(since, "provisioning", "work", title, _purchase(job), "open")
+    return TimelineStep(since, "provisioning", "work", "Answer", _recorded_status({"status": job.get("state")}), "open")
 
 
 def _purchase(job: Document) -> str | None:
-    """What is known of an attempt to buy without an answer."""
+    """Describe a purchase that has not been answered."""
     purchase = job.get("purchase")
     if not purchase or purchase.get("answered", True):
         return None
-    return f"Asked for {', '.join(purchase.get('asked', ()))}, without an answer: the provider may still be at it"
+    return f"Requested {', '.join(purchase.get('asked', ()))}, no answer yet: the provider may still complete it"
 
 
 # --- Dead letters. ---
 
 
-def _letters(letters: Iterable[Document]) -> Iterator[Step]:
+def _letters(letters: Iterable[Document]) -> Iterator[TimelineStep]:
     for letter in letters:
         lane = LANE_OF_QUEUE.get(str(letter.get("queue")), "order")
-        last = _moment(letter, "lastFailedAt") or _moment(letter, "receivedAt")
+        last = _time(letter, "lastFailedAt") or _time(letter, "receivedAt")
         if last is not None:
             yield from _letter(letter, lane, last)
 
 
-def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[Step]:
+def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[TimelineStep]:
     letter_id, routing_key = str(letter.get("_id")), str(letter.get("routingKey") or "message")
     replays = letter.get("replays") or ()
-    # A letter that died again after a replay has moved its last failure: the first death was before the first replay.
-    died = min([last, *(r["at"] for r in replays if _moment(r, "at"))])
-    first = _moment(letter, "firstFailedAt")
+    # A failed replay moves the last failure: the message first died before its first replay.
+    died = min([last, *(r["at"] for r in replays if _time(r, "at"))])
+    first = _time(letter, "firstFailedAt")
     if first is not None and first < died:
         times = f"{letter.get('attempts')} attempts"
-        yield Step(first, lane, "retry", f"{routing_key} fails", times, "failed", died, letter=letter_id)
-    outcome: Outcome = "open" if letter.get("status") in UNSOLVED else "failed"
-    yield Step(died, lane, "dead letter", f"{routing_key} is a dead letter", _error(letter), outcome, letter=letter_id)
+        yield TimelineStep(first, lane, "retry", f"{routing_key} failing", times, "failed", died, letter=letter_id)
+    outcome: Outcome = "open" if letter.get("status") in OPEN else "failed"
+    yield TimelineStep(
+        died, lane, "dead letter", f"{routing_key} dead-lettered", _error(letter), outcome, letter=letter_id
+    )
     for replay in replays:
-        if _moment(replay, "at"):
+        if _time(replay, "at"):
             yield _replay(replay, lane, routing_key, letter_id)
-    if (at := _moment(letter.get("discarded"), "at")) is not None:
+    if (at := _time(letter.get("discarded"), "at")) is not None:
         why = f"by {letter['discarded'].get('by')}: {letter['discarded'].get('why')}"
-        yield Step(at, lane, "replay", f"{routing_key} discarded", why, letter=letter_id)
+        yield TimelineStep(at, lane, "replay", f"{routing_key} discarded", why, letter=letter_id)
 
 
-def _replay(replay: Document, lane: Lane, routing_key: str, letter_id: str) -> Step:
+def _replay(replay: Document, lane: Lane, routing_key: str, letter_id: str) -> TimelineStep:
     outcomes: Mapping[str, Outcome] = {"handled": "ok", "dead": "failed", "pending": "open"}
     outcome = outcomes.get(str(replay.get("outcome")), "unknown")
     edited = "edited and replayed" if replay.get("edited") else "replayed"
     why = f"by {replay.get('by')}" + (f": {replay['why']}" if replay.get("why") else "")
-    until = _moment(replay, "outcomeAt")
-    return Step(replay["at"], lane, "replay", f"{routing_key} {edited}", why, outcome, until, letter=letter_id)
+    until = _time(replay, "outcomeAt")
+    return TimelineStep(replay["at"], lane, "replay", f"{routing_key} {edited}", why, outcome, until, letter=letter_id)
 
 
 def _error(letter: Document) -> str:
@@ -509,6 +523,6 @@ def _error(letter: Document) -> str:
     return f"{error.get('type') or 'unknown error'}: {error.get('message') or ''}".strip()
 
 
-def _moment(record: Mapping[str, Any] | None, name: str) -> datetime | None:
+def _time(record: Mapping[str, Any] | None, name: str) -> datetime | None:
     value = (record or {}).get(name)
     return value if isinstance(value, datetime) else None

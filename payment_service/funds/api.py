@@ -1,4 +1,7 @@
-"""The funds API: retainers, invoices, payments, bank accounts, transfers, and the ledger behind them."""
+"""The routes of the funds API: retainers, invoices, payments, bank accounts, transfers and the ledger.
+
+The docstrings of the routes appear in the OpenAPI document.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -9,8 +12,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel
 
-from payment_service.funds import requests as asked
-from payment_service.funds import views as views
+from payment_service.funds import requests, views
 from payment_service.funds.funds import Funds
 from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, problem_response
 from payment_service.funds.payments import COMPLETED, credited_account
@@ -25,7 +27,7 @@ from shared.http import ProblemError, invalid, json_response, new_router
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
 
 NEWEST_MOVEMENTS = 100
-"""How many consumptions, and how many deposits, are shown with a retainer."""
+"""The number of consumptions, and of deposits, shown with a retainer."""
 
 IdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 IdempotencyKey = Annotated[
@@ -40,7 +42,7 @@ Work = Callable[[Session], Awaitable[StoredResponse]]
 
 
 def create_router(funds: Funds) -> APIRouter:
-    """The routes over these funds."""
+    """Create the routes over the given funds."""
     router = new_router("funds")
     _add_retainers(router, funds)
     _add_invoices(router, funds)
@@ -71,7 +73,10 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 
     @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
     async def consume(
-        request: HttpRequest, retainer_id: IdParameter, body: asked.Consumption, idempotency_key: IdempotencyKey = None
+        request: HttpRequest,
+        retainer_id: IdParameter,
+        body: requests.Consumption,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Take from a retainer: as earned, or to pay an invoice."""
 
@@ -84,7 +89,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
             chart_of_accounts.retainer(retainer_id),
             *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
         ]
-        return await _once(
+        return await _run_once(
             funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
         )
 
@@ -92,7 +97,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     async def replenish(
         request: HttpRequest,
         retainer_id: IdParameter,
-        body: asked.Replenishment,
+        body: requests.Replenishment,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Add to a retainer: from outside, or from the credit that a completed payment gave the client."""
@@ -102,8 +107,8 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
             account = await funds.retainers.replenish(session, retainer_id, **fields)
             return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
-        keys = [chart_of_accounts.retainer(retainer_id), *await _credit_of(funds, body.payment_id)]
-        return await _once(
+        keys = [chart_of_accounts.retainer(retainer_id), *await _credited_account(funds, body.payment_id)]
+        return await _run_once(
             funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
         )
 
@@ -111,7 +116,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
     async def open_retainer(
-        request: HttpRequest, body: asked.NewRetainer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Open a retainer with what the client has paid in advance."""
 
@@ -125,10 +130,10 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
             )
             return StoredResponse(201, {"retainer": views.show_retainer(account)})
 
-        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
 
     @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
-    async def change_retainer(retainer_id: IdParameter, body: asked.RetainerChange) -> Response:
+    async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
         async def work(session: Session) -> StoredResponse:
@@ -141,7 +146,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
     async def issue_invoice(
-        request: HttpRequest, body: asked.NewInvoice, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Issue an invoice, all of it due."""
 
@@ -151,7 +156,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
             )
             return StoredResponse(201, {"invoice": views.show_invoice(account)})
 
-        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
 
     @router.get("/api/invoices", response_model=views.InvoicePage)
     async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -168,7 +173,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     async def pay_invoice(
         request: HttpRequest,
         invoice_id: IdParameter,
-        body: asked.InvoicePayment,
+        body: requests.InvoicePayment,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Pay an invoice, or a part of it, from outside."""
@@ -179,13 +184,15 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
             return StoredResponse(200, {"invoice": views.show_invoice(account)})
 
         keys = [chart_of_accounts.invoice(invoice_id)]
-        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys)
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys
+        )
 
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
     async def create_payment(
-        request: HttpRequest, body: asked.NewPayment, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Record a payment; with `status` completed it is completed at once."""
 
@@ -208,7 +215,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
         else:
             keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
         operation = LedgerOperation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
-        return await _once(funds, _identify(request, idempotency_key, body), operation, work, keys)
+        return await _run_once(funds, _identify(request, idempotency_key, body), operation, work, keys)
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
     async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -231,14 +238,16 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
             payment = await funds.payments.complete(session, payment_id)
             return StoredResponse(200, {"payment": views.show_payment(payment)})
 
-        keys = [f"payment:{payment_id}", *await _credit_of(funds, payment_id)]
-        return await _once(funds, _identify(request, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys)
+        keys = [f"payment:{payment_id}", *await _credited_account(funds, payment_id)]
+        return await _run_once(
+            funds, _identify(request, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys
+        )
 
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
     async def open_bank_account(
-        request: HttpRequest, body: asked.NewBankAccount, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Enter a bank account with what it holds."""
 
@@ -247,7 +256,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
             account = await funds.bank.open(session, **fields)
             return StoredResponse(201, {"account": views.show_bank_account(account)})
 
-        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
+        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
 
     @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
     async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -261,7 +270,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
         return json_response({"account": views.show_bank_account(account)})
 
     @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
-    async def change_bank_account(account_id: IdParameter, body: asked.BankAccountChange) -> Response:
+    async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
         async def work(session: Session) -> StoredResponse:
@@ -274,7 +283,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
     async def transfer(
-        request: HttpRequest, body: asked.NewTransfer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Move money between two bank accounts."""
 
@@ -290,7 +299,9 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
             return StoredResponse(201, {"transfer": views.show_transfer(transfer)})
 
         keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
-        return await _once(funds, _identify(request, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys)
+        return await _run_once(
+            funds, _identify(request, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys
+        )
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
     async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -307,19 +318,19 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
     async def cancel_transfer(
         request: HttpRequest,
         transfer_id: IdParameter,
-        body: asked.TransferCancellation | None = None,
+        body: requests.TransferCancellation | None = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Reverse a transfer, fee included, once; refused if the receiver has spent the money."""
-        cancellation = body or asked.TransferCancellation()
+        cancellation = body or requests.TransferCancellation()
 
         async def work(session: Session) -> StoredResponse:
             transfer = await funds.bank.cancel(session, transfer_id, cancellation.reason)
             return StoredResponse(200, {"transfer": views.show_transfer(transfer)})
 
-        keys = await _ends_of(funds, transfer_id)
+        keys = await _accounts_of(funds, transfer_id)
         sent = _identify(request, idempotency_key, cancellation)
-        return await _once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
+        return await _run_once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
 
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
@@ -343,16 +354,16 @@ def _add_ledger(router: APIRouter, funds: Funds) -> None:
         return json_response({"items": [views.show_entry(entry) for entry in entries], "nextCursor": following})
 
 
-async def _once(
+async def _run_once(
     funds: Funds, request: IdempotentRequest, operation: str, work: Work, keys: Collection[str] = ()
 ) -> Response:
-    """Run the operation unless the key has an answer already; either way, answer."""
+    """Run the operation once under its key and return the response, also for a refusal."""
     try:
         return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
     except RefusedError as refusal:
         return _respond(problem_response(refusal))
     except KeyReusedError:
-        detail = "Idempotency-Key was used before for another request; use a new key"
+        detail = "The Idempotency-Key was used before for another request; use a new one"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
 
 
@@ -363,9 +374,9 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
         return _respond(problem_response(refusal))
 
 
-def _respond(answer: StoredResponse) -> Response:
-    response = json_response(answer.body, answer.status)
-    if answer.status >= HTTPStatus.BAD_REQUEST:
+def _respond(stored: StoredResponse) -> Response:
+    response = json_response(stored.body, stored.status)
+    if stored.status >= HTTPStatus.BAD_REQUEST:
         response.headers["content-type"] = "application/problem+json"
     return response
 
@@ -382,14 +393,14 @@ async def _found(reading: Awaitable[Document]) -> Document:
         raise ProblemError(refusal.status, refusal.detail) from None
 
 
-async def _credit_of(funds: Funds, payment_id: str | None) -> list[str]:
-    """The account that a payment of ours goes to; whether there is such a payment is decided in the transaction."""
+async def _credited_account(funds: Funds, payment_id: str | None) -> list[str]:
+    """Return the account that a payment of ours credits, for its lock; the transaction checks the payment itself."""
     payment = await funds.payments.find(payment_id) if payment_id else None
     return [credited_account(payment)] if payment else []
 
 
-async def _ends_of(funds: Funds, transfer_id: str) -> list[str]:
-    """The accounts of a transfer; whether there is such a transfer is decided in the transaction."""
+async def _accounts_of(funds: Funds, transfer_id: str) -> list[str]:
+    """Return the accounts of a transfer, for their locks; the transaction checks the transfer itself."""
     transfer = await funds.bank.find(transfer_id)
     return [chart_of_accounts.bank(transfer[end]) for end in ("fromAccountId", "toAccountId")] if transfer else []
 

@@ -1,4 +1,4 @@
-"""Bank accounts of our own, and transfers between them, which can be cancelled once.
+"""Our own bank accounts, and transfers between them, each of which can be cancelled once.
 
 accounts         {_id: "bank:<id>", …, name, accountNumber, bankName}
 bank_transfers   {_id, fromAccountId, toAccountId, amount, fee (minor units), currency, description?,
@@ -31,7 +31,7 @@ CLOSED = "closed"
 
 
 class Bank:
-    """The bank accounts and transfers of one database; what takes a session is a part of its transaction."""
+    """The bank accounts and transfers of one database; methods with a session run in its transaction."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self._transfers = database[TRANSFERS]
@@ -40,18 +40,19 @@ class Bank:
     async def open(
         self, session: Session, *, name: str, account_number: str, bank_name: str, currency: str, balance: int
     ) -> Document:
-        """Enter a bank account with what it holds, and return its account."""
+        """Open a bank account with its current balance, and return its ledger account."""
         account_id = uuid4().hex
         account = chart_of_accounts.bank(account_id)
         fields = {"name": name, "accountNumber": account_number, "bankName": bank_name}
         await self._ledger.open(account, AccountKind.BANK, currency, fields, session)
+        # An entry of zero does not exist.
         if balance == 0:
             return await self._ledger.get(account, session)
         posted = await self._ledger.post(journal_entries.bank_opened(account_id, balance, currency), session)
         return posted.accounts[account]
 
     async def set_status(self, session: Session, account_id: str, status: str) -> Document:
-        """Close a bank account, which has to be empty then, or open it again; returns its account."""
+        """Close a bank account, which must be empty, or open it again; return its ledger account."""
         return await self._ledger.set_status(
             chart_of_accounts.bank(account_id), status, session, only_empty=status == CLOSED
         )
@@ -59,9 +60,9 @@ class Bank:
     async def transfer(
         self, session: Session, *, from_id: str, to_id: str, amount: int, fee: int = 0, description: str | None = None
     ) -> Document:
-        """Move money from one account to another, and return the transfer.
+        """Move money from one account to another and return the transfer.
 
-        Raises UnfitError if they are kept in different currencies, and what Ledger.post raises.
+        Raises UnfitError if the accounts' currencies differ, and the errors of Ledger.post.
         """
         currency = await self._common_currency(session, from_id, to_id)
         transfer_id = uuid4().hex
@@ -94,8 +95,8 @@ class Bank:
     async def cancel(self, session: Session, transfer_id: str, reason: str | None = None) -> Document:
         """Reverse a transfer, fee included, and return it.
 
-        Raises UnknownError, RefusedError if it is cancelled already, and what Ledger.post raises: the receiver may have
-        spent the money.
+        Raises UnknownError, RefusedError if it is cancelled already, and the errors of Ledger.post: the receiver may
+        have spent the money.
         """
         transfer = await self.get(transfer_id, session)
         if transfer["status"] != COMPLETED:
@@ -106,7 +107,7 @@ class Bank:
         change: Document = {"status": CANCELLED, "cancelEntryId": posted.entry_id, "cancelledAt": posted.at}
         if reason is not None:
             change["reason"] = reason
-        # In the transaction's snapshot it was completed; had anybody cancelled it since, this write would conflict.
+        # The snapshot showed it as completed; if another transaction has cancelled it since, this write conflicts.
         cancelled: Document | None = await self._transfers.find_one_and_update(
             {"_id": transfer_id, "status": COMPLETED},
             {"$set": change},
@@ -118,18 +119,18 @@ class Bank:
         return cancelled
 
     async def find(self, transfer_id: str) -> Document | None:
-        """Return a transfer, None if there is none."""
+        """Return a transfer, None if it does not exist."""
         return await self._transfers.find_one({"_id": transfer_id})
 
     async def get(self, transfer_id: str, session: Session | None = None) -> Document:
-        """Return a transfer; raises UnknownError if there is none."""
+        """Return a transfer. Raises UnknownError if it does not exist."""
         transfer = await self._transfers.find_one({"_id": transfer_id}, session=session)
         if transfer is None:
             raise UnknownError(f"Transfer {transfer_id} does not exist")
         return transfer
 
     async def page(self, *, after: str | None, limit: int) -> list[Document]:
-        """Return transfers in the order of their ids, from after the given one on."""
+        """Return transfers, ordered by id, starting after the given id."""
         query: Document = {} if after is None else {"_id": {"$gt": after}}
         return await self._transfers.find(query).sort("_id", ASCENDING).to_list(limit)
 

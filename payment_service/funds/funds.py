@@ -1,4 +1,4 @@
-"""The funds of one database, put together: the books, what keeps them, and how each operation is run once."""
+"""The operations on funds, wired over one database."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from shared.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """Everything that the routes need."""
+    """Everything that the routes depend on."""
 
     idempotency: IdempotentRunner
     transactions: Transactions
@@ -27,7 +27,7 @@ class Funds:
 
 
 def open_funds(database: Database, ledger: Ledger, transactions: Transactions, clock: Clock) -> Funds:
-    """Put the funds together over books that others may share."""
+    """Wire the funds over a ledger that orders paid from retainers share."""
     payments = FundPayments(database, ledger, clock)
     return Funds(
         idempotency=IdempotentRunner(database, transactions, clock),

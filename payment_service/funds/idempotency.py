@@ -1,10 +1,11 @@
-"""The first answer under an Idempotency-Key: written with the operation, and given again to whoever repeats the key.
+"""Runs each operation once per Idempotency-Key: stores the first response, and returns it for every repeat.
 
     idempotency   {_id: <key>, fingerprint, status, body, at}
 
-An operation's answer is written in its own transaction: there is never one without the other. A refusal changes
-nothing, so its answer is written alone, after the transaction is aborted; if the same key has gone through elsewhere
-in between, that answer stands. Answers that do not depend on the books (a body that is not valid, 503) are not kept.
+The response of an operation is stored in the operation's own transaction, so neither exists without the other. A
+refusal changes nothing, so its response is stored on its own, after the transaction is aborted; if the same request
+has succeeded in another process in the meantime, that response counts. Responses that do not depend on the books (an
+invalid body, 503) are not stored.
 """
 
 import hashlib
@@ -27,12 +28,12 @@ COLLECTION = "idempotency"
 SCHEMA = CollectionSchema((IndexModel([("at", ASCENDING)], name="by_time"),))
 
 _ATTEMPTS = 5
-"""How often an operation is begun again because another process has inserted the same document meanwhile."""
+"""The limit of attempts while other processes insert the same document concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What HTTP answers; the body is JSON."""
+    """An HTTP response in the form in which it is stored; the body is JSON."""
 
     status: int
     body: Any
@@ -40,7 +41,7 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request as it is compared with an earlier one under the same key."""
+    """A request in the form in which it is compared with an earlier one under the same key."""
 
     key: str | None
     method: str
@@ -48,17 +49,17 @@ class IdempotentRequest:
     body: Any = None
 
     def fingerprint(self) -> str:
-        """A text that differs for every other method, path or body."""
+        """Return a hash of method, path and body."""
         content = [self.method, self.path, self.body]
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class KeyReusedError(Exception):
-    """The Idempotency-Key was used for another request before."""
+    """The Idempotency-Key was used before for another request."""
 
 
 class IdempotentRunner:
-    """Runs each operation once per key."""
+    """Runs operations in transactions, each once per key."""
 
     def __init__(self, database: Database, transactions: Transactions, clock: Clock) -> None:
         self._records = database[COLLECTION]
@@ -73,27 +74,28 @@ class IdempotentRunner:
         *,
         keys: Collection[str] = (),
     ) -> StoredResponse:
-        """Run `work` in a transaction and return its answer, or the first answer under the request's key.
+        """Run `work` in a transaction and return its response, or the stored response of the request's key.
 
-        Raises RefusedError as `work` does when there is no key, KeyReusedError when the key belongs to another
-        request, and what Transactions.run raises.
+        Raises KeyReusedError if the key belongs to another request, the errors of Transactions.run, and without a key
+        also RefusedError.
         """
         if request.key is None:
             return await self._run_with_retries(operation, work, keys)
 
         async def first_or_repeated(session: Session) -> StoredResponse:
-            earlier = await self._find(request, session)
-            if earlier is not None:
-                return earlier
-            answer = await work(session)
-            await self._records.insert_one(self._record(request, answer), session=session)
-            return answer
+            stored = await self._find(request, session)
+            if stored is not None:
+                return stored
+            response = await work(session)
+            # In the same transaction: of two concurrent requests under one key, the second fails here and is aborted.
+            await self._records.insert_one(self._record(request, response), session=session)
+            return response
 
         key_lock = f"{COLLECTION}:{request.key}"
         try:
             return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
         except RefusedError as refusal:
-            return await self._keep(request, problem_response(refusal))
+            return await self._store_refusal(request, problem_response(refusal))
 
     async def _run_with_retries(
         self, operation: str, work: Callable[[Session], Awaitable[StoredResponse]], keys: Collection[str]
@@ -102,9 +104,9 @@ class IdempotentRunner:
             try:
                 return await self._transactions.run(operation, work, keys)
             except DuplicateKeyError:
-                # Inserted by another process after this transaction's snapshot: the next snapshot has it.
+                # Another process inserted it after this transaction's snapshot; the next snapshot includes it.
                 continue
-        raise ContentionError("other requests kept doing the same; nothing was changed")
+        raise ContentionError("other requests kept inserting the same document; nothing was changed")
 
     async def _find(self, request: IdempotentRequest, session: Session | None = None) -> StoredResponse | None:
         record = await self._records.find_one({"_id": request.key}, session=session)
@@ -114,25 +116,25 @@ class IdempotentRunner:
             raise KeyReusedError
         return StoredResponse(record["status"], record["body"])
 
-    async def _keep(self, request: IdempotentRequest, refused: StoredResponse) -> StoredResponse:
+    async def _store_refusal(self, request: IdempotentRequest, refusal: StoredResponse) -> StoredResponse:
         try:
-            await self._records.insert_one(self._record(request, refused))
+            await self._records.insert_one(self._record(request, refusal))
         except DuplicateKeyError:
-            return await self._find(request) or refused
-        return refused
+            return await self._find(request) or refusal
+        return refusal
 
-    def _record(self, request: IdempotentRequest, answer: StoredResponse) -> Document:
+    def _record(self, request: IdempotentRequest, response: StoredResponse) -> Document:
         return {
             "_id": request.key,
             "fingerprint": request.fingerprint(),
-            "status": answer.status,
-            "body": answer.body,
+            "status": response.status,
+            "body": response.body,
             "at": self._clock(),
         }
 
 
 def problem_response(refusal: RefusedError) -> StoredResponse:
-    """The problem document (RFC 9457) that says why."""
+    """Convert a refusal to a problem document (RFC 9457)."""
     status: HTTPStatus = refusal.status
     body: dict[str, Any] = {
         "type": "about:blank",

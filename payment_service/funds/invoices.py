@@ -1,4 +1,4 @@
-"""Invoices: what clients owe. An invoice is its account, whose balance is what is still due of the total.
+"""Invoices to clients. An invoice is its ledger account, whose balance is the part of the total that is still due.
 
 accounts   {_id: "invoice:<id>", …, clientId, totalAmount (minor units)}
 """
@@ -13,16 +13,16 @@ from shared.database import Document
 
 
 class Invoices:
-    """The invoices in the books; every method is a part of the transaction whose session it gets.
+    """The invoices in the ledger; every method runs in the transaction of its session.
 
-    Each returns the invoice's account as it is then, and may raise what Ledger.post raises.
+    Each returns the invoice's account after the change, and may raise the errors of Ledger.post.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def issue(self, session: Session, *, client_id: str, amount: int, currency: str) -> Document:
-        """Issue an invoice, all of it due."""
+        """Issue an invoice; all of it is due."""
         invoice_id = uuid4().hex
         account = chart_of_accounts.invoice(invoice_id)
         fields = {"clientId": client_id, "totalAmount": amount}
@@ -33,7 +33,7 @@ class Invoices:
     async def pay(
         self, session: Session, invoice_id: str, *, amount: int, payment_method: str, currency: str | None = None
     ) -> Document:
-        """Take a payment from outside for an invoice; never more than is due."""
+        """Accept a payment of an invoice from outside, of at most what is due."""
         account = chart_of_accounts.invoice(invoice_id)
         currency = currency or (await self._ledger.get(account, session))["currency"]
         entry = journal_entries.invoice_paid(invoice_id, amount, currency, payment_method=payment_method)

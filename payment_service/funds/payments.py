@@ -1,9 +1,9 @@
-"""Payments of customers outside of any order: pending until they are completed, once.
+"""Customers' payments outside of any order: pending at first, then completed, once.
 
     fund_payments   {_id, customerId, amount (minor units), currency, paymentMethod, invoiceId?,
                      status: "pending"|"completed", entryId?, createdAt, completedAt?}
 
-A completed payment has exactly one entry in the journal, `entryId`; it pays its invoice, or is the customer's credit.
+A completed payment has exactly one journal entry, `entryId`: it pays its invoice, or becomes the customer's credit.
 """
 
 from uuid import uuid4
@@ -27,7 +27,7 @@ COMPLETED = "completed"
 
 
 class FundPayments:
-    """The payments of one database; what takes a session is a part of its transaction."""
+    """The customers' payments of one database; methods with a session run in its transaction."""
 
     def __init__(self, database: Database, ledger: Ledger, clock: Clock) -> None:
         self._payments = database[COLLECTION]
@@ -45,11 +45,10 @@ class FundPayments:
         invoice_id: str | None = None,
         default_currency: str,
     ) -> Document:
-        """Record a pending payment; its currency is that of its invoice unless one is given.
+        """Record a pending payment; its currency defaults to that of its invoice.
 
-        Raises UnknownError if there is no such invoice, UnfitError if it is kept in another currency, or if the amount
-        has decimals that the currency does not have. Whether the invoice still takes that much is decided when the
-        payment is completed.
+        Raises UnknownError if the invoice does not exist, and UnfitError if it is in another currency or if the amount
+        has decimals that the currency does not have. The amount due is checked only when the payment is completed.
         """
         if invoice_id is not None:
             due_in = (await self._ledger.get(chart_of_accounts.invoice(invoice_id), session))["currency"]
@@ -72,9 +71,9 @@ class FundPayments:
         return payment
 
     async def complete(self, session: Session, payment_id: str) -> Document:
-        """Complete a payment: credit its invoice, or its customer.
+        """Complete a payment: credit its invoice, or else its customer.
 
-        Raises UnknownError, RefusedError if it is completed already, and what Ledger.post raises.
+        Raises UnknownError, RefusedError if it is completed already, and the errors of Ledger.post.
         """
         payment = await self.get(payment_id, session)
         if payment["status"] != PENDING:
@@ -82,7 +81,7 @@ class FundPayments:
         if "invoiceId" not in payment:
             await self._open_credit(session, payment)
         posted = await self._ledger.post(_journal_entry(payment), session)
-        # In the transaction's snapshot it was pending; had anybody completed it since, this write would conflict.
+        # The snapshot showed it as pending; if another transaction has completed it since, this write conflicts.
         completed: Document | None = await self._payments.find_one_and_update(
             {"_id": payment_id, "status": PENDING},
             {"$set": {"status": COMPLETED, "entryId": posted.entry_id, "completedAt": posted.at}},
@@ -94,18 +93,18 @@ class FundPayments:
         return completed
 
     async def find(self, payment_id: str, session: Session | None = None) -> Document | None:
-        """Return a payment, None if there is none."""
+        """Return a payment, None if it does not exist."""
         return await self._payments.find_one({"_id": payment_id}, session=session)
 
     async def get(self, payment_id: str, session: Session | None = None) -> Document:
-        """Return a payment; raises UnknownError if there is none."""
+        """Return a payment. Raises UnknownError if it does not exist."""
         payment = await self.find(payment_id, session)
         if payment is None:
             raise UnknownError(f"Payment {payment_id} does not exist")
         return payment
 
     async def page(self, *, after: str | None, limit: int) -> list[Document]:
-        """Return payments in the order of their ids, from after the given one on."""
+        """Return payments, ordered by id, starting after the given id."""
         query: Document = {} if after is None else {"_id": {"$gt": after}}
         return await self._payments.find(query).sort("_id", ASCENDING).to_list(limit)
 
@@ -117,7 +116,7 @@ class FundPayments:
 
 
 def credited_account(payment: Document) -> str:
-    """The account that a payment goes to when it is completed."""
+    """Return the account that a payment credits when it is completed."""
     if "invoiceId" in payment:
         return chart_of_accounts.invoice(payment["invoiceId"])
     return chart_of_accounts.customer(payment["customerId"], payment["currency"])

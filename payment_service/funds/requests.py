@@ -1,4 +1,4 @@
-"""What clients post to the funds API."""
+"""The request bodies of the funds API. Their docstrings appear in its OpenAPI document."""
 
 from typing import Annotated, Literal
 
@@ -17,14 +17,14 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
 class _InCurrency(Body):
-    """A request with amounts of a currency: those that the currency does not have are refused.
+    """A request with amounts in a currency; rejects decimals that the currency does not have.
 
-    Where the currency is left out, it is that of an account; the ledger refuses them then.
+    If the currency is omitted, it is that of an account, and the ledger makes this check.
     """
 
     @field_validator("currency", check_fields=False)
     @classmethod
-    def _has_these_amounts(cls, currency: str | None, info: ValidationInfo) -> str | None:
+    def _fits_amounts(cls, currency: str | None, info: ValidationInfo) -> str | None:
         if currency is not None:
             amounts = {to_camel(name): value for name, value in info.data.items() if isinstance(value, int)}
             require_whole(currency, amounts)
@@ -123,9 +123,9 @@ class NewTransfer(Body):
 
     @field_validator("to_account_id")
     @classmethod
-    def _goes_somewhere(cls, value: str, info: ValidationInfo) -> str:
+    def _differs_from_sender(cls, value: str, info: ValidationInfo) -> str:
         if value == info.data.get("from_account_id"):
-            raise ValueError("is where the money comes from; a transfer goes to another account")
+            raise ValueError("must differ from fromAccountId")
         return value
 
 

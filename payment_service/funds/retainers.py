@@ -1,4 +1,4 @@
-"""Retainers: what clients pay in advance, and what is taken from it. A retainer is its account, and nothing else.
+"""Retainers: money that clients pay in advance, to be consumed later. A retainer is its ledger account, nothing else.
 
 accounts   {_id: "retainer:<id>", …, clientId, retainerType}
 """
@@ -15,9 +15,9 @@ from shared.database import Document
 
 
 class Retainers:
-    """The retainers in the books; every method is a part of the transaction whose session it gets.
+    """The retainers in the ledger; every method runs in the transaction of its session.
 
-    Each returns the retainer's account as it is then, and may raise what Ledger.post raises.
+    Each returns the retainer's account after the change, and may raise the errors of Ledger.post.
     """
 
     def __init__(self, ledger: Ledger, payments: FundPayments) -> None:
@@ -27,11 +27,12 @@ class Retainers:
     async def open(
         self, session: Session, *, client_id: str, retainer_type: str, amount: int, currency: str
     ) -> Document:
-        """Open a retainer with what the client has paid; with nothing, there is no entry yet."""
+        """Open a retainer with an initial amount."""
         retainer_id = uuid4().hex
         account = chart_of_accounts.retainer(retainer_id)
         fields = {"clientId": client_id, "retainerType": retainer_type}
         await self._ledger.open(account, AccountKind.RETAINER, currency, fields, session)
+        # An entry of zero does not exist.
         if amount == 0:
             return await self._ledger.get(account, session)
         posted = await self._ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
@@ -47,7 +48,7 @@ class Retainers:
         invoice_id: str | None = None,
         description: str | None = None,
     ) -> Document:
-        """Take from a retainer, as earned or to pay an invoice."""
+        """Consume part of a retainer, as revenue or to pay an invoice."""
         account = chart_of_accounts.retainer(retainer_id)
         currency = currency or (await self._ledger.get(account, session))["currency"]
         entry = journal_entries.retainer_consumed(
@@ -64,16 +65,16 @@ class Retainers:
         currency: str | None = None,
         payment_id: str | None = None,
     ) -> Document:
-        """Add to a retainer, from outside, or from the credit that a payment of ours has given the client.
+        """Add to a retainer, from outside or from the credit that one of our payments gave the client.
 
-        A `payment_id` that we do not know is kept as a reference to something outside. Raises StateError or UnfitError
-        if it is one of ours that gave the client no credit.
+        An unknown `payment_id` is stored as an external reference. Raises StateError or UnfitError if the payment is
+        ours but gave the client no credit.
         """
         account = chart_of_accounts.retainer(retainer_id)
         retainer = await self._ledger.get(account, session)
         payment = await self._payments.find(payment_id, session) if payment_id else None
         if payment is not None:
-            _check_gave_credit(payment, retainer)
+            _require_credit_of(payment, retainer)
         entry = journal_entries.retainer_replenished(
             retainer_id,
             amount,
@@ -88,14 +89,14 @@ class Retainers:
         return await self._ledger.set_status(chart_of_accounts.retainer(retainer_id), status, session)
 
 
-def _check_gave_credit(payment: Document, retainer: Document) -> None:
+def _require_credit_of(payment: Document, retainer: Document) -> None:
     name = f"Payment {payment['_id']}"
     if payment["customerId"] != retainer["clientId"]:
-        raise UnfitError(f"{name} is not one of client {retainer['clientId']}", field="paymentId")
+        raise UnfitError(f"{name} was not made by client {retainer['clientId']}", field="paymentId")
     if payment["currency"] != retainer["currency"]:
         paid = format_amount(payment["amount"], payment["currency"])
-        raise UnfitError(f"{name} is over {paid}, the retainer is kept in {retainer['currency']}", field="paymentId")
+        raise UnfitError(f"{name} is for {paid}, but the retainer is kept in {retainer['currency']}", field="paymentId")
     if payment.get("invoiceId"):
-        raise StateError(f"{name} has paid invoice {payment['invoiceId']}; there is nothing left of it")
+        raise StateError(f"{name} has paid invoice {payment['invoiceId']} and left no credit")
     if payment["status"] != "completed":
         raise StateError(f"{name} is {payment['status']}, not completed")

@@ -1,4 +1,4 @@
-"""What the funds API answers: accounts, payments, transfers and entries as JSON."""
+"""The response bodies of the funds API. The docstrings of the classes appear in its OpenAPI document."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -211,7 +211,7 @@ class LedgerPage(View):
 
 
 def show_retainer(account: Document) -> dict[str, Any]:
-    """Write a retainer's account as RetainerView describes it."""
+    """Convert a retainer's account to the JSON of RetainerView."""
     return {
         "_id": chart_of_accounts.id_without_kind(account["_id"]),
         "clientId": account["clientId"],
@@ -224,12 +224,12 @@ def show_retainer(account: Document) -> dict[str, Any]:
 
 
 def show_movements(account: str, entries: Sequence[Document]) -> list[dict[str, Any]]:
-    """Write what entries have moved on the account as Movement describes it."""
+    """Convert entries to the JSON of Movement, seen from one account."""
     return [_movement(entry, next(p for p in entry["postings"] if p["account"] == account)) for entry in entries]
 
 
 def show_invoice(account: Document) -> dict[str, Any]:
-    """Write an invoice's account as InvoiceView describes it."""
+    """Convert an invoice's account to the JSON of InvoiceView."""
     total, due = account["totalAmount"], account["balance"]
     return {
         "_id": chart_of_accounts.id_without_kind(account["_id"]),
@@ -244,7 +244,7 @@ def show_invoice(account: Document) -> dict[str, Any]:
 
 
 def show_bank_account(account: Document) -> dict[str, Any]:
-    """Write a bank account as BankAccountView describes it."""
+    """Convert a bank account to the JSON of BankAccountView."""
     return {
         "_id": chart_of_accounts.id_without_kind(account["_id"]),
         "name": account["name"],
@@ -258,7 +258,7 @@ def show_bank_account(account: Document) -> dict[str, Any]:
 
 
 def show_payment(payment: Document) -> dict[str, Any]:
-    """Write a payment as FundPaymentView describes it."""
+    """Convert a payment to the JSON of FundPaymentView."""
     return {
         "_id": payment["_id"],
         "customerId": payment["customerId"],
@@ -274,7 +274,7 @@ def show_payment(payment: Document) -> dict[str, Any]:
 
 
 def show_transfer(transfer: Document) -> dict[str, Any]:
-    """Write a transfer as TransferView describes it."""
+    """Convert a transfer to the JSON of TransferView."""
     return {
         "_id": transfer["_id"],
         "fromAccountId": transfer["fromAccountId"],
@@ -293,7 +293,7 @@ def show_transfer(transfer: Document) -> dict[str, Any]:
 
 
 def show_entry(entry: Document) -> dict[str, Any]:
-    """Write an entry of the journal as EntryView describes it."""
+    """Convert a journal entry to the JSON of EntryView."""
     return {
         "_id": entry["_id"],
         "at": to_rfc3339(entry["at"]),

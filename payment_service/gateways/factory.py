@@ -1,4 +1,4 @@
-"""Which payment gateway takes the cards: the settings say."""
+"""Opens the card gateway that the settings name."""
 
 from typing import Protocol
 
@@ -13,20 +13,20 @@ from shared.database import Database
 
 
 class OpenGateway(Gateway, Protocol):
-    """A gateway with connections or calls of its own, which the service ends in order."""
+    """A gateway with connections or calls in flight, which the service ends when it shuts down."""
 
     async def drain(self) -> None:
-        """Finish what is in hand and close what is open; nothing is asked after that."""
+        """Finish the calls in flight and close the connections; no call follows."""
 
 
 def open_gateway(settings: PaymentSettings, database: Database, clock: Clock) -> OpenGateway:
-    """Return the gateway that the settings name; what it has to remember is kept in this database."""
+    """Open the gateway that the settings name, with its records in the given database."""
     if settings.card_gateway == "stripe" and settings.stripe_api_key is not None:
-        # Stripe's library takes half a second to import, which only those who use it should pay for.
+        # Importing Stripe's library takes half a second, which the simulated gateway does not need.
         from payment_service.gateways import stripe
 
         return stripe.StripeGateway(
-            # Money follows from these records: one that a failover could take back must not be read.
+            # These records decide about money, so a write that a failover could roll back must not be read.
             database.get_collection(stripe.COLLECTION, read_concern=ReadConcern("majority")),
             api_key=settings.stripe_api_key.get_secret_value(),
             api_url=settings.stripe_api_url,

@@ -1,11 +1,11 @@
-"""What the service asks of a payment gateway, and what may come of it.
+"""The interface of a payment gateway, and the outcomes of its calls.
 
-    charge   → Charged | Declined       a repeated key gives the first outcome again and never a second charge;
-                                        once it was refunded, the key is closed
+    charge   → Charged | Declined       a repeated key returns the first outcome and never charges again;
+                                        a refund closes the key
     look_up  → Charged | Declined | None
     refund   → Refunded | NothingCharged
 
-Every call may raise GatewayTimeoutError: what became of it is then not known, and nobody may guess.
+Every call may raise GatewayTimeoutError. Its outcome is then unknown and must be looked up, never guessed.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from typing import Protocol
 class ChargeRequest:
     """A charge: `key` is the idempotency key, `amount` is in minor units.
 
-    `opened_at` is when the payment was recorded. It tells an order from a deleted one of the same id, whose client
-    sends the same `Idempotency-Key` again after a cleanup: what the gateway remembers of that one does not count.
+    `opened_at` is the time at which the payment was recorded. It tells an order from a deleted one with the same id:
+    a client may reuse its `Idempotency-Key` after a cleanup, and the gateway's memory of the old order must not count.
     """
 
     key: str
@@ -37,63 +37,62 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Nothing was taken, and nothing will be under this key; `reason` is for the customer."""
+    """Nothing was taken, and nothing ever will be under this key; `reason` is for the customer."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refunded:
-    """What was taken is returned."""
+    """The money was returned."""
 
     charge_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class NothingCharged:
-    """Nothing was taken under the key; `reason` is why if the charge was declined, None if it never arrived."""
+    """Nothing was taken under the key; `reason` says why a charge was declined, None if none ever arrived."""
 
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeUnknown:
-    """The gateway gave no answer; `why` is for the log."""
+    """The gateway did not answer; `why` is for the log."""
 
     why: str
 
 
 class GatewayTimeoutError(Exception):
-    """The gateway did not answer: it may or may not have done what it was asked."""
+    """The gateway did not answer: it may or may not have carried out the call."""
 
 
 class GatewayMisconfiguredError(GatewayTimeoutError):
-    """The gateway does not serve us as we are set up, with a wrong key for one: it said nothing about the payment.
+    """The gateway rejects our configuration, such as a wrong key, and says nothing about the payment.
 
-    The outcome is as unknown as after a timeout, and is looked up once an operator has mended the settings.
+    The outcome is as unknown as after a timeout; it is looked up once an operator has corrected the settings.
     """
 
 
 class KeyReusedError(Exception):
-    """The idempotency key was used for another amount or currency before."""
+    """The idempotency key was used before for another amount or currency."""
 
 
 class Gateway(Protocol):
-    """A payment gateway whose calls may be repeated under the same key by anybody, at any time."""
+    """A payment gateway whose calls may be repeated under the same key, by any process and at any time."""
 
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
         """Take the money, once per key.
 
-        Raises GatewayTimeoutError when the outcome is not known, and KeyReusedError when the key was used for
-        something else.
+        Raises GatewayTimeoutError if the outcome is unknown, and KeyReusedError if the key belongs to another charge.
         """
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
-        """Say what became of the request, None if it never arrived; raises as `charge` does."""
+        """Return the outcome of the request, None if it never arrived. Raises the same errors as `charge`."""
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        """Return the whole charge, once per key; raises GatewayTimeoutError when the outcome is not known.
+        """Refund the whole charge, once per key. Raises GatewayTimeoutError if the outcome is unknown.
 
-        A key that was never seen is closed: a charge that arrives later is declined. (The adapter of a gateway that
-        cannot do this charges the key and refunds it.)
+        An unknown key is closed: a charge that arrives later is declined. (The adapter of a gateway that cannot close
+        a key charges and refunds it.)
         """

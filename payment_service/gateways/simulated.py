@@ -1,6 +1,6 @@
-"""A gateway for demonstration and tests, with a durable book of its own: it stands for a system outside.
+"""A gateway for the demo and the tests: it plays an external system, with durable records.
 
-The book is the collection `gateway_charges`, `_id` the idempotency key:
+Its records are the collection `gateway_charges`, with the idempotency key as `_id`:
 
     {_id, outcome: CHARGED|DECLINED|VOIDED, amount (minor units), currency, token, chargeId, reason, refundedAt,
      attempts, createdAt}
@@ -46,81 +46,78 @@ ChargeResult = Charged | Declined | GatewayTimeoutError | KeyReusedError
 
 
 def is_declined(token: str | None, key: str, failure_rate: float) -> bool:
-    """Whether the simulated card refuses; without a special token that depends on the key alone, never on chance."""
+    """Return whether the card is declined: by its token, else by a hash of the key, so that every retry agrees."""
     if token == TOKEN_DECLINED:
         return True
     if token in (TOKEN_OK, TOKEN_TIMEOUT):
         return False
-    # 53 bits are what a float holds exactly: the fraction is below 1, so that a rate of 1 declines every key.
+    # A float holds 53 bits exactly, so the fraction stays below 1 and a rate of 1 declines every key.
     fraction = int.from_bytes(sha256(key.encode()).digest()[:8]) >> 11
     return fraction / 2**53 < failure_rate
 
 
 class SimulatedGateway:
-    """Charges by the card's token; see `is_declined`. The first answer to a charge of `tok_timeout` is lost."""
+    """A Gateway that charges by the card's token (see `is_declined`) and loses its first answer to `tok_timeout`."""
 
-    def __init__(self, book: Collection, *, failure_rate: float, clock: Clock) -> None:
-        self._book = book
+    def __init__(self, records: Collection, *, failure_rate: float, clock: Clock) -> None:
+        self._records = records
         self._failure_rate = failure_rate
         self._clock = clock
         self._charges: GroupCommit[ChargeRequest, ChargeResult] = GroupCommit(self._charge_all, limit=_GROUP_LIMIT)
         self._refunds: GroupCommit[str, Refunded | NothingCharged] = GroupCommit(self._refund_all, limit=_GROUP_LIMIT)
 
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
-        """Take the money, once per key; see Gateway."""
         return _raise_or_return(await self._charges.submit(request))
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
-        """Say what became of the request; see Gateway."""
         try:
-            entry = await self._book.find_one({"_id": request.key})
+            record = await self._records.find_one({"_id": request.key})
         except PyMongoError as error:
             raise _no_answer(error) from error
-        return _raise_or_return(_result(request, entry)) if entry else None
+        return _raise_or_return(_result(request, record)) if record else None
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        """Return the whole charge, once per key, or close the key; see Gateway."""
         return await self._refunds.submit(request.key)
 
     async def drain(self) -> None:
-        """Wait until every call that was made is answered."""
         await self._charges.drain()
         await self._refunds.drain()
 
     async def _charge_all(self, requests: Sequence[ChargeRequest]) -> list[ChargeResult]:
         now = self._clock()
-        entries = {request.key: self._entry(request, now) for request in requests}
+        new = {request.key: self._decide(request, now) for request in requests}
         try:
-            repeated = await self._insert(list(entries.values()))
-            earlier = await self._repeat(repeated) if repeated else {}
+            # The insert decides a key: of concurrent charges under it, one writes the outcome and the others read it.
+            repeated = await self._insert(list(new.values()))
+            earlier = await self._count_repeats(repeated) if repeated else {}
         except PyMongoError as error:
             raise _no_answer(error) from error
-        return [_first_or_repeated(request, entries[request.key], earlier.get(request.key)) for request in requests]
+        return [_first_or_repeated(request, new[request.key], earlier.get(request.key)) for request in requests]
 
-    async def _insert(self, entries: Sequence[Document]) -> set[Any]:
-        """Write the entries; returns the keys that are in the book already."""
+    async def _insert(self, records: Sequence[Document]) -> set[Any]:
+        """Insert the records and return the keys that had one already."""
         try:
-            await self._book.insert_many(entries, ordered=False)
+            await self._records.insert_many(records, ordered=False)
         except BulkWriteError as error:
             return database.duplicates(error)
         return set()
 
-    async def _repeat(self, keys: set[Any]) -> dict[str, Document]:
+    async def _count_repeats(self, keys: set[Any]) -> dict[str, Document]:
         among = {"_id": {"$in": list(keys)}}
-        await self._book.update_many(among, {"$inc": {"attempts": 1}})
-        return {entry["_id"]: entry async for entry in self._book.find(among)}
+        await self._records.update_many(among, {"$inc": {"attempts": 1}})
+        return {record["_id"]: record async for record in self._records.find(among)}
 
     async def _refund_all(self, keys: Sequence[str]) -> list[Refunded | NothingCharged]:
         writes = [UpdateOne({"_id": key}, _refund_or_close(self._clock()), upsert=True) for key in dict.fromkeys(keys)]
         try:
-            await self._book.bulk_write(writes, ordered=False)
-            book = {entry["_id"]: entry async for entry in self._book.find({"_id": {"$in": list(keys)}})}
+            await self._records.bulk_write(writes, ordered=False)
+            found = {record["_id"]: record async for record in self._records.find({"_id": {"$in": list(keys)}})}
         except PyMongoError as error:
             raise _no_answer(error) from error
-        return [_refunded(book[key]) for key in keys]
+        return [_refunded(found[key]) for key in keys]
 
-    def _entry(self, request: ChargeRequest, now: datetime) -> Document:
-        entry: Document = {
+    def _decide(self, request: ChargeRequest, now: datetime) -> Document:
+        record: Document = {
             "_id": request.key,
             "amount": request.amount,
             "currency": request.currency,
@@ -129,8 +126,8 @@ class SimulatedGateway:
             "createdAt": now,
         }
         if is_declined(request.token, request.key, self._failure_rate):
-            return entry | {"outcome": "DECLINED", "reason": DECLINED}
-        return entry | {"outcome": "CHARGED", "chargeId": f"ch_{uuid4().hex}"}
+            return record | {"outcome": "DECLINED", "reason": DECLINED}
+        return record | {"outcome": "CHARGED", "chargeId": f"ch_{uuid4().hex}"}
 
 
 def _first_or_repeated(request: ChargeRequest, new: Document, earlier: Document | None) -> ChargeResult:
@@ -141,16 +138,16 @@ def _first_or_repeated(request: ChargeRequest, new: Document, earlier: Document 
     return _result(request, new)
 
 
-def _result(request: ChargeRequest, entry: Document) -> Charged | Declined | KeyReusedError:
-    if entry["outcome"] == "VOIDED" or entry.get("refundedAt"):
+def _result(request: ChargeRequest, record: Document) -> Charged | Declined | KeyReusedError:
+    if record["outcome"] == "VOIDED" or record.get("refundedAt"):
         return Declined(CLOSED)
-    if (entry["amount"], entry["currency"]) != (request.amount, request.currency):
-        return KeyReusedError(f"{request.key} was used for {entry['amount']} {entry['currency']}")
-    return Charged(entry["chargeId"]) if entry["outcome"] == "CHARGED" else Declined(entry["reason"])
+    if (record["amount"], record["currency"]) != (request.amount, request.currency):
+        return KeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")
+    return Charged(record["chargeId"]) if record["outcome"] == "CHARGED" else Declined(record["reason"])
 
 
 def _refund_or_close(now: datetime) -> list[Document]:
-    """An update that refunds a charge, leaves everything decided as it is, and closes a key that is not in the book."""
+    """Build an update that refunds a charge, closes an unknown key, and changes nothing else."""
     unrefunded = {"$and": [{"$eq": ["$outcome", "CHARGED"]}, {"$not": ["$refundedAt"]}]}
     return [
         {
@@ -163,10 +160,10 @@ def _refund_or_close(now: datetime) -> list[Document]:
     ]
 
 
-def _refunded(entry: Document) -> Refunded | NothingCharged:
-    if entry["outcome"] == "CHARGED":
-        return Refunded(entry["chargeId"])
-    return NothingCharged(entry.get("reason"))
+def _refunded(record: Document) -> Refunded | NothingCharged:
+    if record["outcome"] == "CHARGED":
+        return Refunded(record["chargeId"])
+    return NothingCharged(record.get("reason"))
 
 
 def _raise_or_return(result: ChargeResult) -> Charged | Declined:
@@ -176,5 +173,5 @@ def _raise_or_return(result: ChargeResult) -> Charged | Declined:
 
 
 def _no_answer(error: PyMongoError) -> Exception:
-    """What a caller of an outside system would see when that system's database is away."""
+    """Translate a database error to what the caller of an external gateway would see: no answer."""
     return GatewayTimeoutError(str(error)) if database.is_passing(error) else error

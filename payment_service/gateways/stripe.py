@@ -1,16 +1,16 @@
-"""Charges cards over Stripe: one PaymentIntent for each key, which a record of ours remembers (docs/adr/0008).
+"""Charges cards over Stripe: one PaymentIntent for each key, remembered in a record of our own (docs/adr/0008).
 
-The record, in the collection `stripe_intents`, `_id` the key of the charge:
+The records are the collection `stripe_intents`, with the key of the charge as `_id`:
 
     {_id, openedAt, amount (minor units), currency, intentId, createdAt, chargedAt?, refundedAt?}    the intent
-    {_id, openedAt, amount, currency, reason, createdAt}                    why no card was tried
+    {_id, openedAt, amount, currency, reason, createdAt}                    declined before a card was tried
     {_id, openedAt, closedAt}                                               closed by a refund before any charge
 
-It is written between the creation of the intent, which takes no money, and its confirmation, which does. So what is
-not in the records never took any, however long ago; and the first writer, a charge or a refund, decides the key.
-`chargedAt` and `refundedAt` are written before the outcome is reported, so that the audit and the cleanup can compare
-these records with the payments. `openedAt` is the request's: an earlier one belongs to an order of the same id that
-was deleted since, and its record is replaced. Records from before these fields existed have none of them.
+A record is written after its intent is created, which takes no money, and before the intent is confirmed, which does.
+So an intent without a record never took any money, however old it is, and the first writer, a charge or a refund,
+decides the key. `chargedAt` and `refundedAt` are written before the outcome is reported, so that the audit and the
+cleanup can compare the records with the payments. `openedAt` comes from the request: a record with an earlier one
+belongs to a deleted order with the same id, and is replaced. Records older than these three fields lack all of them.
 """
 
 import logging
@@ -59,11 +59,11 @@ from shared.database import Collection, Document
 COLLECTION = "stripe_intents"
 
 DELETED_ORDER_AGE = timedelta(hours=12)
-"""A record without `openedAt` that is so much older than the payment was left behind by a cleanup, which deletes no
-order younger than a day; clocks of machines differ by less."""
+"""A record without `openedAt` that is older than its payment by more than this belongs to a deleted order: a cleanup
+deletes no order younger than a day, and the machines' clocks differ by less."""
 
 _WITH_CHARGE: stripe.params.PaymentIntentRetrieveParams = {"expand": ["latest_charge"]}
-"""Only the charge of an intent says whether its money was returned."""
+"""Only the charge of an intent shows whether it was refunded."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,17 +71,17 @@ Result = TypeVar("Result")
 
 
 class StripeGateway:
-    """Charges the PaymentMethod that the request's token names; a Gateway.
+    """A Gateway that charges the PaymentMethod named by the request's token.
 
-    `timeout_seconds` bounds each request. None is repeated here: who gets no answer looks it up.
+    `timeout_seconds` limits each HTTP request. None is retried here: a caller without an answer looks the outcome up.
     """
 
     def __init__(
         self, intents: Collection, *, api_key: str, api_url: str, timeout_seconds: float, clock: Clock
     ) -> None:
-        # It would write an identifier of this machine into the home directory and send it along.
+        # Telemetry would write an identifier of this machine to the home directory and send it to Stripe.
         stripe.enable_telemetry = False
-        # Their debug lines have tokens and keys.
+        # Their debug output contains tokens and keys.
         for chatty in ("stripe", "httpx", "httpcore"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self._http = HttpxTransport(timeout_seconds=timeout_seconds)
@@ -94,7 +94,6 @@ class StripeGateway:
         self._clock = clock
 
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
-        """Take the money, once per key; see Gateway."""
         with _translating_errors():
             record = await self._find(request)
             if record is None:
@@ -102,14 +101,13 @@ class StripeGateway:
             return await self._outcome(request, record) or await self._confirm(record)
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
-        """Say what became of the request; see Gateway."""
         with _translating_errors():
             record = await self._find(request)
             return await self._outcome(request, record) if record else None
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        """Return the whole charge, once per key, or close the key; see Gateway."""
         with _translating_errors():
+            # Without a record no money was taken: closing the key declines a charge that arrives later.
             record = await self._find(request) or await self._find_or_insert(request, {"closedAt": self._clock()})
             if "intentId" not in record or "reason" in record:
                 return NothingCharged(record.get("reason"))
@@ -118,7 +116,6 @@ class StripeGateway:
             return await self._refund(record)
 
     async def drain(self) -> None:
-        """Close the connections."""
         await self._http.close_async()
 
     async def _refund(self, record: Document) -> Refunded | NothingCharged:
@@ -136,7 +133,7 @@ class StripeGateway:
         return Refunded(intent.id)
 
     async def _find(self, request: ChargeRequest) -> Document | None:
-        """Return the record of this request's key; one that a deleted order has left is deleted first."""
+        """Return the record of the request's key, after deleting one that belongs to a deleted order."""
         record: Document | None = await self._records.find_one({"_id": request.key})
         if record is None or not _is_of_deleted_order(record, request):
             return record
@@ -145,7 +142,7 @@ class StripeGateway:
         return None
 
     async def _stamp(self, record: Document, field: str) -> None:
-        """Write down when the intent's money was taken or returned, the first time that it is seen."""
+        """Record the time at which the charge or the refund of the intent was first seen."""
         if field not in record:
             among = {"_id": record["_id"], "intentId": record["intentId"], field: {"$exists": False}}
             await self._records.update_one(among, {"$set": {field: self._clock()}})
@@ -162,16 +159,16 @@ class StripeGateway:
             request,
             {"amount": request.amount, "currency": request.currency, "createdAt": self._clock(), **opened},
         )
-        # Somebody else may have been first: with a refund, or with a charge whose outcome confirming then shows.
+        # Another process may have decided the key first: the record declines, or confirming shows its outcome.
         return _decided(request, record) or await self._confirm(record)
 
     async def _create(self, request: ChargeRequest, token: str, amount: int) -> dict[str, str]:
-        """Have Stripe open an intent; returns what the record is to say of it."""
+        """Create an intent at Stripe and return the fields that record it."""
         params: stripe.params.PaymentIntentCreateParams = {
             "amount": amount,
             "currency": request.currency.lower(),
             "payment_method": token,
-            # Cards alone are charged or declined at once, and nobody is there to be redirected.
+            # Only cards are charged or declined at once, and there is no customer to redirect.
             "allowed_payment_method_types": ["card"],
             "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
             "metadata": {"orderId": request.key},
@@ -187,7 +184,7 @@ class StripeGateway:
         return {"intentId": intent.id}
 
     async def _confirm(self, record: Document) -> Charged | Declined:
-        """Take the money. The intent lets only one confirmation succeed: it needs no idempotency key of ours."""
+        """Take the money. Only one confirmation of an intent can succeed, so no idempotency key is needed."""
         intent_id = record["intentId"]
         try:
             intent = await self._intents.confirm_async(intent_id, {"error_on_requires_action": True})
@@ -203,7 +200,7 @@ class StripeGateway:
         return outcome
 
     async def _decline_untried(self, record: Document, reason: str) -> Charged | Declined:
-        """Decline for a card that Stripe did not even try; the intent is cancelled first, so that nobody ever does."""
+        """Decline a card that Stripe has not tried, after cancelling the intent so that no later call charges it."""
         outcome = charge_outcome(await self._cancel(record["intentId"], REQUESTED))
         if isinstance(outcome, Charged):
             await self._stamp(record, "chargedAt")
@@ -212,14 +209,14 @@ class StripeGateway:
         return Declined(reason)
 
     async def _cancel(self, intent_id: str, reason: str) -> PaymentIntent:
-        """Have nothing charged any more, unless it is already; returns the intent as it is then."""
+        """Cancel the intent unless it is charged already, and return it."""
         try:
             return await self._intents.cancel_async(intent_id, {"cancellation_reason": reason})
         except stripe.InvalidRequestError as error:
             return await self._retrieve_overtaken(intent_id, error)
 
     async def _retrieve_overtaken(self, intent_id: str, error: stripe.InvalidRequestError) -> PaymentIntent:
-        """Return an intent with which somebody else was faster; raises the error if it says anything else."""
+        """Return an intent that another process has changed first; raise the error if it has another cause."""
         if error.code != UNEXPECTED_STATE:
             raise error
         return await self._retrieve(intent_id)
@@ -239,6 +236,7 @@ class StripeGateway:
             return
         if refund.status in ("failed", "canceled"):
             why = getattr(refund, "failure_reason", None)
+            # The charge stays held; the reconciler asks again until an operator has settled it with Stripe.
             _log.error("Stripe could not refund a charge", key=key, intent=intent_id, why=why)
             raise GatewayTimeoutError(f"the refund is in state {refund.status}")
 
@@ -248,7 +246,7 @@ class StripeGateway:
         return await self._settle(record, await self._retrieve(record["intentId"]))
 
     async def _settle(self, record: Document, intent: PaymentIntent) -> Charged | Declined | None:
-        """Return the outcome of an intent; one that waits for the cardholder, who is not there, is cancelled."""
+        """Return the outcome of an intent; cancel one that waits for the cardholder, which an order cannot do."""
         if intent.status == "requires_action":
             intent = await self._cancel(intent.id, ABANDONED)
         outcome = charge_outcome(intent)
@@ -259,13 +257,13 @@ class StripeGateway:
         return outcome
 
     async def _find_or_insert(self, request: ChargeRequest, fields: dict[str, Any]) -> Document:
-        """Write the record of a key unless there is one; returns the one that is there then."""
+        """Insert the record of a key unless there is one, and return the record."""
         key, fields = request.key, {"openedAt": request.opened_at, **fields}
         try:
             found = await self._records.find_one_and_update(
                 {"_id": key}, {"$setOnInsert": fields}, upsert=True, return_document=ReturnDocument.AFTER
             )
-        except DuplicateKeyError:  # two inserted at once
+        except DuplicateKeyError:  # another process inserted it concurrently
             found = await self._records.find_one({"_id": key})
         if found is None:
             raise LookupError(f"the record of {key} is gone")
@@ -273,7 +271,7 @@ class StripeGateway:
 
 
 def _is_of_deleted_order(record: Document, request: ChargeRequest) -> bool:
-    """Whether the record is of an earlier order of the same id, which was deleted since."""
+    """Return whether the record belongs to an earlier order with the same id, which has been deleted."""
     if opened_at := record.get("openedAt"):
         return bool(opened_at < request.opened_at)
     written_at = record.get("createdAt") or record["closedAt"]
@@ -281,12 +279,12 @@ def _is_of_deleted_order(record: Document, request: ChargeRequest) -> bool:
 
 
 def _creation_key(request: ChargeRequest) -> str:
-    """Return Stripe's idempotency key for the intent: Stripe may remember that of a deleted order of the same id."""
+    """Return Stripe's idempotency key for the intent, distinct from that of a deleted order with the same id."""
     return f"{request.key}-{request.opened_at:%Y%m%dT%H%M%S%f}"
 
 
 def _decided(request: ChargeRequest, record: Document) -> Declined | None:
-    """What the record alone says about the request; raises KeyReusedError when it is of another charge."""
+    """Return the decline that the record alone implies, if any. Raises KeyReusedError for another charge's record."""
     if "closedAt" in record or "refundedAt" in record:
         return Declined(CLOSED)
     if (record["amount"], record["currency"]) != (request.amount, request.currency):
@@ -295,9 +293,9 @@ def _decided(request: ChargeRequest, record: Document) -> Declined | None:
 
 
 async def _idempotent(call: Callable[[RequestOptions], Awaitable[Result]], key: str) -> Result:
-    """Make a call under an idempotency key, and without it if what Stripe has kept under it is a failure of its own.
+    """Make a call under an idempotency key, and again without it if Stripe has stored a failure under the key.
 
-    Only for calls that cannot do harm twice: an intent that nobody confirms, a refund of what is refunded already.
+    Only for calls that are harmless when repeated: creating an intent, which takes no money, and refunding a charge.
     """
     try:
         return await call({"idempotency_key": key})
@@ -312,14 +310,14 @@ def _translating_errors() -> Iterator[None]:
     try:
         yield
     except stripe.StripeError as error:
-        ours = translate_error(error)
-        if isinstance(ours, GatewayMisconfiguredError):
+        translated = translate_error(error)
+        if isinstance(translated, GatewayMisconfiguredError):
             _log.error(
-                "Stripe does not accept our calls; the key, its permissions or the account have to be mended",
-                error=str(ours),
+                "Stripe does not accept our calls; correct the key, its permissions or the account",
+                error=str(translated),
                 request_id=error.request_id,
             )
-        raise ours from None
+        raise translated from None
     except PyMongoError as error:
         if database.is_passing(error):
             raise GatewayTimeoutError(str(error)) from error

@@ -1,4 +1,4 @@
-"""How Stripe's library reaches Stripe: over httpx, with the one timeout for a request."""
+"""The HTTP transport of Stripe's library: httpx, with one timeout for the whole request."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,13 +8,14 @@ import httpx
 import stripe
 
 KEEP_ALIVE_SECONDS = 2.0
-"""Idle connections are given up before servers do so: one that breaks under a charge leaves its outcome unknown."""
+"""Close idle connections before the server does: one that breaks during a charge leaves its outcome unknown."""
 
 
 class HttpxTransport(stripe.HTTPClient):
-    """The library's own client for httpx sends bodies in a way that httpx is about to drop, and bounds each step alone.
+    """Sends the library's requests; `timeout_seconds` limits each request as a whole.
 
-    `timeout_seconds` bounds a whole request. How many there are at once is for those to decide who make them.
+    The library's own httpx client passes bodies in a deprecated parameter and limits only the single steps of a
+    request. The number of concurrent requests is up to the callers.
     """
 
     name = "httpx"
@@ -23,7 +24,7 @@ class HttpxTransport(stripe.HTTPClient):
         super().__init__()
         self._timeout = timeout_seconds
         self._client = httpx.AsyncClient(
-            timeout=None,  # noqa: S113 - bounded as a whole below
+            timeout=None,  # noqa: S113 - `request_async` limits the whole request
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE_SECONDS
             ),
@@ -32,7 +33,7 @@ class HttpxTransport(stripe.HTTPClient):
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        """Send a request and return the answer's body, status and headers; raises APIConnectionError without one."""
+        """Send a request; return the response's body, status and headers. Raises APIConnectionError without one."""
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._client.request(method, url, headers=dict(headers), content=post_data)

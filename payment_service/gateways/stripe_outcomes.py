@@ -1,9 +1,9 @@
-"""What Stripe's answers mean for us, and what amounts it is told; pure, without I/O.
+"""The meaning of Stripe's answers and the conversion of amounts; pure, without I/O.
 
-A PaymentIntent of ours gets its card when it is created and is confirmed once, without naming a card again:
+A PaymentIntent gets its card when it is created, and is confirmed once, without naming a card again:
 
     requires_confirmation ──confirm──▶ succeeded                 Charged
-       │                    └────────▶ requires_payment_method   Declined: the card is gone, nothing can be confirmed
+       │                    └────────▶ requires_payment_method   Declined: Stripe has detached the card
        │                    └────────▶ requires_action ──cancel──┐
        └──cancel──▶ canceled                                     │  Declined
                        ▲─────────────────────────────────────────┘
@@ -27,9 +27,9 @@ CARD_UNUSABLE = "The card cannot be charged: it is unknown or was used before"
 NEEDS_CARDHOLDER = "The card asks for its holder's authentication, which an order cannot wait for"
 
 ABANDONED = "abandoned"
-"""The cancellation reason of an intent whose card asks for its holder."""
+"""The cancellation reason of an intent whose card asks for its holder's authentication."""
 REQUESTED = "requested_by_customer"
-"""The cancellation reason of an intent that was refunded before it was confirmed."""
+"""The cancellation reason of an intent that is refunded before it is confirmed."""
 
 UNEXPECTED_STATE = "payment_intent_unexpected_state"
 ALREADY_REFUNDED = "charge_already_refunded"
@@ -41,26 +41,26 @@ ZERO_DECIMAL = frozenset(
 THREE_DECIMAL = frozenset(["BHD", "JOD", "KWD", "OMR", "TND"])
 """Currencies that Stripe counts in thousandths, the last digit always 0 (#three-decimal on that page)."""
 WHOLE_ONLY = frozenset({"ISK"})
-"""Counted in hundredths, but only whole units are taken (#special-cases on that page)."""
+"""Counted in hundredths, but only whole units are accepted (#special-cases on that page)."""
 REFUSED = frozenset({"UGX"})
-"""That page lists it both with and without decimals: a wrong guess would be wrong by a factor of a hundred."""
+"""The page lists these both with and without decimals, and a wrong guess would be off by a factor of a hundred."""
 
 _REASON_LIMIT = 200
 _USED = "may not be used again"
-"""Of a PaymentMethod that is good for one payment; the error has neither a code nor a parameter."""
+"""In the error for a single-use PaymentMethod, which has neither a code nor a parameter."""
 _AMOUNT_CODES = frozenset(
     {"amount_too_small", "amount_too_large", "invalid_charge_amount", "invalid_charge_amount_no_decimal_compatible"}
 )
 
 
 class AmountRefusedError(ValueError):
-    """Stripe cannot be told the amount; the text is for the customer."""
+    """The amount cannot be expressed in Stripe's unit; the text is for the customer."""
 
 
 def stripe_amount(amount: int, currency: str) -> int:
-    """Turn hundredths of a currency into the unit in which Stripe counts it.
+    """Convert hundredths of a currency to Stripe's unit for it.
 
-    Raises AmountRefusedError where that would not be exactly the same money.
+    Raises AmountRefusedError if the result would not be exactly the same amount.
     """
     if currency in REFUSED:
         raise AmountRefusedError(f"Cards cannot be charged in {currency}")
@@ -74,9 +74,9 @@ def stripe_amount(amount: int, currency: str) -> int:
 
 
 def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
-    """Say what became of a charge, None if it was never confirmed; one that was refunded since took nothing.
+    """Return the outcome of a charge, None if it was never confirmed; a refunded charge counts as declined.
 
-    Raises GatewayTimeoutError while Stripe itself does not know.
+    Raises GatewayTimeoutError while Stripe itself has no outcome.
     """
     match intent.status:
         case "succeeded":
@@ -93,20 +93,20 @@ def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
 
 
 def is_refunded(intent: stripe.PaymentIntent) -> bool:
-    """Whether all of the intent's money was returned; known only if `latest_charge` was asked for with it."""
+    """Return whether the whole charge was refunded; known only if the intent was retrieved with `latest_charge`."""
     charge = intent.latest_charge
     return isinstance(charge, stripe.Charge) and charge.refunded
 
 
 def nothing_charged(declined: Declined) -> NothingCharged:
-    """Say why nothing was taken, which has no reason of the card's where a refund has closed the key."""
+    """Convert a decline to the outcome of a refund; a key that a refund has closed has no reason."""
     return NothingCharged(None if declined.reason == CLOSED else declined.reason)
 
 
 def decline_reason(error: stripe.StripeError) -> str | None:
-    """Return the reason for the customer if the error is about the card or the amount; None if it says nothing of them.
+    """Return the customer's reason if the error concerns the card or the amount, else None.
 
-    Stripe's own text is taken where it cannot name the card's token.
+    Stripe's own text is used only where it cannot contain the card's token.
     """
     match error:
         case stripe.CardError():
@@ -119,18 +119,18 @@ def decline_reason(error: stripe.StripeError) -> str | None:
 
 
 def translate_error(error: stripe.StripeError) -> Exception:
-    """Turn an error that says nothing of card and amount into ours, without Stripe's text: it may name a secret."""
-    told = f"Stripe: {type(error).__name__}, HTTP status {error.http_status}, code {error.code}"
+    """Translate an error that does not concern card or amount, without Stripe's text: it may contain a secret."""
+    summary = f"Stripe: {type(error).__name__}, HTTP status {error.http_status}, code {error.code}"
     match error:
         case stripe.IdempotencyError():
-            return KeyReusedError(f"{told}: the key was used for another charge")
+            return KeyReusedError(f"{summary}: the key was used for another charge")
         case stripe.APIConnectionError() | stripe.RateLimitError() | stripe.APIError():
-            return GatewayTimeoutError(told)
-    return GatewayMisconfiguredError(told)
+            return GatewayTimeoutError(summary)
+    return GatewayMisconfiguredError(summary)
 
 
 def is_stored_failure(error: stripe.APIError) -> bool:
-    """Whether this is a failure that Stripe repeats to whoever comes with the same idempotency key, for a day."""
+    """Return whether Stripe has stored this failure and repeats it, for a day, under the same idempotency key."""
     return (error.http_status or 0) >= 500 and (error.headers or {}).get("idempotent-replayed") == "true"
 
 

@@ -1,6 +1,7 @@
-"""Which postings each business operation makes: pure, and balanced by construction.
+"""The journal entry of each business operation: pure, and balanced by construction.
 
-An amount is signed and in minor units: positive is a debit, negative a credit. docs/accounts.md has an example of each.
+Amounts are signed minor units: a positive one is a debit, a negative one a credit. docs/accounts.md has an example of
+each operation.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from payment_service.ledger import chart_of_accounts
 
 
 class LedgerOperation(StrEnum):
-    """What an entry of the journal records."""
+    """The business operation that a journal entry records."""
 
     RETAINER_OPENED = "retainer.opened"
     RETAINER_CONSUMED = "retainer.consumed"
@@ -29,19 +30,19 @@ class LedgerOperation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """One line of an entry: a debit of an account if `amount` is positive, a credit if it is negative."""
+    """One line of a journal entry: a debit of the account if `amount` is positive, a credit if it is negative."""
 
     account: str
     amount: int
 
     def effect(self) -> int:
-        """By how much the account's balance changes."""
+        """Return the change of the account's balance."""
         return self.amount * chart_of_accounts.normal_sign(self.account)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
-    """An entry that is still to be made. Raises ValueError unless its postings sum to zero, each to its own account."""
+    """A journal entry. Raises ValueError unless its postings sum to zero, with at most one for each account."""
 
     operation: LedgerOperation
     currency: str
@@ -54,13 +55,13 @@ class JournalEntry:
         if sum(posting.amount for posting in self.postings) != 0:
             raise ValueError(f"{self.operation}: the postings do not sum to zero")
         if len(self.postings) < 2 or not all(posting.amount for posting in self.postings):
-            raise ValueError(f"{self.operation}: an entry has two postings or more, none of them of nothing")
+            raise ValueError(f"{self.operation}: an entry has at least two postings, none of them zero")
         if len({posting.account for posting in self.postings}) < len(self.postings):
             raise ValueError(f"{self.operation}: an account has two postings")
 
 
 def retainer_opened(retainer_id: str, amount: int, currency: str) -> JournalEntry:
-    """A client pays in advance."""
+    """Record what a client pays in advance."""
     return JournalEntry(
         operation=LedgerOperation.RETAINER_OPENED,
         currency=currency,
@@ -74,7 +75,7 @@ def retainer_opened(retainer_id: str, amount: int, currency: str) -> JournalEntr
 def retainer_replenished(
     retainer_id: str, amount: int, currency: str, *, payment_id: str | None = None, customer_id: str | None = None
 ) -> JournalEntry:
-    """A client pays more in advance; from their credit where `customer_id` says whose that is, else from outside."""
+    """Record a further advance payment: from the credit of `customer_id` if given, else from outside."""
     source = (
         chart_of_accounts.clearing(currency)
         if customer_id is None
@@ -91,19 +92,19 @@ def retainer_replenished(
 def retainer_consumed(
     retainer_id: str, amount: int, currency: str, *, invoice_id: str | None = None, description: str | None = None
 ) -> JournalEntry:
-    """What was paid in advance is earned, or pays an invoice."""
-    earned = chart_of_accounts.revenue(currency) if invoice_id is None else chart_of_accounts.invoice(invoice_id)
+    """Record that a retainer is consumed: as revenue, or to pay an invoice."""
+    credited = chart_of_accounts.revenue(currency) if invoice_id is None else chart_of_accounts.invoice(invoice_id)
     return JournalEntry(
         operation=LedgerOperation.RETAINER_CONSUMED,
         currency=currency,
-        postings=_moved(amount, debit=chart_of_accounts.retainer(retainer_id), credit=earned),
+        postings=_moved(amount, debit=chart_of_accounts.retainer(retainer_id), credit=credited),
         reference=_ids(retainerId=retainer_id, invoiceId=invoice_id),
         description=description,
     )
 
 
 def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> JournalEntry:
-    """An order is paid from a retainer."""
+    """Record the payment of an order from a retainer."""
     return JournalEntry(
         operation=LedgerOperation.ORDER_PAID,
         currency=currency,
@@ -117,7 +118,7 @@ def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> J
 def order_refunded(
     retainer_id: str, order_id: str, amount: int, currency: str, *, reverses: str | None = None
 ) -> JournalEntry:
-    """An order's money goes back to its retainer; `reverses` is the entry by which it was paid."""
+    """Record the refund of an order to its retainer; `reverses` is the entry of the payment."""
     return JournalEntry(
         operation=LedgerOperation.ORDER_REFUNDED,
         currency=currency,
@@ -130,7 +131,7 @@ def order_refunded(
 
 
 def invoice_issued(invoice_id: str, amount: int, currency: str) -> JournalEntry:
-    """A client owes us for something."""
+    """Record an invoice to a client."""
     return JournalEntry(
         operation=LedgerOperation.INVOICE_ISSUED,
         currency=currency,
@@ -142,7 +143,7 @@ def invoice_issued(invoice_id: str, amount: int, currency: str) -> JournalEntry:
 
 
 def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method: str) -> JournalEntry:
-    """A part of an invoice, or all of it, is paid from outside."""
+    """Record a full or partial payment of an invoice from outside."""
     return JournalEntry(
         operation=LedgerOperation.INVOICE_PAID,
         currency=currency,
@@ -157,7 +158,7 @@ def invoice_paid(invoice_id: str, amount: int, currency: str, *, payment_method:
 def payment_completed(
     payment_id: str, customer_id: str, amount: int, currency: str, *, invoice_id: str | None = None
 ) -> JournalEntry:
-    """A payment has arrived: it is the customer's credit, or pays the invoice that it was made for."""
+    """Record the arrival of a customer's payment: it pays its invoice, or becomes the customer's credit."""
     credited = (
         chart_of_accounts.customer(customer_id, currency)
         if invoice_id is None
@@ -172,7 +173,7 @@ def payment_completed(
 
 
 def bank_opened(account_id: str, amount: int, currency: str) -> JournalEntry:
-    """A bank account is entered with what it holds."""
+    """Record a bank account's opening balance."""
     return JournalEntry(
         operation=LedgerOperation.BANK_OPENED,
         currency=currency,
@@ -184,7 +185,7 @@ def bank_opened(account_id: str, amount: int, currency: str) -> JournalEntry:
 def transfer_made(
     transfer_id: str, *, from_id: str, to_id: str, amount: int, fee: int, currency: str, description: str | None = None
 ) -> JournalEntry:
-    """Money goes from one bank account to another; the sender also pays the fee."""
+    """Record a transfer between bank accounts; the sender also pays the fee."""
     fees = (Posting(chart_of_accounts.bank_fees(currency), fee),) if fee else ()
     return JournalEntry(
         operation=LedgerOperation.TRANSFER_MADE,
@@ -200,7 +201,7 @@ def transfer_made(
 
 
 def transfer_cancelled(made: JournalEntry, entry_id: str, reason: str | None = None) -> JournalEntry:
-    """The reverse of the transfer, fee included, that refers to the entry by which it was made."""
+    """Record the reversal of a transfer, fee included; `entry_id` is the transfer's entry."""
     return JournalEntry(
         operation=LedgerOperation.TRANSFER_CANCELLED,
         currency=made.currency,

@@ -1,13 +1,13 @@
-"""The books: accounts with their balances, and the journal of entries; both change only together, in a transaction.
+"""The ledger: accounts with their balances, and the journal; both change only together, in a transaction.
 
     accounts   {_id: "<kind>:<id>", kind, currency, balance, status: "active"|"inactive"|"closed", version,
                 createdAt, updatedAt, …fields of the kind}
     entries    {_id, at, operation, currency, postings: [{account, amount, balanceAfter, version}], reference,
                 description, reverses}
 
-Amounts are minor units. A balance is the sum of the account's postings times its normal sign and never negative; it
-changes only by a guarded update that names what the account has to hold. An account's `version` counts its postings,
-and each posting has the one that it made: the postings of an account are in order whatever the clocks say. Postings
+Amounts are minor units. A balance is the sum of the account's postings times its normal sign, and is never negative: it
+changes only in an update that requires what the account must hold. An account's `version` counts its postings, and each
+posting stores the version that it produced, so the order of an account's postings does not depend on clocks. Postings
 of system accounts have neither `balanceAfter` nor `version`. Entries are never changed or deleted.
 """
 
@@ -41,7 +41,7 @@ ENTRIES = "entries"
 
 ACCOUNTS_SCHEMA = CollectionSchema(
     (IndexModel([("kind", ASCENDING), ("_id", ASCENDING)], name="by_kind"),),
-    # Every change is guarded already; this holds for whatever else writes to the database.
+    # Our own updates are guarded; the validator also covers writes by hand.
     {"$jsonSchema": {"required": ["balance"], "properties": {"balance": {"bsonType": ["int", "long"], "minimum": 0}}}},
 )
 ENTRIES_SCHEMA = CollectionSchema(
@@ -53,10 +53,10 @@ ENTRIES_SCHEMA = CollectionSchema(
 
 ACTIVE = "active"
 
-_ALSO_INACTIVE = frozenset({LedgerOperation.ORDER_REFUNDED, LedgerOperation.CORRECTION})
-"""Operations that an inactive account takes too: what was paid from a retainer must be able to come back to it."""
+_ALLOWED_WHEN_INACTIVE = frozenset({LedgerOperation.ORDER_REFUNDED, LedgerOperation.CORRECTION})
+"""Operations that an inactive account accepts: an order must remain refundable to its retainer."""
 
-_ENTERED = frozenset(
+_ENTERED_BY_CLIENTS = frozenset(
     {
         LedgerOperation.RETAINER_OPENED,
         LedgerOperation.RETAINER_CONSUMED,
@@ -67,7 +67,7 @@ _ENTERED = frozenset(
         LedgerOperation.TRANSFER_MADE,
     }
 )
-"""Operations whose amounts a client has just entered. The others carry on what was accepted before, or undo it."""
+"""Operations whose amounts a client has just entered. The others complete or undo something accepted before."""
 
 _NAMES = {
     AccountKind.RETAINER: "Retainer",
@@ -79,7 +79,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class PostedEntry:
-    """An entry of the journal; `accounts` are the documents after it, by id, of the accounts that have one."""
+    """A journal entry that is posted; `accounts` has the resulting account documents, by account id."""
 
     entry_id: str
     at: datetime
@@ -88,10 +88,10 @@ class PostedEntry:
 
 
 class Ledger:
-    """The books of one database.
+    """The ledger of one database.
 
-    Whatever writes needs the session of a transaction (see Transactions), and lets out what the driver raises: in a
-    transaction no error may be swallowed.
+    Methods that write take the session of a transaction (see Transactions). They never catch the driver's errors: an
+    error swallowed inside a transaction would hide that it is aborted.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -100,9 +100,9 @@ class Ledger:
         self._clock = clock
 
     async def open(self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session) -> None:
-        """Open an account with nothing in it; `fields` are those of its kind.
+        """Open an empty account; `fields` are those of its kind.
 
-        Raises the driver's DuplicateKeyError if there is one of that id.
+        Raises the driver's DuplicateKeyError if the account exists.
         """
         now = self._clock()
         opened = {"kind": kind, "currency": currency, "balance": 0, "status": ACTIVE, "version": 0}
@@ -113,21 +113,21 @@ class Ledger:
     async def open_if_missing(
         self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session
     ) -> None:
-        """Open an account unless it is there; lets a DuplicateKeyError out where another process was first."""
+        """Open an account unless it exists. Raises DuplicateKeyError if another process opens it concurrently."""
         if await self.find(account, session) is None:
             await self.open(account, kind, currency, fields, session)
 
     async def post(self, entry: JournalEntry, session: Session) -> PostedEntry:
         """Change the balances and write the entry.
 
-        Raises UnknownError, StateError (inactive or closed), UnfitError (another currency, or decimals that it does
-        not have) or InsufficientBalanceError; whatever the transaction has done until then has to be aborted.
+        Raises UnknownError, StateError (inactive or closed), UnfitError (another currency, or decimals that the
+        currency does not have) or InsufficientBalanceError; the caller must then abort the transaction.
         """
-        if entry.operation in _ENTERED:
+        if entry.operation in _ENTERED_BY_CLIENTS:
             for posting in entry.postings:
                 require_amount_of(entry.currency, abs(posting.amount))
         now = self._clock()
-        # In one order for everybody: two transactions never hold what the other one wants.
+        # All transactions lock accounts in the same order, so no two of them wait for each other.
         ordered = sorted(entry.postings, key=lambda posting: posting.account)
         changed = {
             posting.account: await self._change(posting, entry, now, session)
@@ -142,7 +142,7 @@ class Ledger:
         effect = posting.effect()
         guard: Document = {"_id": posting.account, "currency": entry.currency}
         guard["balance"] = {"$gte": -effect} if effect < 0 else {"$lte": MAX_MINOR_UNITS - effect}
-        if entry.operation not in _ALSO_INACTIVE:
+        if entry.operation not in _ALLOWED_WHEN_INACTIVE:
             guard["status"] = ACTIVE
         after = await self._accounts.find_one_and_update(
             guard,
@@ -155,13 +155,13 @@ class Ledger:
         return after
 
     async def find(self, account: str, session: Session | None = None) -> Document | None:
-        """Return an account's document, None if there is none."""
+        """Return an account's document, None if it does not exist."""
         return await self._accounts.find_one({"_id": account}, session=session)
 
     async def get(self, account: str, session: Session | None = None) -> Document:
-        """Return an account's document; raises UnknownError if there is none.
+        """Return an account's document. Raises UnknownError if it does not exist.
 
-        Its currency never changes; its balance is for showing: what a decision rests on is the guard of `post`.
+        Its currency never changes. Its balance may change at once: only the guard in `post` decides.
         """
         found = await self.find(account, session)
         if found is None:
@@ -169,16 +169,16 @@ class Ledger:
         return found
 
     async def page(self, kind: AccountKind, *, after: str | None, limit: int) -> list[Document]:
-        """Return accounts of one kind in the order of their ids, from after the given one on."""
+        """Return accounts of one kind, ordered by id, starting after the given id."""
         query: Document = {"kind": kind}
         if after is not None:
             query["_id"] = {"$gt": after}
         return await self._accounts.find(query).sort("_id", ASCENDING).to_list(limit)
 
     async def set_status(self, account: str, status: str, session: Session, *, only_empty: bool = False) -> Document:
-        """Change an account's status and return its document.
+        """Set an account's status and return its document.
 
-        Raises UnknownError, and StateError if `only_empty` and there is something left in it.
+        Raises UnknownError, or StateError if `only_empty` is set and the account is not empty.
         """
         guard: Document = {"_id": account}
         if only_empty:
@@ -192,11 +192,11 @@ class Ledger:
         if after is None:
             found = await self.get(account, session)
             left = format_amount(found["balance"], found["currency"])
-            raise StateError(f"{account_name(account)} still holds {left}; move it before it becomes {status}")
+            raise StateError(f"{account_name(account)} still holds {left}; empty it before it becomes {status}")
         return after
 
     async def entry(self, entry_id: str, session: Session | None = None) -> Document:
-        """Return one entry; raises LookupError if there is none."""
+        """Return one entry. Raises LookupError if it does not exist."""
         found = await self._entries.find_one({"_id": entry_id}, session=session)
         if found is None:
             raise LookupError(f"entry {entry_id} is not in the journal")
@@ -205,7 +205,7 @@ class Ledger:
     async def statement(
         self, account: str | None, *, before: tuple[datetime, str] | None = None, limit: int
     ) -> list[Document]:
-        """Return entries, newest first, of one account or of all, from before the given (time, id) on."""
+        """Return entries of one account or of all, newest first, starting before the given (time, id)."""
         query: Document = {} if account is None else {"postings.account": account}
         if before is not None:
             moment, entry_id = before
@@ -214,7 +214,7 @@ class Ledger:
         return await self._entries.find(query).sort(newest_first).to_list(limit)
 
     async def movements(self, account: str, *, increasing: bool, limit: int) -> list[Document]:
-        """Return the newest entries that made the account's balance larger, or those that made it smaller."""
+        """Return the newest entries that increased the account's balance, or those that decreased it."""
         debit = increasing == (chart_of_accounts.normal_sign(account) > 0)
         line = {"account": account, "amount": {"$gt" if debit else "$lt": 0}}
         query = {"postings.account": account, "postings": {"$elemMatch": line}}
@@ -223,7 +223,7 @@ class Ledger:
 
 
 def to_journal_entry(entry: Mapping[str, Any]) -> JournalEntry:
-    """Return what an entry of the journal records."""
+    """Convert a stored entry to a journal entry."""
     return JournalEntry(
         operation=LedgerOperation(entry["operation"]),
         currency=entry["currency"],
@@ -235,7 +235,7 @@ def to_journal_entry(entry: Mapping[str, Any]) -> JournalEntry:
 
 
 def account_name(account: str) -> str:
-    """Name an account as a person does: `Retainer 5f0c…`."""
+    """Return an account's name for people: `Retainer 5f0c…`."""
     kind, _, rest = account.partition(":")
     if kind == AccountKind.CUSTOMER:
         rest = rest.rpartition(":")[0]
@@ -243,7 +243,7 @@ def account_name(account: str) -> str:
 
 
 def format_amount(amount: int, currency: str) -> str:
-    """Write an amount for a person: `19.99 USD`."""
+    """Format an amount for people: `19.99 USD`."""
     return f"{to_json_number(amount)} {currency}"
 
 
@@ -274,13 +274,13 @@ def _lines(postings: Sequence[Posting], changed: Mapping[str, Document]) -> list
 
 
 def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) -> RefusedError:
-    """Say why the account did not take the posting."""
+    """Find out why the guarded update of the account did not match."""
     name = account_name(posting.account)
     if account is None:
         return UnknownError(f"{name} does not exist")
     if account["currency"] != entry.currency:
         return UnfitError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
-    if account["status"] != ACTIVE and entry.operation not in _ALSO_INACTIVE:
+    if account["status"] != ACTIVE and entry.operation not in _ALLOWED_WHEN_INACTIVE:
         return StateError(f"{name} is {account['status']}")
     if posting.effect() > 0:
         limit = format_amount(MAX_MINOR_UNITS, entry.currency)
@@ -289,9 +289,9 @@ def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) ->
 
 
 def _insufficient(name: str, account: Document, amount: int) -> InsufficientBalanceError:
-    balance, asked = (format_amount(figure, account["currency"]) for figure in (account["balance"], amount))
+    balance, requested = (format_amount(figure, account["currency"]) for figure in (account["balance"], amount))
     if account["kind"] == AccountKind.INVOICE:
-        detail = f"Overpayment: {balance} is due on {name}, and {asked} is more"
+        detail = f"Overpayment: {balance} is due on {name}, less than {requested}"
     else:
-        detail = f"Insufficient balance: {name} holds {balance}, and {asked} is asked for"
+        detail = f"Insufficient balance: {name} holds {balance}, but {requested} was requested"
     return InsufficientBalanceError(detail, balance=account["balance"], amount=amount)

@@ -1,4 +1,4 @@
-"""Refusals: answers of the books that say no. They are not faults, are never retried, and leave nothing changed."""
+"""Refusals: operations that the books do not allow. They are answers, not faults: never retried, nothing changes."""
 
 from http import HTTPStatus
 
@@ -8,8 +8,8 @@ from shared.money import require_whole
 class RefusedError(Exception):
     """The books do not allow the operation.
 
-    `detail` is for the person who reads it, `status` what HTTP answers, `field` the request's field that is to blame,
-    if one is.
+    `detail` is for people, `status` is the HTTP status, `field` names the invalid field of the request, if there is
+    one.
     """
 
     status = HTTPStatus.BAD_REQUEST
@@ -27,29 +27,29 @@ class UnknownError(RefusedError):
 
 
 class StateError(RefusedError):
-    """What the operation names is in a state that does not allow it: inactive, closed, not completed yet."""
+    """Something that the operation names is in the wrong state: inactive, closed, not completed yet."""
 
     status = HTTPStatus.CONFLICT
 
 
 class UnfitError(RefusedError):
-    """What the operation names does not go together: two currencies, another customer's payment."""
+    """The things that the operation names do not fit together: two currencies, another customer's payment."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-def require_amount_of(currency: str, amount: int) -> None:
-    """Raise UnfitError if an amount, in minor units, has decimals and its currency has none."""
-    try:
-        require_whole(currency, {"amount": amount})
-    except ValueError as error:
-        raise UnfitError(str(error), field="amount") from None
-
-
 class InsufficientBalanceError(RefusedError):
-    """An account holds less than the operation takes from it; both in minor units."""
+    """The account holds less than the operation takes from it; both figures are minor units."""
 
     def __init__(self, detail: str, *, balance: int, amount: int) -> None:
         super().__init__(detail)
         self.balance = balance
         self.amount = amount
+
+
+def require_amount_of(currency: str, amount: int) -> None:
+    """Raise UnfitError if an amount in minor units has decimals that its currency does not have."""
+    try:
+        require_whole(currency, {"amount": amount})
+    except ValueError as error:
+        raise UnfitError(str(error), field="amount") from None

@@ -1,15 +1,15 @@
-"""The one place that runs MongoDB transactions: majority writes, snapshot reads, retries with a limit.
+"""Runs MongoDB transactions, in this one place: majority writes, snapshot reads, and retries with a limit.
 
-    TransientTransactionError          the whole transaction is run again, after a pause with full jitter
-    UnknownTransactionCommitResult     the commit alone is repeated: it is idempotent
-    anything else                      aborts and leaves at once (a refusal, a duplicate key, a fault)
+    TransientTransactionError          the whole transaction is retried, after a pause with full jitter
+    UnknownTransactionCommitResult     only the commit is retried: it is idempotent
+    anything else                      aborts and is raised at once (a refusal, a duplicate key, a fault)
 
-Where the limit is reached, ContentionError, DatabaseUnavailableError or UnknownCommitError leaves: all of them are
-TransientErrors, so HTTP answers 503 with Retry-After and a consumer waits.
+At the limit, ContentionError, DatabaseUnavailableError or UnknownCommitError is raised. All of them are
+TransientErrors: HTTP answers 503 with Retry-After, and a consumer waits.
 
-In MongoDB a write to a document that another transaction has written fails at once. So the operations of one process
-on the same accounts wait for each other here, in front of the transaction, instead of failing there; the retries are
-for conflicts between processes.
+MongoDB rejects a write to a document that another open transaction has written. Operations of one process on the same
+accounts therefore queue for locks here before their transactions start, and only conflicts between processes need
+retries.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ UnknownOutcomeHook = Callable[[Any], None]
 """Called with the id of a session whose transaction may have been left open."""
 
 LIMIT_SECONDS = 10.0
-"""After so long, waiting for its turn included, an operation is not attempted again."""
+"""An operation is not retried after this time, which includes waiting for its locks."""
 LIMIT_ATTEMPTS = 100
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
@@ -50,34 +50,32 @@ _TRANSIENT = "TransientTransactionError"
 _UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
 _WRITE_CONFLICT = 112
 _INTERRUPTED = 11601
-"""What a statement gets whose session was ended meanwhile; the driver does not label it."""
+"""The code of a statement whose session was killed; the driver gives it no label."""
 
-_attempts = Counter("transaction_attempts_total", "Transactions begun, retries among them", ["operation"])
+_attempts = Counter("transaction_attempts_total", "Transactions started, including retries", ["operation"])
 _commits = Counter("transaction_commits_total", "Transactions committed", ["operation"])
-_aborts = Counter(
-    "transaction_aborts_total", "Transactions aborted, those of attempts that were repeated among them", ["operation"]
-)
-_retries = Counter("transaction_retries_total", "Attempts and commits that were repeated", ["operation", "reason"])
-_failures = Counter("transaction_failures_total", "Operations that did not commit", ["operation", "reason"])
+_aborts = Counter("transaction_aborts_total", "Transactions aborted, including those retried", ["operation"])
+_retries = Counter("transaction_retries_total", "Retries of transactions and commits", ["operation", "reason"])
+_failures = Counter("transaction_failures_total", "Operations that were not committed", ["operation", "reason"])
 _durations = Histogram(
     "transaction_duration_seconds",
-    "Time of an operation, waiting and retries included",
+    "Duration of operations, including waiting and retries",
     ["operation"],
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
 )
-_concurrent = Gauge("concurrent_operations", "Operations in hand, waiting ones among them", ["operation"])
+_concurrent = Gauge("concurrent_operations", "Operations in progress, including waiting ones", ["operation"])
 
 
 class ContentionError(TransientError):
-    """Other operations kept the accounts busy up to the limit; nothing was changed."""
+    """Other operations kept the accounts busy until the limit; nothing was changed."""
 
 
 class UnknownCommitError(TransientError):
-    """The database did not say whether the transaction was committed; the operation may have taken place."""
+    """The database did not confirm the commit; the operation may or may not have taken effect."""
 
 
 class Transactions:
-    """Runs work in transactions of one database."""
+    """Runs operations in transactions of one database."""
 
     def __init__(
         self,
@@ -98,14 +96,14 @@ class Transactions:
     async def run(
         self, operation: str, work: "Work[Result]", keys: Collection[str] = (), *, within: float | None = None
     ) -> Result:
-        """Run `work` in a transaction and return its result once that is committed by a majority.
+        """Run `work` in a transaction and return its result after a majority has committed it.
 
-        `work` is run again for every attempt, so it must have no effects but those on the database, through the
-        session that it gets. `operation` labels the metrics. Operations that share one of the `keys` take turns.
-        `within` is the limit in seconds where it is not to be the usual one.
+        `work` runs again in every attempt, so it may only have effects on the database, through its session.
+        `operation` labels the metrics. Operations that share one of the `keys` run one after the other. `within`
+        replaces the usual limit in seconds.
 
-        Raises what `work` raises, after the transaction is aborted; ContentionError or DatabaseUnavailableError when
-        the limit was reached and nothing was changed; UnknownCommitError when that is not known.
+        Raises what `work` raises, after aborting the transaction; ContentionError or DatabaseUnavailableError if the
+        limit is reached and nothing was changed; UnknownCommitError if that is unknown.
         """
         limit = self._limit_seconds if within is None else within
         deadline = time.monotonic() + limit
@@ -116,18 +114,19 @@ class Transactions:
     @asynccontextmanager
     async def _session(self, deadline: float) -> AsyncIterator[Session]:
         session = await _awaited(self._client.start_session())
-        in_doubt = False
+        doubtful = False
         try:
             await self._announce(session, deadline)
             yield session
         except BaseException as error:
-            in_doubt = _may_be_left_open(error)
+            doubtful = _may_be_left_open(error)
             raise
         finally:
-            doubted = session.session_id["id"] if in_doubt and self._on_unknown_outcome is not None else None
+            # The id must be read first: an ended session has none.
+            lsid = session.session_id["id"] if doubtful and self._on_unknown_outcome is not None else None
             await _uninterrupted(session.end_session())
-            if doubted is not None and self._on_unknown_outcome is not None:
-                self._on_unknown_outcome(doubted)
+            if lsid is not None and self._on_unknown_outcome is not None:
+                self._on_unknown_outcome(lsid)
 
     async def _announce(self, session: Session, deadline: float) -> None:
         if self._on_session is None:
@@ -162,7 +161,7 @@ async def _attempt(session: Session, operation: str, work: "Work[Result]", deadl
     try:
         result = await work(session)
     except BaseException:
-        # An open transaction would keep its documents from everybody for a minute.
+        # An open transaction would block its documents for a minute.
         _aborts.labels(operation).inc()
         await _uninterrupted(session.abort_transaction())
         raise
@@ -182,7 +181,7 @@ async def _commit(session: Session, operation: str, deadline: float) -> None:
             pause = _pause(attempt)
             if time.monotonic() + pause > deadline:
                 raise UnknownCommitError(
-                    "the database did not say whether the operation was committed; ask again with the same key"
+                    "the database did not confirm whether the operation was committed; retry with the same key"
                 ) from error
             _retries.labels(operation, "unknown-commit").inc()
         else:
@@ -192,7 +191,7 @@ async def _commit(session: Session, operation: str, deadline: float) -> None:
 
 
 class KeyedLocks:
-    """Locks by key for the tasks of one process, each there only as long as somebody holds it or waits for it."""
+    """Locks by key for the tasks of one process; a lock exists only while a task holds it or waits for it."""
 
     def __init__(self) -> None:
         self._locks: dict[str, _CountedLock] = {}
@@ -202,11 +201,11 @@ class KeyedLocks:
 
     @asynccontextmanager
     async def held(self, keys: Collection[str], *, within: float) -> AsyncIterator[None]:
-        """Hold all the keys; raises ContentionError if they are not free within so many seconds."""
+        """Hold the locks of all keys. Raises ContentionError if they cannot be acquired in that many seconds."""
         async with AsyncExitStack() as acquired:
             try:
                 async with asyncio.timeout(within):
-                    # In one order for everybody: two operations never wait for each other.
+                    # All tasks acquire locks in the same order, so no two of them deadlock.
                     for key in sorted(set(keys)):
                         await acquired.enter_async_context(self._held_one(key))
             except TimeoutError:
@@ -250,7 +249,7 @@ _prepared: set[str] = set()
 
 
 def _prepare(operation: str) -> None:
-    """Have the failures start at zero: Prometheus sees no increase in a series that begins with its first count."""
+    """Start the failure counts at zero: Prometheus sees no increase in a series that starts at one."""
     if operation not in _prepared:
         _prepared.add(operation)
         for reason in REASONS:
@@ -258,7 +257,7 @@ def _prepare(operation: str) -> None:
 
 
 def _pause(attempt: int) -> float:
-    """Exponential backoff with full jitter: whoever met in a conflict does not meet again."""
+    """Return an exponential backoff with full jitter, so that rivals do not collide again."""
     return random.random() * min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 16))  # noqa: S311
 
 
@@ -271,21 +270,21 @@ def _is_interrupted(error: PyMongoError) -> bool:
 
 
 def _may_be_left_open(error: BaseException) -> bool:
-    """Whether the abort may not have reached the database, given what an operation ended with."""
+    """Return whether an operation that failed with this error may have left its transaction open."""
     if isinstance(error, DatabaseUnavailableError | UnknownCommitError | asyncio.CancelledError):
         return True
     return isinstance(error, PyMongoError) and database.is_passing(error)
 
 
 def _contention() -> ContentionError:
-    return ContentionError("the accounts were busy with other operations for too long; nothing was changed")
+    return ContentionError("other operations kept the accounts busy for too long; nothing was changed")
 
 
 def _limit_reached(error: PyMongoError) -> TransientError:
     if _is_conflict(error):
         return _contention()
-    ours = database.as_ours(error)
-    return ours if isinstance(ours, TransientError) else DatabaseUnavailableError(str(error)[:300])
+    translated = database.as_ours(error)
+    return translated if isinstance(translated, TransientError) else DatabaseUnavailableError(str(error)[:300])
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -299,7 +298,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 REASONS = (*(reason for _, reason in _REASONS), "conflict", "error")
-"""Every reason that the metrics know."""
+"""All values of the metrics' label `reason`."""
 
 
 def _reason(error: BaseException) -> str:
@@ -314,7 +313,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _awaited(call: Any) -> Any:
-    """The result of a call that PyMongo and Motor make differently: one awaits it, the other does not."""
+    """Return the result of a call that is a coroutine in one driver, PyMongo or Motor, and not in the other."""
     return await call if inspect.isawaitable(call) else call
 
 
@@ -322,7 +321,7 @@ _ending: set["asyncio.Task[Any]"] = set()
 
 
 async def _uninterrupted(call: Coroutine[Any, Any, Any]) -> None:
-    """Await a call that a cancellation must not cut short: half a commit or abort leaves the transaction open."""
+    """Await a call that a cancellation must not interrupt: half a commit or abort leaves the transaction open."""
     task = asyncio.ensure_future(call)
     _ending.add(task)
     task.add_done_callback(_ending.discard)
@@ -332,5 +331,5 @@ async def _uninterrupted(call: Coroutine[Any, Any, Any]) -> None:
         if not task.done():
             await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # seen: what the caller learns is that it was cancelled
+            task.exception()  # retrieved, so that asyncio does not log it; the caller sees the cancellation
         raise

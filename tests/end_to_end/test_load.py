@@ -68,7 +68,7 @@ async def test_an_audit_in_the_middle_of_it_finds_orders_on_their_way_and_nothin
     declined = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1, payment_token="tok_declined")))
     on_their_way = 0
     while not (good.done() and declined.done()):
-        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, second_look_after=0)
+        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, confirm_after=0)
         assert report.violations == []
         on_their_way = max(on_their_way, report.information["inFlight"])
     assert on_their_way > 0

@@ -27,14 +27,14 @@ async def inventory(stack: Stack, method: str, path: str, **body: Any) -> httpx.
 
 
 async def open_slots(stack: Stack, capacity: int) -> list[str]:
-    """Have two slots of a day, the first of which begins half a day from now; returns them, the earliest first."""
+    """Set rules with two slots of a day, the first half a day from now; return them, earliest first."""
     opening = (utc_now() + timedelta(hours=12)).strftime("%H:%M")
     times = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening, "horizonSlots": 2}
     return await set_rules(stack, capacity=capacity, **times)
 
 
 async def set_rules(stack: Stack, **rules: Any) -> list[str]:
-    """Change rules of slots, the times only if they are given; returns the slots on offer, the earliest first."""
+    """Change the rules of slots; return the slots on offer, earliest first."""
     assert (await inventory(stack, "PUT", "/slots/config", **rules)).status_code == 200
     return [slot["slotId"] for slot in await slots(stack)]
 
@@ -54,7 +54,7 @@ async def place(stack: Stack, slot: str | None = "auto", token: str = "tok_ok") 
 
 
 async def place_and_cancel(stack: Stack) -> bool:
-    """Place an order, and cancel it if it is not confirmed by then; returns whether it was cancelled."""
+    """Place an order and cancel it at once; return whether it was cancelled before it was confirmed."""
     order_id = await stack.place(payment={"token": "tok_ok"}, delivery={"slot": "auto"})
     answer = await stack.client.post(f"{stack.url('order')}/orders/{order_id}/cancel")
     status = (await stack.settled(order_id))["status"]
@@ -75,7 +75,7 @@ async def a_burst_of_orders_fills_the_slots_to_the_last_one_that_fits(stack: Sta
         return {"delivery": {"slot": "auto"}, "payment": {"token": "tok_declined" if index % 4 == 3 else "tok_ok"}}
 
     orders = await stack.all_settled(await stack.place_many(40, body))
-    # Those that are declined take room for a while, for which others are refused: then their share is still to have.
+    # Orders with a declined card take room for a while, for which others are refused: late orders get that room.
     late = [await place(stack) for _ in range(14)]
 
     assert len(orders) == 40

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 import pytest
 from pymongo import AsyncMongoClient
 
-from operations.dead_letters import DeadLetterService, Filters
-from operations.dead_letters.connection import take_in
+from operations.dead_letters.connection import record_waiting
+from operations.dead_letters.filters import Filters
 from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.service import DeadLetterService
 from shared import failure_points as at
 from shared import topology
 from shared.bus import Envelope
@@ -104,19 +105,19 @@ async def test_a_bulk_replay_that_is_killed_at_every_step_is_gone_on_with(
     harness: RabbitHarness, mongodb_url: str, database: Database
 ) -> None:
     """What was published and not noted comes once more, with the same message id; nothing else does."""
-    desk = DeadLetterService(database)
-    await desk.prepare()
+    service = DeadLetterService(database)
+    await service.prepare()
     await send(harness, 0, REPLAYED)
-    await take_in(harness.url, LetterRecords(database))
-    replay_id = await desk.start_replay(Filters(), by="ann", why="mended", rate=AT_ONCE * 2)
+    await record_waiting(harness.url, LetterRecords(database))
+    replay_id = await service.start_replay(Filters(), by="ann", why="fixed", rate=AT_ONCE * 2)
     for point in (at.REPLAY_CLAIMED, at.REPLAY_PUBLISHED, at.REPLAY_RECORDED):
         assert await work(replay_id, harness, mongodb_url, database, f"{point}#2") == -signal.SIGKILL
         await expire_lease(database)
     assert await work(replay_id, harness, mongodb_url, database) == 0
-    replay = await desk.replay(replay_id)
+    replay = await service.replay(replay_id)
     assert replay is not None
     assert (replay["status"], replay["published"], replay["total"]) == ("done", REPLAYED, REPLAYED)
-    assert (await desk.counts())["pending"] == REPLAYED
+    assert (await service.counts())["pending"] == REPLAYED
     found = [letter async for letter in database["dead_letters"].find()]
     assert {len(letter["replays"]) for letter in found} == {1}
     sent = Counter(message.message_id for message in await harness.take_from(INBOX, REPLAYED + AT_ONCE, within=60))

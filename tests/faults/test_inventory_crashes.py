@@ -1,4 +1,4 @@
-"""Inventory workers that die or stall between any two steps: stock moves once, and nothing stays behind."""
+"""Inventory workers that die or stall between any two steps: stock moves once, and nothing is left behind."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[
 
 @pytest.fixture
 async def other(workers: list[Worker]) -> Worker:
-    """A worker that lives on."""
+    """A worker that survives."""
     await workers[1].stock(FULL)
     return workers[1]
 
@@ -87,7 +87,7 @@ async def test_a_batch_whose_worker_died_is_decided_once_together_with_new_order
 
     answer = await other.reserve(order("new", {"a": 2}), *batch, order("newer", {"a": 1}))
 
-    # What the dead worker had taken stays with its orders; of the one unit that is left nobody needs but the last.
+    # Units that the dead worker had taken stay with its orders. One unit is left, enough for the last order only.
     assert reserved(answer) == {"o0", "o1", "o2", "newer"}
     assert await other.free("a") == 0
     await settle_everything([other])
@@ -124,10 +124,10 @@ async def test_a_release_whose_worker_died_gives_back_once(workers: list[Worker]
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_release_after_a_release_whose_mark_is_still_there_gives_back_once(
+async def test_a_release_after_an_interrupted_release_gives_back_once(
     workers: list[Worker], other: Worker, point: str
 ) -> None:
-    """The mark of the reservation may be there as well: each step starts from what the one before has left."""
+    """The move of the reservation may still be pending too: each step starts from what the one before has left."""
     await crash(doomed(workers, point).reserve(order("o", BOTH)))
     await other.reserve(order("o", BOTH))
     await crash(doomed(workers, point).release("o"))
@@ -139,14 +139,12 @@ async def test_a_release_after_a_release_whose_mark_is_still_there_gives_back_on
     assert await leftovers(other.database) == []
 
 
-async def test_what_a_refused_order_had_taken_comes_back_though_its_worker_died(
-    workers: list[Worker], other: Worker
-) -> None:
+async def test_units_of_a_refused_order_come_back_after_its_worker_died(workers: list[Worker], other: Worker) -> None:
     dying = doomed(workers, RESERVATION_RECORDED)
     before_write = Gate(dying.stock_items, "write")
     loser = asyncio.create_task(crash(dying.reserve(order("loser", BOTH))))
     await before_write.reached()
-    await other.reserve(order("winner", {"b": 8}))  # the loser takes a and finds b changed
+    await other.reserve(order("winner", {"b": 8}))  # the loser takes a, then finds b changed
     before_write.open()
     await loser
     assert await free(other) == {"a": 8, "b": 2}
@@ -174,7 +172,7 @@ async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_n
     stalled = asyncio.create_task(slow.reserve(order("o", BOTH)))
     await gate.reached()
     assert await other.reserve(order("o", BOTH)) == [StockReserved(order_id="o")]
-    await settle_everything([other])  # no mark is left that could warn the slow one
+    await settle_everything([other])  # no pending move is left that could warn the slow worker
     if released:
         await other.release("o")
         await settle_everything([other])
@@ -233,10 +231,10 @@ async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_b
     assert await leftovers(other.database) == []
 
 
-async def test_removing_a_mark_does_not_remove_the_mark_of_a_release_that_came_between(
+async def test_clearing_a_move_keeps_the_move_of_a_release_that_came_between(
     workers: list[Worker], other: Worker
 ) -> None:
-    """With that one gone and the reservation still RESERVED, the release's redelivery would give back twice."""
+    """If it were cleared while the reservation is still RESERVED, the redelivered release would give back twice."""
     slow = workers[0]
     await slow.reserve(order("o", {"a": 2}))
     gate = Gate(slow.stock_items, "write")
@@ -300,7 +298,7 @@ class Perils:
 
 
 class Inbox:
-    """A queue that delivers in any order, some messages twice, and again whatever a dead worker had in hand."""
+    """A queue that delivers in any order, some messages twice, and redelivers what a dead worker was handling."""
 
     def __init__(self, messages: Sequence[Message], chance: random.Random) -> None:
         self._random = chance
@@ -328,7 +326,7 @@ class Inbox:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_whatever_dies_or_stalls_the_books_balance_in_the_end(
+async def test_the_books_balance_in_the_end_whatever_dies_or_stalls(
     workers: list[Worker], other: Worker, seed: int
 ) -> None:
     perils = Perils(seed)
@@ -374,10 +372,10 @@ async def assert_records_agree(
     assert {p: await worker.free(p) + held[p] for p in stock} == stock
 
 
-async def test_the_sweep_finds_the_marks_of_a_dead_worker_and_leaves_those_of_messages_still_to_come(
+async def test_the_sweep_clears_moves_of_a_dead_worker_except_those_of_undecided_orders(
     workers: list[Worker], other: Worker
 ) -> None:
-    await other.reserve(order("gone", {"a": 1}))  # its notes are lost with the worker
+    await other.reserve(order("gone", {"a": 1}))  # what the worker knew is lost with it
     await crash(doomed(workers, STOCK_MOVED).reserve(order("unacknowledged", {"a": 1})))
     fresh = Worker(other.database)
 

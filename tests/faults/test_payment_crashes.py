@@ -72,9 +72,9 @@ async def test_an_order_that_comes_again_after_a_crash_is_charged_once(
     order = order_created()
     workers[0].crash_at = point
     with pytest.raises(SimulatedCrashError):
-        await workers[0].take(order)
+        await workers[0].charge(order)
     assert (await workers[0].payment(order.order_id)).status is PaymentStatus.PENDING
-    answers = await workers[second].take(order)
+    answers = await workers[second].charge(order)
     entry = await workers[0].entry(order.order_id)
     assert answers == processed(order, entry)
     assert entry is not None
@@ -85,14 +85,14 @@ async def test_a_lost_first_answer_followed_by_a_crash_is_charged_once(workers: 
     order = order_created("tok_timeout")
     workers[0].crash_at = PAYMENT_CHARGED
     with pytest.raises(SimulatedCrashError):
-        await workers[0].take(order)
-    assert await workers[1].take(order) == processed(order, await workers[1].entry(order.order_id))
+        await workers[0].charge(order)
+    assert await workers[1].charge(order) == processed(order, await workers[1].entry(order.order_id))
 
 
 @pytest.mark.parametrize("second", [0, 1], ids=["same worker", "another worker"])
 async def test_a_refund_that_comes_again_after_a_crash_is_sent_once(workers: list[PaymentWorker], second: int) -> None:
     order = order_created()
-    await workers[0].take(order)
+    await workers[0].charge(order)
     workers[0].crash_at = REFUND_SENT
     with pytest.raises(SimulatedCrashError):
         await workers[0].refund(order.order_id)
@@ -109,10 +109,10 @@ async def test_a_refund_between_a_crash_and_the_redelivery_leaves_nothing_charge
     order = order_created()
     workers[0].crash_at = point
     with pytest.raises(SimulatedCrashError):
-        await workers[0].take(order)
+        await workers[0].charge(order)
     assert await workers[1].refund(order.order_id) == []
     expected = refunded(order, "VOIDED" if point == PAYMENT_PENDING else "REFUNDED")
-    assert await workers[1].take(order) == expected
+    assert await workers[1].charge(order) == expected
     assert await workers[1].refund(order.order_id) == expected
     assert await workers[0].held() == set()
 
@@ -121,12 +121,12 @@ async def test_the_redelivery_that_returns_the_charge_may_crash_too(workers: lis
     order = order_created()
     workers[0].crash_at = PAYMENT_CHARGED
     with pytest.raises(SimulatedCrashError):
-        await workers[0].take(order)
+        await workers[0].charge(order)
     await workers[1].refund(order.order_id)
     workers[1].crash_at = REFUND_SENT
     with pytest.raises(SimulatedCrashError):
-        await workers[1].take(order)
-    assert await workers[0].take(order) == refunded(order)
+        await workers[1].charge(order)
+    assert await workers[0].charge(order) == refunded(order)
     assert await workers[0].held() == set()
 
 
@@ -136,7 +136,7 @@ async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_aga
     order = order_created()
     workers[0].crash_at = PAYMENT_CHARGED
     with pytest.raises(SimulatedCrashError):
-        await workers[0].take(order)
+        await workers[0].charge(order)
     assert await workers[1].refund(order.order_id) == []
     clock.advance(5)
     await workers[1].reconciler.look_up_due()
@@ -149,7 +149,7 @@ async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_aga
 
 async def test_one_order_on_two_workers_at_once_is_charged_once(workers: list[PaymentWorker]) -> None:
     orders = [order_created() for _ in range(40)]
-    both = await asyncio.gather(workers[0].take(*orders), workers[1].take(*reversed(orders)))
+    both = await asyncio.gather(workers[0].charge(*orders), workers[1].charge(*reversed(orders)))
     first, second = ({answer.order_id: answer for answer in answers} for answers in both)
     assert first == second
     for order in orders:
@@ -163,7 +163,7 @@ async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges
 ) -> None:
     order = order_created(token)
     gate = Gate(workers[0], "charge", after=after)
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
     assert await workers[1].refund(order.order_id) == []
     assert await workers[1].refund(order.order_id) == []
@@ -173,7 +173,7 @@ async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges
     expected = PaymentStatus.REFUNDED if token == "tok_ok" else PaymentStatus.FAILED
     assert (await workers[0].payment(order.order_id)).status is expected
     # Either message again: the same answer.
-    assert await workers[1].take(order) == await workers[1].refund(order.order_id) == await charging
+    assert await workers[1].charge(order) == await workers[1].refund(order.order_id) == await charging
 
 
 async def test_a_charge_that_outlives_its_look_up_is_not_held(
@@ -181,7 +181,7 @@ async def test_a_charge_that_outlives_its_look_up_is_not_held(
 ) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge")
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
     await workers[1].refund(order.order_id)
     clock.advance(5)
@@ -197,9 +197,9 @@ async def test_a_worker_that_stalls_between_its_charge_and_its_record_changes_no
 ) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge", after=True)
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
-    assert kinds(await workers[1].take(order)) == ["payment.processed"]
+    assert kinds(await workers[1].charge(order)) == ["payment.processed"]
     assert await workers[1].refund(order.order_id) == refunded(order)
     gate.open.set()
     assert await charging == refunded(order)
@@ -211,9 +211,9 @@ async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
 ) -> None:
     order = order_created("tok_timeout")
     gate = Gate(workers[1], "charge")
-    stalled = asyncio.create_task(workers[1].take(order))
+    stalled = asyncio.create_task(workers[1].charge(order))
     await gate.reached.wait()
-    assert await workers[0].take(order) == []
+    assert await workers[0].charge(order) == []
     gate.open.set()
     assert await stalled == processed(order, await workers[0].entry(order.order_id))
     clock.advance(1)
@@ -227,7 +227,7 @@ async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
     workers: list[PaymentWorker], clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
-    await workers[0].take(order)
+    await workers[0].charge(order)
     clock.advance(1)
     workers[0].outbox.away = True
     with pytest.raises(BusUnavailableError):
@@ -245,7 +245,7 @@ async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
 async def test_a_charge_whose_record_was_lost_and_voided_meanwhile_is_returned(workers: list[PaymentWorker]) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge", after=True)
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
     await workers[1].database[records.COLLECTION].delete_one({"_id": order.order_id})
     assert await workers[1].refund(order.order_id) == refunded(order, "VOIDED")
@@ -259,19 +259,19 @@ async def test_a_charge_whose_record_is_lost_is_recorded_when_the_order_comes_ag
 ) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge", after=True)
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
     await workers[1].database[records.COLLECTION].delete_one({"_id": order.order_id})
     gate.open.set()
     with pytest.raises(LookupError, match=order.order_id):
         await charging
-    assert await workers[1].take(order) == processed(order, await workers[1].entry(order.order_id))
+    assert await workers[1].charge(order) == processed(order, await workers[1].entry(order.order_id))
 
 
 async def test_two_refunds_at_once_return_the_money_once(workers: list[PaymentWorker]) -> None:
     orders = [order_created() for _ in range(40)]
     ids = [order.order_id for order in orders]
-    await workers[0].take(*orders)
+    await workers[0].charge(*orders)
     both = await asyncio.gather(workers[0].refund(*ids), workers[1].refund(*reversed(ids)))
     for answers in both:
         assert sorted(answer.order_id for answer in answers) == sorted(ids)
@@ -285,7 +285,7 @@ async def test_refunds_racing_their_orders_on_two_workers_leave_nothing_charged(
     for round_ in range(20):
         orders = [order_created("tok_timeout" if number % 5 == 0 else "tok_ok") for number in range(20)]
         ids = [order.order_id for order in orders]
-        taken, given = await asyncio.gather(workers[0].take(*orders), _after(round_ % 10, workers[1].refund(*ids)))
+        taken, given = await asyncio.gather(workers[0].charge(*orders), _after(round_ % 10, workers[1].refund(*ids)))
         clock.advance(5)
         await asyncio.gather(*(worker.reconciler.look_up_due() for worker in workers))
         answered = {
@@ -305,7 +305,7 @@ async def _after(milliseconds: int, work):  # type: ignore[no-untyped-def]
 async def test_an_abandoned_batch_leaves_no_call_behind(workers: list[PaymentWorker]) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge")
-    charging = asyncio.create_task(workers[0].take(order))
+    charging = asyncio.create_task(workers[0].charge(order))
     await gate.reached.wait()
     charging.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -313,7 +313,7 @@ async def test_an_abandoned_batch_leaves_no_call_behind(workers: list[PaymentWor
     async with asyncio.timeout(60):
         await gate.cancelled.wait()
     assert await workers[0].entry(order.order_id) is None
-    assert kinds(await workers[1].take(order)) == ["payment.processed"]
+    assert kinds(await workers[1].charge(order)) == ["payment.processed"]
 
 
 # --- Everything at once, from a seed ---
@@ -347,7 +347,7 @@ class Story:
         orders = list(self.orders)
         while orders:
             count = self._dice.randint(1, 4)
-            waiting.append(("take", orders[:count]))
+            waiting.append(("charge", orders[:count]))
             waiting.extend(("refund", [order]) for order in orders[:count] if order.order_id in self.refunded)
             orders = orders[count:]
         waiting.extend(self._dice.sample(waiting, 3))
@@ -370,8 +370,8 @@ class Story:
         if self._dice.random() < 0.4:
             worker.crash_at = self._dice.choice([PAYMENT_PENDING, PAYMENT_CHARGED, REFUND_SENT])
         try:
-            if what == "take":
-                answers = await worker.take(*orders)
+            if what == "charge":
+                answers = await worker.charge(*orders)
             else:
                 answers = await worker.refund(*(order.order_id for order in orders))
         except SimulatedCrashError:

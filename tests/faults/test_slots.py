@@ -1,4 +1,4 @@
-"""Workers and processes that die or stall while they book delivery slots: nothing is booked over, lost or kept."""
+"""Workers and processes that die or stall while they book delivery slots: no slot is overbooked, lost or kept."""
 
 import asyncio
 import random
@@ -63,12 +63,12 @@ async def workers(databases: list[Database], clock: HandClock) -> list[Worker]:
 
 @pytest.fixture
 def other(workers: list[Worker]) -> Worker:
-    """A worker that lives on."""
+    """A worker that survives."""
     return workers[1]
 
 
 def doomed(workers: Sequence[Worker], clock: HandClock, point: str, nth: int = 1) -> Worker:
-    """A worker that dies when it gets to the point for the n-th time."""
+    """Return a worker that dies when it reaches the point for the n-th time."""
     return Worker(workers[0].database, reach=crash_at(point, nth), clock=clock)
 
 
@@ -77,7 +77,7 @@ def wanting(order_id: str, price: float = 60) -> OrderCreated:
 
 
 async def booked(worker: Worker) -> dict[str, int]:
-    """What is booked, by slot, of those in which something is."""
+    """Return the loads of slots, without empty ones."""
     return {slot: load for slot, load in (await worker.loads()).items() if load}
 
 
@@ -142,14 +142,14 @@ async def test_room_taken_for_a_request_that_nobody_repeats_comes_back(
 
     await settle_everything([other], clock)
 
-    # A message comes again, a request may not: of the two only the order still holds its room.
+    # A message is redelivered, a request may not be repeated: only the order still holds its room.
     assert await booked(other) == {FIRST: 30_00}
     assert (await other.reservations.assignments(["gone"]))["gone"].status is Status.RELEASED
     assert isinstance(await other.assign("gone", 70_00), Booking)
     assert await booked(other) == {FIRST: 100_00}
 
 
-async def test_one_sweep_does_not_take_the_room_from_a_request_in_hand(
+async def test_one_sweep_does_not_take_the_room_of_a_request_in_progress(
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
     before_record = Gate(workers[0].reservations, "insert")
@@ -186,7 +186,7 @@ async def test_a_request_that_was_given_up_while_it_stalled_gets_a_slot_after_al
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("same_worker", [True, False], ids=["restarted", "another"])
-async def test_an_assignment_is_given_back_once_though_a_worker_died_over_it(
+async def test_an_assignment_is_released_once_after_a_worker_died(
     workers: list[Worker], other: Worker, clock: HandClock, point: str, same_worker: bool
 ) -> None:
     await other.assign("x", 60_00)
@@ -203,7 +203,7 @@ async def test_an_assignment_is_given_back_once_though_a_worker_died_over_it(
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("nth", [1, 2], ids=["over-the-order", "over-its-assignment"])
-async def test_a_cancelled_order_gives_back_what_was_assigned_to_it_though_a_worker_died(
+async def test_a_cancelled_order_releases_its_assignment_after_a_worker_died(
     workers: list[Worker], other: Worker, clock: HandClock, point: str, nth: int
 ) -> None:
     await other.reserve(order("o", {"p": 2}))
@@ -218,7 +218,7 @@ async def test_a_cancelled_order_gives_back_what_was_assigned_to_it_though_a_wor
 
 
 @pytest.mark.parametrize(("point", "nth"), [(RESERVATION_RECORDED, 1), (STOCK_MOVED, 1), (RESERVATION_RECORDED, 2)])
-async def test_a_refused_order_gives_back_what_was_assigned_to_it_though_a_worker_died(
+async def test_a_refused_order_releases_its_assignment_after_a_worker_died(
     workers: list[Worker], other: Worker, clock: HandClock, point: str, nth: int
 ) -> None:
     await other.assign("o", 60_00)
@@ -230,17 +230,17 @@ async def test_a_refused_order_gives_back_what_was_assigned_to_it_though_a_worke
     await assert_settled(workers, clock)
 
 
-async def test_what_a_refused_order_had_taken_is_for_others_only_once_its_refusal_is_recorded(
+async def test_units_of_a_refused_order_are_reused_only_once_its_refusal_is_recorded(
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
-    """Or a worker that dies between the two leaves more taken than there is."""
-    await other.products.put("v", Description(Kind.VPS, package="basic"))
+    """Otherwise a worker that dies between the two writes leaves more taken than there is."""
+    await other.stock_items.put_product("v", Description(Kind.VPS, package="basic"))
     await other.slot_rules(capacity=100_00, horizon=1)
     await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("refused", 100)))
-    await other.products.put("p", Description(Kind.GOODS, price=1_00))
+    await other.stock_items.put_product("p", Description(Kind.GOODS, price=1_00))
     behind = order("behind", {"v": 1}, price=100, slot="auto")
 
-    # It dies once the refusal is written, or where it has taken for the other order: the books are right at both.
+    # It dies after it has recorded the refusal, then after it has taken units for the other order.
     for point in (RESERVATION_RECORDED, STOCK_MOVED):
         await crash(doomed(workers, clock, point).reserve(wanting("refused", 100), behind))
         assert await discrepancies(other.database) == []
@@ -254,7 +254,7 @@ async def test_what_a_refused_order_had_taken_is_for_others_only_once_its_refusa
 async def test_two_requests_of_an_order_at_different_prices_book_one_of_them(
     workers: list[Worker], other: Worker, clock: HandClock, first: int, second: int
 ) -> None:
-    """A client that gave up waiting asks again, another process and at another price, while the first goes on."""
+    """A client that gave up waiting asks another process at another price, while the first one continues."""
     gates = [Gate(worker.reservations, "insert") for worker in workers]
     asking = []
     for worker, gate, price in zip(workers, gates, (first, second), strict=True):
@@ -327,7 +327,7 @@ async def test_an_order_whose_worker_died_is_not_booked_in_a_slot_that_is_not_on
     await assert_settled([other], clock)
 
 
-async def test_room_that_was_taken_is_kept_though_an_earlier_slot_is_free_by_now(
+async def test_room_that_was_taken_is_kept_even_if_an_earlier_slot_is_free_by_now(
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
     await other.assign("in-the-way", 60_00)
@@ -358,10 +358,10 @@ async def test_a_release_finds_the_room_that_a_killed_worker_took_for_an_order_n
 async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
     workers: list[Worker], other: Worker, clock: HandClock, wanted_by: str, slow_first: bool, released: bool
 ) -> None:
-    """One found the first slot full and takes the second, the other finds room in the first: both have taken."""
-    await other.products.put(
+    """One finds the first slot full and takes the second, the other finds room in the first: both hold room."""
+    await other.stock_items.put_product(
         "v", Description(Kind.VPS, package="basic")
-    )  # not counted: nothing but slots to collide on
+    )  # its stock is not counted, so workers collide on slots only
 
     async def want(worker: Worker) -> str | None:
         if wanted_by == "assignment":
@@ -399,7 +399,7 @@ async def test_two_workers_that_choose_different_slots_for_an_order_book_one(
 
 
 class Callers:
-    """Another system that has slots assigned and gives some back, asking again whenever a worker dies over it."""
+    """Another system that requests and releases slots, and repeats a request when a worker dies."""
 
     def __init__(self, orders: dict[str, int], given_back: set[str]) -> None:
         self.orders = orders
@@ -420,13 +420,13 @@ class Callers:
 
 
 class SlotPerils(Perils):
-    """Perils around the reads and writes of slots as well."""
+    """Perils that also surround the reads and writes of slots."""
 
     METHODS = (*Perils.METHODS, ("stock_items", "read_slots"), ("rules", "read"), ("reservations", "assignments"))
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_whatever_dies_or_stalls_no_slot_is_overbooked_or_kept(
+async def test_no_slot_is_overbooked_or_kept_whatever_dies_or_stalls(
     workers: list[Worker], other: Worker, seed: int
 ) -> None:
     perils = SlotPerils(seed)
@@ -438,7 +438,7 @@ async def test_whatever_dies_or_stalls_no_slot_is_overbooked_or_kept(
     inbox = Inbox(messages, perils.random)
     callers = Callers({f"x{n}": perils.random.choice((10_00, 30_00)) for n in range(8)}, {"x1", "x4", "x6"})
 
-    async with asyncio.TaskGroup() as together:  # of which none goes on into the next test if another fails
+    async with asyncio.TaskGroup() as together:  # ends all tasks if one fails
         for worker in workers:
             together.create_task(inbox.serve(worker, perils))
             together.create_task(callers.call(worker, perils))
@@ -447,7 +447,7 @@ async def test_whatever_dies_or_stalls_no_slot_is_overbooked_or_kept(
     await settle_everything([Worker(other.database)])
     assert await leftovers(other.database) == []
     assert_one_slot_each(inbox.answers)
-    # Two callers ask and give back: an order of theirs may have had one slot after another, but never two at once.
+    # Two callers request and release: an order may have had several slots in turn, but never two at once.
     assert await booked(other) == await held(other.database)
     kept = [*(orders.keys() - released), *(callers.orders.keys() - callers.given_back)]
     await other.release(*kept, *callers.given_back)
@@ -464,7 +464,7 @@ def assert_one_slot_each(answers: Sequence[Message]) -> None:
 
 
 async def held(db: Database) -> dict[str, int]:
-    """What the reservations hold, by slot; of one order never two at once."""
+    """Return what the reservations hold, by slot; check that no order holds two."""
     found: Counter[str] = Counter()
     orders: Counter[str] = Counter()
     async for reservation in db["reservations"].find({"status": "RESERVED", "slot": {"$exists": True}}):
@@ -478,12 +478,12 @@ async def held(db: Database) -> dict[str, int]:
 
 ORDERS = 1000
 CAPACITY = 90_000
-"""Of each of seven slots: less than what is asked of the two processes that live on."""
+"""The capacity of each of seven slots: in total less than what is asked of the two surviving processes."""
 
 
 @dataclass
 class Asked:
-    """What a thousand requests were answered; those of a process that died were not."""
+    """The answers to a thousand requests; a process that died left some unanswered."""
 
     slots: dict[str, dict[str, Any]]
     full: set[str]
@@ -498,7 +498,7 @@ async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that costs less per request than what is asked."""
+    """A client that costs less per request than the service."""
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=150, keepalive_timeout=KEEP_SECONDS), timeout=timeout
@@ -518,10 +518,10 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
     chance = random.Random(11)
     prices = {f"x{n}": chance.randint(1, 2_000_00) / 100 for n in range(ORDERS)}
     first = await stack.launch("inventory")
-    monkeypatch.setenv("TZ", "Asia/Kathmandu")  # a slot is the same wherever a process runs
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")  # slots do not depend on the time zone of a process
     others = [await stack.launch("inventory", crash_at=f"{STOCK_MOVED}#2"), await stack.launch("inventory")]
     await asyncio.gather(*map(stack.ready, (first, *others)))
-    # Slots of a day, the first of which begins half a day from now: none begins while the test runs.
+    # Slots last a day and the first begins half a day from now, so none begins during the test.
     opening = (utc_now() + timedelta(hours=12)).strftime("%H:%M")
     times = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening}
     rules = {**times, "capacity": CAPACITY, "horizonSlots": 7}
@@ -533,8 +533,8 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
     assert asked.unanswered
     assert asked.full
 
-    # What the killed one had taken for requests that nobody repeats comes back; what it had answered stays.
-    await eventually(lambda: no_leftovers(stored), 60, "the marks of the killed process to go")
+    # Room taken for unanswered requests comes back, answered requests keep theirs.
+    await eventually(lambda: no_leftovers(stored), 60, "the pending moves of the killed process to be cleared")
     assert await stored["reservations"].count_documents({"status": "RELEASED"}) > 0
     await assert_booked_as_answered(stack, stored, prices, asked)
     await stack.assert_books_balance()
@@ -548,11 +548,11 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
 
     await give_back(http, [*asked.slots, *late.slots], [first, others[1], again])
     assert set((await loads(stack)).values()) == {0}
-    await eventually(lambda: no_leftovers(stored), 60, "the last marks to go")
+    await eventually(lambda: no_leftovers(stored), 60, "the last pending moves to be cleared")
 
 
 async def ask(http: aiohttp.ClientSession, prices: dict[str, float], processes: Sequence[Process]) -> Asked:
-    """Ask for slots all at once, of one process after the other unless it is known to be dead."""
+    """Request all slots at once, from the living processes in turn."""
     asked = Asked({}, set(), set())
 
     async def one(number: int, order_id: str, price: float) -> None:
@@ -571,7 +571,7 @@ async def ask(http: aiohttp.ClientSession, prices: dict[str, float], processes: 
             assert said["detail"].startswith("No delivery slot with room for ")
             asked.full.add(order_id)
 
-    await asyncio.gather(*(one(number, *wish) for number, wish in enumerate(prices.items())))
+    await asyncio.gather(*(one(number, *priced) for number, priced in enumerate(prices.items())))
     return asked
 
 
@@ -594,7 +594,7 @@ async def no_leftovers(db: Database) -> bool:
 
 
 async def assert_booked_as_answered(stack: Stack, db: Database, prices: dict[str, float], asked: Asked) -> None:
-    """Every answer is true, and the slots are loaded with these orders and none but those that got no answer."""
+    """Check that every answer is true, and that only these orders and unanswered ones load the slots."""
     reserved = {
         reservation["assignment"]["orderId"]: reservation["slot"]
         async for reservation in db["reservations"].find({"status": "RESERVED"})

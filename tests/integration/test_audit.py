@@ -5,6 +5,7 @@ the audit's own eyes are tested here; that the services write such records is se
 """
 
 import asyncio
+import contextlib
 import gc
 import secrets
 import tracemalloc
@@ -19,6 +20,7 @@ import pytest
 from bson.codec_options import CodecOptions
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from operations.actions import ORDER_RELEASE, record_action
 from operations.audit import Report, audit
 from operations.cleanup.deletion import clean_up
 from operations.errors import UnreachableError
@@ -31,7 +33,7 @@ from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.contracts.orders import Delivery, Item, OrderCreated, PaymentInstruction
-from shared.topology import DEAD_LETTERS, INVENTORY_INBOX
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INVENTORY_INBOX
 from tests.support.eventually import eventually
 from tests.support.servers import Servers, delete_topology
 from tests.support.world import (
@@ -201,8 +203,17 @@ CORRUPTIONS = [
     Corruption("charged, though declined", "gateway_charges", "declined", put(outcome="CHARGED"), 2, "money held"),
     Corruption("charged after the refund", "gateway_charges", "tombstones", put(outcome="CHARGED"), 2, "money held"),
     Corruption("given up, not refunded", "gateway_charges", "given-up", drop("refundedAt"), 2, "money held"),
-    Corruption("mark of who is over", "products", "p1", put(**{"moving.declined": -1}, quantity=15), 2, "mark"),
-    Corruption("mark of nobody", "products", "p1", put(**{"moving.nobody": -1}, quantity=15), 2, "mark"),
+    Corruption(
+        "pending move of a settled order",
+        "products",
+        "p1",
+        put(**{"moving.declined": -1}, quantity=15),
+        2,
+        "pending move",
+    ),
+    Corruption(
+        "pending move of no order", "products", "p1", put(**{"moving.nobody": -1}, quantity=15), 2, "pending move"
+    ),
     Corruption("total", "orders", "confirmed", put(totalAmount=1), 2, "total"),
     Corruption("items", "orders", "confirmed", put(**{"items.0.price": 1}), 2, "total"),
     Corruption("another amount paid", "payments", "confirmed", put(amount=1), 2, "payment amount"),
@@ -219,11 +230,16 @@ CORRUPTIONS = [
     Corruption("held money is refunded", "gateway_charges", "held", put(refundedAt=NOW), 2, "money"),
     Corruption("held payment is gone", "payments", "held", put(status="FAILED"), 2, "payment"),
     # 2 for slots: no room for who is over, has another slot or does not exist.
-    Corruption("room for who is over", "products", FREE, put(**{"moving.slots-full": -100}), 2, "mark"),
-    Corruption("room for nobody", "products", FREE, put(**{"moving.nobody": -100}), 2, "mark"),
-    Corruption("room in two slots", "orders", "slot-recorded", put(updatedAt=LONG_AGO), 2, "mark", FREE),
+    Corruption("room for who is over", "products", FREE, put(**{"moving.slots-full": -100}), 2, "pending move"),
+    Corruption("room for nobody", "products", FREE, put(**{"moving.nobody": -100}), 2, "pending move"),
+    Corruption("room in two slots", "orders", "slot-recorded", put(updatedAt=LONG_AGO), 2, "pending move", FREE),
     Corruption(
-        "room for an assignment given back", "products", FREE, put(**{"moving.assignment:1:a-1": -100}), 2, "mark"
+        "room for an assignment given back",
+        "products",
+        FREE,
+        put(**{"moving.assignment:1:a-1": -100}),
+        2,
+        "pending move",
     ),
     Corruption(
         "a slot of a cancelled order",
@@ -234,7 +250,7 @@ CORRUPTIONS = [
         "assignment held",
     ),
     Corruption(
-        "an assignment of nothing", "reservations", "assignment:2:a-1", drop("slot"), 2, "assignment of nothing"
+        "an assignment of nothing", "reservations", "assignment:2:a-1", drop("slot"), 2, "assignment without slot"
     ),
     Corruption(
         "two slots at once", "reservations", "assignment:1:a-1", put(status="RESERVED"), 2, "two assignments", "a-1"
@@ -256,8 +272,8 @@ CORRUPTIONS = [
     Corruption("no slot", "reservations", "slot-auto", drop("slot"), 3, "slot"),
     Corruption("a slot not ordered", "orders", "slot-auto", drop("delivery"), 3, "slot"),
     Corruption("not the slot ordered", "orders", "slot-named", put(**{"delivery.slot": FREE}), 3, "slot"),
-    Corruption("told another slot", "orders", "slot-auto", put(slot=FREE), 3, "slot told"),
-    Corruption("told no slot", "orders", "slot-named", drop("slot"), 3, "slot told"),
+    Corruption("told another slot", "orders", "slot-auto", put(slot=FREE), 3, "slot of the order"),
+    Corruption("told no slot", "orders", "slot-named", drop("slot"), 3, "slot of the order"),
     Corruption("a slot for less", "reservations", "slot-auto", put(**{"slot.price": 1}), 3, "slot price"),
     Corruption("no payment", "payments", "confirmed", None, 3, "payment"),
     Corruption("payment open", "payments", "completed", put(status="PENDING"), 3, "payment"),
@@ -293,7 +309,7 @@ CORRUPTIONS = [
     Corruption("another currency's account", "accounts", "bank:b2", put(currency="EUR"), 5, "currency", "e10"),
     Corruption("another currency", "entries", "e02", put(currency="EUR"), 5, "currency"),
     Corruption("off the chart", "entries", "e02", put(**{"postings.1.account": "revenue"}), 5, "account"),
-    Corruption("a payment is gone", "fund_payments", "paid", None, 5, "payment of nobody", "e06"),
+    Corruption("a payment is gone", "fund_payments", "paid", None, 5, "unknown payment", "e06"),
     Corruption("not completed", "fund_payments", "paid", put(status="pending"), 5, "payment not completed", "e06"),
     Corruption("pending with an entry", "fund_payments", "pending", put(entryId="e06"), 5, "payment"),
     Corruption("completed by nothing", "fund_payments", "pending", put(status="completed"), 5, "payment"),
@@ -302,7 +318,7 @@ CORRUPTIONS = [
     Corruption("another invoice", "fund_payments", "applied", put(invoiceId="i2"), 5, "payment"),
     Corruption("no such status", "fund_payments", "paid", put(status="failed"), 5, "payment"),
     Corruption("completed twice", "entries", "e07", put(**{"reference.paymentId": "paid"}), 5, "completed twice"),
-    Corruption("a transfer is gone", "bank_transfers", "t1", None, 5, "transfer of nobody", "e10"),
+    Corruption("a transfer is gone", "bank_transfers", "t1", None, 5, "unknown transfer", "e10"),
     Corruption("made by nothing", "bank_transfers", "t1", put(entryId="e99"), 5, "transfer"),
     Corruption("another fee", "bank_transfers", "t1", put(fee=49), 5, "transfer"),
     Corruption("made twice", "entries", "e11", put(**{"reference.transferId": "t1"}), 5, "transfer made twice"),
@@ -348,7 +364,9 @@ CORRUPTIONS = [
     Corruption("an address of nobody", "addresses", "103.181.9.5", None, 6, "address", "completed"),
     Corruption("an address of another", "addresses", "103.181.9.5", put(orderId="held"), 6, "address", "completed"),
     Corruption("an address marked wrong", "addresses", "103.181.9.5", put(wrong=True), 6, "address", "completed"),
-    Corruption("an address of no order", "addresses", "103.181.91.5", put(orderId="nobody"), 6, "address of nobody"),
+    Corruption(
+        "an address of no order", "addresses", "103.181.91.5", put(orderId="nobody"), 6, "address without order"
+    ),
     Corruption(
         "two orders on one server",
         "orders",
@@ -370,14 +388,12 @@ CORRUPTIONS = [
     ),
     Corruption("a server before its time", "orders", "ready", put(status="PENDING"), 6, "job too early"),
     Corruption("a server of no order", "orders", "completed", None, 6, "job without order"),
-    Corruption("a lock of nobody", "locks", "103.83", put(orderId="confirmed"), 6, "lock of nobody"),
-    Corruption("a lock without end", "locks", "103.181.9", drop("expiresAt"), 6, "lock without end"),
+    Corruption("a lock of nobody", "locks", "103.83", put(orderId="confirmed"), 6, "lock without job"),
+    Corruption("a lock without end", "locks", "103.181.9", drop("expiresAt"), 6, "lock without lease"),
     Corruption(
-        "a lock left behind", "locks", "103.181.9", put(orderId="queued", expiresAt=LONG_AGO), 6, "lock left behind"
+        "a lock left behind", "locks", "103.181.9", put(orderId="queued", expiresAt=LONG_AGO), 6, "abandoned lock"
     ),
-    Corruption(
-        "a lock of a job that is over", "locks", "103.181.9", put(orderId="held"), 6, "lock of a job that is over"
-    ),
+    Corruption("a lock of a job that is over", "locks", "103.181.9", put(orderId="held"), 6, "lock of a finished job"),
     # 7: nothing is lost.
     Corruption("job of no order", "orders", "server-cancelled", None, 7, "job without order"),
     Corruption("job unpublished", "jobs", "held", put(outbox=[{}], outboxSince=LONG_AGO), 7, "job unpublished"),
@@ -587,19 +603,19 @@ async def keep_moving(world: World) -> None:
             await session.with_transaction(consume)
 
 
-async def test_what_mends_itself_meanwhile_is_not_reported(world: World) -> None:
-    """The second look decides: between the two, the payment service has recorded what it was about to record."""
+async def test_a_suspicion_that_resolves_itself_is_not_reported(world: World) -> None:
+    """The second check decides: in between, the payment service has recorded the charge."""
     payments = world.collection("payments")
     await payments.update_one({"_id": "confirmed"}, put(status="PENDING"))
-    mended: list[int] = []
+    resolved: list[int] = []
 
-    def mend(_judged: int) -> None:
-        with pymongo.MongoClient[Document](world.mongodb_url) as client:  # done when the audit goes on
+    def resolve(_judged: int) -> None:
+        with pymongo.MongoClient[Document](world.mongodb_url) as client:  # done before the audit continues
             found = client[payments.database.name]["payments"]
-            mended.append(found.update_one({"_id": "confirmed"}, put(status="PROCESSED")).modified_count)
+            resolved.append(found.update_one({"_id": "confirmed"}, put(status="PROCESSED")).modified_count)
 
-    report = await world.audit(on_progress=mend)
-    assert mended == [1]
+    report = await world.audit(on_progress=resolve)
+    assert resolved == [1]
     assert report.violations == []
 
 
@@ -610,8 +626,8 @@ async def test_one_thing_is_named_with_what_was_found_and_what_should_be(world: 
         "invariant": 1,
         "kind": "conservation",
         "product": "p1",
-        "found": "15 free and 4 out for orders, together 19",
-        "expected": "20, all that was ever supplied",
+        "found": "15 free and 4 out for orders, 19 together",
+        "expected": "20, the number supplied",
     }
 
 
@@ -622,17 +638,48 @@ async def test_a_slot_is_named_with_its_load_in_money(world: World) -> None:
             "invariant": 1,
             "kind": "conservation",
             "slot": LOWERED,
-            "found": "a load of 56, while its orders come to 55",
-            "expected": "a load that is the sum of its orders' prices",
+            "found": "a load of 56, while its orders add up to 55",
+            "expected": "a load equal to the sum of its orders' prices",
         },
         {
             "invariant": 1,
             "kind": "overbooked",
             "slot": LOWERED,
             "found": "a load of 56",
-            "expected": "at most 30, its capacity, or 55, which was booked when that was lowered",
+            "expected": "at most 30, its capacity, or 55, the load when the capacity was reduced",
         },
     ]
+
+
+async def test_a_made_up_order_that_inventory_refused_is_over_once_it_is_released(world: World) -> None:
+    """Its reservation stays FAILED, and so would that of an order which the order service has lost."""
+    await world.collection("reservations").insert_one({"_id": "made-up", "status": "FAILED", "items": []})
+    await world.collection("payments").insert_one({"_id": "made-up", "status": "REFUNDED", "amount": 2000})
+    kinds = {"reservation without order", "payment without order"}
+    assert {violation.kind for violation in (await world.audit()).violations} == kinds
+    operations = world.client[f"{world.prefix}_operations"]
+    await record_action(operations, by="ann", why="forged", action=ORDER_RELEASE, subject="made-up", outcome="sent")
+    report = await world.audit()
+    await world.client.drop_database(operations)
+    assert (report.violations, report.information["unknownOrdersReturned"]) == ([], 1)
+
+
+async def test_messages_in_retry_queues_of_an_older_release_count(world: World) -> None:
+    await declare_topology(world.amqp_url)
+    former = FORMER_RETRY_QUEUES[0]
+    assert former not in (await world.audit()).information["waitingForRetry"]
+    await world.collection("orders").update_one({"_id": "new"}, put(updatedAt=LONG_AGO))
+
+    async def counted() -> Report | None:
+        report = await world.audit()
+        return report if report.information["waitingForRetry"][former] == 1 else None
+
+    async with queue(world.amqp_url, former):
+        assert [violation.kind for violation in (await world.audit()).violations] == ["message lost"]
+        await publish(world.amqp_url, former, 1)
+        report = await eventually(counted, within=60)
+    assert report is not None
+    assert report.ok
 
 
 async def test_messages_on_the_broker_are_counted_and_explain_orders_that_stand_still(world: World) -> None:
@@ -658,6 +705,17 @@ async def declare_topology(amqp_url: str) -> None:
     bus = RabbitBus(amqp_url)
     await bus.start(None)
     await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def queue(amqp_url: str, name: str) -> AsyncIterator[None]:
+    """A queue that no process declares any more."""
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await channel.declare_queue(name, durable=True)
+        try:
+            yield
+        finally:
+            await channel.queue_delete(name)
 
 
 async def publish(amqp_url: str, queue: str, number: int) -> None:

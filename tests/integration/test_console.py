@@ -17,7 +17,9 @@ from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies
 from operations.console.audit import Auditor
 from operations.console.overview import LetterWatch
-from operations.dead_letters import DeadLetterService, Filters, GroupPage
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
 from tests.support.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
@@ -81,7 +83,7 @@ async def test_every_page_of_every_order_of_the_world(desk: ConsoleDependencies,
         await text_of(pages, path)
     for order_id, status in statuses.items():
         assert f">{status}</span>" in await text_of(pages, f"/orders/{order_id}")
-        await text_of(pages, f"/orders/{order_id}/story")
+        await text_of(pages, f"/orders/{order_id}/timeline")
 
 
 async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
@@ -112,7 +114,7 @@ async def test_an_order_shows_its_saga_and_what_it_waits_for(
     letter = (await DeadLetterService(desk.operations).page(Filters(order_id="o1"))).items[0]["_id"]
     assert f'href="/dead-letters/letters/{letter}"' in text
     assert "31 ms" in text
-    assert 'hx-get="/orders/o1/story"' in text
+    assert 'hx-get="/orders/o1/timeline"' in text
 
 
 async def test_a_settled_order_is_not_asked_about_again(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:

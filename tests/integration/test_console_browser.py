@@ -7,7 +7,8 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from operations.console import ConsoleDependencies
-from operations.dead_letters import DeadLetterService, Filters
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from tests.support.browser import run_browser
 from tests.support.consoles import a_desk, a_letter, record_letters, served

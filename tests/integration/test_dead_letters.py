@@ -14,13 +14,16 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from operations.actions import list_actions
-from operations.dead_letters import DeadLetterService, Filters, InvalidBodyError, NotPossibleError
-from operations.dead_letters.connection import take_in
+from operations.dead_letters.connection import record_waiting
+from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.filters import Filters
 from operations.dead_letters.ingest import Ingest
 from operations.dead_letters.letter import replay_envelope
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
-from operations.dead_letters.replaying import Replayer, Replays, ReplayWork
+from operations.dead_letters.replaying import Replayer, ReplayWork
+from operations.dead_letters.replays import NotPossibleError, ReplayRecords
+from operations.dead_letters.service import DeadLetterService
 from shared import topology
 from shared.bus import Delivery, Envelope, Handlers
 from shared.bus.consumer import Consumer
@@ -39,23 +42,23 @@ INBOX = topology.PAYMENT_INBOX
 
 
 @dataclass
-class Console:
+class DeadLetterHarness:
     """Dead letters in a database and on a broker of the test's own."""
 
     database: Database
     harness: RabbitHarness
 
     @property
-    def letters(self) -> DeadLetterService:
+    def service(self) -> DeadLetterService:
         return DeadLetterService(self.database)
 
     @property
     def records(self) -> LetterRecords:
         return LetterRecords(self.database)
 
-    async def take_in(self) -> list[Document]:
-        """Take in what waits in the broker; returns all letters, as they are listed, the first failure first."""
-        await take_in(self.harness.url, self.records)
+    async def record_waiting(self) -> list[Document]:
+        """Record the letters that wait in the broker; return all letters, the first failure first."""
+        await record_waiting(self.harness.url, self.records)
         return await self.all()
 
     async def all(self) -> list[Document]:
@@ -63,19 +66,19 @@ class Console:
         return sorted(found, key=lambda letter: (letter["firstFailedAt"], letter["_id"]))
 
     async def stored(self, letter_id: str) -> Document:
-        found = await self.letters.letter(letter_id)
+        found = await self.service.letter(letter_id)
         assert found is not None
         return found
 
-    async def carry_out(self, replay_id: str) -> Document:
-        replay = await Replays(self.database).take_over("test", replay_id)
+    async def run_replay(self, replay_id: str) -> Document:
+        replay = await ReplayRecords(self.database).acquire("test", replay_id)
         assert replay is not None
         bus = await self.harness.bus()
-        return await Replayer(self.database, Publisher(bus)).carry_out(replay, "test")
+        return await Replayer(self.database, Publisher(bus)).run(replay, "test")
 
     async def replay(self, filters: Filters, **how: Any) -> Document:
-        replay_id = await self.letters.start_replay(filters, **({"by": "ann", "why": "mended", "rate": 5000.0} | how))
-        return await self.carry_out(replay_id)
+        replay_id = await self.service.start_replay(filters, **({"by": "ann", "why": "fixed", "rate": 5000.0} | how))
+        return await self.run_replay(replay_id)
 
     async def send_dead(self, *envelopes: Envelope) -> None:
         bus = await self.harness.bus()
@@ -86,7 +89,7 @@ class Console:
         async with consuming(self.harness, topology.OPERATIONS_INBOX, handlers(self.records, utc_now)):
 
             async def noted() -> bool:
-                return (await self.letters.counts())["handled"] == expected
+                return (await self.service.counts())["handled"] == expected
 
             await eventually(noted, 20, f"{expected} handled")
 
@@ -125,11 +128,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def desk(database: Database, amqp_url: str, patient: None) -> AsyncIterator[Console]:
+async def dead_letters(database: Database, amqp_url: str, patient: None) -> AsyncIterator[DeadLetterHarness]:
     for name in await database.list_collection_names():
         await database[name].delete_many({})
     async with RabbitHarness.open(amqp_url) as harness:
-        yield Console(database, harness)
+        yield DeadLetterHarness(database, harness)
 
 
 def dead(
@@ -171,29 +174,29 @@ async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
 
 
 async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it_is_one_of_ours(
-    desk: Console,
+    dead_letters: DeadLetterHarness,
 ) -> None:
     level = SHORT_LADDER[0].name
-    await desk.harness.send_raw(Envelope(b"{}", level, "no.such", "payment.refund", "o1", "m1"))
-    await desk.harness.delete_queue(INBOX)
-    await desk.harness.send_raw(Envelope(b'{"orderId": "o2"}', level, INBOX, "payment.refund", "o2", "m2"))
+    await dead_letters.harness.send_raw(Envelope(b"{}", level, "no.such", "payment.refund", "o1", "m1"))
+    await dead_letters.harness.delete_queue(INBOX)
+    await dead_letters.harness.send_raw(Envelope(b'{"orderId": "o2"}', level, INBOX, "payment.refund", "o2", "m2"))
 
     async def are_dead() -> bool:
-        return len(await desk.take_in()) == 2
+        return len(await dead_letters.record_waiting()) == 2
 
     await eventually(are_dead, 60, "both letters")
-    await desk.harness.bus()  # declares the inbox again
-    letters = {letter["messageId"]: letter for letter in await desk.all()}
+    await dead_letters.harness.bus()  # declares the inbox again
+    letters = {letter["messageId"]: letter for letter in await dead_letters.all()}
     assert {letter["error"]["type"] for letter in letters.values()} == {"Unroutable"}
     assert (letters["m1"]["service"], letters["m2"]["service"]) == ("unknown", "payment")
-    assert (await desk.replay(Filters(service="payment")))["published"] == 1
-    (replayed,) = await desk.harness.take_from(INBOX, 1)
+    assert (await dead_letters.replay(Filters(service="payment")))["published"] == 1
+    (replayed,) = await dead_letters.harness.take_from(INBOX, 1)
     assert (replayed.body, replayed.type) == (b'{"orderId": "o2"}', "payment.refund")
 
 
-async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Console) -> None:
-    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
-        await desk.send_dead(
+async def test_a_letter_keeps_all_that_is_known_of_the_failure(dead_letters: DeadLetterHarness) -> None:
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
+        await dead_letters.send_dead(
             Envelope(
                 body=b'{"orderId": "o1", "reason": "late"}',
                 exchange=topology.EXCHANGE,
@@ -206,11 +209,11 @@ async def test_a_letter_keeps_all_that_is_known_of_the_failure(desk: Console) ->
         )
 
         async def is_dead() -> bool:
-            return bool(await desk.take_in())
+            return bool(await dead_letters.record_waiting())
 
         await eventually(is_dead, 20, "the letter")
-    (listed,) = await desk.all()
-    letter = await desk.stored(listed["_id"])
+    (listed,) = await dead_letters.all()
+    letter = await dead_letters.stored(listed["_id"])
     assert letter["body"] == letter["current"] == b'{"orderId": "o1", "reason": "late"}'
     assert (letter["queue"], letter["routingKey"], letter["service"]) == (INBOX, "payment.refund", "payment")
     assert (letter["messageId"], letter["orderId"], letter["status"]) == ("m1", "o1", "dead")
@@ -249,25 +252,29 @@ GARBAGE = {
 }
 
 
-async def test_whatever_comes_is_taken_whole(desk: Console) -> None:
-    await desk.send_dead(*GARBAGE.values())
-    letters = {(await desk.stored(listed["_id"]))["body"]: listed for listed in await desk.take_in()}
-    shown = {item["_id"] for item in (await desk.letters.page(Filters())).items}
-    exported = {line["id"]: line async for line in desk.letters.export(Filters())}
+async def test_whatever_comes_is_taken_whole(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*GARBAGE.values())
+    letters = {
+        (await dead_letters.stored(listed["_id"]))["body"]: listed for listed in await dead_letters.record_waiting()
+    }
+    shown = {item["_id"] for item in (await dead_letters.service.page(Filters())).items}
+    exported = {line["id"]: line async for line in dead_letters.service.export(Filters())}
     for name, sent in GARBAGE.items():
         letter = letters[sent.body] if sent.body != b"{}" else None
         assert letter is None or letter["_id"] in shown, name
         assert letter is None or len(json.dumps(exported[letter["_id"]])) > len(sent.body), name
-    found = await desk.all()
+    found = await dead_letters.all()
     assert len(found) == len(shown) == len(exported) == len(GARBAGE)
     assert {letter["status"] for letter in found} == {"dead"}
     assert max(letter["lastFailedAt"] for letter in found) <= utc_now()
-    with pytest.raises(NotPossibleError, match="no inbox of a service"):
-        await desk.replay(Filters(ids=(found[0]["_id"],)))
+    with pytest.raises(NotPossibleError, match="not the inbox of a service"):
+        await dead_letters.replay(Filters(ids=(found[0]["_id"],)))
 
 
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 5_000_000, 15_900_000])
-async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(desk: Console, size: int) -> None:
+async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(
+    dead_letters: DeadLetterHarness, size: int
+) -> None:
     """From a broker that takes more than ours; the largest does not fit into a document with what belongs to it."""
     sent = dead(bytes(size))
     taken = Delivery(
@@ -282,31 +289,31 @@ async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_ano
         sent.headers,
         None,
     )
-    await desk.records.record([taken], utc_now())
-    (listed,) = await desk.all()
-    assert (await desk.stored(listed["_id"]))["body"] == sent.body
+    await dead_letters.records.record([taken], utc_now())
+    (listed,) = await dead_letters.all()
+    assert (await dead_letters.stored(listed["_id"]))["body"] == sent.body
 
-    assert (await desk.replay(Filters()))["published"] == 0
+    assert (await dead_letters.replay(Filters()))["published"] == 0
 
-    (entry,) = (await desk.stored(listed["_id"]))["replays"]
+    (entry,) = (await dead_letters.stored(listed["_id"]))["replays"]
     assert (entry["outcome"], entry["error"]["message"]) == (
         "dead",
-        f"the body has {size} bytes, allowed are 262144: edit it",
+        f"the body has {size} bytes, the maximum is 262144: edit it",
     )
-    edited = await desk.letters.edit_and_replay(listed["_id"], b'{"orderId": "o1"}', by="ann", why="too large")
-    assert (await desk.carry_out(edited))["published"] == 1
-    assert [message.body for message in await desk.harness.take_from(INBOX, 1)] == [b'{"orderId": "o1"}']
+    edited = await dead_letters.service.edit_and_replay(listed["_id"], b'{"orderId": "o1"}', by="ann", why="too large")
+    assert (await dead_letters.run_replay(edited))["published"] == 1
+    assert [message.body for message in await dead_letters.harness.take_from(INBOX, 1)] == [b'{"orderId": "o1"}']
 
 
-async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(desk: Console) -> None:
+async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(dead_letters: DeadLetterHarness) -> None:
     later = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
-    await desk.send_dead(dead(), dead(**later))
-    assert len(await desk.take_in()) == 1
-    await desk.send_dead(dead(**later))
-    assert len(await desk.take_in()) == 1
+    await dead_letters.send_dead(dead(), dead(**later))
+    assert len(await dead_letters.record_waiting()) == 1
+    await dead_letters.send_dead(dead(**later))
+    assert len(await dead_letters.record_waiting()) == 1
 
 
-async def test_different_failures_never_become_one_letter(desk: Console) -> None:
+async def test_different_failures_never_become_one_letter(dead_letters: DeadLetterHarness) -> None:
     different = [
         dead(),
         dead(queue=topology.INVENTORY_INBOX),
@@ -315,21 +322,21 @@ async def test_different_failures_never_become_one_letter(desk: Console) -> None
         dead(body=b'{"orderId": "o2"}'),
         *[raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3,
     ]
-    await desk.send_dead(*different)
-    assert len(await desk.take_in()) == len(different)
-    await desk.send_dead(raw(b"no id and all alike", topology.DEAD_LETTERS))
-    assert len(await desk.take_in()) == len(different) + 1
+    await dead_letters.send_dead(*different)
+    assert len(await dead_letters.record_waiting()) == len(different)
+    await dead_letters.send_dead(raw(b"no id and all alike", topology.DEAD_LETTERS))
+    assert len(await dead_letters.record_waiting()) == len(different) + 1
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
 async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(
-    desk: Console, acknowledged: bool
+    dead_letters: DeadLetterHarness, acknowledged: bool
 ) -> None:
     """Recorded, and then the connection is lost: they come again, which is nothing new. Others like them are."""
     alike = [raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3
-    await desk.send_dead(*alike)
-    bus = await desk.harness.bus(topology.DEAD_LETTERS)
-    ingest = Ingest(bus, desk.records)
+    await dead_letters.send_dead(*alike)
+    bus = await dead_letters.harness.bus(topology.DEAD_LETTERS)
+    ingest = Ingest(bus, dead_letters.records)
     async with asyncio.timeout(20):
         taken: list[Any] = []
         while len(taken) < 3:
@@ -337,15 +344,15 @@ async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(
     if acknowledged:
         await ingest.take(taken)
     else:
-        await desk.records.record(taken, utc_now())
+        await dead_letters.records.record(taken, utc_now())
     await bus.close()
-    await desk.send_dead(alike[0])
-    assert len(await desk.take_in()) == 4
+    await dead_letters.send_dead(alike[0])
+    assert len(await dead_letters.record_waiting()) == 4
 
 
-async def test_what_the_broker_dead_letters_itself_says_why(desk: Console) -> None:
+async def test_what_the_broker_dead_letters_itself_says_why(dead_letters: DeadLetterHarness) -> None:
     death = {"reason": "delivery_limit", "queue": INBOX, "count": 1, "exchange": "ordersaga", "routing-keys": ["a"]}
-    await desk.send_dead(
+    await dead_letters.send_dead(
         Envelope(
             body=b'{"orderId": "o1"}',
             exchange=topology.DEAD_LETTERS,
@@ -356,126 +363,128 @@ async def test_what_the_broker_dead_letters_itself_says_why(desk: Console) -> No
             headers={"x-death": [death], "x-first-death-queue": INBOX},
         )
     )
-    (letter,) = await desk.take_in()
+    (letter,) = await dead_letters.record_waiting()
     assert letter["error"]["type"] == "DeliveryLimit"
     assert (letter["queue"], letter["routingKey"]) == (INBOX, "payment.refund")
-    await desk.replay(Filters())
-    (sent,) = await desk.harness.take_from(INBOX, 1)
+    await dead_letters.replay(Filters())
+    (sent,) = await dead_letters.harness.take_from(INBOX, 1)
     assert not [name for name in sent.headers if "death" in name]
 
 
-async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(desk: Console) -> None:
-    await desk.send_dead(dead(traceparent="00-1-2-01"))
-    (letter,) = await desk.take_in()
-    done = await desk.replay(Filters(ids=(letter["_id"],)))
-    (sent,) = await desk.harness.take_from(INBOX, 1)
+async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(traceparent="00-1-2-01"))
+    (letter,) = await dead_letters.record_waiting()
+    done = await dead_letters.replay(Filters(ids=(letter["_id"],)))
+    (sent,) = await dead_letters.harness.take_from(INBOX, 1)
     assert (sent.body, sent.type, sent.correlation_id) == (letter["body"], "payment.refund", "o1")
     assert {name: value for name, value in sent.headers.items() if name != "x-delivery-count"} == {
         "traceparent": "00-1-2-01",
         "x-replay-of": letter["_id"],
         "x-routing-key": "payment.refund",
     }
-    found = await desk.stored(letter["_id"])
+    found = await dead_letters.stored(letter["_id"])
     assert (done["status"], done["published"], done["total"]) == ("done", 1, 1)
     assert found["status"] == "pending"
     (replay,) = found["replays"]
-    assert (replay["messageId"], replay["by"], replay["why"]) == (sent.message_id, "ann", "mended")
+    assert (replay["messageId"], replay["by"], replay["why"]) == (sent.message_id, "ann", "fixed")
     assert sent.message_id != "m1"
-    (action,) = (await list_actions(desk.database)).items
+    (action,) = (await list_actions(dead_letters.database)).items
     assert (action["action"], action["subject"], action["by"]) == ("dead-letters.replay", letter["_id"], "ann")
 
 
-async def test_a_replay_that_is_handled_is_known_to_be(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
-    await desk.replay(Filters())
-    async with consuming(desk.harness, INBOX, {RefundPayment: accept}):
-        await desk.note_handled()
-    found = await desk.stored(letter["_id"])
+async def test_a_replay_that_is_handled_is_known_to_be(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
+    await dead_letters.replay(Filters())
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: accept}):
+        await dead_letters.note_handled()
+    found = await dead_letters.stored(letter["_id"])
     assert (found["status"], found["replays"][0]["outcome"]) == ("handled", "handled")
     with pytest.raises(NotPossibleError, match="it is handled"):
-        await desk.replay(Filters(ids=(letter["_id"],)))
-    assert (await desk.letters.page(Filters())).items == []
+        await dead_letters.replay(Filters(ids=(letter["_id"],)))
+    assert (await dead_letters.service.page(Filters())).items == []
 
 
-async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
-    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
-        await desk.replay(Filters())
+async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
+        await dead_letters.replay(Filters())
 
         async def dead_again() -> bool:
-            (found,) = await desk.take_in()
+            (found,) = await dead_letters.record_waiting()
             return bool(found["status"] == "dead")
 
         await eventually(dead_again, 20, "the replay to die")
-    found = await desk.stored(letter["_id"])
+    found = await dead_letters.stored(letter["_id"])
     assert found["error"]["message"] == "the refund of order o1 failed with code 17"
     assert found["fingerprint"] != letter["fingerprint"]
     assert (found["attempts"], found["replays"][0]["outcome"]) == (3, "dead")
     assert found["replays"][0]["error"]["type"] == "PoisonError"
     assert (found["routingKey"], found["firstFailedAt"]) == ("payment.refund", letter["firstFailedAt"])
-    assert [item["_id"] for item in (await desk.letters.page(Filters(text="code 17"))).items] == [letter["_id"]]
+    assert [item["_id"] for item in (await dead_letters.service.page(Filters(text="code 17"))).items] == [letter["_id"]]
 
-    await desk.replay(Filters())
-    first, second = (await desk.stored(letter["_id"]))["replays"]
+    await dead_letters.replay(Filters())
+    first, second = (await dead_letters.stored(letter["_id"]))["replays"]
     assert first["messageId"] != second["messageId"]
-    await desk.harness.take_from(INBOX, 1)
+    await dead_letters.harness.take_from(INBOX, 1)
 
 
-async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(desk: Console) -> None:
+async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(dead_letters: DeadLetterHarness) -> None:
     """A resumed replay may publish twice: what one copy achieved, the other cannot take back, in whatever order."""
-    await desk.send_dead(dead(message_id="a"), dead(message_id="b"))
-    await desk.take_in()
-    await desk.replay(Filters())
-    (one, other) = await desk.harness.take_from(INBOX, 2)
+    await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))
+    await dead_letters.record_waiting()
+    await dead_letters.replay(Filters())
+    (one, other) = await dead_letters.harness.take_from(INBOX, 2)
     copies = [dead(message_id=sent.message_id, **{"x-replay-of": sent.headers["x-replay-of"]}) for sent in (one, other)]
-    (handle,) = handlers(desk.records, utc_now).values()
+    (handle,) = handlers(dead_letters.records, utc_now).values()
     told = [(sent.headers["x-replay-of"], sent.message_id) for sent in (one, other)]
     notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
-    await desk.send_dead(copies[0])
-    await desk.take_in()
-    await desk.send_dead(copies[0])
-    await desk.take_in()
-    assert sorted(letter["attempts"] for letter in await desk.all()) == [2, 4]
+    await dead_letters.send_dead(copies[0])
+    await dead_letters.record_waiting()
+    await dead_letters.send_dead(copies[0])
+    await dead_letters.record_waiting()
+    assert sorted(letter["attempts"] for letter in await dead_letters.all()) == [2, 4]
     await handle(notices)
-    await desk.send_dead(copies[1])
-    await desk.take_in()
-    assert (await desk.letters.counts())["handled"] == 2
-    assert [letter["replays"][0]["outcome"] for letter in await desk.all()] == ["handled", "handled"]
+    await dead_letters.send_dead(copies[1])
+    await dead_letters.record_waiting()
+    assert (await dead_letters.service.counts())["handled"] == 2
+    assert [letter["replays"][0]["outcome"] for letter in await dead_letters.all()] == ["handled", "handled"]
 
 
-async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
-    await desk.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
-    await desk.send_dead(dead(message_id="no such letter", **{"x-replay-of": "nothing"}))
-    assert len(await desk.take_in()) == 3
-    assert (await desk.stored(letter["_id"]))["status"] == "dead"
+async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(
+    dead_letters: DeadLetterHarness,
+) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
+    await dead_letters.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
+    await dead_letters.send_dead(dead(message_id="no such letter", **{"x-replay-of": "nothing"}))
+    assert len(await dead_letters.record_waiting()) == 3
+    assert (await dead_letters.stored(letter["_id"]))["status"] == "dead"
 
 
-async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(desk: Console) -> None:
-    await desk.send_dead(dead(body=b'{"orderId": "o1", "reason": 7}'))
-    (letter,) = await desk.take_in()
+async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(body=b'{"orderId": "o1", "reason": 7}'))
+    (letter,) = await dead_letters.record_waiting()
     body = b'{"orderId": "o1", "reason": "late"}'
-    replay_id = await desk.letters.edit_and_replay(letter["_id"], body, by="ann", why="a number")
-    await desk.carry_out(replay_id)
-    (sent,) = await desk.harness.take_from(INBOX, 1)
-    found = await desk.stored(letter["_id"])
+    replay_id = await dead_letters.service.edit_and_replay(letter["_id"], body, by="ann", why="a number")
+    await dead_letters.run_replay(replay_id)
+    (sent,) = await dead_letters.harness.take_from(INBOX, 1)
+    found = await dead_letters.stored(letter["_id"])
     assert sent.body == body == found["current"] == found["edits"][0]["body"]
     assert found["body"] == b'{"orderId": "o1", "reason": 7}'
     assert (found["status"], found["replays"][0]["edited"]) == ("pending", True)
-    assert [action["action"] for action in (await list_actions(desk.database)).items] == ["dead-letters.edit"]
+    assert [action["action"] for action in (await list_actions(dead_letters.database)).items] == ["dead-letters.edit"]
 
 
-async def test_a_letter_keeps_its_newest_replays(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
+async def test_a_letter_keeps_its_newest_replays(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
     old = [{"replay": f"r{n}", "messageId": f"r{n}", "outcome": "dead", "outcomeAt": utc_now()} for n in range(100)]
-    await desk.database["dead_letters"].update_one({"_id": letter["_id"]}, {"$set": {"replays": old}})
-    replay = await desk.replay(Filters())
-    await desk.harness.take_from(INBOX, 1)
-    kept = (await desk.stored(letter["_id"]))["replays"]
+    await dead_letters.database["dead_letters"].update_one({"_id": letter["_id"]}, {"$set": {"replays": old}})
+    replay = await dead_letters.replay(Filters())
+    await dead_letters.harness.take_from(INBOX, 1)
+    kept = (await dead_letters.stored(letter["_id"]))["replays"]
     assert [entry["replay"] for entry in kept] == [*(f"r{n}" for n in range(1, 100)), replay["_id"]]
 
 
@@ -484,110 +493,125 @@ INVALID = (
     (b'{"reason": "late"}', "orderId", "is required"),
     (b'{"orderId": "not an id!", "reason": 7}', "reason", "valid string"),
     (b"[]", "body", "object"),
-    (b'{"orderId": "o1", "reason": "' + b"x" * 2_000_000 + b'"}', "body", "allowed are"),
+    (b'{"orderId": "o1", "reason": "' + b"x" * 2_000_000 + b'"}', "body", "the maximum is"),
 )
 
 
-async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
+async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
     for body, field, message in INVALID:
         with pytest.raises(InvalidBodyError) as refused:
-            await desk.letters.edit_and_replay(letter["_id"], body, by="ann", why="")
+            await dead_letters.service.edit_and_replay(letter["_id"], body, by="ann", why="")
         assert message in dict(refused.value.errors)[field]
-    assert (await desk.stored(letter["_id"]))["replays"] == []
-    await desk.harness.take_from(INBOX, 0)
+    assert (await dead_letters.stored(letter["_id"]))["replays"] == []
+    await dead_letters.harness.take_from(INBOX, 0)
 
 
-async def test_an_edit_of_what_no_body_can_mend_says_so(desk: Console) -> None:
-    await desk.send_dead(dead(type_="payment.refnud"), dead(type_="stock.release"))
-    for letter in await desk.take_in():
-        with pytest.raises(InvalidBodyError, match=r"whatever its body"):
-            await desk.letters.edit_and_replay(letter["_id"], b'{"orderId": "o1"}', by="ann", why="")
+async def test_an_edit_that_no_body_can_fix_says_so(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(type_="payment.refnud"), dead(type_="stock.release"))
+    for letter in await dead_letters.record_waiting():
+        with pytest.raises(InvalidBodyError, match=r"no body can fix that"):
+            await dead_letters.service.edit_and_replay(letter["_id"], b'{"orderId": "o1"}', by="ann", why="")
 
 
-async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(desk: Console) -> None:
-    await desk.send_dead(dead(), dead(message_id="m2", type_="order.created"))
-    await desk.take_in()
+async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(), dead(message_id="m2", type_="order.created"))
+    await dead_letters.record_waiting()
     with pytest.raises(ValueError, match="reason"):
-        await desk.letters.discard(Filters(type="payment.refund"), by="ann", why=" ")
-    assert await desk.letters.discard(Filters(type="payment.refund"), by="ann", why="a test") == 1
-    (left,) = (await desk.letters.page(Filters())).items
+        await dead_letters.service.discard(Filters(type="payment.refund"), by="ann", why=" ")
+    assert await dead_letters.service.discard(Filters(type="payment.refund"), by="ann", why="a test") == 1
+    (left,) = (await dead_letters.service.page(Filters())).items
     assert left["routingKey"] == "order.created"
-    (gone,) = (await desk.letters.page(Filters(status=("discarded",)))).items
+    (gone,) = (await dead_letters.service.page(Filters(status=("discarded",)))).items
     assert (gone["discarded"]["by"], gone["discarded"]["why"]) == ("ann", "a test")
     with pytest.raises(NotPossibleError, match="it is discarded"):
-        await desk.replay(Filters(ids=(gone["_id"],)))
+        await dead_letters.replay(Filters(ids=(gone["_id"],)))
 
 
-async def test_letters_of_one_cause_are_one_group(desk: Console) -> None:
-    await desk.send_dead(
+async def test_letters_of_one_cause_are_one_group(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(
         *[dead(message_id=f"m{n}", error=f"order o{n} is not known (attempt {n} at 10.0.0.{n})") for n in range(5)],
         dead(message_id="other", error="the card was eaten"),
     )
-    await desk.take_in()
-    group, other = sorted(await desk.letters.groups(bins=4), key=lambda found: -found.total)
+    await dead_letters.record_waiting()
+    group, other = sorted(await dead_letters.service.groups(bins=4), key=lambda found: -found.total)
     assert (group.total, group.open, group.status, group.service) == (5, 5, "new", "payment")
     assert (group.routing_key, group.error_type) == ("payment.refund", "PoisonError")
     assert group.message == "order # is not known (attempt # at #)"
     assert sum(found.count for found in group.histogram) == 5
     assert other.total == 1
-    page = await desk.letters.page(Filters(group=group.fingerprint))
+    page = await dead_letters.service.page(Filters(group=group.fingerprint))
     assert len(page.items) == 5
 
 
-async def test_a_group_that_was_mended_and_fails_again_is_new(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
+async def test_a_resolved_group_that_fails_again_is_new(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
     fingerprint = letter["fingerprint"]
-    await desk.letters.set_group_status(fingerprint, "looked at", by="ann")
-    await desk.letters.add_note(fingerprint, "the gateway is down", by="ann")
-    await desk.send_dead(dead(message_id="m2"))
-    await desk.take_in()
-    assert [found.status for found in await desk.letters.groups()] == ["looked at"]
-    await desk.letters.set_group_status(fingerprint, "mended", by="ann")
-    await desk.send_dead(dead(message_id="m2"))
-    await desk.take_in()
-    assert [found.status for found in await desk.letters.groups(status="mended")] == ["mended"]
-    await desk.send_dead(dead(message_id="m3"))
-    await desk.take_in()
-    (group,) = await desk.letters.groups(status="new")
+    await dead_letters.service.set_group_status(fingerprint, "acknowledged", by="ann")
+    await dead_letters.service.add_note(fingerprint, "the gateway is down", by="ann")
+    await dead_letters.send_dead(dead(message_id="m2"))
+    await dead_letters.record_waiting()
+    assert [found.status for found in await dead_letters.service.groups()] == ["acknowledged"]
+    await dead_letters.service.set_group_status(fingerprint, "resolved", by="ann")
+    await dead_letters.send_dead(dead(message_id="m2"))
+    await dead_letters.record_waiting()
+    assert [found.status for found in await dead_letters.service.groups(status="resolved")] == ["resolved"]
+    await dead_letters.send_dead(dead(message_id="m3"))
+    await dead_letters.record_waiting()
+    (group,) = await dead_letters.service.groups(status="new")
     assert [note["text"] for note in group.notes] == ["the gateway is down"]
-    with pytest.raises(ValueError, match="looked at"):
-        await desk.letters.set_group_status(fingerprint, "done", by="ann")
+    with pytest.raises(ValueError, match="acknowledged"):
+        await dead_letters.service.set_group_status(fingerprint, "done", by="ann")
     with pytest.raises(NotPossibleError):
-        await desk.letters.add_note("nothing", "text", by="ann")
+        await dead_letters.service.add_note("nothing", "text", by="ann")
 
 
-async def test_pages_follow_each_other_without_a_gap(desk: Console) -> None:
+@pytest.mark.parametrize(("former", "current"), [("looked at", "acknowledged"), ("mended", "resolved")])
+async def test_a_group_status_of_an_older_release_has_its_new_name(
+    dead_letters: DeadLetterHarness, former: str, current: str
+) -> None:
+    await dead_letters.send_dead(dead())
+    await dead_letters.record_waiting()
+    await dead_letters.database["dead_letter_groups"].update_one({}, {"$set": {"status": former}})
+    for asked in (None, former, current):
+        assert [found.status for found in await dead_letters.service.groups(status=asked)] == [current]
+    await dead_letters.send_dead(dead(message_id="m2"))
+    await dead_letters.record_waiting()
+    (group,) = await dead_letters.service.groups()
+    assert group.status == ("new" if current == "resolved" else current)
+
+
+async def test_pages_follow_each_other_without_a_gap(dead_letters: DeadLetterHarness) -> None:
     """Seven letters of two moments, so that pages end between letters of the same one."""
     at = ["2026-01-31T09:31:00.000Z", "2026-01-31T09:32:00.000Z"]
-    await desk.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
-    await desk.take_in()
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
+    await dead_letters.record_waiting()
     seen: list[Document] = []
     cursor = None
     while True:
-        page = await desk.letters.page(Filters(service="payment"), limit=2, cursor=cursor)
+        page = await dead_letters.service.page(Filters(service="payment"), limit=2, cursor=cursor)
         seen += page.items
         if (cursor := page.next_cursor) is None:
             break
     assert len({letter["_id"] for letter in seen}) == len(seen) == 7
     assert [letter["lastFailedAt"] for letter in seen] == sorted((x["lastFailedAt"] for x in seen), reverse=True)
     with pytest.raises(ValueError, match="cursor"):
-        await desk.letters.page(Filters(), cursor="nonsense")
+        await dead_letters.service.page(Filters(), cursor="nonsense")
 
 
-async def test_filters_find_what_they_name(desk: Console) -> None:
+async def test_filters_find_what_they_name(dead_letters: DeadLetterHarness) -> None:
     body = b'{"orderId": "order-7f", "items": [{"productId": "Blue-Teapot"}]}'
-    await desk.send_dead(
+    await dead_letters.send_dead(
         dead(),
         dead(message_id="m2", body=body, queue=topology.INVENTORY_INBOX, type_="order.created"),
         dead(message_id="m3", **{"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}),
     )
-    await desk.take_in()
+    await dead_letters.record_waiting()
 
     async def found(**filters: Any) -> set[str]:
-        return {letter["messageId"] for letter in (await desk.letters.page(Filters(**filters))).items}
+        return {letter["messageId"] for letter in (await dead_letters.service.page(Filters(**filters))).items}
 
     assert await found(service="inventory") == {"m2"}
     assert await found(error="ValueError") == {"m3"}
@@ -604,155 +628,159 @@ async def test_filters_find_what_they_name(desk: Console) -> None:
         Filters(status=("lost",))
 
 
-async def test_a_bulk_replay_sends_each_once_at_its_rate(desk: Console) -> None:
-    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(60)], dead(queue=topology.ORDER_INBOX))
-    await desk.take_in()
+async def test_a_bulk_replay_sends_each_once_at_its_rate(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(60)], dead(queue=topology.ORDER_INBOX))
+    await dead_letters.record_waiting()
     started = asyncio.get_running_loop().time()
-    done = await desk.replay(Filters(service="payment"), rate=100.0)
+    done = await dead_letters.replay(Filters(service="payment"), rate=100.0)
     assert asyncio.get_running_loop().time() - started >= 0.55
     assert (done["total"], done["published"], done["status"]) == (60, 60, "done")
-    sent = await desk.harness.take_from(INBOX, 60)
+    sent = await dead_letters.harness.take_from(INBOX, 60)
     assert len({message.headers["x-replay-of"] for message in sent}) == 60
-    assert (await desk.letters.counts())["dead"] == 1
+    assert (await dead_letters.service.counts())["dead"] == 1
     with pytest.raises(NotPossibleError):
-        await desk.replay(Filters(service="payment"))
+        await dead_letters.replay(Filters(service="payment"))
 
 
-async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(desk: Console) -> None:
-    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(20)])
-    await desk.take_in()
-    bus = await desk.harness.bus(topology.DEAD_LETTERS)
-    ingest = Ingest(bus, desk.records)
+async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(20)])
+    await dead_letters.record_waiting()
+    bus = await dead_letters.harness.bus(topology.DEAD_LETTERS)
+    ingest = Ingest(bus, dead_letters.records)
     taking = asyncio.create_task(ingest.run())
-    async with consuming(desk.harness, INBOX, {RefundPayment: refuse}):
-        done = await desk.replay(Filters(), rate=40.0)
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
+        done = await dead_letters.replay(Filters(), rate=40.0)
 
         async def all_dead() -> bool:
-            return (await desk.letters.counts())["dead"] == 20
+            return (await dead_letters.service.counts())["dead"] == 20
 
         await eventually(all_dead, 20, "all to die again")
     await ingest.stop()
     await taking
     assert done["published"] == 20
-    assert {len(letter["replays"]) for letter in await desk.all()} == {1}
+    assert {len(letter["replays"]) for letter in await dead_letters.all()} == {1}
 
 
-async def test_a_cancelled_replay_ends_after_what_it_has_claimed(desk: Console) -> None:
-    await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(100)])  # 50 s, so that it does not end by itself
-    await desk.take_in()
-    replay_id = await desk.letters.start_replay(Filters(), by="ann", why="", rate=2.0)
-    task = asyncio.create_task(desk.carry_out(replay_id))
+async def test_a_cancelled_replay_ends_after_what_it_has_claimed(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(
+        *[dead(message_id=f"m{n}") for n in range(100)]
+    )  # 50 s, so that it does not end by itself
+    await dead_letters.record_waiting()
+    replay_id = await dead_letters.service.start_replay(Filters(), by="ann", why="", rate=2.0)
+    task = asyncio.create_task(dead_letters.run_replay(replay_id))
 
     async def begun() -> bool:
-        return (await desk.letters.counts())["pending"] > 0
+        return (await dead_letters.service.counts())["pending"] > 0
 
     await eventually(begun, 20, "the first to be sent")
-    assert await desk.letters.cancel_replay(replay_id, by="ann")
+    assert await dead_letters.service.cancel_replay(replay_id, by="ann")
     done = await task
-    counts = await desk.letters.counts()
+    counts = await dead_letters.service.counts()
     assert (done["status"], counts["replaying"]) == ("cancelled", 0)
     assert counts["pending"] == done["published"] < 100
-    await desk.harness.take_from(INBOX, done["published"])
-    assert not await desk.letters.cancel_replay(replay_id, by="ann")
+    await dead_letters.harness.take_from(INBOX, done["published"])
+    assert not await dead_letters.service.cancel_replay(replay_id, by="ann")
 
 
-async def test_a_replay_sends_only_what_it_has_claimed_itself(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
-    replays = Replays(desk.database)
-    replayer = Replayer(desk.database, Publisher(await desk.harness.bus()))
-    first = await desk.replay(Filters())
-    (sent,) = await desk.harness.take_from(INBOX, 1)
-    await desk.send_dead(dead(message_id=sent.message_id or "", **{"x-replay-of": letter["_id"]}))
-    await desk.take_in()
+async def test_a_replay_sends_only_what_it_has_claimed_itself(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
+    replays = ReplayRecords(dead_letters.database)
+    replayer = Replayer(dead_letters.database, Publisher(await dead_letters.harness.bus()))
+    first = await dead_letters.replay(Filters())
+    (sent,) = await dead_letters.harness.take_from(INBOX, 1)
+    await dead_letters.send_dead(dead(message_id=sent.message_id or "", **{"x-replay-of": letter["_id"]}))
+    await dead_letters.record_waiting()
     body = b'{"orderId": "o1", "reason": "edited"}'
-    other = await replays.find(await desk.letters.edit_and_replay(letter["_id"], body, by="bob", why=""))
+    other = await replays.find(await dead_letters.service.edit_and_replay(letter["_id"], body, by="bob", why=""))
     assert other is not None
-    await replayer._claim(other, [letter])
-    assert (await desk.stored(letter["_id"]))["status"] == "replaying"
+    await dead_letters.records.claim([letter], other)
+    assert (await dead_letters.stored(letter["_id"]))["status"] == "replaying"
     assert await replayer._publish_claimed(first, "test") == 0
     assert await replayer._sent_by(first) == 1
-    await desk.harness.take_from(INBOX, 0)
-    assert [replay["_id"] for replay in await desk.letters.replays()] == [other["_id"], first["_id"]]
-    assert all("edited" not in replay for replay in await desk.letters.replays())
-    assert (await desk.carry_out(other["_id"]))["published"] == 1
-    assert "claimedBy" not in await desk.stored(letter["_id"])
-    assert [sent.body for sent in await desk.harness.take_from(INBOX, 1)] == [body]
+    await dead_letters.harness.take_from(INBOX, 0)
+    assert [replay["_id"] for replay in await dead_letters.service.replays()] == [other["_id"], first["_id"]]
+    assert all("edited" not in replay for replay in await dead_letters.service.replays())
+    assert (await dead_letters.run_replay(other["_id"]))["published"] == 1
+    assert "claimedBy" not in await dead_letters.stored(letter["_id"])
+    assert [sent.body for sent in await dead_letters.harness.take_from(INBOX, 1)] == [body]
 
 
 async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
-    desk: Console, monkeypatch: pytest.MonkeyPatch
+    dead_letters: DeadLetterHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.send_dead(dead(), dead(message_id="odd", odd="x"), dead(message_id="m3"))
-    await desk.take_in()
+    await dead_letters.send_dead(dead(), dead(message_id="odd", odd="x"), dead(message_id="m3"))
+    await dead_letters.record_waiting()
 
     def unfit(letter: Document, *about: Any) -> Envelope:
         sent = replay_envelope(letter, *about)
         return replace(sent, headers={"x" * 256: 1}) if "odd" in letter["headers"] else sent
 
     monkeypatch.setattr("operations.dead_letters.replaying.replay_envelope", unfit)
-    done = await desk.replay(Filters())
+    done = await dead_letters.replay(Filters())
     assert (done["published"], done["total"], done["status"]) == (2, 3, "done")
-    letters = {letter["messageId"]: letter for letter in await desk.all()}
+    letters = {letter["messageId"]: letter for letter in await dead_letters.all()}
     assert [letters[name]["status"] for name in ("m1", "odd", "m3")] == ["pending", "dead", "pending"]
     (entry,) = letters["odd"]["replays"]
     assert (entry["outcome"], entry["error"]["type"]) == ("dead", "ValueError")
-    await desk.harness.take_from(INBOX, 2)
+    await dead_letters.harness.take_from(INBOX, 2)
 
 
-async def test_one_dead_letter_that_two_want_replayed_is_sent_once(desk: Console) -> None:
-    await desk.send_dead(dead())
-    (letter,) = await desk.take_in()
+async def test_one_dead_letter_that_two_want_replayed_is_sent_once(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead())
+    (letter,) = await dead_letters.record_waiting()
     only = Filters(ids=(letter["_id"],))
-    twice = [await desk.letters.start_replay(only, by="ann", why="") for _ in range(2)]
-    assert [(await desk.carry_out(replay_id))["published"] for replay_id in twice] == [1, 0]
-    assert (await desk.replay(only))["published"] == 1
-    await desk.harness.take_from(INBOX, 2)
+    twice = [await dead_letters.service.start_replay(only, by="ann", why="") for _ in range(2)]
+    assert [(await dead_letters.run_replay(replay_id))["published"] for replay_id in twice] == [1, 0]
+    assert (await dead_letters.replay(only))["published"] == 1
+    await dead_letters.harness.take_from(INBOX, 2)
 
 
-async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(desk: Console) -> None:
+async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(
+    dead_letters: DeadLetterHarness,
+) -> None:
     """By a process that stalled, claimed when it woke though another had ended the replay, and died."""
-    await desk.send_dead(dead(message_id="m1"), dead(message_id="m2"))
-    first, second = await desk.take_in()
-    replay_id = await desk.letters.start_replay(Filters(), by="ann", why="", rate=5000.0)
-    assert await desk.letters.cancel_replay(replay_id, by="ann")
-    assert (await desk.carry_out(replay_id))["published"] == 0
-    replay = await Replays(desk.database).find(replay_id)
-    stalled = Replayer(desk.database, Publisher(await desk.harness.bus()))
+    await dead_letters.send_dead(dead(message_id="m1"), dead(message_id="m2"))
+    first, second = await dead_letters.record_waiting()
+    replay_id = await dead_letters.service.start_replay(Filters(), by="ann", why="", rate=5000.0)
+    assert await dead_letters.service.cancel_replay(replay_id, by="ann")
+    assert (await dead_letters.run_replay(replay_id))["published"] == 0
+    replay = await ReplayRecords(dead_letters.database).find(replay_id)
+    stalled = Replayer(dead_letters.database, Publisher(await dead_letters.harness.bus()))
     assert replay is not None
-    await stalled._claim(replay, [first])
+    await dead_letters.records.claim([first], replay)
     long_ago = {"$set": {"lease.until": replay["at"] - timedelta(minutes=1)}}
-    await desk.database["replays"].update_one({"_id": replay_id}, long_ago)
+    await dead_letters.database["replays"].update_one({"_id": replay_id}, long_ago)
 
-    work = asyncio.create_task(ReplayWork(desk.database, stalled, every=0.05).run())
+    work = asyncio.create_task(ReplayWork(dead_letters.database, stalled, every=0.05).run())
 
     async def ended_again() -> bool:
-        found = await Replays(desk.database).find(replay_id)
+        found = await ReplayRecords(dead_letters.database).find(replay_id)
         return found is not None and (found["status"], found["published"]) == ("cancelled", 1)
 
     await eventually(ended_again, 60, "the replay to send what is claimed, and to end")
     await end_tasks(work)
-    assert [(await desk.stored(letter["_id"]))["status"] for letter in (first, second)] == ["pending", "dead"]
-    await desk.harness.take_from(INBOX, 1)
+    assert [(await dead_letters.stored(letter["_id"]))["status"] for letter in (first, second)] == ["pending", "dead"]
+    await dead_letters.harness.take_from(INBOX, 1)
 
 
-async def test_letters_wait_while_the_database_is_away(desk: Console, servers: Servers) -> None:
+async def test_letters_wait_while_the_database_is_away(dead_letters: DeadLetterHarness, servers: Servers) -> None:
     """The batch in hand is neither acknowledged nor given up, and recorded as soon as there is a database."""
     reserved = socket.socket()  # nobody else gets the port, and who connects is refused until somebody listens
     reserved.bind(("127.0.0.1", 0))
     port = reserved.getsockname()[1]
     url = f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=200"
     async with AsyncMongoClient[Document](url, tz_aware=True, w="majority") as client:
-        bus = await desk.harness.bus(topology.DEAD_LETTERS)
-        ingest = Ingest(bus, LetterRecords(client[desk.database.name]))
+        bus = await dead_letters.harness.bus(topology.DEAD_LETTERS)
+        ingest = Ingest(bus, LetterRecords(client[dead_letters.database.name]))
         taking = asyncio.create_task(ingest.run())
-        await desk.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
+        await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
         await eventually(lambda: (ingest.trouble or "").startswith("waiting"), 20, "the ingest to wait")
         host, _, mongod = servers.mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition(":")
         async with await asyncio.start_server(forward_to(host, int(mongod)), sock=reserved):
 
             async def recorded() -> bool:
-                return len(await desk.all()) == 10
+                return len(await dead_letters.all()) == 10
 
             await eventually(recorded, 60, "the letters to be recorded")
             await eventually(lambda: ingest.trouble is None, 60, "all to be well")
@@ -760,20 +788,20 @@ async def test_letters_wait_while_the_database_is_away(desk: Console, servers: S
             await taking
             await client.close()
     await bus.close()
-    await desk.harness.take_from(topology.DEAD_LETTERS, 0)
+    await dead_letters.harness.take_from(topology.DEAD_LETTERS, 0)
 
 
-async def test_what_the_database_refuses_is_recorded_without_its_headers(desk: Console) -> None:
+async def test_what_the_database_refuses_is_recorded_without_its_headers(dead_letters: DeadLetterHarness) -> None:
     """Whatever it may be that it refuses: here a rule of the collection's own, which one letter of several breaks."""
     rule = {"$jsonSchema": {"properties": {"headers": {"properties": {"refused": {"bsonType": "bool"}}}}}}
-    await desk.database.command("collMod", "dead_letters", validator=rule)
+    await dead_letters.database.command("collMod", "dead_letters", validator=rule)
     try:
-        await desk.send_dead(
+        await dead_letters.send_dead(
             *[dead(message_id=f"m{n}", kept="text") for n in range(4)], dead(message_id="odd", refused="text")
         )
-        letters = {letter["messageId"]: letter for letter in await desk.take_in()}
+        letters = {letter["messageId"]: letter for letter in await dead_letters.record_waiting()}
     finally:
-        await desk.database.command("collMod", "dead_letters", validator={})
+        await dead_letters.database.command("collMod", "dead_letters", validator={})
     assert len(letters) == 5
     assert [letters[name]["headers"] for name in ("m1", "odd")] == [{"kept": "text"}, {}]
     assert {letter["error"]["message"] for letter in letters.values()} == {"order o1 is not known"}

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from operations.audit import audit
 from operations.commands.cleanup import refusal
 from operations.commands.dead_letters import dead_letters
-from operations.dead_letters import DeadLetterService, Filters
-from operations.dead_letters.replaying import Replays
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.replays import ReplayRecords
+from operations.dead_letters.service import DeadLetterService
 from operations.settings import Stack
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
@@ -102,7 +103,7 @@ async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
     assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
     await world.harness.take_from(INBOX, 0)
-    done = await world.document("replay", "--type", "payment.refund", "--why", "mended", "--yes")
+    done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
     await world.harness.take_from(INBOX, 2)
     assert "no dead letter like this" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
@@ -128,7 +129,7 @@ async def test_a_replay_that_fails_again_is_no_success(world: World) -> None:
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         told = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
     assert "replayed 3 of 3" in told
-    assert "2 handled, 1 failed again, 0 not known yet" in told
+    assert "2 handled, 1 failed again, 0 pending" in told
     (again,) = (await world.document("list"))["items"]
     assert (again["orderId"], again["status"]) == ("bad1", "dead")
     replay_id = again["replays"][0]["replay"]
@@ -147,7 +148,7 @@ async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) ->
 async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World) -> None:
     await world.send(*letters_of("good1"))
     told = await world.run("replay", "--all", "--yes")
-    assert "0 handled, 0 failed again, 1 not known yet" in told
+    assert "0 handled, 0 failed again, 1 pending" in told
     assert "sent is not handled: `ordersaga dead-letters outcome" in told
     replay_id = told.partition("(replay ")[2].partition(")")[0]
     waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
@@ -160,7 +161,7 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     await world.run("list")
     letters = DeadLetterService(world.database)
     replay_id = await letters.start_replay(Filters(), by="bob", why="", rate=100.0)
-    assert await Replays(world.database).take_over("somebody who died", replay_id)
+    assert await ReplayRecords(world.database).acquire("somebody who died", replay_id)
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
     await world.database["replays"].update_one({"_id": replay_id}, past)
     asked = await world.run("replay", "--all", given="n\nn\n", status=1)
@@ -172,7 +173,7 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     await world.harness.take_from(INBOX, 2)
 
 
-async def test_a_replay_that_cannot_be_gone_on_with_holds_up_no_other(
+async def test_a_replay_that_cannot_be_continued_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> Document:
@@ -181,7 +182,7 @@ async def test_a_replay_that_cannot_be_gone_on_with_holds_up_no_other(
     async def left(_: Any) -> list[str]:
         return ["r1"]
 
-    monkeypatch.setattr("operations.commands.dead_letters.unfinished", left)
+    monkeypatch.setattr("operations.commands.dead_letters.abandoned", left)
     monkeypatch.setattr("operations.commands.dead_letters._followed", broken)
     asked = await world.run("replay", "--all", "--yes", status=1)
     assert "could not go on with replay r1: odd" in asked
@@ -284,7 +285,7 @@ async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world
 
     async def lost() -> bool:
         stack = world.stack
-        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, second_look_after=0)
+        report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, confirm_after=0)
         return "message lost" in {violation.kind for violation in report.violations}
 
     try:

@@ -23,7 +23,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         return {}
 
     app = create_app("inventory", "", nothing_is_down)
-    app.include_router(create_router(worker.products, worker.reservations))
+    app.include_router(create_router(worker.stock_items, worker.reservations))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
@@ -49,7 +49,7 @@ async def test_stock_shows_what_is_free_and_what_is_held(http: httpx.AsyncClient
     assert (reset.status_code, reset.json()) == (200, {"productId": "p1", "quantity": 1, "reserved": 2})
 
 
-async def test_a_product_is_created_shown_and_described_anew(http: httpx.AsyncClient) -> None:
+async def test_a_product_is_created_shown_and_updated(http: httpx.AsyncClient) -> None:
     body = {"kind": "vps", "name": "Small", "price": 19.99, "package": "103.181.9", "packageId": "17", "ram": 4}
 
     created = await http.put("/products/v1", json=body)
@@ -221,7 +221,7 @@ async def test_what_is_not_json_is_a_client_error(http: httpx.AsyncClient, body:
 
 
 async def test_names_are_stored_as_they_are_given(http: httpx.AsyncClient) -> None:
-    name = "$quantity"  # would be another field's value, were it read as an expression
+    name = "$quantity"  # the value of another field if MongoDB read it as an expression
 
     answer = await http.put("/products/%24p.1", json={"kind": "goods", "name": name})
 

@@ -1,4 +1,4 @@
-"""How marks go away: with the next write, after a moment of rest, by the sweep, and at the end of the process."""
+"""Clearing of pending moves: with the next write, when idle, by the sweep, and at the end of the process."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker
         yield worker
 
 
-async def marked(worker: Worker, product_id: str = "p") -> set[str]:
+async def pending(worker: Worker, product_id: str = "p") -> set[str]:
     return set((await worker.stock_items.read([product_id]))[product_id].pending_moves)
 
 
@@ -40,17 +40,17 @@ async def flushing(worker: Worker) -> AsyncIterator[None]:
         await end_tasks(task)
 
 
-async def test_the_next_write_of_a_product_removes_the_marks_that_have_done_their_work(worker: Worker) -> None:
+async def test_the_next_write_of_a_product_clears_the_moves_of_decided_orders(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
-    assert await marked(worker) == {"1"}
+    assert await pending(worker) == {"1"}
 
     await worker.reserve(order("2", {"p": 1}))
 
-    assert await marked(worker) == {"2"}
+    assert await pending(worker) == {"2"}
     assert await worker.free("p") == 8
 
 
-async def test_a_moment_of_rest_removes_all(worker: Worker) -> None:
+async def test_an_idle_moment_clears_all_moves(worker: Worker) -> None:
     async with flushing(worker):
         await worker.reserve(order("1", {"p": 1}), order("2", {"p": 1, "q": 2}))
         await worker.release("2")
@@ -59,7 +59,7 @@ async def test_a_moment_of_rest_removes_all(worker: Worker) -> None:
     assert (await worker.free("p"), await worker.free("q")) == (9, 10)
 
 
-async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
+async def test_moves_that_no_other_write_clears_do_not_linger_under_load(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_moves_module, "LINGER_SECONDS", 0.5)
@@ -69,14 +69,13 @@ async def test_marks_that_no_other_write_takes_along_do_not_linger_under_load(
         await worker.reserve(order("lonely", {"q": 1}))
         deadline = time.monotonic() + 60
         number = 0
-        while await marked(worker, "q"):  # never 0.4 s of rest
+        while await pending(worker, "q"):  # never idle for 0.4 s
             assert time.monotonic() < deadline
             number += 1
             await worker.reserve(order(f"o{number}", {"p": 1}))
 
 
-async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending_moves_module, "RETRY_SECONDS", 0.01)
+async def test_an_outage_only_delays_the_clearing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     await worker.reserve(order("1", {"p": 1}))
     failures = [AutoReconnect("away"), ValueError("a fault")]
     read = worker.stock_items.read
@@ -91,7 +90,7 @@ async def test_an_outage_only_delays_the_removal(worker: Worker, monkeypatch: py
         await eventually(lambda: not failures and leftovers_gone(worker), within=60)
 
 
-async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
+async def test_the_end_of_the_process_clears_all_moves(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}), order("2", {"q": 1}))
 
     await worker.pending_moves.drain()
@@ -99,7 +98,7 @@ async def test_the_end_of_the_process_removes_all(worker: Worker) -> None:
     assert await leftovers(worker.database) == []
 
 
-async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(worker: Worker) -> None:
+async def test_the_flush_clears_what_the_sweep_finds(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
     restarted = Worker(worker.database)
     restarted.pending_moves = PendingMoves(
@@ -111,7 +110,7 @@ async def test_the_sweep_runs_by_itself_and_leaves_what_it_finds_to_the_flush(wo
     await end_tasks(sweeping)
 
 
-async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker) -> None:
+async def test_the_sweep_ignores_recent_moves(worker: Worker) -> None:
     await worker.reserve(order("1", {"p": 1}))
     restarted = PendingMoves(worker.stock_items, worker.reservations, utc_now, idle=1, sweep_interval=60)
 
@@ -120,7 +119,9 @@ async def test_the_sweep_leaves_young_marks_to_those_who_set_them(worker: Worker
     assert restarted.known_statuses("p") == {}
 
 
-async def test_a_mark_that_nobody_decides_is_told_about(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_move_of_an_order_that_stays_undecided_is_reported(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pending_moves_module, "OVERDUE_SECONDS", -1.0)
     await worker.database["products"].update_one(
         {"_id": "p"}, {"$set": {"moving": {"lost": -1}, "quantity": 9, "markedSince": utc_now() - timedelta(hours=1)}}
@@ -129,21 +130,21 @@ async def test_a_mark_that_nobody_decides_is_told_about(worker: Worker, monkeypa
     await worker.pending_moves.sweep_once()
 
     assert REGISTRY.get_sample_value("inventory_overdue_marks") == 1
-    assert await marked(worker) == {"lost"}
+    assert await pending(worker) == {"lost"}
 
 
 async def leftovers_gone(worker: Worker) -> bool:
     return await leftovers(worker.database) == []
 
 
-async def test_units_that_are_owed_come_back_at_once_though_the_product_changes_meanwhile(worker: Worker) -> None:
+async def test_units_of_a_refused_order_come_back_even_if_the_product_changes_meanwhile(worker: Worker) -> None:
     before = (await worker.stock_items.read(["p"]))["p"]
     await worker.stock_items.write([take(before, {"refused": 4})])
     worker.pending_moves.remember("p", "refused", Status.FAILED)
     gate = Gate(worker.stock_items, "write")
     clearing = asyncio.create_task(worker.pending_moves.clear(["p"]))
     await gate.reached()
-    await worker.products.restock("p", 5)
+    await worker.stock_items.restock("p", 5)
 
     gate.open()
     await clearing

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from inventory_service.products import Description, KindConflictError, TooManyUnitsError
-from inventory_service.stock import MAX_UNITS, Kind, Product, Reservation, ReservationLine, Status, clear_moves, take
+from inventory_service.stock import (
+    MAX_UNITS,
+    Description,
+    Kind,
+    Product,
+    Reservation,
+    ReservationLine,
+    Status,
+    clear_moves,
+    take,
+)
+from inventory_service.stock_items import KindConflictError, TooManyUnitsError
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import Worker, inventory_database, order, settle_everything
@@ -31,24 +41,24 @@ async def document(worker: Worker, product_id: str = "p") -> Any:
     return await worker.database["products"].find_one({"_id": product_id})
 
 
-async def test_a_product_is_described_and_described_anew(worker: Worker) -> None:
-    product, is_new = await worker.products.put("v", VPS)
+async def test_a_description_is_set_and_replaced(worker: Worker) -> None:
+    product, is_new = await worker.stock_items.put_product("v", VPS)
     assert is_new
     assert (product.kind, product.price, product.package, product.quantity) == (Kind.VPS, 1999, "103.181.9", None)
 
-    product, is_new = await worker.products.put("v", Description(Kind.VPS, package="other"))
+    product, is_new = await worker.stock_items.put_product("v", Description(Kind.VPS, package="other"))
     assert not is_new
     assert (product.name, product.price, product.package, product.ram) == (None, None, "other", None)
     assert product.created_at <= product.updated_at
 
 
-async def test_describing_a_product_leaves_its_stock_alone_and_fails_the_writes_that_read_it_before(
+async def test_a_new_description_keeps_the_stock_and_fails_writes_based_on_an_earlier_read(
     worker: Worker,
 ) -> None:
-    await worker.products.set_free("p", 5)
+    await worker.stock_items.set_free("p", 5)
     before = await read(worker)
 
-    product, is_new = await worker.products.put("p", Description(Kind.GOODS, price=500))
+    product, is_new = await worker.stock_items.put_product("p", Description(Kind.GOODS, price=500))
 
     assert (is_new, product.quantity, product.price) == (False, 5, 500)
     assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
@@ -56,60 +66,60 @@ async def test_describing_a_product_leaves_its_stock_alone_and_fails_the_writes_
 
 @pytest.mark.parametrize("description", [VPS, Description(Kind.GOODS)])
 async def test_a_product_keeps_its_kind(worker: Worker, description: Description) -> None:
-    await worker.products.put("p", description)
+    await worker.stock_items.put_product("p", description)
     other = VPS if description.kind is Kind.GOODS else Description(Kind.GOODS)
 
     with pytest.raises(KindConflictError):
-        await worker.products.put("p", other)
+        await worker.stock_items.put_product("p", other)
 
 
 async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
-    product, is_new = await worker.products.set_free("p", 5)
+    product, is_new = await worker.stock_items.set_free("p", 5)
     assert (is_new, product.kind, product.quantity, product.supplied) == (True, Kind.GOODS, 5, 5)
     await worker.stock_items.write([take(product, {"o": 2})])
 
-    restocked = await worker.products.restock("p", 4)
+    restocked = await worker.stock_items.restock("p", 4)
     assert restocked is not None
     assert (restocked.quantity, restocked.supplied, restocked.reserved) == (7, 9, 2)
 
-    product, is_new = await worker.products.set_free("p", 1)
+    product, is_new = await worker.stock_items.set_free("p", 1)
     assert (is_new, product.quantity, product.supplied, product.reserved) == (False, 1, 3, 2)
     assert product.pending_moves == {"o": -2}
 
 
-async def test_setting_and_restocking_fail_the_writes_that_read_the_product_before(worker: Worker) -> None:
-    await worker.products.set_free("p", 5)
+async def test_setting_and_restocking_fail_writes_based_on_an_earlier_read(worker: Worker) -> None:
+    await worker.stock_items.set_free("p", 5)
     before = await read(worker)
-    await worker.products.restock("p", 1)
+    await worker.stock_items.restock("p", 1)
     assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
 
     before = await read(worker)
-    await worker.products.set_free("p", 2)
+    await worker.stock_items.set_free("p", 2)
     assert await worker.stock_items.write([take(before, {"o": 1})]) == set()
     assert (await read(worker)).quantity == 2
 
 
 async def test_products_that_are_not_counted_have_no_quantity_to_set(worker: Worker) -> None:
-    await worker.products.put("v", VPS)
+    await worker.stock_items.put_product("v", VPS)
 
     with pytest.raises(KindConflictError):
-        await worker.products.set_free("v", 1)
+        await worker.stock_items.set_free("v", 1)
     with pytest.raises(KindConflictError):
-        await worker.products.restock("v", 1)
+        await worker.stock_items.restock("v", 1)
 
 
 async def test_restocking_is_for_known_products_and_has_a_limit(worker: Worker) -> None:
-    assert await worker.products.restock("p", 1) is None
-    await worker.products.set_free("p", MAX_UNITS - 1)
+    assert await worker.stock_items.restock("p", 1) is None
+    await worker.stock_items.set_free("p", MAX_UNITS - 1)
 
-    assert await worker.products.restock("p", 1) is not None
+    assert await worker.stock_items.restock("p", 1) is not None
     with pytest.raises(TooManyUnitsError):
-        await worker.products.restock("p", 1)
+        await worker.stock_items.restock("p", 1)
     assert (await read(worker)).quantity == MAX_UNITS
 
 
 async def test_a_new_product_set_by_many_at_once_is_one_product(worker: Worker) -> None:
-    answers = await asyncio.gather(*(worker.products.set_free("p", 5) for _ in range(20)))
+    answers = await asyncio.gather(*(worker.stock_items.set_free("p", 5) for _ in range(20)))
 
     assert [is_new for _, is_new in answers].count(True) == 1
     product = await read(worker)
@@ -117,7 +127,7 @@ async def test_a_new_product_set_by_many_at_once_is_one_product(worker: Worker) 
 
 
 async def test_a_write_is_stored_only_over_the_version_it_was_read_at(worker: Worker) -> None:
-    await worker.products.set_free("p", 5)
+    await worker.stock_items.set_free("p", 5)
     before = await read(worker)
 
     assert await worker.stock_items.write([take(before, {"o": 2})]) == {"p"}
@@ -130,9 +140,9 @@ async def test_a_write_is_stored_only_over_the_version_it_was_read_at(worker: Wo
 
 async def test_writes_end_at_the_first_product_that_has_changed(worker: Worker) -> None:
     for product_id in ("a", "b", "c"):
-        await worker.products.set_free(product_id, 5)
+        await worker.stock_items.set_free(product_id, 5)
     before = await worker.stock_items.read(["a", "b", "c"])
-    await worker.products.restock("b", 1)
+    await worker.stock_items.restock("b", 1)
 
     changed = [take(before[product_id], {"o": 1}) for product_id in ("c", "b", "a")]
 
@@ -140,8 +150,8 @@ async def test_writes_end_at_the_first_product_that_has_changed(worker: Worker) 
     assert [(await read(worker, product_id)).quantity for product_id in ("a", "b", "c")] == [4, 6, 5]
 
 
-async def test_products_with_marks_are_found_by_how_long_they_have_had_some(worker: Worker) -> None:
-    await worker.products.set_free("p", 5)
+async def test_products_are_found_by_how_long_moves_have_been_pending(worker: Worker) -> None:
+    await worker.stock_items.set_free("p", 5)
     await worker.stock_items.write([take(await read(worker), {"o": 1})])
     since = (await read(worker)).pending_since
     assert since is not None
@@ -158,10 +168,10 @@ async def test_products_with_marks_are_found_by_how_long_they_have_had_some(work
 
 async def test_products_come_in_pages(worker: Worker) -> None:
     for product_id in ("b", "a", "c"):
-        await worker.products.set_free(product_id, 1)
+        await worker.stock_items.set_free(product_id, 1)
 
-    first = await worker.products.page(after=None, limit=2)
-    rest = await worker.products.page(after="b", limit=2)
+    first = await worker.stock_items.product_page(after=None, limit=2)
+    rest = await worker.stock_items.product_page(after="b", limit=2)
 
     assert [product.id for product in first + rest] == ["a", "b", "c"]
 
@@ -176,7 +186,7 @@ def a_reservation(order_id: str = "o", **changes: Any) -> Reservation:
     )
 
 
-async def test_a_reservation_comes_back_as_it_was_stored(worker: Worker) -> None:
+async def test_a_reservation_is_read_as_it_was_stored(worker: Worker) -> None:
     reservations = [
         a_reservation("goods"),
         a_reservation("vps", server=ServerSpecification(package="103.181.9", package_id="17", ram=4)),

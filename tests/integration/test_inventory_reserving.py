@@ -6,8 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from inventory_service.products import Description
-from inventory_service.stock import Kind, Status
+from inventory_service.stock import Description, Kind, Status
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import (
@@ -91,7 +90,7 @@ async def test_orders_over_several_products_get_all_or_nothing_under_contention(
             for item in requested.items:
                 free[item.product_id] -= item.quantity
     assert {product_id: await workers[0].free(product_id) for product_id in stock} == free
-    # Nobody was refused while what would have been enough was held for orders that were then refused as well.
+    # No order was refused because of units held for orders that were refused later.
     assert not any(all(free[p] >= count for p, count in shape.items()) for shape in shapes)
     await settle_everything(workers)
     assert await leftovers(workers[0].database) == []
@@ -117,7 +116,7 @@ async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_
 ) -> None:
     first, second, third = workers[:3]
     await first.stock({"a": 1, "b": 1})
-    # `both` reads a and b as free, then loses b before it writes: it holds a until it is refused.
+    # `both` reads a and b as free and loses b before it writes, so it holds a until it is refused.
     before_write = Gate(first.stock_items, "write")
     both = asyncio.create_task(first.reserve(order("both", {"a": 1, "b": 1})))
     await before_write.reached()
@@ -141,7 +140,7 @@ async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_ano
 ) -> None:
     first, second = workers[:2]
     await first.stock({"a": 3})
-    # By what `first` has read, `large` gets all, and nothing is left for `small`.
+    # `first` has read that `large` gets everything and nothing is left for `small`.
     before_write = Gate(first.stock_items, "write")
     batch = asyncio.create_task(first.reserve(order("large", {"a": 3}), order("small", {"a": 1})))
     await before_write.reached()
@@ -154,7 +153,7 @@ async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_ano
     assert await leftovers(first.database) == []
 
 
-async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worker_that_stalls(
+async def test_an_order_does_not_wait_for_ever_for_units_held_by_a_stalled_worker(
     workers: list[Worker],
 ) -> None:
     await workers[0].stock({"a": 1})
@@ -163,7 +162,7 @@ async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worke
     holder = asyncio.create_task(workers[0].reserve(order("holder", {"a": 1})))
     await stalled.reached()
 
-    async with asyncio.timeout(8):  # less than others wait
+    async with asyncio.timeout(8):  # less than the other workers wait
         answer = await hasty.reserve(order("other", {"a": 1}))
 
     assert refused(answer) == {"other": "Insufficient stock for a: asked 1, free 0"}
@@ -184,8 +183,8 @@ async def test_an_order_does_not_wait_for_ever_for_units_in_the_hands_of_a_worke
 )
 async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines: dict[str, int], reason: str) -> None:
     await worker.stock({"p": 3, "priced": 3})
-    await worker.products.put("priced", Description(Kind.GOODS, price=1000))
-    await worker.products.put("v", Description(Kind.VPS, package="basic"))
+    await worker.stock_items.put_product("priced", Description(Kind.GOODS, price=1000))
+    await worker.stock_items.put_product("v", Description(Kind.VPS, package="basic"))
 
     answer = await worker.reserve(order("o", lines))
 
@@ -196,7 +195,7 @@ async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines:
 
 
 async def test_a_server_is_reserved_with_what_to_provision(worker: Worker) -> None:
-    await worker.products.put("v", Description(Kind.VPS, package="103.181.9", package_id="17", ram=4))
+    await worker.stock_items.put_product("v", Description(Kind.VPS, package="103.181.9", package_id="17", ram=4))
     expected = StockReserved(
         order_id="o",
         fulfilment="vps",
@@ -214,7 +213,7 @@ async def test_a_redelivered_order_is_answered_as_before_and_moves_nothing(worke
     await first.stock({"p": 3})
     orders = [order("kept", {"p": 2}), order("refused", {"p": 2})]
     before = await first.reserve(*orders)
-    await first.stock({"p": 5})  # now the refused one would fit: its answer stays what it was
+    await first.stock({"p": 5})  # the refused order would fit now, but its answer stays the same
 
     for worker in (first, second):
         assert await worker.reserve(*orders) == before
@@ -245,14 +244,14 @@ async def test_the_same_orders_on_all_workers_at_once_count_once(workers: list[W
     assert await leftovers(workers[0].database) == []
 
 
-async def test_what_is_set_and_restocked_while_orders_come_is_counted(workers: list[Worker]) -> None:
+async def test_setting_and_restocking_during_orders_is_counted(workers: list[Worker]) -> None:
     await workers[0].stock({"p": 100})
     batches = [[order(f"o{batch}-{n}", {"p": 1}) for n in range(10)] for batch in range(20)]
 
     async def stock_up() -> None:
         for n in range(20):
-            await workers[3].products.restock("p", 3)
-            await workers[3].products.set_free("p", 40 + n)
+            await workers[3].stock_items.restock("p", 3)
+            await workers[3].stock_items.set_free("p", 40 + n)
 
     async with watched(workers[0].database):
         *answers, _ = await asyncio.gather(
@@ -333,7 +332,7 @@ async def test_releases_racing_their_orders_leave_nothing_held(workers: list[Wor
     assert await leftovers(workers[0].database) == []
 
 
-async def test_at_no_moment_do_orders_and_releases_unbalance_the_books(worker: Worker) -> None:
+async def test_the_books_balance_after_every_order_and_release(worker: Worker) -> None:
     await worker.stock({"a": 3, "b": 2})
     steps = [
         worker.reserve(order("1", {"a": 1, "b": 1})),

@@ -20,7 +20,7 @@ async def stack(servers: Any) -> AsyncIterator[Stack]:
     async with run_stack(servers.mongodb_url, servers.amqp_url, "t-order-api", saga_timeout_seconds=60) as running:
         await running.start("order")
         yield running
-    # Nobody was there to take what was sent about these orders: services that start here later are not to find it.
+    # No other service was running: those that start here later must not find the messages about these orders.
     await delete_topology(servers.amqp_url)
 
 

@@ -67,8 +67,8 @@ async def new_order(orders: Orders, **changes: Any) -> str:
     return order.order_id
 
 
-async def places_left(orders: Orders, subscribers: Subscribers, order_id: str) -> int:
-    """How many of more clients than there are places get one."""
+async def streams_left(orders: Orders, subscribers: Subscribers, order_id: str) -> int:
+    """Return how many of twice as many clients as allowed get a stream."""
     clients = [Client(orders, subscribers, order_id) for _ in range(2 * LIMIT)]
     await eventually(lambda: all(client.body or client.request.done() for client in clients), 30)
     refused = [client for client in clients if client.request.done()]
@@ -86,11 +86,13 @@ async def test_of_many_clients_at_once_no_more_than_the_limit_get_a_stream(
     orders: Orders, subscribers: Subscribers
 ) -> None:
     order_id = await new_order(orders)
-    assert await places_left(orders, subscribers, order_id) == LIMIT
-    assert await places_left(orders, subscribers, order_id) == LIMIT, "those who went away have left their places"
+    assert await streams_left(orders, subscribers, order_id) == LIMIT
+    assert await streams_left(orders, subscribers, order_id) == LIMIT, "those that left are no longer counted"
 
 
-async def test_whoever_gets_no_first_byte_leaves_the_place(orders: Orders, subscribers: Subscribers) -> None:
+async def test_a_client_that_leaves_before_the_first_byte_is_no_longer_counted(
+    orders: Orders, subscribers: Subscribers
+) -> None:
     order_id = await new_order(orders)
     gone = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
     for client in gone:
@@ -104,13 +106,13 @@ async def test_whoever_gets_no_first_byte_leaves_the_place(orders: Orders, subsc
     for client in cancelled:
         client.request.cancel()
     await asyncio.wait([client.request for client in cancelled])
-    assert await places_left(orders, subscribers, order_id) == LIMIT
+    assert await streams_left(orders, subscribers, order_id) == LIMIT
 
 
 async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_204(
     orders: Orders, subscribers: Subscribers
 ) -> None:
-    """A browser opens an ended stream again with the number of its last event: 204 tells it to stop."""
+    """A browser opens an ended stream again with the number of its last event: 204 makes it stop."""
     order_id = await new_order(orders, status=Status.CANCELLED, settled=True)
     first = Client(orders, subscribers, order_id)
     await first.request
@@ -120,7 +122,9 @@ async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_20
     assert (again.status, again.body) == (204, b"")
 
 
-async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Orders, subscribers: Subscribers) -> None:
+async def test_a_client_that_has_seen_all_of_an_unsettled_order_waits_for_more(
+    orders: Orders, subscribers: Subscribers
+) -> None:
     order_id = await new_order(orders)
     client = Client(orders, subscribers, order_id, seen=1)
     await eventually(lambda: client.status, 30)
@@ -136,7 +140,7 @@ async def test_who_has_seen_all_of_an_order_under_way_waits_for_more(orders: Ord
 async def test_a_stream_outlives_an_outage_of_the_database(
     orders: Orders, subscribers: Subscribers, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0)  # a comment after every look at the order
+    monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0)  # a comment after every poll of the order
     order_id = await new_order(orders)
     async with AsyncExitStack() as stack:
         url = URL(mongodb_url).update_query(directConnection="true")

@@ -70,7 +70,7 @@ class OrderService:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     def now(self) -> datetime:
-        """The time, which passes only when a test says so: how long it takes must not decide what is due."""
+        """Return the time, which passes only when a test moves it: a slow test must not make orders due."""
         return self.began + self.late
 
     def _reach(self, point: str) -> None:
@@ -78,11 +78,11 @@ class OrderService:
             raise SimulatedCrashError(point)
 
     async def hears(self, *answers: c.OrderMessage) -> list[str]:
-        """Handle answers, and return what is to be sent."""
+        """Handle answers, and return the routing keys of the messages to send."""
         return [message.routing_key for message in await self.handlers.advance_orders(answers)]
 
     async def order_in_provisioning(self) -> str:
-        """An order for a server, reserved and paid, that owes nothing."""
+        """Place an order for a server; it is reserved, paid and published."""
         response = await self.client.post("/orders", json=order_body())
         order_id: str = response.json()["orderId"]
         await self.outbox.drain()
@@ -107,7 +107,7 @@ class OrderService:
         return await self.client.post(f"/orders/{order_id}/{verb}", json=body or None)
 
     def said(self, inbox: str, order_id: str) -> list[dict[str, Any]]:
-        """What was published to an inbox about the order, each with its routing key, in order, without repetitions."""
+        """Return the messages about the order in an inbox, with their routing keys, in order, without repetitions."""
         found: list[dict[str, Any]] = []
         for envelope in self.broker.contents(inbox):
             message = {"key": envelope.routing_key, **json.loads(envelope.body)}
@@ -168,7 +168,7 @@ async def service(mongodb_url: str, database_prefix: str) -> AsyncIterator[Order
 
 @pytest.fixture
 async def successor(service: OrderService, mongodb_url: str, database_prefix: str) -> AsyncIterator[OrderService]:
-    """The process that goes on where `service` was killed."""
+    """The process that continues where `service` was killed."""
     async with another_process(mongodb_url, f"{database_prefix}_orders", service.broker) as process:
         process.began = service.began
         yield process
@@ -209,7 +209,7 @@ async def test_the_client_sees_the_server_and_how_it_came(service: OrderService)
     assert await service.orders.due(service.now() + timedelta(days=365), 10) == []
 
 
-async def test_who_follows_the_order_reads_the_same_and_is_let_go_at_the_end(service: OrderService) -> None:
+async def test_a_subscriber_reads_the_same_history_until_the_order_is_settled(service: OrderService) -> None:
     order_id = await service.order_in_provisioning()
     following = asyncio.create_task(service.client.get(f"/orders/{order_id}/events"))
     await service.hears(said(order_id, 1, "Your server is being provisioned"))
@@ -316,10 +316,12 @@ async def test_a_retry_that_a_crash_left_behind_is_published_by_the_sweep(
     assert successor.asked_of_provisioning(order_id) == [("provisioning.requested", 2)]
     await successor.outbox.drain()
     successor.late = timedelta(days=365)
-    assert await successor.sweeper.sweep_once() == 0, "nothing is owed any more, and a server may take its time"
+    assert await successor.sweeper.sweep_once() == 0, "all is published, and a server may take its time"
 
 
-async def test_a_retry_still_owed_when_its_answer_comes_is_not_asked_for_again(service: OrderService) -> None:
+async def test_a_retry_that_is_answered_before_it_is_noted_as_published_is_not_sent_again(
+    service: OrderService,
+) -> None:
     order_id = await service.failed_order()
     service.broker.stop()
     assert (await service.asks(order_id, "retry")).status_code == 202
@@ -371,7 +373,7 @@ async def test_the_hold_ends_by_itself_and_not_before(service: OrderService) -> 
     ]
 
 
-async def test_each_failure_has_a_hold_of_its_own_and_a_run_has_none(service: OrderService) -> None:
+async def test_each_failure_has_its_own_hold_and_a_run_has_none(service: OrderService) -> None:
     order_id = await service.failed_order()
     await service.asks(order_id, "retry")
     await service.outbox.drain()
@@ -438,7 +440,7 @@ async def test_a_cancellation_of_a_retry_is_about_its_run(service: OrderService)
     assert (await service.get(order_id))["status"] == "CANCELLED"
 
 
-async def test_a_cancellation_whose_process_dies_reaches_provisioning_all_the_same(
+async def test_a_cancellation_whose_process_dies_still_reaches_provisioning(
     service: OrderService, successor: OrderService
 ) -> None:
     order_id = await service.order_in_provisioning()
@@ -461,7 +463,7 @@ async def test_the_run_and_what_was_said_survive_a_restart(service: OrderService
     assert spoken == ["Waiting 3 minutes before attempt 3 of 3", "new"]
 
 
-async def test_an_order_of_before_runs_were_counted_is_in_its_first(
+async def test_an_order_stored_before_runs_were_counted_is_in_its_first(
     service: OrderService, mongodb_url: str, database_prefix: str
 ) -> None:
     order_id = await service.order_in_provisioning()
@@ -534,7 +536,7 @@ async def test_an_order_that_cannot_be_put_into_messages_holds_up_no_other(
     service.late = TIMEOUTS.resend_after
     assert await service.sweeper.resend() == 2
     assert service.asked_of_provisioning(other) == [("provisioning.requested", 1)]
-    assert await service.sweeper.resend() == 0, "both are looked at again after a pause"
+    assert await service.sweeper.resend() == 0, "both are sent again only after a pause"
 
 
 async def test_the_money_of_a_failed_order_is_left_to_its_hold(service: OrderService) -> None:
@@ -544,7 +546,7 @@ async def test_the_money_of_a_failed_order_is_left_to_its_hold(service: OrderSer
 
 
 @pytest.mark.parametrize("verb", ["cancel", "refund"])
-async def test_who_asks_again_has_an_unanswered_compensation_sent_again(service: OrderService, verb: str) -> None:
+async def test_a_repeated_request_sends_an_unanswered_compensation_again(service: OrderService, verb: str) -> None:
     order_id = await service.failed_order()
     await service.asks(order_id, "refund")
     await service.outbox.drain()
@@ -567,9 +569,9 @@ async def test_a_process_without_a_broker_takes_no_order_from_its_neighbour(
     provisioning = (await service.client.post("/orders", json=order_body())).json()["orderId"]
     await service.is_reserved_and_paid(provisioning)
     service.late = TIMEOUTS.resend_after
-    for look in (service.sweeper.sweep_once, service.sweeper.resend):
+    for work in (service.sweeper.sweep_once, service.sweeper.resend):
         with pytest.raises(BusUnavailableError):
-            await look()
+            await work()
     async with another_process(mongodb_url, f"{database_prefix}_orders", MemoryBroker()) as neighbour:
         neighbour.began, neighbour.late = service.began, service.late
         await neighbour.sweeper.sweep_once()
@@ -578,7 +580,7 @@ async def test_a_process_without_a_broker_takes_no_order_from_its_neighbour(
         assert neighbour.asked_of_provisioning(provisioning) == [("provisioning.requested", 1)]
 
 
-async def test_a_failed_order_can_be_retried_so_often_and_says_so(service: OrderService) -> None:
+async def test_a_failed_order_has_a_limited_number_of_retries_and_says_so(service: OrderService) -> None:
     order_id = await service.failed_order()
     for run in range(2, MAX_RUNS + 1):
         assert (await service.asks(order_id, "retry")).status_code == 202

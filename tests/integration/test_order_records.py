@@ -33,7 +33,7 @@ async def orders(request: pytest.FixtureRequest, mongodb_url: str, database_pref
 
 @pytest.fixture
 async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[AnswerHandlers]]:
-    """Three order services: connections, caches and clocks of their own."""
+    """Three order services: separate connections, caches and clocks."""
     name = f"{database_prefix}_orders"
     async with (
         connected(mongodb_url, name) as first,
@@ -123,8 +123,8 @@ async def test_published_orders_wait_for_their_deadline_and_for_their_answers(or
     assert await stored(orders, moved_on) == moved_on
 
 
-async def test_an_earlier_note_does_not_make_a_later_debt_forgotten(orders: Orders) -> None:
-    """A cancellation, decided while the order still owed `order.created`, meets the note that this is published."""
+async def test_a_note_about_an_earlier_version_does_not_mark_a_later_one_as_published(orders: Orders) -> None:
+    """A cancellation, decided while `order.created` was unpublished, meets the note that this is published."""
     now = utc_now()
     order = an_order(unpublished=True, due_at=now)
     await insert(orders, order)
@@ -137,14 +137,14 @@ async def test_an_earlier_note_does_not_make_a_later_debt_forgotten(orders: Orde
     change = Change(current, again, ())
     assert await orders.apply([change])
     await orders.mark_published([(order.order_id, 0)], now)
-    owing = await stored(orders, order)
-    assert owing == change.stored
-    assert owing.unpublished
-    await orders.mark_published([(order.order_id, owing.version)], now)
+    current = await stored(orders, order)
+    assert current == change.stored
+    assert current.unpublished
+    await orders.mark_published([(order.order_id, current.version)], now)
     assert await orders.due(now + timedelta(days=1), 10) == []
 
 
-async def test_orders_are_due_in_the_order_of_their_alarms(orders: Orders) -> None:
+async def test_the_longest_overdue_orders_come_first(orders: Orders) -> None:
     now = utc_now()
     late, later = (an_order(due_at=now - timedelta(seconds=s)) for s in (2, 1))
     await insert(orders, later, late, an_order(due_at=now + timedelta(seconds=5)), an_order())

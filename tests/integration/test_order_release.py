@@ -67,7 +67,7 @@ async def test_stock_and_money_of_an_unknown_order_are_asked_back_and_the_log_sa
     assert (refund.type, orjson.loads(refund.body)["orderId"]) == ("payment.refund", "ghost")
     assert await made.log() == [
         ("ann", "a forged message", "order.release", "ghost", "stock.release and payment.refund sent"),
-        ("ann", "a forged message", "order.release", "ghost", "begun"),
+        ("ann", "a forged message", "order.release", "ghost", "started"),
     ]
 
 
@@ -86,5 +86,5 @@ async def test_a_broker_that_is_away_is_said_and_logged(made: Made, monkeypatch:
     result = await made.run("ghost", "--why", "because", "--yes", status=1, amqp_url="amqp://127.0.0.1:1/")
     assert "are sent" not in result
     outcomes = [entry[-1] for entry in await made.log()]
-    assert outcomes[0].startswith("not known whether it was sent: RabbitMQ does not answer")
-    assert outcomes[1] == "begun"
+    assert outcomes[0].startswith("outcome unknown: RabbitMQ does not answer")
+    assert outcomes[1] == "started"

@@ -1,4 +1,4 @@
-"""`ordersaga order trace` over what real services have recorded: the whole story, in order of time, at 80 columns."""
+"""`ordersaga order trace` over what real services have recorded: the whole timeline, in order, at 80 columns."""
 
 import asyncio
 import json
@@ -93,11 +93,11 @@ async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environme
     # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
     text = await trace(environment, order_id)
     told = await document(environment, order_id)
-    assert_readable(text, "PENDING, not settled", "waits for", "Answer of stock and payment", "due in ")
+    assert_readable(text, "PENDING, not settled", "waits for", "Answer from stock and payment", "due in ")
     assert {"stock", "payment"} <= {step["lane"] for step in told["waitingFor"]}
 
 
-async def test_a_dead_letter_is_part_of_the_story_and_says_where_to_look(
+async def test_a_dead_letter_is_part_of_the_timeline_and_names_the_command_that_shows_it(
     shop: Shop, environment: dict[str, str], mongodb_url: str, database_prefix: str
 ) -> None:
     async with shop.running("order"):
@@ -119,7 +119,7 @@ async def test_a_dead_letter_is_part_of_the_story_and_says_where_to_look(
     async with connected(mongodb_url, f"{database_prefix}_operations") as operations:
         await operations["dead_letters"].insert_one(letter)
     text = await trace(environment, order_id)
-    assert_readable(text, "order.created is a dead letter", "KeyError", "ordersaga dead-letters show letter1", "2m 36s")
+    assert_readable(text, "order.created dead-lettered", "KeyError", "ordersaga dead-letters show letter1", "2m 36s")
     told = await document(environment, order_id)
     assert "letter1" in [step["deadLetter"] for step in told["waitingFor"]]
 

@@ -31,7 +31,7 @@ async def client(worker: PaymentWorker) -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_a_payment_reads_as_the_contract_says(worker: PaymentWorker, client: httpx.AsyncClient) -> None:
     order = order_created(amount=1999)
-    (answer,) = await worker.take(order)
+    (answer,) = await worker.charge(order)
     response = await client.get(f"/payments/{order.order_id}")
     assert response.status_code == 200
     assert response.json() == {
@@ -46,7 +46,7 @@ async def test_a_payment_reads_as_the_contract_says(worker: PaymentWorker, clien
 
 async def test_a_declined_payment_says_why(worker: PaymentWorker, client: httpx.AsyncClient) -> None:
     order = order_created("tok_declined")
-    await worker.take(order)
+    await worker.charge(order)
     body = (await client.get(f"/payments/{order.order_id}")).json()
     assert (body["status"], body["failureReason"], body["transactionId"]) == ("FAILED", "The card was declined", None)
     assert body["amount"] == 10
@@ -73,7 +73,7 @@ async def test_a_payment_that_does_not_exist_is_a_404_problem(client: httpx.Asyn
 
 async def test_the_list_pages_through_everything_once(worker: PaymentWorker, client: httpx.AsyncClient) -> None:
     orders = [order_created("tok_declined" if number % 2 else "tok_ok") for number in range(7)]
-    await worker.take(*orders)
+    await worker.charge(*orders)
 
     async def ids(query: str) -> list[str]:
         found, cursor = [], ""

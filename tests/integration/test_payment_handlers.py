@@ -29,7 +29,7 @@ async def worker(
 
 async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(worker: PaymentWorker) -> None:
     order = order_created(amount=1999)
-    answers = await worker.take(order)
+    answers = await worker.charge(order)
     payment, entry = await worker.payment(order.order_id), await worker.entry(order.order_id)
     assert entry is not None
     assert answers == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
@@ -40,15 +40,15 @@ async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(wo
 async def test_a_declined_card_fails_the_payment_with_a_reason(worker: PaymentWorker) -> None:
     order = order_created("tok_declined")
     expected = [PaymentFailed(order_id=order.order_id, reason="The card was declined")]
-    assert await worker.take(order) == expected
-    assert await worker.take(order) == expected
+    assert await worker.charge(order) == expected
+    assert await worker.charge(order) == expected
     assert await worker.held() == set()
 
 
 async def test_a_batch_answers_each_order_once_and_for_itself(worker: PaymentWorker) -> None:
     orders = [order_created("tok_declined" if number % 3 == 0 else "tok_ok") for number in range(200)]
     repeated = [*orders, orders[0], orders[1]]
-    answers = await worker.take(*repeated)
+    answers = await worker.charge(*repeated)
     assert len(answers) == 200
     declined = {answer.order_id for answer in answers if isinstance(answer, PaymentFailed)}
     assert declined == {order.order_id for order in orders[::3]}
@@ -57,8 +57,8 @@ async def test_a_batch_answers_each_order_once_and_for_itself(worker: PaymentWor
 
 async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: PaymentWorker) -> None:
     order = order_created()
-    first = await worker.take(order)
-    assert await worker.take(order) == first
+    first = await worker.charge(order)
+    assert await worker.charge(order) == first
     entry = await worker.entry(order.order_id)
     assert entry is not None
     assert entry["attempts"] == 1
@@ -66,15 +66,15 @@ async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: Payme
 
 async def test_a_redelivery_with_another_amount_follows_the_record(worker: PaymentWorker) -> None:
     order = order_created(amount=1000)
-    first = await worker.take(order)
+    first = await worker.charge(order)
     changed = order_created(amount=5000, order_id=order.order_id)
-    assert await worker.take(changed) == first
+    assert await worker.charge(changed) == first
     assert (await worker.payment(order.order_id)).amount == 1000
 
 
 async def test_a_free_order_never_reaches_the_gateway_not_even_for_its_refund(worker: PaymentWorker) -> None:
     order = order_created(amount=0)
-    assert await worker.take(order) == [PaymentProcessed(order_id=order.order_id, transaction_id=FREE)]
+    assert await worker.charge(order) == [PaymentProcessed(order_id=order.order_id, transaction_id=FREE)]
     assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
     assert await worker.entry(order.order_id) is None
 
@@ -84,12 +84,12 @@ async def test_a_free_order_never_reaches_the_gateway_not_even_for_its_refund(wo
 
 async def test_a_refund_returns_the_money_once(worker: PaymentWorker) -> None:
     order = order_created()
-    await worker.take(order)
+    await worker.charge(order)
     expected = [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
     assert await worker.refund(order.order_id) == expected
     entry = await worker.entry(order.order_id)
     assert await worker.refund(order.order_id) == expected
-    assert await worker.take(order) == expected
+    assert await worker.charge(order) == expected
     assert await worker.entry(order.order_id) == entry
     assert await worker.held() == set()
 
@@ -98,7 +98,7 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
     order = order_created()
     expected = [PaymentRefunded(order_id=order.order_id, status="VOIDED")]
     assert await worker.refund(order.order_id) == expected
-    assert await worker.take(order) == expected
+    assert await worker.charge(order) == expected
     assert await worker.refund(order.order_id) == expected
     assert await worker.entry(order.order_id) is None
     assert (await worker.payment(order.order_id)).status is PaymentStatus.VOIDED
@@ -106,14 +106,14 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
 
 async def test_the_refund_of_a_declined_payment_is_answered_and_the_record_stays(worker: PaymentWorker) -> None:
     order = order_created("tok_declined")
-    await worker.take(order)
+    await worker.charge(order)
     assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="VOIDED")]
     assert (await worker.payment(order.order_id)).status is PaymentStatus.FAILED
 
 
 async def test_a_batch_of_refunds_answers_each_once(worker: PaymentWorker) -> None:
     orders = [order_created("tok_ok" if number % 2 else "tok_declined") for number in range(50)]
-    await worker.take(*orders)
+    await worker.charge(*orders)
     ids = [order.order_id for order in orders]
     unknown = [new_id() for _ in range(20)]
     answers = await worker.refund(*ids, *unknown, *ids)
@@ -130,10 +130,10 @@ async def test_a_lost_answer_is_found_out_and_published_by_the_look_up(
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
-    assert await worker.take(order) == []
+    assert await worker.charge(order) == []
     payment = await worker.payment(order.order_id)
     assert (payment.status, payment.next_lookup_at is not None) == (PaymentStatus.PENDING, True)
-    assert await worker.take(order) == []
+    assert await worker.charge(order) == []
 
     assert await worker.reconciler.look_up_due() == 0
     clock.advance(1)
@@ -160,7 +160,7 @@ async def test_a_charge_that_never_arrived_is_made_by_the_look_up(worker: Paymen
 
     worker.gateway.before = fail_first_charge
     order = order_created()
-    assert await worker.take(order) == []
+    assert await worker.charge(order) == []
     assert await worker.held() == set()
     clock.advance(1)
     await worker.reconciler.look_up_due()
@@ -177,7 +177,7 @@ async def test_look_ups_go_on_until_the_gateway_answers(worker: PaymentWorker, c
 
     worker.gateway.before = dead
     order = order_created()
-    await worker.take(order)
+    await worker.charge(order)
     for pause in (1, 2, 5, 30, 30, 30):
         clock.advance(pause - 0.5)
         assert await worker.reconciler.look_up_due() == 0
@@ -194,7 +194,7 @@ async def test_a_refund_of_an_unknown_outcome_is_carried_out_by_the_look_up(
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
-    await worker.take(order)
+    await worker.charge(order)
     assert await worker.refund(order.order_id) == []
     assert await worker.held() == {order.order_id}
     clock.advance(1)
@@ -215,10 +215,10 @@ async def test_a_refund_that_the_gateway_does_not_answer_is_tried_again_until_it
         return None
 
     order = order_created()
-    await worker.take(order)
+    await worker.charge(order)
     worker.gateway.before = lose_refunds
     assert await worker.refund(order.order_id) == []
-    assert await worker.take(order) == []
+    assert await worker.charge(order) == []
     worker.gateway.before = lose_nothing
     clock.advance(5)
     await worker.reconciler.look_up_due()
@@ -237,7 +237,7 @@ async def test_an_exploding_call_leaves_the_others_of_the_batch_alone(
             raise RuntimeError("boom")
 
     worker.gateway.before = explode
-    answers = await worker.take(*orders)
+    answers = await worker.charge(*orders)
     assert {answer.order_id for answer in answers} == {order.order_id for order in orders} - {victim}
     assert kinds(answers) == ["payment.processed"] * 19
     payment = await worker.payment(victim)
@@ -263,7 +263,7 @@ async def test_a_gateway_that_hangs_for_one_order_delays_the_others_no_longer_th
         worker.gateway.inner = AtOnce(worker.database["unused"], failure_rate=0.0, clock=clock)
         worker.gateway.before = hang
         async with asyncio.timeout(60):
-            answers = await worker.take(*orders)
+            answers = await worker.charge(*orders)
         assert [answer.order_id for answer in answers] == [order.order_id for order in orders[1:]]
         assert (await worker.payment(orders[0].order_id)).next_lookup_at is not None
 
@@ -273,7 +273,7 @@ async def test_a_key_reused_for_another_amount_is_never_recorded_as_paid(
 ) -> None:
     order = order_created(amount=1000)
     await worker.gateway.inner.charge(order_request(order.order_id, amount=7))
-    assert await worker.take(order) == []
+    assert await worker.charge(order) == []
     clock.advance(1)
     await worker.reconciler.look_up_due()
     assert (await worker.payment(order.order_id)).status is PaymentStatus.PENDING
@@ -296,7 +296,7 @@ async def test_an_answer_found_out_while_the_broker_is_away_is_published_by_the_
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
-    await worker.take(order)
+    await worker.charge(order)
     clock.advance(1)
     worker.outbox.away = True
     with pytest.raises(Exception, match="away"):
@@ -319,7 +319,7 @@ async def test_two_processes_share_the_look_ups_that_are_due(
         payment_worker(mongodb_url, database_prefix, clock=clock) as other,
     ):
         orders = [order_created("tok_timeout") for _ in range(60)]
-        await one.take(*orders)
+        await one.charge(*orders)
         clock.advance(1)
         await asyncio.gather(one.reconciler.look_up_due(), other.reconciler.look_up_due())
         sent = [answer.order_id for answer in (*one.outbox.sent, *other.outbox.sent)]
@@ -328,7 +328,7 @@ async def test_two_processes_share_the_look_ups_that_are_due(
 
 async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentWorker, clock: MovableClock) -> None:
     order = order_created("tok_timeout")
-    await worker.take(order)
+    await worker.charge(order)
     clock.advance(1)
     worker.outbox.away = True
     running = asyncio.create_task(worker.reconciler.run())

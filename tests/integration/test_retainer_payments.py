@@ -97,7 +97,7 @@ def kinds(messages: list[Message]) -> Counter[str]:
 async def test_an_order_is_paid_and_its_entry_is_the_transaction(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 2500)
     one = order(retainer_id, 1000)
-    (answer,) = await worker.take(one)
+    (answer,) = await worker.charge(one)
     entry = await worker.database["entries"].find_one({"reference.orderId": one.order_id})
     assert entry is not None
     assert answer == PaymentProcessed(order_id=one.order_id, transaction_id=entry["_id"])
@@ -111,7 +111,7 @@ async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_on
 ) -> None:
     retainer_id = await retainer(workers[0], 100_000)
     orders = [order(retainer_id, 80_000) for _ in range(10)]
-    answers = await asyncio.gather(*(workers[number % 2].take(one) for number, one in enumerate(orders)))
+    answers = await asyncio.gather(*(workers[number % 2].charge(one) for number, one in enumerate(orders)))
     assert kinds([answer for batch in answers for answer in batch]) == {"payment.processed": 1, "payment.failed": 9}
     assert await balance(workers[0], retainer_id) == 20_000
     reasons = {answer.reason for batch in answers for answer in batch if isinstance(answer, PaymentFailed)}
@@ -121,7 +121,7 @@ async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_on
 async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_much(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     batch = [order(retainer_id, amount) for amount in (600, 500, 400, 1)]
-    assert [answer.routing_key for answer in await worker.take(*batch)] == [
+    assert [answer.routing_key for answer in await worker.charge(*batch)] == [
         "payment.processed",
         "payment.failed",
         "payment.processed",
@@ -133,7 +133,7 @@ async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_m
 async def test_cards_and_retainers_in_one_batch(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     card, prepaid = order_created("tok_ok"), order(retainer_id)
-    answers = {answer.order_id: answer.routing_key for answer in await worker.take(card, prepaid)}  # type: ignore[attr-defined]
+    answers = {answer.order_id: answer.routing_key for answer in await worker.charge(card, prepaid)}  # type: ignore[attr-defined]
     assert answers == {card.order_id: "payment.processed", prepaid.order_id: "payment.processed"}
     assert await worker.held() == {card.order_id}
 
@@ -141,7 +141,7 @@ async def test_cards_and_retainers_in_one_batch(worker: PaymentWorker) -> None:
 async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(workers: list[PaymentWorker]) -> None:
     retainer_id = await retainer(workers[0], 10_000)
     orders = [order(retainer_id, 1000) for _ in range(6)]
-    answers = await asyncio.gather(*(worker.take(*orders) for worker in workers * 4))
+    answers = await asyncio.gather(*(worker.charge(*orders) for worker in workers * 4))
     assert all(batch == answers[0] for batch in answers)
     assert await balance(workers[0], retainer_id) == 4000
 
@@ -149,11 +149,11 @@ async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(worke
 async def test_a_refund_puts_the_money_back_once(workers: list[PaymentWorker]) -> None:
     retainer_id = await retainer(workers[0], 1000)
     one = order(retainer_id)
-    await workers[0].take(one)
+    await workers[0].charge(one)
     answers = await asyncio.gather(*(worker.refund(one.order_id) for worker in workers * 3))
     assert all(batch == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")] for batch in answers)
     assert await balance(workers[0], retainer_id) == 1000
-    assert await workers[0].take(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
+    assert await workers[0].charge(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
     assert await balance(workers[0], retainer_id) == 1000
 
 
@@ -162,7 +162,7 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
     one = order(retainer_id)
     voided = [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
     assert await worker.refund(one.order_id) == voided
-    assert await worker.take(one) == voided
+    assert await worker.charge(one) == voided
     assert await balance(worker, retainer_id) == 1000
 
 
@@ -170,7 +170,7 @@ async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[
     """Whichever comes first: either nothing was ever taken, or it was put back."""
     retainer_id = await retainer(workers[0], 100_000)
     orders = [order(retainer_id, 100) for _ in range(30)]
-    takes = [workers[0].take(one) for one in orders]
+    takes = [workers[0].charge(one) for one in orders]
     refunds = [workers[1].refund(one.order_id) for one in orders]
     await asyncio.gather(*takes, *refunds)
     statuses = {(await workers[0].payment(one.order_id)).status for one in orders}
@@ -187,9 +187,9 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
     card, prepaid = order_created("tok_ok"), order(free)
     async with held(other, busy):
         monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 1.0)
-        answers = await worker.take(waits, refunded, repeated, card, prepaid)
+        answers = await worker.charge(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
-        assert await worker.take(repeated) == []
+        assert await worker.charge(repeated) == []
         assert await worker.refund(refunded.order_id) == []
         assert (await worker.payment(waits.order_id)).status is PaymentStatus.PENDING
     monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
@@ -228,15 +228,15 @@ async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWor
         (order(None), "No retainer is named to pay from"),
     ):
         refused = [PaymentFailed(order_id=one.order_id, reason=reason)]
-        assert await worker.take(one) == refused
-        assert await worker.take(one) == refused
+        assert await worker.charge(one) == refused
+        assert await worker.charge(one) == refused
         assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
 
 
 async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     one = order(retainer_id)
-    await worker.take(one)
+    await worker.charge(one)
     await set_status(worker, retainer_id, "inactive")
     assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
     assert await balance(worker, retainer_id) == 1000
@@ -245,6 +245,6 @@ async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: Pa
 async def test_an_order_that_costs_nothing_leaves_the_books_alone(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     free = order(retainer_id, 0)
-    assert await worker.take(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
+    assert await worker.charge(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
     assert await worker.refund(free.order_id) == [PaymentRefunded(order_id=free.order_id, status="REFUNDED")]
     assert await entries(worker, free.order_id) == []

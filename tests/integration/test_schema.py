@@ -16,16 +16,13 @@ from pymongo.errors import AutoReconnect, WriteError
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from structlog.testing import capture_logs
 
-from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
-from operations.stack.processes import spawn
-from operations.stack.program import Command
 from shared import schema
 from shared.database import Database
 from shared.errors import StartError
 from shared.schema import CollectionSchema, Found, differences, examine, prepare
 from tests.support.builders import connected
-from tests.support.eventually import eventually
+from tests.support.guarded_mongodb import guarded_mongodb, user_with
 
 AT_LEAST_ONE = {"$jsonSchema": {"required": ("amount",), "properties": {"amount": {"bsonType": "int", "minimum": 1}}}}
 INDEXES = (
@@ -300,37 +297,10 @@ async def test_an_index_may_take_longer_than_any_other_call(
     assert longest.allowed["createIndexes"] > 3600 * 1000
 
 
-async def initiated(client: AsyncMongoClient[Any], port: int) -> bool:
-    member = {"_id": 0, "host": f"127.0.0.1:{port}"}
-    await client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-    return True
-
-
-async def root_created(client: AsyncMongoClient[Any]) -> bool:
-    await client.admin.command("createUser", "root", pwd="secret", roles=["root"])
-    return True
-
-
 @pytest.fixture(scope="module")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[[str], str]]:
-    """A MongoDB that asks for a password; gives the URL for a user, of whom each has the password "secret"."""
-    directory = tmp_path_factory.mktemp("guarded")
-    with PortClaims() as claims:
-        port = claims.claim_free()
-        key = directory / "key"
-        key.touch(0o600)
-        key.write_text("secret")
-        words = ("--dbpath", str(directory), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
-        words += ("--replSet", "rs0", "--keyFile", str(key))  # with a key file it asks for a password
-        process = await spawn(Command((str(find_mongod()), *words), {}), directory / "log", directory)
-        try:
-            url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
-            async with AsyncMongoClient[Any](url) as client:
-                await eventually(lambda: initiated(client, port), within=120)
-                await eventually(lambda: root_created(client), within=120)
-            yield lambda user: url.replace("//", f"//{user}:secret@") if user else url
-        finally:
-            await process.end(10)
+    async with guarded_mongodb(tmp_path_factory.mktemp("guarded")) as url_for:
+        yield url_for
 
 
 @pytest.fixture
@@ -340,12 +310,6 @@ async def ours(guarded: Callable[[str], str], unique_id: str) -> AsyncIterator[D
     async with connected(guarded("root"), name) as database:
         yield database
         await database.client.drop_database(name)
-
-
-async def user_with(role: str, database: Database) -> str:
-    user = f"u{database.name}"
-    await database.client.admin.command("createUser", user, pwd="secret", roles=[{"role": role, "db": database.name}])
-    return user
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])

@@ -1,4 +1,4 @@
-"""Delivery slots over HTTP: their rules, each of them, and assignments to orders of other systems."""
+"""Delivery slots over HTTP: rules, single slots, and assignments to orders of other systems."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from tests.support.inventory_worker import (
 from tests.support.servers import Servers
 
 MAX_WAIT = 120.0
-"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
+"""The longest wait for units that others may return: so long that it never ends on a slow machine."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 6)]
 FIRST, SECOND, THIRD, FOURTH, FIFTH = map(slot_id, STARTS)
@@ -65,19 +65,19 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         return {}
 
     app = create_app("inventory", "", nothing_is_down)
-    app.include_router(create_router(worker.products, worker.reservations))
+    app.include_router(create_router(worker.stock_items, worker.reservations))
     app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigner))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
-def wish(order_id: str = "x1", price: float = 60, **changes: Any) -> dict[str, Any]:
+def request(order_id: str = "x1", price: float = 60, **changes: Any) -> dict[str, Any]:
     return {"orderId": order_id, "orderPrice": price, "itemsCount": 2, **changes}
 
 
 async def assign(http: httpx.AsyncClient, order_id: str = "x1", price: float = 60) -> httpx.Response:
-    return await http.post("/slots/assign", json=wish(order_id, price))
+    return await http.post("/slots/assign", json=request(order_id, price))
 
 
 async def release(http: httpx.AsyncClient, order_id: str = "x1") -> httpx.Response:
@@ -85,7 +85,7 @@ async def release(http: httpx.AsyncClient, order_id: str = "x1") -> httpx.Respon
 
 
 async def loads(http: httpx.AsyncClient) -> dict[str, float]:
-    """What is booked, by slot, of those in which something is."""
+    """Return the loads of slots, without empty ones."""
     slots = (await http.get("/slots")).json()["items"]
     return {slot["slotId"]: slot["load"] for slot in slots if slot["load"]}
 
@@ -153,15 +153,15 @@ INVALID: list[tuple[str, str, Any, str]] = [
     ("PUT", "/slots/slot:-900", {"disabled": True}, "slotId"),
     ("PUT", "/slots/slot:1234567890123", {"disabled": True}, "slotId"),
     ("POST", "/slots/assign", {"orderPrice": 1, "itemsCount": 1}, "orderId"),
-    ("POST", "/slots/assign", wish("a:b"), "orderId"),
-    ("POST", "/slots/assign", wish("x" * 65), "orderId"),
-    ("POST", "/slots/assign", wish(""), "orderId"),
-    ("POST", "/slots/assign", wish(price=-1), "orderPrice"),
-    ("POST", "/slots/assign", wish(price=0.001), "orderPrice"),
-    ("POST", "/slots/assign", wish(orderPrice={"$gt": 0}), "orderPrice"),
-    ("POST", "/slots/assign", wish(itemsCount=0), "itemsCount"),
-    ("POST", "/slots/assign", wish(itemsCount=1.5), "itemsCount"),
-    ("POST", "/slots/assign", wish(slot=FIRST), "slot"),
+    ("POST", "/slots/assign", request("a:b"), "orderId"),
+    ("POST", "/slots/assign", request("x" * 65), "orderId"),
+    ("POST", "/slots/assign", request(""), "orderId"),
+    ("POST", "/slots/assign", request(price=-1), "orderPrice"),
+    ("POST", "/slots/assign", request(price=0.001), "orderPrice"),
+    ("POST", "/slots/assign", request(orderPrice={"$gt": 0}), "orderPrice"),
+    ("POST", "/slots/assign", request(itemsCount=0), "itemsCount"),
+    ("POST", "/slots/assign", request(itemsCount=1.5), "itemsCount"),
+    ("POST", "/slots/assign", request(slot=FIRST), "slot"),
     ("DELETE", "/slots/assignments/a.b", None, "orderId"),
     ("GET", "/slots?limit=0", None, "limit"),
     ("GET", "/slots?limit=101", None, "limit"),
@@ -229,7 +229,7 @@ async def test_slots_come_in_pages_recorded_or_not(http: httpx.AsyncClient) -> N
     assert all(len(page) <= 2 for page in pages)
 
 
-async def test_of_the_past_only_the_slots_are_listed_that_were_used(http: httpx.AsyncClient, clock: HandClock) -> None:
+async def test_only_used_slots_of_the_past_are_listed(http: httpx.AsyncClient, clock: HandClock) -> None:
     await assign(http)
     clock.forward(days=1)
 
@@ -242,7 +242,7 @@ async def test_of_the_past_only_the_slots_are_listed_that_were_used(http: httpx.
     ]
 
 
-async def test_what_cannot_be_booked_for_its_times_is_not_listed(http: httpx.AsyncClient) -> None:
+async def test_a_slot_whose_times_cannot_be_booked_is_not_listed(http: httpx.AsyncClient) -> None:
     await http.put("/slots/config", json={"durationMinutes": 60})
     assert (await assign(http)).json()["slotStart"] == "2026-06-01T11:00:00.000Z"
     await http.put("/slots/config", json={"durationMinutes": 15})
@@ -251,7 +251,7 @@ async def test_what_cannot_be_booked_for_its_times_is_not_listed(http: httpx.Asy
         slot["start"][11:16]
         for slot in (await http.get("/slots", params={"from": "2026-06-01T11:20:00Z", "limit": 2})).json()["items"]
     ]
-    assert starts == ["12:00", "12:15"]  # who delivers is booked from 11:00 to 12:00
+    assert starts == ["12:00", "12:15"]  # 11:00 to 12:00 is booked
 
     await http.delete("/slots/assignments/x1")
     await http.put("/slots/config", json={"openTime": "20:00"})
@@ -273,7 +273,7 @@ async def test_a_rule_that_is_null_is_refused_by_its_name(http: httpx.AsyncClien
     assert (await http.get("/slots/config")).json()["horizonSlots"] == 100
 
 
-async def test_the_ends_of_the_calendar_are_no_fault(http: httpx.AsyncClient) -> None:
+async def test_the_ends_of_the_calendar_are_handled(http: httpx.AsyncClient) -> None:
     for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z"):
         for parameter in ("from", "to"):
             answer = await http.get("/slots", params={parameter: moment, "limit": 1})
@@ -303,7 +303,7 @@ async def test_one_slot_is_lowered_disabled_and_left_to_the_rules_again(http: ht
     assert [slot["capacity"] for slot in (await http.get("/slots?limit=2")).json()["items"]] == [70, 70]
 
 
-async def test_a_slot_that_is_none_is_not_found(http: httpx.AsyncClient) -> None:
+async def test_an_unknown_slot_is_not_found(http: httpx.AsyncClient) -> None:
     for slot in ("slot:1", slot_id(NOW + timedelta(minutes=1)), "slot:999999999999"):
         answer = await http.put(f"/slots/{slot}", json={"disabled": True})
 
@@ -327,7 +327,7 @@ async def test_slots_are_no_products(http: httpx.AsyncClient, worker: Worker) ->
     assert await loads(http) == {FIRST: 60}
 
 
-async def test_an_order_is_assigned_the_earliest_slot_with_room_and_the_same_again(http: httpx.AsyncClient) -> None:
+async def test_an_order_is_assigned_the_earliest_slot_with_room_and_keeps_it(http: httpx.AsyncClient) -> None:
     await http.put("/slots/config", json={"capacity": 100, "leadMinutes": 20})
 
     answer = await assign(http)
@@ -343,7 +343,7 @@ async def test_an_order_is_assigned_the_earliest_slot_with_room_and_the_same_aga
     second = (await assign(http, "x2", 60)).json()
     assert (second["slotId"], second["visibleAt"]) == (SECOND, "2026-06-01T10:10:00.000Z")
     assert (await assign(http, "x3", 40)).json()["slotId"] == FIRST
-    # Asked again, at another price even, it is told what it has.
+    # A repeated request, even at another price, gets the same answer.
     assert (await assign(http, "x1", 99)).json() == answer.json()
     assert await loads(http) == {FIRST: 100, SECOND: 60}
 
@@ -377,7 +377,7 @@ async def test_assignments_asked_for_together_are_each_answered(http: httpx.Asyn
     assert await loads(http) == {FIRST: 90, SECOND: 90, THIRD: 90}
 
 
-async def test_an_assignment_is_given_back_once_and_can_be_had_again(
+async def test_an_assignment_is_released_once_and_can_be_made_again(
     http: httpx.AsyncClient, worker: Worker, clock: HandClock
 ) -> None:
     assert (await release(http)).status_code == 404
@@ -398,7 +398,9 @@ async def test_an_assignment_is_given_back_once_and_can_be_had_again(
     assert await leftovers(worker.database) == []
 
 
-async def test_an_order_of_ours_keeps_the_slot_of_its_own_reservation(http: httpx.AsyncClient, worker: Worker) -> None:
+async def test_an_order_of_this_shop_keeps_the_slot_of_its_own_reservation(
+    http: httpx.AsyncClient, worker: Worker
+) -> None:
     await worker.stock({"p": 9})
     assert await worker.reserve(order("o", {"p": 1}, price=30, slot=SECOND)) == [
         StockReserved(order_id="o", slot=SECOND)
@@ -416,7 +418,7 @@ async def test_an_order_of_ours_keeps_the_slot_of_its_own_reservation(http: http
     assert await loads(http) == {}
 
 
-async def test_an_order_of_ours_that_is_refused_keeps_no_slot_and_gets_none(
+async def test_a_refused_order_of_this_shop_keeps_no_slot_and_gets_none(
     http: httpx.AsyncClient, worker: Worker
 ) -> None:
     assert (await assign(http, "o")).status_code == 200
@@ -428,7 +430,7 @@ async def test_an_order_of_ours_that_is_refused_keeps_no_slot_and_gets_none(
     assert await loads(http) == {}
 
 
-async def test_cancelling_an_order_of_ours_gives_back_what_was_assigned_to_it(
+async def test_cancelling_an_order_of_this_shop_releases_its_assignment(
     http: httpx.AsyncClient, worker: Worker, clock: HandClock
 ) -> None:
     await worker.stock({"p": 9})
@@ -456,7 +458,7 @@ def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("in_new_york")
 async def test_no_hour_is_lost_or_doubled_when_clocks_are_changed(http: httpx.AsyncClient, clock: HandClock) -> None:
-    """New York skips an hour at 07:00 UTC in the first of these nights, and has one twice at 06:00 UTC in the other."""
+    """New York skips an hour at 07:00 UTC in the first of these nights and repeats one at 06:00 UTC in the other."""
     await http.put("/slots/config", json={"durationMinutes": 60, "openTime": "05:00", "closeTime": "09:00"})
 
     for day in (datetime(2026, 3, 8, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)):

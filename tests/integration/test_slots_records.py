@@ -18,7 +18,7 @@ from tests.support.inventory_worker import HandClock, Worker, empty, order, sett
 from tests.support.servers import Servers
 
 MAX_WAIT = 120.0
-"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
+"""The longest wait for units that others may return: so long that it never ends on a slow machine."""
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
 STARTS = [NOW + timedelta(minutes=15 * n) for n in range(1, 5)]
 FIRST, SECOND, THIRD, FOURTH = map(slot_id, STARTS)
@@ -65,7 +65,7 @@ async def book(worker: Worker, order_id: str, price: int, slot: str = FIRST) -> 
     assert await worker.slot_of(order_id) == slot
 
 
-async def test_rules_are_those_of_the_contract_until_others_are_set(worker: Worker) -> None:
+async def test_rules_have_defaults_until_others_are_set(worker: Worker) -> None:
     assert await worker.rules.read() == Rules()
 
     rules = Rules(duration=30, capacity=1, opens=22 * 60, closes=60, cutoff=0, lead=5, horizon=7)
@@ -75,7 +75,7 @@ async def test_rules_are_those_of_the_contract_until_others_are_set(worker: Work
     assert await worker.rules.read() == Rules()
 
 
-async def test_a_slot_is_recorded_when_it_is_booked_first(worker: Worker) -> None:
+async def test_a_slot_is_recorded_when_it_is_first_booked(worker: Worker) -> None:
     await book(worker, "o", 60)
 
     stored = await document(worker, FIRST)
@@ -103,7 +103,7 @@ async def test_of_two_first_bookings_of_a_slot_one_is_stored(worker: Worker) -> 
     assert (stored.version, stored.reserved, stored.pending_moves) == (1, 5, {"a": -5})
 
 
-async def test_slots_are_read_by_any_part_of_a_span(worker: Worker) -> None:
+async def test_slots_are_read_if_they_overlap_a_period(worker: Worker) -> None:
     for slot in (THIRD, FIRST, SECOND):
         await adjust(worker, slot, capacity=100)
     await worker.stock({"p": 1})
@@ -114,7 +114,7 @@ async def test_slots_are_read_by_any_part_of_a_span(worker: Worker) -> None:
     assert await worker.stock_items.read_slots(STARTS[3], STARTS[3] + timedelta(days=1)) == []
 
 
-async def test_a_slot_that_nobody_has_booked_is_adjusted_and_disabled(worker: Worker) -> None:
+async def test_a_slot_without_bookings_is_adjusted_and_disabled(worker: Worker) -> None:
     slot = await adjust(worker, FIRST, capacity=50_00)
     assert (slot.capacity, slot.reserved, slot.disabled, slot.adjusted) == (50_00, 0, False, True)
 
@@ -130,7 +130,7 @@ async def test_there_is_no_slot_where_none_starts(worker: Worker) -> None:
     assert await worker.database["products"].count_documents({}) == 0
 
 
-async def test_lowering_a_capacity_keeps_what_is_booked_and_remembers_how_much_it_was(worker: Worker) -> None:
+async def test_lowering_a_capacity_keeps_the_bookings_and_remembers_the_load(worker: Worker) -> None:
     await book(worker, "a", 60)
     await book(worker, "b", 30)
 
@@ -144,7 +144,7 @@ async def test_lowering_a_capacity_keeps_what_is_booked_and_remembers_how_much_i
     assert (await adjust(worker, FIRST, capacity=10_00)).ceiling is None
 
 
-async def test_a_slot_follows_the_rules_unless_an_operator_says_otherwise_and_again_when_told_so(
+async def test_a_slot_follows_the_rules_unless_an_operator_has_set_its_capacity(
     worker: Worker, clock: HandClock
 ) -> None:
     await book(worker, "o", 60)
@@ -162,7 +162,7 @@ async def test_a_slot_follows_the_rules_unless_an_operator_says_otherwise_and_ag
     assert (listed.capacity, listed.reserved, listed.ceiling) == (90_00, 60_00, None)
 
 
-async def test_adjusting_fails_the_writes_that_read_the_slot_before(worker: Worker) -> None:
+async def test_adjusting_fails_writes_based_on_an_earlier_read(worker: Worker) -> None:
     await book(worker, "o", 60)
     before = (await worker.stock_items.read([FIRST]))[FIRST]
 
@@ -171,7 +171,7 @@ async def test_adjusting_fails_the_writes_that_read_the_slot_before(worker: Work
     assert await worker.stock_items.write([take(before, {"late": 1})]) == set()
 
 
-async def test_a_page_has_slots_recorded_and_not_in_the_order_of_their_start(worker: Worker, clock: HandClock) -> None:
+async def test_a_page_has_recorded_and_unrecorded_slots_by_start(worker: Worker, clock: HandClock) -> None:
     await book(worker, "o", 60, SECOND)
     await adjust(worker, FOURTH, disabled=True)
 
@@ -213,7 +213,7 @@ async def test_a_reservation_keeps_its_slot_and_its_assignment(worker: Worker, r
     }
 
 
-async def test_mongodb_refuses_what_is_no_slot(worker: Worker) -> None:
+async def test_mongodb_refuses_an_invalid_slot(worker: Worker) -> None:
     await book(worker, "o", 60)
     before = await document(worker, FIRST)
     wrong: list[dict[str, Any]] = [
@@ -231,7 +231,7 @@ async def test_mongodb_refuses_what_is_no_slot(worker: Worker) -> None:
     assert await document(worker, FIRST) == before
 
 
-async def test_marks_on_slots_go_like_those_on_products(worker: Worker, clock: HandClock) -> None:
+async def test_pending_moves_of_slots_are_cleared_like_those_of_products(worker: Worker, clock: HandClock) -> None:
     await book(worker, "o", 60)
     await worker.assign("x", 10_00)
 
@@ -243,7 +243,7 @@ async def test_marks_on_slots_go_like_those_on_products(worker: Worker, clock: H
     assert stored["supplied"] - stored["quantity"] == 70_00
 
 
-async def test_changes_of_the_rules_at_the_same_moment_all_stay(worker: Worker) -> None:
+async def test_concurrent_changes_of_the_rules_are_all_kept(worker: Worker) -> None:
     names = ("capacity", "horizon", "cutoff", "lead")
 
     await asyncio.gather(*(worker.rules.change(partial(_with, name, n)) for n, name in enumerate(names, start=1)))

@@ -1,4 +1,4 @@
-"""Delivery slots under several workers: never booked over, first come first served, given back to the last cent."""
+"""Delivery slots under several workers: first come, first served, never overbooked, returned to the last cent."""
 
 import asyncio
 import random
@@ -35,7 +35,7 @@ from tests.support.inventory_worker import (
 from tests.support.servers import Servers
 
 MAX_WAIT = 120.0
-"""How long an order waits for what others may give back: so long that no slow machine ends the wait."""
+"""The longest wait for units that others may return: so long that it never ends on a slow machine."""
 WORKERS = 4
 CAPACITY = 100_000_00
 
@@ -49,7 +49,7 @@ def slot(hour: int, minute: int = 0, day: int = 1) -> str:
 
 
 FIRST, SECOND, THIRD = slot(10, 15), slot(10, 30), slot(10, 45)
-"""The first slots at ten o'clock: the one that begins this very moment has begun."""
+"""The first slots at ten o'clock, when the slot that starts at ten has begun."""
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def slots_of(messages: Sequence[Message]) -> dict[str, str | None]:
 
 
 def loads_by(orders: Sequence[OrderCreated], slot_by_order: dict[str, str | None]) -> Counter[str]:
-    """What the slots must be loaded with if these orders have these slots."""
+    """Return the loads of the slots if these orders have these slots."""
     loads: Counter[str] = Counter()
     for each in orders:
         if (found := slot_by_order.get(each.order_id)) is not None:
@@ -108,7 +108,7 @@ def loads_by(orders: Sequence[OrderCreated], slot_by_order: dict[str, str | None
 
 
 async def set_capacity(worker: Worker, slot: str, capacity: int) -> int:
-    """Change one slot's capacity; returns what is booked in it at that moment."""
+    """Change one slot's capacity; return its load at that moment."""
     found = await worker.slots.adjust(slot, capacity=capacity, follow_rules=False, disabled=None)
     assert found is not None
     return found.reserved
@@ -134,7 +134,7 @@ async def test_a_thousand_orders_at_once_for_one_slot_fill_it_and_the_rest_go_on
         assert max(loads.values()) <= CAPACITY
         assert len(loads) == 6
         assert outcomes(answers).total() == len(orders)
-        # Refused is only who would not fit into what is left anywhere, and nobody keeps stock without a slot.
+        # Only orders that fit nowhere were refused, and no order keeps stock without a slot.
         prices = {each.order_id: each.total_amount for each in orders}
         assert all(prices[order_id] > CAPACITY - max(loads.values()) for order_id in refused(answers))
         assert min(prices[order_id] for order_id in refused(answers)) > CAPACITY - min(loads.values())
@@ -152,7 +152,7 @@ async def test_a_thousand_orders_at_once_for_one_slot_fill_it_and_the_rest_go_on
 
 
 @pytest.mark.parametrize("size", [1, 7, 60])
-async def test_one_worker_serves_whoever_came_first_wherever_its_batches_end(worker: Worker, size: int) -> None:
+async def test_one_worker_serves_orders_as_they_come_whatever_its_batches(worker: Worker, size: int) -> None:
     await worker.slot_rules(capacity=5_000_00, horizon=3)
     orders = random_orders(60, seed=2, highest=1_000_00)
     free = dict.fromkeys((FIRST, SECOND, THIRD), 5_000_00)
@@ -185,7 +185,7 @@ async def test_an_order_is_not_refused_for_room_that_one_before_it_loses_to_anot
     assert refused(await batch).keys() == {"large"}
 
 
-async def test_an_order_shows_its_slot_and_asks_for_it_again_in_vain(workers: list[Worker], worker: Worker) -> None:
+async def test_a_repeated_order_keeps_its_slot(workers: list[Worker], worker: Worker) -> None:
     await worker.slot_rules(capacity=100_00)
     await worker.reserve(wanting("first", 80))
 
@@ -237,7 +237,7 @@ REFUSALS = {
     "slot:999999999999": "There is no delivery slot:999999999999: by the opening hours none starts then",
     "p": "There is no delivery p: by the opening hours none starts then",
 }
-"""Why one cannot have a certain slot for 50, by the slot: it has begun, is too near, too far, disabled, full, none."""
+"""The reasons why an order for 50 cannot have a slot, by the slot."""
 
 
 async def test_a_named_slot_is_refused_with_the_reason(worker: Worker, clock: HandClock) -> None:
@@ -254,7 +254,7 @@ async def test_a_named_slot_is_refused_with_the_reason(worker: Worker, clock: Ha
     assert await leftovers(worker.database) == []
 
 
-async def test_a_named_slot_is_got_though_an_earlier_one_has_room(worker: Worker) -> None:
+async def test_a_named_slot_is_booked_even_if_an_earlier_one_has_room(worker: Worker) -> None:
     assert slots_of(await worker.reserve(wanting("o", 50, THIRD))) == {"o": THIRD}
     reservation = (await worker.reservations.read(["o"]))["o"]
     assert reservation.booking == Booking(THIRD, at(10, 45), at(10, 15), 50_00)
@@ -287,7 +287,7 @@ async def test_the_earliest_slot_is_the_next_that_has_not_begun(worker: Worker, 
     assert found == moments
 
 
-async def test_the_work_shows_the_lead_before_the_start_or_at_the_start(worker: Worker) -> None:
+async def test_the_work_becomes_visible_the_lead_before_the_start_or_at_the_start(worker: Worker) -> None:
     shown = {}
     for lead in (30, 44, 45, 90):
         await worker.slot_rules(lead=lead)
@@ -317,7 +317,7 @@ async def test_a_capacity_lowered_while_orders_pour_in_stops_new_bookings_only(
     assert await leftovers(worker.database) == []
 
 
-async def test_a_slot_beneath_whose_load_the_capacity_was_lowered_is_booked_again_once_there_is_room(
+async def test_a_slot_with_a_lowered_capacity_is_booked_again_once_it_has_room(
     worker: Worker, clock: HandClock
 ) -> None:
     await worker.reserve(wanting("a", 60), wanting("b", 30))
@@ -334,7 +334,7 @@ async def test_a_slot_beneath_whose_load_the_capacity_was_lowered_is_booked_agai
     assert await leftovers(worker.database) == []
 
 
-async def test_a_capacity_of_the_rules_counts_for_every_slot_that_has_none_of_its_own(worker: Worker) -> None:
+async def test_the_capacity_of_the_rules_applies_to_every_slot_without_its_own(worker: Worker) -> None:
     await worker.slot_rules(capacity=100_00)
     await worker.reserve(wanting("a", 60), wanting("b", 60))
     await set_capacity(worker, SECOND, 80_00)
@@ -438,7 +438,7 @@ async def test_a_slot_that_is_empty_again_takes_the_times_of_the_rules(worker: W
     assert (stored["start"], stored["end"]) == (at(10, 30), at(11))
 
 
-async def test_orders_of_ours_and_of_other_systems_share_a_slot(
+async def test_orders_of_this_shop_and_of_other_systems_share_a_slot(
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
     await worker.slot_rules(capacity=10_000_00, horizon=2)
@@ -468,9 +468,7 @@ async def test_orders_of_ours_and_of_other_systems_share_a_slot(
     assert await leftovers(worker.database) == []
 
 
-async def test_an_order_of_ours_that_is_refused_gives_back_what_was_assigned_to_it_before(
-    worker: Worker, clock: HandClock
-) -> None:
+async def test_a_refused_order_of_this_shop_gives_back_its_earlier_assignment(worker: Worker, clock: HandClock) -> None:
     await worker.slot_rules()
     assert isinstance(await worker.assign("o", 10_00), Booking)
 
@@ -482,11 +480,11 @@ async def test_an_order_of_ours_that_is_refused_gives_back_what_was_assigned_to_
     assert await leftovers(worker.database) == []
 
 
-async def test_an_assignment_that_was_left_on_an_order_that_is_over_goes_when_it_is_asked_for_again(
+async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_request(
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
     await worker.slot_rules()
-    # Killed before it could find out that the order was refused meanwhile.
+    # This worker dies before it finds out that the order was refused meanwhile.
     doomed = Worker(worker.database, reach=crash_at(RESERVATION_RECORDED), clock=clock)
     with pytest.raises(SimulatedCrashError):
         await doomed.assign("o", 10_00)

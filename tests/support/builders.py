@@ -1,4 +1,4 @@
-"""Orders and connections as tests need them: sensible unless told otherwise."""
+"""Orders and connections for tests, with sensible defaults."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ TIMEOUTS = Timeouts(
 
 
 def new_id() -> str:
-    """An order id that nobody else has."""
+    """Return a unique order id."""
     return secrets.token_hex(16)
 
 
@@ -47,13 +47,13 @@ def an_order(**changes: Any) -> Order:
 
 
 def order_body(**changes: Any) -> dict[str, Any]:
-    """What a client posts: one unit of p1 for 10."""
+    """Return the body of a new order: one unit of p1 for 10."""
     return {"userId": "u1", "items": [{"productId": "p1", "quantity": 1, "price": 10}], "totalAmount": 10, **changes}
 
 
 @asynccontextmanager
 async def connected(mongodb_url: str, name: str, driver: str = "pymongo") -> AsyncIterator[Database]:
-    """A connection of its own to the database, as one process has it."""
+    """Open a separate connection to the database, like that of one process."""
     settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)  # type: ignore[arg-type]
     mongo = database.client(settings)
     try:

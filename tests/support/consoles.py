@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from operations.console import ConsoleDependencies, Services, create_router
-from operations.dead_letters import DeadLetterService
 from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.service import DeadLetterService
 from shared.bus import Delivery
 from shared.bus.failures import dead_letter
 from shared.clock import utc_now

@@ -1,4 +1,4 @@
-"""Inventory workers for tests: the service's handlers over a client of their own, and the books to check them by."""
+"""Inventory workers for tests: the service's handlers over a separate client, and checks of the books."""
 
 import asyncio
 import json
@@ -14,7 +14,6 @@ from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
 from inventory_service.pending_moves import PendingMoves
-from inventory_service.products import Products
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import COLLECTION as RESERVATIONS
@@ -51,7 +50,7 @@ class HandClock:
 
 
 class Worker:
-    """One inventory process's handlers, without its loops: marks are removed when `marks` is told to."""
+    """The handlers of one inventory process, without its background loops: tests clear `pending_moves` themselves."""
 
     def __init__(
         self,
@@ -62,11 +61,10 @@ class Worker:
         clock: Clock = utc_now,
     ) -> None:
         self.database = db
-        self.products = Products(db, clock)
         self.stock_items = StockItems(db, clock)
         self.reservations = Reservations(db, clock)
         self.rules = SlotRules(db, clock)
-        self.slots = Slots(db, self.rules, clock)
+        self.slots = Slots(self.stock_items, self.rules, clock)
         self.pending_moves = PendingMoves(self.stock_items, self.reservations, clock, idle=idle, sweep_interval=0.0)
         processor = ReservationProcessor(
             self.stock_items, self.reservations, self.rules, self.pending_moves, clock, reach, max_wait
@@ -90,23 +88,23 @@ class Worker:
 
     async def stock(self, quantities: Lines) -> None:
         for product_id, quantity in quantities.items():
-            await self.products.set_free(product_id, quantity)
+            await self.stock_items.set_free(product_id, quantity)
 
     async def slot_rules(self, **changes: int) -> None:
-        """Set the rules of delivery slots: those of the contract but for these, amounts in minor units."""
+        """Set the rules of delivery slots: the defaults with these changes, amounts in minor units."""
         await self.rules.write(Rules(**changes))
 
     async def assign(self, order_id: str, price: int, items_count: int = 1) -> AssignmentResult:
-        """Have a slot assigned as another system does; the price in minor units."""
+        """Request a slot as another system does; the price in minor units."""
         return (await self.assigner.assign([AssignmentRequest(order_id, price, items_count)]))[0]
 
     async def slot_of(self, order_id: str) -> str | None:
-        """The slot that an order's own reservation names."""
+        """Return the slot that an order's own reservation names."""
         reservation = (await self.reservations.read([order_id])).get(order_id)
         return reservation.booking.slot_id if reservation is not None and reservation.booking is not None else None
 
     async def loads(self) -> dict[str, int]:
-        """What is booked in every slot that is recorded, in minor units."""
+        """Return the load of every recorded slot, in minor units."""
         slots = await self.database[PRODUCTS].find({"kind": SLOT}).sort("start").to_list(None)
         return {slot["_id"]: slot["supplied"] - slot["quantity"] for slot in slots}
 
@@ -115,7 +113,7 @@ class Worker:
 async def inventory_database(
     url: str, prefix: str, driver: Literal["pymongo", "motor"] = "pymongo"
 ) -> AsyncIterator[Database]:
-    """A client of one's own on the inventory database of this test."""
+    """Connect a separate client to the inventory database of this test."""
     client: AsyncMongoClient[Any] = database.client(InventorySettings(mongodb_url=url, mongo_driver=driver))
     db = client[f"{prefix}_inventory"]
     await schema.prepare(db, SCHEMA)
@@ -127,9 +125,9 @@ async def inventory_database(
 async def shared_database(
     url: str, clients: int = 1, driver: Literal["pymongo", "motor"] = "pymongo"
 ) -> AsyncIterator[list[Database]]:
-    """Clients of one database for all tests of a module, which each `empty` it first.
+    """Connect clients to one database for all tests of a module; each test starts with `empty`.
 
-    Making and dropping a database takes longer than most of them.
+    Creating and dropping a database takes longer than most of these tests.
     """
     prefix = f"t{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
@@ -139,7 +137,7 @@ async def shared_database(
 
 
 async def empty(db: Database) -> None:
-    """Delete everything, and leave collections and indexes as they are."""
+    """Delete all documents but keep collections and indexes."""
     for name in SCHEMA:
         await db[name].delete_many({})
 
@@ -147,7 +145,7 @@ async def empty(db: Database) -> None:
 def order(
     order_id: str, lines: Lines, *, price: float = 1, prices: dict[str, float] | None = None, slot: str | None = None
 ) -> OrderCreated:
-    """An order over these units by product."""
+    """Build an order for these units, by product."""
     items = [
         {"productId": product_id, "quantity": quantity, "price": (prices or {}).get(product_id, price)}
         for product_id, quantity in lines.items()
@@ -158,13 +156,13 @@ def order(
 
 
 def release(order_id: str, lines: Lines | None = None) -> ReleaseStock:
-    """The command to release an order; with `lines` as the order service sends it."""
+    """Build the command to release an order; the order service sends it with `lines`."""
     items = [{"productId": p, "quantity": quantity, "price": 1} for p, quantity in (lines or {}).items()]
     return ReleaseStock.model_validate_json(json.dumps({"orderId": order_id, "items": items}))
 
 
 class Gate:
-    """Holds the next call of an async method until it is opened: a worker that stalls right there."""
+    """Holds the next call of an async method until it is opened, as if the worker stalled there."""
 
     def __init__(self, target: object, method: str) -> None:
         self._original = getattr(target, method)
@@ -189,7 +187,7 @@ class Gate:
 
 
 def crash_at(point: str, nth: int = 1) -> FailurePoint:
-    """A hook that crashes the code the n-th time it gets to the point, once."""
+    """Return a hook that crashes the code once, when it reaches the point for the n-th time."""
     remaining = nth
 
     def reach(reached: str) -> None:
@@ -203,7 +201,7 @@ def crash_at(point: str, nth: int = 1) -> FailurePoint:
 
 
 def outcomes(messages: Iterable[Message]) -> Counter[str]:
-    """How many messages of each kind."""
+    """Count the messages of each kind."""
     return Counter(type(message).__name__ for message in messages)
 
 
@@ -216,22 +214,22 @@ def refused(messages: Iterable[Message]) -> dict[str, str]:
 
 
 async def discrepancies(db: Database) -> list[str]:
-    """What does not add up at this moment: reads one snapshot of both collections, by the rule in stock.py."""
+    """Return what does not add up by the rule in stock.py, in one snapshot of both collections."""
     products, held = await _snapshot(db)
     found = []
     for product in products:
         if product["quantity"] is None:
             continue
-        marks = product["moving"]
-        out = sum(-change for change in marks.values() if change < 0)
-        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - marks.keys())
+        moves = product["moving"]
+        out = sum(-change for change in moves.values() if change < 0)
+        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - moves.keys())
         if _too_much_is_out(product) or product["supplied"] != product["quantity"] + out:
             found.append(f"{product['_id']}: supplied {product['supplied']}, free {product['quantity']}, out {out}")
     return found
 
 
 def _held(reservation: Document, item_id: str) -> int:
-    """What a reservation says that its order holds of this."""
+    """Return what a reservation holds of this item."""
     slot = reservation.get("slot") or {}
     if slot.get("slotId") == item_id:
         return int(slot["price"])
@@ -239,7 +237,7 @@ def _held(reservation: Document, item_id: str) -> int:
 
 
 def _too_much_is_out(item: Document) -> bool:
-    """Whether more is out than there was; of a slot, than its capacity, or than was booked when that was lowered."""
+    """Return whether more is out than was supplied, or than a slot had booked when its capacity was lowered."""
     return bool(item["supplied"] - item["quantity"] > max(item["supplied"], item.get("ceiling") or 0))
 
 
@@ -250,22 +248,24 @@ async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
                 products = await db[PRODUCTS].find({}, session=session).to_list(None)
                 reserved = await db[RESERVATIONS].find({"status": "RESERVED"}, session=session).to_list(None)
         except OperationFailure as error:
-            if error.code != SNAPSHOT_UNAVAILABLE:  # a collection was created this moment
+            if error.code != SNAPSHOT_UNAVAILABLE:  # a collection has just been created
                 raise
         else:
             return products, {document["_id"]: document for document in reserved}
 
 
 async def leftovers(db: Database) -> list[str]:
-    """Marks that are still on products, and products whose quantity and reservations do not add up without them."""
+    """Return moves that are still pending, and items whose quantity and reservations do not add up."""
     found = [f"{p['_id']}: {p['moving']}" async for p in db[PRODUCTS].find({"moving": {"$ne": {}}})]
-    found += [f"{p['_id']}: marked" async for p in db[PRODUCTS].find({"moving": {}, "markedSince": {"$exists": True}})]
+    found += [
+        f"{p['_id']}: pending since" async for p in db[PRODUCTS].find({"moving": {}, "markedSince": {"$exists": True}})
+    ]
     return found + await discrepancies(db)
 
 
 @asynccontextmanager
 async def watched(db: Database) -> AsyncIterator[None]:
-    """Check the books over and over while the body runs; fails if they ever did not add up."""
+    """Check the books continuously while the body runs; fail if they ever do not add up."""
     found: list[str] = []
     checks = 0
 
@@ -287,14 +287,14 @@ async def watched(db: Database) -> AsyncIterator[None]:
 
 
 async def settle_everything(workers: Sequence[Worker], clock: HandClock | None = None) -> None:
-    """Remove the marks that these workers, and killed ones before them, have left; `clock` is theirs if it has hands.
+    """Clear the moves that these workers and killed ones have left; `clock` is the workers' if tests move it.
 
-    It sweeps twice: an assignment is given up only by a second sweep that finds it undecided.
+    It sweeps twice, because an assignment is abandoned by the second sweep that finds it undecided.
     """
     for worker in workers:
         await worker.pending_moves.drain()
     for _ in range(2):
-        # A sweep looks at marks older than its interval, here zero, in whole milliseconds.
+        # A sweep reads moves older than its interval, here zero, in whole milliseconds.
         if clock is None:
             await asyncio.sleep(0.002)
         else:

@@ -107,8 +107,8 @@ class PaymentWorker:
             self.crash_at = None
             raise SimulatedCrashError(point)
 
-    async def take(self, *orders: OrderCreated) -> list[Message]:
-        return list(await self._handlers.take(orders))
+    async def charge(self, *orders: OrderCreated) -> list[Message]:
+        return list(await self._handlers.charge(orders))
 
     async def refund(self, *order_ids: str) -> list[Message]:
         return list(await self._handlers.refund([RefundPayment(order_id=order_id) for order_id in order_ids]))

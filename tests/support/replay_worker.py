@@ -1,4 +1,4 @@
-"""A process that carries out one replay and ends, for tests that kill it.
+"""A process that runs one replay and ends, for tests that kill it.
 
 Run as `python -m tests.support.replay_worker REPLAY_ID`.
 """
@@ -8,7 +8,8 @@ import sys
 
 from pymongo import AsyncMongoClient
 
-from operations.dead_letters.replaying import Replayer, Replays
+from operations.dead_letters.replaying import Replayer
+from operations.dead_letters.replays import ReplayRecords
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.database import Document
@@ -22,9 +23,9 @@ async def main(replay_id: str) -> None:
         database = client[f"{settings.database_prefix}_operations"]
         bus = RabbitBus(settings.amqp_url)
         await bus.start(None)
-        replay = await Replays(database).take_over("worker", replay_id)
+        replay = await ReplayRecords(database).acquire("worker", replay_id)
         assert replay is not None
-        await Replayer(database, Publisher(bus), reach=kill_at(settings.crash_at)).carry_out(replay, "worker")
+        await Replayer(database, Publisher(bus), reach=kill_at(settings.crash_at)).run(replay, "worker")
         await bus.close()
 
 

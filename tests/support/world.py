@@ -56,7 +56,7 @@ class World:
         self.records.clear()
 
     async def audit(self, **options: Any) -> Report:
-        return await audit(self.mongodb_url, self.amqp_url, self.prefix, **({"second_look_after": 0.05} | options))
+        return await audit(self.mongodb_url, self.amqp_url, self.prefix, **({"confirm_after": 0.05} | options))
 
 
 def populate(world: World) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operations.audit import funds
-from operations.audit.funds import PaidFromRetainer, Posted
+from operations.audit.funds import EntryRecords, RetainerOrder
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import currency_of, in_money, is_system, side
 from payment_service.ledger import chart_of_accounts, journal_entries
@@ -70,10 +70,10 @@ REVERSED = {
 }
 
 
-def posted(entry: Document, **about: Document) -> Posted:
+def records(entry: Document, **about: Document) -> EntryRecords:
     transfer = TRANSFER if entry["operation"] == "transfer.cancelled" else TRANSFER | {"entryId": "e1"}
     accounts = {account: {"currency": "USD"} for account in ACCOUNTS if not is_system(account)}
-    return Posted(entry, accounts, {"p1": PAYMENT}, {"t1": transfer}, REVERSED)._replace(**about)
+    return EntryRecords(entry, accounts, {"p1": PAYMENT}, {"t1": transfer}, REVERSED)._replace(**about)
 
 
 def kinds(violations: Iterator[Any]) -> list[str]:
@@ -94,7 +94,7 @@ def test_what_is_not_on_the_chart_has_no_side(account: str) -> None:
 
 @pytest.mark.parametrize("made", ENTRIES, ids=lambda made: made.operation)
 def test_an_entry_of_the_service_is_not_wrong(made: JournalEntry) -> None:
-    assert kinds(funds.judge_entry(posted(an_entry(made)))) == []
+    assert kinds(funds.judge_entry(records(an_entry(made)))) == []
 
 
 @given(st.sampled_from(ENTRIES), st.data())
@@ -102,21 +102,21 @@ def test_an_entry_with_any_other_amount_is_wrong(made: JournalEntry, data: st.Da
     entry = an_entry(made)
     changed = data.draw(st.sampled_from(entry["postings"]))
     changed["amount"] += data.draw(st.integers(-1000, 1000).filter(bool))
-    assert "unbalanced" in kinds(funds.judge_entry(posted(entry)))
+    assert "unbalanced" in kinds(funds.judge_entry(records(entry)))
 
 
 @pytest.mark.parametrize("amount", [1.5, "500", None, True])
 def test_what_is_no_amount_is_wrong(amount: Any) -> None:
     entry = an_entry(ENTRIES[0])
     entry["postings"][0]["amount"] = amount
-    assert kinds(funds.judge_entry(posted(entry))) == ["postings"]
+    assert kinds(funds.judge_entry(records(entry))) == ["postings"]
 
 
 def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
     entry = an_entry(ENTRIES[3])
     entry["postings"][0]["balanceAfter"] = -1
-    assert kinds(funds.judge_entry(posted(entry))) == ["overdrawn"]
-    assert kinds(funds.judge_entry(posted(entry | {"operation": "correction"}))) == []
+    assert kinds(funds.judge_entry(records(entry))) == ["overdrawn"]
+    assert kinds(funds.judge_entry(records(entry | {"operation": "correction"}))) == []
 
 
 def test_a_record_agrees_with_its_entries() -> None:
@@ -147,23 +147,23 @@ def test_an_order_paid_from_a_retainer_has_its_entries_and_no_others(status: str
     paid = {"transactionId": "paid"} if entries else {}
     payment = ORDERS_PAYMENT | {"status": status} | paid
     for among in ([], [PAID], [REFUNDED], [PAID, REFUNDED], [PAID, PAID], [PAID, REFUNDED, REFUNDED]):
-        wrong = kinds(funds.judge_order(PaidFromRetainer("o1", payment, among)))
+        wrong = kinds(funds.judge_order(RetainerOrder("o1", payment, among)))
         assert (wrong == []) == (among == entries), among
 
 
 @pytest.mark.parametrize("status", ["PROCESSED", "REFUNDED"])
 def test_an_order_that_costs_nothing_has_no_entries(status: str) -> None:
     payment = ORDERS_PAYMENT | FREE | {"status": status}
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", payment, []))) == []
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", payment, [PAID]))) == ["retainer payment"]
+    assert kinds(funds.judge_order(RetainerOrder("o1", payment, []))) == []
+    assert kinds(funds.judge_order(RetainerOrder("o1", payment, [PAID]))) == ["retainer payment"]
 
 
-def test_entries_whose_order_is_deleted_come_to_nothing() -> None:
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, REFUNDED]))) == []
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID]))) == ["entry without payment"]
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [REFUNDED]))) == ["refund entry"]
+def test_entries_whose_order_is_deleted_cancel_out() -> None:
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, REFUNDED]))) == []
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID]))) == ["entry without payment"]
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [REFUNDED]))) == ["refund entry"]
     other = an_entry(journal_entries.order_refunded("r1", "o1", 400, "USD"), "back")
-    assert kinds(funds.judge_order(PaidFromRetainer("o1", None, [PAID, other]))) == ["refund entry"]
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, other]))) == ["refund entry"]
 
 
 def a_balance(account_id: str, balance: Any, posted_sum: int, **fields: Any) -> Balance:

@@ -1,4 +1,4 @@
-"""The audit's judgement of one order and one product: what may be on its way, and from when on it is wrong."""
+"""The audit's judgement of one order and one product: tolerated while in progress, and wrong from some time on."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -8,9 +8,18 @@ import pytest
 
 from operations.audit import stock
 from operations.audit.order_records import OrderRecords
-from operations.audit.orders import COMPENSATION, LATE, PROVISIONING, STILL, UNPUBLISHED, judge, paid_through, standing
+from operations.audit.orders import (
+    COMPENSATION,
+    LATE,
+    PROVISIONING,
+    STALLED,
+    UNPUBLISHED,
+    activity,
+    judge,
+    paid_through,
+)
 from operations.audit.report import Violation
-from operations.audit.stock import MARKED, Shelf, lingering, out
+from operations.audit.stock import LONGEST_PENDING, StockRecords, lingering, out
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 INSTANT = timedelta(milliseconds=1)
@@ -78,7 +87,7 @@ def test_whatever_its_participants_have_done_by_now_an_order_on_its_way_is_not_w
     for reservation, (payment, charge) in product(RESERVATIONS, PAYMENTS_AND_CHARGES):
         order = an_order(status)
         assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
-        assert standing(OrderRecords("o1", order, reservation, payment, charge), NOW).in_flight
+        assert activity(OrderRecords("o1", order, reservation, payment, charge), NOW).in_flight
 
 
 FROM_RETAINER = a_payment("PROCESSED") | {"retainerId": "r1", "transactionId": "e1"}
@@ -207,12 +216,12 @@ def test_the_moment_from_which_on_an_order_is_late(kind: str, in_time: Document,
 
 
 def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
-    old = {"updatedAt": NOW - STILL - INSTANT}
+    old = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
-    assert standing(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
-    assert standing(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled
-    assert not standing(OrderRecords("o1", an_order(**old), reservation, None, None), NOW).stalled
-    assert not standing(OrderRecords("o1", an_order(), reservation | old, None, None), NOW).stalled
+    assert activity(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
+    assert activity(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled
+    assert not activity(OrderRecords("o1", an_order(**old), reservation, None, None), NOW).stalled
+    assert not activity(OrderRecords("o1", an_order(), reservation | old, None, None), NOW).stalled
 
 
 @pytest.mark.parametrize(
@@ -226,17 +235,17 @@ def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
 )
 def test_who_does_not_wait_for_a_message_has_lost_none(order: Document, payment: Document | None) -> None:
     old = {"updatedAt": NOW - timedelta(days=1)}
-    assert not standing(OrderRecords("o1", order | old, None, payment and payment | old, None), NOW).stalled
+    assert not activity(OrderRecords("o1", order | old, None, payment and payment | old, None), NOW).stalled
 
 
 # --- One product. ---
 
 
-def a_shelf(moving: dict[str, int], reserved: int, *reserved_orders: str, **product: Any) -> Shelf:
-    """A product of which `reserved` units are reserved, two for each of these orders; every marked order exists."""
+def stock_records(moving: dict[str, int], reserved: int, *reserved_orders: str, **product: Any) -> StockRecords:
+    """A product with `reserved` units reserved, two for each of these orders; orders with a pending move exist."""
     document = {"kind": "goods", "quantity": 0, "supplied": 0, "moving": moving} | product
     reservations = {order_id: a_reservation("RESERVED") for order_id in reserved_orders}
-    return Shelf("p1", document, reserved, reservations, {order_id: an_order() for order_id in moving})
+    return StockRecords("p1", document, reserved, reservations, {order_id: an_order() for order_id in moving})
 
 
 @pytest.mark.parametrize(
@@ -244,35 +253,35 @@ def a_shelf(moving: dict[str, int], reserved: int, *reserved_orders: str, **prod
     [
         ({}, 6, (), 6),
         ({"o1": -2}, 6, (), 8),  # taken, not recorded yet
-        ({"o1": -2}, 6, ("o1",), 6),  # taken and recorded, the mark not yet removed
+        ({"o1": -2}, 6, ("o1",), 6),  # taken and recorded, the pending move not yet removed
         ({"o1": 2}, 6, ("o1",), 4),  # given back, not recorded yet
-        ({"o1": 2}, 4, (), 4),  # given back and recorded, the mark not yet removed
+        ({"o1": 2}, 4, (), 4),  # given back and recorded, the pending move not yet removed
         ({"o1": -2, "o2": 2, "o3": -1}, 6, ("o2",), 7),
     ],
 )
 def test_units_that_are_out(
     moving: dict[str, int], reserved: int, reserved_orders: tuple[str, ...], expected: int
 ) -> None:
-    shelf = a_shelf(moving, reserved, *reserved_orders)
-    assert out(shelf) == expected
-    assert stock.judge(a_shelf(moving, reserved, *reserved_orders, quantity=3, supplied=3 + expected), NOW) == []
-    wrong = stock.judge(a_shelf(moving, reserved, *reserved_orders, quantity=3, supplied=4 + expected), NOW)
+    records = stock_records(moving, reserved, *reserved_orders)
+    assert out(records) == expected
+    assert stock.judge(stock_records(moving, reserved, *reserved_orders, quantity=3, supplied=3 + expected), NOW) == []
+    wrong = stock.judge(stock_records(moving, reserved, *reserved_orders, quantity=3, supplied=4 + expected), NOW)
     assert [violation.kind for violation in wrong] == ["conservation"]
 
 
-def test_the_mark_of_an_order_that_is_over_is_wrong_when_it_holds_units_and_harmless_when_not() -> None:
-    over = {"settled": True, "updatedAt": NOW - MARKED}
-    shelf = a_shelf({"o1": -2}, 0, supplied=2)._replace(orders={"o1": an_order("CANCELLED", **over)})
-    assert stock.judge(shelf, NOW) == []
-    (violation,) = stock.judge(shelf, NOW + INSTANT)
-    assert (violation.invariant, violation.kind, violation.id) == (2, "mark", "p1")
-    recorded = a_shelf({"o1": -2}, 2, "o1", supplied=2)._replace(orders={"o1": an_order("CONFIRMED", **over)})
+def test_a_pending_move_of_a_settled_order_is_wrong_if_it_holds_units_and_else_harmless() -> None:
+    over = {"settled": True, "updatedAt": NOW - LONGEST_PENDING}
+    records = stock_records({"o1": -2}, 0, supplied=2)._replace(orders={"o1": an_order("CANCELLED", **over)})
+    assert stock.judge(records, NOW) == []
+    (violation,) = stock.judge(records, NOW + INSTANT)
+    assert (violation.invariant, violation.kind, violation.id) == (2, "pending move", "p1")
+    recorded = stock_records({"o1": -2}, 2, "o1", supplied=2)._replace(orders={"o1": an_order("CONFIRMED", **over)})
     assert stock.judge(recorded, NOW + INSTANT) == []
     assert (lingering(recorded, NOW), lingering(recorded, NOW + INSTANT)) == (0, 1)
 
 
 def test_servers_are_not_counted() -> None:
-    assert stock.judge(a_shelf({}, 3, kind="vps", quantity=None, supplied=None), NOW) == []
+    assert stock.judge(stock_records({}, 3, kind="vps", quantity=None, supplied=None), NOW) == []
 
 
 def test_the_same_thing_found_twice_has_the_same_key() -> None:

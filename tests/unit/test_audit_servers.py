@@ -1,4 +1,4 @@
-"""The audit's judgement of orders of servers: what may be on its way, and from when on it is wrong."""
+"""The audit's judgement of orders of servers: tolerated while in progress, and wrong from some time on."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from operations.audit import orders
 from operations.audit.order_records import Document, OrderRecords
-from operations.audit.orders import PROVISIONING, STILL
+from operations.audit.orders import PROVISIONING, STALLED
 from operations.audit.report import Violation
 from operations.audit.servers import (
-    LEFT_BEHIND,
+    ABANDONED,
     LONGEST_LEASE,
     OVERDUE,
     RULES,
     UNPUBLISHED,
-    Held,
+    OwnedRecord,
     judge_address,
     judge_lock,
     lies_inside,
@@ -49,8 +49,8 @@ ADDRESS = {"_id": "10.1.2.3", "orderId": "o1", "wrong": False}
 
 def kinds(order: Document, job: Document | None = None, **more: Any) -> list[str]:
     """What the rules about servers say."""
-    case = OrderRecords("o1", order, job=job, **more)
-    return [violation.kind for rule in RULES for violation in rule(case, order, NOW)]
+    records = OrderRecords("o1", order, job=job, **more)
+    return [violation.kind for rule in RULES for violation in rule(records, order, NOW)]
 
 
 # --- Which addresses lie inside a package. ---
@@ -105,7 +105,7 @@ def test_an_order_that_is_being_provisioned_may_have_any_job_or_none_yet(state: 
         (an_order("PENDING"), {None}),
         (an_order("CONFIRMED"), {None}),
         (an_order("COMPLETED"), {"COMPLETED"}),
-        (an_order("FAILED"), {"FAILED", "COMPLETED"}),  # the latter has told so, and the order is about to hear it
+        (an_order("FAILED"), {"FAILED", "COMPLETED"}),  # the order is about to be informed of the latter
         (an_order("FAILED", compensating=True), {None, "FAILED"}),
         (an_order("FAILED", compensating=True, settled=True), {None, "FAILED"}),
         (an_order("CANCELLED", settled=False), {None, "FAILED"}),
@@ -130,14 +130,14 @@ def test_a_completed_order_has_its_own_address_inside_its_package() -> None:
     assert "no server" in kinds(an_order("COMPLETED", server=None), job, address=ADDRESS)
 
 
-def test_jobs_from_before_they_were_carried_out_are_judged_by_what_they_say() -> None:
+def test_jobs_of_the_first_release_are_judged_by_what_they_have() -> None:
     """They lack a run, a time and a package; all of them were refused."""
     old = {"_id": "o1", "state": "FAILED", "updatedAt": LONG_AGO}
     assert kinds(an_order("FAILED"), old) == []
     assert kinds(an_order("CANCELLED"), old) == []
     order = an_order()
     del order["provisioningRun"]
-    assert orders.standing(OrderRecords("o1", order, job=old), NOW).stalled
+    assert orders.activity(OrderRecords("o1", order, job=old), NOW).stalled
     assert kinds(an_order(), {"_id": "o1"}) == ["job never due"]
 
 
@@ -151,18 +151,18 @@ def test_the_moment_from_which_on_a_job_is_overdue(state: str) -> None:
     assert kinds(an_order(), a_job(state, dueAt=None)) == ["job never due"]
 
 
-def test_who_stands_in_line_is_overdue_only_when_the_line_does_not_move() -> None:
+def test_a_queued_job_is_overdue_only_if_the_queue_does_not_move() -> None:
     queued = a_job("QUEUED", dueAt=LONG_AGO)
-    stands = {"movedAt": NOW - OVERDUE - INSTANT}
-    assert kinds(an_order(), queued, line=stands | {"expiresAt": NOW}) == []
-    assert kinds(an_order(), queued, line={"movedAt": NOW - OVERDUE}) == []
-    assert kinds(an_order(), queued, line=stands) == ["job overdue"]
-    assert kinds(an_order(), queued, line=stands | {"expiresAt": NOW - INSTANT}) == ["job overdue"]
+    stuck = {"movedAt": NOW - OVERDUE - INSTANT}
+    assert kinds(an_order(), queued, package=stuck | {"expiresAt": NOW}) == []
+    assert kinds(an_order(), queued, package={"movedAt": NOW - OVERDUE}) == []
+    assert kinds(an_order(), queued, package=stuck) == ["job overdue"]
+    assert kinds(an_order(), queued, package=stuck | {"expiresAt": NOW - INSTANT}) == ["job overdue"]
     assert kinds(an_order(), queued) == ["job overdue"]
     assert kinds(an_order(), a_job("QUEUED", dueAt=NOW - OVERDUE)) == []
 
 
-def test_who_has_an_address_stands_in_no_line() -> None:
+def test_a_job_with_an_address_is_in_no_queue() -> None:
     ready = a_job("QUEUED", ip="10.1.2.3", dueAt=NOW - OVERDUE)
     assert kinds(an_order(), ready) == []
     assert kinds(an_order(), ready | {"dueAt": NOW - OVERDUE - INSTANT}) == ["job overdue"]
@@ -174,28 +174,28 @@ def test_the_moment_from_which_on_a_job_is_unpublished(state: str) -> None:
     assert kinds(an_order(), a_job(state, outboxSince=NOW - UNPUBLISHED - INSTANT)) == ["job unpublished"]
 
 
-def test_an_order_stands_still_only_when_nobody_works_for_it() -> None:
+def test_an_order_is_stalled_only_without_an_active_job() -> None:
     def stalled(job: Document | None, **changes: Any) -> bool:
-        return orders.standing(OrderRecords("o1", an_order(**changes), job=job), NOW).stalled
+        return orders.activity(OrderRecords("o1", an_order(**changes), job=job), NOW).stalled
 
     assert stalled(None)
     assert not stalled(None, unpublished=True)
-    assert not stalled(None, updatedAt=NOW - STILL)
+    assert not stalled(None, updatedAt=NOW - STALLED)
     for state in ("QUEUED", "RUNNING", "WAITING"):
         assert not stalled(a_job(state))
     for state in ("COMPLETED", "FAILED"):
         assert stalled(a_job(state))
-        assert not stalled(a_job(state, updatedAt=NOW - STILL))
+        assert not stalled(a_job(state, updatedAt=NOW - STALLED))
         assert not stalled(a_job(state, outboxSince=NOW))
     assert stalled(a_job("FAILED"), provisioningRun=2)
     assert stalled(a_job("WAITING"), provisioningRun=2)
 
 
-def test_a_held_order_stands_still_when_it_never_heard_of_its_server() -> None:
+def test_a_held_order_is_stalled_if_it_was_never_informed_of_its_server() -> None:
     held = an_order("FAILED")
-    assert not orders.standing(OrderRecords("o1", held, job=a_job("FAILED")), NOW).in_flight
-    assert orders.standing(OrderRecords("o1", held, job=a_job("COMPLETED")), NOW).stalled
-    assert not orders.standing(OrderRecords("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
+    assert not orders.activity(OrderRecords("o1", held, job=a_job("FAILED")), NOW).in_flight
+    assert orders.activity(OrderRecords("o1", held, job=a_job("COMPLETED")), NOW).stalled
+    assert not orders.activity(OrderRecords("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
 
 
 def test_how_long_an_order_may_be_without_a_job_though_messages_are_under_way() -> None:
@@ -214,8 +214,8 @@ def test_how_long_an_order_may_be_without_a_job_though_messages_are_under_way() 
 
 
 def test_an_address_belongs_to_an_order_that_exists() -> None:
-    assert list(judge_address(Held(ADDRESS, an_order(), None))) == []
-    (violation,) = judge_address(Held(ADDRESS, None, None))
+    assert list(judge_address(OwnedRecord(ADDRESS, an_order(), None))) == []
+    (violation,) = judge_address(OwnedRecord(ADDRESS, None, None))
     assert (violation.invariant, violation.subject, violation.id) == (6, "address", "10.1.2.3")
 
 
@@ -229,17 +229,17 @@ def test_what_is_shared_is_named_with_who_shares_it() -> None:
 
 def lock_kinds(job: Document | None, **changes: Any) -> list[str]:
     lock = {"_id": "10.1.2", "orderId": "o1", "expiresAt": NOW} | changes
-    found: list[Violation] = list(judge_lock(Held(lock, an_order(), job), NOW))
+    found: list[Violation] = list(judge_lock(OwnedRecord(lock, an_order(), job), NOW))
     assert all((violation.subject, violation.id) == ("lock", "10.1.2") for violation in found)
     return [violation.kind for violation in found]
 
 
-def test_the_moment_from_which_on_a_lock_is_left_behind() -> None:
-    early, late = NOW - LEFT_BEHIND, NOW - LEFT_BEHIND - INSTANT
+def test_the_time_from_which_on_a_lock_is_abandoned() -> None:
+    early, late = NOW - ABANDONED, NOW - ABANDONED - INSTANT
     for state in ("QUEUED", "RUNNING", "WAITING"):
         assert lock_kinds(a_job(state, dueAt=late), expiresAt=early) == []
         assert lock_kinds(a_job(state, dueAt=early), expiresAt=late) == []
-        assert lock_kinds(a_job(state, dueAt=late), expiresAt=late) == ["lock left behind"]
+        assert lock_kinds(a_job(state, dueAt=late), expiresAt=late) == ["abandoned lock"]
         assert lock_kinds(a_job(state, dueAt=late, ip="10.1.2.3"), expiresAt=late) == []
 
 
@@ -248,8 +248,8 @@ def test_a_lock_is_not_held_for_a_job_that_is_over_or_does_not_exist() -> None:
     for state in ("COMPLETED", "FAILED"):
         assert lock_kinds(a_job(state, updatedAt=NOW - LONGEST_LEASE), expiresAt=held) == []
         ended = a_job(state, updatedAt=NOW - LONGEST_LEASE - INSTANT)
-        assert lock_kinds(ended, expiresAt=held) == ["lock of a job that is over"]
+        assert lock_kinds(ended, expiresAt=held) == ["lock of a finished job"]
         assert lock_kinds(ended, expiresAt=left) == []  # a crash left it; whoever wants it takes it
     assert lock_kinds(a_job("RUNNING")) == []
-    assert lock_kinds(None) == ["lock of nobody"]
-    assert lock_kinds(a_job("RUNNING"), expiresAt=None) == ["lock without end"]
+    assert lock_kinds(None) == ["lock without job"]
+    assert lock_kinds(a_job("RUNNING"), expiresAt=None) == ["lock without lease"]

@@ -246,7 +246,7 @@ def test_a_time_is_a_date_a_time_or_an_age(text: str, moment: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2 h", "-2h", "99999999d"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time"):
+    with pytest.raises(ValueError, match="is not a time"):
         read_time(text, NOW)
 
 

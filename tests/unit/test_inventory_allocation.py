@@ -1,4 +1,4 @@
-"""First come, first served, all or nothing: however a sequence is cut, and whatever is undecided elsewhere."""
+"""Allocation: first come, first served, all or nothing, for any batches and any undecided orders elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,13 +59,13 @@ def test_an_order_that_fits_takes_everything() -> None:
     assert decide(order("o", {"a": 2, "b": 1}), goods({"a": 2, "b": 5})) == Reserve({"a": 2, "b": 1})
 
 
-def test_an_order_that_does_not_fit_says_what_was_asked_and_free() -> None:
+def test_a_refusal_says_how_much_was_asked_and_how_much_is_free() -> None:
     outcome = decide(order("o", {"b": 1, "a": 3}), goods({"a": 1, "b": 5}))
 
     assert outcome == Refuse("Insufficient stock for a: asked 3, free 1")
 
 
-def test_the_first_to_come_is_served_and_a_smaller_one_behind_a_refused_one_as_well() -> None:
+def test_a_smaller_order_behind_a_refused_one_is_served() -> None:
     outcomes = allocate([order("1", {"a": 3}), order("2", {"a": 3}), order("3", {"a": 2})], goods({"a": 5}), {})
 
     assert outcomes == {
@@ -75,7 +75,7 @@ def test_the_first_to_come_is_served_and_a_smaller_one_behind_a_refused_one_as_w
     }
 
 
-def test_units_of_a_product_on_two_lines_are_asked_for_together() -> None:
+def test_units_of_a_product_on_two_lines_are_added_up() -> None:
     twice = order("o", {"a": 2})
     twice = twice.model_copy(update={"items": twice.items * 2})
 
@@ -92,7 +92,7 @@ def test_units_of_a_product_on_two_lines_are_asked_for_together() -> None:
         (order("o", {"v": 1, "w": 1}), ONE_SERVER),
     ],
 )
-def test_an_order_that_can_never_be_served_says_why(requested: OrderCreated, reason: str) -> None:
+def test_an_order_that_can_never_be_served_is_refused_with_the_reason(requested: OrderCreated, reason: str) -> None:
     products = goods({"a": 5}, price=1000) | {"v": VPS, "w": replace(VPS, id="w")}
 
     assert decide(requested, products) == Refuse(reason)
@@ -113,7 +113,7 @@ def test_an_order_takes_only_what_it_does_not_hold_yet() -> None:
     assert decide(order("o", {"a": 1, "b": 2}), products) == Reserve({"b": 1})
 
 
-def test_what_a_refused_order_holds_is_for_those_behind_it_once_that_is_recorded() -> None:
+def test_later_orders_wait_for_what_a_refused_order_holds() -> None:
     products = goods({"a": 0}, pending_moves={"1": -2}) | goods({"b": 0})
 
     for elsewhere in ({"a": 2}, {}):
@@ -121,7 +121,7 @@ def test_what_a_refused_order_holds_is_for_those_behind_it_once_that_is_recorded
         assert outcomes == {"1": Refuse("Insufficient stock for b: asked 1, free 0"), "2": Wait()}
 
 
-def test_an_order_that_holds_everything_is_served_though_others_came_before_it() -> None:
+def test_an_order_that_holds_everything_is_served_before_earlier_ones() -> None:
     products = goods({"a": 1}, pending_moves={"2": -3})
 
     outcomes = allocate([order("1", {"a": 2}), order("2", {"a": 3})], products, {"a": 3})
@@ -129,8 +129,8 @@ def test_an_order_that_holds_everything_is_served_though_others_came_before_it()
     assert outcomes == {"1": Refuse("Insufficient stock for a: asked 2, free 1"), "2": Reserve({})}
 
 
-def test_two_orders_that_hold_a_part_each_do_not_wait_for_each_other() -> None:
-    """1 holds a and needs b, of which 2 holds the last; 2 needs c, which would be enough for one of them."""
+def test_two_orders_that_each_hold_a_part_do_not_wait_for_each_other() -> None:
+    """Order 1 holds a and needs b, whose last unit order 2 holds; order 2 needs c, of which one unit is left."""
     products = goods({"a": 0}, pending_moves={"1": -1}) | goods({"b": 0}, pending_moves={"2": -1}) | goods({"c": 1})
 
     outcomes = allocate(
@@ -160,7 +160,7 @@ def orders(batch: Sequence[Lines]) -> list[OrderCreated]:
 
 
 def one_by_one(batch: Sequence[Lines], free: Lines) -> list[bool]:
-    """The rule itself: whether each order, at its turn, fits into what those before it have left."""
+    """Apply the rule naively: return for each order whether it fits into what the orders before it have left."""
     left = dict(free)
     served = []
     for asked in batch:
@@ -182,7 +182,7 @@ def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Lines], 
 
 
 @given(st.lists(lines, max_size=15), stocks, st.lists(st.integers(0, 15), max_size=4))
-def test_how_the_sequence_is_cut_into_batches_changes_nothing(batch: list[Lines], free: Lines, cuts: list[int]) -> None:
+def test_the_division_into_batches_changes_nothing(batch: list[Lines], free: Lines, cuts: list[int]) -> None:
     requested = orders(batch)
     products = goods(free)
     outcomes: dict[str, Outcome] = {}
@@ -201,17 +201,17 @@ def test_how_the_sequence_is_cut_into_batches_changes_nothing(batch: list[Lines]
     assert outcomes == allocate(requested, goods(free), {})
 
 
-marks = st.lists(st.tuples(st.sampled_from(PRODUCTS), st.integers(1, 5)), max_size=4)
+undecided = st.lists(st.tuples(st.sampled_from(PRODUCTS), st.integers(1, 5)), max_size=4)
 
 
-@given(st.lists(lines, max_size=10), stocks, marks)
-def test_what_is_decided_holds_whatever_becomes_of_the_undecided(
+@given(st.lists(lines, max_size=10), stocks, undecided)
+def test_a_decision_holds_whatever_becomes_of_undecided_orders(
     batch: list[Lines], free: Lines, elsewhere: list[tuple[str, int]]
 ) -> None:
     products = goods(free)
     for number, (product_id, count) in enumerate(elsewhere):
-        marked = products[product_id]
-        products[product_id] = replace(marked, pending_moves={**marked.pending_moves, f"elsewhere{number}": -count})
+        item = products[product_id]
+        products[product_id] = replace(item, pending_moves={**item.pending_moves, f"elsewhere{number}": -count})
 
     outcomes = allocate(orders(batch), products, {p.id: may_return(p, {}) for p in products.values()})
 

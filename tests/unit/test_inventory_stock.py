@@ -1,4 +1,4 @@
-"""What a mark on a product means, and what becomes of it."""
+"""Pending moves: how they change a product, and when they are cleared."""
 
 from datetime import UTC, datetime
 
@@ -32,15 +32,15 @@ def product(quantity: int, pending_moves: dict[str, int] | None = None) -> Produ
     )
 
 
-def test_what_is_taken_leaves_the_quantity_under_the_orders_marks() -> None:
+def test_taking_units_lowers_the_quantity_and_adds_pending_moves() -> None:
     after = take(product(10, {"a": -1}), {"a": 2, "b": 3})
 
     assert (after.quantity, after.pending_moves) == (5, {"a": -3, "b": -3})
     assert after.held_for("a") == 3
-    assert after.version == 7  # still the version it was read at: the guard of its write
+    assert after.version == 7  # the version it was read at guards the write
 
 
-def test_what_is_given_back_turns_the_mark_around() -> None:
+def test_giving_units_back_reverses_the_pending_move() -> None:
     after = give_back(product(10, {"a": -2}), {"a": 2, "b": 3})
 
     assert (after.quantity, after.pending_moves) == (15, {"a": 2, "b": 3})
@@ -54,12 +54,12 @@ def test_what_is_given_back_turns_the_mark_around() -> None:
         (-2, Status.FAILED, 12, {}),
         (-2, Status.RELEASED, 12, {}),
         (+2, Status.RELEASED, 10, {}),
-        (+2, Status.RESERVED, 10, {"a": 2}),  # given back, the reservation does not say so yet
+        (+2, Status.RESERVED, 10, {"a": 2}),  # given back, but not recorded as released yet
         (-2, None, 10, {"a": -2}),
         (+2, None, 10, {"a": 2}),
     ],
 )
-def test_a_mark_goes_when_the_reservation_says_what_became_of_the_order(
+def test_a_pending_move_is_cleared_once_the_status_of_the_order_is_known(
     change: int, status: Status | None, quantity: int, pending_moves: dict[str, int]
 ) -> None:
     after = clear_moves(product(10, {"a": change}), {"a": status} if status else {"other": Status.FAILED})
@@ -67,17 +67,17 @@ def test_a_mark_goes_when_the_reservation_says_what_became_of_the_order(
     assert (after.quantity, after.pending_moves) == (quantity, pending_moves)
 
 
-def test_a_product_without_anything_to_settle_stays_the_same_object() -> None:
+def test_a_product_with_nothing_to_clear_stays_the_same_object() -> None:
     before = product(10, {"a": -2})
 
     assert clear_moves(before, {}) is before
     assert clear_moves(before, {"b": Status.FAILED}) is before
 
 
-def test_only_units_of_orders_not_known_to_keep_them_may_return() -> None:
-    marked = product(10, {"kept": -1, "refused": -2, "unknown": -4, "released": +8})
+def test_units_may_return_unless_their_order_is_known_to_keep_them() -> None:
+    item = product(10, {"kept": -1, "refused": -2, "unknown": -4, "released": +8})
 
-    assert may_return(marked, {"kept": Status.RESERVED, "refused": Status.FAILED}) == 6
+    assert may_return(item, {"kept": Status.RESERVED, "refused": Status.FAILED}) == 6
 
 
 def test_units_of_a_product_on_two_lines_add_up() -> None:

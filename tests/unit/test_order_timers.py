@@ -1,4 +1,4 @@
-"""The timers of an order: whatever happens to it, something will look at it again until it is settled."""
+"""The timers of an order: whatever happens to it, a timer is set until it is settled."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

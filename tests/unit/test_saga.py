@@ -103,8 +103,8 @@ def sent(*events: Event) -> list[str]:
     return [message.routing_key for message in last(*events).messages]
 
 
-# What each event does in each status: the status it leads to and what is sent. Pairs that are not named change and
-# send nothing, which is asserted as well.
+# The effect of each event in each status: the status it leads to and the messages. All other pairs must change and
+# send nothing.
 STATES = {
     "PENDING": new_order(),
     "PENDING with stock": play(STOCK_RESERVED),
@@ -193,7 +193,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PROVISIONING, progress 2 known", "no server, run 2"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, progress 2 known", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, progress 2 known", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
-    # What the first run left behind does not end the second, but a server is a server.
+    # Late answers of the first run do not end the second, but a server is a server.
     ("PROVISIONING, run 2", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING, run 2", "no server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, run 2", "no server, run 2"): ("FAILED", ["order.failed"]),
@@ -227,7 +227,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED, run 2, compensating", "no server"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, run 2, compensating", "no server, run 2"): ("FAILED", ["order.failed", *BOTH]),
     ("FAILED, run 2, compensating", "wrong server"): ("FAILED", ["order.failed", *BOTH]),
-    # Nothing comes of a server that is not paid for any more; what is still held can be given back.
+    # A server that is no longer paid for does not complete the order; what is still held can be returned.
     ("FAILED, its money gone", "no server"): ("FAILED", ["order.failed"]),
     ("FAILED, its money gone", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("FAILED, its money gone", "no server, run 2"): ("FAILED", ["order.failed"]),
@@ -241,7 +241,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED, compensating", "stock released"): ("FAILED", []),
     ("FAILED, compensating", "refunded"): ("FAILED", []),
     ("FAILED, compensating", "voided"): ("FAILED", []),
-    # Whoever asks again has what is unanswered of the compensation sent again.
+    # A repeated request sends the unanswered part of the compensation again.
     ("FAILED, compensating", "cancel"): ("FAILED", BOTH),
     ("FAILED, compensating", "refund"): ("FAILED", BOTH),
     ("FAILED, run 2, compensating", "cancel"): ("FAILED", BOTH),
@@ -333,13 +333,13 @@ def test_a_late_answer_after_its_compensation_does_not_undo_it() -> None:
     assert (order.stock_status, order.payment_status, order.settled) == ("RELEASED", "REFUNDED", True)
 
 
-def test_the_reason_of_a_timeout_names_who_was_silent() -> None:
+def test_the_reason_of_a_timeout_names_the_silent_participants() -> None:
     assert play(DEADLINE).failure_reason == "Timed out waiting for stock and payment"
     assert play(STOCK_RESERVED, DEADLINE).failure_reason == "Timed out waiting for payment"
     assert play(PAID, DEADLINE).failure_reason == "Timed out waiting for stock"
 
 
-def test_a_failed_order_holds_the_money_until_somebody_decides() -> None:
+def test_a_failed_order_holds_the_money_until_an_operator_decides() -> None:
     failed = STATES["FAILED"]
     assert not failed.settled
     assert failed.payment_status == "PROCESSED"
@@ -406,7 +406,7 @@ def test_a_retry_forgets_the_reason_and_the_next_failure_has_its_own() -> None:
 
 
 def history(*events: Event) -> list[tuple[str, str | None]]:
-    """What the customer reads of the provisioning: event and words."""
+    """Return what the customer reads of the provisioning: event and words."""
     order, lines = play(SERVER_RESERVED, PAID), []
     for event in events:
         step = SAGA.advance(order, event, NOW)
@@ -415,7 +415,7 @@ def history(*events: Event) -> list[tuple[str, str | None]]:
     return lines
 
 
-def test_the_history_tells_the_customer_what_happens() -> None:
+def test_the_history_shows_the_customer_what_happens() -> None:
     said = [("provisioning.progress", message.message) for message in (SAID_1, SAID_2, SAID_3)]
     assert history(SAID_1, SAID_2, FIRST_RUN_FAILED, RETRY, SAID_3, SERVER_READY) == [
         *said[:2],
@@ -432,15 +432,15 @@ def test_progress_is_recorded_once_and_only_forwards_over_all_runs() -> None:
     assert [words for event, words in lines if event == "provisioning.progress"] == [SAID_2.message, SAID_3.message]
 
 
-def test_progress_of_a_sender_who_does_not_count_is_recorded_when_its_step_changes() -> None:
+def test_progress_without_a_number_is_recorded_when_its_step_changes() -> None:
     second = PROGRESS.model_copy(update={"attempt": 2, "message": "Once more"})
     lines = history(PROGRESS, PROGRESS, second, second, SAID_1)
     assert [words for _, words in lines] == [PROGRESS.message, "Once more", SAID_1.message]
     assert play(SAID_2, PROGRESS, second, order=STATES["PROVISIONING"]).progress_sequence == 2
 
 
-def test_what_is_asked_for_must_mean_something() -> None:
-    """What a client or an operator may ask for in each state; the API answers anything else with 409."""
+def test_only_requests_with_a_meaning_are_accepted() -> None:
+    """The requests that each state allows; the API answers all others with 409."""
     allowed = {
         state: {name for name in ("cancel", "retry", "refund") if SAGA.accepts(order, EVENTS[name])}
         for state, order in STATES.items()
@@ -500,13 +500,13 @@ def test_redelivery_repeats_what_the_first_delivery_sent(names: list[str], name:
     before = play(*(EVENTS[n] for n in names))
     first = SAGA.advance(before, EVENTS[name], NOW)
     if isinstance(EVENTS[name], CancelRequested | RetryRequested | RefundRequested | DeadlinePassed):
-        return  # these are not redelivered: what they owe stands in the record
+        return  # these are not redelivered: the record says that their messages are unpublished
     again = SAGA.advance(first.order, EVENTS[name], NOW)
     assert {m.routing_key for m in first.messages} <= {m.routing_key for m in again.messages}
     assert again.order == first.order
 
 
-def test_outputs_of_a_new_order_are_the_order_itself() -> None:
+def test_a_new_order_is_published_as_order_created() -> None:
     (created,) = SAGA.state_messages(new_order())
     assert isinstance(created, c.OrderCreated)
     assert created.to_json() == (
@@ -523,24 +523,24 @@ def reachable() -> set[Order]:
 
 
 def is_held(order: Order) -> bool:
-    """Whether the order's money waits for a decision: `due_at` ends that."""
+    """Return whether the order's money waits for a decision, until `due_at`."""
     return order.status is Status.FAILED and not order.compensating
 
 
-def test_every_unsettled_order_is_owed_something_or_held_until_its_time_is_over() -> None:
+def test_every_unsettled_order_has_pending_commands_or_is_held_until_its_time_is_over() -> None:
     for order in reachable():
         pending, unsettled = bool(SAGA.pending_commands(order)), not order.settled and not is_held(order)
         assert pending == SAGA.awaits_answer(order) == unsettled, order
 
 
-def test_whenever_all_messages_are_lost_what_is_owed_carries_the_order_to_its_end() -> None:
-    """Each participant answers what is sent again as its own record says, in each of the ways it may have decided."""
+def test_pending_commands_carry_an_order_to_its_end_even_if_all_messages_are_lost() -> None:
+    """Each participant answers a repeated command from its own record, with any decision it may have made."""
     ends: dict[Order, bool] = {}
 
     def settles(order: Order) -> bool:
-        """Whether every answer to what the order is owed leads on, and in the end to a settled order."""
+        """Return whether every sequence of answers to its pending commands settles the order."""
         if order not in ends:
-            ends[order] = False  # an order that comes back here goes round in circles
+            ends[order] = False  # an order that comes back here is in a cycle
             ends[order] = order.settled or all(
                 settles(play(*answers, order=order)) for answers in answered_again(order)
             )
@@ -550,7 +550,7 @@ def test_whenever_all_messages_are_lost_what_is_owed_carries_the_order_to_its_en
 
 
 def answered_again(order: Order) -> list[tuple[Event, ...]]:
-    """The sets of answers that the participants may give to all that is sent again; for a held order, its end."""
+    """Return the possible sets of answers to all pending commands; for a held order, the end of its hold."""
     if is_held(order):
         return [(DeadlinePassed(),)]
     choices = [answers_to(message, order) for message in SAGA.pending_commands(order)]
@@ -558,7 +558,7 @@ def answered_again(order: Order) -> list[tuple[Event, ...]]:
 
 
 def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
-    """For each participant that hears the message, what it may answer."""
+    """Return the possible answers of each participant that receives the message."""
     match message:
         case c.OrderCreated():
             any_stock: list[Event] = [SERVER_RESERVED, STOCK_RESERVED, NO_STOCK]

@@ -27,7 +27,7 @@ Answer = c.ProvisioningProgress | c.ProvisioningCompleted | c.ProvisioningFailed
 
 
 class Job:
-    """The provisioning service's side of the conversation, reduced to what the order can notice of it."""
+    """The provisioning service's side of the conversation, reduced to what the order can observe."""
 
     def __init__(self) -> None:
         self.state = "NONE"
@@ -115,7 +115,7 @@ class Conversation(RuleBasedStateMachine):
     def an_operator_retries(self) -> None:
         self.happens(RetryRequested())
 
-    # Late, so that most of what is drawn goes on for longer; the first run is no different from the others.
+    # Late, so that most conversations are longer; the first run is no different from the others.
     @precondition(lambda self: self.order.provisioning_run > 1)
     @rule(request=st.sampled_from([CancelRequested("no more"), RefundRequested(), DeadlinePassed()]))
     def somebody_gives_up(self, request: CancelRequested | RefundRequested | DeadlinePassed) -> None:
@@ -123,7 +123,7 @@ class Conversation(RuleBasedStateMachine):
             self.happens(request)
 
     @rule()
-    def the_sweep_publishes_what_is_owed(self) -> None:
+    def the_sweep_publishes_the_order_again(self) -> None:
         self.said += SAGA.state_messages(self.order)
 
     @precondition(lambda self: self.job.state == "RUNNING")
@@ -156,9 +156,9 @@ class Conversation(RuleBasedStateMachine):
             assert self.order.server == SERVER
 
     @invariant()
-    def progress_is_told_once_and_in_order(self) -> None:
-        told = [int(words or 0) for event, words in self.history if event == "provisioning.progress"]
-        assert told == sorted(set(told))
+    def progress_is_recorded_once_and_in_order(self) -> None:
+        numbers = [int(words or 0) for event, words in self.history if event == "provisioning.progress"]
+        assert numbers == sorted(set(numbers))
 
     @invariant()
     def what_is_asked_for_is_the_present_run(self) -> None:
@@ -168,7 +168,7 @@ class Conversation(RuleBasedStateMachine):
             assert self.order.failure_reason is None
 
     def teardown(self) -> None:
-        """Deliver everything, the oldest last: the order then stands where its job does."""
+        """Deliver everything, the oldest last: the order then agrees with its job."""
         for message in (*SAGA.state_messages(self.order), *reversed(self.said)):
             self.job.receive(message)
         if self.job.state == "RUNNING":

@@ -1,4 +1,4 @@
-"""Slots in the allocation: no overbooking, first come first served, nobody skipped who fits, however a batch is cut."""
+"""Allocation of slots: first come, first served, no overbooking, and no refusal of an order that fits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ def identifier(nth: int) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """An order of some units of one product at 1 each, and the slot it wants: auto, the n-th, or none."""
+    """An order for units of one product at 1 each, with the slot that it asks for: auto, the n-th, or none."""
 
     units: int
     slot: str | None
@@ -56,7 +56,7 @@ def slot_of(outcome: Outcome) -> str | None:
 
 
 def one_by_one(batch: Sequence[Asked], free: int, loads: Sequence[int]) -> list[tuple[bool, str | None]]:
-    """The rule itself: whether each order is served at its turn, and with which slot."""
+    """Apply the rule naively: return for each order whether it is served at its turn, and its slot."""
     room = {identifier(nth): CAPACITY - load for nth, load in enumerate(loads)}
     served = []
     for asked in batch:
@@ -87,7 +87,7 @@ def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Asked], 
 
 
 @given(batches, st.integers(0, 60), loads_of_slots, st.lists(st.integers(0, 15), max_size=4))
-def test_how_the_sequence_is_cut_into_batches_changes_nothing(
+def test_the_division_into_batches_changes_nothing(
     batch: list[Asked], free: int, loads: list[int], cuts: list[int]
 ) -> None:
     requested, items, availability = orders(batch), stock(free), availability_with(loads)
@@ -102,18 +102,18 @@ def test_how_the_sequence_is_cut_into_batches_changes_nothing(
     assert all(slot.reserved <= slot.capacity for slot in availability.slots.values())
 
 
-marks = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 12)), max_size=4)
+undecided = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(1, 12)), max_size=4)
 
 
-@given(batches, loads_of_slots, marks)
-def test_nobody_is_refused_who_would_fit_if_what_is_undecided_elsewhere_came_back(
+@given(batches, loads_of_slots, undecided)
+def test_no_order_is_refused_that_may_fit_once_others_are_decided(
     batch: list[Asked], loads: list[int], elsewhere: list[tuple[int, int]]
 ) -> None:
     availability = availability_with(loads)
     for number, (nth, units) in enumerate(elsewhere):
         slot = availability.slots[identifier(nth)]
-        marked = take(slot, {f"elsewhere{number}": min(units * 100, slot.free)})
-        availability = replace(availability, slots={**availability.slots, slot.id: marked})
+        busy = take(slot, {f"elsewhere{number}": min(units * 100, slot.free)})
+        availability = replace(availability, slots={**availability.slots, slot.id: busy})
     returning = {slot.id: may_return(slot, {}) for slot in availability.slots.values()}
 
     outcomes = allocate(orders(batch), stock(1000), returning, availability)
@@ -130,11 +130,11 @@ def test_nobody_is_refused_who_would_fit_if_what_is_undecided_elsewhere_came_bac
         elif isinstance(outcome, Reserve) and (got := slot_of(outcome)) is not None:
             booked[got] += asked.units * 100
     for slot in availability.slots.values():
-        assert booked[slot.id] <= slot.free  # what may come back is not given away before it is back
+        assert booked[slot.id] <= slot.free  # room that may come back is not given away before
 
 
 def _waiting(batch: Sequence[Asked], outcomes: Mapping[str, Outcome], before: Asked) -> int:
-    """Room that is claimed by orders ahead that wait themselves."""
+    """Return the room claimed by waiting orders ahead."""
     ahead = batch[: next(n for n, asked in enumerate(batch) if asked is before)]
     waits = [isinstance(outcome, Wait) for outcome in outcomes.values()]
     return sum(asked.units * 100 for asked, waiting in zip(ahead, waits, strict=False) if waiting)
@@ -153,7 +153,7 @@ def _after(decided: Mapping[str, Outcome], items: Mapping[str, StockItem]) -> di
 # --- One at a time ---
 
 
-def test_an_order_takes_its_price_of_the_slot_together_with_its_units() -> None:
+def test_an_order_takes_its_units_and_its_price_of_the_slot_together() -> None:
     outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, availability_with())["o"]
 
     assert isinstance(outcome, Reserve)
@@ -161,7 +161,7 @@ def test_an_order_takes_its_price_of_the_slot_together_with_its_units() -> None:
     assert slot_of(outcome) == identifier(0)
 
 
-def test_an_order_that_gets_no_units_takes_no_room_and_the_other_way_round() -> None:
+def test_an_order_takes_units_and_room_or_neither() -> None:
     no_units, no_room, served = (
         order("no-units", {"p": 9}, slot=AUTO),
         order("no-room", {"p": 3}, slot=identifier(1)),
@@ -175,7 +175,7 @@ def test_an_order_that_gets_no_units_takes_no_room_and_the_other_way_round() -> 
     assert slot_of(outcomes["served"]) == identifier(0)
 
 
-def test_an_order_of_nothing_but_gifts_is_guarded_by_its_slot_as_well() -> None:
+def test_an_order_at_price_0_is_guarded_by_its_slot_too() -> None:
     outcome = allocate([order("o", {"p": 1}, price=0, slot=AUTO)], stock(5), {}, availability_with())["o"]
 
     assert isinstance(outcome, Reserve)
@@ -188,15 +188,15 @@ def _holding(nth: int, order_id: str, amount: int) -> SlotAvailability:
     return replace(availability, slots={**availability.slots, slot.id: take(slot, {order_id: amount})})
 
 
-def test_an_order_whose_room_is_taken_already_stays_where_it_is() -> None:
+def test_an_order_keeps_the_slot_in_which_it_holds_room() -> None:
     outcome = allocate([order("o", {"p": 3}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
 
     assert isinstance(outcome, Reserve)
     assert (outcome.take, slot_of(outcome)) == ({"p": 3}, identifier(1))
 
 
-def test_an_order_that_comes_again_at_another_price_gets_what_was_taken_for_it() -> None:
-    """Another worker may be about to record it at the first price: the mark stays as it is."""
+def test_a_repeated_order_at_another_price_keeps_the_room_that_it_holds() -> None:
+    """Another worker may be about to record it at the first price, so the pending move must not change."""
     for units in (1, 4):
         outcome = allocate([order("o", {"p": units}, slot=AUTO)], stock(5), {}, _holding(1, "o", 300))["o"]
 
@@ -212,11 +212,11 @@ def test_room_that_may_come_back_is_waited_for_only_where_there_is_none_elsewher
     outcomes = allocate([waits, goes_elsewhere], stock(50), {identifier(0): 500, identifier(2): 400}, availability)
 
     assert outcomes["waits"] == Wait()
-    # What is free in the first slot is claimed by the order before; nothing else has room for certain.
+    # The order before it has claimed what is free in the first slot, and no other slot certainly has room.
     assert outcomes["small"] == Wait()
 
 
-def test_a_slot_in_the_board_is_no_product() -> None:
+def test_a_slot_is_not_a_product() -> None:
     availability = availability_with()
 
     outcome = allocate([order("o", {identifier(0): 1})], {**stock(5), **availability.slots}, {}, availability)["o"]
@@ -224,8 +224,8 @@ def test_a_slot_in_the_board_is_no_product() -> None:
     assert outcome == Refuse(f"Unknown product {identifier(0)}")
 
 
-def test_a_slot_is_taken_in_the_order_of_its_id_among_the_products() -> None:
-    """An order that holds its first product waits behind one that holds a later one as well, slot or product."""
+def test_slots_and_products_are_taken_in_the_order_of_their_ids() -> None:
+    """An order that holds its first item comes after one that also holds a later item, slot or product."""
     product = stock(0)["p"]
     items = {"p": replace(product, quantity=1, pending_moves={"first": -1, "further": -1}), **_z()}
     availability = _holding(0, "further", 200)
@@ -246,7 +246,7 @@ def _z() -> dict[str, StockItem]:
     return {"z": replace(stock(1)["p"], id="z")}
 
 
-def test_a_slot_that_is_not_on_offer_any_more_is_not_kept_by_an_order_whose_room_is_taken_in_it() -> None:
+def test_an_order_does_not_keep_a_slot_that_is_no_longer_on_offer() -> None:
     availability = _holding(0, "o", 300)
     later = replace(availability, offered=availability.offered[1:])  # it has begun, or was disabled
 

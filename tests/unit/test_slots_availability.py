@@ -1,4 +1,4 @@
-"""Which slots are on offer, what becomes of those that are booked when the rules change, and every refusal's words."""
+"""Slots on offer, booked slots when the rules change, and the text of every refusal."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -49,11 +49,11 @@ def availability(*slots: Slot, rules: Rules = RULES, now: datetime = NOW) -> Slo
     return build_availability(rules, now, on_offer(rules, now), slots)
 
 
-def choose(on: SlotAvailability, wish: str, price: int) -> Slot | str:
-    return on.choose(SlotRequest(wish, price), lambda slot: slot.free, lambda slot: slot.free)
+def choose(among: SlotAvailability, asked: str, price: int) -> Slot | str:
+    return among.choose(SlotRequest(asked, price), lambda slot: slot.free, lambda slot: slot.free)
 
 
-def test_slots_that_nobody_has_booked_are_on_offer_by_the_rules() -> None:
+def test_unbooked_slots_of_the_timetable_are_on_offer() -> None:
     laid = availability(recorded(30, 400))
 
     assert laid.offered == tuple(identifier(minutes) for minutes in (15, 30, 45, 60))
@@ -82,7 +82,7 @@ FULL = [recorded(minutes, 1000) for minutes in (15, 30, 45, 60)]
 
 
 @pytest.mark.parametrize(
-    ("slots", "wish", "price", "reason"),
+    ("slots", "asked", "price", "reason"),
     [
         (
             FULL,
@@ -121,8 +121,8 @@ FULL = [recorded(minutes, 1000) for minutes in (15, 30, 45, 60)]
         "in the way",
     ],
 )
-def test_who_gets_none_is_told_why(slots: list[Slot], wish: str, price: int, reason: str) -> None:
-    assert choose(availability(*slots), wish, price) == reason
+def test_every_refusal_has_its_reason(slots: list[Slot], asked: str, price: int, reason: str) -> None:
+    assert choose(availability(*slots), asked, price) == reason
 
 
 def test_a_slot_too_near_its_end_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_a_slot_too_near_its_end_is_refused() -> None:
     assert choose(laid, identifier(5), 1) == f"Delivery {identifier(5)} is too near: it ends in less than 8 minutes"
 
 
-def test_a_booking_says_when_the_work_shows() -> None:
+def test_a_booking_says_when_the_work_becomes_visible() -> None:
     laid = availability()
 
     near, far = laid.slots[identifier(15)], laid.slots[identifier(60)]
@@ -141,16 +141,16 @@ def test_a_booking_says_when_the_work_shows() -> None:
     assert laid.booking(far, 5).price == 5
 
 
-def test_who_holds_room_is_found_by_the_marks_but_not_who_is_giving_it_back() -> None:
+def test_a_negative_or_zero_move_holds_a_slot_and_a_positive_one_does_not() -> None:
     laid = availability(recorded(15, pending_moves={"taking": -5, "free of charge": 0, "giving back": 5}))
 
     assert set(laid.held()) == {"taking", "free of charge"}
 
 
-# --- The rules change ---
+# --- Changes of the rules. ---
 
 
-def test_a_lowered_capacity_leaves_what_is_booked_and_takes_no_more() -> None:
+def test_a_lowered_capacity_keeps_bookings_and_admits_no_more() -> None:
     laid = availability(recorded(15, 800), rules=replace(RULES, capacity=500))
 
     slot = laid.slots[identifier(15)]
@@ -158,7 +158,7 @@ def test_a_lowered_capacity_leaves_what_is_booked_and_takes_no_more() -> None:
     assert getattr(choose(laid, AUTO, 0), "id", None) == identifier(30)
 
 
-def test_a_capacity_that_an_operator_has_set_stays() -> None:
+def test_a_capacity_set_by_an_operator_stays() -> None:
     laid = availability(recorded(15, capacity=70, adjusted=True), rules=replace(RULES, capacity=500))
 
     assert laid.slots[identifier(15)].capacity == 70
@@ -177,21 +177,21 @@ def test_a_new_slot_that_a_booked_one_overlaps_is_not_on_offer() -> None:
 
     assert availability(recorded(45, 1), rules=longer).offered == (identifier(60), identifier(90))
     assert availability(recorded(45), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
-    # One that starts with a slot of the new rules goes on as it is.
+    # A booked slot that starts together with a slot of the new rules stays on offer.
     assert availability(recorded(30, 1), rules=longer).offered == (identifier(30), identifier(60), identifier(90))
 
 
-def test_a_booked_slot_of_longer_times_keeps_the_shorter_ones_within_it_away() -> None:
+def test_a_booked_longer_slot_hides_the_shorter_ones_within_it() -> None:
     laid = availability(recorded(30, 1, length=30), rules=RULES)
 
     assert laid.offered == (identifier(15), identifier(30), identifier(60))
 
 
-# --- What is above the capacity ---
+# --- Loads above the capacity. ---
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "give back", "limit"]), st.integers(0, 300)), max_size=30))
-def test_a_slot_is_never_above_its_capacity_but_by_what_was_booked_before_it_was_lowered(
+def test_a_load_exceeds_the_capacity_only_after_the_capacity_was_lowered(
     steps: list[tuple[str, int]],
 ) -> None:
     slot = recorded(15)
@@ -207,19 +207,19 @@ def test_a_slot_is_never_above_its_capacity_but_by_what_was_booked_before_it_was
         assert slot.reserved == slot.capacity - slot.free >= 0
 
 
-def test_overbooking_is_not_taken_for_what_was_booked_before() -> None:
+def test_overbooking_sets_no_ceiling() -> None:
     assert take(recorded(15, 900), {"o": 200}).ceiling is None
 
 
-# --- The list ---
+# --- The list. ---
 
 
-def test_recorded_slots_and_those_still_empty_are_listed_by_their_start() -> None:
+def test_recorded_and_empty_slots_are_listed_by_start() -> None:
     times = [Opening(at(minutes), at(minutes + 15)) for minutes in (15, 30)]
 
     found = list_slots(RULES, [recorded(-15, 7), recorded(35, 8), recorded(90, 1)], times)
 
-    # The slot at 30 is left out: who is booked from 35 to 50 cannot be there.
+    # The slot at 30 is left out, because the booked one from 35 to 50 overlaps it.
     assert [(slot.id, slot.reserved) for slot in found] == [
         (identifier(-15), 7),
         (identifier(15), 0),

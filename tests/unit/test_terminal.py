@@ -26,10 +26,10 @@ from operations.commands.audit import show as show_audit
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
-from operations.dead_letters.groups import Bin, Group, GroupPage
+from operations.dead_letters.groups import Group, GroupPage, HistogramBin
 from operations.dead_letters.records import Page
 from operations.reading.balances import Balance
-from operations.timeline.timeline import Records, Step
+from operations.timeline.timeline import TimelineRecords, TimelineStep
 from shared.printable import printable
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -131,7 +131,7 @@ def a_letter(text: str) -> dict[str, Any]:
 
 
 def a_group(text: str) -> Group:
-    return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [Bin(NOW, 1)])
+    return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [HistogramBin(NOW, 1)])
 
 
 def every_display(text: str) -> list[Callable[[Console], None]]:
@@ -144,8 +144,8 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
     violation = Violation(7, "k", "order", text, text, text)
     known = {"inFlight": 1, "unknownOrdersReturned": 1, "deadLetters": 1, "inboxes": {}, "waitingForRetry": {}}
     checked = {name: 1 for invariant in INVARIANTS.values() for name in invariant.records} | {"slots": 0}
-    step = Step(NOW, "order", "message", text, outcome="failed", detail=text, status=text)
-    records = Records(text, order={"status": text, "failureReason": text, "traceparent": text})
+    step = TimelineStep(NOW, "order", "message", text, outcome="failed", detail=text, status=text)
+    records = TimelineRecords(text, order={"status": text, "failureReason": text, "traceparent": text})
     movement = Movement(NOW, text, text, 1, 1, text, {text: text}, text)
     statement = Statement(text, text, 0, 1, [movement], earlier=True)
     balance = Balance(text, {"_id": text, "status": text, "balance": 1, text: text}, 1, 2, text)

@@ -1,4 +1,4 @@
-"""An order's story: what is told of each way that an order can go, and how its graph is drawn."""
+"""An order's timeline: the steps for each way that an order can go, and how the graph is drawn."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operations.console.timeline import Row, draw
-from operations.timeline.timeline import LANES, Records, Step, story, waited_for
+from operations.timeline.timeline import LANES, TimelineRecords, TimelineStep, build_timeline, open_steps
 
 PLACED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 Document = dict[str, Any]
@@ -45,45 +45,45 @@ CONFIRMED = an_order(
 )
 
 
-def steps_of(order: Document | None, **records: Any) -> list[Step]:
-    return story(Records("o1", order, **records))
+def steps_of(order: Document | None, **records: Any) -> list[TimelineStep]:
+    return build_timeline(TimelineRecords("o1", order, **records))
 
 
-def one(steps: list[Step], lane: str, title: str) -> Step:
+def one(steps: list[TimelineStep], lane: str, title: str) -> TimelineStep:
     found = [step for step in steps if step.lane == lane and step.title == title]
     assert len(found) == 1, [(step.lane, step.title) for step in steps]
     return found[0]
 
 
-def told(steps: list[Step]) -> list[tuple[str, str, str]]:
+def summary(steps: list[TimelineStep]) -> list[tuple[str, str, str]]:
     return [(step.lane, step.kind, step.title) for step in steps]
 
 
 def test_goods_that_are_confirmed() -> None:
     steps = steps_of(CONFIRMED, reservation={"_id": "o1", "status": "RESERVED", "createdAt": after(9)})
-    assert told(steps) == [
+    assert summary(steps) == [
         ("order", "state", "Order placed"),
         ("order", "message", "order.created"),
         ("order", "message", "order.created"),
         ("stock", "work", "Reserved"),
         ("payment", "work", "Charged"),
         ("stock", "message", "stock.reserved"),
-        ("order", "state", "Stock is reserved"),
+        ("order", "state", "Stock reserved"),
         ("payment", "message", "payment.processed"),
-        ("order", "state", "Payment is taken"),
+        ("order", "state", "Payment processed"),
     ]
     assert one(steps, "stock", "Reserved").seconds == 0.009
     assert one(steps, "payment", "Charged").seconds == 0.031
     assert {step.to for step in steps if step.title == "order.created"} == {"stock", "payment"}
     sent = one(steps, "stock", "stock.reserved")
     assert (sent.at, sent.until, sent.to) == (after(9), after(12), "order")
-    assert waited_for(steps) == []
+    assert open_steps(steps) == []
 
 
-def test_an_answer_that_does_not_come_is_waited_for() -> None:
+def test_an_answer_that_does_not_come_is_open_steps() -> None:
     order = an_order("PENDING", CREATED, (31, "payment.processed", "PENDING"), paymentStatus="PROCESSED")
-    waits = waited_for(steps_of(order))
-    assert [(step.lane, step.title) for step in waits] == [("stock", "Reserving"), ("order", "Answer of stock")]
+    waits = open_steps(steps_of(order))
+    assert [(step.lane, step.title) for step in waits] == [("stock", "Reserving"), ("order", "Answer from stock")]
     assert waits[0].at == PLACED
     assert waits[1].due == after(300_000)
 
@@ -104,21 +104,21 @@ def test_a_refusal_compensates_what_may_have_gone_through_and_nothing_else() -> 
     assert one(steps, "payment", "Refunded").seconds == 0.05
     assert [step.title for step in steps if step.kind == "message" and step.lane == "order"][2:] == ["payment.refund"]
     assert one(steps, "stock", "Refused").outcome == "failed"
-    assert waited_for(steps) == []
+    assert open_steps(steps) == []
 
 
-def test_a_compensation_that_has_no_answer_goes_on() -> None:
+def test_a_compensation_without_an_answer_is_open() -> None:
     order = an_order("CANCELLED", CREATED, (5, "order.cancel_requested", "CANCELLED"), cause="order.cancel_requested")
-    waits = waited_for(steps_of(order, reservation={"_id": "o1", "status": "RELEASED"}))
+    waits = open_steps(steps_of(order, reservation={"_id": "o1", "status": "RELEASED"}))
     assert [(step.lane, step.kind, step.title) for step in waits] == [
         ("stock", "compensation", "Releasing"),
         ("payment", "compensation", "Refunding"),
     ]
-    assert waits[0].detail == "Its record says RELEASED"
-    assert waits[1].detail == "It has no record of the order yet"
+    assert waits[0].detail == "Recorded status: RELEASED"
+    assert waits[1].detail == "No record of the order yet"
 
 
-def test_nothing_to_return_is_said_so() -> None:
+def test_a_compensation_with_nothing_to_return_says_so() -> None:
     order = an_order(
         "CANCELLED",
         CREATED,
@@ -167,25 +167,25 @@ def test_a_server_with_retries_and_another_run() -> None:
         if step.lane == "provisioning" and step.kind != "message"
     ]
     assert provisioning == [
-        ("wait", "In line for package 103.181.9", 1.969, "ok"),
+        ("wait", "Queued for package 103.181.9", 1.969, "ok"),
         ("attempt", "Check addresses", None, "ok"),
         ("attempt", "Buy", None, "failed"),
         ("retry", "Pause before the next attempt", 2.0, "ok"),
         ("attempt", "Check addresses", None, "ok"),
         ("attempt", "Buy", None, "failed"),
-        ("wait", "In line for package 103.181.9", 5.0, "ok"),
+        ("wait", "Queued for package 103.181.9", 5.0, "ok"),
         ("attempt", "Check addresses", None, "ok"),
         ("attempt", "Buy", None, "unknown"),
     ]
-    (decision,) = waited_for(steps)
-    assert (decision.title, decision.at, decision.due) == ("An operator's decision", after(70_000), after(86_400_000))
+    (decision,) = open_steps(steps)
+    assert (decision.title, decision.at, decision.due) == ("Operator's decision", after(70_000), after(86_400_000))
 
 
 @pytest.mark.parametrize(
     ("job", "title", "kind"),
     [
         (None, "Server", "work"),
-        ({"state": "QUEUED", "package": "p", "waitingSince": after(40)}, "In line for package p", "wait"),
+        ({"state": "QUEUED", "package": "p", "waitingSince": after(40)}, "Queued for package p", "wait"),
         ({"state": "WAITING", "dueAt": after(90_000), "updatedAt": after(50)}, "Next attempt", "retry"),
         ({"state": "RUNNING", "step": "buy", "updatedAt": after(50)}, "Buy", "work"),
         ({"state": "COMPLETED", "updatedAt": after(50)}, "Answer", "work"),
@@ -201,30 +201,30 @@ def test_what_provisioning_is_at(job: Document | None, title: str, kind: str) ->
         stockStatus="RESERVED",
         paymentStatus="PROCESSED",
     )
-    (wait,) = waited_for(steps_of(order, job=job))
+    (wait,) = open_steps(steps_of(order, job=job))
     assert (wait.lane, wait.title, wait.kind) == ("provisioning", title, kind)
 
 
-def test_an_attempt_to_buy_without_an_answer_is_told_of() -> None:
+def test_an_unanswered_purchase_is_shown() -> None:
     order = an_order("PROVISIONING", CREATED, (31, "payment.processed", "PROVISIONING"), stockStatus="RESERVED")
     purchase = {"asked": ["103.181.9.5"], "answered": False}
     job = {"state": "WAITING", "updatedAt": after(50), "purchase": purchase}
-    (wait,) = [step for step in waited_for(steps_of(order, job=job)) if step.lane == "provisioning"]
-    assert wait.detail == "Asked for 103.181.9.5, without an answer: the provider may still be at it"
+    (wait,) = [step for step in open_steps(steps_of(order, job=job)) if step.lane == "provisioning"]
+    assert wait.detail == "Requested 103.181.9.5, no answer yet: the provider may still complete it"
 
 
-def test_a_charge_without_an_answer_is_waited_for() -> None:
+def test_a_charge_without_an_answer_is_open_steps() -> None:
     order = an_order("PENDING", CREATED, (12, "stock.reserved", "PENDING"), stockStatus="RESERVED")
     payment = {"status": "PENDING", "updatedAt": after(100), "nextLookupAt": after(2100), "lookups": 2}
     (wait,) = [
-        step for step in waited_for(steps_of(order, payment=payment)) if step.kind == "wait" and step.due == after(2100)
+        step for step in open_steps(steps_of(order, payment=payment)) if step.kind == "wait" and step.due == after(2100)
     ]
     assert (wait.lane, wait.detail) == ("payment", "Looked up 2 times")
 
 
-def test_what_a_crash_left_to_publish_is_waited_for() -> None:
+def test_what_a_crash_left_to_publish_is_open_steps() -> None:
     steps = steps_of(CONFIRMED | {"settled": False, "unpublished": True, "dueAt": after(5000)})
-    assert [(step.title, step.due) for step in waited_for(steps)] == [("Messages to be published", after(5000))]
+    assert [(step.title, step.due) for step in open_steps(steps)] == [("Messages to publish", after(5000))]
 
 
 LETTER = {
@@ -249,38 +249,38 @@ def test_a_dead_letter_with_the_retries_before_it() -> None:
     ]
     assert steps[0].detail == "5 attempts"
     assert steps[1].detail == "KeyError: 'price'"
-    assert [step.kind for step in waited_for(steps)] == ["dead letter"]
+    assert [step.kind for step in open_steps(steps)] == ["dead letter"]
 
 
 def test_a_replay_that_was_handled_ends_the_wait() -> None:
-    replay = {"at": after(200_000), "by": "op-1", "why": "mended", "outcome": "handled", "outcomeAt": after(200_050)}
+    replay = {"at": after(200_000), "by": "op-1", "why": "fixed", "outcome": "handled", "outcomeAt": after(200_050)}
     steps = steps_of(None, letters=[LETTER | {"status": "handled", "replays": [replay]}])
-    assert waited_for(steps) == []
+    assert open_steps(steps) == []
     assert [(step.kind, step.outcome) for step in steps][-1] == ("replay", "ok")
-    assert steps[-1].detail == "by op-1: mended"
+    assert steps[-1].detail == "by op-1: fixed"
     assert steps[-1].seconds == 0.05
 
 
 def test_a_letter_that_died_again_died_before_its_replay_too() -> None:
     replay = {"at": after(200_000), "by": "op-1", "why": "", "edited": True, "outcome": "dead"}
     steps = steps_of(None, letters=[LETTER | {"lastFailedAt": after(300_000), "replays": [replay]}])
-    assert one(steps, "stock", "order.created is a dead letter").at == after(200_000)
+    assert one(steps, "stock", "order.created dead-lettered").at == after(200_000)
     assert one(steps, "stock", "order.created edited and replayed").outcome == "failed"
 
 
-def test_a_discarded_letter_is_not_waited_for() -> None:
+def test_a_discarded_letter_is_not_open_steps() -> None:
     discarded = {"at": after(400_000), "by": "op-1", "why": "a test order"}
     steps = steps_of(None, letters=[LETTER | {"status": "discarded", "discarded": discarded}])
-    assert waited_for(steps) == []
+    assert open_steps(steps) == []
     assert steps[-1].title == "order.created discarded"
 
 
-def test_records_without_times_make_a_shorter_story() -> None:
+def test_records_without_times_make_a_shorter_timeline() -> None:
     bare = {"_id": "o1", "status": "PENDING", "settled": False, "history": [{"status": "PENDING"}]}
     assert steps_of(bare, reservation={"status": "RESERVED"}, payment={}, job={}) == []
     assert steps_of(None) == []
-    assert not Records("o1", None).exist
-    assert Records("o1", None, letters=(LETTER,)).exist
+    assert not TimelineRecords("o1", None).exist
+    assert TimelineRecords("o1", None, letters=(LETTER,)).exist
 
 
 def test_a_step_as_json_has_every_field() -> None:
@@ -314,23 +314,23 @@ def test_messages_are_drawn_in_the_rows_of_the_states() -> None:
         "Order placed",
         "Reserved",
         "Charged",
-        "Stock is reserved",
-        "Payment is taken",
+        "Stock reserved",
+        "Payment processed",
     ]
     placed = row_of(rows, "Order placed").cells
     assert placed["order"].line.split() == ["from-right", "from-right"]
     assert placed["stock"].line.split() == ["into-right", "through"]
     assert placed["payment"].line == "into-right"
-    taken = row_of(rows, "Payment is taken").cells
+    taken = row_of(rows, "Payment processed").cells
     assert (taken["order"].line, taken["stock"].line, taken["payment"].line) == ("into-left", "through", "from-left")
 
 
 def test_what_a_state_sent_and_what_it_came_from_are_not_drawn_over_each_other() -> None:
     rows = draw(steps_of(SERVER, job=JOB))
     titles = [row.step.title for row in rows]
-    assert titles[titles.index("Payment is taken") + 1] == "provisioning.requested"
+    assert titles[titles.index("Payment processed") + 1] == "provisioning.requested"
     assert row_of(rows, "provisioning.requested").cells["provisioning"].line == "into-right"
-    assert row_of(rows, "Retry asked for").cells["provisioning"].line == "into-right"
+    assert row_of(rows, "Retry requested").cells["provisioning"].line == "into-right"
 
 
 def test_a_bar_covers_the_rows_of_its_time() -> None:
@@ -341,7 +341,7 @@ def test_a_bar_covers_the_rows_of_its_time() -> None:
     assert [row.cells["stock"].bar for row in rows] == ["", "work", "work", "", ""]
 
 
-def test_what_goes_on_is_drawn_to_the_end() -> None:
+def test_an_open_step_is_drawn_to_the_end() -> None:
     order = an_order("PENDING", CREATED, (31, "payment.processed", "PENDING"), paymentStatus="PROCESSED")
     rows = draw(steps_of(order))
     assert [row.cells["stock"].bar for row in rows][1:] == ["work"] * (len(rows) - 1)
@@ -369,7 +369,7 @@ STATUSES = ("PENDING", "CONFIRMED", "PROVISIONING", "CANCELLED", "FAILED")
     ),
     st.sampled_from(("QUEUED", "WAITING", "RUNNING", "FAILED")),
 )
-def test_any_history_makes_a_story_in_order_that_can_be_drawn(history: list[tuple[int, str, str]], state: str) -> None:
+def test_any_history_makes_an_ordered_drawable_timeline(history: list[tuple[int, str, str]], state: str) -> None:
     ordered = sorted(history, key=lambda line: line[0])
     order = an_order(ordered[-1][2], *ordered)
     job = JOB | {"state": state}

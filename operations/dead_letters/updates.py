@@ -1,0 +1,111 @@
+"""The changes of a letter: it fails again, is handled, claimed for a replay, sent, or found to be unsendable. Pure.
+
+Every update names in its filter the state that it starts from.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from pymongo import UpdateOne
+
+from operations.dead_letters.filters import claimable
+from operations.dead_letters.letter import Failure, clean, failed_fields, replay_message_id, words
+from operations.dead_letters.status import DEAD, HANDLED, OPEN, PENDING, REPLAYING
+from shared.contracts import DeadLetterHandled
+from shared.database import Document
+
+MOST_REPLAYS_KEPT = 100
+"""The newest replays that a letter keeps: its record must not outgrow what MongoDB stores."""
+
+LONGEST_ERROR = 1000
+
+
+def failed_again(failure: Failure, now: datetime) -> list[UpdateOne]:
+    """Return a replay to its letter as a dead letter; the letter is dead again if this was its last replay."""
+    outcome: Document = {
+        "replays.$.outcome": DEAD,
+        "replays.$.outcomeAt": now,
+        "replays.$.error": {"type": failure.error.type, "message": failure.error.message},
+    }
+    replay = {"$elemMatch": {"messageId": failure.message_id, "outcome": PENDING}}
+    last = {"_id": failure.replay_of, "lastReplay": failure.message_id, "status": {"$in": OPEN}, "replays": replay}
+    changed = failed_fields(failure)
+    attempts = changed.pop("attempts")
+    new_words = words(f"{failure.error.type} {failure.error.message}")[:20]
+    return [
+        UpdateOne(
+            last,
+            {
+                "$set": outcome | changed | {"status": DEAD},
+                "$unset": {"claimedBy": True},
+                "$inc": {"attempts": attempts, "changes": 1},
+                "$addToSet": {"words": {"$each": new_words}},
+            },
+        ),
+        UpdateOne(_not_decided_by(str(failure.replay_of), failure.message_id) | {"replays": replay}, {"$set": outcome}),
+    ]
+
+
+def handled(notice: DeadLetterHandled, now: datetime) -> list[UpdateOne]:
+    """Note that a replay was handled; the letter is handled too if this was its last replay."""
+    outcome = {"replays.$.outcome": HANDLED, "replays.$.outcomeAt": now}
+    replay = {"$elemMatch": {"messageId": notice.message_id, "outcome": {"$ne": HANDLED}}}
+    last = {"_id": notice.letter_id, "lastReplay": notice.message_id, "status": {"$in": OPEN}, "replays": replay}
+    return [
+        UpdateOne(last, {"$set": outcome | {"status": HANDLED}, "$unset": {"claimedBy": True}, "$inc": {"changes": 1}}),
+        UpdateOne(_not_decided_by(notice.letter_id, notice.message_id) | {"replays": replay}, {"$set": outcome}),
+    ]
+
+
+def claimed(letter_id: str, replay: Document, now: datetime) -> UpdateOne:
+    """Claim a letter for a replay, unless the replay has claimed it before or the letter has changed since."""
+    own_id = replay_message_id(replay["_id"], letter_id)
+    entry: Document = {
+        "replay": replay["_id"],
+        "at": now,
+        "by": replay["by"],
+        "why": replay["why"],
+        "edited": replay["edited"] is not None,
+        "messageId": own_id,
+        "outcome": PENDING,
+        "outcomeAt": None,
+    }
+    pushed: Document = {"replays": {"$each": [entry], "$slice": -MOST_REPLAYS_KEPT}}
+    if replay["edited"] is not None:
+        pushed["edits"] = {"at": now, "by": replay["by"], "why": replay["why"], "body": replay["edited"]}
+    return UpdateOne(
+        {"_id": letter_id} | claimable(replay) | {"replays.replay": {"$ne": replay["_id"]}},
+        {
+            "$set": {"status": REPLAYING, "claimedBy": replay["_id"], "lastReplay": own_id},
+            "$push": pushed,
+            "$inc": {"changes": 1},
+        },
+    )
+
+
+def sent(letter: Document) -> UpdateOne:
+    """Note that a claimed letter was sent."""
+    return UpdateOne(_claimed_as(letter), {"$set": {"status": PENDING}, "$unset": {"claimedBy": True}})
+
+
+def unsendable(letter: Document, error: Exception, now: datetime) -> UpdateOne:
+    """Note that a claimed letter cannot be sent: it is dead, as before."""
+    outcome: dict[str, Any] = {
+        "replays.$.outcome": DEAD,
+        "replays.$.outcomeAt": now,
+        "replays.$.error": {"type": type(error).__name__, "message": clean(str(error)[:LONGEST_ERROR])},
+        "replays.$.unsent": True,
+    }
+    return UpdateOne(
+        _claimed_as(letter) | {"replays": {"$elemMatch": {"messageId": letter["lastReplay"]}}},
+        {"$set": outcome | {"status": DEAD}, "$unset": {"claimedBy": True}, "$inc": {"changes": 1}},
+    )
+
+
+def _claimed_as(letter: Document) -> Document:
+    return {"_id": letter["_id"], "status": REPLAYING, "lastReplay": letter["lastReplay"]}
+
+
+def _not_decided_by(letter_id: str, message_id: str) -> Document:
+    """Match the letter if the outcome of that replay no longer decides its status."""
+    return {"_id": letter_id, "$or": [{"lastReplay": {"$ne": message_id}}, {"status": {"$nin": OPEN}}]}
