@@ -120,7 +120,8 @@ def picture() -> str:
 def drawn() -> str:
     """Return the part of the page between its markers."""
     edges = walk()
-    folded = f'<details markdown="1">\n<summary>The statuses as a Mermaid diagram</summary>\n\n{mermaid(edges)}\n\n</details>'
+    summary = "<summary>The statuses as a Mermaid diagram</summary>"
+    folded = f'<details markdown="1">\n{summary}\n\n{mermaid(edges)}\n\n</details>'
     return f"{BEGIN}\n![The saga](images/saga.svg)\n\n{folded}\n\n{table(edges)}\n{END}"
 
 

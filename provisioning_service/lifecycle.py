@@ -1,13 +1,13 @@
-"""The life of a job: what each thing that happens makes of it. Pure: no I/O, no clock.
+"""The lifecycle of a job: the next state after each event. Pure: no I/O, no clock.
 
     requested ──▶ QUEUED ──its turn──▶ RUNNING: check ──▶ buy ──▶ verify ──▶ status ──▶ COMPLETED
                     ▲                     │                 ▲                   ▲
-                    │                     └── an attempt failed, there is another: WAITING, until its time comes
+                    │                     └── an attempt failed, another is left: WAITING until it is due
                     └── retry ── FAILED ◀── the last attempt, no address, the wrong address, cancelled in time
 
 An attempt to buy without an answer is neither repeated nor given up on a guess. Its `Purchase` stays in the job until
-the addresses tell: one that was free before and is sold now is adopted (see `sold_to_us`); if there is none once the
-provider cannot be at it any more, the attempt has failed (see `nothing_sold`).
+the free addresses show what happened: an address that was free before and is sold now is adopted (`possibly_bought`).
+If there is none once the provider can no longer be processing the request, the attempt has failed (`nothing_bought`).
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from provisioning_service.addresses import is_inside
-from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
 from provisioning_service.provider import Access
 from shared.contracts import (
     CancelProvisioning,
@@ -33,13 +33,13 @@ OPENING = "Your server is being provisioned"
 NO_ADDRESS = "Package has no available IPs"
 BLOCKED = "PROVISIONING BLOCKED"
 
-LOOK_AGAIN = timedelta(seconds=5)
-"""Between two looks at an attempt to buy whose answer is lost and which the provider may still be at."""
+SEARCH_INTERVAL = timedelta(seconds=5)
+"""The interval between searches for the result of a lost answer, while the provider may still be processing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How often and after which pauses; the last of the delays stands for all that follow."""
+class Timeouts:
+    """The numbers of attempts, the delays between them (the last one repeats), and the time limits."""
 
     buy_attempts: int
     buy_delays: tuple[timedelta, ...]
@@ -54,8 +54,8 @@ class Patience:
 # --- Requests and cancellations. ---
 
 
-def requested(message: ProvisionServer, now: datetime, line: int) -> Job:
-    """Return the job of an order's first request."""
+def requested(message: ProvisionServer, now: datetime, queue_position: int) -> Job:
+    """Create the job of an order's first request."""
     job = Job(
         order_id=message.order_id,
         state=State.QUEUED,
@@ -66,24 +66,24 @@ def requested(message: ProvisionServer, now: datetime, line: int) -> Job:
         package_id=message.package_id,
         ram=message.ram,
         run=message.run,
-        line=line,
+        queue_position=queue_position,
         due_at=now,
         waiting_since=now,
     )
-    return _saying(job, "requested", 0, OPENING)
+    return _with_progress(job, "requested", 0, OPENING)
 
 
-def requested_again(job: Job, message: ProvisionServer, now: datetime, line: int) -> Job:
-    """Begin another run of a failed job if the message asks for one; any other repetition changes nothing.
+def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_position: int) -> Job:
+    """Start another run of a failed job if the message asks for one; any other repetition changes nothing.
 
-    It goes to the end of the line, and knows what the runs before have bought. What could be asked about all addresses
-    right after an attempt, no longer can be now: in the meantime somebody else may have bought one by other ways. Where
-    the last attempt has had no answer, the new run waits as long as another attempt would have.
+    The run starts at the end of the queue and knows what earlier runs have bought. After a search, only the addresses
+    that were asked for are remembered: others may have been sold to somebody else since. If the last attempt is
+    unanswered, the new run waits as long as another attempt would have.
     """
     if job.state is not State.FAILED or message.run <= job.run:
         return job
     purchase = job.purchase
-    if purchase is not None and purchase.looked:
+    if purchase is not None and purchase.searched:
         purchase = replace(purchase, free_before=purchase.asked)
     again = replace(
         job,
@@ -94,47 +94,47 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, line: int
         ram=message.ram,
         run=message.run,
         step=Step.LOCK if job.ip is None else Step.STATUS,
-        line=line,
+        queue_position=queue_position,
         due_at=now,
         waiting_since=now,
-        missed_turns=0,
-        buys=0,
-        looks=0,
+        lock_timeouts=0,
+        buy_attempts=0,
+        status_attempts=0,
         purchase=purchase,
         failure_reason=None,
         customer_reason=None,
         retryable=False,
-        missed_at=None,
+        lock_timed_out_at=None,
         updated_at=now,
     )
-    known = purchase is None or (purchase.answered and purchase.looked)
-    if again.cancel_requested and again.ip is None and known:
+    nothing_was_bought = purchase is None or (purchase.answered and purchase.searched)
+    if again.cancel_requested and again.ip is None and nothing_was_bought:
         return _failed(again, CANCELLED, now)
-    if purchase is not None and not purchase.answered and now < purchase.rest_until:
-        again = _waiting(again, purchase.rest_until, now)
-    return _saying(again, "requested", 0, OPENING)
+    if purchase is not None and not purchase.answered and now < purchase.no_retry_before:
+        again = _waiting(again, purchase.no_retry_before, now)
+    return _with_progress(again, "requested", 0, OPENING)
 
 
 def refused(job: Job, now: datetime) -> Job:
-    """Return the job as it ends where nobody sells us servers."""
+    """End the job because no provider is configured."""
     return _failed(job, NO_PROVIDER, now, retryable=True)
 
 
 def tombstone(message: CancelProvisioning, now: datetime) -> Job:
-    """Return the job of a cancellation that overtook its request."""
+    """Create the job of a cancellation that overtook its request."""
     run = max(message.run, 1)
     job = Job(order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run)
     return _failed(job, CANCELLED, now)
 
 
-def cancelled(job: Job, message: CancelProvisioning, now: datetime) -> Job:
-    """Note that a run is not wanted any more; it ends at once where nobody works on it and nothing may be bought."""
-    return heeded(replace(job, cancel_run=max(job.cancel_run, message.run or job.run)), now)
+def cancellation_requested(job: Job, message: CancelProvisioning, now: datetime) -> Job:
+    """Record the cancellation of a run, and honour it at once if no worker is running the job."""
+    return cancellation_honoured(replace(job, cancel_run=max(job.cancel_run, message.run or job.run)), now)
 
 
-def heeded(job: Job, now: datetime) -> Job:
-    """Do what a cancellation means for a job that nobody works on: end it, or look at once what it has bought."""
-    if job.over or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
+def cancellation_honoured(job: Job, now: datetime) -> Job:
+    """Honour a cancellation while no worker is running: end the job, or make it due to find out what it has bought."""
+    if job.ended or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
         return job
     if job.purchase is None:
         return _failed(job, CANCELLED, now)
@@ -142,7 +142,7 @@ def heeded(job: Job, now: datetime) -> Job:
 
 
 def answers(job: Job) -> tuple[Message, ...]:
-    """What follows from the job for whoever asks (again); nothing while it is on its way."""
+    """Return the final message of an ended job, to answer a repeated command; nothing before its end."""
     match job.state:
         case State.FAILED:
             return (_failure(job),)
@@ -156,82 +156,80 @@ def answers(job: Job) -> tuple[Message, ...]:
 
 
 def claimed(job: Job, now: datetime, lease: timedelta) -> Job:
-    """Take the job: what is written under an older fence is refused from now on."""
+    """Claim the job: from now on, writes with an older fence are rejected."""
     return replace(job, state=State.RUNNING, fence=job.fence + 1, due_at=now + lease, updated_at=now)
 
 
-def has_missed_turn(job: Job, progress_at: datetime, now: datetime, patience: Patience) -> bool:
-    """Whether a job in line has waited for too long since it came, since it last missed its turn, or since it moved."""
-    since = [moment for moment in (job.waiting_since, job.missed_at, progress_at) if moment is not None]
-    return now - max(since) >= patience.lock_wait
+def lock_wait_expired(job: Job, progress_at: datetime, now: datetime, timeouts: Timeouts) -> bool:
+    """Return whether a queued job has waited too long since it came, last timed out, or the holder made progress."""
+    since = [moment for moment in (job.waiting_since, job.lock_timed_out_at, progress_at) if moment is not None]
+    return now - max(since) >= timeouts.lock_wait
 
 
-def turn_missed(job: Job, holder: str, progress_at: datetime, now: datetime, patience: Patience) -> Job:
-    """Count a wait for the lock that was too long, `holder` having made no progress since that time."""
-    seconds = f"{patience.lock_wait.total_seconds():g}"
-    detail = (
-        f"no turn within {seconds} s: order {holder} holds the package, without progress since {_clock(progress_at)}"
-    )
-    # Waits count together only while the package stands still.
-    before = job.missed_turns if job.missed_at and progress_at <= job.missed_at else 0
+def lock_wait_timed_out(job: Job, holder: str, progress_at: datetime, now: datetime, timeouts: Timeouts) -> Job:
+    """Count a wait for the lock that took too long; `holder` has made no progress since `progress_at`."""
+    seconds, since = f"{timeouts.lock_wait.total_seconds():g}", progress_at.isoformat(timespec="seconds")
+    detail = f"no turn within {seconds} s: order {holder} holds the package, without progress since {since}"
+    # Waits are added up only while the holder makes no progress.
+    before = job.lock_timeouts if job.lock_timed_out_at and progress_at <= job.lock_timed_out_at else 0
     job = _logged(job, Step.LOCK, now, "failed", detail)
-    job = replace(job, missed_turns=before + 1, missed_at=now, updated_at=now)
-    if job.missed_turns < patience.lock_attempts:
+    job = replace(job, lock_timeouts=before + 1, lock_timed_out_at=now, updated_at=now)
+    if job.lock_timeouts < timeouts.lock_attempts:
         return job
     return _failed(job, f"No turn for package {job.package} within {seconds} s", now, retryable=True)
 
 
-# --- Check, buy, verify: under the package's lock. ---
+# --- Check, buy, verify: with the package's lock. ---
 
 
-def check_failed(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
-    """Count an attempt that ended before it could buy: the provider did not say what there is.
+def check_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
+    """Count an attempt that ended before it could buy, because the provider did not list its packages.
 
-    An attempt to buy that was looked for is the one that has failed, and is looked for again before the next one.
+    If an earlier attempt to buy was being searched for, that one counts as failed; the next attempt searches again.
     """
-    counted = job.purchase is not None and not job.purchase.settled and job.buys > 0
-    purchase = replace(job.purchase, settled=True) if job.purchase else None
-    job = replace(job, step=Step.CHECK, buys=job.buys + (not counted), purchase=purchase)
-    job = _logged(job, Step.CHECK, now, "failed", trouble)
+    already_counted = job.purchase is not None and not job.purchase.failed and job.buy_attempts > 0
+    purchase = replace(job.purchase, failed=True) if job.purchase else None
+    job = replace(job, step=Step.CHECK, buy_attempts=job.buy_attempts + (not already_counted), purchase=purchase)
+    job = _logged(job, Step.CHECK, now, "failed", error)
     if job.cancel_requested and purchase is None:
         return _failed(job, CANCELLED, now)
-    return _after_failed_buy(job, trouble, now, patience)
+    return _after_failed_buy(job, error, now, timeouts)
 
 
 def not_available(job: Job, why: str, now: datetime) -> Job:
-    """End the run: there is nothing to buy."""
+    """End the run, because there is nothing to buy."""
     return _failed(_logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why), why, now, retryable=True)
 
 
-def buying(job: Job, ip: str, free: Collection[str], now: datetime, patience: Patience) -> Job:
-    """Note, before the request leaves, what is asked for and what is free."""
+def buy_started(job: Job, ip: str, free: Collection[str], now: datetime, timeouts: Timeouts) -> Job:
+    """Record, before the request is sent, what is asked for and what is free."""
     before = job.purchase
     asked = dict.fromkeys((*(before.asked if before else ()), ip))
     known = dict.fromkeys((*(before.free_before if before else ()), *free))
-    rest_until = now + patience.buy_timeout + _delay(patience.buy_delays, job.buys + 1)
-    purchase = Purchase(asked=tuple(asked), free_before=tuple(known), started_at=now, rest_until=rest_until)
+    no_retry_before = now + timeouts.buy_timeout + _delay(timeouts.buy_delays, job.buy_attempts + 1)
+    purchase = Purchase(asked=tuple(asked), free_before=tuple(known), started_at=now, no_retry_before=no_retry_before)
     job = _logged(job, Step.CHECK, now, "ok", f"{len(free)} free, asking for {ip}")
-    return replace(job, step=Step.BUY, buys=job.buys + 1, purchase=purchase, updated_at=now)
+    return replace(job, step=Step.BUY, buy_attempts=job.buy_attempts + 1, purchase=purchase, updated_at=now)
 
 
-def not_sent(job: Job, before: Job, now: datetime) -> Job:
-    """Take back that an attempt began: its request has not left."""
+def buy_not_sent(job: Job, before: Job, now: datetime) -> Job:
+    """Undo the start of an attempt whose request was not sent."""
     job = _logged(job, Step.BUY, now, "failed", "the lock was lost before the request left: nothing was bought")
-    return replace(job, step=before.step, buys=before.buys, purchase=before.purchase, updated_at=now)
+    return replace(job, step=before.step, buy_attempts=before.buy_attempts, purchase=before.purchase, updated_at=now)
 
 
-def unanswered(job: Job, trouble: str, now: datetime, *, done: bool) -> Job:
-    """Note what came instead of an address; `done` says that the provider is not at it any more."""
+def no_address_received(job: Job, error: str, now: datetime, *, answered: bool) -> Job:
+    """Record the error of an attempt; `answered` is true if the provider has finished processing it."""
     if job.purchase is None:
         return job
-    return replace(job, purchase=replace(job.purchase, answered=done, trouble=trouble), updated_at=now)
+    return replace(job, purchase=replace(job.purchase, answered=answered, error=error), updated_at=now)
 
 
-def sold_to_us(job: Job, free: Collection[str], others: Collection[str]) -> list[str]:
-    """Return the addresses that an earlier attempt may have bought, likeliest first.
+def possibly_bought(job: Job, free: Collection[str], others: Collection[str]) -> list[str]:
+    """Return the addresses that an earlier attempt may have bought, most likely first.
 
-    Those of the package that were free when an attempt began, are not now, and belong to no other order. Under the
-    package's lock nobody else buys from it.
+    They are those of the package that were free when an attempt began, are no longer free, and belong to no other
+    order. No other job buys from the package while its lock is held.
     """
     if job.purchase is None or job.package is None:
         return []
@@ -239,46 +237,46 @@ def sold_to_us(job: Job, free: Collection[str], others: Collection[str]) -> list
     return [ip for ip in known if ip not in free and ip not in others and is_inside(job.package, ip)]
 
 
-def nothing_sold(job: Job, now: datetime, patience: Patience) -> Job:
-    """Decide about an attempt that has bought nothing that could be seen.
+def nothing_bought(job: Job, now: datetime, timeouts: Timeouts) -> Job:
+    """Decide about an attempt for which the search has found nothing.
 
-    While the provider may still be at it, the job waits and looks again; after that the attempt has failed. Where it
-    counts as failed already, or was an earlier run's, the job goes on as it is.
+    While the provider may still be processing it, the job waits and searches again; after that the attempt has failed.
+    If it already counts as failed, or belongs to an earlier run, the job continues.
     """
     purchase = job.purchase
     if purchase is None:
         return job
-    over_at = purchase.started_at + patience.buy_timeout
+    over_at = purchase.started_at + timeouts.buy_timeout
     if not purchase.answered and now < over_at:
-        return _waiting(job, min(now + LOOK_AGAIN, over_at), now)
-    settled = replace(job, purchase=replace(purchase, settled=True, looked=True))
-    return settled if purchase.settled or job.buys == 0 else _buy_failed(settled, now, patience)
+        return _waiting(job, min(now + SEARCH_INTERVAL, over_at), now)
+    searched = replace(job, purchase=replace(purchase, failed=True, searched=True))
+    return searched if purchase.failed or job.buy_attempts == 0 else _buy_failed(searched, now, timeouts)
 
 
-def not_looked(job: Job, now: datetime, patience: Patience) -> Job:
-    """Count an attempt as failed though nobody could look whether it has bought: that is done before the next one."""
+def search_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
+    """Count an attempt as failed although the search was impossible; it is repeated before the next attempt."""
     purchase = job.purchase
     if purchase is None:
         return job
-    failed = _buy_failed(replace(job, purchase=replace(purchase, settled=True)), now, patience)
-    over_at = purchase.started_at + patience.buy_timeout
+    failed = _buy_failed(replace(job, purchase=replace(purchase, failed=True)), now, timeouts)
+    over_at = purchase.started_at + timeouts.buy_timeout
     if failed.due_at is None or purchase.answered:
         return failed
     return _waiting(failed, max(failed.due_at, over_at), now)
 
 
 def stopped(job: Job, now: datetime) -> Job:
-    """End a run that is to be cancelled and has bought nothing."""
+    """End a cancelled run that has bought nothing."""
     return _failed(job, CANCELLED, now)
 
 
 def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
-    """Note the verified address: it is the order's, and the lock is needed no longer.
+    """Record the verified address, which belongs to the order; the lock is no longer needed.
 
-    Where another address than those asked for comes back after an attempt without an answer, one of them may have been
-    sold as well: the job's log says so to who has to settle that with the provider.
+    If an unanswered attempt was followed by an address that was not asked for, one of those asked for may have been
+    sold as well. The job's log says so, for the operator who settles it with the provider.
     """
-    if job.purchase is not None and ip not in job.purchase.asked and job.buys > 1:
+    if job.purchase is not None and ip not in job.purchase.asked and job.buy_attempts > 1:
         doubt = f"asked for {', '.join(job.purchase.asked)} before: an earlier attempt may have bought that as well"
         job = _logged(job, Step.BUY, now, "unknown", doubt)
     job = _logged(_logged(job, Step.BUY, now, "ok", f"{how} {ip}"), Step.VERIFY, now, "ok", f"inside {job.package}")
@@ -286,13 +284,13 @@ def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
 
 
 def wrong_address(job: Job, ip: str, now: datetime) -> Job:
-    """End the run: the provider has assigned an address outside the package. Never retried, never given away."""
+    """End the run: the provider has assigned an address outside the package, which is never given to any order."""
     reason = f"WRONG PACKAGE ASSIGNED: ordered {job.package}, provider assigned {ip}"
     return _blocked(job, ip, reason, "Wrong package assigned", now)
 
 
-def taken_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
-    """End the run: the provider has assigned an address that it had assigned before."""
+def duplicate_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
+    """End the run: the provider has assigned an address that belongs to another order."""
     reason = f"ADDRESS ASSIGNED TWICE: provider assigned {ip}, which belongs to order {owner}"
     return _blocked(job, ip, reason, "Address assigned twice", now)
 
@@ -300,60 +298,63 @@ def taken_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
 # --- Status. ---
 
 
-def status_failed(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
-    """Count an attempt to get the credentials of the server that was bought."""
-    looks = job.looks + 1
+def status_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
+    """Count a failed attempt to get the credentials of the bought server."""
+    status_attempts = job.status_attempts + 1
     job = _logged(
-        replace(job, looks=looks),
+        replace(job, status_attempts=status_attempts),
         Step.STATUS,
         now,
         "failed",
-        f"attempt {looks} of {patience.status_attempts}: {trouble}",
+        f"attempt {status_attempts} of {timeouts.status_attempts}: {error}",
     )
-    if looks >= patience.status_attempts:
-        reason = f"The provider sold {job.ip} and did not say how to get into it: {trouble}"
+    if status_attempts >= timeouts.status_attempts:
+        reason = f"The provider sold {job.ip} and did not say how to get into it: {error}"
         return _failed(job, reason, now, customer="The server was bought but is not ready yet", retryable=True)
-    delay = _delay(patience.status_delays, looks)
-    job = _saying(
-        job, Step.STATUS, looks, f"Waiting {in_words(delay)} before attempt {looks + 1} of {patience.status_attempts}"
+    delay = _delay(timeouts.status_delays, status_attempts)
+    job = _with_progress(
+        job,
+        Step.STATUS,
+        status_attempts,
+        f"Waiting {in_words(delay)} before attempt {status_attempts + 1} of {timeouts.status_attempts}",
     )
     return _waiting(job, now + delay, now)
 
 
 def completed(job: Job, access: Access, credentials: bytes, now: datetime) -> Job:
-    """End the job well: the server is there."""
+    """Complete the job: the server is ready."""
     server = Server(ip=access.ip, username=access.username, os=access.os, expires_at=access.expires_at)
     job = _logged(replace(job, step=Step.STATUS), Step.STATUS, now, "ok", "the provider said how to get into it")
-    job = _saying(job, Step.STATUS, job.looks + 1, "Your server is ready")
+    job = _with_progress(job, Step.STATUS, job.status_attempts + 1, "Your server is ready")
     job = replace(job, state=State.COMPLETED, server=server, credentials=credentials, due_at=None, updated_at=now)
-    return _owing(job, _completion(job))
+    return _with_message(job, _completion(job))
 
 
-# --- What the decisions are made of. ---
+# --- Building blocks. ---
 
 
 def in_words(delay: timedelta) -> str:
-    """Write a pause for a customer: "2 minutes", "90 seconds"."""
+    """Format a duration for a customer: "2 minutes", "90 seconds"."""
     seconds = delay.total_seconds()
     number, unit = (seconds / 60, "minute") if seconds >= 60 and seconds % 60 == 0 else (seconds, "second")
     return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
-def _buy_failed(job: Job, now: datetime, patience: Patience) -> Job:
-    trouble = (job.purchase.trouble if job.purchase else None) or "interrupted: no answer is known"
-    job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buys} of {patience.buy_attempts}: {trouble}")
-    if job.cancel_requested and job.purchase is not None and job.purchase.looked:
+def _buy_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
+    error = (job.purchase.error if job.purchase else None) or "interrupted: no answer is known"
+    job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buy_attempts} of {timeouts.buy_attempts}: {error}")
+    if job.cancel_requested and job.purchase is not None and job.purchase.searched:
         return _failed(job, CANCELLED, now)
-    return _after_failed_buy(job, trouble, now, patience)
+    return _after_failed_buy(job, error, now, timeouts)
 
 
-def _after_failed_buy(job: Job, trouble: str, now: datetime, patience: Patience) -> Job:
-    if job.buys >= patience.buy_attempts:
-        customer = f"The server could not be bought in {job.buys} attempt{'' if job.buys == 1 else 's'}"
-        return _failed(job, f"{customer}: {trouble}", now, customer=customer, retryable=True)
-    delay = _delay(patience.buy_delays, job.buys)
-    words = f"Waiting {in_words(delay)} before attempt {job.buys + 1} of {patience.buy_attempts}"
-    return _waiting(_saying(job, Step.BUY, job.buys, words), now + delay, now)
+def _after_failed_buy(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
+    if job.buy_attempts >= timeouts.buy_attempts:
+        customer = f"The server could not be bought in {job.buy_attempts} attempt{'' if job.buy_attempts == 1 else 's'}"
+        return _failed(job, f"{customer}: {error}", now, customer=customer, retryable=True)
+    delay = _delay(timeouts.buy_delays, job.buy_attempts)
+    words = f"Waiting {in_words(delay)} before attempt {job.buy_attempts + 1} of {timeouts.buy_attempts}"
+    return _waiting(_with_progress(job, Step.BUY, job.buy_attempts, words), now + delay, now)
 
 
 def _delay(delays: tuple[timedelta, ...], failed: int) -> timedelta:
@@ -382,12 +383,12 @@ def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None
         waiting_since=None,
         updated_at=now,
     )
-    return _owing(job, _failure(job))
+    return _with_message(job, _failure(job))
 
 
 def _failure(job: Job) -> ProvisioningFailed:
     reason = job.customer_reason or job.failure_reason or ""
-    bought = job.ip is not None or job.step is Step.VERIFY  # verified, or not what it should be
+    bought = job.ip is not None or job.step is Step.VERIFY  # a verified address or a wrong one
     return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run, bought=bought)
 
 
@@ -401,18 +402,14 @@ def _logged(job: Job, step: Step, now: datetime, outcome: str, detail: str) -> J
     return replace(job, attempts=(*job.attempts, Attempt(step, now, outcome, detail)))
 
 
-def _saying(job: Job, step: str, attempt: int, words: str) -> Job:
+def _with_progress(job: Job, step: str, attempt: int, words: str) -> Job:
     sequence = job.sequence + 1
-    return _owing(
+    return _with_message(
         job, ProvisioningProgress(order_id=job.order_id, step=step, attempt=attempt, message=words, sequence=sequence)
     )
 
 
-def _owing(job: Job, message: Message) -> Job:
+def _with_message(job: Job, message: Message) -> Job:
     sequence = job.sequence + 1
     body = message.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return replace(job, sequence=sequence, outbox=(*job.outbox, Notice(sequence, message.routing_key, body)))
-
-
-def _clock(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
+    return replace(job, sequence=sequence, outbox=(*job.outbox, OutboxMessage(sequence, message.routing_key, body)))

@@ -1,7 +1,7 @@
-"""Publishes what jobs and packages owe: their records say so until the broker has confirmed it.
+"""The outbox: publishes the messages of jobs and packages, which stay in their records until the broker confirms them.
 
-A step is announced as soon as it is recorded. What a crash or an outage left behind is found by a sweep, of whichever
-process is there; a message that goes out twice is recognised by its sequence number.
+Messages are published as soon as they are recorded. A sweep of any process finds what a crash or an outage left behind.
+Receivers recognise a message published twice by its sequence number.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from shared.contracts import BY_ROUTING_KEY
 from shared.failure_points import JOB_RECORDED, FailurePoint
 
 SWEEP_SECONDS = 2.0
-"""Between two looks for what was left behind."""
+"""The interval between two sweeps."""
 
-LEFT_BEHIND = timedelta(seconds=5)
-"""After so long a message that is still owed is taken for left behind."""
+LEFT_BEHIND_AFTER = timedelta(seconds=5)
+"""The age at which a sweep publishes a message that is still in a record."""
 
 _PAGE = 200
 _log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """The messages that one process sends on its own account; `post` never waits for the broker."""
+    """The outbox of one process; `post` never waits for the broker."""
 
     def __init__(self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, reach: FailurePoint) -> None:
         self._jobs = jobs
@@ -43,13 +43,13 @@ class Outbox:
         self._woken = asyncio.Event()
 
     def post(self, job: Job) -> None:
-        """Have what the job owes published soon."""
+        """Publish the job's messages soon."""
         if job.outbox:
             self._posted[job.order_id] = job
             self._woken.set()
 
-    def post_low_packages(self) -> None:
-        """Have it published soon that a package runs out of addresses."""
+    def announce_low_packages(self) -> None:
+        """Publish soon that packages have become low."""
         self._package_fell = True
         self._woken.set()
 
@@ -58,27 +58,27 @@ class Outbox:
         await run_periodically(self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing for jobs")
 
     async def publish_posted(self) -> None:
-        """Publish what was posted, each job's messages in their order."""
+        """Publish the posted messages, those of each job in their order."""
         while self._posted:
             jobs, self._posted = list(self._posted.values()), {}
             self._reach(JOB_RECORDED)
             await self._publish(jobs)
         if self._package_fell:
             self._package_fell = False
-            await self._announce_low_packages(self._clock())
+            await self._publish_low_packages(self._clock())
 
     async def publish_left_behind(self) -> None:
-        """Publish what was recorded a while ago and is not known to be published."""
-        before = self._clock() - LEFT_BEHIND
+        """Publish messages that were recorded a while ago and never confirmed."""
+        before = self._clock() - LEFT_BEHIND_AFTER
         await self._publish(await self._jobs.unpublished(before, _PAGE))
-        await self._announce_low_packages(before)
+        await self._publish_low_packages(before)
 
     async def _publish_due(self) -> None:
         await self.publish_posted()
         await self.publish_left_behind()
 
-    async def _announce_low_packages(self, seen_before: datetime) -> None:
-        for low in await self._packages.unannounced(seen_before):
+    async def _publish_low_packages(self, fell_before: datetime) -> None:
+        for low in await self._packages.unannounced(fell_before):
             await self._publisher.send([low])
             await self._packages.mark_announced(low)
 

@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pymongo
 import pytest
@@ -73,7 +74,7 @@ def _slow_ones_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.
     With worksteal, xdist gives each worker one piece of the list, all of the same length but for a test.
     """
     slow = defaultdict[str, list[pytest.Item]](list)
-    quick = []
+    quick: list[pytest.Item] = []
     for item in items:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         (slow[name] if name in SLOW_FILES else quick).append(item)
@@ -140,7 +141,7 @@ async def database_prefix(mongodb_url: str, unique_id: str) -> AsyncIterator[str
     """A prefix for the names of this test's databases; they are dropped when it ends."""
     prefix = f"t{unique_id}"
     yield prefix
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         for name in await client.list_database_names():
             if re.match(f"{prefix}(_|$)", name):
                 await client.drop_database(name)

@@ -1,4 +1,4 @@
-"""Shows an order's timeline: lines for people, readable at 80 columns, or a document for machines. Pure."""
+"""Shows an order's timeline: in 80 columns for people, as JSON for programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -20,14 +20,14 @@ MARKS: Mapping[Outcome, tuple[str, str]] = {
     "open": ("…", "cyan"),
 }
 _WITHOUT_MARK: tuple[Kind, ...] = ("state", "message", "wait", "retry")
-"""What goes without saying when it is over."""
+"""Steps that need no mark when they succeeded."""
 
 _STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red", "FAILED": "red"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str, Any]:
-    """Return the timeline as a document; what does not apply is null."""
+    """Return the timeline as JSON; fields that do not apply are null."""
     order = records.order or {}
     return {
         "orderId": records.order_id,
@@ -42,7 +42,7 @@ def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str
 
 
 def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Console, now: datetime) -> None:
-    """Print who did what, when counted from the beginning, and for how long; then what is waited for."""
+    """Print each step with its start (relative to the first), its duration and its service; then the open steps."""
     console.print(Group(*_head(records, steps)))
     if steps:
         console.print(_lines(steps))
@@ -53,9 +53,7 @@ def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Conso
 def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[RenderableType]:
     order = records.order
     if order is None:
-        yield Text(
-            f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
-        )
+        yield Text(f"order {printable(records.order_id)}  is unknown to the order service, but not to others", "yellow")
         yield Text(f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}")
         return
     status = str(order.get("status"))
@@ -67,7 +65,7 @@ def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[R
     )
     if steps:
         began, over = steps[0].at, max(step.until or step.at for step in steps)
-        yield Text(f"began {to_rfc3339(began)}, last heard of after {duration((over - began).total_seconds())}", "dim")
+        yield Text(f"began {to_rfc3339(began)}, last step after {duration((over - began).total_seconds())}", "dim")
     if reason := order.get("failureReason"):
         yield Text(f"reason: {printable(str(reason))}", "red")
     if traceparent := order.get("traceparent"):
@@ -94,12 +92,12 @@ def _lines(steps: Sequence[TimelineStep]) -> Table:
 
 
 def who(step: TimelineStep) -> str:
-    """Name the service, or both where something went from one to another."""
+    """Return the service of a step; for a message, sender and receiver."""
     return f"{_SHORT.get(step.lane, step.lane)} → {_SHORT.get(step.to, step.to)}" if step.to else step.lane
 
 
 _SHORT = {"provisioning": "server"}
-"""Two names beside each other leave the words less room than they need."""
+"""Abbreviations for messages, where two names share a column."""
 
 
 def _mark(step: TimelineStep) -> Text:
@@ -129,7 +127,7 @@ def _waiting(step: TimelineStep, now: datetime) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span: to the millisecond below two minutes, above that in its two greatest units."""
+    """Format a duration: below two minutes to the millisecond, else in its two largest units."""
     if seconds < 120:
         return f"{seconds:.3f} s"
     whole = round(seconds)

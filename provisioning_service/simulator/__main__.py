@@ -1,4 +1,4 @@
-"""Runs the simulator: `python -m provisioning_service.simulator`, until SIGTERM or SIGINT."""
+"""The entry point of the simulator: `python -m provisioning_service.simulator`; SIGTERM or SIGINT ends it."""
 
 import asyncio
 import signal

@@ -1,7 +1,7 @@
-"""The provider's side of the simulator: its three calls, with its manners.
+"""The provider's API of the simulator: its three calls, with their quirks.
 
-The free addresses are counted in text, the user's name is misspelt, every second answer to `buyvps` is plain text
-instead of JSON, and every second answer to `status` is encoded as JSON twice.
+The number of free addresses is a string, the key of the username is misspelt, every second answer to `buyvps` is plain
+text instead of JSON, and every second answer to `status` is encoded as JSON twice.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from provisioning_service.simulator.server import NoAnswer
 from provisioning_service.simulator.settings import SimulatorSettings
-from provisioning_service.simulator.state import Fate, Package, Server, SoldOutError, State
+from provisioning_service.simulator.state import CallOutcome, SimulatedPackage, SimulatorState, SoldOutError, SoldServer
 from shared.clock import Clock
 from shared.http import ProblemError, conflict, documented, json_response, new_router, not_found
 
@@ -30,8 +30,8 @@ Text = Annotated[str, Field(min_length=1, max_length=128)]
 MAX_RAM = 2**31 - 1
 """In MB."""
 
-RECONSIDER_SECONDS = 0.05
-"""How often a call that is delayed looks whether the delay has changed."""
+DELAY_POLL_SECONDS = 0.05
+"""The interval at which a delayed call checks whether the delay has changed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,8 +49,10 @@ class StatusBody(BaseModel):
     ip: Text
 
 
-def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event) -> APIRouter:
-    """The provider's routes; a call that is delayed when `stopping` is set ends without effect and without answer."""
+def create_router(
+    state: SimulatorState, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event
+) -> APIRouter:
+    """Build the routes; setting `stopping` ends delayed calls without effect and without an answer."""
     router = new_router("provider")
     router.dependencies = [Depends(_authentication(settings))]
     router.responses = documented(401)
@@ -64,17 +66,17 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     @router.post("/api/oceansmart/buyvps")
     async def buyvps(body: BuyBody) -> Response:
         """Sell a server: after the delay, even if the client has gone away by then."""
-        fate = state.next_buy()
-        if not await _arrives("buyvps", fate, lambda: state.buy_faults.delay_seconds, stopping):
+        outcome = state.next_buy()
+        if not await _arrives("buyvps", outcome, lambda: state.buy_faults.delay_seconds, stopping):
             return NoAnswer()
         try:
-            sold = state.sell(body.ip, body.ram, clock(), wrong_ip=fate.wrong_ip)
+            sold = state.sell(body.ip, body.ram, clock(), wrong_ip=outcome.wrong_ip)
         except SoldOutError:
             _log.info("sold out", asked=body.ip)
             raise conflict("No server is available") from None
-        _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=fate.wrong_ip)
-        if fate.answer_lost:
-            _log.info("the answer is lost on purpose", call="buyvps", ip=sold.ip)
+        _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=outcome.wrong_ip)
+        if outcome.answer_lost:
+            _log.info("answer lost on purpose", call="buyvps", ip=sold.ip)
             return NoAnswer()
         if next(buys) % 2 == 0:
             return Response(sold.ip, media_type="text/plain")
@@ -83,8 +85,8 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     @router.post("/api/oceansmart/status")
     async def status(body: StatusBody) -> Response:
         """How to get into a server that was sold."""
-        fate = state.next_status()
-        if not await _arrives("status", fate, lambda: state.status_faults.delay_seconds, stopping):
+        outcome = state.next_status()
+        if not await _arrives("status", outcome, lambda: state.status_faults.delay_seconds, stopping):
             return NoAnswer()
         server = state.server(body.ip)
         if server is None:
@@ -110,25 +112,25 @@ def _authentication(settings: SimulatorSettings) -> Any:
     return authenticate
 
 
-async def _arrives(call: str, fate: Fate, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
-    """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose.
+async def _arrives(call: str, outcome: CallOutcome, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
+    """Wait for the delay of the call; return False if the simulator is stopping. Raise the problem of a set fault.
 
-    A delay that is set anew holds for the calls that wait as well, so that a test can let them go.
+    A new delay also applies to waiting calls, so that a test can release them.
     """
     arrived = time.monotonic()
     while (left := arrived + delay() - time.monotonic()) > 0 and not stopping.is_set():
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(left, RECONSIDER_SECONDS)):
+            async with asyncio.timeout(min(left, DELAY_POLL_SECONDS)):
                 await stopping.wait()
     if stopping.is_set():
         return False
-    if fate.fails:
-        _log.info("fails on purpose", call=call)
-        raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was told to fail")
+    if outcome.fails:
+        _log.info("failing on purpose", call=call)
+        raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was set to fail")
     return True
 
 
-def _listed(package: Package, free: tuple[str, ...]) -> dict[str, Any]:
+def _listed(package: SimulatedPackage, free: tuple[str, ...]) -> dict[str, Any]:
     return {
         "id": package.package_id,
         "name": package.name,
@@ -138,7 +140,7 @@ def _listed(package: Package, free: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _described(server: Server) -> dict[str, str]:
+def _described(server: SoldServer) -> dict[str, str]:
     return {
         "IP": server.ip,
         "Usernane": server.username,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.servers import Servers, delete_topology
 from tests.support.simulators import Simulator, package, run_simulator
 
@@ -85,7 +85,7 @@ async def hoster(servers: Servers) -> AsyncIterator[Hoster]:
     """One stack for all tests of this module: each has packages of its own; the books are audited at the end."""
     prefix = f"t{secrets.token_hex(8)}"
     await delete_topology(servers.amqp_url)
-    settings = {**IMPATIENT, "republish_after_seconds": 1, "failed_hold_seconds": HOLD_SECONDS}
+    settings = {**SHORT_DELAYS, "republish_after_seconds": 1, "failed_hold_seconds": HOLD_SECONDS}
     async with (
         run_simulator() as simulator,
         run_stack(servers.mongodb_url, servers.amqp_url, prefix, **{**settings, **simulator.settings}) as stack,
@@ -243,8 +243,8 @@ async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hos
 
 async def _are_buying(hoster: Hoster, number: int) -> bool:
     running = await hoster.get("/jobs?status=RUNNING&limit=100")
-    return sum(job["step"] == "buy" for job in running["items"]) >= number
+    return [job["step"] for job in running["items"]].count("buy") >= number
 
 
 async def _is_buying(hoster: Hoster, order_id: str) -> bool:
-    return (await hoster.get(f"/jobs/{order_id}"))["step"] == "buy"
+    return bool((await hoster.get(f"/jobs/{order_id}"))["step"] == "buy")

@@ -88,7 +88,9 @@ async def test_many_orders_over_several_products_and_several_workers(stack: Stac
 
     def several(index: int) -> dict[str, Any]:
         chosen = [products[(index + offset) % 4] for offset in range(1 + index % 3)]
-        items = [{"productId": product, "quantity": 1 + index % 2, "price": 10} for product in chosen]
+        items: list[dict[str, Any]] = [
+            {"productId": product, "quantity": 1 + index % 2, "price": 10} for product in chosen
+        ]
         return {
             "items": items,
             "totalAmount": 10 * sum(item["quantity"] for item in items),

@@ -56,7 +56,7 @@ from tests.support.world import (
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         populate_funds(created)
@@ -73,7 +73,7 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
     A message that an earlier test has left on the broker would explain every order that stands still.
     """
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         created = World(client, f"t{secrets.token_hex(8)}", servers.mongodb_url, servers.amqp_url)
         populate(created)
         populate_funds(created)
@@ -488,6 +488,7 @@ async def test_what_was_paid_over_stripe_is_looked_for_in_our_records_of_it(worl
     await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
     charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
     assert [violation.kind for violation in (await world.audit()).violations] == ["charge", "money"]
+    assert charge is not None
     money = {"amount": charge["amount"], "currency": charge["currency"]}
     await world.collection("stripe_intents").insert_one({"_id": "confirmed", "intentId": "pi_1", **money})
     report = await world.audit()

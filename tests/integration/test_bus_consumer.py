@@ -168,7 +168,7 @@ async def test_types_with_one_handler_reach_it_together_in_their_order_and_other
 
     def handler() -> Any:
         async def note(messages: Sequence[Message]) -> list[Message]:
-            calls.append([f"{message.routing_key} {message.order_id}" for message in messages])
+            calls.append([f"{message.routing_key} {message.correlation_id}" for message in messages])
             return []
 
         return note

@@ -10,7 +10,7 @@ from typing import Any
 import aio_pika
 import aiormq
 import pytest
-from aiormq.abc import ChannelFrame
+from aiormq.abc import ChannelFrame, FieldTable
 from yarl import URL
 
 from shared import topology
@@ -123,7 +123,11 @@ async def test_unreadable_headers_are_kept_as_they_came(harness: RabbitHarness) 
 
 async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(harness: RabbitHarness) -> None:
     name = topology.FORMER_RETRY_QUEUES[0]
-    arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-dead-letter-strategy": "at-least-once"}
+    arguments: FieldTable = {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-dead-letter-strategy": "at-least-once",
+    }
     arguments |= {"x-message-ttl": 1000, "x-dead-letter-exchange": ""}
     former = await harness._channel.declare_queue(name, durable=True, arguments=arguments)
     await former.bind(await harness._channel.declare_exchange(name, "fanout", durable=True))
@@ -142,7 +146,7 @@ async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(h
 
 async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(harness: RabbitHarness) -> None:
     name = "test.retry.contradiction"
-    arguments = {"x-queue-type": "quorum", "x-message-ttl": 5}
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-message-ttl": 5}
     await harness._channel.declare_queue(name, durable=True, arguments=arguments)
     bus = RabbitBus(harness.url, ladder=(topology.RetryDelay(name, 77),))
     try:
@@ -186,7 +190,7 @@ async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting
 
 
 async def test_what_a_full_queue_refuses_is_an_error(harness: RabbitHarness) -> None:
-    arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
     await harness._channel.declare_queue("test.full", durable=True, arguments=arguments)
     bus = await harness.bus()
     try:

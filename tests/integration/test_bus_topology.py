@@ -107,7 +107,11 @@ async def test_who_consumed_from_a_deleted_queue_lets_the_broker_tell_all_others
 
     await asyncio.wait([link.lost for link in links], return_when=asyncio.FIRST_COMPLETED, timeout=60)
     assert time.monotonic() - since >= PAUSE_BEFORE_DECLARING_AGAIN
-    await eventually(lambda: all(bus._link not in (*links, None) for bus in buses), within=60)  # type: ignore[attr-defined]
+
+    def all_have_new_links() -> bool:
+        return all(bus._link not in (*links, None) for bus in buses)  # type: ignore[attr-defined]
+
+    await eventually(all_have_new_links, within=60)
 
 
 async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(

@@ -16,7 +16,7 @@ import pymongo
 import pytest
 from cryptography.fernet import Fernet
 
-from operations.cleanup.deletion import Outcome, clean_up
+from operations.cleanup.deletion import CleanupResult, clean_up
 from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
@@ -33,14 +33,14 @@ DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         await created.store()
         yield created
 
 
-async def clean(world: World, *, delete: bool = True, group: int = 3) -> Outcome:
+async def clean(world: World, *, delete: bool = True, group: int = 3) -> CleanupResult:
     return await clean_up(world.mongodb_url, world.prefix, BEFORE, delete=delete, group=group)
 
 
@@ -84,7 +84,12 @@ async def test_however_old_a_failed_order_is_never_deleted(world: World) -> None
     failed = {f"failed-{number}": kind for number, kind in enumerate(kinds)}
     for order_id, (stock, payment, settled, compensating) in failed.items():
         ancient = NOW - timedelta(days=9999)
-        changes = {"settled": settled, "compensating": compensating, "updatedAt": ancient, "createdAt": ancient}
+        changes: Document = {
+            "settled": settled,
+            "compensating": compensating,
+            "updatedAt": ancient,
+            "createdAt": ancient,
+        }
         order(world, order_id, "FAILED", stock=stock, payment=payment, **changes)
         job(world, order_id, "FAILED", updatedAt=ancient)
     await world.store()
@@ -130,8 +135,20 @@ async def test_who_may_still_hold_something_keeps_all_records(
 
 SLOT_HOLDS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("nothing", "products", FREE, {"disabled": True}, ""),
-    ("room in a slot", "reservations", "slot-declined", {"status": "RESERVED"}, "the stock is not known to be back"),
-    ("a mark on a slot", "products", FREE, {"moving.slot-declined": 1}, "a product or a slot carries a mark"),
+    (
+        "room in a slot",
+        "reservations",
+        "slot-declined",
+        {"status": "RESERVED"},
+        "the release of the stock is not confirmed",
+    ),
+    (
+        "a pending move on a slot",
+        "products",
+        FREE,
+        {"moving.slot-declined": 1},
+        "a product or a slot has a pending move",
+    ),
     ("an assignment", "reservations", "assignment:1:slot-declined", {"status": "RESERVED"}, "a slot is assigned"),
 ]
 
@@ -193,7 +210,7 @@ async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> 
     finally:
         pymongo.monitoring._LISTENERS.command_listeners.remove(interfering)
     assert interfering.done
-    assert outcome.kept == {"the money is not known to be back": 1}
+    assert outcome.kept == {"the return of the money is not confirmed": 1}
     assert outcome.deleted["orders"] == 3
     assert "declined" in (await everything(world))["orders"]
 
@@ -319,7 +336,7 @@ async def test_the_command_over_the_records_of_real_services(
 ) -> None:
     async with (
         run_stack(mongodb_url, clean_broker, database_prefix) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
         await stack.stock("p1", 5)
@@ -364,7 +381,7 @@ async def test_servers_failed_orders_and_their_records_stay(
             **provider.settings,
             credentials_key=Fernet.generate_key().decode(),
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start("order", "inventory", "payment", "provisioning")
         await provider.packages([package("203.0.113", 1), package("198.51.100", 5)])
@@ -433,7 +450,7 @@ async def refuses_and_asks(stack: Stack) -> None:
     assert "there is 1 dead letter" in errors
     status, output, _ = await run_command(stack, "--older-than", "30d", "--yes", "--json")
     assert (status, list(json.loads(output))) == (1, ["refused"])
-    words = ("--older-than", "41d", "--yes", "--ignore-dead-letters")
+    words = ["--older-than", "41d", "--yes", "--ignore-dead-letters"]
     assert (await run_command(stack, *words))[0] == 0
     await purge(stack.amqp_url)
 
@@ -483,7 +500,7 @@ async def test_an_order_that_was_refunded_over_stripe_and_deleted_is_charged_ane
             stripe_api_url=api.url,
             gateway_timeout_seconds=60,
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
 

@@ -77,7 +77,7 @@ class DeadLetterHarness:
         return await Replayer(self.database, Publisher(bus)).run(replay, "test")
 
     async def replay(self, filters: Filters, **how: Any) -> Document:
-        replay_id = await self.service.start_replay(filters, **({"by": "ann", "why": "fixed", "rate": 5000.0} | how))
+        replay_id = await self.service.start_replay(filters, **{"by": "ann", "why": "fixed", "rate": 5000.0, **how})
         return await self.run_replay(replay_id)
 
     async def send_dead(self, *envelopes: Envelope) -> None:
@@ -133,6 +133,11 @@ async def dead_letters(database: Database, amqp_url: str, patient: None) -> Asyn
         await database[name].delete_many({})
     async with RabbitHarness.open(amqp_url) as harness:
         yield DeadLetterHarness(database, harness)
+
+
+def replay_of(letter_id: object) -> dict[str, Any]:
+    """Return the header that names the letter of which a message is a copy."""
+    return {"x-replay-of": letter_id}
 
 
 def dead(
@@ -306,7 +311,7 @@ async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_ano
 
 
 async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(dead_letters: DeadLetterHarness) -> None:
-    later = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
+    later: dict[str, Any] = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
     await dead_letters.send_dead(dead(), dead(**later))
     assert len(await dead_letters.record_waiting()) == 1
     await dead_letters.send_dead(dead(**later))
@@ -436,9 +441,9 @@ async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(dead_lett
     await dead_letters.record_waiting()
     await dead_letters.replay(Filters())
     (one, other) = await dead_letters.harness.take_from(INBOX, 2)
-    copies = [dead(message_id=sent.message_id, **{"x-replay-of": sent.headers["x-replay-of"]}) for sent in (one, other)]
+    told = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
+    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in told]
     (handle,) = handlers(dead_letters.records, utc_now).values()
-    told = [(sent.headers["x-replay-of"], sent.message_id) for sent in (one, other)]
     notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
     await dead_letters.send_dead(copies[0])
     await dead_letters.record_waiting()
@@ -457,8 +462,8 @@ async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(
 ) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
-    await dead_letters.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
-    await dead_letters.send_dead(dead(message_id="no such letter", **{"x-replay-of": "nothing"}))
+    await dead_letters.send_dead(dead(message_id="forged", **replay_of(letter["_id"])))
+    await dead_letters.send_dead(dead(message_id="no such letter", **replay_of("nothing")))
     assert len(await dead_letters.record_waiting()) == 3
     assert (await dead_letters.stored(letter["_id"]))["status"] == "dead"
 
@@ -586,7 +591,8 @@ async def test_a_group_status_of_an_older_release_has_its_new_name(
 async def test_pages_follow_each_other_without_a_gap(dead_letters: DeadLetterHarness) -> None:
     """Seven letters of two moments, so that pages end between letters of the same one."""
     at = ["2026-01-31T09:31:00.000Z", "2026-01-31T09:32:00.000Z"]
-    await dead_letters.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
+    failed_at: list[dict[str, Any]] = [{"x-failed-at": moment} for moment in at]
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}", **failed_at[n % 2]) for n in range(7)])
     await dead_letters.record_waiting()
     seen: list[Document] = []
     cursor = None
@@ -603,10 +609,11 @@ async def test_pages_follow_each_other_without_a_gap(dead_letters: DeadLetterHar
 
 async def test_filters_find_what_they_name(dead_letters: DeadLetterHarness) -> None:
     body = b'{"orderId": "order-7f", "items": [{"productId": "Blue-Teapot"}]}'
+    much_later: dict[str, Any] = {"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}
     await dead_letters.send_dead(
         dead(),
         dead(message_id="m2", body=body, queue=topology.INVENTORY_INBOX, type_="order.created"),
-        dead(message_id="m3", **{"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}),
+        dead(message_id="m3", **much_later),
     )
     await dead_letters.record_waiting()
 
@@ -689,7 +696,7 @@ async def test_a_replay_sends_only_what_it_has_claimed_itself(dead_letters: Dead
     replayer = Replayer(dead_letters.database, Publisher(await dead_letters.harness.bus()))
     first = await dead_letters.replay(Filters())
     (sent,) = await dead_letters.harness.take_from(INBOX, 1)
-    await dead_letters.send_dead(dead(message_id=sent.message_id or "", **{"x-replay-of": letter["_id"]}))
+    await dead_letters.send_dead(dead(message_id=sent.message_id or "", **replay_of(letter["_id"])))
     await dead_letters.record_waiting()
     body = b'{"orderId": "o1", "reason": "edited"}'
     other = await replays.find(await dead_letters.service.edit_and_replay(letter["_id"], body, by="bob", why=""))

@@ -13,9 +13,9 @@ import pytest
 from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
+from operations import cli
 from operations.audit import audit
 from operations.commands.cleanup import refusal
-from operations.commands.dead_letters import dead_letters
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService
@@ -47,8 +47,8 @@ class World:
             "ORDERSAGA_OPERATOR": "ann",
             "COLUMNS": "80",
         }
-        runner = CliRunner(env=known | environment)
-        result = await asyncio.to_thread(runner.invoke, dead_letters, list(words), input=given)
+        runner, arguments = CliRunner(env=known | environment), ["dead-letters", *words]
+        result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
         assert result.exit_code == status, result.output
         return result.output if status else result.stdout
 
@@ -106,7 +106,7 @@ async def test_it_replays_after_asking(world: World) -> None:
     done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
     await world.harness.take_from(INBOX, 2)
-    assert "no dead letter like this" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
+    assert "no matching dead letter" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
     assert "replayed 1 of 1" in await world.run("replay", "--all", "--yes", "--rate", "1000")
     await world.harness.take_from(INBOX, 1)
     assert len((await world.document("list", "--status", "pending"))["items"]) == 3
@@ -149,10 +149,10 @@ async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World
     await world.send(*letters_of("good1"))
     told = await world.run("replay", "--all", "--yes")
     assert "0 handled, 0 failed again, 1 pending" in told
-    assert "sent is not handled: `ordersaga dead-letters outcome" in told
+    assert "--wait` waits until the outcome is known" in told
     replay_id = told.partition("(replay ")[2].partition(")")[0]
     waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
-    assert "not known after 0.1 s" in waited
+    assert "no outcome after 0.1 s" in waited
     await world.harness.take_from(INBOX, 1)
 
 
@@ -165,7 +165,7 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
     await world.database["replays"].update_one({"_id": replay_id}, past)
     asked = await world.run("replay", "--all", given="n\nn\n", status=1)
-    assert f"Go on with replay {replay_id}" in asked
+    assert f"Continue the interrupted replay {replay_id}?" in asked
     await world.run("replay", "--all", "--yes", status=1)
     replay = await letters.replay(replay_id)
     assert replay is not None
@@ -182,11 +182,11 @@ async def test_a_replay_that_cannot_be_continued_holds_up_no_other(
     async def left(_: Any) -> list[str]:
         return ["r1"]
 
-    monkeypatch.setattr("operations.commands.dead_letters.abandoned", left)
-    monkeypatch.setattr("operations.commands.dead_letters._followed", broken)
+    monkeypatch.setattr("operations.commands.dead_letters.replay.abandoned", left)
+    monkeypatch.setattr("operations.commands.dead_letters.replay.run_replay", broken)
     asked = await world.run("replay", "--all", "--yes", status=1)
-    assert "could not go on with replay r1: odd" in asked
-    assert "no dead letter like this" in asked
+    assert "could not continue replay r1: odd" in asked
+    assert "no matching dead letter" in asked
 
 
 async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp
     ],
 )
 def test_wrong_usage_ends_with_status_2(words: list[str]) -> None:
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(dead_letters, words)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
     assert result.exit_code == 2, result.output
 
 

@@ -9,8 +9,8 @@ import pytest
 from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
+from operations import cli
 from operations.actions import list_actions
-from operations.commands.order import order
 from shared.database import Document
 from shared.topology import INVENTORY_INBOX, PAYMENT_INBOX
 from tests.support.buses import RabbitHarness
@@ -35,8 +35,8 @@ class Made:
             "ORDERSAGA_DATABASE_PREFIX": self.prefix,
             "ORDERSAGA_OPERATOR": "ann",
         }
-        runner = CliRunner(env=environment)
-        result = await asyncio.to_thread(runner.invoke, order, [command, *words], input=given)
+        runner, arguments = CliRunner(env=environment), ["order", command, *words]
+        result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
         assert result.exit_code == status, (result.output, result.exception)
         return result.output
 
@@ -55,12 +55,12 @@ async def made(servers: Servers, database_prefix: str) -> AsyncIterator[Made]:
 
 
 async def test_stock_and_money_of_an_unknown_order_are_asked_back_and_the_log_says_by_whom(made: Made) -> None:
-    assert "agreed" not in await made.run("ghost", given="n\n", status=1)
+    assert "sent" not in await made.run("ghost", given="n\n", status=1)
     told = await made.run("ghost", "--why", "a forged message", given="y\n")
     assert "stock RESERVED, payment PROCESSED" in told
-    assert "ordersaga order trace ghost" in told
+    assert "ordersaga order timeline ghost" in told
     assert f"(databases {made.prefix}_*)" in told
-    assert "stock RESERVED, payment PROCESSED" in await made.run("ghost", command="trace")
+    assert "stock RESERVED, payment PROCESSED" in await made.run("ghost", command="timeline")
     (release,) = await made.harness.take_from(INVENTORY_INBOX, 1)
     (refund,) = await made.harness.take_from(PAYMENT_INBOX, 1)
     assert (release.type, orjson.loads(release.body)) == ("stock.release", {"orderId": "ghost", "items": []})
@@ -84,7 +84,7 @@ async def test_an_order_that_exists_and_one_that_holds_nothing_are_refused(made:
 async def test_a_broker_that_is_away_is_said_and_logged(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("operations.reading.connection.BUS_SECONDS", 1.0)
     result = await made.run("ghost", "--why", "because", "--yes", status=1, amqp_url="amqp://127.0.0.1:1/")
-    assert "are sent" not in result
+    assert "were sent" not in result
     outcomes = [entry[-1] for entry in await made.log()]
     assert outcomes[0].startswith("outcome unknown: RabbitMQ does not answer")
     assert outcomes[1] == "started"

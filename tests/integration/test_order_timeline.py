@@ -1,4 +1,4 @@
-"""`ordersaga order trace` over what real services have recorded: the whole timeline, in order, at 80 columns."""
+"""`ordersaga order timeline` over the records of real services: the whole timeline, in order, at 80 columns."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from operations import cli
-from operations.commands.order import order
 from operations.commands.order_display import duration
 from shared.clock import utc_now
 from tests.support.builders import connected
@@ -37,15 +36,16 @@ def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
     }
 
 
-async def trace(environment: dict[str, str], *words: str, status: int = 0) -> str:
+async def timeline(environment: dict[str, str], *words: str, status: int = 0, command: str = "timeline") -> str:
     """What the command prints on stdout; it has to end with that status."""
-    result = await asyncio.to_thread(CliRunner(env=environment).invoke, order, ["trace", *words])
+    runner, arguments = CliRunner(env=environment), ["order", command, *words]
+    result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments)
     assert result.exit_code == status, result.output
     return result.stdout
 
 
 async def document(environment: dict[str, str], order_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(await trace(environment, order_id, "--json"))
+    found: dict[str, Any] = json.loads(await timeline(environment, order_id, "--json"))
     return found
 
 
@@ -69,7 +69,7 @@ async def test_a_server_that_was_bought_is_told_by_all_four_services(shop: Shop,
     bought = [step for step in told["steps"] if step["kind"] == "attempt" and step["title"] == "Buy"]
     assert [step["outcome"] for step in bought] == ["ok"]
     assert all(step["seconds"] is None or step["seconds"] >= 0 for step in told["steps"])
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     assert_readable(text, order_id, "COMPLETED, settled", "order → stock", "order → server", "Buy", "Charged")
     assert "waits for" not in text
 
@@ -80,7 +80,7 @@ async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, envir
         await shop.ask("order", "POST", f"/orders/{order_id}/cancel", {"reason": HOSTILE})
         async with shop.all_running("inventory", "payment"):
             await shop.settled(order_id)
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     assert_readable(text, "CANCELLED, settled", r"no \x1b[2Jthanks [red]at all[/]", "stock.release", "Released")
     told = await document(environment, order_id)
     assert told["failureReason"] == HOSTILE
@@ -91,7 +91,7 @@ async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environme
     async with shop.running("order"):
         order_id = await shop.place()
     # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     told = await document(environment, order_id)
     assert_readable(text, "PENDING, not settled", "waits for", "Answer from stock and payment", "due in ")
     assert {"stock", "payment"} <= {step["lane"] for step in told["waitingFor"]}
@@ -118,15 +118,23 @@ async def test_a_dead_letter_is_part_of_the_timeline_and_names_the_command_that_
     }
     async with connected(mongodb_url, f"{database_prefix}_operations") as operations:
         await operations["dead_letters"].insert_one(letter)
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     assert_readable(text, "order.created dead-lettered", "KeyError", "ordersaga dead-letters show letter1", "2m 36s")
     told = await document(environment, order_id)
     assert "letter1" in [step["deadLetter"] for step in told["waitingFor"]]
 
 
+async def test_trace_is_another_name_for_timeline(environment: dict[str, str]) -> None:
+    named = [await timeline(environment, "o1", "--json", status=1, command=name) for name in ("trace", "timeline")]
+    assert named[0] == named[1]
+    help_text = CliRunner(env=environment).invoke(cli.build_application(["order"]), ["order", "--help"]).output
+    assert "timeline" in help_text
+    assert "trace" not in help_text
+
+
 async def test_an_order_that_is_not_there(environment: dict[str, str]) -> None:
-    assert await trace(environment, "nobody", status=1) == ""
-    told = json.loads(await trace(environment, "nobody", "--json", status=1))
+    assert await timeline(environment, "nobody", status=1) == ""
+    told = json.loads(await timeline(environment, "nobody", "--json", status=1))
     assert told == {"orderId": "nobody", "found": False}
 
 
@@ -134,7 +142,7 @@ def test_a_database_that_is_away_is_told_by_exit_status_3(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("operations.reading.reachability.TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr("sys.argv", ["ordersaga", "order", "trace", "o1"])
+    monkeypatch.setattr("sys.argv", ["ordersaga", "order", "timeline", "o1"])
     for name, value in (environment | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended, ThreadPoolExecutor(1) as outside_the_loop:

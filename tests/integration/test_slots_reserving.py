@@ -446,9 +446,11 @@ async def test_orders_of_this_shop_and_of_other_systems_share_a_slot(
     others = {f"x{n}": each.total_amount for n, each in enumerate(random_orders(40, seed=4, highest=1_000_00))}
 
     async with watched(worker.database):
-        answers, *assigned = await asyncio.gather(
+        answers, assigned = await asyncio.gather(
             reserve_in_batches(workers[:2], orders, size=5),
-            *(workers[2 + n % 2].assign(order_id, price) for n, (order_id, price) in enumerate(others.items())),
+            asyncio.gather(
+                *(workers[2 + n % 2].assign(order_id, price) for n, (order_id, price) in enumerate(others.items()))
+            ),
         )
 
     loads = loads_by(orders, slots_of(answers))

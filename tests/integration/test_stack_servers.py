@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import pymongo
@@ -17,7 +18,7 @@ from tests.support.servers import NativeServers, Servers, delete_topology, nativ
 
 
 async def test_the_shared_servers_answer(servers: Servers, database_prefix: str) -> None:
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         await client[database_prefix].things.insert_one({"_id": 1})
     async with await aio_pika.connect(servers.amqp_url) as connection:
         assert not connection.is_closed
@@ -43,7 +44,10 @@ async def test_status_shows_the_stack_that_the_environment_names(servers: Server
 
 
 async def test_transactions_are_possible(servers: Servers, database_prefix: str) -> None:
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client, client.start_session() as session:
+    async with (
+        pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client,
+        client.start_session() as session,
+    ):
         things = client[database_prefix].things
         async with await session.start_transaction():
             await things.insert_one({"_id": 1}, session=session)
@@ -52,7 +56,7 @@ async def test_transactions_are_possible(servers: Servers, database_prefix: str)
 
 async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: NativeServers) -> None:
     await _publish(own_servers.amqp_url, b"kept")
-    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](own_servers.mongodb_url) as client:
         await client.kept.things.insert_one({"_id": 1})
 
     await own_servers.stop_broker()
@@ -61,7 +65,7 @@ async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: 
     await own_servers.start_broker()
 
     assert await _take(own_servers.amqp_url) == b"kept"
-    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](own_servers.mongodb_url) as client:
         assert await client.kept.things.count_documents({}) == 1
 
 

@@ -73,7 +73,7 @@ def populate(world: World) -> None:
     order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
     order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
 
-    on_its_way = {"settled": False, "updatedAt": JUST_NOW}
+    on_its_way: Document = {"settled": False, "updatedAt": JUST_NOW}
     # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
     order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
     # Refused a moment ago; the unit that was taken under its mark is about to go back.
@@ -86,7 +86,11 @@ def populate(world: World) -> None:
 
 def populate_servers(world: World) -> None:
     """Every way that an order of a server can go, over two packages: one is held, the other free."""
-    completed = {"server": {"ip": "103.181.9.5"}, "provisioning": {"package": "103.181.9"}, "provisioningRun": 1}
+    completed: Document = {
+        "server": {"ip": "103.181.9.5"},
+        "provisioning": {"package": "103.181.9"},
+        "provisioningRun": 1,
+    }
     order(world, "completed", "COMPLETED", items=SERVER, **completed)
     job(world, "completed", "COMPLETED", ip="103.181.9.5")
     world.add("addresses", _id="103.181.9.5", orderId="completed", wrong=False, at=LONG_AGO)
@@ -103,7 +107,7 @@ def populate_servers(world: World) -> None:
     job(world, "server-cancelled", "FAILED")
 
     # They stand here for as long as they like: somebody works for them, or will when their time comes.
-    on_its_way = {"items": SERVER, "settled": False, "provisioningRun": 1}
+    on_its_way: Document = {"items": SERVER, "settled": False, "provisioningRun": 1}
     order(world, "provisioning", "PROVISIONING", **on_its_way)
     job(world, "provisioning", "RUNNING", dueAt=JUST_NOW)
     world.add("locks", _id="103.181.9", orderId="provisioning", token=2, acquiredAt=LONG_AGO, expiresAt=JUST_NOW)

@@ -216,7 +216,7 @@ def test_the_moment_from_which_on_an_order_is_late(kind: str, in_time: Document,
 
 
 def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
-    old = {"updatedAt": NOW - STALLED - INSTANT}
+    old: Document = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
     assert activity(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
     assert activity(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled

@@ -86,7 +86,7 @@ def test_a_retry_comes_back_when_the_clock_says_so_and_not_before() -> None:
         await bus.start(None)
         rungs = [Envelope(b"", rung.name, INBOX, "t", "c", rung.name) for rung in topology.RETRY_LADDER]
         await bus.publish(rungs)
-        came = []
+        came: list[tuple[int, str]] = []
         for second in range(1, 121):
             broker.advance(1)
             came += [(second, one.message_id) for one in broker.contents(INBOX)[len(came) :]]

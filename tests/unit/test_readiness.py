@@ -1,6 +1,7 @@
 """When a server counts as away, and that one slow or failed check is bounded and does not end the checks."""
 
 import asyncio
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,13 +73,16 @@ async def test_a_check_that_hangs_is_bounded() -> None:
     assert server.check.trouble() == "no answer within 0.01 s"
 
 
+def _more_pings_than(server: Server, number: int) -> Callable[[], bool]:
+    return lambda: server.pings > number
+
+
 async def test_checks_survive_whatever_a_driver_raises() -> None:
     server = Server()
     running = asyncio.create_task(server.check.run())
     for failure in (OSError("refused"), asyncio.CancelledError(), ValueError("closed")):
         server.failure = failure
-        seen = server.pings
-        await eventually(lambda seen=seen: server.pings > seen + 1, 30)
+        await eventually(_more_pings_than(server, server.pings + 1), 30)
         assert server.check.is_away()
     server.failure = None
     await eventually(lambda: server.check.trouble() is None, 30)
