@@ -13,16 +13,8 @@ from inventory_service.slots import SlotRules, Slots
 from inventory_service.slots_api import create_slots_router
 from inventory_service.stock_items import StockItems
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import INVENTORY_INBOX
-
-DEFINITION = Definition(
-    name="inventory",
-    description="Holds stock for orders, all that each asks for or nothing",
-    database="inventory",
-    inbox=INVENTORY_INBOX,
-    port=3009,
-)
+from shared.service import Connections, Parts, run
+from shared.services import INVENTORY
 
 
 def assemble(settings: InventorySettings, connections: Connections) -> Parts:
@@ -49,7 +41,7 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, InventorySettings, assemble)
+    run(INVENTORY, InventorySettings, assemble)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ PAUSE_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What one attempt decides with: all items that the orders could take, slots included if any order wants one."""
+    """The input of one attempt: all items that the orders could take, slots included if any order wants one."""
 
     items: Mapping[str, StockItem]
     availability: SlotAvailability | None

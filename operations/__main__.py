@@ -16,16 +16,9 @@ from shared.bus.metrics import CONSUMER_UP
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.database import Document
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
-
-DEFINITION = Definition(
-    name="console",
-    description="Shows what happens, keeps dead letters and replays them",
-    database="operations",
-    inbox=OPERATIONS_INBOX,
-    port=3012,
-)
+from shared.service import Connections, Parts, run
+from shared.services import CONSOLE
+from shared.topology import DEAD_LETTERS
 
 
 def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
@@ -79,7 +72,7 @@ def _console_dependencies(
 
 def main() -> None:
     """Run the process."""
-    run(DEFINITION, OperationsSettings, assemble)
+    run(CONSOLE, OperationsSettings, assemble)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,8 @@ from payment_service.retainer_charger import RetainerCharger
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import PAYMENT_INBOX
-
-DEFINITION = Definition(
-    name="payment",
-    description="Charges orders once, returns the money of those that do not go through, and keeps the books of funds",
-    database="payments",
-    inbox=PAYMENT_INBOX,
-    port=3010,
-)
+from shared.service import Connections, Parts, run
+from shared.services import PAYMENT
 
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
@@ -61,7 +53,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, PaymentSettings, assemble)
+    run(PAYMENT, PaymentSettings, assemble)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,8 @@ from provisioning_service.schema import SCHEMA
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.smartvps import SmartVps
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import PROVISIONING_INBOX
-
-DEFINITION = Definition(
-    name="provisioning",
-    description="Buys the servers that orders ask for",
-    database="provisioning",
-    inbox=PROVISIONING_INBOX,
-    port=3011,
-)
+from shared.service import Connections, Parts, run
+from shared.services import PROVISIONING
 
 _log = structlog.get_logger(__name__)
 
@@ -120,7 +112,7 @@ def _nothing() -> None:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, ProvisioningSettings, assemble)
+    run(PROVISIONING, ProvisioningSettings, assemble)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from shared.contracts import CancelProvisioning, Message, ProvisionServer
 from shared.errors import TransientError
 
 ATTEMPTS = 20
-"""How often a job may change between read and write; each change is progress of its worker."""
+"""The attempts to change a job that its worker changes at the same time; each lost one is the worker's progress."""
 
 Command = ProvisionServer | CancelProvisioning
 

@@ -22,7 +22,7 @@ from shared.failure_points import JOB_RECORDED, FailurePoint
 SWEEP_SECONDS = 2.0
 """The interval between two sweeps."""
 
-LEFT_BEHIND_AFTER = timedelta(seconds=5)
+OVERDUE_AFTER = timedelta(seconds=5)
 """The age at which a sweep publishes a message that is still in a record."""
 
 _PAGE = 200
@@ -54,8 +54,10 @@ class Outbox:
         self._woken.set()
 
     async def run(self) -> None:
-        """Publish until cancelled; what could not be published is there for the next sweep."""
-        await run_periodically(self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing for jobs")
+        """Publish until cancelled; the next sweep finds what could not be published."""
+        await run_periodically(
+            self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing messages of jobs"
+        )
 
     async def publish_posted(self) -> None:
         """Publish the posted messages, those of each job in their order."""
@@ -67,15 +69,15 @@ class Outbox:
             self._package_fell = False
             await self._publish_low_packages(self._clock())
 
-    async def publish_left_behind(self) -> None:
+    async def publish_overdue(self) -> None:
         """Publish messages that were recorded a while ago and never confirmed."""
-        before = self._clock() - LEFT_BEHIND_AFTER
+        before = self._clock() - OVERDUE_AFTER
         await self._publish(await self._jobs.unpublished(before, _PAGE))
         await self._publish_low_packages(before)
 
     async def _publish_due(self) -> None:
         await self.publish_posted()
-        await self.publish_left_behind()
+        await self.publish_overdue()
 
     async def _publish_low_packages(self, fell_before: datetime) -> None:
         for low in await self._packages.unannounced(fell_before):
@@ -86,7 +88,11 @@ class Outbox:
         if not jobs:
             return
         await self._publisher.send(
-            [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for job in jobs for notice in job.outbox],
+            [
+                BY_ROUTING_KEY[message.routing_key].model_validate(message.body)
+                for job in jobs
+                for message in job.outbox
+            ],
             {job.order_id: job.traceparent for job in jobs},
         )
         await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job in jobs if job.outbox])

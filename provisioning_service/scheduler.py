@@ -68,11 +68,11 @@ class Scheduler:
     async def run(self) -> None:
         """Run due jobs until cancelled, then stop those that are running."""
         try:
-            await run_periodically(self.look, every=POLL_SECONDS, wake=self._woken, name="looking for jobs")
+            await run_periodically(self.start_due_jobs, every=POLL_SECONDS, wake=self._woken, name="starting due jobs")
         finally:
-            await self._give_back()
+            await self._stop_running()
 
-    async def look(self) -> None:
+    async def start_due_jobs(self) -> None:
         """Start the due jobs for which there is capacity, and count the waits for a lock that took too long."""
         held = await self._locks.held()
         now = self._clock()
@@ -91,7 +91,7 @@ class Scheduler:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _give_back(self) -> None:
+    async def _stop_running(self) -> None:
         """Cancel the running jobs and wait for them, even if cancelled again: requeuing them takes a moment."""
         for task in self._running:
             task.cancel()

@@ -14,7 +14,7 @@ from provisioning_service.addresses import is_ipv4
 from provisioning_service.provider import Access, Package
 
 MOST_ENCODINGS = 5
-"""How many times an answer may be encoded as JSON."""
+"""The number of times that an answer may be encoded as JSON."""
 LONGEST_LABEL = 128
 LONGEST_PASSWORD = 1024
 

@@ -31,6 +31,7 @@ from shared.http_server import Server, connection_limit, http_server
 from shared.observability import configure_logging
 from shared.readiness import Readiness, Trouble
 from shared.schema import Collections, prepare
+from shared.services import Service
 from shared.settings import ServiceSettings, exit_with, load
 
 CLOSE_SECONDS = 0.5
@@ -75,40 +76,25 @@ class Parts:
     """Whether the routes themselves answer quickly while MongoDB is away; else requests are refused meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What a service is called and where it stands."""
-
-    name: str
-    description: str
-    database: str
-    inbox: str
-    port: int
-
-
-def run(
-    definition: Definition, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]
-) -> None:
+def run(service: Service, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]) -> None:
     """Run the service until SIGTERM or SIGINT; a wrong setting ends the process with one line on stderr."""
     try:
         settings = load(settings_type)
-        configure_logging(definition.name, settings.log_level, settings.log_format)
-        tracing.configure_tracing(definition.name, settings.tracing)
-        uvloop.run(_Service(definition, settings, lambda connections: assemble(settings, connections)).run())
+        configure_logging(service.name, settings.log_level, settings.log_format)
+        tracing.configure_tracing(service.name, settings.tracing)
+        uvloop.run(_RunningService(service, settings, lambda connections: assemble(settings, connections)).run())
     except StartError as error:
         exit_with(error)
 
 
-class _Service:
+class _RunningService:
     """One running service, from the first connection to the last."""
 
-    def __init__(
-        self, definition: Definition, settings: ServiceSettings, assemble: Callable[[Connections], Parts]
-    ) -> None:
-        self._definition = definition
+    def __init__(self, service: Service, settings: ServiceSettings, assemble: Callable[[Connections], Parts]) -> None:
+        self._service = service
         self._settings = settings
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
-        self._database: Database = self._mongo[f"{settings.database_prefix}_{definition.database}"]
+        self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
             settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
         )
@@ -116,15 +102,15 @@ class _Service:
         self._parts = assemble(Connections(self._database, Publisher(self._bus), reach))
         self._consumer = Consumer(
             self._bus,
-            definition.inbox,
+            service.inbox,
             self._parts.handlers,
             batch_limit=settings.batch_limit,
             reach=reach,
             as_ours=database.as_ours,
         )
-        CONSUMER_UP.labels(definition.inbox).set_function(lambda: self._consumer.trouble is None)
+        CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.trouble is None)
         troubles = {"rabbitmq": self._broker_trouble, "consumer": self._consumer_trouble, **self._parts.troubles}
-        self._readiness = Readiness(definition.name, self._database, troubles)
+        self._readiness = Readiness(service.name, self._database, troubles)
         self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
@@ -154,8 +140,8 @@ class _Service:
 
     def _http_server(self) -> Server:
         app = create_app(
-            self._definition.name,
-            self._definition.description,
+            self._service.name,
+            self._service.description,
             self._readiness.down,
             refusal=self._refusal,
             names=self._settings.known_names,
@@ -166,7 +152,7 @@ class _Service:
         return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2))
 
     def _listen(self) -> socket.socket:
-        host, port = self._settings.http_host, self._settings.http_port or self._definition.port
+        host, port = self._settings.http_host, self._settings.http_port or self._service.port
         try:
             listener = socket.create_server((host, port), backlog=2048)
         except OSError as error:
@@ -180,10 +166,10 @@ class _Service:
         await database.wait_until_ready(self._database)
         await prepare(self._database, self._parts.collections)
         self._collections_ready = True
-        await self._bus.start(self._definition.inbox)
+        await self._bus.start(self._service.inbox)
         self._prepared = True
-        _up.labels(self._definition.name).set(1)
-        _log.info("ready", inbox=self._definition.inbox, database=self._database.name)
+        _up.labels(self._service.name).set(1)
+        _log.info("ready", inbox=self._service.inbox, database=self._database.name)
         async with asyncio.TaskGroup() as group:
             loops = (*self._parts.background, watch_event_loop)
             background = [group.create_task(_forever(loop)) for loop in loops]

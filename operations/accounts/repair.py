@@ -13,6 +13,7 @@ from operations.accounts.correction import Keep, RefusedError, correct
 from operations.reading.balances import Balance, balance_of
 from operations.reading.chart_of_accounts import Document
 from operations.reading.driver_errors import unreachable_unless_done
+from shared.services import PAYMENT
 
 
 class Repair(NamedTuple):
@@ -36,7 +37,7 @@ async def repair(
     Every posting changes the account's document, and so does this: a posting meanwhile makes the transaction start
     again with the new state. Raises UnreachableError when MongoDB does not answer.
     """
-    database = client[f"{database_prefix}_payments"]
+    database = client[PAYMENT.database_in(database_prefix)]
 
     async def transaction(session: AsyncClientSession) -> Repair | None:
         balance = await balance_of(database, session, account_id)

@@ -19,6 +19,7 @@ from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
 from operations.audit.stock import ASSIGNMENT, StockRecords
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
+from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING
 
 PAGE = 2000
 """Ids per page: round trips do not matter, and a page takes a few megabytes."""
@@ -101,7 +102,7 @@ class ServiceDatabases:
         self._snapshots = Snapshots(client)
         self._page = page
         orders, inventory, payments, provisioning = (
-            client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning")
+            client[service.database_in(database_prefix)] for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING)
         )
         self._orders: Source = (orders["orders"], ORDER_FIELDS)
         self._reservations: Source = (inventory["reservations"], RESERVATION_FIELDS)

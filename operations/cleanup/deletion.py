@@ -19,6 +19,7 @@ from pymongo.write_concern import WriteConcern
 
 from operations.cleanup.deletable import CleanupCandidate, Document, is_over, why_kept
 from operations.reading.connection import open_mongodb
+from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING
 
 GROUP = 200
 """Orders per transaction, which takes some tens of milliseconds."""
@@ -78,7 +79,7 @@ class _OrderCollections:
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
         self._client = client
         orders, inventory, payments, provisioning = (
-            client[f"{database_prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning")
+            client[service.database_in(database_prefix)] for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING)
         )
         self._by_order: dict[str, AsyncCollection[Document]] = {
             "orders": orders["orders"],

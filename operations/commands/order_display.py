@@ -76,22 +76,22 @@ def _lines(steps: Sequence[TimelineStep]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("who", no_wrap=True)
+    table.add_column("service", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    table.add_column("step", overflow="fold")
     began = steps[0].at
     for step in steps:
         table.add_row(
             duration((step.at - began).total_seconds()),
             duration(step.seconds) if step.seconds is not None else "",
-            who(step),
+            service_names(step),
             _mark(step),
-            _what(step),
+            _description(step),
         )
     return table
 
 
-def who(step: TimelineStep) -> str:
+def service_names(step: TimelineStep) -> str:
     """Return the service of a step; for a message, sender and receiver."""
     return f"{_SHORT.get(step.lane, step.lane)} → {_SHORT.get(step.to, step.to)}" if step.to else step.lane
 
@@ -106,7 +106,7 @@ def _mark(step: TimelineStep) -> Text:
     return Text(*MARKS[step.outcome])
 
 
-def _what(step: TimelineStep) -> Text:
+def _description(step: TimelineStep) -> Text:
     text = Text(printable(step.title), "dim" if step.kind == "message" else "")
     if step.status is not None:
         text.append(f"  {printable(step.status)}", _STATUS_STYLES.get(step.status, "cyan"))

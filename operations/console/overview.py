@@ -26,8 +26,6 @@ PAUSE_FACTOR = 20
 GROUPS = 8
 """The number of groups shown, those with the newest failures."""
 
-SERVICES = ("order", "inventory", "payment", "provisioning")
-
 
 class ServiceHealth(NamedTuple):
     """A service, and why it is not ready; None if it is."""
@@ -114,9 +112,11 @@ class SnapshotCache:
             ),
             attempt(dependencies.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
             self._dead_letters.read(),
-            asyncio.gather(*(dependencies.services.ready(name) for name in SERVICES)),
+            asyncio.gather(*(dependencies.services.ready(name) for name in dependencies.services.urls)),
         )
-        services = [ServiceHealth(name, problem) for name, problem in zip(SERVICES, health, strict=True)]
+        services = [
+            ServiceHealth(name, problem) for name, problem in zip(dependencies.services.urls, health, strict=True)
+        ]
         return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, services)
 
 

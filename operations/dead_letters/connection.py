@@ -25,6 +25,7 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.database import Database, Document, as_ours
 from shared.errors import BusUnavailableError
+from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
 
 NAME = "ordersaga-dead-letters"
@@ -52,7 +53,7 @@ class DeadLetterConnection:
 async def connect(stack: Stack) -> AsyncIterator[DeadLetterConnection]:
     """Connect to the stack's MongoDB and record the letters that wait in the broker. Raises UnreachableError."""
     async with open_mongodb(stack.mongodb_url, purpose="access to the dead letters", name=NAME) as client:
-        database: Database = client[f"{stack.database_prefix}_operations"]
+        database: Database = client[CONSOLE.database_in(stack.database_prefix)]
         service = DeadLetterService(database)
         await service.prepare()
         await record_waiting(stack.amqp_url, LetterRecords(database))

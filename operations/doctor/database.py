@@ -12,23 +12,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
-from operations.stack.services import SERVICES
 from shared import schema
 from shared.database import is_passing
+from shared.services import SERVICES
 
 TIMEOUT_MS = 3000
 SEARCH_MS = 3000
 """Time limit of the search for an invalid document in a collection, which reads the whole collection."""
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
-
-DATABASES = {
-    "order": "orders",
-    "inventory": "inventory",
-    "payment": "payments",
-    "provisioning": "provisioning",
-    "console": "operations",
-}
-"""What each service's database is called after the prefix."""
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -49,7 +40,7 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
         yield await check_transactions(client)
         yield await check_clock(client.admin)
         for service in services:
-            for finding in await check_schema(client[f"{prefix}_{DATABASES[service]}"], service):
+            for finding in await check_schema(client[SERVICES[service].database_in(prefix)], service):
                 yield finding
 
 

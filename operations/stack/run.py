@@ -23,10 +23,10 @@ from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.processes import identify
 from operations.stack.program import ServerMissingError
 from operations.stack.relocation import MovedError, check_location
-from operations.stack.services import PROCESSES
 from operations.stack.start import StartError
 from operations.stack.state import AlreadyRunsError, State, UnreadableStateError, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
+from shared.services import PROCESSES
 
 CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StartError)
 """The errors for which a stack cannot run; their messages are for the user."""

@@ -5,6 +5,7 @@ import asyncio
 from pymongo import AsyncMongoClient
 
 from operations.timeline.timeline import Document, TimelineRecords
+from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING
 
 MOST_LETTERS = 100
 """The newest dead letters of an order that are read."""
@@ -13,7 +14,7 @@ MOST_LETTERS = 100
 async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id: str) -> TimelineRecords:
     """Read the records of an order, with None for those that do not exist. Lets the driver's errors out."""
     orders, inventory, payments, provisioning, operations = (
-        client[f"{prefix}_{name}"] for name in ("orders", "inventory", "payments", "provisioning", "operations")
+        client[service.database_in(prefix)] for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, CONSOLE)
     )
     order, reservation, payment, charge, job, letters = await asyncio.gather(
         orders["orders"].find_one({"_id": order_id}, {"payment.token": False}),

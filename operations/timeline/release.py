@@ -13,6 +13,7 @@ from operations.timeline.timeline import TimelineRecords
 from shared.bus.publisher import Publisher
 from shared.contracts import RefundPayment, ReleaseStock
 from shared.errors import BusUnavailableError
+from shared.services import CONSOLE
 
 STARTED = "started"
 SENT = "stock.release and payment.refund sent"
@@ -46,7 +47,7 @@ async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
         records = await read_records(client, stack.database_prefix, order_id)
         if reason := refuse_release(records):
             raise NotReleasableError(reason)
-        operations = client[f"{stack.database_prefix}_operations"]
+        operations = client[CONSOLE.database_in(stack.database_prefix)]
         logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
         await record_action(operations, **logged, outcome=STARTED)
         try:

@@ -86,9 +86,10 @@ async def settled(stack: ComposeStack, client: httpx.AsyncClient, order_id: str)
         order: dict[str, Any] = answer.raise_for_status().json()
         return order if order["settled"] else None
 
-    order: dict[str, Any] = await eventually(
+    order: dict[str, Any] | None = await eventually(
         final, within=SETTLED_WITHIN_SECONDS, message=f"order {order_id} to settle"
     )
+    assert order is not None
     return order
 
 

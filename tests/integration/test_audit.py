@@ -520,7 +520,7 @@ async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
     paid = await charging.charge(orders)
     assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]
-    await charging.give_back(paid[:1])
+    await charging.refund(paid[:1])
     report = await world.audit()
     assert [violation.as_json() for violation in report.violations if violation.invariant == 5] == []
     assert report.checked["entries"] == 17 + 16

@@ -1,4 +1,4 @@
-"""The servers that the tests start for themselves: they hold data over a stop and a start, and end completely."""
+"""The servers that tests start: they keep data across a restart and end completely."""
 
 import asyncio
 from pathlib import Path
@@ -25,20 +25,20 @@ async def test_the_shared_servers_answer(servers: Servers, database_prefix: str)
 
 
 async def test_status_shows_the_stack_that_the_environment_names(servers: Servers, tmp_path: Path) -> None:
-    nobody = "http://127.0.0.1:9"
+    unused = "http://127.0.0.1:9"
     environment = {"ORDERSAGA_MONGODB_URL": servers.mongodb_url, "ORDERSAGA_AMQP_URL": servers.amqp_url}
     layout = Layout(tmp_path)
-    state, processes = await check_stack(layout, {**environment, "ORDERSAGA_ORDER_URL": nobody})
-    told = as_json(layout, state, processes)
-    assert {process["name"]: process["ready"] for process in told["processes"]} == {
+    state, processes = await check_stack(layout, {**environment, "ORDERSAGA_ORDER_URL": unused})
+    document = as_json(layout, state, processes)
+    assert {process["name"]: process["ready"] for process in document["processes"]} == {
         "mongodb": True,
         "rabbitmq": True,
         "order": False,
     }
-    assert nobody in told["processes"][2]["detail"]
-    assert not told["ready"]
-    assert (told["dataDirectory"], told["processes"][2]["log"]) == (None, None)
-    # Servers alone are what `ordersaga up` is given to use; no stack runs on them.
+    assert unused in document["processes"][2]["detail"]
+    assert not document["ready"]
+    assert (document["dataDirectory"], document["processes"][2]["log"]) == (None, None)
+    # Servers without services are not a stack.
     state, processes = await check_stack(layout, environment)
     assert as_json(layout, state, processes)["phase"] == "stopped"
 
@@ -105,7 +105,7 @@ async def _publish(url: str, body: bytes) -> None:
 async def _take(url: str) -> bytes:
     async with await aio_pika.connect(url) as connection:
         queue = await (await connection.channel()).get_queue("kept")
-        # A queue of a node that has just started may still be choosing its leader.
+        # Just after a start, a queue may still be electing its leader.
         message = await eventually(lambda: queue.get(fail=False), 60, "the message")
         assert message is not None
         await message.ack()

@@ -16,12 +16,13 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 ALERT_TESTS = ROOT / "deploy/prometheus/alerts.test.yml"
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
-PROGRAMS = ("order_service", "inventory_service", "payment_service", "provisioning_service")
 PROMETHEUS_OWN = {"up", "ALERTS"}
 """What Prometheus makes itself."""
 OF_THE_CLIENT = re.compile(r"(process|python)_\w+")
@@ -47,7 +48,7 @@ class Metric(NamedTuple):
 
 def declared_metrics() -> dict[str, Metric]:
     """All metrics of all programs, by name."""
-    for module in (*(f"{program}.__main__" for program in PROGRAMS), "operations.metrics"):
+    for module in (*(f"{service.package}.__main__" for service in SERVICES.values()), "operations.metrics"):
         importlib.import_module(module)
     wrappers = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, MetricWrapperBase)]
     return {metric.name: metric for metric in map(_metric, wrappers)}

@@ -15,7 +15,7 @@ from inventory_service.settings import InventorySettings
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
-from shared import database
+from shared import database, services
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
@@ -54,10 +54,10 @@ class Shop:
         module, settings_type = SERVICES[name]
         known = {k: v for k, v in self.settings.items() if k in settings_type.model_fields}
         bus = MemoryBus(self.broker)
-        await bus.start(module.DEFINITION.inbox)
-        async with connected(self._mongodb_url, f"{self._prefix}_{module.DEFINITION.database}") as stored:
+        await bus.start(services.SERVICES[name].inbox)
+        async with connected(self._mongodb_url, f"{self._prefix}_{services.SERVICES[name].database}") as stored:
             parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), reach))
-            consumer = Consumer(bus, module.DEFINITION.inbox, parts.handlers, as_ours=database.as_ours)
+            consumer = Consumer(bus, services.SERVICES[name].inbox, parts.handlers, as_ours=database.as_ours)
             app = create_app(name, "", _ready, pages=parts.pages)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)

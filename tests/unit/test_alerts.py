@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from operations.cli import COMMANDS
-from operations.stack.services import PROCESSES, SERVICES, SIMULATOR
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.topology import DEAD_LETTERS, INBOXES
 from tests.support.monitoring import (
     ALERT_TESTS,
@@ -205,7 +205,7 @@ def test_every_service_is_scraped_at_its_port(name: str) -> None:
         for target in job.get("static_configs", ())
         for address in target["targets"]
     } | {name: one["port"] for one in job.get("dns_sd_configs", ()) for name in one["names"]}
-    assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR}
+    assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR.name}
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)

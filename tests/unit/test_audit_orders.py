@@ -65,8 +65,13 @@ def kinds(order: Document, *records: Document | None) -> list[str]:
     ]
 
 
-RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
-PAYMENTS_AND_CHARGES = (
+RESERVATIONS: tuple[Document | None, ...] = (
+    None,
+    a_reservation("RESERVED"),
+    a_reservation("FAILED"),
+    a_reservation("RELEASED"),
+)
+PAYMENTS_AND_CHARGES: tuple[tuple[Document | None, Document | None], ...] = (
     (None, None),
     (a_payment("PENDING"), None),
     (a_payment("PENDING"), CHARGED),
