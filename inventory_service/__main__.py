@@ -25,8 +25,8 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     pending_moves = PendingMoves(
         stock_items, reservations, utc_now, idle=settings.mark_flush_seconds, sweep_interval=settings.mark_sweep_seconds
     )
-    processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.reach)
-    releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.reach)
+    processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.failpoint)
+    releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
     router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser)))

@@ -82,7 +82,9 @@ class PendingMoves:
             # What another worker has changed since the read is tried again.
             done = left - (changed - written)
             for item_id in done:
-                self._forget(item_id, known[item_id])
+                # A status that has changed since then belongs to a later move, such as that of a release.
+                latest = self.known_statuses(item_id)
+                self._forget(item_id, [each for each, status in known[item_id].items() if latest.get(each) is status])
             left -= done
 
     async def flush(self) -> None:

@@ -32,9 +32,9 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         repair_every=settings.topology_check_seconds,
         name="ordersaga-dead-letters",
     )
-    ingest = Ingest(letter_bus, letters, reach=connections.reach)
-    CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.trouble is None)
-    work = ReplayWork(database, Replayer(database, connections.publisher, reach=connections.reach))
+    ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)
+    CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.unhealthy_reason is None)
+    work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
 
     async def take_letters() -> None:
@@ -52,7 +52,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),
-        troubles={"dead letters": lambda: ingest.trouble},
+        health_checks={"dead letters": lambda: ingest.unhealthy_reason},
         explains_outages=True,
     )
 

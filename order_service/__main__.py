@@ -36,7 +36,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         utc_now,
         note_after=settings.republish_after_seconds / 3,
         resend_after=timeouts.resend_after,
-        reach=connections.reach,
+        failpoint=connections.failpoint,
     )
     placement = OrderPlacement(orders, outbox, timeouts, utc_now)
     actions = OrderActions(orders, outbox, timeouts, utc_now)

@@ -33,7 +33,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         gateway,
         timeout_seconds=settings.gateway_timeout_seconds,
         clock=utc_now,
-        reach=connections.reach,
+        failpoint=connections.failpoint,
     )
     sessions = OrphanedSessions(connections.database)
     transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
@@ -43,7 +43,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
     reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, cards, retainers, clock=utc_now, reach=connections.reach),
+        handlers=handlers(records, cards, retainers, clock=utc_now, failpoint=connections.failpoint),
         router=router,
         collections=SCHEMA,
         background=(reconciler.run, sessions.run),

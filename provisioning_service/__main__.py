@@ -39,7 +39,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     locks = Locks(database[lock_records.COLLECTION])
     packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)
     collections = JobCollections(jobs, Ownership(database[address_records.COLLECTION]), packages)
-    outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.reach)
+    outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.failpoint)
     provider = open_provider(settings)
     vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
     background: list[Callable[[], Awaitable[None]]] = [outbox.run]
@@ -53,7 +53,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
             vault,
             timeouts,
             clock=utc_now,
-            reach=connections.reach,
+            failpoint=connections.failpoint,
             on_low_package=outbox.announce_low_packages,
         )
         scheduler = Scheduler(

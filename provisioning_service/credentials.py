@@ -10,9 +10,10 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from provisioning_service.provider import Access
+from shared.errors import OrdersagaError
 
 
-class UnreadableCredentialsError(Exception):
+class UnreadableCredentialsError(OrdersagaError):
     """No key decrypts the credentials, or they belong to another order."""
 
 

@@ -16,14 +16,15 @@ from provisioning_service.addresses import is_inside
 from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.credentials import Vault
 from provisioning_service.job import ENDED_STATES, Job, State
-from provisioning_service.jobs import ClaimLostError, Jobs
-from provisioning_service.lease import JobLease, LeaseLostError, retry_until_available
+from provisioning_service.jobs import Jobs
+from provisioning_service.lease import JobLease, JobLeaseLostError, retry_until_available
 from provisioning_service.lifecycle import Timeouts
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
-from provisioning_service.provider import Access, Package, Provider, ProviderError, UnansweredError
+from provisioning_service.provider import Access, Package, Provider, ProviderError, ProviderUnansweredError
 from shared import tracing
 from shared.clock import Clock
+from shared.errors import OwnershipLostError
 from shared.failure_points import (
     ADDRESS_CLAIMED,
     BEFORE_BUY,
@@ -60,7 +61,7 @@ class JobRunner:
         timeouts: Timeouts,
         *,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
         on_low_package: Callable[[], None],
     ) -> None:
         self._collections = collections
@@ -68,7 +69,7 @@ class JobRunner:
         self._vault = vault
         self._timeouts = timeouts
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._on_low_package = on_low_package
 
     async def run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
@@ -81,12 +82,12 @@ class JobRunner:
             with bound_contextvars(order_id=job.order_id), tracing.working("run job", job.order_id, job.traceparent):
                 async with lease:
                     await self._run(lease, on_freed)
-        except (ClaimLostError, LeaseLostError) as error:
+        except OwnershipLostError as error:
             _log.warning("stopped working on a job", order_id=lease.job.order_id, why=str(error))
         finally:
             on_freed()
         if lease.job.state is State.WAITING:
-            self._reach(JOB_WAITING)
+            self._failpoint(JOB_WAITING)
 
     async def _run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
         try:
@@ -97,7 +98,7 @@ class JobRunner:
                 on_freed()
             if lease.job.state is State.RUNNING:
                 await self._finish(lease, access)
-        except (ClaimLostError, LeaseLostError):
+        except OwnershipLostError:
             raise
         except Exception as error:  # noqa: BLE001 - counted, so that a job that keeps failing ends visibly
             _log.exception("unexpected error in a job", order_id=lease.job.order_id)
@@ -111,7 +112,7 @@ class JobRunner:
 
         Returns the access to the server if it is known already.
         """
-        self._reach(JOB_LOCKED)
+        self._failpoint(JOB_LOCKED)
         package = await self._check_stock(lease)
         if package is None:
             return None
@@ -206,21 +207,21 @@ class JobRunner:
         if lease.job.version == before.version:  # cancelled just in time
             await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
-        self._reach(BEFORE_BUY)
+        self._failpoint(BEFORE_BUY)
         try:
             ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
-        except LeaseLostError:
+        except JobLeaseLostError:
             await lease.record(lifecycle.buy_not_sent(lease.job, before, self._clock()))
             raise
         except ProviderError as error:
             return await self._search_after_failure(lease, error)
-        self._reach(BOUGHT)
+        self._failpoint(BOUGHT)
         await self._verify(lease, ip)
         return None
 
     async def _search_after_failure(self, lease: JobLease, error: ProviderError) -> Access | None:
         """After an attempt that gave no address, check at once whether it has bought one nevertheless."""
-        answered = not isinstance(error, UnansweredError)
+        answered = not isinstance(error, ProviderUnansweredError)
         await self._record(
             lease, lifecycle.no_address_received(lease.job, str(error), self._clock(), answered=answered)
         )
@@ -246,7 +247,7 @@ class JobRunner:
         if owner != job.order_id:
             await self._record(lease, lifecycle.duplicate_address(job, ip, owner, now))
             return
-        self._reach(ADDRESS_CLAIMED)
+        self._failpoint(ADDRESS_CLAIMED)
         await self._record(lease, lifecycle.bought(job, ip, "the provider assigned", now))
 
     async def _claim(self, job: Job, ip: str) -> str:
@@ -257,7 +258,7 @@ class JobRunner:
 
     async def _finish(self, lease: JobLease, access: Access | None) -> None:
         """Ask for the access to the server unless it is known, and complete the job."""
-        self._reach(BEFORE_STATUS)
+        self._failpoint(BEFORE_STATUS)
         job = lease.job
         error_text = "the provider does not know the address"
         if access is None:

@@ -27,6 +27,7 @@ from provisioning_service.lifecycle import claimed
 from shared import database
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
+from shared.errors import OwnershipLostError
 from shared.schema import CollectionSchema
 
 COLLECTION = "jobs"
@@ -84,7 +85,7 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-class ClaimLostError(Exception):
+class JobClaimLostError(OwnershipLostError):
     """Another worker has taken the job over, so the outdated write was rejected."""
 
 
@@ -185,14 +186,14 @@ class Jobs:
         """Store a worker's step; return the recorded job, including a cancellation that arrived meanwhile.
 
         With `unless_cancelled`, a cancelled job is returned unchanged. Repeating the call after an error is harmless.
-        Raises ClaimLostError if the claim is lost.
+        Raises JobClaimLostError if the claim is lost.
         """
         query: Document = {"_id": before.order_id, "fence": before.fence, "version": before.version}
         if unless_cancelled:
             query["$or"] = [{"cancelRun": {"$exists": False}}, {"cancelRun": {"$lt": before.run}}]
         recorded = await self._write(query, before, after) or await self.find(before.order_id)
         if recorded is None or recorded.fence != before.fence or recorded.version > before.version + 1:
-            raise ClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
+            raise JobClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
         return recorded
 
     async def requeue(self, job: Job, now: datetime) -> None:

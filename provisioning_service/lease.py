@@ -13,12 +13,13 @@ from typing import Self, TypeVar
 import structlog
 
 from provisioning_service.job import Job
-from provisioning_service.jobs import ClaimLostError, Jobs
+from provisioning_service.jobs import JobClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.outbox import Outbox
 from shared import database
 from shared.bus.backoff import Backoff
 from shared.clock import Clock
+from shared.errors import OwnershipLostError
 
 RENEWALS_PER_LEASE = 3
 RELEASE_TIMEOUT_SECONDS = 1.0
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class LeaseLostError(Exception):
+class JobLeaseLostError(OwnershipLostError):
     """The lock or the claim may be lost: nothing may be bought."""
 
 
@@ -88,12 +89,12 @@ class JobLease:
             _log.warning("could not requeue a job", order_id=self.job.order_id, error=str(failure)[:200])
 
     def ensure_held(self) -> None:
-        """Raise LeaseLostError unless the clock proves that both leases are still held."""
+        """Raise JobLeaseLostError unless the clock proves that both leases are still held."""
         if self._lost or self._clock() >= self._until:
-            raise LeaseLostError(f"the leases of order {self.job.order_id} have expired")
+            raise JobLeaseLostError(f"the leases of order {self.job.order_id} have expired")
 
     async def report_progress(self) -> None:
-        """Record that the holder makes progress. Raises LeaseLostError if another worker holds the lock."""
+        """Record that the holder makes progress. Raises JobLeaseLostError if another worker holds the lock."""
         lock, now = self._lock, self._clock()
         if lock is not None and not await retry_until_available(
             lambda: self._locks.renew(lock, now, self._duration, progress=True)
@@ -104,7 +105,7 @@ class JobLease:
     async def record(self, after: Job, *, unless_cancelled: bool = False) -> Job:
         """Store the job's new state, waiting out a database outage, and publish its messages.
 
-        Raises ClaimLostError if another worker has taken the job over.
+        Raises JobClaimLostError if another worker has taken the job over.
         """
         before = self.job
         self.job = await retry_until_available(
@@ -151,10 +152,10 @@ async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await call()
-        except ClaimLostError:
+        except JobClaimLostError:
             raise
         except Exception as error:
-            if not database.is_passing(error):
+            if not database.is_transient(error):
                 raise
             _log.warning("job is waiting for the database", error=str(error)[:200])
             await asyncio.sleep(backoff.next())

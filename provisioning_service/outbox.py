@@ -32,12 +32,14 @@ _log = structlog.get_logger(__name__)
 class Outbox:
     """The outbox of one process; `post` never waits for the broker."""
 
-    def __init__(self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, reach: FailurePoint) -> None:
+    def __init__(
+        self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, failpoint: FailurePoint
+    ) -> None:
         self._jobs = jobs
         self._packages = packages
         self._publisher = publisher
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._posted: dict[str, Job] = {}
         self._package_fell = False
         self._woken = asyncio.Event()
@@ -63,7 +65,7 @@ class Outbox:
         """Publish the posted messages, those of each job in their order."""
         while self._posted:
             jobs, self._posted = list(self._posted.values()), {}
-            self._reach(JOB_RECORDED)
+            self._failpoint(JOB_RECORDED)
             await self._publish(jobs)
         if self._package_fell:
             self._package_fell = False

@@ -1,23 +1,25 @@
 """The interface to providers of servers. A second provider is one more module that implements it.
 
 Answers of a provider are data; an unusable answer is a ProviderError. After a ProviderError of `buy` it is unknown
-whether a server was sold; only the provider's free addresses show it. After an UnansweredError they show it only once
-the provider can no longer be processing the request.
+whether a server was sold; only the provider's free addresses show it. After a ProviderUnansweredError they show it
+only once the provider can no longer be processing the request.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import ExternalSystemError
 
-class ProviderError(Exception):
+
+class ProviderError(ExternalSystemError):
     """The provider gave no usable answer: it refused the connection, took too long or sent something unusable.
 
     The text is for operators. It never contains any part of an answer, which may hold a password.
     """
 
 
-class UnansweredError(ProviderError):
+class ProviderUnansweredError(ProviderError):
     """The request was sent and not answered: the provider may still be processing it.
 
     Not raised for a refused connection (nothing was sent), nor for an unusable answer (processing has ended).

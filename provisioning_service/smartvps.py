@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import Histogram
 
 from provisioning_service import smartvps_answers as answers
-from provisioning_service.provider import Access, Package, ProviderError, UnansweredError
+from provisioning_service.provider import Access, Package, ProviderError, ProviderUnansweredError
 from shared import tracing
 
 MAX_ANSWER_BYTES = 5 * 1024 * 1024
@@ -131,9 +131,9 @@ class SmartVps:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ProviderError(f"{call}: could not connect: {str(error)[:200] or type(error).__name__}") from None
         except (TimeoutError, httpx.TimeoutException):
-            raise UnansweredError(f"{call}: no answer within {seconds:g} s") from None
+            raise ProviderUnansweredError(f"{call}: no answer within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise UnansweredError(f"{call}: the connection broke: {type(error).__name__}") from None
+            raise ProviderUnansweredError(f"{call}: the connection broke: {type(error).__name__}") from None
 
     async def _exchange(self, call: str, request: httpx.Request) -> bytes:
         response = await self._client.send(request, stream=True)
@@ -148,7 +148,7 @@ class SmartVps:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise _NotFoundError(f"{call}: answered 404")
         if response.status_code in _PROXY_ERRORS:
-            raise UnansweredError(f"{call}: answered {response.status_code}")
+            raise ProviderUnansweredError(f"{call}: answered {response.status_code}")
         if not response.is_success:
             raise ProviderError(f"{call}: answered {response.status_code}")
         return bytes(body)

@@ -12,6 +12,7 @@ import orjson
 
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.provider import Access, Package
+from shared.errors import ExternalSystemError
 
 MOST_ENCODINGS = 5
 """The number of times that an answer may be encoded as JSON."""
@@ -42,7 +43,7 @@ _FAILURE_WORDS = re.compile(
 )
 
 
-class UnusableAnswerError(Exception):
+class UnusableAnswerError(ExternalSystemError):
     """The answer is unusable or ambiguous; the text contains no part of it."""
 
 

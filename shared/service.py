@@ -29,7 +29,7 @@ from shared.http import create_app
 from shared.http_protocol import Limits
 from shared.http_server import Server, connection_limit, http_server
 from shared.observability import configure_logging
-from shared.readiness import Readiness, Trouble
+from shared.readiness import HealthCheck, Readiness
 from shared.schema import Collections, prepare
 from shared.services import Service
 from shared.settings import ServiceSettings, exit_with, load
@@ -53,7 +53,7 @@ class Connections:
 
     database: Database
     publisher: Publisher
-    reach: FailurePoint
+    failpoint: FailurePoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Parts:
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """What has to be finished after the last request and the last message."""
-    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
     """What else has to be well for /readyz, by name: each says what is wrong, or None."""
     explains_outages: bool = False
     """Whether the routes themselves answer quickly while MongoDB is away; else requests are refused meanwhile."""
@@ -98,19 +98,23 @@ class _RunningService:
         self._bus: Bus = RabbitBus(
             settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
         )
-        reach = kill_at(settings.crash_at)
-        self._parts = assemble(Connections(self._database, Publisher(self._bus), reach))
+        failpoint = kill_at(settings.crash_at)
+        self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))
         self._consumer = Consumer(
             self._bus,
             service.inbox,
             self._parts.handlers,
             batch_limit=settings.batch_limit,
-            reach=reach,
-            as_ours=database.as_ours,
+            failpoint=failpoint,
+            translate_error=database.translate_error,
         )
-        CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.trouble is None)
-        troubles = {"rabbitmq": self._broker_trouble, "consumer": self._consumer_trouble, **self._parts.troubles}
-        self._readiness = Readiness(service.name, self._database, troubles)
+        CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.unhealthy_reason is None)
+        health_checks = {
+            "rabbitmq": self._broker_unhealthy_reason,
+            "consumer": self._consumer_unhealthy_reason,
+            **self._parts.health_checks,
+        }
+        self._readiness = Readiness(service.name, self._database, health_checks)
         self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
@@ -177,12 +181,12 @@ class _RunningService:
             for task in background:
                 task.cancel()
 
-    def _broker_trouble(self) -> str | None:
+    def _broker_unhealthy_reason(self) -> str | None:
         """Return what is wrong with RabbitMQ; it is not connected to, and so not to blame, before MongoDB answers."""
-        return self._bus.trouble if self._collections_ready else None
+        return self._bus.unhealthy_reason if self._collections_ready else None
 
-    def _consumer_trouble(self) -> str | None:
-        return self._consumer.trouble if self._prepared else "waiting for the servers"
+    def _consumer_unhealthy_reason(self) -> str | None:
+        return self._consumer.unhealthy_reason if self._prepared else "waiting for the servers"
 
     def _refusal(self) -> str | None:
         """Return why requests are answered with 503 now, or None."""

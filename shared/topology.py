@@ -74,7 +74,7 @@ DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RetryDelay:
-    """One rung of the retry ladder: the exchange and the queue of the same name, and how long it holds a message."""
+    """One level of the retry ladder: the exchange and the queue of the same name, and how long it holds a message."""
 
     name: str
     milliseconds: int

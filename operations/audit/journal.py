@@ -92,8 +92,8 @@ class Journal:
 
             async def read(session: AsyncClientSession, after: Document = after) -> tuple[list[Any], str | None]:
                 records = await find(source, after, session, limit=self._page)
-                reach = str(records[-1]["_id"]) if len(records) == self._page else None
-                return await complete(records, session), reach
+                last_id = str(records[-1]["_id"]) if len(records) == self._page else None
+                return await complete(records, session), last_id
 
             page, last = await self._snapshots.read(read)
             yield page

@@ -48,7 +48,7 @@ MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
 class OrderActivity(NamedTuple):
-    """Whether an order is in flight, and whether it is stalled."""
+    """The activity of an order: in flight or not, stalled or not."""
 
     in_flight: bool
     stalled: bool

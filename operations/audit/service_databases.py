@@ -186,17 +186,17 @@ class ServiceDatabases:
         A collection with a full page limits how far the page reaches; anything beyond comes on the next page.
         """
         found = []
-        reach: str | None = None
+        last_id: str | None = None
         for source in self._by_order:
-            among: Document = {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}
+            among: Document = {"$gt": after} if last_id is None else {"$gt": after, "$lte": last_id}
             if source is self._reservations:
                 among["$not"] = re.compile(f"^{ASSIGNMENT}")
             documents = await find(source, {"_id": among}, session, limit=self._page)
             if len(documents) == self._page:
-                reach = documents[-1]["_id"]
+                last_id = documents[-1]["_id"]
             found.append({document["_id"]: document for document in documents})
-        page = [records for records in _join(found) if reach is None or records.order_id <= reach]
-        return await self._completed(page, session), reach
+        page = [records for records in _join(found) if last_id is None or records.order_id <= last_id]
+        return await self._completed(page, session), last_id
 
     async def _completed(self, page: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
         return await self._with_releases(await self._with_servers(page, session), session)

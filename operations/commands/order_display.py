@@ -9,17 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from operations.audit.order_records import status_text
-from operations.timeline.timeline import Kind, Outcome, TimelineRecords, TimelineStep, open_steps
+from operations.timeline.timeline import StepKind, StepOutcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
 
-MARKS: Mapping[Outcome, tuple[str, str]] = {
+MARKS: Mapping[StepOutcome, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "failed": ("✗", "red"),
     "unknown": ("?", "yellow"),
     "open": ("…", "cyan"),
 }
-_WITHOUT_MARK: tuple[Kind, ...] = ("state", "message", "wait", "retry")
+_WITHOUT_MARK: tuple[StepKind, ...] = ("state", "message", "wait", "retry")
 """Steps that need no mark when they succeeded."""
 
 _STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red", "FAILED": "red"}

@@ -18,7 +18,7 @@ from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
 FRESH_SECONDS = 2.0
-"""How long a snapshot is shown to all operators."""
+"""The time for which all operators see the same snapshot."""
 
 PAUSE_FACTOR = 20
 """The pause between two counts of the dead letters, as a multiple of the time that a count takes."""

@@ -86,7 +86,7 @@ class DemoStack:
 def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
     """Start a stack, yield it and remove it; its data is kept only after a failure.
 
-    Raises StartError when it does not start.
+    Raises StackStartError when it does not start.
     """
     root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
     layout = Layout(root)

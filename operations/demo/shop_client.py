@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from operations.errors import UnreachableError
+from operations.errors import CommandError, UnreachableError
 from operations.settings import Stack
 from shared.services import SIMULATOR
 
@@ -21,7 +21,7 @@ PRICE = 10
 FINAL = ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED")
 
 
-class NotSettledError(Exception):
+class NotSettledError(CommandError):
     """Orders did not reach their final status in time."""
 
 

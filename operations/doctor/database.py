@@ -13,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
 from shared import schema
-from shared.database import is_passing
+from shared.database import is_transient
 from shared.services import SERVICES
 
 TIMEOUT_MS = 3000
@@ -136,6 +136,6 @@ async def _remedy(database: Database, error: pymongo.errors.PyMongoError) -> str
             return "check the user in ORDERSAGA_MONGODB_URL"
     if error.timeout:
         return "MongoDB is slow or cannot be reached: check its log and its load, then try again"
-    if is_passing(error):
+    if is_transient(error):
         return "MongoDB closed the connection: check that it runs and has a primary, then try again"
     return "check MongoDB's log"

@@ -18,7 +18,7 @@ from operations.stack.ports import PortClaims
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.services import ServiceProgram
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
 
@@ -42,11 +42,11 @@ def make_plan(
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
-    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StartError for an
-    invalid URL or database prefix.
+    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
+    for an invalid URL or database prefix.
     """
     if invalid := invalid_value(environment):
-        raise StartError(invalid)
+        raise StackStartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)

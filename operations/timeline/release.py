@@ -12,7 +12,7 @@ from operations.timeline.records import read_records
 from operations.timeline.timeline import TimelineRecords
 from shared.bus.publisher import Publisher
 from shared.contracts import RefundPayment, ReleaseStock
-from shared.errors import BusUnavailableError
+from shared.errors import BusUnavailableError, RefusalError
 from shared.services import CONSOLE
 
 STARTED = "started"
@@ -21,7 +21,7 @@ NAME = "ordersaga-release"
 REASON = "returned by an operator: the order service does not know the order"
 
 
-class NotReleasableError(Exception):
+class NotReleasableError(RefusalError):
     """Nothing may be released for the order id; the message says why."""
 
 

@@ -21,8 +21,8 @@ from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISI
 
 Document = dict[str, Any]
 Lane = Literal["order", "stock", "payment", "provisioning"]
-Kind = Literal["state", "work", "message", "attempt", "wait", "compensation", "retry", "dead letter", "replay"]
-Outcome = Literal["ok", "failed", "unknown", "open"]
+StepKind = Literal["state", "work", "message", "attempt", "wait", "compensation", "retry", "dead letter", "replay"]
+StepOutcome = Literal["ok", "failed", "unknown", "open"]
 
 LANES: tuple[Lane, ...] = ("order", "stock", "payment", "provisioning")
 
@@ -47,7 +47,7 @@ class TimelineRecords(NamedTuple):
 
     @property
     def exist(self) -> bool:
-        """Whether anything is recorded under the order's id."""
+        """True if anything is recorded under the order's id."""
         return any(self[1:])
 
 
@@ -61,10 +61,10 @@ class TimelineStep:
 
     at: datetime
     lane: Lane
-    kind: Kind
+    kind: StepKind
     title: str
     detail: str | None = None
-    outcome: Outcome = "ok"
+    outcome: StepOutcome = "ok"
     until: datetime | None = None
     to: Lane | None = None
     due: datetime | None = None
@@ -73,7 +73,7 @@ class TimelineStep:
 
     @property
     def open(self) -> bool:
-        """Whether the step is still in progress."""
+        """True while the step is in progress."""
         return self.outcome == "open"
 
     @property
@@ -143,7 +143,7 @@ class HistoryEntry(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether this entry changed the order's status."""
+        """True if this entry changed the order's status."""
         return self.status != self.before
 
 
@@ -194,7 +194,7 @@ def _begins_compensation(entry: HistoryEntry) -> bool:
 
 def _states(history: _OrderHistory) -> Iterator[TimelineStep]:
     for entry in history.entries:
-        outcome: Outcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
+        outcome: StepOutcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
         title = EVENTS.get(entry.event, entry.event)
         yield TimelineStep(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
 
@@ -379,7 +379,7 @@ def _compensation(
 ) -> TimelineStep:
     end = history.first(participant.undone_event, participant.refused_event, since=since)
     if end is None:
-        outcome: Outcome = "unknown" if history.settled else "open"
+        outcome: StepOutcome = "unknown" if history.settled else "open"
         return TimelineStep(
             since, participant.lane, "compensation", participant.undoing, _recorded_status(record), outcome
         )
@@ -429,7 +429,7 @@ def _queued(began: datetime, attempts: Sequence[Document], job: Document | None)
 
 def _attempts(attempts: Sequence[Document]) -> Iterator[TimelineStep]:
     for attempt in attempts:
-        outcome: Outcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
+        outcome: StepOutcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
         title = ATTEMPTS.get(str(attempt.get("step")), str(attempt.get("step")))
         yield TimelineStep(attempt["at"], "provisioning", "attempt", title, attempt.get("detail"), outcome)
     for failed, following in pairwise(attempts):
@@ -497,7 +497,7 @@ def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[TimelineSt
     if first is not None and first < died:
         times = f"{letter.get('attempts')} attempts"
         yield TimelineStep(first, lane, "retry", f"{routing_key} failing", times, "failed", died, letter=letter_id)
-    outcome: Outcome = "open" if letter.get("status") in OPEN else "failed"
+    outcome: StepOutcome = "open" if letter.get("status") in OPEN else "failed"
     yield TimelineStep(
         died, lane, "dead letter", f"{routing_key} dead-lettered", _error(letter), outcome, letter=letter_id
     )
@@ -510,7 +510,7 @@ def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[TimelineSt
 
 
 def _replay(replay: Document, lane: Lane, routing_key: str, letter_id: str) -> TimelineStep:
-    outcomes: Mapping[str, Outcome] = {"handled": "ok", "dead": "failed", "pending": "open"}
+    outcomes: Mapping[str, StepOutcome] = {"handled": "ok", "dead": "failed", "pending": "open"}
     outcome = outcomes.get(str(replay.get("outcome")), "unknown")
     edited = "edited and replayed" if replay.get("edited") else "replayed"
     why = f"by {replay.get('by')}" + (f": {replay['why']}" if replay.get("why") else "")

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from provisioning_service.addresses import is_inside, package_key
+from shared.errors import RefusalError
 
 OUTSIDE = tuple(f"192.0.2.{number}" for number in range(1, 255))
 """Addresses for documentation (RFC 5737), sold as wrong ones when no other package has any."""
 RENTED_FOR = timedelta(days=30)
 
 
-class SoldOutError(Exception):
+class SoldOutError(RefusalError):
     """No active package has an address left."""
 
 

@@ -130,6 +130,7 @@ async def shop(tmp_path: Path, servers: Servers, database_prefix: str, clean_bro
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
         "ORDERSAGA_PAYMENT_FAILURE_RATE": "0",
         "ORDERSAGA_REPUBLISH_AFTER_SECONDS": "1",
+        "ORDERSAGA_RESEND_AFTER_SECONDS": "3600",  # the corrupted order waits for the operator
         "ORDERSAGA_TOPOLOGY_CHECK_SECONDS": "3600",  # must not restore the bindings that `without` removes
     }
     try:

@@ -50,7 +50,7 @@ async def other(workers: list[Worker]) -> Worker:
 
 def doomed(workers: Sequence[Worker], point: str) -> Worker:
     """A worker that dies at the point."""
-    return Worker(workers[0].database, reach=crash_at(point))
+    return Worker(workers[0].database, failpoint=crash_at(point))
 
 
 async def crash(work: Awaitable[Any]) -> None:
@@ -272,7 +272,7 @@ class Perils:
 
     def worker(self, worker: Worker) -> Worker:
         """A new process over the same client."""
-        exposed = Worker(worker.database, reach=nothing_fails, max_wait=0.02)
+        exposed = Worker(worker.database, failpoint=nothing_fails, max_wait=0.02)
         for record, method in self.METHODS:
             self._expose(getattr(exposed, record), method)
         return exposed

@@ -78,14 +78,14 @@ class Player:
             crashed = asyncio.Event()
             bus = MemoryBus(self._broker)
             await bus.start(self._definition.inbox)
-            parts = self._assemble(self._settings, Connections(self._stored, Publisher(bus), self._reach(crashed)))
+            parts = self._assemble(self._settings, Connections(self._stored, Publisher(bus), self._failpoint(crashed)))
             consumer = Consumer(
                 bus,
                 self._definition.inbox,
                 parts.handlers,
                 batch_limit=self._rng.choice((1, 3, 200)),
-                reach=self._reach(crashed),
-                as_ours=database.as_ours,
+                failpoint=self._failpoint(crashed),
+                translate_error=database.translate_error,
             )
             self.client = self._client(parts.router)
             tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
@@ -98,13 +98,13 @@ class Player:
                 await bus.close()
             self.crashes += 1
 
-    def _reach(self, crashed: asyncio.Event) -> Callable[[str], None]:
-        def reach(point: str) -> None:
+    def _failpoint(self, crashed: asyncio.Event) -> Callable[[str], None]:
+        def failpoint(point: str) -> None:
             if crashed.is_set() or self._rng.random() < self.crash_probability:
                 crashed.set()
                 raise SimulatedCrashError(point)
 
-        return reach
+        return failpoint
 
     def _client(self, router: Any) -> httpx.AsyncClient:
         async def ready() -> dict[str, str]:

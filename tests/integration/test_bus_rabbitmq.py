@@ -182,7 +182,7 @@ async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         bus = RabbitBus(f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/", publish_timeout=0.3)
         starting = asyncio.create_task(bus.start(None))
-        await eventually(lambda: bus.trouble not in (None, "RabbitMQ: not started"), 60)
+        await eventually(lambda: bus.unhealthy_reason not in (None, "RabbitMQ: not started"), 60)
         assert not starting.done()
         starting.cancel()
         await asyncio.wait({starting})
@@ -272,9 +272,9 @@ async def test_a_connection_that_goes_silent_is_given_up_and_opened_again(
     bus = RabbitBus(str(proxy.url.update_query(heartbeat=1)), ladder=SHORT_LADDER, publish_timeout=2)
     await bus.start(INBOX)
     proxy.carrying.clear()
-    await eventually(lambda: bus.trouble, within=60)
+    await eventually(lambda: bus.unhealthy_reason, within=60)
     proxy.carrying.set()
-    await eventually(lambda: bus.trouble is None, within=60)
+    await eventually(lambda: bus.unhealthy_reason is None, within=60)
     await bus.close()
 
 

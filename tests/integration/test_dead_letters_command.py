@@ -82,7 +82,7 @@ async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world
     long = "a reason that continues " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
     listed = await world.run("list")
-    (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that goes on" in line]
+    (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that continues" in line]
     assert (len(error), error[-1]) == (80, "…")
     assert "[red]x[/]" in listed
     grouped = await world.run("groups")
@@ -124,7 +124,7 @@ def letters_of(*order_ids: str) -> list[Any]:
     return [dead(message_id=f"m-{o}", body=json.dumps({"orderId": o}).encode(), error=f"no {o}") for o in order_ids]
 
 
-async def test_a_replay_that_fails_again_is_no_success(world: World) -> None:
+async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2", "bad1"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         printed = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)

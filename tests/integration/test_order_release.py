@@ -54,7 +54,7 @@ async def made(servers: Servers, database_prefix: str) -> AsyncIterator[Made]:
         yield Made(client, database_prefix, servers, harness)
 
 
-async def test_stock_and_money_of_an_unknown_order_are_asked_back_and_the_log_says_by_whom(made: Made) -> None:
+async def test_stock_and_money_of_an_unknown_order_are_returned_and_the_log_names_the_operator(made: Made) -> None:
     assert "sent" not in await made.run("ghost", given="n\n", status=1)
     printed = await made.run("ghost", "--why", "a forged message", given="y\n")
     assert "stock RESERVED, payment PROCESSED" in printed

@@ -168,5 +168,5 @@ def test_an_unreachable_database_has_exit_status_3(
         (90061, "1d 01h"),
     ],
 )
-def test_durations_are_written_for_people(seconds: float, written: str) -> None:
+def test_durations(seconds: float, written: str) -> None:
     assert duration(seconds) == written

@@ -18,7 +18,7 @@ import pytest
 from provisioning_service.api import show_job
 from provisioning_service.handlers import JobHandlers
 from provisioning_service.job import State, Step
-from provisioning_service.provider import UnansweredError
+from provisioning_service.provider import ProviderUnansweredError
 from shared.clock import to_rfc3339
 from shared.contracts import (
     CancelProvisioning,
@@ -351,7 +351,7 @@ def fail_once(worker: ProvisioningWorker, *calls: str) -> None:
     async def fail(call: str, _ip: str) -> None:
         if call in left:
             left.remove(call)
-            raise UnansweredError(f"{call}: the connection broke")
+            raise ProviderUnansweredError(f"{call}: the connection broke")
 
     worker.provider.before = fail
 
@@ -409,7 +409,7 @@ async def test_without_a_search_nothing_is_bought_again(worker: ProvisioningWork
     async def lose(call: str, _ip: str) -> None:
         asked.append(call)
         if asked == ["packages", "buy", "packages"]:
-            raise UnansweredError("ipstock: the connection broke")
+            raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = lose
     message = await provision(worker)
@@ -428,7 +428,7 @@ async def test_a_retry_adopts_what_the_earlier_run_has_bought(worker: Provisioni
 
     async def away(call: str, _ip: str) -> None:
         if call == "access":
-            raise UnansweredError("status: no answer within 90 s")
+            raise ProviderUnansweredError("status: no answer within 90 s")
 
     worker.provider.before = away
     for pause in (0, 120, 180, 180):
@@ -675,7 +675,7 @@ async def test_a_cancellation_during_a_failing_check_ends_the_job(
 
     async def cancel_and_fail(call: str, _ip: str) -> None:
         await worker.take(cancellation(message))
-        raise UnansweredError("ipstock: the connection broke")
+        raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = cancel_and_fail
     await worker.settle()

@@ -14,7 +14,7 @@ from provisioning_service import locks as lock_records
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
 from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
-from provisioning_service.jobs import MAX_ATTEMPTS, ClaimLostError, Jobs
+from provisioning_service.jobs import MAX_ATTEMPTS, JobClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
@@ -217,7 +217,7 @@ async def test_an_expired_claim_can_be_taken_over_and_the_first_worker_finds_out
     assert second is not None
     assert second.fence == first.fence + 1
     assert not await jobs.renew(first, LATER + LEASE)
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(JobClaimLostError):
         await jobs.record(first, lifecycle.buy_started(first, f"{KEY}.1", [], LATER, DEFAULT_TIMEOUTS))
     assert await jobs.find(first.order_id) == second
 
@@ -245,7 +245,7 @@ async def test_an_old_step_is_not_mistaken_for_one_that_was_just_recorded(jobs: 
     held = await claimed(jobs, a_job())
     first = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
     await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, answered=True))
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(JobClaimLostError):
         await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
 
 
@@ -380,7 +380,7 @@ async def test_a_requeued_job_is_due_at_its_position_whatever_was_written_last(j
         version=written.version + 1,
         fence=written.fence + 1,
     )
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(JobClaimLostError):
         await jobs.record(written, lifecycle.stopped(written, LATER))
 
 

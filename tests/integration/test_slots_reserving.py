@@ -487,7 +487,7 @@ async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_r
 ) -> None:
     await worker.slot_rules()
     # This worker dies before it finds out that the order was refused meanwhile.
-    doomed = Worker(worker.database, reach=crash_at(RESERVATION_RECORDED), clock=clock)
+    doomed = Worker(worker.database, failpoint=crash_at(RESERVATION_RECORDED), clock=clock)
     with pytest.raises(SimulatedCrashError):
         await doomed.assign("o", 10_00)
     await worker.reservations.insert([Reservation("o", Status.FAILED, clock(), clock(), failure_reason="no stock")])

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from operations.stack.ports import PortClaims
-from provisioning_service.provider import Provider, ProviderError, UnansweredError
+from provisioning_service.provider import Provider, ProviderError, ProviderUnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
 from shared.failure_points import SimulatedCrashError
 from tests.support.eventually import eventually
@@ -148,7 +148,9 @@ async def test_a_provider_that_fails_is_an_error_and_is_asked_once(simulator: Si
     await simulator.faults(buy={"failNext": 1}, status={"failNext": 1})
     with pytest.raises(ProviderError, match=r"^buyvps: answered 500$") as answered:
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
-    assert not isinstance(answered.value, UnansweredError), "it was an answer, so the provider has finished processing"
+    assert not isinstance(answered.value, ProviderUnansweredError), (
+        "it was an answer, so the provider has finished processing"
+    )
     with pytest.raises(ProviderError, match=r"^status: answered 500$"):
         await smartvps.access("103.181.9.2")
     assert await simulator.purchases() == []
@@ -160,7 +162,7 @@ async def test_a_lost_answer_is_an_error_and_the_purchase_is_not_repeated(
 ) -> None:
     await smartvps.packages()  # leaves a connection that the purchase reuses
     await simulator.faults(buy={"loseAnswerNext": 1})
-    with pytest.raises(UnansweredError, match=r"^buyvps: the connection broke: \w+$"):
+    with pytest.raises(ProviderUnansweredError, match=r"^buyvps: the connection broke: \w+$"):
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
     assert [purchase["ip"] for purchase in await simulator.purchases()] == ["103.181.9.2"]
 
@@ -179,7 +181,7 @@ async def test_a_provider_that_is_away_is_an_error_and_nothing_was_sent() -> Non
             with pytest.raises(ProviderError, match=r"^buyvps: could not connect") as refused:
                 await lonely.buy("103.181.9.2", None, before_sending=lambda: sent.append(None))
     assert not sent
-    assert not isinstance(refused.value, UnansweredError), "nothing was sent, so nothing can be answered"
+    assert not isinstance(refused.value, ProviderUnansweredError), "nothing was sent, so nothing can be answered"
 
 
 @pytest.mark.parametrize("reason", [ValueError("stop"), TimeoutError(), httpx.ReadError("x"), SimulatedCrashError("x")])
@@ -245,7 +247,7 @@ async def test_calls_that_timed_out_do_not_affect_later_calls(
         attempts = [impatient.buy("103.181.9.2", None, before_sending=nothing) for _ in range(3)]
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["buyvps: no answer within 0.2 s"] * 3
-        assert {type(outcome) for outcome in outcomes} == {UnansweredError}
+        assert {type(outcome) for outcome in outcomes} == {ProviderUnansweredError}
         await simulator.faults(buy={})
         impatient._buy_timeout = LONG_TIMEOUT  # it keeps its connections, with a long timeout from here on
         assert await impatient.buy("103.181.91.1", None, before_sending=nothing) == "103.181.91.1"

@@ -22,7 +22,7 @@ from operations.stack.ports import PortClaims
 from operations.stack.processes import end_all, find, find_marked, identify
 from operations.stack.program import Command, ServerMissingError
 from operations.stack.services import probe_readiness
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
 from tests.support.eventually import eventually
@@ -134,7 +134,7 @@ class Run:
 
     async def end(self) -> None:
         self.supervisor.request_stop()
-        with contextlib.suppress(StartError):
+        with contextlib.suppress(StackStartError):
             await self.task
 
 
@@ -317,7 +317,9 @@ async def test_a_program_that_ends_at_its_start_fails_the_start_with_its_line(
     two.source = "import sys; sys.exit(\"ORDERSAGA_HTTP_PORT='x' is not valid: an integer\")"
     run = Run(layout, [one], [two])
 
-    with pytest.raises(StartError, match=r"two ended during its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"):
+    with pytest.raises(
+        StackStartError, match=r"two ended during its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"
+    ):
         await run.task
 
     state = read_state(layout)
@@ -331,7 +333,7 @@ async def test_a_program_that_is_not_ready_in_time_fails_the_start_with_the_reas
     one = Answering("one", ports.claim_free(), tmp_path, settings={"ANSWER": "503"})
     run = Run(layout, [one], ready_within_seconds=1)
 
-    with pytest.raises(StartError) as failure:
+    with pytest.raises(StackStartError) as failure:
         await run.task
 
     first, *log = str(failure.value).splitlines()

@@ -113,7 +113,7 @@ class ProvisioningWorker:
         self.packages = Packages(database[package_records.COLLECTION], low_threshold=5)
         self.ownership = Ownership(database[address_records.COLLECTION])
         self.vault = Vault(KEY)
-        self.outbox = Outbox(self.jobs, self.packages, self.publisher, clock, self.reach)  # type: ignore[arg-type]
+        self.outbox = Outbox(self.jobs, self.packages, self.publisher, clock, self.failpoint)  # type: ignore[arg-type]
         records = JobCollections(self.jobs, self.ownership, self.packages)
         self.runner = JobRunner(
             records,
@@ -121,7 +121,7 @@ class ProvisioningWorker:
             self.vault,
             timeouts,
             clock=clock,
-            reach=self.reach,
+            failpoint=self.failpoint,
             on_low_package=self.outbox.announce_low_packages,
         )
         self.scheduler = Scheduler(
@@ -133,7 +133,7 @@ class ProvisioningWorker:
         self.outbox.post(job)
         self.scheduler.wake()
 
-    def reach(self, point: str) -> None:
+    def failpoint(self, point: str) -> None:
         """Crash once at the point that the test has chosen."""
         if point == self.crash_at:
             self.crash_at = None

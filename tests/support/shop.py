@@ -49,15 +49,17 @@ class Shop:
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     @contextlib.asynccontextmanager
-    async def running(self, name: str, reach: FailurePoint = nothing_fails) -> AsyncIterator[None]:
+    async def running(self, name: str, failpoint: FailurePoint = nothing_fails) -> AsyncIterator[None]:
         """One service, until the context ends."""
         module, settings_type = SERVICES[name]
         known = {k: v for k, v in self.settings.items() if k in settings_type.model_fields}
         bus = MemoryBus(self.broker)
         await bus.start(services.SERVICES[name].inbox)
         async with connected(self._mongodb_url, f"{self._prefix}_{services.SERVICES[name].database}") as stored:
-            parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), reach))
-            consumer = Consumer(bus, services.SERVICES[name].inbox, parts.handlers, as_ours=database.as_ours)
+            parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), failpoint))
+            consumer = Consumer(
+                bus, services.SERVICES[name].inbox, parts.handlers, translate_error=database.translate_error
+            )
             app = create_app(name, "", _ready, pages=parts.pages)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner
 
@@ -78,6 +79,20 @@ def test_a_group_of_commands_can_be_an_entry(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("operations.commands.doctor.group", group, raising=False)
     monkeypatch.setitem(cli.COMMANDS, "letters", cli.Entry("operations.commands.doctor", "group", "Handle letters."))
     assert run("letters", "show") == (0, "shown\n")
+
+
+def test_log_lines_of_errors_go_to_stderr_and_others_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        structlog.get_logger("test").warning("reconnecting")
+        structlog.get_logger("test").error("a defect")
+        typer.echo("done")
+
+    monkeypatch.setattr("operations.commands.doctor.work", work, raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "work", cli.Entry("operations.commands.doctor", "work", "Work."))
+    result = CliRunner().invoke(cli.build_application(["work"]), ["work"])
+    assert result.stdout == "done\n"
+    assert "a defect" in result.stderr
+    assert "reconnecting" not in result.output
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The settings of the operations process, and how `ordersaga up` fills them."""
+"""The settings of the operations process, and the values that `ordersaga up` sets."""
 
 import re
 

@@ -12,7 +12,7 @@ from operations.stack.layout import Layout, choose_data_directory, remember_as_l
 from operations.stack.processes import Identity, find, identify
 from operations.stack.relocation import MovedError, check_location
 from operations.stack.run import StackOptions, run_stack
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import (
     ProcessState,
     State,
@@ -223,6 +223,6 @@ def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "umask", lambda _: 0)
     monkeypatch.setattr("operations.stack.run.write_state", record)
     servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
-    with pytest.raises(StartError, match="No space left"):
+    with pytest.raises(StackStartError, match="No space left"):
         run_stack(StackOptions(tmp_path, ()), SilentListener(), servers)
     assert phases == ["starting"]

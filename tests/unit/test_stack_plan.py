@@ -16,7 +16,7 @@ from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import find_rabbitmq
 from operations.stack.services import ServiceProgram, choose_services
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import State
 from operations.stack.supervisor import restart_delay
 from provisioning_service.settings import ProvisioningSettings
@@ -187,7 +187,9 @@ def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
 ) -> None:
     file = Layout(tmp_path).credentials_key
     file.write_bytes(damaged)
-    with pytest.raises(StartError, match=r"credentials.key does not contain a valid key\. Restore the original key"):
+    with pytest.raises(
+        StackStartError, match=r"credentials.key does not contain a valid key\. Restore the original key"
+    ):
         plan(claims, tmp_path, GIVEN, ("provisioning",))
     assert file.read_bytes() == damaged
 

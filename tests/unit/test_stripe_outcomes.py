@@ -9,9 +9,9 @@ from stripe import PaymentIntent
 from payment_service.gateways.port import (
     Charged,
     Declined,
+    GatewayKeyReusedError,
     GatewayMisconfiguredError,
     GatewayTimeoutError,
-    KeyReusedError,
     NothingCharged,
 )
 from payment_service.gateways.stripe_outcomes import (
@@ -118,7 +118,7 @@ def test_only_what_is_about_the_card_or_the_amount_declines(error: stripe.Stripe
 @pytest.mark.parametrize(
     ("error", "translated"),
     [
-        (stripe.IdempotencyError(SECRET, http_status=400), KeyReusedError),
+        (stripe.IdempotencyError(SECRET, http_status=400), GatewayKeyReusedError),
         (connection_error(SECRET), GatewayTimeoutError),
         (stripe.RateLimitError(SECRET, http_status=429), GatewayTimeoutError),
         (stripe.APIError(SECRET, http_status=500), GatewayTimeoutError),

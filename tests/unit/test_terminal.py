@@ -27,7 +27,7 @@ from operations.commands.dead_letters.display import show_groups, show_letter, s
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
 from operations.dead_letters.groups import Group, GroupPage, HistogramBin
-from operations.dead_letters.records import Page
+from operations.dead_letters.records import LetterPage
 from operations.reading.balances import Balance
 from operations.timeline.timeline import TimelineRecords, TimelineStep
 from shared.printable import printable
@@ -152,7 +152,7 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
     return [
         lambda console: show_letter(letter, console),
         lambda console: show_letter(as_json, console),
-        lambda console: show_page(Page([letter], "next"), console),
+        lambda console: show_page(LetterPage([letter], "next"), console),
         lambda console: show_groups(GroupPage([a_group(text)], 2), console),
         lambda console: show_audit(Report(checked, [violation], known), console),
         lambda console: show_trace(records, [step], console, NOW),
@@ -186,7 +186,7 @@ def test_a_field_of_one_line_cannot_forge_another_line() -> None:
 
 def test_output_for_a_program_is_neither_truncated_nor_wrapped() -> None:
     long = "identifier-" * 40
-    output = printed(lambda console: show_page(Page([a_letter(long)], None), console))
+    output = printed(lambda console: show_page(LetterPage([a_letter(long)], None), console))
     assert output.splitlines()[0].startswith("a" * 32)
     assert long in output.splitlines()[0]
     for show in every_display(long):

@@ -64,7 +64,7 @@ async def handle(broker: MemoryBroker, *, until: int, handler: Handler = refunde
     running = asyncio.create_task(consumer.run())
 
     def all_out() -> bool:
-        broker.advance(150)  # any rung of the retry ladder
+        broker.advance(150)  # any level of the retry ladder
         return not bus.unacknowledged and sum(map(len, map(broker.contents, OUT))) >= until
 
     await eventually(all_out, 60)

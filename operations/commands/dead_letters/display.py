@@ -12,7 +12,7 @@ from rich.text import Text
 
 from operations.commands.terminal import foreign
 from operations.dead_letters.groups import GroupPage, HistogramBin
-from operations.dead_letters.records import Page
+from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from shared.database import Document
 from shared.printable import printable
@@ -26,7 +26,7 @@ _JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
 
 
-def show_page(page: Page, console: Console) -> None:
+def show_page(page: LetterPage, console: Console) -> None:
     """Print two lines for each letter: its fields and its error."""
     if not page.items:
         console.print("No dead letters.")

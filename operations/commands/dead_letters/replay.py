@@ -32,7 +32,7 @@ from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
 from operations.dead_letters.letter_json import as_json
-from operations.dead_letters.outcome import Outcome
+from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
 from operations.errors import UnreachableError
 from shared.database import Document
@@ -142,7 +142,7 @@ async def conclude(
         raise typer.Exit(1)
 
 
-def _print_outcome(replay: Document, result: Outcome, within: float | None) -> None:
+def _print_outcome(replay: Document, result: ReplayOutcome, within: float | None) -> None:
     typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
     typer.echo(result.in_words())
     if result.failed:
@@ -153,13 +153,13 @@ def _print_outcome(replay: Document, result: Outcome, within: float | None) -> N
         typer.echo(f"no outcome after {within:g} s: check that every service runs; a retry may take minutes")
 
 
-async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> Outcome:
+async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> ReplayOutcome:
     console = open_console(stderr=True)
     columns = (TextColumn("waiting for the outcome"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("outcome", total=None)
 
-        def show_progress(result: Outcome) -> None:
+        def show_progress(result: ReplayOutcome) -> None:
             known = result.handled + result.failed
             progress.update(task, total=known + result.unknown, completed=known)
 
