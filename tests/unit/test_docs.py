@@ -18,6 +18,18 @@ from shared.contracts import ALL_MESSAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUOTING = ("docs/provisioning.md", "docs/slots.md")
+"""Pages that quote log lines and messages of the product, besides the runbooks."""
+PRODUCT = ("operations", "order_service", "inventory_service", "payment_service", "provisioning_service", "shared")
+# A text that is divided over several lines of code is joined again.
+SOURCES = re.sub(
+    r'"\s*\n\s*f?"',
+    "",
+    "\n".join(
+        path.read_text() for room in PRODUCT for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".html"}
+    ),
+)
+COMMAND = re.compile(r"(?:ordersaga|curl|docker|rabbitmqctl|python|PUT)\b")
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 
 
@@ -81,6 +93,15 @@ def test_every_queue_and_exchange_is_described() -> None:
         assert f"`{name}`" in page
 
 
+@pytest.mark.parametrize("page", [name for name in TEXTS if "/runbooks/" in name or name in QUOTING])
+def test_texts_of_the_product_that_are_quoted_exist(page: str) -> None:
+    # What varies in a text is written as …, <word>, a number or the id of a slot.
+    for quoted in _quoted(TEXTS[page]):
+        for piece in re.split(r"…|<\w+>|slot:\d+|\d[\d.,:TZ-]*|: ", quoted):
+            fixed = piece.strip(" .,")
+            assert len(fixed) < 5 or fixed in SOURCES, f"{page} quotes {fixed!r}"
+
+
 def test_the_glossary_stays_short() -> None:
     rows = re.findall(r"^\| (?!word|-)([^|]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
     assert 0 < len(rows) <= 12
@@ -92,3 +113,10 @@ def test_no_page_names_a_machine() -> None:
     for path in listed:
         if path.endswith((".md", ".toml", ".yml", "Makefile")):
             assert not re.search(r"(?<![\w./])/(root|home)/\w", (ROOT / path).read_text()), path
+
+
+def _quoted(text: str) -> list[str]:
+    """Return the phrases of a page that are set as code, outside of code blocks, and are no commands."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = [span for line in prose.splitlines() for span in line.split("`")[1::2]]
+    return [span for span in spans if re.search(r"[a-z]{2} [a-z]{2}", span) and not COMMAND.match(span)]
