@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from order_service.order import Order
 from order_service.orders import Orders
 from order_service.saga import SAGA
+from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import Message
@@ -62,7 +62,10 @@ class Outbox:
     async def publish(self, orders: Sequence[Order]) -> None:
         """Publish the messages of orders as they are stored; raises BusUnavailableError if they are not confirmed."""
         if orders:
-            await self._publish_group(orders)
+            self._reach(ORDER_INSERTED)
+            await self._send(orders, SAGA.state_messages)
+            confirmed = time.monotonic()
+            self._published.extend((confirmed, order.order_id, order.version) for order in orders)
 
     async def publish_again(self, orders: Sequence[Order]) -> None:
         """Publish the messages of unpublished orders, and note it at once; raises as `publish` does."""
@@ -76,15 +79,16 @@ class Outbox:
 
     async def note_published(self) -> None:
         """Note published orders until cancelled, at least once per second."""
-        while True:
-            await asyncio.sleep(min(1.0, self._note_after))
-            try:
-                await self.note(time.monotonic() - self._note_after)
-            except (TransientError, PyMongoError) as error:
-                _log.warning("could not note published orders; they may be published again", error=str(error)[:200])
+        await run_periodically(self._note_due, every=min(1.0, self._note_after), name="noting published orders")
+
+    async def _note_due(self) -> None:
+        await self.note(time.monotonic() - self._note_after)
 
     async def note(self, published_before: float) -> None:
-        """Note the orders that were confirmed before the given moment of the monotonic clock."""
+        """Note the orders that were confirmed before the given moment of the monotonic clock.
+
+        A batch that cannot be noted is left to the sweep, which publishes its orders again.
+        """
         while self._published and self._published[0][0] <= published_before:
             batch: list[tuple[str, int]] = []
             while self._published and self._published[0][0] <= published_before and len(batch) < GROUP_LIMIT:
@@ -98,24 +102,21 @@ class Outbox:
         await self.note(time.monotonic())
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
-        self._reach(ORDER_INSERTED)
-        await self._send(orders, SAGA.state_messages)
-        confirmed = time.monotonic()
-        self._published.extend((confirmed, order.order_id, order.version) for order in orders)
-        return [None] * len(orders)
-
-    async def _send(self, orders: Sequence[Order], messages_of: Callable[[Order], tuple[Message, ...]]) -> None:
         try:
-            await self._publisher.send(
-                [message for order in orders for message in _messages(order, messages_of)],
-                {order.order_id: order.traceparent for order in orders},
-            )
+            await self.publish(orders)
         except TransientError as error:
             named = [order.order_id for order in orders[:NAMED_ORDERS]]
             _log.warning(
                 "not published; the sweep will try again", orders=len(orders), order_ids=named, error=str(error)[:200]
             )
             raise
+        return [None] * len(orders)
+
+    async def _send(self, orders: Sequence[Order], messages_of: Callable[[Order], tuple[Message, ...]]) -> None:
+        await self._publisher.send(
+            [message for order in orders for message in _messages(order, messages_of)],
+            {order.order_id: order.traceparent for order in orders},
+        )
         self._reach(ORDER_CREATED_PUBLISHED)
 
     def _posted(self, task: asyncio.Task[None]) -> None:

@@ -1,12 +1,9 @@
 """The loop that finds the orders whose timers have run out, and acts on them; deadlines.py says when that is."""
 
-import asyncio
-import random
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from order_service.deadlines import Timeouts, after_intent, is_over, resend_at
 from order_service.events import DeadlinePassed
@@ -16,8 +13,8 @@ from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
 from order_service.saga import SAGA
 from shared import tracing
+from shared.background import jitter, run_periodically
 from shared.clock import Clock
-from shared.errors import TransientError
 
 PAGE = 500
 RESENT_AT_ONCE = 200
@@ -40,17 +37,8 @@ class Sweeper:
         self._adopt_at = clock()
 
     async def run(self) -> None:
-        """Sweep until cancelled; a server that is away is waited for."""
-        while True:
-            try:
-                while await self.sweep():
-                    pass
-            except (TransientError, PyMongoError) as error:
-                _log.warning("orders that are due have to wait", error=str(error)[:200])
-            except Exception:  # noqa: BLE001 - a fault in one order must not stop the sweep of all
-                _log.exception("the sweep of orders that are due failed")
-            # Not in step with other processes, so that they seldom take the same page.
-            await asyncio.sleep(self._interval * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
+        """Sweep after each interval, until cancelled."""
+        await run_periodically(self.sweep, every=lambda: jitter(self._interval), name="sweeping orders")
 
     async def sweep(self) -> bool:
         """Act on a page of the orders that are due; after the last page, send unanswered commands again.
@@ -76,15 +64,15 @@ class Sweeper:
     async def resend(self) -> int:
         """Send the pending commands of some of the orders that have waited too long for an answer.
 
-        Returns how many orders there were. They are postponed once they are sent: a process without a broker leaves
-        them to the others.
+        Returns how many orders there were. They are postponed only once they are sent: a process without a broker
+        leaves them to the others, and its loop waits longer after each failure.
         """
         now = self._clock()
         orders = await self._orders.to_resend(now, RESENT_AT_ONCE)
         if orders:
-            named = [order.order_id for order in orders[:NAMED_ORDERS]]
-            _log.info("sending unanswered commands again", orders=len(orders), order_ids=named)
             await self._outbox.send_commands(orders)
+            named = [order.order_id for order in orders[:NAMED_ORDERS]]
+            _log.info("sent unanswered commands again", orders=len(orders), order_ids=named)
         await self._orders.schedule_resend([(order, resend_at(order, now, self._timeouts)) for order in orders])
         return len(orders)
 
@@ -117,10 +105,10 @@ class Sweeper:
     async def _publish_again(self, orders: list[Order]) -> None:
         if not orders:
             return
-        named = [order.order_id for order in orders[:NAMED_ORDERS]]
-        _log.info("publishing again after a crash or an outage", orders=len(orders), order_ids=named)
         # Noted as published only afterwards: a process without a broker leaves them to the others.
         await self._outbox.publish_again(orders)
+        named = [order.order_id for order in orders[:NAMED_ORDERS]]
+        _log.info("published again after a crash or an outage", orders=len(orders), order_ids=named)
 
 
 def _in_trace(order: Order) -> Order:

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from pymongo.read_concern import ReadConcern
+from structlog.testing import capture_logs
 
 from order_service.api import create_router
 from order_service.handlers import AnswerHandlers
@@ -36,6 +38,8 @@ from shared.failure_points import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, Simul
 from shared.http import create_app
 from shared.schema import prepare
 from tests.support.builders import TIMEOUTS, connected, order_body
+from tests.support.eventually import eventually
+from tests.support.tasks import end_tasks
 
 SERVER = Server(ip="103.181.91.50", username="root", os="Debian 12", expires_at="2027-01-31")
 NO_ADDRESS = "Package has no available IPs"
@@ -133,6 +137,10 @@ def said(order_id: str, sequence: int, message: str) -> c.ProvisioningProgress:
 
 def completed(order_id: str) -> c.ProvisioningCompleted:
     return c.ProvisioningCompleted(order_id=order_id, server=SERVER)
+
+
+def publish_failures() -> float:
+    return REGISTRY.get_sample_value("ordersaga_publish_failures_total") or 0
 
 
 def lines(order: dict[str, Any]) -> list[tuple[str, str, str | None]]:
@@ -578,6 +586,23 @@ async def test_a_process_without_a_broker_takes_no_order_from_its_neighbour(
         await neighbour.sweeper.resend()
         assert [message["key"] for message in neighbour.said("payment.inbox", new)] == ["order.created"]
         assert neighbour.asked_of_provisioning(provisioning) == [("provisioning.requested", 1)]
+
+
+async def test_an_outage_of_the_broker_is_logged_once_and_the_sweep_continues_after_it(service: OrderService) -> None:
+    order_id = await service.order_in_provisioning()
+    service.late = TIMEOUTS.resend_after
+    service.broker.stop()
+    failures = publish_failures()
+    with capture_logs() as logs:
+        loop = asyncio.create_task(service.sweeper.run())
+        await eventually(lambda: publish_failures() >= failures + 3, within=30)
+        (log,) = logs
+        assert (log["log_level"], log["work"]) == ("warning", "sweeping orders")
+        service.broker.start()
+        await eventually(lambda: bool(service.asked_of_provisioning(order_id)), within=30)
+        await eventually(lambda: len(logs) == 3, within=30)
+    assert [log["event"] for log in logs[1:]] == ["sent unanswered commands again", "background work succeeds again"]
+    await end_tasks(loop)
 
 
 async def test_a_failed_order_has_a_limited_number_of_retries_and_says_so(service: OrderService) -> None:
