@@ -29,7 +29,8 @@ from rich.table import Table
 
 from benchmarks.attack_rows import GOOD, ROWS, TRY_AGAIN, Outcome, Row, Target
 from operations.audit.auditing import audit
-from operations.demo.demo_stack import DemoStack, own_stack
+from operations.commands.stack_display import TemporaryStackDisplay
+from operations.demo.demo_stack import DemoStack, temporary_stack
 from operations.settings import Stack
 from operations.stack.layout import Layout
 from operations.stack.processes import find
@@ -192,13 +193,13 @@ async def _attack(row: Row, target: Target) -> Outcome:
 class Campaign:
     """All rows, one after the other, against one stack."""
 
-    def __init__(self, stage: DemoStack, target: Target, pool: ProcessPoolExecutor, started: float) -> None:
-        self._stage = stage
+    def __init__(self, demo_stack: DemoStack, target: Target, pool: ProcessPoolExecutor, started: float) -> None:
+        self._demo_stack = demo_stack
         self._target = target
         self._pool = pool
         self._started = started
-        assert stage.stack.data_dir is not None
-        self._layout = Layout(stage.stack.data_dir)
+        assert demo_stack.stack.data_dir is not None
+        self._layout = Layout(demo_stack.stack.data_dir)
 
     async def run(self, rows: Sequence[Row]) -> list[Verdict]:
         """Run the rows and say of each how it went."""
@@ -228,7 +229,7 @@ class Campaign:
 
     async def _once(self, row: Row) -> Measured:
         attack = asyncio.get_running_loop().run_in_executor(self._pool, run_row, row.name, self._target)
-        return await Watch(self._stage.stack, self._target, self._layout).over(attack)
+        return await Watch(self._demo_stack.stack, self._target, self._layout).over(attack)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -313,12 +314,12 @@ def _line(verdict: Verdict) -> str:
     return f"{mark} {escape(name)}: {slowest}, {memory}: {escape(judged)}"
 
 
-async def _run(stage: DemoStack, rows: Sequence[Row], started: float) -> bool:
-    target = await prepare(stage.stack)
+async def _run(demo_stack: DemoStack, rows: Sequence[Row], started: float) -> bool:
+    target = await prepare(demo_stack.stack)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        verdicts = await Campaign(stage, target, pool, started).run(rows)
-    wrong = await aftermath(stage.stack)
+        verdicts = await Campaign(demo_stack, target, pool, started).run(rows)
+    wrong = await aftermath(demo_stack.stack)
     show(verdicts, wrong)
     return not wrong and not any(verdict.wrong for verdict in verdicts)
 
@@ -331,9 +332,9 @@ def main() -> None:
     rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
     started = time.monotonic()
     try:
-        with own_stack(_console) as stage:
-            held = uvloop.run(_run(stage, rows, started))
-            stage.keep_data = not held
+        with temporary_stack(TemporaryStackDisplay(_console)) as demo_stack:
+            held = uvloop.run(_run(demo_stack, rows, started))
+            demo_stack.keep_data = not held
     except CANNOT_RUN as error:
         sys.exit(str(error))
     _console.print(f"{time.monotonic() - started:.0f} s", highlight=False)

@@ -1,13 +1,13 @@
-"""What contention costs: clients of the funds API on one account, on an account each, and moving money to and fro.
+"""The cost of contention: clients of the funds API on one account, on one account each, and on crossing transfers.
 
     python -m benchmarks.funds "mongodb://127.0.0.1:27017/?replicaSet=rs0" "amqp://guest:guest@127.0.0.1:5672/"
         [--clients 200] [--seconds 10]
 
-Starts payment processes of its own, first one and then two, with a database of its own that is dropped in the end; the
-broker must be one that nobody else uses. Each client posts as soon as its last request is answered: consumptions from
-one retainer, consumptions from a retainer per client, or transfers of which every other one goes from A to B and the
-rest from B to A. Shown are granted requests per second, what was answered otherwise, and by the processes' own
-`/metrics` how often a transaction was repeated and the median and 99th percentile of its time, waiting included.
+The benchmark starts its own payment processes, first one and then a second, with their own database, which it drops at
+the end; the broker must have no other users. Each client posts as soon as its last request is answered: consumptions
+from one retainer, consumptions from a retainer per client, or transfers, half of them from A to B and half from B to A.
+The table shows granted requests per second, all other answers, and, from the processes' `/metrics`, the share of
+transactions that were retried and the median and 99th percentile of their duration, including waiting.
 """
 
 import argparse
@@ -40,7 +40,7 @@ DURATION = "transaction_duration_seconds"
 
 @dataclass(frozen=True)
 class Task:
-    """What one client posts again and again."""
+    """The request that one client repeats."""
 
     path: str
     body: bytes
@@ -48,21 +48,21 @@ class Task:
 
 @dataclass
 class Measured:
-    """What the processes count, added up over them and over all operations."""
+    """The processes' counts, summed over processes and operations."""
 
     attempts: float = 0
     transactions: float = 0
     buckets: Counter[float] | None = None
-    """How many transactions took at most so many seconds."""
+    """The number of transactions that took at most that many seconds."""
 
     def since(self, before: "Measured") -> "Measured":
-        """What was counted after `before`."""
+        """Return the difference from an earlier measurement."""
         buckets = Counter(self.buckets)
         buckets.subtract(before.buckets or {})
         return Measured(self.attempts - before.attempts, self.transactions - before.transactions, buckets)
 
     def quantile(self, share: float) -> float:
-        """Seconds that the share of transactions stayed below, linear within a bucket as in Prometheus."""
+        """Return a quantile of the durations in seconds, interpolated within a bucket as Prometheus does."""
         wanted, low, below = share * self.transactions, 0.0, 0.0
         for bound, count in sorted((self.buckets or {}).items()):
             if count >= wanted:
@@ -72,7 +72,7 @@ class Measured:
 
 
 def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
-    """What the payment processes are told."""
+    """Return the environment of the payment processes."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
         "ORDERSAGA_MONGODB_URL": options.mongodb_url,
@@ -98,7 +98,7 @@ async def start(url: str, settings: Mapping[str, str]) -> asyncio.subprocess.Pro
 
 
 async def read(urls: Sequence[str]) -> Measured:
-    """Ask the processes what they have counted so far."""
+    """Read the processes' counts so far."""
     found = Measured(buckets=Counter())
     async with httpx.AsyncClient() as client:
         for url in urls:
@@ -114,7 +114,7 @@ async def read(urls: Sequence[str]) -> Measured:
 
 
 async def create(url: str, path: str, kind: str, body: Document) -> str:
-    """Create something and return its id."""
+    """Create a resource and return its id."""
     async with httpx.AsyncClient() as client:
         answer = (await client.post(f"{url}{path}", json=body)).raise_for_status().json()
     created: str = answer[kind]["_id"]
@@ -122,7 +122,7 @@ async def create(url: str, path: str, kind: str, body: Document) -> str:
 
 
 async def consumptions(url: str, retainers: int, clients: int) -> list[Task]:
-    """Clients that take turns on so many retainers."""
+    """Create that many retainers, and a task for each client, spread over them."""
     body = {"clientId": "c1", "retainerType": "prepaid", "initialAmount": PLENTY}
     ids = [await create(url, "/api/retainers", "retainer", body) for _ in range(retainers)]
     paths = [f"/api/retainers/{ids[client % retainers]}/consume" for client in range(clients)]
@@ -130,17 +130,17 @@ async def consumptions(url: str, retainers: int, clients: int) -> list[Task]:
 
 
 async def crossing(url: str, clients: int) -> list[Task]:
-    """Clients of which one half moves money from A to B, and the other from B to A."""
+    """Create two bank accounts, and tasks that move money from A to B for half the clients, back for the others."""
     body = {"name": "A", "accountNumber": "1", "bankName": "First", "currency": "USD", "balance": PLENTY}
     a, b = [await create(url, "/api/bank-accounts", "account", body) for _ in range(2)]
-    # In pairs, so that each of two processes gets both ways.
+    # In pairs, so that each of two processes gets both directions.
     ways = itertools.islice(itertools.cycle([(a, b), (a, b), (b, a), (b, a)]), clients)
     bodies = [{"fromAccountId": source, "toAccountId": target, "amount": 0.01} for source, target in ways]
     return [Task("/api/bank-transfers", orjson.dumps(transfer)) for transfer in bodies]
 
 
 async def post(url: str, task: Task, until: float, answers: Counter[str]) -> None:
-    """Be one client until the time is over."""
+    """Act as one client until the given time."""
     connection = Connection(url, task.path)
     try:
         while time.perf_counter() < until:
@@ -153,7 +153,7 @@ async def post(url: str, task: Task, until: float, answers: Counter[str]) -> Non
 
 
 async def measure(urls: Sequence[str], tasks: Sequence[Task], seconds: float) -> Sequence[str]:
-    """Let all clients post for so long; returns the figures of a row."""
+    """Let all clients post for that many seconds and return a row of the table."""
     before, started = await read(urls), time.perf_counter()
     answers: Counter[str] = Counter()
     clients = zip(itertools.cycle(urls), tasks, strict=False)
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("mongodb_url")
     parser.add_argument("amqp_url")
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each pattern is measured")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     uvloop.run(run(parser.parse_args()))
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.payments "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--payments 6000]
 
 The table shows payments per second, the time per batch, and CPU time per payment in this process and in mongod (if it
-runs on this machine). The benchmark uses a database of its own and drops it at the end.
+runs on this machine). The benchmark uses its own database and drops it at the end.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from shared.contracts.base import Name, PathName
 from shared.contracts.orders import ProductId
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
 
 MAX_RAM = 1_000_000
 
@@ -168,7 +168,5 @@ async def _find(stock_items: StockItems, product_id: str) -> Product:
 async def _page(
     stock_items: StockItems, limit: int, cursor: str | None, show: Callable[[Product], dict[str, Any]]
 ) -> Response:
-    after = read_cursor(cursor, (str,))[0] if cursor is not None else None
-    page = await stock_items.product_page(after=after, limit=limit)
-    following = write_cursor([page[-1].id]) if len(page) == limit else None
-    return json_response({"items": [show(product) for product in page], "nextCursor": following})
+    page = await stock_items.product_page(after=after_id(cursor), limit=limit)
+    return page_response(page, show, key=lambda product: [product.id], limit=limit)

@@ -1,6 +1,6 @@
-"""What an operator runs: the `ordersaga` command line.
+"""The operator's side of the product: the command line `ordersaga` and the console.
 
-Owns the local stack (MongoDB, RabbitMQ and the services as processes of this machine), the checks of its
-prerequisites, the audit, the load test and the demo. It talks to services over HTTP and reads their databases
-for the audit; no service knows of it.
+It runs a local stack (MongoDB, RabbitMQ and the services as processes of this machine), checks prerequisites and books,
+handles dead letters and measures load. It reads the services' databases directly and changes orders through their HTTP
+APIs. No service imports it.
 """

@@ -1,4 +1,4 @@
-"""Puts the operations process together: `python -m operations`."""
+"""The composition root of the operations process: `python -m operations`."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     """Wire the parts to the connections."""
     database = connections.database
     letters = LetterRecords(database)
-    # A connection of its own: one bus consumes from one queue, and letters must not wait for notices or the other way.
+    # A separate connection: a bus consumes from one queue, and letters and notices must not delay each other.
     letter_bus = RabbitBus(
         settings.amqp_url,
         prefetch=PREFETCH,
@@ -42,7 +42,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     ingest = Ingest(letter_bus, letters, reach=connections.reach)
     CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.trouble is None)
     work = ReplayWork(database, Replayer(database, connections.publisher, reach=connections.reach))
-    desk = _desk(settings, database.client)
+    dependencies = _console_dependencies(settings, database.client)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -50,17 +50,23 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_router(desk),
+        router=create_router(dependencies),
         collections=SCHEMA,
         pages=True,
-        background=(take_letters, work.run, Observer(desk.client, settings.database_prefix, settings.amqp_url).run),
-        drain=(letter_bus.close, desk.services.close),
+        background=(
+            take_letters,
+            work.run,
+            Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
+        ),
+        drain=(letter_bus.close, dependencies.services.close),
         troubles={"dead letters": lambda: ingest.trouble},
         explains_outages=True,
     )
 
 
-def _desk(settings: OperationsSettings, client: AsyncMongoClient[Document] | Any) -> ConsoleDependencies:
+def _console_dependencies(
+    settings: OperationsSettings, client: AsyncMongoClient[Document] | Any
+) -> ConsoleDependencies:
     return ConsoleDependencies(
         client=client,
         prefix=settings.database_prefix,

@@ -1,12 +1,13 @@
 """The command line `ordersaga`.
 
-Exit status: 0 done, 1 the thing asked about is not so, 2 wrong usage, 3 a server could not be reached.
+Exit status: 0 success, 1 the check failed or nothing was found, 2 wrong usage, 3 a server could not be reached.
 
-COMMANDS is the list of commands. Only the module of the command that was asked for is imported, so that
-`ordersaga --help` does not wait for drivers that it does not need.
+COMMANDS lists all commands. Only the module of the requested command is imported, so `ordersaga --help` does not load
+drivers that it does not need.
 """
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,12 @@ from operations.errors import DataDirectoryError, UnreachableError
 from shared.observability import logs_to_stderr
 
 WRONG_USAGE = 2
-COULD_NOT_REACH = 3
+UNREACHABLE = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A command: its module, the function in it (or the `typer.Typer` of a group), and what it does in a line."""
+    """A command: its module, its function (or `typer.Typer` for a group) in it, and a summary."""
 
     module: str
     attribute: str
@@ -33,40 +34,45 @@ class Entry:
 
 COMMANDS = {
     "up": Entry("operations.commands.stack", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
-    "down": Entry("operations.commands.stack", "down", "End a stack, whatever became of its supervisor."),
-    "status": Entry("operations.commands.stack", "status", "Show what runs where, and whether it is ready."),
+    "down": Entry("operations.commands.stack", "down", "End a stack, even if its supervisor was killed."),
+    "status": Entry("operations.commands.stack", "status", "Show the processes of a stack and their addresses."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
-    "order": Entry("operations.commands.order", "order", "Show an order's story; return what an unknown order holds."),
+    "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "dead-letters": Entry(
-        "operations.commands.dead_letters", "dead_letters", "Understand, replay, edit or discard what failed."
+        "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
-    "load": Entry("operations.commands.load", "load", "Place many orders, wait until they are settled, and report."),
-    "demo": Entry("operations.commands.demo", "demo", "Watch the saga at work: a story on a stack of its own."),
+    "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
+    "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 
 
 def build_application(words: Sequence[str]) -> typer.Typer:
-    """Return the application, with the command that the words of a command line name, and stand-ins for the rest."""
+    """Return the application with the command in `words`, the words of a command line; others are placeholders."""
     application = typer.Typer(
         name="ordersaga", help="Run, check and operate ordersaga.", no_args_is_help=True, pretty_exceptions_enable=False
     )
-    application.callback()(_no_options)
-    asked = next((word for word in words if not word.startswith("-")), None)
-    # The shell asks for the completions of any command with words that are not on the command line.
+    application.callback()(_log_to_stderr)
+    requested = next((word for word in words if not word.startswith("-")), None)
+    # For completions, the shell passes the words in an environment variable instead.
     load_all = "_ORDERSAGA_COMPLETE" in os.environ
     for name, entry in COMMANDS.items():
-        if load_all or name == asked:
+        if load_all or name == requested:
             _add(application, name, entry)
         else:
-            application.command(name, help=entry.summary)(_no_options)
+            application.command(name, help=entry.summary)(_placeholder)
     return application
 
 
-def _no_options() -> None:
-    """Take no options."""
+def _log_to_stderr(context: typer.Context) -> None:
+    """Keep log lines out of the output, and print errors only: a command reports its own result."""
+    context.with_resource(logs_to_stderr(logging.ERROR))
+
+
+def _placeholder() -> None:
+    """Do nothing."""
 
 
 def _add(application: typer.Typer, name: str, entry: Entry) -> None:
@@ -80,12 +86,10 @@ def _add(application: typer.Typer, name: str, entry: Entry) -> None:
 def main() -> None:
     """Run the command line of this process."""
     try:
-        # What a library of ours logs belongs on stderr, without the locals that structlog shows unless it is told.
-        with logs_to_stderr():
-            build_application(sys.argv[1:])()
+        build_application(sys.argv[1:])()
     except UnreachableError as error:
         print_error(str(error))
-        sys.exit(COULD_NOT_REACH)
+        sys.exit(UNREACHABLE)
     except DataDirectoryError as error:
         print_error(str(error))
         sys.exit(WRONG_USAGE)

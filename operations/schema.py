@@ -1,4 +1,4 @@
-"""The collections of operations, checked at every start of its process and by `ordersaga doctor`."""
+"""The collections of operations; its process and `ordersaga doctor` check them."""
 
 from operations import actions
 from operations.dead_letters.schema import SCHEMA as DEAD_LETTER_SCHEMA

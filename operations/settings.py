@@ -1,6 +1,6 @@
-"""How the commands find a running stack, and the settings of the operations process.
+"""The settings of the operations process, and the location of the stack that a command acts on.
 
-The commands go by the environment's URLs, else by the data directory used last.
+Commands use the URLs in the environment, else the data directory used last.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from operations.errors import UnreachableError
-from operations.stack.environment import wrong_value
+from operations.stack.environment import invalid_value
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -29,7 +29,7 @@ HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 
 
 class OperationsSettings(ServiceSettings):
-    """Where the services are, on which an operator acts, and under which names the console answers."""
+    """The addresses of the services, and the host names and operator header of the console."""
 
     order_url: HttpUrl = "http://127.0.0.1:3008"
     inventory_url: HttpUrl = "http://127.0.0.1:3009"
@@ -40,12 +40,12 @@ class OperationsSettings(ServiceSettings):
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Names of all services, and those that are the console's alone."""
+        """The host names of all services and those of the console alone."""
         return (*self.http_names, *self.console_hosts)
 
     @property
     def service_urls(self) -> dict[str, str]:
-        """Where each service answers HTTP, by its name."""
+        """The URL of each service, by name."""
         urls = {
             "order": self.order_url,
             "inventory": self.inventory_url,
@@ -57,9 +57,9 @@ class OperationsSettings(ServiceSettings):
 
 @dataclass(frozen=True)
 class Stack:
-    """Where a stack is: its servers, the address of each of its services, its databases' prefix.
+    """The location of a stack: the URLs of its servers and services, and the prefix of its databases.
 
-    `data_dir` is the data directory that both servers belong to, None where the environment names another server.
+    `data_dir` is the data directory of both servers, None if one of them is external.
     """
 
     mongodb_url: str
@@ -69,12 +69,12 @@ class Stack:
     database_prefix: str
 
     def describe(self) -> str:
-        """Return in one line, without passwords, what a command acts on."""
+        """Return the location in one line, without passwords."""
         servers = f"{hide_credentials(self.mongodb_url)} and {hide_credentials(self.amqp_url)}"
         return f"{self.data_dir or servers} (databases {self.database_prefix}_*)"
 
     def as_json(self) -> dict[str, str | None]:
-        """Return what `describe` says as a field of a command's JSON document."""
+        """Return the location as JSON, without passwords."""
         return {
             "dataDirectory": str(self.data_dir) if self.data_dir else None,
             "mongodbUrl": hide_credentials(self.mongodb_url),
@@ -84,23 +84,23 @@ class Stack:
 
 
 def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
-    """Find the stack that is meant.
+    """Locate the stack that a command acts on.
 
-    ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL, ORDERSAGA_INVENTORY_URL and
-    so on its services. What they leave open is taken from the stack that runs in the data directory (the one named,
-    else ORDERSAGA_DATA_DIR, else the one used last); services that are not in it are assumed at their default port.
-    Raises UnreachableError when a server's URL stays unknown, or a variable has a value that is not valid.
+    ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL and so on its services. Missing
+    URLs come from the stack that runs in the data directory: the given one, else ORDERSAGA_DATA_DIR, else the one used
+    last. Services that it does not run are assumed at their default ports.
+    Raises UnreachableError if the URL of a server is unknown, or if a variable has an invalid value.
     """
-    if wrong := wrong_value(environment):
-        raise UnreachableError(wrong)
+    if invalid := invalid_value(environment):
+        raise UnreachableError(invalid)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
     running = _running(layout, environment)
     mongodb_url = environment.get(MONGODB_URL_VARIABLE) or running.mongodb_url
     amqp_url = environment.get(AMQP_URL_VARIABLE) or running.amqp_url
     if not mongodb_url or not amqp_url:
         raise UnreachableError(
-            f"no stack runs in {layout.root}: start one (`ordersaga up --detach`), name its data directory "
-            f"(ORDERSAGA_DATA_DIR), or set {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE}"
+            f"no stack runs in {layout.root}: start one (`ordersaga up --detach`), set ORDERSAGA_DATA_DIR to its data "
+            f"directory, or set {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE}"
         )
     return Stack(
         mongodb_url,
@@ -112,7 +112,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
 
 
 def _running(layout: Layout, environment: Mapping[str, str]) -> State:
-    """Return the state of the stack that runs in the directory; an empty one when none does."""
+    """Return the state of the stack that runs in the directory; an empty one if none runs."""
     try:
         state = read_state(layout)
     except UnreadableStateError as error:

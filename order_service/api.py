@@ -1,6 +1,5 @@
 """The order service's HTTP routes."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -15,8 +14,8 @@ from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, documented, invalid, json_response, new_router, not_found
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.http import Body, documented, json_response, new_router, not_found
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
@@ -83,21 +82,17 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         cursor: CursorParameter = None,
     ) -> Response:
         """Orders without their histories, newest first; all, or those in a status, of a user, settled or not."""
-        after = None
-        if cursor is not None:
-            milliseconds, order_id = read_cursor(cursor, (int, str))
-            after = (_moment(milliseconds), order_id)
         statuses = [status] if status else list(Status)
         page = await orders.page(
             statuses=statuses,
             user_id=user_id,
             settled=settled,
             with_items=include == "items",
-            after=after,
+            after=after_time(cursor),
             limit=limit,
         )
-        return json_response(
-            {"items": [show_listed(document) for document in page], "nextCursor": _cursor(page, limit)}
+        return page_response(
+            page, show_listed, key=lambda order: time_key(order["createdAt"], order["_id"]), limit=limit
         )
 
     @router.get("/orders/failures", response_model=FailurePage)
@@ -108,10 +103,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
             count, ended_as, reason = read_cursor(cursor, (int, str, str))
             after = (count, ended_as, reason)
         counts = await orders.count_failures(after=after, limit=limit)
-        items = [{"status": status, "reason": reason, "count": count} for status, reason, count in counts]
-        last = counts[-1] if len(counts) == limit else None
-        next_cursor = write_cursor([last[2], last[0], last[1]]) if last else None
-        return json_response({"items": items, "nextCursor": next_cursor})
+        return page_response(counts, _show_count, key=lambda count: [count[2], count[0], count[1]], limit=limit)
 
     @router.get("/orders/{order_id}", response_model=OrderView)
     async def get_order(order_id: OrderIdParameter) -> Response:
@@ -153,15 +145,6 @@ async def _find(orders: Orders, order_id: str) -> Document:
     return document
 
 
-def _moment(milliseconds: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise invalid(("cursor", "is not a nextCursor of this list")) from None
-
-
-def _cursor(page: list[Document], limit: int) -> str | None:
-    if len(page) < limit:
-        return None
-    last = page[-1]
-    return write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]])
+def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:
+    status, reason, count = counted
+    return {"status": status, "reason": reason, "count": count}

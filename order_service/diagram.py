@@ -48,7 +48,7 @@ Edge = tuple[Status, str, Status]
 
 
 def transitions() -> Iterator[tuple[Order, Event, Transition]]:
-    """Every state that an order can reach with every event that can happen there, and its transition."""
+    """Yield every state that an order can reach, with every event that can happen there and its transition."""
     first = _new_order()
     seen, waiting = {first}, [first]
     while waiting:
@@ -63,7 +63,7 @@ def transitions() -> Iterator[tuple[Order, Event, Transition]]:
 
 
 def walk() -> dict[Edge, set[str]]:
-    """Every (status, event, status) that can happen, with the routing keys of what is sent then."""
+    """Return every (status, event, status) that can happen, with the routing keys of the messages sent."""
     edges: dict[Edge, set[str]] = {}
     for order, event, transition in transitions():
         sent = edges.setdefault((order.status, type(event).__name__, transition.order.status), set())
@@ -72,18 +72,18 @@ def walk() -> dict[Edge, set[str]]:
 
 
 def _without_count(order: Order) -> Order:
-    """The order with every run after the first as the second: the saga treats them alike, and the walk has an end."""
+    """Count every later run as the second: the saga treats them alike, and the walk comes to an end."""
     return replace(order, provisioning_run=min(order.provisioning_run, 2))
 
 
 def _possible(order: Order) -> list[Event]:
-    """What can come: anything from the bus; from people, what the API lets through."""
+    """List the events that can arrive: anything from the bus, and the requests that the API lets through."""
     asked_for = (CancelRequested, RetryRequested, RefundRequested)
     return [event for event in _EVENTS if not isinstance(event, asked_for) or SAGA.accepts(order, event)]
 
 
 def mermaid(edges: dict[Edge, set[str]]) -> str:
-    """The statuses and what leads from one to another."""
+    """Draw the statuses and the events that lead from one to another."""
     arrows: dict[tuple[Status, Status], list[str]] = {}
     for before, event, after in edges:
         if before is not after:
@@ -99,7 +99,7 @@ def mermaid(edges: dict[Edge, set[str]]) -> str:
 
 
 def table(edges: dict[Edge, set[str]]) -> str:
-    """What each event does in each status: the rule, where it leads, and what may be sent."""
+    """List what each event does in each status: where it leads, and what may be sent."""
     lines = ["| in status | on | leads to | may send |", "|---|---|---|---|"]
     for before, row in SAGA.table.items():
         for kind in row:
@@ -118,9 +118,10 @@ def picture() -> str:
 
 
 def drawn() -> str:
-    """The part of the page between its markers."""
+    """Return the part of the page between its markers."""
     edges = walk()
-    folded = f"<details>\n<summary>The statuses as a Mermaid diagram</summary>\n\n{mermaid(edges)}\n\n</details>"
+    summary = "<summary>The statuses as a Mermaid diagram</summary>"
+    folded = f'<details markdown="1">\n{summary}\n\n{mermaid(edges)}\n\n</details>'
     return f"{BEGIN}\n![The saga](images/saga.svg)\n\n{folded}\n\n{table(edges)}\n{END}"
 
 

@@ -8,7 +8,7 @@ from payment_service.lifecycle import Payment, PaymentStatus
 from payment_service.payments import Payments
 from shared.http import View, json_response, new_router, not_found
 from shared.money import JsonMoney, to_json_number
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 
@@ -40,10 +40,8 @@ def create_router(payments: Payments) -> APIRouter:
         status: PaymentStatus | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
     ) -> Response:
         """Payments in the order of their ids; all of them, or those in one status."""
-        after = None if cursor is None else read_cursor(cursor, (str,))[0]
-        page = await payments.page(status, after=after, limit=limit)
-        following = write_cursor([page[-1].order_id]) if len(page) == limit else None
-        return json_response({"items": [show(payment) for payment in page], "nextCursor": following})
+        page = await payments.page(status, after=after_id(cursor), limit=limit)
+        return page_response(page, show, key=lambda payment: [payment.order_id], limit=limit)
 
     @router.get("/payments/{order_id}", response_model=PaymentView)
     async def get_payment(order_id: OrderIdParameter) -> Response:

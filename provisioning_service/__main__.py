@@ -13,15 +13,15 @@ from provisioning_service.api import ApiDependencies, create_router
 from provisioning_service.credentials import Vault
 from provisioning_service.handlers import handlers
 from provisioning_service.job import Job
-from provisioning_service.job_runner import JobRunner, Records
+from provisioning_service.job_runner import JobCollections, JobRunner
 from provisioning_service.jobs import Jobs
-from provisioning_service.lifecycle import Patience
+from provisioning_service.lifecycle import Timeouts
 from provisioning_service.locks import Locks
 from provisioning_service.outbox import Outbox
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Provider
-from provisioning_service.schedule import Schedule
+from provisioning_service.scheduler import Scheduler
 from provisioning_service.schema import SCHEMA
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.smartvps import SmartVps
@@ -46,37 +46,39 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     jobs = Jobs(database[job_records.COLLECTION])
     locks = Locks(database[lock_records.COLLECTION])
     packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)
-    records = Records(jobs, Ownership(database[address_records.COLLECTION]), packages)
-    announcing = Outbox(jobs, packages, connections.publisher, utc_now, connections.reach)
+    records = JobCollections(jobs, Ownership(database[address_records.COLLECTION]), packages)
+    outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.reach)
     provider = open_provider(settings)
     vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
-    background: list[Callable[[], Awaitable[None]]] = [announcing.run]
+    background: list[Callable[[], Awaitable[None]]] = [outbox.run]
     drain: list[Callable[[], Awaitable[None]]] = []
     wake: Callable[[], None] = _nothing
     if provider is not None and vault is not None:
-        patience = patience_of(settings)
-        carrying = JobRunner(
+        timeouts = timeouts_from(settings)
+        runner = JobRunner(
             records,
             provider,
             vault,
-            patience,
+            timeouts,
             clock=utc_now,
             reach=connections.reach,
-            on_low=announcing.post_low_packages,
+            on_low_package=outbox.announce_low_packages,
         )
-        schedule = Schedule(jobs, locks, carrying, announcing, patience, clock=utc_now, at_once=settings.jobs_at_once)
-        background.append(schedule.run)
+        scheduler = Scheduler(
+            jobs, locks, runner, outbox, timeouts, clock=utc_now, max_concurrent=settings.jobs_at_once
+        )
+        background.append(scheduler.run)
         drain.append(provider.close)
-        wake = schedule.wake
+        wake = scheduler.wake
     else:
         _log.warning("no server provider is configured: every job is refused, those under way stand still")
 
-    def on_new(job: Job) -> None:
-        announcing.post(job)
+    def on_change(job: Job) -> None:
+        outbox.post(job)
         wake()
 
     return Parts(
-        handlers=handlers(jobs, utc_now, on_new, has_provider=provider is not None),
+        handlers=handlers(jobs, utc_now, on_change, has_provider=provider is not None),
         router=create_router(ApiDependencies(jobs, locks, packages, provider, vault, utc_now)),
         collections=SCHEMA,
         background=background,
@@ -98,9 +100,9 @@ def open_provider(settings: ProvisioningSettings) -> Provider | None:
     )
 
 
-def patience_of(settings: ProvisioningSettings) -> Patience:
+def timeouts_from(settings: ProvisioningSettings) -> Timeouts:
     """The settings in the terms of the decisions."""
-    return Patience(
+    return Timeouts(
         buy_attempts=settings.buy_attempts,
         buy_delays=tuple(timedelta(seconds=delay) for delay in settings.buy_retry_delays),
         buy_timeout=timedelta(seconds=settings.buy_timeout_seconds),

@@ -19,7 +19,7 @@ from provisioning_service.provider import Package, Provider, ProviderError
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
 from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 PackageParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -135,16 +135,16 @@ class PackagePage(View):
     next_cursor: str | None
 
 
-def create_router(desk: ApiDependencies) -> APIRouter:
+def create_router(dependencies: ApiDependencies) -> APIRouter:
     """The routes over these records and this provider."""
     router = new_router("provisioning")
-    _add_jobs(router, desk)
-    _add_packages(router, desk)
-    _add_locks(router, desk)
+    _add_jobs(router, dependencies)
+    _add_packages(router, dependencies)
+    _add_locks(router, dependencies)
     return router
 
 
-def _add_jobs(router: APIRouter, desk: ApiDependencies) -> None:
+def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/jobs", response_model=JobPage)
     async def list_jobs(
         status: State | None = None,
@@ -153,26 +153,24 @@ def _add_jobs(router: APIRouter, desk: ApiDependencies) -> None:
         cursor: CursorParameter = None,
     ) -> Response:
         """Jobs in the order of their orders' ids; all of them, or those in one state or for one package."""
-        after = None if cursor is None else read_cursor(cursor, (str,))[0]
-        page = await desk.jobs.page(status, package, after=after, limit=limit)
-        following = write_cursor([page[-1].order_id]) if len(page) == limit else None
-        return json_response({"items": [show(job) for job in page], "nextCursor": following})
+        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit)
+        return page_response(page, show_job, key=lambda job: [job.order_id], limit=limit)
 
     @router.get("/jobs/{order_id}", response_model=JobView)
     async def get_job(order_id: OrderIdParameter) -> Response:
         """The job of one order."""
-        return json_response(show(await _find(desk.jobs, order_id)))
+        return json_response(show_job(await _find(dependencies.jobs, order_id)))
 
     @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
     async def get_credentials(order_id: OrderIdParameter) -> Response:
         """How to get into the order's server; never to be cached or logged."""
-        job = await _find(desk.jobs, order_id)
+        job = await _find(dependencies.jobs, order_id)
         if job.credentials is None:
             raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
-        if desk.vault is None:
+        if dependencies.vault is None:
             raise _unavailable("No key to the credentials is configured (ORDERSAGA_CREDENTIALS_KEY)")
         try:
-            secret = desk.vault.open(order_id, job.credentials)
+            secret = dependencies.vault.open(order_id, job.credentials)
         except UnreadableCredentialsError as error:
             raise _unavailable(f"{error}: is an earlier key missing from ORDERSAGA_CREDENTIALS_KEY?") from None
         return json_response(
@@ -180,8 +178,8 @@ def _add_jobs(router: APIRouter, desk: ApiDependencies) -> None:
         )
 
 
-def _add_packages(router: APIRouter, desk: ApiDependencies) -> None:
-    cache = PackageCache(desk.provider) if desk.provider is not None else None
+def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
+    cache = PackageCache(dependencies.provider) if dependencies.provider is not None else None
 
     @router.get("/packages", response_model=PackagePage)
     async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
@@ -192,24 +190,26 @@ def _add_packages(router: APIRouter, desk: ApiDependencies) -> None:
             packages = await cache.packages()
         except ProviderError as error:
             raise _unavailable(f"The provider does not say what it has: {error}") from None
-        locks = {lock.key: lock for lock in await desk.locks.held() if lock.expires_at > desk.clock()}
-        ordered = sorted(packages, key=_place)
-        page, following = _page(ordered, _place, (str, str), limit, cursor)
-        shown = [_show_package(one, desk.packages.is_low(one), locks.get(package_key(one.name))) for one in page]
+        locks = {lock.key: lock for lock in await dependencies.locks.held() if lock.expires_at > dependencies.clock()}
+        ordered = sorted(packages, key=_sort_key)
+        page, following = _page(ordered, _sort_key, (str, str), limit, cursor)
+        shown = [
+            _show_package(one, dependencies.packages.is_low(one), locks.get(package_key(one.name))) for one in page
+        ]
         return json_response({"items": shown, "nextCursor": following})
 
 
-def _add_locks(router: APIRouter, desk: ApiDependencies) -> None:
+def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/locks", response_model=PackageLockPage)
     async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""
-        page, following = _page(await desk.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
+        page, following = _page(await dependencies.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
         return json_response({"items": [_show_held(lock) for lock in page], "nextCursor": following})
 
     @router.delete("/locks/{package}", response_model=PackageLockView)
     async def clear_lock(package: PackageParameter) -> Response:
         """Free a package whoever holds it; answers how it was held. The holder stops before it buys."""
-        lock = await desk.locks.clear(package_key(package))
+        lock = await dependencies.locks.clear(package_key(package))
         if lock is None:
             raise not_found(f"A held lock of package {package}")
         return json_response(_show_held(lock))
@@ -235,11 +235,11 @@ def _page(
     return rest[:limit], write_cursor(place(rest[limit - 1])) if len(rest) > limit else None
 
 
-def _place(package: Package) -> list[str]:
+def _sort_key(package: Package) -> list[str]:
     return [package.name, package.package_id]
 
 
-def show(job: Job) -> dict[str, Any]:
+def show_job(job: Job) -> dict[str, Any]:
     """Write a job as JobView describes it."""
     return {
         "orderId": job.order_id,

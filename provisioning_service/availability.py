@@ -16,7 +16,7 @@ def find_package(packages: Sequence[Package], name: str, package_id: str | None)
     return next((package for package in packages if package_key(package.name) == package_key(name)), None)
 
 
-def why_unavailable(package: Package | None) -> str | None:
+def unavailable_reason(package: Package | None) -> str | None:
     """Say why nothing can be bought from the package; None if something may be."""
     if package is None:
         return f"{NO_ADDRESS}: the provider does not list it"
@@ -25,7 +25,7 @@ def why_unavailable(package: Package | None) -> str | None:
     return None if package.ips else NO_ADDRESS
 
 
-def pick(free: Collection[str], earlier: Sequence[str]) -> str | None:
+def pick_address(free: Collection[str], earlier: Sequence[str]) -> str | None:
     """Choose the address to ask for, None if there is none.
 
     The one that was asked for last, as long as it is free: the provider can sell an address only once, also where an

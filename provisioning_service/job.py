@@ -1,4 +1,4 @@
-"""A job as the decisions see it: one order's server, from the request to its end."""
+"""The job of one order's server, from the request to its end, as a value."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,16 +12,16 @@ class State(StrEnum):
     """Where a job is on its way."""
 
     QUEUED = "QUEUED"
-    """It stands in the line of its package."""
+    """It waits in the queue of its package."""
     RUNNING = "RUNNING"
-    """A worker has claimed it, until `due_at` unless that is renewed."""
+    """A worker has claimed it until `due_at`, which the worker renews."""
     WAITING = "WAITING"
-    """It waits for its next attempt at `due_at`; nobody and nothing is held meanwhile."""
+    """It waits for its next attempt at `due_at`; no lock is held meanwhile."""
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
 
 
-OVER = (State.COMPLETED, State.FAILED)
+ENDED_STATES = (State.COMPLETED, State.FAILED)
 
 
 class Step(StrEnum):
@@ -46,27 +46,27 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchase:
-    """What is known about an attempt to buy that has not given an address: enough to find out whether it did.
+    """An attempt to buy that has not given an address, with enough to find out later whether it bought one.
 
-    `asked` are the addresses that were asked for, over all attempts, and `free_before` those that were free when an
-    attempt began: one of them that is sold now may be ours. `answered` is false where the provider may still be at it:
-    nothing is bought again before `rest_until` then, also not by a retry. `settled` is true once the attempt counts as
-    failed, and `looked` once nothing was found to be sold after that.
+    `asked` are the addresses asked for, over all attempts, and `free_before` those that were free when an attempt
+    began: any of them that is sold now may be ours. While `answered` is false the provider may still be processing the
+    request, and even a retry buys nothing before `no_retry_before`. `failed` is true once the attempt counts as failed,
+    `searched` once a search after that has found nothing.
     """
 
     asked: tuple[str, ...]
     free_before: tuple[str, ...]
     started_at: datetime
-    rest_until: datetime
+    no_retry_before: datetime
     answered: bool = False
-    settled: bool = False
-    looked: bool = False
-    trouble: str | None = None
+    failed: bool = False
+    searched: bool = False
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """A message that a job owes, under its number in the sequence of all that the job says."""
+class OutboxMessage:
+    """A message waiting to be published, with its number in the sequence of the job's messages."""
 
     sequence: int
     routing_key: str
@@ -77,11 +77,11 @@ class Notice:
 class Job:
     """The state that decisions are made from; times in UTC, RAM in MB.
 
-    `run` counts the requests (one and a retry make two), and every run up to `cancel_run` is to be cancelled. `fence`
-    counts the claims: a worker writes only while the job still has the fence that it claimed it with. `version` counts
-    the stored states, and `line` is the place in the package's line. `missed_at` is when it last missed its turn. A job
-    that was cancelled before it was requested does not know what it was about. `traceparent` is where what it says
-    continues its order's trace.
+    `run` counts the requests: the first one and each retry. Every run up to `cancel_run` is cancelled. `fence` counts
+    the claims: a worker writes only while the job has the fence of its claim. `version` counts the stored states, and
+    `queue_position` orders the package's queue. `lock_timeouts` counts the waits for the lock that took too long, and
+    `lock_timed_out_at` is when the last one ended. A job that was cancelled before its request arrived has no package
+    and no user. `traceparent` is where the job's messages continue the trace of the order.
     """
 
     order_id: str
@@ -96,14 +96,14 @@ class Job:
     cancel_run: int = 0
     fence: int = 0
     version: int = 0
-    line: int = 0
+    queue_position: int = 0
     step: Step = Step.LOCK
     due_at: datetime | None = None
     waiting_since: datetime | None = None
-    missed_turns: int = 0
-    missed_at: datetime | None = None
-    buys: int = 0
-    looks: int = 0
+    lock_timeouts: int = 0
+    lock_timed_out_at: datetime | None = None
+    buy_attempts: int = 0
+    status_attempts: int = 0
     purchase: Purchase | None = None
     ip: str | None = None
     wrong_ips: tuple[str, ...] = ()
@@ -114,26 +114,26 @@ class Job:
     retryable: bool = False
     attempts: tuple[Attempt, ...] = ()
     sequence: int = 0
-    outbox: tuple[Notice, ...] = ()
+    outbox: tuple[OutboxMessage, ...] = ()
     outbox_since: datetime | None = None
     traceparent: str | None = None
 
     @property
-    def over(self) -> bool:
-        """Whether nothing happens any more unless somebody asks for another run."""
-        return self.state in OVER
+    def ended(self) -> bool:
+        """True if nothing happens any more unless another run is requested."""
+        return self.state in ENDED_STATES
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether this run is to stop before it buys."""
+        """True if this run must stop before it buys."""
         return self.cancel_run >= self.run
 
     @property
     def lock_key(self) -> str | None:
-        """The name under which its package is locked."""
+        """The key of its package's lock."""
         return None if self.package is None else package_key(self.package)
 
     @property
     def needs_lock(self) -> bool:
-        """Whether what it does next may be done by the holder of the package's lock only."""
-        return not self.over and self.ip is None
+        """True if its next step requires the package's lock."""
+        return not self.ended and self.ip is None

@@ -13,12 +13,12 @@ from structlog.contextvars import bound_contextvars
 
 from provisioning_service import lifecycle
 from provisioning_service.addresses import is_inside
-from provisioning_service.availability import find_package, pick, why_unavailable
+from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.credentials import Vault
-from provisioning_service.job import OVER, Job, State
+from provisioning_service.job import ENDED_STATES, Job, State
 from provisioning_service.jobs import ClaimLostError, Jobs
-from provisioning_service.lease import JobLease, LeaseLostError, persevere
-from provisioning_service.lifecycle import Patience
+from provisioning_service.lease import JobLease, LeaseLostError, retry_until_available
+from provisioning_service.lifecycle import Timeouts
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Access, Package, Provider, ProviderError, UnansweredError
@@ -36,12 +36,12 @@ from shared.failure_points import (
 
 _log = structlog.get_logger(__name__)
 _ended = Counter("provisioning_jobs_total", "Runs of jobs that have come to an end", ["state"])
-for _state in OVER:
+for _state in ENDED_STATES:
     _ended.labels(_state)  # starts at zero: Prometheus sees no increase in a series that begins with its first count
 _adopted = Counter("provisioning_adopted_total", "Servers that were found to be bought though the answer was lost")
 
 
-class Records(NamedTuple):
+class JobCollections(NamedTuple):
     """The collections that a job is carried over."""
 
     jobs: Jobs
@@ -54,210 +54,210 @@ class JobRunner:
 
     def __init__(
         self,
-        records: Records,
+        records: JobCollections,
         provider: Provider,
         vault: Vault,
-        patience: Patience,
+        timeouts: Timeouts,
         *,
         clock: Clock,
         reach: FailurePoint,
-        on_low: Callable[[], None],
+        on_low_package: Callable[[], None],
     ) -> None:
-        self._records = records
+        self._collections = records
         self._provider = provider
         self._vault = vault
-        self._patience = patience
+        self._timeouts = timeouts
         self._clock = clock
         self._reach = reach
-        self._on_low = on_low
+        self._on_low_package = on_low_package
 
-    async def carry(self, held: JobLease, on_freed: Callable[[], None]) -> None:
+    async def run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
         """Carry the job on; `on_freed` is called when its package is free for the next in line.
 
         Whatever goes wrong, the job is left so that somebody goes on with it: at once, at its next attempt, or when
         the claim has run out.
         """
-        job = held.job
+        job = lease.job
         try:
-            with bound_contextvars(order_id=job.order_id), tracing.working("carry on", job.order_id, job.traceparent):
-                async with held:
-                    await self._carry_on(held, on_freed)
+            with bound_contextvars(order_id=job.order_id), tracing.working("run job", job.order_id, job.traceparent):
+                async with lease:
+                    await self._run(lease, on_freed)
         except (ClaimLostError, LeaseLostError) as error:
-            _log.warning("stopped working on a job", order_id=held.job.order_id, why=str(error))
+            _log.warning("stopped working on a job", order_id=lease.job.order_id, why=str(error))
         finally:
             on_freed()
-        if held.job.state is State.WAITING:
+        if lease.job.state is State.WAITING:
             self._reach(JOB_WAITING)
 
-    async def _carry_on(self, held: JobLease, on_freed: Callable[[], None]) -> None:
+    async def _run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
         try:
             access = None
-            if held.job.ip is None:
-                access = await self._obtain(held)
-                await held.release_lock()
+            if lease.job.ip is None:
+                access = await self._obtain_address(lease)
+                await lease.release_lock()
                 on_freed()
-            if held.job.state is State.RUNNING:
-                await self._finish(held, access)
+            if lease.job.state is State.RUNNING:
+                await self._finish(lease, access)
         except (ClaimLostError, LeaseLostError):
             raise
         except Exception as error:  # noqa: BLE001 - counted, so that a job with a fault ends where somebody sees it
-            _log.exception("a fault in a job", order_id=held.job.order_id)
-            if held.job.state is State.RUNNING:
-                await self._count_fault(held, f"fault: {type(error).__name__}")
+            _log.exception("a fault in a job", order_id=lease.job.order_id)
+            if lease.job.state is State.RUNNING:
+                await self._record_unexpected_error(lease, f"fault: {type(error).__name__}")
 
     # --- Under the package's lock. ---
 
-    async def _obtain(self, held: JobLease) -> Access | None:
+    async def _obtain_address(self, lease: JobLease) -> Access | None:
         """Adopt or buy an address. Afterwards the job has one, or is no longer running.
 
         Returns how to get into the server where that is known already.
         """
         self._reach(JOB_LOCKED)
-        package = await self._check(held)
+        package = await self._check_stock(lease)
         if package is None:
             return None
-        access = await self._adopt(held, package)
-        if held.job.ip is not None or held.job.state is not State.RUNNING:
+        access = await self._adopt_purchase(lease, package)
+        if lease.job.ip is not None or lease.job.state is not State.RUNNING:
             return access
-        if held.job.cancel_requested:
-            await self._record(held, lifecycle.stopped(held.job, self._clock()))
+        if lease.job.cancel_requested:
+            await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
-        ip = await self._choose(held, package)
+        ip = await self._choose_address(lease, package)
         if ip is not None:
-            return await self._buy(held, ip, package)
+            return await self._buy(lease, ip, package)
         return None
 
-    async def _check(self, held: JobLease) -> Package | None:
+    async def _check_stock(self, lease: JobLease) -> Package | None:
         """See what the provider has of the package; None if that ends the attempt."""
-        job = held.job
+        job = lease.job
         try:
             packages = await self._provider.packages()
         except ProviderError as error:
-            await self._fail_check(held, str(error))
+            await self._fail_check(lease, str(error))
             return None
-        await held.advance()
+        await lease.report_progress()
         package = find_package(packages, job.package or "", job.package_id)
         if package is None and job.purchase is not None:
             # Without the package nobody can see whether it was bought from: not the time to say that nothing was.
-            await self._fail_check(held, "the provider does not list the package")
+            await self._fail_check(lease, "the provider does not list the package")
             return None
         if package is not None:
             await self._note(job, package)
-        if (why := why_unavailable(package)) and job.purchase is None:
-            await self._record(held, lifecycle.not_available(job, why, self._clock()))
+        if (why := unavailable_reason(package)) and job.purchase is None:
+            await self._record(lease, lifecycle.not_available(job, why, self._clock()))
             return None
         return package
 
     async def _note(self, job: Job, package: Package) -> None:
         key = job.lock_key or package.name
         now = self._clock()
-        if await persevere(lambda: self._records.packages.note(key, package, now)):
-            self._on_low()
-        if self._records.packages.is_low(package):
+        if await retry_until_available(lambda: self._collections.packages.note(key, package, now)):
+            self._on_low_package()
+        if self._collections.packages.is_low(package):
             _log.warning("package runs out of addresses", package=key, free=package.ipv4)
 
-    async def _adopt(self, held: JobLease, package: Package) -> Access | None:
+    async def _adopt_purchase(self, lease: JobLease, package: Package) -> Access | None:
         """Find out whether an earlier attempt has bought, and take what it bought."""
-        job = held.job
+        job = lease.job
         if job.purchase is None:
             return None
         known = {*job.purchase.asked, *job.purchase.free_before}
-        owners = await persevere(lambda: self._records.ownership.owners(known))
+        owners = await retry_until_available(lambda: self._collections.ownership.owners(known))
         own = [ip for ip, owner in owners.items() if owner == job.order_id and ip not in job.wrong_ips]
         if own:  # it was recorded as ours, and then the process died
-            await self._record(held, lifecycle.bought(job, own[0], "the provider assigned", self._clock()))
+            await self._record(lease, lifecycle.bought(job, own[0], "the provider assigned", self._clock()))
             return None
-        others = await persevere(lambda: self._records.jobs.asked_by_others(job, self._clock()))
-        for ip in lifecycle.sold_to_us(job, package.ips, others - {*job.purchase.asked} | owners.keys()):
+        others = await retry_until_available(lambda: self._collections.jobs.asked_by_others(job, self._clock()))
+        for ip in lifecycle.possibly_bought(job, package.ips, others - {*job.purchase.asked} | owners.keys()):
             try:
                 access = await self._provider.access(ip)
             except ProviderError as error:
-                await self._fail_check(held, f"{ip} was sold, and whether to us could not be found out: {error}")
+                await self._fail_check(lease, f"{ip} was sold, and whether to us could not be found out: {error}")
                 return None
             if access is not None and await self._claim(job, ip) == job.order_id:
                 _adopted.inc()
                 await self._record(
-                    held, lifecycle.bought(job, ip, "an attempt without an answer bought", self._clock())
+                    lease, lifecycle.bought(job, ip, "an attempt without an answer bought", self._clock())
                 )
                 return access
-        await self._record(held, lifecycle.nothing_sold(job, self._clock(), self._patience))
+        await self._record(lease, lifecycle.nothing_bought(job, self._clock(), self._timeouts))
         return None
 
-    async def _choose(self, held: JobLease, package: Package) -> str | None:
+    async def _choose_address(self, lease: JobLease, package: Package) -> str | None:
         """Pick the address to ask for; None if that ends the attempt."""
-        job = held.job
-        owners = await persevere(lambda: self._records.ownership.owners(package.ips))
-        others = await persevere(lambda: self._records.jobs.asked_by_others(job, self._clock()))
+        job = lease.job
+        owners = await retry_until_available(lambda: self._collections.ownership.owners(package.ips))
+        others = await retry_until_available(lambda: self._collections.jobs.asked_by_others(job, self._clock()))
         earlier = job.purchase.asked if job.purchase else ()
-        closed = why_unavailable(package)
+        closed = unavailable_reason(package)
         free = [ip for ip in package.ips if is_inside(job.package or "", ip) and ip not in owners and not closed]
-        ip = pick([ip for ip in free if ip not in others], earlier)
+        ip = pick_address([ip for ip in free if ip not in others], earlier)
         if ip is None and free:
-            await self._fail_check(held, "the free addresses are being bought for other orders")
+            await self._fail_check(lease, "the free addresses are being bought for other orders")
         elif ip is None:
             why = closed or f"{lifecycle.NO_ADDRESS}: those that it lists are not for this order"
-            await self._record(held, lifecycle.not_available(job, why, self._clock()))
+            await self._record(lease, lifecycle.not_available(job, why, self._clock()))
         return ip
 
-    async def _buy(self, held: JobLease, asked: str, package: Package) -> Access | None:
-        before = held.job
-        await held.advance()
-        after = lifecycle.buying(before, asked, package.ips, self._clock(), self._patience)
-        await held.record(after, unless_cancelled=True)
-        if held.job.version == before.version:  # to be cancelled, and stopped just in time
-            await self._record(held, lifecycle.stopped(held.job, self._clock()))
+    async def _buy(self, lease: JobLease, asked: str, package: Package) -> Access | None:
+        before = lease.job
+        await lease.report_progress()
+        after = lifecycle.buy_started(before, asked, package.ips, self._clock(), self._timeouts)
+        await lease.record(after, unless_cancelled=True)
+        if lease.job.version == before.version:  # to be cancelled, and stopped just in time
+            await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
         self._reach(BEFORE_BUY)
         try:
-            ip = await self._provider.buy(asked, before.ram, before_sending=held.require)
+            ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
         except LeaseLostError:
-            await held.record(lifecycle.not_sent(held.job, before, self._clock()))
+            await lease.record(lifecycle.buy_not_sent(lease.job, before, self._clock()))
             raise
         except ProviderError as error:
-            return await self._look(held, error)
+            return await self._search_after_failure(lease, error)
         self._reach(BOUGHT)
-        await self._verify(held, ip)
+        await self._verify(lease, ip)
         return None
 
-    async def _look(self, held: JobLease, error: ProviderError) -> Access | None:
+    async def _search_after_failure(self, lease: JobLease, error: ProviderError) -> Access | None:
         """After an attempt that gave no address: see at once whether it has bought all the same."""
         done = not isinstance(error, UnansweredError)
-        await self._record(held, lifecycle.unanswered(held.job, str(error), self._clock(), done=done))
-        await held.advance()
-        job = held.job
+        await self._record(lease, lifecycle.no_address_received(lease.job, str(error), self._clock(), done=done))
+        await lease.report_progress()
+        job = lease.job
         try:
             package = find_package(await self._provider.packages(), job.package or "", job.package_id)
         except ProviderError:
             package = None
         if package is None:
-            await self._record(held, lifecycle.not_looked(job, self._clock(), self._patience))
+            await self._record(lease, lifecycle.search_failed(job, self._clock(), self._timeouts))
             return None
-        return await self._adopt(held, package)
+        return await self._adopt_purchase(lease, package)
 
-    async def _verify(self, held: JobLease, ip: str) -> None:
+    async def _verify(self, lease: JobLease, ip: str) -> None:
         """Give the address to the order if it is inside the package and nobody else's; else nobody gets it."""
-        job, now = held.job, self._clock()
+        job, now = lease.job, self._clock()
         if not is_inside(job.package or "", ip):
-            await persevere(lambda: self._records.ownership.claim(ip, job.order_id, now, wrong=True))
-            await self._record(held, lifecycle.wrong_address(job, ip, now))
+            await retry_until_available(lambda: self._collections.ownership.claim(ip, job.order_id, now, wrong=True))
+            await self._record(lease, lifecycle.wrong_address(job, ip, now))
             return
         owner = await self._claim(job, ip)
         if owner != job.order_id:
-            await self._record(held, lifecycle.taken_address(job, ip, owner, now))
+            await self._record(lease, lifecycle.duplicate_address(job, ip, owner, now))
             return
         self._reach(ADDRESS_CLAIMED)
-        await self._record(held, lifecycle.bought(job, ip, "the provider assigned", now))
+        await self._record(lease, lifecycle.bought(job, ip, "the provider assigned", now))
 
     async def _claim(self, job: Job, ip: str) -> str:
         now = self._clock()
-        return await persevere(lambda: self._records.ownership.claim(ip, job.order_id, now))
+        return await retry_until_available(lambda: self._collections.ownership.claim(ip, job.order_id, now))
 
     # --- Without the lock. ---
 
-    async def _finish(self, held: JobLease, access: Access | None) -> None:
+    async def _finish(self, lease: JobLease, access: Access | None) -> None:
         """Ask how to get into the server, unless that is known, and complete the job."""
         self._reach(BEFORE_STATUS)
-        job = held.job
+        job = lease.job
         trouble = "the provider does not know the address"
         if access is None:
             try:
@@ -265,28 +265,28 @@ class JobRunner:
             except ProviderError as error:
                 trouble = str(error)
         if access is None:
-            await self._fail_status(held, trouble)
+            await self._fail_status(lease, trouble)
             return
         sealed = self._vault.seal(job.order_id, access)
-        await self._record(held, lifecycle.completed(job, access, sealed, self._clock()))
+        await self._record(lease, lifecycle.completed(job, access, sealed, self._clock()))
 
     # --- What is written down. ---
 
-    async def _fail_check(self, held: JobLease, trouble: str) -> None:
-        await self._record(held, lifecycle.check_failed(held.job, trouble, self._clock(), self._patience))
+    async def _fail_check(self, lease: JobLease, trouble: str) -> None:
+        await self._record(lease, lifecycle.check_failed(lease.job, trouble, self._clock(), self._timeouts))
 
-    async def _fail_status(self, held: JobLease, trouble: str) -> None:
-        await self._record(held, lifecycle.status_failed(held.job, trouble, self._clock(), self._patience))
+    async def _fail_status(self, lease: JobLease, trouble: str) -> None:
+        await self._record(lease, lifecycle.status_failed(lease.job, trouble, self._clock(), self._timeouts))
 
-    async def _count_fault(self, held: JobLease, trouble: str) -> None:
+    async def _record_unexpected_error(self, lease: JobLease, trouble: str) -> None:
         """Count an unexpected error like a failed attempt: after a few of them the job fails, and is seen."""
-        await (self._fail_check if held.job.ip is None else self._fail_status)(held, trouble)
+        await (self._fail_check if lease.job.ip is None else self._fail_status)(lease, trouble)
 
-    async def _record(self, held: JobLease, after: Job) -> None:
-        knew = held.job.cancel_requested
-        await held.record(after)
-        if held.job.cancel_requested and not knew:  # it was asked for while the step was under way
-            await held.record(lifecycle.heeded(held.job, self._clock()))
-        if held.job.over:
-            _ended.labels(held.job.state).inc()
-            _log.info("job ended", order_id=held.job.order_id, state=held.job.state, reason=held.job.failure_reason)
+    async def _record(self, lease: JobLease, after: Job) -> None:
+        knew = lease.job.cancel_requested
+        await lease.record(after)
+        if lease.job.cancel_requested and not knew:  # it was asked for while the step was under way
+            await lease.record(lifecycle.cancellation_honoured(lease.job, self._clock()))
+        if lease.job.ended:
+            _ended.labels(lease.job.state).inc()
+            _log.info("job ended", order_id=lease.job.order_id, state=lease.job.state, reason=lease.job.failure_reason)

@@ -22,7 +22,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from provisioning_service.addresses import package_key
-from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
 from provisioning_service.lifecycle import claimed
 from shared import database
 from shared.contracts.provisioning import Server
@@ -64,13 +64,13 @@ _FIELDS: Mapping[str, str] = {
     "ram": "ram",
     "run": "run",
     "fence": "fence",
-    "line": "line",
+    "queue_position": "line",
     "due_at": "dueAt",
     "waiting_since": "waitingSince",
-    "missed_turns": "missedTurns",
-    "missed_at": "missedAt",
-    "buys": "buys",
-    "looks": "looks",
+    "lock_timeouts": "missedTurns",
+    "lock_timed_out_at": "missedAt",
+    "buy_attempts": "buys",
+    "status_attempts": "looks",
     "ip": "ip",
     "wrong_ips": "wrongIps",
     "credentials": "credentials",
@@ -94,18 +94,18 @@ class Jobs:
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
-    async def open(self, jobs: Sequence[Job]) -> list[Job]:
+    async def insert(self, jobs: Sequence[Job]) -> list[Job]:
         """Insert the jobs, of different orders, and return them as they are recorded: one that exists stays."""
         if not jobs:
             return []
         try:
             await self._collection.insert_many([_document(job) for job in jobs], ordered=False)
         except BulkWriteError as error:
-            existing = await self.load(database.duplicates(error))
+            existing = await self.read(database.duplicates(error))
             return [existing.get(job.order_id, job) for job in jobs]
         return list(jobs)
 
-    async def load(self, order_ids: Iterable[str]) -> dict[str, Job]:
+    async def read(self, order_ids: Iterable[str]) -> dict[str, Job]:
         """Return the jobs that exist, by order id."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _job(document) async for document in cursor}
@@ -132,14 +132,14 @@ class Jobs:
         query = {"_id": before.order_id, "version": _version(before)}
         return (await self._collection.update_one(query, _update(before, after))).matched_count == 1
 
-    async def ask_to_cancel(self, order_id: str, run: int) -> bool:
+    async def request_cancel(self, order_id: str, run: int) -> bool:
         """Have the run's worker stop before it buys; False if the job has no worker any more."""
         query = {"_id": order_id, "state": State.RUNNING}
         return (await self._collection.update_one(query, {"$max": {"cancelRun": run}})).matched_count == 1
 
     # --- Under a claim. ---
 
-    async def heads_of_lines(self, now: datetime, passing: Sequence[str], limit: int) -> list[Job]:
+    async def queue_heads(self, now: datetime, passing: Sequence[str], limit: int) -> list[Job]:
         """Return the first job that is due of each package, but for those packages that are to be passed over.
 
         Those that have come first are returned where there are more than `limit`.
@@ -154,14 +154,14 @@ class Jobs:
             {"$limit": limit},
         ]
         found = [row["first"] async for row in database.aggregate(self._collection, pipeline)]
-        return sorted(await self._readable({"_id": {"$in": found}}, limit=limit), key=lambda job: job.line)
+        return sorted(await self._readable({"_id": {"$in": found}}, limit=limit), key=lambda job: job.queue_position)
 
     async def due_without_lock(self, now: datetime, limit: int) -> list[Job]:
         """Return jobs that are due and need no lock, the longest overdue first."""
         query = {"dueAt": {"$lte": now}, "needsLock": {"$exists": False}}
         return await self._readable(query, sort="dueAt", limit=limit)
 
-    async def in_line(self, lock_key: str, waiting_before: datetime, limit: int) -> list[Job]:
+    async def waiting_in_queue(self, lock_key: str, waiting_before: datetime, limit: int) -> list[Job]:
         """Return the package's jobs that have stood in its line since that time or longer, the first in line first."""
         query = {
             "needsLock": True,
@@ -195,7 +195,7 @@ class Jobs:
             raise ClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
         return recorded
 
-    async def give_up(self, job: Job, now: datetime) -> None:
+    async def requeue(self, job: Job, now: datetime) -> None:
         """Give a claim back unfinished, whatever was written last under it: the job is due, in its old place."""
         given_up = {"state": State.QUEUED, "dueAt": now, "waitingSince": now, "updatedAt": now}
         query = {"_id": job.order_id, "fence": job.fence, "state": State.RUNNING}
@@ -270,7 +270,7 @@ def _update(before: Job, after: Job) -> Document:
         change["$unset"] = dict.fromkeys(gone, "")
     pushed = {
         "attempts": [_attempt(attempt) for attempt in after.attempts[len(before.attempts) :]],
-        "outbox": [_notice(notice) for notice in after.outbox if notice.sequence > before.sequence],
+        "outbox": [_outbox_message(notice) for notice in after.outbox if notice.sequence > before.sequence],
     }
     pushes: Document = {name: {"$each": values} for name, values in pushed.items() if values}
     if "attempts" in pushes:
@@ -295,7 +295,7 @@ def _document(job: Job) -> Document:
     if job.cancel_run:
         document["cancelRun"] = job.cancel_run
     if job.outbox:
-        document |= {"outbox": [_notice(notice) for notice in job.outbox], "outboxSince": job.updated_at}
+        document |= {"outbox": [_outbox_message(notice) for notice in job.outbox], "outboxSince": job.updated_at}
     return document
 
 
@@ -317,11 +317,11 @@ def _purchase(purchase: Purchase) -> Document:
         "asked": list(purchase.asked),
         "freeBefore": list(purchase.free_before),
         "startedAt": purchase.started_at,
-        "restUntil": purchase.rest_until,
+        "restUntil": purchase.no_retry_before,
         "answered": purchase.answered,
-        "settled": purchase.settled,
-        "looked": purchase.looked,
-        "trouble": purchase.trouble,
+        "settled": purchase.failed,
+        "looked": purchase.searched,
+        "trouble": purchase.error,
     }
 
 
@@ -329,7 +329,7 @@ def _attempt(attempt: Attempt) -> Document:
     return asdict(attempt)
 
 
-def _notice(notice: Notice) -> Document:
+def _outbox_message(notice: OutboxMessage) -> Document:
     return {"sequence": notice.sequence, "routingKey": notice.routing_key, "body": notice.body}
 
 
@@ -349,7 +349,7 @@ def _job(document: Document) -> Job:
         attempts=tuple(
             Attempt(Step(a["step"]), a["at"], a["outcome"], a["detail"]) for a in document.get("attempts", ())
         ),
-        outbox=tuple(Notice(n["sequence"], n["routingKey"], n["body"]) for n in document.get("outbox", ())),
+        outbox=tuple(OutboxMessage(n["sequence"], n["routingKey"], n["body"]) for n in document.get("outbox", ())),
         outbox_since=document.get("outboxSince"),
     )
 
@@ -359,11 +359,11 @@ def _stored_purchase(document: Document) -> Purchase:
         asked=tuple(document["asked"]),
         free_before=tuple(document["freeBefore"]),
         started_at=document["startedAt"],
-        rest_until=document["restUntil"],
+        no_retry_before=document["restUntil"],
         answered=document["answered"],
-        settled=document["settled"],
-        looked=document["looked"],
-        trouble=document["trouble"],
+        failed=document["settled"],
+        searched=document["looked"],
+        error=document["trouble"],
     )
 
 

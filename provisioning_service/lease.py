@@ -21,7 +21,7 @@ from shared.bus.backoff import Backoff
 from shared.clock import Clock
 
 RENEWALS_PER_LEASE = 3
-GIVE_BACK_SECONDS = 1.0
+RELEASE_TIMEOUT_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class JobLease:
         *,
         jobs: Jobs,
         locks: Locks,
-        announcing: Outbox,
+        outbox: Outbox,
         clock: Clock,
         lease: timedelta,
     ) -> None:
@@ -50,7 +50,7 @@ class JobLease:
         self._lock = lock
         self._jobs = jobs
         self._locks = locks
-        self._announcing = announcing
+        self._outbox = outbox
         self._clock = clock
         self._lease = lease
         self._until = clock() + lease
@@ -78,25 +78,27 @@ class JobLease:
         if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
             return
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
+            async with asyncio.timeout(RELEASE_TIMEOUT_SECONDS):
                 if error is not None:
-                    await self._jobs.give_up(self.job, self._clock())
+                    await self._jobs.requeue(self.job, self._clock())
                 if (lock := self._take_lock()) is not None:
                     await self._locks.release(lock)
         except Exception as failure:  # noqa: BLE001 - nothing may keep a process from its end
             _log.warning("a job is not given back", order_id=self.job.order_id, error=str(failure)[:200])
 
-    def require(self) -> None:
+    def ensure_held(self) -> None:
         """Raise LeaseLostError unless everything is still held for sure; asks nobody but the clock."""
         if self._lost or self._clock() >= self._until:
             raise LeaseLostError(f"the leases of order {self.job.order_id} are over")
 
-    async def advance(self) -> None:
+    async def report_progress(self) -> None:
         """Tell those in line that the holder gets on; raises LeaseLostError if the lock is held by somebody else."""
         lock, now = self._lock, self._clock()
-        if lock is not None and not await persevere(lambda: self._locks.renew(lock, now, self._lease, progress=True)):
+        if lock is not None and not await retry_until_available(
+            lambda: self._locks.renew(lock, now, self._lease, progress=True)
+        ):
             self._lost = True
-        self.require()
+        self.ensure_held()
 
     async def record(self, after: Job, *, unless_cancelled: bool = False) -> Job:
         """Store the job's step, however long the database is away, and have what it says published.
@@ -104,14 +106,16 @@ class JobLease:
         Raises ClaimLostError if another worker has taken the job over.
         """
         before = self.job
-        self.job = await persevere(lambda: self._jobs.record(before, after, unless_cancelled=unless_cancelled))
-        self._announcing.post(self.job)
+        self.job = await retry_until_available(
+            lambda: self._jobs.record(before, after, unless_cancelled=unless_cancelled)
+        )
+        self._outbox.post(self.job)
         return self.job
 
     async def release_lock(self) -> None:
         """Free the package for the next in line."""
         if (lock := self._take_lock()) is not None:
-            await persevere(lambda: self._locks.release(lock))
+            await retry_until_available(lambda: self._locks.release(lock))
 
     def _take_lock(self) -> Lock | None:
         lock, self._lock = self._lock, None
@@ -136,10 +140,10 @@ class JobLease:
         now, lock = self._clock(), self._lock
         if lock is not None and not await self._locks.renew(lock, now, self._lease) and self._lock is not None:
             return False
-        return await self._jobs.renew(self.job, now + self._lease) or self.job.over
+        return await self._jobs.renew(self.job, now + self._lease) or self.job.ended
 
 
-async def persevere(call: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
     """Call until the database answers; what has been done at the provider must not be forgotten for an outage."""
     backoff = Backoff()
     while True:

@@ -48,7 +48,7 @@ class Outbox:
             self._posted[job.order_id] = job
             self._woken.set()
 
-    def post_low_packages(self) -> None:
+    def announce_low_packages(self) -> None:
         """Have it published soon that a package runs out of addresses."""
         self._package_fell = True
         self._woken.set()
@@ -65,19 +65,19 @@ class Outbox:
             await self._publish(jobs)
         if self._package_fell:
             self._package_fell = False
-            await self._announce_low_packages(self._clock())
+            await self._publish_low_packages(self._clock())
 
     async def publish_left_behind(self) -> None:
         """Publish what was recorded a while ago and is not known to be published."""
         before = self._clock() - LEFT_BEHIND
         await self._publish(await self._jobs.unpublished(before, _PAGE))
-        await self._announce_low_packages(before)
+        await self._publish_low_packages(before)
 
     async def _publish_due(self) -> None:
         await self.publish_posted()
         await self.publish_left_behind()
 
-    async def _announce_low_packages(self, seen_before: datetime) -> None:
+    async def _publish_low_packages(self, seen_before: datetime) -> None:
         for low in await self._packages.unannounced(seen_before):
             await self._publisher.send([low])
             await self._packages.mark_announced(low)

@@ -20,11 +20,11 @@ class PackageCache:
     async def packages(self) -> Sequence[Package]:
         """Return the packages as the provider listed them at most 5 s ago; raises ProviderError."""
         if self._asking is None or (self._asking.done() and time.monotonic() >= self._fresh_until):
-            self._asking = asyncio.create_task(self._ask())
+            self._asking = asyncio.create_task(self._fetch())
         # Shielded: a caller that goes away must not take the answer from the others.
         return await asyncio.shield(self._asking)
 
-    async def _ask(self) -> Sequence[Package]:
+    async def _fetch(self) -> Sequence[Package]:
         self._fresh_until = 0.0  # a failure is not kept
         found = await self._provider.packages()
         self._fresh_until = time.monotonic() + CACHE_SECONDS

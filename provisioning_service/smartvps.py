@@ -24,7 +24,7 @@ KEEP_ALIVE_SECONDS = 2.0
 SENDING = "http11.send_request_headers.started"
 """What httpcore reports just before it writes the first byte of a request."""
 
-_NOT_ITS_OWN = (
+_PROXY_ERRORS = (
     httpx.codes.REQUEST_TIMEOUT,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
@@ -80,8 +80,8 @@ class SmartVps:
 
     async def packages(self) -> Sequence[Package]:
         """List what is for sale at this moment; what cannot be read of it is left out, with a warning."""
-        with _observed("ipstock"):
-            body = await self._ask("ipstock", None, self._stock_timeout)
+        with _measured("ipstock"):
+            body = await self._call("ipstock", None, self._stock_timeout)
             packages, left_out = answers.listed_packages(answers.decoded(body))
         for what in left_out:
             _log.warning("not readable in the provider's stock, left out", what=what)
@@ -94,15 +94,15 @@ class SmartVps:
         nothing is sent.
         """
         order = {"ip": ip} if ram is None else {"ip": ip, "ram": ram}
-        with _observed("buyvps"):
-            body = await self._ask("buyvps", order, self._buy_timeout, before_sending)
+        with _measured("buyvps"):
+            body = await self._call("buyvps", order, self._buy_timeout, before_sending)
             return answers.assigned_ip(answers.decoded(body))
 
     async def access(self, ip: str) -> Access | None:
         """Return how to get into the server with that address; None if the provider has sold no such server."""
-        with _observed("status"):
+        with _measured("status"):
             try:
-                body = await self._ask("status", {"ip": ip}, self._status_timeout)
+                body = await self._call("status", {"ip": ip}, self._status_timeout)
             except _NotFoundError:
                 return None
             return answers.access(answers.decoded(body), ip)
@@ -111,14 +111,14 @@ class SmartVps:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _ask(
+    async def _call(
         self,
         call: str,
         body: dict[str, Any] | None,
         seconds: float,
         before_sending: Callable[[], None] | None = None,
     ) -> bytes:
-        extensions = {"trace": _announcing(before_sending)} if before_sending else None
+        extensions = {"trace": _trace_extension(before_sending)} if before_sending else None
         request = self._client.build_request(
             "POST", f"/api/oceansmart/{call}", json=body, timeout=seconds, extensions=extensions
         )
@@ -147,7 +147,7 @@ class SmartVps:
             await response.aclose()
         if response.status_code == httpx.codes.NOT_FOUND:
             raise _NotFoundError(f"{call}: answered 404")
-        if response.status_code in _NOT_ITS_OWN:
+        if response.status_code in _PROXY_ERRORS:
             raise UnansweredError(f"{call}: answered {response.status_code}")
         if not response.is_success:
             raise ProviderError(f"{call}: answered {response.status_code}")
@@ -158,7 +158,7 @@ class _NotFoundError(ProviderError):
     """The provider does not know what it was asked about."""
 
 
-def _announcing(before_sending: Callable[[], None]) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
+def _trace_extension(before_sending: Callable[[], None]) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
     """Return what httpcore calls at every step of a request. A proxy's CONNECT goes ahead of the request itself."""
 
     async def trace(event: str, details: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ def _announcing(before_sending: Callable[[], None]) -> Callable[[str, dict[str, 
 
 
 @contextmanager
-def _observed(call: str) -> Iterator[None]:
+def _measured(call: str) -> Iterator[None]:
     """Measure a call, and make an error of the provider of an answer that cannot be used.
 
     A call that was stopped from here, not by the provider, is not measured.

@@ -37,7 +37,7 @@ _ENVELOPE = ("data", "result", "response", "server", "vps")
 _FAILURE_KEYS = ("error", "errors")
 _SUCCESS_KEYS = ("success", "ok")
 _NEGATIVE = ("", "0", "false", "no", "none", "null")
-_TELLS_OF_FAILURE = re.compile(
+_FAILURE_WORDS = re.compile(
     r"\b(error|fail|failed|failure|unavailable|not available|sold out|already (in use|sold|taken))\b", re.IGNORECASE
 )
 
@@ -57,8 +57,8 @@ def assigned_ip(answer: object) -> str:
     Keys decide where there are several: one that says "assigned" before one that says "ip" before any other.
     """
     leaves = list(_leaves(answer))
-    if any(_tells_of_failure(key, value) for key, value in leaves):
-        raise UnusableAnswerError("an answer that tells of an error")
+    if any(_reports_failure(key, value) for key, value in leaves):
+        raise UnusableAnswerError("an answer that reports an error")
     by_rank: dict[int, set[str]] = {}
     for key, value in leaves:
         ips = {ip for ip in _IPV4.findall(value) if is_ipv4(ip)} if isinstance(value, str) else set()
@@ -177,13 +177,13 @@ def _rank(key: str) -> int:
     return 1 if key in _ADDRESS else 2
 
 
-def _tells_of_failure(key: str, value: object) -> bool:
+def _reports_failure(key: str, value: object) -> bool:
     positive = value is not None and str(value).strip().lower() not in _NEGATIVE
     if key in _FAILURE_KEYS:
         return positive
     if key in _SUCCESS_KEYS:
         return not positive
-    return isinstance(value, str) and bool(_TELLS_OF_FAILURE.search(value))
+    return isinstance(value, str) and bool(_FAILURE_WORDS.search(value))
 
 
 def _record(answer: object) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""`ordersaga accounts`: balances, statements, and the repair of a balance that differs from its postings, for people.
+"""Accounts: their balances and statements, and the repair of a balance that differs from its postings.
 
-`books` reads; `correction` decides what a repair writes, without I/O, and `repairing` writes it; `display` shows, and
-`command` is the command line's `accounts`. What an account is, and how its balance is added up again, is the audit's
-knowledge: `operations.reading.chart_of_accounts` and `operations.reading.balances`.
+`statements` reads accounts; `correction` decides what a repair writes, without I/O, and `repair` writes it. The chart
+of accounts and the sums of postings are in `operations.reading`, since the audit needs them too.
 """

@@ -1,8 +1,8 @@
-"""Decides what is written where a balance and its postings differ. Pure: no I/O, no clock, no ids of its own.
+"""Decides the corrections for a balance that differs from its postings. Pure: no I/O, no clock, no generated ids.
 
-A balance changes only with a posting. So the difference is posted first, against the account of what is not explained
-(`system:suspense:<currency>`): from then on the journal tells of the movement that nobody posted. If the postings are
-right, that entry is reversed, and the balance goes with it; if the balance is right, the entry stays.
+A balance only changes with a posting. So the difference is posted first, against `system:suspense:<currency>`: now the
+journal has the movement that was never posted. If the postings are right, that entry is then reversed, which corrects
+the balance; if the balance is right, the entry stays.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from operations.reading.chart_of_accounts import Document, in_money, is_amount, 
 
 
 class Keep(StrEnum):
-    """Which of the two is right."""
+    """The side that is right."""
 
     POSTINGS = "postings"
     BALANCE = "balance"
 
 
 class Correction(NamedTuple):
-    """The entries that make a balance and its postings agree, and the account's balance and version after them."""
+    """The entries that correct the difference, and the account's balance and version after them."""
 
     entries: list[Document]
     balance: int
@@ -30,25 +30,25 @@ class Correction(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The difference cannot be corrected so; the text says why."""
+    """The difference cannot be corrected this way; the message says why."""
 
 
 def correct(balance: Balance, keep: Keep, reason: str, now: datetime, entry_ids: Iterator[str]) -> Correction:
-    """Return what is to be written. Raises RefusedError if nothing can be."""
+    """Return the correction. Raises RefusedError if the difference cannot be corrected."""
     found, currency, account_side = _correctable(balance, keep)
     version = (balance.account or {}).get("version", 0)
     debit = account_side * (found - balance.recomputed)
-    told = _entry(balance, next(entry_ids), debit, found, version + 1, reason, now, currency)
+    posted = _entry(balance, next(entry_ids), debit, found, version + 1, reason, now, currency)
     if keep is Keep.BALANCE:
-        return Correction([told], found, version + 1)
-    # Whoever reads in the order of the times reads the second one second.
+        return Correction([posted], found, version + 1)
+    # A later time keeps the two entries in order.
     later = now + timedelta(milliseconds=1)
-    undone = _entry(balance, next(entry_ids), -debit, balance.recomputed, version + 2, reason, later, currency)
-    return Correction([told, undone | {"reverses": told["_id"]}], balance.recomputed, version + 2)
+    reversal = _entry(balance, next(entry_ids), -debit, balance.recomputed, version + 2, reason, later, currency)
+    return Correction([posted, reversal | {"reverses": posted["_id"]}], balance.recomputed, version + 2)
 
 
 def refusal(balance: Balance, keep: Keep) -> str | None:
-    """Say why the difference cannot be corrected so; None if it can."""
+    """Return why the difference cannot be corrected this way, None if it can."""
     try:
         _correctable(balance, keep)
     except RefusedError as error:
@@ -57,19 +57,19 @@ def refusal(balance: Balance, keep: Keep) -> str | None:
 
 
 def _correctable(balance: Balance, keep: Keep) -> tuple[int, str, int]:
-    """Return the balance as it was found, the currency, and the account's side."""
+    """Return the stored balance, the currency, and the account's normal side. Raises RefusedError."""
     account, currency, account_side = balance.account, balance.currency, side(balance.account_id)
     if account is None:
-        raise RefusedError("there are postings, but no account: its document is gone")
+        raise RefusedError("there are postings, but the account's document is missing")
     found = account.get("balance")
     if not isinstance(found, int) or not is_amount(found) or not is_amount(account.get("version", 0)):
-        raise RefusedError(f"its balance is {found!r}, its version {account.get('version')!r}: no numbers to go by")
+        raise RefusedError(f"its balance {found!r} or its version {account.get('version')!r} is not a number")
     if account_side is None or not isinstance(currency, str):
-        raise RefusedError("it is no account of the chart of accounts, or has no currency")
+        raise RefusedError("it is not in the chart of accounts, or has no currency")
     kept = found if keep is Keep.BALANCE else balance.recomputed
     if kept < 0:
-        what = "the balance is" if keep is Keep.BALANCE else "the postings come to"
-        raise RefusedError(f"{what} {in_money(kept, currency)}, and no balance is ever negative")
+        what = "the balance is" if keep is Keep.BALANCE else "the postings add up to"
+        raise RefusedError(f"{what} {in_money(kept, currency)}, and a balance must not be negative")
     return found, currency, account_side
 
 

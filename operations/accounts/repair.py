@@ -1,4 +1,4 @@
-"""Writes corrections: each in one transaction, over the account as it is then."""
+"""Repairs a balance that differs from its postings, in one transaction."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from operations.reading.driver_errors import unreachable_unless_done
 
 
 class Repair(NamedTuple):
-    """A difference, and what became of it: the entries that were written, or why none were."""
+    """A difference, and the entries that corrected it or the reason why it was not corrected."""
 
     balance: Balance
     entry_ids: tuple[str, ...] = ()
     refused: str | None = None
 
     @property
-    def mended(self) -> bool:
+    def fixed(self) -> bool:
         """Whether the balance and its postings agree now."""
         return bool(self.entry_ids)
 
@@ -31,10 +31,10 @@ class Repair(NamedTuple):
 async def repair(
     client: AsyncMongoClient[Document], database_prefix: str, account_id: str, keep: Keep, reason: str
 ) -> Repair | None:
-    """Make the account's balance and its postings agree; None if they do already.
+    """Correct the difference between the account's balance and its postings; return None if there is none.
 
-    Every posting changes the account's document, and so does this: whoever posts meanwhile makes the transaction begin
-    again, over what is there then. Raises UnreachableError when MongoDB does not answer.
+    Every posting changes the account's document, and so does this: a posting meanwhile makes the transaction start
+    again with the new state. Raises UnreachableError when MongoDB does not answer.
     """
     database = client[f"{database_prefix}_payments"]
 

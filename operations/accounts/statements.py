@@ -1,4 +1,4 @@
-"""Reads accounts and their movements; whatever is shown together is read at one moment."""
+"""Reads accounts and their movements, each time from one snapshot."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from operations.reading.snapshots import Snapshots
 
 
 class Movement(NamedTuple):
-    """One posting of an account: the effect on its balance, and the balance after it."""
+    """A posting of an account: its effect on the balance, and the balance after it."""
 
     at: datetime
     entry_id: str
@@ -26,9 +26,9 @@ class Movement(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """The newest movements of a time, oldest first, and the balance before the first and after the last of them.
+    """The newest movements of a period, oldest first, with the balance before the first and after the last one.
 
-    `earlier` says that there are more in that time, before the first.
+    `earlier` says whether the period has more movements before the first.
     """
 
     account_id: str
@@ -39,44 +39,44 @@ class Statement(NamedTuple):
     earlier: bool
 
 
-class Sheet(NamedTuple):
-    """An account, what its postings come to, and its last movements."""
+class AccountOverview(NamedTuple):
+    """An account, the sum of its postings, and its last movements."""
 
     balance: Balance
     statement: Statement
 
 
-class AccountBooks:
+class AccountStatements:
     """The accounts of one stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
-        self._moments = Snapshots(client)
+        self._snapshots = Snapshots(client)
         self._database = client[f"{database_prefix}_payments"]
 
-    async def sheet(self, account_id: str, last: int) -> Sheet | None:
-        """Return the account with its last movements; None if it has neither a document nor postings."""
+    async def overview(self, account_id: str, last: int) -> AccountOverview | None:
+        """Return the account with its last movements, None if it has neither a document nor postings."""
 
-        async def read(session: AsyncClientSession) -> Sheet | None:
+        async def read(session: AsyncClientSession) -> AccountOverview | None:
             balance = await balance_of(self._database, session, account_id)
             if balance is None:
                 return None
-            return Sheet(balance, await self._statement(balance, None, None, last, session))
+            return AccountOverview(balance, await self._statement(balance, None, None, last, session))
 
-        return await self._moments.read(read)
+        return await self._snapshots.read(read)
 
     async def statement(
         self, account_id: str, since: datetime | None, until: datetime | None, limit: int
     ) -> Statement | None:
-        """Return the movements from `since` on and before `until`; None if there is no such account."""
+        """Return the movements from `since` until before `until`, None if there is no such account."""
 
         async def read(session: AsyncClientSession) -> Statement | None:
             balance = await balance_of(self._database, session, account_id)
             return await self._statement(balance, since, until, limit, session) if balance else None
 
-        return await self._moments.read(read)
+        return await self._snapshots.read(read)
 
     def differing(self, account_id: str | None = None) -> AsyncIterator[Balance]:
-        """Yield the accounts, of all or of this one, whose balance is not what their postings come to."""
+        """Yield the accounts, or this one, whose balance differs from the sum of the postings."""
 
         async def read(session: AsyncClientSession) -> AsyncIterator[Balance]:
             among = None if account_id is None else [account_id]
@@ -84,11 +84,11 @@ class AccountBooks:
                 if not balance.agrees:
                     yield balance
 
-        return self._moments.stream(read)
+        return self._snapshots.stream(read)
 
     async def exists(self, account_id: str) -> bool:
-        """Whether the account has a document or postings."""
-        return await self._moments.read(lambda session: balance_of(self._database, session, account_id)) is not None
+        """Return whether the account has a document or postings."""
+        return await self._snapshots.read(lambda session: balance_of(self._database, session, account_id)) is not None
 
     async def _statement(
         self,
@@ -106,7 +106,7 @@ class AccountBooks:
         if until is not None:
             closing -= sign * await self._posted_from(balance.account_id, until, session)
         opening = closing - sign * sum(posting["amount"] for posting in postings)
-        movements = _with_running_balance(sorted(postings, key=_place), opening, sign)
+        movements = _with_running_balance(sorted(postings, key=_position), opening, sign)
         return Statement(balance.account_id, balance.currency, opening, closing, movements, earlier)
 
     async def _postings(
@@ -117,7 +117,7 @@ class AccountBooks:
         limit: int,
         session: AsyncClientSession,
     ) -> list[Document]:
-        """The newest postings of the account in that time, each with the fields of its entry."""
+        """Return the newest postings of the account in the period, each with the fields of its entry."""
         at = {name: value for name, value in (("$gte", since), ("$lt", until)) if value is not None}
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"postings.account": account_id, **({"at": at} if at else {})}},
@@ -131,7 +131,7 @@ class AccountBooks:
         return [_posting(entry) async for entry in found]
 
     async def _posted_from(self, account_id: str, until: datetime, session: AsyncClientSession) -> int:
-        """What the account's postings from that time on come to, debits less credits."""
+        """Return the sum of the account's postings since that time, debits less credits."""
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"postings.account": account_id, "at": {"$gte": until}}},
             {"$unwind": "$postings"},
@@ -143,13 +143,13 @@ class AccountBooks:
 
 
 def _posting(entry: Document) -> Document:
-    """Return a posting with its entry's fields; what is no amount counts for nothing, as when it is added up."""
+    """Return a posting with its entry's fields; an invalid amount counts as 0, as in the sums of MongoDB."""
     posting: Document = entry | entry["postings"]
     return posting if is_amount(posting.get("amount")) else posting | {"amount": 0}
 
 
-def _place(posting: Document) -> tuple[int, datetime, str]:
-    """Where a posting stands: the account counts its postings, whatever the clocks said; the system's do not."""
+def _position(posting: Document) -> tuple[int, datetime, str]:
+    """Return the sort key of a posting: the account's version is reliable; accounts of the system only have times."""
     version = posting.get("version")
     return (version if isinstance(version, int) else 0, posting["at"], str(posting["_id"]))
 

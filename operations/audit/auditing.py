@@ -21,7 +21,7 @@ from operations.reading.broker import RETRY_QUEUES, count_messages
 from operations.reading.connection import open_mongodb
 from operations.reading.reachability import amqp_missing
 from shared.money import to_json_number
-from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, OPERATIONS_INBOX
+from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX
 
 MOST_LISTED = 10_000
 """The most suspicions that are checked again and listed: enough to start with."""
@@ -269,7 +269,7 @@ class _Audit:
             "systemBalances": self.ledger.system_balances_as_json(),
             "deadLetters": (messages[DEAD_LETTERS] or 0) + recorded[DEAD] + recorded[REPLAYING],
             "deadLettersRecorded": recorded,
-            "waitingForRetry": {name: messages[name] for name in RETRY_QUEUES if _is_shown(name, messages)},
+            "waitingForRetry": {name: messages[name] for name in RETRY_QUEUES if name in messages},
             "inboxes": {name: messages[name] for name in INBOXES},
             "seconds": round(seconds, 3),
         }
@@ -277,8 +277,3 @@ class _Audit:
 
 def _violations(item: StockRecords, now: datetime) -> list[Violation]:
     return slots.judge(item, now) if item.is_slot else stock.judge(item, now)
-
-
-def _is_shown(name: str, messages: Mapping[str, int | None]) -> bool:
-    """Return whether the report has the queue: a retry queue of an older release only as long as it exists."""
-    return name not in FORMER_RETRY_QUEUES or messages[name] is not None

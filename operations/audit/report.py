@@ -22,6 +22,9 @@ INVARIANTS = {
 }
 """The invariants that are checked, by number."""
 
+RECORD_NAMES = {"fundPayments": "payments of funds"}
+"""Names for people, where they differ from the field in the report."""
+
 
 Subject = Literal[
     "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer"

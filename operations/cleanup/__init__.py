@@ -1,6 +1,5 @@
 """The cleanup: deletes the records of orders that were cancelled long ago and hold nothing.
 
-`age` reads how long ago; `deletable` says of one order, without I/O, why its records must stay, if they must; `records`
-deletes those that need not, a group at a time and each group in one transaction; `command` is the command line's
-`cleanup`.
+`age` parses the age; `deletable` decides without I/O whether the records of one order may be deleted; `deletion`
+deletes them in groups, each group in one transaction.
 """

@@ -1,4 +1,4 @@
-"""Reads an age as it is given on the command line, such as 30d. Pure."""
+"""Parses the ages that users type, such as 30d. Pure."""
 
 import re
 from datetime import timedelta
@@ -12,15 +12,15 @@ UNITS = {
 }
 
 LEAST = timedelta(days=1)
-"""Younger than this, an order may still have a message under way that must find its records."""
+"""The minimum: a message of a younger order may still be under way, and must find its records."""
 
 MOST = timedelta(days=36_500)
 
 
 def read_age(text: str) -> timedelta:
-    """Return the age that the text stands for: a whole number and a unit, which is s, m, h, d or w.
+    """Parse an age: a whole number and a unit (s, m, h, d or w).
 
-    Raises ValueError, with a text for whoever wrote it, if it cannot be read or is less than a day.
+    Raises ValueError with a message for the user if it is not an age, or less than a day.
     """
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
     if not found:

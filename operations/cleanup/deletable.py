@@ -1,8 +1,8 @@
-"""Decides whether all that is recorded about an order may be deleted. Pure: no I/O, no clock.
+"""Decides whether everything recorded about an order may be deleted. Pure: no I/O, no clock.
 
-Only cancelled orders are. What went through is the shop's book: its goods are out, its server belongs to somebody.
-A FAILED order is a decision of an operator, before it is made and after it. Of a cancelled order every record has to
-agree that nothing is held, so that nobody misses what it said.
+Only cancelled orders are deleted. A successful order is part of the shop's books: its goods are delivered, its server
+has an owner. A FAILED order documents an operator's decision, pending or made. And every record of a cancelled order
+has to agree that nothing is held.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ STOCK_GONE = ("FAILED", "RELEASED")
 MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
-class Records(NamedTuple):
-    """All that is recorded under one order's id: `charge` by the simulated gateway, `intent` for Stripe.
+class CleanupCandidate(NamedTuple):
+    """A cancelled order and everything recorded under its id: `charge` by the simulated gateway, `intent` for Stripe.
 
-    `marked` says that a product or a slot still carries a mark of the order, `assigned` that another system has a slot
-    for it, `owns` that an address is recorded as the order's, `locks` that a package's lock names it.
+    `moving` says whether a product or a slot has a pending move of the order, `assigned` whether another system has a
+    slot for it, `owns` whether an address is recorded as the order's, `locks` whether a package's lock names it.
     """
 
     order: Document
@@ -30,42 +30,42 @@ class Records(NamedTuple):
     charge: Document | None = None
     job: Document | None = None
     intent: Document | None = None
-    marked: bool = False
+    moving: bool = False
     assigned: bool = False
     owns: bool = False
     locks: bool = False
 
 
 def is_over(order: Document, before: datetime) -> bool:
-    """Whether the order is cancelled and settled, and took its last step before that time."""
+    """Return whether the order is cancelled and settled, and took its last step before that time."""
     updated = order.get("updatedAt")
     settled = order.get("status") == "CANCELLED" and order.get("settled") is True
     return settled and isinstance(updated, datetime) and updated < before
 
 
-def why_kept(records: Records) -> str | None:
-    """Say why the records of an order that is over must stay; None if they may go."""
-    return next(_reasons(records), None)
+def why_kept(candidate: CleanupCandidate) -> str | None:
+    """Return why the records of a cancelled order must be kept, None if they may be deleted."""
+    return next(_reasons(candidate), None)
 
 
-def _reasons(records: Records) -> Iterator[str]:
-    order, payment, job = records.order, records.payment or {}, records.job or {}
+def _reasons(candidate: CleanupCandidate) -> Iterator[str]:
+    order, payment, job = candidate.order, candidate.payment or {}, candidate.job or {}
     if order.get("unpublished") or payment.get("unpublished") or job.get("outboxSince") or job.get("outbox"):
-        yield "a message is not published"
-    if records.reservation is None or records.reservation.get("status") not in STOCK_GONE:
-        yield "the stock is not known to be back"
+        yield "a message is unpublished"
+    if candidate.reservation is None or candidate.reservation.get("status") not in STOCK_GONE:
+        yield "the release of the stock is not confirmed"
     if payment.get("status") not in MONEY_GONE or payment.get("nextLookupAt"):
-        yield "the money is not known to be back"
-    if holds_money(records.charge) or holds_money(intent_as_charge(records.intent)):
+        yield "the return of the money is not confirmed"
+    if holds_money(candidate.charge) or holds_money(intent_as_charge(candidate.intent)):
         yield "the gateway holds money"
-    if records.marked:
-        yield "a product or a slot carries a mark of the order"
-    if records.assigned:
+    if candidate.moving:
+        yield "a product or a slot has a pending move of the order"
+    if candidate.assigned:
         yield "a slot is assigned to the order"
-    if records.job is not None and job.get("state") != "FAILED":
+    if candidate.job is not None and job.get("state") != "FAILED":
         yield "the job has not failed"
     unclear = not (job.get("purchase") or {"settled": True}).get("settled")
-    if records.owns or job.get("ip") or job.get("wrongIps") or unclear:
+    if candidate.owns or job.get("ip") or job.get("wrongIps") or unclear:
         yield "a server was bought, or may have been"
-    if records.locks:
+    if candidate.locks:
         yield "the lock of a package names the order"

@@ -1,1 +1,1 @@
-"""The commands of `ordersaga`: one module per command, with what it prints beside it."""
+"""The commands of `ordersaga`: a module per command, and a `*_display` module for its output."""

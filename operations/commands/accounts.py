@@ -11,7 +11,7 @@ from pymongo import AsyncMongoClient
 
 from operations.accounts.correction import Keep, refusal
 from operations.accounts.repair import Repair, repair
-from operations.accounts.statements import AccountBooks
+from operations.accounts.statements import AccountStatements
 from operations.commands.accounts_display import (
     repair_as_json,
     sheet_as_json,
@@ -28,7 +28,7 @@ from shared.database import Document
 
 LAST_MOVEMENTS = 10
 
-Account = Annotated[str, typer.Argument(help="The account's id, such as retainer:ID, bank:ID or system:revenue:USD.")]
+Account = Annotated[str, typer.Argument(help="Id of the account, such as retainer:ID, bank:ID or system:revenue:USD.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 T = TypeVar("T")
 
@@ -37,11 +37,12 @@ accounts = typer.Typer(no_args_is_help=True)
 
 @accounts.command()
 def show(account: Account, as_json_document: AsJson = False) -> None:
-    """Show an account: its balance, what its postings come to, its status and its last movements.
+    """Show an account: its status, its balance, the sum of its postings and its latest movements.
 
-    Exit status 0, 1 when there is no such account or when balance and postings differ, 3 when a server does not answer.
+    Exit status 0 if balance and postings agree, 1 if they differ or the account does not exist, 3 if a server cannot be
+    reached.
     """
-    sheet = _read(lambda books: books.sheet(account, LAST_MOVEMENTS))
+    sheet = _read(lambda books: books.overview(account, LAST_MOVEMENTS))
     if sheet is None:
         raise _unknown(account, as_json_document)
     if as_json_document:
@@ -54,17 +55,19 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
 @accounts.command()
 def statement(
     account: Account,
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="From this date or time on.")] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Before this date or time.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many movements.")] = 50,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Begin of the period.")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Maximum number of movements; the latest are shown.")
+    ] = 50,
     as_json_document: AsJson = False,
 ) -> None:
-    """Show an account's movements, oldest first, each with the balance after it.
+    """Show the movements of an account, oldest first, each with the balance after it.
 
-    TIME is a date (2026-01-31) or a time (2026-01-31T09:30:00Z), in UTC unless it says otherwise. The balances are
-    added up from the postings.
+    TIME is a date (2026-01-31) or a time (2026-01-31T09:30:00Z), in UTC unless it has an offset. Balances are computed
+    from the postings.
 
-    Exit status 0, 1 when there is no such account, 3 when a server does not answer.
+    Exit status 0, 1 if the account does not exist, 2 for wrong usage, 3 if a server cannot be reached.
     """
     start, end = _time(since, "--from"), _time(until, "--to")
     found = _read(lambda books: books.statement(account, start, end, limit))
@@ -78,25 +81,27 @@ def statement(
 
 @accounts.command("repair")
 def repair_balances(
-    account: Annotated[str | None, typer.Argument(help="The account's id.")] = None,
-    all_accounts: Annotated[bool, typer.Option("--all", help="Look at every account.")] = False,
-    write: Annotated[bool, typer.Option("--write", help="Correct what differs.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why; it is kept in the journal.")] = None,
-    keep: Annotated[Keep, typer.Option("--keep", help="Which of the two is right.")] = Keep.POSTINGS,
+    account: Annotated[str | None, typer.Argument(help="Id of the account.")] = None,
+    all_accounts: Annotated[bool, typer.Option("--all", help="Check every account.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Correct the differences.")] = False,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Reason of the correction, kept in the journal.")
+    ] = None,
+    keep: Annotated[Keep, typer.Option("--keep", help="The side that is correct.")] = Keep.POSTINGS,
     as_json_document: AsJson = False,
 ) -> None:
-    """Show where a balance and its postings differ and, with --write, correct it by entries that say why.
+    """Show differences between balances and postings and, with --write, correct them by journal entries.
 
-    With --keep postings the balance becomes what its postings come to. With --keep balance it stays, and the
-    difference is posted against system:suspense. Nothing that was posted is ever changed.
+    With --keep postings the balance is set to the sum of its postings. With --keep balance it stays, and the difference
+    is posted to system:suspense. Existing postings are never changed.
 
-    Exit status 0 when nothing differs any more, 1 when something does or there is no such account, 2 for wrong usage,
-    3 when a server does not answer.
+    Exit status 0 if there are no differences left, 1 if there are or the account does not exist, 2 for wrong usage, 3
+    if a server cannot be reached.
     """
     if (account is None) != all_accounts:
-        raise typer.BadParameter("name an account, or add --all")
+        raise typer.BadParameter("name an account or add --all")
     if reason is not None and not write:
-        raise typer.BadParameter("a reason is for --write", param_hint="--reason")
+        raise typer.BadParameter("requires --write", param_hint="--reason")
     if write:
         reason = _reason(reason, as_json_document)
     repairs = _run(lambda stack: _repair(stack, account, keep, reason if write else None))
@@ -106,13 +111,13 @@ def repair_balances(
         print_json({"written": write, "keep": keep, "differences": [repair_as_json(found) for found in repairs]})
     else:
         show_repairs(repairs, open_console(), write=write)
-    raise typer.Exit(0 if all(found.mended for found in repairs) else 1)
+    raise typer.Exit(0 if all(found.fixed for found in repairs) else 1)
 
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:
-    """Find what differs and, given a reason, correct it; None if there is no such account."""
+    """Find differences and, given a reason, correct them; return None if the account does not exist."""
     async with _connected(stack) as client:
-        books = AccountBooks(client, stack.database_prefix)
+        books = AccountStatements(client, stack.database_prefix)
         if account is not None and not await books.exists(account):
             return None
         differing = [balance async for balance in books.differing(account)]
@@ -122,10 +127,10 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
         return [found for found in repairs if found is not None]
 
 
-def _read(read: Callable[[AccountBooks], Awaitable[T]]) -> T:
+def _read(read: Callable[[AccountStatements], Awaitable[T]]) -> T:
     async def run(stack: Stack) -> T:
         async with _connected(stack) as client:
-            return await read(AccountBooks(client, stack.database_prefix))
+            return await read(AccountStatements(client, stack.database_prefix))
 
     return _run(run)
 
@@ -143,10 +148,10 @@ def _connected(stack: Stack) -> "contextlib.AbstractAsyncContextManager[AsyncMon
 
 def _reason(given: str | None, as_json_document: bool) -> str:
     if given is None and as_json_document:
-        raise typer.BadParameter("--json cannot ask: add --reason", param_hint="--reason")
-    reason = (typer.prompt("Why is it corrected?", err=True) if given is None else given).strip()
+        raise typer.BadParameter("--json does not prompt: add --reason", param_hint="--reason")
+    reason = (typer.prompt("Reason of the correction", err=True) if given is None else given).strip()
     if not reason:
-        raise typer.BadParameter("say why", param_hint="--reason")
+        raise typer.BadParameter("must not be empty", param_hint="--reason")
     return str(reason)
 
 
@@ -156,7 +161,7 @@ def _time(text: str | None, option: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no date and no time", param_hint=option) from error
+        raise typer.BadParameter(f"{text!r} is not a date or a time", param_hint=option) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
@@ -164,6 +169,7 @@ def _unknown(account: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
         print_json({"account": account, "found": False})
     else:
-        text = f"There is no account {account}: an id is its kind and the id, such as retainer:ID or bank:ID."
-        print_error(text)
+        print_error(
+            f"There is no account {account}. Account ids have the form kind:id, such as retainer:ID or bank:ID."
+        )
     return typer.Exit(1)

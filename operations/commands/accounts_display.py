@@ -1,4 +1,4 @@
-"""Shows accounts, statements and differences: tables for people, documents for machines."""
+"""Shows accounts, statements and differences: tables for people, JSON for programs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,22 +7,22 @@ from rich.console import Console
 from rich.table import Table
 
 from operations.accounts.repair import Repair
-from operations.accounts.statements import Movement, Sheet, Statement
+from operations.accounts.statements import AccountOverview, Movement, Statement
 from operations.commands.terminal import foreign
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import as_number, in_money
 
-OF_EVERY_ACCOUNT = ("_id", "kind", "currency", "balance", "status", "version", "createdAt", "updatedAt")
+COMMON_FIELDS = ("_id", "kind", "currency", "balance", "status", "version", "createdAt", "updatedAt")
 
 
-def show_sheet(sheet: Sheet, console: Console) -> None:
-    """Print what an account is, its balance and what its postings come to, and its last movements."""
+def show_sheet(sheet: AccountOverview, console: Console) -> None:
+    """Print an account: its fields, its balance, the sum of its postings and its latest movements."""
     balance, account = sheet.balance, sheet.balance.account or {}
     rows: dict[str, object] = {"account": balance.account_id}
     if account:
         rows |= {"status": account.get("status"), "balance": in_money(account.get("balance"), balance.currency)}
     rows["postings"] = f"{in_money(balance.recomputed, balance.currency)} ({balance.postings:,} postings)"
-    rows |= {name: _own_field(name, value, balance) for name, value in account.items() if name not in OF_EVERY_ACCOUNT}
+    rows |= {name: _own_field(name, value, balance) for name, value in account.items() if name not in COMMON_FIELDS}
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(f"[dim]{foreign(name)}[/]", foreign(value))
@@ -33,50 +33,51 @@ def show_sheet(sheet: Sheet, console: Console) -> None:
 
 
 def show_statement(statement: Statement, console: Console) -> None:
-    """Print the movements, between the balance before them and the one after them."""
+    """Print the movements between the balance before and the balance after them."""
     if statement.earlier:
-        console.print("There are earlier movements in this time; add --limit to see more.", style="dim")
+        console.print("There are earlier movements in this period; increase --limit to see them.", style="dim")
     console.print(f"balance before: {foreign(in_money(statement.opening, statement.currency))}", highlight=False)
     console.print(_movements(statement))
     console.print(f"balance after: {foreign(in_money(statement.closing, statement.currency))}", highlight=False)
 
 
 def show_repairs(repairs: Sequence[Repair], console: Console, *, write: bool) -> None:
-    """Print each difference, and what became of it."""
+    """Print each difference and its correction."""
     if not repairs:
-        console.print("[green]✓[/] every balance is what its postings come to", highlight=False)
+        console.print("[green]✓[/] every balance equals the sum of its postings", highlight=False)
     for repair in repairs:
-        mark = "[green]✓[/]" if repair.mended else "[red]✗[/]"
+        mark = "[green]✓[/]" if repair.fixed else "[red]✗[/]"
         console.print(f"{mark} {foreign(difference(repair.balance))}", highlight=False, soft_wrap=True)
-        if repair.mended:
+        if repair.fixed:
             console.print(f"  corrected by {foreign(' and '.join(repair.entry_ids))}", highlight=False, soft_wrap=True)
         elif repair.refused:
             console.print(f"  not corrected: {foreign(repair.refused)}", highlight=False, soft_wrap=True)
     if repairs and not write:
-        console.print("Nothing is written. To correct these, add --write and --reason.", style="dim")
+        console.print("Nothing was written. To correct the differences, add --write and --reason.", style="dim")
 
 
 def difference(balance: Balance) -> str:
-    """Say how a balance and its postings differ, and whether postings are missing."""
+    """Describe the difference between a balance and its postings."""
     if balance.account is None:
-        return f"{balance.account_id}: no account, and {balance.postings:,} postings"
+        return f"{balance.account_id}: no account, but {balance.postings:,} postings"
     kept, posted = (in_money(a, balance.currency) for a in (balance.account.get("balance"), balance.recomputed))
-    text = f"{balance.account_id}: a balance of {kept}, and {balance.postings:,} postings that come to {posted}"
+    text = f"{balance.account_id}: the balance is {kept}, the sum of {balance.postings:,} postings is {posted}"
     if missing := missing_postings(balance):
-        text += f"; the account has counted {missing:,} more: they are gone from the journal"
+        more = "1 more posting was" if missing == 1 else f"{missing:,} more postings were"
+        text += f"; {more} counted but not found in the journal"
     return text
 
 
 def missing_postings(balance: Balance) -> int:
-    """How many postings more than are there the account has counted, in its version."""
+    """Return how many postings the account has counted in its version beyond those in the journal."""
     version = (balance.account or {}).get("version")
     return max(0, version - balance.postings) if isinstance(version, int) else 0
 
 
-def sheet_as_json(sheet: Sheet) -> dict[str, Any]:
-    """The account as the JSON document shows it."""
+def sheet_as_json(sheet: AccountOverview) -> dict[str, Any]:
+    """Return the account as JSON."""
     account = sheet.balance.account or {}
-    own = {name: value for name, value in account.items() if name not in OF_EVERY_ACCOUNT}
+    own = {name: value for name, value in account.items() if name not in COMMON_FIELDS}
     if "totalAmount" in own:
         own["totalAmount"] = as_number(own["totalAmount"])
     known = {"kind": account.get("kind"), "status": account.get("status")} if account else {"kind": "system"}
@@ -89,7 +90,7 @@ def sheet_as_json(sheet: Sheet) -> dict[str, Any]:
 
 
 def balance_as_json(balance: Balance) -> dict[str, Any]:
-    """A balance beside what its postings come to; the balance is null where there is no document."""
+    """Return a balance and the sum of its postings as JSON; the balance is null if there is no document."""
     kept = as_number(balance.account.get("balance")) if balance.account else None
     return {
         "account": balance.account_id,
@@ -102,7 +103,7 @@ def balance_as_json(balance: Balance) -> dict[str, Any]:
 
 
 def statement_as_json(statement: Statement) -> dict[str, Any]:
-    """The statement as the JSON document shows it."""
+    """Return the statement as JSON."""
     return {
         "account": statement.account_id,
         "currency": statement.currency,
@@ -114,8 +115,8 @@ def statement_as_json(statement: Statement) -> dict[str, Any]:
 
 
 def repair_as_json(repair: Repair) -> dict[str, Any]:
-    """A difference and what became of it as the JSON document shows them."""
-    known = balance_as_json(repair.balance) | {"agrees": repair.mended}
+    """Return a difference and its correction as JSON."""
+    known = balance_as_json(repair.balance) | {"agrees": repair.fixed}
     return {
         **known,
         "missingPostings": missing_postings(repair.balance),

@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletion import KINDS, Outcome, clean_up
+from operations.cleanup.deletion import KINDS, CleanupResult, clean_up
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.dead_letters.lookup import DeadLetterLookup
@@ -22,29 +22,30 @@ from shared.topology import DEAD_LETTERS
 
 def cleanup(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="How long an order must have been over, such as 30d.")
+        str, typer.Option("--older-than", metavar="AGE", help="Minimum age of a finished order, such as 30d.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     ignore_dead_letters: Annotated[
-        bool, typer.Option("--ignore-dead-letters", help="Delete although there are dead letters.")
+        bool, typer.Option("--ignore-dead-letters", help="Delete even if there are dead letters.")
     ] = False,
 ) -> None:
     """Delete the records of orders that were cancelled and settled long ago: order, reservation, payment, charge, job.
 
-    Orders that went through stay, and FAILED ones always. AGE is a whole number and s, m, h, d or w, at least a day.
-    It must be longer than any message may wait: a message that still comes for a deleted order finds no record of what
-    was done, and an `order.created` would reserve and charge again. So it refuses while there are dead letters.
+    Successful and FAILED orders are never deleted. AGE is a whole number followed by s, m, h, d or w, and at least a
+    day. It must exceed the time that any message may wait: a message for a deleted order would find no trace of the
+    order, and an `order.created` would reserve and charge again. So the cleanup refuses to run while there are dead
+    letters.
 
-    Exit status 0 when done, 1 when refused or not agreed to, 2 for wrong usage, 3 when a server does not answer.
+    Exit status 0 when done, 1 if refused or not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
     """
     before = datetime.now(UTC) - _age(older_than)
     if as_json_document and not (yes or dry_run):
-        raise typer.BadParameter("--json cannot ask: add --yes or --dry-run")
+        raise typer.BadParameter("--json does not prompt: add --yes or --dry-run")
     stack = chosen_stack()
     console = open_console(stderr=as_json_document)
-    # A dry run deletes nothing that a replayed dead letter could miss.
+    # A dry run deletes nothing, so dead letters do not matter.
     if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
         _refuse(reason, as_json_document)
     outcome = _run(stack, before, console, delete=yes and not dry_run)
@@ -61,28 +62,28 @@ def cleanup(
 
 
 async def refusal(stack: Stack) -> str | None:
-    """Say why nothing may be deleted now; None if it may. Raises UnreachableError when a server does not answer."""
+    """Return the reason for which nothing may be deleted now, None if there is none. Raises UnreachableError."""
     letters = ((await count_messages(stack.amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0) + await _recorded(stack)
     if not letters:
         return None
     return (
-        f"there {'is 1 dead letter' if letters == 1 else f'are {letters} dead letters'}: replayed after the cleanup, "
-        "it would not find the records of its order. Replay or discard first, or add --ignore-dead-letters."
+        f"there {'is 1 dead letter' if letters == 1 else f'are {letters} dead letters'}. Replayed after the cleanup, a "
+        "letter would not find the records of its order. Replay or discard first, or add --ignore-dead-letters."
     )
 
 
 async def _recorded(stack: Stack) -> int:
-    """How many dead letters operations has that may still be replayed, or whose replay is under way."""
+    """Count the recorded dead letters that may still be replayed or are being replayed."""
     async with open_mongodb(stack.mongodb_url, purpose="the cleanup", name="ordersaga-cleanup") as client:
         return await DeadLetterLookup(client, stack.database_prefix).count_open()
 
 
-def show(outcome: Outcome, console: Console, before: datetime, *, deleted: bool) -> None:
-    """Print how many records of each kind were deleted, or would be, and which orders stay."""
+def show(outcome: CleanupResult, console: Console, before: datetime, *, deleted: bool) -> None:
+    """Print the number of records of each kind that were or would be deleted, and the orders that are kept."""
     figures = outcome.deleted if deleted else outcome.found
     since = before.isoformat(timespec="minutes")
     if not outcome.found["orders"]:
-        console.print(f"Nothing to delete: no order that was cancelled and settled before {since} may go.")
+        console.print(f"Nothing to delete: no order that was cancelled and settled before {since} can be deleted.")
     else:
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right")
@@ -105,15 +106,15 @@ def _refuse(reason: str, as_json_document: bool) -> None:
     if as_json_document:
         print_json({"refused": reason})
     else:
-        print_error(f"Nothing is deleted: {reason}")
+        print_error(f"Nothing was deleted: {reason}")
     raise typer.Exit(1)
 
 
-def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> Outcome:
-    doing = "deleting" if delete else "looking"
-    columns = (SpinnerColumn(), TextColumn(f"{doing}, {{task.completed:,}} orders"), TimeElapsedColumn())
+def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> CleanupResult:
+    verb = "deleting" if delete else "checking"
+    columns = (SpinnerColumn(), TextColumn(f"{verb}, {{task.completed:,}} orders"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(doing, total=None)
+        task = progress.add_task(verb, total=None)
         return uvloop.run(
             clean_up(
                 stack.mongodb_url,

@@ -10,10 +10,11 @@ from pathlib import Path
 import typer
 import uvloop
 
+from operations.commands.demo_display import TerminalReporter
+from operations.commands.stack_display import TemporaryStackDisplay
 from operations.commands.terminal import open_console
-from operations.demo.demo_stack import own_stack
-from operations.demo.reporter import Reporter
-from operations.demo.scenarios import SCENARIOS, tell
+from operations.demo.demo_stack import temporary_stack
+from operations.demo.scenarios import SCENARIOS, run_scenarios
 from operations.stack.run import CANNOT_RUN
 
 INTERRUPTED = 130
@@ -32,46 +33,49 @@ AFTERWORD = """
 
   curl http://127.0.0.1:3008/orders/<the orderId of the answer>
 
-`up` prints the ports, should these be taken. The card tok_declined is declined.
-`{ordersaga} audit` checks the books, `{ordersaga} load` measures the speed.
+If these ports are taken, `up` chooses others and prints them. The card
+tok_declined is declined. `{ordersaga} audit` checks the books,
+`{ordersaga} load` measures throughput and latency.
 """
 
 
 def demo() -> None:
-    """Watch orders go through real services, a real broker and a real database, with the books audited at the end.
+    """Run scenarios on real services, a real broker and a real database, and audit the books at the end.
 
-    Exit status 0 only if everything that is claimed was seen. The stack is its own, and ends with it.
+    The demo starts a temporary stack and removes it at the end. Exit status 0 if every check passed, 1 if not, 130 when
+    interrupted.
     """
     console = open_console()
-    scene = Reporter(console)
-    # Whatever asks this program to end, it ends as by ctrl-C: the stack is taken down first.
+    reporter = TerminalReporter(console)
+    # SIGTERM and SIGHUP end the demo as ctrl-C does: it removes the stack first.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     started = time.monotonic()
-    console.print("Starting four services, a provider, RabbitMQ and MongoDB, for this story alone", highlight=False)
+    console.print("Starting a temporary stack: MongoDB, RabbitMQ, the services and a provider", highlight=False)
     try:
-        with own_stack(console) as stage:
-            uvloop.run(tell(SCENARIOS, scene, stage))
-            stage.keep_data = not scene.held
+        with temporary_stack(TemporaryStackDisplay(console)) as demo_stack:
+            uvloop.run(run_scenarios(SCENARIOS, reporter, demo_stack))
+            demo_stack.keep_data = reporter.failed
     except CANNOT_RUN as error:
-        scene.fail(str(error))
+        reporter.fail(str(error))
     except KeyboardInterrupt:
-        console.print("\n[red]interrupted; the stack is taken down[/]")
+        console.print("\n[red]interrupted, the stack was removed[/]")
         raise typer.Exit(INTERRUPTED) from None
-    _conclude(scene, time.monotonic() - started)
-    raise typer.Exit(0 if scene.held else 1)
+    _conclude(reporter, time.monotonic() - started)
+    raise typer.Exit(1 if reporter.failed else 0)
 
 
-def _conclude(scene: Reporter, seconds: float) -> None:
-    if not scene.held:
-        scene.console.print("\n[bold red]Not all of it held:[/] see what is red above.")
+def _conclude(reporter: TerminalReporter, seconds: float) -> None:
+    console = reporter.console
+    if reporter.failed:
+        console.print("\n[bold red]Some checks failed,[/] see the red lines above.")
         return
-    scene.console.print(f"\n[bold green]All of it held.[/] The stack is gone again; it took {seconds:.0f} s.")
-    scene.console.print(AFTERWORD.format(ordersaga=_how_to_call()), highlight=False, soft_wrap=True, end="")
+    console.print(f"\n[bold green]All checks passed.[/] The demo took {seconds:.0f} s; its stack was removed.")
+    console.print(AFTERWORD.format(ordersaga=_command_name()), highlight=False, soft_wrap=True, end="")
 
 
-def _how_to_call() -> str:
-    """What to type for this program, from where the user is."""
+def _command_name() -> str:
+    """Return the command that runs this program from the current directory."""
     program = Path(sys.argv[0])
     if shutil.which("ordersaga") or program.name != "ordersaga":
         return "ordersaga"

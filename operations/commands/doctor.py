@@ -1,8 +1,7 @@
-"""The command `doctor`."""
+"""The command `ordersaga doctor`."""
 
 import asyncio
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,27 +21,25 @@ from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.services import SERVICES, SIMULATOR
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
-from shared.observability import logs_to_stderr
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
 
 def doctor(
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="The stack to check.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack to check.")] = None,
+    as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check what the stack needs on this machine and, where one runs, the stack itself.
+    """Check the prerequisites on this machine and, if a stack runs, the stack itself. Nothing is changed.
 
-    Exit status 0 when nothing is wrong, else 1.
+    Exit status 0 if nothing is wrong, 1 if something must be fixed.
     """
-    with logs_to_stderr():
-        findings = asyncio.run(_examine(data_dir))
-    healthy = all(finding.outcome != "wrong" for finding in findings)
-    if as_json:
-        print_json({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
+    findings = asyncio.run(_examine(data_dir))
+    problems = sum(finding.outcome == "wrong" for finding in findings)
+    if as_json_document:
+        print_json({"ok": not problems, "findings": [finding.as_json() for finding in findings]})
     else:
-        _print(findings, healthy)
-    raise typer.Exit(0 if healthy else 1)
+        _print(findings, problems)
+    raise typer.Exit(1 if problems else 0)
 
 
 async def _examine(data_dir: Path | None) -> list[Finding]:
@@ -52,13 +49,16 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
     try:
         read_state(layout)
     except UnreadableStateError as error:
-        findings.append(wrong("remembered state", str(error), ""))
+        findings.append(wrong("stored state", str(error), ""))
     try:
         stack = chosen_stack(data_dir)
     except UnreachableError:
         return findings
-    if state.running:
-        findings += await _check_processes(layout)
+    return findings + await _examine_stack(layout, state, stack)
+
+
+async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Finding]:
+    findings = await _check_processes(layout) if state.running else []
     known = {process.name for process in state.processes} if state.running else SERVICES.keys()
     services = [name for name in SERVICES if name in known]
     findings += [finding async for finding in check_database(stack.mongodb_url, stack.database_prefix, services)]
@@ -76,11 +76,11 @@ async def _check_processes(layout: Layout) -> list[Finding]:
     _, processes = await check_stack(layout)
     return [
         ok(f"{status.process.name} process", f"ready at {status.process.url}")
-        if status.missing is None
+        if status.unhealthy_reason is None
         else wrong(
             f"{status.process.name} process",
-            status.missing,
-            f"see {layout.logs / status.process.name}.log; it is started again by itself",
+            status.unhealthy_reason,
+            f"see {layout.logs / status.process.name}.log; the supervisor restarts it",
         )
         for status in processes
         if status.process.name not in ("mongodb", "rabbitmq")
@@ -88,18 +88,17 @@ async def _check_processes(layout: Layout) -> list[Finding]:
 
 
 def _control(layout: Layout, state: State, stack: Stack) -> Control | None:
-    """Return rabbitmqctl for the node of this stack, if it is one that `up` runs."""
+    """Return rabbitmqctl for the node of this stack if `up` runs it."""
     runs_it = state.running and any(process.name == "rabbitmq" for process in state.processes)
     if not runs_it or stack.amqp_url != state.amqp_url:
         return None
     return RabbitMQ(find_rabbitmq(), layout.rabbitmq, state.node, state.ports).control
 
 
-def _print(findings: list[Finding], healthy: bool) -> None:
+def _print(findings: list[Finding], problems: int) -> None:
     console = open_console(highlight=False, soft_wrap=True)
     for finding in findings:
-        console.print(f"{MARKS[finding.outcome]} {foreign(finding.what)}: {foreign(finding.detail)}")
-        if finding.mend:
-            console.print(f"  [dim]{foreign(finding.mend)}[/]")
-    wrong_ones = sum(finding.outcome == "wrong" for finding in findings)
-    console.print("nothing is wrong" if healthy else f"{wrong_ones} to mend")
+        console.print(f"{MARKS[finding.outcome]} {foreign(finding.subject)}: {foreign(finding.detail)}")
+        if finding.fix:
+            console.print(f"  [dim]{foreign(finding.fix)}[/]")
+    console.print(f"{problems} to fix" if problems else "nothing is wrong")

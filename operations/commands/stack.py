@@ -13,27 +13,27 @@ from operations.commands.stack_display import StartDisplay, print_processes
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout, choose_data_directory
-from operations.stack.orphans import end_leftovers
+from operations.stack.orphans import end_orphans
 from operations.stack.processes import end_all
-from operations.stack.run import CANNOT_RUN, Options, run_stack
+from operations.stack.run import CANNOT_RUN, StackOptions, run_stack
 from operations.stack.services import choose_services
 from operations.stack.state import (
     AlreadyRunsError,
     State,
     UnreadableStateError,
-    find_holder,
-    hold,
+    acquire_lock,
+    find_lock_holder,
     read_state_if_readable,
     write_state,
 )
-from operations.stack.status import NamedStack, ProcessStatus, all_ready, as_json, check_stack
+from operations.stack.status import ExternalStack, ProcessStatus, all_ready, as_json, check_stack
 
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where the stack's data lies.", show_default="ORDERSAGA_DATA_DIR, or .ordersaga"),
+    typer.Option("--data-dir", help="Directory of the stack's data.", show_default="ORDERSAGA_DATA_DIR, or .ordersaga"),
 ]
 
 
@@ -50,13 +50,15 @@ def up(
 ) -> None:
     """Start MongoDB, RabbitMQ, the services and a simulated provider on this machine, and keep them running.
 
-    What ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL or ORDERSAGA_SMARTVPS_URL names is used instead of being started.
+    Servers named by ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL or ORDERSAGA_SMARTVPS_URL are used and not started.
+
+    Exit status 0 after an orderly end (with --detach: when ready), 1 if the stack cannot run, 2 for wrong usage.
     """
     try:
         services = tuple(choose_services(only))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
-    options = Options(choose_data_directory(data_dir), services, fresh, port_offset)
+    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset)
     console = open_console()
     try:
         _run(options, console, detach)
@@ -66,7 +68,7 @@ def up(
         raise typer.Exit(1) from None
 
 
-def _run(options: Options, console: Console, detach: bool) -> None:
+def _run(options: StackOptions, console: Console, detach: bool) -> None:
     layout = Layout(options.root)
     with StartDisplay(console, layout) as display:
         if not detach:
@@ -77,7 +79,10 @@ def _run(options: Options, console: Console, detach: bool) -> None:
 
 
 def down(data_dir: DataDirectory = None) -> None:
-    """End a stack: the services first, then the servers. Also ends what a killed supervisor left behind."""
+    """End a stack, services first, then servers; also end the processes that a killed supervisor left behind.
+
+    Exit status 0, also if nothing runs, 1 if the stack cannot be ended.
+    """
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     console = open_console()
     try:
@@ -85,41 +90,41 @@ def down(data_dir: DataDirectory = None) -> None:
             ended = layout.root.is_dir() and _end_stack(layout)
     except OSError as error:
         raise _failed(f"the stack in {layout.root} cannot be ended: {error}") from error
-    done = f"the stack in {layout.root} has ended" if ended else f"nothing runs in {layout.root}"
-    console.print(done, highlight=False, soft_wrap=True)
+    result = f"the stack in {layout.root} has ended" if ended else f"nothing runs in {layout.root}"
+    console.print(result, highlight=False, soft_wrap=True)
 
 
 def _end_stack(layout: Layout) -> bool:
-    """End the supervisor and what has none; return whether there was anything to end. Raises OSError."""
+    """End the supervisor and any orphans; return False if there were none. Raises OSError."""
     supervised = _end_supervisor(layout)
-    return bool(_end_leftovers(layout)) or supervised
+    return bool(_end_orphans(layout)) or supervised
 
 
 def _end_supervisor(layout: Layout) -> bool:
-    """Ask the supervisor to end its stack and wait until it has; kill it when it does not."""
-    supervisor = find_holder(layout)
+    """Ask the supervisor to end its stack and wait until it has; kill it after a timeout."""
+    supervisor = find_lock_holder(layout)
     if supervisor is None:
         return False
     end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
     return True
 
 
-def _end_leftovers(layout: Layout) -> int:
+def _end_orphans(layout: Layout) -> int:
     try:
-        with hold(layout):
+        with acquire_lock(layout):
             state = read_state_if_readable(layout)
-            left = end_leftovers(layout, state)
-            if left:
-                gone = tuple(replace(process, identity=None, ready=False) for process in state.processes)
-                with contextlib.suppress(OSError):  # a full disk: that they are gone is seen without it
-                    write_state(layout, replace(state, phase="stopped", supervisor=None, processes=gone))
-            return left
-    except AlreadyRunsError:  # somebody started it anew in this moment
+            ended = end_orphans(layout, state)
+            if ended:
+                stopped = tuple(replace(process, identity=None, ready=False) for process in state.processes)
+                with contextlib.suppress(OSError):  # a full disk: `status` finds out without the file
+                    write_state(layout, replace(state, phase="stopped", supervisor=None, processes=stopped))
+            return ended
+    except AlreadyRunsError:  # it was started again in this moment
         return 0
 
 
 def _failed(reason: str) -> typer.Exit:
-    """Print why a command failed; return what ends it with exit status 1."""
+    """Print the reason for a failure; return the exception that ends the command with exit status 1."""
     print_error(reason)
     return typer.Exit(1)
 
@@ -128,9 +133,11 @@ def status(
     data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what runs where. Exit status 0 when all of it is ready, else 1.
+    """Show the processes of a stack, their addresses and whether they are ready.
 
-    Where no stack runs in the data directory, it is the one whose servers and services the environment names.
+    If no stack runs in the data directory, the stack whose servers and services the environment names is shown.
+
+    Exit status 0 if everything is ready, 1 if not.
     """
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     try:
@@ -152,5 +159,5 @@ def _print_status(layout: Layout, state: State, processes: list[ProcessStatus]) 
             console.print(f"the last start failed: {state.error}", markup=False, highlight=False, soft_wrap=True)
         return
     print_processes(console, processes)
-    where = "as the environment names it" if isinstance(state, NamedStack) else f"data and logs: {layout.root}"
+    where = "defined by the environment" if isinstance(state, ExternalStack) else f"data and logs: {layout.root}"
     console.print(where, highlight=False, soft_wrap=True)

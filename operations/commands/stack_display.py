@@ -1,12 +1,14 @@
-"""What `up` and `status` show on the terminal."""
+"""Shows the start of a stack and the status of its processes."""
 
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.table import Column, Table
 
 from operations.stack.layout import Layout
@@ -16,9 +18,9 @@ from shared.urls import hide_credentials
 
 
 class StartDisplay:
-    """Shows a stack's start: a line with a spinner for each program, or where no terminal is, a line when one is ready.
+    """Shows the start of a stack: a spinner for each program, or without a terminal a line when it is ready.
 
-    After the start it prints the events that follow.
+    After the start it prints events.
     """
 
     def __init__(self, console: Console, layout: Layout) -> None:
@@ -46,7 +48,7 @@ class StartDisplay:
     ) -> None:
         self._progress.stop()
 
-    def change(self, state: State) -> None:
+    def on_change(self, state: State) -> None:
         """Show the new state."""
         if self._phase in ("", "starting") and state.phase in ("starting", "ready"):
             for process in state.processes:
@@ -55,8 +57,8 @@ class StartDisplay:
             self._enter_phase(state)
         self._phase = state.phase
 
-    def event(self, text: str) -> None:
-        """Print what happened, with the time."""
+    def on_event(self, text: str) -> None:
+        """Print an event with the time."""
         now = datetime.now().astimezone()
         self._console.print(f"[dim]{now:%H:%M:%S}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
@@ -77,23 +79,42 @@ class StartDisplay:
         if state.phase == "ready":
             print_ready(self._console, self._layout, state)
         elif state.phase == "stopping":
-            self.event("ending the services, then the servers (ctrl-C again: at once)")
+            self.on_event("ending the services, then the servers (ctrl-C again kills them)")
         elif state.phase == "stopped":
-            self.event("everything has ended")
+            self.on_event("everything has ended")
+
+
+class TemporaryStackDisplay:
+    """Shows the start and the end of a stack that a command runs for itself."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def starting(self, layout: Layout) -> StartDisplay:
+        """Show the start."""
+        return StartDisplay(self._console, layout)
+
+    def stopping(self) -> Status:
+        """Show a spinner during the end."""
+        return self._console.status("removing the stack")
+
+    def data_kept(self, root: Path) -> None:
+        """Print where the data and logs of a failed run are."""
+        self._console.print(f"[dim]data and logs are kept in {root}[/]", highlight=False, soft_wrap=True)
 
 
 def print_ready(console: Console, layout: Layout, state: State) -> None:
-    """Print what listens where, given that all of it is ready."""
+    """Print the addresses of a stack that is ready."""
     listed = [process for process in state.processes if process.url is not None]
     print_processes(console, [ProcessStatus(process, None) for process in listed])
     for name, url in (("mongodb", state.mongodb_url), ("rabbitmq", state.amqp_url)):
         if url and name not in {process.name for process in listed}:
-            console.print(f"{name} is not run here: {hide_credentials(url)}", highlight=False, soft_wrap=True)
+            console.print(f"{name} is external: {hide_credentials(url)}", highlight=False, soft_wrap=True)
     console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
 
 
 def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
-    """Print a table of processes: name, address, pid and whether it is ready; below it, why one is not."""
+    """Print a table of processes; below it, the reasons why processes are not ready."""
     table = Table("name", Column("listens on", overflow="fold"), "pid", "ready", box=None, padding=(0, 1, 0, 0))
     for status in processes:
         process = status.process
@@ -101,10 +122,10 @@ def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
             process.name,
             hide_credentials(process.url or ""),
             str(process.identity.pid) if process.identity else "-",
-            "[green]yes[/]" if status.missing is None else "[red]no[/]",
+            "[green]yes[/]" if status.unhealthy_reason is None else "[red]no[/]",
         )
     console.print(table)
     for status in processes:
-        if status.missing is not None:
-            reason = f"{status.process.name} is not ready: {status.missing}"
+        if status.unhealthy_reason is not None:
+            reason = f"{status.process.name} is not ready: {status.unhealthy_reason}"
             console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)

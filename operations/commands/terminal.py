@@ -1,7 +1,7 @@
-"""What commands print with: consoles and JSON that nothing from outside can use to act on the operator's terminal.
+"""Safe output on the operator's terminal: consoles and JSON with control characters escaped.
 
-Every command gets its console here. A record may hold any text that a client, a provider or a broken sender has
-written; whatever a command prints of it, control and format characters come out escaped.
+Every command gets its console here. A record may contain any text that a client, a provider or a faulty sender wrote;
+control and format characters in it must not reach the terminal.
 """
 
 import json
@@ -17,13 +17,13 @@ from rich.segment import Segment
 from shared.printable import printable
 
 UNLIMITED_WIDTH = 100_000
-"""Columns of what is no terminal: a line that a program reads is never wrapped or cut."""
+"""Columns if the output is not a terminal: lines for a program are never wrapped or truncated."""
 
 _DELETE = "\x7f"
 
 
 class _SafeConsole(Console):
-    """A console that escapes what is not printable in everything but its own control codes."""
+    """A console that escapes all unprintable characters except its own control codes."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
@@ -34,9 +34,9 @@ class _SafeConsole(Console):
 
 
 def open_console(*, stderr: bool = False, file: IO[str] | None = None, **options: Any) -> Console:
-    """Return a console on stdout, on stderr, or on a file; `options` are those of Rich.
+    """Return a console on stdout, on stderr or on a file; `options` are those of Rich.
 
-    Where it is no terminal and COLUMNS is not set, lines have no limit.
+    If it is not a terminal and COLUMNS is not set, the line length is unlimited.
     """
     console = _SafeConsole(stderr=stderr, file=file, emoji=False, **options)
     if not console.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
@@ -45,12 +45,12 @@ def open_console(*, stderr: bool = False, file: IO[str] | None = None, **options
 
 
 def foreign(text: object) -> str:
-    """Return text from outside as one line of Rich markup that shows it as it is."""
+    """Return text from outside as one line of Rich markup that displays it literally."""
     return escape(printable(str(text)))
 
 
 def print_error(text: str) -> None:
-    """Print what went wrong to stderr."""
+    """Print an error to stderr."""
     open_console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -60,8 +60,8 @@ def print_json(document: object) -> None:
 
 
 def as_ascii_json(document: object, *, indent: int | None = None) -> str:
-    """Write a document as JSON in printable ASCII, so that no string in it can act on a terminal.
+    """Return a document as JSON in printable ASCII, so no string in it can control the terminal.
 
-    What JSON does not know, such as a time, is written as text.
+    Values that JSON does not support, such as times, are written as text.
     """
     return json.dumps(document, indent=indent, default=str).replace(_DELETE, r"\u007f")

@@ -1,7 +1,7 @@
-"""The console: pages, made on the server, on which an operator sees what happens and does what is to be done.
+"""The console: server-rendered pages for operators, to watch the stack and to act on it.
 
-Owns no records: it reads those of all services, acts on orders through their HTTP interfaces alone, and leaves dead
-letters and the log of actions to the modules that keep them.
+Owns no records: it reads those of all services, acts on orders only through the services' HTTP interfaces, and leaves
+dead letters and the log of actions to their modules.
 """
 
 from operations.console.dependencies import ConsoleDependencies

@@ -1,4 +1,4 @@
-"""The log of actions: what operators did, when, why, and what came of it."""
+"""The page of the log of actions."""
 
 from typing import Annotated
 from urllib.parse import urlencode
@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from operations.actions import list_actions
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
-from operations.console.upstream import Missing, attempt
+from operations.console.upstream import Unavailable, attempt
 from shared.http import invalid
 
 PAGE = 50
 
 
-def create_log(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The page of the log; of everything, or of one order, letter or package."""
+def create_log(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the route of the log, of all actions or of one order, letter, group or package."""
     router = pages.router()
 
     @router.get("/actions")
@@ -25,14 +25,14 @@ def create_log(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
     ) -> Response:
         subject = subject.strip()
-        asked = list_actions(desk.operations, subject=subject or None, limit=PAGE, cursor=cursor)
+        asked = list_actions(dependencies.operations, subject=subject or None, limit=PAGE, cursor=cursor)
         try:
             found = await attempt(asked, "MongoDB")
         except ValueError:
             raise invalid(("cursor", "is not a nextCursor of this list")) from None
         chosen = {"subject": subject} if subject else {}
         more = None
-        if not isinstance(found, Missing) and found.next_cursor:
+        if not isinstance(found, Unavailable) and found.next_cursor:
             more = "/actions?" + urlencode({**chosen, "cursor": found.next_cursor})
         return pages.show(request, "actions.html", found=found, more=more, subject=subject)
 

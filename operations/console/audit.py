@@ -1,4 +1,4 @@
-"""The audit page: runs an audit in the background, one at a time, and shows how far it is and what it found."""
+"""The audit page: runs one audit at a time in the background, and shows its progress and result."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,15 +7,14 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Form, Request, Response
-from fastapi.responses import RedirectResponse
 
 from operations.actions import record_action
 from operations.audit import audit
-from operations.audit.report import INVARIANTS, Report
+from operations.audit.report import INVARIANTS, RECORD_NAMES, Report
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import OptionalName, named, remember
+from operations.console.forms import OptionalName, named, redirect
 from operations.console.pages import Pages
-from operations.console.upstream import Missing, attempt
+from operations.console.upstream import Unavailable, attempt
 
 MOST_SHOWN = 200
 LONGEST_SECONDS = 3600.0
@@ -24,75 +23,77 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Run:
-    """One audit: `report` is None while it runs, and Missing where it could not be done."""
+class AuditRun:
+    """One audit: `report` is None while it runs, and Unavailable if it failed."""
 
     by: str
-    began_at: datetime
+    started_at: datetime
     judged: int = 0
     ended_at: datetime | None = None
-    report: Report | Missing | None = None
+    report: Report | Unavailable | None = None
 
 
 @dataclass(slots=True)
 class Auditor:
-    """Runs audits, never two at a time, and keeps the last one."""
+    """Runs audits, one at a time, and remembers the last one."""
 
-    desk: ConsoleDependencies
-    last: Run | None = None
+    dependencies: ConsoleDependencies
+    last: AuditRun | None = None
     _task: "asyncio.Task[None] | None" = field(default=None)
 
     @property
     def busy(self) -> bool:
-        """Whether an audit runs."""
+        """Whether an audit is running."""
         return self._task is not None and not self._task.done()
 
     def start(self, by: str) -> bool:
-        """Start an audit; False if one runs already."""
+        """Start an audit; return False if one is running."""
         if self.busy:
             return False
-        self.last = run = Run(by, self.desk.clock())
+        self.last = run = AuditRun(by, self.dependencies.clock())
         self._task = asyncio.create_task(self._carry_out(run), name="audit")
         return True
 
-    async def _carry_out(self, run: Run) -> None:
+    async def _carry_out(self, run: AuditRun) -> None:
         def count(judged: int) -> None:
             run.judged += judged
 
-        desk = self.desk
+        dependencies = self.dependencies
         try:
             run.report = await attempt(
-                audit(desk.mongodb_url, desk.amqp_url, desk.prefix, on_progress=count), "The audit", LONGEST_SECONDS
+                audit(dependencies.mongodb_url, dependencies.amqp_url, dependencies.prefix, on_progress=count),
+                "The audit",
+                LONGEST_SECONDS,
             )
-        except Exception as error:  # noqa: BLE001 - shown on the page; nobody else hears of a task's end
-            _log.exception("an audit failed")
-            run.report = Missing(f"It failed: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - logged, and shown on the page
+            _log.exception("audit failed")
+            run.report = Unavailable(f"The audit failed: {type(error).__name__}: {error}")
         finally:
-            run.ended_at = desk.clock()
-        await attempt(self._write_down(run), "MongoDB")
+            run.ended_at = dependencies.clock()
+        await attempt(self._record(run), "MongoDB")
 
-    async def _write_down(self, run: Run) -> None:
+    async def _record(self, run: AuditRun) -> None:
         match run.report:
             case Report() as report:
                 found = len(report.violations) + report.unlisted
-                outcome = "the books balance" if report.ok else f"{found} violations"
-            case Missing(why):
+                outcome = "the books balance" if report.ok else f"{found} violation{'s' if found != 1 else ''}"
+            case Unavailable(why):
                 outcome = f"not done: {why}"
             case None:
                 outcome = "not done"
         await record_action(
-            self.desk.operations,
+            self.dependencies.operations,
             by=run.by,
-            why="to see whether the books balance",
+            why="to check that the books balance",
             action="audit",
             subject="all",
             outcome=outcome,
         )
 
 
-def create_auditing(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The page, its part that renews itself, and the button."""
-    router, auditor = pages.router(), Auditor(desk)
+def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the routes of the page, its live part, and the button."""
+    router, auditor = pages.router(), Auditor(dependencies)
 
     async def show(request: Request, template: str) -> Response:
         return pages.show(
@@ -101,6 +102,7 @@ def create_auditing(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
             run=auditor.last,
             busy=auditor.busy,
             invariants=INVARIANTS,
+            record_names=RECORD_NAMES,
             most=MOST_SHOWN,
         )
 
@@ -114,9 +116,9 @@ def create_auditing(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
 
     @router.post("/audit")
     async def start(request: Request, by: Annotated[OptionalName, Form()] = "") -> Response:
-        """Start an audit, or show the one that runs."""
-        operator = named(request, desk, by)
+        """Start an audit, or show the running one."""
+        operator = named(request, dependencies, by)
         auditor.start(operator)
-        return remember(request, desk, RedirectResponse("/audit", 303), operator)
+        return redirect(request, dependencies, "/audit", operator)
 
     return router

@@ -1,4 +1,4 @@
-"""Shows a message's body to people: indented JSON, else text, else bytes; never more than a page can hold. Pure."""
+"""Formats a message's body for a page: indented JSON, else text, else a hex dump, cut to a bearable size. Pure."""
 
 import json
 from typing import Literal, NamedTuple
@@ -9,16 +9,16 @@ MOST_SHOWN = 100_000
 """Characters of a body that are shown."""
 
 MOST_INDENTED = 1_000_000
-"""Bytes of JSON that are indented: it is read whole for that, though written only as far as it is shown."""
+"""The largest JSON that is indented, in bytes: it is parsed whole, though formatted only as far as it is shown."""
 
 MOST_EDITED = 200 * 1024
-"""Bytes that can be edited in a form: a request is limited to 256 KiB."""
+"""The largest body that a form can edit, in bytes: a request is limited to 256 KiB."""
 
 _DUMPED = 1024
 
 
 class BodyView(NamedTuple):
-    """What is shown of a body, and how many bytes it has."""
+    """The visible part of a body, and its size in bytes."""
 
     kind: Literal["JSON", "text", "bytes"]
     text: str
@@ -27,12 +27,12 @@ class BodyView(NamedTuple):
 
     @property
     def editable(self) -> bool:
-        """Whether a form can hold it."""
+        """Whether a form can edit the body."""
         return self.kind != "bytes" and self.size <= MOST_EDITED
 
 
 def view(body: bytes) -> BodyView:
-    """Return how a body is shown."""
+    """Format a body for a page."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -43,16 +43,16 @@ def view(body: bytes) -> BodyView:
 
 
 def view_of(letter: Document) -> BodyView:
-    """Return how the body of a letter is shown on a page, which does not load a big one: by its beginning."""
+    """Format the body of a letter; of a big one, which a page does not load, only the beginning."""
     if letter["body"] is None:
         return BodyView("text", letter["bodyText"], letter["size"], cut=True)
     return view(letter["body"])
 
 
 def _indented(text: str) -> str | None:
-    """Indent what is shown of a JSON text, and a little more where that is not all; None for what is no JSON.
+    """Indent the visible part of a JSON text, and a little more if it is longer; return None if it is not JSON.
 
-    Indenting makes much of little where lists are nested: all of it could take seconds, in which nobody is answered.
+    Indenting nested lists can multiply their size: formatting all of it could block the process for seconds.
     """
     parts, length = [], 0
     try:
@@ -63,12 +63,12 @@ def _indented(text: str) -> str | None:
                 break
     except (ValueError, RecursionError):
         return None
-    # Half of a surrogate pair is no text, but its escape is, and means the same to who reads the JSON again.
+    # A lone surrogate cannot be encoded; its escape can, and means the same in JSON.
     return "".join(parts).encode("utf-8", "backslashreplace").decode()
 
 
 def _dump(body: bytes) -> str:
-    """Write bytes as sixteen to a line, with what is readable beside them."""
+    """Format bytes as a hex dump, sixteen per line, with the printable characters beside them."""
     lines = []
     for start in range(0, len(body), 16):
         part = body[start : start + 16]

@@ -1,4 +1,4 @@
-"""The pages about dead letters: the groups, their letters, one letter, and what can be done about them."""
+"""The pages about dead letters: groups, letters, replays, and the actions on them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from fastapi.responses import RedirectResponse
 
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Note, OptionalName, Why, named, remember
+from operations.console.forms import Note, OptionalName, Why, named, redirect
 from operations.console.pages import SECURITY, Pages
-from operations.console.upstream import Missing, attempt, path
+from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
 from operations.dead_letters.outcome import Outcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
+from operations.dead_letters.status import GROUP_STATUSES, STATUSES
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
 
@@ -28,46 +28,43 @@ GROUPS = 100
 RATE = 100.0
 
 WATCHED_FOR = timedelta(minutes=10)
-"""After the end of a replay: all rungs of the retry ladder take three minutes."""
+"""How long the page of an ended replay keeps refreshing: all retry levels take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
-"""The times that can be looked at besides all of it."""
-
-STATUSES = ("dead", "replaying", "pending", "handled", "discarded")
-GROUP_STATUSES = ("new", "looked at", "mended")
+"""The periods to choose from."""
 
 Short = Annotated[str, Query(max_length=300)]
 Rate = Annotated[float, Form(gt=0, le=10_000)]
 
 
-def create_dead_letters(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The routes about dead letters."""
-    router, letters = pages.router(), DeadLetterService(desk.operations)
-    _add_groups(router, desk, pages, letters)
-    _add_group_acts(router, desk, letters)
-    _add_list(router, desk, pages, letters)
-    _add_letter(router, pages, letters)
-    _add_letter_acts(router, desk, letters)
-    _add_edit(router, desk, pages, letters)
-    _add_replays(router, desk, pages, letters)
+def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the routes about dead letters."""
+    router, service = pages.router(), DeadLetterService(dependencies.operations)
+    _add_groups(router, dependencies, pages, service)
+    _add_group_actions(router, dependencies, service)
+    _add_list(router, dependencies, pages, service)
+    _add_letter(router, pages, service)
+    _add_letter_actions(router, dependencies, service)
+    _add_edit(router, dependencies, pages, service)
+    _add_replays(router, dependencies, pages, service)
     return router
 
 
 # --- Groups. ---
 
 
-def _add_groups(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
+def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters")
     async def groups(
         request: Request, status: Short = "", span: Short = "", page: Annotated[int, Query(ge=1, le=10_000)] = 1
     ) -> Response:
-        since, skip = since_of(span, desk.clock()), (page - 1) * GROUPS
+        since, skip = since_of(span, dependencies.clock()), (page - 1) * GROUPS
         found, counts, replays = await asyncio.gather(
-            attempt(letters.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
-            attempt(letters.counts(), "MongoDB"),
-            attempt(letters.replays(limit=5), "MongoDB"),
+            attempt(service.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
+            attempt(service.counts(), "MongoDB"),
+            attempt(service.replays(limit=5), "MongoDB"),
         )
-        more = not isinstance(found, Missing) and found.total > page * GROUPS
+        more = not isinstance(found, Unavailable) and found.total > page * GROUPS
         return pages.show(
             request,
             "groups.html",
@@ -85,9 +82,9 @@ def _add_groups(router: APIRouter, desk: ConsoleDependencies, pages: Pages, lett
 
     @router.get("/dead-letters/groups/{fingerprint}")
     async def group(request: Request, fingerprint: str, cursor: str | None = None) -> Response:
-        found = await _group(letters, fingerprint)
-        page = await _page(letters, Filters(group=fingerprint, status=STATUSES), cursor)
-        newest = await letters.letter_for_page(page.items[0]["_id"]) if page.items else None
+        found = await _group(service, fingerprint)
+        page = await _page(service, Filters(group=fingerprint, status=STATUSES), cursor)
+        newest = await service.letter_for_page(page.items[0]["_id"]) if page.items else None
         more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
         return pages.show(
             request,
@@ -103,9 +100,9 @@ def _add_groups(router: APIRouter, desk: ConsoleDependencies, pages: Pages, lett
         )
 
 
-def _add_group_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadLetterService) -> None:
+def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     def back(request: Request, fingerprint: str, operator: str) -> Response:
-        return remember(request, desk, RedirectResponse(path("dead-letters", "groups", fingerprint), 303), operator)
+        return redirect(request, dependencies, path("dead-letters", "groups", fingerprint), operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/replay")
     async def replay(
@@ -115,30 +112,30 @@ def _add_group_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadL
         by: Annotated[OptionalName, Form()] = "",
         rate: Rate = RATE,
     ) -> Response:
-        """Replay all letters of the group that are dead."""
-        operator = named(request, desk, by)
-        replay_id = await _start(letters, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
-        return remember(request, desk, RedirectResponse(path("dead-letters", "replays", replay_id), 303), operator)
+        """Replay all dead letters of the group."""
+        operator = named(request, dependencies, by)
+        replay_id = await _start(service, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
+        return redirect(request, dependencies, path("dead-letters", "replays", replay_id), operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
     async def discard(
         request: Request, fingerprint: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
-        """Archive all letters of the group that are dead."""
-        operator = named(request, desk, by)
-        await _discard(letters, Filters(group=fingerprint, status=("dead",)), operator, why)
+        """Discard all dead letters of the group."""
+        operator = named(request, dependencies, by)
+        await _discard(service, Filters(group=fingerprint, status=("dead",)), operator, why)
         return back(request, fingerprint, operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")
     async def set_status(
         request: Request, fingerprint: str, status: Annotated[str, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
-        """Say how far somebody is with the group."""
-        operator = named(request, desk, by)
+        """Set the status of the group."""
+        operator = named(request, dependencies, by)
         if status not in GROUP_STATUSES:
-            raise invalid(("status", f"is {status!r}, allowed are {', '.join(GROUP_STATUSES)}"))
-        await _group(letters, fingerprint)
-        await letters.set_group_status(fingerprint, status, by=operator)
+            raise invalid(("status", f"is {status!r}, must be one of {', '.join(GROUP_STATUSES)}"))
+        await _group(service, fingerprint)
+        await service.set_group_status(fingerprint, status, by=operator)
         return back(request, fingerprint, operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/notes")
@@ -148,11 +145,11 @@ def _add_group_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadL
         text: Annotated[Note, Form()],
         by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
-        """Write down what was found out."""
-        operator = named(request, desk, by)
-        await _group(letters, fingerprint)
+        """Add a note to the group."""
+        operator = named(request, dependencies, by)
+        await _group(service, fingerprint)
         try:
-            await letters.add_note(fingerprint, text, by=operator)
+            await service.add_note(fingerprint, text, by=operator)
         except NotPossibleError as error:
             raise conflict(str(error)) from None
         return back(request, fingerprint, operator)
@@ -161,11 +158,11 @@ def _add_group_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadL
 # --- The list, and one letter. ---
 
 
-def _add_list(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
+def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters/list")
     async def list_letters(
         request: Request,
-        service: Short = "",
+        service_name: Annotated[str, Query(alias="service", max_length=300)] = "",
         error: Short = "",
         routing_key: Annotated[str, Query(alias="type", max_length=300)] = "",
         status: Short = "",
@@ -175,7 +172,7 @@ def _add_list(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letter
         cursor: str | None = None,
     ) -> Response:
         asked = {
-            "service": service.strip(),
+            "service": service_name.strip(),
             "error": error.strip(),
             "type": routing_key.strip(),
             "status": status.strip(),
@@ -184,11 +181,11 @@ def _add_list(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letter
             "span": span,
         }
         if status and status not in STATUSES:
-            raise invalid(("status", f"is {status!r}, allowed are {', '.join(STATUSES)}"))
-        found = await attempt(_page(letters, filters_of(asked, desk.clock()), cursor), "MongoDB")
+            raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
+        found = await attempt(_page(service, filters_of(asked, dependencies.clock()), cursor), "MongoDB")
         chosen = {name: value for name, value in asked.items() if value}
         more = None
-        if not isinstance(found, Missing) and found.next_cursor:
+        if not isinstance(found, Unavailable) and found.next_cursor:
             more = "/dead-letters/list?" + urlencode({**chosen, "cursor": found.next_cursor})
         return pages.show(
             request,
@@ -202,10 +199,10 @@ def _add_list(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letter
         )
 
 
-def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetterService) -> None:
+def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters/letters/{letter_id}")
     async def letter(request: Request, letter_id: str) -> Response:
-        found = await _letter(letters, letter_id)
+        found = await _letter(service, letter_id)
         return pages.show(
             request,
             "letter.html",
@@ -217,35 +214,35 @@ def _add_letter(router: APIRouter, pages: Pages, letters: DeadLetterService) -> 
 
     @router.get("/dead-letters/letters/{letter_id}/body")
     async def body(letter_id: str) -> Response:
-        """The whole body as it came, as a file."""
-        found = await letters.letter(letter_id)
+        """Download the whole original body."""
+        found = await service.letter(letter_id)
         if found is None:
             raise _no_letter(letter_id)
         headers = {**SECURITY, "Content-Disposition": 'attachment; filename="body"'}
         return Response(found["body"], headers=headers, media_type="application/octet-stream")
 
 
-def _add_letter_acts(router: APIRouter, desk: ConsoleDependencies, letters: DeadLetterService) -> None:
+def _add_letter_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     @router.post("/dead-letters/letters/{letter_id}/replay")
     async def replay(
         request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
-        """Replay one letter as it is."""
-        operator = named(request, desk, by)
-        await _start(letters, Filters(ids=(letter_id,)), operator, why, RATE)
-        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+        """Replay one letter unchanged."""
+        operator = named(request, dependencies, by)
+        await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
+        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
     async def discard(
         request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
-        """Archive one letter."""
-        operator = named(request, desk, by)
-        await _discard(letters, Filters(ids=(letter_id,)), operator, why)
-        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+        """Discard one letter."""
+        operator = named(request, dependencies, by)
+        await _discard(service, Filters(ids=(letter_id,)), operator, why)
+        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
 
 
-def _add_edit(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
+def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
     def form(
         request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
     ) -> Response:
@@ -253,10 +250,12 @@ def _add_edit(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letter
 
     @router.get("/dead-letters/letters/{letter_id}/edit")
     async def ask(request: Request, letter_id: str) -> Response:
-        letter = await _letter(letters, letter_id)
+        letter = await _letter(service, letter_id)
         body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
         if not body.editable or body.cut:
-            raise conflict("The body is too large for a form, or no text: `ordersaga dead-letters edit` takes a file")
+            raise conflict(
+                "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
+            )
         return form(request, letter, body.text, "", ())
 
     @router.post("/dead-letters/letters/{letter_id}/edit")
@@ -267,35 +266,37 @@ def _add_edit(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letter
         why: Annotated[Why, Form()],
         by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
-        """Replay the letter with another body; what is wrong with that is said beside it."""
-        operator = named(request, desk, by)
-        # Browsers send every line of a text field with CR LF.
+        """Replay the letter with another body, or show the form again with the errors of the body."""
+        operator = named(request, dependencies, by)
+        # Browsers end the lines of a text field with CR LF.
         text = body.replace("\r\n", "\n")
         try:
-            await letters.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
+            await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
         except InvalidBodyError as error:
-            return form(request, await _letter(letters, letter_id), text, why, error.errors, 422)
+            return form(request, await _letter(service, letter_id), text, why, error.errors, 422)
         except NotPossibleError as error:
-            return form(request, await _letter(letters, letter_id), text, why, [("letter", str(error))], 409)
-        return remember(request, desk, RedirectResponse(path("dead-letters", "letters", letter_id), 303), operator)
+            return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
+        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
 
 
 # --- Replays. ---
 
 
-def _add_replays(router: APIRouter, desk: ConsoleDependencies, pages: Pages, letters: DeadLetterService) -> None:
+def _add_replays(
+    router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService
+) -> None:
     async def show(request: Request, replay_id: str, template: str) -> Response:
-        replay = await letters.replay(replay_id)
+        replay = await service.replay(replay_id)
         if replay is None:
             raise not_found(f"Replay {replay_id}")
-        outcome = await letters.outcome(replay_id)
+        outcome = await service.outcome(replay_id)
         return pages.show(
-            request, template, replay=replay, outcome=outcome, watched=is_watched(replay, outcome, desk.clock())
+            request, template, replay=replay, outcome=outcome, watched=is_watched(replay, outcome, dependencies.clock())
         )
 
     @router.get("/dead-letters/replays")
     async def replays(request: Request) -> Response:
-        found = await attempt(letters.replays(limit=PAGE), "MongoDB")
+        found = await attempt(service.replays(limit=PAGE), "MongoDB")
         return pages.show(request, "replays.html", replays=found)
 
     @router.get("/dead-letters/replays/{replay_id}")
@@ -308,35 +309,35 @@ def _add_replays(router: APIRouter, desk: ConsoleDependencies, pages: Pages, let
 
     @router.post("/dead-letters/replays/{replay_id}/cancel")
     async def cancel(request: Request, replay_id: str, by: Annotated[OptionalName, Form()] = "") -> Response:
-        """Publish no more of it."""
-        operator = named(request, desk, by)
-        await letters.cancel_replay(replay_id, by=operator)
-        return remember(request, desk, RedirectResponse(path("dead-letters", "replays", replay_id), 303), operator)
+        """Stop the replay."""
+        operator = named(request, dependencies, by)
+        await service.cancel_replay(replay_id, by=operator)
+        return redirect(request, dependencies, path("dead-letters", "replays", replay_id), operator)
 
 
-# --- What the routes have in common. ---
+# --- Helpers. ---
 
 
 def _group_page(status: str, span: str, page: int) -> str:
-    """The address of a page of the groups."""
+    """Return the URL of a page of groups."""
     asked = {"status": status, "span": span, "page": str(page)}
     return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
 
 
 def is_watched(replay: Document, outcome: Outcome, now: datetime) -> bool:
-    """Whether the page of a replay renews itself: until the outcome is known, or is no longer to be expected."""
+    """Return whether the page of a replay refreshes itself: until its outcome is known, or no longer expected."""
     return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
 
 
 def since_of(span: str, now: datetime) -> datetime | None:
-    """The beginning of a time that can be chosen, None for all of it. Raises the 422 problem for another."""
+    """Return the start of a period, None for all time. Raises the 422 problem for an unknown period."""
     if span and span not in SPANS:
-        raise invalid(("span", f"is {span!r}, allowed are {', '.join(SPANS)}"))
+        raise invalid(("span", f"is {span!r}, must be one of {', '.join(SPANS)}"))
     return now - SPANS[span] if span else None
 
 
 def filters_of(asked: dict[str, str], now: datetime) -> Filters:
-    """Write the search form as filters; empty fields mean anything."""
+    """Return the filters of the search form; empty fields match everything."""
     return Filters(
         service=asked["service"] or None,
         error=asked["error"] or None,
@@ -348,22 +349,22 @@ def filters_of(asked: dict[str, str], now: datetime) -> Filters:
     )
 
 
-async def _page(letters: DeadLetterService, filters: Filters, cursor: str | None) -> Any:
+async def _page(service: DeadLetterService, filters: Filters, cursor: str | None) -> Any:
     try:
-        return await letters.page(filters, limit=PAGE, cursor=cursor)
+        return await service.page(filters, limit=PAGE, cursor=cursor)
     except ValueError:
         raise invalid(("cursor", "is not a nextCursor of this list")) from None
 
 
-async def _group(letters: DeadLetterService, fingerprint: str) -> Group:
-    found = await letters.group(fingerprint)
+async def _group(service: DeadLetterService, fingerprint: str) -> Group:
+    found = await service.group(fingerprint)
     if found is None:
         raise not_found(f"Group {fingerprint}")
     return found
 
 
-async def _letter(letters: DeadLetterService, letter_id: str) -> Document:
-    found = await letters.letter_for_page(letter_id)
+async def _letter(service: DeadLetterService, letter_id: str) -> Document:
+    found = await service.letter_for_page(letter_id)
     if found is None:
         raise _no_letter(letter_id)
     return found
@@ -373,15 +374,15 @@ def _no_letter(letter_id: str) -> ProblemError:
     return not_found(f"Dead letter {letter_id}")
 
 
-async def _start(letters: DeadLetterService, filters: Filters, operator: str, why: str, rate: float) -> str:
+async def _start(service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float) -> str:
     try:
-        return await letters.start_replay(filters, by=operator, why=why, rate=rate)
+        return await service.start_replay(filters, by=operator, why=why, rate=rate)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
 
 
-async def _discard(letters: DeadLetterService, filters: Filters, operator: str, why: str) -> int:
+async def _discard(service: DeadLetterService, filters: Filters, operator: str, why: str) -> int:
     try:
-        return await letters.discard(filters, by=operator, why=why)
+        return await service.discard(filters, by=operator, why=why)
     except NotPossibleError as error:
         raise conflict(str(error)) from None

@@ -1,4 +1,4 @@
-"""What the console's pages are put together from."""
+"""The dependencies of the console's pages."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,15 @@ from pymongo import AsyncMongoClient
 
 from operations.console.upstream import Services
 from shared.clock import Clock, utc_now
-from shared.database import Collection as Records
-from shared.database import Database, Document
+from shared.database import Collection, Database, Document
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleDependencies:
-    """The servers and services that the pages are about, and who may look at them.
+    """The servers and services behind the pages.
 
-    The databases of the services are read and never written. `operator_header` is the header in which a proxy that
-    authenticates names the operator, None where operators give their name themselves.
+    The databases of the services are only read. `operator_header` is the header in which an authenticating proxy sends
+    the operator's name, None if operators enter their name themselves.
     """
 
     client: AsyncMongoClient[Document]
@@ -32,11 +31,11 @@ class ConsoleDependencies:
         return self.client[f"{self.prefix}_operations"]
 
     @property
-    def orders(self) -> Records:
-        """The orders as the order service keeps them."""
+    def orders(self) -> Collection:
+        """The orders of the order service."""
         return self.client[f"{self.prefix}_orders"]["orders"]
 
     @property
-    def packages(self) -> Records:
-        """What provisioning has last seen of each package."""
+    def packages(self) -> Collection:
+        """The packages as last seen by the provisioning service."""
         return self.client[f"{self.prefix}_provisioning"]["packages"]

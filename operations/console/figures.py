@@ -1,6 +1,6 @@
-"""The figures of the overview: pure summaries of records, and the reads behind them.
+"""The figures of the overview: pure summaries of orders, and the reads behind them.
 
-All are over the newest orders, at most SAMPLE of the last hour, so that a look costs the same however many there are.
+They cover the newest orders, at most SAMPLE of the last hour, so the cost does not depend on the number of orders.
 """
 
 import math
@@ -23,15 +23,15 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Latency(NamedTuple):
-    """How long orders took from placing to fulfilment, in seconds; None where there were none."""
+    """The time from placing an order to fulfilment, in seconds; None without orders."""
 
     orders: int
     p50: float | None
     p95: float | None
 
 
-class Recent(NamedTuple):
-    """What the newest orders come to; shares are of those that are decided, None where none is."""
+class RecentOrders(NamedTuple):
+    """A summary of the newest orders; shares are of the decided ones, None without any."""
 
     orders: int
     since: datetime | None
@@ -43,16 +43,16 @@ class Recent(NamedTuple):
     reasons: Sequence[tuple[str, str, int]]
 
 
-class Open(NamedTuple):
-    """Orders that are not settled: on their way, by status, and failed ones that wait for a decision."""
+class OpenOrders(NamedTuple):
+    """The counts of unsettled orders: in flight, by status, and failed ones that await a decision."""
 
     in_flight: int
     undecided: int
     by_status: Mapping[str, int]
 
 
-def summarize(orders: Sequence[Document], now: datetime) -> Recent:
-    """Summarize orders, newest first."""
+def summarize(orders: Sequence[Document], now: datetime) -> RecentOrders:
+    """Summarize orders, which are sorted newest first."""
     counts = Counter(str(order.get("status")) for order in orders)
     fulfilled = sum(counts[status] for status in FULFILLED)
     decided = fulfilled + counts["CANCELLED"] + counts["FAILED"]
@@ -61,7 +61,7 @@ def summarize(orders: Sequence[Document], now: datetime) -> Recent:
         for order in orders
         if order.get("failureReason") and order.get("status") in ("CANCELLED", "FAILED")
     )
-    return Recent(
+    return RecentOrders(
         orders=len(orders),
         since=orders[-1]["createdAt"] if orders else None,
         per_second=_rate([order["createdAt"] for order in orders], now),
@@ -74,10 +74,10 @@ def summarize(orders: Sequence[Document], now: datetime) -> Recent:
 
 
 def _rate(placed: Sequence[datetime], now: datetime) -> float:
-    """Orders a second over the last minute, or over the time that a full sample spans if that is shorter."""
+    """Return orders per second over the last minute, or over the span of a full sample if that is shorter."""
     if len(placed) >= SAMPLE and now - placed[-1] < RATE_WINDOW:
         return len(placed) / max((now - placed[-1]).total_seconds(), 0.001)
-    return sum(now - moment < RATE_WINDOW for moment in placed) / RATE_WINDOW.total_seconds()
+    return sum(now - at < RATE_WINDOW for at in placed) / RATE_WINDOW.total_seconds()
 
 
 def _latency(orders: Iterable[Document]) -> Latency:
@@ -88,13 +88,13 @@ def _latency(orders: Iterable[Document]) -> Latency:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The value below which that share of ordered values lies (nearest rank); None of nothing."""
+    """Return a percentile of sorted values (nearest rank), None without values."""
     if not ordered:
         return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-async def read_recent(orders: Collection, now: datetime) -> Recent:
+async def read_recent_orders(orders: Collection, now: datetime) -> RecentOrders:
     """Read and summarize the newest orders."""
     query = {"status": {"$in": list(STATUSES)}, "createdAt": {"$gte": now - WINDOW}}
     fields = {"status": True, "createdAt": True, "completedAt": True, "failureReason": True}
@@ -102,8 +102,8 @@ async def read_recent(orders: Collection, now: datetime) -> Recent:
     return summarize(await cursor.to_list(None), now)
 
 
-async def read_open(orders: Collection) -> Open:
-    """Count the orders that are not settled. The time in the query is for the index, which begins with it."""
+async def read_open_orders(orders: Collection) -> OpenOrders:
+    """Count the orders that are not settled. The query names a time because the index begins with it."""
     by_status: Counter[str] = Counter()
     undecided = 0
     pipeline = [
@@ -116,4 +116,4 @@ async def read_open(orders: Collection) -> Open:
             undecided += row["count"]
         else:
             by_status[status] += row["count"]
-    return Open(sum(by_status.values()), undecided, dict(sorted(by_status.items())))
+    return OpenOrders(sum(by_status.values()), undecided, dict(sorted(by_status.items())))

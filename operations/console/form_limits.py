@@ -1,7 +1,7 @@
-"""Refuse forms that cost more to decode than they are worth: before any handler, and before any charset is used. Pure.
+"""Rejects forms that are too expensive to decode, before any handler runs or charset is used. Pure.
 
-A browser sends every form of the console as UTF-8. Other charsets are refused unread: some of Python's codecs need
-seconds of CPU for a few hundred kilobytes, and meanwhile the process answers no other request.
+Browsers send every form of the console as UTF-8. Other charsets are rejected unread: some of Python's codecs take
+seconds of CPU time for a few hundred kilobytes, and block the process meanwhile.
 """
 
 import re
@@ -19,14 +19,14 @@ MOST_BYTES_OF_A_FIELD = 210 * 1024
 
 URLENCODED, MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-data"
 CHARSET_FIELD = "_charset_"
-"""The field in which a browser names the charset of a form, if the form has a field of this name."""
+"""The field in which browsers send the charset of a form, if the form has a field with this name."""
 
 _UTF_8 = frozenset({"utf-8", "utf8"})
 _SEPARATORS = re.compile(rb"[&;]")
 
 
 class Refusal(NamedTuple):
-    """Why a form is refused, and the HTTP status that says so."""
+    """The reason to reject a form, and the HTTP status."""
 
     status: HTTPStatus
     detail: str
@@ -39,7 +39,7 @@ class _RefusedError(Exception):
 
 
 def refuse_form(content_type: str, body: bytes) -> Refusal | None:
-    """Return why this form is refused: its type, its charset, its number of fields or their size; None if it is not."""
+    """Return why a form is rejected (content type, charset, number or size of fields), None if it is accepted."""
     kind, options = parse_options_header(content_type)
     try:
         _check_charset(options, "form")
@@ -65,17 +65,17 @@ def _check_urlencoded(body: bytes) -> None:
 
 def _check_multipart(boundary: bytes, body: bytes) -> None:
     if not boundary:
-        _refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "The multipart form names no boundary")
+        _refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "The multipart form has no boundary")
     try:
         parser = MultipartParser(boundary, _Parts().callbacks())  # type: ignore[arg-type]  # its callbacks are a TypedDict
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        _refuse(HTTPStatus.UNPROCESSABLE_ENTITY, f"The form is not readable: {error}")
+        _refuse(HTTPStatus.UNPROCESSABLE_ENTITY, f"The form cannot be parsed: {error}")
 
 
 class _Parts:
-    """Check the parts of a multipart form while it is parsed; keeps no more of them than their headers."""
+    """Checks the parts of a multipart form during parsing, without storing their content."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -86,7 +86,7 @@ class _Parts:
         self._beginning = b""
 
     def callbacks(self) -> Mapping[str, object]:
-        """Return what the parser calls, by the parser's names for its events."""
+        """Return the parser's callbacks by event name."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._on_header,

@@ -1,4 +1,4 @@
-"""What the forms of all actions have in common: a reason, and the name of who acts, which is remembered."""
+"""Fields that all forms share: the reason, and the operator's name, which is remembered."""
 
 from typing import Annotated
 
@@ -12,49 +12,56 @@ from operations.console.pages import Pages
 from shared.http import conflict, invalid
 
 Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-"""The reason of an action: for the log, and required."""
+"""The reason for an action, required for the log."""
 
 Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
-"""What an operator has found out."""
+"""An operator's note on a group."""
 
 OptionalName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MOST_OF_A_NAME)]
-"""The name that a form asks for where no proxy says who the operator is."""
+"""The operator's name, which a form asks for unless a proxy sends it."""
 
 
-def create_operator(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The page on which an operator says who it is."""
+def create_operator(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the routes of the page on which operators enter their name."""
     router = pages.router()
 
     @router.get("/operator")
     async def ask(request: Request) -> Response:
-        if desk.operator_header:
-            raise conflict("The proxy before the console says who you are")
+        if dependencies.operator_header:
+            raise conflict("The proxy in front of the console sends your name")
         return pages.show(request, "operator.html")
 
     @router.post("/operator")
     async def keep(request: Request, by: Annotated[OptionalName, Form()] = "") -> Response:
-        return remember(request, desk, RedirectResponse("/", 303), named(request, desk, by))
+        return redirect(request, dependencies, "/", named(request, dependencies, by))
 
     return router
 
 
-def named(request: Request, desk: ConsoleDependencies, given: str) -> str:
-    """Return who acts: as the proxy says where one is set, else as the form says or as it said before.
+def named(request: Request, dependencies: ConsoleDependencies, given: str) -> str:
+    """Return the operator's name: from the proxy's header if one is set, else from the form or the cookie.
 
-    Raises the 422 problem where nobody is named: nothing is done namelessly.
+    Raises the 422 problem if there is no name: no action is anonymous.
     """
-    known = operator_of(request, desk.operator_header)
-    name = known if desk.operator_header else given or known
+    known = operator_of(request, dependencies.operator_header)
+    name = known if dependencies.operator_header else given or known
     if name:
         return name
-    if desk.operator_header:
-        raise invalid(("by", f"the proxy has not sent the header {desk.operator_header} with the operator's name"))
-    raise invalid(("by", "your name is required: it is written to the log of actions"))
+    if dependencies.operator_header:
+        raise invalid(
+            ("by", f"the proxy did not send the operator's name in the header {dependencies.operator_header}")
+        )
+    raise invalid(("by", "your name is required for the log of actions"))
 
 
-def remember(request: Request, desk: ConsoleDependencies, response: Response, name: str) -> Response:
-    """Keep the operator's name for the next form, unless a proxy says it."""
-    if not desk.operator_header:
+def redirect(request: Request, dependencies: ConsoleDependencies, address: str, name: str) -> Response:
+    """Redirect to a page after an action, and remember the operator's name."""
+    return remember(request, dependencies, RedirectResponse(address, 303), name)
+
+
+def remember(request: Request, dependencies: ConsoleDependencies, response: Response, name: str) -> Response:
+    """Remember the operator's name in a cookie, unless a proxy sends it."""
+    if not dependencies.operator_header:
         secure = request.url.scheme == "https"
         response.set_cookie(
             OPERATOR_COOKIE,

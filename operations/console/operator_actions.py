@@ -1,6 +1,6 @@
-"""Has a service do what an operator asks for, and writes that down: before it is asked, and what came of it after.
+"""Executes an operator's action through a service, and logs it twice: when it starts, and with its outcome.
 
-Entries are never changed, so there are two. The first alone is left where the console ends in between.
+Entries of the log are never changed, so there are two. If the console dies in between, only the first exists.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from operations.actions import record_action
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.upstream import Missing
+from operations.console.upstream import Unavailable
 
-BEGUN = "begun"
+STARTED = "started"
 
 
 class OperatorAction(NamedTuple):
-    """What an operator wants done, and why."""
+    """An action of an operator, and the reason for it."""
 
     by: str
     why: str
@@ -23,7 +23,7 @@ class OperatorAction(NamedTuple):
 
 
 class ActionFailed(NamedTuple):
-    """Why it is not, or may not be done; `status` is the page's that says so."""
+    """An action that was not executed, or may not have been; `status` is the HTTP status of the page that says so."""
 
     verdict: str
     why: str
@@ -31,8 +31,8 @@ class ActionFailed(NamedTuple):
 
 
 async def execute(
-    desk: ConsoleDependencies,
-    deed: OperatorAction,
+    dependencies: ConsoleDependencies,
+    action: OperatorAction,
     method: str,
     service: str,
     path: str,
@@ -40,20 +40,20 @@ async def execute(
     body: Mapping[str, Any] | None = None,
     done: str,
 ) -> ActionFailed | None:
-    """Carry a deed out; None where the service did it, for which the log says `done`."""
-    await _write(desk, deed, BEGUN)
-    answer = await desk.services.act(method, service, path, body)
-    if isinstance(answer, Missing):
-        verdict = "Not known whether it was done" if answer.sent else "Not done"
-        trouble = ActionFailed(verdict, answer.why, 503)
-    elif not answer.ok:
-        trouble = ActionFailed("Not done", answer.detail, answer.status)
+    """Execute an action; return None if the service did it, which the log records as `done`."""
+    await _log(dependencies, action, STARTED)
+    response = await dependencies.services.act(method, service, path, body)
+    if isinstance(response, Unavailable):
+        verdict = "Outcome unknown" if response.sent else "Not done"
+        failed = ActionFailed(verdict, response.why, 503)
+    elif not response.ok:
+        failed = ActionFailed("Not done", response.detail, response.status)
     else:
-        await _write(desk, deed, done)
+        await _log(dependencies, action, done)
         return None
-    await _write(desk, deed, f"{trouble.verdict[0].lower()}{trouble.verdict[1:]}: {trouble.why}")
-    return trouble
+    await _log(dependencies, action, f"{failed.verdict[0].lower()}{failed.verdict[1:]}: {failed.why}")
+    return failed
 
 
-async def _write(desk: ConsoleDependencies, deed: OperatorAction, outcome: str) -> None:
-    await record_action(desk.operations, **deed._asdict(), outcome=outcome)
+async def _log(dependencies: ConsoleDependencies, action: OperatorAction, outcome: str) -> None:
+    await record_action(dependencies.operations, **action._asdict(), outcome=outcome)

@@ -1,4 +1,4 @@
-"""The name of the operator who acts, from a proxy's header or from a cookie. Pure but for the request that it reads."""
+"""Reads the operator's name from a proxy's header or a cookie. Pure."""
 
 from urllib.parse import quote, unquote
 
@@ -10,12 +10,12 @@ MOST_OF_A_NAME = 100
 
 
 def operator_of(request: Request, header: str | None) -> str:
-    """Return the operator's name, empty if it is not known: from the proxy's header if one is set, else the cookie."""
+    """Return the operator's name, from the proxy's header if one is set, else from the cookie; empty if unknown."""
     if header:
         return request.headers.get(header, "").strip()[:MOST_OF_A_NAME]
     return unquote(request.cookies.get(OPERATOR_COOKIE, "")).strip()[:MOST_OF_A_NAME]
 
 
 def cookie_value(name: str) -> str:
-    """Write a name as a cookie can hold it."""
+    """Encode a name for a cookie."""
     return quote(name.strip()[:MOST_OF_A_NAME], safe="")

@@ -1,4 +1,4 @@
-"""Finds orders: by id, user, status and reason, newest first, a page at a time."""
+"""Finds orders by id, user, status and failure reason, newest first, a page at a time."""
 
 import re
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from shared.paging import read_cursor, write_cursor
 PAGE = 50
 
 
-class Search(NamedTuple):
-    """What is looked for; empty stands for anything. An id and a reason are found by how they begin."""
+class OrderSearch(NamedTuple):
+    """The criteria of a search; an empty one matches everything. Ids and reasons match by prefix."""
 
     order_id: str = ""
     user: str = ""
@@ -26,36 +26,36 @@ class Search(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The search as an address has it."""
+        """The query parameters of the search."""
         found = {"id": self.order_id, "user": self.user, "status": self.status, "reason": self.reason}
         return {name: value for name, value in found.items() if value} | ({"open": "1"} if self.open else {})
 
 
-class Found(NamedTuple):
-    """A page of orders, and where the next one begins; None at the end."""
+class OrderPage(NamedTuple):
+    """A page of orders, and the cursor of the next page (None on the last one)."""
 
     items: list[Document]
     next_cursor: str | None
 
 
-async def find_orders(orders: Collection, search: Search, cursor: str | None) -> Found:
-    """Find a page of orders. Raises the 422 problem for a cursor that is none; lets the driver's errors out."""
+async def find_orders(orders: Collection, search: OrderSearch, cursor: str | None) -> OrderPage:
+    """Return a page of orders. Raises the 422 problem for a wrong cursor; lets the driver's errors out."""
     query = query_of(search)
     if cursor:
         milliseconds, order_id = read_cursor(cursor, (int, str))
-        at = _moment(milliseconds)
+        at = _time(milliseconds)
         query["$or"] = [{"createdAt": {"$lt": at}}, {"createdAt": at, "_id": {"$lt": order_id}}]
     by_time = [("createdAt", DESCENDING), ("_id", DESCENDING)]
     found = await orders.find(query, {"history": False}).sort(by_time).limit(PAGE + 1).to_list(None)
     page = found[:PAGE]
     if len(found) <= PAGE:
-        return Found(page, None)
+        return OrderPage(page, None)
     last = page[-1]
-    return Found(page, write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]]))
+    return OrderPage(page, write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]]))
 
 
-def query_of(search: Search) -> dict[str, Any]:
-    """Write the search as a query that an index serves: the lists' indexes begin with the status or the user."""
+def query_of(search: OrderSearch) -> dict[str, Any]:
+    """Return a query that an index serves: the indexes begin with the status or the user."""
     query: dict[str, Any] = {"status": search.status or {"$in": list(STATUSES)}}
     if search.order_id:
         query["_id"] = _begins_with(search.order_id)
@@ -72,7 +72,7 @@ def _begins_with(text: str) -> Mapping[str, str]:
     return {"$regex": f"^{re.escape(text)}"}
 
 
-def _moment(milliseconds: int) -> datetime:
+def _time(milliseconds: int) -> datetime:
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):

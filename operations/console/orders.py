@@ -1,4 +1,4 @@
-"""The pages about orders: the search, one order with its saga, and what an operator may do to it."""
+"""The pages about orders: the search, one order with its timeline, and the actions on it."""
 
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
@@ -10,12 +10,12 @@ from fastapi.responses import RedirectResponse
 from operations.actions import list_actions
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
-from operations.console.forms import OptionalName, Why, named, remember
+from operations.console.forms import OptionalName, Why, named, redirect, remember
 from operations.console.operator_actions import OperatorAction, execute
-from operations.console.order_search import Search, find_orders
+from operations.console.order_search import OrderSearch, find_orders
 from operations.console.pages import Pages
 from operations.console.timeline import draw
-from operations.console.upstream import Missing, attempt, path
+from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
 from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
 from shared.database import Document
@@ -24,8 +24,8 @@ from shared.http import conflict, not_found
 Text = Annotated[str, Query(max_length=300)]
 
 
-class Act(NamedTuple):
-    """Something that the order service does for an operator; `warning` says what cannot be taken back."""
+class OrderAction(NamedTuple):
+    """An action on an order, which the order service executes; `warning` describes its effects."""
 
     name: str
     title: str
@@ -33,33 +33,35 @@ class Act(NamedTuple):
     warning: str
 
 
-ACTS: Mapping[str, Act] = {
-    act.name: act
-    for act in (
-        Act(
+ORDER_ACTIONS: Mapping[str, OrderAction] = {
+    action.name: action
+    for action in (
+        OrderAction(
             "cancel",
             "Cancel",
             ("PENDING", "PROVISIONING"),
-            "Stock and money go back. A server that is being bought is given up when its running step ends. The reason "
-            "is kept as the order's reason, which its customer may see.",
+            "Stock and money are returned. Provisioning in progress stops after its current step. Your reason becomes "
+            "the failure reason of the order, which the customer may see.",
         ),
-        Act("retry", "Retry", ("FAILED",), "The server is asked for once more; stock and money stay held meanwhile."),
-        Act("refund", "Refund", ("FAILED",), "Stock and money go back now. The order cannot be retried afterwards."),
+        OrderAction("retry", "Retry", ("FAILED",), "Provisioning starts again. Stock and money stay held meanwhile."),
+        OrderAction(
+            "refund", "Refund", ("FAILED",), "Stock and money are returned now. The order cannot be retried afterwards."
+        ),
     )
 }
-"""What may be done to an order, by the name that the order service's path has for it."""
+"""The actions on orders, by their name in the order service's path."""
 
 
-def create_orders(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The routes about orders."""
+def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the routes about orders."""
     router = pages.router()
-    _add_search(router, desk, pages)
-    _add_order(router, desk, pages)
-    _add_acts(router, desk, pages)
+    _add_search(router, dependencies, pages)
+    _add_order(router, dependencies, pages)
+    _add_actions(router, dependencies, pages)
     return router
 
 
-def _add_search(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
+def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders")
     async def search(
         request: Request,
@@ -70,12 +72,12 @@ def _add_search(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> N
         unsettled: Annotated[str, Query(alias="open", max_length=1)] = "",
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
     ) -> Response:
-        asked = Search(order_id.strip(), user.strip(), status.strip(), reason.strip(), bool(unsettled))
-        found = await attempt(find_orders(desk.orders, asked, cursor), "MongoDB")
-        if not isinstance(found, Missing) and asked.order_id in [order["_id"] for order in found.items]:
+        asked = OrderSearch(order_id.strip(), user.strip(), status.strip(), reason.strip(), bool(unsettled))
+        found = await attempt(find_orders(dependencies.orders, asked, cursor), "MongoDB")
+        if not isinstance(found, Unavailable) and asked.order_id in [order["_id"] for order in found.items]:
             return RedirectResponse(path("orders", asked.order_id), 303)
         more = None
-        if not isinstance(found, Missing) and found.next_cursor:
+        if not isinstance(found, Unavailable) and found.next_cursor:
             more = "/orders?" + urlencode({**asked.parameters, "cursor": found.next_cursor})
         newest = "/orders?" + urlencode(asked.parameters) if cursor else None
         return pages.show(
@@ -83,20 +85,20 @@ def _add_search(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> N
         )
 
 
-def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
+def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     async def show(request: Request, order_id: str, template: str) -> Response:
-        records = await _records(desk, order_id)
+        records = await _records(dependencies, order_id)
         steps = build_timeline(records)
-        actions = await list_actions(desk.operations, subject=order_id, limit=20)
+        actions = await list_actions(dependencies.operations, subject=order_id, limit=20)
         return pages.show(
             request,
             template,
             records=records,
             order=records.order or {},
             rows=draw(steps),
-            waits=open_steps(steps),
+            open_steps=open_steps(steps),
             lanes=LANES,
-            acts=_possible(records.order),
+            order_actions=_possible_actions(records.order),
             actions=actions.items,
         )
 
@@ -109,57 +111,61 @@ def _add_order(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> No
         return await show(request, order_id, "order_live.html")
 
 
-def _add_acts(router: APIRouter, desk: ConsoleDependencies, pages: Pages) -> None:
+def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders/{order_id}/do/{name}")
     async def ask(request: Request, order_id: str, name: str) -> Response:
-        """Have the operator confirm, with a reason."""
-        act = _act(name)
-        records = await _records(desk, order_id)
-        if act not in _possible(records.order):
-            raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_done(act)}")
-        return pages.show(request, "order_act.html", act=act, order=records.order, why="", error=None)
+        """Ask for confirmation and a reason."""
+        order_action = _order_action(name)
+        records = await _records(dependencies, order_id)
+        if order_action not in _possible_actions(records.order):
+            raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_PARTICIPLES[name]}")
+        return pages.show(
+            request, "order_action.html", order_action=order_action, order=records.order, why="", error=None
+        )
 
     @router.post("/orders/{order_id}/do/{name}")
-    async def carry_out(
+    async def act(
         request: Request,
         order_id: str,
         name: str,
         why: Annotated[Why, Form()],
         by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
-        """Ask the order service, write down that and what it answered, and show the order again."""
-        act = _act(name)
-        operator = named(request, desk, by)
+        """Have the order service execute the action, log it, and show the order."""
+        order_action = _order_action(name)
+        operator = named(request, dependencies, by)
         body = {"reason": why} if name == "cancel" else None
-        deed = OperatorAction(operator, why, f"order.{name}", order_id)
-        trouble = await execute(desk, deed, "POST", "order", path("orders", order_id, name), body=body, done="accepted")
-        if trouble is None:
-            return remember(request, desk, RedirectResponse(path("orders", order_id), 303), operator)
-        records = await _records(desk, order_id)
+        action = OperatorAction(operator, why, f"order.{name}", order_id)
+        address = path("orders", order_id, name)
+        failed = await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
+        if failed is None:
+            return redirect(request, dependencies, path("orders", order_id), operator)
+        records = await _records(dependencies, order_id)
         order = records.order or {"_id": order_id}
-        shown = pages.show(request, "order_act.html", trouble.status, act=act, order=order, why=why, error=trouble)
-        return remember(request, desk, shown, operator)
+        shown = pages.show(
+            request, "order_action.html", failed.status, order_action=order_action, order=order, why=why, error=failed
+        )
+        return remember(request, dependencies, shown, operator)
 
 
-async def _records(desk: ConsoleDependencies, order_id: str) -> TimelineRecords:
-    records = await read_records(desk.client, desk.prefix, order_id)
+async def _records(dependencies: ConsoleDependencies, order_id: str) -> TimelineRecords:
+    records = await read_records(dependencies.client, dependencies.prefix, order_id)
     if not records.exist:
         raise not_found(f"Order {order_id}")
     return records
 
 
-def _act(name: str) -> Act:
-    if name not in ACTS:
+_PARTICIPLES = {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}
+
+
+def _order_action(name: str) -> OrderAction:
+    if name not in ORDER_ACTIONS:
         raise not_found(f"The action {name}")
-    return ACTS[name]
+    return ORDER_ACTIONS[name]
 
 
-def _done(act: Act) -> str:
-    return {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}[act.name]
-
-
-def _possible(order: Document | None) -> list[Act]:
-    """What may be done to the order as it is; the order service decides again when it is asked."""
+def _possible_actions(order: Document | None) -> list[OrderAction]:
+    """Return the actions that the order's state allows; the order service checks again."""
     if order is None or order.get("compensating") or order.get("cancelRequested"):
         return []
-    return [act for act in ACTS.values() if order.get("status") in act.statuses]
+    return [action for action in ORDER_ACTIONS.values() if order.get("status") in action.statuses]

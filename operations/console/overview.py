@@ -1,4 +1,4 @@
-"""The first page: how the shop does at this moment, and what is wrong."""
+"""The overview: the current state of the shop, and its problems."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ from typing import NamedTuple
 from fastapi import APIRouter, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.figures import Open, Recent, read_open, read_recent
+from operations.console.figures import OpenOrders, RecentOrders, read_open_orders, read_recent_orders
 from operations.console.pages import Pages
-from operations.console.upstream import Missing, attempt
+from operations.console.upstream import Unavailable, attempt
 from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.service import DeadLetterService
 from operations.reading.broker import count_messages
@@ -18,115 +18,114 @@ from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
 FRESH_SECONDS = 2.0
-"""How long a look at the servers is shown to everybody who asks."""
+"""How long a snapshot is shown to all operators."""
 
-REST_FACTOR = 20
-"""How much longer than a look at the dead letters the time without one is."""
+PAUSE_FACTOR = 20
+"""The pause between two counts of the dead letters, as a multiple of the time that a count takes."""
 
 GROUPS = 8
-"""Groups of dead letters that are shown, those with the newest failures."""
+"""The number of groups shown, those with the newest failures."""
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
 
 
-class Health(NamedTuple):
-    """Whether a service is ready; if not, why."""
+class ServiceHealth(NamedTuple):
+    """A service, and why it is not ready; None if it is."""
 
     name: str
-    trouble: str | None
+    problem: str | None
 
 
-class Snapshot(NamedTuple):
-    """Everything that the overview shows; a part that could not be had is Missing."""
+class OverviewSnapshot(NamedTuple):
+    """Everything that the overview shows; parts that could not be read are Unavailable."""
 
-    recent: Recent | Missing
-    open: Open | Missing
-    queues: dict[str, int | None] | Missing
-    low: list[Document] | Missing
-    groups: GroupPage | Missing
-    letters: dict[str, int] | Missing
-    health: Sequence[Health]
+    recent: RecentOrders | Unavailable
+    open: OpenOrders | Unavailable
+    queues: dict[str, int | None] | Unavailable
+    low: list[Document] | Unavailable
+    groups: GroupPage | Unavailable
+    letters: dict[str, int] | Unavailable
+    health: Sequence[ServiceHealth]
 
     @property
     def waiting(self) -> int:
-        """Messages in all queues but that of the dead letters."""
-        if isinstance(self.queues, Missing):
+        """The number of messages in all queues except the dead letters."""
+        if isinstance(self.queues, Unavailable):
             return 0
         return sum(count or 0 for name, count in self.queues.items() if name != DEAD_LETTERS)
 
     @property
     def most_waiting(self) -> int:
-        """The length of the longest queue, at least 1: what the bars are drawn to."""
-        return 1 if isinstance(self.queues, Missing) else max([1, *(count or 0 for count in self.queues.values())])
+        """The length of the longest queue, at least 1, as the scale of the bars."""
+        return 1 if isinstance(self.queues, Unavailable) else max([1, *(count or 0 for count in self.queues.values())])
 
 
-class LetterWatch:
-    """Looks at the dead letters; the longer a look takes, the more seldom.
+class DeadLetterCache:
+    """Caches the dead letters; the longer it takes to count them, the less often it does.
 
-    Counting 100,000 letters takes half a second, which a page that nobody reads must not take from the database every
-    two seconds.
+    Counting 100,000 letters takes half a second, too much for the database to do every two seconds.
     """
 
-    def __init__(self, letters: DeadLetterService, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._letters = letters
+    def __init__(self, service: DeadLetterService, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._service = service
         self._monotonic = monotonic
-        self._last: tuple[GroupPage | Missing, dict[str, int] | Missing] | None = None
+        self._last: tuple[GroupPage | Unavailable, dict[str, int] | Unavailable] | None = None
         self._next_at = 0.0
 
-    async def look(self) -> tuple[GroupPage | Missing, dict[str, int] | Missing]:
-        """The groups that are open and the counts by status, the last ones or new ones."""
+    async def read(self) -> tuple[GroupPage | Unavailable, dict[str, int] | Unavailable]:
+        """Return the open groups and the counts by status, from the cache or the database."""
         if self._last is None or self._monotonic() >= self._next_at:
             began = self._monotonic()
             self._last = await asyncio.gather(
-                attempt(self._letters.group_page(open_only=True, limit=GROUPS), "MongoDB"),
-                attempt(self._letters.counts(), "MongoDB"),
+                attempt(self._service.group_page(open_only=True, limit=GROUPS), "MongoDB"),
+                attempt(self._service.counts(), "MongoDB"),
             )
-            failed = any(isinstance(part, Missing) for part in self._last)
+            failed = any(isinstance(part, Unavailable) for part in self._last)
             took = 0.0 if failed else self._monotonic() - began
-            self._next_at = began + max(FRESH_SECONDS / 2, REST_FACTOR * took)
+            self._next_at = began + max(FRESH_SECONDS / 2, PAUSE_FACTOR * took)
         return self._last
 
 
-class Lookout:
-    """Takes snapshots, one for all who look at the same time."""
+class SnapshotCache:
+    """Takes snapshots for the overview, and shares each with all operators."""
 
-    def __init__(self, desk: ConsoleDependencies) -> None:
-        self._desk = desk
-        self._letters = LetterWatch(DeadLetterService(desk.operations))
+    def __init__(self, dependencies: ConsoleDependencies) -> None:
+        self._dependencies = dependencies
+        self._dead_letters = DeadLetterCache(DeadLetterService(dependencies.operations))
         self._taking = asyncio.Lock()
-        self._last: Snapshot | None = None
+        self._last: OverviewSnapshot | None = None
         self._taken_at = 0.0
 
-    async def snapshot(self) -> Snapshot:
-        """The state of things, at most FRESH_SECONDS old."""
+    async def read(self) -> OverviewSnapshot:
+        """Return a snapshot that is at most FRESH_SECONDS old."""
         async with self._taking:
             if self._last is None or time.monotonic() - self._taken_at > FRESH_SECONDS:
                 self._last = await self._take()
                 self._taken_at = time.monotonic()
             return self._last
 
-    async def _take(self) -> Snapshot:
-        desk = self._desk
+    async def _take(self) -> OverviewSnapshot:
+        dependencies = self._dependencies
         (recent, unsettled, queues), low, (groups, counts), health = await asyncio.gather(
             asyncio.gather(
-                attempt(read_recent(desk.orders, desk.clock()), "MongoDB"),
-                attempt(read_open(desk.orders), "MongoDB"),
-                attempt(count_messages(desk.amqp_url), "RabbitMQ"),
+                attempt(read_recent_orders(dependencies.orders, dependencies.clock()), "MongoDB"),
+                attempt(read_open_orders(dependencies.orders), "MongoDB"),
+                attempt(count_messages(dependencies.amqp_url), "RabbitMQ"),
             ),
-            attempt(desk.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
-            self._letters.look(),
-            asyncio.gather(*(desk.services.ready(name) for name in SERVICES)),
+            attempt(dependencies.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
+            self._dead_letters.read(),
+            asyncio.gather(*(dependencies.services.ready(name) for name in SERVICES)),
         )
-        troubles = [Health(name, trouble) for name, trouble in zip(SERVICES, health, strict=True)]
-        return Snapshot(recent, unsettled, queues, low, groups, counts, troubles)
+        services = [ServiceHealth(name, problem) for name, problem in zip(SERVICES, health, strict=True)]
+        return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, services)
 
 
-def create_overview(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The overview and the part of it that renews itself."""
-    router, lookout = pages.router(), Lookout(desk)
+def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the routes of the overview and its live part."""
+    router, cache = pages.router(), SnapshotCache(dependencies)
 
     async def show(request: Request, template: str) -> Response:
-        return pages.show(request, template, snapshot=await lookout.snapshot(), dead_letters_queue=DEAD_LETTERS)
+        return pages.show(request, template, snapshot=await cache.read(), dead_letters_queue=DEAD_LETTERS)
 
     @router.get("/")
     async def overview(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Turns templates into answers: escaping, the headers that every page has, and pages for what goes wrong."""
+"""Renders templates as responses, with the security headers of every page, and errors as pages."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
@@ -18,7 +18,7 @@ from operations.console import wording
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
 from operations.console.operator_name import operator_of
-from operations.console.upstream import Missing
+from operations.console.upstream import Unavailable
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
 from shared.errors import TransientError
@@ -54,10 +54,10 @@ Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Pages:
-    """The templates of one console."""
+    """The templates of a console."""
 
-    def __init__(self, desk: ConsoleDependencies) -> None:
-        self._desk = desk
+    def __init__(self, dependencies: ConsoleDependencies) -> None:
+        self._dependencies = dependencies
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -66,49 +66,49 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(wording.FILTERS)
-        self._templates.tests["missing"] = lambda value: isinstance(value, Missing)
+        self._templates.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
 
     def show(self, request: Request, template: str, status: int = HTTPStatus.OK, /, **values: Any) -> Response:
-        """Answer with a page, or with a part of one."""
-        now = self._desk.clock()
+        """Render a page, or a part of one."""
+        now = self._dependencies.clock()
         text = self._templates.get_template(template).render(
             navigation=NAVIGATION,
             section=_section(request.url.path),
             now=now,
             ago=_Ago(now),
-            operator=operator_of(request, self._desk.operator_header),
-            operator_is_given=self._desk.operator_header is not None,
+            operator=operator_of(request, self._dependencies.operator_header),
+            operator_is_given=self._dependencies.operator_header is not None,
             **values,
         )
-        # What others sent may hold half of a surrogate pair, which no page can.
+        # Text from outside may contain lone surrogates, which cannot be encoded.
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), int(status), SECURITY)
 
     def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
-        """Answer with what went wrong, as a page or, where a part of one was asked for, as that part."""
+        """Render an error as a page, or as a part if a part was requested."""
         template = "problem_part.html" if request.headers.get("HX-Request") else "problem.html"
         return self.show(request, template, status, title=_TITLES.get(status, status.phrase), detail=detail)
 
     def router(self) -> APIRouter:
-        """A router whose answers are pages, also those about what went wrong."""
+        """Return a router that renders errors as pages too."""
         return APIRouter(route_class=_page_route(self), include_in_schema=False)
 
 
 _TITLES = {
     HTTPStatus.NOT_FOUND: "Not found",
     HTTPStatus.FORBIDDEN: "Refused",
-    HTTPStatus.SERVICE_UNAVAILABLE: "A server does not answer",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "Not accepted",
+    HTTPStatus.SERVICE_UNAVAILABLE: "A server is not responding",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Invalid input",
 }
 
 
 class _Ago:
-    """Says how long before the page's moment something was."""
+    """Describes times relative to the time of the page."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
 
-    def __call__(self, moment: datetime) -> str:
-        return wording.ago(moment, self._now)
+    def __call__(self, at: datetime) -> str:
+        return wording.ago(at, self._now)
 
 
 def _section(path: str) -> str:
@@ -131,7 +131,7 @@ def _page_route(pages: Pages) -> type[APIRoute]:
 async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:
     try:
         if request.method == "POST":
-            # The framework keeps the body, so that the handler reads it as if it had not been read here.
+            # The framework caches the body, so the handler can read it again.
             refused = refuse_form(request.headers.get("content-type", ""), await request.body())
             if refused is not None:
                 return pages.problem(request, refused.status, refused.detail)
@@ -141,6 +141,6 @@ async def _explained(pages: Pages, request: Request, handle: Handle) -> Response
     except HTTPException as error:
         return pages.problem(request, HTTPStatus(error.status_code), str(error.detail))
     except RequestValidationError as error:
-        return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.in_words(error))
+        return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.validation_text(error))
     except (PyMongoError, UnreachableError, TransientError) as error:
         return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, brief(error))

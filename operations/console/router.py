@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from operations.console.action_log import create_log
-from operations.console.audit import create_auditing
+from operations.console.audit import create_audit
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import create_operator
@@ -21,24 +21,24 @@ ASSETS = {
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-"""What the pages load, all of it from here."""
+"""The static files of the pages, by content type."""
 
 
-def create_router(desk: ConsoleDependencies) -> APIRouter:
-    """The console's pages over these servers; whoever runs them closes `desk.services` at the end."""
-    pages = Pages(desk)
+def create_router(dependencies: ConsoleDependencies) -> APIRouter:
+    """Return the console's pages; the caller closes `dependencies.services` at the end."""
+    pages = Pages(dependencies)
     router = pages.router()
     for create in (
         create_overview,
         create_orders,
         create_stock,
         create_packages,
-        create_auditing,
+        create_audit,
         create_dead_letters,
         create_log,
         create_operator,
     ):
-        router.include_router(create(desk, pages))
+        router.include_router(create(dependencies, pages))
 
     @router.get("/static/{name}")
     async def asset(name: str) -> Response:

@@ -1,4 +1,4 @@
-"""The inventory page: what is free and what is held of each product, and the load of the delivery slots."""
+"""The inventory page: free and held stock of each product, and the load of the delivery slots."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
-from operations.console.upstream import Missing
+from operations.console.upstream import Unavailable
 
 PRODUCTS = 50
 SLOTS = 100
 
 
-class Shelf(NamedTuple):
-    """A product's stock; `free` is None where nothing is counted. The bars are drawn to `scale`."""
+class StockRow(NamedTuple):
+    """A product's stock; `free` is None if its units are not counted. `scale` is the maximum of the bars."""
 
     product_id: str
     free: int | None
@@ -24,8 +24,8 @@ class Shelf(NamedTuple):
     scale: int
 
 
-class Slot(NamedTuple):
-    """A delivery slot, and how full it is: 0 to 1. Capacity and load are amounts of money."""
+class SlotRow(NamedTuple):
+    """A delivery slot; capacity and load are amounts of money."""
 
     slot_id: str
     start: str
@@ -36,46 +36,48 @@ class Slot(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much of its capacity is taken."""
+        """The used share of the capacity, 0 to 1."""
         return min(1.0, self.load / self.capacity) if self.capacity else 1.0
 
 
-def create_stock(desk: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """The inventory page."""
+def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
+    """Return the route of the inventory page."""
     router = pages.router()
 
     @router.get("/inventory")
     async def inventory(request: Request, cursor: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
         parameters: dict[str, str | int] = {"limit": PRODUCTS} | ({"cursor": cursor} if cursor else {})
         stock, slots = await asyncio.gather(
-            desk.services.get("inventory", "/inventory", **parameters),
-            desk.services.get("inventory", "/slots", limit=SLOTS),
+            dependencies.services.get("inventory", "/inventory", **parameters),
+            dependencies.services.get("inventory", "/slots", limit=SLOTS),
         )
-        more = None if isinstance(stock, Missing) else stock.body.get("nextCursor")
+        more = None if isinstance(stock, Unavailable) else stock.body.get("nextCursor")
         return pages.show(
             request,
             "inventory.html",
-            shelves=stock if isinstance(stock, Missing) else shelves(stock.body.get("items", ())),
+            stock=stock if isinstance(stock, Unavailable) else stock_rows(stock.body.get("items", ())),
             more=more,
             cursor=cursor,
-            # An inventory service of an earlier version has no slots, and none are shown.
-            slots=slots if isinstance(slots, Missing) else _slots(slots.status, slots.body),
+            # An inventory service of an older release has no slots.
+            slots=slots if isinstance(slots, Unavailable) else _slot_rows(slots.status, slots.body),
         )
 
     return router
 
 
-def shelves(items: Sequence[Mapping[str, Any]]) -> list[Shelf]:
-    """Read the stock that the inventory service lists."""
+def stock_rows(items: Sequence[Mapping[str, Any]]) -> list[StockRow]:
+    """Return the rows for the stock that the inventory service lists."""
     scale = max([1, *((item.get("quantity") or 0) + (item.get("reserved") or 0) for item in items)])
-    return [Shelf(str(item.get("productId")), item.get("quantity"), item.get("reserved") or 0, scale) for item in items]
+    return [
+        StockRow(str(item.get("productId")), item.get("quantity"), item.get("reserved") or 0, scale) for item in items
+    ]
 
 
-def _slots(status: int, body: Mapping[str, Any]) -> list[Slot]:
+def _slot_rows(status: int, body: Mapping[str, Any]) -> list[SlotRow]:
     if status == httpx.codes.NOT_FOUND:
         return []
     return [
-        Slot(
+        SlotRow(
             str(item.get("slotId")),
             str(item.get("start", "")),
             str(item.get("end", "")),

@@ -34,7 +34,7 @@ _STRONGEST: Mapping[Kind, int] = {
 
 
 @dataclass(slots=True)
-class Cell:
+class TimelineCell:
     """The content of one row in one lane: a part of a bar, a mark, a part of a message's arrow."""
 
     bar: str = ""
@@ -50,20 +50,20 @@ class Cell:
 
 
 @dataclass(slots=True)
-class Row:
+class TimelineRow:
     """A step, its seconds after the first one, and its cells by lane."""
 
     step: TimelineStep
     offset: float
-    cells: dict[Lane, Cell] = field(default_factory=lambda: {lane: Cell() for lane in LANES})
+    cells: dict[Lane, TimelineCell] = field(default_factory=lambda: {lane: TimelineCell() for lane in LANES})
 
 
-def draw(steps: Sequence[TimelineStep]) -> list[Row]:
+def draw(steps: Sequence[TimelineStep]) -> list[TimelineRow]:
     """Return the rows of the graph, in chronological order."""
     shown, arrows = _with_their_messages(steps)
     if not shown:
         return []
-    rows = [Row(step, (step.at - shown[0].at).total_seconds()) for step in shown]
+    rows = [TimelineRow(step, (step.at - shown[0].at).total_seconds()) for step in shown]
     for index, row in enumerate(rows):
         _draw_bar(rows, index)
         _draw_mark(row)
@@ -106,7 +106,7 @@ def _arrows_of(step: TimelineStep, steps: Sequence[TimelineStep], incoming: Inco
     return [("order", message.to) for message in sent if message.to]
 
 
-def _draw_bar(rows: Sequence[Row], index: int) -> None:
+def _draw_bar(rows: Sequence[TimelineRow], index: int) -> None:
     step = rows[index].step
     if step.kind == "message" or (step.until is None and not step.open):
         return
@@ -122,17 +122,17 @@ def _draw_bar(rows: Sequence[Row], index: int) -> None:
             cell.begins = covered == index
 
 
-def _kind(cell: Cell) -> Kind:
+def _kind(cell: TimelineCell) -> Kind:
     return cell.bar or "state"  # type: ignore[return-value]  # bars are only set to kinds
 
 
-def _draw_mark(row: Row) -> None:
+def _draw_mark(row: TimelineRow) -> None:
     if row.step.kind == "message":
         return
     row.cells[row.step.lane].mark = row.step.outcome
 
 
-def _draw_arrow(row: Row, arrow: Arrow) -> None:
+def _draw_arrow(row: TimelineRow, arrow: Arrow) -> None:
     start, end = (LANES.index(lane) for lane in arrow)
     to_the_right = end > start
     for place in range(min(start, end), max(start, end) + 1):

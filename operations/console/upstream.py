@@ -1,4 +1,4 @@
-"""What the console asks others for, over HTTP and elsewhere, and how it says that they do not answer."""
+"""The console's requests to services and servers, with an Unavailable result instead of an error."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -14,101 +14,101 @@ from operations.errors import UnreachableError
 from operations.reading.reachability import brief
 from shared.errors import TransientError
 
-PATIENCE_SECONDS = 3.0
-"""How long a part of a page is waited for."""
+READ_SECONDS = 3.0
+"""The time limit for a part of a page."""
 
 ACT_SECONDS = 15.0
-"""How long an order service may take to carry out what an operator asks for."""
+"""The time limit for an operator's action."""
 
 KEEP_SECONDS = 2.0
-"""How long an idle connection is kept: a service closes it after 5 s, and a request must not meet that."""
+"""The lifetime of an idle connection: services close theirs after 5 s, which must not hit a request."""
 
 PAGE = 100
-"""Most entries that a service lists at once."""
+"""The largest page that services return."""
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
-"""What goes wrong before a service can have seen a request."""
+"""Errors from before a service can have received a request."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """Stands for what could not be had, with the reason; where `sent`, it may have been done all the same."""
+class Unavailable:
+    """The result of a request that failed, with the reason; if `sent`, the service may have executed it."""
 
     why: str
     sent: bool = True
 
 
-class Answer(NamedTuple):
-    """What a service answered; `body` is empty where that was not a JSON object."""
+class ServiceResponse(NamedTuple):
+    """The response of a service; `body` is empty if it was not JSON."""
 
     status: int
     body: dict[str, Any]
 
     @property
     def ok(self) -> bool:
-        """Whether it did what it was asked for."""
+        """Whether the request succeeded."""
         return self.status < 400
 
     @property
     def detail(self) -> str:
-        """What it says went wrong."""
-        return str(self.body.get("detail") or f"it answers with status {self.status}")
+        """The error that the service reported."""
+        return str(self.body.get("detail") or f"it answered with status {self.status}")
 
 
-async def attempt(asked: Awaitable[T], what: str, seconds: float = PATIENCE_SECONDS) -> T | Missing:
-    """Await what a page shows; where a server does not answer, return that instead of raising."""
+async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS) -> T | Unavailable:
+    """Await a result; return the failure instead of raising if a server does not respond."""
     try:
-        # The driver's own limit ends its calls cleanly; the other one is for what is no driver's.
+        # The driver's limit ends its own calls cleanly; the outer one is for everything else.
         async with asyncio.timeout(seconds + 1):
             with pymongo.timeout(seconds):
                 return await asked
     except TimeoutError:
-        return Missing(f"{what} did not answer within {seconds:g} s")
+        return Unavailable(f"{what} did not respond within {seconds:g} s")
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return Missing(f"{what}: {brief(error)}", sent=not isinstance(error, _NOT_SENT))
+        return Unavailable(f"{what}: {brief(error)}", sent=not isinstance(error, _NOT_SENT))
 
 
 class Services:
-    """The services' HTTP interfaces, by the services' names."""
+    """The HTTP interfaces of the services, by name."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self.urls = dict(urls)
         self._client: httpx.AsyncClient | None = None
 
-    async def get(self, service: str, path: str, **parameters: str | int) -> Answer | Missing:
-        """Ask a service; what it cannot answer is Missing, and so is an answer that says so."""
-        answer = await attempt(self._ask("GET", service, path, parameters=parameters), self._name(service))
-        if isinstance(answer, Answer) and not answer.ok and answer.status != httpx.codes.NOT_FOUND:
-            return Missing(f"{self._name(service)}: {answer.detail}")
-        return answer
+    async def get(self, service: str, path: str, **parameters: str | int) -> ServiceResponse | Unavailable:
+        """Send a GET request; every failure but 404 is Unavailable."""
+        response = await attempt(self._ask("GET", service, path, parameters=parameters), self._name(service))
+        if isinstance(response, ServiceResponse) and not response.ok and response.status != httpx.codes.NOT_FOUND:
+            return Unavailable(f"{self._name(service)}: {response.detail}")
+        return response
 
-    async def get_list(self, service: str, path: str, most: int) -> list[dict[str, Any]] | Missing:
-        """Read a list page by page, up to `most` entries."""
+    async def get_list(self, service: str, path: str, most: int) -> list[dict[str, Any]] | Unavailable:
+        """Read a list, up to `most` items."""
         found: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while len(found) < most:
-            answer = await self.get(service, path, limit=min(PAGE, most - len(found)), **after)
-            if isinstance(answer, Missing):
-                return answer
-            found += answer.body.get("items", [])
-            if not answer.body.get("nextCursor"):
+            response = await self.get(service, path, limit=min(PAGE, most - len(found)), **after)
+            if isinstance(response, Unavailable):
+                return response
+            found += response.body.get("items", [])
+            if not response.body.get("nextCursor"):
                 break
-            after = {"cursor": answer.body["nextCursor"]}
+            after = {"cursor": response.body["nextCursor"]}
         return found
 
     async def ready(self, service: str) -> str | None:
-        """Return None if the service is ready, else what it or the network says."""
-        answer = await attempt(self._ask("GET", service, "/readyz"), self._name(service))
-        if isinstance(answer, Missing):
-            return answer.why
-        return None if answer.ok else answer.detail
+        """Return None if the service is ready, else the reason why it is not."""
+        response = await attempt(self._ask("GET", service, "/readyz"), self._name(service))
+        if isinstance(response, Unavailable):
+            return response.why
+        return None if response.ok else response.detail
 
     async def act(
         self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> Answer | Missing:
-        """Have a service do something; a refusal is an answer."""
+    ) -> ServiceResponse | Unavailable:
+        """Send a request that changes something; a refusal is a response, not a failure."""
         asked = self._ask(method, service, path, body=body)
         return await attempt(asked, self._name(service), ACT_SECONDS)
 
@@ -125,22 +125,22 @@ class Services:
         *,
         parameters: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> Answer:
+    ) -> ServiceResponse:
         if self._client is None:
             limits = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
             self._client = httpx.AsyncClient(timeout=ACT_SECONDS, limits=limits, trust_env=False)
         url = self.urls[service].rstrip("/") + path
-        response = await self._client.request(method, url, params=dict(parameters or {}), json=body)
+        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body)
         try:
-            content = response.json()
+            content = reply.json()
         except ValueError:
             content = {}
-        return Answer(response.status_code, content if isinstance(content, dict) else {"items": content})
+        return ServiceResponse(reply.status_code, content if isinstance(content, dict) else {"items": content})
 
     def _name(self, service: str) -> str:
         return f"the {service} service at {self.urls.get(service, 'no known address')}"
 
 
 def path(*parts: str) -> str:
-    """Write a path; what stands in its parts cannot become more parts, a query or the way up."""
+    """Join parts to a path, escaped so that no part can add segments, a query or `..`."""
     return "/" + "/".join("%2E" * len(part) if part in (".", "..") else quote(part, safe="") for part in parts)

@@ -1,4 +1,4 @@
-"""How the console writes numbers, times and errors. Pure."""
+"""Formats numbers, times and errors for the console. Pure."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -10,13 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from shared.money import to_json_number
 
 ROOT = Path(__file__).parents[2]
-"""Where the packages of this project are; every service of an installation has them from there."""
+"""The directory of this project's packages, the same for every service of an installation."""
 
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time span: 12 ms, 3.4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h; empty for None."""
+    """Format a time span: 12 ms, 3.4 s, 2 min 5 s, 3 h 10 min, 2 d 4 h; empty for None."""
     if seconds is None:
         return ""
     if seconds < 0:
@@ -32,9 +32,9 @@ def duration(seconds: float | None) -> str:
     return ""
 
 
-def ago(moment: datetime, now: datetime) -> str:
-    """Write how long ago, or in how long, a moment is."""
-    seconds = (now - moment).total_seconds()
+def ago(at: datetime, now: datetime) -> str:
+    """Format a time relative to now: 3 min ago, in 10 s."""
+    seconds = (now - at).total_seconds()
     if abs(seconds) < 1:
         return "now"
     span = _rounded(abs(seconds))
@@ -48,52 +48,52 @@ def _rounded(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def clock(moment: object) -> str:
-    """Write a moment with its day, in UTC, to the second; nothing for what is no moment, as a field may be absent."""
-    return "" if not isinstance(moment, datetime) else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def clock(at: object) -> str:
+    """Format a time in UTC, to the second; empty for anything else, since fields may be absent."""
+    return "" if not isinstance(at, datetime) else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def iso(moment: object) -> str:
-    """Write a moment for machines."""
-    return "" if not isinstance(moment, datetime) else moment.astimezone(UTC).isoformat(timespec="milliseconds")
+def iso(at: object) -> str:
+    """Format a time for machines."""
+    return "" if not isinstance(at, datetime) else at.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def number(value: object) -> str:
-    """Write a count with separators: 12,345; a dash for what is not known."""
+    """Format a number with separators: 12,345; a dash for None."""
     if not isinstance(value, int | float):
         return "—"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:,.1f}"
 
 
 def percent(share: float | None) -> str:
-    """Write a share of one as a percentage; a dash for what is not known."""
+    """Format a share as a percentage; a dash for None."""
     return "—" if share is None else f"{share * 100:.1f} %"
 
 
 def money(minor: Any) -> str:
-    """Write minor units as an amount; a dash for what is not known."""
+    """Format minor units as an amount; a dash for anything else."""
     return f"{to_json_number(minor):,.2f}" if isinstance(minor, int) else "—"
 
 
 def in_project(traceback: str) -> str:
-    """Write the files of this project in a traceback by where they are in the project, not on the machine."""
+    """Make the paths of this project's files in a traceback relative to the project."""
     return traceback.replace(f'"{ROOT}/', '"')
 
 
 def size(count: int) -> str:
-    """Write a number of bytes."""
+    """Format a number of bytes."""
     if count < 1024:
         return f"{count} bytes"
     return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"
 
 
 def slug(text: object) -> str:
-    """Write a word so that it can name a class of the style sheet."""
+    """Convert a word to a class name of the style sheet."""
     return "".join(c if c.isalnum() else "-" for c in str(text).lower())
 
 
-def in_words(error: RequestValidationError) -> str:
-    """Say which fields of a form or an address are wrong."""
+def validation_text(error: RequestValidationError) -> str:
+    """Describe the invalid fields of a form or a URL."""
     problems = error.errors()[:10]
     return "; ".join(f"{'.'.join(str(part) for part in p['loc'][1:])}: {p['msg']}" for p in problems)
 

@@ -1,5 +1,5 @@
-"""The demo: a story on the terminal, told by a stack of its own that comes and goes with it.
+"""The demo: scenarios that run on a temporary stack and check their outcome.
 
-`scenarios` has a function per scenario; `reporter` prints and checks, `shop_client` is what customers and the shop do
-over HTTP, `demo_stack` starts the stack, kills a service of it and takes it down.
+`scenarios` has one function per scenario, `shop_client` acts for customers and the shop over HTTP, `demo_stack` starts
+the stack, kills one of its services and removes it. `reporter` is what scenarios report to; the command implements it.
 """

@@ -1,4 +1,4 @@
-"""The stack that a story is told on: fresh, in a directory and on ports of its own, gone when the story is over."""
+"""A temporary stack with its own directory and ports, removed when the demo ends."""
 
 import asyncio
 import contextlib
@@ -8,31 +8,43 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from rich.console import Console
-
-from operations.commands.stack_display import StartDisplay
 from operations.errors import UnreachableError
 from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout
-from operations.stack.orphans import end_leftovers
+from operations.stack.orphans import end_orphans
 from operations.stack.processes import end_all, find
-from operations.stack.run import Options
+from operations.stack.run import StackListener, StackOptions
 from operations.stack.services import PROCESSES
-from operations.stack.state import ProcessState, find_holder, hold, read_state, read_state_if_readable
+from operations.stack.state import ProcessState, acquire_lock, find_lock_holder, read_state, read_state_if_readable
 
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.05
-# Where the servers' programs are is a matter of the machine; every other setting would change the story.
+# The locations of the servers' programs depend on the machine. Any other setting would change the scenarios.
 KEPT_SETTINGS = ("ORDERSAGA_MONGOD", "ORDERSAGA_RABBITMQ_SERVER")
 
 
+class StackDisplay(Protocol):
+    """Shows the start and the end of a temporary stack."""
+
+    def starting(self, layout: Layout) -> AbstractContextManager[StackListener]:
+        """Show the start."""
+
+    def stopping(self) -> AbstractContextManager[object]:
+        """Show the end."""
+
+    def data_kept(self, root: Path) -> None:
+        """Show where the data and logs of a failed run are."""
+
+
 @dataclass(frozen=True)
-class Comeback:
-    """A service's return after a kill: the processes before and after, and the seconds in between."""
+class Restart:
+    """The restart of a killed service: the old and the new process, and the seconds between kill and readiness."""
 
     killed_pid: int
     new_pid: int
@@ -40,7 +52,7 @@ class Comeback:
 
 
 class DemoStack:
-    """A running stack of one's own; `keep_data` has its data and logs kept when it is taken down."""
+    """A running temporary stack. Set `keep_data` to keep its data and logs when it is removed."""
 
     def __init__(self, layout: Layout, stack: Stack) -> None:
         self._layout = layout
@@ -48,7 +60,7 @@ class DemoStack:
         self.keep_data = False
 
     def kill(self, service: str) -> int:
-        """End a service with SIGKILL, which it cannot prepare for; returns the pid that it had."""
+        """Kill a service with SIGKILL and return its pid."""
         identity = self._process(service).identity
         process = find(identity) if identity else None
         if process is None:
@@ -56,23 +68,23 @@ class DemoStack:
         process.kill()
         return process.pid
 
-    async def back(self, service: str, killed_pid: int, within: float = 30) -> Comeback:
-        """Wait until the supervisor has started a killed service again and it is ready."""
+    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 30) -> Restart:
+        """Wait until the supervisor has restarted a killed service and the service is ready."""
         started = time.monotonic()
         while time.monotonic() - started < within:
             process = self._process(service)
             if process.ready and process.identity and process.identity.pid != killed_pid:
-                return Comeback(killed_pid, process.identity.pid, time.monotonic() - started)
+                return Restart(killed_pid, process.identity.pid, time.monotonic() - started)
             await asyncio.sleep(POLL_SECONDS)
-        raise UnreachableError(f"{service} is not back after {within:.0f} s: {self._process(service).detail}")
+        raise UnreachableError(f"{service} is not ready after {within:.0f} s: {self._process(service).detail}")
 
     def _process(self, service: str) -> ProcessState:
         return next(process for process in read_state(self._layout).processes if process.name == service)
 
 
 @contextlib.contextmanager
-def own_stack(console: Console) -> Iterator[DemoStack]:
-    """Start a stack and give it; takes it down, whatever happens, and keeps its data only where something went wrong.
+def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
+    """Start a stack, yield it and remove it; its data is kept only after a failure.
 
     Raises StartError when it does not start.
     """
@@ -81,18 +93,18 @@ def own_stack(console: Console) -> Iterator[DemoStack]:
     environment = _environment(root)
     keep = True
     try:
-        with StartDisplay(console, layout) as display:
-            start_in_background(Options(root, tuple(PROCESSES)), display, environment)
-        stage = DemoStack(layout, locate_stack(root, environment))
-        yield stage
-        keep = stage.keep_data
+        with display.starting(layout) as listener:
+            start_in_background(StackOptions(root, tuple(PROCESSES)), listener, environment)
+        demo_stack = DemoStack(layout, locate_stack(root, environment))
+        yield demo_stack
+        keep = demo_stack.keep_data
     except KeyboardInterrupt:
         keep = False
         raise
     finally:
-        _end(layout, console)
+        _end(layout, display)
         if keep:
-            console.print(f"[dim]data and logs are kept in {root}[/]", highlight=False, soft_wrap=True)
+            display.data_kept(root)
         else:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -100,18 +112,18 @@ def own_stack(console: Console) -> Iterator[DemoStack]:
 def _environment(root: Path) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     kept |= {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
-    # The stack is not to be remembered as the one used last: it will soon be gone.
+    # A state directory of the demo: other commands must not find this stack as the one used last.
     return {**kept, "XDG_STATE_HOME": str(root / "state")}
 
 
-def _end(layout: Layout, console: Console) -> None:
-    """End every process of the stack; a ctrl-C meanwhile changes nothing about it."""
+def _end(layout: Layout, display: StackDisplay) -> None:
+    """End every process of the stack; ctrl-C is ignored meanwhile."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with console.status("taking the stack down"):
-            if supervisor := find_holder(layout):
+        with display.stopping():
+            if supervisor := find_lock_holder(layout):
                 end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
-            with hold(layout):
-                end_leftovers(layout, read_state_if_readable(layout))
+            with acquire_lock(layout):
+                end_orphans(layout, read_state_if_readable(layout))
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,51 +1,32 @@
-"""What a chapter shows: a line for what is about to happen, a line for each claim and what was seen."""
+"""The interface through which scenarios report; the command prints the reports on the terminal."""
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.padding import Padding
+from typing import Protocol
+
+from operations.audit import Report
+from operations.load import LoadReport, Plan
+from operations.settings import Stack
 
 
-class Reporter:
-    """Prints a story and keeps in mind whether all of it was true."""
+class Reporter(Protocol):
+    """Receives the announcements and the checks of the scenarios."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.broken: list[str] = []
+    def begin_scenario(self, number: int, title: str) -> None:
+        """Begin a scenario."""
 
-    @property
-    def held(self) -> bool:
-        """Whether every claim so far was true."""
-        return not self.broken
-
-    def open(self, number: int, title: str) -> None:
-        """Begin a chapter."""
-        self.console.print(f"\n[bold]{number}. {escape(title)}[/]", highlight=False)
-
-    def tell(self, text: str) -> None:
-        """Say what is about to happen."""
-        self._print(f"[dim]{escape(text)}[/]")
+    def say(self, text: str) -> None:
+        """Announce the next step."""
 
     def note(self, text: str) -> None:
-        """Say what was seen, where nothing is claimed."""
-        self._print(f"  {escape(text)}")
+        """Report an observation that is not checked."""
 
-    def claim(self, holds: bool, text: str, seen: object = None) -> None:
-        """Say what is claimed, with a tick if it holds, in red with what was seen instead if not."""
-        if holds:
-            self._print(f"[green]✓[/] {escape(text)}")
-            return
-        self.broken.append(text)
-        instead = "" if seen is None else f", but: {seen}"
-        self._print(f"[red]✗ not so: {escape(text + instead)}[/]")
+    def check(self, passed: bool, text: str, actual: object = None) -> None:
+        """Report a check; `actual` is shown if it failed."""
 
     def fail(self, text: str) -> None:
-        """Say that a chapter could not be told to its end."""
-        self.broken.append(text)
-        self._print(f"[red]✗ {escape(text)}[/]")
+        """Report that the demo cannot continue."""
 
-    def show(self, table: RenderableType) -> None:
-        """Print something that is no line of text."""
-        self._print(table)
+    async def load(self, stack: Stack, plan: Plan) -> LoadReport:
+        """Run a load test and show its progress."""
 
-    def _print(self, what: RenderableType) -> None:
-        self.console.print(Padding(what, (0, 0, 0, 3), expand=False), highlight=False)
+    async def audit(self, stack: Stack) -> Report:
+        """Audit a stack and show the result for each invariant."""

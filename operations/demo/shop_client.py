@@ -1,4 +1,4 @@
-"""What the customers and the owner of a shop do, and the provider of its servers, over HTTP."""
+"""An HTTP client that acts for the customers and the owner of a shop, and controls the simulated provider."""
 
 import asyncio
 import time
@@ -22,59 +22,64 @@ FINAL = ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED")
 
 
 class NotSettledError(Exception):
-    """Orders did not come to their end in time."""
+    """Orders did not reach their final status in time."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """Orders, as the order service shows them."""
+    """Orders, as the order service returns them."""
 
     documents: Sequence[dict[str, Any]]
 
     def count(self, status: str) -> int:
-        """How many ended so."""
+        """Count the orders with this status."""
         return sum(order["status"] == status for order in self.documents)
 
     @property
     def slots(self) -> Counter[str]:
-        """The delivery slots that they have, each with how many of them have it."""
+        """The number of orders in each delivery slot."""
         return Counter(order["slot"] for order in self.documents if order["slot"])
 
     @property
     def addresses(self) -> list[str]:
-        """Of the servers that were sold to them, in numerical order where they differ in the last octet."""
+        """The addresses of the servers that these orders bought, sorted by their last octet."""
         found = [order["server"]["ip"] for order in self.documents if order["server"]]
         return sorted(found, key=lambda ip: int(ip.rpartition(".")[2]))
 
     @property
     def reasons(self) -> Counter[str]:
-        """Why orders failed or were cancelled."""
+        """The reasons for which orders failed or were cancelled."""
         return Counter(order["failureReason"] for order in self.documents if order["failureReason"])
 
     @property
+    def payment_statuses(self) -> Counter[str]:
+        """The number of orders with each payment status."""
+        return Counter(order["paymentStatus"] for order in self.documents)
+
+    @property
     def summary(self) -> str:
-        """How many ended how, in words."""
+        """The number of orders with each status, as text."""
         counts = Counter(order["status"] for order in self.documents)
         return ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no orders"
 
     def only(self, status: str) -> "Orders":
-        """Those that ended so."""
+        """Return the orders with this status."""
         return Orders([order for order in self.documents if order["status"] == status])
 
 
 class ShopClient:
-    """One stack, used over HTTP; methods raise UnreachableError when a service does not answer as it should."""
+    """A stack, used over HTTP; methods raise UnreachableError when a service fails to answer as expected."""
 
     def __init__(self, session: aiohttp.ClientSession, stack: Stack) -> None:
         self._session = session
         self.stack = stack
 
-    async def put_on_shelf(self, product: str, units: int) -> None:
-        """Set what is free to sell of a product."""
+    async def set_stock(self, product: str, units: int) -> None:
+        """Set the available units of a product."""
         await self._call("PUT", "inventory", f"/inventory/{product}", {"quantity": units})
 
-    async def shelf(self, product: str) -> tuple[int, int]:
-        """Units of a product that are free, and that are reserved."""
+    async def stock_of(self, product: str) -> tuple[int, int]:
+        """Return the available and the reserved units of a product."""
         found = await self._call("GET", "inventory", f"/inventory/{product}")
         return found["quantity"], found["reserved"]
 
@@ -85,7 +90,7 @@ class ShopClient:
         token: str = "tok_ok",  # noqa: S107 - a demo card
         slot: str | None = None,
     ) -> str:
-        """Order one unit, in that delivery slot if one is named; returns the order's id."""
+        """Order one unit, in the delivery slot if one is given; return the order's id."""
         body: dict[str, Any] = {
             "userId": customer,
             "items": [{"productId": product, "quantity": 1, "price": PRICE}],
@@ -98,25 +103,25 @@ class ShopClient:
         return str(placed["orderId"])
 
     async def order_at_once(self, number: int, customer: str, product: str, slot: str | None = None) -> list[str]:
-        """Order that many times one unit, all at the same moment."""
+        """Place that many orders of one unit concurrently."""
         return await asyncio.gather(*(self.order(customer, product, slot=slot) for _ in range(number)))
 
     async def orders_of(self, customer: str) -> Orders:
-        """The last orders of a customer, a hundred at most."""
+        """Return the last orders of a customer, at most a hundred."""
         page = await self._call("GET", "order", f"/orders?userId={customer}&limit=100")
         return Orders(page["items"])
 
     async def settled_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
-        """A customer's orders once there are that many and all are settled.
+        """Return a customer's orders once that many exist and all are settled.
 
-        Raises NotSettledError when that takes longer than so many seconds.
+        Raises NotSettledError after `within` seconds.
         """
         return await self._orders_once(customer, number, within, "settled", lambda order: order["settled"])
 
     async def decided_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
-        """A customer's orders once there are that many and each has its final status; a FAILED one's money may be held.
+        """Return a customer's orders once that many exist and each has a final status; FAILED ones may hold money.
 
-        Raises NotSettledError when that takes longer than so many seconds.
+        Raises NotSettledError after `within` seconds.
         """
         return await self._orders_once(customer, number, within, "decided", lambda order: order["status"] in FINAL)
 
@@ -133,10 +138,10 @@ class ShopClient:
                 raise NotSettledError(f"after {within:.0f} s {done} of {number} orders are {word}: {found.summary}")
             await asyncio.sleep(POLL_SECONDS)
 
-    # --- Delivery slots: when there are any, and how much each takes. ---
+    # --- Delivery slots ---
 
-    async def deliver(self, opening: datetime, closing: datetime, slots: int, capacity: int) -> None:
-        """Have so many slots between these times of the day, each for orders of so much money."""
+    async def configure_slots(self, opening: datetime, closing: datetime, slots: int, capacity: int) -> None:
+        """Offer that many slots between these times of the day, each for orders up to a total of `capacity`."""
         rules = {
             "openTime": f"{opening:%H:%M}",
             "closeTime": f"{closing:%H:%M}",
@@ -147,47 +152,47 @@ class ShopClient:
         await self._call("PUT", "inventory", "/slots/config", rules)
 
     async def slots(self) -> list[dict[str, Any]]:
-        """The slots on offer, by their start."""
+        """Return the slots on offer, sorted by their start."""
         page = await self._call("GET", "inventory", "/slots")
         return list(page["items"])
 
     async def set_capacity(self, slot_id: str, capacity: int) -> None:
-        """Have one slot take more or less than the others."""
+        """Change the capacity of one slot."""
         await self._call("PUT", "inventory", f"/slots/{slot_id}", {"capacity": capacity})
 
-    # --- Servers: what the owner sells of them, decides about failed orders, and what the provider has. ---
+    # --- Servers: products, operators' decisions and the provider ---
 
-    async def sell_servers(self, product: str, package: str) -> None:
-        """Have a product be a server with an address of a package of the provider."""
+    async def sell_as_server(self, product: str, package: str) -> None:
+        """Make a product a server with an address from this package of the provider."""
         await self._call("PUT", "inventory", f"/products/{product}", {"kind": "vps", "package": package, "ram": 4096})
 
     async def retry(self, order: dict[str, Any]) -> None:
-        """Have another server sought for an order that has failed."""
+        """Retry the purchase of a server for a failed order."""
         await self._call("POST", "order", f"/orders/{order['orderId']}/retry")
 
     async def refund(self, order: dict[str, Any]) -> None:
-        """Give up an order that has failed: its money goes back."""
+        """Refund a failed order."""
         await self._call("POST", "order", f"/orders/{order['orderId']}/refund")
 
     async def purchases_for(self, order_id: str) -> list[str]:
-        """What the job of an order says of its attempts to buy a server."""
+        """Return the recorded attempts to buy a server for an order."""
         job = await self._call("GET", "provisioning", f"/jobs/{order_id}")
         return [attempt["detail"] for attempt in job["attempts"] if attempt["step"] == "buy"]
 
-    async def provider_has(self, free: Mapping[str, Sequence[str]]) -> None:
-        """Set what the provider has to sell, and nothing else: for each package the addresses that are free."""
+    async def set_provider_stock(self, free: Mapping[str, Sequence[str]]) -> None:
+        """Replace the provider's offer: the free addresses of each package."""
         packages = [
             {"id": str(number), "name": package, "ips": list(addresses), "status": "active"}
             for number, (package, addresses) in enumerate(free.items(), start=1)
         ]
         await self._call("POST", SIMULATOR, "/_control/packages", {"packages": packages})
 
-    async def provider_loses_its_next_answer(self) -> None:
-        """Have the provider sell the next server without saying so: the connection breaks."""
+    async def drop_next_provider_answer(self) -> None:
+        """Make the provider sell the next server and close the connection without an answer."""
         await self._call("POST", SIMULATOR, "/_control/faults", {"buy": {"loseAnswerNext": 1}})
 
-    async def provider_sold(self) -> list[str]:
-        """The addresses of the servers that the provider has sold, in the order of their sale."""
+    async def provider_sales(self) -> list[str]:
+        """Return the addresses of the servers that the provider has sold, in order of sale."""
         return [purchase["ip"] for purchase in await self._call("GET", SIMULATOR, "/_control/purchases")]
 
     async def _call(self, method: str, service: str, path: str, body: object = None) -> Any:

@@ -1,5 +1,5 @@
-"""`ordersaga doctor`: what this machine lacks to run the stack, and what is wrong with one that runs.
+"""Checks of the prerequisites on this machine and of a running stack, for `ordersaga doctor`.
 
-`finding` is what a check returns, `machine` checks the prerequisites, `database`, `broker` and `provider` a running
-stack, `command` runs them all and prints what they found.
+`machine` checks the prerequisites, `database`, `broker` and `provider` check a running stack; each check returns a
+`finding`.
 """

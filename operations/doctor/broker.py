@@ -1,4 +1,4 @@
-"""The RabbitMQ of a running stack: reachable, recent enough, without alarm, queues and bindings as declared."""
+"""Checks the RabbitMQ of a running stack: reachability, version, alarms, queues and bindings."""
 
 import asyncio
 import re
@@ -21,11 +21,11 @@ from shared.bus.amqp.wire import Wire
 TIMEOUT_SECONDS = 5.0
 
 Control = Callable[..., str]
-"""Runs rabbitmqctl on the broker and returns what it printed."""
+"""Runs rabbitmqctl on the broker and returns its output."""
 
 
 async def check_broker(url: str, control: Control | None) -> AsyncIterator[Finding]:
-    """Check everything about RabbitMQ that services rely on; bindings only where rabbitmqctl can be run."""
+    """Check everything that services require of RabbitMQ; bindings only if rabbitmqctl can be run."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             connection = await aio_pika.connect(url)
@@ -42,7 +42,7 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
 
 
 def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
-    """Check the version that the broker tells."""
+    """Check the version of the broker."""
     transport: Any = connection.transport
     version = str(transport.connection.server_properties.get("version", "unknown"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
@@ -52,7 +52,7 @@ def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
 
 
 async def check_alarms(url: str) -> Finding:
-    """Check that the broker takes publications, by one that goes to no queue: an alarm only shows to a publisher."""
+    """Publish a message that reaches no queue: only a publisher can detect an alarm."""
     alarm: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
     connection = aio_pika.Connection(URL(url))
     connection.kwargs["transport_factory"] = Wire(lambda reason: None if alarm.done() else alarm.set_result(reason))
@@ -65,37 +65,37 @@ async def check_alarms(url: str) -> Finding:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if alarm.done():
             publishing.cancel()
-            mend = "free memory or disk space on its machine, or raise its limits: docs/runbooks/consumer-down.md"
-            return wrong("RabbitMQ alarms", f"publishing is blocked: {alarm.result()}", mend)
+            fix = "free memory or disk space on its machine, or raise its limits: docs/runbooks/consumer-down.md"
+            return wrong("RabbitMQ alarms", f"publishing is blocked: {alarm.result()}", fix)
         await publishing
     except (OSError, TimeoutError, AMQPError) as error:
-        return wrong("RabbitMQ alarms", f"a publication is not confirmed: {brief(error)}", "see the broker's log")
+        return wrong("RabbitMQ alarms", f"a published message is not confirmed: {brief(error)}", "see the broker's log")
     finally:
         await connection.close()
-    return ok("RabbitMQ alarms", "none: it takes publications")
+    return ok("RabbitMQ alarms", "none")
 
 
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
-    """Check that every declared queue exists, with the arguments that the services declare it with."""
+    """Check that every declared queue exists and has the declared arguments."""
     problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
     if problems:
-        mend = "start a service: it declares what is missing; delete a queue that differs once it is empty"
-        return wrong("queues", "; ".join(problems), mend)
+        fix = "start a service, which declares missing queues; delete a queue that differs once it is empty"
+        return wrong("queues", "; ".join(problems), fix)
     return ok("queues", ", ".join(queue.name for queue in topology.queues()))
 
 
 async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
-    """Check that no retry queue of an earlier release is left."""
+    """Check that no retry queue of an earlier release exists."""
     left = [name for name in topology.FORMER_RETRY_QUEUES if await _exists(connection, name)]
     if not left:
-        return ok("former retry queues", "none is left")
-    # Messages that wait to be forwarded are counted by rabbitmqctl alone: over AMQP the queue looks empty.
-    fix = "once no process of an earlier release runs and `rabbitmqctl list_queues name messages` shows 0, delete them"
+        return ok("former retry queues", "none")
+    # Over AMQP the queue looks empty: only rabbitmqctl counts messages that wait to be forwarded.
+    fix = "delete them when no process of an earlier release runs and `rabbitmqctl list_queues name messages` shows 0"
     return note("former retry queues", f"{', '.join(left)} of an earlier release", fix)
 
 
 async def _exists(connection: aio_pika.abc.AbstractConnection, queue: str) -> bool:
-    channel = await connection.channel()  # the broker closes it if there is no such queue
+    channel = await connection.channel()  # the broker closes the channel if there is no such queue
     try:
         await channel.declare_queue(queue, passive=True)
     except ChannelNotFoundEntity:
@@ -105,10 +105,10 @@ async def _exists(connection: aio_pika.abc.AbstractConnection, queue: str) -> bo
 
 
 async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: topology.Queue) -> str | None:
-    channel = await connection.channel()  # the broker closes one on which a declaration fails
+    channel = await connection.channel()  # the broker closes the channel if a declaration fails
     try:
         await channel.declare_queue(queue.name, passive=True)
-        # It exists, so this creates nothing; the broker compares the arguments.
+        # The queue exists, so this only compares its arguments.
         await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
     except ChannelNotFoundEntity:
         return f"{queue.name} does not exist"
@@ -119,9 +119,9 @@ async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: top
 
 
 def check_bindings(control: Control | None) -> Finding:
-    """Check that every queue is bound as declared; AMQP has no question for it, rabbitmqctl has."""
+    """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can."""
     if control is None:
-        return note("bindings", "not checked: only those of a node that `ordersaga up` runs can be listed")
+        return note("bindings", "not checked: bindings can only be listed for a node that `ordersaga up` runs")
     try:
         listed = control("-q", "list_bindings", "source_name", "destination_name", "routing_key", "--no-table-headers")
     except (OSError, subprocess.SubprocessError) as error:
@@ -132,14 +132,14 @@ def check_bindings(control: Control | None) -> Finding:
     ]
     missing = [f"{source} -> {queue} ({key})" for source, queue, key in wanted if (source, queue, key) not in existing]
     if missing:
-        return wrong("bindings", f"missing: {', '.join(missing)}", "start a service: it declares them")
+        return wrong("bindings", f"missing: {', '.join(missing)}", "start a service, which declares them")
     return ok("bindings", f"all {len(wanted)} exist")
 
 
 def check_message_size(control: Control | None) -> Finding:
-    """Check that the broker refuses messages that are larger than any that the services can handle."""
+    """Check that the broker refuses messages that are too large for the services."""
     if control is None:
-        return note("message size", "not checked: only that of a node that `ordersaga up` runs can be read")
+        return note("message size", "not checked: the limit can only be read for a node that `ordersaga up` runs")
     try:
         answer = control("-q", "eval", "application:get_env(rabbit, max_message_size).")
     except (OSError, subprocess.SubprocessError) as error:

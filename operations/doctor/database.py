@@ -18,7 +18,7 @@ from shared.database import is_passing
 
 TIMEOUT_MS = 3000
 SEARCH_MS = 3000
-"""How long a collection is searched for a document that its validator refuses: it is read from end to end."""
+"""Time limit of the search for an invalid document in a collection, which reads the whole collection."""
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
 DATABASES = {
@@ -34,7 +34,7 @@ Database = AsyncDatabase[dict[str, Any]]
 
 
 async def check_database(url: str, prefix: str, services: Iterable[str]) -> AsyncIterator[Finding]:
-    """Check everything about MongoDB that these services rely on."""
+    """Check everything that these services require of MongoDB."""
     client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
         url, serverSelectionTimeoutMS=TIMEOUT_MS
     )
@@ -54,20 +54,20 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
 
 
 async def check_replica_set(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Finding:
-    """Check that the server is a member of a replica set that has a primary."""
+    """Check that the server belongs to a replica set with a primary."""
     hello = await client.admin.command("hello")
     if hello.get("msg") == "isdbgrid":
         return ok("replica set", "a sharded cluster")
     if not hello.get("setName"):
-        mend = "start mongod with --replSet rs0, then run rs.initiate() in mongosh; `ordersaga up` does both"
-        return wrong("replica set", "MongoDB runs alone: it has no transactions", mend)
+        fix = "start mongod with --replSet rs0, then run rs.initiate() in mongosh; `ordersaga up` does both"
+        return wrong("replica set", "MongoDB runs standalone, without transactions", fix)
     if not hello.get("primary"):
-        return wrong("replica set", f"{hello['setName']} has no primary", "bring a majority of its members up")
+        return wrong("replica set", f"{hello['setName']} has no primary", "start a majority of its members")
     return ok("replica set", f"{hello['setName']}, primary {hello['primary']}")
 
 
 async def check_transactions(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Finding:
-    """Check, by a transaction that only reads, that transactions are possible."""
+    """Check with a read-only transaction that transactions are possible."""
     try:
         async with client.start_session() as session, await session.start_transaction():
             await client["ordersaga_doctor"]["nothing"].find_one({}, session=session)
@@ -77,25 +77,25 @@ async def check_transactions(client: "pymongo.AsyncMongoClient[dict[str, Any]]")
 
 
 async def check_clock(admin: Database) -> Finding:
-    """Compare this machine's clock with MongoDB's: deadlines are compared over both."""
+    """Compare the clocks of this machine and of MongoDB, as deadlines are compared across both."""
     before = datetime.now(UTC)
     server = (await admin.command("hello"))["localTime"].replace(tzinfo=UTC)
     here = before + (datetime.now(UTC) - before) / 2
     difference = abs(server - here)
     detail = f"{difference.total_seconds() * 1000:.0f} ms between this machine and MongoDB"
     if difference > LARGEST_CLOCK_DIFFERENCE:
-        return wrong("clock", detail, "keep both clocks right with NTP (systemd-timesyncd or chrony)")
+        return wrong("clock", detail, "synchronise both clocks with NTP (systemd-timesyncd or chrony)")
     return ok("clock", detail)
 
 
 async def check_schema(database: Database, service: str) -> list[Finding]:
-    """Compare the service's collections with what it declares, as the service does when it starts; nothing changes."""
+    """Compare the service's collections with its schema, as the service does at its start, without changes."""
     collections = schema_of(service)
     try:
         examined = await schema.examine(database, collections)
     except pymongo.errors.PyMongoError as error:
-        mend = await _remedy(database, error)
-        return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", mend)]
+        fix = await _remedy(database, error)
+        return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", fix)]
     findings = []
     for name, found in examined.items():
         findings.append(_collection(f"{database.name}.{name}", found, service))
@@ -104,47 +104,47 @@ async def check_schema(database: Database, service: str) -> list[Finding]:
 
 
 async def _check_documents(database: Database, name: str, validator: Mapping[str, Any] | None) -> list[Finding]:
-    """Look for a document from before the validator; there may be more than the one that is named."""
+    """Search for a document older than the validator that violates it; only the first is reported."""
     if validator is None:
         return []
-    what = f"documents of {database.name}.{name}"
+    subject = f"documents of {database.name}.{name}"
     try:
         refused = await database[name].find_one({"$nor": [validator]}, {"_id": 1}, max_time_ms=SEARCH_MS)
     except pymongo.errors.ExecutionTimeout:
-        detail = f"none that the validator refuses was found in {SEARCH_MS / 1000:g} s, and not all were looked at"
-        return [note(what, detail)]
+        detail = f"no invalid document was found in {SEARCH_MS / 1000:g} s, but not all were checked"
+        return [note(subject, detail)]
     except pymongo.errors.PyMongoError as error:
-        return [wrong(what, f"cannot be read: {brief(error)}", await _remedy(database, error))]
+        return [wrong(subject, f"cannot be read: {brief(error)}", await _remedy(database, error))]
     if refused is None:
         return []
-    detail = f"the service's validator refuses {json.dumps(refused['_id'], default=str)}: writes to it fail"
-    mend = "correct it in mongosh: the error of an update that does not, in its errInfo, says what is wrong with it"
-    return [wrong(what, detail, mend)]
+    detail = f"the validator refuses {json.dumps(refused['_id'], default=str)}: writes to it fail"
+    fix = "correct it in mongosh; the errInfo of a failed update shows the invalid fields"
+    return [wrong(subject, detail, fix)]
 
 
 def schema_of(service: str) -> schema.Collections:
-    """Return what a service declares of its collections."""
+    """Return the schema of a service's collections."""
     declared: schema.Collections = importlib.import_module(f"{SERVICES[service].package}.schema").SCHEMA
     return declared
 
 
 def _collection(name: str, found: Sequence[schema.Difference], service: str) -> Finding:
     if not found:
-        return ok(f"collection {name}", "as it has to be")
+        return ok(f"collection {name}", "matches the schema")
     by_hand = [difference.mend for difference in found if difference.mend]
-    start = f"start python -m {SERVICES[service].package}: it makes them"
+    start = f"start python -m {SERVICES[service].package}, which creates them"
     return wrong(f"collection {name}", "; ".join(map(str, found)), "; then ".join([*by_hand, start]))
 
 
 async def _remedy(database: Database, error: pymongo.errors.PyMongoError) -> str:
-    """What helps against an error of reading."""
+    """Return a remedy for an error during reading."""
     if isinstance(error, pymongo.errors.OperationFailure) and error.code == schema.UNAUTHORIZED:
         try:
             return await schema.how_to_permit(database)
         except pymongo.errors.PyMongoError:
             return "check the user in ORDERSAGA_MONGODB_URL"
     if error.timeout:
-        return "MongoDB is slow or cannot be reached: look at its log and its load, then try again"
+        return "MongoDB is slow or cannot be reached: check its log and its load, then try again"
     if is_passing(error):
-        return "MongoDB went away: see that it runs and has a primary, then try again"
-    return "look into MongoDB's log"
+        return "MongoDB closed the connection: check that it runs and has a primary, then try again"
+    return "check MongoDB's log"

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,27 +8,31 @@ Outcome = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked; `mend` says what to do where the outcome is not "ok".
+    """The result of one check.
 
-    A "note" is worth knowing and in nobody's way; something "wrong" has to be mended.
+    A "note" is information, something "wrong" must be fixed; `fix` says how.
     """
 
-    what: str
+    subject: str
     outcome: Outcome
     detail: str
-    mend: str = ""
+    fix: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return the finding as JSON."""
+        return {"what": self.subject, "outcome": self.outcome, "detail": self.detail, "mend": self.fix}
 
 
-def ok(what: str, detail: str) -> Finding:
-    """Return the finding that all is well."""
-    return Finding(what, "ok", detail)
+def ok(subject: str, detail: str) -> Finding:
+    """Return a finding without a problem."""
+    return Finding(subject, "ok", detail)
 
 
-def note(what: str, detail: str, mend: str = "") -> Finding:
-    """Return a finding that is only worth knowing."""
-    return Finding(what, "note", detail, mend)
+def note(subject: str, detail: str, fix: str = "") -> Finding:
+    """Return a finding for information only."""
+    return Finding(subject, "note", detail, fix)
 
 
-def wrong(what: str, detail: str, mend: str) -> Finding:
-    """Return a finding that has to be mended."""
-    return Finding(what, "wrong", detail, mend)
+def wrong(subject: str, detail: str, fix: str) -> Finding:
+    """Return a finding that must be fixed."""
+    return Finding(subject, "wrong", detail, fix)

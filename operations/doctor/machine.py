@@ -1,4 +1,4 @@
-"""The prerequisites on this machine."""
+"""Checks the prerequisites on this machine."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ FREE_DISK_BYTES = 2 * 1024**3
 
 
 def check_machine(data_directory: Path, environment: Mapping[str, str], *, stack_runs: bool) -> Iterator[Finding]:
-    """Check what `up` and the services need; a server whose URL is given needs no program here."""
+    """Check the prerequisites of `up` and the services; an external server needs no program on this machine."""
     yield check_python(sys.version_info[:3])
     if not environment.get(MONGODB_URL_VARIABLE):
         yield check_mongod(environment)
@@ -37,7 +37,7 @@ def check_machine(data_directory: Path, environment: Mapping[str, str], *, stack
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
-    """Check the version of the Python that runs this."""
+    """Check the version of Python."""
     text = ".".join(map(str, version))
     if version < OLDEST_PYTHON:
         return wrong("Python", f"{text} is too old", "install Python 3.11 or later, then run make setup")
@@ -45,65 +45,65 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 
 def check_mongod(environment: Mapping[str, str]) -> Finding:
-    """Check that a mongod is found and runs."""
-    mend = "run make setup, or name a mongod of version 5.0 or later in ORDERSAGA_MONGOD"
+    """Check that mongod is installed and runs."""
+    fix = "run make setup, or set ORDERSAGA_MONGOD to a mongod of version 5.0 or later"
     try:
         binary = find_mongod(environment)
         version = mongod_version(binary)
     except ServerMissingError as error:
-        return wrong("mongod", str(error), mend)
+        return wrong("mongod", str(error), fix)
     text = ".".join(map(str, version))
     if version < OLDEST_MONGOD:
-        return wrong("mongod", f"{text} at {binary} is too old", mend)
+        return wrong("mongod", f"{text} at {binary} is too old", fix)
     return ok("mongod", f"{text} at {binary}")
 
 
 def check_rabbitmq(environment: Mapping[str, str]) -> Finding:
-    """Check that RabbitMQ's scripts are found."""
-    mend = "apt-get install rabbitmq-server, or name one of version 3.10 or later in ORDERSAGA_RABBITMQ_SERVER"
+    """Check that RabbitMQ is installed."""
+    fix = "apt-get install rabbitmq-server, or set ORDERSAGA_RABBITMQ_SERVER to one of version 3.10 or later"
     try:
         installation = find_rabbitmq(environment)
     except ServerMissingError as error:
-        return wrong("RabbitMQ", str(error), mend)
+        return wrong("RabbitMQ", str(error), fix)
     version = installation.version
     if version is None:
-        return note("RabbitMQ", f"of unknown version at {installation.scripts}")
+        return note("RabbitMQ", f"unknown version at {installation.scripts}")
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_RABBITMQ:
-        return wrong("RabbitMQ", f"{version} at {installation.scripts} is too old", mend)
+        return wrong("RabbitMQ", f"{version} at {installation.scripts} is too old", fix)
     return ok("RabbitMQ", f"{version} at {installation.scripts}")
 
 
 def check_erlang(environment: Mapping[str, str]) -> Finding:
-    """Check that Erlang is found and runs."""
+    """Check that Erlang is installed and runs."""
     path = ":".join([environment.get("PATH", ""), *SYSTEM_DIRECTORIES])
     erl = shutil.which("erl", path=path)
     if erl is None:
-        return wrong("Erlang", "erl was not found", "apt-get install erlang-base, or put erl on the PATH")
-    question = 'io:format("~s", [erlang:system_info(otp_release)]), halt().'
+        return wrong("Erlang", "erl was not found", "apt-get install erlang-base, or add erl to the PATH")
+    expression = 'io:format("~s", [erlang:system_info(otp_release)]), halt().'
     try:
         answer = subprocess.run(  # noqa: S603 - the program that RabbitMQ would run
-            [erl, "-noshell", "-eval", question], capture_output=True, text=True, timeout=30, check=True
+            [erl, "-noshell", "-eval", expression], capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return wrong("Erlang", f"{erl} does not run: {error}", "reinstall erlang-base")
+        return wrong("Erlang", f"{erl} failed: {error}", "reinstall erlang-base")
     return ok("Erlang", f"OTP {answer.stdout} at {erl}")
 
 
 def check_ports() -> Finding:
-    """Check that the default ports are free; where they are not, `up` takes others."""
+    """Check that the default ports are free; if not, `up` uses others."""
     defaults = {name: process.port for name, process in PROCESSES.items()} | SERVER_PORTS
     taken = [f"{port} ({name})" for name, port in defaults.items() if not is_free(port)]
     if taken:
-        return note("ports", f"taken: {', '.join(taken)}", "`ordersaga up` takes other ports instead and shows them")
+        return note("ports", f"taken: {', '.join(taken)}", "`ordersaga up` uses other ports instead and prints them")
     return ok("ports", f"all free: {', '.join(map(str, sorted(defaults.values())))}")
 
 
 def check_disk(data_directory: Path) -> Finding:
-    """Check that there is room for the data of a stack."""
-    # os.path, as Path.exists raises PermissionError below a directory that may not be searched.
+    """Check that there is disk space for the data of a stack."""
+    # Not Path.exists, which raises PermissionError below a directory that may not be searched.
     existing = next(path for path in (data_directory, *data_directory.parents) if os.path.exists(path))
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1024**3:.1f} GiB free for {data_directory}"
     if free < FREE_DISK_BYTES:
-        return wrong("disk", detail, "make room for 2 GiB, or name another place with --data-dir")
+        return wrong("disk", detail, "free 2 GiB, or choose another directory with --data-dir")
     return ok("disk", detail)

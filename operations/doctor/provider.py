@@ -1,4 +1,4 @@
-"""The provider of servers of a running stack: whether it answers, and what it has to sell."""
+"""Checks the provider of servers of a running stack."""
 
 from collections.abc import Mapping
 
@@ -9,22 +9,22 @@ from provisioning_service.provider import ProviderError
 from provisioning_service.smartvps import SmartVps
 
 TIMEOUT_SECONDS = 10.0
-WHAT = "server provider"
+SUBJECT = "server provider"
 
 
 async def check_provider(simulator_url: str | None, environment: Mapping[str, str]) -> Finding:
-    """Check the provider that the environment names, else the stack's simulator; only asks what is for sale."""
+    """Check the provider in the environment, else the stack's simulator; only its packages are requested."""
     if url := environment.get(SMARTVPS_URL_VARIABLE):
         login = {name: environment.get(name, "") for name in (provider.USERNAME_VARIABLE, provider.PASSWORD_VARIABLE)}
         return await check_answer(url, login)
     if simulator_url is not None:
         return await check_answer(simulator_url, provider.simulator_login(environment))
-    mend = f"set {SMARTVPS_URL_VARIABLE}, here and for the provisioning service"
-    return note(WHAT, "none is known here; without one, every order of a server fails", mend)
+    fix = f"set {SMARTVPS_URL_VARIABLE} here and for the provisioning service"
+    return note(SUBJECT, "not configured; without a provider, every order of a server fails", fix)
 
 
 async def check_answer(url: str, login: Mapping[str, str]) -> Finding:
-    """Check that the provider at this URL lets this user in and lists its packages."""
+    """Check that the provider at this URL accepts the login and lists its packages."""
     client = SmartVps(
         url=url,
         username=login[provider.USERNAME_VARIABLE],
@@ -36,9 +36,9 @@ async def check_answer(url: str, login: Mapping[str, str]) -> Finding:
     try:
         packages = await client.packages()
     except ProviderError as error:
-        mend = f"start it, or correct {SMARTVPS_URL_VARIABLE}, {provider.USERNAME_VARIABLE} and _PASSWORD"
-        return wrong(WHAT, str(error), mend)
+        fix = f"start it, or correct {SMARTVPS_URL_VARIABLE}, {provider.USERNAME_VARIABLE} and _PASSWORD"
+        return wrong(SUBJECT, str(error), fix)
     finally:
         await client.close()
     active = [package for package in packages if package.active]
-    return ok(WHAT, f"{len(active)} active packages, {sum(package.ipv4 for package in active)} free addresses")
+    return ok(SUBJECT, f"{len(active)} active packages, {sum(package.ipv4 for package in active)} free addresses")

@@ -1,12 +1,12 @@
-"""The load test: how many orders a second a stack carries from HTTP to their end, and what each costs.
+"""The load test: how many orders per second a stack completes over HTTP, and what each order costs.
 
-`plan` says what is placed, `connection` and `placing` place it as cheaply as they can, `settling` waits for the end and
-measures by the services' own times, `cost` reads what the stack's processes used, `report` is what comes of it,
-`running` puts it together, `command` is the command line's `load`.
+`plan` generates the orders, `connection` and `placer` post them with as little CPU time as possible, `outcomes` waits
+until they are settled and evaluates the services' own timestamps, `cost` reads the resources that the stack's processes
+used, `report` is the result, `run` puts it together.
 """
 
 from operations.load.plan import Plan
 from operations.load.report import LoadReport
-from operations.load.running import Watch, run_load
+from operations.load.run import LoadProgress, run_load
 
-__all__ = ["LoadReport", "Plan", "Watch", "run_load"]
+__all__ = ["LoadProgress", "LoadReport", "Plan", "run_load"]

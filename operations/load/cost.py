@@ -1,4 +1,4 @@
-"""What the processes of a stack on this machine have used: CPU seconds and memory."""
+"""The CPU time and the memory that the processes of a stack on this machine use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from operations.stack.processes import find
 from operations.stack.state import read_state_if_readable
 
 GENERATOR = "load"
-"""The name under which this process itself is listed."""
+"""The name of this process in the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A process with its children, so far."""
+    """The resources that a process and its children have used so far."""
 
     pid: int
     cpu_seconds: float
@@ -25,24 +25,24 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one process has used between two moments, and its memory at the second."""
+    """The CPU time that a process used during the test, and its memory at the end."""
 
     cpu_seconds: float
     rss_bytes: int
 
 
-def usage(data_dir: Path | None) -> dict[str, Usage]:
-    """What each process of the stack in that data directory, and this process, has used; this one alone without it."""
-    measured = {GENERATOR: _of(psutil.Process())}
+def measure_usage(data_dir: Path | None) -> dict[str, Usage]:
+    """Measure this process and, if a data directory is given, each process of the stack in it."""
+    measured = {GENERATOR: _usage_of(psutil.Process())}
     for process in read_state_if_readable(Layout(data_dir)).processes if data_dir else ():
         running = find(process.identity) if process.identity else None
         if running is not None:
-            measured[process.name] = _of(running)
+            measured[process.name] = _usage_of(running)
     return measured
 
 
-def between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dict[str, Cost]:
-    """What each has used from one moment to the other; a process that was started anew counts from its start."""
+def cost_between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dict[str, Cost]:
+    """Return the cost of each process between two measurements; a restarted process counts from its start."""
     costs = {}
     for name, now in after.items():
         earlier = before.get(name)
@@ -51,11 +51,11 @@ def between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dict[str
     return costs
 
 
-def _of(process: psutil.Process) -> Usage:
+def _usage_of(process: psutil.Process) -> Usage:
     cpu_seconds, rss_bytes = 0.0, 0
-    own = process.pid
-    # A server may be a script whose child does the work. The generator's children are none of it.
-    family = [process] if own == psutil.Process().pid else [process, *process.children(recursive=True)]
+    pid = process.pid
+    # A server may be a script whose child does the work. The children of this process are not part of the load test.
+    family = [process] if pid == psutil.Process().pid else [process, *process.children(recursive=True)]
     for member in family:
         try:
             with member.oneshot():
@@ -64,4 +64,4 @@ def _of(process: psutil.Process) -> Usage:
                 rss_bytes += member.memory_info().rss
         except psutil.NoSuchProcess:
             continue
-    return Usage(own, cpu_seconds, rss_bytes)
+    return Usage(pid, cpu_seconds, rss_bytes)

@@ -1,4 +1,4 @@
-"""What a load test places. Pure: the same plan makes the same orders."""
+"""The orders of a load test. Pure: the same plan generates the same orders."""
 
 import random
 from collections.abc import Iterator
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import orjson
 
 PRICE = 10
-"""Of every unit, in major units."""
+"""The price of every unit, in major units."""
 
 VARIETY = 1000
-"""Different orders; a longer test places the same ones again, so that encoding them takes no time from the test."""
+"""The number of different orders; a longer test repeats them, so encoding them does not slow it down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One load test.
+    """The parameters of a load test.
 
-    With `rate` (orders a second) orders are placed at fixed moments whether or not earlier ones were answered, as far
-    as `concurrency` connections allow; without, each connection places its next order when its last one was answered.
-    With `slots` each order wants the earliest delivery slot that has room; the rules are those that the stack has.
-    `timeout` (seconds) is how long after the last answer all orders may take to settle.
+    With `rate` (orders per second) orders are placed at fixed times, whether or not earlier ones were answered and as
+    far as `concurrency` connections allow. Without it, each connection places its next order as soon as it has an
+    answer. With `slots` each order asks for the earliest delivery slot with room, under the rules of the stack.
+    `timeout` (seconds) limits how long orders may take to settle after the last answer.
     """
 
     orders: int
@@ -36,19 +36,19 @@ class Plan:
     def __post_init__(self) -> None:
         """Raise ValueError for a plan that cannot be carried out."""
         if self.lines > self.products:
-            raise ValueError(f"{self.lines} lines an order need as many products, there are {self.products}")
+            raise ValueError(f"{self.lines} lines per order need as many products, but there are {self.products}")
 
     @property
     def stock(self) -> int:
-        """Units of each product that are enough whatever the orders choose: an order takes at most one."""
+        """Units of each product: enough for any choice, as an order takes at most one unit of a product."""
         return self.orders
 
     def product_ids(self, load_id: str) -> list[str]:
-        """The products of one run."""
+        """Return the products of one run."""
         return [f"{load_id}-{number}" for number in range(1, self.products + 1)]
 
     def bodies(self, load_id: str) -> list[bytes]:
-        """The different orders of one run, encoded; the run goes over them again and again."""
+        """Return the different orders of one run, encoded; the run repeats them as often as needed."""
         chance = random.Random(self.seed)  # noqa: S311 - repeatable on purpose
         return [orjson.dumps(body) for body in self._orders(load_id, chance)]
 

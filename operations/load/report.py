@@ -1,4 +1,4 @@
-"""What a load test comes to."""
+"""The result of a load test."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,39 +12,39 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest of the ordered values that at least so many percent do not exceed; 0 of no values."""
+    """Return the smallest value that at least `percent` of the ordered values do not exceed; 0 without values."""
     if not ordered:
         return 0.0
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def milliseconds(seconds: Iterable[float]) -> dict[str, float]:
-    """The percentiles of durations, in milliseconds."""
+    """Return the percentiles of durations, in milliseconds."""
     ordered = sorted(seconds)
     return {name: round(percentile(ordered, percent) * 1000, 1) for name, percent in PERCENTILES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class SlotFigures:
-    """How many orders have a delivery slot, how many slots these are, and how many orders found all of them full."""
+    """The orders with a delivery slot, the slots that they use, and the orders that found all slots full."""
 
     orders: int
     slots: int
     refused: int
 
     def as_json(self) -> dict[str, int]:
-        """The figures as the JSON document shows them."""
+        """Return the figures as JSON."""
         return {"orders": self.orders, "slots": self.slots, "refused": self.refused}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One load test's results.
+    """The result of one load test.
 
-    `latencies_ms` has percentiles by what is measured: `post` (to the answer, by the client's clock), `final` (from
-    acceptance to the final status) and `settled` (to the last compensation), by the order service's. `in_doubt`
-    orders got no answer and may have been accepted. `audited` are those that are in the database that was audited,
-    `audited_in`. `slots` is there where orders wanted delivery slots.
+    `latencies_ms` has the percentiles of `post` (until the answer, by the client's clock), `final` (from acceptance to
+    the final status) and `settled` (from acceptance to the last compensation), both by the order service's clock.
+    `in_doubt` orders got no answer and may have been accepted. `audited` counts the orders in the database that was
+    audited, `audited_in`. `slots` is set if the orders asked for delivery slots.
     """
 
     placed: int
@@ -65,27 +65,27 @@ class LoadReport:
 
     @property
     def orders_per_second(self) -> float:
-        """Orders settled per second, from the first one's acceptance to the last one's settling."""
+        """Settled orders per second, from the first acceptance until the last order is settled."""
         return (self.recorded - self.unsettled) / self.seconds if self.seconds else 0.0
 
     @property
     def complete(self) -> bool:
-        """Whether every accepted order, and no other, is recorded and settled."""
+        """True if exactly the accepted orders are recorded, and all are settled."""
         known = self.accepted <= self.recorded <= self.accepted + self.in_doubt
         return known and self.accepted > 0 and self.unsettled == 0
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was accepted came to its end, and the books balance."""
+        """True if all accepted orders are settled and the books of their stack balance."""
         return self.complete and self.audited_what_was_placed and self.audit.ok
 
     @property
     def audited_what_was_placed(self) -> bool:
-        """Whether the audit was of the stack that has the orders, and not of another one."""
+        """True if the audit covered the stack that has the orders."""
         return self.audited >= self.recorded
 
     def as_json(self) -> dict[str, Any]:
-        """The report as one JSON document."""
+        """Return the report as JSON."""
         return {
             "ok": self.ok,
             "orders": self.placed,
@@ -108,7 +108,7 @@ class LoadReport:
         }
 
     def cpu_ms_per_order(self, cost: Cost) -> float:
-        """CPU time that a process took for each order, in milliseconds."""
+        """Return the CPU time that a process used per order, in milliseconds."""
         return 1000 * cost.cpu_seconds / max(1, self.recorded)
 
     def _cost_as_json(self, cost: Cost) -> dict[str, float]:

@@ -19,14 +19,16 @@ EVERY_QUEUE = (*INBOXES, *RETRY_QUEUES, DEAD_LETTERS)
 async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dict[str, int | None]:
     """Count the ready messages of these queues, by default of all; None for a queue that does not exist.
 
-    Messages that a consumer is processing are not counted. Raises UnreachableError when RabbitMQ does not answer.
+    Retry queues of older releases are left out if they do not exist. Messages that a consumer is processing are not
+    counted. Raises UnreachableError when RabbitMQ does not answer.
     """
     try:
         connection = await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS)
         async with connection:
-            return {name: await _count(connection, name) for name in names}
+            counts = {name: await _count(connection, name) for name in names}
     except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {type(error).__name__}: {error}") from error
+    return {name: count for name, count in counts.items() if count is not None or name not in FORMER_RETRY_QUEUES}
 
 
 async def _count(connection: AbstractConnection, queue: str) -> int | None:

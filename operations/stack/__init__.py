@@ -1,7 +1,13 @@
-"""The stack as processes of this machine: MongoDB, a private RabbitMQ node and the services, supervised.
+"""The stack as supervised processes on this machine: MongoDB, a private RabbitMQ node and the services.
 
-`layout` says where everything of one stack lies, `files` writes there, `origin` knows where the directory was made,
-`state` what is remembered of the stack, `ports` which ports it has, `environment` which variables each program gets,
-`processes` how a process is started, recognised and ended, `mongod`, `rabbitmq` and `services` what is run, `provider`
-who sells it servers, `supervisor` keeps it running and has a `recorder`, and `run` puts it together.
+Files: `layout` has the paths of a data directory, `files` writes to it, `relocation` detects that it was moved or
+copied, `state` stores the state of the stack.
+
+Programs: `program` is the interface of what the supervisor runs; `mongod`, `rabbitmq` and `services` implement it.
+`ports` claims their ports, `environment` selects their environment variables, `provider` configures the provider of
+servers, `processes` starts, identifies and ends processes.
+
+Life cycle: `plan` decides what to start, `start` starts one program, `supervisor` keeps all of them running and reports
+through `state_writer`, `run` puts it together, `background` runs it detached, `orphans` ends what a killed supervisor
+left, `status` checks a running stack.
 """

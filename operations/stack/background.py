@@ -1,4 +1,4 @@
-"""A stack whose supervisor is a process in the background.
+"""Runs a stack whose supervisor is a background process.
 
 `python -m operations.stack.background '<options as JSON>'` is that process; its events go to `supervisor.log`.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from operations.stack.files import open_private
 from operations.stack.layout import Layout
-from operations.stack.run import CANNOT_RUN, Options, View, cannot_run, run_stack
+from operations.stack.run import CANNOT_RUN, StackListener, StackOptions, cannot_run, run_stack
 from operations.stack.services import import_path
 from operations.stack.start import StartError
 from operations.stack.state import State, read_state_if_readable
@@ -24,15 +24,17 @@ from shared.printable import printable
 POLL_INTERVAL_SECONDS = 0.1
 
 
-def start_in_background(options: Options, view: View, environment: Mapping[str, str] = os.environ) -> State:
-    """Start a supervisor in a session of its own and return the stack's state once all of it is ready.
+def start_in_background(
+    options: StackOptions, listener: StackListener, environment: Mapping[str, str] = os.environ
+) -> State:
+    """Start a supervisor in a separate session and return the stack's state once everything is ready.
 
-    The view hears the changes until then. Raises StartError with the reason when the supervisor ends first.
+    Until then the listener receives the changes. Raises StartError with the reason if the supervisor ends first.
     """
     layout = Layout(options.root)
     supervisor, offset = _start_supervisor(options, layout, environment)
     try:
-        return _await_ready(layout, supervisor, view, offset)
+        return _await_ready(layout, supervisor, listener, offset)
     except KeyboardInterrupt:
         supervisor.terminate()
         supervisor.wait()
@@ -40,9 +42,9 @@ def start_in_background(options: Options, view: View, environment: Mapping[str, 
 
 
 def _start_supervisor(
-    options: Options, layout: Layout, environment: Mapping[str, str]
+    options: StackOptions, layout: Layout, environment: Mapping[str, str]
 ) -> tuple["subprocess.Popen[bytes]", int]:
-    """Return the process and where its part of the log begins."""
+    """Start the supervisor; return the process and the offset of its part of the log."""
     try:
         layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open_private(layout.supervisor_log, "ab") as log:
@@ -60,11 +62,13 @@ def _start_supervisor(
         raise cannot_run(layout, error) from error
 
 
-def _await_ready(layout: Layout, supervisor: "subprocess.Popen[bytes]", view: View, log_offset: int) -> State:
+def _await_ready(
+    layout: Layout, supervisor: "subprocess.Popen[bytes]", listener: StackListener, log_offset: int
+) -> State:
     while supervisor.poll() is None:
-        state = read_state_if_readable(layout)  # what a former supervisor left may be anything
+        state = read_state_if_readable(layout)  # an earlier supervisor may have left a damaged one
         if state.supervisor is not None and state.supervisor.pid == supervisor.pid:
-            view.change(state)
+            listener.on_change(state)
             if state.phase == "ready":
                 return state
         time.sleep(POLL_INTERVAL_SECONDS)
@@ -74,25 +78,25 @@ def _await_ready(layout: Layout, supervisor: "subprocess.Popen[bytes]", view: Vi
     raise StartError("\n".join(lines[-8:]) or f"the supervisor ended with exit status {supervisor.returncode}")
 
 
-class _LogView:
-    """Writes the events with their time to stdout, which is `supervisor.log`."""
+class _LogListener:
+    """Writes events with their time to stdout, which is `supervisor.log`."""
 
-    def change(self, state: State) -> None:
-        """Leave it to the state file."""
+    def on_change(self, state: State) -> None:
+        """Ignore the new state: the state file has it."""
 
-    def event(self, text: str) -> None:
-        """Write the event down; raises OSError when it is not written."""
+    def on_event(self, text: str) -> None:
+        """Write the event; raises OSError if that fails."""
         line = f"{datetime.now().astimezone().isoformat(timespec='milliseconds')} {printable(text)}\n"
-        # Not through a buffer, which would keep what could not be written and write it once more.
+        # Unbuffered: a buffer would keep text that could not be written and write it a second time.
         os.write(sys.stdout.fileno(), line.encode(errors="replace"))
 
 
 def main() -> None:
-    """Run the stack that the options, this program's one argument, describe."""
+    """Run a stack with the options in this program's only argument."""
     options = json.loads(sys.argv[1])
     options |= {"root": Path(options["root"]), "services": tuple(options["services"])}
     try:
-        run_stack(Options(**options), _LogView())
+        run_stack(StackOptions(**options), _LogListener())
     except CANNOT_RUN as error:
         sys.exit(str(error))
 

@@ -1,6 +1,6 @@
-"""Which variables of its own environment `up` passes on to which program: to each what it needs, and no more.
+"""Selects the environment variables that `up` passes on: each program gets what it needs and no more.
 
-A secret that a program does not need must not be found in its environment, its core dump or its child processes.
+A secret must not appear in the environment, the core dump or the child processes of a program that does not need it.
 """
 
 import importlib
@@ -13,16 +13,16 @@ from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE,
 from shared.settings import ENV_PREFIX, check_database_prefix
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
-# What any program of this machine goes by.
+# Read by any program of this machine.
 _SYSTEM = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"})
 _SYSTEM_PREFIXES = ("LC_",)
 
-# What Python, HTTP clients and OpenTelemetry go by.
+# Read by Python, HTTP clients and OpenTelemetry.
 _PYTHON = frozenset({"VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR"})
 _PYTHON_PREFIXES = ("PYTHON", "OTEL_", "COVERAGE_")
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 
-# What only the commands themselves go by; STACK is the mark of a process that `up` started.
+# Read by the commands alone; STACK marks the processes that `up` started.
 _OF_COMMANDS = frozenset(
     f"{ENV_PREFIX}{name}"
     for name in (
@@ -45,18 +45,18 @@ _CHECKS: dict[str, Callable[[str], str]] = {
         for name in ("ORDER", "INVENTORY", "PAYMENT", "PROVISIONING", "CONSOLE", "SIMULATOR")
     },
 }
-"""The variables that say which stack is meant, and what each may be."""
+"""The variables that identify a stack, with a validator for each."""
 
 _OF_TESTS = f"{ENV_PREFIX}TEST_"
 
 
-def for_server(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of the environment that MongoDB, RabbitMQ and epmd get."""
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for MongoDB, RabbitMQ and epmd."""
     return {name: value for name, value in environment.items() if _is_of_system(name)}
 
 
-def for_process(settings: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of the environment that a process with these settings (`module:class`) gets."""
+def process_environment(settings: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for a process with these settings (`module:class`)."""
     declared = _variables(settings)
     return {
         name: value
@@ -66,14 +66,14 @@ def for_process(settings: str, environment: Mapping[str, str]) -> dict[str, str]
 
 
 def unknown_settings(environment: Mapping[str, str], every_settings: Iterable[str]) -> list[str]:
-    """Return the variables that look like settings and are none of any process or command."""
+    """Return the variables that look like settings but belong to no process and no command."""
     known = _OF_COMMANDS.union(*map(_variables, every_settings))
     ours = (name for name in environment if name.startswith(ENV_PREFIX) and not name.startswith(_OF_TESTS))
     return sorted(name for name in ours if name not in known)
 
 
-def wrong_value(environment: Mapping[str, str]) -> str | None:
-    """Return the line that says which URL, or the databases' prefix, is not valid, and why; None if all are."""
+def invalid_value(environment: Mapping[str, str]) -> str | None:
+    """Return an error message for the first URL or database prefix that is invalid; None if all are valid."""
     for variable, check in _CHECKS.items():
         if value := environment.get(variable):
             try:

@@ -1,4 +1,4 @@
-"""Writing the files of a data directory: each as a whole, on the disk when it is said to be, for its owner alone."""
+"""Writes the files of a data directory: atomically, durably and readable by their owner only."""
 
 import os
 import secrets
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 PRIVATE_UMASK = 0o077
-"""Nothing that a stack writes is for anyone but its owner."""
+"""Everything that a stack writes is readable by its owner only."""
 
 
 def write_private(file: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace the file's content, all of it or nothing, even if the machine stops meanwhile.
+    """Replace the content of a file atomically, even if the machine crashes meanwhile.
 
-    Raises OSError, and leaves the file as it was, when it cannot be written.
+    Raises OSError and leaves the file unchanged if it cannot be written.
     """
     written = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
     try:
@@ -37,7 +37,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def open_private(file: Path, mode: Literal["ab", "wb"]) -> BinaryIO:
-    """Open a file for its owner alone, whatever its mode was. A device or a pipe, such as /dev/stdout, keeps its mode.
+    """Open a file and restrict it to its owner. A device or a pipe, such as /dev/stdout, keeps its mode.
 
     Raises OSError.
     """
@@ -52,6 +52,6 @@ def _open_for_owner(path: str, flags: int) -> int:
 
 
 def restrict(directory: Path) -> None:
-    """Take other users' access to a directory away, if there is one."""
+    """Restrict a directory to its owner if it exists."""
     if directory.is_dir():
         directory.chmod(0o700)

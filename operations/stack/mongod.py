@@ -1,4 +1,4 @@
-"""mongod as a one-member replica set: transactions need one, and one member is enough on one machine."""
+"""mongod as a replica set with one member: transactions require a replica set."""
 
 import asyncio
 import importlib.metadata
@@ -15,7 +15,7 @@ import pymongo.errors
 from pymongo.database import Database
 
 from operations.reading.reachability import brief
-from operations.stack.environment import for_server
+from operations.stack.environment import server_environment
 from operations.stack.program import Command, ServerMissingError
 
 REPLICA_SET = "rs0"
@@ -56,22 +56,22 @@ def _packaged_mongod() -> Path | None:
 def mongod_version(binary: Path) -> tuple[int, ...]:
     """Return the version of a mongod program, such as (6, 0, 5).
 
-    Raises ServerMissingError when the program cannot tell it.
+    Raises ServerMissingError if the program does not print it.
     """
     try:
         answer = subprocess.run(  # noqa: S603 - the program that was asked for
             [binary, "--version"], capture_output=True, text=True, timeout=30, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise ServerMissingError(f"{binary} --version does not run: {error}") from error
+        raise ServerMissingError(f"{binary} --version failed: {error}") from error
     version = re.search(r"v(\d+)\.(\d+)\.(\d+)", answer)
     if version is None:
-        raise ServerMissingError(f"{binary} --version names no version")
+        raise ServerMissingError(f"{binary} --version printed no version")
     return tuple(int(part) for part in version.groups())
 
 
 class Mongod:
-    """One mongod with its data in a directory; `probe` also initiates its replica set."""
+    """A mongod with its data in a directory; `probe` also initiates the replica set."""
 
     name = "mongodb"
     grace_seconds = 20.0
@@ -85,7 +85,7 @@ class Mongod:
 
     @property
     def url(self) -> str:
-        """The URL that services take: every write waits for the majority, here the one member's journal."""
+        """The URL for services. Every write waits for the majority, here the journal of the only member."""
         return f"mongodb://{self._address}/?replicaSet={REPLICA_SET}&w=majority"
 
     def prepare(self) -> Command:
@@ -107,26 +107,26 @@ class Mongod:
                 "--oplogSize",
                 "512",
                 "--nounixsocket",
-                # Not zlib, which servers of this age decompress unsafely before anyone has logged in.
+                # Not zlib: old servers decompress it unsafely before a client has logged in.
                 "--networkMessageCompressors",
                 "snappy,zstd",
                 "--setParameter",
                 "diagnosticDataCollectionEnabled=false",
-                *self._shut_down_at_once(),
+                *self._immediate_shutdown(),
             ),
-            for_server(self._environment),
+            server_environment(self._environment),
         )
 
-    def _shut_down_at_once(self) -> tuple[str, ...]:
-        # From 5.0 on a member waits 15 s at SIGTERM for clients to move to another member. There is no other.
+    def _immediate_shutdown(self) -> tuple[str, ...]:
+        # Since 5.0 a member waits 15 s after SIGTERM so that clients can move to another member, but there is none.
         if mongod_version(self._binary) < (5,):
             return ()
         return ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100")
 
     async def probe(self) -> str | None:
-        """Return None once it is the writable primary; initiates the replica set when it has none."""
-        # The synchronous client: closing the asynchronous one while it still tries to connect, as it does here
-        # until mongod listens, leaves its socket open.
+        """Return None once it is the writable primary; initiate the replica set if there is none."""
+        # The synchronous client: the asynchronous one leaves a socket open if it is closed while it connects, which
+        # happens here until mongod listens.
         return await asyncio.to_thread(self._probe)
 
     def _probe(self) -> str | None:
@@ -154,9 +154,9 @@ class Mongod:
                 raise
             admin.command("replSetInitiate", self._replica_set(version=1))
             return "the replica set is being initiated"
-        if stored["members"][0]["host"] != self._address:  # the data was used on another port before
+        if stored["members"][0]["host"] != self._address:  # the data was used with another port before
             admin.command("replSetReconfig", self._replica_set(stored["version"] + 1), force=True)
-            return "the replica set moves to another port"
+            return "the replica set is being moved to another port"
         return "the replica set has no primary yet"
 
     def _replica_set(self, version: int) -> dict[str, Any]:

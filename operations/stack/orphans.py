@@ -1,4 +1,4 @@
-"""Ending what a stack left behind when its supervisor was killed and could not do it."""
+"""Ends the processes that a killed supervisor left behind."""
 
 from operations.stack.layout import Layout
 from operations.stack.processes import end_all, find, find_marked
@@ -8,10 +8,10 @@ from operations.stack.state import State
 SERVERS_GRACE_SECONDS = 30.0
 
 
-def end_leftovers(layout: Layout, state: State) -> int:
-    """End every process of a stack that has no supervisor: services, then the rest, then what nobody recorded.
+def end_orphans(layout: Layout, state: State) -> int:
+    """End every process of a stack without a supervisor: services, then servers, then unrecorded processes.
 
-    Returns how many there were. The caller holds the data directory, or knows that its supervisor is dead.
+    Returns their number. The caller holds the lock of the data directory, or knows that its supervisor is dead.
     """
     recorded = [
         (process.name in SERVICES, found)

@@ -1,11 +1,11 @@
-"""What a stack consists of: which servers it brings itself, which services with which settings, on which ports."""
+"""Plans a stack: the servers and services to start, their settings and their ports."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operations.stack import provider
-from operations.stack.environment import wrong_value
+from operations.stack.environment import invalid_value
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -24,7 +24,7 @@ from operations.stack.state import State
 
 @dataclass(frozen=True)
 class Plan:
-    """The programs in stages, each stage started when the one before it is ready, and the state they start from."""
+    """Programs in stages, each started when the one before it is ready, and the initial state."""
 
     stages: Sequence[Sequence[Program]]
     state: State
@@ -38,14 +38,14 @@ def make_plan(
     claims: PortClaims,
     environment: Mapping[str, str],
 ) -> Plan:
-    """Plan the stack, with the ports it had before where they are still free.
+    """Plan a stack, on the ports that it used before if they are still free.
 
-    With an offset, every port is the default one plus the offset. `services` are some of PROCESSES. Raises
-    PortTakenError when one of those ports is taken, ServerMissingError when a server that is needed is not installed,
-    StartError for a URL or a database prefix that is not valid.
+    With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
+    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StartError for an
+    invalid URL or database prefix.
     """
-    if wrong := wrong_value(environment):
-        raise StartError(wrong)
+    if invalid := invalid_value(environment):
+        raise StartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
     node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
@@ -59,19 +59,19 @@ def make_plan(
         amqp_url=amqp_url,
         database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
     )
-    # With the servers, so that it is there before a job that is due comes to buy, and until the last one has.
+    # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers[-1].extend(simulator)
     return Plan([*servers, running], state)
 
 
 def _node_with_data(layout: Layout) -> str | None:
-    """Return the name of the RabbitMQ node whose data is there: another one would not read it."""
+    """Return the name of the RabbitMQ node that has data here; a node with another name would not read it."""
     found = sorted(layout.rabbitmq.glob("data/*@localhost"), key=lambda path: path.stat().st_mtime)
     return found[-1].name.removesuffix("@localhost") if found else None
 
 
 def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
-    """Return the default port of everything that this stack has to listen on itself."""
+    """Return the default ports that this stack needs."""
     needed = {name: PROCESSES[name].port for name in services}
     if not environment.get(MONGODB_URL_VARIABLE):
         needed["mongodb"] = SERVER_PORTS["mongodb"]
@@ -91,13 +91,15 @@ def _claim_ports(
 def _plan_services(
     layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str]
 ) -> tuple[list[Service], list[Service]]:
-    """Return the simulator, if it is among the names, and the services."""
-    simulator = [Service(SIMULATOR, ports[SIMULATOR], provider.for_simulator(settings))] if SIMULATOR in names else []
+    """Return the simulator, if it is requested, and the services."""
+    simulator = (
+        [Service(SIMULATOR, ports[SIMULATOR], provider.simulator_settings(settings))] if SIMULATOR in names else []
+    )
     simulator_url = simulator[0].url if simulator else None
     services = []
     for name in names:
         if name == "provisioning":
-            services.append(Service(name, ports[name], provider.for_provisioning(layout, simulator_url, settings)))
+            services.append(Service(name, ports[name], provider.provisioning_settings(layout, simulator_url, settings)))
         elif name not in (CONSOLE, SIMULATOR):
             services.append(Service(name, ports[name], settings))
     if CONSOLE in names:
@@ -106,16 +108,16 @@ def _plan_services(
 
 
 def _for_console(services: Sequence[Service], settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the console's environment: it acts on the services of this stack, unless it is told of others."""
+    """Return the console's environment: the URLs of this stack's services, unless others are given."""
     own = {f"ORDERSAGA_{service.name.upper()}_URL": service.url for service in services}
-    # A variable that is set to nothing tells of nothing.
+    # An empty variable counts as not set.
     return {**settings, **{name: settings.get(name) or url for name, url in own.items()}}
 
 
 def _plan_servers(
     layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]
 ) -> tuple[list[list[Program]], str, str]:
-    """Return the servers to start, in stages, and the URLs of MongoDB and RabbitMQ, given or started."""
+    """Return the servers to start, in stages, and the URLs of MongoDB and RabbitMQ."""
     mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
     first: list[Program] = []
     second: list[Program] = []

@@ -1,8 +1,8 @@
-"""Ports for one stack: preferred ones where they are free, others where not, never one that another stack chose.
+"""Chooses the ports of a stack: the preferred ones if they are free, others if not, never one of another stack.
 
-A free port is not one's own until something listens on it, and a stack starting at the same time would find it
-free as well. So each port is claimed by an flock on a file named for it; the kernel drops the claim with the
-process that holds it, however that process ends.
+A chosen port is free until a program listens on it, so a stack that starts at the same time would choose it too.
+Therefore each port is claimed by an flock on a file with its number; the kernel releases the claim when the process
+ends, however it ends.
 """
 
 import fcntl
@@ -15,19 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# Below the range from which Linux takes the ports of outgoing connections (32768 and up): a port of that range
-# may be taken by any connection between the moment it was found free and the moment the server listens.
+# Below the range that Linux uses for outgoing connections (32768 and up): any connection could take a port of that
+# range before the server listens on it.
 FREE_PORTS = range(20000, 32000)
 
 
 class PortTakenError(Exception):
-    """A port that had to be this one is taken by another process."""
+    """A required port is taken by another process."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on the port now."""
+    """Return whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Servers set it too: without it, connections that linger in TIME_WAIT look like a listener.
+        # As servers do: without it, connections in TIME_WAIT look like a listener.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -37,7 +37,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 class PortClaims:
-    """The ports that one stack has claimed; a context manager that gives them back."""
+    """The ports that one stack has claimed; a context manager that releases them."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory or Path(tempfile.gettempdir()) / f"ordersaga-ports-{os.getuid()}"
@@ -53,12 +53,12 @@ class PortClaims:
         self.release()
 
     def release(self) -> None:
-        """Give every claimed port back."""
+        """Release every claimed port."""
         while self._claims:
             os.close(self._claims.popitem()[1])
 
     def claim(self, port: int) -> bool:
-        """Claim one port; False when it is taken or another stack has claimed it."""
+        """Claim one port; return False if it is taken or claimed by another stack."""
         claim = os.open(self._directory / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +74,7 @@ class PortClaims:
     def claim_free(self) -> int:
         """Claim any free port.
 
-        Raises PortTakenError when a thousand tries found none.
+        Raises PortTakenError after a thousand attempts.
         """
         for port in random.sample(FREE_PORTS, 1000):
             if self.claim(port):
@@ -82,9 +82,9 @@ class PortClaims:
         raise PortTakenError(f"no free port found between {FREE_PORTS.start} and {FREE_PORTS.stop}")
 
     def claim_exactly(self, wanted: Mapping[str, int]) -> dict[str, int]:
-        """Claim just these ports (name to port).
+        """Claim exactly these ports, by name.
 
-        Raises PortTakenError, naming each that is taken.
+        Raises PortTakenError with every port that is taken.
         """
         taken = [f"{port} ({name})" for name, port in wanted.items() if not self.claim(port)]
         if taken:
@@ -93,7 +93,7 @@ class PortClaims:
         return dict(wanted)
 
     def claim_preferred(self, names: Iterable[str], *preferences: Mapping[str, int]) -> dict[str, int]:
-        """Claim a port for each name: the first of its preferences that is free, else any free port."""
+        """Claim a port for each name: the first preferred port that is free, else any free port."""
         return {name: self._first_free(name, preferences) for name in names}
 
     def _first_free(self, name: str, preferences: Iterable[Mapping[str, int]]) -> int:

@@ -1,11 +1,11 @@
-"""Starting, recognising and ending processes, so that none is left behind and none of another owner is touched.
+"""Starts, identifies and ends processes: none is left behind, and no process of another owner is touched.
 
-Three things see to that, each enough for another way to die:
+Three mechanisms ensure that, each for another kind of failure:
 
-- a process is recorded by its pid *and* the time it started, so that a recycled pid is never taken for it;
-- every process carries `ORDERSAGA_STACK=<data directory>` in its environment, and so do its own children: what
-  was started but not yet recorded, or detached itself (as Erlang's name server does), is found by that mark;
-- on Linux the kernel sends SIGTERM to it when its supervisor dies, even by kill -9 (PR_SET_PDEATHSIG).
+- A process is recorded with its pid *and* its start time, so a recycled pid is never mistaken for it.
+- Every process and its children have `ORDERSAGA_STACK=<data directory>` in their environment. This mark finds processes
+  that were started but not yet recorded, or that detached themselves, as Erlang's name server does.
+- On Linux the kernel sends SIGTERM to a process when its supervisor dies, even by kill -9 (PR_SET_PDEATHSIG).
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from operations.stack.program import Command
 
 MARK = "ORDERSAGA_STACK"
 PR_SET_PDEATHSIG = 1
-# create_time is computed from the boot time, which moves a little when the clock is adjusted.
+# create_time is computed from the boot time, which changes slightly when the clock is adjusted.
 START_TIME_TOLERANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one process from every other: its pid and when it started (seconds since the epoch)."""
+    """The identity of a process: its pid and its start time (seconds since the epoch)."""
 
     pid: Annotated[int, Field(ge=1, le=2**31 - 1)]
     started: float
 
 
 def identify(pid: int) -> Identity | None:
-    """Return the identity of the process that has this pid now, None when there is none."""
+    """Return the identity of the process that has this pid now, None if there is none."""
     try:
         return Identity(pid, psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
@@ -48,7 +48,7 @@ def identify(pid: int) -> Identity | None:
 
 
 def find(identity: Identity) -> psutil.Process | None:
-    """Return the process if it still runs; a zombie does not, nor does another that got its pid."""
+    """Return the process if it still runs: not a zombie, and not another process with the same pid."""
     try:
         process = psutil.Process(identity.pid)
         same = abs(process.create_time() - identity.started) < START_TIME_TOLERANCE_SECONDS
@@ -58,7 +58,7 @@ def find(identity: Identity) -> psutil.Process | None:
 
 
 def find_marked(stack: Path) -> list[psutil.Process]:
-    """Return the running processes that belong to the stack in this data directory, never this one itself."""
+    """Return the running processes of the stack in this data directory, except this process and its parents."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     return [process for process in psutil.process_iter() if process.pid not in own and _has_mark(process, stack)]
 
@@ -71,7 +71,7 @@ def _has_mark(process: psutil.Process, stack: Path) -> bool:
 
 
 def end_all(processes: Iterable[psutil.Process], grace_seconds: float) -> None:
-    """End processes that are not this one's children: SIGTERM, then SIGKILL to what remains after the grace."""
+    """End processes that are not children of this one: SIGTERM, and SIGKILL after the grace period."""
     remaining = list(processes)
     for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -84,7 +84,7 @@ def end_all(processes: Iterable[psutil.Process], grace_seconds: float) -> None:
 
 
 class Child:
-    """A running child process of this one."""
+    """A running child process."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path, log_offset: int) -> None:
         self._process = process
@@ -99,15 +99,15 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """True until the process has ended."""
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """Wait for its end; the exit status, or minus the number of the signal that ended it."""
+        """Wait for the end; return the exit status, or the negative number of the signal that ended it."""
         return await self._process.wait()
 
     async def end(self, grace_seconds: float) -> int:
-        """SIGTERM, then after the grace SIGKILL to it and to its process group; the exit status."""
+        """Send SIGTERM, and SIGKILL to the process group after the grace period; return the exit status."""
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_seconds):
@@ -117,7 +117,7 @@ class Child:
             return await self.wait()
 
     def kill(self) -> None:
-        """SIGKILL to it and to its process group."""
+        """Send SIGKILL to the process and its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._signal(signal.SIGKILL)
@@ -127,7 +127,7 @@ class Child:
             self._process.send_signal(number)
 
     def last_lines(self, count: int = 3) -> list[str]:
-        """The last lines that it has written to its log since it was started; none when that cannot be read."""
+        """Return the last lines of its log since its start; none if the log cannot be read."""
         try:
             with self._log.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)
@@ -139,9 +139,9 @@ class Child:
 
 
 async def spawn(command: Command, log: Path, stack: Path) -> Child:
-    """Start a command in a session of its own, its output appended to the log.
+    """Start a command in a new session and append its output to the log.
 
-    Raises OSError when it cannot be executed.
+    Raises OSError if it cannot be executed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open_private(log, "ab") as output:
@@ -152,23 +152,23 @@ async def spawn(command: Command, log: Path, stack: Path) -> Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # A session of its own: ctrl-C at the terminal reaches the supervisor alone, which ends the rest in order.
+            # A new session: ctrl-C at the terminal reaches only the supervisor, which ends the others in order.
             start_new_session=True,
-            preexec_fn=_ended_with_parent(),
+            preexec_fn=_die_with_parent(),
         )
     return Child(process, log, offset)
 
 
-def _ended_with_parent() -> Callable[[], None] | None:
-    """Return what makes the kernel end a child with this process; None where the system has no such thing."""
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return a function that makes the kernel end a child with this process; None where that is not supported."""
     if sys.platform != "linux":
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
+    prctl = ctypes.CDLL(None).prctl  # loaded here: nothing may be loaded between fork and exec
     parent = os.getpid()
 
     def in_child() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the call above
             os._exit(1)
 
     return in_child

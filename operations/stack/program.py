@@ -1,4 +1,4 @@
-"""What a supervisor has to know of a program that it keeps running."""
+"""The interface of a program that the supervisor keeps running."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class ServerMissingError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A command line with the whole environment it runs in."""
+    """A command line and its complete environment."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -22,18 +22,18 @@ class Program(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that logs, tables and `status` use."""
+        """The name in logs, tables and `status`."""
 
     @property
     def url(self) -> str | None:
-        """Where it listens; None for a program that only helps another one and is not listed."""
+        """The address that it listens on; None for a helper program, which is not listed."""
 
     @property
     def grace_seconds(self) -> float:
-        """How long it may take to end after SIGTERM before it is killed."""
+        """Seconds between SIGTERM and SIGKILL."""
 
     def prepare(self) -> Command:
-        """Write what the program needs to start (directories, configuration) and return its command."""
+        """Create the directories and the configuration of the program and return its command."""
 
     async def probe(self) -> str | None:
-        """Return None when it is ready, else one line that says what is missing. Never raises."""
+        """Return None if the program is ready, else the reason in one line. Never raises."""

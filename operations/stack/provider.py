@@ -1,7 +1,7 @@
-"""Who sells servers to a stack: the provider that the environment names, else the simulator.
+"""Configures the provider of servers of a stack: the one in the environment, else the simulator.
 
-The credentials of what was sold are encrypted at rest. A key that `up` makes is kept in the data directory, beside the
-data that it opens: another one after a restart could not read what was stored before.
+The credentials of sold servers are stored encrypted. The key that `up` creates is kept in the data directory beside the
+data: with a new key after a restart, the stored credentials could not be decrypted.
 """
 
 from collections.abc import Mapping
@@ -16,37 +16,37 @@ from operations.stack.start import StartError
 USERNAME_VARIABLE = "ORDERSAGA_SMARTVPS_USERNAME"
 PASSWORD_VARIABLE = "ORDERSAGA_SMARTVPS_PASSWORD"  # noqa: S105 - a variable's name
 KEY_VARIABLE = "ORDERSAGA_CREDENTIALS_KEY"
-# Both, user and password, that the simulator asks for unless others are given.
+# Both user and password of the simulator, unless others are given.
 SIMULATOR_LOGIN = "simulator"
 
 
 def simulator_login(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return user and password of the simulator, as its settings and those of its client."""
+    """Return the user and the password for the settings of the simulator and of its client."""
     return {name: environment.get(name) or SIMULATOR_LOGIN for name in (USERNAME_VARIABLE, PASSWORD_VARIABLE)}
 
 
-def for_simulator(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment from which the simulator gets its settings."""
+def simulator_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the simulator."""
     return dict(environment) | simulator_login(environment)
 
 
-def for_provisioning(layout: Layout, simulator_url: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of who buys: completed with the simulator, where one runs and no provider is given.
+def provisioning_settings(layout: Layout, simulator_url: str | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the provisioning service, with the simulator's address if no provider is given.
 
-    Makes the key, where none is given and none is kept yet.
+    Creates a key if none is given and none exists yet.
     """
     completed = dict(environment)
     if simulator_url and not environment.get(SMARTVPS_URL_VARIABLE):
         completed |= {SMARTVPS_URL_VARIABLE: simulator_url} | simulator_login(environment)
     if not environment.get(KEY_VARIABLE):
-        completed[KEY_VARIABLE] = kept_key(layout.credentials_key)
+        completed[KEY_VARIABLE] = load_or_create_key(layout.credentials_key)
     return completed
 
 
-def kept_key(file: Path) -> str:
-    """Return the key in the file, for its owner only; a new one where there is none yet.
+def load_or_create_key(file: Path) -> str:
+    """Return the key in the file; create the file, readable by its owner only, if it does not exist.
 
-    Raises StartError for a file that holds no key.
+    Raises StartError if the file does not contain a key.
     """
     try:
         key = file.read_bytes().decode(errors="replace").strip()
@@ -57,7 +57,7 @@ def kept_key(file: Path) -> str:
         Fernet(key)
     except ValueError:
         raise StartError(
-            f"{file} holds no valid key. Put the key back that was in it, or delete the file to have a new one made: "
-            "credentials that are stored under the lost key can then not be read any more"
+            f"{file} does not contain a valid key. Restore the original key, or delete the file to create a new one: "
+            "credentials that were encrypted with the lost key can then no longer be read"
         ) from None
     return key

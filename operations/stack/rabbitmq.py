@@ -1,11 +1,11 @@
-"""RabbitMQ as a private node: its own name, cookie, ports, data and logs, none of them the system service's.
+"""RabbitMQ as a private node with its own name, cookie, ports, data and logs, separate from the system service.
 
-Debian's `rabbitmq-server` is a wrapper that changes to the user `rabbitmq` when root and refuses anyone else; the
-script behind it runs as whoever starts it. Every setting of the system's node is shut out: the environment's
-variables for RabbitMQ and Erlang are not passed on, and the files below /etc/rabbitmq are not read.
+Debian's `rabbitmq-server` is a wrapper that switches to the user `rabbitmq` if run by root and refuses other users; the
+script behind it runs as the current user. No setting of the system's node applies: environment variables for RabbitMQ
+and Erlang are not passed on, and the files below /etc/rabbitmq are not read.
 
-Erlang nodes find each other by a name server, epmd. A node starts one by itself, which then stays behind when the
-node is gone; so it is run here as a program of its own, on a port of its own, before the node.
+Erlang nodes find each other through a name server, epmd. A node would start one that keeps running after the node has
+ended. So epmd runs as a separate program on its own port and is started before the node.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operations.reading.reachability import amqp_missing
-from operations.stack.environment import for_server
+from operations.stack.environment import server_environment
 from operations.stack.files import write_private
 from operations.stack.program import Command, ServerMissingError
 from shared.topology import MAX_MESSAGE_BYTES
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
-# Where administrators' programs are; an ordinary user's PATH often lacks them.
+# Directories of administration tools, often missing in the PATH of an ordinary user.
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 PROBE_TIMEOUT_SECONDS = 2.0
 COOKIE_BYTES = 32
@@ -34,21 +34,21 @@ COOKIE_BYTES = 32
 
 @dataclass(frozen=True)
 class RabbitMQInstallation:
-    """The directory with RabbitMQ's own scripts, and Erlang's name server."""
+    """The directory with RabbitMQ's scripts, and Erlang's name server."""
 
     scripts: Path
     epmd: Path
 
     @property
     def version(self) -> str | None:
-        """The version, as the installation's directories name it."""
+        """The version according to the names of the installation's directories."""
         names = [self.scripts.parent.name, *(path.name for path in self.scripts.parent.glob("plugins/rabbit-*"))]
         versions = (re.search(r"(?:rabbitmq_server|rabbit)-(\d[\w.]*\d)", name) for name in names)
         return next((version.group(1) for version in versions if version), None)
 
 
 def find_rabbitmq(environment: Mapping[str, str] = os.environ) -> RabbitMQInstallation:
-    """Find RabbitMQ: ORDERSAGA_RABBITMQ_SERVER, else by the PATH, else where Debian installs it.
+    """Find RabbitMQ: ORDERSAGA_RABBITMQ_SERVER, else on the PATH, else where Debian installs it.
 
     Raises ServerMissingError.
     """
@@ -83,7 +83,7 @@ def _find_epmd(path: str) -> Path | None:
 
 
 class Epmd:
-    """Erlang's name server for one node alone."""
+    """Erlang's name server, for one node."""
 
     name = "epmd"
     url = None
@@ -97,18 +97,19 @@ class Epmd:
         self._environment = environment
 
     def prepare(self) -> Command:
-        """Return the command; without -daemon it stays a child that can be ended."""
+        """Return the command; without -daemon the program remains a child process."""
         return Command(
-            (str(self._program), "-address", "127.0.0.1", "-port", str(self._port)), for_server(self._environment)
+            (str(self._program), "-address", "127.0.0.1", "-port", str(self._port)),
+            server_environment(self._environment),
         )
 
     async def probe(self) -> str | None:
-        """Return None when it takes connections."""
+        """Return None if it accepts connections."""
         return await _refusal("127.0.0.1", self._port)
 
 
 class RabbitMQ:
-    """One private RabbitMQ node with its data below a directory. An `Epmd` on `epmd_port` runs before it."""
+    """A private RabbitMQ node with its data in a directory. It needs a running `Epmd`."""
 
     name = "rabbitmq"
     grace_seconds = 30.0
@@ -121,7 +122,7 @@ class RabbitMQ:
         ports: Mapping[str, int],
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """Use the ports named `amqp`, `distribution` and `epmd`; the node's name is a word, without a host."""
+        """Use the ports named `amqp`, `distribution` and `epmd`; the node's name has no host part."""
         self._installation = installation
         self._directory = directory
         self._node = f"{node}@localhost"
@@ -130,37 +131,37 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
-        """The URL that services take: the default user, who may only come from this machine."""
+        """The URL for services, with the default user, which is only accepted from this machine."""
         return f"amqp://guest:guest@127.0.0.1:{self._ports['amqp']}/"
 
     def prepare(self) -> Command:
         """Write the node's configuration and return the command."""
         (self._directory / "log").mkdir(parents=True, exist_ok=True)
-        self._keep_cookie()
+        self._ensure_cookie()
         (self._directory / "plugins").write_text("[].\n")
         (self._directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._ports['amqp']}\n"
-            # The log of the quorum queues takes its whole size on the disk at once; the default is 512 MB.
+            # The log of the quorum queues is allocated at its full size; the default is 512 MB.
             "raft.wal_max_size_bytes = 67108864\n"
             f"max_message_size = {MAX_MESSAGE_BYTES}\n"
         )
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
 
-    def _keep_cookie(self) -> None:
-        """Write the node's cookie unless it has one of ours: Erlang makes them of 36 random bits only.
+    def _ensure_cookie(self) -> None:
+        """Write a cookie for the node unless it has one of this length: Erlang's own has only 36 random bits.
 
-        Anyone who knows it can run code in the node. Nothing that the node stores depends on it.
+        Anyone who knows the cookie can run code in the node. The stored data does not depend on it.
         """
         cookie = self._directory / ".erlang.cookie"
         if not cookie.exists() or len(cookie.read_bytes().strip()) != 2 * COOKIE_BYTES:
             write_private(cookie, secrets.token_hex(COOKIE_BYTES).encode(), 0o400)
 
     def node_environment(self) -> dict[str, str]:
-        """Return the environment in which the node, and any of RabbitMQ's tools for it, run."""
+        """Return the environment of the node and of RabbitMQ's tools for it."""
         directory = self._directory
         return {
-            **for_server(self._environment),
-            "HOME": str(directory),  # where Erlang looks for the cookie that lets the tools in
+            **server_environment(self._environment),
+            "HOME": str(directory),  # Erlang looks there for the cookie, which the tools need
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._ports["epmd"]),
@@ -173,20 +174,20 @@ class RabbitMQ:
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
             "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
-            # Makes the script become the node instead of waiting for it, so that the pid is the node's.
+            # Makes the script become the node instead of waiting for it, so the pid is that of the node.
             "RABBITMQ_ALLOW_INPUT": "true",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
 
     async def probe(self) -> str | None:
-        """Return None when it answers AMQP; it listens only once it has started completely."""
+        """Return None if it answers AMQP. It listens only after it has started completely."""
         return await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
 
     def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl on the node and return what it printed.
+        """Run rabbitmqctl on the node and return its output.
 
-        Raises subprocess.CalledProcessError, with its output, when it fails.
+        Raises subprocess.CalledProcessError, with the output, if it fails.
         """
         return subprocess.run(  # noqa: S603 - the node's own tool
             [self._installation.scripts / "rabbitmqctl", *arguments],

@@ -1,4 +1,4 @@
-"""One stack from its start to its end, in this process."""
+"""Runs a stack in this process, from its start to its end."""
 
 import asyncio
 import os
@@ -17,24 +17,24 @@ from operations.stack.layout import (
     Layout,
     remember_as_last_used,
 )
-from operations.stack.origin import MovedError, check_origin
-from operations.stack.orphans import end_leftovers
+from operations.stack.orphans import end_orphans
 from operations.stack.plan import make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.processes import identify
 from operations.stack.program import ServerMissingError
+from operations.stack.relocation import MovedError, check_location
 from operations.stack.services import PROCESSES
 from operations.stack.start import StartError
-from operations.stack.state import AlreadyRunsError, State, UnreadableStateError, hold, read_state, write_state
+from operations.stack.state import AlreadyRunsError, State, UnreadableStateError, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
 
 CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StartError)
-"""Every reason for which a stack does not run; the message of each is for the user."""
+"""The errors for which a stack cannot run; their messages are for the user."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `ordersaga up` was asked for; without an offset, ports are chosen as `plan` says."""
+class StackOptions:
+    """The options of `ordersaga up`; without an offset, `plan` chooses the ports."""
 
     root: Path
     services: tuple[str, ...]
@@ -42,72 +42,72 @@ class Options:
     port_offset: int | None = None
 
 
-class View(Protocol):
-    """Who watches a stack."""
+class StackListener(Protocol):
+    """Receives the changes of a stack."""
 
-    def change(self, state: State) -> None:
-        """Hear of a new state."""
+    def on_change(self, state: State) -> None:
+        """Receive a new state."""
 
-    def event(self, text: str) -> None:
-        """Hear of something that happened: a death, a restart."""
+    def on_event(self, text: str) -> None:
+        """Receive an event, such as the end or the restart of a program."""
 
 
-def run_stack(options: Options, view: View, environment: Mapping[str, str] = os.environ) -> None:
-    """Run a stack until SIGINT, SIGTERM or SIGHUP; returns when every process of it has ended.
+def run_stack(options: StackOptions, listener: StackListener, environment: Mapping[str, str] = os.environ) -> None:
+    """Run a stack until SIGINT, SIGTERM or SIGHUP; return when all its processes have ended.
 
     Raises one of CANNOT_RUN.
     """
     layout = Layout(options.root)
     os.umask(PRIVATE_UMASK)  # also for MongoDB, RabbitMQ and the services
     try:
-        with hold(layout), PortClaims() as claims:
-            supervisor = _prepare(layout, options, view, environment, claims)
+        with acquire_lock(layout), PortClaims() as claims:
+            supervisor = _prepare(layout, options, listener, environment, claims)
             asyncio.run(_supervise(supervisor))
     except OSError as error:
         raise cannot_run(layout, error) from error
 
 
 def cannot_run(layout: Layout, error: OSError) -> StartError:
-    """Return the error that says why the system does not let a stack run."""
+    """Return a StartError for an error of the operating system."""
     return StartError(f"the stack in {layout.root} cannot run: {error}")
 
 
 def _prepare(
-    layout: Layout, options: Options, view: View, environment: Mapping[str, str], claims: PortClaims
+    layout: Layout, options: StackOptions, listener: StackListener, environment: Mapping[str, str], claims: PortClaims
 ) -> Supervisor:
-    """End what an earlier run left, make the data directory ready and return what runs the planned stack."""
+    """End orphans of an earlier run, prepare the data directory and return the supervisor of the planned stack."""
     if unknown := unknown_settings(environment, (kind.settings for kind in PROCESSES.values())):
-        view.event(f"not passed on, as no program has such a setting: {', '.join(unknown)}")
-    remembered = _remembered(layout, view)
-    if ended := end_leftovers(layout, remembered):
-        view.event(f"ended {ended} processes that a killed supervisor had left behind")
+        listener.on_event(f"ignored, because no program has such a setting: {', '.join(unknown)}")
+    stored = _stored_state(layout, listener)
+    if ended := end_orphans(layout, stored):
+        listener.on_event(f"ended {ended} processes that a killed supervisor left behind")
     if options.fresh:
-        _wipe(layout, environment)
-    check_origin(layout)
+        _delete_data(layout, environment)
+    check_location(layout)
     for directory in (layout.logs, layout.mongodb, layout.rabbitmq):
         restrict(directory)
-    _set_old_logs_aside(layout)
-    plan = make_plan(layout, options.services, options.port_offset, remembered, claims, environment)
+    _rotate_logs(layout)
+    plan = make_plan(layout, options.services, options.port_offset, stored, claims, environment)
     state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
-    write_state(layout, state)  # a disk that is full already ends the start
-    _remember_as_last_used(layout, view, environment)
-    return Supervisor(layout, plan.stages, state, view.change, view.event)
+    write_state(layout, state)  # a full disk fails the start here already
+    _remember_as_last_used(layout, listener, environment)
+    return Supervisor(layout, plan.stages, state, listener.on_change, listener.on_event)
 
 
-def _remembered(layout: Layout, view: View) -> State:
-    """Return the remembered state; without it ports are chosen again, and processes are found by their mark."""
+def _stored_state(layout: Layout, listener: StackListener) -> State:
+    """Return the stored state; without it, ports are chosen again and processes are found by their mark."""
     try:
         return read_state(layout)
     except UnreadableStateError as error:
-        view.event(f"continues without the remembered state: {error.__cause__}")
+        listener.on_event(f"continues without the stored state: {error.__cause__}")
         return State()
 
 
-def _remember_as_last_used(layout: Layout, view: View, environment: Mapping[str, str]) -> None:
+def _remember_as_last_used(layout: Layout, listener: StackListener, environment: Mapping[str, str]) -> None:
     try:
         remember_as_last_used(layout.root, environment)
     except OSError as error:
-        view.event(f"other commands need --data-dir or {DATA_DIRECTORY_VARIABLE} to find this stack: {error}")
+        listener.on_event(f"other commands need --data-dir or {DATA_DIRECTORY_VARIABLE} to find this stack: {error}")
 
 
 async def _supervise(supervisor: Supervisor) -> None:
@@ -117,20 +117,20 @@ async def _supervise(supervisor: Supervisor) -> None:
     await supervisor.run()
 
 
-def _wipe(layout: Layout, environment: Mapping[str, str]) -> None:
-    """Delete the data and the logs of a stack that does not run; nothing else that may lie in its directory.
+def _delete_data(layout: Layout, environment: Mapping[str, str]) -> None:
+    """Delete the data and the logs of a stopped stack, and no other file in its directory.
 
-    The key goes with the data that it opens: not where these lie in a MongoDB that is not the stack's own.
+    The key is deleted with the data that it decrypts, so it stays if the data is in an external MongoDB.
     """
     for directory in (layout.mongodb, layout.rabbitmq, layout.logs):
         shutil.rmtree(directory, ignore_errors=True)
     layout.state_file.unlink(missing_ok=True)
-    layout.origin_file.unlink(missing_ok=True)
+    layout.location_file.unlink(missing_ok=True)
     if not environment.get(MONGODB_URL_VARIABLE):
         layout.credentials_key.unlink(missing_ok=True)
 
 
-def _set_old_logs_aside(layout: Layout) -> None:
-    """Begin new logs, and keep those of the run before."""
+def _rotate_logs(layout: Layout) -> None:
+    """Keep the logs of the previous run under another name."""
     for log in layout.logs.glob("*.log"):
         log.replace(log.with_suffix(".log.old"))

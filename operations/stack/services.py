@@ -1,4 +1,4 @@
-"""The services, and the simulator, as programs: how each is started and how to ask whether it is ready."""
+"""The services and the simulator as programs of the stack."""
 
 import asyncio
 import base64
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from operations.stack.environment import for_process
+from operations.stack.environment import process_environment
 from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from operations.stack.program import Command
 from shared.urls import hide_credentials
 
 PROBE_TIMEOUT_SECONDS = 3.0
-# A service has 10 s to finish what it has in hand, and a little more to close.
+# A service has 10 s to finish its work, and a little more to close.
 GRACE_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
 class ServiceKind:
-    """What can be run: the package, the port it has by default, and its settings as `module:class`."""
+    """A kind of process: its package, its default port, and its settings as `module:class`."""
 
     package: str
     port: int
@@ -45,13 +45,13 @@ PROCESSES = {
         "provisioning_service.simulator", 3013, "provisioning_service.simulator.settings:SimulatorSettings"
     ),
 }
-"""What `up` starts besides MongoDB and RabbitMQ. The simulator is no service of the stack: it stands for the provider
-where none is given, and has no database."""
+"""The processes that `up` starts besides MongoDB and RabbitMQ. The simulator is not a service of the stack: it replaces
+the provider of servers if none is given, and has no database."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of PROCESSES as it runs; of the environment it gets what it needs, and its port."""
+    """One of PROCESSES, with its port and the environment from which its variables are selected."""
 
     name: str
     port: int
@@ -60,15 +60,15 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where it answers HTTP; from this machine when it listens on every address."""
+        """The address for HTTP requests from this machine."""
         host = self.environment.get("ORDERSAGA_HTTP_HOST") or "127.0.0.1"
         return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}"  # noqa: S104 - only compared
 
     def prepare(self) -> Command:
-        """Return the command. -P: the current directory, whatever is in it, is not a place to import from."""
+        """Return the command. -P prevents imports from the current directory."""
         kind = PROCESSES[self.name]
         environment = {
-            **for_process(kind.settings, self.environment),
+            **process_environment(kind.settings, self.environment),
             "ORDERSAGA_HTTP_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
@@ -76,16 +76,16 @@ class Service:
         return Command((sys.executable, "-P", "-m", kind.package), environment)
 
     async def probe(self) -> str | None:
-        """Return None when /readyz answers 200, else what it says is missing."""
+        """Return None if /readyz answers 200, else the reason."""
         return await asyncio.to_thread(probe_readiness, self.url)
 
 
 def probe_readiness(url: str) -> str | None:
-    """Ask /readyz of a service; None when it is ready, else one line that says why not. Never raises."""
+    """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     headers = {}
-    if parts.username is not None:  # of a proxy in front of the service
+    if parts.username is not None:  # the credentials of a proxy in front of the service
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
     connection = kind(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_SECONDS)
@@ -108,21 +108,21 @@ def _one_line(body: bytes) -> str:
 
 
 def choose_services(only: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return those of PROCESSES that a comma-separated list names; all that are needed when there is no list at all.
+    """Return those of PROCESSES that a comma-separated list names, or all that are needed if there is no list.
 
-    The simulator is not needed where the environment names a provider; a variable set to nothing names none.
-    Raises ValueError, naming what is allowed, for an unknown name.
+    The simulator is not needed if the environment has the URL of a provider. Raises ValueError, with the allowed names,
+    for an unknown name.
     """
     if only is None:
         return [name for name in PROCESSES if name != SIMULATOR or not environment.get(SMARTVPS_URL_VARIABLE)]
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     if unknown := sorted(wanted - PROCESSES.keys()):
-        raise ValueError(f"unknown service {', '.join(unknown)}; there are {', '.join(PROCESSES)}")
+        raise ValueError(f"unknown service {', '.join(unknown)}; choose from {', '.join(PROCESSES)}")
     return [name for name in PROCESSES if name in wanted]
 
 
 def import_path(environment: Mapping[str, str]) -> str:
-    """Return PYTHONPATH for a process that imports the project from where this one did, installed or not."""
+    """Return a PYTHONPATH with which a process imports the project from where this process did."""
     given = environment.get("PYTHONPATH")
     own = str(Path(__file__).parents[2])
     return os.pathsep.join([given, own]) if given else own

@@ -1,7 +1,7 @@
-"""What is remembered of a stack in its data directory: its ports, its supervisor, its processes.
+"""The state of a stack, stored in its data directory: its ports, its supervisor and its processes.
 
-The file is replaced as a whole, so a reader sees one state or the next and never half of one. It is written as
-soon as a process is started: who comes after a killed supervisor finds in it what there is to end.
+The file is replaced atomically, so a reader never sees half a state. It is written as soon as a process was started:
+after the death of the supervisor, it lists the processes to end.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from operations.stack.files import open_private, write_private
 from operations.stack.layout import Layout
-from operations.stack.origin import has_moved
 from operations.stack.processes import Identity, find
+from operations.stack.relocation import has_moved
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
 
@@ -28,24 +28,24 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class AlreadyRunsError(Exception):
-    """Another supervisor holds the data directory."""
+    """Another supervisor holds the lock of the data directory."""
 
 
 @dataclass(frozen=True)
 class ProcessState:
-    """One program of the stack: its process if it runs, and how it is."""
+    """A program of the stack: its process if it runs, and its condition."""
 
     name: str
     url: str | None = None
     identity: Identity | None = None
     ready: bool = False
-    detail: str = "waits for its turn"
+    detail: str = "not started yet"
     restarts: int = 0
 
 
 @dataclass(frozen=True)
 class State:
-    """A stack as its data directory remembers it; `processes` are in the order of their start."""
+    """The stored state of a stack; `processes` are in the order of their start."""
 
     node: str = ""
     ports: dict[str, Port] = field(default_factory=dict)
@@ -59,11 +59,11 @@ class State:
 
     @property
     def running(self) -> bool:
-        """Whether its supervisor lives."""
+        """True if the supervisor is alive."""
         return self.supervisor is not None and find(self.supervisor) is not None
 
     def with_process(self, changed: ProcessState) -> "State":
-        """Return the state with this process in the place of the one of the same name."""
+        """Return a copy in which this process replaces the one of the same name."""
         kept = tuple(changed if process.name == changed.name else process for process in self.processes)
         return replace(self, processes=kept)
 
@@ -72,25 +72,25 @@ _STORED = TypeAdapter(State)
 
 
 class UnreadableStateError(Exception):
-    """The remembered state cannot be read; the message says why, and what helps."""
+    """The stored state cannot be read; the message has the reason and a remedy."""
 
 
 def read_state(layout: Layout) -> State:
-    """Return the remembered state; that of a stack that never ran when there is none, or when it is another stack's.
+    """Return the stored state; an empty one if there is none or if the directory was moved or copied.
 
     Raises UnreadableStateError.
     """
     try:
         stored = layout.state_file.read_bytes()
-        if has_moved(layout):  # the processes and ports of a copied state are the original's
+        if has_moved(layout):  # the processes and ports in a copied state belong to the original
             return State()
         return _STORED.validate_json(stored)
     except (FileNotFoundError, NotADirectoryError):
         return State()
     except (OSError, ValidationError) as error:
         raise UnreadableStateError(
-            f"{layout.state_file} cannot be read ({_reason(error)}): `ordersaga down` ends what still runs there, "
-            "`ordersaga up` starts the stack again with its data, `ordersaga up --fresh` without"
+            f"{layout.state_file} cannot be read ({_reason(error)}): `ordersaga down` ends its processes, "
+            "`ordersaga up` restarts the stack with its data, `ordersaga up --fresh` without"
         ) from error
 
 
@@ -102,7 +102,7 @@ def _reason(error: OSError | ValidationError) -> str:
 
 
 def read_state_if_readable(layout: Layout) -> State:
-    """Return the remembered state, and that of a stack that never ran when it cannot be read."""
+    """Return the stored state, or an empty one if it cannot be read."""
     try:
         return read_state(layout)
     except UnreadableStateError:
@@ -110,7 +110,7 @@ def read_state_if_readable(layout: Layout) -> State:
 
 
 def write_state(layout: Layout, state: State) -> None:
-    """Replace the remembered state, all of it or nothing. The file may hold a password in a URL: for its owner only.
+    """Replace the stored state atomically. URLs in it may contain passwords, so only the owner can read the file.
 
     Raises OSError.
     """
@@ -118,33 +118,33 @@ def write_state(layout: Layout, state: State) -> None:
 
 
 @contextlib.contextmanager
-def hold(layout: Layout) -> Iterator[None]:
-    """Hold the data directory as its only supervisor; the kernel lets go of it when the process ends.
+def acquire_lock(layout: Layout) -> Iterator[None]:
+    """Hold the lock of the data directory as its only supervisor; the kernel releases it when the process ends.
 
-    Raises AlreadyRunsError when another one holds it.
+    Raises AlreadyRunsError if another process holds it.
     """
     layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open_private(layout.lock_file, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = find_holder(layout)
+            holder = find_lock_holder(layout)
             pid = f" (pid {holder.pid})" if holder else ""
             raise AlreadyRunsError(
                 f"a stack already runs in {layout.root}{pid}: `ordersaga status` shows it, `ordersaga down` ends it, "
-                "--data-dir names another directory"
+                "--data-dir selects another directory"
             ) from None
-        with contextlib.suppress(OSError):  # a full disk: the state names the supervisor too, if it can be written
+        with contextlib.suppress(OSError):  # a full disk: the state has the pid too, if it can be written
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
             file.flush()
         yield
 
 
-def find_holder(layout: Layout) -> psutil.Process | None:
-    """Return the process that holds the data directory, whatever its state says; None when there is none.
+def find_lock_holder(layout: Layout) -> psutil.Process | None:
+    """Return the process that holds the lock of the data directory; None if no process holds it.
 
-    The lock itself is asked, and not only what is written in it: that may be copied, or left over.
+    The lock itself decides, not the content of the file, which may be a copy or out of date.
     """
     try:
         with layout.lock_file.open() as file:

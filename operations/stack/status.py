@@ -1,6 +1,6 @@
-"""How a stack is right now: what its data directory remembers, checked against the processes and servers.
+"""Checks the processes and servers of a stack against the state in its data directory.
 
-Where no stack runs in the data directory, it is the stack that the environment names, in containers for example.
+If no stack runs in the data directory, the stack in the environment is checked, for example one in containers.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from operations.stack.state import ProcessState, State, read_state
 
 
 @dataclass(frozen=True)
-class NamedStack(State):
-    """A stack that was not started by `ordersaga up`: the environment names its servers and services."""
+class ExternalStack(State):
+    """A stack that `ordersaga up` did not start; the environment has the URLs of its servers and services."""
 
     @property
     def running(self) -> bool:
-        """Always true: whether its processes are ready is known only by asking them."""
+        """Always True: only a request to its processes can show whether they are ready."""
         return True
 
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One process: `missing` is None when it is ready, else one line that says why not."""
+    """The status of a process; `unhealthy_reason` is None if it is ready."""
 
     process: ProcessState
-    missing: str | None
+    unhealthy_reason: str | None
 
 
-def named_stack(environment: Mapping[str, str]) -> NamedStack | None:
-    """Return the stack that the URLs of both servers and of at least one service name, if all of these are set."""
+def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
+    """Return the stack in the environment if it has the URLs of both servers and of at least one service."""
     urls = {
         "mongodb": environment.get(MONGODB_URL_VARIABLE),
         "rabbitmq": environment.get(AMQP_URL_VARIABLE),
@@ -44,7 +44,7 @@ def named_stack(environment: Mapping[str, str]) -> NamedStack | None:
     named = tuple(ProcessState(name, url) for name, url in urls.items() if url)
     if not urls["mongodb"] or not urls["rabbitmq"] or len(named) == len(("mongodb", "rabbitmq")):
         return None
-    return NamedStack(
+    return ExternalStack(
         phase="ready",
         mongodb_url=urls["mongodb"],
         amqp_url=urls["rabbitmq"],
@@ -54,23 +54,23 @@ def named_stack(environment: Mapping[str, str]) -> NamedStack | None:
 
 
 async def check_stack(layout: Layout, environment: Mapping[str, str] = os.environ) -> tuple[State, list[ProcessStatus]]:
-    """Return the stack's state and how each of its listed processes is."""
+    """Return the state of the stack and the status of each listed process."""
     state = read_state(layout)
-    if not state.running and (named := named_stack(environment)):
-        missing = await asyncio.gather(*(_unanswered(process.url or "") for process in named.processes))
-        return named, [ProcessStatus(*pair) for pair in zip(named.processes, missing, strict=True)]
+    if not state.running and (external := external_stack(environment)):
+        reasons = await asyncio.gather(*(_check_url(process.url or "") for process in external.processes))
+        return external, [ProcessStatus(*pair) for pair in zip(external.processes, reasons, strict=True)]
     listed = [process for process in state.processes if process.url is not None]
-    missing = await asyncio.gather(*(_missing(process) for process in listed))
-    return state, [ProcessStatus(process, reason) for process, reason in zip(listed, missing, strict=True)]
+    reasons = await asyncio.gather(*(_check_process(process) for process in listed))
+    return state, [ProcessStatus(*pair) for pair in zip(listed, reasons, strict=True)]
 
 
-async def _missing(process: ProcessState) -> str | None:
+async def _check_process(process: ProcessState) -> str | None:
     if process.identity is None or find(process.identity) is None:
-        return "does not run" if process.detail in ("ready", "starts") else process.detail
-    return await _unanswered(process.url or "")
+        return "does not run" if process.detail in ("ready", "starting") else process.detail
+    return await _check_url(process.url or "")
 
 
-async def _unanswered(url: str) -> str | None:
+async def _check_url(url: str) -> str | None:
     if url.startswith("mongodb"):
         return await mongodb_missing(url)
     if url.startswith("amqp"):
@@ -79,15 +79,15 @@ async def _unanswered(url: str) -> str | None:
 
 
 def all_ready(state: State, processes: list[ProcessStatus]) -> bool:
-    """Whether the stack is supervised and everything in it is ready."""
-    return state.running and bool(processes) and all(status.missing is None for status in processes)
+    """Return whether the stack has a supervisor and all its processes are ready."""
+    return state.running and bool(processes) and all(status.unhealthy_reason is None for status in processes)
 
 
 def as_json(layout: Layout, state: State, processes: list[ProcessStatus]) -> dict[str, Any]:
-    """Return what `ordersaga status --json` prints."""
+    """Return the JSON document of `ordersaga status --json`."""
     running = state.running
     return {
-        "dataDirectory": None if isinstance(state, NamedStack) else str(layout.root),
+        "dataDirectory": None if isinstance(state, ExternalStack) else str(layout.root),
         "phase": state.phase if running else "stopped",
         "ready": all_ready(state, processes),
         "supervisorPid": state.supervisor.pid if running and state.supervisor else None,
@@ -104,8 +104,8 @@ def _process_as_json(layout: Layout, state: State, status: ProcessStatus) -> dic
         "name": process.name,
         "pid": process.identity.pid if process.identity else None,
         "url": process.url,
-        "ready": status.missing is None,
-        "detail": status.missing or "ready",
+        "ready": status.unhealthy_reason is None,
+        "detail": status.unhealthy_reason or "ready",
         "restarts": process.restarts,
-        "log": None if isinstance(state, NamedStack) else str(layout.logs / f"{process.name}.log"),
+        "log": None if isinstance(state, ExternalStack) else str(layout.logs / f"{process.name}.log"),
     }

@@ -1,4 +1,4 @@
-"""Keeps a stack running: starts its programs in stages, restarts what dies, ends all of it in reverse order."""
+"""Keeps a stack running: starts its programs in stages, restarts those that die, ends them in reverse order."""
 
 import asyncio
 import contextlib
@@ -10,24 +10,24 @@ from pathlib import Path
 from operations.stack.layout import Layout
 from operations.stack.processes import Child, end_all, find_marked, spawn
 from operations.stack.program import Program, ServerMissingError
-from operations.stack.recorder import Recorder
-from operations.stack.start import StartError, exit_text, until_ready
+from operations.stack.start import StartError, exit_text, wait_until_ready
 from operations.stack.state import Phase, ProcessState, State
+from operations.stack.state_writer import StateWriter
 
 READY_WITHIN_SECONDS = 90.0
 FIRST_RESTART_DELAY_SECONDS = 0.2
 LONGEST_RESTART_DELAY_SECONDS = 10.0
-# A program that lived this long is restarted as quickly as one that never died before.
+# A program that ran for this long is restarted as quickly as one that never died before.
 HEALTHY_SECONDS = 10.0
 
 
 def restart_delay(quick_deaths: int) -> float:
-    """Return the seconds to wait before the next start, after this many deaths shortly after a start."""
+    """Return the seconds until the next start after a number of deaths in quick succession."""
     return min(FIRST_RESTART_DELAY_SECONDS * 2.0 ** min(quick_deaths, 10), LONGEST_RESTART_DELAY_SECONDS)
 
 
 @dataclass
-class _Slot:
+class _Unit:
     """A program and its current process."""
 
     program: Program
@@ -37,10 +37,10 @@ class _Slot:
 
 
 class Supervisor:
-    """Runs the programs of one stack; whoever runs it holds the data directory.
+    """Runs the programs of one stack. The caller holds the lock of the data directory.
 
-    `on_change` hears every new state, which is then also in the state file; `on_event` hears each death and
-    restart as a line of text. Both may raise OSError, as a full disk or a closed terminal does.
+    `on_change` receives every new state after it was stored, `on_event` a line of text for each death and restart.
+    Both may raise OSError, as happens with a full disk or a closed terminal.
     """
 
     def __init__(
@@ -53,36 +53,36 @@ class Supervisor:
         ready_within_seconds: float = READY_WITHIN_SECONDS,
     ) -> None:
         self._layout = layout
-        self._stages = [[_Slot(program) for program in stage] for stage in stages]
-        self._recorder = Recorder(layout, on_change, on_event)
+        self._stages = [[_Unit(program) for program in stage] for stage in stages]
+        self._writer = StateWriter(layout, on_change, on_event)
         self._ready_within_seconds = ready_within_seconds
         self._stop_requested = asyncio.Event()
         self._watchers: list[asyncio.Task[None]] = []
         self.state = replace(
             state,
-            processes=tuple(ProcessState(slot.program.name, slot.program.url) for slot in self._slots()),
+            processes=tuple(ProcessState(unit.program.name, unit.program.url) for unit in self._units()),
         )
 
-    def _slots(self) -> list[_Slot]:
-        return [slot for stage in self._stages for slot in stage]
+    def _units(self) -> list[_Unit]:
+        return [unit for stage in self._stages for unit in stage]
 
     def request_stop(self) -> None:
-        """End the stack in order; asked a second time, at once."""
+        """End the stack in order; the second request kills its processes."""
         if self._stop_requested.is_set():
-            for slot in self._slots():
-                if slot.child is not None and slot.child.running:
-                    slot.child.kill()
+            for unit in self._units():
+                if unit.child is not None and unit.child.running:
+                    unit.child.kill()
         self._stop_requested.set()
 
     async def run(self) -> None:
-        """Start everything, keep it running until a stop is requested, end everything.
+        """Start all programs, keep them running until a stop is requested, and end them.
 
-        Raises StartError when a program ends at its first start or is not ready in time; all has ended then too.
+        Raises StartError, with all programs ended, if one ends during its first start or is not ready in time.
         """
-        recording = asyncio.create_task(self._recorder.retry())
+        retrying = asyncio.create_task(self._writer.retry())
         try:
             self._set_phase("starting")
-            if await self._started():
+            if await self._start_all():
                 self._set_phase("ready")
                 await self._stop_requested.wait()
             self._set_phase("stopping")
@@ -91,11 +91,11 @@ class Supervisor:
             raise
         finally:
             await self._end()
-            await _cancel([recording])
+            await _cancel([retrying])
         self._set_phase("stopped")
 
-    async def _started(self) -> bool:
-        """Start all stages; False when a stop was requested before they were ready."""
+    async def _start_all(self) -> bool:
+        """Start all stages; return False if a stop was requested before they were ready."""
         starting = asyncio.create_task(self._start_stages())
         stopping = asyncio.create_task(self._stop_requested.wait())
         try:
@@ -108,89 +108,89 @@ class Supervisor:
 
     async def _start_stages(self) -> None:
         for stage in self._stages:
-            tasks = [asyncio.create_task(self._start(slot)) for slot in stage]
+            tasks = [asyncio.create_task(self._start(unit)) for unit in stage]
             try:
                 await asyncio.gather(*tasks)
             finally:
                 await _cancel(tasks)
 
-    async def _start(self, slot: _Slot) -> None:
-        """Start a program for the first time and watch it from the moment it is ready."""
-        await self._spawn(slot)
-        await self._await_ready(slot)
-        self._watchers.append(asyncio.create_task(self._keep_running(slot)))
+    async def _start(self, unit: _Unit) -> None:
+        """Start a program for the first time and watch it once it is ready."""
+        await self._spawn(unit)
+        await self._await_ready(unit)
+        self._watchers.append(asyncio.create_task(self._keep_running(unit)))
 
-    async def _spawn(self, slot: _Slot) -> None:
-        log = self._log(slot)
-        slot.started_at = time.monotonic()
+    async def _spawn(self, unit: _Unit) -> None:
+        log = self._log(unit)
+        unit.started_at = time.monotonic()
         try:
-            slot.child = await spawn(slot.program.prepare(), log, self._layout.root)
+            unit.child = await spawn(unit.program.prepare(), log, self._layout.root)
         except (OSError, ServerMissingError) as error:
-            raise StartError(f"{slot.program.name} cannot be started: {error}") from error
-        self._set_process(slot, identity=slot.child.identity, ready=False, detail="starts")
+            raise StartError(f"{unit.program.name} cannot be started: {error}") from error
+        self._set_process(unit, identity=unit.child.identity, ready=False, detail="starting")
 
-    def _log(self, slot: _Slot) -> Path:
-        return self._layout.logs / f"{slot.program.name}.log"
+    def _log(self, unit: _Unit) -> Path:
+        return self._layout.logs / f"{unit.program.name}.log"
 
-    async def _await_ready(self, slot: _Slot) -> None:
-        assert slot.child is not None  # noqa: S101 - spawned just before
-        await until_ready(
-            slot.program,
-            slot.child,
+    async def _await_ready(self, unit: _Unit) -> None:
+        assert unit.child is not None  # noqa: S101 - spawned just before
+        await wait_until_ready(
+            unit.program,
+            unit.child,
             self._ready_within_seconds,
-            lambda missing: self._set_process(slot, detail=missing),
+            lambda reason: self._set_process(unit, detail=reason),
         )
-        self._set_process(slot, ready=True, detail="ready")
+        self._set_process(unit, ready=True, detail="ready")
 
-    async def _keep_running(self, slot: _Slot) -> None:
+    async def _keep_running(self, unit: _Unit) -> None:
         """Restart the program whenever it dies, until cancelled."""
-        while slot.child is not None:
-            status = await slot.child.wait()
-            lived = time.monotonic() - slot.started_at
-            slot.quick_deaths = 0 if lived > HEALTHY_SECONDS else slot.quick_deaths + 1
-            delay = restart_delay(max(0, slot.quick_deaths - 1))
-            self._recorder.say(
-                f"{slot.program.name} (pid {slot.child.pid}) ended {exit_text(status)}: starts again in {delay:.1f} s"
+        while unit.child is not None:
+            status = await unit.child.wait()
+            lived = time.monotonic() - unit.started_at
+            unit.quick_deaths = 0 if lived > HEALTHY_SECONDS else unit.quick_deaths + 1
+            delay = restart_delay(max(0, unit.quick_deaths - 1))
+            self._writer.add_event(
+                f"{unit.program.name} (pid {unit.child.pid}) ended {exit_text(status)}: restart in {delay:.1f} s"
             )
-            self._set_process(slot, identity=None, ready=False, detail=f"ended {exit_text(status)}")
+            self._set_process(unit, identity=None, ready=False, detail=f"ended {exit_text(status)}")
             await asyncio.sleep(delay)
-            await self._restart(slot)
+            await self._restart(unit)
 
-    async def _restart(self, slot: _Slot) -> None:
-        restarts = next(process.restarts for process in self.state.processes if process.name == slot.program.name)
+    async def _restart(self, unit: _Unit) -> None:
+        restarts = next(process.restarts for process in self.state.processes if process.name == unit.program.name)
         try:
-            await self._spawn(slot)
-            self._set_process(slot, restarts=restarts + 1)
-            await self._await_ready(slot)
-            self._recorder.say(f"{slot.program.name} runs again (pid {slot.child.pid if slot.child else 0})")
+            await self._spawn(unit)
+            self._set_process(unit, restarts=restarts + 1)
+            await self._await_ready(unit)
+            self._writer.add_event(f"{unit.program.name} is running again (pid {unit.child.pid if unit.child else 0})")
         except StartError as error:
-            self._recorder.say(str(error))
-        except Exception as error:  # noqa: BLE001 - a watcher that ended would never start its program again
-            self._recorder.say(f"{slot.program.name} could not be restarted: {error!r}")
+            self._writer.add_event(str(error))
+        except Exception as error:  # noqa: BLE001 - a watcher that ends would never restart its program
+            self._writer.add_event(f"{unit.program.name} could not be restarted: {error!r}")
 
     async def _end(self) -> None:
-        """End everything that was started, last stage first; a stage's programs end side by side."""
+        """End all programs, last stage first; the programs of a stage end concurrently."""
         await _cancel(self._watchers)
         for stage in reversed(self._stages):
-            await asyncio.gather(*(self._end_one(slot) for slot in stage))
-        # What a program left behind, and one whose start was interrupted between the fork and its record.
+            await asyncio.gather(*(self._end_one(unit) for unit in stage))
+        # Children that a program left behind, and a program whose start was interrupted before it was recorded.
         await asyncio.to_thread(lambda: end_all(find_marked(self._layout.root), grace_seconds=5))
 
-    async def _end_one(self, slot: _Slot) -> None:
-        if slot.child is not None:
-            await slot.child.end(slot.program.grace_seconds)
-            self._set_process(slot, identity=None, ready=False, detail="ended")
+    async def _end_one(self, unit: _Unit) -> None:
+        if unit.child is not None:
+            await unit.child.end(unit.program.grace_seconds)
+            self._set_process(unit, identity=None, ready=False, detail="ended")
 
     def _set_phase(self, phase: Phase, error: str | None = None) -> None:
         self._set(replace(self.state, phase=phase, error=error))
 
-    def _set_process(self, slot: _Slot, **changes: object) -> None:
-        known = next(process for process in self.state.processes if process.name == slot.program.name)
+    def _set_process(self, unit: _Unit, **changes: object) -> None:
+        known = next(process for process in self.state.processes if process.name == unit.program.name)
         self._set(self.state.with_process(replace(known, **changes)))  # type: ignore[arg-type]
 
     def _set(self, state: State) -> None:
         self.state = state
-        self._recorder.record(state)
+        self._writer.write(state)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

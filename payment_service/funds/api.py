@@ -4,7 +4,6 @@ The docstrings of the routes appear in the OpenAPI document.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 
 from payment_service.funds import requests, views
 from payment_service.funds.funds import Funds
-from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, problem_response
+from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, refusal_response
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
@@ -23,8 +22,8 @@ from payment_service.ledger.journal_entries import LedgerOperation
 from payment_service.ledger.refusals import RefusedError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
-from shared.http import ProblemError, invalid, json_response, new_router
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.http import ProblemError, json_response, new_router
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
 
 NEWEST_MOVEMENTS = 100
 """The number of consumptions, and of deposits, shown with a retainer."""
@@ -220,7 +219,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/payments", response_model=views.FundPaymentPage)
     async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Payments in the order of their ids."""
-        page = await funds.payments.page(after=_after(cursor), limit=limit)
+        page = await funds.payments.page(after=after_id(cursor), limit=limit)
         return _page(page, views.show_payment, limit)
 
     @router.get("/api/payments/{payment_id}", response_model=views.PaymentAnswer)
@@ -306,7 +305,7 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
     async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Transfers in the order of their ids."""
-        page = await funds.bank.page(after=_after(cursor), limit=limit)
+        page = await funds.bank.page(after=after_id(cursor), limit=limit)
         return _page(page, views.show_transfer, limit)
 
     @router.get("/api/bank-transfers/{transfer_id}", response_model=views.TransferAnswer)
@@ -343,15 +342,10 @@ def _add_ledger(router: APIRouter, funds: Funds) -> None:
         cursor: CursorParameter = None,
     ) -> Response:
         """Entries of the journal with their postings, newest first; of all accounts, or of one."""
-        before = None
-        if cursor is not None:
-            milliseconds, entry_id = read_cursor(cursor, (int, str))
-            before = (_moment(milliseconds), entry_id)
-        entries = await funds.ledger.statement(account, before=before, limit=limit)
-        following = None
-        if len(entries) == limit:
-            following = write_cursor([round(entries[-1]["at"].timestamp() * 1000), entries[-1]["_id"]])
-        return json_response({"items": [views.show_entry(entry) for entry in entries], "nextCursor": following})
+        entries = await funds.ledger.statement(account, before=after_time(cursor), limit=limit)
+        return page_response(
+            entries, views.show_entry, key=lambda entry: time_key(entry["at"], entry["_id"]), limit=limit
+        )
 
 
 async def _run_once(
@@ -361,7 +355,7 @@ async def _run_once(
     try:
         return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
     except RefusedError as refusal:
-        return _respond(problem_response(refusal))
+        return _respond(refusal_response(refusal))
     except KeyReusedError:
         detail = "The Idempotency-Key was used before for another request; use a new one"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
@@ -371,7 +365,7 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
     try:
         return _respond(await funds.transactions.run(operation, work, keys))
     except RefusedError as refusal:
-        return _respond(problem_response(refusal))
+        return _respond(refusal_response(refusal))
 
 
 def _respond(stored: StoredResponse) -> Response:
@@ -412,20 +406,8 @@ async def _accounts(
     limit: int,
     cursor: str | None,
 ) -> Response:
-    return _page(await funds.ledger.page(kind, after=_after(cursor), limit=limit), show, limit)
-
-
-def _after(cursor: str | None) -> str | None:
-    return None if cursor is None else str(read_cursor(cursor, (str,))[0])
+    return _page(await funds.ledger.page(kind, after=after_id(cursor), limit=limit), show, limit)
 
 
 def _page(documents: Sequence[Document], show: Callable[[Document], dict[str, Any]], limit: int) -> Response:
-    following = write_cursor([documents[-1]["_id"]]) if len(documents) == limit else None
-    return json_response({"items": [show(document) for document in documents], "nextCursor": following})
-
-
-def _moment(milliseconds: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise invalid(("cursor", "is not a nextCursor of this list")) from None
+    return page_response(documents, show, key=lambda document: [document["_id"]], limit=limit)

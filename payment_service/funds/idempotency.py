@@ -4,7 +4,7 @@
 
 The response of an operation is stored in the operation's own transaction, so neither exists without the other. A
 refusal changes nothing, so its response is stored on its own, after the transaction is aborted; if the same request
-has succeeded in another process in the meantime, that response counts. Responses that do not depend on the books (an
+has succeeded in another process in the meantime, its response wins. Responses that do not depend on the books (an
 invalid body, 503) are not stored.
 """
 
@@ -95,7 +95,7 @@ class IdempotentRunner:
         try:
             return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
         except RefusedError as refusal:
-            return await self._store_refusal(request, problem_response(refusal))
+            return await self._store_refusal(request, refusal_response(refusal))
 
     async def _run_with_retries(
         self, operation: str, work: Callable[[Session], Awaitable[StoredResponse]], keys: Collection[str]
@@ -104,7 +104,7 @@ class IdempotentRunner:
             try:
                 return await self._transactions.run(operation, work, keys)
             except DuplicateKeyError:
-                # Another process inserted it after this transaction's snapshot; the next snapshot includes it.
+                # Another process inserted the document after this transaction's snapshot; the next one includes it.
                 continue
         raise ContentionError("other requests kept inserting the same document; nothing was changed")
 
@@ -133,7 +133,7 @@ class IdempotentRunner:
         }
 
 
-def problem_response(refusal: RefusedError) -> StoredResponse:
+def refusal_response(refusal: RefusedError) -> StoredResponse:
     """Convert a refusal to a problem document (RFC 9457)."""
     status: HTTPStatus = refusal.status
     body: dict[str, Any] = {

@@ -246,7 +246,7 @@ class StripeGateway:
         return await self._settle(record, await self._retrieve(record["intentId"]))
 
     async def _settle(self, record: Document, intent: PaymentIntent) -> Charged | Declined | None:
-        """Return the outcome of an intent; cancel one that waits for the cardholder, which an order cannot do."""
+        """Return the outcome of an intent, after cancelling one that waits for its cardholder."""
         if intent.status == "requires_action":
             intent = await self._cancel(intent.id, ABANDONED)
         outcome = charge_outcome(intent)

@@ -140,6 +140,7 @@ class Ledger:
 
     async def _change(self, posting: Posting, entry: JournalEntry, now: datetime, session: Session) -> Document:
         effect = posting.effect()
+        # The guard and the change are one atomic update, so no race takes a balance below zero or beyond its maximum.
         guard: Document = {"_id": posting.account, "currency": entry.currency}
         guard["balance"] = {"$gte": -effect} if effect < 0 else {"$lte": MAX_MINOR_UNITS - effect}
         if entry.operation not in _ALLOWED_WHEN_INACTIVE:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from provisioning_service.simulator import control_api, provider_api
 from provisioning_service.simulator.server import serving
 from provisioning_service.simulator.settings import SimulatorSettings
-from provisioning_service.simulator.state import State
+from provisioning_service.simulator.state import SimulatorState
 from shared.clock import utc_now
 from shared.http import create_app
 
@@ -18,7 +18,7 @@ from shared.http import create_app
 @asynccontextmanager
 async def simulator(settings: SimulatorSettings, listener: socket.socket) -> AsyncIterator[None]:
     """Run a simulator with a state of its own on the socket; it ends with the context, whatever calls are delayed."""
-    state = State()
+    state = SimulatorState()
     stopping = asyncio.Event()
     async with serving(create_simulator_app(settings, state, stopping), listener):
         try:
@@ -27,7 +27,7 @@ async def simulator(settings: SimulatorSettings, listener: socket.socket) -> Asy
             stopping.set()
 
 
-def create_simulator_app(settings: SimulatorSettings, state: State, stopping: asyncio.Event) -> FastAPI:
+def create_simulator_app(settings: SimulatorSettings, state: SimulatorState, stopping: asyncio.Event) -> FastAPI:
     """Create the application; calls that are delayed end when `stopping` is set."""
     description = "Sells simulated servers as the SmartVPS provider sells real ones"
     app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import AfterValidator, FailFast, Field, field_validator
 
 from provisioning_service.addresses import is_ipv4
-from provisioning_service.simulator.state import BuyFaults, Package, State, StatusFaults
+from provisioning_service.simulator.state import BuyFaults, SimulatedPackage, SimulatorState, StatusFaults
 from shared.clock import to_rfc3339
 from shared.contracts.base import Count, Name
 from shared.http import Body, View, json_response, new_router
@@ -83,14 +83,14 @@ class PurchaseView(View):
     at: str
 
 
-def create_router(state: State) -> APIRouter:
+def create_router(state: SimulatorState) -> APIRouter:
     """The routes that set and show the state."""
     router = new_router("control")
 
     @router.post("/_control/packages")
     async def set_packages(body: PackagesBody) -> Response:
         """Replace all packages; answers those that are for sale now. Purchases are kept."""
-        state.replace_packages([Package(p.id, p.name, tuple(p.ips), p.status) for p in body.packages])
+        state.replace_packages([SimulatedPackage(p.id, p.name, tuple(p.ips), p.status) for p in body.packages])
         _log.info("packages set", packages=[f"{p.name} ({len(p.ips)}, {p.status})" for p in body.packages])
         return json_response({"packages": [_show(package) for package in state.packages]})
 
@@ -115,11 +115,11 @@ def create_router(state: State) -> APIRouter:
     return router
 
 
-def _show(package: Package) -> dict[str, Any]:
+def _show(package: SimulatedPackage) -> dict[str, Any]:
     return {"id": package.package_id, "name": package.name, "ips": package.ips, "status": package.status}
 
 
-def _show_faults(state: State) -> dict[str, Any]:
+def _show_faults(state: SimulatorState) -> dict[str, Any]:
     buy, status = state.buy_faults, state.status_faults
     return {
         "buy": {

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from provisioning_service.simulator.server import NoAnswer
 from provisioning_service.simulator.settings import SimulatorSettings
-from provisioning_service.simulator.state import Fate, Package, Server, SoldOutError, State
+from provisioning_service.simulator.state import CallOutcome, SimulatedPackage, SimulatorState, SoldOutError, SoldServer
 from shared.clock import Clock
 from shared.http import ProblemError, conflict, documented, json_response, new_router, not_found
 
@@ -49,7 +49,9 @@ class StatusBody(BaseModel):
     ip: Text
 
 
-def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event) -> APIRouter:
+def create_router(
+    state: SimulatorState, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event
+) -> APIRouter:
     """The provider's routes; a call that is delayed when `stopping` is set ends without effect and without answer."""
     router = new_router("provider")
     router.dependencies = [Depends(_authentication(settings))]
@@ -64,16 +66,16 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     @router.post("/api/oceansmart/buyvps")
     async def buyvps(body: BuyBody) -> Response:
         """Sell a server: after the delay, even if the client has gone away by then."""
-        fate = state.next_buy()
-        if not await _arrives("buyvps", fate, lambda: state.buy_faults.delay_seconds, stopping):
+        outcome = state.next_buy()
+        if not await _arrives("buyvps", outcome, lambda: state.buy_faults.delay_seconds, stopping):
             return NoAnswer()
         try:
-            sold = state.sell(body.ip, body.ram, clock(), wrong_ip=fate.wrong_ip)
+            sold = state.sell(body.ip, body.ram, clock(), wrong_ip=outcome.wrong_ip)
         except SoldOutError:
             _log.info("sold out", asked=body.ip)
             raise conflict("No server is available") from None
-        _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=fate.wrong_ip)
-        if fate.answer_lost:
+        _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=outcome.wrong_ip)
+        if outcome.answer_lost:
             _log.info("the answer is lost on purpose", call="buyvps", ip=sold.ip)
             return NoAnswer()
         if next(buys) % 2 == 0:
@@ -83,8 +85,8 @@ def create_router(state: State, settings: SimulatorSettings, clock: Clock, stopp
     @router.post("/api/oceansmart/status")
     async def status(body: StatusBody) -> Response:
         """How to get into a server that was sold."""
-        fate = state.next_status()
-        if not await _arrives("status", fate, lambda: state.status_faults.delay_seconds, stopping):
+        outcome = state.next_status()
+        if not await _arrives("status", outcome, lambda: state.status_faults.delay_seconds, stopping):
             return NoAnswer()
         server = state.server(body.ip)
         if server is None:
@@ -110,7 +112,7 @@ def _authentication(settings: SimulatorSettings) -> Any:
     return authenticate
 
 
-async def _arrives(call: str, fate: Fate, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
+async def _arrives(call: str, outcome: CallOutcome, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
     """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose.
 
     A delay that is set anew holds for the calls that wait as well, so that a test can let them go.
@@ -122,13 +124,13 @@ async def _arrives(call: str, fate: Fate, delay: Callable[[], float], stopping: 
                 await stopping.wait()
     if stopping.is_set():
         return False
-    if fate.fails:
+    if outcome.fails:
         _log.info("fails on purpose", call=call)
         raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was told to fail")
     return True
 
 
-def _listed(package: Package, free: tuple[str, ...]) -> dict[str, Any]:
+def _listed(package: SimulatedPackage, free: tuple[str, ...]) -> dict[str, Any]:
     return {
         "id": package.package_id,
         "name": package.name,
@@ -138,7 +140,7 @@ def _listed(package: Package, free: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _described(server: Server) -> dict[str, str]:
+def _described(server: SoldServer) -> dict[str, str]:
     return {
         "IP": server.ip,
         "Usernane": server.username,

@@ -21,7 +21,7 @@ class SoldOutError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class SimulatedPackage:
     """A package of addresses; `ips` are those that it was set up with, sold or not."""
 
     package_id: str | int
@@ -36,7 +36,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Purchase:
+class Sale:
     """A sale; `package` is the one that the address was taken from, None if it was outside of all."""
 
     ip: str
@@ -46,7 +46,7 @@ class Purchase:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class SoldServer:
     """A server that was sold."""
 
     ip: str
@@ -57,7 +57,7 @@ class Server:
 
     def __repr__(self) -> str:
         """Leave the credentials out: what is printed ends in a log."""
-        return f"Server(ip={self.ip!r})"
+        return f"SoldServer(ip={self.ip!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class StatusFaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class CallOutcome:
     """What becomes of one call: decided when it arrives, so that faults hit the calls in their order."""
 
     fails: bool
@@ -88,29 +88,29 @@ class Fate:
 
 
 DEFAULT_PACKAGES = (
-    Package("1", "203.0.113", tuple(f"203.0.113.{number}" for number in range(10, 20))),
-    Package("2", "198.51.100", tuple(f"198.51.100.{number}" for number in range(20, 23))),
+    SimulatedPackage("1", "203.0.113", tuple(f"203.0.113.{number}" for number in range(10, 20))),
+    SimulatedPackage("2", "198.51.100", tuple(f"198.51.100.{number}" for number in range(20, 23))),
 )
 """What is for sale at the start: addresses for documentation (RFC 5737)."""
 
 
-class State:
+class SimulatorState:
     """The simulated provider. No method waits for anything: between two of them nothing is half done."""
 
     def __init__(
         self,
-        packages: Sequence[Package] = DEFAULT_PACKAGES,
+        packages: Sequence[SimulatedPackage] = DEFAULT_PACKAGES,
         new_password: Callable[[], str] = lambda: secrets.token_urlsafe(12),
     ) -> None:
         self._new_password = new_password
         self._free: dict[str, list[str]] = {}
-        self._servers: dict[str, Server] = {}
-        self.purchases: list[Purchase] = []
+        self._servers: dict[str, SoldServer] = {}
+        self.purchases: list[Sale] = []
         self.buy_faults = BuyFaults()
         self.status_faults = StatusFaults()
         self.replace_packages(packages)
 
-    def replace_packages(self, packages: Sequence[Package]) -> None:
+    def replace_packages(self, packages: Sequence[SimulatedPackage]) -> None:
         """Sell these packages and no others; their addresses are free, also those that were sold before.
 
         What was sold stays among the purchases.
@@ -121,32 +121,32 @@ class State:
             for ip in package.ips:
                 self._servers.pop(ip, None)
 
-    def stock(self) -> Iterator[tuple[Package, tuple[str, ...]]]:
+    def stock(self) -> Iterator[tuple[SimulatedPackage, tuple[str, ...]]]:
         """Every package, active or not, with its free addresses."""
         for package in self.packages:
             yield package, tuple(self._free[package.name])
 
-    def next_buy(self) -> Fate:
+    def next_buy(self) -> CallOutcome:
         """Decide what becomes of a call to buy. One that fails has no effect and uses up no other fault."""
         faults = self.buy_faults
         if faults.fail_next:
             self.buy_faults = replace(faults, fail_next=faults.fail_next - 1)
-            return Fate(fails=True)
+            return CallOutcome(fails=True)
         self.buy_faults = replace(
             faults,
             wrong_ip_next=max(0, faults.wrong_ip_next - 1),
             lose_answer_next=max(0, faults.lose_answer_next - 1),
         )
         wrong, lost = faults.wrong_ip_next > 0, faults.lose_answer_next > 0
-        return Fate(fails=False, wrong_ip=wrong, answer_lost=lost)
+        return CallOutcome(fails=False, wrong_ip=wrong, answer_lost=lost)
 
-    def next_status(self) -> Fate:
+    def next_status(self) -> CallOutcome:
         """Decide what becomes of a call to status."""
         faults = self.status_faults
         self.status_faults = replace(faults, fail_next=max(0, faults.fail_next - 1))
-        return Fate(fails=faults.fail_next > 0)
+        return CallOutcome(fails=faults.fail_next > 0)
 
-    def sell(self, asked: str, ram: float | None, at: datetime, *, wrong_ip: bool = False) -> Purchase:
+    def sell(self, asked: str, ram: float | None, at: datetime, *, wrong_ip: bool = False) -> Sale:
         """Sell a server; `asked` is an address or the name of a package.
 
         With `wrong_ip` the address comes from another package, or from outside of all if no other has one.
@@ -159,21 +159,21 @@ class State:
         package, ip = found
         if package is not None:
             self._free[package.name].remove(ip)
-        self._servers[ip] = Server(ip, "root", self._new_password(), "Ubuntu 22.04", at + RENTED_FOR)
-        purchase = Purchase(ip, package.name if package else None, ram, at)
+        self._servers[ip] = SoldServer(ip, "root", self._new_password(), "Ubuntu 22.04", at + RENTED_FOR)
+        purchase = Sale(ip, package.name if package else None, ram, at)
         self.purchases.append(purchase)
         return purchase
 
-    def server(self, ip: str) -> Server | None:
+    def server(self, ip: str) -> SoldServer | None:
         """The server with that address, None if none was sold."""
         return self._servers.get(ip)
 
-    def _package_of(self, asked: str) -> Package | None:
+    def _package_of(self, asked: str) -> SimulatedPackage | None:
         listed = (package for package in self.packages if asked in package.ips)
         named = (p for p in self.packages if package_key(p.name) == package_key(asked) or is_inside(p.name, asked))
         return next(listed, None) or next(named, None)
 
-    def _right(self, asked: str, own: Package | None) -> Iterator[tuple[Package, str]]:
+    def _right(self, asked: str, own: SimulatedPackage | None) -> Iterator[tuple[SimulatedPackage, str]]:
         """What may be sold, best first."""
         if own is not None and own.active:
             if asked in self._free[own.name]:
@@ -182,14 +182,14 @@ class State:
                 yield own, ip
         yield from self._others(own)
 
-    def _wrong(self, own: Package | None) -> Iterator[tuple[Package | None, str]]:
+    def _wrong(self, own: SimulatedPackage | None) -> Iterator[tuple[SimulatedPackage | None, str]]:
         yield from self._others(own)
         known = {ip for package in self.packages for ip in package.ips}
         for ip in OUTSIDE:
             if ip not in known and ip not in self._servers:
                 yield None, ip
 
-    def _others(self, own: Package | None) -> Iterator[tuple[Package, str]]:
+    def _others(self, own: SimulatedPackage | None) -> Iterator[tuple[SimulatedPackage, str]]:
         for package in self.packages:
             if package.active and package is not own:
                 for ip in self._free[package.name]:

@@ -1,4 +1,4 @@
-"""`ordersaga demo`: the whole story, its ends before its end, and that it does not tell what is not so."""
+"""`ordersaga demo`: all scenarios, interruptions, and failed checks."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,9 +18,10 @@ import typer
 from rich.console import Console
 
 from operations.commands import demo as command
+from operations.commands.demo_display import TerminalReporter
 from operations.demo.demo_stack import DemoStack
 from operations.demo.reporter import Reporter
-from operations.demo.scenarios import SCENARIOS, Titled, tell
+from operations.demo.scenarios import SCENARIOS, Scenario, run_scenarios
 from operations.demo.shop_client import NotSettledError, ShopClient
 from operations.settings import Stack
 from operations.stack.layout import Layout
@@ -33,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 def demo(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A running demo without a terminal, eighty columns wide; what it prints goes to `out` in the test's directory."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    # Settings of whoever starts it are not the story's: it would not hold with them.
+    # Settings of the user must not reach the demo: its checks would fail with them.
     settings = {"ORDERSAGA_PAYMENT_FAILURE_RATE": "1", "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(
@@ -61,7 +63,7 @@ def directory_of(output: str) -> Path:
     return Path(found[1])
 
 
-async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Path) -> None:
+async def test_all_checks_pass(demo: "subprocess.Popen[str]", tmp_path: Path) -> None:
     status = await asyncio.to_thread(demo.wait, 300)
     output = printed(tmp_path)
     assert status == 0, output
@@ -69,15 +71,15 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
     assert re.findall(r"^\d\. .*$", output, re.MULTILINE) == titles
     assert "✗" not in output
     assert "exactly five orders are confirmed" in output
-    assert "five have the first slot, five the second" in output
+    assert "five get the first slot, five the second" in output
     assert "two are cancelled: No delivery slot with room for 10 until" in output
-    assert "the slots are booked with 50 of 50 and 60 of 60" in output
+    assert "the slots are booked: 50 of 50 and 60 of 60" in output
     assert "every clock is sold once: 70 confirmed, 30 cancelled" in output
-    assert "the provider has sold these five, and no wrong one" in output
-    assert "the retried order has the sixth server" in output
-    assert "the job says: an attempt without an answer bought" in output
+    assert "the provider has sold these five and no wrong one" in output
+    assert "the retried order gets the sixth server" in output
+    assert "the job records: an attempt without an answer bought" in output
     assert "one server was sold, and the customer has it" in output
-    assert re.search(r"[\d,]+ orders a second", output)
+    assert re.search(r"[\d,]+ orders per second", output)
     assert "the books balance" in output
     assert "ordersaga up" in output
     assert [line for line in output.splitlines() if len(line) > 80] == []
@@ -89,7 +91,7 @@ async def test_the_whole_story_holds(demo: "subprocess.Popen[str]", tmp_path: Pa
 async def test_ended_in_the_middle_it_leaves_nothing(
     number: signal.Signals, demo: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
-    await eventually(lambda: "exactly five orders are confirmed" in printed(tmp_path), 180, "the first chapter")
+    await eventually(lambda: "exactly five orders are confirmed" in printed(tmp_path), 180, "the first scenario")
     directory = directory_of(printed(tmp_path))
     assert find_marked(directory) != []
     demo.send_signal(number)
@@ -110,60 +112,68 @@ def _mentions(process: psutil.Process, text: str) -> bool:
     return any(text in word for word in process.info["cmdline"] or ())
 
 
-# --- What is not so is not told. ---
+# --- Failed checks ---
 
 
-async def true_chapter(scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
-    scene.claim(True, "one is one", 2)
+async def passing(reporter: Reporter, _demo_stack: DemoStack, _shop: ShopClient) -> None:
+    reporter.check(True, "one is one", 2)
 
 
-async def false_chapter(scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
-    scene.claim(False, "two are five", "[4] were seen")
+async def failing(reporter: Reporter, _demo_stack: DemoStack, _shop: ShopClient) -> None:
+    reporter.check(False, "two are five", "[4]")
 
 
-async def chapter_without_end(_scene: Reporter, _stage: DemoStack, _shop: ShopClient) -> None:
+async def hanging(_reporter: Reporter, _demo_stack: DemoStack, _shop: ShopClient) -> None:
     raise NotSettledError("after 30 s 99 of 100 orders are settled")
 
 
 @pytest.fixture
-def scene() -> Reporter:
-    return Reporter(Console(file=io.StringIO(), width=80))
+def reporter() -> TerminalReporter:
+    return TerminalReporter(Console(file=io.StringIO(), width=80))
 
 
 @pytest.fixture
-def stage() -> DemoStack:
+def demo_stack() -> DemoStack:
     nowhere = Stack("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", {}, None, "nothing")
     return DemoStack(Layout(Path("nowhere")), nowhere)
 
 
-def text_of(scene: Reporter) -> str:
-    assert isinstance(scene.console.file, io.StringIO)
-    return scene.console.file.getvalue()
+def text_of(reporter: TerminalReporter) -> str:
+    assert isinstance(reporter.console.file, io.StringIO)
+    return reporter.console.file.getvalue()
 
 
-async def test_a_claim_that_does_not_hold_is_shown_with_what_was_seen(scene: Reporter, stage: DemoStack) -> None:
-    await tell((Titled("False", false_chapter), Titled("True", true_chapter)), scene, stage)
-    assert "✗ not so: two are five, but: [4] were seen" in text_of(scene)
-    assert "✓ one is one" in text_of(scene)
-    assert not scene.held
-
-
-async def test_a_chapter_that_cannot_be_told_to_its_end_ends_the_story(scene: Reporter, stage: DemoStack) -> None:
-    await tell((Titled("Hangs", chapter_without_end), Titled("True", true_chapter)), scene, stage)
-    assert "✗ after 30 s 99 of 100 orders are settled" in text_of(scene)
-    assert "one is one" not in text_of(scene)
-    assert not scene.held
-
-
-@pytest.mark.parametrize(("chapter", "status"), [(true_chapter, 0), (false_chapter, 1), (chapter_without_end, 1)])
-async def test_the_exit_status_says_whether_all_of_it_held(
-    chapter: object, status: int, stage: DemoStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def test_a_failed_check_is_shown_with_the_actual_result(
+    reporter: TerminalReporter, demo_stack: DemoStack
 ) -> None:
-    monkeypatch.setattr(command, "own_stack", lambda _: contextlib.nullcontext(stage))
-    monkeypatch.setattr(command, "SCENARIOS", (Titled("Only", chapter),))  # type: ignore[arg-type]
+    await run_scenarios((Scenario("Fails", failing), Scenario("Passes", passing)), reporter, demo_stack)
+    assert "✗ failed: two are five; actual: [4]" in text_of(reporter)
+    assert "✓ one is one" in text_of(reporter)
+    assert reporter.failed
+
+
+async def test_a_scenario_that_cannot_be_completed_ends_the_demo(
+    reporter: TerminalReporter, demo_stack: DemoStack
+) -> None:
+    await run_scenarios((Scenario("Hangs", hanging), Scenario("Passes", passing)), reporter, demo_stack)
+    assert "✗ after 30 s 99 of 100 orders are settled" in text_of(reporter)
+    assert "one is one" not in text_of(reporter)
+    assert reporter.failed
+
+
+@pytest.mark.parametrize(("scenario", "status"), [(passing, 0), (failing, 1), (hanging, 1)])
+async def test_the_exit_status_says_whether_all_checks_passed(
+    scenario: Any,
+    status: int,
+    demo_stack: DemoStack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "temporary_stack", lambda _: contextlib.nullcontext(demo_stack))
+    monkeypatch.setattr(command, "SCENARIOS", (Scenario("Only", scenario),))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(typer.Exit) as ended:
         await asyncio.to_thread(command.demo)
     assert ended.value.exit_code == status
-    assert ("All of it held" in capsys.readouterr().out) == (status == 0)
-    assert stage.keep_data == (status != 0)
+    assert ("All checks passed" in capsys.readouterr().out) == (status == 0)
+    assert demo_stack.keep_data == (status != 0)

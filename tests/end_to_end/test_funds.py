@@ -1,4 +1,4 @@
-"""The funds API of real payment processes: races that have one winner, and a model that predicts every answer."""
+"""The funds API of real payment processes: races with one winner, and a model that predicts every answer."""
 
 import asyncio
 import itertools
@@ -39,11 +39,11 @@ class World:
     database: AsyncDatabase[Document]
 
     def clients(self, spread: int) -> list[Funds]:
-        """A client for each of so many processes."""
+        """Return a client for each of the first processes."""
         return [Funds(self.http, lambda url=url: url) for url in self.urls[:spread]]  # type: ignore[misc]
 
     async def at_once(self, spread: int, calls: Sequence[Call]) -> list[Answer]:
-        """Send all calls at the same moment, over so many processes in turn; again after a 503, under the same key."""
+        """Send all calls concurrently, over that many processes in turn; retry after a 503, under the same key."""
         clients = itertools.cycle(self.clients(spread))
         sent = (client.insist(call, new_id(), 180) for client, call in zip(clients, calls, strict=False))
         return list(await asyncio.gather(*sent))
@@ -51,7 +51,7 @@ class World:
 
 @pytest.fixture(scope="module")
 async def processes(servers: Servers) -> AsyncIterator[World]:
-    """Started once for all tests of this file, as each has accounts of its own."""
+    """Start two processes once for all tests of this file; each test opens its own accounts."""
     await delete_topology(servers.amqp_url)
     async with (
         pymongo.AsyncMongoClient[Document](servers.mongodb_url) as mongo,
@@ -67,13 +67,13 @@ async def processes(servers: Servers) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world(processes: World) -> AsyncIterator[World]:
-    """The processes; when the test is over, the books are looked at."""
+    """Yield the processes, and check the books after the test."""
     yield processes
     assert (await read_books(processes.database)).discrepancies() == []
 
 
 @SPREADS
-async def test_ten_consumptions_at_once_of_what_is_there_once(world: World, spread: int) -> None:
+async def test_of_ten_concurrent_consumptions_of_a_balance_one_succeeds(world: World, spread: int) -> None:
     funds = world.clients(1)[0]
     retainer = await funds.made(funds_client.open_retainer("c1", 1000_00), "retainer")
     answers = await world.at_once(spread, [funds_client.consume(retainer, 800_00)] * 10)
@@ -83,7 +83,7 @@ async def test_ten_consumptions_at_once_of_what_is_there_once(world: World, spre
 
 
 @SPREADS
-async def test_ten_completions_at_once_of_one_payment(world: World, spread: int) -> None:
+async def test_of_ten_concurrent_completions_of_one_payment_one_succeeds(world: World, spread: int) -> None:
     funds = world.clients(1)[0]
     invoice = await funds.made(funds_client.issue_invoice("c1", 1000_00), "invoice")
     call = funds_client.create_payment("c1", 800_00, invoiceId=invoice)
@@ -95,7 +95,7 @@ async def test_ten_completions_at_once_of_one_payment(world: World, spread: int)
 
 
 @SPREADS
-async def test_ten_transfers_at_once_of_what_is_there_once(world: World, spread: int) -> None:
+async def test_of_ten_concurrent_transfers_of_a_balance_one_succeeds(world: World, spread: int) -> None:
     funds = world.clients(1)[0]
     source, target = await _two_accounts(funds, 1000_00, 0)
     answers = await world.at_once(spread, [funds_client.transfer(source, target, 800_00)] * 10)
@@ -104,7 +104,7 @@ async def test_ten_transfers_at_once_of_what_is_there_once(world: World, spread:
 
 
 @SPREADS
-async def test_ten_cancellations_at_once_of_one_transfer(world: World, spread: int) -> None:
+async def test_of_ten_concurrent_cancellations_of_one_transfer_one_succeeds(world: World, spread: int) -> None:
     funds = world.clients(1)[0]
     source, target = await _two_accounts(funds, 1000_00, 0)
     transfer = await funds.made(funds_client.transfer(source, target, 800_00, fee=1), "transfer")
@@ -115,8 +115,8 @@ async def test_ten_cancellations_at_once_of_one_transfer(world: World, spread: i
 
 
 @SPREADS
-async def test_transfers_in_both_directions_at_once_all_end(world: World, spread: int) -> None:
-    """Each needs what the other holds: whoever locks in the order of the request would wait for ever."""
+async def test_concurrent_transfers_in_both_directions_all_succeed(world: World, spread: int) -> None:
+    """Each needs what the other holds: locks taken in the order of the request would deadlock."""
     funds = world.clients(1)[0]
     one, other = await _two_accounts(funds, 1000_00, 1000_00)
     there, back = funds_client.transfer(one, other, 7_00), funds_client.transfer(other, one, 5_00)
@@ -144,10 +144,10 @@ CUSTOMERS = st.sampled_from(["c1", "c2"])
 
 
 class FundsMachine(RuleBasedStateMachine):
-    """Asks the same of the service and of the model, and compares what they say.
+    """Sends the same requests to the service and the model, and compares the results.
 
-    A request that the model grants must be granted, one that it refuses must be refused for one of its reasons; what a
-    request touches is read again and compared at once, and in the end everything is.
+    The service must grant what the model grants, and refuse what it refuses, for one of the model's reasons. Everything
+    that a request touches is read and compared at once, and everything else at the end.
     """
 
     retainers, invoices, payments = Bundle("retainers"), Bundle("invoices"), Bundle("payments")
@@ -158,7 +158,7 @@ class FundsMachine(RuleBasedStateMachine):
         self.client = client
         self.urls = itertools.cycle(urls)
         self.model = Model()
-        # Customers' credit is found by their name, so no other run may use it.
+        # A customer's credit is found by name, so each run needs its own names.
         self.run_id = secrets.token_hex(4)
 
     def teardown(self) -> None:
@@ -175,7 +175,7 @@ class FundsMachine(RuleBasedStateMachine):
         for (customer, currency), credit in self.model.credit.items():
             assert self.ledger_balance(f"customer:{customer}:{currency}") == credit
 
-    # --- What there is from the start, so that every step moves money. ---
+    # --- Initial accounts, so that every step can move money. ---
 
     @initialize(target=retainers, amounts=st.tuples(OPENINGS, OPENINGS, OPENINGS))
     def open_retainers(self, amounts: Sequence[int]) -> Any:
@@ -311,7 +311,7 @@ class FundsMachine(RuleBasedStateMachine):
         self.send(call, self.model.set_bank_status(bank_id, status))
         self.compare_bank(bank_id)
 
-    # --- Talking to the service. ---
+    # --- Requests to the service. ---
 
     def name(self, customer: str) -> str:
         return f"{self.run_id} {customer}"
@@ -323,7 +323,7 @@ class FundsMachine(RuleBasedStateMachine):
         return created
 
     def send(self, call: Call, refusals: Refusals, granted: int = 200) -> Document | None:
-        """Send it to the next process; returns the body if it is granted, as the model predicted."""
+        """Send the request to the next process; return the body if the model predicts success, else None."""
         response = self.client.request(call.method, next(self.urls) + call.path, json=call.body)
         expected = refusals or {granted}
         assert response.status_code in expected, (call, response.status_code, response.text, expected)
@@ -336,7 +336,7 @@ class FundsMachine(RuleBasedStateMachine):
         return found
 
     def ledger_balance(self, account: str) -> int:
-        """What a customer's postings come to, page by page: credits are what they have."""
+        """Sum a customer's postings, page by page; credits are positive."""
         total, cursor = 0, ""
         while True:
             page = self.get(f"/api/ledger?account={quote(account)}&limit=2{cursor}")
@@ -371,8 +371,8 @@ def assert_shows(shown: Document, expected: Document) -> None:
     assert {name: shown.get(name) for name in expected} == expected
 
 
-async def test_any_sequence_of_operations_leaves_what_a_plain_model_says(world: World) -> None:
-    """In a thread, as state machines are synchronous; the loop goes on reading what the processes write."""
+async def test_any_sequence_of_operations_agrees_with_a_plain_model(world: World) -> None:
+    """The state machine is synchronous, so it runs in a thread; the loop keeps reading the processes' output."""
 
     def run() -> None:
         with httpx.Client(timeout=60, limits=LIMITS) as client:

@@ -12,7 +12,7 @@ import pytest
 
 from operations.audit import audit
 from operations.errors import UnreachableError
-from operations.load import Plan, Watch, run_load
+from operations.load import LoadProgress, Plan, run_load
 from operations.settings import Stack as Address
 from tests.support import warm_processes
 from tests.support.processes import Stack, run_stack
@@ -39,13 +39,13 @@ def address(stack: Stack) -> Address:
 
 
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
-    watch = Watch()
-    report = await run_load(address(stack), Plan(orders=300, concurrency=10, products=4, lines=2), watch)
+    progress = LoadProgress()
+    report = await run_load(address(stack), Plan(orders=300, concurrency=10, products=4, lines=2), progress)
     assert report.ok
     assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
     assert report.statuses == {"CONFIRMED": 300}
     assert (report.errors, report.reasons) == ({}, {})
-    assert (watch.phase, watch.done) == ("auditing", 300)
+    assert (progress.phase, progress.done) == ("auditing", 300)
     assert report.audit.checked["orders"] >= 300
     for measured in ("post", "final", "settled"):
         figures = report.latencies_ms[measured]
@@ -133,7 +133,7 @@ async def test_an_audit_of_another_stack_than_the_one_that_took_the_orders_is_to
     where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}
     status, output, errors = await ordersaga("load", "--orders", "3", **where)
     assert status == 1, errors
-    assert "The audit was of another stack: 0 of the 3 orders are in" in output
+    assert "The audit covered another stack: 0 of the 3 orders are in" in output
     assert "(databases another_*)" in output
 
 

@@ -1,6 +1,6 @@
-"""An operator's night, on a whole stack and in a real browser: what failed is understood, mended and replayed.
+"""An operator's night, on a whole stack and in a real browser: failures are understood, fixed and replayed.
 
-With ORDERSAGA_SCREENSHOTS=<directory> every page is photographed on the way; docs/images is made so.
+With ORDERSAGA_SCREENSHOTS=<directory> the test takes a screenshot of every page; docs/images is made this way.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ HIT = 200
 KEEP_SECONDS = 2.0
 """For idle connections: the services close theirs after 5 s, and a request must not meet that."""
 TALLEST = 2000
-"""Pixels: of a page that is longer, the beginning is enough."""
+"""Pixels; of a taller page, the top is enough."""
 AT_ONCE = 40
 
 
 @dataclass
 class Shop:
-    """A whole stack that `ordersaga up` started, and what is done to it."""
+    """A whole stack that `ordersaga up` started, and actions on it."""
 
     environment: dict[str, str]
     client: aiohttp.ClientSession
@@ -54,7 +54,7 @@ class Shop:
         return str(self.processes[name]["url"])
 
     async def process(self, name: str) -> psutil.Process:
-        """The service's process as it is now: one that was killed has another."""
+        """The service's current process: a killed one is replaced."""
         status = orjson.loads(await ordersaga(self.environment, "status", "--json"))
         return psutil.Process(next(p["pid"] for p in status["processes"] if p["name"] == name))
 
@@ -83,7 +83,7 @@ class Shop:
 
     @asynccontextmanager
     async def without(self, routing_key: str, queue: str) -> AsyncIterator[None]:
-        """Keep messages of a kind from a queue for a while."""
+        """Keep messages of one type from a queue for a while."""
         channel = await self.broker.channel()
         inbox = await channel.get_queue(queue)
         await inbox.unbind(EXCHANGE, routing_key)
@@ -94,7 +94,7 @@ class Shop:
             await channel.close()
 
     async def publish(self, queue: str, kind: str, *bodies: bytes) -> None:
-        """Send messages of a kind straight to a queue."""
+        """Send messages of one type straight to a queue."""
         channel = await self.broker.channel()
         persistent = aio_pika.DeliveryMode.PERSISTENT
         for body in bodies:
@@ -110,7 +110,7 @@ def created(order_id: str, product: str = "p1", quantity: object = 1) -> bytes:
 
 
 async def ordersaga(environment: dict[str, str], *words: str) -> str:
-    """Run the command line; returns what it printed."""
+    """Run the command line; return its output."""
     command = [sys.executable, "-m", "operations.cli", *words]
     done = await asyncio.to_thread(
         subprocess.run, command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
@@ -158,7 +158,7 @@ async def page(shop: Shop) -> AsyncIterator[Page]:
         expect.set_options(timeout=5000)
 
 
-async def photograph(page: Page, name: str) -> None:
+async def take_screenshot(page: Page, name: str) -> None:
     if directory := os.environ.get(SCREENSHOTS_VARIABLE):
         height = await page.evaluate("document.documentElement.scrollHeight")
         await page.screenshot(path=Path(directory) / f"{name}.png", full_page=height <= TALLEST)
@@ -166,7 +166,7 @@ async def photograph(page: Page, name: str) -> None:
 
 async def show(page: Page, path: str, name: str) -> None:
     await page.goto(path)
-    await photograph(page, name)
+    await take_screenshot(page, name)
 
 
 async def test_an_operators_night(shop: Shop, page: Page) -> None:
@@ -174,61 +174,61 @@ async def test_an_operators_night(shop: Shop, page: Page) -> None:
         await shop.stock(product, quantity)
     await page.goto("/operator")
     await page.get_by_label("Your name").fill("op-1")
-    await page.get_by_role("button", name="Keep it").click()
+    await page.get_by_role("button", name="Save").click()
 
-    spoilt, good = await three_kinds_of_poison_among_good_orders(shop)
+    corrupted, good = await three_kinds_of_poison_among_good_orders(shop)
     await the_console_shows_three_groups(page)
-    await one_is_edited_and_its_order_confirms(shop, page, spoilt)
+    await one_is_edited_and_its_order_confirms(shop, page, corrupted)
     await one_is_discarded(page)
-    hit = await a_fault_is_mended_and_all_is_replayed_with_one_click(shop, page)
-    await shop.all_are([spoilt, *good, *hit], status="CONFIRMED")
+    hit = await a_fault_is_fixed_and_all_is_replayed_with_one_click(shop, page)
+    await shop.all_are([corrupted, *good, *hit], status="CONFIRMED")
     await the_books_balance(page)
-    await every_page_is_there(page, spoilt)
+    await every_page_is_there(page, corrupted)
 
 
 async def three_kinds_of_poison_among_good_orders(shop: Shop) -> tuple[str, list[str]]:
-    """What is not JSON, an answer for an order that nobody placed, and an order that inventory got spoilt."""
+    """A body that is not JSON, an answer for an unknown order, and an order that inventory received corrupted."""
     async with shop.without("order.created", INVENTORY_INBOX):
-        spoilt = await shop.place("p2")
-        # And owes no message any more, else inventory would get this one again, as it was.
-        await shop.all_are([spoilt], paymentStatus="PROCESSED", unpublished=None)
+        corrupted = await shop.place("p2")
+        # All its messages are published, or inventory would receive the correct one again.
+        await shop.all_are([corrupted], paymentStatus="PROCESSED", unpublished=None)
 
     placing = asyncio.create_task(shop.place_many(GOOD))
-    await shop.publish(INVENTORY_INBOX, "order.created", created(spoilt, product="p2", quantity="one"))
-    await shop.publish(PAYMENT_INBOX, "order.created", b"\x00\x01 this is no JSON <b>")
-    await shop.publish(ORDER_INBOX, "stock.released", b'{"orderId": "nobody-placed-it"}')
+    await shop.publish(INVENTORY_INBOX, "order.created", created(corrupted, product="p2", quantity="one"))
+    await shop.publish(PAYMENT_INBOX, "order.created", b"\x00\x01 this is not JSON <b>")
+    await shop.publish(ORDER_INBOX, "stock.released", b'{"orderId": "unknown-order"}')
     good = await placing
     await shop.all_are(good, status="CONFIRMED")
-    return spoilt, good
+    return corrupted, good
 
 
 async def the_console_shows_three_groups(page: Page) -> None:
     await page.goto("/")
     await expect(page.locator(".group-link")).to_have_count(3)
     await expect(page.locator(".group-link .count")).to_have_text(["1", "1", "1"])
-    await photograph(page, "overview")
+    await take_screenshot(page, "overview")
     await show(page, "/dead-letters", "dead-letters")
     await show(page, "/dead-letters/list", "letters")
 
 
-async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, spoilt: str) -> None:
-    await show(page, f"/orders/{spoilt}", "order-waiting")
+async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, corrupted: str) -> None:
+    await show(page, f"/orders/{corrupted}", "order-waiting")
     await expect(page.get_by_text("stock: Reserving")).to_be_visible()
     await page.get_by_role("link", name="see the dead letter").click()
     await expect(page.locator(".error")).to_contain_text("quantity")
-    await photograph(page, "letter")
+    await take_screenshot(page, "letter")
     letter = page.url
     await page.get_by_role("link", name="Edit and replay").click()
     body = page.get_by_label("Body")
-    await page.get_by_label("Reason").fill("the shop sent a word for a number")
+    await page.get_by_label("Reason").fill("the shop sent a word instead of a number")
     await body.fill((await body.input_value()).replace('"one"', "-1"))
     await page.get_by_role("button", name="Replay with this body").click()
     await expect(page.locator(".errors")).to_contain_text("quantity")
-    await photograph(page, "edit")
+    await take_screenshot(page, "edit")
     await body.fill((await body.input_value()).replace("-1", "1"))
     await page.get_by_role("button", name="Replay with this body").click()
     await page.wait_for_url(letter)
-    await shop.all_are([spoilt], status="CONFIRMED")
+    await shop.all_are([corrupted], status="CONFIRMED")
 
     async def handled() -> bool:
         await page.reload()
@@ -240,19 +240,19 @@ async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, spoilt: s
 async def one_is_discarded(page: Page) -> None:
     await page.goto("/dead-letters")
     await page.locator(".group-link", has_text="which does not exist").click()
-    await photograph(page, "group")
-    await page.get_by_text("Discard all that are dead…").click()
+    await take_screenshot(page, "group")
+    await page.get_by_text("Discard all dead letters…").click()
     section = page.locator("section[aria-labelledby=discard]")
-    await section.get_by_label("Reason").fill("nobody placed such an order")
+    await section.get_by_label("Reason").fill("no such order was placed")
     await section.get_by_role("button").click()
     await expect(page.locator("td .tag-discarded")).to_have_count(1)
 
 
-async def a_fault_is_mended_and_all_is_replayed_with_one_click(shop: Shop, page: Page) -> list[str]:
-    """Orders are missing from the database, as after a backup was restored, until somebody brings them back."""
+async def a_fault_is_fixed_and_all_is_replayed_with_one_click(shop: Shop, page: Page) -> list[str]:
+    """Orders are missing from the database, as if an old backup had been restored, until they are inserted again."""
     async with shop.without("order.created", PAYMENT_INBOX):
         hit = await shop.place_many(HIT)
-        # They owe no message any more: each comes to payment once, and late.
+        # All their messages are published: each reaches payment once, and late.
         await shop.all_are(hit, stockStatus="RESERVED", unpublished=None)
     lost = await shop.orders["orders"].find({"_id": {"$in": hit}}).to_list(None)
     await shop.orders["orders"].delete_many({"_id": {"$in": hit}})
@@ -264,12 +264,12 @@ async def a_fault_is_mended_and_all_is_replayed_with_one_click(shop: Shop, page:
 
     await group.click()
     await expect(page.get_by_label("Traceback")).to_be_visible()
-    await photograph(page, "group-of-200")
-    await page.get_by_label("What was mended").fill("the orders are back from the other backup")
+    await take_screenshot(page, "group-of-200")
+    await page.get_by_label("What was fixed").fill("the orders are back from the other backup")
     order_service = await shop.process("order")
-    await page.get_by_role("button", name="Replay all that are dead").click()
+    await page.get_by_role("button", name="Replay all dead letters").click()
     await expect(page.get_by_text("published")).to_be_visible()
-    await photograph(page, "replay")
+    await take_screenshot(page, "replay")
     order_service.kill()
     await expect(page.locator(".tag-done")).to_be_visible()
     await expect(page.get_by_text(f"{HIT} of {HIT} published")).to_be_visible()
@@ -280,19 +280,19 @@ async def the_books_balance(page: Page) -> None:
     await page.goto("/audit")
     await page.get_by_role("button", name="Run an audit").click()
     await expect(page.get_by_text("The books balance.")).to_be_visible()
-    await photograph(page, "audit")
+    await take_screenshot(page, "audit")
 
 
-async def every_page_is_there(page: Page, spoilt: str) -> None:
+async def every_page_is_there(page: Page, corrupted: str) -> None:
     for path in ("orders", "inventory", "packages", "actions"):
         await show(page, f"/{path}", path)
         await expect(page.get_by_text("Not available")).to_have_count(0)
     for action in ("dead-letters.edit", "dead-letters.discard", "dead-letters.replay", "audit"):
         await expect(page.get_by_role("cell", name=action).first).to_be_visible()
-    await page.goto(f"/orders/{spoilt}")
+    await page.goto(f"/orders/{corrupted}")
     await expect(page.get_by_text("order.created edited and replayed")).to_be_visible()
-    await photograph(page, "order")
+    await take_screenshot(page, "order")
     if SCREENSHOTS_VARIABLE in os.environ:
         await page.set_viewport_size({"width": 390, "height": 860})
         await page.emulate_media(color_scheme="dark")
-        await show(page, f"/orders/{spoilt}", "order-on-a-phone")
+        await show(page, f"/orders/{corrupted}", "order-on-a-phone")

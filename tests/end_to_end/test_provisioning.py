@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.servers import Servers, delete_topology
 from tests.support.simulators import Simulator, package, run_simulator
 
@@ -85,7 +85,7 @@ async def hoster(servers: Servers) -> AsyncIterator[Hoster]:
     """One stack for all tests of this module: each has packages of its own; the books are audited at the end."""
     prefix = f"t{secrets.token_hex(8)}"
     await delete_topology(servers.amqp_url)
-    settings = {**IMPATIENT, "republish_after_seconds": 1, "failed_hold_seconds": HOLD_SECONDS}
+    settings = {**SHORT_DELAYS, "republish_after_seconds": 1, "failed_hold_seconds": HOLD_SECONDS}
     async with (
         run_simulator() as simulator,
         run_stack(servers.mongodb_url, servers.amqp_url, prefix, **{**settings, **simulator.settings}) as stack,

@@ -349,7 +349,7 @@ async def test_a_copied_data_directory_does_not_start_and_leaves_its_original_al
 
     refused = services_only.run("up", "--only", "order", "--data-dir", str(copy))
     assert refused.returncode == 1
-    assert f"was made in {services_only.data_directory}" in refused.stderr
+    assert f"created in {services_only.data_directory}" in refused.stderr
     assert "up --fresh" in refused.stderr
     assert "nothing runs" in services_only.must("down", "--data-dir", str(copy))
     assert services_only.status() == running
@@ -373,7 +373,7 @@ async def test_given_servers_are_used_and_not_started(services_only: CommandLine
     status = services_only.status()
     assert [process["name"] for process in status["processes"]] == ["order", "payment"]
     assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, servers.amqp_url)
-    assert "mongodb is not run here" in output
+    assert "mongodb is external" in output
 
 
 async def test_a_provider_that_is_given_is_used_and_no_simulator_is_started(services_only: CommandLine) -> None:

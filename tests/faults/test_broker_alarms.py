@@ -172,7 +172,7 @@ async def test_orders_are_accepted_during_an_alarm_and_everybody_who_is_asked_te
             order = await stack.place(payment={"token": "tok_ok"})
             status = await asyncio.to_thread(probe_readiness, stack.url("order"))
             assert "low on memory" in str(status)
-            findings = {finding.what: finding async for finding in check_broker(servers_alone.amqp_url, None)}
+            findings = {finding.subject: finding async for finding in check_broker(servers_alone.amqp_url, None)}
             assert findings["RabbitMQ alarms"].outcome == "wrong"
             assert "low on memory" in findings["RabbitMQ alarms"].detail
         await overview.close()

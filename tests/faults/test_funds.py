@@ -1,7 +1,7 @@
-"""Funds under fire: hundreds of clients move money while processes and the database die; the books say what was said.
+"""Funds under fire: hundreds of clients move money while processes and the database die, and the books stay right.
 
-Every request carries an `Idempotency-Key` and is sent again under it until it is answered. So in the end each has one
-answer, and the journal must hold exactly what these answers say: nothing twice, nothing missing, nothing else.
+Every request has an `Idempotency-Key` and is repeated under it until it is answered. In the end each has one answer,
+and the journal must contain exactly what these answers say: nothing twice, nothing missing, nothing else.
 """
 
 import asyncio
@@ -25,27 +25,27 @@ SECONDS = float(os.environ.get("ORDERSAGA_TEST_FUNDS_SECONDS", "8"))
 CLIENTS = 500
 CONNECTIONS = 100
 ANSWERED_WITHIN = 180
-"""A transaction whose process was killed keeps its accounts for a minute, and the machine may be slow."""
+"""The transaction of a killed process may block its accounts for a minute, and the machine may be slow."""
 RETAINERS, BANK_ACCOUNTS, CUSTOMERS = 8, 8, 4
 OPENING = 100_000
 REPEATED = 200
-"""So many requests that were answered at once are sent again in the end, besides all that took several attempts."""
+"""The number of requests answered at the first attempt that are repeated at the end, with all those that took more."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Something to ask; if it is granted, one journal entry with this operation and mark follows from it."""
+    """A request; if it is granted, it produces one journal entry with this operation and mark."""
 
     call: Call
     operation: str | None = None
     mark: str = ""
     moves: Counter[str] = field(default_factory=Counter)
-    """By account of the ledger, what its balance gains."""
+    """The changes of balances, by ledger account."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A request with the answer that it got under its key."""
+    """A request with its key and its answer."""
 
     key: str
     request: Request
@@ -53,7 +53,7 @@ class Done:
 
 
 class World:
-    """The accounts, and what can be asked of them at random."""
+    """The accounts, and random requests about them."""
 
     def __init__(self, retainers: list[str], banks: list[str]) -> None:
         self.opening = Counter({f"retainer:{name}": OPENING for name in retainers})
@@ -65,12 +65,12 @@ class World:
         self._chance = random.Random()
 
     def request(self, key: str) -> Request:
-        """The next request; the key marks its entry where nothing else does."""
+        """Return a random request; the key marks its entry if nothing else does."""
         kinds = (self._consume, self._replenish, self._transfer, self._cancel, self._create_payment, self._complete)
         return self._chance.choice(kinds)(key)
 
     def learn(self, request: Request, answer: Answer) -> None:
-        """Note what came into being: it can be cancelled, or completed, from now on."""
+        """Remember a new payment or transfer, so that later requests complete or cancel it."""
         if "payment" in answer.body and request.operation is None:
             self._payments[answer.body["payment"]["_id"]] = request
         if request.operation == "transfer.made" and answer.succeeded:
@@ -106,7 +106,7 @@ class World:
         return Request(funds_client.create_payment(customer, amount), moves=moves)
 
     def _complete(self, key: str) -> Request:
-        """One of the latest payments, so that most are completed several times, also at once."""
+        """Complete one of the latest payments, so that most are completed several times, some concurrently."""
         if not self._payments:
             return self._create_payment(key)
         name, created = self._chance.choice(list(self._payments.items())[-50:])
@@ -117,18 +117,18 @@ class World:
 
 
 class Fire:
-    """Clients that ask for as long as they are let, and what they were answered."""
+    """Clients that send requests until they are stopped, and their answers."""
 
     def __init__(self, funds: Funds, world: World) -> None:
         self._funds = funds
         self._world = world
         self._stopped = asyncio.Event()
         self._gate = asyncio.Semaphore(CONNECTIONS)
-        self._asked = 0
+        self._sent = 0
         self.done: list[Done] = []
 
     async def burn(self) -> None:
-        """Run all clients until `stop`; returns when each has the answer to its last request."""
+        """Run all clients until `stop`, and return when each has the answer to its last request."""
         async with asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
                 clients.create_task(self._client())
@@ -136,8 +136,8 @@ class Fire:
     def stop(self) -> None:
         self._stopped.set()
 
-    async def goes_on(self, seconds: float) -> None:
-        """Return after so many seconds in which requests were answered."""
+    async def burns_for(self, seconds: float) -> None:
+        """Wait that many seconds, and until requests have been answered."""
         until, answered = time.monotonic() + seconds, len(self.done) + CONNECTIONS
         await eventually(
             lambda: time.monotonic() > until and len(self.done) > answered, seconds + ANSWERED_WITHIN, "answers"
@@ -146,13 +146,13 @@ class Fire:
     async def _client(self) -> None:
         while not self._stopped.is_set():
             async with self._gate:
-                # Those that were waiting for a connection when the fire was put out ask nothing more.
+                # The fire may have been put out while this client waited for a connection.
                 if not self._stopped.is_set():
-                    await self._ask()
+                    await self._send()
 
-    async def _ask(self) -> None:
-        self._asked += 1
-        key = f"key {self._asked}"
+    async def _send(self) -> None:
+        self._sent += 1
+        key = f"key {self._sent}"
         request = self._world.request(key)
         answer = await self._funds.insist(request.call, key, ANSWERED_WITHIN)
         self._world.learn(request, answer)
@@ -178,7 +178,7 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
             await burning
         _assert_that_it_burnt(fire.done)
         await _assert_answers_stay(funds, fire.done)
-        await _assert_books_say_what_was_said(mongo[f"t{unique_id}_payments"], world.opening, fire.done)
+        await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, fire.done)
         await stack.assert_books_balance()
 
 
@@ -191,15 +191,15 @@ async def _open_accounts(funds: Funds) -> World:
 
 
 async def _disasters(stack: Stack, servers: NativeServers, fire: Fire) -> None:
-    """A killed process, a database that is away for a moment, a killed process; after each the others go on."""
-    await fire.goes_on(SECONDS / 4)
+    """Kill a process, restart the database, and kill a process again; after each, the requests must continue."""
+    await fire.burns_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.goes_on(SECONDS / 4)
+    await fire.burns_for(SECONDS / 4)
     await servers.stop_database(kill=True)
     await servers.start_database()
-    await fire.goes_on(SECONDS / 4)
+    await fire.burns_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.goes_on(SECONDS / 4)
+    await fire.burns_for(SECONDS / 4)
 
 
 async def _kill_one(stack: Stack) -> None:
@@ -208,7 +208,7 @@ async def _kill_one(stack: Stack) -> None:
 
 
 def _assert_that_it_burnt(done: list[Done]) -> None:
-    """Every kind of request was granted and refused, and some had to be sent several times."""
+    """Check that every kind of request was granted and refused, and that some took several attempts."""
     granted = Counter(d.request.operation for d in done if d.answer.succeeded)
     refused = Counter(d.request.operation for d in done if d.answer.status == 400)
     operations = {"retainer.consumed", "transfer.made", "transfer.cancelled", "payment.completed"}
@@ -219,7 +219,7 @@ def _assert_that_it_burnt(done: list[Done]) -> None:
 
 
 async def _assert_answers_stay(funds: Funds, done: list[Done]) -> None:
-    """Under its key, each request is answered as it was the first time, whatever has become possible since."""
+    """Check that a repeated key returns the first answer, whatever has become possible since."""
     several = [d for d in done if d.answer.attempts > 1]
     at_once = [d for d in done if d.answer.attempts == 1]
     again = [*several, *random.sample(at_once, min(REPEATED, len(at_once)))]
@@ -233,7 +233,7 @@ async def _assert_answers_stay(funds: Funds, done: list[Done]) -> None:
     await asyncio.gather(*map(repeat, again))
 
 
-async def _assert_books_say_what_was_said(
+async def _assert_books_match_answers(
     database: AsyncDatabase[Document], opening: Counter[str], done: list[Done]
 ) -> None:
     books = await read_books(database)
@@ -248,7 +248,7 @@ async def _assert_books_say_what_was_said(
 
 
 def _entries(books: Books) -> Counter[tuple[str | None, str]]:
-    """How often each mark is in the journal, without the opening balances."""
+    """Count each mark in the journal, without the opening balances."""
     marks = [(e["operation"], _mark(e)) for e in books.entries.values() if not e["operation"].endswith(".opened")]
     return Counter(marks)
 
@@ -260,7 +260,7 @@ def _mark(entry: Document) -> str:
 
 
 def _assert_answers_agree_with(books: Books, done: list[Done]) -> None:
-    """The balance that a consumption was answered with is the one that its own entry left."""
+    """Check that the answer to a consumption shows the balance that its own entry produced."""
     after = {
         _mark(entry): posting["balanceAfter"]
         for entry in books.of_operation("retainer.consumed")

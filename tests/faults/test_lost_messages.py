@@ -12,7 +12,7 @@ import pytest
 from shared import topology
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.simulators import package, run_simulator
 
 QUICK = {"saga_timeout_seconds": 2, "republish_after_seconds": 0.5, "resend_after_seconds": 1}
@@ -71,7 +71,7 @@ async def test_the_request_for_a_server_is_lost(stack: Stack) -> None:
         order_id = await stack.place(items=items, payment={"token": "tok_ok"})
         await stands_at(stack, order_id, "PROVISIONING")
         await lost_at_least_one(stack, topology.PROVISIONING_INBOX)
-        await stack.start("provisioning", **IMPATIENT, **simulator.settings)
+        await stack.start("provisioning", **SHORT_DELAYS, **simulator.settings)
         order = await stack.settled(order_id)
         assert order["status"] == "COMPLETED"
         assert [purchase["ip"] for purchase in await simulator.purchases()] == [order["server"]["ip"]]

@@ -1,4 +1,4 @@
-"""One charge per order, whatever crashes, comes again or meets: over a real database, with several workers."""
+"""One charge per order despite crashes, redeliveries and races: over a real database, with several workers."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def workers(mongodb_url: str, database_prefix: str, clock: MovableClock) -
 
 
 class Gate:
-    """Holds one kind of call to the gateway, before or after it is made, until the test opens it."""
+    """Blocks one kind of gateway call, before or after it is made, until the test opens the gate."""
 
     def __init__(self, worker: PaymentWorker, operation: str, *, after: bool = False) -> None:
         self._operation = operation
@@ -52,9 +52,9 @@ class Gate:
                 raise
 
 
-def processed(order: OrderCreated, entry: Document | None) -> list[Message]:
-    assert entry is not None
-    return [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
+def processed(order: OrderCreated, record: Document | None) -> list[Message]:
+    assert record is not None
+    return [PaymentProcessed(order_id=order.order_id, transaction_id=record["chargeId"])]
 
 
 def refunded(order: OrderCreated, status: str = "REFUNDED") -> list[Message]:
@@ -75,10 +75,10 @@ async def test_an_order_that_comes_again_after_a_crash_is_charged_once(
         await workers[0].charge(order)
     assert (await workers[0].payment(order.order_id)).status is PaymentStatus.PENDING
     answers = await workers[second].charge(order)
-    entry = await workers[0].entry(order.order_id)
-    assert answers == processed(order, entry)
-    assert entry is not None
-    assert entry["attempts"] == (2 if point == PAYMENT_CHARGED else 1)
+    record = await workers[0].gateway_record(order.order_id)
+    assert answers == processed(order, record)
+    assert record is not None
+    assert record["attempts"] == (2 if point == PAYMENT_CHARGED else 1)
 
 
 async def test_a_lost_first_answer_followed_by_a_crash_is_charged_once(workers: list[PaymentWorker]) -> None:
@@ -86,7 +86,7 @@ async def test_a_lost_first_answer_followed_by_a_crash_is_charged_once(workers: 
     workers[0].crash_at = PAYMENT_CHARGED
     with pytest.raises(SimulatedCrashError):
         await workers[0].charge(order)
-    assert await workers[1].charge(order) == processed(order, await workers[1].entry(order.order_id))
+    assert await workers[1].charge(order) == processed(order, await workers[1].gateway_record(order.order_id))
 
 
 @pytest.mark.parametrize("second", [0, 1], ids=["same worker", "another worker"])
@@ -96,10 +96,10 @@ async def test_a_refund_that_comes_again_after_a_crash_is_sent_once(workers: lis
     workers[0].crash_at = REFUND_SENT
     with pytest.raises(SimulatedCrashError):
         await workers[0].refund(order.order_id)
-    entry = await workers[0].entry(order.order_id)
+    record = await workers[0].gateway_record(order.order_id)
     assert (await workers[0].payment(order.order_id)).status is PaymentStatus.PROCESSED
     assert await workers[second].refund(order.order_id) == refunded(order)
-    assert await workers[0].entry(order.order_id) == entry
+    assert await workers[0].gateway_record(order.order_id) == record
 
 
 @pytest.mark.parametrize("point", [PAYMENT_PENDING, PAYMENT_CHARGED])
@@ -144,7 +144,7 @@ async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_aga
     assert await workers[0].held() == set()
 
 
-# --- Two at once ---
+# --- Races ---
 
 
 async def test_one_order_on_two_workers_at_once_is_charged_once(workers: list[PaymentWorker]) -> None:
@@ -153,12 +153,12 @@ async def test_one_order_on_two_workers_at_once_is_charged_once(workers: list[Pa
     first, second = ({answer.order_id: answer for answer in answers} for answers in both)
     assert first == second
     for order in orders:
-        assert [first[order.order_id]] == processed(order, await workers[0].entry(order.order_id))
+        assert [first[order.order_id]] == processed(order, await workers[0].gateway_record(order.order_id))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the gateway", "after the gateway"])
 @pytest.mark.parametrize("token", ["tok_ok", "tok_declined"])
-async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges(
+async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_the_charging_worker(
     workers: list[PaymentWorker], after: bool, token: str
 ) -> None:
     order = order_created(token)
@@ -172,7 +172,7 @@ async def test_a_refund_that_meets_a_charge_in_flight_is_answered_by_who_charges
     assert await workers[0].held() == set()
     expected = PaymentStatus.REFUNDED if token == "tok_ok" else PaymentStatus.FAILED
     assert (await workers[0].payment(order.order_id)).status is expected
-    # Either message again: the same answer.
+    # A redelivery of either message gets the same answer.
     assert await workers[1].charge(order) == await workers[1].refund(order.order_id) == await charging
 
 
@@ -192,7 +192,7 @@ async def test_a_charge_that_outlives_its_look_up_is_not_held(
     assert await workers[0].held() == set()
 
 
-async def test_a_worker_that_stalls_between_its_charge_and_its_record_changes_nothing_that_went_on(
+async def test_a_worker_that_stalls_before_recording_its_charge_changes_nothing_decided_since(
     workers: list[PaymentWorker],
 ) -> None:
     order = order_created()
@@ -206,7 +206,7 @@ async def test_a_worker_that_stalls_between_its_charge_and_its_record_changes_no
     assert (await workers[0].payment(order.order_id)).status is PaymentStatus.REFUNDED
 
 
-async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
+async def test_a_look_up_that_another_worker_has_made_unnecessary_is_cancelled(
     workers: list[PaymentWorker], clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
@@ -215,7 +215,7 @@ async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
     await gate.reached.wait()
     assert await workers[0].charge(order) == []
     gate.open.set()
-    assert await stalled == processed(order, await workers[0].entry(order.order_id))
+    assert await stalled == processed(order, await workers[0].gateway_record(order.order_id))
     clock.advance(1)
     assert await workers[0].reconciler.look_up_due() == 1
     assert workers[0].outbox.sent == []
@@ -223,7 +223,7 @@ async def test_a_look_up_that_another_worker_has_made_needless_is_forgotten(
     assert await workers[0].reconciler.look_up_due() == 0
 
 
-async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
+async def test_a_late_publication_does_not_count_for_a_newer_decision(
     workers: list[PaymentWorker], clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
@@ -234,7 +234,7 @@ async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
         await workers[0].reconciler.look_up_due()
     (left,) = await workers[0].payments.unpublished(clock(), 10)
     assert left.status is PaymentStatus.PROCESSED
-    # Before that answer is noted as published, the payment is refunded and the worker that did it dies.
+    # Before that answer is recorded as published, another worker refunds the payment and dies.
     await workers[1].refund(order.order_id)
     await workers[0].payments.mark_published([left])
     clock.advance(5)
@@ -242,7 +242,9 @@ async def test_what_is_published_late_does_not_pass_for_what_was_decided_since(
     assert workers[1].outbox.sent == refunded(order)
 
 
-async def test_a_charge_whose_record_was_lost_and_voided_meanwhile_is_returned(workers: list[PaymentWorker]) -> None:
+async def test_a_charge_whose_record_was_lost_and_replaced_by_a_tombstone_is_refunded(
+    workers: list[PaymentWorker],
+) -> None:
     order = order_created()
     gate = Gate(workers[0], "charge", after=True)
     charging = asyncio.create_task(workers[0].charge(order))
@@ -265,10 +267,10 @@ async def test_a_charge_whose_record_is_lost_is_recorded_when_the_order_comes_ag
     gate.open.set()
     with pytest.raises(LookupError, match=order.order_id):
         await charging
-    assert await workers[1].charge(order) == processed(order, await workers[1].entry(order.order_id))
+    assert await workers[1].charge(order) == processed(order, await workers[1].gateway_record(order.order_id))
 
 
-async def test_two_refunds_at_once_return_the_money_once(workers: list[PaymentWorker]) -> None:
+async def test_two_concurrent_refunds_return_the_money_once(workers: list[PaymentWorker]) -> None:
     orders = [order_created() for _ in range(40)]
     ids = [order.order_id for order in orders]
     await workers[0].charge(*orders)
@@ -285,12 +287,14 @@ async def test_refunds_racing_their_orders_on_two_workers_leave_nothing_charged(
     for round_ in range(20):
         orders = [order_created("tok_timeout" if number % 5 == 0 else "tok_ok") for number in range(20)]
         ids = [order.order_id for order in orders]
-        taken, given = await asyncio.gather(workers[0].charge(*orders), _after(round_ % 10, workers[1].refund(*ids)))
+        charged, returned = await asyncio.gather(
+            workers[0].charge(*orders), _after(round_ % 10, workers[1].refund(*ids))
+        )
         clock.advance(5)
         await asyncio.gather(*(worker.reconciler.look_up_due() for worker in workers))
         answered = {
             answer.order_id
-            for answer in (*taken, *given, *workers[0].outbox.sent, *workers[1].outbox.sent)
+            for answer in (*charged, *returned, *workers[0].outbox.sent, *workers[1].outbox.sent)
             if isinstance(answer, PaymentRefunded)
         }
         assert answered >= set(ids)
@@ -312,15 +316,15 @@ async def test_an_abandoned_batch_leaves_no_call_behind(workers: list[PaymentWor
         await charging
     async with asyncio.timeout(60):
         await gate.cancelled.wait()
-    assert await workers[0].entry(order.order_id) is None
+    assert await workers[0].gateway_record(order.order_id) is None
     assert kinds(await workers[1].charge(order)) == ["payment.processed"]
 
 
-# --- Everything at once, from a seed ---
+# --- Random histories from a seed ---
 
 
-class Story:
-    """Orders, and refunds of half of them, delivered to workers that crash, to a gateway whose answers get lost."""
+class History:
+    """Orders and refunds of half of them, delivered to crashing workers with a gateway that loses answers."""
 
     def __init__(self, seed: int, workers: list[PaymentWorker], clock: MovableClock) -> None:
         self._dice = random.Random(seed)
@@ -332,9 +336,9 @@ class Story:
         ]
         self.refunded = {order.order_id for order in self.orders if self._dice.random() < 0.5}
         for worker in workers:
-            worker.gateway.before = worker.gateway.after = self._trouble
+            worker.gateway.before = worker.gateway.after = self._disturb
 
-    async def _trouble(self, _operation: str, _key: str) -> None:
+    async def _disturb(self, _operation: str, _key: str) -> None:
         luck = self._dice.random()
         if luck < 0.15:
             raise GatewayTimeoutError("lost")
@@ -342,7 +346,7 @@ class Story:
             await asyncio.sleep(self._dice.random() / 200)
 
     async def play(self) -> None:
-        """Deliver everything until it is acknowledged, twice now and then, in any order, to any worker."""
+        """Deliver every message until it is acknowledged, some twice, in random order and to random workers."""
         waiting: list[tuple[str, list[OrderCreated]]] = []
         orders = list(self.orders)
         while orders:
@@ -384,25 +388,25 @@ class Story:
     async def _look_up(self) -> None:
         worker = self._dice.choice(self._workers)
         worker.outbox.away = self._dice.random() < 0.2
-        # Crashed, or the broker is away: what is left is found again.
+        # After a crash or an outage of the broker, a later round finds the rest.
         with suppress(SimulatedCrashError, BusUnavailableError):
             await worker.reconciler.look_up_due()
             await worker.reconciler.publish_unpublished()
 
 
 @pytest.mark.parametrize("seed", range(25))
-async def test_after_any_story_the_records_the_book_and_the_answers_agree(
+async def test_after_any_history_payments_gateway_and_answers_agree(
     workers: list[PaymentWorker], clock: MovableClock, seed: int
 ) -> None:
-    story = Story(seed, workers, clock)
-    await story.play()
-    published = [*story.published, *workers[0].outbox.sent, *workers[1].outbox.sent]
-    for order in story.orders:
-        payment, entry = await workers[0].payment(order.order_id), await workers[0].entry(order.order_id)
-        assert_agreement(payment, entry)
+    history = History(seed, workers, clock)
+    await history.play()
+    published = [*history.published, *workers[0].outbox.sent, *workers[1].outbox.sent]
+    for order in history.orders:
+        payment, record = await workers[0].payment(order.order_id), await workers[0].gateway_record(order.order_id)
+        assert_agreement(payment, record)
         assert charge_answer(payment) in published
         assert payment.status is not PaymentStatus.PENDING
-        if order.order_id in story.refunded:
+        if order.order_id in history.refunded:
             assert payment.status is not PaymentStatus.PROCESSED
             assert any(isinstance(one, PaymentRefunded) and one.order_id == order.order_id for one in published)
         else:
@@ -416,16 +420,16 @@ async def test_after_any_story_the_records_the_book_and_the_answers_agree(
     assert await workers[0].payments.due(clock.now.replace(year=2100), 100) == []
 
 
-def assert_agreement(payment: Payment, entry: Document | None) -> None:
-    """The record and the gateway's book say the same."""
-    book = (entry["outcome"], "refundedAt" in entry) if entry else ("ABSENT", False)
+def assert_agreement(payment: Payment, record: Document | None) -> None:
+    """Check that the payment agrees with the gateway's record."""
+    state = (record["outcome"], "refundedAt" in record) if record else ("ABSENT", False)
     allowed = {
         PaymentStatus.PROCESSED: {("CHARGED", False)},
         PaymentStatus.REFUNDED: {("CHARGED", True)},
         PaymentStatus.FAILED: {("DECLINED", False)},
         PaymentStatus.VOIDED: {("VOIDED", False), ("ABSENT", False)},
     }
-    assert book in allowed[payment.status], (payment, entry)
+    assert state in allowed[payment.status], (payment, record)
     if payment.status in (PaymentStatus.PROCESSED, PaymentStatus.REFUNDED):
-        assert entry is not None
-        assert payment.transaction_id == entry["chargeId"]
+        assert record is not None
+        assert payment.transaction_id == record["chargeId"]

@@ -10,7 +10,7 @@ from shared import failure_points as at
 from shared.contracts import CancelProvisioning, ProvisionServer
 from tests.support.eventually import eventually
 from tests.support.processes import Process
-from tests.support.provisioning_processes import TAKES_OVER_SOON, Hosting, hosting
+from tests.support.provisioning_processes import SHORT_LEASES, Hosting, hosting
 from tests.support.servers import NativeServers
 from tests.support.simulators import package
 
@@ -21,7 +21,7 @@ FOR_EVER = 3600
 
 @pytest.fixture
 async def hoster(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Hosting]:
-    async with hosting(mongodb_url, clean_broker, database_prefix, **TAKES_OVER_SOON) as running:
+    async with hosting(mongodb_url, clean_broker, database_prefix, **SHORT_LEASES) as running:
         await running.simulator.packages([package(PACKAGE, 20)])
         yield running
 
@@ -45,7 +45,7 @@ async def test_killed_between_two_steps_one_server_comes_of_it(hoster: Hosting, 
     order_id = await hoster.order(PACKAGE)
     await dead(doomed)
     await hoster.start()
-    job = await hoster.over(order_id)
+    job = await hoster.ended(order_id)
     await hoster.assert_one_server_each([job])
     await hoster.assert_nothing_is_held()
 
@@ -56,7 +56,7 @@ async def test_killed_while_it_waits_for_its_next_attempt(hoster: Hosting) -> No
     order_id = await hoster.order(PACKAGE)
     await dead(doomed)
     await hoster.start()
-    job = await hoster.over(order_id)
+    job = await hoster.ended(order_id)
     await hoster.assert_one_server_each([job])
     assert [attempt["outcome"] for attempt in job["attempts"] if attempt["step"] == "buy"] == ["failed", "ok"]
 
@@ -72,7 +72,7 @@ async def test_killed_while_the_provider_sells(hoster: Hosting) -> None:
     await hoster.when(order_id, "WAITING", within=60)  # it has looked, and found nothing yet
     assert await hoster.bought() == []
     await hoster.simulator.faults(buy={})  # now the provider sells
-    job = await hoster.over(order_id)
+    job = await hoster.ended(order_id)
     await hoster.assert_one_server_each([job])
     assert "an attempt without an answer bought" in str(job["attempts"])
 
@@ -88,7 +88,7 @@ async def test_ended_orderly_in_the_middle_the_next_process_goes_on_at_once(host
     assert (await hoster.job(order_id))["state"] == "QUEUED"
     await hoster.simulator.faults(status={})
     await hoster.start(lock_lease_seconds=600)
-    await hoster.assert_one_server_each([await hoster.over(order_id)])
+    await hoster.assert_one_server_each([await hoster.ended(order_id)])
 
 
 async def test_told_to_end_while_the_database_is_away_it_ends(own_servers: NativeServers, database_prefix: str) -> None:
@@ -116,7 +116,7 @@ async def test_the_database_is_away_while_servers_are_bought(own_servers: Native
         await hoster.simulator.faults(buy={})  # what is sold now cannot be recorded
         await eventually(lambda: _has_sold(hoster, 3), 60, "three servers to be sold")
         await own_servers.start_database()
-        await hoster.assert_one_server_each(await hoster.all_over(orders))
+        await hoster.assert_one_server_each(await hoster.all_ended(orders))
         await hoster.assert_nothing_is_held()
 
 
@@ -126,7 +126,7 @@ async def test_a_retry_adopts_what_the_provider_sold_after_the_last_attempt(host
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     await hoster.start(buy_timeout_seconds=1, buy_attempts=1, buy_retry_delays=5)
     order_id = await hoster.order(PACKAGE)
-    failed = await hoster.over(order_id)
+    failed = await hoster.ended(order_id)
     assert failed["failureReason"] == "The server could not be bought in 1 attempt: buyvps: no answer within 1 s"
     retry = ProvisionServer(order_id=order_id, user_id="u1", package=PACKAGE, ram=2048, run=2)
     if early:
@@ -144,13 +144,13 @@ async def test_a_paused_process_that_wakes_after_its_lease_does_not_buy(hoster: 
     order_id = await hoster.order(PACKAGE)
     await eventually(lambda: _is_buying(hoster, order_id), 60, "the first process to be about to buy")
     await hoster.start()
-    job = await hoster.over(order_id)
+    job = await hoster.ended(order_id)
     await hoster.assert_one_server_each([job])
     paused.process.send_signal(signal.SIGCONT)
     await eventually(lambda: "stopped working on a job" in "".join(paused.output), 60, "the first one to notice")
     await hoster.assert_one_server_each([await hoster.job(order_id)])
     # It has not become useless by that: the next order is carried by whichever of the two.
-    later = await hoster.over(await hoster.order(PACKAGE))
+    later = await hoster.ended(await hoster.order(PACKAGE))
     await hoster.assert_one_server_each([await hoster.job(order_id), later])
 
 
@@ -162,7 +162,7 @@ async def test_two_processes_hold_a_package_one_at_a_time(hoster: Hosting) -> No
     orders = await asyncio.gather(*(hoster.order(PACKAGE) for _ in range(10)))
     most = await _most_buying_at_once(hoster, orders)
     assert most == 1
-    jobs = await hoster.all_over(orders)
+    jobs = await hoster.all_ended(orders)
     await hoster.assert_one_server_each(jobs)
     await hoster.assert_nothing_is_held()
 
@@ -177,7 +177,7 @@ async def test_killed_again_and_again_every_order_gets_one_server(hoster: Hostin
         await eventually(lambda sold=sold: _has_sold(hoster, sold), 60, f"{sold} servers to be sold")
         await hoster.stack.kill(hoster.stack.processes("provisioning")[0])
         await hoster.start()
-    await hoster.assert_one_server_each(await hoster.all_over(orders))
+    await hoster.assert_one_server_each(await hoster.all_ended(orders))
     await hoster.assert_nothing_is_held()
 
 
@@ -187,10 +187,10 @@ async def test_a_cancel_that_comes_while_the_lock_is_awaited_buys_nothing(hoster
     first, second = await hoster.order(PACKAGE), await hoster.order(PACKAGE)
     await eventually(lambda: _is_buying(hoster, first), 60, "the first to buy")
     await hoster.ask(CancelProvisioning(order_id=second))
-    cancelled = await hoster.over(second)
+    cancelled = await hoster.ended(second)
     assert (cancelled["state"], cancelled["failureReason"]) == ("FAILED", "Cancelled")
     await hoster.simulator.faults(buy={})
-    await hoster.assert_one_server_each([await hoster.over(first)])
+    await hoster.assert_one_server_each([await hoster.ended(first)])
 
 
 async def dead(process: Process) -> None:

@@ -35,7 +35,7 @@ from shared.http import create_app
 from shared.service import Connections, Definition
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.simulators import Simulator, package, run_simulator
 from tests.support.tasks import end_tasks
 
@@ -144,7 +144,7 @@ def _quick(settings_type: type[Any], simulator: Simulator) -> dict[str, object]:
         "sweep_interval_seconds": 0.05,
         "mark_sweep_seconds": 0.2,
         "failed_hold_seconds": 0.2,
-        **IMPATIENT,
+        **SHORT_DELAYS,
         "buy_timeout_seconds": 0.5,
         "lock_lease_seconds": 0.5,
         "buy_retry_delays": "0.02",

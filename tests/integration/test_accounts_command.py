@@ -137,7 +137,7 @@ async def test_a_statement_goes_by_the_accounts_own_count_where_clocks_disagree(
 async def test_nothing_to_repair(world: World) -> None:
     assert (await document(world, "repair", "--all"))["differences"] == []
     assert (await document(world, "repair", "retainer:r1", "--write", "--reason", "just in case"))["differences"] == []
-    assert "every balance is what its postings come to" in await run(world, "repair", "--all")
+    assert "every balance equals the sum of its postings" in await run(world, "repair", "--all")
     assert await corrections(world) == []
 
 
@@ -154,8 +154,8 @@ async def test_a_difference_is_shown_and_nothing_is_written_unless_told(world: W
         ("retainer:r1", 188.01, 188),
     ]
     text = await run(world, "repair", "retainer:r1", status=1)
-    assert "a balance of 188.01 USD, and 4 postings that come to 188.00 USD" in text
-    assert "Nothing is written" in text
+    assert "the balance is 188.01 USD, the sum of 4 postings is 188.00 USD" in text
+    assert "Nothing was written" in text
     assert "bank:b1" not in text
     assert [d async for d in world.collection("accounts").find()] == before
     assert await corrections(world) == []
@@ -193,7 +193,7 @@ async def test_the_balance_stays_where_it_is_the_one_that_is_right(
 ) -> None:
     """An entry is gone: what it moved is posted against what is not explained."""
     await world.collection("entries").delete_one({"_id": lost})
-    assert "counted 1 more" in await run(world, "repair", account_id, status=1)
+    assert "1 more posting was counted" in await run(world, "repair", account_id, status=1)
     await run(world, "repair", account_id, "--write", "--reason", "entry lost", "--keep", "balance")
     assert (await stored(world, account_id))["balance"] == balance
     (told,) = await corrections(world)
@@ -245,13 +245,13 @@ async def test_wrong_usage(world: World) -> None:
 async def test_what_cannot_be_corrected_is_said(world: World) -> None:
     await set_balance(world, "bank:b1", "many")
     await world.collection("accounts").delete_one({"_id": "bank:b2"})
-    await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings come to less than nothing
+    await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings add up to less than zero
     found = await document(world, "repair", "--all", "--write", "--reason", "try", status=1)
     refused = {d["account"]: d["refused"] for d in found["differences"]}
     assert refused.keys() == {"bank:b1", "bank:b2", "retainer:r1"}
-    assert "no numbers to go by" in refused["bank:b1"]
-    assert "its document is gone" in refused["bank:b2"]
-    assert "no balance is ever negative" in refused["retainer:r1"]
+    assert "is not a number" in refused["bank:b1"]
+    assert "document is missing" in refused["bank:b2"]
+    assert "a balance must not be negative" in refused["retainer:r1"]
     assert await corrections(world) == []
     assert await run(world, "show", "bank:b1", status=1)
     assert await run(world, "show", "bank:b2", status=1)

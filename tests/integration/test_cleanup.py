@@ -16,7 +16,7 @@ import pymongo
 import pytest
 from cryptography.fernet import Fernet
 
-from operations.cleanup.deletion import Outcome, clean_up
+from operations.cleanup.deletion import CleanupResult, clean_up
 from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
@@ -40,7 +40,7 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         yield created
 
 
-async def clean(world: World, *, delete: bool = True, group: int = 3) -> Outcome:
+async def clean(world: World, *, delete: bool = True, group: int = 3) -> CleanupResult:
     return await clean_up(world.mongodb_url, world.prefix, BEFORE, delete=delete, group=group)
 
 
@@ -130,8 +130,20 @@ async def test_who_may_still_hold_something_keeps_all_records(
 
 SLOT_HOLDS: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("nothing", "products", FREE, {"disabled": True}, ""),
-    ("room in a slot", "reservations", "slot-declined", {"status": "RESERVED"}, "the stock is not known to be back"),
-    ("a mark on a slot", "products", FREE, {"moving.slot-declined": 1}, "a product or a slot carries a mark"),
+    (
+        "room in a slot",
+        "reservations",
+        "slot-declined",
+        {"status": "RESERVED"},
+        "the release of the stock is not confirmed",
+    ),
+    (
+        "a pending move on a slot",
+        "products",
+        FREE,
+        {"moving.slot-declined": 1},
+        "a product or a slot has a pending move",
+    ),
     ("an assignment", "reservations", "assignment:1:slot-declined", {"status": "RESERVED"}, "a slot is assigned"),
 ]
 
@@ -193,7 +205,7 @@ async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> 
     finally:
         pymongo.monitoring._LISTENERS.command_listeners.remove(interfering)
     assert interfering.done
-    assert outcome.kept == {"the money is not known to be back": 1}
+    assert outcome.kept == {"the return of the money is not confirmed": 1}
     assert outcome.deleted["orders"] == 3
     assert "declined" in (await everything(world))["orders"]
 

@@ -16,13 +16,13 @@ from fastapi.routing import APIRoute
 from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies
 from operations.console.audit import Auditor
-from operations.console.overview import LetterWatch
+from operations.console.overview import DeadLetterCache
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
-from tests.support.consoles import NO_SERVICES, a_desk, a_letter, an_app, pages_of, record_letters, serve
+from tests.support.consoles import NO_SERVICES, a_letter, an_app, console_dependencies, pages_of, record_letters, serve
 from tests.support.eventually import eventually
 from tests.support.world import World, populate
 
@@ -34,14 +34,14 @@ PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/operator", 
 
 
 @pytest.fixture
-async def desk(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[ConsoleDependencies]:
-    async with a_desk(mongodb_url, amqp_url, database_prefix) as found:
+async def dependencies(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[ConsoleDependencies]:
+    async with console_dependencies(mongodb_url, amqp_url, database_prefix) as found:
         yield found
 
 
 @pytest.fixture
-async def pages(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
-    async with pages_of(desk) as client:
+async def pages(dependencies: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
+    async with pages_of(dependencies) as client:
         yield client
 
 
@@ -74,8 +74,10 @@ def an_order(order_id: str, **changes: Any) -> Document:
 # --- What is shown. ---
 
 
-async def test_every_page_of_every_order_of_the_world(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
+async def test_every_page_of_every_order_of_the_world(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    world = World(dependencies.client, dependencies.prefix, dependencies.mongodb_url, dependencies.amqp_url)
     populate(world)
     statuses = {order["_id"]: order["status"] for order in world.records["orders"]}
     await world.store()
@@ -89,7 +91,7 @@ async def test_every_page_of_every_order_of_the_world(desk: ConsoleDependencies,
 async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
     for path in PAGES:
         await text_of(pages, path)
-    assert "No dead letter waits for anybody" in await text_of(pages, "/")
+    assert "No open dead letters" in await text_of(pages, "/")
     for path in ("/orders/none", "/orders/none/do/cancel", "/orders/none/do/eat", "/static/none", "/nothing/here"):
         response = await pages.get(path)
         assert response.status_code == 404, path
@@ -97,35 +99,37 @@ async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
         await text_of(pages, f"/dead-letters/{path}", 404)
 
 
-async def test_an_order_shows_its_saga_and_what_it_waits_for(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+async def test_an_order_shows_its_timeline_and_its_open_steps(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     at = utc_now() - timedelta(minutes=2)
     history = [
         {"at": at, "event": "order.created", "status": "PENDING"},
         {"at": at + timedelta(milliseconds=31), "event": "payment.processed", "status": "PENDING"},
     ]
-    await desk.orders.insert_one(an_order("o1", createdAt=at, history=history, paymentStatus="PROCESSED"))
-    await record_letters(desk, a_letter("o1", "no price", ago=timedelta(minutes=1)))
+    await dependencies.orders.insert_one(an_order("o1", createdAt=at, history=history, paymentStatus="PROCESSED"))
+    await record_letters(dependencies, a_letter("o1", "no price", ago=timedelta(minutes=1)))
     text = await text_of(pages, "/orders/o1")
-    assert "What it waits for" in text
+    assert "Waiting for" in text
     assert "stock: Reserving" in text
-    assert "order.created is a dead letter" in text
-    letter = (await DeadLetterService(desk.operations).page(Filters(order_id="o1"))).items[0]["_id"]
+    assert "order.created dead-lettered" in text
+    letter = (await DeadLetterService(dependencies.operations).page(Filters(order_id="o1"))).items[0]["_id"]
     assert f'href="/dead-letters/letters/{letter}"' in text
     assert "31 ms" in text
     assert 'hx-get="/orders/o1/timeline"' in text
 
 
-async def test_a_settled_order_is_not_asked_about_again(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await desk.orders.insert_one(an_order("o1", status="CONFIRMED", settled=True))
+async def test_a_settled_order_is_not_asked_about_again(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await dependencies.orders.insert_one(an_order("o1", status="CONFIRMED", settled=True))
     assert "hx-get" not in await text_of(pages, "/orders/o1")
 
 
 async def test_orders_are_found_by_id_user_status_and_reason(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
-    await desk.orders.insert_many(
+    await dependencies.orders.insert_many(
         [
             an_order("aa-1", userId="u1"),
             an_order("aa-2", userId="u2", status="CANCELLED", failureReason="Insufficient stock", settled=True),
@@ -152,11 +156,13 @@ async def test_orders_are_found_by_id_user_status_and_reason(
 
 
 async def test_pages_of_orders_leave_none_out_and_show_none_twice(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     at = utc_now()
     # Several of one moment, so that a page ends among them.
-    await desk.orders.insert_many([an_order(f"o{n:03}", createdAt=at - timedelta(seconds=n // 7)) for n in range(120)])
+    await dependencies.orders.insert_many(
+        [an_order(f"o{n:03}", createdAt=at - timedelta(seconds=n // 7)) for n in range(120)]
+    )
     seen: list[str] = []
     address: str | None = "/orders"
     while address:
@@ -168,14 +174,18 @@ async def test_pages_of_orders_leave_none_out_and_show_none_twice(
 
 
 async def test_the_overview_shows_figures_queues_and_what_is_low(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     at = utc_now() - timedelta(seconds=5)
     done = {"status": "CONFIRMED", "settled": True, "completedAt": at + timedelta(milliseconds=40), "createdAt": at}
     failed = an_order("f1", status="FAILED", failureReason="no server")
-    await desk.orders.insert_many([an_order("o1", **done), an_order("o2"), failed])
-    await desk.packages.insert_one({"_id": "103.181.9", "name": "103.181.9.x", "ipv4": 2, "low": True, "checkedAt": at})
-    await record_letters(desk, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(3)), a_letter("e1", "other"))
+    await dependencies.orders.insert_many([an_order("o1", **done), an_order("o2"), failed])
+    await dependencies.packages.insert_one(
+        {"_id": "103.181.9", "name": "103.181.9.x", "ipv4": 2, "low": True, "checkedAt": at}
+    )
+    await record_letters(
+        dependencies, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(3)), a_letter("e1", "other")
+    )
     text = await text_of(pages, "/")
     for shown in ("40 ms", "50.0 %", "no server", "103.181.9.x", "2 left", "1 pending", "Unknown product"):
         assert shown in text, shown
@@ -184,25 +194,25 @@ async def test_the_overview_shows_figures_queues_and_what_is_low(
     assert "ordersaga.dead-letters" in text
 
 
-async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
-    desk: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
+async def test_the_longer_it_takes_to_count_dead_letters_the_less_often_they_are_counted(
+    dependencies: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock of the test's own, on which a look takes half a second."""
+    """By a clock of the test's own, on which a count takes half a second."""
     clock = [1000.0]
-    watch = LetterWatch(DeadLetterService(desk.operations), lambda: clock[0])
-    groups = watch._letters.group_page
+    cache = DeadLetterCache(DeadLetterService(dependencies.operations), lambda: clock[0])
+    groups = cache._service.group_page
 
     async def slowly(**asked: Any) -> Any:
         clock[0] += 0.5
         return await groups(**asked)
 
-    monkeypatch.setattr(watch._letters, "group_page", slowly)
-    assert (await watch.look())[0] == GroupPage([], 0)
-    await record_letters(desk, a_letter("o1"))
+    monkeypatch.setattr(cache._service, "group_page", slowly)
+    assert (await cache.read())[0] == GroupPage([], 0)
+    await record_letters(dependencies, a_letter("o1"))
     clock[0] = 1009.9
-    assert (await watch.look())[0] == GroupPage([], 0)
+    assert (await cache.read())[0] == GroupPage([], 0)
     clock[0] = 1010.0
-    found, _ = await watch.look()
+    found, _ = await cache.read()
     assert isinstance(found, GroupPage)
     assert [group.total for group in found.items] == [1]
 
@@ -210,20 +220,22 @@ async def test_the_longer_a_look_at_dead_letters_takes_the_more_seldom_it_is(
 # --- What is hostile. ---
 
 
-async def test_whatever_is_recorded_is_text_and_no_markup(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_whatever_is_recorded_is_text_and_no_markup(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     item = {"productId": HOSTILE, "quantity": 1, "price": 1000}
     names = {"userId": HOSTILE, "failureReason": HOSTILE, "items": [item]}
     history = [{"at": utc_now(), "event": HOSTILE, "status": "FAILED", "message": HOSTILE}]
-    await desk.orders.insert_one(an_order("o1", status="FAILED", history=history, **names))
-    await desk.packages.insert_one({"_id": "p", "name": HOSTILE, "ipv4": 0, "low": True})
+    await dependencies.orders.insert_one(an_order("o1", status="FAILED", history=history, **names))
+    await dependencies.packages.insert_one({"_id": "p", "name": HOSTILE, "ipv4": 0, "low": True})
     await record_letters(
-        desk, a_letter("o1", HOSTILE, body=f"<b>{HOSTILE}".encode()), a_letter("o2", HOSTILE, body=b'"<i>"')
+        dependencies, a_letter("o1", HOSTILE, body=f"<b>{HOSTILE}".encode()), a_letter("o2", HOSTILE, body=b'"<i>"')
     )
-    letters = DeadLetterService(desk.operations)
+    letters = DeadLetterService(dependencies.operations)
     (group, *_) = await letters.groups()
     await letters.add_note(group.fingerprint, HOSTILE, by=HOSTILE)
     letter = (await letters.page(Filters(order_id="o1"))).items[0]["_id"]
-    await record_action(desk.operations, by=HOSTILE, why=HOSTILE, action=HOSTILE, subject="o1", outcome=HOSTILE)
+    await record_action(dependencies.operations, by=HOSTILE, why=HOSTILE, action=HOSTILE, subject="o1", outcome=HOSTILE)
     shown = [
         *PAGES,
         f"/dead-letters/groups/{group.fingerprint}",
@@ -248,8 +260,10 @@ async def test_whatever_is_recorded_is_text_and_no_markup(desk: ConsoleDependenc
     assert body.headers["content-disposition"].startswith("attachment")
 
 
-async def test_pages_need_nothing_that_the_policy_forbids(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await desk.orders.insert_one(an_order("o1", status="FAILED"))
+async def test_pages_need_nothing_that_the_policy_forbids(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await dependencies.orders.insert_one(an_order("o1", status="FAILED"))
     for path in (*PAGES, "/orders/o1", "/orders/o1/do/refund", "/orders/none"):
         response = await pages.get(path)
         policy = response.headers["content-security-policy"]
@@ -261,10 +275,12 @@ async def test_pages_need_nothing_that_the_policy_forbids(desk: ConsoleDependenc
         assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", response.text), path
 
 
-async def test_posts_from_other_sites_change_nothing(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await desk.orders.insert_one(an_order("o1"))
-    await record_letters(desk, a_letter("o1"))
-    letter = (await DeadLetterService(desk.operations).page(Filters())).items[0]
+async def test_posts_from_other_sites_change_nothing(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await dependencies.orders.insert_one(an_order("o1"))
+    await record_letters(dependencies, a_letter("o1"))
+    letter = (await DeadLetterService(dependencies.operations).page(Filters())).items[0]
     values = {
         "order_id": "o1",
         "name": "cancel",
@@ -272,18 +288,18 @@ async def test_posts_from_other_sites_change_nothing(desk: ConsoleDependencies, 
         "fingerprint": letter["fingerprint"],
         "replay_id": "r1",
     }
-    app: FastAPI = an_app(desk)
+    app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in route.methods]
     assert len(posts) >= 11
     for post in posts:
         for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "none"}):
             response = await pages.post(
-                post, data=OPERATOR | {"text": "t", "status": "mended", "body": "{}"}, headers=site
+                post, data=OPERATOR | {"text": "t", "status": "resolved", "body": "{}"}, headers=site
             )
             assert response.status_code == 403, post
             assert "another site" in response.text
-    assert (await list_actions(desk.operations)).items == []
-    (kept,) = (await DeadLetterService(desk.operations).page(Filters(status=("dead",)))).items
+    assert (await list_actions(dependencies.operations)).items == []
+    (kept,) = (await DeadLetterService(dependencies.operations).page(Filters(status=("dead",)))).items
     assert kept["_id"] == letter["_id"]
 
 
@@ -296,8 +312,8 @@ def _routes(app: FastAPI) -> list[APIRoute]:
     return found
 
 
-async def test_a_name_that_is_not_ours_gets_no_page(desk: ConsoleDependencies) -> None:
-    transport = httpx.ASGITransport(an_app(desk))
+async def test_a_name_that_is_not_ours_gets_no_page(dependencies: ConsoleDependencies) -> None:
+    transport = httpx.ASGITransport(an_app(dependencies))
     async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
         for path in (*SECTIONS, "/static/console.css", "/metrics", "/openapi.json"):
             response = await client.get(path)
@@ -317,18 +333,20 @@ async def test_the_console_has_no_page_about_its_api(pages: httpx.AsyncClient) -
     assert (await pages.get("/docs")).status_code == 404
 
 
-async def test_a_form_needs_a_reason_and_a_name(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await desk.orders.insert_one(an_order("o1"))
+async def test_a_form_needs_a_reason_and_a_name(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+    await dependencies.orders.insert_one(an_order("o1"))
     for data in ({"by": "op-1"}, {"by": "op-1", "why": "  "}, {"why": "because"}, {"why": "x" * 501, "by": "op-1"}):
         response = await pages.post("/orders/o1/do/cancel", data=data)
         assert response.status_code == 422, data
-        assert "Not accepted" in response.text
-    assert (await list_actions(desk.operations)).items == []
+        assert "Invalid input" in response.text
+    assert (await list_actions(dependencies.operations)).items == []
 
 
-async def test_a_form_in_another_charset_is_refused_unread(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("o1"))
-    letter = (await DeadLetterService(desk.operations).page(Filters())).items[0]["_id"]
+async def test_a_form_in_another_charset_is_refused_unread(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, a_letter("o1"))
+    letter = (await DeadLetterService(dependencies.operations).page(Filters())).items[0]["_id"]
     content = b'--b\r\nContent-Disposition: form-data; name="body"\r\n\r\n' + b"\xff" * 200_000 + b"\r\n--b--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=b; charset=punycode"}
     started = time.process_time()
@@ -346,10 +364,12 @@ async def test_a_form_in_another_charset_is_refused_unread(desk: ConsoleDependen
 
 async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with (
-        a_desk(mongodb_url, amqp_url, database_prefix, operator_header="X-Forwarded-User") as desk,
-        pages_of(desk) as pages,
+        console_dependencies(
+            mongodb_url, amqp_url, database_prefix, operator_header="X-Forwarded-User"
+        ) as dependencies,
+        pages_of(dependencies) as pages,
     ):
-        await desk.orders.insert_one(an_order("o1"))
+        await dependencies.orders.insert_one(an_order("o1"))
         # A name in the form or a cookie is not believed then.
         pages.cookies.set("operator", "Mallory")
         nameless = await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"})
@@ -358,7 +378,7 @@ async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_p
         named = {"X-Forwarded-User": "op-1"}
         assert "Your name" not in (await pages.get("/orders/o1/do/cancel", headers=named)).text
         await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"}, headers=named)
-        entries = (await list_actions(desk.operations)).items
+        entries = (await list_actions(dependencies.operations)).items
         assert [entry["by"] for entry in entries] == ["op-1", "op-1"]
 
 
@@ -390,8 +410,8 @@ async def test_without_mongodb_and_rabbitmq_no_page_is_an_error_of_ours(database
     # They are given less time than a person would give them.
     away = "mongodb://127.0.0.1:9/?directConnection=true&serverSelectionTimeoutMS=500"
     async with (
-        a_desk(away, "amqp://guest:guest@127.0.0.1:9/", database_prefix) as desk,
-        pages_of(desk) as pages,
+        console_dependencies(away, "amqp://guest:guest@127.0.0.1:9/", database_prefix) as dependencies,
+        pages_of(dependencies) as pages,
     ):
         paths = [
             *PAGES,
@@ -465,8 +485,8 @@ def a_service(orders_slots: bool) -> FastAPI:
 async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, database_prefix: str, has_slots: bool) -> None:
     async with (
         serve(a_service(has_slots)) as url,
-        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as desk,
-        pages_of(desk) as pages,
+        console_dependencies(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as dependencies,
+        pages_of(dependencies) as pages,
     ):
         text = await text_of(pages, "/inventory")
         assert ESCAPED in text
@@ -488,8 +508,8 @@ async def test_what_a_service_sends_can_always_be_shown(mongodb_url: str, amqp_u
 
     async with (
         serve(app) as url,
-        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as desk,
-        pages_of(desk) as pages,
+        console_dependencies(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as dependencies,
+        pages_of(dependencies) as pages,
     ):
         assert "p\\ud800" in await text_of(pages, "/inventory")
 
@@ -497,8 +517,10 @@ async def test_what_a_service_sends_can_always_be_shown(mongodb_url: str, amqp_u
 async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with (
         serve(a_service(False)) as url,
-        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}) as desk,
-        pages_of(desk) as pages,
+        console_dependencies(
+            mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}
+        ) as dependencies,
+        pages_of(dependencies) as pages,
     ):
         text = await text_of(pages, "/packages")
         assert 'href="/locks?package=103.181.9"' in text
@@ -506,8 +528,8 @@ async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, d
         assert "Clear the lock" in await text_of(pages, "/locks?package=103.181.9")
         answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
         assert answer.status_code == 303
-        assert "Nobody holds a package" in await text_of(pages, "/packages")
-        entries = (await list_actions(desk.operations)).items
+        assert "No locks are held" in await text_of(pages, "/packages")
+        entries = (await list_actions(dependencies.operations)).items
         assert {(entry["action"], entry["subject"]) for entry in entries} == {("lock.clear", "103.181.9")}
         assert sorted(entry["outcome"] for entry in entries) == ["begun", "cleared"]
 
@@ -526,7 +548,7 @@ async def test_what_is_asked_of_a_service_is_written_down_before_it_is_asked(
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with (
         server,
-        a_desk(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}) as acting,
+        console_dependencies(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}) as acting,
         pages_of(acting) as pages,
     ):
         answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
@@ -543,9 +565,9 @@ async def test_what_is_asked_of_a_service_is_written_down_before_it_is_asked(
 
 @pytest.mark.usefixtures("clean_broker")
 async def test_an_audit_runs_in_the_background_and_is_written_down(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
-    world = World(desk.client, desk.prefix, desk.mongodb_url, desk.amqp_url)
+    world = World(dependencies.client, dependencies.prefix, dependencies.mongodb_url, dependencies.amqp_url)
     populate(world)
     next(product for product in world.records["products"] if product["_id"] == "p1")["quantity"] = 3
     await world.store()
@@ -553,32 +575,34 @@ async def test_an_audit_runs_in_the_background_and_is_written_down(
     assert answer.status_code == 303
 
     async def is_written_down() -> bool:
-        return bool((await list_actions(desk.operations)).items)
+        return bool((await list_actions(dependencies.operations)).items)
 
     await eventually(is_written_down, 60, "the audit to be in the log")
     text = await text_of(pages, "/audit/result")
     assert "The books do not balance" in text
     assert "product p1" in text
     assert "hx-get" not in text
-    (entry,) = (await list_actions(desk.operations)).items
+    (entry,) = (await list_actions(dependencies.operations)).items
     assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violations")
 
 
-async def test_one_audit_runs_at_a_time(desk: ConsoleDependencies) -> None:
-    auditor = Auditor(desk)
+async def test_one_audit_runs_at_a_time(dependencies: ConsoleDependencies) -> None:
+    auditor = Auditor(dependencies)
     assert auditor.start("op-1")
     assert not auditor.start("op-2")
     await eventually(lambda: not auditor.busy, 60, "the audit to end")
     assert auditor.start("op-2")
     await eventually(lambda: not auditor.busy, 60, "the audit to end")
-    assert [entry["by"] for entry in (await list_actions(desk.operations)).items] == ["op-2", "op-1"]
+    assert [entry["by"] for entry in (await list_actions(dependencies.operations)).items] == ["op-2", "op-1"]
 
 
-async def test_the_log_of_actions_is_paged_and_searched(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_the_log_of_actions_is_paged_and_searched(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
     for number in range(60):
         subject = "order-7" if number % 20 == 0 else f"s{number}"
         await record_action(
-            desk.operations,
+            dependencies.operations,
             by="op-1",
             why=f"why-{number}.",
             action="order.cancel",
@@ -599,9 +623,11 @@ async def test_the_log_of_actions_is_paged_and_searched(desk: ConsoleDependencie
 
 
 async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
-    await record_letters(desk, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(12)), a_letter("e", "other"))
+    await record_letters(
+        dependencies, *(a_letter(f"d{n}", f"Unknown product p{n}") for n in range(12)), a_letter("e", "other")
+    )
     overview = await text_of(pages, "/")
     (address,) = re.findall(r'class="group-link" href="([^"]+)"><span class="count bad">12<', overview)
     group = await text_of(pages, address)
@@ -612,8 +638,8 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     text = await text_of(pages, answer.headers["location"])
     assert "0 of 12" in text
     assert "hx-get" in text
-    assert "at most 50 a second" in text
-    replay = await DeadLetterService(desk.operations).replay(answer.headers["location"].rpartition("/")[2])
+    assert "at most 50 per second" in text
+    replay = await DeadLetterService(dependencies.operations).replay(answer.headers["location"].rpartition("/")[2])
     assert replay
     assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == ("op-1", "because", 50, 12)
     assert "Failed again" in text
@@ -623,11 +649,11 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
 
 
 async def test_groups_are_paged_and_say_how_many_there_are(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.console.dead_letters.GROUPS", 4)
     names = [f"{letter}-kind-of-error" for letter in "abcdefghij"]
-    await record_letters(desk, *(a_letter(f"o{n}", name) for n, name in enumerate(names)))
+    await record_letters(dependencies, *(a_letter(f"o{n}", name) for n, name in enumerate(names)))
     overview = await text_of(pages, "/")
     assert "8 of 10 groups: show all</a>" in overview
     seen: list[str] = []
@@ -640,54 +666,56 @@ async def test_groups_are_paged_and_say_how_many_there_are(
         address = older[1].replace("&amp;", "&") if older else ""
     assert address == ""
     assert sorted(seen) == names
-    assert "No matching groups" in await text_of(pages, "/dead-letters?status=mended")
+    assert "No matching groups" in await text_of(pages, "/dead-letters?status=resolved")
     assert "10 groups" not in await text_of(pages, "/dead-letters?page=9")
     await text_of(pages, "/dead-letters?page=0", 422)
 
 
-async def test_a_replay_shows_what_became_of_its_messages(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, *(a_letter(f"d{n}") for n in range(6)))
-    letters = DeadLetterService(desk.operations)
+async def test_a_replay_shows_what_became_of_its_messages(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(6)))
+    letters = DeadLetterService(dependencies.operations)
     replay = await letters.start_replay(Filters(), by="op-1", why="fixed")
     at = utc_now()
     for number, outcome in enumerate(("handled", "handled", "handled", "dead", "dead", "pending")):
         entry = {"replay": replay, "outcome": outcome, "at": at, "outcomeAt": at, "messageId": f"r{number}"}
         old = entry | {"replay": "another", "outcome": "dead"}
-        await desk.operations["dead_letters"].update_one(
+        await dependencies.operations["dead_letters"].update_one(
             {"orderId": f"d{number}"}, {"$set": {"replays": [old, entry], "status": outcome}}
         )
     over = {"$set": {"status": "done", "doneAt": at, "published": 6}}
-    await desk.operations["replays"].update_one({"_id": replay}, over)
+    await dependencies.operations["replays"].update_one({"_id": replay}, over)
     text = " ".join((await text_of(pages, f"/dead-letters/replays/{replay}")).split())
     for title, number in (("Handled", 3), ("Failed again", 2), ("Not known yet", 1)):
         assert f'<h2>{title}</h2><p class="figure">{number}</p>' in text
     assert "2 messages failed again" in text
     assert "hx-get" in text
-    await desk.operations["replays"].update_one({"_id": replay}, {"$set": {"doneAt": at - timedelta(hours=1)}})
+    await dependencies.operations["replays"].update_one({"_id": replay}, {"$set": {"doneAt": at - timedelta(hours=1)}})
     assert "hx-get" not in await text_of(pages, f"/dead-letters/replays/{replay}")
 
 
-async def test_a_group_has_a_status_and_notes(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("d1"))
-    (group,) = await DeadLetterService(desk.operations).groups()
+async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+    await record_letters(dependencies, a_letter("d1"))
+    (group,) = await DeadLetterService(dependencies.operations).groups()
     address = f"/dead-letters/groups/{group.fingerprint}"
-    for post, data in (("status", {"status": "looked at"}), ("notes", {"text": "a product without a price"})):
+    for post, data in (("status", {"status": "acknowledged"}), ("notes", {"text": "a product without a price"})):
         assert (await pages.post(f"{address}/{post}", data=data | {"by": "op-1"})).status_code == 303
     text = await text_of(pages, address)
     assert "a product without a price" in text
-    assert "looked at</span>" in text
+    assert "acknowledged</span>" in text
     assert "d1" in await text_of(pages, "/dead-letters/list")
     assert (await pages.post(f"{address}/status", data={"status": "gone", "by": "op-1"})).status_code == 422
     assert (await pages.post(f"{address}/notes", data={"text": "", "by": "op-1"})).status_code == 422
     assert (await pages.post(f"{address}/notes", data={"text": " ", "by": "op-1"})).status_code == 422
     assert (await pages.post("/dead-letters/groups/none/notes", data={"text": "t", "by": "R"})).status_code == 404
-    assert group.fingerprint in await text_of(pages, "/dead-letters?status=looked at")
+    assert group.fingerprint in await text_of(pages, "/dead-letters?status=acknowledged")
     assert group.fingerprint not in await text_of(pages, "/dead-letters?status=new")
 
 
-async def test_letters_are_found_by_what_they_are(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_letters_are_found_by_what_they_are(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(
-        desk,
+        dependencies,
         a_letter("first", "no price here"),
         a_letter("second", "late", queue="payment.inbox", ago=timedelta(days=2)),
         a_letter("third", "late", routing_key="stock.release", body=b"\xff\xfe\x00not json"),
@@ -722,9 +750,11 @@ GOOD = {
 }
 
 
-async def test_an_edit_is_checked_and_then_replayed(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("d1"))
-    letters = DeadLetterService(desk.operations)
+async def test_an_edit_is_checked_and_then_replayed(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, a_letter("d1"))
+    letters = DeadLetterService(dependencies.operations)
     letter = (await letters.page(Filters())).items[0]["_id"]
     address = f"/dead-letters/letters/{letter}/edit"
     assert "&#34;userId&#34;: &#34;u1&#34;" in await text_of(pages, address)
@@ -749,20 +779,22 @@ async def test_an_edit_is_checked_and_then_replayed(desk: ConsoleDependencies, p
     assert replay["edited"] == orjson.dumps(GOOD, option=orjson.OPT_INDENT_2)
 
 
-async def test_half_of_a_surrogate_pair_is_no_error(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("half", body=b'{"orderId":"\\ud800"}'))
-    (letter,) = (await DeadLetterService(desk.operations).page(Filters())).items
+async def test_half_of_a_surrogate_pair_is_no_error(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, a_letter("half", body=b'{"orderId":"\\ud800"}'))
+    (letter,) = (await DeadLetterService(dependencies.operations).page(Filters())).items
     page = f"/dead-letters/letters/{letter['_id']}"
     for path in (page, f"{page}/edit", f"/dead-letters/groups/{letter['fingerprint']}"):
         assert "&#34;orderId&#34;: &#34;\\ud800&#34;" in await text_of(pages, path)
 
 
 async def test_what_a_form_cannot_hold_is_not_edited_in_one(
-    desk: ConsoleDependencies, pages: httpx.AsyncClient
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     big = b'{"orderId": "big", "x": "' + b"y" * (5 * 1024 * 1024) + b'"}'
-    await record_letters(desk, a_letter("bytes", body=b"\xff\x00" * 10), a_letter("big", body=big))
-    for letter in (await DeadLetterService(desk.operations).page(Filters())).items:
+    await record_letters(dependencies, a_letter("bytes", body=b"\xff\x00" * 10), a_letter("big", body=big))
+    for letter in (await DeadLetterService(dependencies.operations).page(Filters())).items:
         text = await text_of(pages, f"/dead-letters/letters/{letter['_id']}")
         assert "Edit and replay" not in text
         assert len(text) < 250_000
@@ -771,12 +803,12 @@ async def test_what_a_form_cannot_hold_is_not_edited_in_one(
         assert len(body.content) in (20, len(big))
 
 
-async def test_a_big_body_is_not_loaded_for_a_page(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_a_big_body_is_not_loaded_for_a_page(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     big = b'{"orderId": "big", "x": "' + b"y" * (2 * 1024 * 1024) + b'"}'
-    await record_letters(desk, a_letter("big", body=big))
-    (letter,) = (await DeadLetterService(desk.operations).page(Filters())).items
+    await record_letters(dependencies, a_letter("big", body=big))
+    (letter,) = (await DeadLetterService(dependencies.operations).page(Filters())).items
     # Whatever reads the pieces of the body fails now.
-    await desk.operations["dead_letter_bodies"].drop()
+    await dependencies.operations["dead_letter_bodies"].drop()
     page = f"/dead-letters/letters/{letter['_id']}"
     text = await text_of(pages, page)
     assert "Only the beginning of 2.0 MiB is shown" in text
@@ -786,21 +818,25 @@ async def test_a_big_body_is_not_loaded_for_a_page(desk: ConsoleDependencies, pa
     await text_of(pages, f"{page}/edit", 409)
 
 
-async def test_a_group_keeps_a_hundred_notes(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("d1"))
-    (group,) = await DeadLetterService(desk.operations).groups()
+async def test_a_group_keeps_a_hundred_notes(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+    await record_letters(dependencies, a_letter("d1"))
+    (group,) = await DeadLetterService(dependencies.operations).groups()
     notes = [{"at": utc_now(), "by": "op-1", "text": str(number)} for number in range(99)]
-    await desk.operations["dead_letter_groups"].update_one({"_id": group.fingerprint}, {"$set": {"notes": notes}})
+    await dependencies.operations["dead_letter_groups"].update_one(
+        {"_id": group.fingerprint}, {"$set": {"notes": notes}}
+    )
     address = f"/dead-letters/groups/{group.fingerprint}/notes"
     assert (await pages.post(address, data={"text": "the last one", "by": "op-1"})).status_code == 303
     refused = await pages.post(address, data={"text": "one more", "by": "op-1"})
     assert refused.status_code == 409
-    assert "has 100 notes, which is the most" in refused.text
+    assert "already has 100 notes, the maximum" in refused.text
 
 
-async def test_letters_are_discarded_for_a_reason_and_kept(desk: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await record_letters(desk, a_letter("d1", "one"), a_letter("d2", "two"), a_letter("d3", "two"))
-    letters = DeadLetterService(desk.operations)
+async def test_letters_are_discarded_for_a_reason_and_kept(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, a_letter("d1", "one"), a_letter("d2", "two"), a_letter("d3", "two"))
+    letters = DeadLetterService(dependencies.operations)
     ids = {letter["orderId"]: letter for letter in (await letters.page(Filters())).items}
     assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=OPERATOR)).status_code == 303
     group = f"/dead-letters/groups/{ids['d2']['fingerprint']}"

@@ -7,7 +7,7 @@ import pytest
 
 from operations.actions import list_actions
 from operations.console import ConsoleDependencies
-from tests.support.consoles import NO_SERVICES, a_desk, pages_of
+from tests.support.consoles import NO_SERVICES, console_dependencies, pages_of
 from tests.support.processes import Stack, run_stack
 
 OPERATOR = {"by": "op-1", "why": "the customer called"}
@@ -22,25 +22,25 @@ async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
 
 
 @pytest.fixture
-async def desk(stack: Stack) -> AsyncIterator[ConsoleDependencies]:
+async def dependencies(stack: Stack) -> AsyncIterator[ConsoleDependencies]:
     urls = NO_SERVICES | {"order": stack.url("order")}
-    async with a_desk(stack.mongodb_url, stack.amqp_url, stack.database_prefix, urls) as found:
+    async with console_dependencies(stack.mongodb_url, stack.amqp_url, stack.database_prefix, urls) as found:
         yield found
 
 
 @pytest.fixture
-async def pages(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
-    async with pages_of(desk) as client:
+async def pages(dependencies: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
+    async with pages_of(dependencies) as client:
         yield client
 
 
 async def test_an_order_is_cancelled_refused_and_out_of_reach(
-    stack: Stack, desk: ConsoleDependencies, pages: httpx.AsyncClient
+    stack: Stack, dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     order_id = await stack.place()
     page = f"/orders/{order_id}"
     assert f'href="{page}/do/cancel"' in (await pages.get(page)).text
-    assert "Stock and money go back" in (await pages.get(f"{page}/do/cancel")).text
+    assert "Stock and money are returned" in (await pages.get(f"{page}/do/cancel")).text
 
     # What the order service refuses is said, and nothing is done.
     refused = await pages.post(f"{page}/do/refund", data=OPERATOR)
@@ -53,7 +53,7 @@ async def test_an_order_is_cancelled_refused_and_out_of_reach(
     order = await stack.order(order_id)
     assert (order["status"], order["failureReason"]) == ("CANCELLED", "the customer called")
     text = (await pages.get(page)).text
-    assert "What operators did" in text
+    assert '<h2 id="done">Actions</h2>' in text
     assert "do/cancel" not in text
     assert (await pages.get(f"{page}/do/cancel")).status_code == 409
 
@@ -63,9 +63,9 @@ async def test_an_order_is_cancelled_refused_and_out_of_reach(
     assert away.status_code == 503
     assert "Not done" in away.text
 
-    written = (await list_actions(desk.operations)).items
-    assert [entry["outcome"] for entry in written].count("begun") == 3
-    entries = [entry for entry in written if entry["outcome"] != "begun"]
+    written = (await list_actions(dependencies.operations)).items
+    assert [entry["outcome"] for entry in written].count("started") == 3
+    entries = [entry for entry in written if entry["outcome"] != "started"]
     assert [(entry["action"], entry["subject"]) for entry in entries] == [
         (f"order.{act}", order_id) for act in ("retry", "cancel", "refund")
     ]

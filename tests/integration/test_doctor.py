@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, Se
 
 from operations.doctor.broker import check_bindings, check_broker, check_message_size
 from operations.doctor.database import DATABASES, check_database, schema_of
-from operations.doctor.finding import Finding
+from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
 from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
@@ -28,11 +28,11 @@ from tests.support.simulators import package, run_simulator
 
 
 async def database(url: str, prefix: str = "none", services: tuple[str, ...] = ()) -> dict[str, Finding]:
-    return {finding.what: finding async for finding in check_database(url, prefix, services)}
+    return {finding.subject: finding async for finding in check_database(url, prefix, services)}
 
 
 async def broker(url: str) -> dict[str, Finding]:
-    return {finding.what: finding async for finding in check_broker(url, None)}
+    return {finding.subject: finding async for finding in check_broker(url, None)}
 
 
 async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_broker: str) -> None:
@@ -61,8 +61,8 @@ async def test_servers_that_do_not_answer_are_named() -> None:
         "MongoDB": "wrong",
         "RabbitMQ node": "wrong",
     }
-    assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].mend
-    assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].mend
+    assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].fix
+    assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].fix
 
 
 async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_path: Path) -> None:
@@ -81,17 +81,17 @@ async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_p
         finally:
             await alone.end(10)
     assert findings["replica set"].outcome == "wrong"
-    assert "--replSet" in findings["replica set"].mend
+    assert "--replSet" in findings["replica set"].fix
     assert findings["transactions"].outcome == "wrong"
 
 
 async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Servers, database_prefix: str) -> None:
-    for _ in range(2):  # looking twice: the first look has not mended it
+    for _ in range(2):  # the first check must not change anything
         findings = await database(servers.mongodb_url, database_prefix, ("payment",))
         missing = findings[f"collection {database_prefix}_payments.payments"]
         assert missing.outcome == "wrong"
         assert missing.detail == "collection: missing; index by_status, due_lookups, unpublished: missing"
-        assert missing.mend == "start python -m payment_service: it makes them"
+        assert missing.fix == "start python -m payment_service, which creates them"
 
 
 async def test_collections_that_a_service_has_made_are_found_well(servers: Servers, database_prefix: str) -> None:
@@ -104,7 +104,7 @@ async def test_collections_that_a_service_has_made_are_found_well(servers: Serve
     assert {finding.outcome for finding in of_collections.values()} == {"ok"}
 
 
-async def test_what_a_start_cannot_mend_is_told_with_its_command(servers: Servers, database_prefix: str) -> None:
+async def test_what_a_start_cannot_fix_is_reported_with_its_command(servers: Servers, database_prefix: str) -> None:
     name = f"{database_prefix}_payments"
     async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         await client[name].create_collection("payments")
@@ -112,7 +112,7 @@ async def test_what_a_start_cannot_mend_is_told_with_its_command(servers: Server
     finding = (await database(servers.mongodb_url, database_prefix, ("payment",)))[f"collection {name}.payments"]
     assert finding.outcome == "wrong"
     assert 'index by_status: {"key": {"userId": 1}}, needed: {"key": {"status": 1, "_id": 1}}' in finding.detail
-    assert f'getSiblingDB("{name}").getCollection("payments").dropIndex("by_status"); then start' in finding.mend
+    assert f'getSiblingDB("{name}").getCollection("payments").dropIndex("by_status"); then start' in finding.fix
 
 
 async def test_a_document_that_a_validator_refuses_is_named(servers: Servers, database_prefix: str) -> None:
@@ -146,7 +146,7 @@ async def test_a_search_that_takes_too_long_is_told(
     findings = await database(servers.mongodb_url, database_prefix, ("order",))
     finding = findings[f"documents of {database_prefix}_orders.books"]
     assert finding.outcome == "note"
-    assert "not all were looked at" in finding.detail
+    assert "not all were checked" in finding.detail
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_a_search_that_takes_too_long_is_told(
         (OperationFailure("not authorized", 13), "name a user in ORDERSAGA_MONGODB_URL"),
         (ServerSelectionTimeoutError("no primary"), "slow or cannot be reached"),
         (ExecutionTimeout("operation exceeded time limit", 50), "slow or cannot be reached"),
-        (AutoReconnect("connection closed"), "went away"),
+        (AutoReconnect("connection closed"), "closed the connection"),
         (OperationFailure("corrupt", 8), "MongoDB's log"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
@@ -170,7 +170,7 @@ async def test_what_helps_against_an_error_is_told(
     findings = await database(servers.mongodb_url, database_prefix, ("order",))
     finding = findings[f"collections of {database_prefix}_orders"]
     assert finding.outcome == "wrong"
-    assert words in finding.mend
+    assert words in finding.fix
 
 
 def test_the_databases_are_called_as_the_services_call_them() -> None:
@@ -179,7 +179,7 @@ def test_the_databases_are_called_as_the_services_call_them() -> None:
 
 
 async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:
-    for _ in range(2):  # looking twice: the first look has not mended it
+    for _ in range(2):  # the first check must not change anything
         finding = (await broker(clean_broker))["queues"]
         assert finding.outcome == "wrong"
         assert "order.inbox does not exist" in finding.detail
@@ -200,6 +200,15 @@ async def test_a_retry_queue_of_an_earlier_release_is_named(clean_broker: str) -
         await channel.declare_queue("ordersaga.retry.5s", durable=True, arguments={"x-queue-type": "quorum"})
     finding = (await broker(clean_broker))["former retry queues"]
     assert (finding.outcome, finding.detail) == ("note", "ordersaga.retry.5s of an earlier release")
+
+
+def test_a_finding_keeps_its_names_in_json() -> None:
+    assert wrong("queues", "missing", "start a service").as_json() == {
+        "what": "queues",
+        "outcome": "wrong",
+        "detail": "missing",
+        "mend": "start a service",
+    }
 
 
 def test_a_missing_binding_is_named() -> None:
@@ -232,7 +241,7 @@ async def test_a_provider_that_does_not_let_the_stack_in_is_told() -> None:
         given = {"ORDERSAGA_SMARTVPS_URL": simulator.url, "ORDERSAGA_SMARTVPS_PASSWORD": "another"}
         finding = await check_provider(simulator.url, given)
     assert (finding.outcome, "401" in finding.detail) == ("wrong", True)
-    assert "ORDERSAGA_SMARTVPS_USERNAME" in finding.mend
+    assert "ORDERSAGA_SMARTVPS_USERNAME" in finding.fix
 
 
 async def test_a_stack_without_a_provider_is_told_what_that_means() -> None:

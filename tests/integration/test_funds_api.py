@@ -1,4 +1,4 @@
-"""The funds API by the contract: what it answers, what it refuses, and that refused requests change nothing."""
+"""The funds API against its contract: its answers, its refusals, and that refused requests change nothing."""
 
 import re
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ def client(app: FundsApp) -> Funds:
 
 
 async def refused(app: FundsApp, call: Call, status: int, *said: str) -> Answer:
-    """Send what must be refused, with those words in the detail, and leave the books as they are."""
+    """Send a request that must be refused with these words in the detail, and that must not change the books."""
     before = await read_books(app.database)
     response = await app.http.request(call.method, call.path, json=call.body)
     assert response.status_code == status, response.text
@@ -63,7 +63,7 @@ async def test_a_retainer_reads_as_the_contract_says(client: Funds) -> None:
     }
 
 
-async def test_a_retainer_lists_what_was_taken_and_what_came_in(client: Funds) -> None:
+async def test_a_retainer_lists_its_consumptions_and_deposits(client: Funds) -> None:
     retainer = await client.made(calls.open_retainer("c1", 10_000), "retainer")
     await client.send(calls.consume(retainer, 2_550, description="June"))
     await client.send(calls.consume(retainer, 1_000))
@@ -92,9 +92,7 @@ async def test_consuming_more_than_there_is_is_refused_with_balance_and_amount(a
     assert (await client.send(calls.consume(retainer, 10_000))).body["retainer"]["currentBalance"] == 0
 
 
-async def test_an_inactive_retainer_takes_and_gives_nothing_until_it_is_active_again(
-    app: FundsApp, client: Funds
-) -> None:
+async def test_an_inactive_retainer_is_frozen_until_it_is_active_again(app: FundsApp, client: Funds) -> None:
     retainer = await client.made(calls.open_retainer("c1", 10_000), "retainer")
     assert (await client.send(calls.set_retainer_status(retainer, "inactive"))).body["retainer"]["status"] == "inactive"
     await refused(app, calls.consume(retainer, 1), 409, "is inactive")
@@ -227,7 +225,7 @@ async def test_a_transfer_whose_money_is_spent_cannot_be_cancelled(app: FundsApp
     await refused(app, calls.cancel(transfer), 400, "Insufficient balance", "5 USD", "10 USD")
 
 
-async def test_only_an_empty_bank_account_can_be_closed_and_then_takes_part_in_nothing(
+async def test_only_an_empty_bank_account_can_be_closed_and_a_closed_one_is_frozen(
     app: FundsApp, client: Funds
 ) -> None:
     first, second = [await client.made(calls.open_bank_account(name, 1_000), "account") for name in "ab"]
@@ -240,7 +238,7 @@ async def test_only_an_empty_bank_account_can_be_closed_and_then_takes_part_in_n
     assert (await client.send(calls.cancel(transfer))).status == 200
 
 
-# --- What is refused everywhere. ---
+# --- Refusals of every route. ---
 
 UNFIT: list[tuple[str, dict[str, Any], str]] = [
     ("/api/retainers", {"clientId": "c", "retainerType": "t", "initialAmount": -1}, "initialAmount"),
@@ -270,7 +268,7 @@ async def test_a_request_that_is_not_valid_names_the_field(app: FundsApp) -> Non
         assert [error["field"] for error in answer.body["errors"]] == [field], (path, body)
 
 
-async def test_changing_what_does_not_exist_is_a_404(app: FundsApp) -> None:
+async def test_changing_something_unknown_is_a_404(app: FundsApp) -> None:
     for call in (
         calls.consume("nobody", 1),
         calls.replenish("nobody", 1),
@@ -284,7 +282,7 @@ async def test_changing_what_does_not_exist_is_a_404(app: FundsApp) -> None:
         await refused(app, call, 404, "nobody does not exist")
 
 
-async def test_reading_what_does_not_exist_is_a_404(app: FundsApp) -> None:
+async def test_reading_something_unknown_is_a_404(app: FundsApp) -> None:
     for kind in ("retainers", "invoices", "payments", "bank-accounts", "bank-transfers"):
         response = await app.http.get(f"/api/{kind}/nobody")
         assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json"), kind
@@ -307,7 +305,7 @@ async def test_currencies_are_never_mixed(app: FundsApp, client: Funds) -> None:
 
 
 async def test_an_account_in_yen_takes_no_half_a_yen(app: FundsApp, client: Funds) -> None:
-    """Also where the request leaves the currency to the account."""
+    """Even if the request leaves the currency to the account."""
     yen = {"currency": "JPY"}
     retainer = await client.send(
         Call("/api/retainers", {"clientId": "c", "retainerType": "t", "initialAmount": 100, **yen})
@@ -328,7 +326,7 @@ async def test_an_account_in_yen_takes_no_half_a_yen(app: FundsApp, client: Fund
         await refused(app, Call(path, body), 422, "JPY has no decimals, but amount is")
 
 
-async def test_no_account_holds_more_than_a_json_number_can_say(app: FundsApp, client: Funds) -> None:
+async def test_no_account_holds_more_than_a_json_number_can_express(app: FundsApp, client: Funds) -> None:
     retainer = await client.made(calls.open_retainer("c1", 10**14), "retainer")
     await refused(app, calls.replenish(retainer, 1), 422, "would hold more")
 
@@ -337,7 +335,7 @@ async def test_no_account_holds_more_than_a_json_number_can_say(app: FundsApp, c
 
 
 async def pages(client: Funds, path: str) -> list[dict[str, Any]]:
-    """Everything on a list, page by page."""
+    """Read a whole list, page by page."""
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:
@@ -375,7 +373,7 @@ async def test_the_ledger_pages_through_an_account_newest_first(client: Funds) -
     assert len(await pages(client, "/api/ledger?")) == 6
 
 
-async def test_a_ledger_asked_for_wrongly_is_a_422(app: FundsApp) -> None:
+async def test_an_invalid_ledger_request_is_a_422(app: FundsApp) -> None:
     for query in ("cursor=x", "limit=0", "limit=101", "account="):
         response = await app.http.get(f"/api/ledger?{query}")
         assert response.status_code == 422, query

@@ -1,4 +1,4 @@
-"""Idempotency keys of the funds API: the first answer, whatever it was, is the only one."""
+"""Idempotency keys of the funds API: every repeat gets the first answer."""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +22,7 @@ async def app(mongodb_url: str, database_prefix: str) -> AsyncIterator[FundsApp]
         await assert_books_balance(app)
 
 
-async def test_every_post_gives_its_first_answer_again(app: FundsApp) -> None:
+async def test_every_repeated_post_gets_its_first_answer(app: FundsApp) -> None:
     client = app.client
     retainer = await client.made(calls.open_retainer("c1", 1_000), "retainer")
     invoice = await client.made(calls.issue_invoice("c1", 1_000), "invoice")
@@ -49,7 +49,7 @@ async def test_every_post_gives_its_first_answer_again(app: FundsApp) -> None:
         assert await app.database["entries"].count_documents({}) == entries
 
 
-async def test_a_refusal_is_repeated_also_when_it_would_go_through_by_now(app: FundsApp) -> None:
+async def test_a_refusal_is_repeated_even_if_the_request_would_succeed_now(app: FundsApp) -> None:
     client, key = app.client, new_id()
     retainer = await client.made(calls.open_retainer("c1", 0), "retainer")
     first = await client.send(calls.consume(retainer, 100), key)
@@ -88,7 +88,7 @@ async def test_an_invalid_request_does_not_use_its_key_up(app: FundsApp) -> None
     assert (await client.send(calls.consume(retainer, 100), key)).status == 200
 
 
-async def test_the_same_number_written_otherwise_is_the_same_request(app: FundsApp) -> None:
+async def test_the_same_request_may_be_written_differently(app: FundsApp) -> None:
     client, key = app.client, new_id()
     first = await client.send(Call("/api/invoices", {"clientId": "c1", "totalAmount": 10}), key)
     again = await client.send(Call("/api/invoices", {"totalAmount": 10.0, "clientId": "c1", "currency": "USD"}), key)
@@ -106,7 +106,7 @@ async def test_a_key_has_1_to_255_characters(app: FundsApp, key: str) -> None:
     assert response.status_code == 201
 
 
-async def test_an_operation_overtaken_by_an_insert_is_begun_again(mongodb_url: str, database_prefix: str) -> None:
+async def test_an_operation_overtaken_by_an_insert_is_retried(mongodb_url: str, database_prefix: str) -> None:
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
         runner = IdempotentRunner(database, Transactions(database), utc_now)
         runs = 0
@@ -115,7 +115,7 @@ async def test_an_operation_overtaken_by_an_insert_is_begun_again(mongodb_url: s
             nonlocal runs
             runs += 1
             if runs == 1:
-                raise DuplicateKeyError("as a server says it")
+                raise DuplicateKeyError("inserted by another process")
             return StoredResponse(200, {"runs": runs})
 
         assert await runner.run(IdempotentRequest(new_id(), "POST", "/x"), "test", work) == StoredResponse(
@@ -123,8 +123,8 @@ async def test_an_operation_overtaken_by_an_insert_is_begun_again(mongodb_url: s
         )
 
 
-async def test_what_went_through_elsewhere_stands_against_a_refusal(mongodb_url: str, database_prefix: str) -> None:
-    """A refusal is written after its transaction; the same request may have gone through in between."""
+async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str, database_prefix: str) -> None:
+    """A refusal is stored after its transaction; the same request may have succeeded in the meantime."""
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
         elsewhere = IdempotentRunner(database, Transactions(database), utc_now)
         runner = IdempotentRunner(database, Transactions(database), utc_now)

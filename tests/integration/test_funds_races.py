@@ -1,4 +1,4 @@
-"""Funds under concurrent requests: over one process, and over two that know nothing of each other."""
+"""Funds under concurrent requests: over one process, and over two that share only the database."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ async def processes(mongodb_url: str, database_prefix: str, request: pytest.Fixt
 
 
 async def at_once(processes: Processes, requests: list[Call], key: str | None = None) -> list[Answer]:
-    """Send all requests at the same moment, in turn over the processes."""
+    """Send all requests concurrently, over the processes in turn."""
     clients = [process.client for process in processes]
     return await asyncio.gather(
         *(clients[number % len(clients)].send(call, key) for number, call in enumerate(requests))
@@ -95,7 +95,7 @@ async def test_an_invoice_is_never_overpaid_from_three_sides_at_once(processes: 
     assert (shown["balanceDue"], shown["amountPaid"], shown["status"]) == (2, 8, "partially_paid")
 
 
-async def test_transfers_in_both_directions_at_once_all_go_through(processes: Processes) -> None:
+async def test_concurrent_transfers_in_both_directions_all_succeed(processes: Processes) -> None:
     client = processes[0].client
     first, second = [await client.made(calls.open_bank_account(name, 10_000), "account") for name in "ab"]
     there, back = calls.transfer(first, second, 100), calls.transfer(second, first, 100)
@@ -139,7 +139,7 @@ async def test_twenty_same_requests_under_one_key_create_one_thing(processes: Pr
 
 
 async def test_refused_and_granted_under_one_key_never_mix(processes: Processes) -> None:
-    """While the balance changes, a key's first answer may be either; afterwards every answer is that one."""
+    """While the balance changes, the first answer of a key may be either; all later ones are the same."""
     client = processes[0].client
     retainer = await client.made(calls.open_retainer("c1", 0), "retainer")
     key = new_id()

@@ -1,4 +1,4 @@
-"""The one place that runs transactions: what it repeats, what it lets out, and that nothing stays open behind it."""
+"""Transactions: what is retried, what is raised, and that no transaction stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Data
 
 
 def incrementing(database: Database, *names: str) -> Work:
-    """Work that adds one to each counter, in that order."""
+    """Return work that increments the counters, in that order."""
 
     async def work(session: Session) -> int:
         for name in names:
@@ -67,7 +67,7 @@ async def test_a_conflict_with_another_process_is_retried(mongodb_url: str, data
             return await incrementing(own, "a")(session)
 
         assert await Transactions(own).run(operation, work) == 1
-    # The third attempt read before the other one's commit, or not: either way the fourth goes through.
+    # The third attempt's snapshot may be older than the other commit; the fourth attempt succeeds in any case.
     assert attempts in (3, 4)
     assert await count(database) == 2
     assert metric("transaction_attempts_total", operation) == attempts
@@ -92,7 +92,9 @@ async def test_a_conflict_that_does_not_end_is_given_up_with_nothing_changed(dat
     ("error", "reason"),
     [(RefusedError("no"), "refused"), (DuplicateKeyError("twice"), "duplicate-key"), (ZeroDivisionError(), "error")],
 )
-async def test_anything_else_leaves_at_once_and_undone(database: Database, error: Exception, reason: str) -> None:
+async def test_any_other_error_is_raised_at_once_with_everything_undone(
+    database: Database, error: Exception, reason: str
+) -> None:
     operation, attempts = new_id(), 0
 
     async def work(session: Session) -> int:
@@ -105,7 +107,7 @@ async def test_anything_else_leaves_at_once_and_undone(database: Database, error
         await Transactions(database).run(operation, work)
     assert attempts == 1
     assert metric("transaction_failures_total", operation, reason=reason) == 1
-    # Not waiting for anybody's lock: the transaction is aborted, not merely left.
+    # The transaction is aborted, not merely abandoned: its document is not locked.
     await incrementing(database, "a")(None)  # type: ignore[arg-type]
     assert await count(database) == 1
 
@@ -130,7 +132,7 @@ async def test_a_cancelled_operation_leaves_nothing_open(database: Database) -> 
     assert await count(database) == 1
 
 
-async def test_transactions_read_one_moment(database: Database) -> None:
+async def test_a_transaction_reads_one_snapshot(database: Database) -> None:
     async def work(session: Session) -> int:
         counters = database["counters"]
         before = await counters.find_one({"_id": "a"}, session=session)
@@ -172,11 +174,11 @@ async def test_a_database_that_is_away_is_a_transient_error() -> None:
             await Transactions(database, limit_attempts=2).run(new_id(), incrementing(database, "a"))
 
 
-# --- The commit, which no server loses on request: a session that does. ---
+# --- Lost answers to commits, from a fake session: no server loses them on request. ---
 
 
 class LosingSession:
-    """A session of a server whose answers to the first commits are lost."""
+    """A session that loses the answers to its first commits."""
 
     def __init__(self, *lost: str) -> None:
         self._lost = list(lost)
@@ -201,7 +203,7 @@ class LosingSession:
 
 
 class LosingClient:
-    """A database whose sessions are the one that is given."""
+    """A client whose every session is the given one."""
 
     def __init__(self, session: LosingSession) -> None:
         self.client = self
@@ -218,51 +220,51 @@ async def run_over(session: LosingSession, **limits: Any) -> int:
     return await Transactions(LosingClient(session), **limits).run(new_id(), work)  # type: ignore[arg-type]
 
 
-async def test_a_commit_without_an_answer_is_repeated_alone() -> None:
+async def test_a_commit_without_an_answer_is_retried_alone() -> None:
     session = LosingSession(*["UnknownTransactionCommitResult"] * 2)
     assert await run_over(session) == 7
     assert (session.begun, session.commits, session.aborts, session.ended) == (1, 3, 0, True)
 
 
-async def test_a_commit_that_failed_is_repeated_with_the_work() -> None:
+async def test_a_commit_that_failed_is_retried_with_the_work() -> None:
     session = LosingSession("UnknownTransactionCommitResult", "TransientTransactionError")
     assert await run_over(session) == 7
     assert (session.begun, session.commits, session.ended) == (2, 3, True)
 
 
-async def test_a_commit_that_never_gets_an_answer_is_said_to_be_unknown() -> None:
+async def test_a_commit_that_is_never_answered_is_reported_as_unknown() -> None:
     session = LosingSession(*["UnknownTransactionCommitResult"] * 100)
     with pytest.raises(UnknownCommitError):
         await run_over(session, limit_seconds=0.05)
     assert session.ended
 
 
-# --- Turns. ---
+# --- Keyed locks. ---
 
 
-async def test_turns_are_kept_only_as_long_as_somebody_needs_them() -> None:
+async def test_locks_exist_only_while_a_task_needs_them() -> None:
     locks = KeyedLocks()
     async with locks.held(["b", "a", "b"], within=60):
         assert len(locks) == 2
         with pytest.raises(ContentionError, match="busy"):
             async with locks.held(["c", "b"], within=0.01):
-                pytest.fail("b is taken")
+                pytest.fail("b is held")
         assert len(locks) == 2
     assert len(locks) == 0
 
 
-async def test_turns_taken_in_opposite_order_do_not_wait_for_each_other() -> None:
+async def test_locks_acquired_in_opposite_orders_do_not_deadlock() -> None:
     locks = KeyedLocks()
 
-    async def take(*keys: str) -> None:
+    async def lock(*keys: str) -> None:
         async with locks.held(keys, within=60):
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(take(*keys) for keys in [("a", "b"), ("b", "a")] * 50))
+    await asyncio.gather(*(lock(*keys) for keys in [("a", "b"), ("b", "a")] * 50))
     assert len(locks) == 0
 
 
-# --- Transactions of a process that was killed. ---
+# --- Transactions of killed processes. ---
 
 
 async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
@@ -291,7 +293,7 @@ async def test_the_transaction_of_a_killed_process_is_ended_by_the_next_one(
     assert await count(database) == 1
 
 
-async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(database: Database) -> None:
+async def test_a_process_lists_each_of_its_sessions_and_removes_itself(database: Database) -> None:
     sessions = OrphanedSessions(database)
     transactions = Transactions(database, on_session=sessions.register)
     await asyncio.gather(
@@ -305,7 +307,7 @@ async def test_a_process_lists_each_of_its_sessions_and_strikes_itself_off(datab
     assert await database[COLLECTION].count_documents({}) == 0
 
 
-async def test_a_session_that_is_listed_is_not_written_down_again(database: Database) -> None:
+async def test_a_listed_session_is_not_written_again(database: Database) -> None:
     sessions = OrphanedSessions(database)
     async with database.client.start_session() as session:
         await asyncio.gather(*(sessions.register(session) for _ in range(20)))
@@ -333,8 +335,8 @@ async def test_a_session_whose_abort_could_not_be_sent_is_ended_by_its_own_proce
     assert await count(database) == 1
 
 
-async def test_an_operation_that_is_interrupted_begins_again(database: Database) -> None:
-    """As when another process takes this one for dead and ends its sessions in the middle of a statement."""
+async def test_an_interrupted_operation_is_retried(database: Database) -> None:
+    """Another process may take this one for dead and end its sessions in the middle of a statement."""
     attempts = 0
 
     async def work(session: Session) -> int:
@@ -349,9 +351,9 @@ async def test_an_operation_that_is_interrupted_begins_again(database: Database)
     assert await count(database) == 1
 
 
-async def test_an_operation_in_doubt_names_its_session(database: Database) -> None:
-    doubted: list[object] = []
-    transactions = Transactions(database, on_unknown_outcome=doubted.append)
+async def test_an_operation_of_unknown_outcome_reports_its_session(database: Database) -> None:
+    doubtful: list[object] = []
+    transactions = Transactions(database, on_unknown_outcome=doubtful.append)
 
     async def away(session: Session) -> None:
         await incrementing(database, "a")(session)
@@ -362,13 +364,13 @@ async def test_an_operation_in_doubt_names_its_session(database: Database) -> No
 
     with pytest.raises(DatabaseUnavailableError):
         await transactions.run(new_id(), away)
-    assert len(doubted) == 1
+    assert len(doubtful) == 1
     with pytest.raises(ValueError, match="no"):
         await transactions.run(new_id(), refused)
-    assert len(doubted) == 1
+    assert len(doubtful) == 1
 
 
-async def test_an_admission_that_gets_no_answer_keeps_to_the_limit(database: Database) -> None:
+async def test_a_registration_without_an_answer_respects_the_limit(database: Database) -> None:
     async def never(_session: Session) -> None:
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""One suite over every gateway: what the payment service relies on, whoever takes the money."""
+"""One suite for every gateway: the guarantees that the payment service relies on."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,7 @@ from payment_service.gateways.port import (
     NothingCharged,
     Refunded,
 )
-from payment_service.gateways.simulated import COLLECTION as BOOK
+from payment_service.gateways.simulated import COLLECTION
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
 from shared.database import Database
@@ -29,7 +29,7 @@ from tests.support.builders import connected, new_id
 
 @dataclass
 class Bench:
-    """Two processes' gateways over one book, and what a test needs to know about it."""
+    """The gateways of two processes over the same records, and the cards and figures that a test needs."""
 
     gateway: Gateway
     other: Gateway
@@ -62,18 +62,19 @@ async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIter
         async def held_by_stripe() -> set[str]:
             return api.held()
 
-        async def held_in_the_book() -> set[str]:
-            return {entry["_id"] async for entry in database[BOOK].find({"outcome": "CHARGED", "refundedAt": None})}
+        async def held_by_simulation() -> set[str]:
+            charged = database[COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
+            return {record["_id"] async for record in charged}
 
         if request.param == "stripe":
             yield Bench(first, second, stripe_api.VISA, stripe_api.REFUSED, held_by_stripe)
         else:
-            yield Bench(first, second, "tok_ok", "tok_declined", held_in_the_book)
+            yield Bench(first, second, "tok_ok", "tok_declined", held_by_simulation)
         for gateway in (first, second):
             await gateway.drain()
 
 
-async def test_a_charge_is_made_once_and_says_the_same_whenever_it_is_asked_about(bench: Bench) -> None:
+async def test_a_charge_is_made_once_and_every_later_call_returns_the_same(bench: Bench) -> None:
     request = bench.request()
     assert await bench.gateway.look_up(request) is None
     first = await bench.gateway.charge(request)
@@ -104,7 +105,7 @@ async def test_a_refund_returns_the_whole_charge_once(bench: Bench) -> None:
     assert await bench.held() == set()
 
 
-async def test_a_refunded_charge_is_no_charge_whenever_it_is_asked_about(bench: Bench) -> None:
+async def test_a_refunded_charge_counts_as_declined_in_every_later_call(bench: Bench) -> None:
     request = bench.request()
     assert isinstance(await bench.gateway.charge(request), Charged)
     await bench.other.refund(request)
@@ -152,7 +153,7 @@ async def test_a_charge_and_a_refund_at_once_leave_nothing_held(bench: Bench) ->
         *(bench.other.refund(request) for request in requests),
         return_exceptions=True,
     )
-    # Who got no answer asks again, as the look-ups do.
+    # Calls without an answer are repeated, as the reconciler does.
     returned = [await bench.gateway.refund(request) for request in requests]
     late = [await bench.other.charge(request) for request in requests]
     assert await bench.held() == set()

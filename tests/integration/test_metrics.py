@@ -41,7 +41,7 @@ from tests.support.consoles import a_letter
 from tests.support.eventually import eventually
 from tests.support.monitoring import ROOT, Samples, alert_rules, names_in, samples_of, scrape, value
 from tests.support.processes import Process, Stack, run_stack
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.proxy import Proxy
 from tests.support.simulators import package, run_simulator
 
@@ -81,8 +81,8 @@ class Watched:
     def database(self, name: str) -> Any:
         return self.mongo[f"{self.prefix}_{name}"]
 
-    async def look(self) -> Samples:
-        await self.observer.look()
+    async def observe(self) -> Samples:
+        await self.observer.observe()
         return samples_of(generate_latest().decode())
 
 
@@ -110,7 +110,7 @@ async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
     hour_ago = now - timedelta(hours=1)
     standing = {"updated_at": hour_ago, "created_at": hour_ago}
     await orders.insert([(an_order(now=now), None)])
-    before = await watched.look()
+    before = await watched.observe()
     assert value(before, "ordersaga_orders_past_deadline") == 0
     assert value(before, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == 0
 
@@ -120,7 +120,7 @@ async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
     done = an_order(status=Status.CANCELLED, settled=True, **standing)
     at_work = an_order(status=Status.PROVISIONING, **standing)
     await orders.insert([(order, None) for order in (late, held, given_up, done, at_work)])
-    after = await watched.look()
+    after = await watched.observe()
     assert value(after, "ordersaga_orders_past_deadline") == 1
     assert value(after, "ordersaga_open_orders", status="PENDING") == 2
     assert value(after, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == pytest.approx(3600, abs=120)
@@ -159,11 +159,11 @@ async def test_what_goes_to_a_level_of_the_ladder_and_what_comes_back_is_counted
 
 @moves("ordersaga_records")
 async def test_records_are_counted(watched: Watched) -> None:
-    before = await watched.look()
+    before = await watched.observe()
     await watched.database("inventory")["reservations"].insert_many([{"_id": new_id()} for _ in range(3)])
     await Orders(watched.database("orders")["orders"]).insert([(an_order(), None)])
     await LetterRecords(watched.database("operations")).record([a_letter(new_id())], utc_now())
-    after = await watched.look()
+    after = await watched.observe()
     grown = {
         collection: value(after, "ordersaga_records", collection=collection)
         - value(before, "ordersaga_records", collection=collection)
@@ -176,18 +176,18 @@ async def test_records_are_counted(watched: Watched) -> None:
 
 @moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")
 async def test_queues_are_seen_with_what_waits_in_them_and_who_takes_it(watched: Watched, clean_broker: str) -> None:
-    empty = await watched.look()
+    empty = await watched.observe()
     assert value(empty, "ordersaga_queue_messages") == value(empty, "ordersaga_queue_consumers") == 0
     await Publisher(watched.bus).send([StockReserved(order_id=new_id(), fulfilment="goods")])
-    waiting = await watched.look()
+    waiting = await watched.observe()
     assert value(waiting, "ordersaga_queue_messages", queue=ORDER_INBOX) == 1
     assert value(waiting, "ordersaga_queue_messages") == 1
-    later = await watched.look()
+    later = await watched.observe()
     assert value(later, "ordersaga_queue_oldest_message_seconds", queue=ORDER_INBOX) > 0
     assert value(later, "ordersaga_queue_oldest_message_seconds", queue=DEAD_LETTERS) == 0
     consumer = RabbitBus(clean_broker)
     await consumer.start(ORDER_INBOX)
-    taken = await watched.look()
+    taken = await watched.observe()
     assert value(taken, "ordersaga_queue_consumers", queue=ORDER_INBOX) == 1
     assert value(taken, "ordersaga_queue_messages") == 0
     await consumer.close()
@@ -198,14 +198,14 @@ async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
     provisioning = watched.database("provisioning")
     packages, now = Packages(provisioning["packages"], 5), utc_now()
     await packages.note("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
-    before = await watched.look()
+    before = await watched.observe()
     assert value(before, "ordersaga_package_low", package="103.1.2") == 0
     assert value(before, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == 0
 
     await packages.note("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
     wish = ProvisionServer(order_id=new_id(), user_id="u1", package="103.1.2", ram=2048)
-    await Jobs(provisioning["jobs"]).open([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
-    after = await watched.look()
+    await Jobs(provisioning["jobs"]).insert([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
+    after = await watched.observe()
     assert value(after, "ordersaga_package_low", package="103.1.2") == 1
     assert value(after, "ordersaga_package_free_addresses", package="103.1.2") == 3
     assert value(after, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == pytest.approx(60, abs=50)
@@ -213,9 +213,9 @@ async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
 
 @moves("ordersaga_observed_timestamp_seconds")
 async def test_a_source_that_is_away_leaves_its_time_behind(watched: Watched) -> None:
-    first = await watched.look()
+    first = await watched.observe()
     away = Observer(watched.mongo, watched.prefix, "amqp://guest:guest@127.0.0.1:1/")
-    await away.look()
+    await away.observe()
     second = samples_of(generate_latest().decode())
     for source, moved in (("queues", False), ("orders", True)):
         times = [value(samples, "ordersaga_observed_timestamp_seconds", source=source) for samples in (first, second)]
@@ -282,7 +282,7 @@ async def test_a_running_stack_moves_what_prometheus_watches(
     async with (
         run_simulator() as simulator,
         contextlib.AsyncExitStack() as way_to_the_broker,
-        run_stack(mongodb_url, clean_broker, database_prefix, **IMPATIENT, **simulator.settings) as stack,
+        run_stack(mongodb_url, clean_broker, database_prefix, **SHORT_DELAYS, **simulator.settings) as stack,
     ):
         await simulator.packages([package("103.1.2", 0)])
         proxy = await way_to_the_broker.enter_async_context(Proxy(URL(clean_broker)).open())

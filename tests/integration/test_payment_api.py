@@ -52,9 +52,7 @@ async def test_a_declined_payment_says_why(worker: PaymentWorker, client: httpx.
     assert body["amount"] == 10
 
 
-async def test_a_tombstone_reads_without_what_it_does_not_know(
-    worker: PaymentWorker, client: httpx.AsyncClient
-) -> None:
+async def test_a_tombstone_has_neither_amount_nor_user(worker: PaymentWorker, client: httpx.AsyncClient) -> None:
     order = order_created()
     await worker.refund(order.order_id)
     body = (await client.get(f"/payments/{order.order_id}")).json()
@@ -95,7 +93,7 @@ async def test_the_list_pages_through_everything_once(worker: PaymentWorker, cli
     "query",
     ["status=paid", "status[$gt]=", "limit=0", "limit=101", "limit=x", "cursor=%7B%7D", "cursor=WzFd", "cursor=é"],
 )
-async def test_a_list_asked_for_wrongly_is_a_422_or_ignores_what_it_does_not_know(
+async def test_an_invalid_list_request_is_a_422_and_unknown_parameters_are_ignored(
     client: httpx.AsyncClient, query: str
 ) -> None:
     response = await client.get(f"/payments?{query}")

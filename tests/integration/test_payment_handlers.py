@@ -1,4 +1,4 @@
-"""Charging and refunding over a real database: the normal path, redelivery, and what an unknown outcome leads to."""
+"""Charging and refunding over a real database: the normal path, redelivery, and unknown outcomes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,11 +30,11 @@ async def worker(
 async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(worker: PaymentWorker) -> None:
     order = order_created(amount=1999)
     answers = await worker.charge(order)
-    payment, entry = await worker.payment(order.order_id), await worker.entry(order.order_id)
-    assert entry is not None
-    assert answers == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
+    payment, record = await worker.payment(order.order_id), await worker.gateway_record(order.order_id)
+    assert record is not None
+    assert answers == [PaymentProcessed(order_id=order.order_id, transaction_id=record["chargeId"])]
     assert (payment.status, payment.amount, payment.user_id) == (PaymentStatus.PROCESSED, 1999, "u1")
-    assert (entry["amount"], entry["currency"], entry["attempts"]) == (1999, "USD", 1)
+    assert (record["amount"], record["currency"], record["attempts"]) == (1999, "USD", 1)
 
 
 async def test_a_declined_card_fails_the_payment_with_a_reason(worker: PaymentWorker) -> None:
@@ -59,9 +59,9 @@ async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: Payme
     order = order_created()
     first = await worker.charge(order)
     assert await worker.charge(order) == first
-    entry = await worker.entry(order.order_id)
-    assert entry is not None
-    assert entry["attempts"] == 1
+    record = await worker.gateway_record(order.order_id)
+    assert record is not None
+    assert record["attempts"] == 1
 
 
 async def test_a_redelivery_with_another_amount_follows_the_record(worker: PaymentWorker) -> None:
@@ -76,7 +76,7 @@ async def test_a_free_order_never_reaches_the_gateway_not_even_for_its_refund(wo
     order = order_created(amount=0)
     assert await worker.charge(order) == [PaymentProcessed(order_id=order.order_id, transaction_id=FREE)]
     assert await worker.refund(order.order_id) == [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
-    assert await worker.entry(order.order_id) is None
+    assert await worker.gateway_record(order.order_id) is None
 
 
 # --- Refunds ---
@@ -87,10 +87,10 @@ async def test_a_refund_returns_the_money_once(worker: PaymentWorker) -> None:
     await worker.charge(order)
     expected = [PaymentRefunded(order_id=order.order_id, status="REFUNDED")]
     assert await worker.refund(order.order_id) == expected
-    entry = await worker.entry(order.order_id)
+    record = await worker.gateway_record(order.order_id)
     assert await worker.refund(order.order_id) == expected
     assert await worker.charge(order) == expected
-    assert await worker.entry(order.order_id) == entry
+    assert await worker.gateway_record(order.order_id) == record
     assert await worker.held() == set()
 
 
@@ -100,7 +100,7 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
     assert await worker.refund(order.order_id) == expected
     assert await worker.charge(order) == expected
     assert await worker.refund(order.order_id) == expected
-    assert await worker.entry(order.order_id) is None
+    assert await worker.gateway_record(order.order_id) is None
     assert (await worker.payment(order.order_id)).status is PaymentStatus.VOIDED
 
 
@@ -126,7 +126,7 @@ async def test_a_batch_of_refunds_answers_each_once(worker: PaymentWorker) -> No
 # --- Unknown outcomes ---
 
 
-async def test_a_lost_answer_is_found_out_and_published_by_the_look_up(
+async def test_a_lost_answer_is_looked_up_and_published_by_the_reconciler(
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
@@ -138,10 +138,10 @@ async def test_a_lost_answer_is_found_out_and_published_by_the_look_up(
     assert await worker.reconciler.look_up_due() == 0
     clock.advance(1)
     assert await worker.reconciler.look_up_due() == 1
-    entry = await worker.entry(order.order_id)
-    assert entry is not None
-    assert worker.outbox.sent == [PaymentProcessed(order_id=order.order_id, transaction_id=entry["chargeId"])]
-    assert entry["attempts"] == 1
+    record = await worker.gateway_record(order.order_id)
+    assert record is not None
+    assert worker.outbox.sent == [PaymentProcessed(order_id=order.order_id, transaction_id=record["chargeId"])]
+    assert record["attempts"] == 1
     payment = await worker.payment(order.order_id)
     assert (payment.status, payment.unpublished, payment.next_lookup_at) == (PaymentStatus.PROCESSED, False, None)
     clock.advance(60)
@@ -168,7 +168,7 @@ async def test_a_charge_that_never_arrived_is_made_by_the_look_up(worker: Paymen
     assert await worker.held() == {order.order_id}
 
 
-async def test_look_ups_go_on_until_the_gateway_answers(worker: PaymentWorker, clock: MovableClock) -> None:
+async def test_look_ups_continue_until_the_gateway_answers(worker: PaymentWorker, clock: MovableClock) -> None:
     async def dead(_operation: str, _key: str) -> None:
         raise ConnectionResetError("the line is dead")
 
@@ -251,7 +251,7 @@ async def test_a_gateway_that_hangs_for_one_order_delays_the_others_no_longer_th
         orders = [order_created() for _ in range(3)]
 
         class AtOnce(SimulatedGateway):
-            """Answers before any timeout can pass: how long the database takes must not decide who is in time."""
+            """Answers at once, so that the speed of the database does not decide which charge is in time."""
 
             async def charge(self, request: ChargeRequest) -> Charged | Declined:
                 return Charged(f"ch_{request.key}")
@@ -277,7 +277,7 @@ async def test_a_key_reused_for_another_amount_is_never_recorded_as_paid(
     clock.advance(1)
     await worker.reconciler.look_up_due()
     assert (await worker.payment(order.order_id)).status is PaymentStatus.PENDING
-    # The saga gives up, and what was charged under the key goes back.
+    # The saga gives up, and the charge under the key is refunded.
     assert await worker.refund(order.order_id) == []
     clock.advance(5)
     await worker.reconciler.look_up_due()
@@ -289,10 +289,10 @@ def order_request(key: str, amount: int) -> ChargeRequest:
     return ChargeRequest(key, amount, "USD", "tok_ok", utc_now())
 
 
-# --- What the look-ups publish ---
+# --- Answers that the reconciler publishes ---
 
 
-async def test_an_answer_found_out_while_the_broker_is_away_is_published_by_the_sweep(
+async def test_an_answer_looked_up_while_the_broker_is_away_is_published_later(
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     order = order_created("tok_timeout")
@@ -340,7 +340,7 @@ async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentW
         while not worker.outbox.sent:
             await asyncio.sleep(0.01)
     async with asyncio.timeout(60):
-        while not running.done():  # the driver lets a cancellation go by that meets it in the middle of a reply
+        while not running.done():  # the driver swallows a cancellation that hits it in the middle of a reply
             running.cancel()
             await asyncio.wait({running}, timeout=0.1)
     assert running.cancelled()

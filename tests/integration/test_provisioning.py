@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from provisioning_service.api import show
+from provisioning_service.api import show_job
 from provisioning_service.handlers import JobHandlers
 from provisioning_service.job import State, Step
 from provisioning_service.provider import UnansweredError
@@ -32,8 +32,8 @@ from shared.contracts import (
 from shared.contracts.provisioning import Server
 from shared.errors import BusUnavailableError
 from tests.support.provisioning_workers import (
-    DEFAULT_PATIENCE,
-    PATIENT,
+    DEFAULT_TIMEOUTS,
+    LONG_TIMEOUT,
     ProvisioningWorker,
     in_hand,
     provisioning_worker,
@@ -77,7 +77,7 @@ async def states(worker: ProvisioningWorker, *messages: ProvisionServer) -> Coun
 
 def ends(worker: ProvisioningWorker, order_id: str) -> list[Message]:
     """How the order's runs have ended, as the order is told; repetitions are counted once."""
-    told = [m for m in worker.outbox.sent if isinstance(m, ProvisioningCompleted | ProvisioningFailed)]
+    told = [m for m in worker.publisher.sent if isinstance(m, ProvisioningCompleted | ProvisioningFailed)]
     return list({m.to_json(): m for m in told if m.order_id == order_id}.values())
 
 
@@ -107,7 +107,7 @@ class Gate:
         self._open.set()
 
     async def reached(self) -> None:
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(LONG_TIMEOUT):
             await self._reached.wait()
 
     def asked(self, call: str) -> list[str]:
@@ -137,7 +137,7 @@ async def test_an_order_gets_its_server_and_everybody_hears_of_it(
     assert await worker.take(message) == []
     await worker.settle()
     now = to_rfc3339(worker.clock.now)
-    assert show(await worker.job(message.order_id)) == {
+    assert show_job(await worker.job(message.order_id)) == {
         "orderId": message.order_id,
         "package": KEY,
         "ram": 2048,
@@ -158,8 +158,8 @@ async def test_an_order_gets_its_server_and_everybody_hears_of_it(
         "createdAt": now,
         "updatedAt": now,
     }
-    assert worker.outbox.said(message.order_id) == ["Your server is being provisioned", "Your server is ready"]
-    (completed,) = worker.outbox.of(ProvisioningCompleted)
+    assert worker.publisher.said(message.order_id) == ["Your server is being provisioned", "Your server is ready"]
+    (completed,) = worker.publisher.of(ProvisioningCompleted)
     assert completed == ProvisioningCompleted(
         order_id=message.order_id,
         server=Server(ip=f"{KEY}.1", username="root", os="Ubuntu 22.04", expires_at=completed.server.expires_at),
@@ -188,8 +188,8 @@ async def test_the_password_reaches_the_vault_and_nothing_else(
     document = await worker.database["jobs"].find_one({"_id": message.order_id})
     told = caplog.text + "".join(capsys.readouterr())
     assert "job ended" in told
-    shown = [told, json.dumps(show(job)), repr(job), repr(document)]
-    shown += [m.to_json().decode() for m in worker.outbox.sent]
+    shown = [told, json.dumps(show_job(job)), repr(job), repr(document)]
+    shown += [m.to_json().decode() for m in worker.publisher.sent]
     assert not any(password in text for text in shown)
 
 
@@ -204,7 +204,9 @@ async def test_five_orders_for_one_package_take_their_turns_in_the_order_in_whic
     await worker.settle()
     jobs = [await worker.job(message.order_id) for message in (*apart, *together)]
     assert [job.ip for job in jobs] == [f"{KEY}.{number}" for number in range(1, 6)]
-    assert all(job.line < behind.line for job, behind in pairwise(jobs)), "no two have the same place"
+    assert all(job.queue_position < behind.queue_position for job, behind in pairwise(jobs)), (
+        "no two have the same place"
+    )
     assert [sold["ip"] for sold in await simulator.purchases()] == [job.ip for job in jobs]
 
 
@@ -224,7 +226,7 @@ async def test_ten_orders_for_five_servers_in_two_processes(
         await asyncio.gather(worker.take(*messages[::2]), other.take(*messages[1::2]))
         await asyncio.gather(worker.settle(), other.settle())
         await worker.settle()
-        told = worker.outbox.sent + other.outbox.sent
+        told = worker.publisher.sent + other.publisher.sent
     assert await states(worker, *messages) == {State.COMPLETED: 5, State.FAILED: 5}
     assert sorted(asked) == [f"{KEY}.{number}" for number in range(1, 6)]
     assert {sold["package"] for sold in await simulator.purchases()} == {KEY}
@@ -284,7 +286,7 @@ async def test_a_purchase_that_fails_is_tried_again_after_two_and_three_minutes_
         worker.clock.advance(1)
         await worker.settle()
     assert (await worker.job(message.order_id)).state is State.FAILED
-    assert worker.outbox.said(message.order_id) == [
+    assert worker.publisher.said(message.order_id) == [
         "Your server is being provisioned",
         "Waiting 2 minutes before attempt 2 of 3",
         "Waiting 3 minutes before attempt 3 of 3",
@@ -301,7 +303,7 @@ async def test_a_purchase_that_fails_is_tried_again_after_two_and_three_minutes_
     await retry(worker, message)
     assert await states(worker, message) == {State.COMPLETED: 1}
     assert len(await simulator.purchases()) == 1
-    assert worker.outbox.said(message.order_id)[3:] == ["Your server is being provisioned", "Your server is ready"]
+    assert worker.publisher.said(message.order_id)[3:] == ["Your server is being provisioned", "Your server is ready"]
 
 
 async def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_a_retry_goes_on_from_there(
@@ -317,7 +319,7 @@ async def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_a_ret
         assert await worker.job(message.order_id) == waiting
         worker.clock.advance(1)
         await worker.settle()
-    assert worker.outbox.said(message.order_id)[1:] == [
+    assert worker.publisher.said(message.order_id)[1:] == [
         "Waiting 1 minute before attempt 2 of 3",
         "Waiting 2 minutes before attempt 3 of 3",
     ]
@@ -523,12 +525,12 @@ async def test_a_package_that_runs_low_is_announced_once_per_crossing(
     seen = []
     for _ in range(4):  # they see 7, 6, 5 and 4 free addresses
         await provision(worker)
-        seen.append([low.ipv4 for low in worker.outbox.of(PackageLowIps)])
+        seen.append([low.ipv4 for low in worker.publisher.of(PackageLowIps)])
     assert seen == [[], [], [5], [5]]
     await simulator.packages([package(KEY, [f"{KEY}.{number}" for number in range(100, 107)])])
     for _ in range(3):
         await provision(worker)
-    assert worker.outbox.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)] * 2
+    assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)] * 2
 
 
 # --- The wrong address. ---
@@ -554,7 +556,7 @@ async def test_a_wrong_address_is_never_given_away_and_never_tried_again(
     worker.clock.advance(3600)
     await worker.settle()
     assert len(await simulator.purchases()) == 1
-    assert worker.outbox.of(ProvisioningCompleted) == []
+    assert worker.publisher.of(ProvisioningCompleted) == []
     assert await worker.locks.held() == []
 
     await retry(worker, message)
@@ -760,7 +762,7 @@ async def stuck(worker: ProvisioningWorker) -> AsyncIterator[tuple[ProvisionServ
     await worker.take(holder)
     await worker.take(behind)
     gate = Gate(worker, "buy")
-    await worker.schedule.look()
+    await worker.scheduler.look()
     try:
         await gate.reached()
         yield holder, behind
@@ -774,20 +776,20 @@ async def test_a_job_behind_a_holder_that_does_not_get_on_misses_its_turn_and_is
     async with stuck(worker) as (holder, behind):
         since = worker.clock.now
         worker.clock.advance(29)
-        await worker.schedule.look()
+        await worker.scheduler.look()
         assert (await worker.job(behind.order_id)).attempts == ()
         for number in (1, 2):
             worker.clock.advance(1 if number == 1 else 30)
-            await worker.schedule.look()
-            await worker.schedule.look()
+            await worker.scheduler.look()
+            await worker.scheduler.look()
             job = await worker.job(behind.order_id)
-            assert (job.state, job.missed_turns) == (State.QUEUED, number)
+            assert (job.state, job.lock_timeouts) == (State.QUEUED, number)
             assert (job.attempts[-1].step, job.attempts[-1].outcome) == (Step.LOCK, "failed")
             assert f"order {holder.order_id} holds the package" in job.attempts[-1].detail
             assert since.isoformat(timespec="seconds") in job.attempts[-1].detail
-        await worker.announcing.publish_posted()
-        assert worker.outbox.said(behind.order_id) == ["Your server is being provisioned"]
-    await worker.schedule.idle()
+        await worker.outbox.publish_posted()
+        assert worker.publisher.said(behind.order_id) == ["Your server is being provisioned"]
+    await worker.scheduler.wait_until_idle()
     await worker.settle()
     assert await states(worker, holder, behind) == {State.COMPLETED: 2}
 
@@ -795,16 +797,16 @@ async def test_a_job_behind_a_holder_that_does_not_get_on_misses_its_turn_and_is
 async def test_in_the_strict_form_a_turn_missed_fails_the_job(
     mongodb_url: str, database_prefix: str, simulator: Simulator
 ) -> None:
-    strict = replace(DEFAULT_PATIENCE, lock_attempts=1)
-    async with provisioning_worker(mongodb_url, database_prefix, simulator, patience=strict) as worker:
+    strict = replace(DEFAULT_TIMEOUTS, lock_attempts=1)
+    async with provisioning_worker(mongodb_url, database_prefix, simulator, timeouts=strict) as worker:
         async with stuck(worker) as (holder, behind):
             worker.clock.advance(30)
-            await worker.schedule.look()
-            await worker.announcing.publish_posted()
+            await worker.scheduler.look()
+            await worker.outbox.publish_posted()
             assert ends(worker, behind.order_id) == [
                 failed(behind, f"No turn for package {KEY} within 30 s", retryable=True)
             ]
-        await worker.schedule.idle()
+        await worker.scheduler.wait_until_idle()
         await worker.settle()
         assert await states(worker, holder, behind) == {State.COMPLETED: 1, State.FAILED: 1}
         await retry(worker, behind)
@@ -820,7 +822,7 @@ async def test_waiting_behind_orders_that_get_on_is_no_failure_however_long_it_t
     async def take_twenty_seconds(call: str, _ip: str) -> None:
         if call in ("packages", "buy"):
             worker.clock.advance(20)
-            await worker.schedule.look()
+            await worker.scheduler.look()
 
     worker.provider.before = take_twenty_seconds
     await worker.settle()
@@ -834,13 +836,13 @@ async def test_packages_do_not_wait_for_each_other(worker: ProvisioningWorker, s
         elsewhere = request(package="10.0.0")
         await worker.take(elsewhere)
         gate = Gate(worker, "buy")
-        await worker.schedule.look()
+        await worker.scheduler.look()
         await gate.reached()
         assert gate.asked("buy") == ["10.0.0.1"]
         assert await simulator.purchases() == []
         await in_hand(worker, 2)
         gate.open()
-    await worker.schedule.idle()
+    await worker.scheduler.wait_until_idle()
     await worker.settle()
     assert await states(worker, holder, behind, elsewhere) == {State.COMPLETED: 3}
 
@@ -851,11 +853,11 @@ async def test_a_holder_whose_lock_was_cleared_does_not_buy_and_goes_on_later(
     message = request()
     await worker.take(message)
     gate = Gate(worker, "packages")
-    await worker.schedule.look()
+    await worker.scheduler.look()
     await gate.reached()
     assert await worker.locks.clear(KEY) is not None
     gate.open()
-    await worker.schedule.idle()
+    await worker.scheduler.wait_until_idle()
     assert gate.calls == [("packages", "")]
     assert await states(worker, message) == {State.QUEUED: 1}
     await worker.settle()
@@ -885,27 +887,27 @@ async def test_what_is_said_while_the_broker_is_away_is_said_later_in_its_order(
     await simulator.faults(buy={"failNext": 1})
     message = request()
     await worker.take(message)
-    worker.outbox.away = True
+    worker.publisher.away = True
     for pause in (0, 120):
         worker.clock.advance(pause)
         with pytest.raises(BusUnavailableError):
             await worker.settle()
     assert (await worker.job(message.order_id)).state is State.COMPLETED
 
-    worker.outbox.away, worker.outbox.sent = False, []
+    worker.publisher.away, worker.publisher.sent = False, []
     worker.clock.advance(4)
-    await worker.announcing.publish_left_behind()
-    assert worker.outbox.sent == [], "whoever recorded it may be about to publish it"
+    await worker.outbox.publish_left_behind()
+    assert worker.publisher.sent == [], "whoever recorded it may be about to publish it"
     worker.clock.advance(1)
-    await worker.announcing.publish_left_behind()
-    assert [m.message if isinstance(m, ProvisioningProgress) else type(m) for m in worker.outbox.sent] == [
+    await worker.outbox.publish_left_behind()
+    assert [m.message if isinstance(m, ProvisioningProgress) else type(m) for m in worker.publisher.sent] == [
         "Your server is being provisioned",
         "Waiting 2 minutes before attempt 2 of 3",
         "Your server is ready",
         ProvisioningCompleted,
     ]
-    await worker.announcing.publish_left_behind()
-    assert len(worker.outbox.sent) == 4
+    await worker.outbox.publish_left_behind()
+    assert len(worker.publisher.sent) == 4
 
 
 async def test_a_package_that_fell_while_the_broker_was_away_is_announced_later(
@@ -913,14 +915,14 @@ async def test_a_package_that_fell_while_the_broker_was_away_is_announced_later(
 ) -> None:
     await simulator.packages([package(KEY, 5)])
     await worker.take(request())
-    worker.outbox.away = True
+    worker.publisher.away = True
     with pytest.raises(BusUnavailableError):
         await worker.settle()
-    worker.outbox.away = False
+    worker.publisher.away = False
     worker.clock.advance(5)
-    await worker.announcing.publish_left_behind()
-    await worker.announcing.publish_left_behind()
-    assert worker.outbox.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)]
+    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_left_behind()
+    assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)]
 
 
 # --- Without a provider. ---
@@ -929,23 +931,23 @@ async def test_a_package_that_fell_while_the_broker_was_away_is_announced_later(
 async def test_without_a_provider_every_run_is_refused_and_a_later_one_may_succeed(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
-    refusing = JobHandlers(worker.jobs, worker.clock, worker.announcing.post, has_provider=False)
+    refusing = JobHandlers(worker.jobs, worker.clock, worker.outbox.post, has_provider=False)
     message = request()
     for run in (1, 2):
         wanted = message.model_copy(update={"run": run})
         refused = failed(message, "No server provider is configured", retryable=True, run=run)
-        assert await refusing.decide([wanted]) == [refused]
-        assert await refusing.decide([wanted, wanted]) == [refused] * 2
-        assert await refusing.decide([cancellation(message, run)]) == [refused]
+        assert await refusing.handle([wanted]) == [refused]
+        assert await refusing.handle([wanted, wanted]) == [refused] * 2
+        assert await refusing.handle([cancellation(message, run)]) == [refused]
     await retry(worker, message, run=3)
     assert await states(worker, message) == {State.COMPLETED: 1}
-    assert await refusing.decide([message]) == worker.outbox.of(ProvisioningCompleted)
+    assert await refusing.handle([message]) == worker.publisher.of(ProvisioningCompleted)
 
 
 async def test_without_a_provider_what_is_under_way_stands_still(worker: ProvisioningWorker) -> None:
-    refusing = JobHandlers(worker.jobs, worker.clock, worker.announcing.post, has_provider=False)
+    refusing = JobHandlers(worker.jobs, worker.clock, worker.outbox.post, has_provider=False)
     message = request()
     await worker.take(message)
     before = await worker.job(message.order_id)
-    assert await refusing.decide([message]) == []
+    assert await refusing.handle([message]) == []
     assert await worker.job(message.order_id) == before

@@ -21,7 +21,7 @@ from shared.http import create_app
 from tests.support.builders import new_id
 from tests.support.eventually import eventually
 from tests.support.provisioning_workers import KEY as CREDENTIALS_KEY
-from tests.support.provisioning_workers import PATIENT, ProvisioningWorker, provisioning_worker, request
+from tests.support.provisioning_workers import LONG_TIMEOUT, ProvisioningWorker, provisioning_worker, request
 from tests.support.simulators import Simulator, package, run_simulator
 
 NAME = "103.181.91"
@@ -51,9 +51,11 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
     opened: list[httpx.AsyncClient] = []
 
     def client(**parts: Any) -> httpx.AsyncClient:
-        desk = ApiDependencies(worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock)
+        dependencies = ApiDependencies(
+            worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock
+        )
         app = create_app("provisioning", "Jobs", nothing_is_down)
-        app.include_router(create_router(desk._replace(**parts)))
+        app.include_router(create_router(dependencies._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
         return opened[-1]
@@ -342,7 +344,7 @@ async def test_without_a_provider_there_is_no_list_of_packages(clients: Clients)
 
 async def test_while_the_provider_is_away_there_is_no_list_of_packages(clients: Clients) -> None:
     async with run_simulator() as gone:
-        times = {"buy_timeout": PATIENT, "status_timeout": PATIENT, "stock_timeout": PATIENT}
+        times = {"buy_timeout": LONG_TIMEOUT, "status_timeout": LONG_TIMEOUT, "stock_timeout": LONG_TIMEOUT}
         provider = SmartVps(url=gone.url, username="u", password="secret", **times)
         refused = problem(await clients(provider=provider).get("/packages"), 503)
     try:

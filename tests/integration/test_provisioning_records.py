@@ -13,7 +13,7 @@ from provisioning_service import lifecycle
 from provisioning_service import locks as lock_records
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
-from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
+from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
 from provisioning_service.jobs import MAX_ATTEMPTS, ClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.ownership import Ownership
@@ -25,7 +25,7 @@ from shared.contracts.provisioning import Server
 from shared.database import Database
 from shared.schema import prepare
 from tests.support.builders import connected, new_id
-from tests.support.provisioning_workers import DEFAULT_PATIENCE, request
+from tests.support.provisioning_workers import DEFAULT_TIMEOUTS, request
 
 NOW = utc_now()
 LEASE = timedelta(seconds=120)
@@ -78,22 +78,22 @@ FULL: dict[str, Any] = {
     "run": 3,
     "cancel_run": 2,
     "fence": 5,
-    "line": 1_800_000_000_000_000,
+    "queue_position": 1_800_000_000_000_000,
     "due_at": LATER,
     "waiting_since": NOW,
-    "missed_turns": 2,
-    "missed_at": LATER,
-    "buys": 1,
-    "looks": 2,
+    "lock_timeouts": 2,
+    "lock_timed_out_at": LATER,
+    "buy_attempts": 1,
+    "status_attempts": 2,
     "purchase": Purchase(
         asked=("103.83.1.1",),
         free_before=("103.83.1.1", "103.83.1.2"),
         started_at=NOW,
-        rest_until=LATER,
+        no_retry_before=LATER,
         answered=True,
-        settled=True,
-        looked=True,
-        trouble="buyvps: broke",
+        failed=True,
+        searched=True,
+        error="buyvps: broke",
     ),
     "ip": "103.83.1.1",
     "wrong_ips": ("192.0.2.1", "192.0.2.2"),
@@ -104,7 +104,7 @@ FULL: dict[str, Any] = {
     "retryable": True,
     "attempts": (Attempt(Step.CHECK, NOW, "ok", "2 free"), Attempt(Step.BUY, LATER, "failed", "broke")),
     "sequence": 8,
-    "outbox": (Notice(8, "provisioning.progress", {"orderId": "o", "step": "buy"}),),
+    "outbox": (OutboxMessage(8, "provisioning.progress", {"orderId": "o", "step": "buy"}),),
     "created_at": NOW,
     "updated_at": LATER,
 }
@@ -118,13 +118,13 @@ async def test_every_field_of_a_job_comes_back_as_it_was_stored(jobs: Jobs) -> N
     assert FULL.keys() | {"order_id", "version", "outbox_since"} == {field.name for field in fields(Job)}
     job = Job(order_id=new_id(), **FULL)
     assert all(getattr(job, name) != getattr(EMPTY, name) for name in FULL), "each field is told apart from its default"
-    await jobs.open([job])
+    await jobs.insert([job])
     assert await jobs.find(job.order_id) == replace(job, outbox_since=LATER)
 
 
 async def test_a_job_that_knows_next_to_nothing_comes_back_too(jobs: Jobs) -> None:
     job = replace(EMPTY, order_id=new_id())
-    await jobs.open([job])
+    await jobs.insert([job])
     assert await jobs.find(job.order_id) == job
 
 
@@ -132,7 +132,7 @@ async def test_a_change_of_any_field_is_stored_and_so_is_its_going(jobs: Jobs) -
     for name in FULL.keys() - {"attempts", "outbox", "cancel_run"}:  # these only grow
         bare = replace(EMPTY, order_id=new_id())
         full = replace(bare, **{name: FULL[name]})
-        await jobs.open([bare])
+        await jobs.insert([bare])
         assert await jobs.change(bare, full)
         changed = await jobs.find(bare.order_id)
         assert changed == replace(full, version=1), name
@@ -142,7 +142,7 @@ async def test_a_change_of_any_field_is_stored_and_so_is_its_going(jobs: Jobs) -
 
 async def test_a_job_keeps_the_latest_lines_of_its_log(jobs: Jobs) -> None:
     job = a_job()
-    await jobs.open([job])
+    await jobs.insert([job])
     lines = [Attempt(Step.LOCK, NOW, "failed", f"wait {number}") for number in range(MAX_ATTEMPTS + 10)]
     first = replace(job, attempts=tuple(lines[:-1]))
     assert await jobs.change(job, first)
@@ -154,21 +154,21 @@ async def test_a_job_keeps_the_latest_lines_of_its_log(jobs: Jobs) -> None:
 
 async def test_jobs_that_exist_are_left_alone_when_they_are_opened_again(jobs: Jobs) -> None:
     first = a_job()
-    other, another = a_job(), replace(first, line=99)
-    await jobs.open([first])
-    assert await jobs.open([another, other]) == [first, other]
-    assert await jobs.load([first.order_id, other.order_id, "nobody"]) == {
+    other, another = a_job(), replace(first, queue_position=99)
+    await jobs.insert([first])
+    assert await jobs.insert([another, other]) == [first, other]
+    assert await jobs.read([first.order_id, other.order_id, "nobody"]) == {
         first.order_id: first,
         other.order_id: other,
     }
-    assert await jobs.open([]) == []
+    assert await jobs.insert([]) == []
 
 
 async def test_the_jobs_are_paged_by_state_and_package(jobs: Jobs) -> None:
     opened = sorted(
         [a_job(state=State.FAILED), a_job(), a_job(package="10.0.0"), a_job()], key=lambda job: job.order_id
     )
-    await jobs.open(opened)
+    await jobs.insert(opened)
 
     async def ids(state: State | None = None, package: str | None = None, after: str | None = None) -> list[str]:
         return [job.order_id for job in await jobs.page(state, package, after=after, limit=3)]
@@ -187,7 +187,7 @@ async def test_the_jobs_are_paged_by_state_and_package(jobs: Jobs) -> None:
 
 
 async def claimed(jobs: Jobs, job: Job) -> Job:
-    await jobs.open([job])
+    await jobs.insert([job])
     held = await jobs.claim(job, NOW, LEASE)
     assert held is not None
     return held
@@ -195,7 +195,7 @@ async def claimed(jobs: Jobs, job: Job) -> Job:
 
 async def test_of_twenty_workers_one_claims_the_job(jobs: Jobs) -> None:
     job = a_job()
-    await jobs.open([job])
+    await jobs.insert([job])
     results = await asyncio.gather(*(jobs.claim(job, NOW, LEASE) for _ in range(20)))
     (winner,) = [held for held in results if held is not None]
     assert (winner.state, winner.fence, winner.version, winner.due_at) == (State.RUNNING, 1, 1, LATER)
@@ -204,7 +204,7 @@ async def test_of_twenty_workers_one_claims_the_job(jobs: Jobs) -> None:
 
 async def test_a_job_is_claimed_only_once_it_is_due_and_as_it_was_read(jobs: Jobs) -> None:
     job = a_job(due_at=LATER)
-    await jobs.open([job])
+    await jobs.insert([job])
     assert await jobs.claim(job, LATER - INSTANT, LEASE) is None
     assert await jobs.claim(replace(job, version=1), LATER, LEASE) is None
     assert await jobs.claim(job, LATER, LEASE) is not None
@@ -218,7 +218,7 @@ async def test_a_claim_that_is_not_renewed_can_be_taken_over_and_the_first_worke
     assert second.fence == first.fence + 1
     assert not await jobs.renew(first, LATER + LEASE)
     with pytest.raises(ClaimLostError):
-        await jobs.record(first, lifecycle.buying(first, f"{KEY}.1", [], LATER, DEFAULT_PATIENCE))
+        await jobs.record(first, lifecycle.buy_started(first, f"{KEY}.1", [], LATER, DEFAULT_TIMEOUTS))
     assert await jobs.find(first.order_id) == second
 
 
@@ -226,14 +226,14 @@ async def test_a_claim_is_kept_by_renewing_it_and_ends_with_the_work(jobs: Jobs)
     held = await claimed(jobs, a_job())
     assert await jobs.renew(held, LATER + LEASE)
     assert await jobs.claim(held, LATER, LEASE) is None
-    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_PATIENCE))
+    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     assert not await jobs.renew(waiting, LATER + LEASE)
     assert waiting.due_at == NOW + timedelta(seconds=120)
 
 
 async def test_a_step_is_recorded_once_however_often_the_call_is_repeated(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    after = lifecycle.check_failed(held, "ipstock: answered 500", NOW, DEFAULT_PATIENCE)
+    after = lifecycle.check_failed(held, "ipstock: answered 500", NOW, DEFAULT_TIMEOUTS)
     recorded = await jobs.record(held, after)
     assert recorded == replace(after, version=held.version + 1, outbox_since=NOW)
     assert await jobs.record(held, after) == recorded
@@ -243,10 +243,10 @@ async def test_a_step_is_recorded_once_however_often_the_call_is_repeated(jobs: 
 
 async def test_a_step_recorded_long_ago_is_not_taken_for_one_that_was_just_recorded(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    first = await jobs.record(held, lifecycle.buying(held, f"{KEY}.1", [], NOW, DEFAULT_PATIENCE))
-    await jobs.record(first, lifecycle.unanswered(first, "broke", NOW, done=True))
+    first = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
+    await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, done=True))
     with pytest.raises(ClaimLostError):
-        await jobs.record(held, lifecycle.buying(held, f"{KEY}.1", [], NOW, DEFAULT_PATIENCE))
+        await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
 
 
 async def test_a_job_that_moved_on_is_not_changed_by_who_read_it_before(jobs: Jobs) -> None:
@@ -258,17 +258,17 @@ async def test_a_job_that_moved_on_is_not_changed_by_who_read_it_before(jobs: Jo
 
 async def test_a_cancellation_reaches_the_worker_with_its_next_step(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    assert await jobs.ask_to_cancel(held.order_id, 1)
-    recorded = await jobs.record(held, lifecycle.unanswered(held, "x", NOW, done=True))
+    assert await jobs.request_cancel(held.order_id, 1)
+    recorded = await jobs.record(held, lifecycle.no_address_received(held, "x", NOW, done=True))
     assert recorded.cancel_requested
-    assert await jobs.ask_to_cancel(held.order_id, 0)
-    assert (await jobs.load([held.order_id]))[held.order_id].cancel_run == 1, "it is not taken back"
+    assert await jobs.request_cancel(held.order_id, 0)
+    assert (await jobs.read([held.order_id]))[held.order_id].cancel_run == 1, "it is not taken back"
 
 
 async def test_only_a_job_with_a_worker_is_asked_to_cancel(jobs: Jobs) -> None:
     job = a_job()
-    await jobs.open([job])
-    assert not await jobs.ask_to_cancel(job.order_id, 1)
+    await jobs.insert([job])
+    assert not await jobs.request_cancel(job.order_id, 1)
     assert await jobs.find(job.order_id) == job
 
 
@@ -278,9 +278,9 @@ async def test_a_purchase_is_begun_only_while_nobody_has_cancelled(
 ) -> None:
     held = await claimed(jobs, a_job())
     if cancel_run is not None:
-        await jobs.ask_to_cancel(held.order_id, cancel_run)
+        await jobs.request_cancel(held.order_id, cancel_run)
     recorded = await jobs.record(
-        held, lifecycle.buying(held, f"{KEY}.1", [], NOW, DEFAULT_PATIENCE), unless_cancelled=True
+        held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS), unless_cancelled=True
     )
     assert (recorded.purchase is None) == stops
     assert (recorded.version == held.version) == stops
@@ -291,20 +291,20 @@ async def test_a_purchase_is_begun_only_while_nobody_has_cancelled(
 
 
 async def heads(jobs: Jobs, now: Any = NOW, passing: tuple[str, ...] = (), limit: int = 100) -> list[str]:
-    return [job.order_id for job in await jobs.heads_of_lines(now, passing, limit)]
+    return [job.order_id for job in await jobs.queue_heads(now, passing, limit)]
 
 
 async def test_every_package_serves_the_first_in_its_line(jobs: Jobs) -> None:
     first, second = a_job(1), a_job(5)
     other, other_second = a_job(3, "10.0.0"), a_job(4, "10.0.0.x")
-    await jobs.open([second, other_second, first, other])
+    await jobs.insert([second, other_second, first, other])
     assert await heads(jobs) == [first.order_id, other.order_id]
     assert await heads(jobs, passing=(KEY,)) == [other.order_id]
     assert await heads(jobs, passing=(KEY, "10.0.0")) == []
 
 
 async def test_who_is_not_due_or_needs_no_lock_is_passed_over(jobs: Jobs) -> None:
-    await jobs.open(
+    await jobs.insert(
         [
             a_job(1, state=State.WAITING, due_at=LATER),
             a_job(2, ip=f"{KEY}.1"),
@@ -313,7 +313,7 @@ async def test_who_is_not_due_or_needs_no_lock_is_passed_over(jobs: Jobs) -> Non
         ]
     )
     waiting_first, last = a_job(5), a_job(6)
-    await jobs.open([last, waiting_first])
+    await jobs.insert([last, waiting_first])
     assert await heads(jobs) == [waiting_first.order_id]
     assert len(await heads(jobs, LATER)) == 1
 
@@ -321,14 +321,14 @@ async def test_who_is_not_due_or_needs_no_lock_is_passed_over(jobs: Jobs) -> Non
 async def test_a_job_whose_worker_has_died_stands_in_its_old_place(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job(1))
     behind = a_job(2)
-    await jobs.open([behind])
+    await jobs.insert([behind])
     assert await heads(jobs) == [behind.order_id]
     assert await heads(jobs, LATER) == [held.order_id]
 
 
 async def test_where_there_is_little_room_those_who_came_first_are_served_first(jobs: Jobs) -> None:
     standing = [a_job(number, f"10.0.{(number * 7) % 20}") for number in range(20)]
-    await jobs.open(standing[::-1])
+    await jobs.insert(standing[::-1])
     assert await heads(jobs, limit=3) == [job.order_id for job in standing[:3]]
     assert await heads(jobs, limit=0) == []
 
@@ -336,7 +336,7 @@ async def test_where_there_is_little_room_those_who_came_first_are_served_first(
 async def test_jobs_with_their_address_are_due_without_a_lock(jobs: Jobs) -> None:
     late = a_job(ip="1.1.1.1", state=State.WAITING, due_at=NOW)
     later = a_job(ip="1.1.1.2", state=State.WAITING, due_at=NOW - LEASE)
-    await jobs.open([late, later, a_job(), a_job(ip="1.1.1.3", due_at=LATER), a_job(state=State.FAILED, due_at=None)])
+    await jobs.insert([late, later, a_job(), a_job(ip="1.1.1.3", due_at=LATER), a_job(state=State.FAILED, due_at=None)])
     assert await jobs.due_without_lock(NOW, 10) == [later, late]
     assert await jobs.due_without_lock(NOW, 1) == [later]
 
@@ -345,21 +345,23 @@ async def test_who_has_stood_in_line_too_long_is_found_in_the_order_of_the_line(
     second, first = a_job(2), a_job(1, state=State.WAITING)
     fresh, elsewhere = a_job(3, waiting_since=LATER), a_job(4, "10.0.0")
     working, with_address = a_job(5, state=State.RUNNING), a_job(6, ip=f"{KEY}.1")
-    await jobs.open([second, first, fresh, elsewhere, working, with_address])
-    assert await jobs.in_line(KEY, NOW, 10) == [first, second]
-    assert await jobs.in_line(KEY, NOW - INSTANT, 10) == []
+    await jobs.insert([second, first, fresh, elsewhere, working, with_address])
+    assert await jobs.waiting_in_queue(KEY, NOW, 10) == [first, second]
+    assert await jobs.waiting_in_queue(KEY, NOW - INSTANT, 10) == []
 
 
 async def test_what_others_may_be_buying_is_known(jobs: Jobs) -> None:
     def buying(ip: str, **changes: Any) -> Job:
-        purchase = Purchase(**({"asked": (ip,), "free_before": (), "started_at": NOW, "rest_until": LATER} | changes))
+        purchase = Purchase(
+            **({"asked": (ip,), "free_before": (), "started_at": NOW, "no_retry_before": LATER} | changes)
+        )
         return a_job(state=State.WAITING, purchase=purchase)
 
-    mine, open_, looked_for = buying("1.1.1.1"), buying("1.1.1.2"), buying("1.1.1.3", settled=True)
+    mine, open_, looked_for = buying("1.1.1.1"), buying("1.1.1.2"), buying("1.1.1.3", failed=True)
     done = buying("1.1.1.4", answered=True)
     elsewhere = replace(buying("1.1.1.5"), package="10.0.0")
     over = replace(buying("1.1.1.6"), state=State.FAILED, due_at=None)
-    await jobs.open([mine, open_, looked_for, done, elsewhere, over, a_job()])
+    await jobs.insert([mine, open_, looked_for, done, elsewhere, over, a_job()])
     still = {"1.1.1.2", "1.1.1.3", "1.1.1.5"}
     assert await jobs.asked_by_others(mine, LATER - INSTANT) == still | {"1.1.1.6"}
     assert await jobs.asked_by_others(mine, LATER) == still, "one that has failed may still buy for a while"
@@ -367,8 +369,8 @@ async def test_what_others_may_be_buying_is_known(jobs: Jobs) -> None:
 
 async def test_a_claim_given_back_is_due_in_its_place_whatever_was_written_last(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    written = await jobs.record(held, lifecycle.buying(held, f"{KEY}.1", [], NOW, DEFAULT_PATIENCE))
-    await jobs.give_up(held, LATER)  # by who has not heard that the write was done
+    written = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
+    await jobs.requeue(held, LATER)  # by who has not heard that the write was done
     found = await jobs.find(held.order_id)
     assert found == replace(
         written,
@@ -385,21 +387,21 @@ async def test_a_claim_given_back_is_due_in_its_place_whatever_was_written_last(
 
 async def test_a_claim_given_back_late_does_not_undo_what_became_of_the_job(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_PATIENCE))
-    await jobs.give_up(held, LATER)
+    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
+    await jobs.requeue(held, LATER)
     assert await jobs.find(held.order_id) == waiting
 
 
 async def test_a_job_that_cannot_be_read_is_in_nobodys_way(jobs: Jobs, db: Database) -> None:
     good, bad = a_job(1, "10.0.1"), a_job(2, "10.0.2")
-    await jobs.open([good, bad])
+    await jobs.insert([good, bad])
     await db[job_records.COLLECTION].update_one({"_id": bad.order_id}, {"$set": {"step": "dance"}})
-    assert [job.order_id for job in await jobs.heads_of_lines(NOW, [], 10)] == [good.order_id]
+    assert [job.order_id for job in await jobs.queue_heads(NOW, [], 10)] == [good.order_id]
 
 
 async def test_a_job_from_before_versions_were_counted_can_be_read_and_changed(jobs: Jobs, db: Database) -> None:
     old = a_job()
-    await jobs.open([old])
+    await jobs.insert([old])
     await db[job_records.COLLECTION].update_one({"_id": old.order_id}, {"$unset": {"version": ""}})
     assert await jobs.find(old.order_id) == old
     assert await jobs.change(old, lifecycle.stopped(old, LATER))
@@ -410,7 +412,7 @@ async def test_a_job_from_before_versions_were_counted_can_be_read_and_changed(j
 
 async def test_what_a_job_owes_is_found_until_it_is_published(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_PATIENCE))
+    waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     assert await jobs.unpublished(NOW - INSTANT, 10) == []
     assert await jobs.unpublished(NOW, 10) == [waiting]
 
@@ -421,8 +423,8 @@ async def test_what_a_job_owes_is_found_until_it_is_published(jobs: Jobs) -> Non
 
 async def test_what_is_said_while_something_is_published_stays_owed(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    first = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_PATIENCE))
-    second = await jobs.record(first, lifecycle.check_failed(first, "y", LATER, DEFAULT_PATIENCE))
+    first = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
+    second = await jobs.record(first, lifecycle.check_failed(first, "y", LATER, DEFAULT_TIMEOUTS))
     assert len(second.outbox) == 2
 
     await jobs.mark_published([(held.order_id, first.outbox[-1].sequence)])
@@ -434,9 +436,9 @@ async def test_what_is_said_while_something_is_published_stays_owed(jobs: Jobs) 
 
 async def test_publishing_does_not_disturb_the_worker(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
-    first = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_PATIENCE))
+    first = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     await jobs.mark_published([(held.order_id, first.outbox[-1].sequence)])
-    second = await jobs.record(first, lifecycle.check_failed(first, "y", NOW, DEFAULT_PATIENCE))
+    second = await jobs.record(first, lifecycle.check_failed(first, "y", NOW, DEFAULT_TIMEOUTS))
     assert [notice.sequence for notice in second.outbox] == [first.sequence + 1]
 
 

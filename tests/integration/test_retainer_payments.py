@@ -23,7 +23,7 @@ from tests.support.payment_workers import MovableClock, PaymentWorker, order_cre
 async def workers(
     mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[PaymentWorker]]:
-    # How fast a machine is must not decide whether an order waits for its turn or is paid later.
+    # The speed of the machine must not decide whether an order waits for its retainer or is charged later.
     monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)
     clock = MovableClock()
     async with (
@@ -40,7 +40,7 @@ def worker(workers: list[PaymentWorker]) -> PaymentWorker:
 
 
 async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") -> str:
-    """A retainer that holds so many minor units."""
+    """Open a retainer that holds that many minor units."""
     retainer_id = new_id()
 
     async def work(session: Session) -> None:
@@ -71,13 +71,13 @@ def order(retainer_id: str | None, amount: int = 1000, **changes: object) -> Ord
 
 
 async def entries(worker: PaymentWorker, order_id: str) -> list[str]:
-    """What the journal says about an order, in order."""
+    """Return the operations that the journal records for an order, in order of time."""
     cursor = worker.database["entries"].find({"reference.orderId": order_id}).sort("at")
     return [entry["operation"] async for entry in cursor]
 
 
 async def assert_books_agree(worker: PaymentWorker) -> None:
-    """Every entry sums to zero, every balance is what its postings sum to, every order payment has its entries."""
+    """Check that entries sum to zero, balances match their postings, and payments of orders have their entries."""
     sums: Counter[str] = Counter()
     async for entry in worker.database["entries"].find():
         assert sum(posting["amount"] for posting in entry["postings"]) == 0
@@ -103,7 +103,7 @@ async def test_an_order_is_paid_and_its_entry_is_the_transaction(worker: Payment
     assert answer == PaymentProcessed(order_id=one.order_id, transaction_id=entry["_id"])
     assert entry["postings"][0]["account"] == f"retainer:{retainer_id}"
     assert await balance(worker, retainer_id) == 1500
-    assert await worker.entry(one.order_id) is None, "the card gateway has nothing to do with it"
+    assert await worker.gateway_record(one.order_id) is None, "the card gateway is not involved"
 
 
 async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_one(
@@ -118,7 +118,9 @@ async def test_ten_orders_at_once_on_two_workers_for_money_that_is_enough_for_on
     assert reasons == {f"Insufficient balance: Retainer {retainer_id} holds less than 800 USD"}
 
 
-async def test_a_batch_is_first_come_first_served_and_passes_over_who_asks_too_much(worker: PaymentWorker) -> None:
+async def test_a_batch_is_first_come_first_served_and_skips_orders_that_exceed_the_balance(
+    worker: PaymentWorker,
+) -> None:
     retainer_id = await retainer(worker, 1000)
     batch = [order(retainer_id, amount) for amount in (600, 500, 400, 1)]
     assert [answer.routing_key for answer in await worker.charge(*batch)] == [
@@ -138,7 +140,7 @@ async def test_cards_and_retainers_in_one_batch(worker: PaymentWorker) -> None:
     assert await worker.held() == {card.order_id}
 
 
-async def test_the_same_orders_again_and_on_all_workers_at_once_count_once(workers: list[PaymentWorker]) -> None:
+async def test_the_same_orders_on_all_workers_at_once_are_charged_once(workers: list[PaymentWorker]) -> None:
     retainer_id = await retainer(workers[0], 10_000)
     orders = [order(retainer_id, 1000) for _ in range(6)]
     answers = await asyncio.gather(*(worker.charge(*orders) for worker in workers * 4))
@@ -167,7 +169,7 @@ async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: Paym
 
 
 async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[PaymentWorker]) -> None:
-    """Whichever comes first: either nothing was ever taken, or it was put back."""
+    """In either order: nothing is charged, or it is refunded."""
     retainer_id = await retainer(workers[0], 100_000)
     orders = [order(retainer_id, 100) for _ in range(30)]
     takes = [workers[0].charge(one) for one in orders]
@@ -178,7 +180,7 @@ async def test_a_refund_that_meets_its_order_leaves_nothing_taken(workers: list[
     assert await balance(workers[0], retainer_id) == 100_000
 
 
-async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_later(
+async def test_a_busy_retainer_delays_no_other_order_and_its_orders_are_charged_later(
     workers: list[PaymentWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, other = workers
@@ -201,14 +203,14 @@ async def test_a_busy_retainer_is_in_nobody_elses_way_and_its_orders_are_paid_la
 
 
 async def _all_decided(worker: PaymentWorker, *orders: OrderCreated) -> bool:
-    worker.clock.advance(60)  # a payment that finds its retainer busy again waits for its next look-up
+    worker.clock.advance(60)  # a payment whose retainer is busy again waits for its next look-up
     await worker.reconciler.look_up_due()
     return all([(await worker.payment(one.order_id)).status is not PaymentStatus.PENDING for one in orders])
 
 
 @asynccontextmanager
 async def held(worker: PaymentWorker, retainer_id: str) -> AsyncIterator[None]:
-    """A transaction of another process that has written the retainer and does not end."""
+    """Keep a transaction of another process open that has written the retainer."""
     client = worker.database.client
     async with client.start_session() as session, await session.start_transaction():
         await worker.database["accounts"].update_one(
@@ -233,7 +235,7 @@ async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWor
         assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="VOIDED")]
 
 
-async def test_money_comes_back_to_a_retainer_that_is_inactive_by_now(worker: PaymentWorker) -> None:
+async def test_money_is_refunded_to_a_retainer_that_is_inactive_now(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     one = order(retainer_id)
     await worker.charge(one)

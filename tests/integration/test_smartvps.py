@@ -27,7 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.simulators import Simulator, package, run_simulator
 
 SECRET = "s3cret-Pa55"
-PATIENT = 60.0
+LONG_TIMEOUT = 60.0
 """For what is not to be decided by the clock."""
 
 
@@ -40,9 +40,9 @@ async def client(url: str, **changes: Any) -> AsyncIterator[SmartVps]:
     values: dict[str, Any] = {
         "username": "simulator",
         "password": "simulator",
-        "buy_timeout": PATIENT,
-        "status_timeout": PATIENT,
-        "stock_timeout": PATIENT,
+        "buy_timeout": LONG_TIMEOUT,
+        "status_timeout": LONG_TIMEOUT,
+        "stock_timeout": LONG_TIMEOUT,
     }
     smartvps = SmartVps(url=url, **(values | changes))
     try:
@@ -197,7 +197,7 @@ async def test_what_is_raised_before_sending_comes_out_and_nothing_is_sent(reaso
         with pytest.raises(type(reason)) as raised:
             await connected.buy("103.181.9.2", None, before_sending=stop)
         assert raised.value is reason
-        await eventually(lambda: received, PATIENT)
+        await eventually(lambda: received, LONG_TIMEOUT)
     assert received == [b""]
     assert measured("buyvps", "error") == before
 
@@ -247,7 +247,7 @@ async def test_calls_that_took_too_long_do_not_spoil_those_that_follow(
         assert [str(outcome) for outcome in outcomes] == ["buyvps: no answer within 0.2 s"] * 3
         assert {type(outcome) for outcome in outcomes} == {UnansweredError}
         await simulator.faults(buy={})
-        impatient._buy_timeout = PATIENT  # it has its connections still, and may take its time from here on
+        impatient._buy_timeout = LONG_TIMEOUT  # it has its connections still, and may take its time from here on
         assert await impatient.buy("103.181.91.1", None, before_sending=nothing) == "103.181.91.1"
 
 
@@ -310,7 +310,7 @@ async def test_neither_credentials_nor_answers_are_logged(
 
 
 async def test_a_connection_serves_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provisioning_service.smartvps.KEEP_ALIVE_SECONDS", PATIENT)
+    monkeypatch.setattr("provisioning_service.smartvps.KEEP_ALIVE_SECONDS", LONG_TIMEOUT)
     connections: list[int] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -332,14 +332,14 @@ async def test_a_purchase_takes_effect_although_its_client_has_gone_away(simulat
     await simulator.faults(buy={"delaySeconds": 600})
     async with client(simulator.url) as impatient:
         buying = asyncio.create_task(impatient.buy("103.181.9.2", None, before_sending=nothing))
-        await eventually(lambda: simulator.asked_to_buy, PATIENT, "the call to arrive")
+        await eventually(lambda: simulator.asked_to_buy, LONG_TIMEOUT, "the call to arrive")
         buying.cancel()
         await asyncio.wait({buying})
     assert buying.cancelled()
     assert await simulator.purchases() == []
     assert "103.181.9.2" in (await simulator.free())["103.181.9"]
     await simulator.faults(buy={})
-    await eventually(simulator.purchases, PATIENT, "the purchase to take effect")
+    await eventually(simulator.purchases, LONG_TIMEOUT, "the purchase to take effect")
     assert "103.181.9.2" not in (await simulator.free())["103.181.9"]
 
 
@@ -422,12 +422,12 @@ async def test_the_process_sells_and_ends_quickly_whatever_is_under_way() -> Non
         url = f"http://127.0.0.1:{port}"
         running = await stack.enter_async_context(process(http_port=port, smartvps_password=SECRET))
         smartvps = await stack.enter_async_context(client(url, password=SECRET))
-        control = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENT))
+        control = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=LONG_TIMEOUT))
 
         async def ready() -> bool:
             return (await control.get("/readyz")).status_code == 200
 
-        await eventually(ready, PATIENT)
+        await eventually(ready, LONG_TIMEOUT)
         assert [(p.package_id, p.name, p.ipv4) for p in await smartvps.packages()] == [
             ("1", "203.0.113", 10),
             ("2", "198.51.100", 3),
@@ -440,7 +440,7 @@ async def test_the_process_sells_and_ends_quickly_whatever_is_under_way() -> Non
         await sent.wait()
         await control.get("/healthz")  # answered after the purchase has arrived
         running.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENT / 2):  # long for a process to end in, short beside the delay
+        async with asyncio.timeout(LONG_TIMEOUT / 2):  # long for a process to end in, short beside the delay
             output, errors = await running.communicate()
         with pytest.raises(ProviderError, match="the connection broke"):
             await delayed

@@ -16,15 +16,15 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from operations.stack import recorder
+from operations.stack import state_writer
 from operations.stack.layout import Layout
-from operations.stack.orphans import end_leftovers
+from operations.stack.orphans import end_orphans
 from operations.stack.ports import PortClaims
 from operations.stack.processes import end_all, find, find_marked, identify
 from operations.stack.program import Command, ServerMissingError
 from operations.stack.services import probe_readiness
 from operations.stack.start import StartError
-from operations.stack.state import AlreadyRunsError, ProcessState, State, hold, read_state
+from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state
 from operations.stack.supervisor import Supervisor
 from tests.support.eventually import eventually
 
@@ -206,8 +206,8 @@ async def _seconds_until_it_is_back(layout: Layout, one: StandIn) -> float:
     await eventually(lambda: run.process("one").ready and run.pid("one") != killed, LONG_ENOUGH)
     took = time.monotonic() - died
     assert run.process("one").restarts == 1
-    assert run.events[0] == f"one (pid {killed}) ended by signal 9: starts again in 0.2 s"
-    assert run.events[1] == f"one runs again (pid {run.pid('one')})"
+    assert run.events[0] == f"one (pid {killed}) ended by signal 9: restart in 0.2 s"
+    assert run.events[1] == f"one is running again (pid {run.pid('one')})"
     await run.end()
     return took
 
@@ -224,10 +224,10 @@ async def test_a_program_that_keeps_dying_is_restarted_ever_more_slowly(
 
     os.kill(run.pid("one"), signal.SIGKILL)
 
-    await eventually(lambda: sum("starts again" in event for event in run.events) >= 4, LONG_ENOUGH)
-    delays = [event.rpartition("starts again in ")[2] for event in run.events if "starts again" in event]
+    await eventually(lambda: sum("restart in" in event for event in run.events) >= 4, LONG_ENOUGH)
+    delays = [event.rpartition("restart in ")[2] for event in run.events if "restart in" in event]
     assert delays[:4] == ["0.2 s", "0.4 s", "0.8 s", "1.6 s"]
-    assert any("ended at its start with exit status 7" in event for event in run.events)
+    assert any("ended during its start with exit status 7" in event for event in run.events)
     await run.end()
 
 
@@ -250,7 +250,7 @@ async def test_a_full_disk_does_not_end_the_supervision(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(recorder, "write_state", disk.before(recorder.write_state))
+    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
     monkeypatch.setattr(one, "prepare", disk.before(one.prepare))
     run = Run(layout, [one], disk=disk)
     await run.ready()
@@ -267,11 +267,11 @@ async def test_a_full_disk_does_not_end_the_supervision(
     disk.full = False
 
     await eventually(lambda: run.process("one").ready and run.pid("one") != killed, LONG_ENOUGH)
-    await eventually(lambda: any("runs again" in event for event in run.events), LONG_ENOUGH)
+    await eventually(lambda: any("is running again" in event for event in run.events), LONG_ENOUGH)
     state_file = str(layout.state_file)
     told = [event.partition(" (at ")[0] for event in run.events]
-    assert f"{state_file} cannot be written (No space left on device): tried every second" in told
-    assert told.count(f"{state_file} is written again") == 1
+    assert f"{state_file} cannot be written (No space left on device): retried every second" in told
+    assert told.count(f"{state_file} can be written again") == 1
     assert told[0].startswith(f"one (pid {killed}) ended by signal 9")
     await run.end()
     assert read_state(layout).phase == "stopped"
@@ -281,7 +281,7 @@ async def test_a_disk_that_stays_full_does_not_hinder_the_end(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(recorder, "write_state", disk.before(recorder.write_state))
+    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
     run = Run(layout, [one], disk=disk)
     await run.ready()
     disk.full = True
@@ -316,7 +316,7 @@ async def test_a_program_that_ends_at_its_start_fails_the_start_with_its_line(
     two.source = "import sys; sys.exit(\"ORDERSAGA_HTTP_PORT='x' is not valid: an integer\")"
     run = Run(layout, [one], [two])
 
-    with pytest.raises(StartError, match=r"two ended at its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"):
+    with pytest.raises(StartError, match=r"two ended during its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"):
         await run.task
 
     state = read_state(layout)
@@ -393,7 +393,7 @@ async def test_leftovers_are_ended_and_a_process_that_got_a_recycled_pid_is_not(
                 ProcessState("mongodb", identity=replace(recycled, started=recycled.started - 3600)),
             )
         )
-        assert end_leftovers(layout, state) == 1
+        assert end_orphans(layout, state) == 1
         # Whichever of the two waits for it first gets its status; asyncio says 255 when it comes second.
         assert await left.wait() in (-signal.SIGTERM, 255)
         assert find(recycled) is not None
@@ -429,7 +429,7 @@ async def test_processes_end_by_themselves_when_their_supervisor_is_killed(layou
 
 
 def test_a_data_directory_has_one_supervisor(layout: Layout) -> None:
-    with hold(layout), pytest.raises(AlreadyRunsError, match="already runs in"), hold(layout):
+    with acquire_lock(layout), pytest.raises(AlreadyRunsError, match="already runs in"), acquire_lock(layout):
         pass
-    with hold(layout):
+    with acquire_lock(layout):
         pass

@@ -1,4 +1,4 @@
-"""The Stripe gateway against a local server that speaks Stripe's calls: what is sent, and what every failure means."""
+"""The Stripe gateway against a local server with Stripe's API: the requests sent, and the meaning of every failure."""
 
 import asyncio
 import logging
@@ -49,7 +49,7 @@ async def api() -> AsyncIterator[StripeApi]:
 
 @pytest.fixture
 async def opened(api: StripeApi, database: Database) -> AsyncIterator[Opened]:
-    """Open another gateway; all share the records, as processes do."""
+    """Open gateways that share their records, as processes do."""
     gateways = []
 
     def another(*, key: str = API_KEY, timeout: float = PATIENT, url: str = api.url) -> OpenGateway:
@@ -295,12 +295,12 @@ async def test_a_cancellation_that_a_charge_overtakes_becomes_a_refund(opened: O
     assert api.held() == set()
 
 
-async def test_stripe_that_is_not_there_leaves_the_outcome_unknown(opened: Opened) -> None:
+async def test_an_unreachable_stripe_leaves_the_outcome_unknown(opened: Opened) -> None:
     with pytest.raises(GatewayTimeoutError, match="APIConnectionError"):
         await opened(url="http://127.0.0.1:9").charge(a_request())
 
 
-async def test_nothing_rests_on_idempotency_keys_that_stripe_has_forgotten(
+async def test_nothing_depends_on_idempotency_keys_that_stripe_has_forgotten(
     gateway: OpenGateway, api: StripeApi
 ) -> None:
     taken, refused, returned = a_request(), a_request(REFUSED), a_request()
@@ -331,8 +331,8 @@ async def test_an_intent_that_a_crash_left_without_a_record_takes_no_money(
 
 
 @pytest.mark.parametrize("how", ["charged", "declined", "closed"])
-@pytest.mark.parametrize("written", ["now", "before records said when their payment was opened"])
-async def test_what_a_deleted_order_has_left_does_not_decide_a_later_order_of_the_same_id(
+@pytest.mark.parametrize("written", ["now", "before records had openedAt"])
+async def test_the_record_of_a_deleted_order_does_not_decide_a_later_order_of_the_same_id(
     gateway: OpenGateway, api: StripeApi, database: Database, how: str, written: str
 ) -> None:
     earlier = replace(a_request(REFUSED if how == "declined" else VISA), opened_at=utc_now() - timedelta(days=31))
@@ -355,7 +355,7 @@ async def test_what_a_deleted_order_has_left_does_not_decide_a_later_order_of_th
 
 
 async def test_money_that_was_returned_behind_our_back_is_not_charged(gateway: OpenGateway, api: StripeApi) -> None:
-    """An operator refunds a charge whose answer was lost, in Stripe's dashboard."""
+    """An operator uses Stripe's dashboard to refund a charge whose answer was lost."""
     request = a_request()
     api.disturb("confirm", "lose answer")
     with pytest.raises(GatewayTimeoutError):
@@ -367,7 +367,7 @@ async def test_money_that_was_returned_behind_our_back_is_not_charged(gateway: O
     assert await gateway.refund(request) == Refunded(intent.id)
 
 
-async def test_what_was_charged_and_refunded_is_noted_for_the_audit(
+async def test_the_times_of_charge_and_refund_are_recorded_for_the_audit(
     gateway: OpenGateway, api: StripeApi, database: Database
 ) -> None:
     request = a_request()
@@ -383,29 +383,29 @@ async def test_what_was_charged_and_refunded_is_noted_for_the_audit(
     assert "refundedAt" in record
 
 
-async def test_a_wrong_key_is_the_operators_problem_and_declines_nobody(opened: Opened, api: StripeApi) -> None:
+async def test_a_wrong_key_is_reported_to_the_operator_and_declines_no_card(opened: Opened, api: StripeApi) -> None:
     request = a_request()
     with pytest.raises(GatewayMisconfiguredError, match="AuthenticationError, HTTP status 401"):
         await opened(key="sk_test_ofSomebodyElse").charge(request)
-    mended = opened()
-    assert await mended.look_up(request) is None
-    assert isinstance(await mended.charge(request), Charged)
+    corrected = opened()
+    assert await corrected.look_up(request) is None
+    assert isinstance(await corrected.charge(request), Charged)
 
 
-async def test_neither_keys_nor_tokens_are_told(
+async def test_neither_keys_nor_tokens_are_logged_or_raised(
     opened: Opened, api: StripeApi, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret_card, secret_key = "pm_1SecretCard", "sk_test_SecretKey"
-    told = []
+    results = []
     with caplog.at_level(logging.DEBUG):
         for gateway, card in ((opened(), secret_card), (opened(key=secret_key), VISA), (opened(), secret_card)):
             try:
-                told.append(str(await gateway.charge(a_request(card))))
+                results.append(str(await gateway.charge(a_request(card))))
             except GatewayTimeoutError as error:
-                told.append(repr(error))
+                results.append(repr(error))
             api.disturb("create", "fail after")
     output = capfd.readouterr()
-    everything = "".join([*told, caplog.text, output.out, output.err])
+    everything = "".join([*results, caplog.text, output.out, output.err])
     assert "GatewayMisconfiguredError" in everything
     assert "does not accept our calls" in everything
     for secret in (secret_card, secret_key, API_KEY):

@@ -32,7 +32,7 @@ from provisioning_service import __main__ as provisioning
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.simulator.app import create_simulator_app
 from provisioning_service.simulator.settings import SimulatorSettings
-from provisioning_service.simulator.state import State
+from provisioning_service.simulator.state import SimulatorState
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failure_points import nothing_fails
@@ -94,7 +94,7 @@ def _applications() -> Iterator[FastAPI]:
         provisioning.DEFINITION, lambda connections: provisioning.assemble(ProvisioningSettings(), connections)
     )
     yield _wired(console.DEFINITION, lambda connections: console.assemble(OperationsSettings(), connections))
-    yield create_simulator_app(SimulatorSettings(), State(), stopping=asyncio.Event())
+    yield create_simulator_app(SimulatorSettings(), SimulatorState(), stopping=asyncio.Event())
 
 
 def _wired(definition: Definition, assemble: Callable[[Connections], Parts]) -> FastAPI:

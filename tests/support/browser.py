@@ -12,7 +12,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def find_chromium() -> str:
-    """The browser's program: the one that the environment names, else one from the PATH."""
+    """Return the path of the browser: from the environment, else from PATH."""
     given = os.environ.get(CHROMIUM_VARIABLE)
     found = given or next((path for name in NAMES if (path := shutil.which(name))), None)
     if not found:
@@ -25,7 +25,7 @@ def find_chromium() -> str:
 
 @asynccontextmanager
 async def run_browser() -> AsyncIterator[Browser]:
-    """A browser that ends with the context. Its sandbox needs another user than root."""
+    """Run a browser while the context is open. Its sandbox does not work for root."""
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = await playwright.chromium.launch(executable_path=find_chromium(), args=arguments)

@@ -1,4 +1,4 @@
-"""The console over real servers, for tests: its pages over HTTP, and dead letters as the broker would bring them."""
+"""The console over real servers, for tests: its pages over HTTP, and dead letters as the broker would deliver them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -31,14 +31,14 @@ OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
 class Poison(Exception):  # noqa: N818 - as a service's own error might be called
-    """What a handler raises in these tests."""
+    """The error that handlers raise in these tests."""
 
 
 @asynccontextmanager
-async def a_desk(
+async def console_dependencies(
     mongodb_url: str, amqp_url: str, prefix: str, urls: Mapping[str, str] = NO_SERVICES, **options: Any
 ) -> AsyncIterator[ConsoleDependencies]:
-    """What a console is put together from."""
+    """The dependencies of a console over these servers."""
     client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
     services = Services(urls)
     try:
@@ -49,23 +49,23 @@ async def a_desk(
 
 
 @asynccontextmanager
-async def pages_of(desk: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the console's pages, in this process; it posts as a page of the console would."""
-    transport = httpx.ASGITransport(an_app(desk))
+async def pages_of(dependencies: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the console's pages, in this process; it posts like a page of the console."""
+    transport = httpx.ASGITransport(an_app(dependencies))
     async with httpx.AsyncClient(transport=transport, base_url=BASE, headers=OURS) as client:
         yield client
 
 
 @asynccontextmanager
-async def served(desk: ConsoleDependencies) -> AsyncIterator[str]:
-    """The address of the console, for a browser."""
-    async with serve(an_app(desk)) as url:
+async def served(dependencies: ConsoleDependencies) -> AsyncIterator[str]:
+    """The URL of the console, for a browser."""
+    async with serve(an_app(dependencies)) as url:
         yield url
 
 
 @asynccontextmanager
 async def serve(app: FastAPI) -> AsyncIterator[str]:
-    """The address at which an application answers."""
+    """Serve an application, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none"))
     socket = server.config.bind_socket()
     serving = asyncio.create_task(server.serve(sockets=[socket]))
@@ -77,21 +77,21 @@ async def serve(app: FastAPI) -> AsyncIterator[str]:
         socket.close()
 
 
-def an_app(desk: ConsoleDependencies) -> FastAPI:
+def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     """The console in an application like that of its process."""
 
     async def ready() -> dict[str, str]:
         return {}
 
     app = create_app("console", "The console", ready, pages=True)
-    app.include_router(create_router(desk))
+    app.include_router(create_router(dependencies))
     return app
 
 
-async def record_letters(desk: ConsoleDependencies, *deliveries: Delivery) -> None:
+async def record_letters(dependencies: ConsoleDependencies, *deliveries: Delivery) -> None:
     """Record dead letters, as the ingest does."""
-    await DeadLetterService(desk.operations).prepare()
-    await LetterRecords(desk.operations).record(deliveries, utc_now())
+    await DeadLetterService(dependencies.operations).prepare()
+    await LetterRecords(dependencies.operations).record(deliveries, utc_now())
 
 
 def a_letter(
@@ -104,9 +104,9 @@ def a_letter(
     ago: timedelta = timedelta(),
     now: datetime | None = None,
 ) -> Delivery:
-    """A delivery of the dead-letter queue: what a service sends on when a handler fails with that error."""
+    """A delivery of the dead-letter queue: what a service publishes when a handler fails with that error."""
     content = body if body is not None else orjson.dumps({"orderId": order_id, "userId": "u1"})
-    came = Delivery(
+    failed = Delivery(
         body=content,
         queue=queue,
         exchange=EXCHANGE,
@@ -118,7 +118,7 @@ def a_letter(
         headers={},
         receipt=None,
     )
-    letter = dead_letter(came, _raised(error), (now or utc_now()) - ago)
+    letter = dead_letter(failed, _raised(error), (now or utc_now()) - ago)
     return Delivery(
         body=letter.body,
         queue=DEAD_LETTERS,

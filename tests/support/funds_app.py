@@ -1,4 +1,4 @@
-"""The funds API as one process serves it, in this process: its own connection, and the routes over it."""
+"""The funds API of one payment process, run inside the test process with its own connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +21,7 @@ from tests.support.funds_client import Funds, read_books
 
 @dataclass(frozen=True)
 class FundsApp:
-    """One process's funds: a client of its API, and what stands behind it."""
+    """The funds of one process: an HTTP client of its API, its database and its transactions."""
 
     http: httpx.AsyncClient
     database: Database
@@ -29,13 +29,13 @@ class FundsApp:
 
     @property
     def client(self) -> Funds:
-        """The API as its clients use it."""
+        """Return a client of the API."""
         return Funds(self.http, lambda: "http://localhost")
 
 
 @asynccontextmanager
 async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymongo") -> AsyncIterator[FundsApp]:
-    """Serve the funds of these databases; several of one prefix are several processes."""
+    """Serve the funds of the database prefix; several apps with one prefix act as several processes."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(connected(mongodb_url, f"{database_prefix}_payments", driver))
         await prepare(database, SCHEMA)
@@ -48,7 +48,7 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
 
 
 async def assert_books_balance(app: FundsApp) -> None:
-    """Fail with all that is wrong with the books, if anything is."""
+    """Fail with a list of all discrepancies in the books, if there are any."""
     assert (await read_books(app.database)).discrepancies() == []
 
 

@@ -1,7 +1,7 @@
-"""The funds API as its clients use it, and a check of its books that shares no code with the service.
+"""A client of the funds API, and a check of the books that shares no code with the service.
 
-A request is a value (`Call`), so that the same one can be sent by any client, sent again under the same key, and held
-against the journal afterwards. Amounts are minor units here; the bodies carry them as the JSON numbers of the contract.
+A request is a value (`Call`), so a test can send it from any client, repeat it under the same key, and compare it with
+the journal afterwards. Amounts are minor units here; the bodies have them as the JSON numbers of the contract.
 """
 
 from collections import Counter, defaultdict
@@ -22,12 +22,12 @@ CREDIT_NORMAL = ("retainer", "customer", "system:revenue", "system:opening")
 
 
 def number(minor: int) -> int | float:
-    """Minor units as the JSON number that stands for them."""
+    """Convert minor units to a JSON number."""
     return minor // 100 if minor % 100 == 0 else minor / 100
 
 
 def minor_units(value: float) -> int:
-    """The minor units that a JSON number stands for."""
+    """Convert a JSON number to minor units."""
     return round(value * 100)
 
 
@@ -95,12 +95,12 @@ def cancel(transfer_id: str) -> Call:
     return Call(f"/api/bank-transfers/{transfer_id}/cancel", {})
 
 
-# --- Sending them. ---
+# --- Sending requests. ---
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request that got one, after how many attempts."""
+    """The answer to a request, and the number of attempts that it took."""
 
     status: int
     body: Document
@@ -112,25 +112,25 @@ class Answer:
 
     @property
     def said(self) -> tuple[int, Document]:
-        """What was answered, however often it was asked."""
+        """Return the answer without the number of attempts."""
         return self.status, self.body
 
 
 class Funds:
-    """A client of the funds API; `url` is asked before every attempt, as processes come and go."""
+    """A client of the funds API; it calls `url` before every attempt, because processes come and go."""
 
     def __init__(self, http: httpx.AsyncClient, url: Callable[[], str]) -> None:
         self._http = http
         self._url = url
 
     async def send(self, call: Call, key: str | None = None) -> Answer:
-        """Send it once; raises what httpx raises when no answer comes."""
+        """Send the request once. Raises the errors of httpx if there is no answer."""
         headers = {} if key is None else {"Idempotency-Key": key}
         response = await self._http.request(call.method, self._url() + call.path, json=call.body, headers=headers)
         return Answer(response.status_code, response.json())
 
     async def insist(self, call: Call, key: str, within: float) -> Answer:
-        """Send it, and again under the same key after a lost connection or a 5xx, until it has its answer."""
+        """Send the request until it is answered; after a lost connection or a 5xx, repeat it under the same key."""
         attempts = 0
 
         async def answered() -> Answer:
@@ -144,7 +144,7 @@ class Funds:
         return replace(answer, attempts=attempts)
 
     async def made(self, call: Call, kind: str) -> str:
-        """Send it once and return the id of what it created."""
+        """Send the request once and return the id of the created resource."""
         answer = await self.send(call)
         assert answer.status == 201, (call, answer)
         created: str = answer.body[kind]["_id"]
@@ -167,7 +167,7 @@ class Funds:
 
 
 class Books:
-    """What stands in the database of the payment service, read in one go."""
+    """The books in the payment service's database."""
 
     def __init__(
         self, accounts: list[Document], entries: list[Document], payments: list[Document], transfers: list[Document]
@@ -178,7 +178,7 @@ class Books:
         self.transfers = {transfer["_id"]: transfer for transfer in transfers}
 
     def discrepancies(self) -> list[str]:
-        """All that is wrong with the books; empty if they balance."""
+        """Return all discrepancies; the list is empty if the books balance."""
         checks = (self._of_entries, self._of_balances, self._of_reversals, self._of_payments, self._of_transfers)
         return [wrong for check in checks for wrong in check()]
 
@@ -246,7 +246,7 @@ class Books:
 
 
 def _sign(account: str) -> int:
-    """+1 for accounts that a debit makes larger, -1 for those that a credit does."""
+    """Return +1 for accounts that a debit increases, -1 for those that a credit increases."""
     if account.startswith(tuple(f"{kind}:" for kind in DEBIT_NORMAL)):
         return 1
     assert account.startswith(tuple(f"{kind}:" for kind in CREDIT_NORMAL)), f"{account} is not in the chart of accounts"
@@ -258,7 +258,7 @@ def _postings(entry: Document, factor: int = 1) -> list[tuple[str, int]]:
 
 
 async def read_books(database: AsyncDatabase[Document]) -> Books:
-    """Read the books; nobody may be writing to them meanwhile."""
+    """Read the books; no process may write to them in the meantime."""
     source = database.with_options(read_concern=ReadConcern("majority"))
     names = ("accounts", "entries", "fund_payments", "bank_transfers")
     return Books(*[await source[name].find().to_list() for name in names])

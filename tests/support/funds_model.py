@@ -1,7 +1,7 @@
-"""What the books must say, as plain numbers in memory: no transactions, no postings, no races.
+"""A model of the books, as plain numbers in memory: no transactions, no postings, no races.
 
-Each operation returns the statuses that may refuse it, all that apply, as more than one thing can be wrong with a
-request; where there is none, it takes effect. Amounts are minor units.
+Each operation returns every HTTP status with which the service may refuse it, since several things can be wrong with
+one request; without any, the operation takes effect. Amounts are minor units.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ class Retainer:
 
 @dataclass
 class Invoice:
-    """What a client owes."""
+    """An invoice to a client."""
 
     client: str
     currency: str
@@ -52,7 +52,7 @@ class Payment:
 
 @dataclass
 class Bank:
-    """An account with a bank."""
+    """A bank account."""
 
     currency: str
     balance: int
@@ -71,7 +71,7 @@ class Transfer:
 
 
 class Model:
-    """All that the funds API knows, by the ids that it gave."""
+    """The state of the funds API, by the ids that it has assigned."""
 
     def __init__(self) -> None:
         self.retainers: dict[str, Retainer] = {}
@@ -80,7 +80,7 @@ class Model:
         self.banks: dict[str, Bank] = {}
         self.transfers: dict[str, Transfer] = {}
         self.credit: Counter[tuple[str, str]] = Counter()
-        """What customers have paid and not used, by customer and currency."""
+        """The unused credit of customers, by customer and currency."""
 
     def consume(self, retainer_id: str, amount: int, invoice_id: str | None) -> Refusals:
         retainer = self.retainers[retainer_id]
@@ -96,7 +96,7 @@ class Model:
         return refusals
 
     def replenish(self, retainer_id: str, amount: int, payment_id: str | None) -> Refusals:
-        """A payment that is not one of ours is money from outside, like none at all."""
+        """Add to a retainer; an unknown payment counts as money from outside, like no payment."""
         retainer = self.retainers[retainer_id]
         refusals = _refusals((409, retainer.status != "active"))
         payment = self.payments.get(payment_id or "")
@@ -142,7 +142,7 @@ class Model:
             self.invoices[payment.invoice].due -= payment.amount
 
     def transfer(self, transfer: Transfer) -> Refusals:
-        """Move the money; the transfer gets its id from whoever asks, so it is not added here."""
+        """Move the money; the caller adds the transfer, because the service assigns its id."""
         source, target = self.banks[transfer.source], self.banks[transfer.target]
         refusals = _refusals(
             (422, source.currency != target.currency),
@@ -179,7 +179,7 @@ class Model:
             bank.status = status
         return refusals
 
-    # --- What a GET shows of it. ---
+    # --- The fields that a GET shows. ---
 
     def shown_retainer(self, retainer_id: str) -> dict[str, Any]:
         retainer = self.retainers[retainer_id]

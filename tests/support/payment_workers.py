@@ -1,4 +1,4 @@
-"""Payment workers as tests need them: over a real database, with a clock, a gateway and crashes of a test's making."""
+"""Payment workers for tests: over a real database, with a clock, a gateway and crashes that the test controls."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 from payment_service import payments as records
 from payment_service.card_charger import CardCharger
-from payment_service.gateways import simulated as book
+from payment_service.gateways import simulated
 from payment_service.gateways.port import Charged, ChargeRequest, Declined, Gateway, NothingCharged, Refunded
 from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
@@ -29,7 +29,7 @@ from tests.support.builders import connected, new_id
 
 
 class MovableClock:
-    """The present moment, which a test may advance."""
+    """A clock that a test can advance."""
 
     def __init__(self) -> None:
         self.now = utc_now()
@@ -42,7 +42,7 @@ class MovableClock:
 
 
 class Outbox:
-    """Keeps what the look-ups publish; refuses while `away`."""
+    """Collects what the reconciler publishes; raises while `away`."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
@@ -55,7 +55,7 @@ class Outbox:
 
 
 class InterceptedGateway:
-    """A gateway with a test's code around its calls: `before` and `after`, given the operation and the key."""
+    """A gateway that runs the test's code, `before` and `after`, around each call, given its operation and key."""
 
     def __init__(self, inner: Gateway) -> None:
         self.inner = inner
@@ -82,7 +82,7 @@ class InterceptedGateway:
 
 
 class PaymentWorker:
-    """One payment process without its consumer: `take` and `refund` are what its handlers return for messages."""
+    """One payment process without its consumer: `charge` and `refund` return the answers of its handlers."""
 
     def __init__(self, database: Database, clock: MovableClock, failure_rate: float, timeout_seconds: float) -> None:
         self.database = database
@@ -90,7 +90,7 @@ class PaymentWorker:
         self.crash_at: str | None = None
         self.outbox = Outbox()
         self.payments = Payments(database[records.COLLECTION])
-        inner = SimulatedGateway(database[book.COLLECTION], failure_rate=failure_rate, clock=clock)
+        inner = SimulatedGateway(database[simulated.COLLECTION], failure_rate=failure_rate, clock=clock)
         self.gateway = InterceptedGateway(inner)
         self.cards = CardCharger(
             self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
@@ -102,7 +102,7 @@ class PaymentWorker:
         self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
     def reach(self, point: str) -> None:
-        """Crash, once, at the point that the test has chosen."""
+        """Crash once, at the failure point that the test has chosen."""
         if point == self.crash_at:
             self.crash_at = None
             raise SimulatedCrashError(point)
@@ -118,18 +118,18 @@ class PaymentWorker:
         assert found is not None, f"no payment of order {order_id}"
         return found
 
-    async def entry(self, key: str) -> Document | None:
-        """What the gateway's book says under the key."""
-        return await self.database[book.COLLECTION].find_one({"_id": key})
+    async def gateway_record(self, key: str) -> Document | None:
+        """Return the gateway's record of the key."""
+        return await self.database[simulated.COLLECTION].find_one({"_id": key})
 
     async def held(self) -> set[str]:
-        """The keys under which the gateway holds money."""
-        cursor = self.database[book.COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
-        return {entry["_id"] async for entry in cursor}
+        """Return the keys under which the gateway holds money."""
+        cursor = self.database[simulated.COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
+        return {record["_id"] async for record in cursor}
 
 
 def order_created(token: str | None = "tok_ok", amount: int = 1000, **changes: Any) -> OrderCreated:
-    """An order of that many minor units, paid by card with that token."""
+    """Create an order of that many minor units, paid by card with the token."""
     fields: dict[str, Any] = {
         "order_id": new_id(),
         "user_id": "u1",
@@ -150,14 +150,14 @@ async def payment_worker(
     failure_rate: float = 0.0,
     timeout_seconds: float = 60.0,  # a slow machine must not make an outcome unknown
 ) -> AsyncIterator[PaymentWorker]:
-    """A worker with a connection of its own; several with one prefix share the records and the gateway's book."""
+    """Create a worker with its own connection; workers of one prefix share payments and gateway records."""
     async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
         await prepare(database, {records.COLLECTION: records.SCHEMA})
         yield PaymentWorker(database, clock or MovableClock(), failure_rate, timeout_seconds)
 
 
 def kinds(messages: Collection[Message]) -> list[str]:
-    """The types of the messages, for a glance."""
+    """Return the routing keys of the messages."""
     return [message.routing_key for message in messages]
 
 

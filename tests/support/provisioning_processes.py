@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.processes import Process, Stack, run_stack
 from tests.support.simulators import Simulator, run_simulator
 
-IMPATIENT = {
+SHORT_DELAYS = {
     "credentials_key": Fernet.generate_key().decode(),
     "buy_retry_delays": "0.2,0.3",
     "status_retry_delays": "0.2,0.3",
@@ -25,7 +25,7 @@ IMPATIENT = {
 }
 """Settings that make seconds of what are minutes; time-outs are long, as a slow machine must not decide a test."""
 
-TAKES_OVER_SOON = {"lock_lease_seconds": 1, "buy_timeout_seconds": 4}
+SHORT_LEASES = {"lock_lease_seconds": 1, "buy_timeout_seconds": 4}
 """For tests in which a process dies or is paused: what it held is taken over after a second."""
 
 
@@ -66,11 +66,11 @@ class Hosting:
         assert found is not None
         return found
 
-    async def over(self, order_id: str, within: float = 60) -> Document:
+    async def ended(self, order_id: str, within: float = 60) -> Document:
         return await self.when(order_id, "COMPLETED", "FAILED", within=within)
 
-    async def all_over(self, order_ids: list[str], within: float = 90) -> list[Document]:
-        return [await self.over(order_id, within) for order_id in order_ids]
+    async def all_ended(self, order_ids: list[str], within: float = 90) -> list[Document]:
+        return [await self.ended(order_id, within) for order_id in order_ids]
 
     async def bought(self) -> list[str]:
         """The addresses that the provider sold, in the order in which it did."""
@@ -101,7 +101,9 @@ async def hosting(mongodb_url: str, amqp_url: str, database_prefix: str, **setti
     async with (
         run_simulator() as simulator,
         connected(mongodb_url, f"{database_prefix}_provisioning") as database,
-        run_stack(mongodb_url, amqp_url, database_prefix, **{**IMPATIENT, **simulator.settings, **settings}) as stack,
+        run_stack(
+            mongodb_url, amqp_url, database_prefix, **{**SHORT_DELAYS, **simulator.settings, **settings}
+        ) as stack,
     ):
         await bus.start(None)
         try:

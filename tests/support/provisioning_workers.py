@@ -11,20 +11,20 @@ from cryptography.fernet import Fernet
 
 from provisioning_service import jobs as job_records
 from provisioning_service import locks as lock_records
-from provisioning_service import outbox
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
 from provisioning_service.credentials import Vault
 from provisioning_service.handlers import JobHandlers
 from provisioning_service.job import Job, State
-from provisioning_service.job_runner import JobRunner, Records
+from provisioning_service.job_runner import JobCollections, JobRunner
 from provisioning_service.jobs import Jobs
-from provisioning_service.lifecycle import Patience
+from provisioning_service.lifecycle import Timeouts
 from provisioning_service.locks import Locks
+from provisioning_service.outbox import Outbox
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Access, Package
-from provisioning_service.schedule import Schedule
+from provisioning_service.scheduler import Scheduler
 from provisioning_service.schema import SCHEMA
 from provisioning_service.smartvps import SmartVps
 from shared.contracts import CancelProvisioning, Message, ProvisioningProgress, ProvisionServer
@@ -39,7 +39,7 @@ from tests.support.simulators import Simulator
 
 KEY = Fernet.generate_key().decode()
 
-DEFAULT_PATIENCE = Patience(
+DEFAULT_TIMEOUTS = Timeouts(
     buy_attempts=3,
     buy_delays=(timedelta(seconds=120), timedelta(seconds=180)),
     buy_timeout=timedelta(seconds=120),
@@ -51,11 +51,11 @@ DEFAULT_PATIENCE = Patience(
 )
 """The settings' defaults: with a clock that tests advance, minutes cost nothing."""
 
-PATIENT = 60.0
+LONG_TIMEOUT = 60.0
 """For what runs by the real clock: a slow machine must not decide a test."""
 
 
-class Outbox(payment_workers.Outbox):
+class RecordingPublisher(payment_workers.Outbox):
     """Keeps what is published, and knows what was told to whom."""
 
     def said(self, order_id: str) -> list[str]:
@@ -102,36 +102,36 @@ class InterceptedProvider:
 class ProvisioningWorker:
     """One provisioning process without its consumer; `settle` works until nothing is left to do at this moment."""
 
-    def __init__(self, database: Database, provider: SmartVps, clock: MovableClock, patience: Patience) -> None:
+    def __init__(self, database: Database, provider: SmartVps, clock: MovableClock, timeouts: Timeouts) -> None:
         self.database = database
         self.clock = clock
         self.crash_at: str | None = None
-        self.outbox = Outbox()
+        self.publisher = RecordingPublisher()
         self.provider = InterceptedProvider(provider)
         self.jobs = Jobs(database[job_records.COLLECTION])
         self.locks = Locks(database[lock_records.COLLECTION])
         self.packages = Packages(database[package_records.COLLECTION], low_threshold=5)
         self.ownership = Ownership(database[address_records.COLLECTION])
         self.vault = Vault(KEY)
-        self.announcing = outbox.Outbox(self.jobs, self.packages, self.outbox, clock, self.reach)  # type: ignore[arg-type]
-        records = Records(self.jobs, self.ownership, self.packages)
-        self.carrying = JobRunner(
+        self.outbox = Outbox(self.jobs, self.packages, self.publisher, clock, self.reach)  # type: ignore[arg-type]
+        records = JobCollections(self.jobs, self.ownership, self.packages)
+        self.runner = JobRunner(
             records,
             self.provider,
             self.vault,
-            patience,
+            timeouts,
             clock=clock,
             reach=self.reach,
-            on_low=self.announcing.post_low_packages,
+            on_low_package=self.outbox.announce_low_packages,
         )
-        self.schedule = Schedule(
-            self.jobs, self.locks, self.carrying, self.announcing, patience, clock=clock, at_once=100
+        self.scheduler = Scheduler(
+            self.jobs, self.locks, self.runner, self.outbox, timeouts, clock=clock, max_concurrent=100
         )
         self._handlers = JobHandlers(self.jobs, clock, self._noted, has_provider=True)
 
     def _noted(self, job: Job) -> None:
-        self.announcing.post(job)
-        self.schedule.wake()
+        self.outbox.post(job)
+        self.scheduler.wake()
 
     def reach(self, point: str) -> None:
         """Crash, once, at the point that the test has chosen."""
@@ -141,18 +141,18 @@ class ProvisioningWorker:
 
     async def take(self, *messages: ProvisionServer | CancelProvisioning) -> list[Message]:
         """Handle a batch; what the handlers answer counts as published."""
-        answers = list(await self._handlers.decide(messages))
-        await self.outbox.send(answers)
+        answers = list(await self._handlers.handle(messages))
+        await self.publisher.send(answers)
         return answers
 
     async def settle(self) -> None:
         """Work until nothing is due any more at this moment, and publish what was said."""
         while True:
-            await self.schedule.look()
-            if not self.schedule._in_hand:
+            await self.scheduler.look()
+            if not self.scheduler._running:
                 break
-            await self.schedule.idle()
-        await self.announcing.publish_posted()
+            await self.scheduler.wait_until_idle()
+        await self.outbox.publish_posted()
 
     async def job(self, order_id: str) -> Job:
         found = await self.jobs.find(order_id)
@@ -179,9 +179,9 @@ async def provisioning_worker(
     simulator: Simulator,
     *,
     clock: MovableClock | None = None,
-    patience: Patience = DEFAULT_PATIENCE,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     driver: str = "pymongo",
-    buy_timeout: float = PATIENT,
+    buy_timeout: float = LONG_TIMEOUT,
 ) -> AsyncIterator[ProvisioningWorker]:
     """A worker with connections of its own; several with one prefix share the records."""
     provider = SmartVps(
@@ -189,26 +189,26 @@ async def provisioning_worker(
         username=simulator.username,
         password=simulator.password,
         buy_timeout=buy_timeout,
-        status_timeout=PATIENT,
-        stock_timeout=PATIENT,
+        status_timeout=LONG_TIMEOUT,
+        stock_timeout=LONG_TIMEOUT,
     )
     try:
         async with connected(mongodb_url, f"{database_prefix}_provisioning", driver) as database:
             await prepare(database, SCHEMA)
-            worker = ProvisioningWorker(database, provider, clock or MovableClock(), patience)
+            worker = ProvisioningWorker(database, provider, clock or MovableClock(), timeouts)
             try:
                 yield worker
             finally:
-                for task in worker.schedule._in_hand:
+                for task in worker.scheduler._running:
                     task.cancel()
-                await worker.schedule.idle()
+                await worker.scheduler.wait_until_idle()
     finally:
         await provider.close()
 
 
 async def in_hand(worker: ProvisioningWorker, number: int = 1) -> None:
     """Wait until the worker has begun so many jobs."""
-    await eventually(lambda: len(worker.schedule._in_hand) == number, PATIENT)
+    await eventually(lambda: len(worker.scheduler._running) == number, LONG_TIMEOUT)
 
 
 async def _nothing(_call: str, _ip: str) -> None:

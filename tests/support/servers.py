@@ -27,7 +27,7 @@ from operations.stack.processes import Child
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.start import start
-from operations.stack.state import AlreadyRunsError, hold
+from operations.stack.state import AlreadyRunsError, acquire_lock
 from shared import topology
 
 MONGODB_URL_VARIABLE = "ORDERSAGA_TEST_MONGODB_URL"
@@ -125,7 +125,7 @@ async def native_servers() -> AsyncIterator[NativeServers]:
     _remove_what_killed_runs_left()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=DIRECTORY_PREFIX)))
-        stack.enter_context(hold(Layout(directory)))
+        stack.enter_context(acquire_lock(Layout(directory)))
         claims = stack.enter_context(PortClaims())
         ports = claims.claim_preferred(["mongodb", "amqp", "distribution", "epmd"])
         servers = NativeServers(directory, ports)
@@ -139,7 +139,7 @@ async def native_servers() -> AsyncIterator[NativeServers]:
 def _remove_what_killed_runs_left() -> None:
     """Delete the directories of runs that were killed; their servers ended with them."""
     for directory in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/"):
-        with contextlib.suppress(AlreadyRunsError, OSError), hold(Layout(directory)):
+        with contextlib.suppress(AlreadyRunsError, OSError), acquire_lock(Layout(directory)):
             shutil.rmtree(directory, ignore_errors=True)
 
 

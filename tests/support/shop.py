@@ -24,7 +24,7 @@ from shared.http import create_app
 from shared.service import Connections
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
-from tests.support.provisioning_processes import IMPATIENT
+from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.simulators import package, run_simulator
 from tests.support.tasks import end_tasks
 
@@ -111,7 +111,7 @@ async def open_shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Sho
     """Services that a test has to start, with 100 units of p1 and 10 servers to sell."""
     async with run_simulator() as simulator:
         await simulator.packages([package("103.181.91", 10)])
-        opened = Shop(mongodb_url, database_prefix, {**QUICK, **IMPATIENT, **simulator.settings})
+        opened = Shop(mongodb_url, database_prefix, {**QUICK, **SHORT_DELAYS, **simulator.settings})
         async with opened.running("inventory"):
             await opened.ask("inventory", "PUT", "/inventory/p1", {"quantity": 100})
             await opened.ask("inventory", "PUT", "/products/vps", {"kind": "vps", "package": "103.181.91"})

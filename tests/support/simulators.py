@@ -12,15 +12,15 @@ from pydantic import SecretStr
 
 from provisioning_service.simulator import app
 from provisioning_service.simulator.settings import SimulatorSettings
-from provisioning_service.simulator.state import Fate, State
+from provisioning_service.simulator.state import CallOutcome, SimulatorState
 
 
-class CountingState(State):
+class CountingState(SimulatorState):
     """The simulator's state, which also knows how many requests have come."""
 
     asked_to_buy = 0
 
-    def next_buy(self) -> Fate:
+    def next_buy(self) -> CallOutcome:
         self.asked_to_buy += 1
         return super().next_buy()
 
@@ -87,7 +87,7 @@ async def run_simulator(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     state = CountingState()
     async with AsyncExitStack() as stack:
-        with patch.object(app, "State", return_value=state):
+        with patch.object(app, "SimulatorState", return_value=state):
             await stack.enter_async_context(app.simulator(settings, listener))
         limits = httpx.Limits(max_keepalive_connections=0)
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60, limits=limits))

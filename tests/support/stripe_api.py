@@ -1,12 +1,12 @@
-"""Stripe as far as the payment service speaks to it: a local HTTP server with its rules, and faults of a test's choice.
+"""A local HTTP server that implements the part of Stripe's API that the payment service uses, with injected faults.
 
-PaymentIntents are created, retrieved, confirmed and cancelled, charges refunded. Kept to: the API key, the states of
-an intent, idempotency keys (a repeated request gets its first answer, failures included; another one is refused, and
-so is one that comes while the first is carried out), minimum amounts, one refund per charge.
+PaymentIntents can be created, retrieved, confirmed and cancelled, and charges refunded. The server enforces the API
+key, the states of an intent, idempotency keys (a repeated request gets its first answer, even a failure; a different
+request, or one that comes while the first is in progress, is rejected), minimum amounts, and one refund per charge.
 
-What a card does is in its id, as in Stripe's test mode: `pm_card_visa`, `pm_card_chargeDeclined`,
-`pm_card_authenticationRequired` (3-D Secure). An id that begins with `pm_once_` is charged once, as those of real
-customers are; others are not known.
+The id of a card determines its behaviour, as in Stripe's test mode: `pm_card_visa`, `pm_card_chargeDeclined`,
+`pm_card_authenticationRequired` (3-D Secure). An id that begins with `pm_once_` can be charged once, like the ids of
+real customers' cards; other ids are unknown.
 """
 
 import asyncio
@@ -68,39 +68,39 @@ class Intent:
 
 @dataclass
 class StripeApi:
-    """The running server: its books, and what is to go wrong."""
+    """The running server: its intents, and the faults to inject."""
 
     url: str
     intents: dict[str, Intent] = field(default_factory=dict)
     requests: list[tuple[Operation, dict[str, str]]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
-    """Cards that are charged once, and were."""
+    """Single-use cards that have been charged."""
     refund_status: str = "succeeded"
     ignores_error_on_requires_action: bool = False
     waiting: int = 0
-    """Requests that are held back."""
+    """The number of requests that are held back."""
     _faults: dict[Operation, deque[Fault]] = field(default_factory=dict)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
     _kept: dict[str, tuple[object, Answer | None]] = field(default_factory=dict)
 
     def disturb(self, operation: Operation, *faults: Fault) -> None:
-        """Have the next requests of that kind go wrong, one after the other."""
+        """Inject the faults into the next requests of that operation, one after the other."""
         self._faults.setdefault(operation, deque()).extend(faults)
 
     def release(self) -> None:
-        """Let the requests go on that are held back."""
+        """Let the requests that are held back continue."""
         self._released.set()
 
     def forget_keys(self) -> None:
-        """Do what Stripe does when idempotency keys are a day old."""
+        """Forget all idempotency keys, as Stripe does after a day."""
         self._kept.clear()
 
     def of(self, order_id: str) -> list[Intent]:
-        """The intents of an order."""
+        """Return the intents of an order."""
         return [intent for intent in self.intents.values() if intent.order_id == order_id]
 
     def held(self) -> set[str]:
-        """The orders whose money is held, each once or the books are wrong."""
+        """Return the orders whose money is held. Fails if one of them was charged twice."""
         charged = [i.order_id for i in self.intents.values() if i.status == "succeeded" and not i.refunds]
         assert len(charged) == len(set(charged)), "an order was charged twice"
         return set(charged)
@@ -108,7 +108,7 @@ class StripeApi:
     async def answer(
         self, request: Request, operation: Operation, carry_out: Callable[[dict[str, str]], Answer]
     ) -> Response:
-        """Answer a request as the faults have it."""
+        """Answer a request, with the next fault of its operation."""
         if request.headers.get("authorization") != f"Bearer {API_KEY}":
             return _response(_error(401, "invalid_request_error", message="Invalid API Key provided: sk_test_****"))
         body = dict(parse_qsl((await request.body()).decode())) | dict(request.query_params)
@@ -257,7 +257,7 @@ def _application(api: StripeApi) -> FastAPI:
 
 @asynccontextmanager
 async def run_stripe_api() -> AsyncIterator[StripeApi]:
-    """A server in this process, on a free port, which ends with the context."""
+    """Run the server in this process, on a free port, until the context ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     api = StripeApi(f"http://127.0.0.1:{listener.getsockname()[1]}")
     async with serving(_application(api), listener):

@@ -62,7 +62,7 @@ def levels(logs: Log) -> Sequence[str]:
 async def test_work_runs_at_once_and_then_after_each_interval() -> None:
     work = Work()
     async with running(work, every=0.01):
-        await eventually(lambda: len(work.runs) == 4)
+        await eventually(lambda: len(work.runs) >= 4)
     assert work.runs[3] - work.runs[0] >= 0.03
 
 

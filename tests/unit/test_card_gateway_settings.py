@@ -1,4 +1,4 @@
-"""The settings that choose the card gateway: what is missing or wrong stops the process with one line."""
+"""The settings of the card gateway: a missing or wrong one stops the process with one line."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_stripe_without_a_key_is_one_line(monkeypatch: pytest.MonkeyPatch, key: 
 
 
 @pytest.mark.parametrize("key", ["pk_test_publishable", " ", f"{KEY}\n", f"{KEY} x", "secret"])
-def test_what_is_no_secret_key_of_stripe_is_refused_without_showing_it(
+def test_anything_but_a_secret_key_of_stripe_is_refused_without_showing_it(
     monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("ORDERSAGA_STRIPE_API_KEY", key)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletable import Document, Records, is_over, why_kept
+from operations.cleanup.deletable import CleanupCandidate, Document, is_over, why_kept
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 OLD = NOW - timedelta(days=40)
@@ -53,12 +53,12 @@ def test_only_cancelled_orders_that_are_settled_are_ever_over() -> None:
 
 INTENT = {"intentId": "pi_1", "chargedAt": OLD}
 REFUNDED = {"outcome": "CHARGED", "refundedAt": OLD}
-GONE = Records(an_order(), {"status": "RELEASED"}, {"status": "REFUNDED"}, REFUNDED, {"state": "FAILED"})
+GONE = CleanupCandidate(an_order(), {"status": "RELEASED"}, {"status": "REFUNDED"}, REFUNDED, {"state": "FAILED"})
 
 
 def test_what_holds_nothing_may_go() -> None:
     for stock, money in product(("FAILED", "RELEASED"), ("FAILED", "VOIDED", "REFUNDED")):
-        assert why_kept(Records(an_order(), {"status": stock}, {"status": money})) is None
+        assert why_kept(CleanupCandidate(an_order(), {"status": stock}, {"status": money})) is None
     assert why_kept(GONE) is None
     assert why_kept(GONE._replace(charge={"outcome": "DECLINED"})) is None
     assert why_kept(GONE._replace(charge={"outcome": "VOIDED"})) is None
@@ -72,9 +72,9 @@ def test_what_holds_nothing_may_go() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"order": an_order(unpublished=True)}, "not published"),
-        ({"payment": {"status": "REFUNDED", "unpublished": True}}, "not published"),
-        ({"job": {"state": "FAILED", "outboxSince": OLD}}, "not published"),
+        ({"order": an_order(unpublished=True)}, "unpublished"),
+        ({"payment": {"status": "REFUNDED", "unpublished": True}}, "unpublished"),
+        ({"job": {"state": "FAILED", "outboxSince": OLD}}, "unpublished"),
         ({"reservation": {"status": "RESERVED"}}, "stock"),
         ({"reservation": None}, "stock"),
         ({"payment": {"status": "PROCESSED"}}, "money"),
@@ -82,7 +82,7 @@ def test_what_holds_nothing_may_go() -> None:
         ({"payment": None}, "money"),
         ({"charge": {"outcome": "CHARGED"}}, "gateway"),
         ({"intent": INTENT}, "gateway"),
-        ({"marked": True}, "mark"),
+        ({"moving": True}, "pending move"),
         ({"job": {"state": "COMPLETED"}}, "job"),
         ({"job": {"state": "WAITING"}}, "job"),
         ({"job": {}}, "job"),

@@ -186,7 +186,7 @@ def test_a_data_directory_that_may_not_be_searched_is_told(tmp_path: Path, monke
     assert status == 1
     assert "cannot be ended" in text
     assert "Permission denied" in text
-    assert check_disk(tmp_path / "closed" / "data").what == "disk"
+    assert check_disk(tmp_path / "closed" / "data").subject == "disk"
 
 
 def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(

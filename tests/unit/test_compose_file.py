@@ -11,7 +11,7 @@ import yaml
 
 from operations.settings import locate_stack
 from operations.stack.services import PROCESSES, SERVICES
-from operations.stack.status import named_stack
+from operations.stack.status import external_stack
 from provisioning_service.settings import ProvisioningSettings
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
@@ -42,7 +42,7 @@ def test_commands_in_a_container_of_any_service_find_all_services(services: dict
     for name in SERVICES:
         environment = {key: _interpolated(value) for key, value in services[name]["environment"].items() if value}
         assert locate_stack(environment=environment).urls.items() >= urls.items()
-        named = named_stack(environment)
+        named = external_stack(environment)
         assert named is not None
         assert [process.name for process in named.processes] == ["mongodb", "rabbitmq", *SERVICES]
 

@@ -1,4 +1,4 @@
-"""What the console decides without servers: how bodies and numbers are shown, what figures come to."""
+"""The console's pure functions: formats of bodies and numbers, and the figures of the overview."""
 
 import json
 import time
@@ -10,8 +10,8 @@ import pytest
 from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
 from operations.console.figures import SAMPLE, percentile, summarize
-from operations.console.order_search import Search, query_of
-from operations.console.stock import shelves
+from operations.console.order_search import OrderSearch, query_of
+from operations.console.stock import stock_rows
 from operations.console.upstream import path
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -156,7 +156,7 @@ def test_percentiles() -> None:
 
 
 def test_a_search_is_for_how_ids_and_reasons_begin_and_takes_no_patterns() -> None:
-    query = query_of(Search(order_id="a.*", user="u1", status="FAILED", reason="(", open=True))
+    query = query_of(OrderSearch(order_id="a.*", user="u1", status="FAILED", reason="(", open=True))
     assert query == {
         "status": "FAILED",
         "_id": {"$regex": r"^a\.\*"},
@@ -167,7 +167,7 @@ def test_a_search_is_for_how_ids_and_reasons_begin_and_takes_no_patterns() -> No
 
 
 def test_stock_bars_have_one_scale_and_uncounted_products_none() -> None:
-    found = shelves(
+    found = stock_rows(
         [
             {"productId": "p1", "quantity": 6, "reserved": 4},
             {"productId": "vps", "quantity": None, "reserved": 2},

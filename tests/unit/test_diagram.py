@@ -35,7 +35,7 @@ def test_every_transition_is_drawn_and_no_other() -> None:
     possible = {
         (order.status, type(event).__name__, step.order.status)
         for order, event, step in transitions()
-        if type(event) in SAGA[order.status]
+        if type(event) in SAGA.table[order.status]
     }
     assert drawn() == possible
 

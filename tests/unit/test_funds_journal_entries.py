@@ -1,4 +1,4 @@
-"""Bookings: every operation's postings balance, and move each account the way its owner expects."""
+"""Journal entries: the postings of every operation balance, and move each account in the expected direction."""
 
 import pytest
 from hypothesis import given
@@ -86,7 +86,7 @@ def test_a_bank_account_opens_with_what_it_holds(amount: int) -> None:
 
 
 @given(amounts, fees)
-def test_a_transfer_costs_the_sender_the_fee_and_its_cancellation_gives_back_all(amount: int, fee: int) -> None:
+def test_a_transfer_costs_the_sender_the_fee_and_its_cancellation_returns_everything(amount: int, fee: int) -> None:
     made = journal_entries.transfer_made("t1", from_id="a", to_id="b", amount=amount, fee=fee, currency="USD")
     cancelled = journal_entries.transfer_cancelled(made, "e1", "by mistake")
     assert_balanced(made)
@@ -105,9 +105,9 @@ def test_a_transfer_costs_the_sender_the_fee_and_its_cancellation_gives_back_all
         (Posting("retainer:r1", -5), Posting("retainer:r1", 5)),
         (),
     ],
-    ids=["unbalanced", "of nothing", "with itself", "empty"],
+    ids=["unbalanced", "zero", "one account twice", "empty"],
 )
-def test_an_entry_that_is_none_cannot_be_made(postings: tuple[Posting, ...]) -> None:
+def test_an_invalid_entry_cannot_be_created(postings: tuple[Posting, ...]) -> None:
     with pytest.raises(ValueError, match=r"correction"):
         JournalEntry(operation=LedgerOperation.CORRECTION, currency="USD", postings=postings)
 

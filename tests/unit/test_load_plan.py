@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from operations.audit import Report, Violation
-from operations.commands.load import show
-from operations.load.cost import Cost, Usage, between
+from operations.commands.load_display import show
+from operations.load.cost import Cost, Usage, cost_between
+from operations.load.outcomes import Outcomes
 from operations.load.plan import VARIETY, Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile
-from operations.load.settling import Outcomes
 
 
 def test_the_same_plan_makes_the_same_orders() -> None:
@@ -46,7 +46,7 @@ def test_orders_want_a_slot_only_if_the_plan_says_so() -> None:
 
 
 def test_more_lines_than_products_cannot_be_placed() -> None:
-    with pytest.raises(ValueError, match="3 lines an order need as many products, there are 2"):
+    with pytest.raises(ValueError, match="3 lines per order need as many products, but there are 2"):
         Plan(orders=1, products=2, lines=3)
 
 
@@ -109,7 +109,10 @@ def test_orders_with_slots_and_those_that_found_all_full_are_counted() -> None:
     ("slots", "line"),
     [
         (SlotFigures(3, 2, 0), "delivery slots: 2, for 3 orders\n"),
-        (SlotFigures(3, 2, 1000), "delivery slots: 2, for 3 orders; 1,000 orders were refused, as all are full\n"),
+        (
+            SlotFigures(3, 2, 1000),
+            "delivery slots: 2, for 3 orders; 1,000 orders were refused because all slots are full\n",
+        ),
         (None, None),
     ],
     ids=["room for all", "full", "no slots"],
@@ -172,4 +175,4 @@ def test_an_order_without_an_answer_may_or_may_not_be_recorded() -> None:
 def test_a_process_that_was_started_anew_counts_from_its_start() -> None:
     before = {"order": Usage(1, 10.0, 5), "inventory": Usage(2, 10.0, 5)}
     after = {"order": Usage(1, 10.5, 7), "inventory": Usage(3, 0.25, 8), "payment": Usage(4, 0.125, 9)}
-    assert between(before, after) == {"order": Cost(0.5, 7), "inventory": Cost(0.25, 8), "payment": Cost(0.125, 9)}
+    assert cost_between(before, after) == {"order": Cost(0.5, 7), "inventory": Cost(0.25, 8), "payment": Cost(0.125, 9)}

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 
 import bson
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.http import ProblemError
-from shared.paging import read_cursor, write_cursor
+from shared.paging import after_id, after_time, page_response, read_cursor, time_key, write_cursor
 
 KEYS = st.lists(st.integers(-(2**53), 2**53) | st.text(max_size=50), min_size=1, max_size=3)
 JSON = st.recursive(
@@ -46,3 +47,28 @@ def test_a_number_that_no_list_writes_is_refused(number: int) -> None:
 def test_any_text_gets_an_answer(cursor: str) -> None:
     with pytest.raises(ProblemError):
         read_cursor(cursor, (int, str, str, int))
+
+
+@pytest.mark.parametrize(("limit", "following"), [(2, "b"), (3, None)], ids=["full", "not full"])
+def test_a_full_page_has_a_cursor_after_its_last_item(limit: int, following: str | None) -> None:
+    response = page_response(["a", "b"], str.upper, key=lambda item: [item], limit=limit)
+    body = json.loads(bytes(response.body))
+    assert body["items"] == ["A", "B"]
+    assert after_id(body["nextCursor"]) == following
+
+
+@given(at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)), last_id=st.text(max_size=9))
+def test_a_time_is_read_back_to_the_millisecond(at: datetime, last_id: str) -> None:
+    read = after_time(write_cursor(time_key(at, last_id)))
+    assert read is not None
+    assert abs(read[0] - at) <= timedelta(milliseconds=0.5)
+    assert read[1] == last_id
+
+
+def test_the_first_page_starts_at_the_beginning() -> None:
+    assert (after_id(None), after_time(None)) == (None, None)
+
+
+def test_a_time_that_no_clock_shows_is_refused() -> None:
+    with pytest.raises(ProblemError, match="is not a nextCursor"):
+        after_time(write_cursor([2**53, "x"]))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning_service.availability import find_package, pick, why_unavailable
+from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.provider import Package
 
 ips = st.integers(0, 2**32 - 1).map(lambda number: str(IPv4Address(number)))
@@ -62,7 +62,7 @@ def test_where_nothing_is_listed_nothing_is_found() -> None:
     ],
 )
 def test_what_cannot_be_bought_says_why(package: Package | None, why: str | None) -> None:
-    assert why_unavailable(package) == why
+    assert unavailable_reason(package) == why
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_what_cannot_be_bought_says_why(package: Package | None, why: str | None
 def test_the_address_asked_for_last_is_asked_for_again_else_the_lowest(
     free: list[str], earlier: list[str], picked: str | None
 ) -> None:
-    assert pick(free, earlier) == picked
+    assert pick_address(free, earlier) == picked
 
 
 @given(st.lists(ips), st.lists(ips))
 def test_only_what_is_free_is_asked_for_and_something_is_as_long_as_anything_is_free(
     free: list[str], earlier: list[str]
 ) -> None:
-    picked = pick(free, earlier)
+    picked = pick_address(free, earlier)
     assert (picked is None) == (not free)
     assert picked is None or picked in free
     if not set(earlier) & set(free):

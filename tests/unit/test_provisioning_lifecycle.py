@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning_service import lifecycle
-from provisioning_service.__main__ import patience_of
-from provisioning_service.job import Attempt, Job, Notice, Purchase, State, Step
-from provisioning_service.lifecycle import LOOK_AGAIN, answers, in_words
+from provisioning_service.__main__ import timeouts_from
+from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
+from provisioning_service.lifecycle import SEARCH_INTERVAL, answers, in_words
 from provisioning_service.provider import Access
 from provisioning_service.settings import ProvisioningSettings
 from shared.clock import utc_now
@@ -30,7 +30,7 @@ from shared.contracts.provisioning import Server
 
 NOW = utc_now()
 LATER = NOW + timedelta(minutes=10)
-PATIENCE = patience_of(ProvisioningSettings())
+TIMEOUTS = timeouts_from(ProvisioningSettings())
 """What the settings say unless somebody changes them."""
 IP, OTHER_IP = "103.181.91.1", "103.181.91.2"
 ACCESS = Access(IP, "root", "s3cret-Pa55", "Ubuntu 22.04", "2026-12-31")
@@ -59,12 +59,12 @@ def a_job(state: State = State.RUNNING, **changes: Any) -> Job:
     if state is State.COMPLETED:
         over |= {"ip": IP, "server": SERVER, "credentials": SEALED, "step": Step.STATUS}
     said = {"outbox": (), "sequence": 1}  # the opening words, published
-    return replace(lifecycle.requested(wanted(), NOW, line=7), state=state, **(said | over | changes))
+    return replace(lifecycle.requested(wanted(), NOW, queue_position=7), state=state, **(said | over | changes))
 
 
 def a_purchase(**changes: Any) -> Purchase:
     fields: dict[str, Any] = {"asked": (IP,), "free_before": (IP, OTHER_IP), "started_at": NOW}
-    fields["rest_until"] = NOW + seconds(240)  # the time-out, and the wait after it
+    fields["no_retry_before"] = NOW + seconds(240)  # the time-out, and the wait after it
     return Purchase(**(fields | changes))
 
 
@@ -86,7 +86,7 @@ OPENING = progress("requested", 0, "Your server is being provisioned", 1)
 
 def is_over_and_said(job: Job, message: Message) -> bool:
     """Whether the job is at its end in every respect, with that message as its last word."""
-    ended = job.over and job.due_at is None and job.waiting_since is None
+    ended = job.ended and job.due_at is None and job.waiting_since is None
     return ended and notices(job)[-1] == message and answers(job) == (message,)
 
 
@@ -94,17 +94,17 @@ def is_over_and_said(job: Job, message: Message) -> bool:
 
 
 def test_the_patience_is_the_one_of_the_settings() -> None:
-    assert (PATIENCE.buy_attempts, PATIENCE.buy_delays) == (3, (seconds(120), seconds(180)))
-    assert (PATIENCE.status_attempts, PATIENCE.status_delays) == (3, (seconds(60), seconds(120)))
-    assert (PATIENCE.buy_timeout, PATIENCE.lock_wait, PATIENCE.lease) == (seconds(120), seconds(30), seconds(120))
-    assert PATIENCE.lock_attempts == 10
+    assert (TIMEOUTS.buy_attempts, TIMEOUTS.buy_delays) == (3, (seconds(120), seconds(180)))
+    assert (TIMEOUTS.status_attempts, TIMEOUTS.status_delays) == (3, (seconds(60), seconds(120)))
+    assert (TIMEOUTS.buy_timeout, TIMEOUTS.lock_wait, TIMEOUTS.lease) == (seconds(120), seconds(30), seconds(120))
+    assert TIMEOUTS.lock_attempts == 10
 
 
 def test_a_request_stands_in_line_at_once_and_is_answered_for_the_customer() -> None:
-    job = lifecycle.requested(wanted(3, package_id="7"), NOW, line=42)
+    job = lifecycle.requested(wanted(3, package_id="7"), NOW, queue_position=42)
     assert (job.state, job.step, job.due_at, job.waiting_since) == (State.QUEUED, Step.LOCK, NOW, NOW)
     assert (job.order_id, job.user_id, job.package, job.package_id, job.ram) == ("o1", "u1", "103.181.91", "7", 2048)
-    assert (job.run, job.line, job.lock_key, job.needs_lock) == (3, 42, "103.181.91", True)
+    assert (job.run, job.queue_position, job.lock_key, job.needs_lock) == (3, 42, "103.181.91", True)
     assert notices(job) == [OPENING]
     assert answers(job) == ()
 
@@ -113,61 +113,67 @@ def test_a_request_stands_in_line_at_once_and_is_answered_for_the_customer() -> 
 @pytest.mark.parametrize("run", [1, 2])
 def test_a_request_for_a_job_that_has_not_failed_changes_nothing(state: State, run: int) -> None:
     job = a_job(state)
-    assert lifecycle.requested_again(job, wanted(run), LATER, line=9) is job
+    assert lifecycle.requested_again(job, wanted(run), LATER, queue_position=9) is job
 
 
 def test_the_request_of_a_run_that_has_failed_coming_again_changes_nothing() -> None:
     job = a_job(State.FAILED, run=2)
-    assert all(lifecycle.requested_again(job, wanted(run), LATER, line=9) is job for run in (1, 2))
+    assert all(lifecycle.requested_again(job, wanted(run), LATER, queue_position=9) is job for run in (1, 2))
 
 
 def test_a_retry_begins_anew_at_the_end_of_the_line_and_says_so() -> None:
     failed = a_job(
-        State.FAILED, buys=3, looks=2, missed_turns=4, sequence=5, customer_reason="public", wrong_ips=("9.9.9.9",)
+        State.FAILED,
+        buy_attempts=3,
+        status_attempts=2,
+        lock_timeouts=4,
+        sequence=5,
+        customer_reason="public",
+        wrong_ips=("9.9.9.9",),
     )
-    again = lifecycle.requested_again(failed, wanted(2, ram=4096), LATER, line=9)
-    assert (again.state, again.step, again.run, again.line) == (State.QUEUED, Step.LOCK, 2, 9)
+    again = lifecycle.requested_again(failed, wanted(2, ram=4096), LATER, queue_position=9)
+    assert (again.state, again.step, again.run, again.queue_position) == (State.QUEUED, Step.LOCK, 2, 9)
     assert (again.due_at, again.waiting_since, again.ram) == (LATER, LATER, 4096)
-    assert (again.buys, again.looks, again.missed_turns) == (0, 0, 0)
+    assert (again.buy_attempts, again.status_attempts, again.lock_timeouts) == (0, 0, 0)
     assert (again.failure_reason, again.customer_reason, again.retryable) == (None, None, False)
     assert (again.created_at, again.attempts, again.wrong_ips) == (NOW, failed.attempts, ("9.9.9.9",))
     assert notices(again) == [progress("requested", 0, "Your server is being provisioned", 6)]
 
 
 def test_a_retry_of_a_server_that_was_bought_goes_on_with_it() -> None:
-    again = lifecycle.requested_again(a_job(State.FAILED, ip=IP, looks=3), wanted(2), LATER, line=9)
+    again = lifecycle.requested_again(a_job(State.FAILED, ip=IP, status_attempts=3), wanted(2), LATER, queue_position=9)
     assert (again.state, again.step, again.ip, again.needs_lock) == (State.QUEUED, Step.STATUS, IP, False)
 
 
 @pytest.mark.parametrize("looked", [True, False])
 def test_a_retry_remembers_a_purchase_but_not_what_somebody_else_may_have_bought_since(looked: bool) -> None:
-    failed = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=looked))
-    again = lifecycle.requested_again(failed, wanted(2), LATER, line=9)
+    failed = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=looked))
+    again = lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9)
     assert again.purchase is not None
     assert again.purchase.asked == (IP,)
     assert again.purchase.free_before == ((IP,) if looked else (IP, OTHER_IP))
 
 
 def test_a_retry_after_an_attempt_without_an_answer_waits_as_long_as_another_attempt_would_have() -> None:
-    failed = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=True))
-    soon = lifecycle.requested_again(failed, wanted(2), NOW + seconds(130), line=9)
+    failed = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=True))
+    soon = lifecycle.requested_again(failed, wanted(2), NOW + seconds(130), queue_position=9)
     assert (soon.state, soon.due_at) == (State.WAITING, NOW + seconds(240))
-    assert lifecycle.requested_again(failed, wanted(2), NOW + seconds(240), line=9).state is State.QUEUED
-    answered = a_job(State.FAILED, purchase=a_purchase(settled=True, looked=True, answered=True))
-    assert lifecycle.requested_again(answered, wanted(2), NOW + seconds(130), line=9).state is State.QUEUED
+    assert lifecycle.requested_again(failed, wanted(2), NOW + seconds(240), queue_position=9).state is State.QUEUED
+    answered = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=True, answered=True))
+    assert lifecycle.requested_again(answered, wanted(2), NOW + seconds(130), queue_position=9).state is State.QUEUED
 
 
 def test_a_retry_that_was_cancelled_before_it_came_ends_at_once() -> None:
-    failed = lifecycle.cancelled(a_job(State.FAILED), unwanted(2), NOW)
+    failed = lifecycle.cancellation_requested(a_job(State.FAILED), unwanted(2), NOW)
     assert answers(failed) == (failure("why", retryable=True),), "the run before is not the one that is cancelled"
-    again = lifecycle.requested_again(failed, wanted(2), LATER, line=9)
+    again = lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9)
     assert is_over_and_said(again, failure("Cancelled", run=2))
-    assert lifecycle.requested_again(again, wanted(2), LATER, line=9) is again
+    assert lifecycle.requested_again(again, wanted(2), LATER, queue_position=9) is again
 
 
 def test_a_cancelled_retry_does_not_let_go_of_a_server_that_was_bought() -> None:
-    failed = lifecycle.cancelled(a_job(State.FAILED, ip=IP), unwanted(2), NOW)
-    assert lifecycle.requested_again(failed, wanted(2), LATER, line=9).state is State.QUEUED
+    failed = lifecycle.cancellation_requested(a_job(State.FAILED, ip=IP), unwanted(2), NOW)
+    assert lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9).state is State.QUEUED
 
 
 @pytest.mark.parametrize("run", [0, 1])
@@ -175,16 +181,16 @@ def test_a_cancellation_before_its_request_is_what_the_request_runs_into(run: in
     found = lifecycle.tombstone(unwanted(run), NOW)
     assert is_over_and_said(found, CANCELLED)
     assert (found.package, found.lock_key, found.needs_lock) == (None, None, False)
-    assert lifecycle.requested_again(found, wanted(1), LATER, line=9) is found
+    assert lifecycle.requested_again(found, wanted(1), LATER, queue_position=9) is found
 
 
 def test_a_later_run_is_not_stopped_by_the_cancellation_of_an_earlier_one() -> None:
-    found = lifecycle.requested_again(lifecycle.tombstone(unwanted(1), NOW), wanted(2), LATER, line=9)
+    found = lifecycle.requested_again(lifecycle.tombstone(unwanted(1), NOW), wanted(2), LATER, queue_position=9)
     assert (found.state, found.package, found.cancel_requested) == (State.QUEUED, "103.181.91", False)
 
 
 def test_a_job_that_nobody_can_do_is_refused() -> None:
-    found = lifecycle.refused(lifecycle.requested(wanted(), NOW, line=1), NOW)
+    found = lifecycle.refused(lifecycle.requested(wanted(), NOW, queue_position=1), NOW)
     assert is_over_and_said(found, failure("No server provider is configured", retryable=True))
 
 
@@ -215,7 +221,7 @@ def test_a_cancellation_stops_what_has_bought_nothing_and_nobody_works_on(state:
     job = a_job(state, **BOUGHT[what])
     if state is State.WAITING:
         job = replace(job, due_at=LATER + seconds(60), waiting_since=LATER + seconds(60))
-    found = lifecycle.cancelled(job, unwanted(run), LATER)
+    found = lifecycle.cancellation_requested(job, unwanted(run), LATER)
     assert found.cancel_requested
     match CANCELLATIONS[state, what]:
         case "ends":
@@ -230,32 +236,32 @@ def test_a_cancellation_stops_what_has_bought_nothing_and_nobody_works_on(state:
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.WAITING])
 def test_a_cancellation_of_an_earlier_run_stops_nothing(state: State) -> None:
-    found = lifecycle.cancelled(a_job(state, run=2), unwanted(1), LATER)
+    found = lifecycle.cancellation_requested(a_job(state, run=2), unwanted(1), LATER)
     assert found == a_job(state, run=2, cancel_run=1)
     assert not found.cancel_requested
 
 
 def test_a_cancellation_that_was_told_stays_told() -> None:
-    job = lifecycle.cancelled(a_job(run=3), unwanted(3), NOW)
-    assert lifecycle.cancelled(job, unwanted(1), LATER).cancel_run == 3
+    job = lifecycle.cancellation_requested(a_job(run=3), unwanted(3), NOW)
+    assert lifecycle.cancellation_requested(job, unwanted(1), LATER).cancel_run == 3
 
 
 # --- Claims and turns. ---
 
 
 def test_a_claim_moves_the_fence_and_lasts_as_long_as_the_lease() -> None:
-    found = lifecycle.claimed(a_job(State.QUEUED, fence=4), LATER, PATIENCE.lease)
+    found = lifecycle.claimed(a_job(State.QUEUED, fence=4), LATER, TIMEOUTS.lease)
     assert (found.state, found.fence, found.due_at) == (State.RUNNING, 5, LATER + seconds(120))
 
 
-def miss(job: Job, now: Any, progress_at: Any = NOW, **patience: Any) -> Job:
-    return lifecycle.turn_missed(job, "o2", progress_at, now, replace(PATIENCE, **patience))
+def miss(job: Job, now: Any, progress_at: Any = NOW, **timeouts: Any) -> Job:
+    return lifecycle.lock_wait_timed_out(job, "o2", progress_at, now, replace(TIMEOUTS, **timeouts))
 
 
 def test_a_turn_that_was_missed_is_logged_with_the_reason_and_waited_for_again() -> None:
     moment = NOW + seconds(30)
     found = miss(a_job(State.QUEUED), moment)
-    assert (found.state, found.missed_turns, found.missed_at, found.due_at) == (State.QUEUED, 1, moment, NOW)
+    assert (found.state, found.lock_timeouts, found.lock_timed_out_at, found.due_at) == (State.QUEUED, 1, moment, NOW)
     assert found.waiting_since == NOW, "it has been in line since it came"
     (attempt,) = found.attempts
     assert (attempt.step, attempt.at, attempt.outcome) == (Step.LOCK, moment, "failed")
@@ -272,15 +278,15 @@ def test_a_turn_that_was_missed_is_logged_with_the_reason_and_waited_for_again()
 def test_a_turn_is_missed_when_nothing_has_moved_for_so_long(
     since_it_came: float, since_it_missed: float | None, since_progress: float, missed: bool
 ) -> None:
-    missed_at = None if since_it_missed is None else NOW - seconds(since_it_missed)
-    job = a_job(State.QUEUED, waiting_since=NOW - seconds(since_it_came), missed_at=missed_at)
-    assert lifecycle.has_missed_turn(job, NOW - seconds(since_progress), NOW, PATIENCE) == missed
+    lock_timed_out_at = None if since_it_missed is None else NOW - seconds(since_it_missed)
+    job = a_job(State.QUEUED, waiting_since=NOW - seconds(since_it_came), lock_timed_out_at=lock_timed_out_at)
+    assert lifecycle.lock_wait_expired(job, NOW - seconds(since_progress), NOW, TIMEOUTS) == missed
 
 
 def test_the_tenth_turn_missed_fails_the_job() -> None:
     job = a_job(State.QUEUED, purchase=a_purchase())
     for number in range(1, 11):
-        assert not job.over
+        assert not job.ended
         job = miss(job, NOW + seconds(30 * number))
     assert is_over_and_said(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
     assert len(job.attempts) == 10
@@ -291,10 +297,10 @@ def test_turns_missed_count_together_only_while_the_holder_does_not_get_on() -> 
     job = a_job(State.QUEUED)
     for number in range(1, 10):
         job = miss(job, NOW + seconds(30 * number))
-    assert job.missed_turns == 9
+    assert job.lock_timeouts == 9
     got_on = NOW + seconds(280)
     job = miss(job, got_on + seconds(40), got_on)
-    assert (job.missed_turns, job.over) == (1, False)
+    assert (job.lock_timeouts, job.ended) == (1, False)
 
 
 def test_the_strict_form_fails_at_the_first_turn_missed() -> None:
@@ -306,7 +312,7 @@ def test_the_strict_form_fails_at_the_first_turn_missed() -> None:
 
 
 def check_fails(job: Job, now: Any = NOW) -> Job:
-    return lifecycle.check_failed(job, "ipstock: answered 500", now, PATIENCE)
+    return lifecycle.check_failed(job, "ipstock: answered 500", now, TIMEOUTS)
 
 
 def test_a_check_that_fails_is_an_attempt_that_is_repeated_after_two_and_three_minutes() -> None:
@@ -334,8 +340,8 @@ def test_a_job_that_is_to_be_cancelled_does_not_wait_for_another_check() -> None
 
 
 def test_a_job_that_is_to_be_cancelled_and_may_have_bought_is_looked_after_once_more() -> None:
-    found = check_fails(a_job(cancel_run=1, buys=1, purchase=a_purchase()))
-    assert (found.state, found.purchase) == (State.WAITING, a_purchase(settled=True))
+    found = check_fails(a_job(cancel_run=1, buy_attempts=1, purchase=a_purchase()))
+    assert (found.state, found.purchase) == (State.WAITING, a_purchase(failed=True))
 
 
 def test_nothing_to_buy_ends_the_run_so_that_an_operator_can_retry() -> None:
@@ -345,28 +351,30 @@ def test_nothing_to_buy_ends_the_run_so_that_an_operator_can_retry() -> None:
 
 
 def test_what_is_asked_for_and_what_is_free_is_noted_before_the_request_leaves() -> None:
-    first = lifecycle.buying(a_job(), IP, [IP, OTHER_IP], NOW, PATIENCE)
-    assert (first.step, first.state, first.buys) == (Step.BUY, State.RUNNING, 1)
+    first = lifecycle.buy_started(a_job(), IP, [IP, OTHER_IP], NOW, TIMEOUTS)
+    assert (first.step, first.state, first.buy_attempts) == (Step.BUY, State.RUNNING, 1)
     assert first.purchase == a_purchase()
     assert first.attempts[-1] == Attempt(Step.CHECK, NOW, "ok", f"2 free, asking for {IP}")
 
 
 def test_a_further_attempt_keeps_what_the_earlier_ones_asked_for() -> None:
-    earlier = a_purchase(answered=True, settled=True, looked=True, trouble="broke")
-    second = lifecycle.buying(a_job(buys=1, purchase=earlier), OTHER_IP, [OTHER_IP, "103.181.91.3"], LATER, PATIENCE)
+    earlier = a_purchase(answered=True, failed=True, searched=True, error="broke")
+    second = lifecycle.buy_started(
+        a_job(buy_attempts=1, purchase=earlier), OTHER_IP, [OTHER_IP, "103.181.91.3"], LATER, TIMEOUTS
+    )
     assert second.purchase == Purchase(
         asked=(IP, OTHER_IP),
         free_before=(IP, OTHER_IP, "103.181.91.3"),
         started_at=LATER,
-        rest_until=LATER + seconds(300),
+        no_retry_before=LATER + seconds(300),
     )
-    assert second.buys == 2
+    assert second.buy_attempts == 2
 
 
 def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
-    before = a_job(step=Step.CHECK, buys=1, purchase=a_purchase(settled=True))
-    found = lifecycle.not_sent(lifecycle.buying(before, OTHER_IP, [OTHER_IP], NOW, PATIENCE), before, LATER)
-    assert (found.step, found.buys, found.purchase) == (Step.CHECK, 1, before.purchase)
+    before = a_job(step=Step.CHECK, buy_attempts=1, purchase=a_purchase(failed=True))
+    found = lifecycle.buy_not_sent(lifecycle.buy_started(before, OTHER_IP, [OTHER_IP], NOW, TIMEOUTS), before, LATER)
+    assert (found.step, found.buy_attempts, found.purchase) == (Step.CHECK, 1, before.purchase)
     assert found.attempts[-1].outcome == "failed"
 
 
@@ -375,27 +383,34 @@ def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
 
 @pytest.mark.parametrize("done", [True, False])
 def test_what_came_instead_of_an_address_is_noted(done: bool) -> None:
-    found = lifecycle.unanswered(a_job(purchase=a_purchase()), "buyvps: broke", LATER, done=done)
-    assert found.purchase == a_purchase(answered=done, trouble="buyvps: broke")
-    assert lifecycle.unanswered(a_job(), "buyvps: broke", LATER, done=done) == a_job()
+    found = lifecycle.no_address_received(a_job(purchase=a_purchase()), "buyvps: broke", LATER, done=done)
+    assert found.purchase == a_purchase(answered=done, error="buyvps: broke")
+    assert lifecycle.no_address_received(a_job(), "buyvps: broke", LATER, done=done) == a_job()
 
 
 def test_what_an_attempt_may_have_bought_is_what_was_free_and_is_nobody_elses() -> None:
     known = [f"103.181.91.{number}" for number in range(1, 7)]
     purchase = a_purchase(asked=(known[2], known[4]), free_before=(*known, "103.181.9.1", "103.18.91.1"))
     job = a_job(purchase=purchase)
-    assert lifecycle.sold_to_us(job, free=[], others=[]) == [known[4], known[2], known[0], known[1], known[3], known[5]]
-    assert lifecycle.sold_to_us(job, free=known[:3], others=[known[5]]) == [known[4], known[3]]
-    assert lifecycle.sold_to_us(job, free=known, others=[]) == []
+    assert lifecycle.possibly_bought(job, free=[], others=[]) == [
+        known[4],
+        known[2],
+        known[0],
+        known[1],
+        known[3],
+        known[5],
+    ]
+    assert lifecycle.possibly_bought(job, free=known[:3], others=[known[5]]) == [known[4], known[3]]
+    assert lifecycle.possibly_bought(job, free=known, others=[]) == []
 
 
 def test_a_job_without_a_purchase_has_bought_nothing() -> None:
-    assert lifecycle.sold_to_us(a_job(), free=[], others=[]) == []
-    assert lifecycle.nothing_sold(a_job(), NOW, PATIENCE) == a_job()
-    assert lifecycle.not_looked(a_job(), NOW, PATIENCE) == a_job()
+    assert lifecycle.possibly_bought(a_job(), free=[], others=[]) == []
+    assert lifecycle.nothing_bought(a_job(), NOW, TIMEOUTS) == a_job()
+    assert lifecycle.search_failed(a_job(), NOW, TIMEOUTS) == a_job()
 
 
-OPEN_UNTIL = NOW + PATIENCE.buy_timeout
+OPEN_UNTIL = NOW + TIMEOUTS.buy_timeout
 
 
 @pytest.mark.parametrize(
@@ -404,87 +419,91 @@ OPEN_UNTIL = NOW + PATIENCE.buy_timeout
 def test_while_the_provider_may_still_be_at_it_the_job_looks_again_every_five_seconds(
     after: float, until: float
 ) -> None:
-    found = lifecycle.nothing_sold(a_job(buys=1, purchase=a_purchase()), NOW + seconds(after), PATIENCE)
-    assert (found.state, found.due_at, found.buys) == (State.WAITING, NOW + seconds(until), 1)
+    found = lifecycle.nothing_bought(a_job(buy_attempts=1, purchase=a_purchase()), NOW + seconds(after), TIMEOUTS)
+    assert (found.state, found.due_at, found.buy_attempts) == (State.WAITING, NOW + seconds(until), 1)
     assert (found.purchase, found.outbox, found.attempts) == (a_purchase(), (), ())
-    assert seconds(5) == LOOK_AGAIN
+    assert seconds(5) == SEARCH_INTERVAL
 
 
 @pytest.mark.parametrize(("answered", "now"), [(True, NOW), (False, OPEN_UNTIL)])
 def test_afterwards_the_attempt_has_failed(answered: bool, now: Any) -> None:
-    job = a_job(buys=1, purchase=a_purchase(answered=answered, trouble="buyvps: answered 500"))
-    found = lifecycle.nothing_sold(job, now, PATIENCE)
+    job = a_job(buy_attempts=1, purchase=a_purchase(answered=answered, error="buyvps: answered 500"))
+    found = lifecycle.nothing_bought(job, now, TIMEOUTS)
     assert (found.state, found.due_at) == (State.WAITING, now + seconds(120))
-    assert found.purchase == a_purchase(answered=answered, settled=True, looked=True, trouble="buyvps: answered 500")
+    assert found.purchase == a_purchase(answered=answered, failed=True, searched=True, error="buyvps: answered 500")
     assert found.attempts[-1] == Attempt(Step.BUY, now, "failed", "attempt 1 of 3: buyvps: answered 500")
     assert notices(found) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
 
 
 def test_an_attempt_that_was_cut_off_says_so() -> None:
-    found = lifecycle.nothing_sold(a_job(buys=1, purchase=a_purchase()), OPEN_UNTIL, PATIENCE)
+    found = lifecycle.nothing_bought(a_job(buy_attempts=1, purchase=a_purchase()), OPEN_UNTIL, TIMEOUTS)
     assert found.attempts[-1].detail == "attempt 1 of 3: interrupted: no answer is known"
 
 
 def test_the_last_attempt_ends_the_run_for_an_operator_to_decide() -> None:
-    job = a_job(buys=3, purchase=a_purchase(answered=True, trouble="buyvps: answered 500"))
-    found = lifecycle.nothing_sold(job, NOW, PATIENCE)
+    job = a_job(buy_attempts=3, purchase=a_purchase(answered=True, error="buyvps: answered 500"))
+    found = lifecycle.nothing_bought(job, NOW, TIMEOUTS)
     assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
     assert found.failure_reason == "The server could not be bought in 3 attempts: buyvps: answered 500"
     assert found.purchase is not None
-    only = lifecycle.nothing_sold(replace(job, buys=1), NOW, replace(PATIENCE, buy_attempts=1))
+    only = lifecycle.nothing_bought(replace(job, buy_attempts=1), NOW, replace(TIMEOUTS, buy_attempts=1))
     assert is_over_and_said(only, failure("The server could not be bought in 1 attempt", retryable=True))
 
 
 def test_an_attempt_that_failed_and_bought_nothing_ends_a_run_that_is_to_be_cancelled() -> None:
-    found = lifecycle.nothing_sold(a_job(buys=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, PATIENCE)
+    found = lifecycle.nothing_bought(
+        a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, TIMEOUTS
+    )
     assert is_over_and_said(found, CANCELLED)
     assert found.attempts[-1].step is Step.BUY
 
 
 def test_an_attempt_that_may_still_buy_is_waited_for_also_if_the_run_is_to_be_cancelled() -> None:
-    found = lifecycle.nothing_sold(a_job(buys=1, cancel_run=1, purchase=a_purchase()), NOW, PATIENCE)
+    found = lifecycle.nothing_bought(a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase()), NOW, TIMEOUTS)
     assert (found.state, found.due_at) == (State.WAITING, NOW + seconds(5))
 
 
 @pytest.mark.parametrize(
     "job",
     [
-        a_job(buys=1, purchase=a_purchase(answered=True, settled=True)),
-        a_job(buys=0, purchase=a_purchase(answered=True)),
+        a_job(buy_attempts=1, purchase=a_purchase(answered=True, failed=True)),
+        a_job(buy_attempts=0, purchase=a_purchase(answered=True)),
     ],
     ids=["counted already", "of an earlier run"],
 )
 def test_an_attempt_that_is_not_to_be_counted_again_lets_the_job_go_on(job: Job) -> None:
-    found = lifecycle.nothing_sold(job, LATER, PATIENCE)
-    assert found == replace(job, purchase=a_purchase(answered=True, settled=True, looked=True))
+    found = lifecycle.nothing_bought(job, LATER, TIMEOUTS)
+    assert found == replace(job, purchase=a_purchase(answered=True, failed=True, searched=True))
 
 
 def test_where_nobody_can_look_the_attempt_fails_and_is_looked_for_before_the_next() -> None:
     moment = NOW + seconds(100)
-    answered = a_job(buys=1, purchase=a_purchase(answered=True, trouble="answered 500"))
-    found = lifecycle.not_looked(answered, moment, PATIENCE)
+    answered = a_job(buy_attempts=1, purchase=a_purchase(answered=True, error="answered 500"))
+    found = lifecycle.search_failed(answered, moment, TIMEOUTS)
     assert (found.state, found.due_at) == (State.WAITING, moment + seconds(120))
-    assert found.purchase == a_purchase(answered=True, settled=True, trouble="answered 500")
+    assert found.purchase == a_purchase(answered=True, failed=True, error="answered 500")
 
 
 def test_where_nobody_can_look_the_next_attempt_is_not_made_before_the_provider_is_through_with_this_one() -> None:
-    hasty = replace(PATIENCE, buy_delays=(seconds(1),))
-    job = a_job(buys=1, purchase=a_purchase())
-    assert lifecycle.not_looked(job, NOW + seconds(10), hasty).due_at == OPEN_UNTIL
-    assert lifecycle.not_looked(job, NOW + seconds(119.5), hasty).due_at == NOW + seconds(120.5)
+    hasty = replace(TIMEOUTS, buy_delays=(seconds(1),))
+    job = a_job(buy_attempts=1, purchase=a_purchase())
+    assert lifecycle.search_failed(job, NOW + seconds(10), hasty).due_at == OPEN_UNTIL
+    assert lifecycle.search_failed(job, NOW + seconds(119.5), hasty).due_at == NOW + seconds(120.5)
     answered = replace(job, purchase=a_purchase(answered=True))
-    assert lifecycle.not_looked(answered, NOW + seconds(10), hasty).due_at == NOW + seconds(11)
+    assert lifecycle.search_failed(answered, NOW + seconds(10), hasty).due_at == NOW + seconds(11)
 
 
 def test_where_nobody_can_look_after_the_last_attempt_the_run_fails_and_the_purchase_is_remembered() -> None:
-    found = lifecycle.not_looked(a_job(buys=3, purchase=a_purchase()), NOW, PATIENCE)
+    found = lifecycle.search_failed(a_job(buy_attempts=3, purchase=a_purchase()), NOW, TIMEOUTS)
     assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
-    assert found.purchase == a_purchase(settled=True)
+    assert found.purchase == a_purchase(failed=True)
 
 
 def test_where_nobody_can_look_a_cancellation_waits_until_somebody_can() -> None:
-    found = lifecycle.not_looked(a_job(buys=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, PATIENCE)
-    assert (found.state, found.purchase) == (State.WAITING, a_purchase(answered=True, settled=True))
+    found = lifecycle.search_failed(
+        a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, TIMEOUTS
+    )
+    assert (found.state, found.purchase) == (State.WAITING, a_purchase(answered=True, failed=True))
 
 
 def test_a_run_that_is_stopped_is_cancelled() -> None:
@@ -495,7 +514,7 @@ def test_a_run_that_is_stopped_is_cancelled() -> None:
 
 
 def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() -> None:
-    found = lifecycle.bought(a_job(buys=1, purchase=a_purchase()), IP, "the provider assigned", NOW)
+    found = lifecycle.bought(a_job(buy_attempts=1, purchase=a_purchase()), IP, "the provider assigned", NOW)
     assert (found.ip, found.purchase, found.step, found.state) == (IP, None, Step.STATUS, State.RUNNING)
     assert not found.needs_lock
     assert [(attempt.step, attempt.outcome, attempt.detail) for attempt in found.attempts] == [
@@ -513,7 +532,7 @@ def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() ->
             "PROVISIONING BLOCKED: Wrong package assigned",
         ),
         (
-            lambda job: lifecycle.taken_address(job, "198.51.100.4", "o2", NOW),
+            lambda job: lifecycle.duplicate_address(job, "198.51.100.4", "o2", NOW),
             "ADDRESS ASSIGNED TWICE: provider assigned 198.51.100.4, which belongs to order o2",
             "PROVISIONING BLOCKED: Address assigned twice",
         ),
@@ -523,7 +542,7 @@ def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() ->
 def test_an_address_that_must_not_be_given_away_blocks_the_order(
     blocked: Callable[[Job], Job], reason: str, customer: str
 ) -> None:
-    found = blocked(a_job(buys=1, purchase=a_purchase(), wrong_ips=("192.0.2.1",)))
+    found = blocked(a_job(buy_attempts=1, purchase=a_purchase(), wrong_ips=("192.0.2.1",)))
     assert is_over_and_said(found, failure(customer, bought=True))
     assert (found.failure_reason, found.retryable, found.ip, found.purchase) == (reason, False, None, None)
     assert found.wrong_ips == ("192.0.2.1", "198.51.100.4")
@@ -536,7 +555,7 @@ def test_an_address_that_must_not_be_given_away_blocks_the_order(
 
 def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_then_given_up() -> None:
     def fails(job: Job) -> Job:
-        return lifecycle.status_failed(replace(job, state=State.RUNNING, outbox=()), "answered 500", NOW, PATIENCE)
+        return lifecycle.status_failed(replace(job, state=State.RUNNING, outbox=()), "answered 500", NOW, TIMEOUTS)
 
     first = fails(a_job(ip=IP, step=Step.STATUS))
     assert (first.state, first.due_at, first.ip) == (State.WAITING, NOW + seconds(60), IP)
@@ -555,12 +574,12 @@ def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_then_given_
 
 def test_a_cancellation_does_not_end_a_job_that_has_its_server() -> None:
     job = a_job(ip=IP, step=Step.STATUS, cancel_run=1)
-    assert lifecycle.status_failed(job, "answered 500", NOW, PATIENCE).state is State.WAITING
+    assert lifecycle.status_failed(job, "answered 500", NOW, TIMEOUTS).state is State.WAITING
     assert lifecycle.completed(job, ACCESS, SEALED, NOW).state is State.COMPLETED
 
 
 def test_a_job_that_is_done_says_so_to_the_customer_and_to_the_order() -> None:
-    found = lifecycle.completed(a_job(ip=IP, looks=1), ACCESS, SEALED, NOW)
+    found = lifecycle.completed(a_job(ip=IP, status_attempts=1), ACCESS, SEALED, NOW)
     assert (found.state, found.server, found.credentials, found.due_at) == (State.COMPLETED, SERVER, SEALED, None)
     completion = ProvisioningCompleted(order_id="o1", server=SERVER)
     assert notices(found) == [progress("status", 2, "Your server is ready", 2), completion]
@@ -583,8 +602,8 @@ def test_pauses_are_written_for_people(pause: float, words: str) -> None:
 
 @pytest.mark.parametrize(("attempts", "last"), [(5, 180), (2, 120)])
 def test_the_last_of_the_pauses_stands_for_all_that_follow(attempts: int, last: int) -> None:
-    patience = replace(PATIENCE, buy_attempts=attempts)
-    job = lifecycle.check_failed(a_job(buys=attempts - 2), "x", NOW, patience)
+    timeouts = replace(TIMEOUTS, buy_attempts=attempts)
+    job = lifecycle.check_failed(a_job(buy_attempts=attempts - 2), "x", NOW, timeouts)
     assert job.due_at == NOW + seconds(last)
 
 
@@ -596,76 +615,76 @@ class History:
 
     def __init__(self) -> None:
         self.now = NOW
-        self.said: list[Notice] = []
+        self.said: list[OutboxMessage] = []
         self.run = 1
-        self.job = lifecycle.requested(wanted(), self.now, line=1)
+        self.job = lifecycle.requested(wanted(), self.now, queue_position=1)
 
-    def happens(self, event: str, patience: lifecycle.Patience) -> None:
+    def happens(self, event: str, timeouts: lifecycle.Timeouts) -> None:
         self.now += seconds(7)
         before = self.job
-        after = self._after(event, patience)
+        after = self._after(event, timeouts)
         assert after.attempts[: len(before.attempts)] == before.attempts
         self.said += after.outbox
-        self.judge(before, after, patience)
+        self.judge(before, after, timeouts)
         self.job = replace(after, outbox=())
 
-    def _after(self, event: str, patience: lifecycle.Patience) -> Job:
+    def _after(self, event: str, timeouts: lifecycle.Timeouts) -> Job:
         job, now = self.job, self.now
         match event:
             case "retry":
                 self.run = job.run + 1
-                return lifecycle.requested_again(job, wanted(self.run), now, line=2)
+                return lifecycle.requested_again(job, wanted(self.run), now, queue_position=2)
             case "request":
-                return lifecycle.requested_again(job, wanted(job.run), now, line=2)
+                return lifecycle.requested_again(job, wanted(job.run), now, queue_position=2)
             case "cancel" | "cancel next":
-                return lifecycle.cancelled(job, unwanted(job.run + (event == "cancel next")), now)
+                return lifecycle.cancellation_requested(job, unwanted(job.run + (event == "cancel next")), now)
             case "miss" if job.needs_lock and job.state is not State.RUNNING:
-                return lifecycle.turn_missed(job, "o2", NOW, now, patience)
-            case "work" if not job.over and job.state is not State.RUNNING:
-                return lifecycle.claimed(job, now, patience.lease)
+                return lifecycle.lock_wait_timed_out(job, "o2", NOW, now, timeouts)
+            case "work" if not job.ended and job.state is not State.RUNNING:
+                return lifecycle.claimed(job, now, timeouts.lease)
         if job.state is not State.RUNNING:
             return job
-        return self._with_address(event, patience) if job.ip else self._without_address(event, patience)
+        return self._with_address(event, timeouts) if job.ip else self._without_address(event, timeouts)
 
-    def _with_address(self, event: str, patience: lifecycle.Patience) -> Job:
+    def _with_address(self, event: str, timeouts: lifecycle.Timeouts) -> Job:
         if event == "succeed":
             return lifecycle.completed(self.job, ACCESS, SEALED, self.now)
-        return lifecycle.status_failed(self.job, "answered 500", self.now, patience)
+        return lifecycle.status_failed(self.job, "answered 500", self.now, timeouts)
 
-    def _without_address(self, event: str, patience: lifecycle.Patience) -> Job:
+    def _without_address(self, event: str, timeouts: lifecycle.Timeouts) -> Job:
         """What a worker does under the lock; a purchase that is not looked for is never followed by another."""
         job, now = self.job, self.now
         if event == "check fails":
-            return lifecycle.check_failed(job, "answered 500", now, patience)
-        if job.purchase is not None and not job.purchase.looked:
+            return lifecycle.check_failed(job, "answered 500", now, timeouts)
+        if job.purchase is not None and not job.purchase.searched:
             match event:
                 case "succeed":
                     return lifecycle.bought(job, IP, "the provider assigned", now)
                 case "wrong":
                     return lifecycle.wrong_address(job, "192.0.2.1", now)
-                case "unlooked" if not job.purchase.settled:
-                    job = lifecycle.unanswered(job, "broke", now, done=False)
-                    return lifecycle.not_looked(job, now, patience)
+                case "unlooked" if not job.purchase.failed:
+                    job = lifecycle.no_address_received(job, "broke", now, done=False)
+                    return lifecycle.search_failed(job, now, timeouts)
                 case _:
-                    return lifecycle.nothing_sold(job, now, patience)
+                    return lifecycle.nothing_bought(job, now, timeouts)
         if job.cancel_requested:
             return lifecycle.stopped(job, now)
         if event == "sold out":
             return lifecycle.not_available(job, lifecycle.NO_ADDRESS, now)
-        return lifecycle.buying(job, IP, [IP, OTHER_IP], now, patience)
+        return lifecycle.buy_started(job, IP, [IP, OTHER_IP], now, timeouts)
 
-    def judge(self, before: Job, after: Job, patience: lifecycle.Patience) -> None:
+    def judge(self, before: Job, after: Job, timeouts: lifecycle.Timeouts) -> None:
         """What holds after every event."""
-        assert after.over == (after.due_at is None), "over, or due at some time, and never both"
-        assert (after.state is State.COMPLETED) == (after.server is not None and after.ip is not None and after.over)
+        assert after.ended == (after.due_at is None), "over, or due at some time, and never both"
+        assert (after.state is State.COMPLETED) == (after.server is not None and after.ip is not None and after.ended)
         sequences = [notice.sequence for notice in self.said]
         assert all(one < other for one, other in pairwise(sequences))
         assert all(sequence <= after.sequence for sequence in sequences)
-        if after.over and not before.over:
+        if after.ended and not before.ended:
             assert notices(after)[-1] == answers(after)[0], "an end is said, and said last"
         if after.run == before.run:
-            assert after.buys <= patience.buy_attempts
-            assert after.looks <= patience.status_attempts
+            assert after.buy_attempts <= timeouts.buy_attempts
+            assert after.status_attempts <= timeouts.status_attempts
         if before.purchase is not None and after.purchase is None:
             assert after.ip is not None or after.wrong_ips, "a purchase is not forgotten before it has given an address"
         if before.ip is not None:
@@ -688,8 +707,8 @@ EVENTS = (
 def test_whatever_happens_the_books_of_a_job_are_right(
     events: list[str], buy_attempts: int, status_attempts: int, lock_attempts: int, timeout: int
 ) -> None:
-    patience = replace(
-        PATIENCE,
+    timeouts = replace(
+        TIMEOUTS,
         buy_attempts=buy_attempts,
         status_attempts=status_attempts,
         lock_attempts=lock_attempts,
@@ -697,7 +716,7 @@ def test_whatever_happens_the_books_of_a_job_are_right(
     )
     history = History()
     for event in events:
-        history.happens(event, patience)
+        history.happens(event, timeouts)
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=60))
@@ -705,6 +724,6 @@ def test_the_password_is_nowhere_but_sealed(events: list[str]) -> None:
     history = History()
     seen = []
     for event in (*events, "work", "buy", "succeed", "succeed"):
-        history.happens(event, PATIENCE)
+        history.happens(event, TIMEOUTS)
         seen.append(repr(history.job))
     assert ACCESS.password not in repr(history.said) + "".join(seen)

@@ -7,34 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning_service.simulator.state import BuyFaults, Package, SoldOutError, State, StatusFaults
+from provisioning_service.simulator.state import BuyFaults, SimulatedPackage, SimulatorState, SoldOutError, StatusFaults
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
-NINE = Package("9", "103.181.9", ("103.181.9.1", "103.181.9.2"))
-NINETY_ONE = Package("91", "103.181.91", ("103.181.91.5",))
-CLOSED = Package("83", "103.83.x", ("103.83.4.1",), status="inactive")
+NINE = SimulatedPackage("9", "103.181.9", ("103.181.9.1", "103.181.9.2"))
+NINETY_ONE = SimulatedPackage("91", "103.181.91", ("103.181.91.5",))
+CLOSED = SimulatedPackage("83", "103.83.x", ("103.83.4.1",), status="inactive")
 
 
 @pytest.fixture
-def state() -> State:
+def state() -> SimulatorState:
     passwords = count(1)
-    return State((NINE, CLOSED, NINETY_ONE), lambda: f"password-{next(passwords)}")
+    return SimulatorState((NINE, CLOSED, NINETY_ONE), lambda: f"password-{next(passwords)}")
 
 
-def free(state: State) -> dict[str, tuple[str, ...]]:
+def free(state: SimulatorState) -> dict[str, tuple[str, ...]]:
     return {package.name: ips for package, ips in state.stock()}
 
 
-def test_the_address_that_is_asked_for_is_sold_if_it_is_free(state: State) -> None:
+def test_the_address_that_is_asked_for_is_sold_if_it_is_free(state: SimulatorState) -> None:
     assert state.sell("103.181.9.2", 4096, NOW).ip == "103.181.9.2"
     assert free(state)["103.181.9"] == ("103.181.9.1",)
 
 
-def test_a_package_may_be_asked_for_by_its_name(state: State) -> None:
+def test_a_package_may_be_asked_for_by_its_name(state: SimulatorState) -> None:
     assert state.sell("103.181.91", None, NOW).ip == "103.181.91.5"
 
 
-def test_it_falls_back_silently_within_the_package_and_then_to_an_active_other(state: State) -> None:
+def test_it_falls_back_silently_within_the_package_and_then_to_an_active_other(state: SimulatorState) -> None:
     sold = [state.sell("103.181.9.2", None, NOW) for _ in range(3)]
     assert [(p.ip, p.package) for p in sold] == [
         ("103.181.9.2", "103.181.9"),
@@ -46,12 +46,12 @@ def test_it_falls_back_silently_within_the_package_and_then_to_an_active_other(s
     assert state.purchases == sold
 
 
-def test_a_package_that_is_not_active_sells_nothing(state: State) -> None:
+def test_a_package_that_is_not_active_sells_nothing(state: SimulatorState) -> None:
     assert state.sell("103.83.4.1", None, NOW).package == "103.181.9"
     assert free(state)["103.83.x"] == ("103.83.4.1",)
 
 
-def test_a_wrong_address_is_of_another_package_or_of_none(state: State) -> None:
+def test_a_wrong_address_is_of_another_package_or_of_none(state: SimulatorState) -> None:
     assert state.sell("103.181.9.1", None, NOW, wrong_ip=True).package == "103.181.91"
     outside = [state.sell("103.181.9.1", None, NOW, wrong_ip=True) for _ in range(2)]
     assert [purchase.package for purchase in outside] == [None, None]
@@ -60,7 +60,7 @@ def test_a_wrong_address_is_of_another_package_or_of_none(state: State) -> None:
     assert state.server(outside[0].ip) is not None
 
 
-def test_what_was_sold_has_a_password_of_its_own_and_nothing_else_has(state: State) -> None:
+def test_what_was_sold_has_a_password_of_its_own_and_nothing_else_has(state: SimulatorState) -> None:
     ips = [state.sell("103.181.9", None, NOW).ip for _ in range(2)]
     servers = [state.server(ip) for ip in ips]
     assert [server.password for server in servers if server] == ["password-1", "password-2"]
@@ -68,7 +68,7 @@ def test_what_was_sold_has_a_password_of_its_own_and_nothing_else_has(state: Sta
     assert state.server("103.181.91.5") is None
 
 
-def test_new_packages_replace_all_and_their_addresses_are_free_again(state: State) -> None:
+def test_new_packages_replace_all_and_their_addresses_are_free_again(state: SimulatorState) -> None:
     before = [state.sell("103.181.9.1", None, NOW), state.sell("103.181.91", None, NOW)]
     state.replace_packages([NINE])
     assert free(state) == {"103.181.9": NINE.ips}
@@ -77,12 +77,12 @@ def test_new_packages_replace_all_and_their_addresses_are_free_again(state: Stat
     assert state.server("103.181.91.5") is not None
 
 
-def test_each_fault_hits_as_many_calls_as_it_was_set_for(state: State) -> None:
+def test_each_fault_hits_as_many_calls_as_it_was_set_for(state: SimulatorState) -> None:
     state.buy_faults = BuyFaults(fail_next=1, delay_seconds=2, wrong_ip_next=1, lose_answer_next=2)
-    fates = [state.next_buy() for _ in range(4)]
-    assert [fate.fails for fate in fates] == [True, False, False, False]
-    assert [fate.wrong_ip for fate in fates] == [False, True, False, False]
-    assert [fate.answer_lost for fate in fates] == [False, True, True, False]
+    outcomes = [state.next_buy() for _ in range(4)]
+    assert [outcome.fails for outcome in outcomes] == [True, False, False, False]
+    assert [outcome.wrong_ip for outcome in outcomes] == [False, True, False, False]
+    assert [outcome.answer_lost for outcome in outcomes] == [False, True, True, False]
     assert state.buy_faults == BuyFaults(delay_seconds=2)
     state.status_faults = StatusFaults(fail_next=2, delay_seconds=1)
     assert [state.next_status().fails for _ in range(3)] == [True, True, False]
@@ -94,8 +94,8 @@ ips = st.integers(0, 3).flatmap(lambda package: st.integers(1, 3).map(lambda n: 
 
 @given(st.lists(st.tuples(ips | st.integers(0, 3).map("10.0.{}".format), st.booleans()), max_size=20))
 def test_no_address_is_sold_twice_and_none_is_lost(orders: list[tuple[str, bool]]) -> None:
-    packages = [Package(str(n), f"10.0.{n}", tuple(f"10.0.{n}.{m}" for m in range(1, 4))) for n in range(3)]
-    state = State(packages)
+    packages = [SimulatedPackage(str(n), f"10.0.{n}", tuple(f"10.0.{n}.{m}" for m in range(1, 4))) for n in range(3)]
+    state = SimulatorState(packages)
     refused = 0
     for asked, wrong in orders:
         try:

@@ -122,12 +122,12 @@ NOT_ASSIGNED: list[tuple[Any, str]] = [
     ({"ip": [IP, OTHER]}, "several"),
     ({"ip": IP, "address": OTHER}, "several"),
     ({"a": IP, "b": OTHER}, "several"),
-    ({"error": f"{IP} was sold a minute ago"}, "tells of an error"),
-    ({"ip": IP, "success": False}, "tells of an error"),
-    ({"ip": IP, "status": "failed"}, "tells of an error"),
-    (f"Error: {IP} is taken", "tells of an error"),
-    (f"{IP} is not available", "tells of an error"),
-    (f"{IP} already in use", "tells of an error"),
+    ({"error": f"{IP} was sold a minute ago"}, "reports an error"),
+    ({"ip": IP, "success": False}, "reports an error"),
+    ({"ip": IP, "status": "failed"}, "reports an error"),
+    (f"Error: {IP} is taken", "reports an error"),
+    (f"{IP} is not available", "reports an error"),
+    (f"{IP} already in use", "reports an error"),
 ]
 
 

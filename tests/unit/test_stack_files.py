@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from operations.stack.layout import Layout, choose_data_directory, remember_as_last_used
-from operations.stack.origin import MovedError, check_origin
 from operations.stack.processes import Identity, find, identify
-from operations.stack.run import Options, run_stack
+from operations.stack.relocation import MovedError, check_location
+from operations.stack.run import StackOptions, run_stack
 from operations.stack.start import StartError
 from operations.stack.state import (
     ProcessState,
     State,
     UnreadableStateError,
-    find_holder,
-    hold,
+    acquire_lock,
+    find_lock_holder,
     read_state,
     read_state_if_readable,
     write_state,
@@ -117,36 +117,36 @@ def test_a_state_of_another_version_is_read_as_far_as_it_is_known(tmp_path: Path
 def test_a_directory_that_was_moved_or_copied_is_refused_with_what_to_do(tmp_path: Path) -> None:
     made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
     made.root.mkdir()
-    check_origin(made)
-    check_origin(made)
+    check_location(made)
+    check_location(made)
     shutil.copytree(made.root, copy.root)
     with pytest.raises(MovedError, match="up --fresh") as raised:
-        check_origin(copy)
+        check_location(copy)
     assert str(made.root) in str(raised.value)
     shutil.rmtree(made.root)
     copy.root.rename(made.root)
-    check_origin(made)
+    check_location(made)
 
 
 def test_a_directory_may_be_named_by_another_path_that_leads_to_it(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
-    check_origin(Layout(tmp_path / "real"))
+    check_location(Layout(tmp_path / "real"))
     (tmp_path / "link").symlink_to("real")
-    check_origin(Layout(tmp_path / "link"))
+    check_location(Layout(tmp_path / "link"))
     assert choose_data_directory(tmp_path / "link") == tmp_path / "real"
 
 
 def test_a_record_of_the_origin_that_is_damaged_is_no_reason_to_start(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    layout.origin_file.write_bytes(b"\xff")
+    layout.location_file.write_bytes(b"\xff")
     with pytest.raises(MovedError, match="moved or copied"):
-        check_origin(layout)
+        check_location(layout)
 
 
 def test_the_processes_that_a_copied_state_names_are_not_those_of_the_copy(tmp_path: Path) -> None:
     made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
     made.root.mkdir()
-    check_origin(made)
+    check_location(made)
     write_state(made, State(node="n1", supervisor=identify(os.getpid())))
     shutil.copytree(made.root, copy.root)
     assert read_state(made).running
@@ -155,15 +155,15 @@ def test_the_processes_that_a_copied_state_names_are_not_those_of_the_copy(tmp_p
 
 def test_the_supervisor_is_found_by_its_lock_whatever_the_state_says(tmp_path: Path) -> None:
     made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
-    assert find_holder(made) is None
-    with hold(made):
+    assert find_lock_holder(made) is None
+    with acquire_lock(made):
         made.state_file.write_bytes(b"")
-        holder = find_holder(made)
+        holder = find_lock_holder(made)
         assert holder is not None
         assert holder.pid == os.getpid()
         shutil.copytree(made.root, copy.root)
-        assert find_holder(copy) is None
-    assert find_holder(made) is None
+        assert find_lock_holder(copy) is None
+    assert find_lock_holder(made) is None
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"\0", b"relative/path", b"/with\0nul"])
@@ -203,13 +203,13 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() ->
     assert identify(process.pid) is None
 
 
-class NoView:
+class SilentListener:
     """Watches a stack without a word."""
 
-    def change(self, state: State) -> None:
+    def on_change(self, state: State) -> None:
         """Ignore a new state."""
 
-    def event(self, text: str) -> None:
+    def on_event(self, text: str) -> None:
         """Ignore an event."""
 
 
@@ -224,5 +224,5 @@ def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypa
     monkeypatch.setattr("operations.stack.run.write_state", record)
     servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
     with pytest.raises(StartError, match="No space left"):
-        run_stack(Options(tmp_path, ()), NoView(), servers)
+        run_stack(StackOptions(tmp_path, ()), SilentListener(), servers)
     assert phases == ["starting"]

@@ -186,7 +186,7 @@ def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
 ) -> None:
     file = Layout(tmp_path).credentials_key
     file.write_bytes(damaged)
-    with pytest.raises(StartError, match=r"credentials.key holds no valid key\. Put the key back"):
+    with pytest.raises(StartError, match=r"credentials.key does not contain a valid key\. Restore the original key"):
         plan(claims, tmp_path, GIVEN, ("provisioning",))
     assert file.read_bytes() == damaged
 
@@ -249,7 +249,7 @@ def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named(
 
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
 def test_an_unknown_service_is_refused_with_what_there_is(wrong: str) -> None:
-    with pytest.raises(ValueError, match="there are order, inventory, payment, provisioning, console, simulator"):
+    with pytest.raises(ValueError, match="choose from order, inventory, payment, provisioning, console, simulator"):
         choose_services(wrong)
 
 

@@ -1,4 +1,4 @@
-"""What Stripe's states and errors are taken to mean, and which amounts it is told."""
+"""The meaning of Stripe's states and errors, and the conversion of amounts."""
 
 import pytest
 import stripe
@@ -108,7 +108,7 @@ def test_only_what_is_about_the_card_or_the_amount_declines(error: stripe.Stripe
 
 
 @pytest.mark.parametrize(
-    ("error", "ours"),
+    ("error", "translated"),
     [
         (stripe.IdempotencyError(SECRET, http_status=400), KeyReusedError),
         (stripe.APIConnectionError(SECRET), GatewayTimeoutError),
@@ -120,11 +120,11 @@ def test_only_what_is_about_the_card_or_the_amount_declines(error: stripe.Stripe
         (invalid("metadata", None, SECRET), GatewayMisconfiguredError),
     ],
 )
-def test_every_other_error_is_one_of_ours_without_stripes_text(
-    error: stripe.StripeError, ours: type[Exception]
+def test_every_other_error_is_translated_without_stripes_text(
+    error: stripe.StripeError, translated: type[Exception]
 ) -> None:
     found = translate_error(error)
-    assert type(found) is ours
+    assert type(found) is translated
     assert SECRET not in repr(found)
 
 
@@ -141,11 +141,11 @@ def test_a_failure_is_stored_when_stripe_repeats_it(status: int, headers: dict[s
 
 
 @pytest.mark.parametrize(
-    ("amount", "currency", "told"),
+    ("amount", "currency", "converted"),
     [(1999, "USD", 1999), (50_000, "JPY", 500), (1234, "KWD", 12_340), (500, "ISK", 500), (80_045, "HUF", 80_045)],
 )
-def test_amounts_are_told_in_stripes_unit(amount: int, currency: str, told: int) -> None:
-    assert stripe_amount(amount, currency) == told
+def test_amounts_are_converted_to_stripes_unit(amount: int, currency: str, converted: int) -> None:
+    assert stripe_amount(amount, currency) == converted
 
 
 @pytest.mark.parametrize(("amount", "currency"), [(50_050, "JPY"), (510, "ISK"), (500, "UGX")])
@@ -158,10 +158,10 @@ UNITS_PER_WHOLE = dict.fromkeys(ZERO_DECIMAL, 1) | dict.fromkeys(THREE_DECIMAL, 
 
 
 @given(st.integers(1, 10**14), st.sampled_from(sorted(ZERO_DECIMAL | THREE_DECIMAL | WHOLE_ONLY | REFUSED | {"USD"})))
-def test_what_is_told_is_exactly_the_amount_or_nothing(amount: int, currency: str) -> None:
+def test_a_converted_amount_is_exactly_the_same_money(amount: int, currency: str) -> None:
     try:
-        told = stripe_amount(amount, currency)
+        converted = stripe_amount(amount, currency)
     except AmountRefusedError:
         assert currency in REFUSED or amount % 100
     else:
-        assert told * 100 == amount * UNITS_PER_WHOLE.get(currency, 100)
+        assert converted * 100 == amount * UNITS_PER_WHOLE.get(currency, 100)

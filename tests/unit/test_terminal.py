@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 import operations
 from operations import cli
-from operations.accounts.statements import Movement, Sheet, Statement
+from operations.accounts.statements import AccountOverview, Movement, Statement
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.commands.accounts_display import show_sheet, show_statement
-from operations.commands.audit import show as show_audit
+from operations.commands.audit_display import show as show_audit
 from operations.commands.dead_letters_display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
@@ -157,7 +157,7 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
         lambda console: show_audit(Report(checked, [violation], known), console),
         lambda console: show_trace(records, [step], console, NOW),
         lambda console: show_statement(statement, console),
-        lambda console: show_sheet(Sheet(balance, statement), console),
+        lambda console: show_sheet(AccountOverview(balance, statement), console),
     ]
 
 

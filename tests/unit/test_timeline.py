@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operations.console.timeline import Row, draw
+from operations.console.timeline import TimelineRow, draw
 from operations.timeline.timeline import LANES, TimelineRecords, TimelineStep, build_timeline, open_steps
 
 PLACED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -304,7 +304,7 @@ def test_a_step_as_json_has_every_field() -> None:
 # --- The graph. ---
 
 
-def row_of(rows: list[Row], title: str) -> Row:
+def row_of(rows: list[TimelineRow], title: str) -> TimelineRow:
     return next(row for row in rows if row.step.title == title)
 
 

@@ -1,4 +1,4 @@
-"""One load test from its products to its report."""
+"""Runs a load test: create products, place orders, wait, audit, report."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ import aiohttp
 
 from operations.audit import Report, audit
 from operations.errors import UnreachableError
-from operations.load.cost import Usage, between, usage
-from operations.load.placing import Placing
+from operations.load.cost import Cost, cost_between, measure_usage
+from operations.load.outcomes import Outcomes, PlacedOrders
+from operations.load.placer import OrderPlacer
 from operations.load.plan import Plan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
-from operations.load.settling import OrderBook, Outcomes
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.urls import hide_credentials
@@ -21,45 +21,45 @@ MOST_REASONS = 10
 
 
 @dataclass(slots=True)
-class Watch:
-    """How far a load test is; whoever shows it looks at this from time to time."""
+class LoadProgress:
+    """The progress of a load test, for a display that polls it."""
 
     phase: Literal["preparing", "placing", "settling", "reading", "auditing"] = "preparing"
-    placing: Placing | None = field(default=None, repr=False)
+    placer: OrderPlacer | None = field(default=None, repr=False)
 
     @property
     def done(self) -> int:
-        """Orders dealt with."""
-        return self.placing.done if self.placing else 0
+        """The number of orders that have been dealt with."""
+        return self.placer.done if self.placer else 0
 
 
-async def run_load(stack: Stack, plan: Plan, watch: Watch | None = None) -> LoadReport:
-    """Carry out the plan on a running stack, wait for its end and audit the books.
+async def run_load(stack: Stack, plan: Plan, progress: LoadProgress | None = None) -> LoadReport:
+    """Place the orders of a plan on a running stack, wait until they are settled, and audit the books.
 
-    Raises UnreachableError when a server does not answer.
+    Raises UnreachableError if a server does not answer.
     """
-    watch = watch or Watch()
+    progress = progress or LoadProgress()
     load_id = f"load-{secrets.token_hex(4)}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         await _create_products(session, stack.urls["inventory"], plan, load_id)
-        placing = watch.placing = Placing(plan, stack.urls["order"], plan.bodies(load_id))
-        orders = OrderBook(session, stack.urls["order"], load_id)
-        before = usage(stack.data_dir)
-        watch.phase = "placing"
-        await placing.run()
-        watch.phase = "settling"
+        placer = progress.placer = OrderPlacer(plan, stack.urls["order"], plan.bodies(load_id))
+        orders = PlacedOrders(session, stack.urls["order"], load_id)
+        before = measure_usage(stack.data_dir)
+        progress.phase = "placing"
+        await placer.run()
+        progress.phase = "settling"
         await orders.wait_until_settled(plan.timeout)
-        after = usage(stack.data_dir)
-        watch.phase = "reading"
+        after = measure_usage(stack.data_dir)
+        progress.phase = "reading"
         outcomes = await orders.outcomes()
-    watch.phase = "auditing"
+    progress.phase = "auditing"
     books = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
     audited = await _count_orders(stack, load_id)
-    return _report(plan, placing, outcomes, (before, after), books, audited, stack.describe())
+    return _report(plan, placer, outcomes, cost_between(before, after), books, audited, stack.describe())
 
 
 async def _count_orders(stack: Stack, load_id: str) -> int:
-    """Return how many orders of this load test are in the database that was audited."""
+    """Count the orders of this load test in the database that was audited."""
     async with open_mongodb(stack.mongodb_url, purpose="the load test", name="ordersaga-load") as client:
         orders = client[f"{stack.database_prefix}_orders"].orders
         return await orders.count_documents({"userId": load_id})
@@ -73,35 +73,35 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
                 answer.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnreachableError(
-                f"the inventory service does not take {hide_credentials(url)}: {hide_credentials(str(error))}"
+                f"the inventory service does not accept {hide_credentials(url)}: {hide_credentials(str(error))}"
             ) from error
 
 
 def _report(
     plan: Plan,
-    placing: Placing,
+    placer: OrderPlacer,
     outcomes: Outcomes,
-    used: tuple[dict[str, Usage], dict[str, Usage]],
+    cost: dict[str, Cost],
     books: Report,
     audited: int,
     audited_in: str,
 ) -> LoadReport:
     return LoadReport(
         placed=plan.orders,
-        accepted=placing.accepted,
-        in_doubt=placing.in_doubt,
+        accepted=placer.accepted,
+        in_doubt=placer.in_doubt,
         recorded=outcomes.orders,
         unsettled=outcomes.unsettled,
         seconds=outcomes.seconds,
         latencies_ms={
-            "post": milliseconds(placing.latencies),
+            "post": milliseconds(placer.latencies),
             "final": milliseconds(outcomes.to_final),
             "settled": milliseconds(outcomes.to_settled),
         },
         statuses=dict(sorted(outcomes.statuses.items())),
         reasons=dict(outcomes.reasons.most_common(MOST_REASONS)),
-        errors=dict(placing.errors),
-        cost=between(*used),
+        errors=dict(placer.errors),
+        cost=cost,
         audit=books,
         audited=audited,
         audited_in=audited_in,

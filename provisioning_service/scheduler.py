@@ -16,7 +16,7 @@ from provisioning_service.job import Job
 from provisioning_service.job_runner import JobRunner
 from provisioning_service.jobs import Jobs
 from provisioning_service.lease import JobLease
-from provisioning_service.lifecycle import Patience
+from provisioning_service.lifecycle import Timeouts
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.outbox import Outbox
 from shared.background import run_periodically
@@ -32,32 +32,32 @@ _waits = Histogram(
     "From joining the line of a package until the lock was got",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
 )
-_missed = Counter("provisioning_lock_waits_failed_total", "Waits for a package that stood still for too long")
-_carried = Gauge("provisioning_jobs_in_hand", "Jobs that this process is working on")
+_lock_timeouts = Counter("provisioning_lock_waits_failed_total", "Waits for a package that stood still for too long")
+_running_jobs = Gauge("provisioning_jobs_in_hand", "Jobs that this process is working on")
 
 
-class Schedule:
-    """The jobs of one process; `at_once` is the most that it carries at the same time."""
+class Scheduler:
+    """The jobs of one process; `max_concurrent` is the most that it carries at the same time."""
 
     def __init__(
         self,
         jobs: Jobs,
         locks: Locks,
-        carrying: JobRunner,
-        announcing: Outbox,
-        patience: Patience,
+        runner: JobRunner,
+        outbox: Outbox,
+        timeouts: Timeouts,
         *,
         clock: Clock,
-        at_once: int,
+        max_concurrent: int,
     ) -> None:
         self._jobs = jobs
         self._locks = locks
-        self._carrying = carrying
-        self._announcing = announcing
-        self._patience = patience
+        self._runner = runner
+        self._outbox = outbox
+        self._timeouts = timeouts
         self._clock = clock
-        self._at_once = at_once
-        self._in_hand: set[asyncio.Task[None]] = set()
+        self._max_concurrent = max_concurrent
+        self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -76,37 +76,37 @@ class Schedule:
         held = await self._locks.held()
         now = self._clock()
         busy = [lock for lock in held if lock.expires_at > now]
-        for job in await self._jobs.heads_of_lines(now, [lock.key for lock in busy], self._room):
-            await self._take_turn(job)
+        for job in await self._jobs.queue_heads(now, [lock.key for lock in busy], self._room):
+            await self._start_next_in_queue(job)
         for job in await self._jobs.due_without_lock(now, self._room) if self._room else ():
             if (claimed := await self._jobs.claim(job, self._clock(), self._lease)) is not None:
-                self._carry(claimed, None)
+                self._start(claimed, None)
         for lock in busy:
-            if now - lock.progress_at >= self._patience.lock_wait:
-                await self._count_missed_turns(lock)
+            if now - lock.progress_at >= self._timeouts.lock_wait:
+                await self._count_lock_timeouts(lock)
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until nothing is in hand."""
-        while self._in_hand:
-            await asyncio.wait(self._in_hand)
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def _give_back(self) -> None:
         """End what is in hand, also if this is cancelled again meanwhile: each job takes a moment to be given back."""
-        for task in self._in_hand:
+        for task in self._running:
             task.cancel()
-        while self._in_hand:
+        while self._running:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait(self._in_hand)
+                await asyncio.wait(self._running)
 
     @property
     def _room(self) -> int:
-        return max(self._at_once - len(self._in_hand), 0)
+        return max(self._max_concurrent - len(self._running), 0)
 
     @property
     def _lease(self) -> timedelta:
-        return self._patience.lease
+        return self._timeouts.lease
 
-    async def _take_turn(self, job: Job) -> None:
+    async def _start_next_in_queue(self, job: Job) -> None:
         if not self._room or job.lock_key is None:
             return
         now = self._clock()
@@ -123,39 +123,39 @@ class Schedule:
             return
         if job.waiting_since is not None:
             _waits.observe((now - job.waiting_since).total_seconds())
-        self._carry(claimed, lock)
+        self._start(claimed, lock)
 
-    def _carry(self, job: Job, lock: Lock | None) -> None:
+    def _start(self, job: Job, lock: Lock | None) -> None:
         held = JobLease(
             job,
             lock,
             jobs=self._jobs,
             locks=self._locks,
-            announcing=self._announcing,
+            outbox=self._outbox,
             clock=self._clock,
             lease=self._lease,
         )
-        task = asyncio.create_task(self._carrying.carry(held, self.wake), name=f"job {job.order_id}")
-        self._in_hand.add(task)
-        _carried.set(len(self._in_hand))
+        task = asyncio.create_task(self._runner.run(held, self.wake), name=f"job {job.order_id}")
+        self._running.add(task)
+        _running_jobs.set(len(self._running))
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._in_hand.discard(task)
-        _carried.set(len(self._in_hand))
+        self._running.discard(task)
+        _running_jobs.set(len(self._running))
         self.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a job could not be carried on; it is taken up when its claim is over", exc_info=error)
 
-    async def _count_missed_turns(self, lock: Lock) -> None:
+    async def _count_lock_timeouts(self, lock: Lock) -> None:
         """Count the waits of those who stand in a line that has not moved for too long."""
         now = self._clock()
-        for job in await self._jobs.in_line(lock.key, now - self._patience.lock_wait, _PAGE):
-            if job.order_id == lock.order_id or not lifecycle.has_missed_turn(
-                job, lock.progress_at, now, self._patience
+        for job in await self._jobs.waiting_in_queue(lock.key, now - self._timeouts.lock_wait, _PAGE):
+            if job.order_id == lock.order_id or not lifecycle.lock_wait_expired(
+                job, lock.progress_at, now, self._timeouts
             ):
                 continue
-            after = lifecycle.turn_missed(job, lock.order_id, lock.progress_at, now, self._patience)
+            after = lifecycle.lock_wait_timed_out(job, lock.order_id, lock.progress_at, now, self._timeouts)
             if await self._jobs.change(job, after):
-                _missed.inc()
-                self._announcing.post(after)
+                _lock_timeouts.inc()
+                self._outbox.post(after)

@@ -1,4 +1,4 @@
-"""What a supervisor writes: its state and its events. A disk that is full must not end the supervision."""
+"""Writes the state and the events of a supervisor, even if the disk is full for a while."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ RETRY_SECONDS = 1.0
 MOST_WAITING_EVENTS = 1000
 
 
-class Recorder:
-    """Writes states and events; none of its methods raises OSError.
+class StateWriter:
+    """Writes states and events; no method raises OSError.
 
-    What cannot be written is written later, while `retry` runs: of the states the last one, of the events all in
-    their order, each with the time that it happened. That the state could not be written is an event itself.
+    If writing fails, `retry` writes the latest state and all events later, in order and with their time. A failure to
+    write the state is an event as well.
     """
 
     def __init__(self, layout: Layout, on_change: Callable[[State], None], on_event: Callable[[str], None]) -> None:
@@ -28,27 +28,27 @@ class Recorder:
         self._failing = False
         self._events: deque[tuple[datetime, str]] = deque(maxlen=MOST_WAITING_EVENTS)
 
-    def record(self, state: State) -> None:
-        """Write the state and show it."""
+    def write(self, state: State) -> None:
+        """Write the state and pass it on."""
         self._unwritten = state
-        self._catch_up()
-        with contextlib.suppress(OSError):  # a terminal that is gone
+        self._write_pending()
+        with contextlib.suppress(OSError):  # a closed terminal
             self._on_change(state)
 
-    def say(self, text: str) -> None:
-        """Report an event."""
+    def add_event(self, text: str) -> None:
+        """Write an event."""
         self._events.append((datetime.now().astimezone(), text))
-        self._catch_up()
+        self._write_pending()
 
     async def retry(self) -> None:
-        """Write what could not be written before, until cancelled."""
+        """Write periodically what could not be written before; runs until cancelled."""
         while True:
             await asyncio.sleep(RETRY_SECONDS)
-            self._catch_up()
+            self._write_pending()
 
-    def _catch_up(self) -> None:
+    def _write_pending(self) -> None:
         self._write_state()
-        # An event leaves the queue when it is written.
+        # An event leaves the queue only after it was written.
         with contextlib.suppress(OSError):
             while self._events:
                 self._on_event(_dated(*self._events[0]))
@@ -64,14 +64,14 @@ class Recorder:
             if not self._failing:
                 reason = error.strerror or str(error)
                 self._events.append(
-                    (now, f"{self._layout.state_file} cannot be written ({reason}): tried every second")
+                    (now, f"{self._layout.state_file} cannot be written ({reason}): retried every second")
                 )
             self._failing = True
             return
         self._unwritten = None
         if self._failing:
             self._failing = False
-            self._events.append((now, f"{self._layout.state_file} is written again"))
+            self._events.append((now, f"{self._layout.state_file} can be written again"))
 
 
 def _dated(at: datetime, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Waits until all orders of a run are settled, and reads from the order service what became of them."""
+"""Waits until all orders of a run are settled and evaluates their outcomes."""
 
 import asyncio
 import time
@@ -17,20 +17,20 @@ from shared.urls import hide_credentials
 PAGE = 100
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
-AWAY_SECONDS = 30.0
-QUESTION_SHARE = 0.05
-"""Of the time that may go into asking: the question is the order service's work too."""
+UNAVAILABLE_SECONDS = 30.0
+POLLING_SHARE = 0.05
+"""The share of time that may go into polling, which costs the order service CPU time as well."""
 
 
 NO_SLOT = "No delivery slot with room"
-"""How the reason begins for which an order is refused when all slots within the horizon are full."""
+"""The beginning of the failure reason of an order that found all slots within the horizon full."""
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """What became of the orders of a run, by the order service's own times (seconds).
+    """The outcomes of the orders of a run, measured by the order service's timestamps (seconds).
 
-    `slots` has the orders of each delivery slot that go through, `full` are refused because no slot has room.
+    `slots` counts the successful orders in each delivery slot, `full` the orders refused because no slot had room.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -45,16 +45,16 @@ class Outcomes:
 
     @property
     def orders(self) -> int:
-        """How many orders there are."""
+        """The number of orders."""
         return self.statuses.total()
 
     @property
     def seconds(self) -> float:
-        """From the first order's acceptance to the last one's settling."""
+        """The time from the first acceptance until the last order is settled."""
         return (self.last - self.first).total_seconds() if self.first and self.last else 0.0
 
     def add(self, order: dict[str, Any]) -> None:
-        """Count one order as the API shows it."""
+        """Count one order, as the API returns it."""
         created, updated = datetime.fromisoformat(order["createdAt"]), datetime.fromisoformat(order["updatedAt"])
         self.first = min(self.first or created, created)
         self.statuses[order["status"]] += 1
@@ -72,8 +72,8 @@ class Outcomes:
             self.unsettled += 1
 
 
-class OrderBook:
-    """The orders of one user, as the order service lists them; methods raise UnreachableError."""
+class PlacedOrders:
+    """The orders of one user in the order service; methods raise UnreachableError."""
 
     def __init__(self, session: aiohttp.ClientSession, order_url: str, user_id: str) -> None:
         self._session = session
@@ -81,7 +81,7 @@ class OrderBook:
         self._user_id = user_id
 
     async def wait_until_settled(self, within: float) -> bool:
-        """Whether all of them settle within that many seconds."""
+        """Wait until all orders are settled; return False if that takes longer than `within` seconds."""
         deadline = time.monotonic() + within
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -92,11 +92,11 @@ class OrderBook:
                 return True
             if now > deadline:
                 return False
-            await asyncio.sleep(max(pause, (now - asked) / QUESTION_SHARE))
+            await asyncio.sleep(max(pause, (now - asked) / POLLING_SHARE))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def outcomes(self) -> Outcomes:
-        """What became of them."""
+        """Read all orders and count their outcomes."""
         outcomes = Outcomes()
         after: dict[str, str] = {}
         while True:
@@ -108,8 +108,8 @@ class OrderBook:
             after = {"cursor": page["nextCursor"]}
 
     async def _list(self, **query: str) -> Any:
-        """One page; a service that is away for a moment, as when it is killed during the test, is waited for."""
-        give_up_at = time.monotonic() + AWAY_SECONDS
+        """Read one page; while the service is unavailable, as after a kill during the test, retry for a while."""
+        give_up_at = time.monotonic() + UNAVAILABLE_SECONDS
         while True:
             try:
                 async with self._session.get(self._url, params={"userId": self._user_id, **query}) as answer:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from operations.load import connection as http
-from operations.load import placing as placing_module
+from operations.load import placer as placer_module
 from operations.load.connection import Connection, NoAnswerError, NotSentError
-from operations.load.placing import Placing
+from operations.load.placer import OrderPlacer
 from operations.load.plan import Plan
 
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
@@ -132,64 +132,64 @@ async def test_nobody_listens() -> None:
         await Connection("http://127.0.0.1:1", "/orders").post(b"{}", PATIENT)
 
 
-async def place(opened: Shop, plan: Plan) -> Placing:
-    placing = Placing(plan, opened.url, plan.bodies("load-1"))
-    await placing.run()
-    return placing
+async def place(opened: Shop, plan: Plan) -> OrderPlacer:
+    placer = OrderPlacer(plan, opened.url, plan.bodies("load-1"))
+    await placer.run()
+    return placer
 
 
 async def test_every_order_is_placed_once() -> None:
     plan = Plan(orders=30, concurrency=4)
     async with shop() as opened:
-        placing = await place(opened, plan)
+        placer = await place(opened, plan)
         assert sorted(opened.bodies) == sorted(plan.bodies("load-1"))
         assert opened.connections == 4
-    assert (placing.done, placing.accepted, placing.in_doubt, len(placing.latencies)) == (30, 30, 0, 30)
-    assert not placing.errors
+    assert (placer.done, placer.accepted, placer.in_doubt, len(placer.latencies)) == (30, 30, 0, 30)
+    assert not placer.errors
 
 
 async def test_a_server_that_is_busy_is_asked_again() -> None:
     async with shop(BUSY, BUSY) as opened:
-        placing = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, Plan(orders=2, concurrency=1))
         assert len(opened.bodies) == 4
-    assert placing.accepted == 2
-    assert placing.errors == {"HTTP 503": 2}
+    assert placer.accepted == 2
+    assert placer.errors == {"HTTP 503": 2}
 
 
 async def test_what_is_wrong_is_not_posted_again() -> None:
     async with shop(WRONG) as opened:
-        placing = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, Plan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
-    assert (placing.done, placing.accepted) == (2, 1)
-    assert placing.errors == {"HTTP 422": 1}
+    assert (placer.done, placer.accepted) == (2, 1)
+    assert placer.errors == {"HTTP 422": 1}
 
 
 async def test_an_order_without_an_answer_is_in_doubt_and_not_posted_again() -> None:
     async with shop(HANGS_UP) as opened:
-        placing = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, Plan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
-    assert (placing.done, placing.accepted, placing.in_doubt) == (2, 1, 1)
+    assert (placer.done, placer.accepted, placer.in_doubt) == (2, 1, 1)
 
 
 async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing_module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(placer_module, "ANSWER_SECONDS", 0.1)
     moments = itertools.count(0.0, 0.04)  # it gives up at the third attempt, however long one takes
-    monkeypatch.setattr(placing_module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    monkeypatch.setattr(placer_module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     plan = Plan(orders=1)
-    placing = Placing(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
-    await placing.run()
-    assert (placing.done, placing.accepted) == (1, 0)
-    assert placing.errors["given up"] == 1
-    assert placing.errors["not connected"] > 1
+    placer = OrderPlacer(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
+    await placer.run()
+    assert (placer.done, placer.accepted) == (1, 0)
+    assert placer.errors["given up"] == 1
+    assert placer.errors["not connected"] > 1
 
 
 async def test_a_rate_is_kept() -> None:
     plan = Plan(orders=20, rate=100, concurrency=8)
     async with shop() as opened:
         started = asyncio.get_running_loop().time()
-        placing = await place(opened, plan)
+        placer = await place(opened, plan)
         took = asyncio.get_running_loop().time() - started
-    assert placing.accepted == 20
+    assert placer.accepted == 20
     assert took >= 0.19
 
 
@@ -205,7 +205,7 @@ async def test_with_a_rate_waiting_for_a_connection_counts() -> None:
 
     plan = Plan(orders=20, rate=100_000, concurrency=1)
     async with await asyncio.start_server(slowly, "127.0.0.1", 0) as server:
-        placing = Placing(plan, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", plan.bodies("load-1"))
-        await placing.run()
+        placer = OrderPlacer(plan, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", plan.bodies("load-1"))
+        await placer.run()
     # Of the first nobody knows how long it took; the last has waited for nineteen others besides.
-    assert max(placing.latencies) - min(placing.latencies) >= 0.18
+    assert max(placer.latencies) - min(placer.latencies) >= 0.18

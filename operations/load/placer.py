@@ -1,0 +1,90 @@
+"""Places the orders of a plan and records answers and latencies."""
+
+import asyncio
+import itertools
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from operations.load.connection import Connection, NoAnswerError, NotSentError
+from operations.load.plan import Plan
+
+ACCEPTED = 202
+RETRYABLE = (429, 503)
+
+ANSWER_SECONDS = 30.0
+"""Timeout of a request, and how long a refused order is retried."""
+
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+
+
+class OrderPlacer:
+    """Places the orders of one load test.
+
+    `done` counts all orders that have been dealt with, `accepted` those answered with 202, `in_doubt` those without an
+    answer, which may have been accepted or not. `errors` counts everything else by kind, including errors that a retry
+    fixed. `latencies` (seconds) are those of accepted orders. With a rate they start at the scheduled time of the
+    order, so the wait for a free connection counts.
+    """
+
+    def __init__(self, plan: Plan, order_url: str, bodies: Sequence[bytes]) -> None:
+        self._plan = plan
+        self._url = order_url
+        self._bodies = bodies
+        self.done = 0
+        self.accepted = 0
+        self.in_doubt = 0
+        self.errors: Counter[str] = Counter()
+        self.latencies = array("d")
+
+    async def run(self) -> None:
+        """Place all orders; return when each was answered or given up."""
+        numbers = iter(range(self._plan.orders))
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(min(self._plan.concurrency, self._plan.orders)):
+                clients.create_task(self._client(numbers, started))
+
+    async def _client(self, numbers: Iterator[int], started: float) -> None:
+        """Place one order after the other; all clients take their numbers from the same iterator."""
+        connection = Connection(self._url, "/orders")
+        try:
+            for number in numbers:
+                scheduled_at = time.monotonic()
+                if self._plan.rate is not None:
+                    scheduled_at = started + number / self._plan.rate
+                    await asyncio.sleep(max(0.0, scheduled_at - time.monotonic()))
+                await self._place(connection, self._bodies[number % len(self._bodies)], scheduled_at)
+                self.done += 1
+        finally:
+            connection.close()
+
+    async def _place(self, connection: Connection, body: bytes, scheduled_at: float) -> None:
+        give_up_at = time.monotonic() + ANSWER_SECONDS
+        for attempt in itertools.count():
+            if not await self._retryable(connection, body, scheduled_at):
+                return
+            if time.monotonic() > give_up_at:
+                self.errors["given up"] += 1
+                return
+            await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+
+    async def _retryable(self, connection: Connection, body: bytes, scheduled_at: float) -> bool:
+        """Post an order once and count the result; return True if the order was refused for the moment only."""
+        try:
+            status = await connection.post(body, ANSWER_SECONDS)
+        except NoAnswerError:
+            self.errors["no answer"] += 1
+            self.in_doubt += 1
+            return False
+        except NotSentError:
+            self.errors["not connected"] += 1
+            return True
+        if status == ACCEPTED:
+            self.accepted += 1
+            self.latencies.append(time.monotonic() - scheduled_at)
+            return False
+        self.errors[f"HTTP {status}"] += 1
+        return status in RETRYABLE
