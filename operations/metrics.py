@@ -18,6 +18,7 @@ from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.status import DEAD, OPEN
+from operations.reading.participant_records import PARTICIPANT_RECORDS
 from shared import database
 from shared.background import ErrorLog, run_periodically
 from shared.clock import Clock, utc_now
@@ -35,8 +36,7 @@ CLOSE_SECONDS = 1.0
 OPEN_STATUSES = ("PENDING", "PROVISIONING", "CANCELLED", "FAILED")
 COLLECTIONS = (
     ("orders", "orders"),
-    ("inventory", "reservations"),
-    ("payments", "payments"),
+    *((row.database, row.collection) for row in PARTICIPANT_RECORDS),
     ("provisioning", "jobs"),
     ("operations", "dead_letters"),
 )

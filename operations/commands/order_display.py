@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from operations.audit.order_records import status_text
+from operations.reading.participant_records import recorded_states
 from operations.timeline.timeline import Kind, Outcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
@@ -56,7 +56,7 @@ def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[R
         yield Text(
             f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
         )
-        yield Text(f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}")
+        yield Text(recorded_states(records.by_participant))
         return
     status = str(order.get("status"))
     settled = "settled" if order.get("settled") else "not settled"

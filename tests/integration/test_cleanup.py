@@ -205,7 +205,7 @@ async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> 
     finally:
         pymongo.monitoring._LISTENERS.command_listeners.remove(interfering)
     assert interfering.done
-    assert outcome.kept == {"the return of the money is not confirmed": 1}
+    assert outcome.kept == {"the release of the payment is not confirmed": 1}
     assert outcome.deleted["orders"] == 3
     assert "declined" in (await everything(world))["orders"]
 
