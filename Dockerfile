@@ -18,7 +18,7 @@ COPY payment_service /app/payment_service
 COPY provisioning_service /app/provisioning_service
 COPY operations /app/operations
 COPY deploy/container /app/container
-# The packages are copied and not installed; this tells their version to whoever asks, such as the traces.
+# The packages are copied, not installed; this makes their version available, for example to traces.
 RUN mkdir /app/ordersaga-${VERSION}.dist-info \
  && printf 'Metadata-Version: 2.1\nName: ordersaga\nVersion: %s\n' "${VERSION}" >/app/ordersaga-${VERSION}.dist-info/METADATA
 # Compiled here because the user that runs the services may not write to /app.
@@ -29,7 +29,7 @@ RUN groupadd --gid 10001 ordersaga \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /app /app
-# A container's own address is the only one that a published port reaches, so services listen on all of them.
+# A published port reaches only the container's own address, so services listen on all addresses.
 ENV PATH=/app/container:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -41,7 +41,7 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-I", "-S", "/app/container/healthcheck.py", "/healthz"]
 CMD ["sh", "-c", "cat /app/container/usage.txt >&2; exit 2"]
-# At the end, as each revision changes them.
+# Last, because they change with each revision.
 ARG VERSION
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ordersaga" \

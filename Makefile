@@ -13,7 +13,7 @@ help:  ## List the targets
 	    printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 .PHONY: setup
-setup:  ## Make .venv and install RabbitMQ, as far as they are not there
+setup:  ## Make .venv and install RabbitMQ, unless they exist
 	@scripts/setup
 
 .PHONY: setup-tests
@@ -42,14 +42,14 @@ check: setup-tests lint  ## The gate before a commit: what `make lint` does, and
 	$(BIN)/pytest tests/unit
 
 .PHONY: lint
-lint: setup  ## Look at the code without running it: format, lint, types, import walls
+lint: setup  ## Check the code without running it: format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: setup  ## Format the code and mend what ruff can mend
+format: setup  ## Format the code and apply ruff's fixes
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
@@ -62,7 +62,7 @@ api-samples: setup  ## Write the samples of the OpenAPI documents and the metric
 	@$(BIN)/python -m tests.support.api_samples --write
 
 .PHONY: lock
-lock:  ## Resolve the dependencies anew into locks/
+lock:  ## Resolve the dependencies again into locks/
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock

@@ -35,8 +35,8 @@ from operations.settings import Stack
 from operations.stack.layout import Layout
 from operations.stack.processes import find
 from operations.stack.run import CANNOT_RUN
-from operations.stack.services import PROCESSES
 from operations.stack.state import ProcessState, read_state
+from shared.services import PROCESSES
 
 MOST_SECONDS = 0.5
 """What a request that has nothing to do with the attack may take."""

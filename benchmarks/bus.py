@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,7 +48,12 @@ def broker_process(url: str) -> psutil.Process | None:
     """The process that listens at the broker's port, if it runs on this machine."""
     port = urlsplit(url).port or 5672
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == port
+            and connection.pid
+        ):
             return psutil.Process(connection.pid)
     return None
 
@@ -194,9 +200,8 @@ async def compare(url: str, messages: int, sizes: list[int]) -> Table:
             await empty_queues(url)
             batches = batches_of(size, count)
             async with client.opened():
-                published = await measured(lambda c=client, b=batches: c.publish(b), count, broker)
-                work = getattr(client, step)
-                taken = await measured(lambda w=work, n=count, s=size: w(n, s), count, broker)
+                published = await measured(partial(client.publish, batches), count, broker)
+                taken = await measured(partial(getattr(client, step), count, size), count, broker)
             if step == "consume":
                 table.add_row(type(client).__name__, str(size), "publish", *figures(published))
             table.add_row(type(client).__name__, str(size), step, *figures(taken))

@@ -55,9 +55,9 @@ def handlers(source: Database) -> PaymentHandlers:
     """Wire the handlers of one payment process."""
     records = Payments(source[payments.COLLECTION])
     gateway = SimulatedGateway(source[simulated.COLLECTION], failure_rate=0.1, clock=utc_now)
-    cards = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, reach=nothing_fails)
+    cards = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, failpoint=nothing_fails)
     retainers = RetainerCharger(records, Ledger(source, utc_now), Transactions(source), utc_now)
-    return PaymentHandlers(records, cards, retainers, clock=utc_now, reach=nothing_fails)
+    return PaymentHandlers(records, cards, retainers, clock=utc_now, failpoint=nothing_fails)
 
 
 def mongod_at(url: str) -> psutil.Process | None:

@@ -1,11 +1,11 @@
-"""How side by side servers are bought: many jobs over many packages, from a provider that takes its time.
+"""Measure the concurrency of provisioning: many jobs over many packages, with a slow provider.
 
     python -m benchmarks.provisioning "mongodb://127.0.0.1:27017/?replicaSet=rs0" "amqp://guest:guest@127.0.0.1:5672/"
         [--jobs 200] [--packages 50] [--delay 2] [--processes 1]
 
-Starts the provider's simulator and provisioning processes of its own, with a database of its own that is dropped in the
-end; the broker must be one that nobody else uses. Shown are the time until the last job is over, against the least that
-is possible (a package serves its jobs one after the other), and CPU time per job in the provisioning processes.
+It starts the provider's simulator and provisioning processes, with a separate database that is dropped at the end. The
+broker must not be used by anything else. The output shows the time until the last job has ended, the lowest possible
+time (a package serves its jobs one after the other), and CPU time per job in the provisioning processes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PORT = 3913
 
 
 def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
-    """What the simulator and the provisioning processes are told."""
+    """Return the environment of the simulator and the provisioning processes."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
         "ORDERSAGA_MONGODB_URL": options.mongodb_url,
@@ -60,7 +60,7 @@ async def start(module: str, port: int, settings: Mapping[str, str]) -> asyncio.
 
 
 async def prepare(options: argparse.Namespace) -> list[str]:
-    """Put the packages on sale, each with an address per job; returns their names."""
+    """Set the packages, each with an address per job; return their names."""
     names = [f"10.{number // 250}.{number % 250}" for number in range(options.packages)]
     each = -(-options.jobs // options.packages)
     packages = [{"id": name, "name": name, "ips": [f"{name}.{ip}" for ip in range(1, each + 1)]} for name in names]
@@ -71,7 +71,7 @@ async def prepare(options: argparse.Namespace) -> list[str]:
 
 
 async def buy_all(options: argparse.Namespace, names: list[str], database: str) -> tuple[float, Counter[str]]:
-    """Ask for all servers at once; returns the seconds until the last job was over, and how many ended how."""
+    """Request all servers at once; return the seconds until the last job ended, and the counts by state."""
     bus = RabbitBus(options.amqp_url, prefetch=10)
     await bus.start(None)
     requests = [
@@ -92,7 +92,7 @@ async def buy_all(options: argparse.Namespace, names: list[str], database: str) 
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Run the whole and print what came of it."""
+    """Run the benchmark and print the results."""
     prefix = f"benchmark{secrets.token_hex(4)}"
     settings = environment(options, prefix)
     processes = [await start("provisioning_service.simulator", PORT, settings)]

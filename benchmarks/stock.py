@@ -82,11 +82,11 @@ def an_order() -> OrderCreated:
 class WithPendingMoves:
     """The way of the inventory service."""
 
-    def __init__(self, db: Database, reach: FailurePoint) -> None:
+    def __init__(self, db: Database, failpoint: FailurePoint) -> None:
         stock_items, reservations = StockItems(db, utc_now), Reservations(db, utc_now)
         self.pending_moves = PendingMoves(stock_items, reservations, utc_now, idle=0.1, sweep_interval=5)
         self._processor = ReservationProcessor(
-            stock_items, reservations, SlotRules(db, utc_now), self.pending_moves, utc_now, reach
+            stock_items, reservations, SlotRules(db, utc_now), self.pending_moves, utc_now, failpoint
         )
         self.lost: float = 0
 
@@ -99,10 +99,10 @@ class WithPendingMoves:
 class WithTransactions:
     """One transaction per batch: the guarded quantity and all its reservations."""
 
-    def __init__(self, db: Database, reach: FailurePoint) -> None:
+    def __init__(self, db: Database, failpoint: FailurePoint) -> None:
         self._db = db
         self._products, self._reservations = db["products"], Reservations(db, utc_now)
-        self._reach = reach
+        self._failpoint = failpoint
         self.lost: float = 0
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> None:
@@ -128,7 +128,7 @@ class WithTransactions:
             await self._products.find_one_and_update(
                 {"_id": HOT, "quantity": {"$gte": len(new)}}, {"$inc": {"quantity": -len(new)}}, session=session
             )
-            self._reach(STOCK_MOVED)
+            self._failpoint(STOCK_MOVED)
             await self._db["reservations"].insert_many([_document(order) for order in new], session=session)
 
 
@@ -223,9 +223,9 @@ def die(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def reserve_once(url: str, way: str, order: OrderCreated, reach: FailurePoint) -> None:
+async def reserve_once(url: str, way: str, order: OrderCreated, failpoint: FailurePoint) -> None:
     """Reserve one order."""
-    await WAYS[way](await connected(url), reach).reserve([order])
+    await WAYS[way](await connected(url), failpoint).reserve([order])
 
 
 def run_doomed(url: str, way: str, order: OrderCreated) -> None:

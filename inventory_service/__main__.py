@@ -13,16 +13,8 @@ from inventory_service.slots import SlotRules, Slots
 from inventory_service.slots_api import create_slots_router
 from inventory_service.stock_items import StockItems
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import INVENTORY_INBOX
-
-DEFINITION = Definition(
-    name="inventory",
-    description="Holds stock for orders, all that each asks for or nothing",
-    database="inventory",
-    inbox=INVENTORY_INBOX,
-    port=3009,
-)
+from shared.service import Connections, Parts, run
+from shared.services import INVENTORY
 
 
 def assemble(settings: InventorySettings, connections: Connections) -> Parts:
@@ -33,8 +25,8 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     pending_moves = PendingMoves(
         stock_items, reservations, utc_now, idle=settings.mark_flush_seconds, sweep_interval=settings.mark_sweep_seconds
     )
-    processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.reach)
-    releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.reach)
+    processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.failpoint)
+    releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
     router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser)))
@@ -49,7 +41,7 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, InventorySettings, assemble)
+    run(INVENTORY, InventorySettings, assemble)
 
 
 if __name__ == "__main__":

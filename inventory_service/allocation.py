@@ -61,7 +61,7 @@ Outcome = Reserve | Refuse | Wait
 
 @dataclass(slots=True)
 class _RunningBalance:
-    """What is left of an item at an order's turn, if all orders before it are served.
+    """The units left of an item at an order's turn, if all orders before it are served.
 
     `may_return` may come back from undecided orders of all workers, `returning` will come back from orders of this
     batch once their refusals are recorded.

@@ -19,7 +19,7 @@ from shared.background import jitter, run_periodically
 from shared.clock import Clock
 
 LINGER_SECONDS = 1.0
-"""How long a move waits, under load, for a write that clears it: a separate write is one more that can collide."""
+"""The wait of a move, under load, for a write that clears it: a separate write is one more that can collide."""
 OVERDUE_SECONDS = 60.0
 """A move without a reservation means that a message is being handled or redelivered; beyond this, warn."""
 
@@ -82,18 +82,22 @@ class PendingMoves:
             # What another worker has changed since the read is tried again.
             done = left - (changed - written)
             for item_id in done:
-                self._forget(item_id, known[item_id])
+                # A status that has changed since then belongs to a later move, such as that of a release.
+                latest = self.known_statuses(item_id)
+                self._forget(item_id, [each for each, status in known[item_id].items() if latest.get(each) is status])
             left -= done
 
     async def flush(self) -> None:
         """Clear known moves whenever the process is idle for a moment, until cancelled."""
         await run_periodically(
-            self._flush_once, every=LINGER_SECONDS, wake=self._something_known, name="settling stock moves"
+            self._flush_once, every=LINGER_SECONDS, wake=self._something_known, name="clearing pending moves"
         )
 
     async def sweep(self) -> None:
         """Look for moves that a killed worker has left behind, every interval, until cancelled."""
-        await run_periodically(self.sweep_once, every=lambda: jitter(self._sweep_interval), name="sweeping stock moves")
+        await run_periodically(
+            self.sweep_once, every=lambda: jitter(self._sweep_interval), name="sweeping pending moves"
+        )
 
     async def drain(self) -> None:
         """Clear all known moves."""
@@ -123,7 +127,7 @@ class PendingMoves:
             for reservation_id in abandoned
         ]
         decided_meanwhile = await self._reservations.insert(tombstones)
-        # Not before: a sweep that fails here is repeated at once, and two sweeps have to be an interval apart.
+        # Only now: a sweep that fails above is repeated at once, but two sweeps must be an interval apart.
         self._suspected = reservation_ids
         return dict.fromkeys(abandoned - decided_meanwhile, Decision(Status.RELEASED))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Decision, Reservation, Status, StockItem, clear_moves, give_back
+from inventory_service.stock import Decision, Reservation, Status, StockItem, clear_moves, return_units
 from inventory_service.stock_items import StockItems
 from shared.clock import Clock
 from shared.contracts import ReleaseStock
@@ -20,13 +20,13 @@ class Releaser:
         reservations: Reservations,
         pending_moves: PendingMoves,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
     ) -> None:
         self._stock_items = stock_items
         self._reservations = reservations
         self._pending_moves = pending_moves
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
 
     async def release(self, commands: Sequence[ReleaseStock]) -> None:
         """Release every order; an unknown order gets a tombstone, which refuses it if it arrives later.
@@ -101,18 +101,18 @@ class Releaser:
             for item_id, count in counts.items():
                 returns.setdefault(item_id, {})[order_id] = count
         after = {
-            item_id: give_back(clear_moves(before[item_id], self._pending_moves.known_statuses(item_id)), by_order)
+            item_id: return_units(clear_moves(before[item_id], self._pending_moves.known_statuses(item_id)), by_order)
             for item_id, by_order in returns.items()
         }
         stored = await self._stock_items.write(list(after.values()))
         for item_id in stored:
             self._pending_moves.forget_cleared(before[item_id], after[item_id])
         if stored:
-            self._reach(STOCK_MOVED)
+            self._failpoint(STOCK_MOVED)
         released = [order_id for order_id, counts in held.items() if counts.keys() <= stored]
         await self._reservations.mark_released(released)
         if released:
-            self._reach(RESERVATION_RECORDED)
+            self._failpoint(RESERVATION_RECORDED)
         for order_id in released:
             for item_id in holding[order_id].holds:
                 self._pending_moves.remember(item_id, order_id, Status.RELEASED)

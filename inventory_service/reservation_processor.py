@@ -47,7 +47,7 @@ PAUSE_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What one attempt decides with: all items that the orders could take, slots included if any order wants one."""
+    """The input of one attempt: all items that the orders could take, slots included if any order wants one."""
 
     items: Mapping[str, StockItem]
     availability: SlotAvailability | None
@@ -71,7 +71,7 @@ class ReservationProcessor:
         rules: SlotRules,
         pending_moves: PendingMoves,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
         max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._stock_items = stock_items
@@ -79,7 +79,7 @@ class ReservationProcessor:
         self._rules = rules
         self._pending_moves = pending_moves
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._max_wait = max_wait
 
     async def reserve(self, orders: Sequence[Order]) -> dict[str, Reservation]:
@@ -161,7 +161,7 @@ class ReservationProcessor:
         for item_id in stored:
             self._pending_moves.forget_cleared(before[item_id], after[item_id])
         if stored:
-            self._reach(STOCK_MOVED)
+            self._failpoint(STOCK_MOVED)
         return {item_id: after[item_id] for item_id in stored}
 
     async def _record(
@@ -191,7 +191,7 @@ class ReservationProcessor:
         new = {reservation.order_id: reservation for reservation in decisions if reservation.order_id not in existing}
         metrics.count_decisions((new | not_stored).values())
         if new:
-            self._reach(RESERVATION_RECORDED)
+            self._failpoint(RESERVATION_RECORDED)
         return new | not_stored
 
     async def _wait(self, contested: Mapping[str, StockItem]) -> None:

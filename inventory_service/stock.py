@@ -257,7 +257,7 @@ def take(item: AnyStockItem, takes: Mapping[str, int]) -> AnyStockItem:
     return item.with_change(-sum(takes.values()), pending_moves)
 
 
-def give_back(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem:
+def return_units(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem:
     """Return the units that reservations hold, by order; the positive pending move says that they are no longer out."""
     return item.with_change(sum(returns.values()), {**item.pending_moves, **returns})
 

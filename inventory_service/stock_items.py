@@ -18,6 +18,7 @@ from inventory_service.timetable import Opening
 from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Database, Document
+from shared.errors import RefusalError
 from shared.schema import CollectionSchema
 
 COLLECTION = "products"
@@ -67,11 +68,11 @@ VALIDATOR: Document = {
 SCHEMA = CollectionSchema(INDEXES, VALIDATOR)
 
 
-class KindConflictError(Exception):
+class KindConflictError(RefusalError):
     """The product exists with the other kind."""
 
 
-class TooManyUnitsError(Exception):
+class TooManyUnitsError(RefusalError):
     """The product would have more than MAX_UNITS units."""
 
 

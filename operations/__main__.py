@@ -16,16 +16,9 @@ from shared.bus.metrics import CONSUMER_UP
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.database import Document
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
-
-DEFINITION = Definition(
-    name="console",
-    description="Shows what happens, keeps dead letters and replays them",
-    database="operations",
-    inbox=OPERATIONS_INBOX,
-    port=3012,
-)
+from shared.service import Connections, Parts, run
+from shared.services import CONSOLE
+from shared.topology import DEAD_LETTERS
 
 
 def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
@@ -39,9 +32,9 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         repair_every=settings.topology_check_seconds,
         name="ordersaga-dead-letters",
     )
-    ingest = Ingest(letter_bus, letters, reach=connections.reach)
-    CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.trouble is None)
-    work = ReplayWork(database, Replayer(database, connections.publisher, reach=connections.reach))
+    ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)
+    CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.unhealthy_reason is None)
+    work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
 
     async def take_letters() -> None:
@@ -59,7 +52,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),
-        troubles={"dead letters": lambda: ingest.trouble},
+        health_checks={"dead letters": lambda: ingest.unhealthy_reason},
         explains_outages=True,
     )
 
@@ -79,7 +72,7 @@ def _console_dependencies(
 
 def main() -> None:
     """Run the process."""
-    run(DEFINITION, OperationsSettings, assemble)
+    run(CONSOLE, OperationsSettings, assemble)
 
 
 if __name__ == "__main__":

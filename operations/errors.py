@@ -1,9 +1,15 @@
-"""Errors that end a command with an exit status other than 1; their messages are written for the operator."""
+"""Errors that end a command; their messages are written for the operator."""
+
+from shared.errors import OrdersagaError
 
 
-class UnreachableError(Exception):
+class CommandError(OrdersagaError):
+    """The command cannot do its work; the command line ends with exit status 1 unless a subclass has another one."""
+
+
+class UnreachableError(CommandError):
     """A server does not answer, or no stack is known; the command line ends with exit status 3."""
 
 
-class DataDirectoryError(Exception):
+class DataDirectoryError(CommandError):
     """The path cannot be a data directory; the command line ends with exit status 2."""

@@ -24,6 +24,7 @@ from shared.background import ErrorLog, run_periodically
 from shared.clock import Clock, utc_now
 from shared.database import Document
 from shared.errors import BusUnavailableError
+from shared.services import CONSOLE, ORDER, PROVISIONING
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 INTERVAL_SECONDS = 15.0
@@ -35,12 +36,12 @@ CLOSE_SECONDS = 1.0
 
 OPEN_STATUSES = ("PENDING", "PROVISIONING", "CANCELLED", "FAILED")
 COLLECTIONS = (
-    ("orders", "orders"),
-    *((row.database, row.collection) for row in PARTICIPANT_RECORDS),
-    ("provisioning", "jobs"),
-    ("operations", "dead_letters"),
+    (ORDER, "orders"),
+    *((row.service, row.collection) for row in PARTICIPANT_RECORDS),
+    (PROVISIONING, "jobs"),
+    (CONSOLE, "dead_letters"),
 )
-"""Collections that grow with every order or failure, as (database, collection)."""
+"""Collections that grow with every order or failure, as (service, collection)."""
 ASSIGNMENTS = {"_id": {"$gte": "assignment:", "$lt": "assignment;"}}
 """Slot assignments of other systems: they have no order, and are counted separately."""
 
@@ -141,30 +142,30 @@ class Observer:
                 self._errors[source].succeeded()
 
     async def _observe_orders(self) -> None:
-        orders = self._mongo[f"{self._prefix}_orders"]["orders"]
+        orders = self._mongo[ORDER.database_in(self._prefix)]["orders"]
         now = self._clock()
         found = [group async for group in database.aggregate(orders, _by_state(now))]
         show_orders(found, now)
 
     async def _count_records(self) -> None:
-        for place, collection in COLLECTIONS:
-            count = await self._mongo[f"{self._prefix}_{place}"][collection].estimated_document_count()
+        for service, collection in COLLECTIONS:
+            count = await self._mongo[service.database_in(self._prefix)][collection].estimated_document_count()
             if collection == "reservations":
                 # Counted separately: reservations without orders would look like forged ones.
-                assigned = await self._mongo[f"{self._prefix}_{place}"][collection].count_documents(ASSIGNMENTS)
+                assigned = await self._mongo[service.database_in(self._prefix)][collection].count_documents(ASSIGNMENTS)
                 _records.labels("assignments").set(assigned)
                 count = max(0, count - assigned)
             _records.labels(collection).set(count)
 
     async def _observe_provisioning(self) -> None:
-        records = self._mongo[f"{self._prefix}_provisioning"]
+        records = self._mongo[PROVISIONING.database_in(self._prefix)]
         packages = await records["packages"].find({}, {"ipv4": True, "low": True}).to_list(None)
         now = self._clock()
         waits = [group async for group in database.aggregate(records["jobs"], _queues_of_packages(now))]
         show_packages(packages, waits, now)
 
     async def _observe_dead_letters(self) -> None:
-        letters = self._mongo[f"{self._prefix}_operations"]["dead_letters"]
+        letters = self._mongo[CONSOLE.database_in(self._prefix)]["dead_letters"]
         counts = {status: await letters.count_documents({"status": status}) for status in OPEN}
         oldest = await letters.find_one({"status": DEAD}, {"firstFailedAt": True}, sort=[("firstFailedAt", 1)])
         for status, count in counts.items():

@@ -20,8 +20,8 @@ from operations.stack.layout import (
     Layout,
     choose_data_directory,
 )
-from operations.stack.services import PROCESSES
 from operations.stack.state import State, UnreadableStateError, read_state
+from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import HostNames, ServiceSettings
 from shared.urls import check_service_url, hide_credentials
 
@@ -31,10 +31,10 @@ HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 class OperationsSettings(ServiceSettings):
     """The addresses of the services, and the host names and operator header of the console."""
 
-    order_url: HttpUrl = "http://127.0.0.1:3008"
-    inventory_url: HttpUrl = "http://127.0.0.1:3009"
-    payment_url: HttpUrl = "http://127.0.0.1:3010"
-    provisioning_url: HttpUrl = "http://127.0.0.1:3011"
+    order_url: HttpUrl = ORDER.default_url
+    inventory_url: HttpUrl = INVENTORY.default_url
+    payment_url: HttpUrl = PAYMENT.default_url
+    provisioning_url: HttpUrl = PROVISIONING.default_url
     console_hosts: HostNames = ()
     operator_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
 
@@ -46,13 +46,8 @@ class OperationsSettings(ServiceSettings):
     @property
     def service_urls(self) -> dict[str, str]:
         """The URL of each service, by name."""
-        urls = {
-            "order": self.order_url,
-            "inventory": self.inventory_url,
-            "payment": self.payment_url,
-            "provisioning": self.provisioning_url,
-        }
-        return {name: url.rstrip("/") for name, url in urls.items()}
+        others = (name for name in SERVICES if name != CONSOLE.name)
+        return {name: str(getattr(self, f"{name}_url")).rstrip("/") for name in others}
 
 
 @dataclass(frozen=True)
@@ -124,8 +119,5 @@ def _running(layout: Layout, environment: Mapping[str, str]) -> State:
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:
     known = {process.name: process.url for process in running.processes}
-    named = {name: environment.get(f"ORDERSAGA_{name.upper()}_URL", "").rstrip("/") for name in PROCESSES}
-    return {
-        name: named[name] or known.get(name) or f"http://127.0.0.1:{service.port}"
-        for name, service in PROCESSES.items()
-    }
+    named = {name: environment.get(process.url_variable, "").rstrip("/") for name, process in PROCESSES.items()}
+    return {name: named[name] or known.get(name) or process.default_url for name, process in PROCESSES.items()}

@@ -15,16 +15,8 @@ from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import ORDER_INBOX
-
-DEFINITION = Definition(
-    name="order",
-    description="Takes orders and carries each to its end",
-    database="orders",
-    inbox=ORDER_INBOX,
-    port=3008,
-)
+from shared.service import Connections, Parts, run
+from shared.services import ORDER
 
 
 def assemble(settings: OrderSettings, connections: Connections) -> Parts:
@@ -44,7 +36,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         utc_now,
         note_after=settings.republish_after_seconds / 3,
         resend_after=timeouts.resend_after,
-        reach=connections.reach,
+        failpoint=connections.failpoint,
     )
     placement = OrderPlacement(orders, outbox, timeouts, utc_now)
     actions = OrderActions(orders, outbox, timeouts, utc_now)
@@ -60,7 +52,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, OrderSettings, assemble)
+    run(ORDER, OrderSettings, assemble)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from order_service.orders import Orders
 from order_service.views import show_entry
-from shared.database import Document, is_passing
+from shared.database import Document, is_transient
 from shared.http import ProblemError, not_found
 
 MAX_SUBSCRIBERS = 200
@@ -93,7 +93,7 @@ class EventStream(Response):
         try:
             return await self._orders.document(self._order_id)
         except PyMongoError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             return document
 

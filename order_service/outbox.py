@@ -41,14 +41,14 @@ class Outbox:
         *,
         note_after: float,
         resend_after: timedelta,
-        reach: FailurePoint = nothing_fails,
+        failpoint: FailurePoint = nothing_fails,
     ) -> None:
         self._orders = orders
         self._publisher = publisher
         self._clock = clock
         self._note_after = note_after
         self._resend_after = resend_after
-        self._reach = reach
+        self._failpoint = failpoint
         self._groups: GroupCommit[Order, None] = GroupCommit(self._publish_group, limit=GROUP_LIMIT)
         self._published: deque[tuple[float, str, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +62,7 @@ class Outbox:
     async def publish(self, orders: Sequence[Order]) -> None:
         """Publish the messages of orders as they are stored; raises BusUnavailableError if they are not confirmed."""
         if orders:
-            self._reach(ORDER_INSERTED)
+            self._failpoint(ORDER_INSERTED)
             await self._send(orders, SAGA.state_messages)
             confirmed = time.monotonic()
             self._published.extend((confirmed, order.order_id, order.version) for order in orders)
@@ -117,7 +117,7 @@ class Outbox:
             [message for order in orders for message in _messages(order, messages_of)],
             {order.order_id: order.traceparent for order in orders},
         )
-        self._reach(ORDER_CREATED_PUBLISHED)
+        self._failpoint(ORDER_CREATED_PUBLISHED)
 
     def _posted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -18,16 +18,8 @@ from payment_service.retainer_charger import RetainerCharger
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import PAYMENT_INBOX
-
-DEFINITION = Definition(
-    name="payment",
-    description="Charges orders once, returns the money of those that do not go through, and keeps the books of funds",
-    database="payments",
-    inbox=PAYMENT_INBOX,
-    port=3010,
-)
+from shared.service import Connections, Parts, run
+from shared.services import PAYMENT
 
 
 def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
@@ -41,7 +33,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         gateway,
         timeout_seconds=settings.gateway_timeout_seconds,
         clock=utc_now,
-        reach=connections.reach,
+        failpoint=connections.failpoint,
     )
     sessions = OrphanedSessions(connections.database)
     transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
@@ -51,7 +43,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
     reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, cards, retainers, clock=utc_now, reach=connections.reach),
+        handlers=handlers(records, cards, retainers, clock=utc_now, failpoint=connections.failpoint),
         router=router,
         collections=SCHEMA,
         background=(reconciler.run, sessions.run),
@@ -61,7 +53,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, PaymentSettings, assemble)
+    run(PAYMENT, PaymentSettings, assemble)
 
 
 if __name__ == "__main__":

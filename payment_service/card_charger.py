@@ -42,13 +42,13 @@ class CardCharger:
     """
 
     def __init__(
-        self, payments: Payments, gateway: Gateway, *, timeout_seconds: float, clock: Clock, reach: FailurePoint
+        self, payments: Payments, gateway: Gateway, *, timeout_seconds: float, clock: Clock, failpoint: FailurePoint
     ) -> None:
         self._payments = payments
         self._gateway = gateway
         self._timeout = timeout_seconds
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
 
     async def charge(self, payments: Sequence[Payment]) -> list[Payment]:
         """Charge the payments and return them as recorded, in the same order."""
@@ -63,7 +63,7 @@ class CardCharger:
         if not payments:
             return []
         outcomes = await self._call_all("refund", self._refund_one, payments)
-        self._reach(REFUND_SENT)
+        self._failpoint(REFUND_SENT)
         now = self._clock()
         return await self._record(
             [
@@ -84,7 +84,7 @@ class CardCharger:
         if not payments:
             return []
         outcomes = await self._call_all(operation, call, payments)
-        self._reach(PAYMENT_CHARGED)
+        self._failpoint(PAYMENT_CHARGED)
         now = self._clock()
         recorded = await self._record(
             [

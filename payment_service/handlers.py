@@ -32,13 +32,13 @@ class PaymentHandlers:
         retainers: RetainerCharger,
         *,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
     ) -> None:
         self._payments = payments
         self._cards = cards
         self._retainers = retainers
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
 
     async def charge(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Charge the orders; the reconciler answers later for those whose outcome is still unknown."""
@@ -52,7 +52,7 @@ class PaymentHandlers:
         now = self._clock()
         # The record comes before the call: after a crash, the order id is the key that finds the charge again.
         recorded = await self._payments.insert_missing([_in_trace(card_payment(order, now)) for order in orders])
-        self._reach(PAYMENT_PENDING)
+        self._failpoint(PAYMENT_PENDING)
         charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
         refunded = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
         changed = {payment.order_id: payment for payment in (*charged, *refunded)}
@@ -94,10 +94,10 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 
 
 def handlers(
-    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, reach: FailurePoint
+    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, failpoint: FailurePoint
 ) -> Handlers:
     """Map each message type to its handler."""
-    handler = PaymentHandlers(payments, cards, retainers, clock=clock, reach=reach)
+    handler = PaymentHandlers(payments, cards, retainers, clock=clock, failpoint=failpoint)
     return {
         OrderCreated: handler.charge,
         RefundPayment: handler.refund,

@@ -1,6 +1,6 @@
-"""Provisioning: buys the server that an order asks for, from the package ordered, once.
+"""Provisioning: buys the server that an order asks for, from the package ordered, exactly once.
 
-Owns the database `<prefix>_provisioning` (jobs, locks, addresses, packages).
-Listens to provisioning.requested and provisioning.cancel on provisioning.inbox.
-Sends provisioning.progress, provisioning.completed and provisioning.failed; package.low_ips for anyone.
+Owns: jobs, locks, addresses and packages (database `provisioning`).
+Listens to: provisioning.requested, provisioning.cancel (`provisioning.inbox`).
+Sends: provisioning.progress, provisioning.completed, provisioning.failed; package.low_ips to anyone.
 """

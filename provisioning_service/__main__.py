@@ -1,4 +1,4 @@
-"""Puts the provisioning service together: `python -m provisioning_service`."""
+"""The entry point of the provisioning service: `python -m provisioning_service`."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -26,28 +26,20 @@ from provisioning_service.schema import SCHEMA
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.smartvps import SmartVps
 from shared.clock import utc_now
-from shared.service import Connections, Definition, Parts, run
-from shared.topology import PROVISIONING_INBOX
-
-DEFINITION = Definition(
-    name="provisioning",
-    description="Buys the servers that orders ask for",
-    database="provisioning",
-    inbox=PROVISIONING_INBOX,
-    port=3011,
-)
+from shared.service import Connections, Parts, run
+from shared.services import PROVISIONING
 
 _log = structlog.get_logger(__name__)
 
 
 def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
-    """Wire the parts to the connections."""
+    """Build the service from its settings and connections."""
     database = connections.database
     jobs = Jobs(database[job_records.COLLECTION])
     locks = Locks(database[lock_records.COLLECTION])
     packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)
-    records = JobCollections(jobs, Ownership(database[address_records.COLLECTION]), packages)
-    outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.reach)
+    collections = JobCollections(jobs, Ownership(database[address_records.COLLECTION]), packages)
+    outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.failpoint)
     provider = open_provider(settings)
     vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
     background: list[Callable[[], Awaitable[None]]] = [outbox.run]
@@ -56,12 +48,12 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     if provider is not None and vault is not None:
         timeouts = timeouts_from(settings)
         runner = JobRunner(
-            records,
+            collections,
             provider,
             vault,
             timeouts,
             clock=utc_now,
-            reach=connections.reach,
+            failpoint=connections.failpoint,
             on_low_package=outbox.announce_low_packages,
         )
         scheduler = Scheduler(
@@ -71,7 +63,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
         drain.append(provider.close)
         wake = scheduler.wake
     else:
-        _log.warning("no server provider is configured: every job is refused, those under way stand still")
+        _log.warning("no server provider is configured: new jobs are refused, existing ones are paused")
 
     def on_change(job: Job) -> None:
         outbox.post(job)
@@ -87,7 +79,7 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
 
 
 def open_provider(settings: ProvisioningSettings) -> Provider | None:
-    """Open the provider that the settings name, if they name one; another provider is another branch here."""
+    """Open the provider named in the settings, if any. A second provider becomes another branch here."""
     if settings.smartvps_url is None or settings.smartvps_username is None or settings.smartvps_password is None:
         return None
     return SmartVps(
@@ -101,7 +93,7 @@ def open_provider(settings: ProvisioningSettings) -> Provider | None:
 
 
 def timeouts_from(settings: ProvisioningSettings) -> Timeouts:
-    """The settings in the terms of the decisions."""
+    """Convert the settings to the values that `lifecycle` uses."""
     return Timeouts(
         buy_attempts=settings.buy_attempts,
         buy_delays=tuple(timedelta(seconds=delay) for delay in settings.buy_retry_delays),
@@ -120,7 +112,7 @@ def _nothing() -> None:
 
 def main() -> None:
     """Run the service."""
-    run(DEFINITION, ProvisioningSettings, assemble)
+    run(PROVISIONING, ProvisioningSettings, assemble)
 
 
 if __name__ == "__main__":

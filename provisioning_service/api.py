@@ -1,4 +1,4 @@
-"""The provisioning service's HTTP routes: jobs, packages and locks, and the one place where credentials are shown."""
+"""HTTP routes of the provisioning service: jobs, packages, locks, and the only place that shows credentials."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class ApiDependencies(NamedTuple):
-    """What the routes need; without a provider there are no packages to list and no credentials to open."""
+    """The dependencies of the routes; without a provider there are no packages to list."""
 
     jobs: Jobs
     locks: Locks
@@ -136,7 +136,7 @@ class PackagePage(View):
 
 
 def create_router(dependencies: ApiDependencies) -> APIRouter:
-    """The routes over these records and this provider."""
+    """Build the routes."""
     router = new_router("provisioning")
     _add_jobs(router, dependencies)
     _add_packages(router, dependencies)
@@ -168,7 +168,7 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
         if job.credentials is None:
             raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
         if dependencies.vault is None:
-            raise _unavailable("No key to the credentials is configured (ORDERSAGA_CREDENTIALS_KEY)")
+            raise _unavailable("No key for the credentials is configured (ORDERSAGA_CREDENTIALS_KEY)")
         try:
             secret = dependencies.vault.open(order_id, job.credentials)
         except UnreadableCredentialsError as error:
@@ -189,7 +189,7 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
         try:
             packages = await cache.packages()
         except ProviderError as error:
-            raise _unavailable(f"The provider does not say what it has: {error}") from None
+            raise _unavailable(f"The provider does not list its packages: {error}") from None
         locks = {lock.key: lock for lock in await dependencies.locks.held() if lock.expires_at > dependencies.clock()}
         ordered = sorted(packages, key=_sort_key)
         page, following = _page(ordered, _sort_key, (str, str), limit, cursor)
@@ -227,12 +227,12 @@ def _unavailable(detail: str) -> ProblemError:
 
 
 def _page(
-    entries: Sequence[T], place: Callable[[T], list[str]], kinds: Sequence[type], limit: int, cursor: str | None
+    entries: Sequence[T], sort_key: Callable[[T], list[str]], kinds: Sequence[type], limit: int, cursor: str | None
 ) -> tuple[Sequence[T], str | None]:
-    """Cut a page out of a list that is short enough to be held whole."""
+    """Cut a page out of a list that fits in memory; return it with the cursor of the next page."""
     after = None if cursor is None else read_cursor(cursor, kinds)
-    rest = [entry for entry in entries if after is None or place(entry) > after]
-    return rest[:limit], write_cursor(place(rest[limit - 1])) if len(rest) > limit else None
+    rest = [entry for entry in entries if after is None or sort_key(entry) > after]
+    return rest[:limit], write_cursor(sort_key(rest[limit - 1])) if len(rest) > limit else None
 
 
 def _sort_key(package: Package) -> list[str]:
@@ -240,7 +240,7 @@ def _sort_key(package: Package) -> list[str]:
 
 
 def show_job(job: Job) -> dict[str, Any]:
-    """Write a job as JobView describes it."""
+    """Build the response of JobView."""
     return {
         "orderId": job.order_id,
         "package": job.package,

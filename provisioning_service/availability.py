@@ -1,4 +1,4 @@
-"""What there is to buy: which package is meant, why nothing can be bought from it, which address to ask for. Pure."""
+"""The choice of what to buy: the package, the reason if nothing is available, the address to ask for. Pure."""
 
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address
@@ -9,7 +9,7 @@ from provisioning_service.provider import Package
 
 
 def find_package(packages: Sequence[Package], name: str, package_id: str | None) -> Package | None:
-    """Return the package that is meant: by the provider's id where the order has one, else by its name."""
+    """Find the package by the provider's id if the order has one, else by its name."""
     for package in packages:
         if package_id is not None and package.package_id == package_id:
             return package
@@ -17,7 +17,7 @@ def find_package(packages: Sequence[Package], name: str, package_id: str | None)
 
 
 def unavailable_reason(package: Package | None) -> str | None:
-    """Say why nothing can be bought from the package; None if something may be."""
+    """Return the reason why nothing can be bought from the package, or None."""
     if package is None:
         return f"{NO_ADDRESS}: the provider does not list it"
     if not package.active:
@@ -26,10 +26,10 @@ def unavailable_reason(package: Package | None) -> str | None:
 
 
 def pick_address(free: Collection[str], earlier: Sequence[str]) -> str | None:
-    """Choose the address to ask for, None if there is none.
+    """Choose the address to ask for, None if none is free.
 
-    The one that was asked for last, as long as it is free: the provider can sell an address only once, also where an
-    earlier request for it still arrives. Else the lowest.
+    Prefer the one asked for last if it is still free, else the lowest. The provider can sell an address only once, so
+    asking for the same one is safe even if an earlier request still arrives.
     """
     for ip in reversed(earlier):
         if ip in free:

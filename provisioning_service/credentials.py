@@ -1,7 +1,7 @@
-"""Credentials at rest: encrypted and authenticated with Fernet (AES-128-CBC and HMAC-SHA256), the order's id inside.
+"""Credentials at rest: encrypted and authenticated with Fernet (AES-128-CBC and HMAC-SHA256), with the order's id.
 
-The first of the keys encrypts, all of them decrypt: a new key is put in front, and the old ones stay as long as there
-are credentials under them.
+The first key encrypts, all keys decrypt. To rotate, put a new key in front and keep the old ones as long as any
+credentials are encrypted with them.
 """
 
 from dataclasses import dataclass
@@ -10,39 +10,40 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from provisioning_service.provider import Access
+from shared.errors import OrdersagaError
 
 
-class UnreadableCredentialsError(Exception):
-    """None of the keys opens them, or they are another order's."""
+class UnreadableCredentialsError(OrdersagaError):
+    """No key decrypts the credentials, or they belong to another order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How to get into a server, for the one endpoint that shows it."""
+    """The credentials of a server, for the only endpoint that shows them."""
 
     ip: str
     username: str
     password: str
 
     def __repr__(self) -> str:
-        """Leave the secrets out: what is printed ends in a log."""
+        """Leave the secrets out, because printed text may be logged."""
         return f"Credentials(ip={self.ip!r})"
 
 
 class Vault:
-    """Seals credentials and opens them again."""
+    """Encrypts and decrypts credentials."""
 
     def __init__(self, keys: str) -> None:
-        """Take one key or several, separated by commas; raises ValueError for one that is not a Fernet key."""
+        """Take one or more keys, separated by commas. Raises ValueError for anything that is not a Fernet key."""
         self._fernet = MultiFernet([Fernet(key) for key in keys.split(",")])
 
     def seal(self, order_id: str, access: Access) -> bytes:
-        """Encrypt what may be shown to the order's owner only."""
+        """Encrypt what only the order's owner may see."""
         secret = {"orderId": order_id, "ip": access.ip, "username": access.username, "password": access.password}
         return self._fernet.encrypt(orjson.dumps(secret))
 
     def open(self, order_id: str, sealed: bytes) -> Credentials:
-        """Decrypt; raises UnreadableCredentialsError where the key is missing or the credentials are another's."""
+        """Decrypt. Raises UnreadableCredentialsError if the key is missing or they belong to another order."""
         try:
             secret = orjson.loads(self._fernet.decrypt(sealed))
         except InvalidToken:

@@ -1,6 +1,6 @@
-"""What the provisioning service does with its messages: a request opens a job or another run of it, a cancel stops it.
+"""Handlers of provisioning messages: a request opens a job or starts another run of it, a cancellation stops it.
 
-The handlers only record what is wanted and answer from the record; the scheduler does the work.
+The handlers only record the command and answer from the record; the scheduler does the work.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from shared.contracts import CancelProvisioning, Message, ProvisionServer
 from shared.errors import TransientError
 
 ATTEMPTS = 20
-"""How often a job may change under our hands; each time, its worker has got further."""
+"""The attempts to change a job that its worker changes at the same time; each lost one is the worker's progress."""
 
 Command = ProvisionServer | CancelProvisioning
 
 
 class JobHandlers:
-    """Records what is wanted; `on_change` is called with every job about which there is something new to do or to say.
+    """Records commands. `on_change` is called with every job that has new work to do or messages to publish.
 
     Without a provider (`has_provider` false) every run is refused.
     """
@@ -35,7 +35,7 @@ class JobHandlers:
         self._last_position = 0
 
     async def handle(self, commands: Sequence[Command]) -> Sequence[Message]:
-        """Record the batch in its order, the jobs that are new in one write, and answer."""
+        """Record the commands in their order, new jobs in one write, and return the answers."""
         first: dict[str, tuple[Command, Job]] = {}
         later: list[Command] = []
         for command in commands:
@@ -64,7 +64,7 @@ class JobHandlers:
         return job if self._has_provider else _without_final_message(lifecycle.refused(job, now))
 
     async def _change(self, command: Command, job: Job | None) -> Sequence[Message]:
-        """Have a job that exists do what is wanted; returns what it has to say to that."""
+        """Apply the command to an existing job; return the answers."""
         for _ in range(ATTEMPTS):
             if job is None:
                 raise TransientError(f"the job of order {command.order_id} was recorded and cannot be read")
@@ -87,24 +87,24 @@ class JobHandlers:
         if isinstance(command, CancelProvisioning):
             return lifecycle.cancellation_requested(job, command, now)
         again = lifecycle.requested_again(job, command, now, self._next_position())
-        # What is under way stands still without a provider; only a run that begins is refused.
+        # Without a provider, a run that has begun is paused and a new run is refused.
         return again if self._has_provider or again is job or again.ended else lifecycle.refused(again, now)
 
     def _next_position(self) -> int:
-        """Return a place at the end of any line: the time in microseconds, and no two the same in this process."""
+        """Return a position at the end of any queue: the time in microseconds, unique in this process."""
         self._last_position = max(self._last_position + 1, int(self._clock().timestamp() * 1_000_000))
         return self._last_position
 
 
 def _without_final_message(after: Job, before: Job | None = None) -> Job:
-    """Leave the end of a job out of its outbox where the handler answers it: its message stands behind that."""
+    """Keep the final message of an ended job out of its outbox: the handler returns it as its answer."""
     if not after.ended:
         return after
     return replace(after, outbox=before.outbox if before else ())
 
 
 def handlers(jobs: Jobs, clock: Clock, on_change: Callable[[Job], None], *, has_provider: bool) -> Handlers:
-    """Which handler takes which message: one takes both, so that they stay in the order in which they came."""
+    """Map message types to handlers: one takes both types, so they stay in the order of their arrival."""
     handle = JobHandlers(jobs, clock, on_change, has_provider=has_provider).handle
     return {
         ProvisionServer: handle,

@@ -1,7 +1,7 @@
-"""Carries one job as far as it gets: to its end, or to its next wait. The I/O around the decisions of `lifecycle`.
+"""Runs one job to its end or to its next wait: the I/O around the decisions of `lifecycle`.
 
-Under the package's lock: see what is for sale, adopt what an earlier attempt has bought, else buy, verify. Then,
-without the lock: ask how to get into the server. Every step is recorded before the next one begins.
+With the package's lock: check what is for sale, adopt what an earlier attempt has bought, else buy and verify. Then,
+without the lock: ask for the access to the server. Every step is recorded before the next one begins.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from provisioning_service.addresses import is_inside
 from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.credentials import Vault
 from provisioning_service.job import ENDED_STATES, Job, State
-from provisioning_service.jobs import ClaimLostError, Jobs
-from provisioning_service.lease import JobLease, LeaseLostError, retry_until_available
+from provisioning_service.jobs import Jobs
+from provisioning_service.lease import JobLease, JobLeaseLostError, retry_until_available
 from provisioning_service.lifecycle import Timeouts
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
-from provisioning_service.provider import Access, Package, Provider, ProviderError, UnansweredError
+from provisioning_service.provider import Access, Package, Provider, ProviderError, ProviderUnansweredError
 from shared import tracing
 from shared.clock import Clock
+from shared.errors import OwnershipLostError
 from shared.failure_points import (
     ADDRESS_CLAIMED,
     BEFORE_BUY,
@@ -35,14 +36,14 @@ from shared.failure_points import (
 )
 
 _log = structlog.get_logger(__name__)
-_ended = Counter("provisioning_jobs_total", "Runs of jobs that have come to an end", ["state"])
+_ended = Counter("provisioning_jobs_total", "Runs of jobs that have ended", ["state"])
 for _state in ENDED_STATES:
-    _ended.labels(_state)  # starts at zero: Prometheus sees no increase in a series that begins with its first count
-_adopted = Counter("provisioning_adopted_total", "Servers that were found to be bought though the answer was lost")
+    _ended.labels(_state)  # start at 0: Prometheus sees no increase in a series that begins with its first count
+_adopted = Counter("provisioning_adopted_total", "Servers found to be bought although the answer was lost")
 
 
 class JobCollections(NamedTuple):
-    """The collections that a job is carried over."""
+    """The collections that a job reads and writes."""
 
     jobs: Jobs
     ownership: Ownership
@@ -50,44 +51,43 @@ class JobCollections(NamedTuple):
 
 
 class JobRunner:
-    """What one process does with the jobs that it has claimed; any number at once."""
+    """Runs the claimed jobs of one process, any number at once."""
 
     def __init__(
         self,
-        records: JobCollections,
+        collections: JobCollections,
         provider: Provider,
         vault: Vault,
         timeouts: Timeouts,
         *,
         clock: Clock,
-        reach: FailurePoint,
+        failpoint: FailurePoint,
         on_low_package: Callable[[], None],
     ) -> None:
-        self._collections = records
+        self._collections = collections
         self._provider = provider
         self._vault = vault
         self._timeouts = timeouts
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._on_low_package = on_low_package
 
     async def run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
-        """Carry the job on; `on_freed` is called when its package is free for the next in line.
+        """Run the job; call `on_freed` when its package is free for the next job in the queue.
 
-        Whatever goes wrong, the job is left so that somebody goes on with it: at once, at its next attempt, or when
-        the claim has run out.
+        Whatever goes wrong, the job continues later: at once, at its next attempt, or when the claim has expired.
         """
         job = lease.job
         try:
             with bound_contextvars(order_id=job.order_id), tracing.working("run job", job.order_id, job.traceparent):
                 async with lease:
                     await self._run(lease, on_freed)
-        except (ClaimLostError, LeaseLostError) as error:
+        except OwnershipLostError as error:
             _log.warning("stopped working on a job", order_id=lease.job.order_id, why=str(error))
         finally:
             on_freed()
         if lease.job.state is State.WAITING:
-            self._reach(JOB_WAITING)
+            self._failpoint(JOB_WAITING)
 
     async def _run(self, lease: JobLease, on_freed: Callable[[], None]) -> None:
         try:
@@ -98,21 +98,21 @@ class JobRunner:
                 on_freed()
             if lease.job.state is State.RUNNING:
                 await self._finish(lease, access)
-        except (ClaimLostError, LeaseLostError):
+        except OwnershipLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - counted, so that a job with a fault ends where somebody sees it
-            _log.exception("a fault in a job", order_id=lease.job.order_id)
+        except Exception as error:  # noqa: BLE001 - counted, so that a job that keeps failing ends visibly
+            _log.exception("unexpected error in a job", order_id=lease.job.order_id)
             if lease.job.state is State.RUNNING:
                 await self._record_unexpected_error(lease, f"fault: {type(error).__name__}")
 
-    # --- Under the package's lock. ---
+    # --- With the package's lock. ---
 
     async def _obtain_address(self, lease: JobLease) -> Access | None:
-        """Adopt or buy an address. Afterwards the job has one, or is no longer running.
+        """Adopt or buy an address. Afterwards the job has one or is no longer running.
 
-        Returns how to get into the server where that is known already.
+        Returns the access to the server if it is known already.
         """
-        self._reach(JOB_LOCKED)
+        self._failpoint(JOB_LOCKED)
         package = await self._check_stock(lease)
         if package is None:
             return None
@@ -128,7 +128,7 @@ class JobRunner:
         return None
 
     async def _check_stock(self, lease: JobLease) -> Package | None:
-        """See what the provider has of the package; None if that ends the attempt."""
+        """Ask the provider for the package's stock; return None if that ends the attempt."""
         job = lease.job
         try:
             packages = await self._provider.packages()
@@ -138,33 +138,33 @@ class JobRunner:
         await lease.report_progress()
         package = find_package(packages, job.package or "", job.package_id)
         if package is None and job.purchase is not None:
-            # Without the package nobody can see whether it was bought from: not the time to say that nothing was.
+            # Without the package nothing shows whether the earlier attempt has bought, so it cannot be ruled out yet.
             await self._fail_check(lease, "the provider does not list the package")
             return None
         if package is not None:
-            await self._note(job, package)
+            await self._record_stock(job, package)
         if (why := unavailable_reason(package)) and job.purchase is None:
             await self._record(lease, lifecycle.not_available(job, why, self._clock()))
             return None
         return package
 
-    async def _note(self, job: Job, package: Package) -> None:
+    async def _record_stock(self, job: Job, package: Package) -> None:
         key = job.lock_key or package.name
         now = self._clock()
-        if await retry_until_available(lambda: self._collections.packages.note(key, package, now)):
+        if await retry_until_available(lambda: self._collections.packages.record(key, package, now)):
             self._on_low_package()
         if self._collections.packages.is_low(package):
-            _log.warning("package runs out of addresses", package=key, free=package.ipv4)
+            _log.warning("package is low on addresses", package=key, free=package.ipv4)
 
     async def _adopt_purchase(self, lease: JobLease, package: Package) -> Access | None:
-        """Find out whether an earlier attempt has bought, and take what it bought."""
+        """Find out whether an earlier attempt has bought, and adopt its address."""
         job = lease.job
         if job.purchase is None:
             return None
         known = {*job.purchase.asked, *job.purchase.free_before}
         owners = await retry_until_available(lambda: self._collections.ownership.owners(known))
         own = [ip for ip, owner in owners.items() if owner == job.order_id and ip not in job.wrong_ips]
-        if own:  # it was recorded as ours, and then the process died
+        if own:  # the process died after it had claimed the address
             await self._record(lease, lifecycle.bought(job, own[0], "the provider assigned", self._clock()))
             return None
         others = await retry_until_available(lambda: self._collections.jobs.asked_by_others(job, self._clock()))
@@ -184,7 +184,7 @@ class JobRunner:
         return None
 
     async def _choose_address(self, lease: JobLease, package: Package) -> str | None:
-        """Pick the address to ask for; None if that ends the attempt."""
+        """Choose the address to ask for; return None if that ends the attempt."""
         job = lease.job
         owners = await retry_until_available(lambda: self._collections.ownership.owners(package.ips))
         others = await retry_until_available(lambda: self._collections.jobs.asked_by_others(job, self._clock()))
@@ -204,25 +204,27 @@ class JobRunner:
         await lease.report_progress()
         after = lifecycle.buy_started(before, asked, package.ips, self._clock(), self._timeouts)
         await lease.record(after, unless_cancelled=True)
-        if lease.job.version == before.version:  # to be cancelled, and stopped just in time
+        if lease.job.version == before.version:  # cancelled just in time
             await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
-        self._reach(BEFORE_BUY)
+        self._failpoint(BEFORE_BUY)
         try:
             ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
-        except LeaseLostError:
+        except JobLeaseLostError:
             await lease.record(lifecycle.buy_not_sent(lease.job, before, self._clock()))
             raise
         except ProviderError as error:
             return await self._search_after_failure(lease, error)
-        self._reach(BOUGHT)
+        self._failpoint(BOUGHT)
         await self._verify(lease, ip)
         return None
 
     async def _search_after_failure(self, lease: JobLease, error: ProviderError) -> Access | None:
-        """After an attempt that gave no address: see at once whether it has bought all the same."""
-        done = not isinstance(error, UnansweredError)
-        await self._record(lease, lifecycle.no_address_received(lease.job, str(error), self._clock(), done=done))
+        """After an attempt that gave no address, check at once whether it has bought one nevertheless."""
+        answered = not isinstance(error, ProviderUnansweredError)
+        await self._record(
+            lease, lifecycle.no_address_received(lease.job, str(error), self._clock(), answered=answered)
+        )
         await lease.report_progress()
         job = lease.job
         try:
@@ -235,7 +237,7 @@ class JobRunner:
         return await self._adopt_purchase(lease, package)
 
     async def _verify(self, lease: JobLease, ip: str) -> None:
-        """Give the address to the order if it is inside the package and nobody else's; else nobody gets it."""
+        """Give the address to the order if it is inside the package and free; otherwise no order gets it."""
         job, now = lease.job, self._clock()
         if not is_inside(job.package or "", ip):
             await retry_until_available(lambda: self._collections.ownership.claim(ip, job.order_id, now, wrong=True))
@@ -245,7 +247,7 @@ class JobRunner:
         if owner != job.order_id:
             await self._record(lease, lifecycle.duplicate_address(job, ip, owner, now))
             return
-        self._reach(ADDRESS_CLAIMED)
+        self._failpoint(ADDRESS_CLAIMED)
         await self._record(lease, lifecycle.bought(job, ip, "the provider assigned", now))
 
     async def _claim(self, job: Job, ip: str) -> str:
@@ -255,37 +257,37 @@ class JobRunner:
     # --- Without the lock. ---
 
     async def _finish(self, lease: JobLease, access: Access | None) -> None:
-        """Ask how to get into the server, unless that is known, and complete the job."""
-        self._reach(BEFORE_STATUS)
+        """Ask for the access to the server unless it is known, and complete the job."""
+        self._failpoint(BEFORE_STATUS)
         job = lease.job
-        trouble = "the provider does not know the address"
+        error_text = "the provider does not know the address"
         if access is None:
             try:
                 access = await self._provider.access(job.ip or "")
             except ProviderError as error:
-                trouble = str(error)
+                error_text = str(error)
         if access is None:
-            await self._fail_status(lease, trouble)
+            await self._fail_status(lease, error_text)
             return
         sealed = self._vault.seal(job.order_id, access)
         await self._record(lease, lifecycle.completed(job, access, sealed, self._clock()))
 
-    # --- What is written down. ---
+    # --- Recording. ---
 
-    async def _fail_check(self, lease: JobLease, trouble: str) -> None:
-        await self._record(lease, lifecycle.check_failed(lease.job, trouble, self._clock(), self._timeouts))
+    async def _fail_check(self, lease: JobLease, error: str) -> None:
+        await self._record(lease, lifecycle.check_failed(lease.job, error, self._clock(), self._timeouts))
 
-    async def _fail_status(self, lease: JobLease, trouble: str) -> None:
-        await self._record(lease, lifecycle.status_failed(lease.job, trouble, self._clock(), self._timeouts))
+    async def _fail_status(self, lease: JobLease, error: str) -> None:
+        await self._record(lease, lifecycle.status_failed(lease.job, error, self._clock(), self._timeouts))
 
-    async def _record_unexpected_error(self, lease: JobLease, trouble: str) -> None:
-        """Count an unexpected error like a failed attempt: after a few of them the job fails, and is seen."""
-        await (self._fail_check if lease.job.ip is None else self._fail_status)(lease, trouble)
+    async def _record_unexpected_error(self, lease: JobLease, error: str) -> None:
+        """Count an unexpected error as a failed attempt, so that a job that keeps failing ends visibly."""
+        await (self._fail_check if lease.job.ip is None else self._fail_status)(lease, error)
 
     async def _record(self, lease: JobLease, after: Job) -> None:
-        knew = lease.job.cancel_requested
+        was_cancelled = lease.job.cancel_requested
         await lease.record(after)
-        if lease.job.cancel_requested and not knew:  # it was asked for while the step was under way
+        if lease.job.cancel_requested and not was_cancelled:  # the cancellation arrived during this step
             await lease.record(lifecycle.cancellation_honoured(lease.job, self._clock()))
         if lease.job.ended:
             _ended.labels(lease.job.state).inc()

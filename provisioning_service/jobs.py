@@ -1,4 +1,4 @@
-"""The records of jobs: the collection `jobs`, one document per order, `_id` the order id.
+"""The collection `jobs`: one job per order; `_id` is the order id.
 
     {_id, state, step, userId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
      line, dueAt, waitingSince, needsLock, missedTurns, missedAt, buys, looks,
@@ -7,9 +7,9 @@
      retryable, attempts: [{step, at, outcome, detail}], sequence,
      outbox: [{sequence, routingKey, body}], outboxSince, traceparent, createdAt, updatedAt}
 
-Absent fields are not stored. Every write names the version that it starts from, and a worker's the fence of its claim.
-What others may write meanwhile is touched by operators that lose nothing: `cancelRun` only grows, `attempts` and
-`outbox` are added to.
+Empty fields are not stored. Every write is guarded by the version that it starts from, and a worker's write by the
+fence of its claim. Fields that others may change concurrently are updated with operators that lose nothing:
+`cancelRun` only grows, `attempts` and `outbox` are appended to.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +27,13 @@ from provisioning_service.lifecycle import claimed
 from shared import database
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
+from shared.errors import OwnershipLostError
 from shared.schema import CollectionSchema
 
 COLLECTION = "jobs"
 
 MAX_ATTEMPTS = 200
-"""Most lines of a job's log, the latest ones: a job may wait in line for days."""
+"""A job keeps its latest attempts only, because it may wait in its queue for days."""
 
 _log = structlog.get_logger(__name__)
 
@@ -84,18 +85,18 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-class ClaimLostError(Exception):
-    """Another worker has taken the job over: what was to be written is out of date, and is not written."""
+class JobClaimLostError(OwnershipLostError):
+    """Another worker has taken the job over, so the outdated write was rejected."""
 
 
 class Jobs:
-    """What can be done with the collection; a driver's error passes through as it is."""
+    """Reads and writes of the collection; driver errors pass through."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
     async def insert(self, jobs: Sequence[Job]) -> list[Job]:
-        """Insert the jobs, of different orders, and return them as they are recorded: one that exists stays."""
+        """Insert jobs of different orders unless they exist; return the jobs as they are recorded."""
         if not jobs:
             return []
         try:
@@ -106,17 +107,17 @@ class Jobs:
         return list(jobs)
 
     async def read(self, order_ids: Iterable[str]) -> dict[str, Job]:
-        """Return the jobs that exist, by order id."""
+        """Return the jobs that exist, by order."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _job(document) async for document in cursor}
 
     async def find(self, order_id: str) -> Job | None:
-        """Return one job, None if there is none."""
+        """Return one job, or None."""
         document = await self._collection.find_one({"_id": order_id})
         return _job(document) if document else None
 
     async def page(self, state: State | None, package: str | None, *, after: str | None, limit: int) -> list[Job]:
-        """Return jobs, of one state or package or all, in the order of their ids, from after the given one on."""
+        """Return a page of jobs by order id, optionally of one state or package, starting after the given id."""
         query: dict[str, Any] = {"state": state} if state else {}
         if package is not None:
             query["lockKey"] = package_key(package)
@@ -125,29 +126,29 @@ class Jobs:
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
         return [_job(document) async for document in cursor]
 
-    # --- Without a claim: messages, and waits that were too long. ---
+    # --- Without a claim: for messages, and for waits that took too long. ---
 
     async def change(self, before: Job, after: Job) -> bool:
-        """Store what a job without a worker becomes; False if it has moved on since it was read."""
+        """Store the new state of a job without a worker; return False if it has changed since it was read."""
         query = {"_id": before.order_id, "version": _version(before)}
         return (await self._collection.update_one(query, _update(before, after))).matched_count == 1
 
     async def request_cancel(self, order_id: str, run: int) -> bool:
-        """Have the run's worker stop before it buys; False if the job has no worker any more."""
+        """Ask the worker of the run to stop before it buys; return False if the job has no worker any more."""
         query = {"_id": order_id, "state": State.RUNNING}
         return (await self._collection.update_one(query, {"$max": {"cancelRun": run}})).matched_count == 1
 
     # --- Under a claim. ---
 
-    async def queue_heads(self, now: datetime, passing: Sequence[str], limit: int) -> list[Job]:
-        """Return the first job that is due of each package, but for those packages that are to be passed over.
+    async def queue_heads(self, now: datetime, skipped: Sequence[str], limit: int) -> list[Job]:
+        """Return the first due job of each package's queue, except for the `skipped` packages.
 
-        Those that have come first are returned where there are more than `limit`.
+        If there are more than `limit`, return those that came first.
         """
         if limit <= 0:
             return []
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"needsLock": True, "lockKey": {"$nin": list(passing)}, "dueAt": {"$lte": now}}},
+            {"$match": {"needsLock": True, "lockKey": {"$nin": list(skipped)}, "dueAt": {"$lte": now}}},
             {"$sort": {"lockKey": 1, "line": 1}},
             {"$group": {"_id": "$lockKey", "first": {"$first": "$_id"}, "line": {"$first": "$line"}}},
             {"$sort": {"line": 1}},
@@ -157,12 +158,12 @@ class Jobs:
         return sorted(await self._readable({"_id": {"$in": found}}, limit=limit), key=lambda job: job.queue_position)
 
     async def due_without_lock(self, now: datetime, limit: int) -> list[Job]:
-        """Return jobs that are due and need no lock, the longest overdue first."""
+        """Return due jobs that need no lock, the longest overdue first."""
         query = {"dueAt": {"$lte": now}, "needsLock": {"$exists": False}}
         return await self._readable(query, sort="dueAt", limit=limit)
 
     async def waiting_in_queue(self, lock_key: str, waiting_before: datetime, limit: int) -> list[Job]:
-        """Return the package's jobs that have stood in its line since that time or longer, the first in line first."""
+        """Return the jobs that have waited in the package's queue since this time or longer, in their order."""
         query = {
             "needsLock": True,
             "lockKey": lock_key,
@@ -172,40 +173,40 @@ class Jobs:
         return await self._readable(query, sort="line", limit=limit)
 
     async def claim(self, job: Job, now: datetime, lease: timedelta) -> Job | None:
-        """Take a job that is due; None if it is over, or somebody else has taken or changed it since it was read."""
+        """Claim a due job; return None if it has ended, been claimed or changed since it was read."""
         query = {"_id": job.order_id, "version": _version(job), "dueAt": {"$lte": now}}
         return await self._write(query, job, claimed(job, now, lease))
 
     async def renew(self, job: Job, until: datetime) -> bool:
-        """Keep the claim until then; False if it is lost."""
+        """Extend the claim; return False if it is lost."""
         query = {"_id": job.order_id, "fence": job.fence, "state": State.RUNNING}
         return (await self._collection.update_one(query, {"$set": {"dueAt": until}})).matched_count == 1
 
     async def record(self, before: Job, after: Job, *, unless_cancelled: bool = False) -> Job:
-        """Store a worker's step and return the job as it is recorded then, a cancellation that came meanwhile included.
+        """Store a worker's step; return the recorded job, including a cancellation that arrived meanwhile.
 
-        With `unless_cancelled`, a job that is to be cancelled stays, and is returned, as it is. Repeating the call
-        after an error is harmless. Raises ClaimLostError if the claim is lost.
+        With `unless_cancelled`, a cancelled job is returned unchanged. Repeating the call after an error is harmless.
+        Raises JobClaimLostError if the claim is lost.
         """
         query: Document = {"_id": before.order_id, "fence": before.fence, "version": before.version}
         if unless_cancelled:
             query["$or"] = [{"cancelRun": {"$exists": False}}, {"cancelRun": {"$lt": before.run}}]
         recorded = await self._write(query, before, after) or await self.find(before.order_id)
         if recorded is None or recorded.fence != before.fence or recorded.version > before.version + 1:
-            raise ClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
+            raise JobClaimLostError(f"order {before.order_id} is no longer claimed with fence {before.fence}")
         return recorded
 
     async def requeue(self, job: Job, now: datetime) -> None:
-        """Give a claim back unfinished, whatever was written last under it: the job is due, in its old place."""
+        """Return a claim unfinished, whatever was last written under it: the job is due again, at its old position."""
         given_up = {"state": State.QUEUED, "dueAt": now, "waitingSince": now, "updatedAt": now}
         query = {"_id": job.order_id, "fence": job.fence, "state": State.RUNNING}
-        # With a new fence: a write of ours that is still under way must not be taken for the one that comes next.
+        # The new fence rejects a write of ours that is still in flight.
         await self._collection.update_one(query, {"$set": given_up, "$inc": {"version": 1, "fence": 1}})
 
     async def asked_by_others(self, job: Job, now: datetime) -> set[str]:
-        """Return the addresses that other jobs may be buying at this moment, those that have failed included.
+        """Return the addresses that other jobs may be buying at this moment, including failed jobs.
 
-        Of all packages: one may lie inside another, and a lock may have been cleared under its holder.
+        It covers all packages: one may lie inside another, and a lock may have been cleared under its holder.
         """
         query = {
             "purchase.answered": False,
@@ -216,13 +217,13 @@ class Jobs:
         return {ip async for document in cursor for ip in document["purchase"]["asked"]}
 
     async def _readable(self, query: Document, *, sort: str = "_id", limit: int) -> list[Job]:
-        """Return the jobs of a query; one that cannot be read is left out, so that it is in nobody else's way."""
+        """Return the jobs of a query, skipping unreadable ones so that they block no other job."""
         jobs = []
         async for document in self._collection.find(query).sort(sort, ASCENDING).limit(limit):
             try:
                 jobs.append(_job(document))
             except (KeyError, TypeError, ValueError) as error:
-                _log.error("a job cannot be read, and is left alone", order_id=document["_id"], error=repr(error))
+                _log.error("skipping an unreadable job", order_id=document["_id"], error=repr(error))
         return jobs
 
     async def _write(self, query: Document, before: Job, after: Job) -> Job | None:
@@ -231,26 +232,26 @@ class Jobs:
         )
         return _job(document) if document else None
 
-    # --- What jobs still have to say. ---
+    # --- Messages to publish. ---
 
     async def unpublished(self, before: datetime, limit: int) -> list[Job]:
-        """Return jobs that owe messages since then or longer, the longest first."""
+        """Return the jobs with messages unpublished since this time or longer, the longest first."""
         return await self._readable({"outboxSince": {"$lte": before}}, sort="outboxSince", limit=limit)
 
     async def mark_published(self, published: Sequence[tuple[str, int]]) -> None:
-        """Note, per order, that everything up to that sequence number is published."""
+        """Record, per order, that all messages up to this sequence number are published."""
         await self._collection.bulk_write(
-            [UpdateOne({"_id": order_id}, _without_notices(sequence)) for order_id, sequence in published],
+            [UpdateOne({"_id": order_id}, _without_messages(sequence)) for order_id, sequence in published],
             ordered=False,
         )
 
 
 def _version(job: Job) -> int | Document:
-    """The version in a filter; jobs that were written before versions were counted have none."""
+    """Return the version for a filter; jobs from before versions were counted have none."""
     return job.version or {"$in": [0, None]}
 
 
-def _without_notices(up_to: int) -> list[Document]:
+def _without_messages(up_to: int) -> list[Document]:
     left = {"$filter": {"input": {"$ifNull": ["$outbox", []]}, "cond": {"$gt": ["$$this.sequence", up_to]}}}
     nothing = {"$eq": [{"$size": "$outbox"}, 0]}
     return [
@@ -265,7 +266,7 @@ def _update(before: Job, after: Job) -> Document:
     change: Document = {"$set": {"updatedAt": after.updated_at}, "$inc": {"version": 1}}
     change["$set"] |= {name: value for name, value in new.items() if old.get(name) != value}
     if after.due_at is not None and after.state is not State.RUNNING:
-        change["$set"]["dueAt"] = after.due_at  # renewing the claim has moved it since the job was read
+        change["$set"]["dueAt"] = after.due_at  # renewals have moved it since the job was read
     if gone := old.keys() - new.keys():
         change["$unset"] = dict.fromkeys(gone, "")
     pushed = {
@@ -285,7 +286,7 @@ def _update(before: Job, after: Job) -> Document:
 
 
 def _document(job: Job) -> Document:
-    """Write a whole new job."""
+    """Build the document of a new job."""
     document = {
         "_id": job.order_id,
         **_fields(job),
@@ -300,7 +301,7 @@ def _document(job: Job) -> Document:
 
 
 def _fields(job: Job) -> Document:
-    """Write what is replaced as a whole; None and empty stand for absent fields."""
+    """Build the fields that are replaced as a whole; empty ones are left out."""
     document = {stored: getattr(job, name) for name, stored in _FIELDS.items()}
     document["wrongIps"] = list(job.wrong_ips) or None
     document["lockKey"] = job.lock_key
@@ -334,7 +335,7 @@ def _outbox_message(notice: OutboxMessage) -> Document:
 
 
 def _job(document: Document) -> Job:
-    """Load what was stored: trusted, so nothing is validated again."""
+    """Build the job from its document, which is trusted and not validated."""
     fields = {name: document[stored] for name, stored in _FIELDS.items() if stored in document}
     job = Job(order_id=document["_id"], version=document.get("version", 0), **fields)
     purchase, server = document.get("purchase"), document.get("server")

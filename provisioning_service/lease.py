@@ -1,7 +1,7 @@
-"""What a worker holds while it carries a job: the claim on the job and, until it has bought, the package's lock.
+"""The leases of a worker that runs a job: the claim on the job and, until an address is bought, the package's lock.
 
-Both are leases that are renewed while the work goes on. Whoever was away for longer than a lease (stopped, starved,
-cut off) finds out before it buys: by the clock right before the request leaves, by the token when it asks the database.
+Both are renewed while the work continues. A worker that was away for longer than a lease (stopped, starved, cut off)
+finds out before it buys: by the clock just before the request is sent, and by the fencing token in the database.
 """
 
 import asyncio
@@ -13,12 +13,13 @@ from typing import Self, TypeVar
 import structlog
 
 from provisioning_service.job import Job
-from provisioning_service.jobs import ClaimLostError, Jobs
+from provisioning_service.jobs import JobClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.outbox import Outbox
 from shared import database
 from shared.bus.backoff import Backoff
 from shared.clock import Clock
+from shared.errors import OwnershipLostError
 
 RENEWALS_PER_LEASE = 3
 RELEASE_TIMEOUT_SECONDS = 1.0
@@ -28,12 +29,12 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class LeaseLostError(Exception):
-    """The lock, or the claim, is not surely held any more: nothing may be bought."""
+class JobLeaseLostError(OwnershipLostError):
+    """The lock or the claim may be lost: nothing may be bought."""
 
 
 class JobLease:
-    """One claimed job in the hands of this process; as a context it renews the leases, and releases the lock."""
+    """The leases of one claimed job; the context manager renews them and releases the lock at the end."""
 
     def __init__(
         self,
@@ -52,27 +53,28 @@ class JobLease:
         self._locks = locks
         self._outbox = outbox
         self._clock = clock
-        self._lease = lease
+        self._duration = lease
         self._until = clock() + lease
         self._lost = False
         self._ended = False
         self._renewing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to renew."""
+        """Start renewing."""
         self._renewing = asyncio.create_task(self._renew(), name=f"renew {self.job.order_id}")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the renewal; give back what is still held, once: where that fails, the leases run out by themselves.
+        """Stop renewing, then release the lock; after an error or a cancellation, requeue the job.
 
-        A crash, also a simulated one, gives nothing back.
+        There is one attempt: if it fails, the leases expire by themselves. After a crash, real or simulated, nothing is
+        released.
         """
         self._ended = True
         while self._renewing is not None and not self._renewing.done():
-            # Once may not be enough: the driver lets a cancellation go by that meets it in the middle of a reply.
+            # The driver may swallow a cancellation that arrives in the middle of a reply, so repeat it.
             self._renewing.cancel()
             await asyncio.wait({self._renewing}, timeout=0.1)
         if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
@@ -83,27 +85,27 @@ class JobLease:
                     await self._jobs.requeue(self.job, self._clock())
                 if (lock := self._take_lock()) is not None:
                     await self._locks.release(lock)
-        except Exception as failure:  # noqa: BLE001 - nothing may keep a process from its end
-            _log.warning("a job is not given back", order_id=self.job.order_id, error=str(failure)[:200])
+        except Exception as failure:  # noqa: BLE001 - nothing may prevent a process from ending
+            _log.warning("could not requeue a job", order_id=self.job.order_id, error=str(failure)[:200])
 
     def ensure_held(self) -> None:
-        """Raise LeaseLostError unless everything is still held for sure; asks nobody but the clock."""
+        """Raise JobLeaseLostError unless the clock proves that both leases are still held."""
         if self._lost or self._clock() >= self._until:
-            raise LeaseLostError(f"the leases of order {self.job.order_id} are over")
+            raise JobLeaseLostError(f"the leases of order {self.job.order_id} have expired")
 
     async def report_progress(self) -> None:
-        """Tell those in line that the holder gets on; raises LeaseLostError if the lock is held by somebody else."""
+        """Record that the holder makes progress. Raises JobLeaseLostError if another worker holds the lock."""
         lock, now = self._lock, self._clock()
         if lock is not None and not await retry_until_available(
-            lambda: self._locks.renew(lock, now, self._lease, progress=True)
+            lambda: self._locks.renew(lock, now, self._duration, progress=True)
         ):
             self._lost = True
         self.ensure_held()
 
     async def record(self, after: Job, *, unless_cancelled: bool = False) -> Job:
-        """Store the job's step, however long the database is away, and have what it says published.
+        """Store the job's new state, waiting out a database outage, and publish its messages.
 
-        Raises ClaimLostError if another worker has taken the job over.
+        Raises JobClaimLostError if another worker has taken the job over.
         """
         before = self.job
         self.job = await retry_until_available(
@@ -113,7 +115,7 @@ class JobLease:
         return self.job
 
     async def release_lock(self) -> None:
-        """Free the package for the next in line."""
+        """Free the package for the next job in its queue."""
         if (lock := self._take_lock()) is not None:
             await retry_until_available(lambda: self._locks.release(lock))
 
@@ -122,7 +124,7 @@ class JobLease:
         return lock
 
     async def _renew(self) -> None:
-        pause = self._lease.total_seconds() / RENEWALS_PER_LEASE
+        pause = self._duration.total_seconds() / RENEWALS_PER_LEASE
         while not self._lost and not self._ended:
             await asyncio.sleep(pause)
             now = self._clock()
@@ -131,28 +133,29 @@ class JobLease:
                     self._lost = True
                     _log.warning("lease lost", order_id=self.job.order_id)
                     return
-            except Exception as error:  # noqa: BLE001 - the leases stand until they run out; the next renewal may succeed
+            except Exception as error:  # noqa: BLE001 - the leases last until they expire; the next renewal may succeed
                 _log.warning("leases could not be renewed", order_id=self.job.order_id, error=str(error)[:200])
             else:
-                self._until = now + self._lease
+                self._until = now + self._duration
 
     async def _renew_both(self) -> bool:
         now, lock = self._clock(), self._lock
-        if lock is not None and not await self._locks.renew(lock, now, self._lease) and self._lock is not None:
+        # The lock may have been released while it was being renewed.
+        if lock is not None and not await self._locks.renew(lock, now, self._duration) and self._lock is not None:
             return False
-        return await self._jobs.renew(self.job, now + self._lease) or self.job.ended
+        return await self._jobs.renew(self.job, now + self._duration) or self.job.ended
 
 
 async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until the database answers; what has been done at the provider must not be forgotten for an outage."""
+    """Call until the database answers: an outage must not lose what was done at the provider."""
     backoff = Backoff()
     while True:
         try:
             return await call()
-        except ClaimLostError:
+        except JobClaimLostError:
             raise
         except Exception as error:
-            if not database.is_passing(error):
+            if not database.is_transient(error):
                 raise
-            _log.warning("a job waits for the database", error=str(error)[:200])
+            _log.warning("job is waiting for the database", error=str(error)[:200])
             await asyncio.sleep(backoff.next())

@@ -34,12 +34,12 @@ NO_ADDRESS = "Package has no available IPs"
 BLOCKED = "PROVISIONING BLOCKED"
 
 SEARCH_INTERVAL = timedelta(seconds=5)
-"""Between two looks at an attempt to buy whose answer is lost and which the provider may still be at."""
+"""The interval between searches for the result of a lost answer, while the provider may still be processing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How often and after which pauses; the last of the delays stands for all that follow."""
+    """The numbers of attempts, the delays between them (the last one repeats), and the time limits."""
 
     buy_attempts: int
     buy_delays: tuple[timedelta, ...]
@@ -55,7 +55,7 @@ class Timeouts:
 
 
 def requested(message: ProvisionServer, now: datetime, queue_position: int) -> Job:
-    """Return the job of an order's first request."""
+    """Create the job of an order's first request."""
     job = Job(
         order_id=message.order_id,
         state=State.QUEUED,
@@ -74,11 +74,11 @@ def requested(message: ProvisionServer, now: datetime, queue_position: int) -> J
 
 
 def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_position: int) -> Job:
-    """Begin another run of a failed job if the message asks for one; any other repetition changes nothing.
+    """Start another run of a failed job if the message asks for one; any other repetition changes nothing.
 
-    It goes to the end of the line, and knows what the runs before have bought. What could be asked about all addresses
-    right after an attempt, no longer can be now: in the meantime somebody else may have bought one by other ways. Where
-    the last attempt has had no answer, the new run waits as long as another attempt would have.
+    The run starts at the end of the queue and knows what earlier runs have bought. After a search, only the addresses
+    that were asked for are remembered: others may have been sold to somebody else since. If the last attempt is
+    unanswered, the new run waits as long as another attempt would have.
     """
     if job.state is not State.FAILED or message.run <= job.run:
         return job
@@ -107,8 +107,8 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
         lock_timed_out_at=None,
         updated_at=now,
     )
-    known = purchase is None or (purchase.answered and purchase.searched)
-    if again.cancel_requested and again.ip is None and known:
+    nothing_was_bought = purchase is None or (purchase.answered and purchase.searched)
+    if again.cancel_requested and again.ip is None and nothing_was_bought:
         return _failed(again, CANCELLED, now)
     if purchase is not None and not purchase.answered and now < purchase.no_retry_before:
         again = _waiting(again, purchase.no_retry_before, now)
@@ -116,24 +116,24 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
 
 
 def refused(job: Job, now: datetime) -> Job:
-    """Return the job as it ends where nobody sells us servers."""
+    """End the job because no provider is configured."""
     return _failed(job, NO_PROVIDER, now, retryable=True)
 
 
 def tombstone(message: CancelProvisioning, now: datetime) -> Job:
-    """Return the job of a cancellation that overtook its request."""
+    """Create the job of a cancellation that overtook its request."""
     run = max(message.run, 1)
     job = Job(order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run)
     return _failed(job, CANCELLED, now)
 
 
 def cancellation_requested(job: Job, message: CancelProvisioning, now: datetime) -> Job:
-    """Note that a run is not wanted any more; it ends at once where nobody works on it and nothing may be bought."""
+    """Record the cancellation of a run, and honour it at once if no worker is running the job."""
     return cancellation_honoured(replace(job, cancel_run=max(job.cancel_run, message.run or job.run)), now)
 
 
 def cancellation_honoured(job: Job, now: datetime) -> Job:
-    """Do what a cancellation means for a job that nobody works on: end it, or look at once what it has bought."""
+    """Honour a cancellation while no worker is running: end the job, or make it due to find out what it has bought."""
     if job.ended or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
         return job
     if job.purchase is None:
@@ -142,7 +142,7 @@ def cancellation_honoured(job: Job, now: datetime) -> Job:
 
 
 def answers(job: Job) -> tuple[Message, ...]:
-    """What follows from the job for whoever asks (again); nothing while it is on its way."""
+    """Return the final message of an ended job, to answer a repeated command; nothing before its end."""
     match job.state:
         case State.FAILED:
             return (_failure(job),)
@@ -156,23 +156,21 @@ def answers(job: Job) -> tuple[Message, ...]:
 
 
 def claimed(job: Job, now: datetime, lease: timedelta) -> Job:
-    """Take the job: what is written under an older fence is refused from now on."""
+    """Claim the job: from now on, writes with an older fence are rejected."""
     return replace(job, state=State.RUNNING, fence=job.fence + 1, due_at=now + lease, updated_at=now)
 
 
 def lock_wait_expired(job: Job, progress_at: datetime, now: datetime, timeouts: Timeouts) -> bool:
-    """Whether a job in line has waited for too long since it came, since it last missed its turn, or since it moved."""
+    """Return whether a queued job has waited too long since it came, last timed out, or the holder made progress."""
     since = [moment for moment in (job.waiting_since, job.lock_timed_out_at, progress_at) if moment is not None]
     return now - max(since) >= timeouts.lock_wait
 
 
 def lock_wait_timed_out(job: Job, holder: str, progress_at: datetime, now: datetime, timeouts: Timeouts) -> Job:
-    """Count a wait for the lock that was too long, `holder` having made no progress since that time."""
-    seconds = f"{timeouts.lock_wait.total_seconds():g}"
-    detail = (
-        f"no turn within {seconds} s: order {holder} holds the package, without progress since {_clock(progress_at)}"
-    )
-    # Waits count together only while the package stands still.
+    """Count a wait for the lock that took too long; `holder` has made no progress since `progress_at`."""
+    seconds, since = f"{timeouts.lock_wait.total_seconds():g}", progress_at.isoformat(timespec="seconds")
+    detail = f"no turn within {seconds} s: order {holder} holds the package, without progress since {since}"
+    # Waits are added up only while the holder makes no progress.
     before = job.lock_timeouts if job.lock_timed_out_at and progress_at <= job.lock_timed_out_at else 0
     job = _logged(job, Step.LOCK, now, "failed", detail)
     job = replace(job, lock_timeouts=before + 1, lock_timed_out_at=now, updated_at=now)
@@ -181,30 +179,30 @@ def lock_wait_timed_out(job: Job, holder: str, progress_at: datetime, now: datet
     return _failed(job, f"No turn for package {job.package} within {seconds} s", now, retryable=True)
 
 
-# --- Check, buy, verify: under the package's lock. ---
+# --- Check, buy, verify: with the package's lock. ---
 
 
-def check_failed(job: Job, trouble: str, now: datetime, timeouts: Timeouts) -> Job:
-    """Count an attempt that ended before it could buy: the provider did not say what there is.
+def check_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
+    """Count an attempt that ended before it could buy, because the provider did not list its packages.
 
-    An attempt to buy that was looked for is the one that has failed, and is looked for again before the next one.
+    If an earlier attempt to buy was being searched for, that one counts as failed; the next attempt searches again.
     """
-    counted = job.purchase is not None and not job.purchase.failed and job.buy_attempts > 0
+    already_counted = job.purchase is not None and not job.purchase.failed and job.buy_attempts > 0
     purchase = replace(job.purchase, failed=True) if job.purchase else None
-    job = replace(job, step=Step.CHECK, buy_attempts=job.buy_attempts + (not counted), purchase=purchase)
-    job = _logged(job, Step.CHECK, now, "failed", trouble)
+    job = replace(job, step=Step.CHECK, buy_attempts=job.buy_attempts + (not already_counted), purchase=purchase)
+    job = _logged(job, Step.CHECK, now, "failed", error)
     if job.cancel_requested and purchase is None:
         return _failed(job, CANCELLED, now)
-    return _after_failed_buy(job, trouble, now, timeouts)
+    return _after_failed_buy(job, error, now, timeouts)
 
 
 def not_available(job: Job, why: str, now: datetime) -> Job:
-    """End the run: there is nothing to buy."""
+    """End the run, because there is nothing to buy."""
     return _failed(_logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why), why, now, retryable=True)
 
 
 def buy_started(job: Job, ip: str, free: Collection[str], now: datetime, timeouts: Timeouts) -> Job:
-    """Note, before the request leaves, what is asked for and what is free."""
+    """Record, before the request is sent, what is asked for and what is free."""
     before = job.purchase
     asked = dict.fromkeys((*(before.asked if before else ()), ip))
     known = dict.fromkeys((*(before.free_before if before else ()), *free))
@@ -215,23 +213,23 @@ def buy_started(job: Job, ip: str, free: Collection[str], now: datetime, timeout
 
 
 def buy_not_sent(job: Job, before: Job, now: datetime) -> Job:
-    """Take back that an attempt began: its request has not left."""
+    """Undo the start of an attempt whose request was not sent."""
     job = _logged(job, Step.BUY, now, "failed", "the lock was lost before the request left: nothing was bought")
     return replace(job, step=before.step, buy_attempts=before.buy_attempts, purchase=before.purchase, updated_at=now)
 
 
-def no_address_received(job: Job, trouble: str, now: datetime, *, done: bool) -> Job:
-    """Note what came instead of an address; `done` says that the provider is not at it any more."""
+def no_address_received(job: Job, error: str, now: datetime, *, answered: bool) -> Job:
+    """Record the error of an attempt; `answered` is true if the provider has finished processing it."""
     if job.purchase is None:
         return job
-    return replace(job, purchase=replace(job.purchase, answered=done, error=trouble), updated_at=now)
+    return replace(job, purchase=replace(job.purchase, answered=answered, error=error), updated_at=now)
 
 
 def possibly_bought(job: Job, free: Collection[str], others: Collection[str]) -> list[str]:
-    """Return the addresses that an earlier attempt may have bought, likeliest first.
+    """Return the addresses that an earlier attempt may have bought, most likely first.
 
-    Those of the package that were free when an attempt began, are not now, and belong to no other order. Under the
-    package's lock nobody else buys from it.
+    They are those of the package that were free when an attempt began, are no longer free, and belong to no other
+    order. No other job buys from the package while its lock is held.
     """
     if job.purchase is None or job.package is None:
         return []
@@ -240,10 +238,10 @@ def possibly_bought(job: Job, free: Collection[str], others: Collection[str]) ->
 
 
 def nothing_bought(job: Job, now: datetime, timeouts: Timeouts) -> Job:
-    """Decide about an attempt that has bought nothing that could be seen.
+    """Decide about an attempt for which the search has found nothing.
 
-    While the provider may still be at it, the job waits and looks again; after that the attempt has failed. Where it
-    counts as failed already, or was an earlier run's, the job goes on as it is.
+    While the provider may still be processing it, the job waits and searches again; after that the attempt has failed.
+    If it already counts as failed, or belongs to an earlier run, the job continues.
     """
     purchase = job.purchase
     if purchase is None:
@@ -251,12 +249,12 @@ def nothing_bought(job: Job, now: datetime, timeouts: Timeouts) -> Job:
     over_at = purchase.started_at + timeouts.buy_timeout
     if not purchase.answered and now < over_at:
         return _waiting(job, min(now + SEARCH_INTERVAL, over_at), now)
-    settled = replace(job, purchase=replace(purchase, failed=True, searched=True))
-    return settled if purchase.failed or job.buy_attempts == 0 else _buy_failed(settled, now, timeouts)
+    searched = replace(job, purchase=replace(purchase, failed=True, searched=True))
+    return searched if purchase.failed or job.buy_attempts == 0 else _buy_failed(searched, now, timeouts)
 
 
 def search_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
-    """Count an attempt as failed though nobody could look whether it has bought: that is done before the next one."""
+    """Count an attempt as failed although the search was impossible; it is repeated before the next attempt."""
     purchase = job.purchase
     if purchase is None:
         return job
@@ -268,15 +266,15 @@ def search_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
 
 
 def stopped(job: Job, now: datetime) -> Job:
-    """End a run that is to be cancelled and has bought nothing."""
+    """End a cancelled run that has bought nothing."""
     return _failed(job, CANCELLED, now)
 
 
 def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
-    """Note the verified address: it is the order's, and the lock is needed no longer.
+    """Record the verified address, which belongs to the order; the lock is no longer needed.
 
-    Where another address than those asked for comes back after an attempt without an answer, one of them may have been
-    sold as well: the job's log says so to who has to settle that with the provider.
+    If an unanswered attempt was followed by an address that was not asked for, one of those asked for may have been
+    sold as well. The job's log says so, for the operator who settles it with the provider.
     """
     if job.purchase is not None and ip not in job.purchase.asked and job.buy_attempts > 1:
         doubt = f"asked for {', '.join(job.purchase.asked)} before: an earlier attempt may have bought that as well"
@@ -286,13 +284,13 @@ def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
 
 
 def wrong_address(job: Job, ip: str, now: datetime) -> Job:
-    """End the run: the provider has assigned an address outside the package. Never retried, never given away."""
+    """End the run: the provider has assigned an address outside the package, which is never given to any order."""
     reason = f"WRONG PACKAGE ASSIGNED: ordered {job.package}, provider assigned {ip}"
     return _blocked(job, ip, reason, "Wrong package assigned", now)
 
 
 def duplicate_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
-    """End the run: the provider has assigned an address that it had assigned before."""
+    """End the run: the provider has assigned an address that belongs to another order."""
     reason = f"ADDRESS ASSIGNED TWICE: provider assigned {ip}, which belongs to order {owner}"
     return _blocked(job, ip, reason, "Address assigned twice", now)
 
@@ -300,18 +298,18 @@ def duplicate_address(job: Job, ip: str, owner: str, now: datetime) -> Job:
 # --- Status. ---
 
 
-def status_failed(job: Job, trouble: str, now: datetime, timeouts: Timeouts) -> Job:
-    """Count an attempt to get the credentials of the server that was bought."""
+def status_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
+    """Count a failed attempt to get the credentials of the bought server."""
     status_attempts = job.status_attempts + 1
     job = _logged(
         replace(job, status_attempts=status_attempts),
         Step.STATUS,
         now,
         "failed",
-        f"attempt {status_attempts} of {timeouts.status_attempts}: {trouble}",
+        f"attempt {status_attempts} of {timeouts.status_attempts}: {error}",
     )
     if status_attempts >= timeouts.status_attempts:
-        reason = f"The provider sold {job.ip} and did not say how to get into it: {trouble}"
+        reason = f"The provider sold {job.ip} and did not say how to get into it: {error}"
         return _failed(job, reason, now, customer="The server was bought but is not ready yet", retryable=True)
     delay = _delay(timeouts.status_delays, status_attempts)
     job = _with_progress(
@@ -324,7 +322,7 @@ def status_failed(job: Job, trouble: str, now: datetime, timeouts: Timeouts) -> 
 
 
 def completed(job: Job, access: Access, credentials: bytes, now: datetime) -> Job:
-    """End the job well: the server is there."""
+    """Complete the job: the server is ready."""
     server = Server(ip=access.ip, username=access.username, os=access.os, expires_at=access.expires_at)
     job = _logged(replace(job, step=Step.STATUS), Step.STATUS, now, "ok", "the provider said how to get into it")
     job = _with_progress(job, Step.STATUS, job.status_attempts + 1, "Your server is ready")
@@ -332,28 +330,28 @@ def completed(job: Job, access: Access, credentials: bytes, now: datetime) -> Jo
     return _with_message(job, _completion(job))
 
 
-# --- What the decisions are made of. ---
+# --- Building blocks. ---
 
 
 def in_words(delay: timedelta) -> str:
-    """Write a pause for a customer: "2 minutes", "90 seconds"."""
+    """Format a duration for a customer: "2 minutes", "90 seconds"."""
     seconds = delay.total_seconds()
     number, unit = (seconds / 60, "minute") if seconds >= 60 and seconds % 60 == 0 else (seconds, "second")
     return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
 def _buy_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
-    trouble = (job.purchase.error if job.purchase else None) or "interrupted: no answer is known"
-    job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buy_attempts} of {timeouts.buy_attempts}: {trouble}")
+    error = (job.purchase.error if job.purchase else None) or "interrupted: no answer is known"
+    job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buy_attempts} of {timeouts.buy_attempts}: {error}")
     if job.cancel_requested and job.purchase is not None and job.purchase.searched:
         return _failed(job, CANCELLED, now)
-    return _after_failed_buy(job, trouble, now, timeouts)
+    return _after_failed_buy(job, error, now, timeouts)
 
 
-def _after_failed_buy(job: Job, trouble: str, now: datetime, timeouts: Timeouts) -> Job:
+def _after_failed_buy(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
     if job.buy_attempts >= timeouts.buy_attempts:
         customer = f"The server could not be bought in {job.buy_attempts} attempt{'' if job.buy_attempts == 1 else 's'}"
-        return _failed(job, f"{customer}: {trouble}", now, customer=customer, retryable=True)
+        return _failed(job, f"{customer}: {error}", now, customer=customer, retryable=True)
     delay = _delay(timeouts.buy_delays, job.buy_attempts)
     words = f"Waiting {in_words(delay)} before attempt {job.buy_attempts + 1} of {timeouts.buy_attempts}"
     return _waiting(_with_progress(job, Step.BUY, job.buy_attempts, words), now + delay, now)
@@ -390,7 +388,7 @@ def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None
 
 def _failure(job: Job) -> ProvisioningFailed:
     reason = job.customer_reason or job.failure_reason or ""
-    bought = job.ip is not None or job.step is Step.VERIFY  # verified, or not what it should be
+    bought = job.ip is not None or job.step is Step.VERIFY  # a verified address or a wrong one
     return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run, bought=bought)
 
 
@@ -415,7 +413,3 @@ def _with_message(job: Job, message: Message) -> Job:
     sequence = job.sequence + 1
     body = message.model_dump(mode="json", by_alias=True, exclude_none=True)
     return replace(job, sequence=sequence, outbox=(*job.outbox, OutboxMessage(sequence, message.routing_key, body)))
-
-
-def _clock(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""Publishes what jobs and packages owe: their records say so until the broker has confirmed it.
+"""The outbox: publishes the messages of jobs and packages, which stay in their records until the broker confirms them.
 
-A step is announced as soon as it is recorded. What a crash or an outage left behind is found by a sweep, of whichever
-process is there; a message that goes out twice is recognised by its sequence number.
+Messages are published as soon as they are recorded. A sweep of any process finds what a crash or an outage left behind.
+Receivers recognise a message published twice by its sequence number.
 """
 
 import asyncio
@@ -20,65 +20,69 @@ from shared.contracts import BY_ROUTING_KEY
 from shared.failure_points import JOB_RECORDED, FailurePoint
 
 SWEEP_SECONDS = 2.0
-"""Between two looks for what was left behind."""
+"""The interval between two sweeps."""
 
-LEFT_BEHIND = timedelta(seconds=5)
-"""After so long a message that is still owed is taken for left behind."""
+OVERDUE_AFTER = timedelta(seconds=5)
+"""The age at which a sweep publishes a message that is still in a record."""
 
 _PAGE = 200
 _log = structlog.get_logger(__name__)
 
 
 class Outbox:
-    """The messages that one process sends on its own account; `post` never waits for the broker."""
+    """The outbox of one process; `post` never waits for the broker."""
 
-    def __init__(self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, reach: FailurePoint) -> None:
+    def __init__(
+        self, jobs: Jobs, packages: Packages, publisher: Publisher, clock: Clock, failpoint: FailurePoint
+    ) -> None:
         self._jobs = jobs
         self._packages = packages
         self._publisher = publisher
         self._clock = clock
-        self._reach = reach
+        self._failpoint = failpoint
         self._posted: dict[str, Job] = {}
         self._package_fell = False
         self._woken = asyncio.Event()
 
     def post(self, job: Job) -> None:
-        """Have what the job owes published soon."""
+        """Publish the job's messages soon."""
         if job.outbox:
             self._posted[job.order_id] = job
             self._woken.set()
 
     def announce_low_packages(self) -> None:
-        """Have it published soon that a package runs out of addresses."""
+        """Publish soon that packages have become low."""
         self._package_fell = True
         self._woken.set()
 
     async def run(self) -> None:
-        """Publish until cancelled; what could not be published is there for the next sweep."""
-        await run_periodically(self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing for jobs")
+        """Publish until cancelled; the next sweep finds what could not be published."""
+        await run_periodically(
+            self._publish_due, every=SWEEP_SECONDS, wake=self._woken, name="publishing messages of jobs"
+        )
 
     async def publish_posted(self) -> None:
-        """Publish what was posted, each job's messages in their order."""
+        """Publish the posted messages, those of each job in their order."""
         while self._posted:
             jobs, self._posted = list(self._posted.values()), {}
-            self._reach(JOB_RECORDED)
+            self._failpoint(JOB_RECORDED)
             await self._publish(jobs)
         if self._package_fell:
             self._package_fell = False
             await self._publish_low_packages(self._clock())
 
-    async def publish_left_behind(self) -> None:
-        """Publish what was recorded a while ago and is not known to be published."""
-        before = self._clock() - LEFT_BEHIND
+    async def publish_overdue(self) -> None:
+        """Publish messages that were recorded a while ago and never confirmed."""
+        before = self._clock() - OVERDUE_AFTER
         await self._publish(await self._jobs.unpublished(before, _PAGE))
         await self._publish_low_packages(before)
 
     async def _publish_due(self) -> None:
         await self.publish_posted()
-        await self.publish_left_behind()
+        await self.publish_overdue()
 
-    async def _publish_low_packages(self, seen_before: datetime) -> None:
-        for low in await self._packages.unannounced(seen_before):
+    async def _publish_low_packages(self, fell_before: datetime) -> None:
+        for low in await self._packages.unannounced(fell_before):
             await self._publisher.send([low])
             await self._packages.mark_announced(low)
 
@@ -86,7 +90,11 @@ class Outbox:
         if not jobs:
             return
         await self._publisher.send(
-            [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for job in jobs for notice in job.outbox],
+            [
+                BY_ROUTING_KEY[message.routing_key].model_validate(message.body)
+                for job in jobs
+                for message in job.outbox
+            ],
             {job.order_id: job.traceparent for job in jobs},
         )
         await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job in jobs if job.outbox])

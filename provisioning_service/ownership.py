@@ -1,9 +1,9 @@
-"""Which order an address belongs to: the collection `addresses`, one document per address, `_id` the IPv4.
+"""The collection `addresses`: the order that each address belongs to; `_id` is the IPv4.
 
     {_id, orderId, wrong, at}
 
-An address is given once: the `_id` decides between two orders. `wrong` marks one that the provider assigned to the
-order outside the package ordered: nobody has it, and nobody is to get it.
+An address is given out once: the unique `_id` decides between two orders. `wrong` marks an address outside the ordered
+package, which no order may have.
 """
 
 from collections.abc import Iterable
@@ -18,26 +18,26 @@ from shared.schema import CollectionSchema
 COLLECTION = "addresses"
 
 SCHEMA = CollectionSchema((IndexModel([("orderId", ASCENDING)], name="by_order"),))
-"""For the audit and for cleanup, which ask what an order owns."""
+"""The index is for the audit and the cleanup, which look up the addresses of an order."""
 
 
 class Ownership:
-    """What can be done with the collection; a driver's error passes through as it is."""
+    """Reads and writes of the collection; driver errors pass through."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
     async def claim(self, ip: str, order_id: str, now: datetime, *, wrong: bool = False) -> str:
-        """Give the address to the order unless it was given before; returns the order that it belongs to."""
+        """Give the address to the order unless it has an owner; return the owner."""
         try:
             await self._collection.insert_one({"_id": ip, "orderId": order_id, "wrong": wrong, "at": now})
         except DuplicateKeyError:
             document = await self._collection.find_one({"_id": ip})
-            # Addresses are never deleted, so the one that is in the way is there.
+            # Addresses are never deleted, so the existing document can be read.
             return str(document["orderId"]) if document else order_id
         return order_id
 
     async def owners(self, ips: Iterable[str]) -> dict[str, str]:
-        """Return the orders of those addresses that were given, wrong ones included, by address."""
+        """Return the owners of these addresses, by address, including wrong ones."""
         cursor = self._collection.find({"_id": {"$in": list(ips)}})
         return {document["_id"]: document["orderId"] async for document in cursor}

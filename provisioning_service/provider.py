@@ -1,32 +1,34 @@
-"""The seam to who sells the servers: what a provider can do, in our words. A second provider is one more module.
+"""The interface to providers of servers. A second provider is one more module that implements it.
 
-What a provider says is data; that it says nothing usable is a ProviderError. After one of `buy` nobody knows whether a
-server was sold: only looking at the provider's free addresses tells, and after an UnansweredError not even that, until
-the provider cannot be at it any more.
+Answers of a provider are data; an unusable answer is a ProviderError. After a ProviderError of `buy` it is unknown
+whether a server was sold; only the provider's free addresses show it. After a ProviderUnansweredError they show it
+only once the provider can no longer be processing the request.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import ExternalSystemError
 
-class ProviderError(Exception):
-    """The provider gave no usable answer: refused the connection, took too long, or said something else.
 
-    The text is for operators. It never holds a part of an answer, which may contain a password.
+class ProviderError(ExternalSystemError):
+    """The provider gave no usable answer: it refused the connection, took too long or sent something unusable.
+
+    The text is for operators. It never contains any part of an answer, which may hold a password.
     """
 
 
-class UnansweredError(ProviderError):
-    """The request left and no answer came back: the provider may still be at it.
+class ProviderUnansweredError(ProviderError):
+    """The request was sent and not answered: the provider may still be processing it.
 
-    Not for a connection that was refused (nothing has left), nor for an answer that makes no sense (it is done).
+    Not raised for a refused connection (nothing was sent), nor for an unusable answer (processing has ended).
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package of addresses as the provider lists it; `ips` are the free ones, `ipv4` how many it says there are."""
+    """A package of addresses as the provider lists it; `ips` are the free ones, `ipv4` their stated number."""
 
     package_id: str
     name: str
@@ -36,13 +38,13 @@ class Package:
 
     @property
     def active(self) -> bool:
-        """Whether the provider sells from it."""
+        """True if the provider sells from it."""
         return self.status.lower() == "active"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get into a server that was sold."""
+    """The access to a sold server, and what the provider says about it."""
 
     ip: str
     username: str
@@ -51,25 +53,25 @@ class Access:
     expires_at: str | None = None
 
     def __repr__(self) -> str:
-        """Leave the credentials out: what is printed ends in a log."""
+        """Leave the credentials out, because printed text may be logged."""
         return f"Access(ip={self.ip!r})"
 
 
 class Provider(Protocol):
-    """Who sells servers. Every call raises ProviderError when the provider gives no usable answer in time."""
+    """A provider of servers. Every call raises ProviderError if there is no usable answer in time."""
 
     async def packages(self) -> Sequence[Package]:
-        """List what is for sale at this moment."""
+        """Return the packages for sale at this moment."""
 
     async def buy(self, ip: str, ram: int | None, *, before_sending: Callable[[], None]) -> str:
-        """Buy the server with that address and so many MB of memory; returns the IPv4 that was assigned.
+        """Buy the server with this address and `ram` MB of memory; return the assigned IPv4.
 
-        It may differ from the one asked for. `before_sending` is called at the last moment before the request
-        leaves; what it raises stops the call and is raised here.
+        It may differ from the one asked for. `before_sending` is called just before the request is sent; an exception
+        from it stops the call and is raised here.
         """
 
     async def access(self, ip: str) -> Access | None:
-        """Return how to get into the server with that address; None if the provider has sold no such server."""
+        """Return the access to the server with this address; None if the provider has sold no such server."""
 
     async def close(self) -> None:
         """Close the connections."""

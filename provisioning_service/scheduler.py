@@ -1,12 +1,11 @@
-"""Decides which job is carried when: packages serve their lines, first come first served, all of them at once.
+"""Schedules the jobs: one FIFO queue per package, and packages run in parallel.
 
-What is due stands in the records, so that any number of processes may look at them; whoever claims a job carries it.
-Nothing waits in memory: a job that has to wait is a time in a document.
+The queues are in the database, so any number of processes may serve them; the process that claims a job runs it.
+Nothing waits in memory: a waiting job is a due time in a document.
 """
 
 import asyncio
 import contextlib
-from datetime import timedelta
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -23,21 +22,23 @@ from shared.background import run_periodically
 from shared.clock import Clock
 
 POLL_SECONDS = 0.5
-"""Between two looks at what is due; this process's own events wake it at once."""
+"""The interval between two polls for due jobs; events of this process wake the scheduler at once."""
 
 _PAGE = 200
 _log = structlog.get_logger(__name__)
 _waits = Histogram(
     "provisioning_lock_wait_seconds",
-    "From joining the line of a package until the lock was got",
+    "Time from joining the queue of a package until its lock was acquired",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
 )
-_lock_timeouts = Counter("provisioning_lock_waits_failed_total", "Waits for a package that stood still for too long")
+_lock_timeouts = Counter(
+    "provisioning_lock_waits_failed_total", "Waits for a package that took too long without progress of its holder"
+)
 _running_jobs = Gauge("provisioning_jobs_in_hand", "Jobs that this process is working on")
 
 
 class Scheduler:
-    """The jobs of one process; `max_concurrent` is the most that it carries at the same time."""
+    """The scheduler of one process, which runs at most `max_concurrent` jobs at the same time."""
 
     def __init__(
         self,
@@ -61,37 +62,37 @@ class Scheduler:
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Look at once: a job has come, or a package is free."""
+        """Poll at once, because a job has arrived or a package is free."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Carry jobs until cancelled; then give back what is in hand."""
+        """Run due jobs until cancelled, then stop those that are running."""
         try:
-            await run_periodically(self.look, every=POLL_SECONDS, wake=self._woken, name="looking for jobs")
+            await run_periodically(self.start_due_jobs, every=POLL_SECONDS, wake=self._woken, name="starting due jobs")
         finally:
-            await self._give_back()
+            await self._stop_running()
 
-    async def look(self) -> None:
-        """Begin what is due, as far as there is room, and count the waits that have been too long."""
+    async def start_due_jobs(self) -> None:
+        """Start the due jobs for which there is capacity, and count the waits for a lock that took too long."""
         held = await self._locks.held()
         now = self._clock()
         busy = [lock for lock in held if lock.expires_at > now]
-        for job in await self._jobs.queue_heads(now, [lock.key for lock in busy], self._room):
+        for job in await self._jobs.queue_heads(now, [lock.key for lock in busy], self._capacity):
             await self._start_next_in_queue(job)
-        for job in await self._jobs.due_without_lock(now, self._room) if self._room else ():
-            if (claimed := await self._jobs.claim(job, self._clock(), self._lease)) is not None:
+        for job in await self._jobs.due_without_lock(now, self._capacity) if self._capacity else ():
+            if (claimed := await self._jobs.claim(job, self._clock(), self._timeouts.lease)) is not None:
                 self._start(claimed, None)
         for lock in busy:
             if now - lock.progress_at >= self._timeouts.lock_wait:
                 await self._count_lock_timeouts(lock)
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing is in hand."""
+        """Wait until no job is running."""
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _give_back(self) -> None:
-        """End what is in hand, also if this is cancelled again meanwhile: each job takes a moment to be given back."""
+    async def _stop_running(self) -> None:
+        """Cancel the running jobs and wait for them, even if cancelled again: requeuing them takes a moment."""
         for task in self._running:
             task.cancel()
         while self._running:
@@ -99,23 +100,19 @@ class Scheduler:
                 await asyncio.wait(self._running)
 
     @property
-    def _room(self) -> int:
+    def _capacity(self) -> int:
         return max(self._max_concurrent - len(self._running), 0)
 
-    @property
-    def _lease(self) -> timedelta:
-        return self._timeouts.lease
-
     async def _start_next_in_queue(self, job: Job) -> None:
-        if not self._room or job.lock_key is None:
+        if not self._capacity or job.lock_key is None:
             return
         now = self._clock()
-        lock = await self._locks.acquire(job.lock_key, job.order_id, now, self._lease)
+        lock = await self._locks.acquire(job.lock_key, job.order_id, now, self._timeouts.lease)
         if lock is None:
             return
         claimed = None
         try:
-            claimed = await self._jobs.claim(job, now, self._lease)
+            claimed = await self._jobs.claim(job, now, self._timeouts.lease)
         finally:
             if claimed is None:
                 await self._locks.release(lock)
@@ -126,16 +123,16 @@ class Scheduler:
         self._start(claimed, lock)
 
     def _start(self, job: Job, lock: Lock | None) -> None:
-        held = JobLease(
+        lease = JobLease(
             job,
             lock,
             jobs=self._jobs,
             locks=self._locks,
             outbox=self._outbox,
             clock=self._clock,
-            lease=self._lease,
+            lease=self._timeouts.lease,
         )
-        task = asyncio.create_task(self._runner.run(held, self.wake), name=f"job {job.order_id}")
+        task = asyncio.create_task(self._runner.run(lease, self.wake), name=f"job {job.order_id}")
         self._running.add(task)
         _running_jobs.set(len(self._running))
         task.add_done_callback(self._done)
@@ -145,10 +142,10 @@ class Scheduler:
         _running_jobs.set(len(self._running))
         self.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a job could not be carried on; it is taken up when its claim is over", exc_info=error)
+            _log.error("a job crashed; it is taken over when its claim expires", exc_info=error)
 
     async def _count_lock_timeouts(self, lock: Lock) -> None:
-        """Count the waits of those who stand in a line that has not moved for too long."""
+        """Count the waits in the queue of a package whose holder makes no progress."""
         now = self._clock()
         for job in await self._jobs.waiting_in_queue(lock.key, now - self._timeouts.lock_wait, _PAGE):
             if job.order_id == lock.order_id or not lifecycle.lock_wait_expired(

@@ -1,4 +1,4 @@
-"""The collections of the provisioning service, which are checked when it starts and by `ordersaga doctor`."""
+"""The collections of the provisioning service, checked at its start and by `ordersaga doctor`."""
 
 from provisioning_service import jobs, locks, ownership, packages
 from shared.schema import CollectionSchema

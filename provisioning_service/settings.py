@@ -1,4 +1,4 @@
-"""Settings of the provisioning service: the provider, its patience, and the key to the credentials."""
+"""Settings of the provisioning service: the provider, attempts and timeouts, and the keys of the credentials."""
 
 from typing import Annotated, Self
 
@@ -11,14 +11,14 @@ from shared.urls import check_api_url
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Delays = Annotated[tuple[Annotated[float, Field(ge=0, le=86_400)], ...], NoDecode, Field(min_length=1)]
-"""Seconds between attempts, separated by commas; the last one stands for all that follow."""
+"""Seconds between attempts, separated by commas; the last delay repeats."""
 Attempts = Annotated[int, Field(ge=1, le=100)]
 
 
 class ProvisioningSettings(ServiceSettings):
-    """Without `smartvps_url` there is no provider, and every job is refused."""
+    """Settings of the provisioning service. Without `smartvps_url` there is no provider, and every job is refused."""
 
-    # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
+    # An empty variable counts as not set: Compose passes unset variables on as empty ones.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     smartvps_url: Annotated[str, AfterValidator(check_api_url)] | None = None

@@ -1,6 +1,6 @@
-"""The SmartVPS provider over HTTP: its three calls and the one place for their timeouts.
+"""The SmartVPS provider over HTTP: its three calls and their timeouts.
 
-No part of an answer gets into an error or a log line, as it may hold a password.
+No part of an answer appears in an error or a log line, because it may contain a password.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ import structlog
 from prometheus_client import Histogram
 
 from provisioning_service import smartvps_answers as answers
-from provisioning_service.provider import Access, Package, ProviderError, UnansweredError
+from provisioning_service.provider import Access, Package, ProviderError, ProviderUnansweredError
 from shared import tracing
 
 MAX_ANSWER_BYTES = 5 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 2.0
-"""Idle connections are given up before servers do so: one that breaks under a purchase leaves its outcome unknown."""
+"""Idle connections are closed before a server closes them: one that breaks during a purchase leaves it unknown."""
 SENDING = "http11.send_request_headers.started"
-"""What httpcore reports just before it writes the first byte of a request."""
+"""The event that httpcore reports just before it writes the first byte of a request."""
 
 _PROXY_ERRORS = (
     httpx.codes.REQUEST_TIMEOUT,
@@ -30,19 +30,19 @@ _PROXY_ERRORS = (
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 )
-"""What a proxy says in the provider's place: the provider itself may still be at it."""
+"""Answers of a proxy: the provider itself may still be processing the request."""
 
 _log = structlog.get_logger(__name__)
 _seconds = Histogram(
     "provider_call_seconds",
-    "Time until the server provider has answered, or has failed to",
+    "Time until the server provider answered or failed to answer",
     ["call", "outcome"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 90, 120, 180),
 )
 
 
 class _StoppedError(Exception):
-    """Carries what `before_sending` raised past httpx, which could take it for an error of its own."""
+    """Carries an exception of `before_sending` past httpx, which could mistake it for its own."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _StoppedError(Exception):
 
 
 class SmartVps:
-    """Buys from SmartVPS; a `Provider`. Each timeout, in seconds, bounds its whole call; no call is ever repeated."""
+    """SmartVPS as a `Provider`. Each timeout, in seconds, bounds one whole call; no call is ever repeated."""
 
     def __init__(
         self,
@@ -69,29 +69,29 @@ class SmartVps:
             base_url=url,
             auth=httpx.BasicAuth(username, password),
             headers={"Accept-Encoding": "identity"},
-            # How many calls there are at once is for those to decide who make them.
+            # The callers limit the number of concurrent calls.
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE_SECONDS
             ),
         )
-        # They log every request, and for debugging the headers of every answer; calls are measured here.
-        for chatty in ("httpx", "httpcore"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        # These libraries log every request and, at debug level, the headers of every answer. Calls are measured here.
+        for library in ("httpx", "httpcore"):
+            logging.getLogger(library).setLevel(logging.WARNING)
 
     async def packages(self) -> Sequence[Package]:
-        """List what is for sale at this moment; what cannot be read of it is left out, with a warning."""
+        """Return the packages for sale at this moment; skip unreadable parts with a warning."""
         with _measured("ipstock"):
             body = await self._call("ipstock", None, self._stock_timeout)
             packages, left_out = answers.listed_packages(answers.decoded(body))
         for what in left_out:
-            _log.warning("not readable in the provider's stock, left out", what=what)
+            _log.warning("skipping an unreadable part of the provider's stock", what=what)
         return packages
 
     async def buy(self, ip: str, ram: int | None, *, before_sending: Callable[[], None]) -> str:
-        """Buy the server with that address and so many MB of memory; returns the IPv4 that was assigned.
+        """Buy the server with this address and `ram` MB of memory; return the assigned IPv4.
 
-        `before_sending` is called before the first byte of the request is written; what it raises is raised here, and
-        nothing is sent.
+        `before_sending` is called before the first byte of the request is written. If it raises an exception, nothing
+        is sent and the exception is raised here.
         """
         order = {"ip": ip} if ram is None else {"ip": ip, "ram": ram}
         with _measured("buyvps"):
@@ -99,7 +99,7 @@ class SmartVps:
             return answers.assigned_ip(answers.decoded(body))
 
     async def access(self, ip: str) -> Access | None:
-        """Return how to get into the server with that address; None if the provider has sold no such server."""
+        """Return the access to the server with this address; None if the provider has sold no such server."""
         with _measured("status"):
             try:
                 body = await self._call("status", {"ip": ip}, self._status_timeout)
@@ -131,14 +131,14 @@ class SmartVps:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ProviderError(f"{call}: could not connect: {str(error)[:200] or type(error).__name__}") from None
         except (TimeoutError, httpx.TimeoutException):
-            raise UnansweredError(f"{call}: no answer within {seconds:g} s") from None
+            raise ProviderUnansweredError(f"{call}: no answer within {seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise UnansweredError(f"{call}: the connection broke: {type(error).__name__}") from None
+            raise ProviderUnansweredError(f"{call}: the connection broke: {type(error).__name__}") from None
 
     async def _exchange(self, call: str, request: httpx.Request) -> bytes:
         response = await self._client.send(request, stream=True)
         try:
-            body = bytearray()  # read also with an error, so that the connection can be used again
+            body = bytearray()  # read it even after an error, so that the connection can be reused
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
@@ -148,24 +148,25 @@ class SmartVps:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise _NotFoundError(f"{call}: answered 404")
         if response.status_code in _PROXY_ERRORS:
-            raise UnansweredError(f"{call}: answered {response.status_code}")
+            raise ProviderUnansweredError(f"{call}: answered {response.status_code}")
         if not response.is_success:
             raise ProviderError(f"{call}: answered {response.status_code}")
         return bytes(body)
 
 
 class _NotFoundError(ProviderError):
-    """The provider does not know what it was asked about."""
+    """The provider does not know the requested resource."""
 
 
 def _trace_extension(before_sending: Callable[[], None]) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
-    """Return what httpcore calls at every step of a request. A proxy's CONNECT goes ahead of the request itself."""
+    """Return the trace function that httpcore calls at every step of a request."""
 
     async def trace(event: str, details: dict[str, Any]) -> None:
+        # With a proxy, a CONNECT request precedes the POST.
         if event == SENDING and details["request"].method == b"POST":
             try:
                 before_sending()
-            except BaseException as reason:  # noqa: BLE001 - raised again as it is, once httpx is left
+            except BaseException as reason:  # noqa: BLE001 - raised again outside httpx
                 raise _StoppedError(reason) from None
 
     return trace
@@ -173,9 +174,9 @@ def _trace_extension(before_sending: Callable[[], None]) -> Callable[[str, dict[
 
 @contextmanager
 def _measured(call: str) -> Iterator[None]:
-    """Measure a call, and make an error of the provider of an answer that cannot be used.
+    """Measure a call, and turn an unusable answer into a ProviderError.
 
-    A call that was stopped from here, not by the provider, is not measured.
+    A call that ended for another reason, such as a cancellation, is not measured.
     """
     started = time.perf_counter()
 

@@ -1,7 +1,7 @@
-"""What SmartVPS's answers say; pure.
+"""Parsing of SmartVPS's answers. Pure.
 
-An answer may be plain text, JSON, or JSON encoded as JSON again, with keys in any spelling. What it says is taken only
-where it says one thing: a guess could give a customer the wrong server, while an error costs another attempt.
+An answer may be plain text, JSON, or JSON encoded as JSON again, with keys in any spelling. It is accepted only if it
+is unambiguous: a guess could give a customer the wrong server, while an error only costs another attempt.
 """
 
 import re
@@ -12,16 +12,17 @@ import orjson
 
 from provisioning_service.addresses import is_ipv4
 from provisioning_service.provider import Access, Package
+from shared.errors import ExternalSystemError
 
 MOST_ENCODINGS = 5
-"""How often an answer may be encoded as JSON."""
+"""The number of times that an answer may be encoded as JSON."""
 LONGEST_LABEL = 128
 LONGEST_PASSWORD = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)", re.ASCII)
 
-# Keys as `_plain` writes them.
+# Keys as `_plain` normalises them.
 _ASSIGNED = ("assigned", "assignedip", "assignedipv4", "assignedaddress", "newip")
 _ADDRESS = ("ip", "ipv4", "address", "ipaddress", "mainip", "serverip", "vpsip", "primaryip")
 _OTHER_ADDRESS = (
@@ -42,19 +43,19 @@ _FAILURE_WORDS = re.compile(
 )
 
 
-class UnusableAnswerError(Exception):
-    """The answer does not say what was asked, or not beyond doubt; the text holds no part of it."""
+class UnusableAnswerError(ExternalSystemError):
+    """The answer is unusable or ambiguous; the text contains no part of it."""
 
 
 def decoded(body: bytes) -> object:
-    """Return what an answer holds, however often it is encoded; text that is not JSON is itself."""
+    """Decode an answer, however many times it is encoded; text that is not JSON is returned unchanged."""
     return _unwrapped(body.decode("utf-8", "replace").removeprefix("\ufeff"))
 
 
 def assigned_ip(answer: object) -> str:
-    """Return the one IPv4 that an answer to `buyvps` says was assigned.
+    """Return the IPv4 that was assigned according to an answer to `buyvps`.
 
-    Keys decide where there are several: one that says "assigned" before one that says "ip" before any other.
+    If there are several, the keys decide: "assigned" before "ip" before any other.
     """
     leaves = list(_leaves(answer))
     if any(_reports_failure(key, value) for key, value in leaves):
@@ -73,9 +74,9 @@ def assigned_ip(answer: object) -> str:
 
 
 def access(answer: object, asked: str) -> Access:
-    """Return how to get into the server with the address that was asked about, from an answer to `status`.
+    """Return the access to the server with this address, from an answer to `status`.
 
-    A username must be fit for a message: 1 to 128 characters, none of them a control character.
+    The username must fit a message: 1 to 128 characters, none of them a control character.
     """
     fields = {_plain(key): value for key, value in _record(answer).items()}
     if any(str(about).strip() != asked for about in _given(fields, _ADDRESS)):
@@ -91,7 +92,7 @@ def access(answer: object, asked: str) -> Access:
 
 
 def listed_packages(answer: object) -> tuple[list[Package], list[str]]:
-    """Return the packages of an answer to `ipstock`, and in words what could not be read of them and is left out."""
+    """Return the packages of an answer to `ipstock`, and descriptions of the unreadable parts that were skipped."""
     if isinstance(answer, dict):
         answer = next((_opened(value) for key, value in answer.items() if _plain(key) == "packages"), None)
     if not isinstance(answer, list):
@@ -112,7 +113,7 @@ def listed_packages(answer: object) -> tuple[list[Package], list[str]]:
 
 
 def _package(item: object) -> tuple[Package, int] | None:
-    """Read one package, and how many of its addresses are none; None if it has no name, or parts of another kind."""
+    """Read one package and count its invalid addresses; None if the name is missing or a part has the wrong type."""
     fields = {_plain(key): value for key, value in item.items()} if isinstance(item, dict) else {}
     name, package_id, status = (_label(_text(fields.get(key))) for key in ("name", "id", "status"))
     listed = fields.get("ips") or []
@@ -130,7 +131,7 @@ def _address(value: object) -> str | None:
 
 
 def _count(value: object, otherwise: int) -> int:
-    """Read a number, or the text of one; anything else is how many addresses there are."""
+    """Read a number or its text; use `otherwise` for anything else."""
     text = _text(value).strip()
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else otherwise
 
@@ -148,17 +149,17 @@ def _unwrapped(text: str) -> object:
 
 
 def _opened(value: object) -> object:
-    """What a value holds, if it is a text that is JSON itself."""
+    """Decode a text that is JSON itself; return any other value unchanged."""
     return _unwrapped(value) if isinstance(value, str) else value
 
 
 def _plain(key: str) -> str:
-    """Write a key as it is compared: "IP address", "ip_address" and "ipAddress" are one."""
+    """Normalise a key for comparison: "IP address", "ip_address" and "ipAddress" are equal."""
     return re.sub(r"[^a-z0-9]", "", key.lower())
 
 
 def _leaves(answer: object) -> Iterator[tuple[str, object]]:
-    """Every single value of an answer with the key that it is under, also in a list."""
+    """Iterate over the scalar values of an answer with their keys; values of a list have the key of the list."""
     pending: list[tuple[str, object]] = [("", answer)]
     while pending:
         key, value = pending.pop()
@@ -187,7 +188,7 @@ def _reports_failure(key: str, value: object) -> bool:
 
 
 def _record(answer: object) -> dict[str, Any]:
-    """The object that holds the fields, out of the lists of one and the envelopes around it."""
+    """Unwrap the object with the fields from one-element lists and envelopes."""
     for _ in range(MOST_ENCODINGS):
         answer = _opened(answer)
         if isinstance(answer, list) and len(answer) == 1:
@@ -198,7 +199,7 @@ def _record(answer: object) -> dict[str, Any]:
 
 
 def _given(fields: Mapping[str, object], names: Sequence[str]) -> Iterator[object]:
-    """What is there under these names, in their order, and not empty."""
+    """Iterate over the non-empty values under these names, in the order of the names."""
     return (fields[name] for name in names if fields.get(name) not in (None, ""))
 
 
@@ -207,12 +208,12 @@ def _texts(fields: Mapping[str, object], names: Sequence[str]) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    """A text, or a whole number as text; anything else is empty."""
+    """Return a text, or an integer as text; anything else becomes empty."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
 
 
 def _label(text: str) -> str | None:
-    """Make a text fit for a message: without control characters, at most 128 characters, None if nothing is left."""
+    """Clean a text for a message: no control characters, at most 128 characters, None if nothing is left."""
     return _CONTROL.sub("", text).strip()[:LONGEST_LABEL].strip() or None

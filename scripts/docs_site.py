@@ -1,7 +1,8 @@
-"""Make links of the docs to files outside docs/ work in the site: each such file becomes a page of it.
+"""Make links from the docs to files outside docs/ work in the site: each such file becomes a page of it.
 
-MkDocs calls the functions named `on_…`. A page of Markdown (CONTRIBUTING.md) is built as it is; any other file is shown
-under source/ with its lines numbered. Links are rewritten, so the pages stay readable on a code host as well.
+MkDocs calls the functions named `on_…`. CONTRIBUTING.md and CHANGELOG.md are built like the other pages; any other file
+is shown under source/ with its lines numbered. Links are rewritten for the site alone, so the pages keep working on a
+code host.
 """
 
 import posixpath

@@ -96,7 +96,7 @@ class ErrorLog:
 def _passes_by_itself(error: BaseException) -> bool:
     if isinstance(error, TransientError | TimeoutError):
         return True
-    return isinstance(error, Exception) and isinstance(database.as_ours(error), TransientError)
+    return isinstance(error, Exception) and isinstance(database.translate_error(error), TransientError)
 
 
 def _seconds(every: Interval) -> float:

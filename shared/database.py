@@ -143,14 +143,14 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, OperationFailure) and error.code in _REFUSAL_CODES
 
 
-def as_ours(error: Exception) -> Exception:
+def translate_error(error: Exception) -> Exception:
     """Turn a driver's error into DatabaseUnavailableError where the same call will succeed later, leave others."""
-    if is_passing(error):
+    if is_transient(error):
         return DatabaseUnavailableError(first_line(error))
     return error
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the error says that a server is away, slow or electing, and nothing about what was asked."""
     if is_refusal(error):
         return False

@@ -1,22 +1,69 @@
-"""The errors that decide what becomes of a message or a request.
+"""The errors of the product. Those below are for everyone; a package has its own under one of these branches.
 
     OrdersagaError
-    ├── TransientError               comes again by itself: the consumer waits and repeats, HTTP answers 503
-    │   ├── DatabaseUnavailableError     MongoDB did not answer, or has no primary
-    │   └── BusUnavailableError          RabbitMQ did not answer, or did not confirm in time
-    ├── PoisonError                  never succeeds: the message is dead-lettered at once, with this reason
-    ├── UnknownTypeError             a newer release may know it: retried on the slowest level, then dead-lettered
-    └── StartError                   the process cannot start: one line on stderr, exit status 1
+    ├── TransientError                     passes by itself: a consumer repeats the call, HTTP answers 503
+    │   ├── DatabaseUnavailableError           MongoDB does not answer, or has no primary
+    │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
+    │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host
+    │   │   └── UnroutableError                    a message that must arrive reached no queue
+    │   ├── BatchAbandonedError                a batch cannot be finished here; it is delivered again
+    │   ├── ContentionError                    a transaction lost against others too often
+    │   └── UnknownCommitError                 it is unknown whether a transaction was committed
+    ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
+    ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
+    ├── StartError                         the process cannot start: one line on stderr, exit status 1
+    ├── ProblemError                       a route answers with this problem
+    ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
+    │   ├── KindConflictError                  a product is of the other kind
+    │   ├── TooManyUnitsError                  a product would have more units than can be counted
+    │   ├── LedgerRefusalError                 the ledger does not allow it
+    │   │   ├── MissingRecordError                 something that is named does not exist
+    │   │   ├── WrongStateError                    something that is named is inactive, closed or not completed
+    │   │   ├── MismatchError                      the things that are named do not fit together
+    │   │   └── InsufficientBalanceError           an account holds too little
+    │   ├── IdempotencyKeyReusedError          the Idempotency-Key belongs to another request
+    │   ├── AmountRefusedError                 Stripe cannot charge exactly this amount
+    │   ├── SoldOutError                       the simulated provider has no address left
+    │   ├── NotPossibleError                   dead letters are in another state than the action needs
+    │   ├── InvalidBodyError                   an edited dead letter would not be a valid message
+    │   ├── NotReleasableError                 what an order holds must not be released by hand
+    │   └── UncorrectableError                 an account has an error that no correction can fix
+    ├── OwnershipLostError                 another worker has taken the work over: this one stops
+    │   ├── JobClaimLostError                  the job of an order
+    │   ├── JobLeaseLostError                  the job or the lock of its package may have expired
+    │   └── ReplayLeaseLostError               the replay of dead letters
+    ├── ExternalSystemError                a card gateway or server provider gave no usable answer
+    │   ├── GatewayTimeoutError                it is unknown whether the gateway carried out the call
+    │   │   └── GatewayMisconfiguredError          it rejects the configuration
+    │   ├── GatewayKeyReusedError              the gateway knows the key from another charge
+    │   ├── ProviderError                      the provider gave no usable answer
+    │   │   └── ProviderUnansweredError            it may still process the request
+    │   └── UnusableAnswerError                an answer of the provider cannot be read, or is ambiguous
+    ├── UnreadableCredentialsError         no key decrypts the credentials of a server
+    └── CommandError                       a command cannot do its work: a message for the operator
+        ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
+        ├── DataDirectoryError                 the path cannot be a data directory: exit status 2
+        ├── StackStartError                    a program of the stack cannot be started
+        ├── ServerMissingError                 MongoDB or RabbitMQ is not installed
+        ├── PortTakenError                     another process uses a port
+        ├── AlreadyRunsError                   a stack runs in this data directory
+        ├── MovedError                         a data directory was copied or moved
+        ├── UnreadableStateError               the record of a stack is damaged
+        ├── NotSentError                       the load test could not send a request
+        ├── NoAnswerError                      the load test got no answer to a request
+        └── NotSettledError                    orders of the demo have not settled in time
 
-A refusal (no stock, a declined card) is none of these: it is an answer, a message like any other.
-Any other exception is a fault: the message is retried after 1 s, 5 s, 30 s and 2 min, then dead-lettered.
+What is none of these is a defect: a message is retried after 1 s, 5 s, 30 s and 2 min, then dead-lettered; HTTP answers
+500. A refusal that belongs to the saga (no stock, a declined card) is no error but an answer, a message like any other.
+An error whose name begins with an underscore does not leave its module. `SimulatedCrashError`
+(shared.failure_points) is outside the tree, so that nothing catches it.
 """
 
 from typing import ClassVar
 
 
 class OrdersagaError(Exception):
-    """Root of the project's own errors."""
+    """Root of the product's own errors."""
 
 
 class TransientError(OrdersagaError):
@@ -50,3 +97,15 @@ class UnknownTypeError(OrdersagaError):
 
 class StartError(OrdersagaError):
     """The process cannot start; the message is the one line that its operator reads."""
+
+
+class RefusalError(OrdersagaError):
+    """A rule or the present state forbids what was asked for. Nothing has changed, and a retry changes nothing."""
+
+
+class OwnershipLostError(OrdersagaError):
+    """Another worker has taken the work over, or may have: this one must not continue with it."""
+
+
+class ExternalSystemError(OrdersagaError):
+    """A system that is not ours, such as a card gateway or a server provider, gave no usable answer."""

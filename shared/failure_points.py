@@ -110,11 +110,11 @@ def kill_at(setting: str | None) -> FailurePoint:
         raise ValueError(f"after the point's name, #{nth} is not # and a number from 1 on")
     remaining = int(nth or 1)
 
-    def reach(point: str) -> None:
+    def failpoint(point: str) -> None:
         nonlocal remaining
         if point == wanted:
             remaining -= 1
             if remaining == 0:
                 os.kill(os.getpid(), number)
 
-    return reach
+    return failpoint

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from shared import database, tracing
-from shared.errors import TransientError
+from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
@@ -110,7 +110,7 @@ class Problem(View):
     errors: list[FieldError] | None = None
 
 
-class ProblemError(Exception):
+class ProblemError(OrdersagaError):
     """Raised by a route to answer with a problem; `detail` is for the person who reads it."""
 
     def __init__(
@@ -375,8 +375,8 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PyMongoError)  # noqa: S101
-    if database.is_passing(error):
-        return await _answer_unavailable(request, database.as_ours(error))
+    if database.is_transient(error):
+        return await _answer_unavailable(request, database.translate_error(error))
     return await _answer_fault(request, error)
 
 

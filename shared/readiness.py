@@ -24,7 +24,7 @@ FAILED_CHECKS = 2
 
 MONGODB = "mongodb"
 
-Trouble = Callable[[], str | None]
+HealthCheck = Callable[[], str | None]
 """Returns what is wrong, in a few words, or None. Must be cheap: it is called for every scrape."""
 
 _log = structlog.get_logger(__name__)
@@ -55,13 +55,13 @@ class ServerCheck:
         self._interval = interval
         self._timeout = timeout
         self._clock = clock
-        self._trouble: str | None = "not checked yet"
+        self._unhealthy_reason: str | None = "not checked yet"
         self._failures = 0
         self._started = self._finished = float("-inf")
 
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Return what the last check found wrong, or None."""
-        return self._trouble
+        return self._unhealthy_reason
 
     def is_away(self) -> bool:
         """Return True once FAILED_CHECKS in a row have failed, until one succeeds or the last is outdated."""
@@ -83,7 +83,7 @@ class ServerCheck:
         if wrong and not self._failures:
             _log.warning("a server does not answer", server=self._server, error=wrong)
         self._failures = self._failures + 1 if wrong else 0
-        self._trouble = wrong
+        self._unhealthy_reason = wrong
         self._finished = self._clock()
 
     async def _attempt(self) -> str | None:
@@ -109,13 +109,13 @@ class ServerCheck:
 
 
 class Readiness:
-    """All that has to work before a service is ready, by name: MongoDB, and what `troubles` tells."""
+    """All that has to work before a service is ready, by name: MongoDB, and what `health_checks` tells."""
 
-    def __init__(self, service: str, database: Database, troubles: Mapping[str, Trouble]) -> None:
+    def __init__(self, service: str, database: Database, health_checks: Mapping[str, HealthCheck]) -> None:
         self._database = ServerCheck(MONGODB, lambda: database.command("ping"))
-        self._troubles: dict[str, Trouble] = {MONGODB: self._database.trouble, **troubles}
-        for name, trouble in self._troubles.items():
-            READY.labels(service, name).set_function(_works(trouble))
+        self._health_checks: dict[str, HealthCheck] = {MONGODB: self._database.unhealthy_reason, **health_checks}
+        for name, unhealthy_reason in self._health_checks.items():
+            READY.labels(service, name).set_function(_works(unhealthy_reason))
 
     async def run(self) -> None:
         """Keep the state of MongoDB up to date until cancelled."""
@@ -124,12 +124,12 @@ class Readiness:
     async def down(self) -> dict[str, str]:
         """Return what does not work and why, by name; empty when the service is ready."""
         await self._database.refresh()
-        return {name: wrong for name, trouble in self._troubles.items() if (wrong := trouble())}
+        return {name: wrong for name, unhealthy_reason in self._health_checks.items() if (wrong := unhealthy_reason())}
 
     def database_is_away(self) -> bool:
         """Return True while requests would only wait in vain for MongoDB."""
         return self._database.is_away()
 
 
-def _works(trouble: Trouble) -> Callable[[], float]:
-    return lambda: float(trouble() is None)
+def _works(unhealthy_reason: HealthCheck) -> Callable[[], float]:
+    return lambda: float(unhealthy_reason() is None)

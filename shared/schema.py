@@ -18,7 +18,7 @@ import structlog
 from pymongo import IndexModel
 from pymongo.errors import OperationFailure, PyMongoError
 
-from shared.database import Database, Document, first_line, is_passing
+from shared.database import Database, Document, first_line, is_transient
 from shared.errors import StartError
 
 ATTEMPTS = 20
@@ -119,7 +119,7 @@ async def prepare(database: Database, collections: Collections, *, pause: float 
         try:
             await _prepare(database, collections)
         except PyMongoError as error:
-            if is_passing(error):
+            if is_transient(error):
                 _log.warning("waiting for MongoDB", error=first_line(error))
                 await asyncio.sleep(pause)
             elif _code(error) in _OVERTAKEN and overtaken < ATTEMPTS:

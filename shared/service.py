@@ -29,8 +29,9 @@ from shared.http import create_app
 from shared.http_protocol import Limits
 from shared.http_server import Server, connection_limit, http_server
 from shared.observability import configure_logging
-from shared.readiness import Readiness, Trouble
+from shared.readiness import HealthCheck, Readiness
 from shared.schema import Collections, prepare
+from shared.services import Service
 from shared.settings import ServiceSettings, exit_with, load
 
 CLOSE_SECONDS = 0.5
@@ -52,7 +53,7 @@ class Connections:
 
     database: Database
     publisher: Publisher
-    reach: FailurePoint
+    failpoint: FailurePoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,62 +70,51 @@ class Parts:
     """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """What has to be finished after the last request and the last message."""
-    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
     """What else has to be well for /readyz, by name: each says what is wrong, or None."""
     explains_outages: bool = False
     """Whether the routes themselves answer quickly while MongoDB is away; else requests are refused meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What a service is called and where it stands."""
-
-    name: str
-    description: str
-    database: str
-    inbox: str
-    port: int
-
-
-def run(
-    definition: Definition, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]
-) -> None:
+def run(service: Service, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]) -> None:
     """Run the service until SIGTERM or SIGINT; a wrong setting ends the process with one line on stderr."""
     try:
         settings = load(settings_type)
-        configure_logging(definition.name, settings.log_level, settings.log_format)
-        tracing.configure_tracing(definition.name, settings.tracing)
-        uvloop.run(_Service(definition, settings, lambda connections: assemble(settings, connections)).run())
+        configure_logging(service.name, settings.log_level, settings.log_format)
+        tracing.configure_tracing(service.name, settings.tracing)
+        uvloop.run(_RunningService(service, settings, lambda connections: assemble(settings, connections)).run())
     except StartError as error:
         exit_with(error)
 
 
-class _Service:
+class _RunningService:
     """One running service, from the first connection to the last."""
 
-    def __init__(
-        self, definition: Definition, settings: ServiceSettings, assemble: Callable[[Connections], Parts]
-    ) -> None:
-        self._definition = definition
+    def __init__(self, service: Service, settings: ServiceSettings, assemble: Callable[[Connections], Parts]) -> None:
+        self._service = service
         self._settings = settings
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
-        self._database: Database = self._mongo[f"{settings.database_prefix}_{definition.database}"]
+        self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
             settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
         )
-        reach = kill_at(settings.crash_at)
-        self._parts = assemble(Connections(self._database, Publisher(self._bus), reach))
+        failpoint = kill_at(settings.crash_at)
+        self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))
         self._consumer = Consumer(
             self._bus,
-            definition.inbox,
+            service.inbox,
             self._parts.handlers,
             batch_limit=settings.batch_limit,
-            reach=reach,
-            as_ours=database.as_ours,
+            failpoint=failpoint,
+            translate_error=database.translate_error,
         )
-        CONSUMER_UP.labels(definition.inbox).set_function(lambda: self._consumer.trouble is None)
-        troubles = {"rabbitmq": self._broker_trouble, "consumer": self._consumer_trouble, **self._parts.troubles}
-        self._readiness = Readiness(definition.name, self._database, troubles)
+        CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.unhealthy_reason is None)
+        health_checks = {
+            "rabbitmq": self._broker_unhealthy_reason,
+            "consumer": self._consumer_unhealthy_reason,
+            **self._parts.health_checks,
+        }
+        self._readiness = Readiness(service.name, self._database, health_checks)
         self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
@@ -154,8 +144,8 @@ class _Service:
 
     def _http_server(self) -> Server:
         app = create_app(
-            self._definition.name,
-            self._definition.description,
+            self._service.name,
+            self._service.description,
             self._readiness.down,
             refusal=self._refusal,
             names=self._settings.known_names,
@@ -166,7 +156,7 @@ class _Service:
         return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2))
 
     def _listen(self) -> socket.socket:
-        host, port = self._settings.http_host, self._settings.http_port or self._definition.port
+        host, port = self._settings.http_host, self._settings.http_port or self._service.port
         try:
             listener = socket.create_server((host, port), backlog=2048)
         except OSError as error:
@@ -180,10 +170,10 @@ class _Service:
         await database.wait_until_ready(self._database)
         await prepare(self._database, self._parts.collections)
         self._collections_ready = True
-        await self._bus.start(self._definition.inbox)
+        await self._bus.start(self._service.inbox)
         self._prepared = True
-        _up.labels(self._definition.name).set(1)
-        _log.info("ready", inbox=self._definition.inbox, database=self._database.name)
+        _up.labels(self._service.name).set(1)
+        _log.info("ready", inbox=self._service.inbox, database=self._database.name)
         async with asyncio.TaskGroup() as group:
             loops = (*self._parts.background, watch_event_loop)
             background = [group.create_task(_forever(loop)) for loop in loops]
@@ -191,12 +181,12 @@ class _Service:
             for task in background:
                 task.cancel()
 
-    def _broker_trouble(self) -> str | None:
+    def _broker_unhealthy_reason(self) -> str | None:
         """Return what is wrong with RabbitMQ; it is not connected to, and so not to blame, before MongoDB answers."""
-        return self._bus.trouble if self._collections_ready else None
+        return self._bus.unhealthy_reason if self._collections_ready else None
 
-    def _consumer_trouble(self) -> str | None:
-        return self._consumer.trouble if self._prepared else "waiting for the servers"
+    def _consumer_unhealthy_reason(self) -> str | None:
+        return self._consumer.unhealthy_reason if self._prepared else "waiting for the servers"
 
     def _refusal(self) -> str | None:
         """Return why requests are answered with 503 now, or None."""

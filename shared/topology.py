@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared import contracts as c
+from shared import services
 
 EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
@@ -36,11 +37,11 @@ INBOX_EXCHANGE = "ordersaga.inboxes"
 BY_QUEUE_NAME = frozenset({"", INBOX_EXCHANGE})
 """Exchanges that route to the queue that the routing key names, so that the key does not say what a message is."""
 
-ORDER_INBOX = "order.inbox"
-INVENTORY_INBOX = "inventory.inbox"
-PAYMENT_INBOX = "payment.inbox"
-PROVISIONING_INBOX = "provisioning.inbox"
-OPERATIONS_INBOX = "operations.inbox"
+ORDER_INBOX = services.ORDER.inbox
+INVENTORY_INBOX = services.INVENTORY.inbox
+PAYMENT_INBOX = services.PAYMENT.inbox
+PROVISIONING_INBOX = services.PROVISIONING.inbox
+OPERATIONS_INBOX = services.CONSOLE.inbox
 
 INBOXES: dict[str, tuple[type[c.Message], ...]] = {
     ORDER_INBOX: (
@@ -73,7 +74,7 @@ DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RetryDelay:
-    """One rung of the retry ladder: the exchange and the queue of the same name, and how long it holds a message."""
+    """One level of the retry ladder: the exchange and the queue of the same name, and how long it holds a message."""
 
     name: str
     milliseconds: int

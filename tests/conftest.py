@@ -1,7 +1,6 @@
 """What every test can ask for: servers, databases and a broker of its own, an id that no other test has."""
 
 import os
-import re
 import secrets
 import signal
 import sys
@@ -9,7 +8,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-import pymongo
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -20,6 +18,7 @@ from tests.support.servers import (
     NativeServers,
     Servers,
     delete_topology,
+    drop_databases,
     native_servers,
     run_servers,
 )
@@ -73,7 +72,7 @@ def _slow_ones_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.
     With worksteal, xdist gives each worker one piece of the list, all of the same length but for a test.
     """
     slow = defaultdict[str, list[pytest.Item]](list)
-    quick = []
+    quick: list[pytest.Item] = []
     for item in items:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         (slow[name] if name in SLOW_FILES else quick).append(item)
@@ -104,11 +103,24 @@ async def servers(request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
         yield found
 
 
-@pytest.fixture
-async def own_servers() -> AsyncIterator[NativeServers]:
-    """A MongoDB and a RabbitMQ for this test alone, which it may stop, kill and start again."""
+@pytest.fixture(scope="session")
+async def servers_to_stop(servers: Servers) -> AsyncIterator[NativeServers]:
+    """Servers that are processes of this machine: those of this test run, unless these are others."""
+    if servers.native is not None:
+        yield servers.native
+        return
     async with native_servers() as found:
         yield found
+
+
+@pytest.fixture
+async def own_servers(servers_to_stop: NativeServers, unique_id: str) -> AsyncIterator[NativeServers]:
+    """A MongoDB and a RabbitMQ that this test may stop, kill and start again: nothing else uses them meanwhile."""
+    await delete_topology(servers_to_stop.amqp_url)
+    yield servers_to_stop
+    await servers_to_stop.start()
+    await delete_topology(servers_to_stop.amqp_url)
+    await drop_databases(servers_to_stop.mongodb_url, f"t{unique_id}")
 
 
 @pytest.fixture
@@ -140,7 +152,4 @@ async def database_prefix(mongodb_url: str, unique_id: str) -> AsyncIterator[str
     """A prefix for the names of this test's databases; they are dropped when it ends."""
     prefix = f"t{unique_id}"
     yield prefix
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
-        for name in await client.list_database_names():
-            if re.match(f"{prefix}(_|$)", name):
-                await client.drop_database(name)
+    await drop_databases(mongodb_url, prefix)

@@ -3,7 +3,7 @@
     python initiate_replica_set.py mongodb://mongo:27017/ rs0 mongo:27017
 
 The last argument is the address under which clients will reach the member. Waits for the server and then for
-its election, so that whoever starts after this finds a primary. Exits 0 once there is one, else 1 with one line.
+its election, so that processes started later find a primary. Exits 0 once there is one, else 1 with one line.
 """
 
 import sys

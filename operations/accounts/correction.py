@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import Document, in_money, is_amount, side, suspense
+from shared.errors import RefusalError
 
 
 class Keep(StrEnum):
@@ -29,12 +30,12 @@ class Correction(NamedTuple):
     version: int
 
 
-class RefusedError(Exception):
+class UncorrectableError(RefusalError):
     """The difference cannot be corrected this way; the message says why."""
 
 
 def correct(balance: Balance, keep: Keep, reason: str, now: datetime, entry_ids: Iterator[str]) -> Correction:
-    """Return the correction. Raises RefusedError if the difference cannot be corrected."""
+    """Return the correction. Raises UncorrectableError if the difference cannot be corrected."""
     found, currency, account_side = _correctable(balance, keep)
     version = (balance.account or {}).get("version", 0)
     debit = account_side * (found - balance.recomputed)
@@ -51,25 +52,25 @@ def refusal(balance: Balance, keep: Keep) -> str | None:
     """Return why the difference cannot be corrected this way, None if it can."""
     try:
         _correctable(balance, keep)
-    except RefusedError as error:
+    except UncorrectableError as error:
         return str(error)
     return None
 
 
 def _correctable(balance: Balance, keep: Keep) -> tuple[int, str, int]:
-    """Return the stored balance, the currency, and the account's normal side. Raises RefusedError."""
+    """Return the stored balance, the currency, and the account's normal side. Raises UncorrectableError."""
     account, currency, account_side = balance.account, balance.currency, side(balance.account_id)
     if account is None:
-        raise RefusedError("there are postings, but the account's document is missing")
+        raise UncorrectableError("there are postings, but the account's document is missing")
     found = account.get("balance")
     if not isinstance(found, int) or not is_amount(found) or not is_amount(account.get("version", 0)):
-        raise RefusedError(f"its balance {found!r} or its version {account.get('version')!r} is not a number")
+        raise UncorrectableError(f"its balance {found!r} or its version {account.get('version')!r} is not a number")
     if account_side is None or not isinstance(currency, str):
-        raise RefusedError("it is not in the chart of accounts, or has no currency")
+        raise UncorrectableError("it is not in the chart of accounts, or has no currency")
     kept = found if keep is Keep.BALANCE else balance.recomputed
     if kept < 0:
         what = "the balance is" if keep is Keep.BALANCE else "the postings add up to"
-        raise RefusedError(f"{what} {in_money(kept, currency)}, and a balance must not be negative")
+        raise UncorrectableError(f"{what} {in_money(kept, currency)}, and a balance must not be negative")
     return found, currency, account_side
 
 

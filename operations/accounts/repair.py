@@ -9,10 +9,11 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from operations.accounts.correction import Keep, RefusedError, correct
+from operations.accounts.correction import Keep, UncorrectableError, correct
 from operations.reading.balances import Balance, balance_of
 from operations.reading.chart_of_accounts import Document
 from operations.reading.driver_errors import unreachable_unless_done
+from shared.services import PAYMENT
 
 
 class Repair(NamedTuple):
@@ -24,7 +25,7 @@ class Repair(NamedTuple):
 
     @property
     def fixed(self) -> bool:
-        """Whether the balance and its postings agree now."""
+        """True if the balance and its postings agree now."""
         return bool(self.entry_ids)
 
 
@@ -36,7 +37,7 @@ async def repair(
     Every posting changes the account's document, and so does this: a posting meanwhile makes the transaction start
     again with the new state. Raises UnreachableError when MongoDB does not answer.
     """
-    database = client[f"{database_prefix}_payments"]
+    database = client[PAYMENT.database_in(database_prefix)]
 
     async def transaction(session: AsyncClientSession) -> Repair | None:
         balance = await balance_of(database, session, account_id)
@@ -45,7 +46,7 @@ async def repair(
         now = datetime.now(UTC)
         try:
             correction = correct(balance, keep, reason, now, iter(lambda: uuid4().hex, ""))
-        except RefusedError as error:
+        except UncorrectableError as error:
             return Repair(balance, refused=str(error))
         await database["entries"].insert_many(correction.entries, session=session)
         changed = {"balance": correction.balance, "version": correction.version, "updatedAt": now}

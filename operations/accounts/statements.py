@@ -10,6 +10,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from operations.reading.balances import Balance, balance_of, balances
 from operations.reading.chart_of_accounts import Document, is_amount, side
 from operations.reading.snapshots import Snapshots
+from shared.services import PAYMENT
 
 
 class Movement(NamedTuple):
@@ -51,7 +52,7 @@ class AccountStatements:
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
         self._snapshots = Snapshots(client)
-        self._database = client[f"{database_prefix}_payments"]
+        self._database = client[PAYMENT.database_in(database_prefix)]
 
     async def overview(self, account_id: str, last: int) -> AccountOverview | None:
         """Return the account with its last movements, None if it has neither a document nor postings."""

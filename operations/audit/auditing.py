@@ -88,10 +88,10 @@ class _Audit:
     statuses: Counter[str] = field(default_factory=Counter)
     activity: Counter[str] = field(default_factory=Counter)
     jobs: Counter[str] = field(default_factory=Counter)
-    pending_moves: Counter[str] = field(default_factory=Counter)
     paid_through: Counter[str] = field(default_factory=Counter)
     unknown_returned: int = 0
     locks_held: int = 0
+    lingering_moves: int = 0
     booked: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, OrderRecords] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class _Audit:
         self.checked["slots" if item.is_slot else "products"] += item.product is not None
         if item.is_slot:
             self.booked += slots.load(item.product or {}) or 0
-        self.pending_moves["lingering"] += stock.lingering(item, now)
+        self.lingering_moves += stock.lingering(item, now)
         self._suspect(_violations(item, now))
 
     async def _judge_assignments(self) -> None:
@@ -258,7 +258,7 @@ class _Audit:
             "inFlight": self.activity["inFlight"],
             "stalled": self.activity["stalled"],
             "unknownOrdersReturned": self.unknown_returned,
-            "lingeringMarks": self.pending_moves["lingering"],
+            "lingeringMarks": self.lingering_moves,
             "bookedInSlots": to_json_number(self.booked),
             "jobs": dict(sorted(self.jobs.items())),
             "locksHeld": self.locks_held,

@@ -14,6 +14,7 @@ from operations.audit.funds import EntryRecords, RetainerOrder
 from operations.reading.balances import Balance, as_text, balances
 from operations.reading.chart_of_accounts import Document, is_system
 from operations.reading.snapshots import BATCH, Snapshots, Source, by_ids, find, side_by_side
+from shared.services import PAYMENT
 
 ACCOUNT_FIELDS = ("currency",)
 ENTRY_FIELDS = ("operation", "currency", "postings", "reference", "reverses")
@@ -34,7 +35,7 @@ class Journal:
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = BATCH) -> None:
         self._snapshots = Snapshots(client)
         self._page = page
-        self._database = client[f"{database_prefix}_payments"]
+        self._database = client[PAYMENT.database_in(database_prefix)]
         self._accounts: Source = (self._database["accounts"], ACCOUNT_FIELDS)
         self._entries: Source = (self._database["entries"], ENTRY_FIELDS)
         self._payments: Source = (self._database["fund_payments"], FUND_PAYMENT_FIELDS)
@@ -91,8 +92,8 @@ class Journal:
 
             async def read(session: AsyncClientSession, after: Document = after) -> tuple[list[Any], str | None]:
                 records = await find(source, after, session, limit=self._page)
-                reach = str(records[-1]["_id"]) if len(records) == self._page else None
-                return await complete(records, session), reach
+                last_id = str(records[-1]["_id"]) if len(records) == self._page else None
+                return await complete(records, session), last_id
 
             page, last = await self._snapshots.read(read)
             yield page

@@ -47,7 +47,7 @@ SUCCEEDING = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 
 
 class OrderActivity(NamedTuple):
-    """Whether an order is in flight, and whether it is stalled."""
+    """The activity of an order: in flight or not, stalled or not."""
 
     in_flight: bool
     stalled: bool
@@ -355,7 +355,7 @@ def _all_succeeded(order: Document) -> bool:
 
 def _has(row: ParticipantRecord, records: OrderRecords) -> str:
     """Describe what the participant's service has recorded."""
-    return f"{row.service} has {row.state(records.by_participant) or 'nothing'}"
+    return f"{row.service.name} has {row.state(records.by_participant) or 'nothing'}"
 
 
 def _charges(records: OrderRecords) -> dict[str, Document | None]:

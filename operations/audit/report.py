@@ -22,7 +22,7 @@ INVARIANTS = {
 }
 """The invariants that are checked, by number."""
 
-RECORD_NAMES = {"fundPayments": "payments of funds"}
+RECORD_NAMES = {"fundPayments": "payments outside of orders"}
 """Names for people, where they differ from the field in the report."""
 
 
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the books balance."""
+        """True if the books balance."""
         return not self.violations and not self.unlisted
 
     def of_invariant(self, number: int) -> list[Violation]:

@@ -21,6 +21,7 @@ from operations.audit.stock import ASSIGNMENT, StockRecords
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
+from shared.services import CONSOLE, INVENTORY, PROVISIONING
 
 PAGE = 2000
 """Ids per page: round trips do not matter, and a page takes a few megabytes."""
@@ -98,7 +99,9 @@ class ServiceDatabases:
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
         self._snapshots = Snapshots(client)
         self._page = page
-        inventory, provisioning = (client[f"{database_prefix}_{name}"] for name in ("inventory", "provisioning"))
+        inventory, provisioning, operations = (
+            client[service.database_in(database_prefix)] for service in (INVENTORY, PROVISIONING, CONSOLE)
+        )
         self._by_order: dict[str, Source] = {
             kind: (collection, FIELDS[kind]) for kind, collection in order_collections(client, database_prefix).items()
         }
@@ -107,7 +110,7 @@ class ServiceDatabases:
         self._products: Source = (inventory["products"], PRODUCT_FIELDS)
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
-        self._actions: Source = (client[f"{database_prefix}_operations"][actions.COLLECTION], ACTION_FIELDS)
+        self._actions: Source = (operations[actions.COLLECTION], ACTION_FIELDS)
 
     async def orders(self) -> AsyncIterator[list[OrderRecords]]:
         """Yield the records of every order id, in pages; each page comes from one snapshot."""
@@ -179,17 +182,17 @@ class ServiceDatabases:
         A collection with a full page limits how far the page reaches; anything beyond comes on the next page.
         """
         found: dict[str, dict[str, Document]] = {}
-        reach: str | None = None
+        last_id: str | None = None
         for kind, source in self._by_order.items():
-            among: Document = {"$gt": after} if reach is None else {"$gt": after, "$lte": reach}
+            among: Document = {"$gt": after} if last_id is None else {"$gt": after, "$lte": last_id}
             if source is self._reservations:
                 among["$not"] = re.compile(f"^{ASSIGNMENT}")
             documents = await find(source, {"_id": among}, session, limit=self._page)
             if len(documents) == self._page:
-                reach = documents[-1]["_id"]
+                last_id = documents[-1]["_id"]
             found[kind] = {document["_id"]: document for document in documents}
-        page = [records for records in _join(found) if reach is None or records.order_id <= reach]
-        return await self._completed(page, session), reach
+        page = [records for records in _join(found) if last_id is None or records.order_id <= last_id]
+        return await self._completed(page, session), last_id
 
     async def _completed(self, page: list[OrderRecords], session: AsyncClientSession) -> list[OrderRecords]:
         return await self._with_releases(await self._with_servers(page, session), session)

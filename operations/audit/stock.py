@@ -39,7 +39,7 @@ class StockRecords(NamedTuple):
 
     @property
     def is_slot(self) -> bool:
-        """Whether it is a delivery slot, by its kind or, if it does not exist, by its id."""
+        """True for a delivery slot, by its kind or, if it does not exist, by its id."""
         return (self.product or {}).get("kind") == "slot" or self.product_id.startswith(SLOT_PREFIX)
 
     def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:

@@ -21,6 +21,7 @@ from operations.cleanup.deletable import CleanupCandidate, Document, is_over, wh
 from operations.reading.connection import open_mongodb
 from operations.reading.order_collections import KINDS, order_collections
 from operations.reading.participant_records import by_participant
+from shared.services import INVENTORY, PROVISIONING
 
 GROUP = 200
 """Orders per transaction, which takes some tens of milliseconds."""
@@ -76,7 +77,9 @@ class _OrderCollections:
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
         self._client = client
-        inventory, provisioning = (client[f"{database_prefix}_{name}"] for name in ("inventory", "provisioning"))
+        inventory, provisioning = (
+            client[service.database_in(database_prefix)] for service in (INVENTORY, PROVISIONING)
+        )
         self._by_order = order_collections(client, database_prefix)
         self._products = inventory["products"]
         self._addresses = provisioning["addresses"]

@@ -55,7 +55,7 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
 @accounts.command()
 def statement(
     account: Account,
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Begin of the period.")] = None,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the period.")] = None,
     until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.")] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Maximum number of movements; the latest are shown.")
@@ -85,7 +85,7 @@ def repair_balances(
     all_accounts: Annotated[bool, typer.Option("--all", help="Check every account.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Correct the differences.")] = False,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="Reason of the correction, kept in the journal.")
+        str | None, typer.Option("--reason", help="Reason for the correction, kept in the journal.")
     ] = None,
     keep: Annotated[Keep, typer.Option("--keep", help="The side that is correct.")] = Keep.POSTINGS,
     as_json_document: AsJson = False,
@@ -149,7 +149,7 @@ def _connected(stack: Stack) -> "contextlib.AbstractAsyncContextManager[AsyncMon
 def _reason(given: str | None, as_json_document: bool) -> str:
     if given is None and as_json_document:
         raise typer.BadParameter("--json does not prompt: add --reason", param_hint="--reason")
-    reason = (typer.prompt("Reason of the correction", err=True) if given is None else given).strip()
+    reason = (typer.prompt("Reason for the correction", err=True) if given is None else given).strip()
     if not reason:
         raise typer.BadParameter("must not be empty", param_hint="--reason")
     return str(reason)

@@ -5,11 +5,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.audit import Report, audit
-from operations.audit.report import INVARIANTS
+from operations.audit.report import INVARIANTS, RECORD_NAMES
 from operations.commands.terminal import foreign
 from operations.settings import Stack
-
-RECORD_NAMES = {"fundPayments": "payments outside of orders"}
 
 
 async def audit_with_progress(stack: Stack, console: Console) -> Report:

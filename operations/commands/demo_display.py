@@ -7,7 +7,7 @@ from rich.padding import Padding
 from operations.audit import Report
 from operations.commands.audit_display import audit_with_progress, result_table
 from operations.commands.load_display import load_with_progress
-from operations.load import LoadReport, Plan
+from operations.load import LoadPlan, LoadReport
 from operations.settings import Stack
 
 
@@ -42,7 +42,7 @@ class TerminalReporter:
         self.failed = True
         self._print(f"[red]✗ {escape(text)}[/]")
 
-    async def load(self, stack: Stack, plan: Plan) -> LoadReport:
+    async def load(self, stack: Stack, plan: LoadPlan) -> LoadReport:
         """Run a load test with a progress bar."""
         return await load_with_progress(stack, plan, self.console)
 

@@ -18,9 +18,9 @@ from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
-from operations.stack.services import SERVICES, SIMULATOR
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
+from shared.services import SERVICES, SIMULATOR
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
@@ -69,7 +69,7 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
 
 
 def _simulator_url(state: State) -> str | None:
-    return next((process.url for process in state.processes if state.running and process.name == SIMULATOR), None)
+    return next((process.url for process in state.processes if state.running and process.name == SIMULATOR.name), None)
 
 
 async def _check_processes(layout: Layout) -> list[Finding]:

@@ -9,7 +9,7 @@ from operations.commands.audit_display import show as show_audit
 from operations.commands.load_display import load_with_progress, show
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_json
-from operations.load import Plan, run_load
+from operations.load import LoadPlan, run_load
 from shared.urls import hide_credentials
 
 
@@ -35,7 +35,7 @@ def load(
     if a server cannot be reached.
     """
     try:
-        plan = Plan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
+        plan = LoadPlan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
     stack = chosen_stack()

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from operations.load import LoadProgress, LoadReport, Plan, run_load
+from operations.load import LoadPlan, LoadProgress, LoadReport, run_load
 from operations.settings import Stack
 from shared.printable import printable
 
 REFRESH_SECONDS = 0.2
 
 
-async def load_with_progress(stack: Stack, plan: Plan, console: Console) -> LoadReport:
+async def load_with_progress(stack: Stack, plan: LoadPlan, console: Console) -> LoadReport:
     """Run the load test with a progress bar if the console is a terminal."""
     load_progress = LoadProgress()
     async with _progress_bar(load_progress, plan, console):
@@ -23,7 +23,7 @@ async def load_with_progress(stack: Stack, plan: Plan, console: Console) -> Load
 
 
 @contextlib.asynccontextmanager
-async def _progress_bar(load_progress: LoadProgress, plan: Plan, console: Console) -> AsyncIterator[None]:
+async def _progress_bar(load_progress: LoadProgress, plan: LoadPlan, console: Console) -> AsyncIterator[None]:
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, auto_refresh=False) as progress:
         task = progress.add_task(load_progress.phase, total=plan.orders)

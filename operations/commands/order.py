@@ -1,6 +1,5 @@
-"""The commands `ordersaga order trace` and `ordersaga order release`."""
+"""The commands `ordersaga order timeline` and `ordersaga order release`."""
 
-import logging
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,28 +17,27 @@ from operations.timeline.release import COMMANDS, NotReleasableError, refuse_rel
 from operations.timeline.release import release as send_release
 from operations.timeline.timeline import TimelineRecords, build_timeline
 from shared.clock import utc_now
-from shared.observability import logs_to_stderr
 from shared.printable import printable
 
 LONGEST_REASON = 500
-"""Characters of the reason of a release."""
+"""Characters of the reason for a release."""
 
 order = typer.Typer(no_args_is_help=True)
 
 
 @order.callback()
 def _group() -> None:
-    """Show an order's story, or return what is held for an order that does not exist."""
+    """Show an order's timeline, or release stock and money of an unknown order."""
 
 
 @order.command()
-def trace(
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.")],
+def timeline(
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Id of the order.")],
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show what all services have recorded about an order, in order of time: steps, messages, waits, dead letters.
+    """Show the timeline of an order over all services: steps, messages, waits and dead letters.
 
-    Exit status 0, 1 when nothing is recorded about the order, 3 when a server does not answer.
+    Exit status 0, 1 if no service knows the order, 3 if a server cannot be reached.
     """
     records = uvloop.run(_read(chosen_stack(), order_id))
     if not records.exist:
@@ -51,50 +49,52 @@ def trace(
         show(records, steps, open_console(highlight=False), utc_now())
 
 
+order.command("trace", hidden=True)(timeline)  # the former name
+
+
 @order.command()
 def release(
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="The id that the order service does not know.")],
-    why: Annotated[str | None, typer.Option("--why", help="Why; it is kept in the log of actions.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Id that the order service does not know.")],
+    why: Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Return stock and money that are held for an order id that the order service does not know.
+    """Release stock and refund money that are held for an id that the order service does not know.
 
-    A message `order.created` that the order service has not sent reserves and charges without an order. An order that
-    exists is refused: cancel that.
+    A forged `order.created` reserves stock and charges money without an order. Existing orders are refused: cancel or
+    refund them instead.
 
-    Exit status 0 when the release and the refund are sent, 1 when refused or not agreed to, 2 for wrong usage, 3 when a
-    server does not answer.
+    Exit status 0 if release and refund are sent, 1 if refused or not confirmed, 2 for wrong usage, 3 if a server cannot
+    be reached.
     """
     if why is None and yes:
-        raise typer.BadParameter("say why", param_hint="--why")
+        raise typer.BadParameter("required with --yes", param_hint="--why")
     stack = chosen_stack()
     records = uvloop.run(_read(stack, order_id))
     if refusal := refuse_release(records):
         _refuse(refusal)
     held = recorded_states(records.by_participant)
-    if not yes and not typer.confirm(f"Return what is held for order {printable(order_id)} ({held})?", err=True):
+    if not yes and not typer.confirm(f"Release what is held for order {printable(order_id)} ({held})?", err=True):
         raise typer.Exit(1)
-    reason = _reason(why if why is not None else typer.prompt("Why?", err=True))
+    reason = _reason(why if why is not None else typer.prompt("Reason", err=True))
     try:
-        with logs_to_stderr(logging.ERROR):
-            uvloop.run(send_release(stack, order_id, by=current_operator(), why=reason))
+        uvloop.run(send_release(stack, order_id, by=current_operator(), why=reason))
     except NotReleasableError as error:
         _refuse(str(error))
     console = open_console(highlight=False, markup=False)
-    console.print(f"{COMMANDS} are sent", soft_wrap=True)
-    console.print(f"`ordersaga order trace {order_id}` shows when everything is returned", soft_wrap=True)
-    console.print("their answers become dead letters, as the order service does not know the order", soft_wrap=True)
+    console.print(f"{COMMANDS} were sent", soft_wrap=True)
+    console.print(f"`ordersaga order timeline {order_id}` shows when everything is returned", soft_wrap=True)
+    console.print("the answers become dead letters, because the order service does not know the order", soft_wrap=True)
 
 
 def _reason(text: str) -> str:
     reason = text.strip()
     if not 1 <= len(reason) <= LONGEST_REASON:
-        raise typer.BadParameter(f"has {len(reason)} characters, allowed are 1 to {LONGEST_REASON}", param_hint="--why")
+        raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
     return reason
 
 
 def _refuse(reason: str) -> NoReturn:
-    print_error(f"Nothing is released: {reason}.")
+    print_error(f"Nothing was released: {reason}.")
     raise typer.Exit(1)
 
 
@@ -107,6 +107,5 @@ def _unknown(order_id: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
         print_json({"orderId": order_id, "found": False})
     else:
-        text = f"Nothing is recorded about order {order_id}."
-        print_error(text)
+        print_error(f"No service knows order {order_id}.")
     return typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Shows an order's timeline: lines for people, readable at 80 columns, or a document for machines. Pure."""
+"""Shows an order's timeline: in 80 columns for people, as JSON for programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -9,25 +9,25 @@ from rich.table import Table
 from rich.text import Text
 
 from operations.reading.participant_records import recorded_states
-from operations.timeline.timeline import Kind, Outcome, TimelineRecords, TimelineStep, open_steps
+from operations.timeline.timeline import StepKind, StepOutcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
 
-MARKS: Mapping[Outcome, tuple[str, str]] = {
+MARKS: Mapping[StepOutcome, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "failed": ("✗", "red"),
     "unknown": ("?", "yellow"),
     "open": ("…", "cyan"),
 }
-_WITHOUT_MARK: tuple[Kind, ...] = ("state", "message", "wait", "retry")
-"""What goes without saying when it is over."""
+_WITHOUT_MARK: tuple[StepKind, ...] = ("state", "message", "wait", "retry")
+"""Steps that need no mark when they succeeded."""
 
 _STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red", "FAILED": "red"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str, Any]:
-    """Return the timeline as a document; what does not apply is null."""
+    """Return the timeline as JSON; fields that do not apply are null."""
     order = records.order or {}
     return {
         "orderId": records.order_id,
@@ -42,7 +42,7 @@ def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str
 
 
 def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Console, now: datetime) -> None:
-    """Print who did what, when counted from the beginning, and for how long; then what is waited for."""
+    """Print each step with its start (relative to the first), its duration and its service; then the open steps."""
     console.print(Group(*_head(records, steps)))
     if steps:
         console.print(_lines(steps))
@@ -53,9 +53,7 @@ def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Conso
 def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[RenderableType]:
     order = records.order
     if order is None:
-        yield Text(
-            f"order {printable(records.order_id)}  without a record of its own: other services know of it", "yellow"
-        )
+        yield Text(f"order {printable(records.order_id)}  is unknown to the order service, but not to others", "yellow")
         yield Text(recorded_states(records.by_participant))
         return
     status = str(order.get("status"))
@@ -67,7 +65,7 @@ def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[R
     )
     if steps:
         began, over = steps[0].at, max(step.until or step.at for step in steps)
-        yield Text(f"began {to_rfc3339(began)}, last heard of after {duration((over - began).total_seconds())}", "dim")
+        yield Text(f"began {to_rfc3339(began)}, last step after {duration((over - began).total_seconds())}", "dim")
     if reason := order.get("failureReason"):
         yield Text(f"reason: {printable(str(reason))}", "red")
     if traceparent := order.get("traceparent"):
@@ -78,28 +76,28 @@ def _lines(steps: Sequence[TimelineStep]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("who", no_wrap=True)
+    table.add_column("service", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    table.add_column("step", overflow="fold")
     began = steps[0].at
     for step in steps:
         table.add_row(
             duration((step.at - began).total_seconds()),
             duration(step.seconds) if step.seconds is not None else "",
-            who(step),
+            service_names(step),
             _mark(step),
-            _what(step),
+            _description(step),
         )
     return table
 
 
-def who(step: TimelineStep) -> str:
-    """Name the service, or both where something went from one to another."""
+def service_names(step: TimelineStep) -> str:
+    """Return the service of a step; for a message, sender and receiver."""
     return f"{_SHORT.get(step.lane, step.lane)} → {_SHORT.get(step.to, step.to)}" if step.to else step.lane
 
 
 _SHORT = {"provisioning": "server"}
-"""Two names beside each other leave the words less room than they need."""
+"""Abbreviations for messages, where two names share a column."""
 
 
 def _mark(step: TimelineStep) -> Text:
@@ -108,7 +106,7 @@ def _mark(step: TimelineStep) -> Text:
     return Text(*MARKS[step.outcome])
 
 
-def _what(step: TimelineStep) -> Text:
+def _description(step: TimelineStep) -> Text:
     text = Text(printable(step.title), "dim" if step.kind == "message" else "")
     if step.status is not None:
         text.append(f"  {printable(step.status)}", _STATUS_STYLES.get(step.status, "cyan"))
@@ -129,7 +127,7 @@ def _waiting(step: TimelineStep, now: datetime) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span: to the millisecond below two minutes, above that in its two greatest units."""
+    """Format a duration: below two minutes to the millisecond, else in its two largest units."""
     if seconds < 120:
         return f"{seconds:.3f} s"
     whole = round(seconds)

@@ -43,7 +43,7 @@ class Auditor:
 
     @property
     def busy(self) -> bool:
-        """Whether an audit is running."""
+        """True while an audit is running."""
         return self._task is not None and not self._task.done()
 
     def start(self, by: str) -> bool:
@@ -51,10 +51,10 @@ class Auditor:
         if self.busy:
             return False
         self.last = run = AuditRun(by, self.dependencies.clock())
-        self._task = asyncio.create_task(self._carry_out(run), name="audit")
+        self._task = asyncio.create_task(self._run_audit(run), name="audit")
         return True
 
-    async def _carry_out(self, run: AuditRun) -> None:
+    async def _run_audit(self, run: AuditRun) -> None:
         def count(judged: int) -> None:
             run.judged += judged
 

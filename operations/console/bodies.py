@@ -27,7 +27,7 @@ class BodyView(NamedTuple):
 
     @property
     def editable(self) -> bool:
-        """Whether a form can edit the body."""
+        """True if a form can edit the body."""
         return self.kind != "bytes" and self.size <= MOST_EDITED
 
 

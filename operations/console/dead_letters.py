@@ -16,7 +16,7 @@ from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
-from operations.dead_letters.outcome import Outcome
+from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES, STATUSES
@@ -28,7 +28,7 @@ GROUPS = 100
 RATE = 100.0
 
 WATCHED_FOR = timedelta(minutes=10)
-"""How long the page of an ended replay keeps refreshing: all retry levels take three minutes."""
+"""The time for which the page of an ended replay keeps refreshing: all retry levels take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The periods to choose from."""
@@ -324,7 +324,7 @@ def _group_page(status: str, span: str, page: int) -> str:
     return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
 
 
-def is_watched(replay: Document, outcome: Outcome, now: datetime) -> bool:
+def is_watched(replay: Document, outcome: ReplayOutcome, now: datetime) -> bool:
     """Return whether the page of a replay refreshes itself: until its outcome is known, or no longer expected."""
     return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
 

@@ -7,6 +7,7 @@ from pymongo import AsyncMongoClient
 from operations.console.upstream import Services
 from shared.clock import Clock, utc_now
 from shared.database import Collection, Database, Document
+from shared.services import CONSOLE, ORDER, PROVISIONING
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,14 @@ class ConsoleDependencies:
     @property
     def operations(self) -> Database:
         """The database of operations."""
-        return self.client[f"{self.prefix}_operations"]
+        return self.client[CONSOLE.database_in(self.prefix)]
 
     @property
     def orders(self) -> Collection:
         """The orders of the order service."""
-        return self.client[f"{self.prefix}_orders"]["orders"]
+        return self.client[ORDER.database_in(self.prefix)]["orders"]
 
     @property
     def packages(self) -> Collection:
         """The packages as last seen by the provisioning service."""
-        return self.client[f"{self.prefix}_provisioning"]["packages"]
+        return self.client[PROVISIONING.database_in(self.prefix)]["packages"]

@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
     detail: str
 
 
-class _RefusedError(Exception):
+class _FormRefusedError(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
         self.refusal = refusal
@@ -49,7 +49,7 @@ def refuse_form(content_type: str, body: bytes) -> Refusal | None:
             _check_multipart(options.get(b"boundary", b""), body)
         elif body:
             _refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {_shown(kind)!r}: send a form")
-    except _RefusedError as error:
+    except _FormRefusedError as error:
         return error.refusal
     return None
 
@@ -149,7 +149,7 @@ def _check_size(size: int) -> None:
 
 
 def _refuse(status: HTTPStatus, detail: str) -> NoReturn:
-    raise _RefusedError(Refusal(status, detail))
+    raise _FormRefusedError(Refusal(status, detail))
 
 
 def _shown(text: str | bytes) -> str:

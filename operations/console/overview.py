@@ -18,15 +18,13 @@ from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
 FRESH_SECONDS = 2.0
-"""How long a snapshot is shown to all operators."""
+"""The time for which all operators see the same snapshot."""
 
 PAUSE_FACTOR = 20
 """The pause between two counts of the dead letters, as a multiple of the time that a count takes."""
 
 GROUPS = 8
 """The number of groups shown, those with the newest failures."""
-
-SERVICES = ("order", "inventory", "payment", "provisioning")
 
 
 class ServiceHealth(NamedTuple):
@@ -114,9 +112,11 @@ class SnapshotCache:
             ),
             attempt(dependencies.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
             self._dead_letters.read(),
-            asyncio.gather(*(dependencies.services.ready(name) for name in SERVICES)),
+            asyncio.gather(*(dependencies.services.ready(name) for name in dependencies.services.urls)),
         )
-        services = [ServiceHealth(name, problem) for name, problem in zip(SERVICES, health, strict=True)]
+        services = [
+            ServiceHealth(name, problem) for name, problem in zip(dependencies.services.urls, health, strict=True)
+        ]
         return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, services)
 
 

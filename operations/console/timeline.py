@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from operations.timeline.timeline import LANES, Kind, Lane, TimelineStep
+from operations.timeline.timeline import LANES, Lane, StepKind, TimelineStep
 
 Arrow = tuple[Lane, Lane]
 """The lanes of a message's sender and receiver."""
@@ -22,7 +22,7 @@ Arrow = tuple[Lane, Lane]
 Incoming = Mapping[datetime | None, TimelineStep]
 """Messages to the order, by the time at which it received them."""
 
-_STRONGEST: Mapping[Kind, int] = {
+_STRONGEST: Mapping[StepKind, int] = {
     "work": 1,
     "wait": 2,
     "compensation": 3,
@@ -122,7 +122,7 @@ def _draw_bar(rows: Sequence[TimelineRow], index: int) -> None:
             cell.begins = covered == index
 
 
-def _kind(cell: TimelineCell) -> Kind:
+def _kind(cell: TimelineCell) -> StepKind:
     return cell.bar or "state"  # type: ignore[return-value]  # bars are only set to kinds
 
 

@@ -48,7 +48,7 @@ class ServiceResponse(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the request succeeded."""
+        """True if the request succeeded."""
         return self.status < 400
 
     @property

@@ -36,7 +36,7 @@ def ago(at: datetime, now: datetime) -> str:
     """Format a time relative to now: 3 min ago, in 10 s."""
     seconds = (now - at).total_seconds()
     if abs(seconds) < 1:
-        return "now"
+        return "just now"
     span = _rounded(abs(seconds))
     return f"{span} ago" if seconds > 0 else f"in {span}"
 

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 from operations.dead_letters.ingest import BATCH, PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
-from operations.dead_letters.outcome import Outcome
+from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Progress, Replayer
-from operations.dead_letters.replays import CANCELLING, RUNNING, LostLeaseError, ReplayRecords
+from operations.dead_letters.replays import CANCELLING, RUNNING, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
@@ -23,8 +23,9 @@ from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
-from shared.database import Database, Document, as_ours
+from shared.database import Database, Document, translate_error
 from shared.errors import BusUnavailableError
+from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX
 
 NAME = "ordersaga-dead-letters"
@@ -34,7 +35,7 @@ QUIET_SECONDS = 2.0
 """A waiting letter that is not delivered within this time went to another consumer."""
 
 RECORD_SECONDS = 60.0
-"""How long a command waits for a batch of letters to be recorded; 50 of them may have 5 MB each."""
+"""The time limit for recording a batch of letters: 50 of them may have 5 MB each."""
 
 POLL_SECONDS = 0.25
 
@@ -52,7 +53,7 @@ class DeadLetterConnection:
 async def connect(stack: Stack) -> AsyncIterator[DeadLetterConnection]:
     """Connect to the stack's MongoDB and record the letters that wait in the broker. Raises UnreachableError."""
     async with open_mongodb(stack.mongodb_url, purpose="access to the dead letters", name=NAME) as client:
-        database: Database = client[f"{stack.database_prefix}_operations"]
+        database: Database = client[CONSOLE.database_in(stack.database_prefix)]
         service = DeadLetterService(database)
         await service.prepare()
         await record_waiting(stack.amqp_url, LetterRecords(database))
@@ -100,7 +101,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
             if (replay := await replays.acquire(token, replay_id)) is not None:
                 try:
                     return await replayer.run(replay, token, on_progress)
-                except LostLeaseError:
+                except ReplayLeaseLostError:
                     continue
                 except BusUnavailableError as error:
                     raise UnreachableError(f"{error}; the rest of the replay runs later") from error
@@ -112,8 +113,8 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
 
 
 async def await_outcome(
-    connection: DeadLetterConnection, replay_id: str, within: float, on_progress: Callable[[Outcome], None]
-) -> Outcome:
+    connection: DeadLetterConnection, replay_id: str, within: float, on_progress: Callable[[ReplayOutcome], None]
+) -> ReplayOutcome:
     """Wait up to `within` seconds until every letter of an ended replay has an outcome.
 
     Consumes dead letters and notices meanwhile, so that it works without an operations process.
@@ -135,7 +136,7 @@ async def _consuming(connection: DeadLetterConnection) -> AsyncIterator[None]:
     async with _consume(url, DEAD_LETTERS) as letters, _consume(url, OPERATIONS_INBOX) as notices:
         loops: list[BatchLoop] = [
             Ingest(letters, records),
-            Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), as_ours=as_ours),
+            Consumer(notices, OPERATIONS_INBOX, handlers(records, utc_now), translate_error=translate_error),
         ]
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
         try:

@@ -11,6 +11,7 @@ from operations.dead_letters.letter import type_of
 from shared.bus.reading import MAX_BODY_BYTES
 from shared.contracts import BY_ROUTING_KEY, Message
 from shared.database import Document
+from shared.errors import RefusalError
 from shared.topology import INBOXES
 
 MOST_EDITS = 10
@@ -25,7 +26,7 @@ SUBJECTS = frozenset({"order_id", "letter_id"})
 _UNKNOWN = object()
 
 
-class InvalidBodyError(Exception):
+class InvalidBodyError(RefusalError):
     """The body cannot be sent; `errors` pair each field ("body" for the whole) with what is wrong."""
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:

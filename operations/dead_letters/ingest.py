@@ -16,7 +16,7 @@ from shared.bus.failures import traceback_text
 from shared.bus.metrics import HANDLED_MESSAGES, PAUSES, type_label
 from shared.bus.reading import type_name
 from shared.clock import utc_now
-from shared.database import as_ours
+from shared.database import translate_error
 from shared.errors import TransientError
 from shared.failure_points import (
     LETTERS_ACKNOWLEDGED,
@@ -41,19 +41,21 @@ log = structlog.get_logger(__name__)
 class Ingest(BatchLoop):
     """Records dead letters from a bus that consumes from their queue, until it is stopped."""
 
-    def __init__(self, bus: Bus, records: LetterRecords, *, reach: FailurePoint = nothing_fails) -> None:
-        super().__init__(bus, DEAD_LETTERS, batch_limit=BATCH, as_ours=as_ours, stalled_after=STALLED_AFTER_SECONDS)
+    def __init__(self, bus: Bus, records: LetterRecords, *, failpoint: FailurePoint = nothing_fails) -> None:
+        super().__init__(
+            bus, DEAD_LETTERS, batch_limit=BATCH, translate_error=translate_error, stalled_after=STALLED_AFTER_SECONDS
+        )
         self._records = records
-        self._reach = reach
+        self._failpoint = failpoint
         PAUSES.labels(DEAD_LETTERS)
 
     async def _carry_through(self, deliveries: Sequence[Delivery]) -> None:
-        self._reach(LETTERS_TAKEN)
+        self._failpoint(LETTERS_TAKEN)
         recorded = await self._record(deliveries, deliveries)
-        self._reach(LETTERS_RECORDED)
-        still_ours = self._bus.holds(deliveries)
+        self._failpoint(LETTERS_RECORDED)
+        still_ours = self._bus.still_owns(deliveries)
         await self._bus.acknowledge(deliveries)
-        self._reach(LETTERS_ACKNOWLEDGED)
+        self._failpoint(LETTERS_ACKNOWLEDGED)
         if still_ours:
             await self._records.record_acknowledged(recorded)
         for delivery in deliveries:

@@ -8,13 +8,14 @@ from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import HANDLED, OPEN, STATUSES
 from operations.reading.driver_errors import unreachable_unless_done
 from shared.database import Document
+from shared.services import CONSOLE
 
 
 class DeadLetterLookup:
     """The recorded dead letters of a stack. Every method raises UnreachableError when MongoDB does not answer."""
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
-        self._letters = client[f"{database_prefix}_operations"][LETTERS]
+        self._letters = client[CONSOLE.database_in(database_prefix)][LETTERS]
 
     async def count(self) -> dict[str, int]:
         """Count the letters by status."""

@@ -9,7 +9,7 @@ from shared.database import Database, Document, aggregate
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReplayOutcome:
     """The number of letters of a replay that were handled, failed again, or have no known outcome yet.
 
     `unknown` counts letters that are sent or claimed, not those that a running replay has yet to reach.
@@ -28,7 +28,7 @@ class Outcome:
         return {"handled": self.handled, "failedAgain": self.failed, "unknown": self.unknown}
 
 
-async def outcome_of(database: Database, replay_id: str) -> Outcome:
+async def outcome_of(database: Database, replay_id: str) -> ReplayOutcome:
     """Count the outcomes of a replay in the database of operations. Lets the driver's errors out.
 
     A letter records the outcome of each of its replays: handled once a consumer has reported it, dead if the message
@@ -43,4 +43,4 @@ async def outcome_of(database: Database, replay_id: str) -> Outcome:
         {"$group": {"_id": "$replays.outcome", "number": {"$sum": 1}}},
     ]
     found: dict[str, Any] = {group["_id"]: group["number"] async for group in aggregate(database[LETTERS], pipeline)}
-    return Outcome(found.get(HANDLED, 0), found.get(DEAD, 0), found.get(PENDING, 0))
+    return ReplayOutcome(found.get(HANDLED, 0), found.get(DEAD, 0), found.get(PENDING, 0))

@@ -34,7 +34,7 @@ LISTED_FIELDS = {
 """Lists leave out what may be big."""
 
 
-class Page(NamedTuple):
+class LetterPage(NamedTuple):
     """A page of letters, the newest failure first, and the cursor of the next page (None on the last one)."""
 
     items: list[Document]
@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
 @dataclass(slots=True)
 class RecordResult:
-    """How many deliveries of a batch were new, failed again or known; `nameless` are letters without a message id."""
+    """The number of new, failed-again and known deliveries of a batch; `nameless` are letters without a message id."""
 
     new: int = 0
     dead_again: int = 0
@@ -182,7 +182,7 @@ class LetterRecords:
 
     # --- Reading. ---
 
-    async def page(self, filters: Filters, limit: int, cursor: str | None) -> Page:
+    async def page(self, filters: Filters, limit: int, cursor: str | None) -> LetterPage:
         """Return a page of letters. Raises ValueError for a cursor of another list."""
         asked = query(filters)
         if cursor is not None:
@@ -193,7 +193,7 @@ class LetterRecords:
         found = await self._letters.find(asked, LISTED_FIELDS, sort=NEWEST_FIRST, limit=limit + 1).to_list(None)
         items = found[:limit]
         more = len(found) > limit
-        return Page(items, write_cursor(items[-1]["lastFailedAt"], items[-1]["_id"]) if more else None)
+        return LetterPage(items, write_cursor(items[-1]["lastFailedAt"], items[-1]["_id"]) if more else None)
 
     async def letter(self, letter_id: str) -> Document | None:
         """Return a whole letter: `body` as it was received, `current` as a replay would send it."""

@@ -26,7 +26,7 @@ from pymongo.errors import PyMongoError
 from operations.dead_letters.filters import Filters, claimable, replayable
 from operations.dead_letters.letter import current_body, replay_envelope
 from operations.dead_letters.records import LetterRecords
-from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, LostLeaseError, ReplayRecords
+from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import REPLAYING, STATUSES
 from shared.background import ErrorLog, run_periodically
@@ -63,21 +63,21 @@ class Replayer:
         database: Database,
         publisher: Publisher,
         *,
-        reach: FailurePoint = nothing_fails,
+        failpoint: FailurePoint = nothing_fails,
         bus_timeout: float | None = None,
     ) -> None:
         self._records = LetterRecords(database)
         self._letters: Collection = database[LETTERS]
         self._replays = ReplayRecords(database)
         self._publisher = publisher
-        self._reach = reach
+        self._failpoint = failpoint
         self._bus_timeout = bus_timeout
 
     async def run(self, replay: Document, token: str, on_progress: Progress = lambda _: None) -> Document:
         """Run a replay to its end, under the lease that the token holds; return its record.
 
-        Raises LostLeaseError, BusUnavailableError after `bus_timeout`, and the driver's errors. The replay continues
-        once its lease has expired.
+        Raises ReplayLeaseLostError, BusUnavailableError after `bus_timeout`, and the driver's errors. The replay
+        continues once its lease has expired.
         """
         started, sent_before = time.monotonic(), await self._sent_by(replay)
         sent = await self._publish_claimed(replay, token)
@@ -88,9 +88,9 @@ class Replayer:
             if not page:
                 return await self._finish(replay, token)
             await self._records.claim(page, replay)
-            self._reach(REPLAY_CLAIMED)
+            self._failpoint(REPLAY_CLAIMED)
             sent += await self._publish_claimed(replay, token)
-            self._reach(REPLAY_RECORDED)
+            self._failpoint(REPLAY_RECORDED)
             replay["behind"] = [page[-1]["lastFailedAt"], page[-1]["_id"]]
             progress = {"behind": replay["behind"], "published": sent_before + sent}
             on_progress(await self._replays.advance(replay["_id"], token, progress))
@@ -127,7 +127,7 @@ class Replayer:
         while letters := _bounded(await self._letters.find(claimed, limit=MOST_AT_ONCE).to_list(None)):
             envelopes, unsendable = await self._envelopes(letters)
             unsendable |= await self._publish_all(envelopes, replay, token)
-            self._reach(REPLAY_PUBLISHED)
+            self._failpoint(REPLAY_PUBLISHED)
             for letter_id, error in unsendable.items():
                 log.warning("letter cannot be sent", letter=letter_id, error=str(error)[:200])
             await self._records.record_sent(letters, unsendable)
@@ -220,7 +220,7 @@ class ReplayWork:
     async def _run_replay(self, replay: Document, token: str) -> None:
         try:
             await self._replayer.run(replay, token)
-        except LostLeaseError as error:
+        except ReplayLeaseLostError as error:
             log.warning("replay continues in another process", reason=str(error))
         except Exception as error:  # noqa: BLE001 - another run takes the replay over when its lease has expired
             self._errors.failed(error, replay=replay["_id"])

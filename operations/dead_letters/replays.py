@@ -12,6 +12,7 @@ from operations.dead_letters.schema import LETTERS, REPLAYS
 from operations.dead_letters.status import PENDING, REPLAYING
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document
+from shared.errors import OwnershipLostError, RefusalError
 
 DEFAULT_RATE = 100.0
 """Letters per second: a service that has just recovered must not be flooded."""
@@ -29,11 +30,11 @@ _UNFINISHED: Document = {"status": {"$in": [RUNNING, CANCELLING]}}
 _EXPIRED: Document = {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
 
 
-class NotPossibleError(Exception):
+class NotPossibleError(RefusalError):
     """The letters' present state does not allow the request; the message is for the user."""
 
 
-class LostLeaseError(Exception):
+class ReplayLeaseLostError(OwnershipLostError):
     """Another process runs the replay now, because this one was away for too long."""
 
 
@@ -95,14 +96,14 @@ class ReplayRecords:
         return await self._replays.find_one_and_update(free, [{"$set": {"lease": _lease(token)}}], return_document=True)
 
     async def advance(self, replay_id: str, token: str, changes: Document) -> Document:
-        """Record progress and renew the lease; return the record. Raises LostLeaseError."""
+        """Record progress and renew the lease; return the record. Raises ReplayLeaseLostError."""
         held = {"_id": replay_id, "lease.token": token} | _UNFINISHED
         fields = {name: {"$literal": value} for name, value in changes.items()}
         found = await self._replays.find_one_and_update(
             held, [{"$set": fields | {"lease": _lease(token)}}], return_document=True
         )
         if found is None:
-            raise LostLeaseError(f"another process runs replay {replay_id} now")
+            raise ReplayLeaseLostError(f"another process runs replay {replay_id} now")
         return found
 
     async def reopen(self) -> None:

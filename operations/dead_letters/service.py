@@ -10,8 +10,8 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
-from operations.dead_letters.outcome import Outcome, outcome_of
-from operations.dead_letters.records import LetterRecords, Page
+from operations.dead_letters.outcome import ReplayOutcome, outcome_of
+from operations.dead_letters.records import LetterPage, LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
 from operations.dead_letters.schema import SCHEMA
 from shared import schema
@@ -47,7 +47,7 @@ class DeadLetterService:
         """Count the selected letters that can be replayed or discarded."""
         return await self._letters.count_decidable(filters)
 
-    async def page(self, filters: Filters, *, limit: int = 50, cursor: str | None = None) -> Page:
+    async def page(self, filters: Filters, *, limit: int = 50, cursor: str | None = None) -> LetterPage:
         """Return a page of letters, newest failure first, without big fields. Raises ValueError for a wrong cursor."""
         return await self._letters.page(filters, limit, cursor)
 
@@ -121,7 +121,7 @@ class DeadLetterService:
         """Return the newest replays."""
         return await self._replays.newest(limit)
 
-    async def outcome(self, replay_id: str) -> Outcome:
+    async def outcome(self, replay_id: str) -> ReplayOutcome:
         """Count the outcomes of a replay's letters."""
         return await outcome_of(self._database, replay_id)
 

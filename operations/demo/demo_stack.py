@@ -20,8 +20,8 @@ from operations.stack.layout import Layout
 from operations.stack.orphans import end_orphans
 from operations.stack.processes import end_all, find
 from operations.stack.run import StackListener, StackOptions
-from operations.stack.services import PROCESSES
 from operations.stack.state import ProcessState, acquire_lock, find_lock_holder, read_state, read_state_if_readable
+from shared.services import PROCESSES
 
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -68,7 +68,7 @@ class DemoStack:
         process.kill()
         return process.pid
 
-    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 30) -> Restart:
+    async def wait_for_restart(self, service: str, killed_pid: int, within: float = 60) -> Restart:
         """Wait until the supervisor has restarted a killed service and the service is ready."""
         started = time.monotonic()
         while time.monotonic() - started < within:
@@ -86,7 +86,7 @@ class DemoStack:
 def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
     """Start a stack, yield it and remove it; its data is kept only after a failure.
 
-    Raises StartError when it does not start.
+    Raises StackStartError when it does not start.
     """
     root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
     layout = Layout(root)

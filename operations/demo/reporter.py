@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from operations.audit import Report
-from operations.load import LoadReport, Plan
+from operations.load import LoadPlan, LoadReport
 from operations.settings import Stack
 
 
@@ -25,7 +25,7 @@ class Reporter(Protocol):
     def fail(self, text: str) -> None:
         """Report that the demo cannot continue."""
 
-    async def load(self, stack: Stack, plan: Plan) -> LoadReport:
+    async def load(self, stack: Stack, plan: LoadPlan) -> LoadReport:
         """Run a load test and show its progress."""
 
     async def audit(self, stack: Stack) -> Report:

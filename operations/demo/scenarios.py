@@ -12,7 +12,7 @@ from operations.demo.demo_stack import DemoStack
 from operations.demo.reporter import Reporter
 from operations.demo.shop_client import NotSettledError, ShopClient
 from operations.errors import UnreachableError
-from operations.load import Plan
+from operations.load import LoadPlan
 
 MANY = 1000
 SLOT_CAPACITY = 50
@@ -173,7 +173,7 @@ def _addresses(first: int, last: int) -> list[str]:
 async def a_thousand_orders(reporter: Reporter, _demo_stack: DemoStack, shop: ShopClient) -> None:
     """Measure throughput and latency."""
     reporter.say(f"{MANY:,} orders for ten products over 32 connections, as fast as they are answered.")
-    report = await reporter.load(shop.stack, Plan(orders=MANY))
+    report = await reporter.load(shop.stack, LoadPlan(orders=MANY))
     settled = report.recorded - report.unsettled
     complete = report.complete and settled == MANY
     reporter.check(complete, f"all {MANY:,} orders are settled", f"{settled:,} of {MANY:,} are settled")

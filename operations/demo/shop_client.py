@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 
-from operations.errors import UnreachableError
+from operations.errors import CommandError, UnreachableError
 from operations.settings import Stack
-from operations.stack.services import SIMULATOR
+from shared.services import SIMULATOR
 
 POLL_SECONDS = 0.05
 PRICE = 10
@@ -21,7 +21,7 @@ PRICE = 10
 FINAL = ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED")
 
 
-class NotSettledError(Exception):
+class NotSettledError(CommandError):
     """Orders did not reach their final status in time."""
 
 
@@ -111,14 +111,14 @@ class ShopClient:
         page = await self._call("GET", "order", f"/orders?userId={customer}&limit=100")
         return Orders(page["items"])
 
-    async def settled_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
+    async def settled_orders_of(self, customer: str, number: int, within: float = 60) -> Orders:
         """Return a customer's orders once that many exist and all are settled.
 
         Raises NotSettledError after `within` seconds.
         """
         return await self._orders_once(customer, number, within, "settled", lambda order: order["settled"])
 
-    async def decided_orders_of(self, customer: str, number: int, within: float = 30) -> Orders:
+    async def decided_orders_of(self, customer: str, number: int, within: float = 60) -> Orders:
         """Return a customer's orders once that many exist and each has a final status; FAILED ones may hold money.
 
         Raises NotSettledError after `within` seconds.
@@ -185,15 +185,15 @@ class ShopClient:
             {"id": str(number), "name": package, "ips": list(addresses), "status": "active"}
             for number, (package, addresses) in enumerate(free.items(), start=1)
         ]
-        await self._call("POST", SIMULATOR, "/_control/packages", {"packages": packages})
+        await self._call("POST", SIMULATOR.name, "/_control/packages", {"packages": packages})
 
     async def drop_next_provider_answer(self) -> None:
         """Make the provider sell the next server and close the connection without an answer."""
-        await self._call("POST", SIMULATOR, "/_control/faults", {"buy": {"loseAnswerNext": 1}})
+        await self._call("POST", SIMULATOR.name, "/_control/faults", {"buy": {"loseAnswerNext": 1}})
 
     async def provider_sales(self) -> list[str]:
         """Return the addresses of the servers that the provider has sold, in order of sale."""
-        return [purchase["ip"] for purchase in await self._call("GET", SIMULATOR, "/_control/purchases")]
+        return [purchase["ip"] for purchase in await self._call("GET", SIMULATOR.name, "/_control/purchases")]
 
     async def _call(self, method: str, service: str, path: str, body: object = None) -> Any:
         url = f"{self.stack.urls[service]}{path}"

@@ -12,23 +12,14 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
-from operations.stack.services import SERVICES
 from shared import schema
-from shared.database import is_passing
+from shared.database import is_transient
+from shared.services import SERVICES
 
 TIMEOUT_MS = 3000
 SEARCH_MS = 3000
 """Time limit of the search for an invalid document in a collection, which reads the whole collection."""
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
-
-DATABASES = {
-    "order": "orders",
-    "inventory": "inventory",
-    "payment": "payments",
-    "provisioning": "provisioning",
-    "console": "operations",
-}
-"""What each service's database is called after the prefix."""
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -49,7 +40,7 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
         yield await check_transactions(client)
         yield await check_clock(client.admin)
         for service in services:
-            for finding in await check_schema(client[f"{prefix}_{DATABASES[service]}"], service):
+            for finding in await check_schema(client[SERVICES[service].database_in(prefix)], service):
                 yield finding
 
 
@@ -145,6 +136,6 @@ async def _remedy(database: Database, error: pymongo.errors.PyMongoError) -> str
             return "check the user in ORDERSAGA_MONGODB_URL"
     if error.timeout:
         return "MongoDB is slow or cannot be reached: check its log and its load, then try again"
-    if is_passing(error):
+    if is_transient(error):
         return "MongoDB closed the connection: check that it runs and has a primary, then try again"
     return "check MongoDB's log"

@@ -15,7 +15,7 @@ from operations.stack.mongod import find_mongod, mongod_version
 from operations.stack.ports import is_free
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import SYSTEM_DIRECTORIES, find_rabbitmq
-from operations.stack.services import PROCESSES
+from shared.services import PROCESSES
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_MONGOD = (5, 0)

@@ -5,8 +5,8 @@ until they are settled and evaluates the services' own timestamps, `cost` reads 
 used, `report` is the result, `run` puts it together.
 """
 
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 from operations.load.report import LoadReport
 from operations.load.run import LoadProgress, run_load
 
-__all__ = ["LoadProgress", "LoadReport", "Plan", "run_load"]
+__all__ = ["LoadPlan", "LoadProgress", "LoadReport", "run_load"]

@@ -11,17 +11,19 @@ from typing import cast
 
 import httptools
 
+from operations.errors import CommandError
+
 IDLE_SECONDS = 3.0
 """A connection that was idle for longer is not reused: servers close idle connections after 5 s."""
 
 CONNECT_SECONDS = 10.0
 
 
-class NotSentError(Exception):
+class NotSentError(CommandError):
     """The connection could not be opened, so no request was sent."""
 
 
-class NoAnswerError(Exception):
+class NoAnswerError(CommandError):
     """The connection broke or the answer did not arrive in time; the server may have handled the request."""
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from operations.load.connection import Connection, NoAnswerError, NotSentError
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 
 ACCEPTED = 202
 RETRYABLE = (429, 503)
@@ -29,7 +29,7 @@ class OrderPlacer:
     order, so the wait for a free connection counts.
     """
 
-    def __init__(self, plan: Plan, order_url: str, bodies: Sequence[bytes]) -> None:
+    def __init__(self, plan: LoadPlan, order_url: str, bodies: Sequence[bytes]) -> None:
         self._plan = plan
         self._url = order_url
         self._bodies = bodies

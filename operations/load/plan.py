@@ -14,7 +14,7 @@ VARIETY = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """The parameters of a load test.
 
     With `rate` (orders per second) orders are placed at fixed times, whether or not earlier ones were answered and as

@@ -11,10 +11,11 @@ from operations.errors import UnreachableError
 from operations.load.cost import Cost, cost_between, measure_usage
 from operations.load.outcomes import Outcomes, PlacedOrders
 from operations.load.placer import OrderPlacer
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
+from shared.services import ORDER
 from shared.urls import hide_credentials
 
 MOST_REASONS = 10
@@ -33,7 +34,7 @@ class LoadProgress:
         return self.placer.done if self.placer else 0
 
 
-async def run_load(stack: Stack, plan: Plan, progress: LoadProgress | None = None) -> LoadReport:
+async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None = None) -> LoadReport:
     """Place the orders of a plan on a running stack, wait until they are settled, and audit the books.
 
     Raises UnreachableError if a server does not answer.
@@ -61,11 +62,11 @@ async def run_load(stack: Stack, plan: Plan, progress: LoadProgress | None = Non
 async def _count_orders(stack: Stack, load_id: str) -> int:
     """Count the orders of this load test in the database that was audited."""
     async with open_mongodb(stack.mongodb_url, purpose="the load test", name="ordersaga-load") as client:
-        orders = client[f"{stack.database_prefix}_orders"].orders
+        orders = client[ORDER.database_in(stack.database_prefix)].orders
         return await orders.count_documents({"userId": load_id})
 
 
-async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: Plan, load_id: str) -> None:
+async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: LoadPlan, load_id: str) -> None:
     for product_id in plan.product_ids(load_id):
         url = f"{inventory_url}/inventory/{product_id}"
         try:
@@ -78,7 +79,7 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
 
 
 def _report(
-    plan: Plan,
+    plan: LoadPlan,
     placer: OrderPlacer,
     outcomes: Outcomes,
     cost: dict[str, Cost],

@@ -30,7 +30,7 @@ class Balance(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether the document's balance follows from the postings; the system's accounts need no document."""
+        """True if the document's balance follows from the postings; the system's accounts need no document."""
         if self.account is None:
             return is_system(self.account_id)
         found = self.account.get("balance")

@@ -4,6 +4,7 @@ from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 
 from operations.reading.participant_records import PARTICIPANT_RECORDS, Document
+from shared.services import ORDER, PAYMENT, PROVISIONING
 
 KINDS = ("orders", *(row.collection for row in PARTICIPANT_RECORDS), "charges", "jobs", "intents")
 """The kinds of these records, as reports name them."""
@@ -11,10 +12,10 @@ KINDS = ("orders", *(row.collection for row in PARTICIPANT_RECORDS), "charges", 
 
 def order_collections(client: AsyncMongoClient[Document], prefix: str) -> dict[str, AsyncCollection[Document]]:
     """Return the collection of each kind."""
-    orders, payments, provisioning = (client[f"{prefix}_{name}"] for name in ("orders", "payments", "provisioning"))
+    orders, payments, provisioning = (client[service.database_in(prefix)] for service in (ORDER, PAYMENT, PROVISIONING))
     return {
         "orders": orders["orders"],
-        **{row.collection: client[f"{prefix}_{row.database}"][row.collection] for row in PARTICIPANT_RECORDS},
+        **{row.collection: client[row.service.database_in(prefix)][row.collection] for row in PARTICIPANT_RECORDS},
         "charges": payments["gateway_charges"],
         "jobs": provisioning["jobs"],
         "intents": payments["stripe_intents"],

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from order_service.participants import PAYMENT, STOCK, AnyParticipant
+from shared import services
+from shared.services import Service
 
 Document = dict[str, Any]
 
@@ -24,10 +26,8 @@ class ParticipantRecord:
     """A participant, and its record of an order: `_id` is the order's id, `status` the participant's state."""
 
     participant: AnyParticipant
-    service: str
-    """The service that keeps the record."""
-    database: str
-    """Its database, after the prefix."""
+    service: Service
+    """The service that keeps the record, in its database."""
     collection: str
     noun: str
     """What operators call the record."""
@@ -54,8 +54,7 @@ class ParticipantRecord:
 PARTICIPANT_RECORDS = (
     ParticipantRecord(
         participant=STOCK,
-        service="inventory",
-        database="inventory",
+        service=services.INVENTORY,
         collection="reservations",
         noun="reservation",
         fields=("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt"),
@@ -63,8 +62,7 @@ PARTICIPANT_RECORDS = (
     ),
     ParticipantRecord(
         participant=PAYMENT,
-        service="payment",
-        database="payments",
+        service=services.PAYMENT,
         collection="payments",
         noun="payment",
         fields=(

@@ -17,7 +17,7 @@ from operations.stack.files import open_private
 from operations.stack.layout import Layout
 from operations.stack.run import CANNOT_RUN, StackListener, StackOptions, cannot_run, run_stack
 from operations.stack.services import import_path
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import State, read_state_if_readable
 from shared.printable import printable
 
@@ -29,7 +29,7 @@ def start_in_background(
 ) -> State:
     """Start a supervisor in a separate session and return the stack's state once everything is ready.
 
-    Until then the listener receives the changes. Raises StartError with the reason if the supervisor ends first.
+    Until then the listener receives the changes. Raises StackStartError with the reason if the supervisor ends first.
     """
     layout = Layout(options.root)
     supervisor, offset = _start_supervisor(options, layout, environment)
@@ -75,7 +75,7 @@ def _await_ready(
     with layout.supervisor_log.open("rb") as log:
         log.seek(log_offset)
         lines = log.read().decode(errors="replace").strip().splitlines()
-    raise StartError("\n".join(lines[-8:]) or f"the supervisor ended with exit status {supervisor.returncode}")
+    raise StackStartError("\n".join(lines[-8:]) or f"the supervisor ended with exit status {supervisor.returncode}")
 
 
 class _LogListener:

@@ -10,6 +10,7 @@ from typing import cast
 from pydantic_settings import BaseSettings
 
 from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
+from shared.services import PROCESSES
 from shared.settings import ENV_PREFIX, check_database_prefix
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
@@ -40,10 +41,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     MONGODB_URL_VARIABLE: check_mongodb_url,
     AMQP_URL_VARIABLE: check_amqp_url,
     DATABASE_PREFIX_VARIABLE: check_database_prefix,
-    **{
-        f"{ENV_PREFIX}{name}_URL": check_service_url
-        for name in ("ORDER", "INVENTORY", "PAYMENT", "PROVISIONING", "CONSOLE", "SIMULATOR")
-    },
+    **{process.url_variable: check_service_url for process in PROCESSES.values()},
 }
 """The variables that identify a stack, with a validator for each."""
 

@@ -2,8 +2,9 @@
 
 from operations.stack.layout import Layout
 from operations.stack.processes import end_all, find, find_marked
-from operations.stack.services import GRACE_SECONDS, SERVICES
+from operations.stack.services import GRACE_SECONDS
 from operations.stack.state import State
+from shared.services import SERVICES
 
 SERVERS_GRACE_SECONDS = 30.0
 

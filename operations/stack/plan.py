@@ -17,13 +17,14 @@ from operations.stack.mongod import Mongod, find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
-from operations.stack.services import CONSOLE, PROCESSES, SIMULATOR, Service
-from operations.stack.start import StartError
+from operations.stack.services import ServiceProgram
+from operations.stack.start import StackStartError
 from operations.stack.state import State
+from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
 
 
 @dataclass(frozen=True)
-class Plan:
+class StackPlan:
     """Programs in stages, each started when the one before it is ready, and the initial state."""
 
     stages: Sequence[Sequence[Program]]
@@ -34,34 +35,34 @@ def make_plan(
     layout: Layout,
     services: Sequence[str],
     port_offset: int | None,
-    remembered: State,
+    stored: State,
     claims: PortClaims,
     environment: Mapping[str, str],
-) -> Plan:
+) -> StackPlan:
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
-    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StartError for an
-    invalid URL or database prefix.
+    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
+    for an invalid URL or database prefix.
     """
     if invalid := invalid_value(environment):
-        raise StartError(invalid)
-    ports = _claim_ports(_needed_ports(services, environment), port_offset, remembered, claims)
-    node = remembered.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
+        raise StackStartError(invalid)
+    ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
+    node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
     settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
     simulator, running = _plan_services(layout, services, ports, settings)
     state = replace(
         State(),
         node=node,
-        ports={**remembered.ports, **ports},
+        ports={**stored.ports, **ports},
         mongodb_url=mongodb_url,
         amqp_url=amqp_url,
         database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers[-1].extend(simulator)
-    return Plan([*servers, running], state)
+    return StackPlan([*servers, running], state)
 
 
 def _node_with_data(layout: Layout) -> str | None:
@@ -80,36 +81,36 @@ def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> di
     return needed
 
 
-def _claim_ports(
-    defaults: Mapping[str, int], offset: int | None, remembered: State, claims: PortClaims
-) -> dict[str, int]:
+def _claim_ports(defaults: Mapping[str, int], offset: int | None, stored: State, claims: PortClaims) -> dict[str, int]:
     if offset is not None:
         return claims.claim_exactly({name: port + offset for name, port in defaults.items()})
-    return claims.claim_preferred(defaults, remembered.ports, defaults)
+    return claims.claim_preferred(defaults, stored.ports, defaults)
 
 
 def _plan_services(
     layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str]
-) -> tuple[list[Service], list[Service]]:
+) -> tuple[list[ServiceProgram], list[ServiceProgram]]:
     """Return the simulator, if it is requested, and the services."""
-    simulator = (
-        [Service(SIMULATOR, ports[SIMULATOR], provider.simulator_settings(settings))] if SIMULATOR in names else []
-    )
+
+    def program(name: str, environment: Mapping[str, str]) -> ServiceProgram:
+        return ServiceProgram(name, ports[name], environment)
+
+    simulator = [program(SIMULATOR.name, provider.simulator_settings(settings))] if SIMULATOR.name in names else []
     simulator_url = simulator[0].url if simulator else None
     services = []
     for name in names:
-        if name == "provisioning":
-            services.append(Service(name, ports[name], provider.provisioning_settings(layout, simulator_url, settings)))
-        elif name not in (CONSOLE, SIMULATOR):
-            services.append(Service(name, ports[name], settings))
-    if CONSOLE in names:
-        services.append(Service(CONSOLE, ports[CONSOLE], _for_console(services, settings)))
+        if name == PROVISIONING.name:
+            services.append(program(name, provider.provisioning_settings(layout, simulator_url, settings)))
+        elif name not in (CONSOLE.name, SIMULATOR.name):
+            services.append(program(name, settings))
+    if CONSOLE.name in names:
+        services.append(program(CONSOLE.name, _for_console(services, settings)))
     return simulator, services
 
 
-def _for_console(services: Sequence[Service], settings: Mapping[str, str]) -> dict[str, str]:
+def _for_console(services: Sequence[ServiceProgram], settings: Mapping[str, str]) -> dict[str, str]:
     """Return the console's environment: the URLs of this stack's services, unless others are given."""
-    own = {f"ORDERSAGA_{service.name.upper()}_URL": service.url for service in services}
+    own = {PROCESSES[service.name].url_variable: service.url for service in services}
     # An empty variable counts as not set.
     return {**settings, **{name: settings.get(name) or url for name, url in own.items()}}
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from operations.errors import CommandError
+
 # Below the range that Linux uses for outgoing connections (32768 and up): any connection could take a port of that
 # range before the server listens on it.
 FREE_PORTS = range(20000, 32000)
 
 
-class PortTakenError(Exception):
+class PortTakenError(CommandError):
     """A required port is taken by another process."""
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from operations.errors import CommandError
 
-class ServerMissingError(Exception):
+
+class ServerMissingError(CommandError):
     """A server's program is not installed; the message says how to get it."""
 
 

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from operations.stack.files import write_private
 from operations.stack.layout import SMARTVPS_URL_VARIABLE, Layout
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 
 USERNAME_VARIABLE = "ORDERSAGA_SMARTVPS_USERNAME"
 PASSWORD_VARIABLE = "ORDERSAGA_SMARTVPS_PASSWORD"  # noqa: S105 - a variable's name
@@ -46,7 +46,7 @@ def provisioning_settings(layout: Layout, simulator_url: str | None, environment
 def load_or_create_key(file: Path) -> str:
     """Return the key in the file; create the file, readable by its owner only, if it does not exist.
 
-    Raises StartError if the file does not contain a key.
+    Raises StackStartError if the file does not contain a key.
     """
     try:
         key = file.read_bytes().decode(errors="replace").strip()
@@ -56,7 +56,7 @@ def load_or_create_key(file: Path) -> str:
     try:
         Fernet(key)
     except ValueError:
-        raise StartError(
+        raise StackStartError(
             f"{file} does not contain a valid key. Restore the original key, or delete the file to create a new one: "
             "credentials that were encrypted with the lost key can then no longer be read"
         ) from None

@@ -6,11 +6,12 @@ and a node whose directory was moved does not find its own. The processes in a c
 
 import os
 
+from operations.errors import CommandError
 from operations.stack.files import write_private
 from operations.stack.layout import Layout
 
 
-class MovedError(Exception):
+class MovedError(CommandError):
     """The data directory was moved or copied from where its stack was created."""
 
 

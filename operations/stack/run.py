@@ -23,12 +23,12 @@ from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.processes import identify
 from operations.stack.program import ServerMissingError
 from operations.stack.relocation import MovedError, check_location
-from operations.stack.services import PROCESSES
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import AlreadyRunsError, State, UnreadableStateError, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
+from shared.services import PROCESSES
 
-CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StartError)
+CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StackStartError)
 """The errors for which a stack cannot run; their messages are for the user."""
 
 
@@ -67,9 +67,9 @@ def run_stack(options: StackOptions, listener: StackListener, environment: Mappi
         raise cannot_run(layout, error) from error
 
 
-def cannot_run(layout: Layout, error: OSError) -> StartError:
-    """Return a StartError for an error of the operating system."""
-    return StartError(f"the stack in {layout.root} cannot run: {error}")
+def cannot_run(layout: Layout, error: OSError) -> StackStartError:
+    """Return a StackStartError for an error of the operating system."""
+    return StackStartError(f"the stack in {layout.root} cannot run: {error}")
 
 
 def _prepare(

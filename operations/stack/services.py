@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from operations.stack.environment import process_environment
 from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from operations.stack.program import Command
+from shared.services import PROCESSES, SIMULATOR
 from shared.urls import hide_credentials
 
 PROBE_TIMEOUT_SECONDS = 3.0
@@ -22,35 +23,7 @@ GRACE_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
-class ServiceKind:
-    """A kind of process: its package, its default port, and its settings as `module:class`."""
-
-    package: str
-    port: int
-    settings: str
-
-
-CONSOLE = "console"
-SERVICES = {
-    "order": ServiceKind("order_service", 3008, "order_service.settings:OrderSettings"),
-    "inventory": ServiceKind("inventory_service", 3009, "inventory_service.settings:InventorySettings"),
-    "payment": ServiceKind("payment_service", 3010, "payment_service.settings:PaymentSettings"),
-    "provisioning": ServiceKind("provisioning_service", 3011, "provisioning_service.settings:ProvisioningSettings"),
-    CONSOLE: ServiceKind("operations", 3012, "operations.settings:OperationsSettings"),
-}
-SIMULATOR = "simulator"
-PROCESSES = {
-    **SERVICES,
-    SIMULATOR: ServiceKind(
-        "provisioning_service.simulator", 3013, "provisioning_service.simulator.settings:SimulatorSettings"
-    ),
-}
-"""The processes that `up` starts besides MongoDB and RabbitMQ. The simulator is not a service of the stack: it replaces
-the provider of servers if none is given, and has no database."""
-
-
-@dataclass(frozen=True)
-class Service:
+class ServiceProgram:
     """One of PROCESSES, with its port and the environment from which its variables are selected."""
 
     name: str
@@ -66,14 +39,14 @@ class Service:
 
     def prepare(self) -> Command:
         """Return the command. -P prevents imports from the current directory."""
-        kind = PROCESSES[self.name]
+        process = PROCESSES[self.name]
         environment = {
-            **process_environment(kind.settings, self.environment),
+            **process_environment(process.settings, self.environment),
             "ORDERSAGA_HTTP_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
         }
-        return Command((sys.executable, "-P", "-m", kind.package), environment)
+        return Command((sys.executable, "-P", "-m", process.package), environment)
 
     async def probe(self) -> str | None:
         """Return None if /readyz answers 200, else the reason."""
@@ -114,7 +87,7 @@ def choose_services(only: str | None, environment: Mapping[str, str] = os.enviro
     for an unknown name.
     """
     if only is None:
-        return [name for name in PROCESSES if name != SIMULATOR or not environment.get(SMARTVPS_URL_VARIABLE)]
+        return [name for name in PROCESSES if name != SIMULATOR.name or not environment.get(SMARTVPS_URL_VARIABLE)]
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     if unknown := sorted(wanted - PROCESSES.keys()):
         raise ValueError(f"unknown service {', '.join(unknown)}; choose from {', '.join(PROCESSES)}")

@@ -5,20 +5,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from operations.errors import CommandError
 from operations.stack.processes import Child, spawn
 from operations.stack.program import Program
 
 PROBE_INTERVAL_SECONDS = 0.1
 
 
-class StartError(Exception):
+class StackStartError(CommandError):
     """A program could not be started; the message has its name, the reason and the last lines of its log."""
 
 
 async def start(program: Program, logs: Path, stack: Path, within_seconds: float = 60) -> Child:
     """Start a program with its output in `logs` and return it once it is ready.
 
-    Raises StartError if it ends or is not ready in time; it does not run then.
+    Raises StackStartError if it ends or is not ready in time; it does not run then.
     """
     child = await spawn(program.prepare(), logs / f"{program.name}.log", stack)
     try:
@@ -34,15 +35,15 @@ async def wait_until_ready(
 ) -> None:
     """Wait until the program is ready; call `on_progress` with the reason why it is not, whenever that changes.
 
-    Raises StartError if the program ends or is not ready in time.
+    Raises StackStartError if the program ends or is not ready in time.
     """
     deadline = time.monotonic() + within_seconds
     reported = None
     while (reason := await program.probe()) is not None or not child.running:
         if not child.running:
-            raise StartError(_ended(program, await child.wait(), child.last_lines()))
+            raise StackStartError(_ended(program, await child.wait(), child.last_lines()))
         if time.monotonic() > deadline:
-            raise StartError(_not_ready(program, within_seconds, reason, child.last_lines()))
+            raise StackStartError(_not_ready(program, within_seconds, reason, child.last_lines()))
         if reason is not None and reason != reported:
             on_progress(reason)
             reported = reason

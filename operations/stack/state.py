@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
+from operations.errors import CommandError
 from operations.stack.files import open_private, write_private
 from operations.stack.layout import Layout
 from operations.stack.processes import Identity, find
@@ -27,7 +28,7 @@ Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class AlreadyRunsError(Exception):
+class AlreadyRunsError(CommandError):
     """Another supervisor holds the lock of the data directory."""
 
 
@@ -71,7 +72,7 @@ class State:
 _STORED = TypeAdapter(State)
 
 
-class UnreadableStateError(Exception):
+class UnreadableStateError(CommandError):
     """The stored state cannot be read; the message has the reason and a remedy."""
 
 

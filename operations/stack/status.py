@@ -12,8 +12,9 @@ from typing import Any
 from operations.reading.reachability import amqp_missing, mongodb_missing
 from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE, Layout
 from operations.stack.processes import find
-from operations.stack.services import PROCESSES, probe_readiness
+from operations.stack.services import probe_readiness
 from operations.stack.state import ProcessState, State, read_state
+from shared.services import PROCESSES
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
     urls = {
         "mongodb": environment.get(MONGODB_URL_VARIABLE),
         "rabbitmq": environment.get(AMQP_URL_VARIABLE),
-        **{name: environment.get(f"ORDERSAGA_{name.upper()}_URL") for name in PROCESSES},
+        **{name: environment.get(process.url_variable) for name, process in PROCESSES.items()},
     }
     named = tuple(ProcessState(name, url) for name, url in urls.items() if url)
     if not urls["mongodb"] or not urls["rabbitmq"] or len(named) == len(("mongodb", "rabbitmq")):

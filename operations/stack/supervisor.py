@@ -10,7 +10,7 @@ from pathlib import Path
 from operations.stack.layout import Layout
 from operations.stack.processes import Child, end_all, find_marked, spawn
 from operations.stack.program import Program, ServerMissingError
-from operations.stack.start import StartError, exit_text, wait_until_ready
+from operations.stack.start import StackStartError, exit_text, wait_until_ready
 from operations.stack.state import Phase, ProcessState, State
 from operations.stack.state_writer import StateWriter
 
@@ -77,7 +77,7 @@ class Supervisor:
     async def run(self) -> None:
         """Start all programs, keep them running until a stop is requested, and end them.
 
-        Raises StartError, with all programs ended, if one ends during its first start or is not ready in time.
+        Raises StackStartError, with all programs ended, if one ends during its first start or is not ready in time.
         """
         retrying = asyncio.create_task(self._writer.retry())
         try:
@@ -86,7 +86,7 @@ class Supervisor:
                 self._set_phase("ready")
                 await self._stop_requested.wait()
             self._set_phase("stopping")
-        except StartError as error:
+        except StackStartError as error:
             self._set_phase("failed", str(error))
             raise
         finally:
@@ -126,7 +126,7 @@ class Supervisor:
         try:
             unit.child = await spawn(unit.program.prepare(), log, self._layout.root)
         except (OSError, ServerMissingError) as error:
-            raise StartError(f"{unit.program.name} cannot be started: {error}") from error
+            raise StackStartError(f"{unit.program.name} cannot be started: {error}") from error
         self._set_process(unit, identity=unit.child.identity, ready=False, detail="starting")
 
     def _log(self, unit: _Unit) -> Path:
@@ -163,7 +163,7 @@ class Supervisor:
             self._set_process(unit, restarts=restarts + 1)
             await self._await_ready(unit)
             self._writer.add_event(f"{unit.program.name} is running again (pid {unit.child.pid if unit.child else 0})")
-        except StartError as error:
+        except StackStartError as error:
             self._writer.add_event(str(error))
         except Exception as error:  # noqa: BLE001 - a watcher that ends would never restart its program
             self._writer.add_event(f"{unit.program.name} could not be restarted: {error!r}")
@@ -197,5 +197,5 @@ async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
     for task in tasks:
         task.cancel()
     for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, StartError):
+        with contextlib.suppress(asyncio.CancelledError, StackStartError):
             await task

@@ -9,6 +9,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, ByParticipant
 from operations.timeline.timeline import Document, TimelineRecords
+from shared.services import CONSOLE
 
 MOST_LETTERS = 100
 """The newest dead letters of an order that are read."""
@@ -22,7 +23,7 @@ async def read_records(client: AsyncMongoClient[Document], prefix: str, order_id
         _read_by_participant(collections, order_id),
         collections["charges"].find_one({"_id": order_id}, {"token": False}),
         collections["jobs"].find_one({"_id": order_id}, {"credentials": False}),
-        client[f"{prefix}_operations"]["dead_letters"]
+        client[CONSOLE.database_in(prefix)]["dead_letters"]
         .find({"orderId": order_id}, {"body": False, "bodyText": False})
         .sort("lastFailedAt", -1)
         .limit(MOST_LETTERS)

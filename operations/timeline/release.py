@@ -16,7 +16,8 @@ from order_service.participants import PARTICIPANTS
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.contracts.orders import Delivery, PaymentInstruction
-from shared.errors import BusUnavailableError
+from shared.errors import BusUnavailableError, RefusalError
+from shared.services import CONSOLE
 
 STARTED = "started"
 COMMANDS = " and ".join(participant.undo_type.routing_key for participant in PARTICIPANTS)
@@ -25,7 +26,7 @@ NAME = "ordersaga-release"
 REASON = "returned by an operator: the order service does not know the order"
 
 
-class NotReleasableError(Exception):
+class NotReleasableError(RefusalError):
     """Nothing may be released for the order id; the message says why."""
 
 
@@ -52,7 +53,7 @@ async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
         records = await read_records(client, stack.database_prefix, order_id)
         if reason := refuse_release(records):
             raise NotReleasableError(reason)
-        operations = client[f"{stack.database_prefix}_operations"]
+        operations = client[CONSOLE.database_in(stack.database_prefix)]
         logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
         await record_action(operations, **logged, outcome=STARTED)
         try:

@@ -30,8 +30,8 @@ from shared.topology import INBOXES, ORDER_INBOX, PROVISIONING_INBOX
 Document = dict[str, Any]
 Lane = str
 """Who does a step: order, provisioning, or a participant by its name."""
-Kind = Literal["state", "work", "message", "attempt", "wait", "compensation", "retry", "dead letter", "replay"]
-Outcome = Literal["ok", "failed", "unknown", "open"]
+StepKind = Literal["state", "work", "message", "attempt", "wait", "compensation", "retry", "dead letter", "replay"]
+StepOutcome = Literal["ok", "failed", "unknown", "open"]
 
 LANES: tuple[Lane, ...] = ("order", *(row.participant.name for row in PARTICIPANT_RECORDS), "provisioning")
 
@@ -64,7 +64,7 @@ class TimelineRecords(NamedTuple):
 
     @property
     def exist(self) -> bool:
-        """Whether anything is recorded under the order's id."""
+        """True if anything is recorded under the order's id."""
         return any(self[1:])
 
 
@@ -78,10 +78,10 @@ class TimelineStep:
 
     at: datetime
     lane: Lane
-    kind: Kind
+    kind: StepKind
     title: str
     detail: str | None = None
-    outcome: Outcome = "ok"
+    outcome: StepOutcome = "ok"
     until: datetime | None = None
     to: Lane | None = None
     due: datetime | None = None
@@ -90,7 +90,7 @@ class TimelineStep:
 
     @property
     def open(self) -> bool:
-        """Whether the step is still in progress."""
+        """True while the step is in progress."""
         return self.outcome == "open"
 
     @property
@@ -160,7 +160,7 @@ class HistoryEntry(NamedTuple):
 
     @property
     def moved(self) -> bool:
-        """Whether this entry changed the order's status."""
+        """True if this entry changed the order's status."""
         return self.status != self.before
 
 
@@ -211,7 +211,7 @@ def _begins_compensation(entry: HistoryEntry) -> bool:
 
 def _states(history: _OrderHistory) -> Iterator[TimelineStep]:
     for entry in history.entries:
-        outcome: Outcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
+        outcome: StepOutcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
         title = EVENTS.get(entry.event) or re.sub(r"[._]", " ", entry.event).capitalize()
         yield TimelineStep(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
 
@@ -346,7 +346,7 @@ def _compensation(
     participant, state = row.participant, row.state(records.by_participant)
     end = history.first(participant.undone.routing_key, participant.refused.routing_key, since=since)
     if end is None:
-        outcome: Outcome = "unknown" if history.settled else "open"
+        outcome: StepOutcome = "unknown" if history.settled else "open"
         title = participant.wording.undoing
         return TimelineStep(since, participant.name, "compensation", title, _recorded_status(state), outcome)
     returned = end.event == participant.undone.routing_key and state not in participant.provisional
@@ -395,7 +395,7 @@ def _queued(began: datetime, attempts: Sequence[Document], job: Document | None)
 
 def _attempts(attempts: Sequence[Document]) -> Iterator[TimelineStep]:
     for attempt in attempts:
-        outcome: Outcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
+        outcome: StepOutcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
         title = ATTEMPTS.get(str(attempt.get("step")), str(attempt.get("step")))
         yield TimelineStep(attempt["at"], "provisioning", "attempt", title, attempt.get("detail"), outcome)
     for failed, following in pairwise(attempts):
@@ -463,7 +463,7 @@ def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[TimelineSt
     if first is not None and first < died:
         times = f"{letter.get('attempts')} attempts"
         yield TimelineStep(first, lane, "retry", f"{routing_key} failing", times, "failed", died, letter=letter_id)
-    outcome: Outcome = "open" if letter.get("status") in OPEN else "failed"
+    outcome: StepOutcome = "open" if letter.get("status") in OPEN else "failed"
     yield TimelineStep(
         died, lane, "dead letter", f"{routing_key} dead-lettered", _error(letter), outcome, letter=letter_id
     )
@@ -476,7 +476,7 @@ def _letter(letter: Document, lane: Lane, last: datetime) -> Iterator[TimelineSt
 
 
 def _replay(replay: Document, lane: Lane, routing_key: str, letter_id: str) -> TimelineStep:
-    outcomes: Mapping[str, Outcome] = {"handled": "ok", "dead": "failed", "pending": "open"}
+    outcomes: Mapping[str, StepOutcome] = {"handled": "ok", "dead": "failed", "pending": "open"}
     outcome = outcomes.get(str(replay.get("outcome")), "unknown")
     edited = "edited and replayed" if replay.get("edited") else "replayed"
     why = f"by {replay.get('by')}" + (f": {replay['why']}" if replay.get("why") else "")

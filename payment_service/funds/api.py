@@ -13,13 +13,18 @@ from pydantic import BaseModel
 
 from payment_service.funds import requests, views
 from payment_service.funds.funds import Funds
-from payment_service.funds.idempotency import IdempotentRequest, KeyReusedError, StoredResponse, refusal_response
+from payment_service.funds.idempotency import (
+    IdempotencyKeyReusedError,
+    IdempotentRequest,
+    StoredResponse,
+    refusal_response,
+)
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import LedgerOperation
-from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
 from shared.http import ProblemError, json_response, new_router
@@ -354,9 +359,9 @@ async def _run_once(
     """Run the operation once under its key and return the response, also for a refusal."""
     try:
         return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
-    except RefusedError as refusal:
+    except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
-    except KeyReusedError:
+    except IdempotencyKeyReusedError:
         detail = "The Idempotency-Key was used before for another request; use a new one"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
 
@@ -364,7 +369,7 @@ async def _run_once(
 async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) -> Response:
     try:
         return _respond(await funds.transactions.run(operation, work, keys))
-    except RefusedError as refusal:
+    except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
 
 
@@ -383,7 +388,7 @@ def _identify(request: HttpRequest, key: str | None, body: BaseModel | None = No
 async def _found(reading: Awaitable[Document]) -> Document:
     try:
         return await reading
-    except RefusedError as refusal:
+    except LedgerRefusalError as refusal:
         raise ProblemError(refusal.status, refusal.detail) from None
 
 

@@ -12,7 +12,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, to_journal_entry
-from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError
+from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError
 from payment_service.ledger.transactions import Session
 from shared.database import Database, Document
 from shared.schema import CollectionSchema
@@ -62,7 +62,7 @@ class Bank:
     ) -> Document:
         """Move money from one account to another and return the transfer.
 
-        Raises UnfitError if the accounts' currencies differ, and the errors of Ledger.post.
+        Raises MismatchError if the accounts' currencies differ, and the errors of Ledger.post.
         """
         currency = await self._common_currency(session, from_id, to_id)
         transfer_id = uuid4().hex
@@ -95,12 +95,12 @@ class Bank:
     async def cancel(self, session: Session, transfer_id: str, reason: str | None = None) -> Document:
         """Reverse a transfer, fee included, and return it.
 
-        Raises UnknownError, RefusedError if it is cancelled already, and the errors of Ledger.post: the receiver may
-        have spent the money.
+        Raises MissingRecordError, LedgerRefusalError if it is cancelled already, and the errors of Ledger.post: the
+        receiver may have spent the money.
         """
         transfer = await self.get(transfer_id, session)
         if transfer["status"] != COMPLETED:
-            raise RefusedError(f"Transfer {transfer_id} is already cancelled")
+            raise LedgerRefusalError(f"Transfer {transfer_id} is already cancelled")
         made = to_journal_entry(await self._ledger.entry(transfer["entryId"], session))
         reversal = journal_entries.transfer_cancelled(made, transfer["entryId"], reason)
         posted = await self._ledger.post(reversal, session)
@@ -123,10 +123,10 @@ class Bank:
         return await self._transfers.find_one({"_id": transfer_id})
 
     async def get(self, transfer_id: str, session: Session | None = None) -> Document:
-        """Return a transfer. Raises UnknownError if it does not exist."""
+        """Return a transfer. Raises MissingRecordError if it does not exist."""
         transfer = await self._transfers.find_one({"_id": transfer_id}, session=session)
         if transfer is None:
-            raise UnknownError(f"Transfer {transfer_id} does not exist")
+            raise MissingRecordError(f"Transfer {transfer_id} does not exist")
         return transfer
 
     async def page(self, *, after: str | None, limit: int) -> list[Document]:
@@ -140,5 +140,5 @@ class Bank:
         currency: str = sender["currency"]
         if receiver["currency"] != currency:
             detail = f"Bank account {to_id} is kept in {receiver['currency']}, the sender's in {currency}"
-            raise UnfitError(detail, field="toAccountId")
+            raise MismatchError(detail, field="toAccountId")
         return currency

@@ -18,10 +18,11 @@ import orjson
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from shared.clock import Clock
 from shared.database import Database, Document
+from shared.errors import RefusalError
 from shared.schema import CollectionSchema
 
 COLLECTION = "idempotency"
@@ -54,7 +55,7 @@ class IdempotentRequest:
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class KeyReusedError(Exception):
+class IdempotencyKeyReusedError(RefusalError):
     """The Idempotency-Key was used before for another request."""
 
 
@@ -76,8 +77,8 @@ class IdempotentRunner:
     ) -> StoredResponse:
         """Run `work` in a transaction and return its response, or the stored response of the request's key.
 
-        Raises KeyReusedError if the key belongs to another request, the errors of Transactions.run, and without a key
-        also RefusedError.
+        Raises IdempotencyKeyReusedError if the key belongs to another request, the errors of Transactions.run, and
+        without a key also LedgerRefusalError.
         """
         if request.key is None:
             return await self._run_with_retries(operation, work, keys)
@@ -94,7 +95,7 @@ class IdempotentRunner:
         key_lock = f"{COLLECTION}:{request.key}"
         try:
             return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
-        except RefusedError as refusal:
+        except LedgerRefusalError as refusal:
             return await self._store_refusal(request, refusal_response(refusal))
 
     async def _run_with_retries(
@@ -113,7 +114,7 @@ class IdempotentRunner:
         if record is None:
             return None
         if record["fingerprint"] != request.fingerprint():
-            raise KeyReusedError
+            raise IdempotencyKeyReusedError
         return StoredResponse(record["status"], record["body"])
 
     async def _store_refusal(self, request: IdempotentRequest, refusal: StoredResponse) -> StoredResponse:
@@ -133,7 +134,7 @@ class IdempotentRunner:
         }
 
 
-def refusal_response(refusal: RefusedError) -> StoredResponse:
+def refusal_response(refusal: LedgerRefusalError) -> StoredResponse:
     """Convert a refusal to a problem document (RFC 9457)."""
     status: HTTPStatus = refusal.status
     body: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
-from payment_service.ledger.refusals import RefusedError, UnfitError, UnknownError, require_amount_of
+from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError, require_amount_of
 from payment_service.ledger.transactions import Session
 from shared.clock import Clock
 from shared.database import Database, Document
@@ -47,13 +47,14 @@ class FundPayments:
     ) -> Document:
         """Record a pending payment; its currency defaults to that of its invoice.
 
-        Raises UnknownError if the invoice does not exist, and UnfitError if it is in another currency or if the amount
-        has decimals that the currency does not have. The amount due is checked only when the payment is completed.
+        Raises MissingRecordError if the invoice does not exist, and MismatchError if it is in another currency or if
+        the amount has decimals that the currency does not have. The amount due is checked only when the payment is
+        completed.
         """
         if invoice_id is not None:
             due_in = (await self._ledger.get(chart_of_accounts.invoice(invoice_id), session))["currency"]
             if currency not in (None, due_in):
-                raise UnfitError(f"Invoice {invoice_id} is kept in {due_in}, not in {currency}", field="currency")
+                raise MismatchError(f"Invoice {invoice_id} is kept in {due_in}, not in {currency}", field="currency")
             currency = due_in
         require_amount_of(currency or default_currency, amount)
         payment: Document = {
@@ -73,11 +74,11 @@ class FundPayments:
     async def complete(self, session: Session, payment_id: str) -> Document:
         """Complete a payment: credit its invoice, or else its customer.
 
-        Raises UnknownError, RefusedError if it is completed already, and the errors of Ledger.post.
+        Raises MissingRecordError, LedgerRefusalError if it is completed already, and the errors of Ledger.post.
         """
         payment = await self.get(payment_id, session)
         if payment["status"] != PENDING:
-            raise RefusedError(f"Payment {payment_id} is already completed")
+            raise LedgerRefusalError(f"Payment {payment_id} is already completed")
         if "invoiceId" not in payment:
             await self._open_credit(session, payment)
         posted = await self._ledger.post(_journal_entry(payment), session)
@@ -97,10 +98,10 @@ class FundPayments:
         return await self._payments.find_one({"_id": payment_id}, session=session)
 
     async def get(self, payment_id: str, session: Session | None = None) -> Document:
-        """Return a payment. Raises UnknownError if it does not exist."""
+        """Return a payment. Raises MissingRecordError if it does not exist."""
         payment = await self.find(payment_id, session)
         if payment is None:
-            raise UnknownError(f"Payment {payment_id} does not exist")
+            raise MissingRecordError(f"Payment {payment_id} does not exist")
         return payment
 
     async def page(self, *, after: str | None, limit: int) -> list[Document]:

@@ -9,7 +9,7 @@ from payment_service.funds.payments import FundPayments
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, format_amount
-from payment_service.ledger.refusals import StateError, UnfitError
+from payment_service.ledger.refusals import MismatchError, WrongStateError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
 
@@ -67,8 +67,8 @@ class Retainers:
     ) -> Document:
         """Add to a retainer, from outside or from the credit that one of our payments gave the client.
 
-        An unknown `payment_id` is stored as an external reference. Raises StateError or UnfitError if the payment is
-        ours but gave the client no credit.
+        An unknown `payment_id` is stored as an external reference. Raises WrongStateError or MismatchError if the
+        payment is ours but gave the client no credit.
         """
         account = chart_of_accounts.retainer(retainer_id)
         retainer = await self._ledger.get(account, session)
@@ -92,11 +92,13 @@ class Retainers:
 def _require_credit_of(payment: Document, retainer: Document) -> None:
     name = f"Payment {payment['_id']}"
     if payment["customerId"] != retainer["clientId"]:
-        raise UnfitError(f"{name} was not made by client {retainer['clientId']}", field="paymentId")
+        raise MismatchError(f"{name} was not made by client {retainer['clientId']}", field="paymentId")
     if payment["currency"] != retainer["currency"]:
         paid = format_amount(payment["amount"], payment["currency"])
-        raise UnfitError(f"{name} is for {paid}, but the retainer is kept in {retainer['currency']}", field="paymentId")
+        raise MismatchError(
+            f"{name} is for {paid}, but the retainer is kept in {retainer['currency']}", field="paymentId"
+        )
     if payment.get("invoiceId"):
-        raise StateError(f"{name} has paid invoice {payment['invoiceId']} and left no credit")
+        raise WrongStateError(f"{name} has paid invoice {payment['invoiceId']} and left no credit")
     if payment["status"] != "completed":
-        raise StateError(f"{name} is {payment['status']}, not completed")
+        raise WrongStateError(f"{name} is {payment['status']}, not completed")

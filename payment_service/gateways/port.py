@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from shared.errors import ExternalSystemError
+
 
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:
@@ -63,7 +65,7 @@ class OutcomeUnknown:
     why: str
 
 
-class GatewayTimeoutError(Exception):
+class GatewayTimeoutError(ExternalSystemError):
     """The gateway did not answer: it may or may not have carried out the call."""
 
 
@@ -74,7 +76,7 @@ class GatewayMisconfiguredError(GatewayTimeoutError):
     """
 
 
-class KeyReusedError(Exception):
+class GatewayKeyReusedError(ExternalSystemError):
     """The idempotency key was used before for another amount or currency."""
 
 
@@ -84,7 +86,8 @@ class Gateway(Protocol):
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
         """Take the money, once per key.
 
-        Raises GatewayTimeoutError if the outcome is unknown, and KeyReusedError if the key belongs to another charge.
+        Raises GatewayTimeoutError if the outcome is unknown, and GatewayKeyReusedError if the key belongs to another
+        charge.
         """
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:

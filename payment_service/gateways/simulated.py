@@ -22,8 +22,8 @@ from payment_service.gateways.port import (
     Charged,
     ChargeRequest,
     Declined,
+    GatewayKeyReusedError,
     GatewayTimeoutError,
-    KeyReusedError,
     NothingCharged,
     Refunded,
 )
@@ -42,7 +42,7 @@ TOKEN_TIMEOUT = "tok_timeout"  # noqa: S105
 
 _GROUP_LIMIT = 500
 
-ChargeResult = Charged | Declined | GatewayTimeoutError | KeyReusedError
+ChargeResult = Charged | Declined | GatewayTimeoutError | GatewayKeyReusedError
 
 
 def is_declined(token: str | None, key: str, failure_rate: float) -> bool:
@@ -138,11 +138,11 @@ def _first_or_repeated(request: ChargeRequest, new: Document, earlier: Document 
     return _result(request, new)
 
 
-def _result(request: ChargeRequest, record: Document) -> Charged | Declined | KeyReusedError:
+def _result(request: ChargeRequest, record: Document) -> Charged | Declined | GatewayKeyReusedError:
     if record["outcome"] == "VOIDED" or record.get("refundedAt"):
         return Declined(CLOSED)
     if (record["amount"], record["currency"]) != (request.amount, request.currency):
-        return KeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")
+        return GatewayKeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")
     return Charged(record["chargeId"]) if record["outcome"] == "CHARGED" else Declined(record["reason"])
 
 
@@ -174,4 +174,4 @@ def _raise_or_return(result: ChargeResult) -> Charged | Declined:
 
 def _no_answer(error: PyMongoError) -> Exception:
     """Translate a database error to what the caller of an external gateway would see: no answer."""
-    return GatewayTimeoutError(str(error)) if database.is_passing(error) else error
+    return GatewayTimeoutError(str(error)) if database.is_transient(error) else error

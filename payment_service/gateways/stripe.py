@@ -29,9 +29,9 @@ from payment_service.gateways.port import (
     Charged,
     ChargeRequest,
     Declined,
+    GatewayKeyReusedError,
     GatewayMisconfiguredError,
     GatewayTimeoutError,
-    KeyReusedError,
     NothingCharged,
     Refunded,
 )
@@ -284,11 +284,14 @@ def _creation_key(request: ChargeRequest) -> str:
 
 
 def _decided(request: ChargeRequest, record: Document) -> Declined | None:
-    """Return the decline that the record alone implies, if any. Raises KeyReusedError for another charge's record."""
+    """Return the decline that the record alone implies, if any.
+
+    Raises GatewayKeyReusedError if the record is another charge's.
+    """
     if "closedAt" in record or "refundedAt" in record:
         return Declined(CLOSED)
     if (record["amount"], record["currency"]) != (request.amount, request.currency):
-        raise KeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")
+        raise GatewayKeyReusedError(f"{request.key} was used for {record['amount']} {record['currency']}")
     return Declined(record["reason"]) if "reason" in record else None
 
 
@@ -319,6 +322,6 @@ def _translating_errors() -> Iterator[None]:
             )
         raise translated from None
     except PyMongoError as error:
-        if database.is_passing(error):
+        if database.is_transient(error):
             raise GatewayTimeoutError(str(error)) from error
         raise

@@ -14,11 +14,12 @@ import stripe
 from payment_service.gateways.port import (
     Charged,
     Declined,
+    GatewayKeyReusedError,
     GatewayMisconfiguredError,
     GatewayTimeoutError,
-    KeyReusedError,
     NothingCharged,
 )
+from shared.errors import RefusalError
 
 DECLINED = "The card was declined"
 CLOSED = "The payment was cancelled"
@@ -53,7 +54,7 @@ _AMOUNT_CODES = frozenset(
 )
 
 
-class AmountRefusedError(ValueError):
+class AmountRefusedError(RefusalError):
     """The amount cannot be expressed in Stripe's unit; the text is for the customer."""
 
 
@@ -123,7 +124,7 @@ def translate_error(error: stripe.StripeError) -> Exception:
     summary = f"Stripe: {type(error).__name__}, HTTP status {error.http_status}, code {error.code}"
     match error:
         case stripe.IdempotencyError():
-            return KeyReusedError(f"{summary}: the key was used for another charge")
+            return GatewayKeyReusedError(f"{summary}: the key was used for another charge")
         case stripe.APIConnectionError() | stripe.RateLimitError() | stripe.APIError():
             return GatewayTimeoutError(summary)
     return GatewayMisconfiguredError(summary)

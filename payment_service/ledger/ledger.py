@@ -24,10 +24,10 @@ from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import JournalEntry, LedgerOperation, Posting
 from payment_service.ledger.refusals import (
     InsufficientBalanceError,
-    RefusedError,
-    StateError,
-    UnfitError,
-    UnknownError,
+    LedgerRefusalError,
+    MismatchError,
+    MissingRecordError,
+    WrongStateError,
     require_amount_of,
 )
 from payment_service.ledger.transactions import Session
@@ -120,8 +120,8 @@ class Ledger:
     async def post(self, entry: JournalEntry, session: Session) -> PostedEntry:
         """Change the balances and write the entry.
 
-        Raises UnknownError, StateError (inactive or closed), UnfitError (another currency, or decimals that the
-        currency does not have) or InsufficientBalanceError; the caller must then abort the transaction.
+        Raises MissingRecordError, WrongStateError (inactive or closed), MismatchError (another currency, or decimals
+        that the currency does not have) or InsufficientBalanceError; the caller must then abort the transaction.
         """
         if entry.operation in _ENTERED_BY_CLIENTS:
             for posting in entry.postings:
@@ -160,13 +160,13 @@ class Ledger:
         return await self._accounts.find_one({"_id": account}, session=session)
 
     async def get(self, account: str, session: Session | None = None) -> Document:
-        """Return an account's document. Raises UnknownError if it does not exist.
+        """Return an account's document. Raises MissingRecordError if it does not exist.
 
         Its currency never changes. Its balance may change at once: only the guard in `post` decides.
         """
         found = await self.find(account, session)
         if found is None:
-            raise UnknownError(f"{account_name(account)} does not exist")
+            raise MissingRecordError(f"{account_name(account)} does not exist")
         return found
 
     async def page(self, kind: AccountKind, *, after: str | None, limit: int) -> list[Document]:
@@ -179,7 +179,7 @@ class Ledger:
     async def set_status(self, account: str, status: str, session: Session, *, only_empty: bool = False) -> Document:
         """Set an account's status and return its document.
 
-        Raises UnknownError, or StateError if `only_empty` is set and the account is not empty.
+        Raises MissingRecordError, or WrongStateError if `only_empty` is set and the account is not empty.
         """
         guard: Document = {"_id": account}
         if only_empty:
@@ -193,7 +193,7 @@ class Ledger:
         if after is None:
             found = await self.get(account, session)
             left = format_amount(found["balance"], found["currency"])
-            raise StateError(f"{account_name(account)} still holds {left}; empty it before it becomes {status}")
+            raise WrongStateError(f"{account_name(account)} still holds {left}; empty it before it becomes {status}")
         return after
 
     async def entry(self, entry_id: str, session: Session | None = None) -> Document:
@@ -274,18 +274,18 @@ def _lines(postings: Sequence[Posting], changed: Mapping[str, Document]) -> list
     return lines
 
 
-def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) -> RefusedError:
+def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) -> LedgerRefusalError:
     """Find out why the guarded update of the account did not match."""
     name = account_name(posting.account)
     if account is None:
-        return UnknownError(f"{name} does not exist")
+        return MissingRecordError(f"{name} does not exist")
     if account["currency"] != entry.currency:
-        return UnfitError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
+        return MismatchError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
     if account["status"] != ACTIVE and entry.operation not in _ALLOWED_WHEN_INACTIVE:
-        return StateError(f"{name} is {account['status']}")
+        return WrongStateError(f"{name} is {account['status']}")
     if posting.effect() > 0:
         limit = format_amount(MAX_MINOR_UNITS, entry.currency)
-        return UnfitError(f"{name} would hold more than {limit}", field="amount")
+        return MismatchError(f"{name} would hold more than {limit}", field="amount")
     return _insufficient(name, account, -posting.effect())
 
 

@@ -2,10 +2,11 @@
 
 from http import HTTPStatus
 
+from shared.errors import RefusalError
 from shared.money import require_whole
 
 
-class RefusedError(Exception):
+class LedgerRefusalError(RefusalError):
     """The books do not allow the operation.
 
     `detail` is for people, `status` is the HTTP status, `field` names the invalid field of the request, if there is
@@ -20,25 +21,25 @@ class RefusedError(Exception):
         self.field = field
 
 
-class UnknownError(RefusedError):
+class MissingRecordError(LedgerRefusalError):
     """Something that the operation names does not exist."""
 
     status = HTTPStatus.NOT_FOUND
 
 
-class StateError(RefusedError):
+class WrongStateError(LedgerRefusalError):
     """Something that the operation names is in the wrong state: inactive, closed, not completed yet."""
 
     status = HTTPStatus.CONFLICT
 
 
-class UnfitError(RefusedError):
+class MismatchError(LedgerRefusalError):
     """The things that the operation names do not fit together: two currencies, another customer's payment."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-class InsufficientBalanceError(RefusedError):
+class InsufficientBalanceError(LedgerRefusalError):
     """The account holds less than the operation takes from it; both figures are minor units."""
 
     def __init__(self, detail: str, *, balance: int, amount: int) -> None:
@@ -48,8 +49,8 @@ class InsufficientBalanceError(RefusedError):
 
 
 def require_amount_of(currency: str, amount: int) -> None:
-    """Raise UnfitError if an amount in minor units has decimals that its currency does not have."""
+    """Raise MismatchError if an amount in minor units has decimals that its currency does not have."""
     try:
         require_whole(currency, {"amount": amount})
     except ValueError as error:
-        raise UnfitError(str(error), field="amount") from None
+        raise MismatchError(str(error), field="amount") from None

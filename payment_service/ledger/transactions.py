@@ -27,7 +27,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.refusals import LedgerRefusalError
 from shared import database
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError, TransientError
@@ -273,7 +273,7 @@ def _may_be_left_open(error: BaseException) -> bool:
     """Return whether an operation that failed with this error may have left its transaction open."""
     if isinstance(error, DatabaseUnavailableError | UnknownCommitError | asyncio.CancelledError):
         return True
-    return isinstance(error, PyMongoError) and database.is_passing(error)
+    return isinstance(error, PyMongoError) and database.is_transient(error)
 
 
 def _contention() -> ContentionError:
@@ -283,12 +283,12 @@ def _contention() -> ContentionError:
 def _limit_reached(error: PyMongoError) -> TransientError:
     if _is_conflict(error):
         return _contention()
-    translated = database.as_ours(error)
+    translated = database.translate_error(error)
     return translated if isinstance(translated, TransientError) else DatabaseUnavailableError(str(error)[:300])
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (RefusedError, "refused"),
+    (LedgerRefusalError, "refused"),
     (ContentionError, "contention"),
     (UnknownCommitError, "unknown-commit"),
     (DatabaseUnavailableError, "unavailable"),
@@ -307,7 +307,7 @@ def _reason(error: BaseException) -> str:
             return reason
     if _is_conflict(error):
         return "conflict"
-    if isinstance(error, PyMongoError) and (database.is_passing(error) or error.has_error_label(_TRANSIENT)):
+    if isinstance(error, PyMongoError) and (database.is_transient(error) or error.has_error_label(_TRANSIENT)):
         return "unavailable"
     return "error"
 

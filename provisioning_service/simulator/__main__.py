@@ -1,4 +1,4 @@
-"""Runs the simulator: `python -m provisioning_service.simulator`, until SIGTERM or SIGINT."""
+"""The entry point of the simulator: `python -m provisioning_service.simulator`; SIGTERM or SIGINT ends it."""
 
 import asyncio
 import signal
@@ -11,9 +11,8 @@ from provisioning_service.simulator.app import simulator
 from provisioning_service.simulator.settings import SimulatorSettings
 from shared.errors import StartError
 from shared.observability import configure_logging
+from shared.services import SIMULATOR
 from shared.settings import exit_with, load
-
-PORT = 3013
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +21,7 @@ def main() -> None:
     """Run the simulator; a wrong setting ends the process with one line on stderr."""
     try:
         settings = load(SimulatorSettings)
-        configure_logging("simulator", settings.log_level, settings.log_format)
+        configure_logging(SIMULATOR.name, settings.log_level, settings.log_format)
         uvloop.run(_run(settings))
     except StartError as error:
         exit_with(error)
@@ -39,7 +38,7 @@ async def _run(settings: SimulatorSettings) -> None:
 
 
 def _listen(settings: SimulatorSettings) -> socket.socket:
-    host, port = settings.http_host, settings.http_port or PORT
+    host, port = settings.http_host, settings.http_port or SIMULATOR.port
     try:
         listener = socket.create_server((host, port), backlog=2048)
     except OSError as error:

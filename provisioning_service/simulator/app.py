@@ -1,4 +1,4 @@
-"""Puts the simulator together."""
+"""The simulator's application."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from shared.http import create_app
 
 @asynccontextmanager
 async def simulator(settings: SimulatorSettings, listener: socket.socket) -> AsyncIterator[None]:
-    """Run a simulator with a state of its own on the socket; it ends with the context, whatever calls are delayed."""
+    """Run a simulator with its own state on the socket; the end of the context ends it and all delayed calls."""
     state = SimulatorState()
     stopping = asyncio.Event()
     async with serving(create_simulator_app(settings, state, stopping), listener):

@@ -1,4 +1,4 @@
-"""The tests' side of the simulator: what is for sale, what goes wrong, and what was sold. Needs no authentication."""
+"""The control API of the simulator, for tests: packages, faults and purchases. It needs no authentication."""
 
 from collections import Counter
 from typing import Annotated, Any
@@ -84,7 +84,7 @@ class PurchaseView(View):
 
 
 def create_router(state: SimulatorState) -> APIRouter:
-    """The routes that set and show the state."""
+    """Build the routes."""
     router = new_router("control")
 
     @router.post("/_control/packages")

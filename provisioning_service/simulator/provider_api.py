@@ -1,7 +1,7 @@
-"""The provider's side of the simulator: its three calls, with its manners.
+"""The provider's API of the simulator: its three calls, with their quirks.
 
-The free addresses are counted in text, the user's name is misspelt, every second answer to `buyvps` is plain text
-instead of JSON, and every second answer to `status` is encoded as JSON twice.
+The number of free addresses is a string, the key of the username is misspelt, every second answer to `buyvps` is plain
+text instead of JSON, and every second answer to `status` is encoded as JSON twice.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ Text = Annotated[str, Field(min_length=1, max_length=128)]
 MAX_RAM = 2**31 - 1
 """In MB."""
 
-RECONSIDER_SECONDS = 0.05
-"""How often a call that is delayed looks whether the delay has changed."""
+DELAY_POLL_SECONDS = 0.05
+"""The interval at which a delayed call checks whether the delay has changed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class StatusBody(BaseModel):
 def create_router(
     state: SimulatorState, settings: SimulatorSettings, clock: Clock, stopping: asyncio.Event
 ) -> APIRouter:
-    """The provider's routes; a call that is delayed when `stopping` is set ends without effect and without answer."""
+    """Build the routes; setting `stopping` ends delayed calls without effect and without an answer."""
     router = new_router("provider")
     router.dependencies = [Depends(_authentication(settings))]
     router.responses = documented(401)
@@ -76,7 +76,7 @@ def create_router(
             raise conflict("No server is available") from None
         _log.info("sold", asked=body.ip, ip=sold.ip, package=sold.package, ram=sold.ram, wrong_ip=outcome.wrong_ip)
         if outcome.answer_lost:
-            _log.info("the answer is lost on purpose", call="buyvps", ip=sold.ip)
+            _log.info("answer lost on purpose", call="buyvps", ip=sold.ip)
             return NoAnswer()
         if next(buys) % 2 == 0:
             return Response(sold.ip, media_type="text/plain")
@@ -113,20 +113,20 @@ def _authentication(settings: SimulatorSettings) -> Any:
 
 
 async def _arrives(call: str, outcome: CallOutcome, delay: Callable[[], float], stopping: asyncio.Event) -> bool:
-    """Wait as long as the call takes; false if the simulator is told to end meanwhile. Raises what fails on purpose.
+    """Wait for the delay of the call; return False if the simulator is stopping. Raise the problem of a set fault.
 
-    A delay that is set anew holds for the calls that wait as well, so that a test can let them go.
+    A new delay also applies to waiting calls, so that a test can release them.
     """
     arrived = time.monotonic()
     while (left := arrived + delay() - time.monotonic()) > 0 and not stopping.is_set():
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(left, RECONSIDER_SECONDS)):
+            async with asyncio.timeout(min(left, DELAY_POLL_SECONDS)):
                 await stopping.wait()
     if stopping.is_set():
         return False
     if outcome.fails:
-        _log.info("fails on purpose", call=call)
-        raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was told to fail")
+        _log.info("failing on purpose", call=call)
+        raise ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "This call was set to fail")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Serves the simulator over HTTP, with a way to break a connection in place of answering."""
+"""The simulator's HTTP server, which can break a connection instead of answering."""
 
 import asyncio
 import socket
@@ -15,21 +15,21 @@ from shared.http_server import connection_limit, http_server
 MAX_CONNECTIONS = 1000
 
 ABORT = "provisioning_service.simulator.abort"
-"""Where a request's scope has the function that breaks its connection."""
+"""The key in a request's scope of the function that breaks its connection."""
 
 
 class NoAnswer(Response):
-    """Breaks the connection: the client never learns what became of its call."""
+    """Breaks the connection, so that the client never learns the result of its call."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Return once the server knows that the connection is gone, so that it answers nothing of its own."""
+        """Return once the server has noticed that the connection is gone, so that it sends no answer."""
         scope[ABORT]()
         while (await receive())["type"] != "http.disconnect":
             pass
 
 
 class _AbortableProtocol(BoundedProtocol):
-    """Hands the connection's abort to the application, which ASGI gives no way to do."""
+    """Passes the connection's abort to the application, for which ASGI has no means."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -39,7 +39,7 @@ class _AbortableProtocol(BoundedProtocol):
 
 @asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve the application on the socket, which is closed at the end, as long as the context lasts."""
+    """Serve the application on the socket while the context lasts; close the socket at its end."""
     limits = Limits(connections=connection_limit(MAX_CONNECTIONS))
     server = http_server(app, limits, grace_seconds=1, protocol=_AbortableProtocol)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="simulator")

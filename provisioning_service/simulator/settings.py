@@ -1,4 +1,4 @@
-"""Settings of the simulator: where it listens and whom it lets in."""
+"""Settings of the simulator: its address and its credentials."""
 
 from typing import Annotated, Literal
 
@@ -9,9 +9,9 @@ from shared.settings import ENV_PREFIX, HostNames
 
 
 class SimulatorSettings(BaseSettings):
-    """What the simulator needs; it has no database and no broker."""
+    """Settings of the simulator, which has no database and no broker."""
 
-    # A variable that is set to nothing, as Compose does with one that it passes on, is a variable that is not set.
+    # An empty variable counts as not set: Compose passes unset variables on as empty ones.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     http_host: str = "127.0.0.1"

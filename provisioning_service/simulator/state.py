@@ -1,7 +1,7 @@
-"""What the simulated provider has, has sold and is told to do wrong; without I/O.
+"""The state of the simulated provider: its packages, its sales and the faults set by tests. No I/O.
 
-It sells like the real one: the address that is asked for, else silently another one of the same package, else silently
-one of any other package that is active. Only when nothing at all is left does it refuse.
+It sells like the real provider: the address that is asked for, else silently another one of the same package, else
+silently one of any other active package. It refuses only when nothing is left.
 """
 
 import secrets
@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from provisioning_service.addresses import is_inside, package_key
+from shared.errors import RefusalError
 
 OUTSIDE = tuple(f"192.0.2.{number}" for number in range(1, 255))
-"""Addresses for documentation (RFC 5737), sold in place of the right one when no other package has any."""
+"""Addresses for documentation (RFC 5737), sold as wrong ones when no other package has any."""
 RENTED_FOR = timedelta(days=30)
 
 
-class SoldOutError(Exception):
+class SoldOutError(RefusalError):
     """No active package has an address left."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPackage:
-    """A package of addresses; `ips` are those that it was set up with, sold or not."""
+    """A package of addresses; `ips` are all of them, sold or not."""
 
     package_id: str | int
     name: str
@@ -31,13 +32,13 @@ class SimulatedPackage:
 
     @property
     def active(self) -> bool:
-        """Whether servers are sold from it."""
+        """True if servers are sold from it."""
         return self.status.lower() == "active"
 
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """A sale; `package` is the one that the address was taken from, None if it was outside of all."""
+    """A sale; `package` is the package of the address, None if it is outside of all."""
 
     ip: str
     package: str | None
@@ -56,13 +57,13 @@ class SoldServer:
     expires: datetime
 
     def __repr__(self) -> str:
-        """Leave the credentials out: what is printed ends in a log."""
+        """Leave the credentials out, because printed text may be logged."""
         return f"SoldServer(ip={self.ip!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class BuyFaults:
-    """What goes wrong with the next calls to buy; a delay, in seconds, holds for waiting calls as well."""
+    """Faults of the next calls to buy; a delay, in seconds, also applies to waiting calls."""
 
     fail_next: int = 0
     delay_seconds: float = 0
@@ -72,7 +73,7 @@ class BuyFaults:
 
 @dataclass(frozen=True, slots=True)
 class StatusFaults:
-    """What goes wrong with the next calls to status; a delay, in seconds, holds for waiting calls as well."""
+    """Faults of the next calls to status; a delay, in seconds, also applies to waiting calls."""
 
     fail_next: int = 0
     delay_seconds: float = 0
@@ -80,7 +81,7 @@ class StatusFaults:
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What becomes of one call: decided when it arrives, so that faults hit the calls in their order."""
+    """The outcome of one call, decided when it arrives, so that faults hit the calls in their order."""
 
     fails: bool
     wrong_ip: bool = False
@@ -91,11 +92,11 @@ DEFAULT_PACKAGES = (
     SimulatedPackage("1", "203.0.113", tuple(f"203.0.113.{number}" for number in range(10, 20))),
     SimulatedPackage("2", "198.51.100", tuple(f"198.51.100.{number}" for number in range(20, 23))),
 )
-"""What is for sale at the start: addresses for documentation (RFC 5737)."""
+"""The packages at the start: addresses for documentation (RFC 5737)."""
 
 
 class SimulatorState:
-    """The simulated provider. No method waits for anything: between two of them nothing is half done."""
+    """The simulated provider. No method awaits anything, so each call is atomic."""
 
     def __init__(
         self,
@@ -111,9 +112,9 @@ class SimulatorState:
         self.replace_packages(packages)
 
     def replace_packages(self, packages: Sequence[SimulatedPackage]) -> None:
-        """Sell these packages and no others; their addresses are free, also those that were sold before.
+        """Replace all packages; their addresses are free, even those that were sold before.
 
-        What was sold stays among the purchases.
+        Earlier sales stay among the purchases.
         """
         self.packages = tuple(packages)
         self._free = {package.name: list(package.ips) for package in packages}
@@ -122,12 +123,12 @@ class SimulatorState:
                 self._servers.pop(ip, None)
 
     def stock(self) -> Iterator[tuple[SimulatedPackage, tuple[str, ...]]]:
-        """Every package, active or not, with its free addresses."""
+        """Iterate over all packages, active or not, with their free addresses."""
         for package in self.packages:
             yield package, tuple(self._free[package.name])
 
     def next_buy(self) -> CallOutcome:
-        """Decide what becomes of a call to buy. One that fails has no effect and uses up no other fault."""
+        """Decide the outcome of a call to buy. A call that fails has no effect and uses up no other fault."""
         faults = self.buy_faults
         if faults.fail_next:
             self.buy_faults = replace(faults, fail_next=faults.fail_next - 1)
@@ -141,7 +142,7 @@ class SimulatorState:
         return CallOutcome(fails=False, wrong_ip=wrong, answer_lost=lost)
 
     def next_status(self) -> CallOutcome:
-        """Decide what becomes of a call to status."""
+        """Decide the outcome of a call to status."""
         faults = self.status_faults
         self.status_faults = replace(faults, fail_next=max(0, faults.fail_next - 1))
         return CallOutcome(fails=faults.fail_next > 0)
@@ -149,7 +150,7 @@ class SimulatorState:
     def sell(self, asked: str, ram: float | None, at: datetime, *, wrong_ip: bool = False) -> Sale:
         """Sell a server; `asked` is an address or the name of a package.
 
-        With `wrong_ip` the address comes from another package, or from outside of all if no other has one.
+        With `wrong_ip` the address comes from another package, or from none if no other package has one left.
         Raises SoldOutError when nothing is left.
         """
         own = self._package_of(asked)
@@ -165,7 +166,7 @@ class SimulatorState:
         return purchase
 
     def server(self, ip: str) -> SoldServer | None:
-        """The server with that address, None if none was sold."""
+        """Return the sold server with this address, or None."""
         return self._servers.get(ip)
 
     def _package_of(self, asked: str) -> SimulatedPackage | None:
@@ -174,7 +175,7 @@ class SimulatorState:
         return next(listed, None) or next(named, None)
 
     def _right(self, asked: str, own: SimulatedPackage | None) -> Iterator[tuple[SimulatedPackage, str]]:
-        """What may be sold, best first."""
+        """Iterate over what may be sold, best first."""
         if own is not None and own.active:
             if asked in self._free[own.name]:
                 yield own, asked

@@ -77,10 +77,10 @@ class Bus(Protocol):
         Deliveries of a connection that is gone are passed over: the broker delivers them again.
         """
 
-    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Hand these, a batch as `receive` returned it, back unhandled: the broker delivers them again, counting it."""
 
-    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+    def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these can still be acknowledged: the connection that they came by is still the current one."""
 
     async def stop_receiving(self) -> None:
@@ -90,5 +90,5 @@ class Bus(Protocol):
         """Close the connection; what was not acknowledged is delivered again."""
 
     @property
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Return None while all is well, else what is wrong with the connection, broker or topology, in a few words."""

@@ -27,24 +27,30 @@ _NAMED_ORDERS = 10
 
 
 class BatchAbandonedError(TransientError):
-    """The batch in hand cannot be finished here: its connection is gone, or the process is ending."""
+    """The current batch cannot be finished here: its connection is gone, or the process is ending."""
 
 
 class BatchLoop(ABC):
     """Takes batches of one queue until it is stopped.
 
-    `batch_limit` is the most messages taken at once; `as_ours` turns a driver's exception into one of shared.errors;
-    `stalled_after` (seconds) is how long a batch may be in hand before `trouble` says so. The bus must have been
-    started with the same queue, and is closed by whoever opened it.
+    `batch_limit` is the most messages taken at once. `translate_error` turns a driver's exception into one of
+    shared.errors. `stalled_after` (seconds) is how long a batch may take before `unhealthy_reason` says so. The bus
+    must have been started with the same queue; whatever opened it closes it.
     """
 
     def __init__(
-        self, bus: Bus, queue: str, *, batch_limit: int, as_ours: Callable[[Exception], Exception], stalled_after: float
+        self,
+        bus: Bus,
+        queue: str,
+        *,
+        batch_limit: int,
+        translate_error: Callable[[Exception], Exception],
+        stalled_after: float,
     ) -> None:
         self._bus = bus
         self._queue = queue
         self._batch_limit = batch_limit
-        self._as_ours = as_ours
+        self._as_ours = translate_error
         self._stalled_after = stalled_after
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -56,7 +62,7 @@ class BatchLoop(ABC):
         """Do all that a batch asks for, and acknowledge it at the end."""
 
     @property
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """None while messages are taken and finished, else what is wrong, in a few words (for /readyz)."""
         if self._task is None or self._task.done():
             return "the consumer does not run"
@@ -66,7 +72,7 @@ class BatchLoop(ABC):
             seconds = time.monotonic() - self._in_hand_since
             if seconds > self._stalled_after:
                 return f"the batch in hand has not been finished for {seconds:.0f} s"
-        return self._bus.trouble
+        return self._bus.unhealthy_reason
 
     async def run(self) -> None:
         """Take batches until `stop`; whatever goes wrong in between is logged and survived."""
@@ -142,7 +148,7 @@ class BatchLoop(ABC):
         if self._stopping.is_set():
             raise BatchAbandonedError(f"stopping while a server is away: {error}")
         await self._pause(backoff.next())
-        if not self._bus.holds(batch):
+        if not self._bus.still_owns(batch):
             raise BatchAbandonedError(f"its connection is gone: {error}")
 
     async def _pause(self, seconds: float) -> None:
@@ -155,7 +161,7 @@ class BatchLoop(ABC):
 
     async def _return_after_fault(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._bus.give_back(deliveries)
+            await self._bus.requeue(deliveries)
         except TransientError as error:
             log.warning("batch not given back", queue=self._queue, error=str(error))
 

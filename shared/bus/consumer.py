@@ -9,7 +9,7 @@ between, the batch comes again and the idempotent handlers return the same.
     TransientError               nothing is acknowledged, the same call is repeated until it succeeds; no attempt burns
     anything else, many at once  the batch is split in halves until the bad message stands alone, the others go through
     PoisonError, standing alone  dead letter
-    anything else, alone         next rung of the retry ladder, after the last one dead letter
+    anything else, alone         next level of the retry ladder, after the last one dead letter
 
 A message of a type that no contract has is retried on the slowest level each time: its sender may have been upgraded
 before this process.
@@ -78,7 +78,7 @@ def _as_it_is(error: Exception) -> Exception:
 
 
 class Consumer(BatchLoop):
-    """Takes the messages of one queue to their handlers until it is stopped; `reach` is told the failure points."""
+    """Takes the messages of one queue to their handlers until it is stopped; `failpoint` is told the failure points."""
 
     def __init__(
         self,
@@ -87,16 +87,18 @@ class Consumer(BatchLoop):
         handlers: Handlers,
         *,
         batch_limit: int = 200,
-        reach: FailurePoint = nothing_fails,
-        as_ours: Callable[[Exception], Exception] = _as_it_is,
+        failpoint: FailurePoint = nothing_fails,
+        translate_error: Callable[[Exception], Exception] = _as_it_is,
         clock: Callable[[], datetime] = _utc_now,
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         stalled_after: float = 30.0,
     ) -> None:
-        super().__init__(bus, queue, batch_limit=batch_limit, as_ours=as_ours, stalled_after=stalled_after)
+        super().__init__(
+            bus, queue, batch_limit=batch_limit, translate_error=translate_error, stalled_after=stalled_after
+        )
         self._publisher = Publisher(bus)
         self._handlers = handlers
-        self._reach = reach
+        self._failpoint = failpoint
         self._clock = clock
         self._ladder = ladder
         prepare(queue, handlers, self._ladder)
@@ -108,11 +110,11 @@ class Consumer(BatchLoop):
     async def _finish(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> None:
         for handler, group in self._read_and_group(deliveries, outcome).items():
             await self._handle(handler, group, deliveries, outcome)
-        self._reach(HANDLED)
+        self._failpoint(HANDLED)
         await self._until_served(lambda: self._publisher.publish(outcome.envelopes), deliveries)
-        self._reach(PUBLISHED)
+        self._failpoint(PUBLISHED)
         await self._bus.acknowledge(deliveries)
-        self._reach(ACKNOWLEDGED)
+        self._failpoint(ACKNOWLEDGED)
         self._count(outcome)
 
     def _read_and_group(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> dict[Handler, list[_Taken]]:
@@ -184,7 +186,7 @@ class Consumer(BatchLoop):
         outcome.retried[type_label(type_name(delivery))] += 1
         outcome.levels[retry.exchange] += 1
         text = traceback_text(error)
-        log.warning("message retried", **self._context(delivery, error), rung=retry.exchange, exception=text)
+        log.warning("message retried", **self._context(delivery, error), retry_level=retry.exchange, exception=text)
 
     def _give_up(self, delivery: Delivery, error: Exception, outcome: _Outcome) -> None:
         delivery = outcome.batch.failed(delivery, error)

@@ -1,4 +1,4 @@
-"""What becomes of a message that could not be handled: its next rung of the retry ladder, or its dead letter. Pure.
+"""What becomes of a message that could not be handled: its next level of the retry ladder, or its dead letter. Pure.
 
 Both keep the body as it was. The attempts are counted in a header of our own, `x-attempts`; a header that does not hold
 a sensible count is taken as none, so a hostile one costs at most some retries.

@@ -244,7 +244,7 @@ class MemoryBus:
         self._open = False
 
     @property
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """See shared.bus.Bus."""
         if not self._open:
             return "memory broker: not connected"
@@ -262,8 +262,8 @@ class MemoryBus:
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """See shared.bus.Bus."""
         await asyncio.sleep(0)
-        if self.trouble is not None:
-            raise BusUnavailableError(self.trouble)
+        if self.unhealthy_reason is not None:
+            raise BusUnavailableError(self.unhealthy_reason)
         if self._broker.happens(self._broker.faults.disconnect):
             self._publish_all(self._broker.some_of(envelopes))
             self.drop()
@@ -297,16 +297,16 @@ class MemoryBus:
         await asyncio.sleep(0)
         if self._broker.happens(self._broker.faults.disconnect):
             self.drop()
-        if self.holds(deliveries):
+        if self.still_owns(deliveries):
             self._release(deliveries)
 
-    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """See shared.bus.Bus."""
         await asyncio.sleep(0)
-        if self.holds(deliveries):
+        if self.still_owns(deliveries):
             self._broker.put_back(self._queue or "", self._release(deliveries))
 
-    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+    def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         """See shared.bus.Bus."""
         return bool(deliveries) and deliveries[-1].receipt.connection == self._connection and self._open
 

@@ -12,7 +12,7 @@ import structlog
 
 from shared import topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.link import Link, Options, RefusedError
+from shared.bus.amqp.link import BrokerRefusedError, Link, Options
 from shared.bus.backoff import Backoff
 from shared.errors import BusUnavailableError, StartError
 from shared.urls import hide_credentials
@@ -53,11 +53,11 @@ class RabbitBus:
         self._reason = "not started"
 
     @property
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """See shared.bus.Bus."""
         if self._supervisor is None or self._supervisor.done() or self._link is None:
             return f"RabbitMQ: {self._reason}"
-        return self._link.trouble
+        return self._link.unhealthy_reason
 
     async def start(self, queue: str | None) -> None:
         """See shared.bus.Bus. Raises StartError for what waiting does not mend: wrong password, other declarations."""
@@ -94,15 +94,15 @@ class RabbitBus:
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See shared.bus.Bus."""
-        if self._link is not None and self.holds(deliveries):
+        if self._link is not None and self.still_owns(deliveries):
             self._link.acknowledge(deliveries)
 
-    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """See shared.bus.Bus."""
-        if self._link is not None and self.holds(deliveries):
-            self._link.give_back(deliveries)
+        if self._link is not None and self.still_owns(deliveries):
+            self._link.requeue(deliveries)
 
-    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+    def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         """See shared.bus.Bus."""
         return self._link is not None and bool(deliveries) and deliveries[-1].receipt.link is self._link
 
@@ -146,7 +146,7 @@ class RabbitBus:
             await asyncio.sleep(backoff.next())
 
     def _note_failure(self, error: BusUnavailableError) -> None:
-        if isinstance(error, RefusedError) and not self._opened.is_set():
+        if isinstance(error, BrokerRefusedError) and not self._opened.is_set():
             raise StartError(f"RabbitMQ at {self._address} does not let us in: {error}") from error
         if str(error) != self._reason and self._opened.is_set():
             log.warning("RabbitMQ cannot be reached", address=self._address, reason=str(error))

@@ -16,23 +16,19 @@ import httpx
 from cryptography.fernet import Fernet
 
 from operations.stack.ports import PortClaims
+from shared.services import PROCESSES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ordersaga-tests"
 IMAGE = "ordersaga:tests"
 # Service to the variable of docker-compose.yml that moves its port.
 PORT_VARIABLES = {
-    "order": "ORDER_PORT",
-    "inventory": "INVENTORY_PORT",
-    "payment": "PAYMENT_PORT",
-    "provisioning": "PROVISIONING_PORT",
-    "console": "CONSOLE_PORT",
-    "simulator": "SIMULATOR_PORT",
+    **{name: f"{name.upper()}_PORT" for name in PROCESSES},
     "mongo": "MONGODB_PORT",
     "rabbitmq": "AMQP_PORT",
     "management": "MANAGEMENT_PORT",
 }
-SERVICES = ("order", "inventory", "payment", "provisioning", "console", "simulator")
+SERVICES = tuple(PROCESSES)
 WITH_SIMULATOR = {
     "COMPOSE_PROFILES": "simulator",
     "ORDERSAGA_SMARTVPS_URL": "http://simulator:3013",

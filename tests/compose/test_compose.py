@@ -86,7 +86,9 @@ async def settled(stack: ComposeStack, client: httpx.AsyncClient, order_id: str)
         order: dict[str, Any] = answer.raise_for_status().json()
         return order if order["settled"] else None
 
-    order = await eventually(final, within=SETTLED_WITHIN_SECONDS, message=f"order {order_id} to settle")
+    order: dict[str, Any] | None = await eventually(
+        final, within=SETTLED_WITHIN_SECONDS, message=f"order {order_id} to settle"
+    )
     assert order is not None
     return order
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import docker
@@ -47,7 +48,10 @@ def owned_by(engine: docker.DockerClient, pid: int) -> list[str]:
 
 
 async def test_the_database_commits_transactions(started: Servers, unique_id: str) -> None:
-    async with pymongo.AsyncMongoClient(started.mongodb_url) as client, client.start_session() as session:
+    async with (
+        pymongo.AsyncMongoClient[dict[str, Any]](started.mongodb_url) as client,
+        client.start_session() as session,
+    ):
         notes = client[unique_id]["notes"]
         async with await session.start_transaction():
             await notes.insert_one({"_id": 1}, session=session)

@@ -1,4 +1,4 @@
-"""`ordersaga load` against a running stack: its orders, its figures, its verdict."""
+"""`ordersaga load` against a running stack: orders, figures and result."""
 
 import asyncio
 import json
@@ -6,13 +6,14 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pymongo
 import pytest
 
 from operations.audit import audit
 from operations.errors import UnreachableError
-from operations.load import LoadProgress, Plan, run_load
+from operations.load import LoadPlan, LoadProgress, run_load
 from operations.settings import Stack as Address
 from tests.support import warm_processes
 from tests.support.processes import Stack, run_stack
@@ -21,14 +22,14 @@ from tests.support.servers import Servers, delete_topology
 
 @pytest.fixture(scope="module")
 async def stack(servers: Servers) -> AsyncIterator[Stack]:
-    """One stack for all tests: none of them minds the orders of another."""
+    """Run one stack for all tests, which ignore each other's orders."""
     await delete_topology(servers.amqp_url)
     prefix = f"t{secrets.token_hex(8)}"
     async with run_stack(servers.mongodb_url, servers.amqp_url, prefix) as running:
         await running.start()
         yield running
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         for name in ("orders", "inventory", "payments"):
             await client.drop_database(f"{prefix}_{name}")
 
@@ -40,7 +41,7 @@ def address(stack: Stack) -> Address:
 
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
     progress = LoadProgress()
-    report = await run_load(address(stack), Plan(orders=300, concurrency=10, products=4, lines=2), progress)
+    report = await run_load(address(stack), LoadPlan(orders=300, concurrency=10, products=4, lines=2), progress)
     assert report.ok
     assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
     assert report.statuses == {"CONFIRMED": 300}
@@ -55,33 +56,35 @@ async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
     assert report.cost["load"].rss_bytes > 0
 
 
-async def test_declined_orders_end_cancelled_and_give_everything_back(stack: Stack) -> None:
-    report = await run_load(address(stack), Plan(orders=40, rate=200, payment_token="tok_declined"))
+async def test_declined_orders_are_cancelled_and_release_everything(stack: Stack) -> None:
+    report = await run_load(address(stack), LoadPlan(orders=40, rate=200, payment_token="tok_declined"))
     assert report.ok
     assert report.statuses == {"CANCELLED": 40}
     assert report.reasons == {"The card was declined": 40}
 
 
-async def test_an_audit_in_the_middle_of_it_finds_orders_on_their_way_and_nothing_wrong(stack: Stack) -> None:
-    """One hot product is bought and given back, by orders that go through and orders that are declined."""
-    good = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1)))
-    declined = asyncio.create_task(run_load(address(stack), Plan(orders=400, products=1, payment_token="tok_declined")))
-    on_their_way = 0
+async def test_an_audit_during_a_load_test_finds_orders_in_flight_and_no_violations(stack: Stack) -> None:
+    """Successful and declined orders buy and release one hot product at the same time."""
+    good = asyncio.create_task(run_load(address(stack), LoadPlan(orders=400, products=1)))
+    declined = asyncio.create_task(
+        run_load(address(stack), LoadPlan(orders=400, products=1, payment_token="tok_declined"))
+    )
+    in_flight = 0
     while not (good.done() and declined.done()):
         report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, confirm_after=0)
         assert report.violations == []
-        on_their_way = max(on_their_way, report.information["inFlight"])
-    assert on_their_way > 0
+        in_flight = max(in_flight, report.information["inFlight"])
+    assert in_flight > 0
     assert (await good).ok
     assert (await declined).ok
 
 
-async def test_orders_that_do_not_settle_are_told(stack: Stack) -> None:
-    """Payment is away: what was accepted waits, is neither confirmed nor lost, and the test does not pass."""
+async def test_orders_that_do_not_settle_are_reported(stack: Stack) -> None:
+    """Without payment, accepted orders stay pending: neither confirmed nor lost, and the load test fails."""
     for process in stack.processes("payment"):
         await stack.kill(process)
     try:
-        report = await run_load(address(stack), Plan(orders=20, timeout=0.5))
+        report = await run_load(address(stack), LoadPlan(orders=20, timeout=0.5))
     finally:
         await stack.start("payment")
     assert (report.accepted, report.recorded, report.unsettled) == (20, 20, 20)
@@ -91,14 +94,16 @@ async def test_orders_that_do_not_settle_are_told(stack: Stack) -> None:
     assert report.audit.information["inFlight"] == 20
 
 
-async def test_a_stack_that_is_not_there() -> None:
-    nobody = {"order": "http://127.0.0.1:1", "inventory": "http://127.0.0.1:1"}
+async def test_a_stack_that_does_not_exist() -> None:
+    nowhere = {"order": "http://127.0.0.1:1", "inventory": "http://127.0.0.1:1"}
     with pytest.raises(UnreachableError, match="inventory service"):
-        await run_load(Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nobody, None, "nobody"), Plan(orders=1))
+        await run_load(
+            Address("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", nowhere, None, "nothing"), LoadPlan(orders=1)
+        )
 
 
 async def ordersaga(*words: str, **settings: str) -> tuple[int, str, str]:
-    """Run the command line with these settings; its exit status, what it printed and its errors."""
+    """Run the command line with these settings; return its exit status, its output and its errors."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {f"ORDERSAGA_{name.upper()}": value for name, value in settings.items()}
     return await warm_processes.run("operations.cli", *words, environment=environment)
@@ -128,7 +133,7 @@ async def test_the_command_line(stack: Stack) -> None:
 
 
 async def test_an_audit_of_another_stack_than_the_one_that_took_the_orders_is_told(stack: Stack) -> None:
-    """Its books balance: there is nothing in them."""
+    """The books of the other stack balance because they are empty."""
     where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, "database_prefix": "another"}
     where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}
     status, output, errors = await ordersaga("load", "--orders", "3", **where)
@@ -159,11 +164,11 @@ async def test_exit_statuses_of_the_command_line(mongodb_url: str) -> None:
     assert (await ordersaga("load", "--orders", "0"))[0] == 2
     assert (await ordersaga("load", "--products", "2", "--lines", "3"))[0] == 2
     for command in ("load", "audit"):
-        nobody = {
+        nowhere = {
             "amqp_url": "amqp://127.0.0.1:1/",
             "order_url": "http://127.0.0.1:1",
             "inventory_url": "http://127.0.0.1:1",
         }
-        status, _, errors = await ordersaga(command, mongodb_url=mongodb_url, **nobody)
+        status, _, errors = await ordersaga(command, mongodb_url=mongodb_url, **nowhere)
         assert status == 3, errors
         assert "Traceback" not in errors

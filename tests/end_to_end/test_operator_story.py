@@ -34,9 +34,9 @@ PATIENCE_SECONDS = 120
 GOOD = 1000
 HIT = 200
 KEEP_SECONDS = 2.0
-"""For idle connections: the services close theirs after 5 s, and a request must not meet that."""
+"""Idle connections are closed earlier than the services close them (5 s)."""
 TALLEST = 2000
-"""Pixels; of a taller page, the top is enough."""
+"""Pixels; taller pages are cut off."""
 AT_ONCE = 40
 
 
@@ -130,7 +130,8 @@ async def shop(tmp_path: Path, servers: Servers, database_prefix: str, clean_bro
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
         "ORDERSAGA_PAYMENT_FAILURE_RATE": "0",
         "ORDERSAGA_REPUBLISH_AFTER_SECONDS": "1",
-        "ORDERSAGA_TOPOLOGY_CHECK_SECONDS": "3600",  # the bindings that `without` removes stay away
+        "ORDERSAGA_RESEND_AFTER_SECONDS": "3600",  # the corrupted order waits for the operator
+        "ORDERSAGA_TOPOLOGY_CHECK_SECONDS": "3600",  # must not restore the bindings that `without` removes
     }
     try:
         await ordersaga(environment, "up", "--detach")

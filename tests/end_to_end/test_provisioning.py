@@ -1,4 +1,4 @@
-"""Orders for servers over real processes, a real broker, a real database, and the provider's simulator over HTTP."""
+"""Orders for servers over real processes, a real broker, a real database and the provider's simulator."""
 
 import asyncio
 import secrets
@@ -20,7 +20,7 @@ from tests.support.simulators import Simulator, package, run_simulator
 SERVICES = ("order", "inventory", "payment", "provisioning")
 HOLD_SECONDS = 3600
 FOR_EVER = 3600
-"""Seconds of delay: calls are held until the test sets another one."""
+"""A delay in seconds that holds calls until the test sets another one."""
 
 
 class Hoster:
@@ -31,7 +31,7 @@ class Hoster:
         self.simulator = simulator
 
     async def sells(self, *names: str, ips: int = 5, ram: int = 2048) -> None:
-        """Have the provider offer these packages and no others, and the shop sell a server of each."""
+        """Let the provider offer these packages only, and the shop sell a server of each."""
         await self.simulator.faults(
             buy={"failNext": 0, "delaySeconds": 0, "wrongIpNext": 0, "loseAnswerNext": 0},
             status={"failNext": 0, "delaySeconds": 0},
@@ -52,7 +52,7 @@ class Hoster:
         return list(await asyncio.gather(*(self.order(name) for _ in range(number))))
 
     async def when(self, order_id: str, *statuses: str, within: float = 60) -> dict[str, Any]:
-        """The order once it has one of these statuses."""
+        """Wait until the order has one of these statuses, and return it."""
         found: dict[str, Any] = {}
 
         async def has_status() -> bool:
@@ -71,18 +71,18 @@ class Hoster:
         return response.json()
 
     async def operate(self, order_id: str, verb: str) -> int:
-        """Do what an operator or a client may do with an order; returns the HTTP status."""
+        """Send an operator's or a client's action on an order; return the HTTP status."""
         response = await self.stack.client.post(f"{self.stack.url('order')}/orders/{order_id}/{verb}")
         return int(response.status_code)
 
     async def sold(self, name: str) -> list[dict[str, Any]]:
-        """What the provider was asked to buy from a package."""
+        """Return the provider's sales from a package."""
         return [purchase for purchase in await self.simulator.purchases() if purchase["package"] == name]
 
 
 @pytest.fixture(scope="module")
 async def hoster(servers: Servers) -> AsyncIterator[Hoster]:
-    """One stack for all tests of this module: each has packages of its own; the books are audited at the end."""
+    """One stack for all tests of this module, each with its own packages; the books are audited at the end."""
     prefix = f"t{secrets.token_hex(8)}"
     await delete_topology(servers.amqp_url)
     settings = {**SHORT_DELAYS, "republish_after_seconds": 1, "failed_hold_seconds": HOLD_SECONDS}
@@ -112,20 +112,20 @@ async def test_ten_orders_at_once_for_five_addresses(hoster: Hoster) -> None:
     assert await hoster.sold("103.1.2") == []
 
 
-async def test_a_completed_order_has_a_server_and_its_owner_the_credentials(hoster: Hoster) -> None:
+async def test_a_completed_order_has_a_server_and_credentials_for_its_owner(hoster: Hoster) -> None:
     await hoster.sells("103.2.1")
     order = await hoster.when(await hoster.order("103.2.1"), "COMPLETED")
     assert order["settled"]
     assert order["provisioningStatus"] == "COMPLETED"
     assert order["server"]["ip"] == "103.2.1.1"
-    told = [entry["message"] for entry in order["history"] if "message" in entry]
-    assert "Your server is being provisioned" in told
-    assert "Your server is ready" in told
+    progress = [entry["message"] for entry in order["history"] if "message" in entry]
+    assert "Your server is being provisioned" in progress
+    assert "Your server is ready" in progress
     credentials = await hoster.get(f"/jobs/{order['orderId']}/credentials")
     assert credentials["ip"] == "103.2.1.1"
     job = await hoster.get(f"/jobs/{order['orderId']}")
     assert [attempt["step"] for attempt in job["attempts"]] == ["check", "buy", "verify", "status"]
-    # Nowhere else: neither in what is shown, nor in a log, nor in clear in the database.
+    # The password is in no other response, in no log, and not in plain text in the database.
     said = "".join(line for process in hoster.stack.processes("provisioning") for line in process.output)
     async with pymongo.AsyncMongoClient[dict[str, Any]](hoster.stack.mongodb_url) as client:
         records = client[f"{hoster.stack.database_prefix}_provisioning"]["jobs"]
@@ -163,13 +163,13 @@ async def test_lost_answers_never_buy_twice(hoster: Hoster) -> None:
     assert sorted(sold) == sorted(order["server"]["ip"] for order in orders)
 
 
-async def test_the_customer_reads_what_is_waited_for(hoster: Hoster) -> None:
+async def test_the_customer_reads_why_the_order_waits(hoster: Hoster) -> None:
     await hoster.sells("103.5.1")
     await hoster.simulator.faults(buy={"failNext": 1}, status={"failNext": 1})
     order = await hoster.when(await hoster.order("103.5.1"), "COMPLETED")
-    told = [entry["message"] for entry in order["history"] if entry["event"] == "provisioning.progress"]
+    progress = [entry["message"] for entry in order["history"] if entry["event"] == "provisioning.progress"]
     waited = "Waiting 0.2 seconds before attempt 2 of 3"
-    assert told == ["Your server is being provisioned", waited, waited, "Your server is ready"]
+    assert progress == ["Your server is being provisioned", waited, waited, "Your server is ready"]
 
 
 async def test_an_operator_retries_one_and_refunds_the_other(hoster: Hoster) -> None:
@@ -201,18 +201,18 @@ async def test_cancelled_before_it_buys_the_money_goes_back(hoster: Hoster) -> N
     assert await hoster.operate(buying, "cancel") == 202
     cancelled = await hoster.stack.settled(waiting, within=60)
     assert (cancelled["status"], cancelled["paymentStatus"]) == ("CANCELLED", "REFUNDED")
-    # The request of the other one had left when the cancellation came: the customer has the server.
+    # The other order's request had been sent when the cancellation came, so the customer gets the server.
     await hoster.simulator.faults(buy={"delaySeconds": 0})
     assert (await hoster.when(buying, "COMPLETED"))["server"]["ip"] == "103.8.1.1"
     assert len(await hoster.sold("103.8.1")) == 1
 
 
-async def test_cancelled_after_a_wrong_address_was_bought_somebody_has_to_decide(hoster: Hoster) -> None:
+async def test_cancelled_after_a_wrong_address_was_bought_an_operator_must_decide(hoster: Hoster) -> None:
     await hoster.sells("103.9.1", "103.9.2")
     await hoster.simulator.faults(buy={"wrongIpNext": 1, "delaySeconds": FOR_EVER})
     asked_before = hoster.simulator.asked_to_buy
     order_id = await hoster.order("103.9.1")
-    await eventually(lambda: hoster.simulator.asked_to_buy > asked_before, 60, "the request to have arrived")
+    await eventually(lambda: hoster.simulator.asked_to_buy > asked_before, 60, "the request to arrive")
     assert await hoster.operate(order_id, "cancel") == 202
     await hoster.simulator.faults(buy={"delaySeconds": 0})
     order = await hoster.when(order_id, "FAILED", "CANCELLED")
@@ -223,7 +223,7 @@ async def test_cancelled_after_a_wrong_address_was_bought_somebody_has_to_decide
 
 
 async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hoster) -> None:
-    """Within a package one after the other, all packages at once. How fast is for benchmarks/provisioning.py to say."""
+    """One after the other within a package, packages in parallel. benchmarks/provisioning.py measures the speed."""
     names = [f"104.0.{number}" for number in range(50)]
     await hoster.sells(*names, ips=4)
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
@@ -237,14 +237,14 @@ async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hos
     assert Counter(purchase["package"] for purchase in purchases) == dict.fromkeys(names, 4)
     for name in names:
         times = [datetime.fromisoformat(purchase["at"]) for purchase in purchases if purchase["package"] == name]
-        # A request leaves after the answer to the one before; wall clocks may be set meanwhile, hence not exactly 0.2.
+        # A request is sent after the answer to the one before; clocks may be adjusted meanwhile, so not exactly 0.2.
         assert all((after - before).total_seconds() >= 0.15 for before, after in pairwise(times))
 
 
 async def _are_buying(hoster: Hoster, number: int) -> bool:
     running = await hoster.get("/jobs?status=RUNNING&limit=100")
-    return sum(job["step"] == "buy" for job in running["items"]) >= number
+    return [job["step"] for job in running["items"]].count("buy") >= number
 
 
 async def _is_buying(hoster: Hoster, order_id: str) -> bool:
-    return (await hoster.get(f"/jobs/{order_id}"))["step"] == "buy"
+    return bool((await hoster.get(f"/jobs/{order_id}"))["step"] == "buy")

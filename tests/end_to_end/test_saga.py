@@ -42,7 +42,7 @@ async def test_ten_orders_at_once_for_five_in_stock(stack: Stack) -> None:
     assert await stack.inventory("p1") == {"productId": "p1", "quantity": 0, "reserved": 5}
 
 
-async def test_a_declined_payment_gives_its_stock_back(stack: Stack) -> None:
+async def test_a_declined_payment_releases_its_stock(stack: Stack) -> None:
     await stack.start()
     await stack.stock("p1", 1)
     order = await stack.settled(await stack.place(payment={"token": "tok_declined"}))
@@ -59,7 +59,7 @@ async def test_a_lost_answer_of_the_gateway_is_looked_up(stack: Stack) -> None:
     assert (order["status"], order["paymentStatus"]) == ("CONFIRMED", "PROCESSED")
 
 
-async def test_what_cannot_be_sold_is_refused_with_the_reason(stack: Stack) -> None:
+async def test_orders_that_cannot_be_fulfilled_are_refused_with_the_reason(stack: Stack) -> None:
     await stack.start()
     await stack.stock("p1", 5)
     await stack.client.put(f"{stack.url('inventory')}/products/dear", json={"kind": "goods", "price": 20})
@@ -80,7 +80,7 @@ async def test_what_cannot_be_sold_is_refused_with_the_reason(stack: Stack) -> N
 
 
 async def test_many_orders_over_several_products_and_several_workers(stack: Stack) -> None:
-    """All or nothing: with two inventories and two order services, no order ever holds a part of what it asked for."""
+    """All or nothing: with two inventories and two order services, no order ever holds a part of its items."""
     await stack.start("order", "order", "inventory", "inventory", "payment", "payment")
     products = [f"p{n}" for n in range(4)]
     for product in products:
@@ -88,7 +88,9 @@ async def test_many_orders_over_several_products_and_several_workers(stack: Stac
 
     def several(index: int) -> dict[str, Any]:
         chosen = [products[(index + offset) % 4] for offset in range(1 + index % 3)]
-        items = [{"productId": product, "quantity": 1 + index % 2, "price": 10} for product in chosen]
+        items: list[dict[str, Any]] = [
+            {"productId": product, "quantity": 1 + index % 2, "price": 10} for product in chosen
+        ]
         return {
             "items": items,
             "totalAmount": 10 * sum(item["quantity"] for item in items),
@@ -152,7 +154,7 @@ async def test_an_answer_whose_type_contradicts_its_routing_key_confirms_no_orde
 
 
 async def time_runs_out(stack: Stack, order_id: str) -> None:
-    """Let the order's time pass: a second that a test waits may be too short for inventory to answer in."""
+    """Move the deadline of the order into the past. A short timeout could expire before inventory answers."""
     now = [{"$set": {"deadline": "$$NOW", "dueAt": "$$NOW"}}]
     async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
         orders = client[f"{stack.database_prefix}_orders"]["orders"]
@@ -195,7 +197,7 @@ async def test_an_order_is_followed_to_its_end_by_events(stack: Stack) -> None:
 
 
 async def test_orders_are_accepted_while_the_others_are_away(stack: Stack) -> None:
-    """The other services are not even started: their queues keep the orders, and they catch up when they come."""
+    """The other services have not been started: their queues keep the orders until they start."""
     await stack.start("order")
     placed = await stack.place_many(50, lambda _: {"payment": {"token": "tok_ok"}})
     assert len(placed) == 50
@@ -207,7 +209,7 @@ async def test_orders_are_accepted_while_the_others_are_away(stack: Stack) -> No
 
 
 async def test_a_terminated_service_finishes_what_it_has_in_hand(stack: Stack) -> None:
-    """SIGTERM under load: the process ends by itself with status 0, and no client loses an accepted order."""
+    """After SIGTERM under load, the process ends with status 0, and no accepted order is lost."""
     await stack.start("order", "order", "inventory", "payment")
     await stack.stock("p1", 1000)
     first, second = stack.processes("order")
@@ -223,7 +225,7 @@ async def test_a_terminated_service_finishes_what_it_has_in_hand(stack: Stack) -
     loading = asyncio.gather(*(client(number) for number in range(30)))
     await eventually(lambda: len(placed) > 50, 60)
     first.process.terminate()
-    # It gives itself 10 s, of a machine that may stand still meanwhile.
+    # The process allows itself 10 s; a loaded machine may pause meanwhile.
     assert await asyncio.wait_for(first.process.wait(), 30) == 0
     await loading
     orders = await stack.all_settled(placed)
@@ -240,7 +242,7 @@ async def test_a_wrong_setting_stops_the_process_with_one_line(stack: Stack) -> 
 
 
 async def test_a_server_that_is_away_is_named_by_readyz(stack: Stack) -> None:
-    """Nothing listens where the broker should be: the process is up, not ready, and says why."""
+    """Without a broker, the process runs, is not ready, and reports the reason."""
     process = await stack.launch("order", amqp_url="amqp://guest:guest@127.0.0.1:9/")
 
     async def named() -> bool:

@@ -27,7 +27,7 @@ async def inventory(stack: Stack, method: str, path: str, **body: Any) -> httpx.
 
 
 async def open_slots(stack: Stack, capacity: int) -> list[str]:
-    """Set rules with two slots of a day, the first half a day from now; return them, earliest first."""
+    """Configure two slots per day, the first in half a day; return them, earliest first."""
     opening = (utc_now() + timedelta(hours=12)).strftime("%H:%M")
     times = {"durationMinutes": 1440, "openTime": opening, "closeTime": opening, "horizonSlots": 2}
     return await set_rules(stack, capacity=capacity, **times)
@@ -49,7 +49,7 @@ async def loads(stack: Stack) -> list[float]:
 
 
 async def place(stack: Stack, slot: str | None = "auto", token: str = "tok_ok") -> dict[str, Any]:
-    """Place an order for 10 and wait for its end."""
+    """Place an order for 10 and wait until it is settled."""
     return await stack.settled(await stack.place(payment={"token": token}, delivery={"slot": slot}))
 
 
@@ -75,7 +75,7 @@ async def a_burst_of_orders_fills_the_slots_to_the_last_one_that_fits(stack: Sta
         return {"delivery": {"slot": "auto"}, "payment": {"token": "tok_declined" if index % 4 == 3 else "tok_ok"}}
 
     orders = await stack.all_settled(await stack.place_many(40, body))
-    # Orders with a declined card take room for a while, for which others are refused: late orders get that room.
+    # Orders with a declined card take up room for a while, so others are refused: late orders get that room.
     late = [await place(stack) for _ in range(14)]
 
     assert len(orders) == 40

@@ -47,32 +47,32 @@ async def shop(spans: Spans, mongodb_url: str, database_prefix: str) -> AsyncIte
         yield opened
 
 
-def assert_one_trace(told: Sequence[ReadableSpan], spans: Spans) -> int:
-    """Everything about an order is in one trace, and hangs together; returns the trace's id."""
-    (trace,) = {trace_id(span) for span in told}
-    roots = [span for span in told if spans.parent(span) is None]
+def assert_one_trace(saga: Sequence[ReadableSpan], spans: Spans) -> int:
+    """Check that all spans of an order form one connected trace; return the trace's id."""
+    (trace,) = {trace_id(span) for span in saga}
+    roots = [span for span in saga if spans.parent(span) is None]
     assert [span.name for span in roots] == ["POST /orders"]
     assert roots[0].kind is SpanKind.SERVER
     return trace
 
 
 def saga_of(order_id: str, spans: Spans) -> list[ReadableSpan]:
-    """All spans about the order but the reading of it."""
+    """Return all spans of the order except GET requests."""
     return [span for span in spans.of_order(order_id) if not span.name.startswith("GET")]
 
 
-# --- In one process. ---
+# --- In one process ---
 
 
 async def test_a_whole_saga_is_one_trace_from_the_post_to_the_final_status(shop: Shop, spans: Spans) -> None:
     async with shop.all_running():
         order_id = await shop.place(**A_SERVER)
         assert (await shop.settled(order_id))["status"] == "COMPLETED"
-    told = saga_of(order_id, spans)
-    trace = assert_one_trace(told, spans)
+    saga = saga_of(order_id, spans)
+    trace = assert_one_trace(saga, spans)
 
     def one(name: str) -> ReadableSpan:
-        return next(span for span in told if span.name == name)
+        return next(span for span in saga if span.name == name)
 
     created, last = "publish ordersaga:order.created", one("publish ordersaga:order.completed")
     for queue, answer in (
@@ -81,7 +81,7 @@ async def test_a_whole_saga_is_one_trace_from_the_post_to_the_final_status(shop:
     ):
         expected = ["POST /orders", created, f"process ordersaga:order.created:{queue}", answer]
         assert spans.path(one(answer)) == expected
-    # Whichever of the two answers came second has carried the order on.
+    # The second of the two answers has continued the order.
     path = spans.path(last)
     assert path[-6:] == [
         f"process {path[-7].removeprefix('publish ')}:{topology.ORDER_INBOX}",
@@ -101,7 +101,7 @@ async def test_a_whole_saga_is_one_trace_from_the_post_to_the_final_status(shop:
     }
 
 
-async def test_what_is_sent_from_abroad_is_continued_and_garbage_is_not(shop: Shop, spans: Spans) -> None:
+async def test_a_foreign_trace_context_is_continued_and_an_invalid_one_is_not(shop: Shop, spans: Spans) -> None:
     async with shop.all_running():
         continued, garbage = await shop.place(ABROAD), await shop.place("00-garbage")
         assert (await shop.settled(continued))["status"] == (await shop.settled(garbage))["status"] == "CONFIRMED"
@@ -115,7 +115,7 @@ async def test_what_is_sent_from_abroad_is_continued_and_garbage_is_not(shop: Sh
 async def test_orders_that_are_handled_together_stay_in_their_own_traces(shop: Shop, spans: Spans) -> None:
     async with shop.running("order"):
         placed = await asyncio.gather(*(shop.place() for _ in range(12)))
-    async with shop.all_running():  # which find all of the orders waiting for them
+    async with shop.all_running():  # all orders are waiting for them
         for order_id in placed:
             await shop.settled(order_id)
     traces = {assert_one_trace(saga_of(order_id, spans), spans) for order_id in placed}
@@ -127,24 +127,26 @@ async def test_orders_that_are_handled_together_stay_in_their_own_traces(shop: S
     assert {attribute(span, "db.system.name") for span in done_for_many} == {"mongodb"}
 
 
-async def test_an_operators_request_goes_on_in_the_orders_trace_and_is_linked_to_it(shop: Shop, spans: Spans) -> None:
+async def test_an_operators_request_continues_the_orders_trace_and_is_linked_to_it(shop: Shop, spans: Spans) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
         cancelled = await shop.ask("order", "POST", f"/orders/{order_id}/cancel", {"reason": "second thoughts"})
         assert cancelled["status"] == "CANCELLED"
         async with shop.all_running("inventory", "payment"):
             await shop.settled(order_id)
-    told = [span for span in saga_of(order_id, spans) if span.name != "POST /orders/{order_id}/cancel"]
-    assert_one_trace(told, spans)
+    saga = [span for span in saga_of(order_id, spans) if span.name != "POST /orders/{order_id}/cancel"]
+    assert_one_trace(saga, spans)
     request, step = spans.one("POST /orders/{order_id}/cancel"), spans.one("order.cancel_requested")
     assert trace_id(request) != trace_id(step)
     assert linked(request) == {span_id(step)}
     assert linked(step) == {span_id(request)}
     assert attribute(step, ORDER_STATUS) == "CANCELLED"
-    assert step in [spans.parent(span) for span in told if span.name == "publish ordersaga:stock.release"]
+    assert step in [spans.parent(span) for span in saga if span.name == "publish ordersaga:stock.release"]
 
 
-async def test_what_a_crash_left_unpublished_is_published_in_the_orders_trace(shop: Shop, spans: Spans) -> None:
+async def test_messages_that_a_crash_left_unpublished_are_published_in_the_orders_trace(
+    shop: Shop, spans: Spans
+) -> None:
     def crash(point: str) -> None:
         if point == ORDER_INSERTED:
             raise SimulatedCrashError(point)
@@ -157,7 +159,7 @@ async def test_what_a_crash_left_unpublished_is_published_in_the_orders_trace(sh
     assert_one_trace(saga_of(order_id, spans), spans)
 
 
-async def test_an_outcome_that_is_looked_up_later_is_told_in_the_orders_trace(shop: Shop, spans: Spans) -> None:
+async def test_an_outcome_that_is_looked_up_later_appears_in_the_orders_trace(shop: Shop, spans: Spans) -> None:
     async with shop.all_running("order", "inventory", "payment"):
         order_id = await shop.place(payment={"token": "tok_timeout"})
         assert (await shop.settled(order_id))["status"] == "CONFIRMED"
@@ -168,7 +170,7 @@ async def test_an_outcome_that_is_looked_up_later_is_told_in_the_orders_trace(sh
     assert spans.parent(first) is spans.parent(later)
 
 
-async def test_an_order_whose_time_is_over_ends_in_its_trace(shop: Shop, spans: Spans) -> None:
+async def test_an_order_that_times_out_ends_in_its_trace(shop: Shop, spans: Spans) -> None:
     shop.settings["saga_timeout_seconds"] = 0.2
     async with shop.running("order"):
         order_id = await shop.place()
@@ -183,15 +185,15 @@ async def test_an_order_whose_time_is_over_ends_in_its_trace(shop: Shop, spans: 
     assert attribute(spans.one("order.deadline_passed"), ORDER_STATUS) == "CANCELLED"
 
 
-# --- Processes. ---
+# --- Separate processes ---
 
 
 class Collector:
-    """What receives the spans: the part of an OTLP collector that answers over HTTP."""
+    """The HTTP part of an OTLP collector, which receives the spans."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []
-        """Each with the name of the service that it came from."""
+        """Return the spans, each with the name of its service."""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -230,18 +232,18 @@ async def collector() -> AsyncIterator[tuple[Collector, str]]:
 
 @pytest.fixture(scope="module")
 async def stack(servers: Servers, collector: tuple[Collector, str]) -> AsyncIterator[Stack]:
-    """Processes that trace, and write JSON; every line of their logs is wanted."""
-    told = {"tracing": "otlp", "log_format": "json", "log_level": "DEBUG"}
+    """Run processes with tracing and JSON logs at level DEBUG."""
+    settings = {"tracing": "otlp", "log_format": "json", "log_level": "DEBUG"}
     prefix = f"t{secrets.token_hex(8)}"
     await delete_topology(servers.amqp_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector[1])
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-        async with run_stack(servers.mongodb_url, servers.amqp_url, prefix, **told) as running:
+        async with run_stack(servers.mongodb_url, servers.amqp_url, prefix, **settings) as running:
             await running.start()
             yield running
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         for name in ("orders", "inventory", "payments"):
             await client.drop_database(f"{prefix}_{name}")
 
@@ -253,15 +255,17 @@ async def test_processes_send_their_parts_of_one_trace_to_the_collector(
     order_id = await stack.place()
     await stack.settled(order_id)
 
-    def told() -> list[tuple[str, Any]]:
+    def received() -> list[tuple[str, Any]]:
         return [span for span in collector[0].of_order(order_id) if not span[1].name.startswith("GET")]
 
-    def all_have_told() -> bool:  # each process sends on its own time, the last step's may be the first to arrive
-        confirmed = ("order", "publish ordersaga:order.confirmed") in [(service, span.name) for service, span in told()]
-        return confirmed and {service for service, _ in told()} == {"order", "inventory", "payment"}
+    def all_have_sent() -> bool:  # processes send independently, so the last span may arrive first
+        confirmed = ("order", "publish ordersaga:order.confirmed") in [
+            (service, span.name) for service, span in received()
+        ]
+        return confirmed and {service for service, _ in received()} == {"order", "inventory", "payment"}
 
-    await eventually(all_have_told, 60, "the spans of all three services")
-    assert len({span.trace_id for _, span in told()}) == 1
+    await eventually(all_have_sent, 60, "the spans of all three services")
+    assert len({span.trace_id for _, span in received()}) == 1
 
 
 def lines_of(stack: Stack, service: str) -> list[dict[str, Any]]:
@@ -271,10 +275,10 @@ def lines_of(stack: Stack, service: str) -> list[dict[str, Any]]:
     return lines
 
 
-async def test_every_line_of_a_log_is_an_object_that_names_the_service_and_what_it_is_about(stack: Stack) -> None:
+async def test_every_log_line_is_an_object_with_the_service_and_its_subject(stack: Stack) -> None:
     order_id, nonsense = await stack.place(), f"{secrets.token_hex(8)}"
     await stack.settled(order_id)
-    poison = StockReleased(order_id=nonsense)  # of an order that does not exist
+    poison = StockReleased(order_id=nonsense)  # an order that does not exist
     bus = RabbitBus(stack.amqp_url)
     await bus.start(None)
     await Publisher(bus).send([poison])
@@ -283,23 +287,23 @@ async def test_every_line_of_a_log_is_an_object_that_names_the_service_and_what_
     def of_messages(service: str) -> list[dict[str, Any]]:
         return [line for line in lines_of(stack, service) if line["event"].startswith("message ")]
 
-    def asked() -> list[dict[str, Any]]:
+    def lines_of_order() -> list[dict[str, Any]]:
         return [line for line in lines_of(stack, "order") if line.get("path") == f"/orders/{order_id}"]
 
     def dead() -> list[dict[str, Any]]:
         return [line for line in of_messages("order") if line["event"] == "message dead-lettered"]
 
-    def all_is_told() -> bool:  # a service may write a line after what it tells of is to be seen
+    def all_is_logged() -> bool:  # a service may log a step after its result is visible
         named = [{line["order_id"] for line in of_messages(name)} for name in ("order", "inventory", "payment")]
-        return bool(asked()) and bool(dead()) and all(order_id in order_ids for order_ids in named)
+        return bool(lines_of_order()) and bool(dead()) and all(order_id in order_ids for order_ids in named)
 
-    await eventually(all_is_told, 60, "every service to tell of the order, and the poison to be dead-lettered")
+    await eventually(all_is_logged, 60, "every service to log the order, and the poison to be dead-lettered")
     for service in ("order", "inventory", "payment"):
         lines = lines_of(stack, service)
         assert {line["service"] for line in lines} == {service}
         assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
         assert all(line["order_id"] and line["message_id"] for line in of_messages(service))
-    assert all(line["order_id"] == order_id for line in asked())
+    assert all(line["order_id"] == order_id for line in lines_of_order())
     (letter,) = dead()
     assert (letter["order_id"], letter["level"], letter["error_type"]) == (nonsense, "error", "PoisonError")
     assert letter["trace_id"]

@@ -1,4 +1,4 @@
-"""`ordersaga up`, `status` and `down` with real servers and services, and every way for a stack to end."""
+"""`ordersaga up`, `status` and `down` with real servers and services, and all ways in which a stack may end."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ SERVICES = ["order", "inventory", "payment", "provisioning", "console"]
 
 @dataclass
 class CommandLine:
-    """`ordersaga` for one data directory, without the settings of whoever runs the tests."""
+    """The command line for one data directory, without the settings of the user who runs the tests."""
 
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class CommandLine:
         return done.stdout
 
     def start_in_foreground(self, *words: str) -> "subprocess.Popen[str]":
-        """Start `up` as a terminal would: in a process group of its own."""
+        """Start `up` in a separate process group, as a terminal does."""
         return subprocess.Popen(
             self.command("up", *words),
             env=self.environment,
@@ -79,9 +79,9 @@ class CommandLine:
         )
 
     def status(self) -> dict[str, Any]:
-        """What `ordersaga status --json` prints, without a second of imports for each look."""
+        """Return the document of `ordersaga status --json` without the start of a process."""
         layout = Layout(self.data_directory)
-        with ThreadPoolExecutor(1) as thread:  # as this one runs the tests' event loop
+        with ThreadPoolExecutor(1) as thread:  # this thread runs the event loop of the tests
             state, processes = thread.submit(asyncio.run, check_stack(layout)).result()
         return as_json(layout, state, processes)
 
@@ -89,7 +89,7 @@ class CommandLine:
         return next(process for process in self.status()["processes"] if process["name"] == name)
 
     def left_behind(self) -> list[psutil.Process]:
-        """Every process of this stack, also one that nothing remembers: found by its environment or command line."""
+        """Return every process of this stack, found by its environment or command line even if not recorded."""
         return find_marked(self.data_directory) + _mentioning(self.data_directory)
 
 
@@ -106,7 +106,7 @@ def _mentioning(directory: Path) -> list[psutil.Process]:
 
 @pytest.fixture
 def command_line(tmp_path: Path) -> Iterator[CommandLine]:
-    """A command line whose stack starts its own servers."""
+    """Return a command line whose stack starts its own servers."""
     own = CommandLine(tmp_path)
     yield own
     own.run("down")
@@ -114,7 +114,7 @@ def command_line(tmp_path: Path) -> Iterator[CommandLine]:
 
 @pytest.fixture
 def services_only(tmp_path: Path, servers: Servers, database_prefix: str, clean_broker: str) -> Iterator[CommandLine]:
-    """A command line whose stack uses the servers of this test run."""
+    """Return a command line whose stack uses the servers of this test run."""
     given = {
         "ORDERSAGA_MONGODB_URL": servers.mongodb_url,
         "ORDERSAGA_AMQP_URL": servers.amqp_url,
@@ -127,7 +127,7 @@ def services_only(tmp_path: Path, servers: Servers, database_prefix: str, clean_
 
 @pytest.fixture(scope="module")
 async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[CommandLine]]:
-    """Two whole stacks side by side, started at the same moment."""
+    """Run two whole stacks, started at the same moment."""
     both = [CommandLine(tmp_path_factory.mktemp(f"side{number}")) for number in (1, 2)]
     try:
         await asyncio.gather(*(asyncio.to_thread(stack.must, "up", "--detach") for stack in both))
@@ -137,7 +137,7 @@ async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list
 
 
 async def readiness(stack: CommandLine) -> dict[str, Any]:
-    """The status when all is ready: where the machine stands still for seconds, a look may come back without answer."""
+    """Return the status once everything is ready; on a loaded machine a single probe may time out."""
 
     def when_ready() -> dict[str, Any] | None:
         status = stack.status()
@@ -159,21 +159,21 @@ async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list
         assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
 
 
-async def test_status_tells_by_its_exit_status_that_all_is_ready(stacks: list[CommandLine]) -> None:
+async def test_the_exit_status_of_status_is_0_when_everything_is_ready(stacks: list[CommandLine]) -> None:
     ready = await readiness(stacks[0])
     await eventually(lambda: stacks[0].run("status").returncode == 0, within=120, message="status to say ready")
 
-    def tells() -> bool:
-        told = stacks[0].run("status", "--json")
-        return told.returncode == 0 and json.loads(told.stdout) == ready
+    def same_as_json() -> bool:
+        printed = stacks[0].run("status", "--json")
+        return printed.returncode == 0 and json.loads(printed.stdout) == ready
 
-    await eventually(tells, within=120, message="status to tell the same as JSON")
+    await eventually(same_as_json, within=120, message="status to print the same as JSON")
 
 
 async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[CommandLine]) -> None:
     listening: list[str] = []
     for process in find_marked(stacks[0].data_directory):
-        with contextlib.suppress(psutil.NoSuchProcess):  # RabbitMQ runs a command of the system now and then
+        with contextlib.suppress(psutil.NoSuchProcess):  # RabbitMQ runs short-lived system commands
             found = process.net_connections("tcp")
             listening += [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
     assert len(listening) >= 9
@@ -202,12 +202,12 @@ async def test_a_killed_service_is_back_within_seconds(stacks: list[CommandLine]
 
     def back() -> bool:
         process = stack.process("inventory")
-        return process["ready"] and process["pid"] != killed
+        return bool(process["ready"] and process["pid"] != killed)
 
     await eventually(back, within=60, message="inventory to be back")
     assert stack.process("inventory")["restarts"] == 1
-    told = (stack.data_directory / "supervisor.log").read_text()
-    assert f"inventory (pid {killed}) ended by signal 9" in told
+    log = (stack.data_directory / "supervisor.log").read_text()
+    assert f"inventory (pid {killed}) ended by signal 9" in log
 
 
 @pytest.mark.parametrize("server", ["mongodb", "rabbitmq"])
@@ -324,20 +324,20 @@ async def test_a_damaged_state_has_a_way_out(services_only: CommandLine) -> None
     state_file.write_bytes(b"")
 
     for words, line in (("status", "state.json cannot be read"), ("up", f"already runs in .*pid {supervisor}")):
-        told = services_only.run(words)
-        assert told.returncode == 1
-        assert re.search(line, told.stderr)
-        assert "Traceback" not in told.stderr
+        failed = services_only.run(words)
+        assert failed.returncode == 1
+        assert re.search(line, failed.stderr)
+        assert "Traceback" not in failed.stderr
     assert "has ended" in services_only.must("down")
     assert services_only.left_behind() == []
 
-    for words in (["--fresh"], []):
+    for fresh in (["--fresh"], []):
         state_file.write_bytes(b'{"node": ')
-        services_only.must("up", "--detach", "--only", "order", *words)
+        services_only.must("up", "--detach", "--only", "order", *fresh)
         events = (services_only.data_directory / "supervisor.log").read_text()
-        assert "continues without the remembered state" in events
+        assert "continues without the stored state" in events
         assert state_file.read_bytes().endswith(b"}")
-        if words:  # the next one ends what this one leaves
+        if fresh:  # the next `up` ends the orphans of this one
             os.kill(services_only.status()["supervisorPid"], signal.SIGKILL)
 
 
@@ -359,7 +359,7 @@ async def test_a_copied_data_directory_does_not_start_and_leaves_its_original_al
     services_only.run("down", "--data-dir", str(copy))
 
 
-async def test_a_directory_that_cannot_be_used_is_told_in_one_line(services_only: CommandLine) -> None:
+async def test_a_directory_that_cannot_be_used_is_reported_in_one_line(services_only: CommandLine) -> None:
     services_only.data_directory.write_text("a file")
     for words in (["up", "--only", "order"], ["up", "--detach", "--only", "order"]):
         failed = services_only.run(*words)
@@ -376,7 +376,7 @@ async def test_given_servers_are_used_and_not_started(services_only: CommandLine
     assert "mongodb is external" in output
 
 
-async def test_a_provider_that_is_given_is_used_and_no_simulator_is_started(services_only: CommandLine) -> None:
+async def test_a_given_provider_is_used_and_no_simulator_is_started(services_only: CommandLine) -> None:
     services_only.must("up", "--detach", "--only", "simulator")
     provider = services_only.process("simulator")["url"]
     login = {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "simulator"}
@@ -404,7 +404,7 @@ async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_
         order_id = placed.raise_for_status().json()["orderId"]
 
         async def completed() -> bool:
-            return (await client.get(f"{urls['order']}/orders/{order_id}")).json()["status"] == "COMPLETED"
+            return bool((await client.get(f"{urls['order']}/orders/{order_id}")).json()["status"] == "COMPLETED")
 
         await eventually(completed, within=60, message="the server to be bought")
         before = await client.get(f"{urls['provisioning']}/jobs/{order_id}/credentials")

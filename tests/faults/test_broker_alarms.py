@@ -23,7 +23,7 @@ from shared.errors import BusUnavailableError
 from tests.support.eventually import eventually
 from tests.support.processes import SAGA_SERVICES, run_stack
 from tests.support.proxy import Proxy
-from tests.support.servers import NativeServers, native_servers
+from tests.support.servers import NativeServers
 
 INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
 MESSAGES = 40
@@ -38,13 +38,6 @@ CLEAR = {
     "memory": ("set_vm_memory_high_watermark", "0.6"),
     "disk": ("set_disk_free_limit", "1MB"),
 }
-
-
-@pytest.fixture(scope="module")
-async def servers_alone() -> AsyncIterator[NativeServers]:
-    """Servers for the tests of this file alone: an alarm blocks everyone."""
-    async with native_servers() as found:
-        yield found
 
 
 @asynccontextmanager
@@ -81,30 +74,32 @@ class Service:
 
 @pytest.mark.parametrize("kind", RAISE)
 async def test_during_an_alarm_consumers_keep_what_they_have_and_nothing_counts_as_delivered_again(
-    servers_alone: NativeServers, kind: str
+    own_servers: NativeServers, kind: str
 ) -> None:
-    before, during = Service(servers_alone.amqp_url), Service(servers_alone.amqp_url)
+    before, during = Service(own_servers.amqp_url), Service(own_servers.amqp_url)
     await before.bus.start(INBOX)
     orders = [f"{kind}{number}" for number in range(MESSAGES)]
-    await send(servers_alone.amqp_url, orders)
+    await send(own_servers.amqp_url, orders)
     link = before.bus._link
 
     async with AsyncExitStack() as running:
-        async with alarm(servers_alone, kind):
+        async with alarm(own_servers, kind):
             await during.bus.start(INBOX)  # gets what is more than the prefetch of the other
             for service in (before, during):
                 await running.enter_async_context(service.run())
             for service in (before, during):
-                await eventually(lambda: f"low on {kind}" in str(service.bus.trouble), within=60)  # noqa: B023
+                await eventually(lambda: f"low on {kind}" in str(service.bus.unhealthy_reason), within=60)  # noqa: B023
                 await eventually(lambda: service.handled, within=60)  # noqa: B023
             await asyncio.sleep(ALARM_SECONDS)
-        answers = await take(servers_alone.amqp_url, ANSWERS, MESSAGES)
-        await eventually(lambda: (before.consumer.trouble, during.consumer.trouble) == (None, None), within=60)
+        answers = await take(own_servers.amqp_url, ANSWERS, MESSAGES)
+        await eventually(
+            lambda: (before.consumer.unhealthy_reason, during.consumer.unhealthy_reason) == (None, None), within=60
+        )
         assert before.bus._link is link
     assert {answer.correlation_id for answer in answers} == set(orders)
     # Once each: whatever had been delivered again would have been handled again.
     assert before.handled + during.handled == Counter(orders)
-    counts = await count_messages(servers_alone.amqp_url)
+    counts = await count_messages(own_servers.amqp_url)
     assert (counts[INBOX], counts[topology.DEAD_LETTERS]) == (0, 0)
 
 
@@ -129,50 +124,50 @@ async def take(url: str, queue: str, number: int) -> list[Delivery]:
 
 
 async def test_publishing_during_an_alarm_fails_and_a_bus_that_has_never_published_tells_of_it(
-    servers_alone: NativeServers,
+    own_servers: NativeServers,
 ) -> None:
-    bus = RabbitBus(servers_alone.amqp_url)
+    bus = RabbitBus(own_servers.amqp_url)
     await bus.start(None)
     link = bus._link
-    async with alarm(servers_alone, "memory"):
-        await eventually(lambda: bus.trouble == "RabbitMQ has blocked publishing: low on memory", within=60)
+    async with alarm(own_servers, "memory"):
+        await eventually(lambda: bus.unhealthy_reason == "RabbitMQ has blocked publishing: low on memory", within=60)
         with pytest.raises(BusUnavailableError, match="low on memory"):
             await Publisher(bus).send([RefundPayment(order_id="o1")])
-    await eventually(lambda: bus.trouble is None, within=60)
+    await eventually(lambda: bus.unhealthy_reason is None, within=60)
     assert bus._link is link
     await bus.close()
 
 
 async def test_a_blocked_connection_whose_broker_goes_silent_is_noticed(
-    servers_alone: NativeServers, monkeypatch: pytest.MonkeyPatch
+    own_servers: NativeServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
-    async with Proxy(URL(servers_alone.amqp_url).update_query(heartbeat=1)).open() as proxy:
+    async with Proxy(URL(own_servers.amqp_url).update_query(heartbeat=1)).open() as proxy:
         bus = RabbitBus(str(proxy.url), publish_timeout=2)
         await bus.start(INBOX)
-        async with alarm(servers_alone, "memory"):
-            await eventually(lambda: "low on memory" in str(bus.trouble), within=60)
+        async with alarm(own_servers, "memory"):
+            await eventually(lambda: "low on memory" in str(bus.unhealthy_reason), within=60)
             proxy.carrying.clear()
             await eventually(lambda: bus._link is None, within=60)
             proxy.carrying.set()
-        await eventually(lambda: bus.trouble is None, within=60)
+        await eventually(lambda: bus.unhealthy_reason is None, within=60)
         await bus.close()
 
 
 async def test_orders_are_accepted_during_an_alarm_and_everybody_who_is_asked_tells_of_it(
-    servers_alone: NativeServers, unique_id: str
+    own_servers: NativeServers, unique_id: str
 ) -> None:
-    async with run_stack(servers_alone.mongodb_url, servers_alone.amqp_url, f"t{unique_id}") as stack:
+    async with run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}") as stack:
         await stack.start()
         await stack.stock("p1", 10)
         overview = Services({service: stack.url(service) for service in SAGA_SERVICES})
-        async with alarm(servers_alone, "memory"):
+        async with alarm(own_servers, "memory"):
             for service in SAGA_SERVICES:
                 await eventually(lambda: _says_why(overview.ready(service)), within=60)  # noqa: B023
             order = await stack.place(payment={"token": "tok_ok"})
             status = await asyncio.to_thread(probe_readiness, stack.url("order"))
             assert "low on memory" in str(status)
-            findings = {finding.subject: finding async for finding in check_broker(servers_alone.amqp_url, None)}
+            findings = {finding.subject: finding async for finding in check_broker(own_servers.amqp_url, None)}
             assert findings["RabbitMQ alarms"].outcome == "wrong"
             assert "low on memory" in findings["RabbitMQ alarms"].detail
         await overview.close()

@@ -53,10 +53,10 @@ class Traffic:
         await eventually(lambda: len(self.confirmed) >= before + 50, within=60)
         everything = set(self.confirmed)
         await eventually(lambda: everything <= self.answered, within=60)
-        await eventually(lambda: self._troubles() == {None}, within=60, message="all to be connected")
+        await eventually(lambda: self._health_checks() == {None}, within=60, message="all to be connected")
 
-    def _troubles(self) -> set[str | None]:
-        return {self.sender.trouble, self.consumer.trouble, self.receiver.trouble}
+    def _health_checks(self) -> set[str | None]:
+        return {self.sender.unhealthy_reason, self.consumer.unhealthy_reason, self.receiver.unhealthy_reason}
 
     async def _send(self) -> None:
         publisher, number = Publisher(self.sender), 0
@@ -127,7 +127,7 @@ async def test_while_the_broker_is_away_publishing_fails_in_bounded_time_and_tro
     await stopping
     assert slowest < PUBLISH_SECONDS + 10  # a machine that stands still is not the bus's fault
     # The last reason may be how the connection was lost, until the bus has tried again.
-    await eventually(lambda: "Connect call failed" in str(bus.trouble), within=60)
+    await eventually(lambda: "Connect call failed" in str(bus.unhealthy_reason), within=60)
     await bus.close()
 
 
@@ -135,10 +135,10 @@ async def test_a_bus_that_starts_before_its_broker_waits_for_it(own_servers: Nat
     await own_servers.stop_broker()
     bus = RabbitBus(own_servers.amqp_url)
     starting = asyncio.create_task(bus.start(INBOX))
-    await eventually(lambda: "Connect call failed" in str(bus.trouble), within=60)
+    await eventually(lambda: "Connect call failed" in str(bus.unhealthy_reason), within=60)
     assert not starting.done()
     await own_servers.start_broker()
     async with asyncio.timeout(60):
         await starting
-    assert bus.trouble is None
+    assert bus.unhealthy_reason is None
     await bus.close()

@@ -1,4 +1,4 @@
-"""kill -9 of the operations process while it takes dead letters in and replays them: none is lost, none comes twice.
+"""kill -9 of the operations process while it records and replays dead letters: none is lost, none is sent twice.
 
 The process ends itself at a named point (shared/failure_points.py), or is killed at any moment; then another starts.
 """
@@ -28,7 +28,7 @@ from tests.support.processes import Process, Stack, run_stack
 LETTERS = 10_000
 REPLAYED = 300
 AT_ONCE = 50
-"""Letters that a replay claims together: half of what it may send in a second."""
+"""Letters that a replay claims together: half of what it may send per second."""
 INBOX = topology.PAYMENT_INBOX
 
 
@@ -68,14 +68,14 @@ async def send(harness: RabbitHarness, first: int, after_last: int) -> None:
         await bus.publish([dead(number) for number in range(start, min(start + 1000, after_last))])
 
 
-async def test_ten_thousand_letters_are_taken_once_each_whenever_the_process_is_killed(
+async def test_ten_thousand_letters_are_recorded_once_each_whenever_the_process_is_killed(
     harness: RabbitHarness, stack: Stack, database: Database
 ) -> None:
     letters = database["dead_letters"]
     await send(harness, 0, LETTERS // 2)
     points = (f"{at.LETTERS_TAKEN}#3", f"{at.LETTERS_RECORDED}#4", f"{at.LETTERS_ACKNOWLEDGED}#5")
     victim, *doomed = [await stack.launch("console", **how) for how in ({}, *({"crash_at": point} for point in points))]
-    # Somewhere in the middle of a batch: no step is waited for.
+    # Probably in the middle of a batch: the test does not wait for a step.
     await at_least(database, LETTERS // 4, victim)
     await stack.kill(victim)
     await send(harness, LETTERS // 2, LETTERS)
@@ -92,7 +92,7 @@ async def test_ten_thousand_letters_are_taken_once_each_whenever_the_process_is_
 
 
 async def at_least(database: Database, number: int, process: Process) -> None:
-    """Wait until so many letters are recorded."""
+    """Wait until that many letters are recorded."""
 
     async def are_there() -> bool:
         assert process.alive, "".join(process.output[-20:])
@@ -101,10 +101,10 @@ async def at_least(database: Database, number: int, process: Process) -> None:
     await eventually(are_there, 120, f"{number} letters")
 
 
-async def test_a_bulk_replay_that_is_killed_at_every_step_is_gone_on_with(
+async def test_a_bulk_replay_that_is_killed_at_every_step_is_continued(
     harness: RabbitHarness, mongodb_url: str, database: Database
 ) -> None:
-    """What was published and not noted comes once more, with the same message id; nothing else does."""
+    """Only messages that were published and not noted are sent again, with the same message id."""
     service = DeadLetterService(database)
     await service.prepare()
     await send(harness, 0, REPLAYED)
@@ -128,7 +128,7 @@ async def test_a_bulk_replay_that_is_killed_at_every_step_is_gone_on_with(
 async def work(
     replay_id: str, harness: RabbitHarness, mongodb_url: str, database: Database, crash_at: str | None = None
 ) -> int | None:
-    """Have a process of its own carry out the replay, until it is done or dies; returns its exit status."""
+    """Run the replay in a separate process until it ends or dies; return the exit status."""
     settings = {
         "MONGODB_URL": mongodb_url,
         "AMQP_URL": harness.url,
@@ -142,6 +142,6 @@ async def work(
 
 
 async def expire_lease(database: Database) -> None:
-    """Let the time pass after which somebody else may go on: no test should wait for it."""
+    """Expire the lease, after which another process may continue, without waiting for it."""
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
     assert (await database["replays"].update_many({}, past)).modified_count == 1

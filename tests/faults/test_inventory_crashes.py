@@ -50,7 +50,7 @@ async def other(workers: list[Worker]) -> Worker:
 
 def doomed(workers: Sequence[Worker], point: str) -> Worker:
     """A worker that dies at the point."""
-    return Worker(workers[0].database, reach=crash_at(point))
+    return Worker(workers[0].database, failpoint=crash_at(point))
 
 
 async def crash(work: Awaitable[Any]) -> None:
@@ -257,7 +257,7 @@ Work = Callable[[Worker], Awaitable[Sequence[Message]]]
 class Perils:
     """Stalls and kills workers at random, before and after any of their reads and writes."""
 
-    METHODS = (
+    METHODS: tuple[tuple[str, str], ...] = (
         ("stock_items", "read"),
         ("stock_items", "write"),
         ("reservations", "read"),
@@ -272,7 +272,7 @@ class Perils:
 
     def worker(self, worker: Worker) -> Worker:
         """A new process over the same client."""
-        exposed = Worker(worker.database, reach=nothing_fails, max_wait=0.02)
+        exposed = Worker(worker.database, failpoint=nothing_fails, max_wait=0.02)
         for record, method in self.METHODS:
             self._expose(getattr(exposed, record), method)
         return exposed
@@ -351,7 +351,7 @@ async def test_the_books_balance_in_the_end_whatever_dies_or_stalls(
 def assert_each_order_has_one_end(answers: Sequence[Message], orders: dict[str, Lines], released: set[str]) -> None:
     kinds: dict[str, set[type[Message]]] = {order_id: set() for order_id in orders}
     for answer in answers:
-        kinds[answer.order_id].add(type(answer))
+        kinds[answer.correlation_id].add(type(answer))
     for order_id, seen in kinds.items():
         assert not {StockReserved, StockReservationFailed} <= seen, order_id
         assert (StockReleased in seen) == (order_id in released)

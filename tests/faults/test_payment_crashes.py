@@ -150,7 +150,7 @@ async def test_a_refund_is_carried_out_even_if_the_crashed_order_never_comes_aga
 async def test_one_order_on_two_workers_at_once_is_charged_once(workers: list[PaymentWorker]) -> None:
     orders = [order_created() for _ in range(40)]
     both = await asyncio.gather(workers[0].charge(*orders), workers[1].charge(*reversed(orders)))
-    first, second = ({answer.order_id: answer for answer in answers} for answers in both)
+    first, second = ({answer.correlation_id: answer for answer in answers} for answers in both)
     assert first == second
     for order in orders:
         assert [first[order.order_id]] == processed(order, await workers[0].gateway_record(order.order_id))
@@ -276,7 +276,7 @@ async def test_two_concurrent_refunds_return_the_money_once(workers: list[Paymen
     await workers[0].charge(*orders)
     both = await asyncio.gather(workers[0].refund(*ids), workers[1].refund(*reversed(ids)))
     for answers in both:
-        assert sorted(answer.order_id for answer in answers) == sorted(ids)
+        assert sorted(answer.correlation_id for answer in answers) == sorted(ids)
         assert {answer.status for answer in answers} == {"REFUNDED"}  # type: ignore[attr-defined]
     assert await workers[0].held() == set()
 
@@ -293,7 +293,7 @@ async def test_refunds_racing_their_orders_on_two_workers_leave_nothing_charged(
         clock.advance(5)
         await asyncio.gather(*(worker.reconciler.look_up_due() for worker in workers))
         answered = {
-            answer.order_id
+            answer.correlation_id
             for answer in (*charged, *returned, *workers[0].outbox.sent, *workers[1].outbox.sent)
             if isinstance(answer, PaymentRefunded)
         }
@@ -413,7 +413,7 @@ async def test_after_any_history_payments_gateway_and_answers_agree(
             assert payment.status is (
                 PaymentStatus.FAILED if order.payment.token == "tok_declined" else PaymentStatus.PROCESSED
             )
-            kinds_sent = Counter(type(one) for one in published if one.order_id == order.order_id)
+            kinds_sent = Counter(type(one) for one in published if one.correlation_id == order.order_id)
             assert set(kinds_sent) <= {PaymentProcessed, PaymentFailed}
             assert len(kinds_sent) == 1
     assert await workers[0].payments.unpublished(clock(), 100) == []

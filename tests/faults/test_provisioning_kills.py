@@ -1,8 +1,9 @@
-"""kill -9, a pause, a second process: whatever becomes of who carries a job, one server is sold per order."""
+"""kill -9, a pause, a second process: whatever happens to the worker of a job, one server is sold per order."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.simulators import package
 
 PACKAGE = "103.181.91"
 FOR_EVER = 3600
-"""Seconds of delay: calls are held until the test sets another one."""
+"""A delay in seconds that holds calls until the test sets another one."""
 
 
 @pytest.fixture
@@ -62,14 +63,14 @@ async def test_killed_while_it_waits_for_its_next_attempt(hoster: Hosting) -> No
 
 
 async def test_killed_while_the_provider_sells(hoster: Hosting) -> None:
-    """The request has left, nobody hears the answer, and the sale comes after the next process has looked for it."""
+    """The answer to the request is lost, and the sale happens after the next process has searched for it."""
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     doomed = await hoster.start(buy_timeout_seconds=60)
     order_id = await hoster.order(PACKAGE)
-    await eventually(lambda: hoster.simulator.asked_to_buy, 60, "the request to have reached the provider")
+    await eventually(lambda: hoster.simulator.asked_to_buy, 60, "the request to reach the provider")
     await hoster.stack.kill(doomed)
     await hoster.start(buy_timeout_seconds=60)
-    await hoster.when(order_id, "WAITING", within=60)  # it has looked, and found nothing yet
+    await hoster.when(order_id, "WAITING", within=60)  # it has searched and found nothing yet
     assert await hoster.bought() == []
     await hoster.simulator.faults(buy={})  # now the provider sells
     job = await hoster.ended(order_id)
@@ -77,8 +78,8 @@ async def test_killed_while_the_provider_sells(hoster: Hosting) -> None:
     assert "an attempt without an answer bought" in str(job["attempts"])
 
 
-async def test_ended_orderly_in_the_middle_the_next_process_goes_on_at_once(hoster: Hosting) -> None:
-    """With a lease that nobody could wait for: at its end a process gives back what it has in hand."""
+async def test_after_an_orderly_end_the_next_process_continues_at_once(hoster: Hosting) -> None:
+    """The lease is too long to wait for: at its end a process requeues its jobs."""
     await hoster.simulator.faults(status={"delaySeconds": FOR_EVER})
     process = await hoster.start(lock_lease_seconds=600)
     order_id = await hoster.order(PACKAGE)
@@ -110,10 +111,10 @@ async def test_the_database_is_away_while_servers_are_bought(own_servers: Native
         await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
         await hoster.start()
         orders = [await hoster.order(f"103.0.{number % 3}") for number in range(6)]
-        # A job says that it buys before its process knows that this is stored, and lets the request go.
+        # A job is recorded as buying before its process knows so and sends the request.
         await eventually(lambda: hoster.simulator.asked_to_buy == 3, 60, "the requests to have arrived")
         await own_servers.stop_database()
-        await hoster.simulator.faults(buy={})  # what is sold now cannot be recorded
+        await hoster.simulator.faults(buy={})  # sales cannot be recorded now
         await eventually(lambda: _has_sold(hoster, 3), 60, "three servers to be sold")
         await own_servers.start_database()
         await hoster.assert_one_server_each(await hoster.all_ended(orders))
@@ -122,7 +123,7 @@ async def test_the_database_is_away_while_servers_are_bought(own_servers: Native
 
 @pytest.mark.parametrize("early", [True, False])
 async def test_a_retry_adopts_what_the_provider_sold_after_the_last_attempt(hoster: Hosting, early: bool) -> None:
-    """The job has failed without an answer; the operator's retry comes before the sale, or after it."""
+    """The job has failed without an answer; the operator's retry comes before or after the sale."""
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     await hoster.start(buy_timeout_seconds=1, buy_attempts=1, buy_retry_delays=5)
     order_id = await hoster.order(PACKAGE)
@@ -142,20 +143,20 @@ async def test_a_retry_adopts_what_the_provider_sold_after_the_last_attempt(host
 async def test_a_paused_process_that_wakes_after_its_lease_does_not_buy(hoster: Hosting) -> None:
     paused = await hoster.start(crash_at=f"stop:{at.BEFORE_BUY}")
     order_id = await hoster.order(PACKAGE)
-    await eventually(lambda: _is_buying(hoster, order_id), 60, "the first process to be about to buy")
+    await eventually(lambda: _is_buying(hoster, order_id), 60, "the first process to start buying")
     await hoster.start()
     job = await hoster.ended(order_id)
     await hoster.assert_one_server_each([job])
     paused.process.send_signal(signal.SIGCONT)
-    await eventually(lambda: "stopped working on a job" in "".join(paused.output), 60, "the first one to notice")
+    await eventually(lambda: "stopped working on a job" in "".join(paused.output), 60, "the first process to notice")
     await hoster.assert_one_server_each([await hoster.job(order_id)])
-    # It has not become useless by that: the next order is carried by whichever of the two.
+    # It still works: either of the two processes can run the next order.
     later = await hoster.ended(await hoster.order(PACKAGE))
     await hoster.assert_one_server_each([await hoster.job(order_id), later])
 
 
-async def test_two_processes_hold_a_package_one_at_a_time(hoster: Hosting) -> None:
-    """The provider sees one request at a time for a package, though two processes want to buy ten servers from it."""
+async def test_two_processes_buy_from_a_package_one_at_a_time(hoster: Hosting) -> None:
+    """The provider gets one request at a time for a package, although two processes buy ten servers from it."""
     await hoster.simulator.faults(buy={"delaySeconds": 0.2})
     patient = {"lock_lease_seconds": 60, "buy_timeout_seconds": 60}
     await asyncio.gather(hoster.start(**patient), hoster.start(**patient))
@@ -168,20 +169,20 @@ async def test_two_processes_hold_a_package_one_at_a_time(hoster: Hosting) -> No
 
 
 async def test_killed_again_and_again_every_order_gets_one_server(hoster: Hosting) -> None:
-    """Two processes, one of them killed every time that a few servers have been bought; answers get lost as well."""
+    """One of two processes is killed after every few purchases, and answers get lost as well."""
     await hoster.simulator.packages([package(f"103.0.{number}", 10) for number in range(4)])
     await hoster.simulator.faults(buy={"loseAnswerNext": 5, "delaySeconds": 0.05})
     await asyncio.gather(hoster.start(), hoster.start())
     orders = await asyncio.gather(*(hoster.order(f"103.0.{number % 4}") for number in range(24)))
     for sold in (3, 8, 13, 18):
-        await eventually(lambda sold=sold: _has_sold(hoster, sold), 60, f"{sold} servers to be sold")
+        await eventually(partial(_has_sold, hoster, sold), 60, f"{sold} servers to be sold")
         await hoster.stack.kill(hoster.stack.processes("provisioning")[0])
         await hoster.start()
     await hoster.assert_one_server_each(await hoster.all_ended(orders))
     await hoster.assert_nothing_is_held()
 
 
-async def test_a_cancel_that_comes_while_the_lock_is_awaited_buys_nothing(hoster: Hosting) -> None:
+async def test_a_job_cancelled_while_it_waits_for_the_lock_buys_nothing(hoster: Hosting) -> None:
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     await hoster.start(buy_timeout_seconds=60)
     first, second = await hoster.order(PACKAGE), await hoster.order(PACKAGE)
@@ -210,7 +211,7 @@ async def _has_sold(hoster: Hosting, number: int) -> bool:
 
 
 async def _most_buying_at_once(hoster: Hosting, orders: list[str]) -> int:
-    """Watch until all are over how many jobs wait for an answer to their request to buy."""
+    """Watch until all have ended; return the highest number of jobs with an unanswered request."""
     most = 0
     jobs = hoster.database["jobs"]
 

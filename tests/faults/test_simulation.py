@@ -32,7 +32,8 @@ from shared.clock import utc_now
 from shared.database import Database
 from shared.failure_points import SimulatedCrashError
 from shared.http import create_app
-from shared.service import Connections, Definition
+from shared.service import Connections
+from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.provisioning_processes import SHORT_DELAYS
@@ -50,11 +51,11 @@ GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
 DATA_LOSS = 0.1
 """How often the broker comes back empty after an order was placed; it does so once after the last one as well."""
-SERVICES: tuple[tuple[Definition, Callable[..., Any], type[Any]], ...] = (
-    (order.DEFINITION, order.assemble, OrderSettings),
-    (inventory.DEFINITION, inventory.assemble, InventorySettings),
-    (payment.DEFINITION, payment.assemble, PaymentSettings),
-    (provisioning.DEFINITION, provisioning.assemble, ProvisioningSettings),
+SERVICES: tuple[tuple[Service, Callable[..., Any], type[Any]], ...] = (
+    (ORDER, order.assemble, OrderSettings),
+    (INVENTORY, inventory.assemble, InventorySettings),
+    (PAYMENT, payment.assemble, PaymentSettings),
+    (PROVISIONING, provisioning.assemble, ProvisioningSettings),
 )
 
 
@@ -77,14 +78,14 @@ class Player:
             crashed = asyncio.Event()
             bus = MemoryBus(self._broker)
             await bus.start(self._definition.inbox)
-            parts = self._assemble(self._settings, Connections(self._stored, Publisher(bus), self._reach(crashed)))
+            parts = self._assemble(self._settings, Connections(self._stored, Publisher(bus), self._failpoint(crashed)))
             consumer = Consumer(
                 bus,
                 self._definition.inbox,
                 parts.handlers,
                 batch_limit=self._rng.choice((1, 3, 200)),
-                reach=self._reach(crashed),
-                as_ours=database.as_ours,
+                failpoint=self._failpoint(crashed),
+                translate_error=database.translate_error,
             )
             self.client = self._client(parts.router)
             tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
@@ -97,13 +98,13 @@ class Player:
                 await bus.close()
             self.crashes += 1
 
-    def _reach(self, crashed: asyncio.Event) -> Callable[[str], None]:
-        def reach(point: str) -> None:
+    def _failpoint(self, crashed: asyncio.Event) -> Callable[[str], None]:
+        def failpoint(point: str) -> None:
             if crashed.is_set() or self._rng.random() < self.crash_probability:
                 crashed.set()
                 raise SimulatedCrashError(point)
 
-        return reach
+        return failpoint
 
     def _client(self, router: Any) -> httpx.AsyncClient:
         async def ready() -> dict[str, str]:

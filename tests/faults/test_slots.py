@@ -69,7 +69,7 @@ def other(workers: list[Worker]) -> Worker:
 
 def doomed(workers: Sequence[Worker], clock: HandClock, point: str, nth: int = 1) -> Worker:
     """Return a worker that dies when it reaches the point for the n-th time."""
-    return Worker(workers[0].database, reach=crash_at(point, nth), clock=clock)
+    return Worker(workers[0].database, failpoint=crash_at(point, nth), clock=clock)
 
 
 def wanting(order_id: str, price: float = 60) -> OrderCreated:
@@ -546,7 +546,7 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
     assert late.slots.keys() | late.full == asked.unanswered
     await assert_booked_as_answered(stack, stored, prices, Asked(asked.slots | late.slots, asked.full, set()))
 
-    await give_back(http, [*asked.slots, *late.slots], [first, others[1], again])
+    await return_units(http, [*asked.slots, *late.slots], [first, others[1], again])
     assert set((await loads(stack)).values()) == {0}
     await eventually(lambda: no_leftovers(stored), 60, "the last pending moves to be cleared")
 
@@ -575,7 +575,7 @@ async def ask(http: aiohttp.ClientSession, prices: dict[str, float], processes: 
     return asked
 
 
-async def give_back(http: aiohttp.ClientSession, order_ids: Sequence[str], processes: Sequence[Process]) -> None:
+async def return_units(http: aiohttp.ClientSession, order_ids: Sequence[str], processes: Sequence[Process]) -> None:
     async def one(number: int, order_id: str) -> None:
         url = processes[number % len(processes)].url
         async with http.delete(f"{url}/slots/assignments/{order_id}") as answer:

@@ -1,4 +1,4 @@
-"""`ordersaga accounts` over real books: what it shows, what a repair writes, and that the audit is content with it."""
+"""`ordersaga accounts` over a real ledger: its output, its repairs, and an audit that passes after them."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.support.world import LONG_AGO, Document, World, account, entry, popul
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate_funds(created)
         await created.store()
@@ -39,7 +39,7 @@ def environment(world: World) -> dict[str, str]:
 
 
 async def run(world: World, *words: str, given: str | None = None, status: int = 0) -> str:
-    """What the command prints on stdout; it has to end with that status."""
+    """Run the command, check its exit status, and return its output."""
     runner = CliRunner(env=environment(world) | {"COLUMNS": "200"})
     result = await asyncio.to_thread(runner.invoke, accounts, list(words), input=given)
     assert result.exit_code == status, result.output
@@ -65,7 +65,7 @@ async def set_balance(world: World, account_id: str, balance: Any) -> None:
     await world.collection("accounts").update_one({"_id": account_id}, {"$set": {"balance": balance}})
 
 
-async def test_an_account_is_shown_with_what_its_postings_come_to(world: World) -> None:
+async def test_an_account_is_shown_with_the_sum_of_its_postings(world: World) -> None:
     shown = await document(world, "show", "invoice:i1")
     movements = shown.pop("movements")
     assert shown == {
@@ -91,13 +91,13 @@ async def test_an_account_is_shown_with_what_its_postings_come_to(world: World) 
     assert "payment.completed" in text
 
 
-async def test_an_account_of_the_system_is_what_its_postings_come_to(world: World) -> None:
+async def test_the_balance_of_a_system_account_is_the_sum_of_its_postings(world: World) -> None:
     shown = await document(world, "show", "system:clearing:USD")
     assert (shown["balance"], shown["postingsBalance"], shown["agrees"]) == (None, 252, True)
     assert "252.00 USD" in await run(world, "show", "system:clearing:USD")
 
 
-async def test_who_asks_for_an_unknown_account_is_told_so(world: World) -> None:
+async def test_an_unknown_account_is_reported(world: World) -> None:
     for command in ("show", "statement", "repair"):
         assert await document(world, command, "retainer:nobody", status=1) == {
             "account": "retainer:nobody",
@@ -127,8 +127,8 @@ async def test_a_statement_adds_up(world: World) -> None:
     assert "balance after: 188.00 USD" in text
 
 
-async def test_a_statement_goes_by_the_accounts_own_count_where_clocks_disagree(world: World) -> None:
-    """The second posting was made by a process whose clock is ahead of everybody's."""
+async def test_a_statement_follows_the_accounts_versions_if_clocks_disagree(world: World) -> None:
+    """The second posting was made by a process whose clock is ahead."""
     await world.collection("entries").update_one({"_id": "e03"}, {"$set": {"at": utc_now()}})
     whole = await document(world, "statement", "retainer:r1")
     assert [m["balance"] for m in whole["movements"]] == [200, 190, 185, 188]
@@ -141,7 +141,7 @@ async def test_nothing_to_repair(world: World) -> None:
     assert await corrections(world) == []
 
 
-async def test_a_difference_is_shown_and_nothing_is_written_unless_told(world: World) -> None:
+async def test_a_difference_is_shown_and_only_written_on_request(world: World) -> None:
     await set_balance(world, "retainer:r1", 18801)
     await set_balance(world, "bank:b1", 5000)
     before = [d async for d in world.collection("accounts").find()]
@@ -162,10 +162,10 @@ async def test_a_difference_is_shown_and_nothing_is_written_unless_told(world: W
 
 
 @pytest.mark.parametrize(("account_id", "balance", "right"), [("retainer:r1", 18801, 18800), ("bank:b1", 5000, 5950)])
-async def test_the_balance_becomes_what_its_postings_come_to(
+async def test_the_balance_becomes_the_sum_of_its_postings(
     account_id: str, balance: int, right: int, world: World
 ) -> None:
-    """The movement that nobody posted is posted and taken back; what is not explained stays nothing."""
+    """The missing movement is posted and reversed; suspense stays at zero."""
     await set_balance(world, account_id, balance)
     assert not (await world.audit()).ok
     done = await document(world, "repair", account_id, "--write", "--reason", "edited by hand")
@@ -188,10 +188,10 @@ async def test_the_balance_becomes_what_its_postings_come_to(
     ("lost", "account_id", "balance", "suspense"),
     [("e03", "retainer:r1", 18800, -1000), ("e09", "bank:b1", 5950, -10000)],
 )
-async def test_the_balance_stays_where_it_is_the_one_that_is_right(
+async def test_the_balance_is_kept_if_it_is_right(
     lost: str, account_id: str, balance: int, suspense: int, world: World
 ) -> None:
-    """An entry is gone: what it moved is posted against what is not explained."""
+    """An entry is missing: its movement is posted against suspense."""
     await world.collection("entries").delete_one({"_id": lost})
     assert "1 more posting was counted" in await run(world, "repair", account_id, status=1)
     await run(world, "repair", account_id, "--write", "--reason", "entry lost", "--keep", "balance")
@@ -203,8 +203,8 @@ async def test_the_balance_stays_where_it_is_the_one_that_is_right(
     assert report.information["systemBalances"]["system:suspense:USD"] == -suspense / 100
 
 
-async def test_the_books_go_on_after_a_repair(world: World) -> None:
-    """The ledger reads what a repair has written, and posts after it."""
+async def test_the_ledger_works_after_a_repair(world: World) -> None:
+    """The ledger accepts the entries of a repair, and posts after them."""
     await set_balance(world, "retainer:r1", 99)
     await run(world, "repair", "--all", "--write", "--reason", "edited by hand")
     database = world.collection("entries").database
@@ -218,7 +218,7 @@ async def test_the_books_go_on_after_a_repair(world: World) -> None:
     assert (await world.audit()).violations == []
 
 
-async def test_a_reason_is_asked_for(world: World) -> None:
+async def test_a_repair_needs_a_reason(world: World) -> None:
     await set_balance(world, "retainer:r1", 1)
     await run(world, "repair", "retainer:r1", "--write", given="counted again\n")
     assert [entry["description"] for entry in await corrections(world)] == ["counted again"] * 2
@@ -242,7 +242,7 @@ async def test_wrong_usage(world: World) -> None:
     assert await corrections(world) == []
 
 
-async def test_what_cannot_be_corrected_is_said(world: World) -> None:
+async def test_an_impossible_correction_is_reported(world: World) -> None:
     await set_balance(world, "bank:b1", "many")
     await world.collection("accounts").delete_one({"_id": "bank:b2"})
     await world.collection("entries").delete_one({"_id": "e01"})  # the retainer's postings add up to less than zero
@@ -267,7 +267,7 @@ async def test_two_repairs_at_once_correct_once(world: World) -> None:
 
 
 async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
-    """Postings and repair change the same document: one of them begins again, over what the other has left."""
+    """Postings and repair change the same document: one of them starts again with the other's result."""
     await set_balance(world, "retainer:r1", 20000)
     database = world.collection("entries").database
     ledger, transactions = Ledger(database, utc_now), Transactions(database, limit_seconds=120)
@@ -287,7 +287,7 @@ async def test_an_account_without_any_posting_is_no_difference(world: World) -> 
     assert (await world.audit()).violations == []
 
 
-async def test_brackets_in_names_are_not_taken_for_markup(world: World) -> None:
+async def test_brackets_in_names_are_not_markup(world: World) -> None:
     account(world, "bank:odd", name="[red]Savings[/red]")
     world.records["entries"] = []
     entry(world, "odd", "bank.opened", ("bank:odd", 1), ("system:opening:USD", -1), bankAccountId="[bold]x")
@@ -298,7 +298,7 @@ async def test_brackets_in_names_are_not_taken_for_markup(world: World) -> None:
     assert str(LONG_AGO.year) in text
 
 
-async def test_a_server_that_does_not_answer_is_exit_status_3(world: World) -> None:
+async def test_an_unreachable_server_is_exit_status_3(world: World) -> None:
     given = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     given |= environment(world) | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
     words = ("accounts", "show", "retainer:r1")

@@ -56,7 +56,7 @@ from tests.support.world import (
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         populate_funds(created)
@@ -68,12 +68,12 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
 
 @pytest.fixture(scope="module")
 async def common_world(servers: Servers) -> AsyncIterator[World]:
-    """One world for many tests, each of which leaves it as it was.
+    """One world for many tests, each of which restores it.
 
-    A message that an earlier test has left on the broker would explain every order that stands still.
+    A message that an earlier test left on the broker would explain every stalled order.
     """
     await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         created = World(client, f"t{secrets.token_hex(8)}", servers.mongodb_url, servers.amqp_url)
         populate(created)
         populate_funds(created)
@@ -120,13 +120,13 @@ async def test_correct_records_pass(world: World) -> None:
 
 
 async def test_small_pages_say_the_same(world: World) -> None:
-    """Pages end at other ids in each collection; what falls between two of them is seen once."""
+    """Pages end at different ids in each collection; every record is still seen once."""
     for page in (1, 2, 3, 5):
         assert (await world.audit(page=page)).checked == (await world.audit()).checked
         assert (await world.audit(page=page)).ok
 
 
-async def test_nothing_at_all_is_in_order(mongodb_url: str, clean_broker: str, database_prefix: str) -> None:
+async def test_an_empty_stack_passes(mongodb_url: str, clean_broker: str, database_prefix: str) -> None:
     report = await audit(mongodb_url, clean_broker, database_prefix)
     assert report.ok
     assert report.checked["orders"] == 0
@@ -137,7 +137,7 @@ Change = dict[str, Any] | list[Any]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One thing that is wrong: a changed record, one that is missing (None), or one too many (an insert)."""
+    """One corruption: a changed record, or a missing one (None)."""
 
     name: str
     collection: str
@@ -157,7 +157,7 @@ def drop(*fields: str) -> Change:
 
 
 def posting(entry: str, first: int, amount: int, second: int, opposite: int) -> tuple[str, str, Change]:
-    """Other amounts in an entry, which still come to nothing."""
+    """Other amounts in an entry, which still add up to zero."""
     return "entries", entry, put(**{f"postings.{first}.amount": amount, f"postings.{second}.amount": opposite})
 
 
@@ -192,7 +192,7 @@ CORRUPTIONS = [
     Corruption("slot is gone", "products", FULL, None, 1, "unknown slot"),
     Corruption("another time", "products", FULL, put(start=NOW), 1, "times"),
     Corruption("no end", "products", FREE, drop("end"), 1, "times"),
-    # 2: one charge, and nothing held for who is over.
+    # 2: one charge, and nothing held for settled orders.
     Corruption("stock held", "reservations", "declined", put(status="RESERVED"), 2, "stock held"),
     Corruption("no tombstone for stock", "reservations", "tombstones", None, 2, "stock held"),
     Corruption("no tombstone for money", "payments", "tombstones", None, 2, "payment held"),
@@ -229,7 +229,7 @@ CORRUPTIONS = [
     Corruption("held too long", "orders", "held", put(dueAt=NOW - timedelta(minutes=1)), 2, "hold"),
     Corruption("held money is refunded", "gateway_charges", "held", put(refundedAt=NOW), 2, "money"),
     Corruption("held payment is gone", "payments", "held", put(status="FAILED"), 2, "payment"),
-    # 2 for slots: no room for who is over, has another slot or does not exist.
+    # 2 for slots: no room for orders that are settled, have another slot or do not exist.
     Corruption("room for who is over", "products", FREE, put(**{"moving.slots-full": -100}), 2, "pending move"),
     Corruption("room for nobody", "products", FREE, put(**{"moving.nobody": -100}), 2, "pending move"),
     Corruption("room in two slots", "orders", "slot-recorded", put(updatedAt=LONG_AGO), 2, "pending move", FREE),
@@ -264,7 +264,7 @@ CORRUPTIONS = [
         "two slots",
         "slot-named",
     ),
-    # 3: who goes through has stock and payment.
+    # 3: successful orders have stock and payment.
     Corruption("no stock", "reservations", "confirmed", None, 3, "stock"),
     Corruption("stock released", "reservations", "completed", put(status="RELEASED"), 3, "stock"),
     Corruption("stock refused", "reservations", "provisioning", put(status="FAILED"), 3, "stock"),
@@ -292,7 +292,7 @@ CORRUPTIONS = [
     Corruption("never settled", "orders", "confirmed", put(settled=False), 4, "not settled"),
     Corruption("both ends", "orders", "confirmed", {"$push": {"history": {"status": "CANCELLED"}}}, 4, "two ends"),
     Corruption("unknown status", "orders", "confirmed", put(status="LOST"), 4, "status"),
-    # 5: balances are what their postings come to, and what was to happen once did.
+    # 5: balances are the sum of their postings, and nothing happened twice.
     Corruption("a balance was raised", "accounts", "retainer:r1", {"$inc": {"balance": 1}}, 5, "balance"),
     Corruption("no number", "accounts", "bank:b1", put(balance="10"), 5, "balance"),
     Corruption("a debt", "accounts", "bank:b3", put(balance=-1), 5, "negative balance"),
@@ -341,10 +341,10 @@ CORRUPTIONS = [
     Corruption("refunded and never paid", "entries", "e14", None, 5, "refund entry", "back-to-retainer"),
     Corruption("paid without a payment", "payments", "from-retainer", None, 5, "entry without payment"),
     Corruption("deleted and not refunded", "entries", "e17", None, 5, "entry without payment", "deleted"),
-    # 2 again: whoever pays from a retainer pays nothing else, and what was ordered.
+    # 2 again: an order paid from a retainer has no other charge, and the ordered retainer.
     Corruption("paid from another retainer", "payments", FROM, put(retainerId="r2"), 2, "payment method"),
     Corruption("paid by card instead", "payments", FROM, drop("retainerId"), 2, "payment method"),
-    # 6: every server is the one ordered, and one order's alone.
+    # 6: every server is the one ordered, and belongs to one order.
     Corruption("no server", "orders", "completed", drop("server"), 6, "no server"),
     Corruption("a server of nobody knows what", "orders", "completed", drop("provisioning"), 6, "no package"),
     Corruption(
@@ -422,7 +422,7 @@ CORRUPTIONS = [
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
-async def test_what_is_corrupted_is_named(corruption: Corruption, common_world: World) -> None:
+async def test_every_corruption_is_reported(corruption: Corruption, common_world: World) -> None:
     records = common_world.collection(corruption.collection)
     correct = await records.find_one({"_id": corruption.id})
     assert correct is not None
@@ -455,7 +455,7 @@ ADDED: list[tuple[str, Document]] = [
 
 
 @pytest.mark.parametrize(("name", "record"), ADDED, ids=[name for name, _ in ADDED])
-async def test_what_belongs_to_no_order_is_named(name: str, record: Document, common_world: World) -> None:
+async def test_records_without_an_order_are_reported(name: str, record: Document, common_world: World) -> None:
     document = dict(record)
     records = common_world.collection(document.pop("collection"))
     await records.insert_one(document)
@@ -466,7 +466,7 @@ async def test_what_belongs_to_no_order_is_named(name: str, record: Document, co
 
 
 async def test_an_unknown_order_is_over_once_its_stock_and_its_money_are_back(world: World) -> None:
-    """A made-up `order.created` reserved and charged; only the release and the refund of both make it right."""
+    """A forged `order.created` reserved and charged; only releasing and refunding both makes it right."""
     reservations, payments = world.collection("reservations"), world.collection("payments")
     charge = {"_id": "made-up", "outcome": "CHARGED", "chargeId": "ch_x", "amount": 2000, "currency": "USD"}
     await world.collection("gateway_charges").insert_one(charge)
@@ -484,10 +484,11 @@ async def test_an_unknown_order_is_over_once_its_stock_and_its_money_are_back(wo
     assert report.information["unknownOrdersReturned"] == 1
 
 
-async def test_what_was_paid_over_stripe_is_looked_for_in_our_records_of_it(world: World) -> None:
+async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) -> None:
     await world.collection("payments").update_one({"_id": "confirmed"}, put(transactionId="pi_1"))
     charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
     assert [violation.kind for violation in (await world.audit()).violations] == ["charge", "money"]
+    assert charge is not None
     money = {"amount": charge["amount"], "currency": charge["currency"]}
     await world.collection("stripe_intents").insert_one({"_id": "confirmed", "intentId": "pi_1", **money})
     report = await world.audit()
@@ -497,7 +498,7 @@ async def test_what_was_paid_over_stripe_is_looked_for_in_our_records_of_it(worl
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:
-    """The records of an order that was refunded to its retainer may go; that it was paid and refunded stays."""
+    """The records of an order that was refunded to its retainer may be deleted; its entries stay."""
     outcome = await clean_up(world.mongodb_url, world.prefix, NOW - timedelta(hours=1), delete=True)
     assert await world.collection("payments").find_one({"_id": "back-to-retainer"}) is None
     assert outcome.kept == {}
@@ -506,8 +507,8 @@ async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> No
     assert report.checked["entries"] == 17
 
 
-async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
-    """Each operation on funds by the service itself, and orders that it pays from a retainer and refunds."""
+async def test_the_entries_of_the_ledger_are_right(world: World) -> None:
+    """Every operation of the service on funds, and orders that it pays from a retainer and refunds."""
     database = world.collection("entries").database.client.get_database(
         f"{world.prefix}_payments", codec_options=CodecOptions(tz_aware=True)
     )
@@ -519,7 +520,7 @@ async def test_what_the_ledger_writes_is_not_wrong(world: World) -> None:
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
     paid = await charging.charge(orders)
     assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]
-    await charging.give_back(paid[:1])
+    await charging.refund(paid[:1])
     report = await world.audit()
     assert [violation.as_json() for violation in report.violations if violation.invariant == 5] == []
     assert report.checked["entries"] == 17 + 16
@@ -567,7 +568,7 @@ def order_paid_from(retainer_id: str, order_id: str, amount: int) -> OrderCreate
 
 
 async def test_funds_that_move_meanwhile_are_not_reported(world: World) -> None:
-    """Each move is one transaction; the audit sees all of it or nothing."""
+    """Each operation is one transaction: the audit sees all of it or nothing."""
 
     seen = 0
 
@@ -619,7 +620,7 @@ async def test_a_suspicion_that_resolves_itself_is_not_reported(world: World) ->
     assert report.violations == []
 
 
-async def test_one_thing_is_named_with_what_was_found_and_what_should_be(world: World) -> None:
+async def test_a_violation_has_the_found_and_the_expected_state(world: World) -> None:
     await world.collection("products").update_one({"_id": "p1"}, put(quantity=15))
     (violation,) = (await world.audit()).violations
     assert violation.as_json() == {
@@ -682,8 +683,8 @@ async def test_messages_in_retry_queues_of_an_older_release_count(world: World) 
     assert report.ok
 
 
-async def test_messages_on_the_broker_are_counted_and_explain_orders_that_stand_still(world: World) -> None:
-    """Who waits for an answer that is a dead letter has not lost it: an operator can see and replay it."""
+async def test_messages_on_the_broker_are_counted_and_explain_stalled_orders(world: World) -> None:
+    """An answer that is a dead letter is not lost: an operator can see and replay it."""
     await declare_topology(world.amqp_url)
     await world.collection("orders").update_one({"_id": "new"}, put(updatedAt=LONG_AGO))
     assert [violation.kind for violation in (await world.audit()).violations] == ["message lost"]
@@ -709,7 +710,7 @@ async def declare_topology(amqp_url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def queue(amqp_url: str, name: str) -> AsyncIterator[None]:
-    """A queue that no process declares any more."""
+    """A queue that processes no longer declare."""
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
         await channel.declare_queue(name, durable=True)
         try:
@@ -732,9 +733,9 @@ async def test_servers_that_do_not_answer(clean_broker: str, mongodb_url: str, d
 
 
 async def peak_memory(world: World) -> int:
-    """The most bytes that an audit holds at once, garbage that is not collected yet aside."""
+    """The peak of bytes that an audit holds, without uncollected garbage."""
     gc.collect()
-    gc.freeze()  # what the tests before have left is not looked at again and again
+    gc.freeze()  # leftovers of earlier tests are not scanned again and again
     tracemalloc.start()
     try:
         assert (await world.audit(page=100, on_progress=lambda _: gc.collect())).ok
@@ -755,7 +756,7 @@ async def test_memory_does_not_grow_with_the_orders(world: World) -> None:
         await world.collection("products").update_one({"_id": "plenty"}, stock, upsert=True)
         return await peak_memory(world)
 
-    await peak(499)  # what is loaded and cached once does not count
+    await peak(499)  # one-time caches do not count
     few = await peak(500)
     many = await peak(5000)
     assert many < 1.2 * few

@@ -38,6 +38,8 @@ async def test_a_missing_permission_is_logged_once_with_its_traceback_and_again_
     async def update() -> None:
         await theirs["records"].update_one({"run": runs}, {"$set": {"seen": True}})
 
+    write: Callable[[], Awaitable[None]] = insert
+
     async def work() -> None:
         nonlocal runs
         runs += 1
@@ -48,7 +50,6 @@ async def test_a_missing_permission_is_logged_once_with_its_traceback_and_again_
         write, goal = then, runs + 3
         await eventually(lambda: runs >= goal, within=60)
 
-    write: Callable[[], Awaitable[None]] = insert
     with capture_logs() as logs:
         loop = asyncio.create_task(run_periodically(work, every=0.01, name="records"))
         await run_three_times(insert)

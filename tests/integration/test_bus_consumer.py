@@ -109,7 +109,7 @@ def poison(bad: str) -> Callable[[Sequence[RefundPayment]], Exception | None]:
 
 async def nothing_left(harness: Harness) -> None:
     """Neither in the inbox nor on the way back to it, also after its consumers are gone."""
-    for queue in (INBOX, *(rung.name for rung in SHORT_LADDER)):
+    for queue in (INBOX, *(level.name for level in SHORT_LADDER)):
         await harness.take_from(queue, 0)
 
 
@@ -168,7 +168,7 @@ async def test_types_with_one_handler_reach_it_together_in_their_order_and_other
 
     def handler() -> Any:
         async def note(messages: Sequence[Message]) -> list[Message]:
-            calls.append([f"{message.routing_key} {message.order_id}" for message in messages])
+            calls.append([f"{message.routing_key} {message.correlation_id}" for message in messages])
             return []
 
         return note
@@ -256,7 +256,7 @@ async def test_a_message_of_an_unknown_type_is_handled_by_a_process_that_is_upgr
     handler, bus = Refunds(), await harness.bus(INBOX)
     with monkeypatch.context() as older:
         older.delitem(BY_ROUTING_KEY, "payment.refund")
-        await running.consumer(handler, bus=bus, reach=stop_after_the_first)
+        await running.consumer(handler, bus=bus, failpoint=stop_after_the_first)
         await send(harness, refunds("o1"))
         with pytest.raises(SimulatedCrashError):
             await running.task()
@@ -414,12 +414,12 @@ async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_burns(harne
     handler = Refunds(lambda _: next(away, None))
     await send(harness, refunds("o1", "o2", "o3"))
     consumer = await running.consumer(handler)
-    await eventually(lambda: consumer.trouble == "waiting: no primary", 60)
+    await eventually(lambda: consumer.unhealthy_reason == "waiting: no primary", 60)
 
     assert await answered(harness, 3) == ["o1", "o2", "o3"]
 
     assert handler.calls[:4] == [handler.calls[0]] * 4
-    await eventually(lambda: consumer.trouble is None, 60)
+    await eventually(lambda: consumer.unhealthy_reason is None, 60)
     await running.stop()
     await nothing_left(harness)
     await harness.take_from(topology.DEAD_LETTERS, 0)
@@ -428,13 +428,13 @@ async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_burns(harne
 async def test_a_drivers_exception_counts_as_what_it_is_mapped_to(harness: Harness, running: Running) -> None:
     errors = iter([ConnectionResetError("driver"), ConnectionResetError("driver")])
 
-    def as_ours(error: Exception) -> Exception:
+    def translate_error(error: Exception) -> Exception:
         return DatabaseUnavailableError(str(error)) if isinstance(error, ConnectionResetError) else error
 
     handler = Refunds(lambda _: next(errors, None))
     await send(harness, refunds("o1"))  # first: the confirmation may come when the trouble is over
-    consumer = await running.consumer(handler, as_ours=as_ours)
-    await eventually(lambda: consumer.trouble == "waiting: driver", 60)
+    consumer = await running.consumer(handler, translate_error=translate_error)
+    await eventually(lambda: consumer.unhealthy_reason == "waiting: driver", 60)
     await answered(harness, 1)
     assert handler.calls == [["o1"]] * 3
 
@@ -467,7 +467,7 @@ async def test_after_a_crash_before_the_acknowledgement_the_same_results_are_pub
     handler, bus = Refunds(), await harness.bus(INBOX)
     await send(harness, refunds("o1", "o2"))
     await eventually(lambda: harness.arrived(bus) == 2, 60)
-    await running.consumer(handler, bus=bus, reach=crash_once)
+    await running.consumer(handler, bus=bus, failpoint=crash_once)
     with pytest.raises(SimulatedCrashError):
         await running.task()
     first = await harness.take_from(ANSWERS, 0 if point == HANDLED else 2)
@@ -489,7 +489,7 @@ async def test_after_a_crash_behind_the_acknowledgement_nothing_comes_again(harn
             raise SimulatedCrashError(reached)
 
     await send(harness, refunds("o1"))
-    await running.consumer(Refunds(), reach=crash)
+    await running.consumer(Refunds(), failpoint=crash)
     with pytest.raises(SimulatedCrashError):
         await running.task()
     await answered(harness, 1)
@@ -575,7 +575,7 @@ async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harn
     async with asyncio.timeout(8):  # less than it would wait for a batch that does not end
         await stopping
 
-    assert consumer.trouble == "the consumer does not run"
+    assert consumer.unhealthy_reason == "the consumer does not run"
     in_hand = [order for call in answering.calls for order in call]
     assert in_hand in (["o1"], ["o1", "o2"])
     assert await answered(harness, len(in_hand)) == in_hand
@@ -620,7 +620,7 @@ async def test_trouble_says_that_a_batch_does_not_progress(harness: Harness, run
 
     consumer = await running.consumer(handler, stalled_after=0.05)
     await send(harness, refunds("o1"))
-    await eventually(lambda: "has not been finished" in str(consumer.trouble), 60)
+    await eventually(lambda: "has not been finished" in str(consumer.unhealthy_reason), 60)
     await consumer.stop(within=0.05)
 
 

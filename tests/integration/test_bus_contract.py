@@ -91,15 +91,15 @@ async def test_unacknowledged_messages_come_again_after_a_lost_connection_and_sa
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(5))
     first = await take_batch(bus, 5)
-    assert bus.holds(first)
+    assert bus.still_owns(first)
 
     await harness.drop_connections()
     again = await take_batch(bus, 5)
 
     assert bodies(again) == bodies(first)
     assert all(delivery.redelivered for delivery in again)
-    assert not bus.holds(first)
-    assert bus.holds(again)
+    assert not bus.still_owns(first)
+    assert bus.still_owns(again)
 
 
 async def test_acknowledging_deliveries_of_a_lost_connection_changes_nothing(harness: Harness) -> None:
@@ -110,7 +110,7 @@ async def test_acknowledging_deliveries_of_a_lost_connection_changes_nothing(har
     again = await take_batch(bus, 3)
 
     await bus.acknowledge(first)
-    await bus.give_back(first)
+    await bus.requeue(first)
     await harness.drop_connections()
 
     assert bodies(await take_batch(bus, 3)) == bodies(again)
@@ -121,7 +121,7 @@ async def test_what_is_given_back_comes_again_in_order(harness: Harness) -> None
     await Publisher(bus).send(refunds(5))
     first = await take_batch(bus, 5)
 
-    await bus.give_back(first)
+    await bus.requeue(first)
 
     again = await take_batch(bus, 5)
     assert bodies(again) == bodies(first)
@@ -133,7 +133,7 @@ async def test_a_message_that_crashes_its_consumer_for_ever_becomes_a_dead_lette
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(1))
     for _ in range(topology.DELIVERY_LIMIT + 1):
-        await bus.give_back(await take_batch(bus, 1))
+        await bus.requeue(await take_batch(bus, 1))
 
     (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
 
@@ -184,21 +184,21 @@ async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harne
 
     await eventually(sent, within=60)
     assert len(await take_batch(bus, 1)) == 1
-    assert bus.trouble is None
+    assert bus.unhealthy_reason is None
 
 
 async def test_each_rung_returns_a_message_to_its_inbox_after_its_delay(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
-    for rung in SHORT_LADDER:
-        sent = Envelope(b"{}", rung.name, INBOX, "payment.refund", "c", f"m-{rung.name}", headers={"x-attempts": 1})
+    for level in SHORT_LADDER:
+        sent = Envelope(b"{}", level.name, INBOX, "payment.refund", "c", f"m-{level.name}", headers={"x-attempts": 1})
         start = harness.now()
         await bus.publish([sent])
         receiving = asyncio.create_task(_receive(bus))
         while not receiving.done():
             await harness.pass_time(0.005)
-        assert harness.now() - start > rung.milliseconds / 1000 - 0.002
+        assert harness.now() - start > level.milliseconds / 1000 - 0.002
         (back,) = receiving.result()
-        assert (back.message_id, back.type, back.routing_key) == (f"m-{rung.name}", sent.type, INBOX)
+        assert (back.message_id, back.type, back.routing_key) == (f"m-{level.name}", sent.type, INBOX)
         assert back.exchange == topology.INBOX_EXCHANGE
         assert back.headers["x-attempts"] == 1
         await bus.acknowledge([back])
@@ -261,7 +261,7 @@ async def test_closing_returns_what_was_not_acknowledged(harness: Harness) -> No
     batch = await take_batch(bus, 3)
     await bus.close()
     assert bodies(await harness.take_from(INBOX, 3)) == bodies(batch)
-    assert bus.trouble is not None
+    assert bus.unhealthy_reason is not None
 
 
 async def test_publishing_on_a_closed_bus_is_an_error_and_not_a_wait(harness: Harness) -> None:

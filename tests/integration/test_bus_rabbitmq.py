@@ -10,7 +10,7 @@ from typing import Any
 import aio_pika
 import aiormq
 import pytest
-from aiormq.abc import ChannelFrame
+from aiormq.abc import ChannelFrame, FieldTable
 from yarl import URL
 
 from shared import topology
@@ -123,7 +123,11 @@ async def test_unreadable_headers_are_kept_as_they_came(harness: RabbitHarness) 
 
 async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(harness: RabbitHarness) -> None:
     name = topology.FORMER_RETRY_QUEUES[0]
-    arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-dead-letter-strategy": "at-least-once"}
+    arguments: FieldTable = {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-dead-letter-strategy": "at-least-once",
+    }
     arguments |= {"x-message-ttl": 1000, "x-dead-letter-exchange": ""}
     former = await harness._channel.declare_queue(name, durable=True, arguments=arguments)
     await former.bind(await harness._channel.declare_exchange(name, "fanout", durable=True))
@@ -142,7 +146,7 @@ async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(h
 
 async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(harness: RabbitHarness) -> None:
     name = "test.retry.contradiction"
-    arguments = {"x-queue-type": "quorum", "x-message-ttl": 5}
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-message-ttl": 5}
     await harness._channel.declare_queue(name, durable=True, arguments=arguments)
     bus = RabbitBus(harness.url, ladder=(topology.RetryDelay(name, 77),))
     try:
@@ -178,7 +182,7 @@ async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         bus = RabbitBus(f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/", publish_timeout=0.3)
         starting = asyncio.create_task(bus.start(None))
-        await eventually(lambda: bus.trouble not in (None, "RabbitMQ: not started"), 60)
+        await eventually(lambda: bus.unhealthy_reason not in (None, "RabbitMQ: not started"), 60)
         assert not starting.done()
         starting.cancel()
         await asyncio.wait({starting})
@@ -186,7 +190,7 @@ async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting
 
 
 async def test_what_a_full_queue_refuses_is_an_error(harness: RabbitHarness) -> None:
-    arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+    arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
     await harness._channel.declare_queue("test.full", durable=True, arguments=arguments)
     bus = await harness.bus()
     try:
@@ -268,9 +272,9 @@ async def test_a_connection_that_goes_silent_is_given_up_and_opened_again(
     bus = RabbitBus(str(proxy.url.update_query(heartbeat=1)), ladder=SHORT_LADDER, publish_timeout=2)
     await bus.start(INBOX)
     proxy.carrying.clear()
-    await eventually(lambda: bus.trouble, within=60)
+    await eventually(lambda: bus.unhealthy_reason, within=60)
     proxy.carrying.set()
-    await eventually(lambda: bus.trouble is None, within=60)
+    await eventually(lambda: bus.unhealthy_reason is None, within=60)
     await bus.close()
 
 

@@ -107,7 +107,11 @@ async def test_who_consumed_from_a_deleted_queue_lets_the_broker_tell_all_others
 
     await asyncio.wait([link.lost for link in links], return_when=asyncio.FIRST_COMPLETED, timeout=60)
     assert time.monotonic() - since >= PAUSE_BEFORE_DECLARING_AGAIN
-    await eventually(lambda: all(bus._link not in (*links, None) for bus in buses), within=60)  # type: ignore[attr-defined]
+
+    def all_have_new_links() -> bool:
+        return all(bus._link not in (*links, None) for bus in buses)  # type: ignore[attr-defined]
+
+    await eventually(all_have_new_links, within=60)
 
 
 async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
@@ -122,12 +126,12 @@ async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
 
     try:
         await eventually(declare_otherwise, within=60)
-        await eventually(lambda: f"'{RETRY}'" in str(bus.trouble), within=60)
-        assert "another declaration" in str(bus.trouble)
+        await eventually(lambda: f"'{RETRY}'" in str(bus.unhealthy_reason), within=60)
+        assert "another declaration" in str(bus.unhealthy_reason)
         await bus.publish([raw(b"{}", topology.PAYMENT_INBOX)])  # the rest is used all the same
     finally:
         await ask(operator, "queue_delete", RETRY)
-    await eventually(lambda: bus.trouble is None, within=60)
+    await eventually(lambda: bus.unhealthy_reason is None, within=60)
 
 
 async def test_a_broker_that_does_not_answer_for_a_while_is_told_and_its_connection_is_kept(
@@ -141,10 +145,12 @@ async def test_a_broker_that_does_not_answer_for_a_while_is_told_and_its_connect
         assert link is not None
         patient, link._options = link._options, replace(link._options, timeout=0.3)
         proxy.carrying.clear()
-        await eventually(lambda: "did not answer in 0.9 s whether the topology is whole" in str(bus.trouble), within=60)
+        await eventually(
+            lambda: "did not answer in 0.9 s whether the topology is whole" in str(bus.unhealthy_reason), within=60
+        )
         link._options = patient
         proxy.carrying.set()
-        await eventually(lambda: bus.trouble is None, within=60)
+        await eventually(lambda: bus.unhealthy_reason is None, within=60)
         assert bus._link is link
         await bus.close()
 
@@ -155,4 +161,4 @@ async def test_a_topology_that_is_whole_is_left_alone(harness: RabbitHarness) ->
     with capture_logs() as logs:
         await asyncio.sleep(1)
     assert logs == []
-    assert (bus.trouble, bus._link) == (None, link)  # type: ignore[attr-defined]
+    assert (bus.unhealthy_reason, bus._link) == (None, link)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The cleanup over real records: what goes, what stays, and that the books balance at every moment meanwhile."""
+"""The cleanup over real records: what it deletes and keeps, and that the books balance at all times meanwhile."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
-    async with pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
         created = World(client, database_prefix, mongodb_url, clean_broker)
         populate(created)
         await created.store()
@@ -49,7 +49,7 @@ async def everything(world: World) -> dict[str, dict[str, Document]]:
     return {name: {d["_id"]: d async for d in world.collection(name).find()} for name in DATABASES}
 
 
-async def test_orders_cancelled_long_ago_go_with_all_their_records_and_nothing_else_does(world: World) -> None:
+async def test_orders_cancelled_long_ago_are_deleted_with_all_their_records_and_nothing_else(world: World) -> None:
     before = await everything(world)
     outcome = await clean(world)
     after = await everything(world)
@@ -76,15 +76,20 @@ async def test_a_dry_run_counts_and_changes_nothing(world: World) -> None:
     assert await everything(world) == before
 
 
-async def test_however_old_a_failed_order_is_never_deleted(world: World) -> None:
-    """In every state that its participants may be in, whatever has become of its money."""
+async def test_a_failed_order_is_never_deleted(world: World) -> None:
+    """In every state of its participants, and wherever its money is."""
     kinds = product(
         ("RESERVED", "FAILED", "RELEASED"), ("PROCESSED", "FAILED", "VOIDED", "REFUNDED"), (True, False), (True, False)
     )
     failed = {f"failed-{number}": kind for number, kind in enumerate(kinds)}
     for order_id, (stock, payment, settled, compensating) in failed.items():
         ancient = NOW - timedelta(days=9999)
-        changes = {"settled": settled, "compensating": compensating, "updatedAt": ancient, "createdAt": ancient}
+        changes: Document = {
+            "settled": settled,
+            "compensating": compensating,
+            "updatedAt": ancient,
+            "createdAt": ancient,
+        }
         order(world, order_id, "FAILED", stock=stock, payment=payment, **changes)
         job(world, order_id, "FAILED", updatedAt=ancient)
     await world.store()
@@ -105,7 +110,7 @@ HOLDS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("payment open", "payments", "declined", {"status": "PENDING"}),
     ("unpublished", "orders", "declined", {"unpublished": True}),
     ("unpublished answer", "payments", "declined", {"unpublished": True}),
-    ("marked", "products", "p1", {"moving.declined": 1}),
+    ("a pending move", "products", "p1", {"moving.declined": 1}),
     ("a server", "jobs", "server-cancelled", {"ip": "103.181.9.7"}),
     ("a job at work", "jobs", "server-cancelled", {"state": "RUNNING"}),
     ("an address", "addresses", "103.181.91.5", {"orderId": "server-cancelled"}),
@@ -114,7 +119,7 @@ HOLDS: list[tuple[str, str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "collection", "key", "changes"), HOLDS, ids=[hold[0] for hold in HOLDS])
-async def test_who_may_still_hold_something_keeps_all_records(
+async def test_an_order_that_may_hold_something_keeps_all_records(
     name: str, collection: str, key: str, changes: dict[str, Any], world: World
 ) -> None:
     await world.collection(collection).update_one({"_id": key}, {"$set": changes})
@@ -149,7 +154,7 @@ SLOT_HOLDS: list[tuple[str, str, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "collection", "key", "changes", "why"), SLOT_HOLDS, ids=[h[0] for h in SLOT_HOLDS])
-async def test_orders_that_hold_no_slot_go_and_slots_and_assignments_stay(
+async def test_orders_without_a_slot_are_deleted_and_slots_and_assignments_stay(
     name: str, collection: str, key: str, changes: dict[str, Any], why: str, world: World
 ) -> None:
     populate_slots(world)
@@ -173,8 +178,8 @@ async def add_cancelled(world: World, number: int) -> None:
     await world.store()
 
 
-async def test_groups_end_where_they_like(world: World) -> None:
-    """Orders that were placed at the same time, some of which stay, lie on both sides of a group's end."""
+async def test_groups_may_end_anywhere(world: World) -> None:
+    """Orders placed at the same time, some of them kept, are on both sides of a group's end."""
     await add_cancelled(world, 20)
     await world.collection("payments").update_many(
         {"_id": {"$in": ["old-0004", "old-0009"]}}, {"$set": {"status": "PENDING"}}
@@ -183,7 +188,7 @@ async def test_groups_end_where_they_like(world: World) -> None:
     assert (outcome.deleted["orders"], sum(outcome.kept.values())) == (22, 2)
 
 
-async def test_the_books_balance_at_every_moment_of_a_cleanup(world: World) -> None:
+async def test_the_books_balance_at_all_times_during_a_cleanup(world: World) -> None:
     await add_cancelled(world, 150)
     cleaning = asyncio.create_task(clean(world, group=5))
     audits = 0
@@ -195,8 +200,8 @@ async def test_the_books_balance_at_every_moment_of_a_cleanup(world: World) -> N
     assert (await world.audit()).checked["orders"] == 14
 
 
-async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> None:
-    """Between the look and the deletion a payment is reopened: the group is judged anew, and the order stays."""
+async def test_a_concurrent_change_of_a_record_is_not_lost(world: World) -> None:
+    """Between the check and the deletion a payment is reopened: the group is judged again, and the order is kept."""
     payments = world.collection("payments")
     interfering = _Interfering(payments.database.name, world.mongodb_url)
     pymongo.monitoring.register(interfering)
@@ -211,7 +216,7 @@ async def test_who_changes_a_record_meanwhile_is_not_overtaken(world: World) -> 
 
 
 class _Interfering(pymongo.monitoring.CommandListener):
-    """Reopens a payment at the moment at which the first deletion is sent."""
+    """Reopens a payment when the first deletion is sent."""
 
     def __init__(self, database: str, mongodb_url: str) -> None:
         self.database = database
@@ -245,7 +250,7 @@ class KillsItself(pymongo.monitoring.CommandListener):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def succeeded(self, event):
-        # One that the server refuses, as its transaction took longer than it allows, does not count.
+        # A command that the server rejects because its transaction took too long does not count.
         self.commits += event.command_name == "commitTransaction"
 
     def failed(self, event): pass
@@ -258,7 +263,7 @@ asyncio.run(clean_up(url, prefix, datetime.fromisoformat(before), delete=True, g
 
 @contextlib.asynccontextmanager
 async def short_transactions(world: World) -> AsyncIterator[None]:
-    """Have the server end the transaction of a dead process after 2 s, not after a minute."""
+    """Let the server abort the transaction of a dead process after 2 s, not after a minute."""
     name = "transactionLifetimeLimitSeconds"
     before = (await world.client.admin.command({"getParameter": 1, name: 1}))[name]
     await world.client.admin.command({"setParameter": 1, name: 2})
@@ -268,7 +273,7 @@ async def short_transactions(world: World) -> AsyncIterator[None]:
         await world.client.admin.command({"setParameter": 1, name: before})
 
 
-async def test_killed_in_the_middle_of_a_group_it_leaves_whole_orders_and_the_next_one_goes_on(world: World) -> None:
+async def test_killed_in_the_middle_of_a_group_it_leaves_whole_orders_and_the_next_one_continues(world: World) -> None:
     await add_cancelled(world, 46)
     async with short_transactions(world):
         process = await asyncio.create_subprocess_exec(
@@ -292,7 +297,7 @@ async def test_a_server_that_does_not_answer() -> None:
 
 
 async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int, str, str]:
-    """Run `ordersaga cleanup` with these words; returns its exit status and what it printed."""
+    """Run `ordersaga cleanup` with these arguments; return its exit status and output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {
         "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
@@ -306,7 +311,7 @@ async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int,
 async def grow_old(
     client: pymongo.AsyncMongoClient[Document], prefix: str, days: int, still_open: str | None = None
 ) -> None:
-    """Have everything that the services have recorded happened so many days earlier, but for an order that is open."""
+    """Move all records of the services that many days into the past, except for an open order."""
     for name in ("orders", "reservations", "payments", "gateway_charges", "stripe_intents", "jobs"):
         collection = client[f"{prefix}_{DATABASES[name]}"][name]
         async for document in collection.find({"_id": {"$ne": still_open}}):
@@ -315,7 +320,7 @@ async def grow_old(
 
 
 async def all_published(client: pymongo.AsyncMongoClient[Document], prefix: str) -> None:
-    """Wait until it is recorded that nothing is left to publish, which is a step after the last message."""
+    """Wait until nothing is left to publish, which is recorded after the last message."""
 
     async def none_left() -> bool:
         unpublished: Document = {"$or": [{name: {"$nin": [None, False]}} for name in ("unpublished", "outboxSince")]}
@@ -331,7 +336,7 @@ async def test_the_command_over_the_records_of_real_services(
 ) -> None:
     async with (
         run_stack(mongodb_url, clean_broker, database_prefix) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
         await stack.stock("p1", 5)
@@ -366,7 +371,7 @@ async def test_the_command_over_the_records_of_real_services(
 async def test_servers_failed_orders_and_their_records_stay(
     mongodb_url: str, clean_broker: str, database_prefix: str
 ) -> None:
-    """Of orders of servers, real ones, only the one that was cancelled goes, and its job with it."""
+    """Of real orders of servers, only the cancelled one is deleted, with its job."""
     async with (
         run_simulator() as provider,
         run_stack(
@@ -376,7 +381,7 @@ async def test_servers_failed_orders_and_their_records_stay(
             **provider.settings,
             credentials_key=Fernet.generate_key().decode(),
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start("order", "inventory", "payment", "provisioning")
         await provider.packages([package("203.0.113", 1), package("198.51.100", 5)])
@@ -408,7 +413,7 @@ async def test_servers_failed_orders_and_their_records_stay(
 
 
 async def place_server(stack: Stack, product_id: str, status: str) -> str:
-    """Order a server; returns the order's id once it has that status."""
+    """Order a server; return the order's id once it has that status."""
     order_id = await stack.place(items=[{"productId": product_id, "quantity": 1, "price": 10}])
 
     async def arrived() -> bool:
@@ -432,7 +437,7 @@ async def job_waits(client: pymongo.AsyncMongoClient[Document], prefix: str, ord
 
 
 async def refuses_and_asks(stack: Stack) -> None:
-    """Nothing is deleted for wrong usage, without agreement, or while there are dead letters."""
+    """Nothing is deleted for wrong usage, without confirmation, or while there are dead letters."""
     for words in (["--older-than", "12h"], ["--older-than", "soon"], [], ["--older-than", "30d", "--json"]):
         assert (await run_command(stack, *words, answer="y\n"))[0] == 2, words
     for answer in ("n\n", ""):
@@ -445,7 +450,7 @@ async def refuses_and_asks(stack: Stack) -> None:
     assert "there is 1 dead letter" in errors
     status, output, _ = await run_command(stack, "--older-than", "30d", "--yes", "--json")
     assert (status, list(json.loads(output))) == (1, ["refused"])
-    words = ("--older-than", "41d", "--yes", "--ignore-dead-letters")
+    words = ["--older-than", "41d", "--yes", "--ignore-dead-letters"]
     assert (await run_command(stack, *words))[0] == 0
     await purge(stack.amqp_url)
 
@@ -469,7 +474,7 @@ async def purge(amqp_url: str) -> None:
         await (await channel.get_queue(DEAD_LETTERS)).purge()
 
 
-async def test_the_command_says_when_no_server_answers(mongodb_url: str, amqp_url: str) -> None:
+async def test_the_command_reports_unreachable_servers(mongodb_url: str, amqp_url: str) -> None:
     for stack in (
         Stack("mongodb://127.0.0.1:1/", amqp_url, "nothing"),
         Stack(mongodb_url, "amqp://guest:guest@127.0.0.1:1/", "nothing"),
@@ -480,10 +485,10 @@ async def test_the_command_says_when_no_server_answers(mongodb_url: str, amqp_ur
         await stack.close()
 
 
-async def test_an_order_that_was_refunded_over_stripe_and_deleted_is_charged_anew_when_it_is_placed_again(
+async def test_an_order_refunded_over_stripe_and_deleted_is_charged_again_when_it_is_placed_again(
     mongodb_url: str, clean_broker: str, database_prefix: str
 ) -> None:
-    """Not once more with the PaymentIntent that was refunded, which would be goods for nothing."""
+    """With a new PaymentIntent: reusing the refunded one would give the goods away."""
     async with (
         stripe_api.run_stripe_api() as api,
         run_stack(
@@ -495,7 +500,7 @@ async def test_an_order_that_was_refunded_over_stripe_and_deleted_is_charged_ane
             stripe_api_url=api.url,
             gateway_timeout_seconds=60,
         ) as stack,
-        pymongo.AsyncMongoClient(mongodb_url, tz_aware=True) as client,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
     ):
         await stack.start()
 

@@ -1,4 +1,4 @@
-"""The console's pages over real servers and records: what they show, what they refuse, what they do in an outage."""
+"""The console's pages over real servers and records: their content, what they refuse, and outages."""
 
 import asyncio
 import re
@@ -71,7 +71,7 @@ def an_order(order_id: str, **changes: Any) -> Document:
     return order | changes
 
 
-# --- What is shown. ---
+# --- Content. ---
 
 
 async def test_every_page_of_every_order_of_the_world(
@@ -88,7 +88,7 @@ async def test_every_page_of_every_order_of_the_world(
         await text_of(pages, f"/orders/{order_id}/timeline")
 
 
-async def test_nothing_recorded_is_no_error(pages: httpx.AsyncClient) -> None:
+async def test_an_empty_stack_is_not_an_error(pages: httpx.AsyncClient) -> None:
     for path in PAGES:
         await text_of(pages, path)
     assert "No open dead letters" in await text_of(pages, "/")
@@ -119,7 +119,7 @@ async def test_an_order_shows_its_timeline_and_its_open_steps(
     assert 'hx-get="/orders/o1/timeline"' in text
 
 
-async def test_a_settled_order_is_not_asked_about_again(
+async def test_the_page_of_a_settled_order_does_not_refresh(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     await dependencies.orders.insert_one(an_order("o1", status="CONFIRMED", settled=True))
@@ -155,11 +155,11 @@ async def test_orders_are_found_by_id_user_status_and_reason(
     assert (exact.status_code, exact.headers["location"]) == (303, "/orders/aa-1")
 
 
-async def test_pages_of_orders_leave_none_out_and_show_none_twice(
+async def test_pages_of_orders_have_each_order_once(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     at = utc_now()
-    # Several of one moment, so that a page ends among them.
+    # Several with the same time, so that a page ends among them.
     await dependencies.orders.insert_many(
         [an_order(f"o{n:03}", createdAt=at - timedelta(seconds=n // 7)) for n in range(120)]
     )
@@ -173,7 +173,7 @@ async def test_pages_of_orders_leave_none_out_and_show_none_twice(
     assert sorted(seen) == [f"o{n:03}" for n in range(120)]
 
 
-async def test_the_overview_shows_figures_queues_and_what_is_low(
+async def test_the_overview_shows_figures_queues_and_low_packages(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     at = utc_now() - timedelta(seconds=5)
@@ -217,12 +217,10 @@ async def test_the_longer_it_takes_to_count_dead_letters_the_less_often_they_are
     assert [group.total for group in found.items] == [1]
 
 
-# --- What is hostile. ---
+# --- Hostile input. ---
 
 
-async def test_whatever_is_recorded_is_text_and_no_markup(
-    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
-) -> None:
+async def test_recorded_text_is_never_markup(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     item = {"productId": HOSTILE, "quantity": 1, "price": 1000}
     names = {"userId": HOSTILE, "failureReason": HOSTILE, "items": [item]}
     history = [{"at": utc_now(), "event": HOSTILE, "status": "FAILED", "message": HOSTILE}]
@@ -260,7 +258,7 @@ async def test_whatever_is_recorded_is_text_and_no_markup(
     assert body.headers["content-disposition"].startswith("attachment")
 
 
-async def test_pages_need_nothing_that_the_policy_forbids(
+async def test_pages_comply_with_their_security_policy(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     await dependencies.orders.insert_one(an_order("o1", status="FAILED"))
@@ -289,7 +287,7 @@ async def test_posts_from_other_sites_change_nothing(
         "replay_id": "r1",
     }
     app: FastAPI = an_app(dependencies)
-    posts = [route.path.format(**values) for route in _routes(app) if "POST" in route.methods]
+    posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]
     assert len(posts) >= 11
     for post in posts:
         for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "none"}):
@@ -312,7 +310,7 @@ def _routes(app: FastAPI) -> list[APIRoute]:
     return found
 
 
-async def test_a_name_that_is_not_ours_gets_no_page(dependencies: ConsoleDependencies) -> None:
+async def test_an_unknown_host_name_gets_no_page(dependencies: ConsoleDependencies) -> None:
     transport = httpx.ASGITransport(an_app(dependencies))
     async with httpx.AsyncClient(transport=transport, base_url="http://evil.example") as client:
         for path in (*SECTIONS, "/static/console.css", "/metrics", "/openapi.json"):
@@ -362,7 +360,7 @@ async def test_a_form_in_another_charset_is_refused_unread(
         assert "text/html" in answer.headers["content-type"]
 
 
-async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+async def test_a_proxy_names_the_operator(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with (
         console_dependencies(
             mongodb_url, amqp_url, database_prefix, operator_header="X-Forwarded-User"
@@ -370,7 +368,7 @@ async def test_a_proxy_says_who_acts(mongodb_url: str, amqp_url: str, database_p
         pages_of(dependencies) as pages,
     ):
         await dependencies.orders.insert_one(an_order("o1"))
-        # A name in the form or a cookie is not believed then.
+        # A name in the form or a cookie is ignored then.
         pages.cookies.set("operator", "Mallory")
         nameless = await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"})
         assert nameless.status_code == 422
@@ -392,10 +390,10 @@ async def test_a_name_is_remembered(pages: httpx.AsyncClient) -> None:
     assert "Acting as <strong>Ω-1; é</strong>" in text
 
 
-# --- What is away. ---
+# --- Outages. ---
 
 
-async def test_services_that_are_away_are_shown_as_such(pages: httpx.AsyncClient) -> None:
+async def test_unavailable_services_are_shown_as_such(pages: httpx.AsyncClient) -> None:
     for path, count in (("/inventory", 2), ("/packages", 2)):
         assert (await text_of(pages, path)).count("Not available") == count
     answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
@@ -406,8 +404,8 @@ async def test_services_that_are_away_are_shown_as_such(pages: httpx.AsyncClient
     assert "not done: the provisioning service at http://127.0.0.1:9" in log
 
 
-async def test_without_mongodb_and_rabbitmq_no_page_is_an_error_of_ours(database_prefix: str) -> None:
-    # They are given less time than a person would give them.
+async def test_without_mongodb_and_rabbitmq_every_page_is_still_a_page(database_prefix: str) -> None:
+    # Shorter time limits, to keep the test short.
     away = "mongodb://127.0.0.1:9/?directConnection=true&serverSelectionTimeoutMS=500"
     async with (
         console_dependencies(away, "amqp://guest:guest@127.0.0.1:9/", database_prefix) as dependencies,
@@ -425,7 +423,7 @@ async def test_without_mongodb_and_rabbitmq_no_page_is_an_error_of_ours(database
             assert response.status_code in (200, 503), (path, response.text)
         shown = dict(zip(paths, (response.text for response in responses), strict=True))
         assert "RabbitMQ does not answer" in shown["/"]
-        assert "A server does not answer" in shown["/orders/o1"]
+        assert "A server is not responding" in shown["/orders/o1"]
         for path in ("/", "/orders", "/actions", "/dead-letters"):
             assert "Not available" in shown[path], path
         acted = await pages.post("/dead-letters/letters/l1/replay", data=OPERATOR)
@@ -441,7 +439,7 @@ SLOTS = [
 
 
 def a_service(orders_slots: bool) -> FastAPI:
-    """What the console asks inventory and provisioning for, as the contract has it."""
+    """The routes of inventory and provisioning that the console uses, as in the contract."""
     app = FastAPI()
     deleted: list[str] = []
 
@@ -499,7 +497,7 @@ async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, databas
         assert "last" in await text_of(pages, "/inventory?cursor=more%26more")
 
 
-async def test_what_a_service_sends_can_always_be_shown(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+async def test_any_response_of_a_service_can_be_shown(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     app = FastAPI()
 
     @app.get("/inventory")
@@ -531,10 +529,10 @@ async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, d
         assert "No locks are held" in await text_of(pages, "/packages")
         entries = (await list_actions(dependencies.operations)).items
         assert {(entry["action"], entry["subject"]) for entry in entries} == {("lock.clear", "103.181.9")}
-        assert sorted(entry["outcome"] for entry in entries) == ["begun", "cleared"]
+        assert sorted(entry["outcome"] for entry in entries) == ["cleared", "started"]
 
 
-async def test_what_is_asked_of_a_service_is_written_down_before_it_is_asked(
+async def test_an_action_is_logged_before_the_service_is_asked(
     mongodb_url: str, amqp_url: str, database_prefix: str
 ) -> None:
     seen: list[list[str]] = []
@@ -553,18 +551,18 @@ async def test_what_is_asked_of_a_service_is_written_down_before_it_is_asked(
     ):
         answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
         assert answer.status_code == 503
-        assert "Not known whether it was done" in answer.text
+        assert "Outcome unknown" in answer.text
         outcomes = sorted(entry["outcome"] for entry in (await list_actions(acting.operations)).items)
-    assert seen == [["begun"]]
-    assert outcomes[0] == "begun"
-    assert outcomes[1].startswith("not known whether it was done: the provisioning service at")
+    assert seen == [["started"]]
+    assert outcomes[0].startswith("outcome unknown: the provisioning service at")
+    assert outcomes[1] == "started"
 
 
 # --- Audit, actions. ---
 
 
 @pytest.mark.usefixtures("clean_broker")
-async def test_an_audit_runs_in_the_background_and_is_written_down(
+async def test_an_audit_runs_in_the_background_and_is_logged(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     world = World(dependencies.client, dependencies.prefix, dependencies.mongodb_url, dependencies.amqp_url)
@@ -574,16 +572,16 @@ async def test_an_audit_runs_in_the_background_and_is_written_down(
     answer = await pages.post("/audit", data={"by": "op-1"})
     assert answer.status_code == 303
 
-    async def is_written_down() -> bool:
+    async def is_logged() -> bool:
         return bool((await list_actions(dependencies.operations)).items)
 
-    await eventually(is_written_down, 60, "the audit to be in the log")
+    await eventually(is_logged, 60, "the audit to be in the log")
     text = await text_of(pages, "/audit/result")
     assert "The books do not balance" in text
     assert "product p1" in text
     assert "hx-get" not in text
     (entry,) = (await list_actions(dependencies.operations)).items
-    assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violations")
+    assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violation")
 
 
 async def test_one_audit_runs_at_a_time(dependencies: ConsoleDependencies) -> None:
@@ -648,14 +646,14 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     await text_of(pages, "/dead-letters/replays")
 
 
-async def test_groups_are_paged_and_say_how_many_there_are(
+async def test_groups_are_paged_and_counted(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.console.dead_letters.GROUPS", 4)
     names = [f"{letter}-kind-of-error" for letter in "abcdefghij"]
     await record_letters(dependencies, *(a_letter(f"o{n}", name) for n, name in enumerate(names)))
     overview = await text_of(pages, "/")
-    assert "8 of 10 groups: show all</a>" in overview
+    assert "Show all 10 groups</a>" in overview
     seen: list[str] = []
     address = "/dead-letters?status=new"
     for shown in ("1 to 4", "5 to 8", "9 to 10"):
@@ -671,7 +669,7 @@ async def test_groups_are_paged_and_say_how_many_there_are(
     await text_of(pages, "/dead-letters?page=0", 422)
 
 
-async def test_a_replay_shows_what_became_of_its_messages(
+async def test_a_replay_shows_the_outcome_of_its_messages(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(6)))
@@ -687,7 +685,7 @@ async def test_a_replay_shows_what_became_of_its_messages(
     over = {"$set": {"status": "done", "doneAt": at, "published": 6}}
     await dependencies.operations["replays"].update_one({"_id": replay}, over)
     text = " ".join((await text_of(pages, f"/dead-letters/replays/{replay}")).split())
-    for title, number in (("Handled", 3), ("Failed again", 2), ("Not known yet", 1)):
+    for title, number in (("Handled", 3), ("Failed again", 2), ("Pending", 1)):
         assert f'<h2>{title}</h2><p class="figure">{number}</p>' in text
     assert "2 messages failed again" in text
     assert "hx-get" in text
@@ -713,7 +711,7 @@ async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies,
     assert group.fingerprint not in await text_of(pages, "/dead-letters?status=new")
 
 
-async def test_letters_are_found_by_what_they_are(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_letters_are_found_by_their_fields(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(
         dependencies,
         a_letter("first", "no price here"),
@@ -779,9 +777,7 @@ async def test_an_edit_is_checked_and_then_replayed(
     assert replay["edited"] == orjson.dumps(GOOD, option=orjson.OPT_INDENT_2)
 
 
-async def test_half_of_a_surrogate_pair_is_no_error(
-    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
-) -> None:
+async def test_a_lone_surrogate_is_not_an_error(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(dependencies, a_letter("half", body=b'{"orderId":"\\ud800"}'))
     (letter,) = (await DeadLetterService(dependencies.operations).page(Filters())).items
     page = f"/dead-letters/letters/{letter['_id']}"
@@ -789,7 +785,7 @@ async def test_half_of_a_surrogate_pair_is_no_error(
         assert "&#34;orderId&#34;: &#34;\\ud800&#34;" in await text_of(pages, path)
 
 
-async def test_what_a_form_cannot_hold_is_not_edited_in_one(
+async def test_a_body_that_does_not_fit_a_form_is_not_edited_in_one(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     big = b'{"orderId": "big", "x": "' + b"y" * (5 * 1024 * 1024) + b'"}'
@@ -807,7 +803,7 @@ async def test_a_big_body_is_not_loaded_for_a_page(dependencies: ConsoleDependen
     big = b'{"orderId": "big", "x": "' + b"y" * (2 * 1024 * 1024) + b'"}'
     await record_letters(dependencies, a_letter("big", body=big))
     (letter,) = (await DeadLetterService(dependencies.operations).page(Filters())).items
-    # Whatever reads the pieces of the body fails now.
+    # Reading the pieces of the body fails from now on.
     await dependencies.operations["dead_letter_bodies"].drop()
     page = f"/dead-letters/letters/{letter['_id']}"
     text = await text_of(pages, page)

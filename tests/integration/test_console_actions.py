@@ -1,4 +1,4 @@
-"""What operators do to orders: through a real order service, written down whatever came of it."""
+"""Actions of operators on orders, through a real order service, logged with every outcome."""
 
 from collections.abc import AsyncIterator
 
@@ -15,7 +15,7 @@ OPERATOR = {"by": "op-1", "why": "the customer called"}
 
 @pytest.fixture
 async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
-    """An order service alone: its orders wait for answers that do not come."""
+    """An order service alone: its orders wait for answers that never come."""
     async with run_stack(mongodb_url, clean_broker, database_prefix) as found:
         await found.start("order")
         yield found
@@ -34,7 +34,7 @@ async def pages(dependencies: ConsoleDependencies) -> AsyncIterator[httpx.AsyncC
         yield client
 
 
-async def test_an_order_is_cancelled_refused_and_out_of_reach(
+async def test_actions_that_are_refused_accepted_and_unreachable(
     stack: Stack, dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     order_id = await stack.place()
@@ -42,7 +42,7 @@ async def test_an_order_is_cancelled_refused_and_out_of_reach(
     assert f'href="{page}/do/cancel"' in (await pages.get(page)).text
     assert "Stock and money are returned" in (await pages.get(f"{page}/do/cancel")).text
 
-    # What the order service refuses is said, and nothing is done.
+    # A refusal of the order service is shown, and nothing is done.
     refused = await pages.post(f"{page}/do/refund", data=OPERATOR)
     assert refused.status_code == 409
     assert "Not done" in refused.text

@@ -1,4 +1,4 @@
-"""The console in a real browser: it renews itself, fits a phone, and can be used with the keyboard alone."""
+"""The console in a real browser: it refreshes itself, fits a phone, and works with the keyboard alone."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tests.support.consoles import a_letter, console_dependencies, record_letter
 from tests.support.eventually import eventually
 
 PATIENCE = 60_000
-"""Milliseconds: how long a page on a loaded machine may take."""
+"""Milliseconds that a page may take on a loaded machine."""
 
 PHONE = 390
 LONG = "a-very-long-identifier-without-any-place-to-break-" * 4
@@ -33,16 +33,16 @@ async def browser() -> AsyncIterator[Browser]:
         yield found
 
 
-async def open_page(browser: Browser, url: str, troubles: list[str], width: int = 1280) -> Page:
+async def open_page(browser: Browser, url: str, errors: list[str], width: int = 1280) -> Page:
     page = await browser.new_page(base_url=url, viewport={"width": width, "height": 800})
     page.set_default_timeout(PATIENCE)
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     return page
 
 
 async def fill(dependencies: ConsoleDependencies) -> list[str]:
-    """Records with long names everywhere; returns the addresses of all kinds of pages."""
+    """Store records with long names; return the URLs of all kinds of pages."""
     at = utc_now() - timedelta(minutes=1)
     history = [
         {"at": at, "event": "order.created", "status": "PENDING"},
@@ -90,12 +90,12 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
     ]
 
 
-async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(
+async def test_every_page_fits_a_phone_and_violates_no_browser_policy(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
-    troubles: list[str] = []
+    errors: list[str] = []
     async with served(dependencies) as url:
-        page = await open_page(browser, url, troubles, PHONE)
+        page = await open_page(browser, url, errors, PHONE)
         for path in await fill(dependencies):
             await page.goto(path)
             width = await page.evaluate("document.documentElement.scrollWidth")
@@ -106,15 +106,15 @@ async def test_every_page_fits_a_phone_and_breaks_no_rule_of_the_browser(
             )
             assert named == 0, f"{path} has a field without a label"
         await page.close()
-    assert troubles == []
+    assert errors == []
 
 
-async def test_the_overview_renews_itself_and_keeps_the_focus(
+async def test_the_overview_refreshes_itself_and_keeps_the_focus(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
-    troubles: list[str] = []
+    errors: list[str] = []
     async with served(dependencies) as url:
-        page = await open_page(browser, url, troubles)
+        page = await open_page(browser, url, errors)
         await page.goto("/")
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.className") == "skip"
@@ -125,18 +125,18 @@ async def test_the_overview_renews_itself_and_keeps_the_focus(
         await heading.focus()
         await record_letters(dependencies, a_letter("o1", "no price"))
         group = page.locator(".group-link")
-        # After a slow look at the dead letters, the next one comes twenty times as long after it.
+        # After a slow count of the dead letters, the next one comes after twenty times that time.
         await expect(group).to_have_count(1, timeout=5 * PATIENCE)
         await expect(heading).to_be_focused(timeout=PATIENCE)
-        # With the keyboard from the group to its cause.
+        # From the group to its cause with the keyboard.
         await group.focus()
         await page.keyboard.press("Enter")
         await expect(page.get_by_label("Traceback")).to_contain_text("Poison: no price", timeout=PATIENCE)
         await page.close()
-    assert troubles == []
+    assert errors == []
 
 
-async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(
+async def test_at_double_size_tables_scroll_and_no_column_is_hidden(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
     async with served(dependencies) as url:
@@ -155,7 +155,7 @@ async def test_at_twice_the_size_tables_scroll_and_no_column_is_left_out(
         await page.close()
 
 
-async def test_an_answer_that_renews_nothing_is_no_sign_of_life(
+async def test_a_response_that_refreshes_nothing_leaves_the_page_stale(
     dependencies: ConsoleDependencies, browser: Browser
 ) -> None:
     async with served(dependencies) as url:
@@ -180,7 +180,7 @@ async def test_an_answer_that_renews_nothing_is_no_sign_of_life(
         stale = page.locator("#stale")
         await expect(stale).to_be_visible(timeout=PATIENCE)
         await expect(stale).to_contain_text("from 09:30:0", timeout=PATIENCE)
-        # The next answer that renews the page ends it.
+        # The next response that refreshes the page ends it.
         await page.unroute("**/overview")
 
         async def is_fresh() -> bool:
@@ -191,7 +191,7 @@ async def test_an_answer_that_renews_nothing_is_no_sign_of_life(
         await page.close()
 
 
-async def test_a_page_says_when_what_it_shows_is_old(dependencies: ConsoleDependencies, browser: Browser) -> None:
+async def test_a_page_says_when_its_data_is_old(dependencies: ConsoleDependencies, browser: Browser) -> None:
     async with served(dependencies) as url:
         page = await open_page(browser, url, [])
         await page.clock.install()

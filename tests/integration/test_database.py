@@ -68,8 +68,8 @@ def test_options_that_the_driver_does_not_take_are_one_line_at_the_start(
 def test_a_refusal_is_not_a_passing_error(code: int) -> None:
     error = OperationFailure("not authorized on orders to execute command", code)
     assert database.is_refusal(error)
-    assert not database.is_passing(error)
-    assert database.as_ours(error) is error
+    assert not database.is_transient(error)
+    assert database.translate_error(error) is error
 
 
 async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -> None:

@@ -1,4 +1,4 @@
-"""Dead letters over real servers: taken in whole and once, told apart, grouped, replayed, edited, discarded."""
+"""Dead letters over real servers: recorded whole and once, told apart, grouped, replayed, edited, discarded."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ INBOX = topology.PAYMENT_INBOX
 
 @dataclass
 class DeadLetterHarness:
-    """Dead letters in a database and on a broker of the test's own."""
+    """The dead letters of one test, in its database and on its broker."""
 
     database: Database
     harness: RabbitHarness
@@ -77,7 +77,7 @@ class DeadLetterHarness:
         return await Replayer(self.database, Publisher(bus)).run(replay, "test")
 
     async def replay(self, filters: Filters, **how: Any) -> Document:
-        replay_id = await self.service.start_replay(filters, **({"by": "ann", "why": "fixed", "rate": 5000.0} | how))
+        replay_id = await self.service.start_replay(filters, **{"by": "ann", "why": "fixed", "rate": 5000.0, **how})
         return await self.run_replay(replay_id)
 
     async def send_dead(self, *envelopes: Envelope) -> None:
@@ -85,7 +85,7 @@ class DeadLetterHarness:
         await bus.publish(envelopes)
 
     async def note_handled(self, expected: int = 1) -> None:
-        """Do what the operations process does with its inbox, until so many letters are handled."""
+        """Consume the inbox of operations until that many letters are handled."""
         async with consuming(self.harness, topology.OPERATIONS_INBOX, handlers(self.records, utc_now)):
 
             async def noted() -> bool:
@@ -95,7 +95,7 @@ class DeadLetterHarness:
 
 
 class consuming:  # noqa: N801 - reads as what it is used for
-    """A consumer of a queue that runs as long as the context."""
+    """Run a consumer of a queue while the context is open."""
 
     def __init__(self, harness: RabbitHarness, queue: str, handled: Handlers) -> None:
         self._harness, self._queue, self._handled = harness, queue, handled
@@ -113,7 +113,7 @@ class consuming:  # noqa: N801 - reads as what it is used for
 
 @pytest.fixture(scope="module")
 async def database(servers: Servers) -> AsyncIterator[Database]:
-    """One for all tests here: making the indexes takes longer than most of them."""
+    """One database for all tests here: creating the indexes takes longer than most tests."""
     async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
         created = client[f"t{secrets.token_hex(8)}_operations"]
         await DeadLetterService(created).prepare()
@@ -123,7 +123,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slowly the broker brings the letters that wait, all of them are taken in."""
+    """Record all waiting letters, however slowly the broker delivers them."""
     monkeypatch.setattr("operations.dead_letters.connection.QUIET_SECONDS", 60.0)
 
 
@@ -133,6 +133,11 @@ async def dead_letters(database: Database, amqp_url: str, patient: None) -> Asyn
         await database[name].delete_many({})
     async with RabbitHarness.open(amqp_url) as harness:
         yield DeadLetterHarness(database, harness)
+
+
+def replay_of(letter_id: object) -> dict[str, Any]:
+    """Return the header that names the letter of which a message is a copy."""
+    return {"x-replay-of": letter_id}
 
 
 def dead(
@@ -173,7 +178,7 @@ async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
     return ()
 
 
-async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it_is_one_of_ours(
+async def test_a_retry_without_an_inbox_is_a_letter_and_can_be_replayed_to_one_of_ours(
     dead_letters: DeadLetterHarness,
 ) -> None:
     level = SHORT_LADDER[0].name
@@ -194,7 +199,7 @@ async def test_a_retry_that_finds_no_inbox_is_a_letter_and_can_be_replayed_if_it
     assert (replayed.body, replayed.type) == (b'{"orderId": "o2"}', "payment.refund")
 
 
-async def test_a_letter_keeps_all_that_is_known_of_the_failure(dead_letters: DeadLetterHarness) -> None:
+async def test_a_letter_has_everything_about_the_failure(dead_letters: DeadLetterHarness) -> None:
     async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
         await dead_letters.send_dead(
             Envelope(
@@ -252,7 +257,7 @@ GARBAGE = {
 }
 
 
-async def test_whatever_comes_is_taken_whole(dead_letters: DeadLetterHarness) -> None:
+async def test_any_message_is_recorded_whole(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(*GARBAGE.values())
     letters = {
         (await dead_letters.stored(listed["_id"]))["body"]: listed for listed in await dead_letters.record_waiting()
@@ -272,10 +277,10 @@ async def test_whatever_comes_is_taken_whole(dead_letters: DeadLetterHarness) ->
 
 
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 5_000_000, 15_900_000])
-async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_another(
+async def test_a_body_that_is_too_large_is_kept_whole_and_only_replayed_edited(
     dead_letters: DeadLetterHarness, size: int
 ) -> None:
-    """From a broker that takes more than ours; the largest does not fit into a document with what belongs to it."""
+    """From a broker with a larger limit than ours; the largest does not fit into one document."""
     sent = dead(bytes(size))
     taken = Delivery(
         sent.body,
@@ -306,7 +311,7 @@ async def test_a_body_that_is_too_large_is_kept_whole_and_replayed_only_with_ano
 
 
 async def test_a_consumer_that_dead_letters_a_message_twice_makes_one_letter(dead_letters: DeadLetterHarness) -> None:
-    later = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
+    later: dict[str, Any] = {"x-failed-at": "2026-01-31T09:32:00.000Z", "x-attempts": 3}
     await dead_letters.send_dead(dead(), dead(**later))
     assert len(await dead_letters.record_waiting()) == 1
     await dead_letters.send_dead(dead(**later))
@@ -329,10 +334,10 @@ async def test_different_failures_never_become_one_letter(dead_letters: DeadLett
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(
+async def test_messages_without_an_id_are_told_apart_even_when_they_are_redelivered(
     dead_letters: DeadLetterHarness, acknowledged: bool
 ) -> None:
-    """Recorded, and then the connection is lost: they come again, which is nothing new. Others like them are."""
+    """The connection is lost after recording: the redelivered ones are known, an identical one is new."""
     alike = [raw(b"no id and all alike", topology.DEAD_LETTERS)] * 3
     await dead_letters.send_dead(*alike)
     bus = await dead_letters.harness.bus(topology.DEAD_LETTERS)
@@ -350,7 +355,7 @@ async def test_messages_without_an_id_are_told_apart_also_when_they_come_again(
     assert len(await dead_letters.record_waiting()) == 4
 
 
-async def test_what_the_broker_dead_letters_itself_says_why(dead_letters: DeadLetterHarness) -> None:
+async def test_a_letter_from_the_broker_itself_says_why(dead_letters: DeadLetterHarness) -> None:
     death = {"reason": "delivery_limit", "queue": INBOX, "count": 1, "exchange": "ordersaga", "routing-keys": ["a"]}
     await dead_letters.send_dead(
         Envelope(
@@ -371,7 +376,7 @@ async def test_what_the_broker_dead_letters_itself_says_why(dead_letters: DeadLe
     assert not [name for name in sent.headers if "death" in name]
 
 
-async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(dead_letters: DeadLetterHarness) -> None:
+async def test_a_replay_goes_to_the_inbox_without_traces_of_the_failure(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead(traceparent="00-1-2-01"))
     (letter,) = await dead_letters.record_waiting()
     done = await dead_letters.replay(Filters(ids=(letter["_id"],)))
@@ -392,7 +397,7 @@ async def test_a_replay_goes_to_the_inbox_as_if_it_had_never_failed(dead_letters
     assert (action["action"], action["subject"], action["by"]) == ("dead-letters.replay", letter["_id"], "ann")
 
 
-async def test_a_replay_that_is_handled_is_known_to_be(dead_letters: DeadLetterHarness) -> None:
+async def test_a_handled_replay_is_recorded_as_handled(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
     await dead_letters.replay(Filters())
@@ -405,7 +410,7 @@ async def test_a_replay_that_is_handled_is_known_to_be(dead_letters: DeadLetterH
     assert (await dead_letters.service.page(Filters())).items == []
 
 
-async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(dead_letters: DeadLetterHarness) -> None:
+async def test_a_replay_that_fails_again_is_the_same_letter_with_the_new_error(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
     async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
@@ -430,15 +435,15 @@ async def test_a_replay_that_dies_again_is_the_same_letter_with_the_new_error(de
     await dead_letters.harness.take_from(INBOX, 1)
 
 
-async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(dead_letters: DeadLetterHarness) -> None:
-    """A resumed replay may publish twice: what one copy achieved, the other cannot take back, in whatever order."""
+async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_letters: DeadLetterHarness) -> None:
+    """A resumed replay may publish twice: the success of one copy stands, in either order."""
     await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))
     await dead_letters.record_waiting()
     await dead_letters.replay(Filters())
     (one, other) = await dead_letters.harness.take_from(INBOX, 2)
-    copies = [dead(message_id=sent.message_id, **{"x-replay-of": sent.headers["x-replay-of"]}) for sent in (one, other)]
+    told = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
+    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in told]
     (handle,) = handlers(dead_letters.records, utc_now).values()
-    told = [(sent.headers["x-replay-of"], sent.message_id) for sent in (one, other)]
     notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
     await dead_letters.send_dead(copies[0])
     await dead_letters.record_waiting()
@@ -452,18 +457,18 @@ async def test_a_copy_that_dies_does_not_undo_that_another_was_handled(dead_lett
     assert [letter["replays"][0]["outcome"] for letter in await dead_letters.all()] == ["handled", "handled"]
 
 
-async def test_a_message_that_only_claims_to_be_a_replay_is_a_letter_of_its_own(
+async def test_a_message_that_only_claims_to_be_a_replay_is_a_separate_letter(
     dead_letters: DeadLetterHarness,
 ) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
-    await dead_letters.send_dead(dead(message_id="forged", **{"x-replay-of": letter["_id"]}))
-    await dead_letters.send_dead(dead(message_id="no such letter", **{"x-replay-of": "nothing"}))
+    await dead_letters.send_dead(dead(message_id="forged", **replay_of(letter["_id"])))
+    await dead_letters.send_dead(dead(message_id="no such letter", **replay_of("nothing")))
     assert len(await dead_letters.record_waiting()) == 3
     assert (await dead_letters.stored(letter["_id"]))["status"] == "dead"
 
 
-async def test_an_edit_is_sent_in_the_place_of_what_came_which_is_kept(dead_letters: DeadLetterHarness) -> None:
+async def test_an_edit_is_sent_instead_of_the_original_which_is_kept(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead(body=b'{"orderId": "o1", "reason": 7}'))
     (letter,) = await dead_letters.record_waiting()
     body = b'{"orderId": "o1", "reason": "late"}'
@@ -497,7 +502,7 @@ INVALID = (
 )
 
 
-async def test_an_edit_that_is_not_valid_names_the_field_and_sends_nothing(dead_letters: DeadLetterHarness) -> None:
+async def test_an_invalid_edit_names_the_field_and_sends_nothing(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
     for body, field, message in INVALID:
@@ -515,7 +520,7 @@ async def test_an_edit_that_no_body_can_fix_says_so(dead_letters: DeadLetterHarn
             await dead_letters.service.edit_and_replay(letter["_id"], b'{"orderId": "o1"}', by="ann", why="")
 
 
-async def test_a_discarded_letter_is_kept_and_shown_when_asked_for(dead_letters: DeadLetterHarness) -> None:
+async def test_a_discarded_letter_is_kept_and_shown_on_request(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead(), dead(message_id="m2", type_="order.created"))
     await dead_letters.record_waiting()
     with pytest.raises(ValueError, match="reason"):
@@ -584,9 +589,10 @@ async def test_a_group_status_of_an_older_release_has_its_new_name(
 
 
 async def test_pages_follow_each_other_without_a_gap(dead_letters: DeadLetterHarness) -> None:
-    """Seven letters of two moments, so that pages end between letters of the same one."""
+    """Seven letters with two times, so that pages end between letters of the same time."""
     at = ["2026-01-31T09:31:00.000Z", "2026-01-31T09:32:00.000Z"]
-    await dead_letters.send_dead(*[dead(message_id=f"m{n}", **{"x-failed-at": at[n % 2]}) for n in range(7)])
+    failed_at: list[dict[str, Any]] = [{"x-failed-at": moment} for moment in at]
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}", **failed_at[n % 2]) for n in range(7)])
     await dead_letters.record_waiting()
     seen: list[Document] = []
     cursor = None
@@ -601,12 +607,13 @@ async def test_pages_follow_each_other_without_a_gap(dead_letters: DeadLetterHar
         await dead_letters.service.page(Filters(), cursor="nonsense")
 
 
-async def test_filters_find_what_they_name(dead_letters: DeadLetterHarness) -> None:
+async def test_filters_select_letters(dead_letters: DeadLetterHarness) -> None:
     body = b'{"orderId": "order-7f", "items": [{"productId": "Blue-Teapot"}]}'
+    much_later: dict[str, Any] = {"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}
     await dead_letters.send_dead(
         dead(),
         dead(message_id="m2", body=body, queue=topology.INVENTORY_INBOX, type_="order.created"),
-        dead(message_id="m3", **{"x-error-type": "ValueError", "x-failed-at": "2026-02-28T00:00:00Z"}),
+        dead(message_id="m3", **much_later),
     )
     await dead_letters.record_waiting()
 
@@ -642,7 +649,7 @@ async def test_a_bulk_replay_sends_each_once_at_its_rate(dead_letters: DeadLette
         await dead_letters.replay(Filters(service="payment"))
 
 
-async def test_a_letter_that_dies_again_meanwhile_is_not_replayed_for_ever(dead_letters: DeadLetterHarness) -> None:
+async def test_a_letter_that_fails_again_is_not_replayed_for_ever(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(20)])
     await dead_letters.record_waiting()
     bus = await dead_letters.harness.bus(topology.DEAD_LETTERS)
@@ -689,7 +696,7 @@ async def test_a_replay_sends_only_what_it_has_claimed_itself(dead_letters: Dead
     replayer = Replayer(dead_letters.database, Publisher(await dead_letters.harness.bus()))
     first = await dead_letters.replay(Filters())
     (sent,) = await dead_letters.harness.take_from(INBOX, 1)
-    await dead_letters.send_dead(dead(message_id=sent.message_id or "", **{"x-replay-of": letter["_id"]}))
+    await dead_letters.send_dead(dead(message_id=sent.message_id or "", **replay_of(letter["_id"])))
     await dead_letters.record_waiting()
     body = b'{"orderId": "o1", "reason": "edited"}'
     other = await replays.find(await dead_letters.service.edit_and_replay(letter["_id"], body, by="bob", why=""))
@@ -706,7 +713,7 @@ async def test_a_replay_sends_only_what_it_has_claimed_itself(dead_letters: Dead
     assert [sent.body for sent in await dead_letters.harness.take_from(INBOX, 1)] == [body]
 
 
-async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
+async def test_a_letter_that_cannot_be_sent_is_dead_again_and_does_not_block_others(
     dead_letters: DeadLetterHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await dead_letters.send_dead(dead(), dead(message_id="odd", odd="x"), dead(message_id="m3"))
@@ -726,7 +733,7 @@ async def test_a_letter_that_cannot_be_sent_is_dead_again_and_holds_up_no_other(
     await dead_letters.harness.take_from(INBOX, 2)
 
 
-async def test_one_dead_letter_that_two_want_replayed_is_sent_once(dead_letters: DeadLetterHarness) -> None:
+async def test_a_letter_that_two_operators_replay_is_sent_once(dead_letters: DeadLetterHarness) -> None:
     await dead_letters.send_dead(dead())
     (letter,) = await dead_letters.record_waiting()
     only = Filters(ids=(letter["_id"],))
@@ -736,10 +743,10 @@ async def test_one_dead_letter_that_two_want_replayed_is_sent_once(dead_letters:
     await dead_letters.harness.take_from(INBOX, 2)
 
 
-async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(
+async def test_a_letter_claimed_after_the_end_of_its_replay_is_still_sent(
     dead_letters: DeadLetterHarness,
 ) -> None:
-    """By a process that stalled, claimed when it woke though another had ended the replay, and died."""
+    """Claimed by a process that stalled, woke after another one had ended the replay, and died."""
     await dead_letters.send_dead(dead(message_id="m1"), dead(message_id="m2"))
     first, second = await dead_letters.record_waiting()
     replay_id = await dead_letters.service.start_replay(Filters(), by="ann", why="", rate=5000.0)
@@ -764,9 +771,11 @@ async def test_what_is_claimed_after_the_end_of_its_replay_is_sent_all_the_same(
     await dead_letters.harness.take_from(INBOX, 1)
 
 
-async def test_letters_wait_while_the_database_is_away(dead_letters: DeadLetterHarness, servers: Servers) -> None:
-    """The batch in hand is neither acknowledged nor given up, and recorded as soon as there is a database."""
-    reserved = socket.socket()  # nobody else gets the port, and who connects is refused until somebody listens
+async def test_letters_wait_while_the_database_is_unavailable(
+    dead_letters: DeadLetterHarness, servers: Servers
+) -> None:
+    """The current batch is neither acknowledged nor dropped, and recorded once the database answers."""
+    reserved = socket.socket()  # reserves the port; connections are refused until a server listens
     reserved.bind(("127.0.0.1", 0))
     port = reserved.getsockname()[1]
     url = f"mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=200"
@@ -775,7 +784,7 @@ async def test_letters_wait_while_the_database_is_away(dead_letters: DeadLetterH
         ingest = Ingest(bus, LetterRecords(client[dead_letters.database.name]))
         taking = asyncio.create_task(ingest.run())
         await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(10)])
-        await eventually(lambda: (ingest.trouble or "").startswith("waiting"), 20, "the ingest to wait")
+        await eventually(lambda: (ingest.unhealthy_reason or "").startswith("waiting"), 20, "the ingest to wait")
         host, _, mongod = servers.mongodb_url.removeprefix("mongodb://").partition("/")[0].rpartition(":")
         async with await asyncio.start_server(forward_to(host, int(mongod)), sock=reserved):
 
@@ -783,7 +792,7 @@ async def test_letters_wait_while_the_database_is_away(dead_letters: DeadLetterH
                 return len(await dead_letters.all()) == 10
 
             await eventually(recorded, 60, "the letters to be recorded")
-            await eventually(lambda: ingest.trouble is None, 60, "all to be well")
+            await eventually(lambda: ingest.unhealthy_reason is None, 60, "all to be well")
             await ingest.stop()
             await taking
             await client.close()
@@ -791,8 +800,10 @@ async def test_letters_wait_while_the_database_is_away(dead_letters: DeadLetterH
     await dead_letters.harness.take_from(topology.DEAD_LETTERS, 0)
 
 
-async def test_what_the_database_refuses_is_recorded_without_its_headers(dead_letters: DeadLetterHarness) -> None:
-    """Whatever it may be that it refuses: here a rule of the collection's own, which one letter of several breaks."""
+async def test_a_letter_that_the_database_rejects_is_recorded_without_its_headers(
+    dead_letters: DeadLetterHarness,
+) -> None:
+    """Whatever the reason: here one letter of several violates a validator."""
     rule = {"$jsonSchema": {"properties": {"headers": {"properties": {"refused": {"bsonType": "bool"}}}}}}
     await dead_letters.database.command("collMod", "dead_letters", validator=rule)
     try:
@@ -808,7 +819,7 @@ async def test_what_the_database_refuses_is_recorded_without_its_headers(dead_le
 
 
 def forward_to(host: str, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """What a server does with a connection, to stand for another one."""
+    """Return a server's handler that forwards connections to another server."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

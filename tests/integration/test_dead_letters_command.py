@@ -1,4 +1,4 @@
-"""`ordersaga dead-letters` over real servers, while no process of operations runs; what audit and cleanup count."""
+"""`ordersaga dead-letters` over real servers without a process of operations; counts of audit and cleanup."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ import pytest
 from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
+from operations import cli
 from operations.audit import audit
 from operations.commands.cleanup import refusal
-from operations.commands.dead_letters import dead_letters
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService
@@ -27,19 +27,19 @@ from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
 from tests.support.buses import RabbitHarness
 from tests.support.servers import Servers
 
-__all__ = ["patient"]  # a fixture, which is used by its name
+__all__ = ["patient"]  # a fixture, used by name
 
 
 @dataclass
 class World:
-    """A stack of servers alone, with dead letters on the broker."""
+    """Servers without services, with dead letters on the broker."""
 
     stack: Stack
     database: Database
     harness: RabbitHarness
 
     async def run(self, *words: str, given: str | None = None, status: int = 0, **environment: str) -> str:
-        """What the command prints on stdout; it has to end with that status."""
+        """Run the command, check its exit status and return its output."""
         known = {
             "ORDERSAGA_MONGODB_URL": self.stack.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
@@ -47,8 +47,8 @@ class World:
             "ORDERSAGA_OPERATOR": "ann",
             "COLUMNS": "80",
         }
-        runner = CliRunner(env=known | environment)
-        result = await asyncio.to_thread(runner.invoke, dead_letters, list(words), input=given)
+        runner, arguments = CliRunner(env=known | environment), ["dead-letters", *words]
+        result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
         assert result.exit_code == status, result.output
         return result.output if status else result.stdout
 
@@ -62,7 +62,7 @@ class World:
 
 @pytest.fixture(scope="module")
 async def database(servers: Servers) -> AsyncIterator[Database]:
-    """One for all tests here: making the indexes takes longer than most of them."""
+    """Return one database for all tests: creating the indexes takes longer than most tests."""
     async with AsyncMongoClient[Document](servers.mongodb_url, tz_aware=True, w="majority") as client:
         created = client[f"t{secrets.token_hex(8)}_operations"]
         yield created
@@ -78,11 +78,11 @@ async def world(database: Database, servers: Servers, patient: None) -> AsyncIte
         yield World(Stack(servers.mongodb_url, servers.amqp_url, {}, None, prefix), database, harness)
 
 
-async def test_it_takes_in_what_waits_and_lists_it_in_eighty_columns(world: World) -> None:
-    long = "a reason that goes on " * 20
+async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world: World) -> None:
+    long = "a reason that continues " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
     listed = await world.run("list")
-    (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that goes on" in line]
+    (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that continues" in line]
     assert (len(error), error[-1]) == (80, "…")
     assert "[red]x[/]" in listed
     grouped = await world.run("groups")
@@ -106,14 +106,14 @@ async def test_it_replays_after_asking(world: World) -> None:
     done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
     await world.harness.take_from(INBOX, 2)
-    assert "no dead letter like this" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
+    assert "no matching dead letter" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
     assert "replayed 1 of 1" in await world.run("replay", "--all", "--yes", "--rate", "1000")
     await world.harness.take_from(INBOX, 1)
     assert len((await world.document("list", "--status", "pending"))["items"]) == 3
 
 
 async def half_poisoned(refunds: Sequence[RefundPayment]) -> Sequence[Message]:
-    """Handle refunds but for those of orders that begin with "bad"."""
+    """Handle refunds except those of orders that begin with "bad"."""
     for refund in refunds:
         if refund.order_id.startswith("bad"):
             raise PoisonError(f"order {refund.order_id} is still not known")
@@ -124,12 +124,12 @@ def letters_of(*order_ids: str) -> list[Any]:
     return [dead(message_id=f"m-{o}", body=json.dumps({"orderId": o}).encode(), error=f"no {o}") for o in order_ids]
 
 
-async def test_a_replay_that_fails_again_is_no_success(world: World) -> None:
+async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2", "bad1"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
-        told = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
-    assert "replayed 3 of 3" in told
-    assert "2 handled, 1 failed again, 0 pending" in told
+        printed = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
+    assert "replayed 3 of 3" in printed
+    assert "2 handled, 1 failed again, 0 pending" in printed
     (again,) = (await world.document("list"))["items"]
     assert (again["orderId"], again["status"]) == ("bad1", "dead")
     replay_id = again["replays"][0]["replay"]
@@ -145,27 +145,27 @@ async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) ->
     assert (await world.document("outcome", done["id"], "--wait"))["handled"] == 2
 
 
-async def test_without_a_wait_it_says_that_the_outcome_is_not_known(world: World) -> None:
+async def test_without_a_wait_the_outcome_is_pending(world: World) -> None:
     await world.send(*letters_of("good1"))
-    told = await world.run("replay", "--all", "--yes")
-    assert "0 handled, 0 failed again, 1 pending" in told
-    assert "sent is not handled: `ordersaga dead-letters outcome" in told
-    replay_id = told.partition("(replay ")[2].partition(")")[0]
+    printed = await world.run("replay", "--all", "--yes")
+    assert "0 handled, 0 failed again, 1 pending" in printed
+    assert "--wait` waits until the outcome is known" in printed
+    replay_id = printed.partition("(replay ")[2].partition(")")[0]
     waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
-    assert "not known after 0.1 s" in waited
+    assert "no outcome after 0.1 s" in waited
     await world.harness.take_from(INBOX, 1)
 
 
-async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> None:
+async def test_it_continues_an_interrupted_replay(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"))
     await world.run("list")
     letters = DeadLetterService(world.database)
     replay_id = await letters.start_replay(Filters(), by="bob", why="", rate=100.0)
-    assert await ReplayRecords(world.database).acquire("somebody who died", replay_id)
+    assert await ReplayRecords(world.database).acquire("a dead process", replay_id)
     past = [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1000]}}}]
     await world.database["replays"].update_one({"_id": replay_id}, past)
-    asked = await world.run("replay", "--all", given="n\nn\n", status=1)
-    assert f"Go on with replay {replay_id}" in asked
+    printed = await world.run("replay", "--all", given="n\nn\n", status=1)
+    assert f"Continue the interrupted replay {replay_id}?" in printed
     await world.run("replay", "--all", "--yes", status=1)
     replay = await letters.replay(replay_id)
     assert replay is not None
@@ -173,7 +173,7 @@ async def test_it_goes_on_with_a_replay_that_was_interrupted(world: World) -> No
     await world.harness.take_from(INBOX, 2)
 
 
-async def test_a_replay_that_cannot_be_continued_holds_up_no_other(
+async def test_a_replay_that_cannot_be_continued_does_not_prevent_another(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> Document:
@@ -182,11 +182,11 @@ async def test_a_replay_that_cannot_be_continued_holds_up_no_other(
     async def left(_: Any) -> list[str]:
         return ["r1"]
 
-    monkeypatch.setattr("operations.commands.dead_letters.abandoned", left)
-    monkeypatch.setattr("operations.commands.dead_letters._followed", broken)
-    asked = await world.run("replay", "--all", "--yes", status=1)
-    assert "could not go on with replay r1: odd" in asked
-    assert "no dead letter like this" in asked
+    monkeypatch.setattr("operations.commands.dead_letters.replay.abandoned", left)
+    monkeypatch.setattr("operations.commands.dead_letters.replay.run_replay", broken)
+    printed = await world.run("replay", "--all", "--yes", status=1)
+    assert "could not continue replay r1: odd" in printed
+    assert "no matching dead letter" in printed
 
 
 async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp
     ],
 )
 def test_wrong_usage_ends_with_status_2(words: list[str]) -> None:
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(dead_letters, words)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
     assert result.exit_code == 2, result.output
 
 
@@ -277,7 +277,7 @@ async def test_audit_and_cleanup_count_letters_wherever_they_are(world: World) -
 
 
 async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world: World) -> None:
-    """Once its letter is handled and nothing else is there, it has."""
+    """The message is lost only when its letter is handled and no other message exists."""
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     orders = world.database.client[f"{world.stack.database_prefix}_orders"]["orders"]
     order = {"status": "CONFIRMED", "stockStatus": "RESERVED", "paymentStatus": "PENDING", "settled": False}

@@ -1,6 +1,5 @@
-"""`ordersaga doctor` on servers that lack what the services need: each lack is found and named."""
+"""`ordersaga doctor`: every problem of the servers is found and named."""
 
-import importlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,17 @@ import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
 from operations.doctor.broker import check_bindings, check_broker, check_message_size
-from operations.doctor.database import DATABASES, check_database, schema_of
+from operations.doctor.database import check_database, schema_of
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
 from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.processes import spawn
 from operations.stack.program import Command
-from operations.stack.services import SERVICES
 from shared import topology
 from shared.bus.declaring import declare_topology
 from shared.schema import CollectionSchema, prepare
+from shared.services import SERVICES
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
 from tests.support.simulators import package, run_simulator
@@ -35,7 +34,7 @@ async def broker(url: str) -> dict[str, Finding]:
     return {finding.subject: finding async for finding in check_broker(url, None)}
 
 
-async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_broker: str) -> None:
+async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: str) -> None:
     async with await aio_pika.connect(clean_broker) as connection:
         await declare_topology(connection, topology.RETRY_LADDER)
     findings = await database(servers.mongodb_url) | await broker(clean_broker)
@@ -55,8 +54,8 @@ async def test_servers_that_are_well_have_nothing_wrong(servers: Servers, clean_
 
 async def test_servers_that_do_not_answer_are_named() -> None:
     with PortClaims() as claims:
-        nobody = claims.claim_free()
-        findings = await database(f"mongodb://127.0.0.1:{nobody}/") | await broker(f"amqp://127.0.0.1:{nobody}/")
+        unused = claims.claim_free()
+        findings = await database(f"mongodb://127.0.0.1:{unused}/") | await broker(f"amqp://127.0.0.1:{unused}/")
     assert {what: finding.outcome for what, finding in findings.items()} == {
         "MongoDB": "wrong",
         "RabbitMQ node": "wrong",
@@ -65,7 +64,7 @@ async def test_servers_that_do_not_answer_are_named() -> None:
     assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].fix
 
 
-async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+async def test_a_mongod_without_a_replica_set_is_reported_with_instructions(tmp_path: Path) -> None:
     with PortClaims() as claims:
         port = claims.claim_free()
         words = ("--dbpath", str(tmp_path), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
@@ -85,7 +84,9 @@ async def test_a_mongod_without_a_replica_set_is_told_with_how_to_make_one(tmp_p
     assert findings["transactions"].outcome == "wrong"
 
 
-async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Servers, database_prefix: str) -> None:
+async def test_missing_collections_and_indexes_are_named_and_not_created(
+    servers: Servers, database_prefix: str
+) -> None:
     for _ in range(2):  # the first check must not change anything
         findings = await database(servers.mongodb_url, database_prefix, ("payment",))
         missing = findings[f"collection {database_prefix}_payments.payments"]
@@ -94,13 +95,13 @@ async def test_what_is_missing_is_named_by_collection_and_not_made(servers: Serv
         assert missing.fix == "start python -m payment_service, which creates them"
 
 
-async def test_collections_that_a_service_has_made_are_found_well(servers: Servers, database_prefix: str) -> None:
+async def test_collections_that_a_service_created_are_ok(servers: Servers, database_prefix: str) -> None:
     async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
-        for service, name in DATABASES.items():
-            await prepare(client[f"{database_prefix}_{name}"], schema_of(service))
-    findings = await database(servers.mongodb_url, database_prefix, tuple(DATABASES))
+        for service in SERVICES.values():
+            await prepare(client[service.database_in(database_prefix)], schema_of(service.name))
+    findings = await database(servers.mongodb_url, database_prefix, tuple(SERVICES))
     of_collections = {what: finding for what, finding in findings.items() if what.startswith("collection ")}
-    assert len(of_collections) == sum(len(schema_of(service)) for service in DATABASES)
+    assert len(of_collections) == sum(len(schema_of(service)) for service in SERVICES)
     assert {finding.outcome for finding in of_collections.values()} == {"ok"}
 
 
@@ -133,10 +134,10 @@ async def test_a_document_that_a_validator_refuses_is_named(servers: Servers, da
     assert 'refuses "double": writes to it fail' in finding.detail
 
 
-async def test_a_search_that_takes_too_long_is_told(
+async def test_a_search_that_takes_too_long_is_reported(
     servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All are correct, and each takes some milliseconds to judge: seconds for all of them on any machine.
+    # All documents are valid, but validating all takes seconds on any machine.
     counted = {"$filter": {"input": {"$range": ["$first", 50_000]}, "cond": {"$gte": ["$$this", 0]}}}
     slow = {"$expr": {"$eq": [{"$size": counted}, 50_000]}}
     monkeypatch.setattr("operations.doctor.database.SEARCH_MS", 100)
@@ -160,7 +161,7 @@ async def test_a_search_that_takes_too_long_is_told(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_what_helps_against_an_error_is_told(
+async def test_an_error_is_reported_with_a_remedy(
     servers: Servers, database_prefix: str, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     async def look(*_: Any) -> None:
@@ -173,12 +174,7 @@ async def test_what_helps_against_an_error_is_told(
     assert words in finding.fix
 
 
-def test_the_databases_are_called_as_the_services_call_them() -> None:
-    for service, name in DATABASES.items():
-        assert importlib.import_module(f"{SERVICES[service].package}.__main__").DEFINITION.database == name
-
-
-async def test_a_missing_queue_is_named_and_not_made(clean_broker: str) -> None:
+async def test_a_missing_queue_is_named_and_not_declared(clean_broker: str) -> None:
     for _ in range(2):  # the first check must not change anything
         finding = (await broker(clean_broker))["queues"]
         assert finding.outcome == "wrong"
@@ -226,7 +222,7 @@ def test_a_broker_that_takes_larger_messages_than_a_service_handles_is_named(ans
     assert check_message_size(lambda *_: answer).outcome == outcome
 
 
-async def test_a_provider_that_answers_is_told_with_what_it_has_to_sell() -> None:
+async def test_a_provider_that_answers_is_reported_with_its_offer() -> None:
     async with run_simulator() as simulator:
         await simulator.packages([package("203.0.113", 3), package("198.51.100", 2)])
         by_state = await check_provider(simulator.url, {})
@@ -236,7 +232,7 @@ async def test_a_provider_that_answers_is_told_with_what_it_has_to_sell() -> Non
     assert by_environment == by_state
 
 
-async def test_a_provider_that_does_not_let_the_stack_in_is_told() -> None:
+async def test_a_provider_that_refuses_the_login_is_reported() -> None:
     async with run_simulator() as simulator:
         given = {"ORDERSAGA_SMARTVPS_URL": simulator.url, "ORDERSAGA_SMARTVPS_PASSWORD": "another"}
         finding = await check_provider(simulator.url, given)
@@ -244,7 +240,7 @@ async def test_a_provider_that_does_not_let_the_stack_in_is_told() -> None:
     assert "ORDERSAGA_SMARTVPS_USERNAME" in finding.fix
 
 
-async def test_a_stack_without_a_provider_is_told_what_that_means() -> None:
+async def test_a_stack_without_a_provider_gets_a_note() -> None:
     finding = await check_provider(None, {})
     assert finding.outcome == "note"
     assert "every order of a server fails" in finding.detail

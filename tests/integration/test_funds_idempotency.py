@@ -5,8 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.funds.idempotency import IdempotentRequest, IdempotentRunner, KeyReusedError, StoredResponse
-from payment_service.ledger.refusals import RefusedError
+from payment_service.funds.idempotency import (
+    IdempotencyKeyReusedError,
+    IdempotentRequest,
+    IdempotentRunner,
+    StoredResponse,
+)
+from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import Session, Transactions
 from shared.clock import utc_now
 from tests.support import funds_client as calls
@@ -135,9 +140,9 @@ async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str,
 
         async def refused(_session: Session) -> StoredResponse:
             await elsewhere.run(request, "test", granted)
-            raise RefusedError("not enough")
+            raise LedgerRefusalError("not enough")
 
         assert await runner.run(request, "test", refused) == StoredResponse(200, {"granted": True})
         assert await elsewhere.run(request, "test", refused) == StoredResponse(200, {"granted": True})
-        with pytest.raises(KeyReusedError):
+        with pytest.raises(IdempotencyKeyReusedError):
             await runner.run(IdempotentRequest(request.key, "POST", "/y", {"amount": 1}), "test", granted)

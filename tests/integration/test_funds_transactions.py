@@ -11,7 +11,7 @@ from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, P
 from pymongo.read_concern import ReadConcern
 
 from payment_service.ledger.orphaned_sessions import COLLECTION, OrphanedSessions
-from payment_service.ledger.refusals import RefusedError
+from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import ContentionError, KeyedLocks, Session, Transactions, UnknownCommitError
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
@@ -90,7 +90,11 @@ async def test_a_conflict_that_does_not_end_is_given_up_with_nothing_changed(dat
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(RefusedError("no"), "refused"), (DuplicateKeyError("twice"), "duplicate-key"), (ZeroDivisionError(), "error")],
+    [
+        (LedgerRefusalError("no"), "refused"),
+        (DuplicateKeyError("twice"), "duplicate-key"),
+        (ZeroDivisionError(), "error"),
+    ],
 )
 async def test_any_other_error_is_raised_at_once_with_everything_undone(
     database: Database, error: Exception, reason: str

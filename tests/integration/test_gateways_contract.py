@@ -14,8 +14,8 @@ from payment_service.gateways.port import (
     ChargeRequest,
     Declined,
     Gateway,
+    GatewayKeyReusedError,
     GatewayTimeoutError,
-    KeyReusedError,
     NothingCharged,
     Refunded,
 )
@@ -129,9 +129,9 @@ async def test_a_key_is_for_one_amount(bench: Bench) -> None:
     request = bench.request(amount=1000)
     await bench.gateway.charge(request)
     other = bench.request(key=request.key, amount=5000)
-    with pytest.raises(KeyReusedError):
+    with pytest.raises(GatewayKeyReusedError):
         await bench.gateway.charge(other)
-    with pytest.raises(KeyReusedError):
+    with pytest.raises(GatewayKeyReusedError):
         await bench.other.look_up(other)
     assert await bench.held() == {request.key}
 

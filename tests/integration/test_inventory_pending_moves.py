@@ -151,3 +151,18 @@ async def test_units_of_a_refused_order_come_back_even_if_the_product_changes_me
 
     assert await worker.free("p") == 15
     assert await leftovers(worker.database) == []
+
+
+async def test_a_release_during_the_clearing_of_a_reservation_is_cleared_as_well(worker: Worker) -> None:
+    await worker.reserve(order("o", {"p": 4}))
+    before_read = Gate(worker.stock_items, "read")
+    clearing = asyncio.create_task(worker.pending_moves.clear(["p"]))
+    await before_read.reached()
+    await worker.release("o")
+
+    before_read.open()
+    await clearing
+    await worker.pending_moves.drain()
+
+    assert await worker.free("p") == 10
+    assert await leftovers(worker.database) == []

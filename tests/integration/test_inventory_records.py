@@ -34,7 +34,9 @@ async def worker(mongodb_url: str, database_prefix: str, request: pytest.Fixture
 
 
 async def read(worker: Worker, product_id: str = "p") -> Product:
-    return (await worker.stock_items.read([product_id]))[product_id]
+    item = (await worker.stock_items.read([product_id]))[product_id]
+    assert isinstance(item, Product)
+    return item
 
 
 async def document(worker: Worker, product_id: str = "p") -> Any:

@@ -254,8 +254,8 @@ async def test_setting_and_restocking_during_orders_is_counted(workers: list[Wor
             await workers[3].stock_items.set_free("p", 40 + n)
 
     async with watched(workers[0].database):
-        *answers, _ = await asyncio.gather(
-            *(workers[number % 3].reserve(*batch) for number, batch in enumerate(batches)), stock_up()
+        answers, _ = await asyncio.gather(
+            asyncio.gather(*(workers[number % 3].reserve(*batch) for number, batch in enumerate(batches))), stock_up()
         )
 
     kept = sum(len(reserved(answer)) for answer in answers)

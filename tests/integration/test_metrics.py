@@ -1,4 +1,4 @@
-"""What the processes really export: each what its table says, and whatever an alert asks for moves when it should."""
+"""The metrics that processes really export: as documented, and those of alerts move when they should."""
 
 import asyncio
 import contextlib
@@ -53,11 +53,11 @@ SECTIONS = {
     "console": "Operations process",
 }
 SEEN_TO_MOVE: dict[str, set[str]] = {}
-"""The metrics that each test below sees move, by the test's name."""
+"""The metrics that each test below sees move, by test name."""
 
 
 def moves(*names: str) -> Callable[[Any], Any]:
-    """Note that a test sees these metrics move."""
+    """Record that a test sees these metrics move."""
 
     def noted(test: Any) -> Any:
         SEEN_TO_MOVE[test.__name__] = set(names)
@@ -66,12 +66,12 @@ def moves(*names: str) -> Callable[[Any], Any]:
     return noted
 
 
-# --- What the operations process reads. ---
+# --- Read by the operations process. ---
 
 
 @dataclass
 class Watched:
-    """A stack of which only the records and the queues are there, and who looks at them."""
+    """A stack with records and queues only, and its observer."""
 
     mongo: AsyncMongoClient[Document]
     prefix: str
@@ -104,7 +104,7 @@ async def watched(mongodb_url: str, clean_broker: str, database_prefix: str) -> 
     "ordersaga_open_order_oldest_seconds",
     "ordersaga_open_compensation_oldest_seconds",
 )
-async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
+async def test_stalled_orders_are_observed(watched: Watched) -> None:
     orders = Orders(watched.database("orders")["orders"])
     now = utc_now()
     hour_ago = now - timedelta(hours=1)
@@ -129,7 +129,7 @@ async def test_orders_that_stand_still_are_seen(watched: Watched) -> None:
 
 
 @moves("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
-async def test_what_goes_to_a_level_of_the_ladder_and_what_comes_back_is_counted(clean_broker: str) -> None:
+async def test_messages_to_and_from_a_retry_level_are_counted(clean_broker: str) -> None:
     def counted() -> list[float]:
         samples = samples_of(generate_latest().decode())
         names = ("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
@@ -175,7 +175,7 @@ async def test_records_are_counted(watched: Watched) -> None:
 
 
 @moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")
-async def test_queues_are_seen_with_what_waits_in_them_and_who_takes_it(watched: Watched, clean_broker: str) -> None:
+async def test_queues_are_observed_with_messages_and_consumers(watched: Watched, clean_broker: str) -> None:
     empty = await watched.observe()
     assert value(empty, "ordersaga_queue_messages") == value(empty, "ordersaga_queue_consumers") == 0
     await Publisher(watched.bus).send([StockReserved(order_id=new_id(), fulfilment="goods")])
@@ -194,15 +194,15 @@ async def test_queues_are_seen_with_what_waits_in_them_and_who_takes_it(watched:
 
 
 @moves("ordersaga_lock_wait_oldest_seconds", "ordersaga_package_low")
-async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
+async def test_packages_and_their_queues_are_observed(watched: Watched) -> None:
     provisioning = watched.database("provisioning")
     packages, now = Packages(provisioning["packages"], 5), utc_now()
-    await packages.note("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
+    await packages.record("103.1.2", Package("7", "103.1.2", "active", 9, ()), now)
     before = await watched.observe()
     assert value(before, "ordersaga_package_low", package="103.1.2") == 0
     assert value(before, "ordersaga_lock_wait_oldest_seconds", package="103.1.2") == 0
 
-    await packages.note("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
+    await packages.record("103.1.2", Package("7", "103.1.2", "active", 3, ()), now)
     wish = ProvisionServer(order_id=new_id(), user_id="u1", package="103.1.2", ram=2048)
     await Jobs(provisioning["jobs"]).insert([lifecycle.requested(wish, now - timedelta(minutes=1), 1)])
     after = await watched.observe()
@@ -212,7 +212,7 @@ async def test_packages_and_their_lines_are_seen(watched: Watched) -> None:
 
 
 @moves("ordersaga_observed_timestamp_seconds")
-async def test_a_source_that_is_away_leaves_its_time_behind(watched: Watched) -> None:
+async def test_an_unavailable_source_keeps_its_last_time(watched: Watched) -> None:
     first = await watched.observe()
     away = Observer(watched.mongo, watched.prefix, "amqp://guest:guest@127.0.0.1:1/")
     await away.observe()
@@ -224,7 +224,7 @@ async def test_a_source_that_is_away_leaves_its_time_behind(watched: Watched) ->
     assert failures[1] == failures[0] + 1
 
 
-# --- What the services count. ---
+# --- Counted by the services. ---
 
 
 @moves("transaction_failures_total", "transaction_duration_seconds_count")
@@ -246,7 +246,7 @@ async def test_a_transaction_that_is_given_up_is_a_failure(mongodb_url: str, dat
         free.set()
         await first
     after = samples_of(generate_latest().decode())
-    # It is there at 0 before it fails for the first time: else that would be no increase.
+    # The series exists at 0 before the first failure: otherwise that would not be an increase.
     assert ("transaction_failures_total", frozenset({("operation", operation), ("reason", "contention")})) in before
     assert value(before, "transaction_failures_total", operation=operation) == 0
     assert value(after, "transaction_failures_total", operation=operation, reason="contention") == 1
@@ -367,7 +367,7 @@ async def _a_dead_letter_is_counted(stack: Stack, amqp_url: str) -> None:
     labels = {"queue": ORDER_INBOX, "type": "stock.reserved"}
     name = "ordersaga_messages_dead_lettered_total"
     before = await scrape(stack.client, stack.url("order"))
-    # It is there at 0 before the first: else the first dead letter would be no increase.
+    # The series exists at 0 before the first dead letter: otherwise that would not be an increase.
     assert before[name, frozenset(labels.items())] == 0
     bus = RabbitBus(amqp_url)
     await bus.start(None)
@@ -412,12 +412,12 @@ def test_every_metric_of_an_alert_is_seen_to_move() -> None:
     assert asked <= set().union(*SEEN_TO_MOVE.values())
 
 
-# --- A Prometheus of one's own. ---
+# --- A real Prometheus. ---
 
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A running one; what it is asked is answered as its HTTP API does."""
+    """A running Prometheus, queried over its HTTP API."""
 
     url: str
     client: httpx.AsyncClient
@@ -437,7 +437,7 @@ class Prometheus:
 
 @contextlib.asynccontextmanager
 async def run_prometheus(stack: Stack, directory: Path) -> AsyncIterator[Prometheus]:
-    """Prometheus over the stack with the configuration that is delivered, but for the ports and the intervals."""
+    """Prometheus over the stack, with the shipped configuration except for ports and intervals."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.fail("prometheus is missing: run `scripts/setup tests`, or as root apt-get install prometheus")

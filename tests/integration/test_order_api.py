@@ -190,7 +190,7 @@ async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
     placed = [await stack.place(userId=unique_id) for _ in range(7)]
     url, seen, cursor = f"{stack.url('order')}/orders", [], None
     while True:
-        parameters = {"userId": unique_id, "limit": 3, **({"cursor": cursor} if cursor else {})}
+        parameters: dict[str, Any] = {"userId": unique_id, "limit": 3, **({"cursor": cursor} if cursor else {})}
         page = (await stack.client.get(url, params=parameters)).json()
         seen += [order["orderId"] for order in page["items"]]
         cursor = page["nextCursor"]

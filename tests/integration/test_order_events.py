@@ -46,7 +46,7 @@ class Client:
         self.body = b""
         self._gone = asyncio.Event()
         stream = EventStream(orders, subscribers, order_id, seen)
-        self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))  # type: ignore[arg-type]
+        self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))
 
     def goes_away(self) -> None:
         self._gone.set()

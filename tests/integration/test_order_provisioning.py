@@ -61,7 +61,7 @@ class OrderService:
             self.now,
             note_after=1,
             resend_after=TIMEOUTS.resend_after,
-            reach=self._reach,
+            failpoint=self._failpoint,
         )
         self.sweeper = Sweeper(self.orders, self.outbox, TIMEOUTS, self.now, interval=1)
         self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
@@ -77,7 +77,7 @@ class OrderService:
         """Return the time, which passes only when a test moves it: a slow test must not make orders due."""
         return self.began + self.late
 
-    def _reach(self, point: str) -> None:
+    def _failpoint(self, point: str) -> None:
         if point == self.dies_at:
             raise SimulatedCrashError(point)
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ async def test_published_orders_wait_for_their_deadline_and_for_their_answers(or
     of = [(order.order_id, 0) for order in (pending, cancelled, settled)]
     again = now + timedelta(seconds=30)
     await orders.mark_published([*of, (moved_on.order_id, 7)], again)
-    out = {"unpublished": False, "version": 1}
+    out: dict[str, Any] = {"unpublished": False, "version": 1}
     assert await stored(orders, pending) == replace(pending, due_at=pending.deadline, resend_at=again, **out)
     assert await stored(orders, cancelled) == replace(cancelled, due_at=None, resend_at=again, **out)
     assert await stored(orders, settled) == replace(settled, due_at=None, **out)
@@ -267,7 +268,7 @@ async def test_answers_of_many_orders_spread_over_workers_with_repetitions(
         orders = Orders(database[COLLECTION])
         confirmed, refused = ([an_order() for _ in range(60)] for _ in range(2))
         await insert(orders, *confirmed, *refused)
-        answers: list[c.Message] = []
+        answers: list[c.OrderMessage] = []
         for order in confirmed:
             answers += [c.StockReserved(order_id=order.order_id)] * 2
             answers += [c.PaymentProcessed(order_id=order.order_id, transaction_id="tx")] * 2

@@ -1,4 +1,4 @@
-"""`ordersaga order trace` over what real services have recorded: the whole timeline, in order, at 80 columns."""
+"""`ordersaga order timeline` over the records of real services: the whole timeline, in order, at 80 columns."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from operations import cli
-from operations.commands.order import order
 from operations.commands.order_display import duration
 from shared.clock import utc_now
 from tests.support.builders import connected
@@ -28,7 +27,7 @@ async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
-    """What the command needs to find the records; it never speaks to the broker."""
+    """Return the settings of the command; it never connects to the broker."""
     return {
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_AMQP_URL": "amqp://127.0.0.1:1/",
@@ -37,15 +36,16 @@ def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
     }
 
 
-async def trace(environment: dict[str, str], *words: str, status: int = 0) -> str:
-    """What the command prints on stdout; it has to end with that status."""
-    result = await asyncio.to_thread(CliRunner(env=environment).invoke, order, ["trace", *words])
+async def timeline(environment: dict[str, str], *words: str, status: int = 0, command: str = "timeline") -> str:
+    """Run the command, check its exit status and return its output."""
+    runner, arguments = CliRunner(env=environment), ["order", command, *words]
+    result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments)
     assert result.exit_code == status, result.output
     return result.stdout
 
 
 async def document(environment: dict[str, str], order_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(await trace(environment, order_id, "--json"))
+    found: dict[str, Any] = json.loads(await timeline(environment, order_id, "--json"))
     return found
 
 
@@ -56,45 +56,47 @@ def assert_readable(text: str, *words: str) -> None:
         assert word in text
 
 
-async def test_a_server_that_was_bought_is_told_by_all_four_services(shop: Shop, environment: dict[str, str]) -> None:
+async def test_the_purchase_of_a_server_is_shown_by_all_four_services(shop: Shop, environment: dict[str, str]) -> None:
     async with shop.all_running():
         order_id = await shop.place(**A_SERVER)
         settled = await shop.settled(order_id)
-    told = await document(environment, order_id)
-    assert (told["status"], told["settled"], told["waitingFor"]) == ("COMPLETED", True, [])
-    assert {step["lane"] for step in told["steps"]} == {"order", "stock", "payment", "provisioning"}
-    assert [step["at"] for step in told["steps"]] == sorted(step["at"] for step in told["steps"])
-    states = [step["status"] for step in told["steps"] if step["kind"] == "state"]
+    shown = await document(environment, order_id)
+    assert (shown["status"], shown["settled"], shown["waitingFor"]) == ("COMPLETED", True, [])
+    assert {step["lane"] for step in shown["steps"]} == {"order", "stock", "payment", "provisioning"}
+    assert [step["at"] for step in shown["steps"]] == sorted(step["at"] for step in shown["steps"])
+    states = [step["status"] for step in shown["steps"] if step["kind"] == "state"]
     assert states == [entry["status"] for entry in settled["history"]]
-    bought = [step for step in told["steps"] if step["kind"] == "attempt" and step["title"] == "Buy"]
+    bought = [step for step in shown["steps"] if step["kind"] == "attempt" and step["title"] == "Buy"]
     assert [step["outcome"] for step in bought] == ["ok"]
-    assert all(step["seconds"] is None or step["seconds"] >= 0 for step in told["steps"])
-    text = await trace(environment, order_id)
+    assert all(step["seconds"] is None or step["seconds"] >= 0 for step in shown["steps"])
+    text = await timeline(environment, order_id)
     assert_readable(text, order_id, "COMPLETED, settled", "order → stock", "order → server", "Buy", "Charged")
     assert "waits for" not in text
 
 
-async def test_a_cancelled_order_tells_why_and_what_was_undone(shop: Shop, environment: dict[str, str]) -> None:
+async def test_a_cancelled_order_shows_the_reason_and_its_compensations(
+    shop: Shop, environment: dict[str, str]
+) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
         await shop.ask("order", "POST", f"/orders/{order_id}/cancel", {"reason": HOSTILE})
         async with shop.all_running("inventory", "payment"):
             await shop.settled(order_id)
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     assert_readable(text, "CANCELLED, settled", r"no \x1b[2Jthanks [red]at all[/]", "stock.release", "Released")
-    told = await document(environment, order_id)
-    assert told["failureReason"] == HOSTILE
-    assert {step["lane"] for step in told["steps"] if step["kind"] == "compensation"} == {"stock", "payment"}
+    shown = await document(environment, order_id)
+    assert shown["failureReason"] == HOSTILE
+    assert {step["lane"] for step in shown["steps"] if step["kind"] == "compensation"} == {"stock", "payment"}
 
 
-async def test_an_order_on_its_way_tells_what_it_waits_for(shop: Shop, environment: dict[str, str]) -> None:
+async def test_an_order_in_flight_shows_its_open_steps(shop: Shop, environment: dict[str, str]) -> None:
     async with shop.running("order"):
         order_id = await shop.place()
-    # Told when nothing runs any more: what a service logs meanwhile would be among what the command prints.
-    text = await trace(environment, order_id)
-    told = await document(environment, order_id)
+    # Only after the services have ended: their log lines would be part of the output.
+    text = await timeline(environment, order_id)
+    shown = await document(environment, order_id)
     assert_readable(text, "PENDING, not settled", "waits for", "Answer from stock and payment", "due in ")
-    assert {"stock", "payment"} <= {step["lane"] for step in told["waitingFor"]}
+    assert {"stock", "payment"} <= {step["lane"] for step in shown["waitingFor"]}
 
 
 async def test_a_dead_letter_is_part_of_the_timeline_and_names_the_command_that_shows_it(
@@ -118,31 +120,39 @@ async def test_a_dead_letter_is_part_of_the_timeline_and_names_the_command_that_
     }
     async with connected(mongodb_url, f"{database_prefix}_operations") as operations:
         await operations["dead_letters"].insert_one(letter)
-    text = await trace(environment, order_id)
+    text = await timeline(environment, order_id)
     assert_readable(text, "order.created dead-lettered", "KeyError", "ordersaga dead-letters show letter1", "2m 36s")
-    told = await document(environment, order_id)
-    assert "letter1" in [step["deadLetter"] for step in told["waitingFor"]]
+    shown = await document(environment, order_id)
+    assert "letter1" in [step["deadLetter"] for step in shown["waitingFor"]]
 
 
-async def test_an_order_that_is_not_there(environment: dict[str, str]) -> None:
-    assert await trace(environment, "nobody", status=1) == ""
-    told = json.loads(await trace(environment, "nobody", "--json", status=1))
-    assert told == {"orderId": "nobody", "found": False}
+async def test_trace_is_another_name_for_timeline(environment: dict[str, str]) -> None:
+    named = [await timeline(environment, "o1", "--json", status=1, command=name) for name in ("trace", "timeline")]
+    assert named[0] == named[1]
+    help_text = CliRunner(env=environment).invoke(cli.build_application(["order"]), ["order", "--help"]).output
+    assert "timeline" in help_text
+    assert "trace" not in help_text
 
 
-def test_a_database_that_is_away_is_told_by_exit_status_3(
+async def test_an_unknown_order(environment: dict[str, str]) -> None:
+    assert await timeline(environment, "unknown", status=1) == ""
+    shown = json.loads(await timeline(environment, "unknown", "--json", status=1))
+    assert shown == {"orderId": "unknown", "found": False}
+
+
+def test_an_unreachable_database_has_exit_status_3(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("operations.reading.reachability.TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr("sys.argv", ["ordersaga", "order", "trace", "o1"])
+    monkeypatch.setattr("sys.argv", ["ordersaga", "order", "timeline", "o1"])
     for name, value in (environment | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended, ThreadPoolExecutor(1) as outside_the_loop:
         outside_the_loop.submit(cli.main).result()
     assert ended.value.code == 3
-    told = capsys.readouterr()
-    assert told.out == ""
-    stack, reason = told.err.splitlines()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    stack, reason = shown.err.splitlines()
     assert stack.startswith("stack: mongodb://127.0.0.1:1/ and ")
     assert reason.startswith("MongoDB does not answer")
 
@@ -158,5 +168,5 @@ def test_a_database_that_is_away_is_told_by_exit_status_3(
         (90061, "1d 01h"),
     ],
 )
-def test_durations_are_written_for_people(seconds: float, written: str) -> None:
+def test_durations(seconds: float, written: str) -> None:
     assert duration(seconds) == written

@@ -50,7 +50,7 @@ async def test_a_batch_answers_each_order_once_and_for_itself(worker: PaymentWor
     repeated = [*orders, orders[0], orders[1]]
     answers = await worker.charge(*repeated)
     assert len(answers) == 200
-    declined = {answer.order_id for answer in answers if isinstance(answer, PaymentFailed)}
+    declined = {answer.correlation_id for answer in answers if isinstance(answer, PaymentFailed)}
     assert declined == {order.order_id for order in orders[::3]}
     assert await worker.held() == {order.order_id for order in orders} - declined
 
@@ -117,8 +117,8 @@ async def test_a_batch_of_refunds_answers_each_once(worker: PaymentWorker) -> No
     ids = [order.order_id for order in orders]
     unknown = [new_id() for _ in range(20)]
     answers = await worker.refund(*ids, *unknown, *ids)
-    assert sorted(answer.order_id for answer in answers) == sorted([*ids, *unknown])
-    refunded = {answer.order_id for answer in answers if answer.status == "REFUNDED"}  # type: ignore[attr-defined]
+    assert sorted(answer.correlation_id for answer in answers) == sorted([*ids, *unknown])
+    refunded = {answer.correlation_id for answer in answers if answer.status == "REFUNDED"}  # type: ignore[attr-defined]
     assert refunded == set(ids[1::2])
     assert await worker.held() == set()
 
@@ -238,7 +238,7 @@ async def test_an_exploding_call_leaves_the_others_of_the_batch_alone(
 
     worker.gateway.before = explode
     answers = await worker.charge(*orders)
-    assert {answer.order_id for answer in answers} == {order.order_id for order in orders} - {victim}
+    assert {answer.correlation_id for answer in answers} == {order.order_id for order in orders} - {victim}
     assert kinds(answers) == ["payment.processed"] * 19
     payment = await worker.payment(victim)
     assert (payment.status, payment.next_lookup_at is not None) == (PaymentStatus.PENDING, True)
@@ -264,7 +264,7 @@ async def test_a_gateway_that_hangs_for_one_order_delays_the_others_no_longer_th
         worker.gateway.before = hang
         async with asyncio.timeout(60):
             answers = await worker.charge(*orders)
-        assert [answer.order_id for answer in answers] == [order.order_id for order in orders[1:]]
+        assert [answer.correlation_id for answer in answers] == [order.order_id for order in orders[1:]]
         assert (await worker.payment(orders[0].order_id)).next_lookup_at is not None
 
 
@@ -322,7 +322,7 @@ async def test_two_processes_share_the_look_ups_that_are_due(
         await one.charge(*orders)
         clock.advance(1)
         await asyncio.gather(one.reconciler.look_up_due(), other.reconciler.look_up_due())
-        sent = [answer.order_id for answer in (*one.outbox.sent, *other.outbox.sent)]
+        sent = [answer.correlation_id for answer in (*one.outbox.sent, *other.outbox.sent)]
         assert sorted(sent) == sorted(order.order_id for order in orders)
 
 

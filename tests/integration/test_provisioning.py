@@ -1,6 +1,6 @@
-"""The provisioning service's handlers and its worker over a real database and the provider's simulator.
+"""Handlers and worker of the provisioning service over a real database and the provider's simulator.
 
-The clock stands still unless a test advances it, so the pauses are the real ones and cost no time.
+The clock moves only when a test advances it, so the delays are the real ones and cost no time.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import pytest
 from provisioning_service.api import show_job
 from provisioning_service.handlers import JobHandlers
 from provisioning_service.job import State, Step
-from provisioning_service.provider import UnansweredError
+from provisioning_service.provider import ProviderUnansweredError
 from shared.clock import to_rfc3339
 from shared.contracts import (
     CancelProvisioning,
@@ -35,7 +35,7 @@ from tests.support.provisioning_workers import (
     DEFAULT_TIMEOUTS,
     LONG_TIMEOUT,
     ProvisioningWorker,
-    in_hand,
+    jobs_running,
     provisioning_worker,
     request,
 )
@@ -59,7 +59,7 @@ async def worker(mongodb_url: str, database_prefix: str, simulator: Simulator) -
 
 
 async def provision(worker: ProvisioningWorker, **changes: Any) -> ProvisionServer:
-    """Have a request carried as far as it gets now."""
+    """Take a request and work on it until nothing is due."""
     message = request(**changes)
     await worker.take(message)
     await worker.settle()
@@ -76,9 +76,9 @@ async def states(worker: ProvisioningWorker, *messages: ProvisionServer) -> Coun
 
 
 def ends(worker: ProvisioningWorker, order_id: str) -> list[Message]:
-    """How the order's runs have ended, as the order is told; repetitions are counted once."""
-    told = [m for m in worker.publisher.sent if isinstance(m, ProvisioningCompleted | ProvisioningFailed)]
-    return list({m.to_json(): m for m in told if m.order_id == order_id}.values())
+    """Return the final messages of the order's runs, without repetitions."""
+    final = [m for m in worker.publisher.sent if isinstance(m, ProvisioningCompleted | ProvisioningFailed)]
+    return list({m.to_json(): m for m in final if m.order_id == order_id}.values())
 
 
 def failed(message: ProvisionServer, reason: str, **changes: Any) -> ProvisioningFailed:
@@ -87,7 +87,7 @@ def failed(message: ProvisionServer, reason: str, **changes: Any) -> Provisionin
 
 
 class Gate:
-    """Holds the provider's calls of one name until it is opened; `calls` lists all that were made."""
+    """Holds the provider's calls of one name until it is opened; `calls` lists all calls."""
 
     def __init__(self, worker: ProvisioningWorker, call: str, *, after: bool = False) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -116,7 +116,7 @@ class Gate:
 
 @asynccontextmanager
 async def held_at(worker: ProvisioningWorker, call: str, *, after: bool = False) -> AsyncIterator[Gate]:
-    """The worker at work, held at that call of the provider; at the end of the context it goes on and settles."""
+    """Hold the worker at this call of the provider; at the end of the context it continues and settles."""
     gate = Gate(worker, call, after=after)
     settling = asyncio.create_task(worker.settle())
     try:
@@ -127,10 +127,10 @@ async def held_at(worker: ProvisioningWorker, call: str, *, after: bool = False)
         await settling
 
 
-# --- The whole way. ---
+# --- From request to server. ---
 
 
-async def test_an_order_gets_its_server_and_everybody_hears_of_it(
+async def test_an_order_gets_its_server_and_messages_report_it(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     message = request()
@@ -186,14 +186,14 @@ async def test_the_password_reaches_the_vault_and_nothing_else(
     password = worker.vault.open(message.order_id, job.credentials).password
     assert len(password) > 8
     document = await worker.database["jobs"].find_one({"_id": message.order_id})
-    told = caplog.text + "".join(capsys.readouterr())
-    assert "job ended" in told
-    shown = [told, json.dumps(show_job(job)), repr(job), repr(document)]
+    logged = caplog.text + "".join(capsys.readouterr())
+    assert "job ended" in logged
+    shown = [logged, json.dumps(show_job(job)), repr(job), repr(document)]
     shown += [m.to_json().decode() for m in worker.publisher.sent]
     assert not any(password in text for text in shown)
 
 
-async def test_five_orders_for_one_package_take_their_turns_in_the_order_in_which_they_came(
+async def test_five_orders_for_one_package_are_served_in_the_order_of_their_arrival(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     apart = [request() for _ in range(3)]
@@ -204,9 +204,7 @@ async def test_five_orders_for_one_package_take_their_turns_in_the_order_in_whic
     await worker.settle()
     jobs = [await worker.job(message.order_id) for message in (*apart, *together)]
     assert [job.ip for job in jobs] == [f"{KEY}.{number}" for number in range(1, 6)]
-    assert all(job.queue_position < behind.queue_position for job, behind in pairwise(jobs)), (
-        "no two have the same place"
-    )
+    assert all(job.queue_position < behind.queue_position for job, behind in pairwise(jobs)), "positions are unique"
     assert [sold["ip"] for sold in await simulator.purchases()] == [job.ip for job in jobs]
 
 
@@ -226,52 +224,52 @@ async def test_ten_orders_for_five_servers_in_two_processes(
         await asyncio.gather(worker.take(*messages[::2]), other.take(*messages[1::2]))
         await asyncio.gather(worker.settle(), other.settle())
         await worker.settle()
-        told = worker.publisher.sent + other.publisher.sent
+        sent = worker.publisher.sent + other.publisher.sent
     assert await states(worker, *messages) == {State.COMPLETED: 5, State.FAILED: 5}
     assert sorted(asked) == [f"{KEY}.{number}" for number in range(1, 6)]
     assert {sold["package"] for sold in await simulator.purchases()} == {KEY}
-    servers = [m.server.ip for m in told if isinstance(m, ProvisioningCompleted)]
+    servers = [m.server.ip for m in sent if isinstance(m, ProvisioningCompleted)]
     assert sorted(servers) == sorted(asked)
-    assert [m.reason for m in told if isinstance(m, ProvisioningFailed)] == [NO_ADDRESS] * 5
+    assert [m.reason for m in sent if isinstance(m, ProvisioningFailed)] == [NO_ADDRESS] * 5
 
 
-# --- Messages that come again. ---
+# --- Repeated messages. ---
 
 
-async def test_a_request_that_comes_again_at_any_stage_changes_nothing(
+async def test_a_repeated_request_changes_nothing_at_any_stage(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(status={"failNext": 1})
     message = request()
 
-    async def comes_again() -> list[Message]:
+    async def repeat() -> list[Message]:
         before = await worker.job(message.order_id)
         answers = await worker.take(message, message)
         assert await worker.job(message.order_id) == before
         return answers
 
     await worker.take(message)
-    assert await comes_again() == []  # in line
+    assert await repeat() == []  # queued
     async with held_at(worker, "buy"):
-        assert await comes_again() == []  # at work
+        assert await repeat() == []  # running
     assert (await worker.job(message.order_id)).state is State.WAITING
-    assert await comes_again() == []
+    assert await repeat() == []
     worker.clock.advance(60)
     await worker.settle()
-    assert await comes_again() == ends(worker, message.order_id) * 2
+    assert await repeat() == ends(worker, message.order_id) * 2
     assert len(await simulator.purchases()) == 1
 
 
-async def test_a_failure_is_answered_the_same_again(worker: ProvisioningWorker) -> None:
+async def test_a_repeated_request_of_a_failed_job_gets_the_same_answer(worker: ProvisioningWorker) -> None:
     message = await provision(worker, package="192.168.0")
     assert await worker.take(message) == ends(worker, message.order_id)
     assert (await worker.take(CancelProvisioning(order_id=message.order_id, run=1))) == ends(worker, message.order_id)
 
 
-# --- The pauses, with the real defaults. ---
+# --- Delays, with the real defaults. ---
 
 
-async def test_a_purchase_that_fails_is_tried_again_after_two_and_three_minutes_and_not_a_second_before(
+async def test_a_failed_purchase_is_repeated_after_exactly_two_and_three_minutes(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"failNext": 3})
@@ -279,7 +277,7 @@ async def test_a_purchase_that_fails_is_tried_again_after_two_and_three_minutes_
     for pause in (120, 180):
         waiting = await worker.job(message.order_id)
         assert await worker.waits(message.order_id) == pause
-        assert await worker.locks.held() == [], "nobody is kept from the package meanwhile"
+        assert await worker.locks.held() == [], "the package is free meanwhile"
         worker.clock.advance(pause - 1)
         await worker.settle()
         assert await worker.job(message.order_id) == waiting
@@ -306,7 +304,7 @@ async def test_a_purchase_that_fails_is_tried_again_after_two_and_three_minutes_
     assert worker.publisher.said(message.order_id)[3:] == ["Your server is being provisioned", "Your server is ready"]
 
 
-async def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_a_retry_goes_on_from_there(
+async def test_a_failed_status_is_repeated_after_one_and_two_minutes_and_a_retry_continues_there(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(status={"failNext": 3})
@@ -333,7 +331,7 @@ async def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_a_ret
     assert len(await simulator.purchases()) == 1
 
 
-async def test_a_provider_that_does_not_say_what_it_has_is_asked_again(
+async def test_a_provider_that_lists_no_packages_is_asked_again(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.packages([])
@@ -347,21 +345,21 @@ async def test_a_provider_that_does_not_say_what_it_has_is_asked_again(
 
 
 def fail_once(worker: ProvisioningWorker, *calls: str) -> None:
-    """Have the next call of each name give no answer."""
+    """Let the next call of each name get no answer."""
     left = list(calls)
 
     async def fail(call: str, _ip: str) -> None:
         if call in left:
             left.remove(call)
-            raise UnansweredError(f"{call}: the connection broke")
+            raise ProviderUnansweredError(f"{call}: the connection broke")
 
     worker.provider.before = fail
 
 
-# --- Answers that are lost. ---
+# --- Lost answers. ---
 
 
-async def test_a_lost_answer_is_found_out_at_once_and_never_buys_twice(
+async def test_a_purchase_with_a_lost_answer_is_found_at_once_and_never_bought_twice(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"loseAnswerNext": 1})
@@ -386,7 +384,7 @@ async def test_a_purchase_that_takes_effect_late_is_adopted(worker: Provisioning
     assert len(await simulator.purchases()) == 1
 
 
-async def test_an_attempt_that_was_never_answered_is_given_up_once_the_provider_cannot_be_at_it(
+async def test_an_unanswered_attempt_fails_once_the_provider_cannot_be_processing_it(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     fail_once(worker, "buy")
@@ -394,7 +392,7 @@ async def test_an_attempt_that_was_never_answered_is_given_up_once_the_provider_
     for _ in range(23):
         worker.clock.advance(5)
         await worker.settle()
-    assert await worker.waits(message.order_id) == 5  # 115 s are over
+    assert await worker.waits(message.order_id) == 5  # 115 s have passed
     worker.clock.advance(5)
     await worker.settle()
     assert await worker.waits(message.order_id) == 120
@@ -404,14 +402,14 @@ async def test_an_attempt_that_was_never_answered_is_given_up_once_the_provider_
     assert [sold["ip"] for sold in await simulator.purchases()] == [f"{KEY}.1"]
 
 
-async def test_while_nobody_can_look_nothing_is_bought_again(worker: ProvisioningWorker, simulator: Simulator) -> None:
+async def test_without_a_search_nothing_is_bought_again(worker: ProvisioningWorker, simulator: Simulator) -> None:
     await simulator.faults(buy={"loseAnswerNext": 1})
     asked: list[str] = []
 
     async def lose(call: str, _ip: str) -> None:
         asked.append(call)
         if asked == ["packages", "buy", "packages"]:
-            raise UnansweredError("ipstock: the connection broke")
+            raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = lose
     message = await provision(worker)
@@ -423,14 +421,14 @@ async def test_while_nobody_can_look_nothing_is_bought_again(worker: Provisionin
     assert len(await simulator.purchases()) == 1
 
 
-async def test_a_retry_adopts_what_the_run_before_has_bought(worker: ProvisioningWorker, simulator: Simulator) -> None:
+async def test_a_retry_adopts_what_the_earlier_run_has_bought(worker: ProvisioningWorker, simulator: Simulator) -> None:
     await simulator.faults(buy={"loseAnswerNext": 1})
     message = request()
     await worker.take(message)
 
     async def away(call: str, _ip: str) -> None:
         if call == "access":
-            raise UnansweredError("status: no answer within 90 s")
+            raise ProviderUnansweredError("status: no answer within 90 s")
 
     worker.provider.before = away
     for pause in (0, 120, 180, 180):
@@ -449,7 +447,7 @@ async def nothing(_call: str, _ip: str) -> None:
     return None
 
 
-# --- What is for sale. ---
+# --- Packages for sale. ---
 
 
 @pytest.mark.parametrize(
@@ -464,7 +462,7 @@ async def nothing(_call: str, _ip: str) -> None:
         ("103.181.9", None, "103.181.9.1"),
     ],
 )
-async def test_the_package_that_is_meant_is_bought_from(
+async def test_the_ordered_package_is_bought_from(
     worker: ProvisioningWorker, simulator: Simulator, name: str, package_id: str | None, ip: str
 ) -> None:
     await simulator.packages(
@@ -489,7 +487,7 @@ async def test_the_package_that_is_meant_is_bought_from(
     ],
     ids=["unknown", "not active", "empty", "only addresses outside of it"],
 )
-async def test_where_nothing_can_be_bought_nothing_is_asked_for_until_an_operator_has_seen_to_it(
+async def test_an_unavailable_package_fails_the_job_until_an_operator_retries(
     worker: ProvisioningWorker, simulator: Simulator, listed: list[dict[str, Any]], reason: str
 ) -> None:
     await simulator.packages([*listed, package("10.0.0")])
@@ -506,7 +504,7 @@ async def test_where_nothing_can_be_bought_nothing_is_asked_for_until_an_operato
     assert (await worker.job(message.order_id)).ip == f"{KEY}.1"
 
 
-async def test_a_package_that_is_closed_between_two_attempts_is_not_bought_from(
+async def test_a_package_suspended_between_two_attempts_is_not_bought_from(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"failNext": 1})
@@ -523,7 +521,7 @@ async def test_a_package_that_runs_low_is_announced_once_per_crossing(
 ) -> None:
     await simulator.packages([package(KEY, 7)])
     seen = []
-    for _ in range(4):  # they see 7, 6, 5 and 4 free addresses
+    for _ in range(4):  # with 7, 6, 5 and 4 free addresses
         await provision(worker)
         seen.append([low.ipv4 for low in worker.publisher.of(PackageLowIps)])
     assert seen == [[], [], [5], [5]]
@@ -533,10 +531,10 @@ async def test_a_package_that_runs_low_is_announced_once_per_crossing(
     assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)] * 2
 
 
-# --- The wrong address. ---
+# --- Wrong addresses. ---
 
 
-async def test_a_wrong_address_is_never_given_away_and_never_tried_again(
+async def test_a_wrong_address_is_never_given_to_the_order_nor_bought_again(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"wrongIpNext": 1})
@@ -569,14 +567,12 @@ async def test_the_wrong_address_of_one_order_is_not_sold_to_another(
 ) -> None:
     await simulator.faults(buy={"wrongIpNext": 1})
     await provision(worker)
-    await simulator.packages([package("10.0.0", 3)])  # the provider offers 10.0.0.1 as free again
+    await simulator.packages([package("10.0.0", 3)])  # the provider lists 10.0.0.1 as free again
     other = await provision(worker, package="10.0.0")
     assert (await worker.job(other.order_id)).ip == "10.0.0.2"
 
 
-async def test_an_address_that_was_assigned_before_blocks_the_order(
-    worker: ProvisioningWorker, simulator: Simulator
-) -> None:
+async def test_an_address_of_another_order_blocks_the_order(worker: ProvisioningWorker, simulator: Simulator) -> None:
     async def given_meanwhile(call: str, ip: str) -> None:
         if call == "buy":
             await worker.ownership.claim(ip, "another", worker.clock.now)
@@ -621,17 +617,17 @@ async def test_within_a_batch_the_first_message_of_an_order_decides(
     assert await simulator.purchases() == []
 
 
-async def test_a_job_in_line_is_cancelled_at_once(worker: ProvisioningWorker, simulator: Simulator) -> None:
+async def test_a_queued_job_is_cancelled_at_once(worker: ProvisioningWorker, simulator: Simulator) -> None:
     message = request()
     await worker.take(message)
     assert await worker.take(cancellation(message)) == [failed(message, "Cancelled")]
-    owed = [notice.routing_key for notice in (await worker.job(message.order_id)).outbox]
-    assert owed == [ProvisioningProgress.routing_key], "the answer to a message is not owed besides"
+    unpublished = [each.routing_key for each in (await worker.job(message.order_id)).outbox]
+    assert unpublished == [ProvisioningProgress.routing_key], "the answer is not in the outbox as well"
     await worker.settle()
     assert await simulator.purchases() == []
 
 
-async def test_a_job_between_two_attempts_is_cancelled_once_it_is_sure_that_it_has_bought_nothing(
+async def test_a_job_between_two_attempts_is_cancelled_once_it_has_certainly_bought_nothing(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"failNext": 1})
@@ -642,7 +638,7 @@ async def test_a_job_between_two_attempts_is_cancelled_once_it_is_sure_that_it_h
     assert await simulator.purchases() == []
 
 
-async def test_a_job_that_has_bought_without_an_answer_completes_though_it_is_cancelled(
+async def test_a_cancelled_job_that_has_bought_without_an_answer_completes(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     fail_once(worker, "buy")
@@ -653,7 +649,7 @@ async def test_a_job_that_has_bought_without_an_answer_completes_though_it_is_ca
     assert await states(worker, message) == {State.COMPLETED: 1}
 
 
-async def test_a_job_that_waits_for_the_provider_to_answer_at_all_is_cancelled_at_once(
+async def test_a_job_after_a_failed_check_is_cancelled_at_once(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     fail_once(worker, "packages")
@@ -671,7 +667,7 @@ async def test_a_job_that_is_about_to_buy_is_stopped(worker: ProvisioningWorker,
     assert await worker.locks.held() == []
 
 
-async def test_a_cancellation_during_a_check_that_fails_does_not_wait_for_the_next(
+async def test_a_cancellation_during_a_failing_check_ends_the_job(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     message = request()
@@ -679,14 +675,14 @@ async def test_a_cancellation_during_a_check_that_fails_does_not_wait_for_the_ne
 
     async def cancel_and_fail(call: str, _ip: str) -> None:
         await worker.take(cancellation(message))
-        raise UnansweredError("ipstock: the connection broke")
+        raise ProviderUnansweredError("ipstock: the connection broke")
 
     worker.provider.before = cancel_and_fail
     await worker.settle()
     assert ends(worker, message.order_id) == [failed(message, "Cancelled")]
 
 
-async def test_a_purchase_under_way_completes_though_it_is_cancelled(
+async def test_a_purchase_in_progress_completes_after_a_cancellation(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     message = request()
@@ -697,7 +693,7 @@ async def test_a_purchase_under_way_completes_though_it_is_cancelled(
     assert len(await simulator.purchases()) == 1
 
 
-async def test_a_purchase_under_way_that_fails_is_not_tried_again_once_it_is_cancelled(
+async def test_a_failed_purchase_is_not_repeated_after_a_cancellation(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"failNext": 1})
@@ -709,7 +705,7 @@ async def test_a_purchase_under_way_that_fails_is_not_tried_again_once_it_is_can
     assert await simulator.purchases() == []
 
 
-async def test_what_was_bought_completes_though_it_is_cancelled(
+async def test_a_job_that_has_bought_completes_after_a_cancellation(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(status={"failNext": 1})
@@ -731,7 +727,7 @@ async def test_a_cancellation_that_overtakes_the_request_of_a_retry_stops_the_re
     assert await simulator.purchases() == []
 
 
-async def test_the_cancellation_of_a_run_coming_late_does_not_stop_the_next(
+async def test_a_late_cancellation_of_a_run_does_not_stop_the_next(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.packages([])
@@ -743,7 +739,7 @@ async def test_the_cancellation_of_a_run_coming_late_does_not_stop_the_next(
     assert await states(worker, message) == {State.COMPLETED: 1}
 
 
-async def test_whatever_comes_at_once_is_answered_the_same(worker: ProvisioningWorker) -> None:
+async def test_concurrent_requests_and_cancellations_get_the_same_answer(worker: ProvisioningWorker) -> None:
     messages = [request() for _ in range(20)]
     batches: list[list[ProvisionServer | CancelProvisioning]] = [[*messages], [cancellation(m) for m in messages]]
     await asyncio.gather(*(worker.take(*batch) for batch in batches * 4))
@@ -752,17 +748,17 @@ async def test_whatever_comes_at_once_is_answered_the_same(worker: ProvisioningW
         assert await worker.take(message) == [failed(message, "Cancelled")]
 
 
-# --- The line and the lock. ---
+# --- The queue and the lock. ---
 
 
 @asynccontextmanager
 async def stuck(worker: ProvisioningWorker) -> AsyncIterator[tuple[ProvisionServer, ProvisionServer]]:
-    """An order that buys and gets no further, and one behind it; at the end of the context it gets on."""
+    """Hold one order while it buys, with another one behind it; at the end of the context it continues."""
     holder, behind = request(), request()
     await worker.take(holder)
     await worker.take(behind)
     gate = Gate(worker, "buy")
-    await worker.scheduler.look()
+    await worker.scheduler.start_due_jobs()
     try:
         await gate.reached()
         yield holder, behind
@@ -770,18 +766,18 @@ async def stuck(worker: ProvisioningWorker) -> AsyncIterator[tuple[ProvisionServ
         gate.open()
 
 
-async def test_a_job_behind_a_holder_that_does_not_get_on_misses_its_turn_and_is_tried_again(
+async def test_a_job_behind_a_holder_without_progress_times_out_and_keeps_waiting(
     worker: ProvisioningWorker,
 ) -> None:
     async with stuck(worker) as (holder, behind):
         since = worker.clock.now
         worker.clock.advance(29)
-        await worker.scheduler.look()
+        await worker.scheduler.start_due_jobs()
         assert (await worker.job(behind.order_id)).attempts == ()
         for number in (1, 2):
             worker.clock.advance(1 if number == 1 else 30)
-            await worker.scheduler.look()
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
+            await worker.scheduler.start_due_jobs()
             job = await worker.job(behind.order_id)
             assert (job.state, job.lock_timeouts) == (State.QUEUED, number)
             assert (job.attempts[-1].step, job.attempts[-1].outcome) == (Step.LOCK, "failed")
@@ -794,14 +790,14 @@ async def test_a_job_behind_a_holder_that_does_not_get_on_misses_its_turn_and_is
     assert await states(worker, holder, behind) == {State.COMPLETED: 2}
 
 
-async def test_in_the_strict_form_a_turn_missed_fails_the_job(
+async def test_with_one_lock_attempt_a_wait_that_times_out_fails_the_job(
     mongodb_url: str, database_prefix: str, simulator: Simulator
 ) -> None:
     strict = replace(DEFAULT_TIMEOUTS, lock_attempts=1)
     async with provisioning_worker(mongodb_url, database_prefix, simulator, timeouts=strict) as worker:
         async with stuck(worker) as (holder, behind):
             worker.clock.advance(30)
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
             await worker.outbox.publish_posted()
             assert ends(worker, behind.order_id) == [
                 failed(behind, f"No turn for package {KEY} within 30 s", retryable=True)
@@ -813,7 +809,7 @@ async def test_in_the_strict_form_a_turn_missed_fails_the_job(
         assert await states(worker, behind) == {State.COMPLETED: 1}
 
 
-async def test_waiting_behind_orders_that_get_on_is_no_failure_however_long_it_takes(
+async def test_waiting_behind_orders_with_progress_never_times_out(
     worker: ProvisioningWorker,
 ) -> None:
     messages = [request() for _ in range(5)]
@@ -822,7 +818,7 @@ async def test_waiting_behind_orders_that_get_on_is_no_failure_however_long_it_t
     async def take_twenty_seconds(call: str, _ip: str) -> None:
         if call in ("packages", "buy"):
             worker.clock.advance(20)
-            await worker.scheduler.look()
+            await worker.scheduler.start_due_jobs()
 
     worker.provider.before = take_twenty_seconds
     await worker.settle()
@@ -836,24 +832,24 @@ async def test_packages_do_not_wait_for_each_other(worker: ProvisioningWorker, s
         elsewhere = request(package="10.0.0")
         await worker.take(elsewhere)
         gate = Gate(worker, "buy")
-        await worker.scheduler.look()
+        await worker.scheduler.start_due_jobs()
         await gate.reached()
         assert gate.asked("buy") == ["10.0.0.1"]
         assert await simulator.purchases() == []
-        await in_hand(worker, 2)
+        await jobs_running(worker, 2)
         gate.open()
     await worker.scheduler.wait_until_idle()
     await worker.settle()
     assert await states(worker, holder, behind, elsewhere) == {State.COMPLETED: 3}
 
 
-async def test_a_holder_whose_lock_was_cleared_does_not_buy_and_goes_on_later(
+async def test_a_holder_whose_lock_was_cleared_does_not_buy_and_continues_later(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     message = request()
     await worker.take(message)
     gate = Gate(worker, "packages")
-    await worker.scheduler.look()
+    await worker.scheduler.start_due_jobs()
     await gate.reached()
     assert await worker.locks.clear(KEY) is not None
     gate.open()
@@ -878,10 +874,10 @@ async def test_a_holder_that_was_away_for_longer_than_its_lease_does_not_buy(
     assert "the lock was lost before the request left: nothing was bought" in details
 
 
-# --- What is said. ---
+# --- Published messages. ---
 
 
-async def test_what_is_said_while_the_broker_is_away_is_said_later_in_its_order(
+async def test_messages_recorded_while_the_broker_is_away_are_published_later_in_order(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.faults(buy={"failNext": 1})
@@ -896,21 +892,21 @@ async def test_what_is_said_while_the_broker_is_away_is_said_later_in_its_order(
 
     worker.publisher.away, worker.publisher.sent = False, []
     worker.clock.advance(4)
-    await worker.outbox.publish_left_behind()
-    assert worker.publisher.sent == [], "whoever recorded it may be about to publish it"
+    await worker.outbox.publish_overdue()
+    assert worker.publisher.sent == [], "the process that recorded them may be about to publish them"
     worker.clock.advance(1)
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
     assert [m.message if isinstance(m, ProvisioningProgress) else type(m) for m in worker.publisher.sent] == [
         "Your server is being provisioned",
         "Waiting 2 minutes before attempt 2 of 3",
         "Your server is ready",
         ProvisioningCompleted,
     ]
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
     assert len(worker.publisher.sent) == 4
 
 
-async def test_a_package_that_fell_while_the_broker_was_away_is_announced_later(
+async def test_a_package_that_became_low_while_the_broker_was_away_is_announced_later(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
     await simulator.packages([package(KEY, 5)])
@@ -920,8 +916,8 @@ async def test_a_package_that_fell_while_the_broker_was_away_is_announced_later(
         await worker.settle()
     worker.publisher.away = False
     worker.clock.advance(5)
-    await worker.outbox.publish_left_behind()
-    await worker.outbox.publish_left_behind()
+    await worker.outbox.publish_overdue()
+    await worker.outbox.publish_overdue()
     assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)]
 
 
@@ -944,7 +940,7 @@ async def test_without_a_provider_every_run_is_refused_and_a_later_one_may_succe
     assert await refusing.handle([message]) == worker.publisher.of(ProvisioningCompleted)
 
 
-async def test_without_a_provider_what_is_under_way_stands_still(worker: ProvisioningWorker) -> None:
+async def test_without_a_provider_existing_jobs_are_paused(worker: ProvisioningWorker) -> None:
     refusing = JobHandlers(worker.jobs, worker.clock, worker.outbox.post, has_provider=False)
     message = request()
     await worker.take(message)

@@ -1,4 +1,4 @@
-"""The provisioning service's HTTP routes over a real database and the provider's simulator."""
+"""HTTP routes of the provisioning service over a real database and the provider's simulator."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def worker(mongodb_url: str, database_prefix: str, simulator: Simulator) -
 
 @pytest.fixture
 async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
-    """Clients of the service as it is put together, with other parts where a test gives them."""
+    """Build clients of the service, with the parts that a test replaces."""
     opened: list[httpx.AsyncClient] = []
 
     def client(**parts: Any) -> httpx.AsyncClient:
@@ -71,7 +71,7 @@ def client(clients: Clients) -> httpx.AsyncClient:
 
 
 def problem(response: httpx.Response, status: int) -> str:
-    """The detail of a problem of that status."""
+    """Check the status of a problem and return its detail."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
@@ -118,7 +118,7 @@ async def test_a_job_that_waits_says_until_when(
     }
 
 
-async def test_a_failed_job_tells_the_operator_more_than_the_customer_reads(
+async def test_a_failed_job_shows_the_operator_more_than_the_customer(
     worker: ProvisioningWorker, simulator: Simulator, client: httpx.AsyncClient
 ) -> None:
     await simulator.faults(buy={"wrongIpNext": 1})
@@ -129,7 +129,7 @@ async def test_a_failed_job_tells_the_operator_more_than_the_customer_reads(
     assert body["nextAttemptAt"] is None
 
 
-async def test_a_job_that_was_cancelled_before_it_came_reads_without_what_it_does_not_know(
+async def test_a_job_that_was_cancelled_in_advance_has_no_package(
     worker: ProvisioningWorker, client: httpx.AsyncClient
 ) -> None:
     order_id = new_id()
@@ -138,9 +138,7 @@ async def test_a_job_that_was_cancelled_before_it_came_reads_without_what_it_doe
     assert (body["state"], body["package"], body["ram"], body["failureReason"]) == ("FAILED", None, None, "Cancelled")
 
 
-async def test_a_job_in_line_has_no_next_attempt_of_its_own(
-    worker: ProvisioningWorker, client: httpx.AsyncClient
-) -> None:
+async def test_a_queued_job_has_no_next_attempt(worker: ProvisioningWorker, client: httpx.AsyncClient) -> None:
     message = request()
     await worker.take(message)
     body = (await client.get(f"/jobs/{message.order_id}")).json()
@@ -177,13 +175,13 @@ async def test_the_list_pages_through_everything_once(worker: ProvisioningWorker
     "query",
     ["status=DONE", "status=failed", "limit=0", "limit=101", "limit=x", "cursor=x", "cursor=WzFd", "package=%00"],
 )
-async def test_a_list_asked_for_wrongly_is_a_422(client: httpx.AsyncClient, query: str) -> None:
+async def test_an_invalid_query_of_a_list_is_a_422(client: httpx.AsyncClient, query: str) -> None:
     response = await client.get(f"/jobs?{query}")
     problem(response, 422)
     assert response.json()["errors"][0]["field"] == query.partition("=")[0]
 
 
-@pytest.mark.parametrize("order_id", ["nobody", "%00", "%7B%22$gt%22%3A%22%22%7D", "a" * 200, "..%2F..%2Fetc"])
+@pytest.mark.parametrize("order_id", ["unknown", "%00", "%7B%22$gt%22%3A%22%22%7D", "a" * 200, "..%2F..%2Fetc"])
 @pytest.mark.parametrize("what", ["", "/credentials"])
 async def test_a_job_that_does_not_exist_is_a_404(client: httpx.AsyncClient, order_id: str, what: str) -> None:
     problem(await client.get(f"/jobs/{order_id}{what}"), 404)
@@ -192,7 +190,7 @@ async def test_a_job_that_does_not_exist_is_a_404(client: httpx.AsyncClient, ord
 # --- Credentials. ---
 
 
-async def test_the_credentials_are_shown_and_are_not_to_be_kept(
+async def test_the_credentials_are_shown_and_must_not_be_stored(
     worker: ProvisioningWorker, simulator: Simulator, client: httpx.AsyncClient
 ) -> None:
     message = await provision(worker)
@@ -207,7 +205,7 @@ async def test_the_credentials_are_shown_and_are_not_to_be_kept(
     assert response.json() == {"ip": f"{NAME}.1", "username": "root", "password": password}
 
 
-async def test_before_the_server_is_there_there_are_no_credentials(
+async def test_there_are_no_credentials_before_the_server_is_ready(
     worker: ProvisioningWorker, client: httpx.AsyncClient
 ) -> None:
     message = request()
@@ -218,7 +216,7 @@ async def test_before_the_server_is_there_there_are_no_credentials(
     assert "is FAILED: there are no credentials" in problem(await client.get(path), 409)
 
 
-async def test_credentials_under_an_old_key_are_shown_as_long_as_the_key_is_there(
+async def test_credentials_of_an_old_key_are_shown_while_the_key_is_configured(
     worker: ProvisioningWorker, clients: Clients
 ) -> None:
     message = await provision(worker)
@@ -257,7 +255,7 @@ async def test_no_other_route_shows_a_password(worker: ProvisioningWorker, clien
 # --- Packages. ---
 
 
-async def test_the_packages_are_the_providers_with_what_we_know_of_them(
+async def test_the_packages_are_the_providers_with_their_locks_and_levels(
     worker: ProvisioningWorker, simulator: Simulator, client: httpx.AsyncClient
 ) -> None:
     await simulator.packages(
@@ -307,7 +305,7 @@ async def test_the_packages_are_paged_by_name(simulator: Simulator, client: http
 
 
 class CountingProvider:
-    """Lists one package, as soon as the test lets it."""
+    """Lists one package once the test allows it."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -326,7 +324,7 @@ async def test_the_provider_is_asked_once_for_all_who_look_within_seconds(
     client = clients(provider=provider)
     waiting = [asyncio.create_task(client.get("/packages")) for _ in range(100)]
     await eventually(lambda: provider.asked)
-    waiting.pop(0).cancel()  # a caller that goes away takes nothing from the others
+    waiting.pop(0).cancel()  # a cancelled caller does not cancel the others' request
     provider.answers.set()
     answers = [*await asyncio.gather(*waiting), await client.get("/packages")]
     assert {item["name"] for answer in answers for item in answer.json()["items"]} == {"10.0.1"}
@@ -334,7 +332,7 @@ async def test_the_provider_is_asked_once_for_all_who_look_within_seconds(
     monkeypatch.setattr(package_cache, "CACHE_SECONDS", 0)
     later = clients(provider=provider)
     names = [(await later.get("/packages")).json()["items"][0]["name"] for _ in range(2)]
-    assert names == ["10.0.2", "10.0.3"], "it is asked again when the answer is old"
+    assert names == ["10.0.2", "10.0.3"], "it is asked again once the answer is old"
 
 
 async def test_without_a_provider_there_is_no_list_of_packages(clients: Clients) -> None:
@@ -342,7 +340,7 @@ async def test_without_a_provider_there_is_no_list_of_packages(clients: Clients)
     assert detail == "No server provider is configured"
 
 
-async def test_while_the_provider_is_away_there_is_no_list_of_packages(clients: Clients) -> None:
+async def test_without_an_answer_of_the_provider_there_is_no_list_of_packages(clients: Clients) -> None:
     async with run_simulator() as gone:
         times = {"buy_timeout": LONG_TIMEOUT, "status_timeout": LONG_TIMEOUT, "stock_timeout": LONG_TIMEOUT}
         provider = SmartVps(url=gone.url, username="u", password="secret", **times)
@@ -351,8 +349,8 @@ async def test_while_the_provider_is_away_there_is_no_list_of_packages(clients: 
         away = problem(await clients(provider=provider).get("/packages"), 503)
     finally:
         await provider.close()
-    assert refused == "The provider does not say what it has: ipstock: answered 401"
-    assert away.startswith("The provider does not say what it has: ipstock: ")
+    assert refused == "The provider does not list its packages: ipstock: answered 401"
+    assert away.startswith("The provider does not list its packages: ipstock: ")
     assert "secret" not in refused + away
 
 
@@ -386,14 +384,14 @@ async def test_the_locks_are_listed_and_freed_by_an_operator(
     assert await worker.locks.acquire("103.83", "next", now, lease)
 
 
-async def test_a_lock_that_nobody_holds_is_a_404(worker: ProvisioningWorker, client: httpx.AsyncClient) -> None:
+async def test_a_lock_that_is_not_held_is_a_404(worker: ProvisioningWorker, client: httpx.AsyncClient) -> None:
     await provision(worker)
     assert NAME in problem(await client.delete(f"/locks/{NAME}"), 404)
     problem(await client.delete("/locks/never-held"), 404)
     problem(await client.get("/locks?cursor=x"), 422)
 
 
-async def test_a_lock_is_freed_once_however_many_ask(worker: ProvisioningWorker, client: httpx.AsyncClient) -> None:
+async def test_concurrent_requests_free_a_lock_once(worker: ProvisioningWorker, client: httpx.AsyncClient) -> None:
     await worker.locks.acquire(NAME, "o1", worker.clock.now, timedelta(seconds=120))
     answers = await asyncio.gather(*(client.delete(f"/locks/{NAME}") for _ in range(10)))
     assert sorted(answer.status_code for answer in answers) == [200] + [404] * 9

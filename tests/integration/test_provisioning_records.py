@@ -14,7 +14,7 @@ from provisioning_service import locks as lock_records
 from provisioning_service import ownership as address_records
 from provisioning_service import packages as package_records
 from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
-from provisioning_service.jobs import MAX_ATTEMPTS, ClaimLostError, Jobs
+from provisioning_service.jobs import MAX_ATTEMPTS, JobClaimLostError, Jobs
 from provisioning_service.locks import Lock, Locks
 from provisioning_service.ownership import Ownership
 from provisioning_service.packages import Packages
@@ -62,9 +62,9 @@ def packages(db: Database) -> Packages:
 
 
 def a_job(line: int = 1, package: str = KEY, **changes: Any) -> Job:
-    """A job that stands in line since NOW."""
-    said = {"outbox": (), "sequence": 1}  # the opening words, published
-    return replace(lifecycle.requested(request(package), NOW, line), **(said | changes))
+    """Build a job that has been queued since NOW."""
+    published: dict[str, Any] = {"outbox": (), "sequence": 1}  # the first progress message is published
+    return replace(lifecycle.requested(request(package), NOW, line), **(published | changes))
 
 
 FULL: dict[str, Any] = {
@@ -111,24 +111,24 @@ FULL: dict[str, Any] = {
 EMPTY = Job(order_id="o", state=State.QUEUED, created_at=NOW - LEASE, updated_at=NOW - LEASE)
 
 
-# --- Jobs: what is stored is what is read. ---
+# --- Jobs: storing and reading. ---
 
 
-async def test_every_field_of_a_job_comes_back_as_it_was_stored(jobs: Jobs) -> None:
+async def test_every_field_of_a_job_is_read_as_it_was_stored(jobs: Jobs) -> None:
     assert FULL.keys() | {"order_id", "version", "outbox_since"} == {field.name for field in fields(Job)}
     job = Job(order_id=new_id(), **FULL)
-    assert all(getattr(job, name) != getattr(EMPTY, name) for name in FULL), "each field is told apart from its default"
+    assert all(getattr(job, name) != getattr(EMPTY, name) for name in FULL), "each field differs from its default"
     await jobs.insert([job])
     assert await jobs.find(job.order_id) == replace(job, outbox_since=LATER)
 
 
-async def test_a_job_that_knows_next_to_nothing_comes_back_too(jobs: Jobs) -> None:
+async def test_a_job_with_few_fields_is_read_too(jobs: Jobs) -> None:
     job = replace(EMPTY, order_id=new_id())
     await jobs.insert([job])
     assert await jobs.find(job.order_id) == job
 
 
-async def test_a_change_of_any_field_is_stored_and_so_is_its_going(jobs: Jobs) -> None:
+async def test_changing_and_clearing_any_field_is_stored(jobs: Jobs) -> None:
     for name in FULL.keys() - {"attempts", "outbox", "cancel_run"}:  # these only grow
         bare = replace(EMPTY, order_id=new_id())
         full = replace(bare, **{name: FULL[name]})
@@ -140,7 +140,7 @@ async def test_a_change_of_any_field_is_stored_and_so_is_its_going(jobs: Jobs) -
         assert await jobs.find(bare.order_id) == replace(bare, version=2), name
 
 
-async def test_a_job_keeps_the_latest_lines_of_its_log(jobs: Jobs) -> None:
+async def test_a_job_keeps_its_latest_attempts(jobs: Jobs) -> None:
     job = a_job()
     await jobs.insert([job])
     lines = [Attempt(Step.LOCK, NOW, "failed", f"wait {number}") for number in range(MAX_ATTEMPTS + 10)]
@@ -152,12 +152,12 @@ async def test_a_job_keeps_the_latest_lines_of_its_log(jobs: Jobs) -> None:
     assert found.attempts == tuple(lines[-MAX_ATTEMPTS:])
 
 
-async def test_jobs_that_exist_are_left_alone_when_they_are_opened_again(jobs: Jobs) -> None:
+async def test_inserting_existing_jobs_leaves_them_unchanged(jobs: Jobs) -> None:
     first = a_job()
     other, another = a_job(), replace(first, queue_position=99)
     await jobs.insert([first])
     assert await jobs.insert([another, other]) == [first, other]
-    assert await jobs.read([first.order_id, other.order_id, "nobody"]) == {
+    assert await jobs.read([first.order_id, other.order_id, "unknown"]) == {
         first.order_id: first,
         other.order_id: other,
     }
@@ -202,7 +202,7 @@ async def test_of_twenty_workers_one_claims_the_job(jobs: Jobs) -> None:
     assert await jobs.find(job.order_id) == winner
 
 
-async def test_a_job_is_claimed_only_once_it_is_due_and_as_it_was_read(jobs: Jobs) -> None:
+async def test_a_job_is_claimed_only_when_due_and_unchanged_since_it_was_read(jobs: Jobs) -> None:
     job = a_job(due_at=LATER)
     await jobs.insert([job])
     assert await jobs.claim(job, LATER - INSTANT, LEASE) is None
@@ -210,14 +210,14 @@ async def test_a_job_is_claimed_only_once_it_is_due_and_as_it_was_read(jobs: Job
     assert await jobs.claim(job, LATER, LEASE) is not None
 
 
-async def test_a_claim_that_is_not_renewed_can_be_taken_over_and_the_first_worker_finds_out(jobs: Jobs) -> None:
+async def test_an_expired_claim_can_be_taken_over_and_the_first_worker_finds_out(jobs: Jobs) -> None:
     first = await claimed(jobs, a_job())
     assert await jobs.claim(first, LATER - INSTANT, LEASE) is None
     second = await jobs.claim(first, LATER, LEASE)
     assert second is not None
     assert second.fence == first.fence + 1
     assert not await jobs.renew(first, LATER + LEASE)
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(JobClaimLostError):
         await jobs.record(first, lifecycle.buy_started(first, f"{KEY}.1", [], LATER, DEFAULT_TIMEOUTS))
     assert await jobs.find(first.order_id) == second
 
@@ -241,15 +241,15 @@ async def test_a_step_is_recorded_once_however_often_the_call_is_repeated(jobs: 
     assert len(recorded.attempts) == len(recorded.outbox) == 1
 
 
-async def test_a_step_recorded_long_ago_is_not_taken_for_one_that_was_just_recorded(jobs: Jobs) -> None:
+async def test_an_old_step_is_not_mistaken_for_one_that_was_just_recorded(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     first = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
-    await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, done=True))
-    with pytest.raises(ClaimLostError):
+    await jobs.record(first, lifecycle.no_address_received(first, "broke", NOW, answered=True))
+    with pytest.raises(JobClaimLostError):
         await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
 
 
-async def test_a_job_that_moved_on_is_not_changed_by_who_read_it_before(jobs: Jobs) -> None:
+async def test_a_changed_job_is_not_overwritten_from_an_earlier_read(jobs: Jobs) -> None:
     job = a_job()
     held = await claimed(jobs, job)
     assert not await jobs.change(job, lifecycle.refused(job, NOW))
@@ -259,10 +259,10 @@ async def test_a_job_that_moved_on_is_not_changed_by_who_read_it_before(jobs: Jo
 async def test_a_cancellation_reaches_the_worker_with_its_next_step(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     assert await jobs.request_cancel(held.order_id, 1)
-    recorded = await jobs.record(held, lifecycle.no_address_received(held, "x", NOW, done=True))
+    recorded = await jobs.record(held, lifecycle.no_address_received(held, "x", NOW, answered=True))
     assert recorded.cancel_requested
     assert await jobs.request_cancel(held.order_id, 0)
-    assert (await jobs.read([held.order_id]))[held.order_id].cancel_run == 1, "it is not taken back"
+    assert (await jobs.read([held.order_id]))[held.order_id].cancel_run == 1, "it is not withdrawn"
 
 
 async def test_only_a_job_with_a_worker_is_asked_to_cancel(jobs: Jobs) -> None:
@@ -273,7 +273,7 @@ async def test_only_a_job_with_a_worker_is_asked_to_cancel(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize(("cancel_run", "stops"), [(None, False), (0, False), (1, True), (2, True)])
-async def test_a_purchase_is_begun_only_while_nobody_has_cancelled(
+async def test_a_purchase_is_started_only_if_it_was_not_cancelled(
     jobs: Jobs, cancel_run: int | None, stops: bool
 ) -> None:
     held = await claimed(jobs, a_job())
@@ -287,23 +287,23 @@ async def test_a_purchase_is_begun_only_while_nobody_has_cancelled(
     assert recorded.cancel_requested == stops
 
 
-# --- Jobs: lines. ---
+# --- Jobs: queues. ---
 
 
-async def heads(jobs: Jobs, now: Any = NOW, passing: tuple[str, ...] = (), limit: int = 100) -> list[str]:
-    return [job.order_id for job in await jobs.queue_heads(now, passing, limit)]
+async def heads(jobs: Jobs, now: Any = NOW, skipped: tuple[str, ...] = (), limit: int = 100) -> list[str]:
+    return [job.order_id for job in await jobs.queue_heads(now, skipped, limit)]
 
 
-async def test_every_package_serves_the_first_in_its_line(jobs: Jobs) -> None:
+async def test_every_package_serves_the_first_in_its_queue(jobs: Jobs) -> None:
     first, second = a_job(1), a_job(5)
     other, other_second = a_job(3, "10.0.0"), a_job(4, "10.0.0.x")
     await jobs.insert([second, other_second, first, other])
     assert await heads(jobs) == [first.order_id, other.order_id]
-    assert await heads(jobs, passing=(KEY,)) == [other.order_id]
-    assert await heads(jobs, passing=(KEY, "10.0.0")) == []
+    assert await heads(jobs, skipped=(KEY,)) == [other.order_id]
+    assert await heads(jobs, skipped=(KEY, "10.0.0")) == []
 
 
-async def test_who_is_not_due_or_needs_no_lock_is_passed_over(jobs: Jobs) -> None:
+async def test_jobs_that_are_not_due_or_need_no_lock_are_skipped(jobs: Jobs) -> None:
     await jobs.insert(
         [
             a_job(1, state=State.WAITING, due_at=LATER),
@@ -318,7 +318,7 @@ async def test_who_is_not_due_or_needs_no_lock_is_passed_over(jobs: Jobs) -> Non
     assert len(await heads(jobs, LATER)) == 1
 
 
-async def test_a_job_whose_worker_has_died_stands_in_its_old_place(jobs: Jobs) -> None:
+async def test_a_job_whose_worker_has_died_keeps_its_position(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job(1))
     behind = a_job(2)
     await jobs.insert([behind])
@@ -326,7 +326,7 @@ async def test_a_job_whose_worker_has_died_stands_in_its_old_place(jobs: Jobs) -
     assert await heads(jobs, LATER) == [held.order_id]
 
 
-async def test_where_there_is_little_room_those_who_came_first_are_served_first(jobs: Jobs) -> None:
+async def test_with_little_capacity_the_oldest_jobs_are_served_first(jobs: Jobs) -> None:
     standing = [a_job(number, f"10.0.{(number * 7) % 20}") for number in range(20)]
     await jobs.insert(standing[::-1])
     assert await heads(jobs, limit=3) == [job.order_id for job in standing[:3]]
@@ -341,7 +341,7 @@ async def test_jobs_with_their_address_are_due_without_a_lock(jobs: Jobs) -> Non
     assert await jobs.due_without_lock(NOW, 1) == [later]
 
 
-async def test_who_has_stood_in_line_too_long_is_found_in_the_order_of_the_line(jobs: Jobs) -> None:
+async def test_jobs_that_wait_too_long_are_found_in_the_order_of_the_queue(jobs: Jobs) -> None:
     second, first = a_job(2), a_job(1, state=State.WAITING)
     fresh, elsewhere = a_job(3, waiting_since=LATER), a_job(4, "10.0.0")
     working, with_address = a_job(5, state=State.RUNNING), a_job(6, ip=f"{KEY}.1")
@@ -350,27 +350,26 @@ async def test_who_has_stood_in_line_too_long_is_found_in_the_order_of_the_line(
     assert await jobs.waiting_in_queue(KEY, NOW - INSTANT, 10) == []
 
 
-async def test_what_others_may_be_buying_is_known(jobs: Jobs) -> None:
+async def test_addresses_that_other_jobs_may_be_buying_are_known(jobs: Jobs) -> None:
     def buying(ip: str, **changes: Any) -> Job:
-        purchase = Purchase(
-            **({"asked": (ip,), "free_before": (), "started_at": NOW, "no_retry_before": LATER} | changes)
-        )
+        fields: dict[str, Any] = {"asked": (ip,), "free_before": (), "started_at": NOW, "no_retry_before": LATER}
+        purchase = Purchase(**(fields | changes))
         return a_job(state=State.WAITING, purchase=purchase)
 
-    mine, open_, looked_for = buying("1.1.1.1"), buying("1.1.1.2"), buying("1.1.1.3", failed=True)
+    mine, open_, failed_open = buying("1.1.1.1"), buying("1.1.1.2"), buying("1.1.1.3", failed=True)
     done = buying("1.1.1.4", answered=True)
     elsewhere = replace(buying("1.1.1.5"), package="10.0.0")
     over = replace(buying("1.1.1.6"), state=State.FAILED, due_at=None)
-    await jobs.insert([mine, open_, looked_for, done, elsewhere, over, a_job()])
+    await jobs.insert([mine, open_, failed_open, done, elsewhere, over, a_job()])
     still = {"1.1.1.2", "1.1.1.3", "1.1.1.5"}
     assert await jobs.asked_by_others(mine, LATER - INSTANT) == still | {"1.1.1.6"}
-    assert await jobs.asked_by_others(mine, LATER) == still, "one that has failed may still buy for a while"
+    assert await jobs.asked_by_others(mine, LATER) == still, "a failed job may still buy for a while"
 
 
-async def test_a_claim_given_back_is_due_in_its_place_whatever_was_written_last(jobs: Jobs) -> None:
+async def test_a_requeued_job_is_due_at_its_position_whatever_was_written_last(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     written = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
-    await jobs.requeue(held, LATER)  # by who has not heard that the write was done
+    await jobs.requeue(held, LATER)  # by a worker that does not know that its write was done
     found = await jobs.find(held.order_id)
     assert found == replace(
         written,
@@ -381,18 +380,18 @@ async def test_a_claim_given_back_is_due_in_its_place_whatever_was_written_last(
         version=written.version + 1,
         fence=written.fence + 1,
     )
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(JobClaimLostError):
         await jobs.record(written, lifecycle.stopped(written, LATER))
 
 
-async def test_a_claim_given_back_late_does_not_undo_what_became_of_the_job(jobs: Jobs) -> None:
+async def test_requeuing_late_does_not_undo_what_became_of_the_job(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     await jobs.requeue(held, LATER)
     assert await jobs.find(held.order_id) == waiting
 
 
-async def test_a_job_that_cannot_be_read_is_in_nobodys_way(jobs: Jobs, db: Database) -> None:
+async def test_an_unreadable_job_blocks_no_other(jobs: Jobs, db: Database) -> None:
     good, bad = a_job(1, "10.0.1"), a_job(2, "10.0.2")
     await jobs.insert([good, bad])
     await db[job_records.COLLECTION].update_one({"_id": bad.order_id}, {"$set": {"step": "dance"}})
@@ -407,21 +406,21 @@ async def test_a_job_from_before_versions_were_counted_can_be_read_and_changed(j
     assert await jobs.change(old, lifecycle.stopped(old, LATER))
 
 
-# --- Jobs: what they owe. ---
+# --- Jobs: unpublished messages. ---
 
 
-async def test_what_a_job_owes_is_found_until_it_is_published(jobs: Jobs) -> None:
+async def test_unpublished_messages_are_found_until_they_are_published(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     waiting = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     assert await jobs.unpublished(NOW - INSTANT, 10) == []
     assert await jobs.unpublished(NOW, 10) == [waiting]
 
-    await jobs.mark_published([(waiting.order_id, waiting.outbox[-1].sequence), ("nobody", 1)])
+    await jobs.mark_published([(waiting.order_id, waiting.outbox[-1].sequence), ("unknown", 1)])
     assert await jobs.unpublished(LATER, 10) == []
     assert await jobs.find(held.order_id) == replace(waiting, outbox=(), outbox_since=None)
 
 
-async def test_what_is_said_while_something_is_published_stays_owed(jobs: Jobs) -> None:
+async def test_a_message_added_during_publishing_stays_unpublished(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     first = await jobs.record(held, lifecycle.check_failed(held, "x", NOW, DEFAULT_TIMEOUTS))
     second = await jobs.record(first, lifecycle.check_failed(first, "y", LATER, DEFAULT_TIMEOUTS))
@@ -471,7 +470,7 @@ async def test_a_lock_is_taken_over_only_once_its_lease_has_run_out(locks: Locks
     assert second.token == first.token + 1
 
 
-async def test_whoever_was_overtaken_can_do_nothing_any_more(locks: Locks) -> None:
+async def test_a_former_holder_can_no_longer_change_the_lock(locks: Locks) -> None:
     first = await acquired(locks)
     second = await acquired(locks, "o2", LATER)
     assert not await locks.renew(first, LATER, LEASE, progress=True)
@@ -485,18 +484,18 @@ async def test_the_token_grows_with_every_holder_and_outlives_them(locks: Locks,
         assert lock.token == number
         await locks.release(lock)
     assert await db[lock_records.COLLECTION].find_one({"_id": KEY}) == {"_id": KEY, "token": 3}
-    assert not await locks.renew(lock, NOW, LEASE), "a lock that was released is not renewed back"
+    assert not await locks.renew(lock, NOW, LEASE), "a released lock cannot be renewed"
 
 
-async def test_renewing_is_not_getting_on(locks: Locks) -> None:
+async def test_renewing_is_not_progress(locks: Locks) -> None:
     lock = await acquired(locks)
     moment = NOW + timedelta(seconds=40)
     assert await locks.renew(lock, moment, LEASE)
     (renewed,) = await locks.held()
     assert (renewed.expires_at, renewed.progress_at, renewed.acquired_at) == (moment + LEASE, NOW, NOW)
     assert await locks.renew(lock, moment, LEASE, progress=True)
-    (got_on,) = await locks.held()
-    assert got_on.progress_at == moment
+    (progressed,) = await locks.held()
+    assert progressed.progress_at == moment
 
 
 async def test_an_operator_frees_a_lock_and_its_holder_finds_out(locks: Locks) -> None:
@@ -510,7 +509,7 @@ async def test_an_operator_frees_a_lock_and_its_holder_finds_out(locks: Locks) -
     assert second.token > first.token
 
 
-async def test_there_is_nothing_to_free_where_nobody_holds_a_lock(locks: Locks) -> None:
+async def test_a_lock_that_is_not_held_cannot_be_freed(locks: Locks) -> None:
     assert await locks.clear(KEY) is None
     await locks.release(await acquired(locks))
     assert await locks.clear(KEY) is None
@@ -530,10 +529,10 @@ async def test_of_twenty_orders_one_gets_the_address(ownership: Ownership) -> No
     owners = await asyncio.gather(*(ownership.claim("1.1.1.1", f"o{number}", NOW) for number in range(20)))
     assert len(set(owners)) == 1
     assert await ownership.owners(["1.1.1.1"]) == {"1.1.1.1": owners[0]}
-    assert await ownership.claim("1.1.1.1", owners[0], LATER) == owners[0], "claiming again finds one's own"
+    assert await ownership.claim("1.1.1.1", owners[0], LATER) == owners[0], "claiming again returns the owner"
 
 
-async def test_a_wrong_address_is_recorded_and_nobody_else_gets_it(ownership: Ownership, db: Database) -> None:
+async def test_a_wrong_address_is_recorded_and_given_to_no_order(ownership: Ownership, db: Database) -> None:
     await ownership.claim("1.1.1.1", "o1", NOW, wrong=True)
     assert await ownership.claim("1.1.1.1", "o2", NOW) == "o1"
     assert await db[address_records.COLLECTION].find_one({"_id": "1.1.1.1"}) == {
@@ -553,18 +552,18 @@ def seen(free: int, package_id: str = "7") -> Package:
 
 
 async def test_a_package_that_becomes_low_is_announced_once_per_crossing(packages: Packages) -> None:
-    owed = []
+    announced = []
     for free in (7, 6, 5, 4, 3, 5, 6, 9, 5, 5, 0, 12):
-        if await packages.note(KEY, seen(free), NOW):
+        if await packages.record(KEY, seen(free), NOW):
             (low,) = await packages.unannounced(NOW)
             await packages.mark_announced(low)
-            owed.append(low.ipv4)
-    assert owed == [5, 5]
+            announced.append(low.ipv4)
+    assert announced == [5, 5]
     assert await packages.unannounced(LATER) == []
 
 
-async def test_a_package_that_is_low_when_it_is_seen_first_is_announced(packages: Packages, db: Database) -> None:
-    assert await packages.note(KEY, seen(3), NOW)
+async def test_a_package_that_is_low_from_the_start_is_announced(packages: Packages, db: Database) -> None:
+    assert await packages.record(KEY, seen(3), NOW)
     assert await packages.unannounced(NOW - INSTANT) == []
     assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)]
     assert await db[package_records.COLLECTION].find_one({"_id": KEY}) == {
@@ -577,26 +576,26 @@ async def test_a_package_that_is_low_when_it_is_seen_first_is_announced(packages
         "unannounced": 3,
         "fellAt": NOW,
     }
-    assert not await packages.note(KEY, seen(2), LATER)
-    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)], "however often it is looked at"
+    assert not await packages.record(KEY, seen(2), LATER)
+    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)], "however often it is recorded"
 
 
-async def test_however_many_see_a_package_fall_at_once_it_falls_once(packages: Packages) -> None:
+async def test_a_concurrently_recorded_fall_counts_once(packages: Packages) -> None:
     for _ in range(2):
-        assert not await packages.note(KEY, seen(6), NOW)
-        results = await asyncio.gather(*(packages.note(KEY, seen(5 - number % 3), NOW) for number in range(20)))
+        assert not await packages.record(KEY, seen(6), NOW)
+        results = await asyncio.gather(*(packages.record(KEY, seen(5 - number % 3), NOW) for number in range(20)))
         assert results.count(True) == 1
 
 
-async def test_what_has_recovered_before_it_could_be_announced_is_not_announced(packages: Packages) -> None:
-    await packages.note(KEY, seen(5), NOW)
-    assert not await packages.note(KEY, seen(6), NOW)
+async def test_a_package_that_recovered_before_its_announcement_is_not_announced(packages: Packages) -> None:
+    await packages.record(KEY, seen(5), NOW)
+    assert not await packages.record(KEY, seen(6), NOW)
     assert await packages.unannounced(LATER) == []
 
 
-async def test_what_was_seen_last_is_recorded_also_while_a_package_stays_low(packages: Packages, db: Database) -> None:
-    await packages.note(KEY, seen(5), NOW)
-    await packages.note(KEY, seen(2, "8"), LATER)
+async def test_the_latest_stock_is_recorded_while_a_package_stays_low(packages: Packages, db: Database) -> None:
+    await packages.record(KEY, seen(5), NOW)
+    await packages.record(KEY, seen(2, "8"), LATER)
     found = await db[package_records.COLLECTION].find_one({"_id": KEY})
     assert found is not None
     assert (found["ipv4"], found["packageId"], found["checkedAt"], found["unannounced"]) == (2, "8", LATER, 5)

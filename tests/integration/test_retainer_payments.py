@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ async def balance(worker: PaymentWorker, retainer_id: str) -> int:
     return int((await worker.ledger.get(chart_of_accounts.retainer(retainer_id)))["balance"])
 
 
-def order(retainer_id: str | None, amount: int = 1000, **changes: object) -> OrderCreated:
+def order(retainer_id: str | None, amount: int = 1000, **changes: Any) -> OrderCreated:
     instruction = PaymentInstruction(method="retainer", retainer_id=retainer_id)
     return order_created(amount=amount, payment=instruction, **changes)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import AutoReconnect, WriteError
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from structlog.testing import capture_logs
@@ -48,6 +49,13 @@ async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Data
         yield database
 
 
+CHANGES: dict[str, Callable[..., Awaitable[Any]]] = {
+    "drop": AsyncCollection.drop,
+    "dropIndex": AsyncCollection.drop_index,
+    "renameCollection": AsyncCollection.rename,
+}
+
+
 async def in_mongosh(database: Database, line: str) -> None:
     """Do what the line says is to be done in mongosh."""
     calls = re.findall(r'db\.getSiblingDB\("([^"]+)"\)(?:\.getCollection\("([^"]+)"\))?\.(\w+)\(([^()]*)\)', line)
@@ -63,7 +71,7 @@ async def in_mongosh(database: Database, line: str) -> None:
         elif method == "unhideIndex":
             await database.client[name].command("collMod", collection, index={"name": arguments[0], "hidden": False})
         else:
-            await {"drop": of.drop, "dropIndex": of.drop_index, "renameCollection": of.rename}[method](*arguments)
+            await CHANGES[method](of, *arguments)
 
 
 async def refusal(database: Database) -> str:

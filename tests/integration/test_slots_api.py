@@ -215,7 +215,7 @@ async def test_slots_are_listed_within_the_horizon_and_within_any_times(http: ht
 async def test_slots_come_in_pages_recorded_or_not(http: httpx.AsyncClient) -> None:
     await http.put(f"/slots/{SECOND}", json={"disabled": True})
     await assign(http)
-    span = {"from": "2026-06-01T10:00:00Z", "to": "2026-06-01T11:16:00Z", "limit": 2}
+    span: dict[str, Any] = {"from": "2026-06-01T10:00:00Z", "to": "2026-06-01T11:16:00Z", "limit": 2}
 
     pages: list[list[str]] = []
     cursor: str | None = None

@@ -446,9 +446,11 @@ async def test_orders_of_this_shop_and_of_other_systems_share_a_slot(
     others = {f"x{n}": each.total_amount for n, each in enumerate(random_orders(40, seed=4, highest=1_000_00))}
 
     async with watched(worker.database):
-        answers, *assigned = await asyncio.gather(
+        answers, assigned = await asyncio.gather(
             reserve_in_batches(workers[:2], orders, size=5),
-            *(workers[2 + n % 2].assign(order_id, price) for n, (order_id, price) in enumerate(others.items())),
+            asyncio.gather(
+                *(workers[2 + n % 2].assign(order_id, price) for n, (order_id, price) in enumerate(others.items()))
+            ),
         )
 
     loads = loads_by(orders, slots_of(answers))
@@ -485,7 +487,7 @@ async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_r
 ) -> None:
     await worker.slot_rules()
     # This worker dies before it finds out that the order was refused meanwhile.
-    doomed = Worker(worker.database, reach=crash_at(RESERVATION_RECORDED), clock=clock)
+    doomed = Worker(worker.database, failpoint=crash_at(RESERVATION_RECORDED), clock=clock)
     with pytest.raises(SimulatedCrashError):
         await doomed.assign("o", 10_00)
     await worker.reservations.insert([Reservation("o", Status.FAILED, clock(), clock(), failure_reason="no stock")])

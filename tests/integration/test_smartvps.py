@@ -1,4 +1,4 @@
-"""The SmartVPS client and the simulator, over HTTP; where the simulator is too well-behaved, a server that is not."""
+"""The SmartVPS client and the simulator over HTTP, and a raw server for answers that the simulator never gives."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from operations.stack.ports import PortClaims
-from provisioning_service.provider import Provider, ProviderError, UnansweredError
+from provisioning_service.provider import Provider, ProviderError, ProviderUnansweredError
 from provisioning_service.smartvps import SENDING, SmartVps
 from shared.failure_points import SimulatedCrashError
 from tests.support.eventually import eventually
@@ -28,11 +28,11 @@ from tests.support.simulators import Simulator, package, run_simulator
 
 SECRET = "s3cret-Pa55"
 LONG_TIMEOUT = 60.0
-"""For what is not to be decided by the clock."""
+"""A timeout that no slow machine reaches."""
 
 
 def nothing() -> None:
-    """Before sending: let it go."""
+    """Allow the request."""
 
 
 @asynccontextmanager
@@ -66,7 +66,7 @@ async def smartvps(simulator: Simulator) -> AsyncIterator[SmartVps]:
 
 @asynccontextmanager
 async def server(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
-    """A server that does with each connection what it is told; gives its URL."""
+    """Run a server that handles each connection with `answer`; return its URL."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -115,7 +115,7 @@ async def test_it_is_a_provider(smartvps: SmartVps) -> None:
 
 
 async def test_a_server_is_bought_and_found_again(simulator: Simulator, smartvps: SmartVps) -> None:
-    for ip in ("103.181.9.2", "103.181.9.3"):  # one answer is JSON, the other plain text
+    for ip in ("103.181.9.2", "103.181.9.3"):  # one answer is JSON, the other one plain text
         assert await smartvps.buy(ip, 4096, before_sending=nothing) == ip
         for _ in range(2):  # one answer is encoded twice
             found = await smartvps.access(ip)
@@ -148,7 +148,9 @@ async def test_a_provider_that_fails_is_an_error_and_is_asked_once(simulator: Si
     await simulator.faults(buy={"failNext": 1}, status={"failNext": 1})
     with pytest.raises(ProviderError, match=r"^buyvps: answered 500$") as answered:
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
-    assert not isinstance(answered.value, UnansweredError), "an answer, if not a good one: the provider is done"
+    assert not isinstance(answered.value, ProviderUnansweredError), (
+        "it was an answer, so the provider has finished processing"
+    )
     with pytest.raises(ProviderError, match=r"^status: answered 500$"):
         await smartvps.access("103.181.9.2")
     assert await simulator.purchases() == []
@@ -158,14 +160,14 @@ async def test_a_provider_that_fails_is_an_error_and_is_asked_once(simulator: Si
 async def test_a_lost_answer_is_an_error_and_the_purchase_is_not_repeated(
     simulator: Simulator, smartvps: SmartVps
 ) -> None:
-    await smartvps.packages()  # leaves a connection that the purchase uses again
+    await smartvps.packages()  # leaves a connection that the purchase reuses
     await simulator.faults(buy={"loseAnswerNext": 1})
-    with pytest.raises(UnansweredError, match=r"^buyvps: the connection broke: \w+$"):
+    with pytest.raises(ProviderUnansweredError, match=r"^buyvps: the connection broke: \w+$"):
         await smartvps.buy("103.181.9.2", None, before_sending=nothing)
     assert [purchase["ip"] for purchase in await simulator.purchases()] == ["103.181.9.2"]
 
 
-async def test_wrong_credentials_are_an_error_that_does_not_tell_them(simulator: Simulator) -> None:
+async def test_wrong_credentials_are_an_error_that_does_not_show_them(simulator: Simulator) -> None:
     async with client(simulator.url, username="operator", password=SECRET) as stranger:
         with pytest.raises(ProviderError, match=r"^ipstock: answered 401$"):
             await stranger.packages()
@@ -173,17 +175,17 @@ async def test_wrong_credentials_are_an_error_that_does_not_tell_them(simulator:
 
 async def test_a_provider_that_is_away_is_an_error_and_nothing_was_sent() -> None:
     sent: list[None] = []
-    with socket.socket() as taken:  # so that nobody else comes to listen there
+    with socket.socket() as taken:  # so that no other process listens there
         taken.bind(("127.0.0.1", 0))
         async with client(f"http://127.0.0.1:{taken.getsockname()[1]}") as lonely:
             with pytest.raises(ProviderError, match=r"^buyvps: could not connect") as refused:
                 await lonely.buy("103.181.9.2", None, before_sending=lambda: sent.append(None))
     assert not sent
-    assert not isinstance(refused.value, UnansweredError), "nothing has left: there is nothing to be answered"
+    assert not isinstance(refused.value, ProviderUnansweredError), "nothing was sent, so nothing can be answered"
 
 
 @pytest.mark.parametrize("reason", [ValueError("stop"), TimeoutError(), httpx.ReadError("x"), SimulatedCrashError("x")])
-async def test_what_is_raised_before_sending_comes_out_and_nothing_is_sent(reason: BaseException) -> None:
+async def test_an_exception_before_sending_is_raised_and_nothing_is_sent(reason: BaseException) -> None:
     received: list[bytes] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -202,7 +204,7 @@ async def test_what_is_raised_before_sending_comes_out_and_nothing_is_sent(reaso
     assert measured("buyvps", "error") == before
 
 
-async def test_the_last_moment_comes_after_the_connection_and_before_the_first_byte() -> None:
+async def test_before_sending_is_called_after_connecting_and_before_the_first_byte() -> None:
     events: list[str] = []
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -221,7 +223,7 @@ async def test_the_last_moment_comes_after_the_connection_and_before_the_first_b
     assert SENDING == "http11.send_request_headers.started"
 
 
-async def test_a_timeout_bounds_the_whole_call_however_busily_the_provider_answers() -> None:
+async def test_a_timeout_bounds_the_whole_call_even_if_the_provider_keeps_sending() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
@@ -237,7 +239,7 @@ async def test_a_timeout_bounds_the_whole_call_however_busily_the_provider_answe
     assert time.monotonic() - started >= 0.3
 
 
-async def test_calls_that_took_too_long_do_not_spoil_those_that_follow(
+async def test_calls_that_timed_out_do_not_affect_later_calls(
     simulator: Simulator,
 ) -> None:
     async with client(simulator.url, buy_timeout=0.2) as impatient:
@@ -245,13 +247,13 @@ async def test_calls_that_took_too_long_do_not_spoil_those_that_follow(
         attempts = [impatient.buy("103.181.9.2", None, before_sending=nothing) for _ in range(3)]
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["buyvps: no answer within 0.2 s"] * 3
-        assert {type(outcome) for outcome in outcomes} == {UnansweredError}
+        assert {type(outcome) for outcome in outcomes} == {ProviderUnansweredError}
         await simulator.faults(buy={})
-        impatient._buy_timeout = LONG_TIMEOUT  # it has its connections still, and may take its time from here on
+        impatient._buy_timeout = LONG_TIMEOUT  # it keeps its connections, with a long timeout from here on
         assert await impatient.buy("103.181.91.1", None, before_sending=nothing) == "103.181.91.1"
 
 
-async def test_a_call_that_is_cancelled_ends_as_cancelled(simulator: Simulator, smartvps: SmartVps) -> None:
+async def test_a_cancelled_call_ends_as_cancelled(simulator: Simulator, smartvps: SmartVps) -> None:
     await simulator.faults(status={"delaySeconds": 600})
     call = asyncio.create_task(smartvps.access("103.181.9.1"))
     with pytest.raises(TimeoutError):
@@ -271,9 +273,7 @@ async def test_a_call_that_is_cancelled_ends_as_cancelled(simulator: Simulator, 
         (SECRET, b"", "the connection broke: RemoteProtocolError"),
     ],
 )
-async def test_an_answer_that_cannot_be_used_is_an_error_without_any_part_of_it(
-    status: str, body: bytes, says: str
-) -> None:
+async def test_an_unusable_answer_is_an_error_without_any_part_of_it(status: str, body: bytes, says: str) -> None:
     async with server(answers(body, status)) as url, client(url) as connected:
         with pytest.raises(ProviderError) as refused:
             await connected.buy("103.181.9.2", None, before_sending=nothing)
@@ -281,7 +281,7 @@ async def test_an_answer_that_cannot_be_used_is_an_error_without_any_part_of_it(
     assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
-async def test_what_is_not_readable_of_the_stock_is_left_out_with_a_warning(
+async def test_unreadable_parts_of_the_stock_are_skipped_with_a_warning(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = [{"id": 7, "name": "103.181.9", "status": "active", "ipv4": "2", "ips": ["103.181.9.1", SECRET]}, SECRET]
@@ -289,10 +289,10 @@ async def test_what_is_not_readable_of_the_stock_is_left_out_with_a_warning(
     async with server(answers(body)) as url, client(url) as connected:
         with caplog.at_level(logging.DEBUG):
             assert [found.ips for found in await connected.packages()] == [("103.181.9.1",)]
-    told = caplog.text + "".join(capsys.readouterr())
-    assert "1 of the addresses of package 7" in told
-    assert "the package at position 1" in told
-    assert SECRET not in told
+    logged = caplog.text + "".join(capsys.readouterr())
+    assert "1 of the addresses of package 7" in logged
+    assert "the package at position 1" in logged
+    assert SECRET not in logged
 
 
 async def test_neither_credentials_nor_answers_are_logged(
@@ -303,10 +303,10 @@ async def test_neither_credentials_nor_answers_are_logged(
             await smartvps.buy("103.181.9.2", None, before_sending=nothing)
             found = await smartvps.access("103.181.9.2")
     assert found
-    told = caplog.text + "".join(capsys.readouterr())
-    assert "103.181.9.2" in told  # the simulator's line about the sale
+    logged = caplog.text + "".join(capsys.readouterr())
+    assert "103.181.9.2" in logged  # from the simulator's log of the sale
     for secret in (found.password, "Authorization", "c2ltdWxhdG9y", "HTTP Request"):
-        assert secret not in told
+        assert secret not in logged
 
 
 async def test_a_connection_serves_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ async def test_a_connection_serves_several_calls(monkeypatch: pytest.MonkeyPatch
 # --- The simulator. ---
 
 
-async def test_a_purchase_takes_effect_although_its_client_has_gone_away(simulator: Simulator) -> None:
+async def test_a_purchase_takes_effect_after_its_client_has_disconnected(simulator: Simulator) -> None:
     await simulator.faults(buy={"delaySeconds": 600})
     async with client(simulator.url) as impatient:
         buying = asyncio.create_task(impatient.buy("103.181.9.2", None, before_sending=nothing))
@@ -343,7 +343,7 @@ async def test_a_purchase_takes_effect_although_its_client_has_gone_away(simulat
     assert "103.181.9.2" not in (await simulator.free())["103.181.9"]
 
 
-async def test_purchases_at_once_never_get_one_address_twice(simulator: Simulator, smartvps: SmartVps) -> None:
+async def test_concurrent_purchases_never_get_one_address_twice(simulator: Simulator, smartvps: SmartVps) -> None:
     await simulator.faults(buy={"delaySeconds": 0.1})
     buying = [smartvps.buy("103.181.9.2", None, before_sending=nothing) for _ in range(8)]
     outcomes = await asyncio.gather(*buying, return_exceptions=True)
@@ -353,7 +353,7 @@ async def test_purchases_at_once_never_get_one_address_twice(simulator: Simulato
     assert [str(error) for error in outcomes if isinstance(error, ProviderError)] == ["buyvps: answered 409"] * 3
 
 
-async def test_a_group_of_faults_that_is_not_given_stays_as_it_is(simulator: Simulator) -> None:
+async def test_a_group_of_faults_that_is_not_given_stays_unchanged(simulator: Simulator) -> None:
     status = {"failNext": 2, "delaySeconds": 0.5}
     assert (await simulator.faults(status=status))["status"] == status
     none = {"failNext": 0, "delaySeconds": 0, "wrongIpNext": 0, "loseAnswerNext": 0}
@@ -416,7 +416,7 @@ async def process(**settings: object) -> AsyncIterator[asyncio.subprocess.Proces
         await started.communicate()
 
 
-async def test_the_process_sells_and_ends_quickly_whatever_is_under_way() -> None:
+async def test_the_process_sells_and_ends_quickly_even_during_calls() -> None:
     async with contextlib.AsyncExitStack() as stack:
         port = stack.enter_context(PortClaims()).claim_free()
         url = f"http://127.0.0.1:{port}"
@@ -440,17 +440,17 @@ async def test_the_process_sells_and_ends_quickly_whatever_is_under_way() -> Non
         await sent.wait()
         await control.get("/healthz")  # answered after the purchase has arrived
         running.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(LONG_TIMEOUT / 2):  # long for a process to end in, short beside the delay
+        async with asyncio.timeout(LONG_TIMEOUT / 2):  # long for the end of a process, short compared with the delay
             output, errors = await running.communicate()
         with pytest.raises(ProviderError, match="the connection broke"):
             await delayed
     assert running.returncode == 0
     assert errors == b""
-    told = output.decode()
-    assert "ip=203.0.113.10" in told
+    logged = output.decode()
+    assert "ip=203.0.113.10" in logged
     assert found
-    assert found.password not in told
-    assert SECRET not in told
+    assert found.password not in logged
+    assert SECRET not in logged
 
 
 @pytest.mark.parametrize(

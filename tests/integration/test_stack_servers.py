@@ -1,7 +1,8 @@
-"""The servers that the tests start for themselves: they hold data over a stop and a start, and end completely."""
+"""The servers that tests start: they keep data across a restart and end completely."""
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import pymongo
@@ -17,33 +18,36 @@ from tests.support.servers import NativeServers, Servers, delete_topology, nativ
 
 
 async def test_the_shared_servers_answer(servers: Servers, database_prefix: str) -> None:
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
         await client[database_prefix].things.insert_one({"_id": 1})
     async with await aio_pika.connect(servers.amqp_url) as connection:
         assert not connection.is_closed
 
 
 async def test_status_shows_the_stack_that_the_environment_names(servers: Servers, tmp_path: Path) -> None:
-    nobody = "http://127.0.0.1:9"
+    unused = "http://127.0.0.1:9"
     environment = {"ORDERSAGA_MONGODB_URL": servers.mongodb_url, "ORDERSAGA_AMQP_URL": servers.amqp_url}
     layout = Layout(tmp_path)
-    state, processes = await check_stack(layout, {**environment, "ORDERSAGA_ORDER_URL": nobody})
-    told = as_json(layout, state, processes)
-    assert {process["name"]: process["ready"] for process in told["processes"]} == {
+    state, processes = await check_stack(layout, {**environment, "ORDERSAGA_ORDER_URL": unused})
+    document = as_json(layout, state, processes)
+    assert {process["name"]: process["ready"] for process in document["processes"]} == {
         "mongodb": True,
         "rabbitmq": True,
         "order": False,
     }
-    assert nobody in told["processes"][2]["detail"]
-    assert not told["ready"]
-    assert (told["dataDirectory"], told["processes"][2]["log"]) == (None, None)
-    # Servers alone are what `ordersaga up` is given to use; no stack runs on them.
+    assert unused in document["processes"][2]["detail"]
+    assert not document["ready"]
+    assert (document["dataDirectory"], document["processes"][2]["log"]) == (None, None)
+    # Servers without services are not a stack.
     state, processes = await check_stack(layout, environment)
     assert as_json(layout, state, processes)["phase"] == "stopped"
 
 
 async def test_transactions_are_possible(servers: Servers, database_prefix: str) -> None:
-    async with pymongo.AsyncMongoClient(servers.mongodb_url) as client, client.start_session() as session:
+    async with (
+        pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client,
+        client.start_session() as session,
+    ):
         things = client[database_prefix].things
         async with await session.start_transaction():
             await things.insert_one({"_id": 1}, session=session)
@@ -52,7 +56,7 @@ async def test_transactions_are_possible(servers: Servers, database_prefix: str)
 
 async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: NativeServers) -> None:
     await _publish(own_servers.amqp_url, b"kept")
-    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](own_servers.mongodb_url) as client:
         await client.kept.things.insert_one({"_id": 1})
 
     await own_servers.stop_broker()
@@ -61,7 +65,7 @@ async def test_servers_keep_data_and_ports_over_a_stop_and_a_start(own_servers: 
     await own_servers.start_broker()
 
     assert await _take(own_servers.amqp_url) == b"kept"
-    async with pymongo.AsyncMongoClient(own_servers.mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](own_servers.mongodb_url) as client:
         assert await client.kept.things.count_documents({}) == 1
 
 
@@ -101,7 +105,7 @@ async def _publish(url: str, body: bytes) -> None:
 async def _take(url: str) -> bytes:
     async with await aio_pika.connect(url) as connection:
         queue = await (await connection.channel()).get_queue("kept")
-        # A queue of a node that has just started may still be choosing its leader.
+        # Just after a start, a queue may still be electing its leader.
         message = await eventually(lambda: queue.get(fail=False), 60, "the message")
         assert message is not None
         await message.ack()

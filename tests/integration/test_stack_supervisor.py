@@ -1,4 +1,4 @@
-"""The supervisor over stand-in programs: it starts in order, restarts what dies, ends everything, leaves nothing."""
+"""The supervisor over stand-in programs: starts, restarts and ends."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,14 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from operations.stack import state_writer
 from operations.stack.layout import Layout
 from operations.stack.orphans import end_orphans
 from operations.stack.ports import PortClaims
 from operations.stack.processes import end_all, find, find_marked, identify
 from operations.stack.program import Command, ServerMissingError
 from operations.stack.services import probe_readiness
-from operations.stack.start import StartError
-from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state
+from operations.stack.start import StackStartError
+from operations.stack.state import AlreadyRunsError, ProcessState, State, acquire_lock, read_state, write_state
 from operations.stack.supervisor import Supervisor
 from tests.support.eventually import eventually
 
@@ -50,7 +49,7 @@ print("started", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
 
-# The same for who measures: it imports next to nothing, so that it starts in the time that Python itself takes.
+# The same with almost no imports: it starts as fast as Python itself, for measurements.
 QUICK_PROGRAM = """
 import os, socket
 
@@ -62,12 +61,12 @@ with socket.create_server(("127.0.0.1", int(os.environ["PORT"]))) as listener:
 """
 
 LONG_ENOUGH = 60
-"""Seconds: how long programs may take to start, to answer or to end on a loaded machine."""
+"""Seconds that programs may take to start, to answer or to end on a loaded machine."""
 
 
 @dataclass
 class StandIn:
-    """A program that answers HTTP, or whatever its source does."""
+    """A program that answers HTTP requests, unless it gets another source."""
 
     name: str
     port: int
@@ -89,19 +88,19 @@ class StandIn:
 
 
 class Answering(StandIn):
-    """One that is asked until it answers: how long Python takes to start is not what is tested."""
+    """A program whose probe waits until it answers, so the start time of Python does not matter."""
 
     async def probe(self) -> str | None:
-        async def answer() -> str | None:
-            said = await super(Answering, self).probe() or "ready"
-            return said if said == "ready" or said.startswith("/readyz answers") else None
+        async def ask() -> str | None:
+            answer = await super(Answering, self).probe() or "ready"
+            return answer if answer == "ready" or answer.startswith("/readyz answers") else None
 
-        said = await eventually(answer, LONG_ENOUGH, f"{self.name} to answer")
-        return None if said == "ready" else said
+        answer = await eventually(ask, LONG_ENOUGH, f"{self.name} to answer")
+        return None if answer == "ready" else answer
 
 
 class Run:
-    """A supervisor at work in a task of this process."""
+    """A supervisor that runs in a task of this process."""
 
     def __init__(
         self,
@@ -135,13 +134,13 @@ class Run:
 
     async def end(self) -> None:
         self.supervisor.request_stop()
-        with contextlib.suppress(StartError):
+        with contextlib.suppress(StackStartError):
             await self.task
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Iterator[Layout]:
-    """A data directory; what a failed test leaves running there is ended."""
+    """Return a data directory; processes that a failed test leaves running are ended."""
     root = tmp_path / "stack"
     root.mkdir()
     yield Layout(root)
@@ -187,10 +186,12 @@ async def test_a_stage_waits_until_the_one_before_it_is_ready(layout: Layout, on
     await run.end()
 
 
-async def test_a_killed_program_is_back_within_a_second_and_its_death_is_told(layout: Layout, one: StandIn) -> None:
+async def test_a_killed_program_is_restarted_within_a_second_and_its_death_is_reported(
+    layout: Layout, one: StandIn
+) -> None:
     one.source = QUICK_PROGRAM
     fastest, tries = math.inf, 0
-    while fastest > 1.5 and tries < 10:  # one pause of the machine is none of the supervisor's
+    while fastest > 1.5 and tries < 10:  # a pause of the machine is not the supervisor's fault
         fastest, tries = min(fastest, await _seconds_until_it_is_back(layout, one)), tries + 1
     assert fastest < 1.5
 
@@ -215,7 +216,7 @@ async def _seconds_until_it_is_back(layout: Layout, one: StandIn) -> float:
 async def test_a_program_that_keeps_dying_is_restarted_ever_more_slowly(
     layout: Layout, one: StandIn, tmp_path: Path
 ) -> None:
-    # Runs at its first start until it is killed; ends at once at every later one.
+    # Runs until it is killed after its first start; ends immediately after every later start.
     mark = str(tmp_path / "mark")
     once = f"import os, sys\nif os.path.exists({mark!r}): sys.exit(7)\nopen({mark!r}, 'w').close()"
     one.source = once + HTTP_PROGRAM
@@ -232,7 +233,7 @@ async def test_a_program_that_keeps_dying_is_restarted_ever_more_slowly(
 
 
 class FullDisk:
-    """A disk that takes nothing while it is `full`: stands before what writes to it."""
+    """Simulates a disk that refuses writes while it is `full`."""
 
     def __init__(self) -> None:
         self.full = False
@@ -250,7 +251,7 @@ async def test_a_full_disk_does_not_end_the_supervision(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
+    monkeypatch.setattr("operations.stack.state_writer.write_state", disk.before(write_state))
     monkeypatch.setattr(one, "prepare", disk.before(one.prepare))
     run = Run(layout, [one], disk=disk)
     await run.ready()
@@ -259,20 +260,20 @@ async def test_a_full_disk_does_not_end_the_supervision(
     disk.full = True
     os.kill(killed, signal.SIGKILL)
     await eventually(lambda: not psutil.pid_exists(killed), LONG_ENOUGH)
-    # Meanwhile it cannot be started, and none of that can be written.
+    # Meanwhile the program cannot be started, and no event can be written.
     before = run.supervisor.state
     await eventually(lambda: run.supervisor.state is not before, LONG_ENOUGH)
     assert run.events == []
-    assert run.pid("one") == killed  # the state on the disk is that of before
+    assert run.pid("one") == killed  # the state on the disk has not changed
     disk.full = False
 
     await eventually(lambda: run.process("one").ready and run.pid("one") != killed, LONG_ENOUGH)
     await eventually(lambda: any("is running again" in event for event in run.events), LONG_ENOUGH)
     state_file = str(layout.state_file)
-    told = [event.partition(" (at ")[0] for event in run.events]
-    assert f"{state_file} cannot be written (No space left on device): retried every second" in told
-    assert told.count(f"{state_file} can be written again") == 1
-    assert told[0].startswith(f"one (pid {killed}) ended by signal 9")
+    reported = [event.partition(" (at ")[0] for event in run.events]
+    assert f"{state_file} cannot be written (No space left on device): retried every second" in reported
+    assert reported.count(f"{state_file} can be written again") == 1
+    assert reported[0].startswith(f"one (pid {killed}) ended by signal 9")
     await run.end()
     assert read_state(layout).phase == "stopped"
 
@@ -281,7 +282,7 @@ async def test_a_disk_that_stays_full_does_not_hinder_the_end(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(state_writer, "write_state", disk.before(state_writer.write_state))
+    monkeypatch.setattr("operations.stack.state_writer.write_state", disk.before(write_state))
     run = Run(layout, [one], disk=disk)
     await run.ready()
     disk.full = True
@@ -289,7 +290,7 @@ async def test_a_disk_that_stays_full_does_not_hinder_the_end(
     assert find_marked(layout.root) == []
 
 
-async def test_whatever_goes_wrong_with_a_restart_is_told_and_the_next_one_comes(
+async def test_a_failed_restart_is_reported_and_tried_again(
     layout: Layout, one: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(layout, [one])
@@ -316,7 +317,9 @@ async def test_a_program_that_ends_at_its_start_fails_the_start_with_its_line(
     two.source = "import sys; sys.exit(\"ORDERSAGA_HTTP_PORT='x' is not valid: an integer\")"
     run = Run(layout, [one], [two])
 
-    with pytest.raises(StartError, match=r"two ended during its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"):
+    with pytest.raises(
+        StackStartError, match=r"two ended during its start with exit status 1\nORDERSAGA_HTTP_PORT='x'"
+    ):
         await run.task
 
     state = read_state(layout)
@@ -324,13 +327,13 @@ async def test_a_program_that_ends_at_its_start_fails_the_start_with_its_line(
     assert find_marked(layout.root) == []
 
 
-async def test_what_is_not_ready_in_time_fails_the_start_and_says_why(
+async def test_a_program_that_is_not_ready_in_time_fails_the_start_with_the_reason(
     layout: Layout, ports: PortClaims, tmp_path: Path
 ) -> None:
     one = Answering("one", ports.claim_free(), tmp_path, settings={"ANSWER": "503"})
     run = Run(layout, [one], ready_within_seconds=1)
 
-    with pytest.raises(StartError) as failure:
+    with pytest.raises(StackStartError) as failure:
         await run.task
 
     first, *log = str(failure.value).splitlines()
@@ -371,7 +374,7 @@ async def test_a_second_request_to_stop_does_not_wait_for_the_grace(layout: Layo
     assert find_marked(layout.root) == []
 
 
-async def test_what_a_program_left_behind_in_another_session_ends_too(layout: Layout, one: StandIn) -> None:
+async def test_children_of_a_program_in_another_session_are_ended_too(layout: Layout, one: StandIn) -> None:
     daemon = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
     one.source = daemon + HTTP_PROGRAM
     run = Run(layout, [one])
@@ -381,7 +384,7 @@ async def test_what_a_program_left_behind_in_another_session_ends_too(layout: La
     assert find_marked(layout.root) == []
 
 
-async def test_leftovers_are_ended_and_a_process_that_got_a_recycled_pid_is_not(layout: Layout) -> None:
+async def test_orphans_are_ended_and_a_process_with_a_recycled_pid_is_not(layout: Layout) -> None:
     left, stranger = [await asyncio.create_subprocess_exec("sleep", "600") for _ in range(2)]
     recorded, recycled = identify(left.pid), identify(stranger.pid)
     assert recorded is not None
@@ -394,7 +397,7 @@ async def test_leftovers_are_ended_and_a_process_that_got_a_recycled_pid_is_not(
             )
         )
         assert end_orphans(layout, state) == 1
-        # Whichever of the two waits for it first gets its status; asyncio says 255 when it comes second.
+        # Only the first to wait gets the status; asyncio reports 255 if psutil was first.
         assert await left.wait() in (-signal.SIGTERM, 255)
         assert find(recycled) is not None
     finally:

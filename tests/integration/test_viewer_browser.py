@@ -23,13 +23,13 @@ async def test_the_page_shows_the_api_and_calls_it_and_loads_nothing_from_elsewh
 
     app = create_app("shop", "Sells things", ready)
     app.include_router(router)
-    troubles: list[str] = []
+    errors: list[str] = []
     asked: list[str] = []
     async with serve(app) as url, run_browser() as browser:
         page = await browser.new_page(base_url=url)
         page.set_default_timeout(PATIENCE)
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         await page.goto("/docs")
         operation = page.locator("#operations-things-list_things_things_get")
@@ -39,5 +39,5 @@ async def test_the_page_shows_the_api_and_calls_it_and_loads_nothing_from_elsewh
         await page.get_by_role("button", name="Execute").click()
         await expect(operation.locator(".live-responses-table")).to_contain_text("one thing", timeout=PATIENCE)
         await page.close()
-    assert troubles == []
+    assert errors == []
     assert [address for address in asked if not address.startswith((f"{url}/", "data:"))] == []

@@ -38,7 +38,8 @@ from shared.bus.publisher import Publisher
 from shared.failure_points import nothing_fails
 from shared.http import create_app
 from shared.observability import configure_logging
-from shared.service import Connections, Definition, Parts
+from shared.service import Connections, Parts
+from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests/samples"
@@ -87,20 +88,18 @@ def differences(before: Samples, after: Samples) -> list[str]:
 
 def _applications() -> Iterator[FastAPI]:
     """Wire every process up as it wires itself up, without connecting to anything."""
-    yield _wired(order.DEFINITION, lambda connections: order.assemble(OrderSettings(), connections))
-    yield _wired(inventory.DEFINITION, lambda connections: inventory.assemble(InventorySettings(), connections))
-    yield _wired(payment.DEFINITION, lambda connections: payment.assemble(PaymentSettings(), connections))
-    yield _wired(
-        provisioning.DEFINITION, lambda connections: provisioning.assemble(ProvisioningSettings(), connections)
-    )
-    yield _wired(console.DEFINITION, lambda connections: console.assemble(OperationsSettings(), connections))
+    yield _wired(ORDER, lambda connections: order.assemble(OrderSettings(), connections))
+    yield _wired(INVENTORY, lambda connections: inventory.assemble(InventorySettings(), connections))
+    yield _wired(PAYMENT, lambda connections: payment.assemble(PaymentSettings(), connections))
+    yield _wired(PROVISIONING, lambda connections: provisioning.assemble(ProvisioningSettings(), connections))
+    yield _wired(CONSOLE, lambda connections: console.assemble(OperationsSettings(), connections))
     yield create_simulator_app(SimulatorSettings(), SimulatorState(), stopping=asyncio.Event())
 
 
-def _wired(definition: Definition, assemble: Callable[[Connections], Parts]) -> FastAPI:
-    database = AsyncMongoClient[dict[str, Any]](connect=False)[definition.database]
+def _wired(service: Service, assemble: Callable[[Connections], Parts]) -> FastAPI:
+    database = AsyncMongoClient[dict[str, Any]](connect=False)[service.database]
     parts = assemble(Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails))
-    app = create_app(definition.name, definition.description, _nothing_is_down, pages=parts.pages)
+    app = create_app(service.name, service.description, _nothing_is_down, pages=parts.pages)
     app.include_router(parts.router)
     return app
 
@@ -144,8 +143,8 @@ def _without_texts(part: Any) -> Any:
 
 
 def _diff(name: str, before: Samples, after: Samples) -> str:
-    lines = [samples.get(name, "").splitlines(keepends=True) for samples in (before, after)]
-    return "".join(difflib.unified_diff(*lines, f"before/{name}", f"after/{name}"))
+    one, other = (samples.get(name, "").splitlines(keepends=True) for samples in (before, after))
+    return "".join(difflib.unified_diff(one, other, f"before/{name}", f"after/{name}"))
 
 
 def _git(*arguments: str) -> str:

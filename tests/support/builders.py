@@ -60,7 +60,7 @@ def order_body(**changes: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def connected(mongodb_url: str, name: str, driver: str = "pymongo") -> AsyncIterator[Database]:
     """Open a separate connection to the database, like that of one process."""
-    settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)  # type: ignore[arg-type]
+    settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)
     mongo = database.client(settings)
     try:
         yield mongo[name]

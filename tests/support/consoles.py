@@ -20,12 +20,13 @@ from shared.bus.failures import dead_letter
 from shared.clock import utc_now
 from shared.database import Document
 from shared.http import create_app
+from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there."""
 
-NO_SERVICES = dict.fromkeys(("order", "inventory", "payment", "provisioning"), NOWHERE)
+NO_SERVICES = dict.fromkeys((name for name in SERVICES if name != CONSOLE.name), NOWHERE)
 BASE = "http://127.0.0.1"
 OURS = {"Sec-Fetch-Site": "same-origin"}
 

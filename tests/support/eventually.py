@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -16,9 +16,11 @@ class NotWithinError(AssertionError):
     """The condition did not hold in time."""
 
 
-async def eventually(
-    condition: Callable[[], T | Awaitable[T]], within: float = 5.0, message: str = "the condition to hold"
-) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], within: float = ..., message: str = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], within: float = ..., message: str = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], within: float = 5.0, message: str = "the condition to hold") -> Any:
     """Return the condition's value as soon as it is true (in Python's sense).
 
     The condition is a function, sync or async; an exception from it counts as "not yet". After `within` seconds

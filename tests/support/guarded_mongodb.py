@@ -23,7 +23,7 @@ async def guarded_mongodb(directory: Path) -> AsyncIterator[Callable[[str], str]
         key = directory / "key"
         key.touch(0o600)
         key.write_text("secret")
-        words = ("--dbpath", str(directory), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket")
+        words = ["--dbpath", str(directory), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
         words += ("--replSet", "rs0", "--keyFile", str(key))  # with a key file it asks for a password
         process = await spawn(Command((str(find_mongod()), *words), {}), directory / "log", directory)
         try:

@@ -55,7 +55,7 @@ class Worker:
     def __init__(
         self,
         db: Database,
-        reach: FailurePoint = nothing_fails,
+        failpoint: FailurePoint = nothing_fails,
         max_wait: float = 10,
         idle: float = 0.05,
         clock: Clock = utc_now,
@@ -67,9 +67,9 @@ class Worker:
         self.slots = Slots(self.stock_items, self.rules, clock)
         self.pending_moves = PendingMoves(self.stock_items, self.reservations, clock, idle=idle, sweep_interval=0.0)
         processor = ReservationProcessor(
-            self.stock_items, self.reservations, self.rules, self.pending_moves, clock, reach, max_wait
+            self.stock_items, self.reservations, self.rules, self.pending_moves, clock, failpoint, max_wait
         )
-        releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, reach)
+        releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, failpoint)
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
         self.handlers = StockHandlers(processor, releaser)
 
@@ -190,14 +190,14 @@ def crash_at(point: str, nth: int = 1) -> FailurePoint:
     """Return a hook that crashes the code once, when it reaches the point for the n-th time."""
     remaining = nth
 
-    def reach(reached: str) -> None:
+    def failpoint(reached: str) -> None:
         nonlocal remaining
         if reached == point:
             remaining -= 1
             if remaining == 0:
                 raise SimulatedCrashError(point)
 
-    return reach
+    return failpoint
 
 
 def outcomes(messages: Iterable[Message]) -> Counter[str]:

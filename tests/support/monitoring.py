@@ -1,4 +1,4 @@
-"""What is exported, and what dashboards and alerts name of it."""
+"""The exported metrics, and those that dashboards and alerts use."""
 
 import importlib
 import json
@@ -16,22 +16,23 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.services import SERVICES
+
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
-ALERT_TESTS = ROOT / "deploy/prometheus/alerts.test.yml"
+ALERT_TESTS = sorted((ROOT / "deploy/prometheus").glob("*.test.yml"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
-PROGRAMS = ("order_service", "inventory_service", "payment_service", "provisioning_service")
 PROMETHEUS_OWN = {"up", "ALERTS"}
-"""What Prometheus makes itself."""
+"""Series that Prometheus creates itself."""
 OF_THE_CLIENT = re.compile(r"(process|python)_\w+")
-"""What its client library exports of every process."""
+"""Series that the client library exports for every process."""
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Metric(NamedTuple):
-    """One metric as it is declared; `name` is what is asked for, with _total where it is a counter."""
+    """A metric as declared; `name` is the queried name, with _total for a counter."""
 
     name: str
     kind: str
@@ -47,7 +48,7 @@ class Metric(NamedTuple):
 
 def declared_metrics() -> dict[str, Metric]:
     """All metrics of all programs, by name."""
-    for module in (*(f"{program}.__main__" for program in PROGRAMS), "operations.metrics"):
+    for module in (*(f"{service.package}.__main__" for service in SERVICES.values()), "operations.metrics"):
         importlib.import_module(module)
     wrappers = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, MetricWrapperBase)]
     return {metric.name: metric for metric in map(_metric, wrappers)}
@@ -65,12 +66,12 @@ def alert_rules() -> list[dict[str, Any]]:
 
 
 def panels(dashboard: Path) -> list[dict[str, Any]]:
-    """The panels of a dashboard that show something: all but the headings."""
+    """The panels of a dashboard without the headings."""
     return [panel for panel in json.loads(dashboard.read_text())["panels"] if panel["type"] != "row"]
 
 
 def expressions(dashboard: Path) -> Iterator[str]:
-    """What the panels of a dashboard ask for, with a fixed interval in the place of Grafana's."""
+    """The queries of a dashboard's panels, with a fixed interval in place of Grafana's."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
             yield target["expr"].replace("$__rate_interval", "1m")
@@ -83,14 +84,14 @@ _WORDS = {"and", "or", "unless", "bool", "group_left", "group_right", "offset"}
 
 
 def names_in(expression: str) -> set[str]:
-    """The series that an expression names."""
+    """The series in an expression."""
     rest = _LEFT_OUT.sub(" ", _STRING.sub(" ", expression))
     without_numbers = re.sub(r"\b\d[\w.]*", " ", rest)
     return set(_NAME.findall(without_numbers)) - _WORDS
 
 
 def promtool(*arguments: str | Path, given: str = "") -> None:
-    """Run promtool on what it is given; fails with what it says."""
+    """Run promtool on its input; fail with its output."""
     program = shutil.which("promtool")
     if program is None:
         pytest.fail("promtool is missing: run `scripts/setup tests`, or as root apt-get install prometheus")
@@ -100,7 +101,7 @@ def promtool(*arguments: str | Path, given: str = "") -> None:
 
 
 async def scrape(client: httpx.AsyncClient, url: str) -> Samples:
-    """What a process exports now, as Prometheus reads it."""
+    """Scrape a process like Prometheus."""
     response = await client.get(f"{url}/metrics")
     assert response.status_code == 200, response.text
     return samples_of(response.text)
@@ -116,6 +117,6 @@ def samples_of(text: str) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum over the samples that have these labels; 0 where there is none."""
+    """The sum of the samples with these labels; 0 without any."""
     wanted = labels.items()
     return sum(number for (found, has), number in samples.items() if found == name and wanted <= has)

@@ -93,15 +93,17 @@ class PaymentWorker:
         inner = SimulatedGateway(database[simulated.COLLECTION], failure_rate=failure_rate, clock=clock)
         self.gateway = InterceptedGateway(inner)
         self.cards = CardCharger(
-            self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, reach=self.reach
+            self.payments, self.gateway, timeout_seconds=timeout_seconds, clock=clock, failpoint=self.failpoint
         )
         self.ledger = Ledger(database, clock)
         self.transactions = Transactions(database, limit_seconds=120)
         self.retainers = RetainerCharger(self.payments, self.ledger, self.transactions, clock)
-        self._handlers = PaymentHandlers(self.payments, self.cards, self.retainers, clock=clock, reach=self.reach)
+        self._handlers = PaymentHandlers(
+            self.payments, self.cards, self.retainers, clock=clock, failpoint=self.failpoint
+        )
         self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
 
-    def reach(self, point: str) -> None:
+    def failpoint(self, point: str) -> None:
         """Crash once, at the failure point that the test has chosen."""
         if point == self.crash_at:
             self.crash_at = None

@@ -12,14 +12,13 @@ from typing import Any
 import httpx
 
 from operations.stack.ports import PortClaims
+from shared.services import SERVICES
 from tests.support import warm_processes
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.warm_processes import WarmProcess
 
 SAGA_SERVICES = ("order", "inventory", "payment")
-PACKAGES = {"console": "operations"}
-"""Those that are not called `<service>_service`."""
 KEEP_SECONDS = 2.0
 """For idle connections: the services close theirs after 5 s, and a request must not meet that."""
 
@@ -82,7 +81,7 @@ class Stack:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         environment |= {f"ORDERSAGA_{name.upper()}": str(value) for name, value in values.items()}
-        module = PACKAGES.get(service, f"{service}_service")
+        module = SERVICES[service].package
         process = await warm_processes.start(module, environment=environment)
         started = Process(service, f"http://127.0.0.1:{port}", process)
         self._processes.append(started)

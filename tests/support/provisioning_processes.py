@@ -1,4 +1,4 @@
-"""Provisioning processes over the provider's simulator, asked by messages, for tests that kill and pause them."""
+"""Provisioning processes over the provider's simulator, driven by messages, for tests that kill and pause them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,10 +23,10 @@ SHORT_DELAYS = {
     "status_timeout_seconds": 60,
     "lock_lease_seconds": 10,
 }
-"""Settings that make seconds of what are minutes; time-outs are long, as a slow machine must not decide a test."""
+"""Settings with delays of less than a second; timeouts are long, so that a slow machine does not fail a test."""
 
 SHORT_LEASES = {"lock_lease_seconds": 1, "buy_timeout_seconds": 4}
-"""For tests in which a process dies or is paused: what it held is taken over after a second."""
+"""Settings for tests in which a process dies or is paused: its leases expire after a second."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Hosting:
         await self.publisher.send([message])
 
     async def order(self, package: str) -> str:
-        """Ask for a server; returns the order's id."""
+        """Request a server; return the order's id."""
         order_id = new_id()
         await self.ask(ProvisionServer(order_id=order_id, user_id="u1", package=package, ram=2048))
         return order_id
 
     async def job(self, order_id: str) -> Document:
-        """The job as it is recorded; empty before it is."""
+        """Return the recorded job, or an empty document."""
         return await self.database["jobs"].find_one({"_id": order_id}) or {}
 
     async def when(self, order_id: str, *states: str, within: float = 60) -> Document:
-        """The job once it is in one of these states."""
+        """Wait until the job is in one of these states, and return it."""
 
         async def is_there() -> Document | None:
             job = await self.job(order_id)
@@ -73,30 +73,30 @@ class Hosting:
         return [await self.ended(order_id, within) for order_id in order_ids]
 
     async def bought(self) -> list[str]:
-        """The addresses that the provider sold, in the order in which it did."""
+        """Return the addresses that the provider sold, in their order."""
         return [purchase["ip"] for purchase in await self.simulator.purchases()]
 
     async def assert_one_server_each(self, jobs: list[Document]) -> None:
-        """Every job has its own server, and the provider sold no other."""
+        """Check that every job has its own server, and that the provider sold no other."""
         assert {job["state"] for job in jobs} == {"COMPLETED"}, [job.get("failureReason") for job in jobs]
         assert sorted(job["ip"] for job in jobs) == sorted(await self.bought())
         owners = {document["_id"]: document["orderId"] async for document in self.database["addresses"].find()}
         assert owners == {job["ip"]: job["_id"] for job in jobs}
 
     async def assert_nothing_is_held(self) -> None:
-        """No lock is held, no message is owed; what the last step left to do is done in a moment."""
+        """Check that soon no lock is held and no message is unpublished."""
 
         async def nothing() -> bool:
             held = await self.database["locks"].count_documents({"orderId": {"$exists": True}})
-            owed = await self.database["jobs"].count_documents({"outboxSince": {"$exists": True}})
-            return held == owed == 0
+            unpublished = await self.database["jobs"].count_documents({"outboxSince": {"$exists": True}})
+            return held == unpublished == 0
 
-        await eventually(nothing, 60, "locks to be free and messages to be out")
+        await eventually(nothing, 60, "locks to be free and messages to be published")
 
 
 @asynccontextmanager
 async def hosting(mongodb_url: str, amqp_url: str, database_prefix: str, **settings: object) -> AsyncIterator[Hosting]:
-    """A provider and a way to ask; the processes are started by the test."""
+    """Run a provider and the means to request servers; the test starts the processes."""
     bus = RabbitBus(amqp_url, prefetch=10)
     async with (
         run_simulator() as simulator,

@@ -1,5 +1,5 @@
-"""Provisioning workers as tests need them: over a real database and the provider's simulator, with a clock, a provider
-and crashes of a test's making."""
+"""Provisioning workers for tests: over a real database and the provider's simulator, with a clock, a provider and
+crashes that a test controls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -49,17 +49,17 @@ DEFAULT_TIMEOUTS = Timeouts(
     lock_attempts=10,
     lease=timedelta(seconds=120),
 )
-"""The settings' defaults: with a clock that tests advance, minutes cost nothing."""
+"""The defaults of the settings: tests advance the clock, so minutes cost nothing."""
 
 LONG_TIMEOUT = 60.0
-"""For what runs by the real clock: a slow machine must not decide a test."""
+"""A timeout by the real clock that no slow machine reaches."""
 
 
 class RecordingPublisher(payment_workers.Outbox):
-    """Keeps what is published, and knows what was told to whom."""
+    """Records the published messages."""
 
     def said(self, order_id: str) -> list[str]:
-        """What the customer of an order has been told, once each and in the order of the sequence."""
+        """Return the progress messages of an order, without repetitions, in their sequence."""
         words = {
             m.sequence: m.message for m in self.sent if isinstance(m, ProvisioningProgress) and m.order_id == order_id
         }
@@ -70,7 +70,7 @@ class RecordingPublisher(payment_workers.Outbox):
 
 
 class InterceptedProvider:
-    """A provider with a test's code around its calls: `before` and `after`, given the call's name and its address."""
+    """A provider with hooks of a test around its calls: `before` and `after` get the call's name and its address."""
 
     def __init__(self, inner: SmartVps) -> None:
         self.inner = inner
@@ -100,7 +100,7 @@ class InterceptedProvider:
 
 
 class ProvisioningWorker:
-    """One provisioning process without its consumer; `settle` works until nothing is left to do at this moment."""
+    """One provisioning process without its consumer; `settle` works until nothing is due."""
 
     def __init__(self, database: Database, provider: SmartVps, clock: MovableClock, timeouts: Timeouts) -> None:
         self.database = database
@@ -113,7 +113,7 @@ class ProvisioningWorker:
         self.packages = Packages(database[package_records.COLLECTION], low_threshold=5)
         self.ownership = Ownership(database[address_records.COLLECTION])
         self.vault = Vault(KEY)
-        self.outbox = Outbox(self.jobs, self.packages, self.publisher, clock, self.reach)  # type: ignore[arg-type]
+        self.outbox = Outbox(self.jobs, self.packages, self.publisher, clock, self.failpoint)  # type: ignore[arg-type]
         records = JobCollections(self.jobs, self.ownership, self.packages)
         self.runner = JobRunner(
             records,
@@ -121,34 +121,34 @@ class ProvisioningWorker:
             self.vault,
             timeouts,
             clock=clock,
-            reach=self.reach,
+            failpoint=self.failpoint,
             on_low_package=self.outbox.announce_low_packages,
         )
         self.scheduler = Scheduler(
             self.jobs, self.locks, self.runner, self.outbox, timeouts, clock=clock, max_concurrent=100
         )
-        self._handlers = JobHandlers(self.jobs, clock, self._noted, has_provider=True)
+        self._handlers = JobHandlers(self.jobs, clock, self._on_change, has_provider=True)
 
-    def _noted(self, job: Job) -> None:
+    def _on_change(self, job: Job) -> None:
         self.outbox.post(job)
         self.scheduler.wake()
 
-    def reach(self, point: str) -> None:
-        """Crash, once, at the point that the test has chosen."""
+    def failpoint(self, point: str) -> None:
+        """Crash once at the point that the test has chosen."""
         if point == self.crash_at:
             self.crash_at = None
             raise SimulatedCrashError(point)
 
     async def take(self, *messages: ProvisionServer | CancelProvisioning) -> list[Message]:
-        """Handle a batch; what the handlers answer counts as published."""
+        """Handle a batch; the handlers' answers count as published."""
         answers = list(await self._handlers.handle(messages))
         await self.publisher.send(answers)
         return answers
 
     async def settle(self) -> None:
-        """Work until nothing is due any more at this moment, and publish what was said."""
+        """Work until nothing is due, and publish the messages."""
         while True:
-            await self.scheduler.look()
+            await self.scheduler.start_due_jobs()
             if not self.scheduler._running:
                 break
             await self.scheduler.wait_until_idle()
@@ -160,7 +160,7 @@ class ProvisioningWorker:
         return found
 
     async def waits(self, order_id: str) -> float:
-        """For how many seconds the job waits for its next attempt."""
+        """Return the seconds until the job's next attempt."""
         job = await self.job(order_id)
         assert job.state is State.WAITING, job
         assert job.due_at is not None
@@ -168,8 +168,8 @@ class ProvisioningWorker:
 
 
 def request(package: str = "103.181.91", **changes: Any) -> ProvisionServer:
-    """A request for a server of 2 GB out of that package."""
-    return ProvisionServer(**({"order_id": new_id(), "user_id": "u1", "package": package, "ram": 2048} | changes))
+    """Build a request for a server of 2 GB from this package."""
+    return ProvisionServer(**{"order_id": new_id(), "user_id": "u1", "package": package, "ram": 2048, **changes})
 
 
 @asynccontextmanager
@@ -183,7 +183,7 @@ async def provisioning_worker(
     driver: str = "pymongo",
     buy_timeout: float = LONG_TIMEOUT,
 ) -> AsyncIterator[ProvisioningWorker]:
-    """A worker with connections of its own; several with one prefix share the records."""
+    """Run a worker with its own connections; workers with the same prefix share a database."""
     provider = SmartVps(
         url=simulator.url,
         username=simulator.username,
@@ -206,8 +206,8 @@ async def provisioning_worker(
         await provider.close()
 
 
-async def in_hand(worker: ProvisioningWorker, number: int = 1) -> None:
-    """Wait until the worker has begun so many jobs."""
+async def jobs_running(worker: ProvisioningWorker, number: int = 1) -> None:
+    """Wait until the worker runs this number of jobs."""
     await eventually(lambda: len(worker.scheduler._running) == number, LONG_TIMEOUT)
 
 
@@ -216,6 +216,6 @@ async def _nothing(_call: str, _ip: str) -> None:
 
 
 async def ended(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until the tasks have ended, however."""
+    """Wait until the tasks have ended, in any way."""
     if tasks:
         await asyncio.wait(tasks)

@@ -25,7 +25,7 @@ async def main(replay_id: str) -> None:
         await bus.start(None)
         replay = await ReplayRecords(database).acquire("worker", replay_id)
         assert replay is not None
-        await Replayer(database, Publisher(bus), reach=kill_at(settings.crash_at)).run(replay, "worker")
+        await Replayer(database, Publisher(bus), failpoint=kill_at(settings.crash_at)).run(replay, "worker")
         await bus.close()
 
 

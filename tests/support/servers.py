@@ -7,14 +7,16 @@ engine answers; processes of this machine. Whichever it is, a test run has a vir
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
 import tempfile
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import aiohttp
@@ -43,6 +45,8 @@ class Servers:
     mongodb_url: str
     amqp_url: str
     origin: str = "given"
+    native: "NativeServers | None" = None
+    """Where both are processes of this machine: what stops and starts them."""
 
 
 class NativeServers:
@@ -78,6 +82,7 @@ class NativeServers:
 
     async def start_database(self) -> None:
         await self._start(self._database)
+        await _write_journal_often(self.mongodb_url)
 
     async def start_broker(self) -> None:
         await self._start(self._names)
@@ -153,7 +158,9 @@ async def run_servers(announce: Callable[[str], None]) -> AsyncIterator[Servers]
             yield Servers(mongodb_url, await stack.enter_async_context(_own_virtual_host(amqp_url)))
             return
         found = await _started(stack, announce)
-        yield replace(found, mongodb_url=mongodb_url or found.mongodb_url, amqp_url=amqp_url or found.amqp_url)
+        if mongodb_url or amqp_url:
+            found = Servers(mongodb_url or found.mongodb_url, amqp_url or found.amqp_url, found.origin)
+        yield found
 
 
 async def _started(stack: contextlib.AsyncExitStack, announce: Callable[[str], None]) -> Servers:
@@ -166,15 +173,23 @@ async def _started(stack: contextlib.AsyncExitStack, announce: Callable[[str], N
     else:
         announce(f"servers: processes of this machine ({obstacle})")
         native = await stack.enter_async_context(native_servers())
-        found = Servers(native.mongodb_url, native.amqp_url, "native")
+        return Servers(native.mongodb_url, native.amqp_url, "native", native)
     await _write_journal_often(found.mongodb_url)
     return found
 
 
 async def _write_journal_often(mongodb_url: str) -> None:
     """Have what waits for the journal's next write, as dropping a database does, wait 5 ms for it and not 100."""
-    async with pymongo.AsyncMongoClient(mongodb_url) as client:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
         await client.admin.command({"setParameter": 1, "journalCommitInterval": 5})
+
+
+async def drop_databases(mongodb_url: str, prefix: str) -> None:
+    """Drop the databases `<prefix>` and `<prefix>_...`."""
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
+        for name in await client.list_database_names():
+            if re.match(f"{prefix}(_|$)", name):
+                await client.drop_database(name)
 
 
 async def delete_topology(amqp_url: str) -> None:

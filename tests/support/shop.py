@@ -15,7 +15,7 @@ from inventory_service.settings import InventorySettings
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
-from shared import database
+from shared import database, services
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
@@ -28,7 +28,7 @@ from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.simulators import package, run_simulator
 from tests.support.tasks import end_tasks
 
-A_SERVER = {"items": [{"productId": "vps", "quantity": 1, "price": 10}]}
+A_SERVER: dict[str, Any] = {"items": [{"productId": "vps", "quantity": 1, "price": 10}]}
 QUICK = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "payment_failure_rate": 0.0}
 SERVICES: dict[str, tuple[Any, type[Any]]] = {
     "order": (order, OrderSettings),
@@ -49,15 +49,17 @@ class Shop:
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     @contextlib.asynccontextmanager
-    async def running(self, name: str, reach: FailurePoint = nothing_fails) -> AsyncIterator[None]:
+    async def running(self, name: str, failpoint: FailurePoint = nothing_fails) -> AsyncIterator[None]:
         """One service, until the context ends."""
         module, settings_type = SERVICES[name]
         known = {k: v for k, v in self.settings.items() if k in settings_type.model_fields}
         bus = MemoryBus(self.broker)
-        await bus.start(module.DEFINITION.inbox)
-        async with connected(self._mongodb_url, f"{self._prefix}_{module.DEFINITION.database}") as stored:
-            parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), reach))
-            consumer = Consumer(bus, module.DEFINITION.inbox, parts.handlers, as_ours=database.as_ours)
+        await bus.start(services.SERVICES[name].inbox)
+        async with connected(self._mongodb_url, f"{self._prefix}_{services.SERVICES[name].database}") as stored:
+            parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), failpoint))
+            consumer = Consumer(
+                bus, services.SERVICES[name].inbox, parts.handlers, translate_error=database.translate_error
+            )
             app = create_app(name, "", _ready, pages=parts.pages)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)

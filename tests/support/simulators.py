@@ -1,4 +1,4 @@
-"""The provider's simulator as tests need it: the real one over HTTP, with what they set and what they ask it."""
+"""The provider's simulator for tests: the real one over HTTP, with methods that set and query it."""
 
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +16,7 @@ from provisioning_service.simulator.state import CallOutcome, SimulatorState
 
 
 class CountingState(SimulatorState):
-    """The simulator's state, which also knows how many requests have come."""
+    """The simulator's state, which also counts the requests to buy."""
 
     asked_to_buy = 0
 
@@ -37,12 +37,12 @@ class Simulator:
 
     @property
     def asked_to_buy(self) -> int:
-        """How many requests to buy have arrived, whatever becomes of them; a job says so before its request leaves."""
+        """The number of requests to buy that have arrived, whatever their outcome."""
         return self.state.asked_to_buy
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a provisioning service needs to use it: settings by their names without the prefix."""
+        """The settings with which a provisioning service uses it, by name without the prefix."""
         return {
             "smartvps_url": self.url,
             "smartvps_username": self.username,
@@ -50,22 +50,22 @@ class Simulator:
         }
 
     async def packages(self, packages: Sequence[dict[str, Any]]) -> None:
-        """Replace all that is for sale; `package` below makes one."""
+        """Replace all packages; `package` below builds one."""
         await self._control("packages", {"packages": list(packages)})
 
     async def faults(self, **groups: dict[str, Any]) -> dict[str, Any]:
-        """Set what goes wrong, `buy={...}` and `status={...}`; returns what is still to go wrong."""
+        """Set faults, `buy={...}` and `status={...}`; return the faults that remain."""
         return await self._control("faults", groups)
 
     async def purchases(self) -> list[dict[str, Any]]:
-        """All that was sold, in the order in which it was: ip, package, ram, at."""
+        """Return all sales in their order: ip, package, ram, at."""
         response = await self.client.get("/_control/purchases")
         assert response.status_code == 200, response.text
         sold: list[dict[str, Any]] = response.json()
         return sold
 
     async def free(self) -> dict[str, list[str]]:
-        """The free addresses by the package's name."""
+        """Return the free addresses, by the package's name."""
         response = await self.client.post("/api/oceansmart/ipstock", auth=(self.username, self.password))
         assert response.status_code == 200, response.text
         return {listed["name"]: listed["ips"] for listed in response.json()["packages"]}
@@ -81,7 +81,7 @@ class Simulator:
 async def run_simulator(
     *, username: str = "simulator", password: str = "simulator", port: int = 0
 ) -> AsyncIterator[Simulator]:
-    """A simulator in this process, on a free port unless one is given, which ends with the context."""
+    """Run a simulator in this process, on a free port unless one is given, until the context ends."""
     settings = SimulatorSettings(smartvps_username=username, smartvps_password=SecretStr(password))
     listener = socket.create_server(("127.0.0.1", port))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -95,7 +95,7 @@ async def run_simulator(
 
 
 def package(name: str, ips: int | Sequence[str] = 5, **changes: Any) -> dict[str, Any]:
-    """A package for `Simulator.packages`: with these addresses, or so many of its own (at most 250)."""
+    """Build a package for `Simulator.packages`, with these addresses or this number of them (at most 250)."""
     if isinstance(ips, int):
         octets = name.split(".") + ["1"] * (3 - len(name.split(".")))
         ips = [".".join([*octets, str(number)]) for number in range(1, ips + 1)]

@@ -49,12 +49,12 @@ class Spans:
 
 def span_id(span: ReadableSpan) -> int:
     assert span.context
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def trace_id(span: ReadableSpan) -> int:
     assert span.context
-    return span.context.trace_id
+    return int(span.context.trace_id)
 
 
 def linked(span: ReadableSpan) -> set[int]:

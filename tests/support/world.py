@@ -1,4 +1,4 @@
-"""A small world of correct records: an order for every way that an order can go, with the services' records of it."""
+"""A small world of correct records: an order for every way that an order can go, with the records of all services."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from operations.audit import Report, audit
 NOW = datetime.now(UTC)
 LONG_AGO = NOW - timedelta(hours=2)
 JUST_NOW = NOW + timedelta(hours=2)
-"""Of what has just happened: ahead, so that it stays so however long the tests take."""
+"""The time of recent events: in the future, so that it stays recent however long the tests take."""
 TOTAL = 2000
 SERVER = (("server", 1),)
 DATABASES = {
@@ -36,7 +36,7 @@ Document = dict[str, Any]
 
 @dataclass
 class World:
-    """Records of all services, and where they are stored."""
+    """Records of all services, and their databases."""
 
     client: pymongo.AsyncMongoClient[Document]
     prefix: str
@@ -67,18 +67,18 @@ def populate(world: World) -> None:
     world.add("products", _id="server", kind="vps", quantity=None, supplied=None, version=1, moving={})
 
     order(world, "confirmed", "CONFIRMED", items=(("p1", 1), ("p2", 1)))
-    order(world, "recorded", "CONFIRMED")  # its reservation is stored, its mark not yet removed
+    order(world, "recorded", "CONFIRMED")  # its reservation is stored, its pending move not yet removed
     order(world, "free", "CONFIRMED", items=(), total=0)
     order(world, "no-stock", "CANCELLED", stock="FAILED", payment="REFUNDED")
     order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
     order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
 
-    on_its_way = {"settled": False, "updatedAt": JUST_NOW}
+    on_its_way: Document = {"settled": False, "updatedAt": JUST_NOW}
     # Units are taken, nothing is recorded yet; charged at the gateway, and not recorded yet either.
     order(world, "taken", "PENDING", stock="PENDING", payment="PENDING", **on_its_way)
-    # Refused a moment ago; the unit that was taken under its mark is about to go back.
+    # Just refused; the unit of its pending move is about to be returned.
     order(world, "refused", "CANCELLED", stock="FAILED", payment="REFUNDED", updatedAt=JUST_NOW)
-    # Cancelled: the unit is back on the shelf under its mark while its reservation still says RESERVED.
+    # Cancelled: a pending move has returned the unit, while the reservation is still RESERVED.
     order(world, "returning", "CANCELLED", stock="RESERVED", payment="REFUNDED", **on_its_way)
     order(world, "new", None, stock=None, payment=None)
     populate_servers(world)
@@ -86,7 +86,11 @@ def populate(world: World) -> None:
 
 def populate_servers(world: World) -> None:
     """Every way that an order of a server can go, over two packages: one is held, the other free."""
-    completed = {"server": {"ip": "103.181.9.5"}, "provisioning": {"package": "103.181.9"}, "provisioningRun": 1}
+    completed: Document = {
+        "server": {"ip": "103.181.9.5"},
+        "provisioning": {"package": "103.181.9"},
+        "provisioningRun": 1,
+    }
     order(world, "completed", "COMPLETED", items=SERVER, **completed)
     job(world, "completed", "COMPLETED", ip="103.181.9.5")
     world.add("addresses", _id="103.181.9.5", orderId="completed", wrong=False, at=LONG_AGO)
@@ -103,7 +107,7 @@ def populate_servers(world: World) -> None:
     job(world, "server-cancelled", "FAILED")
 
     # They stand here for as long as they like: somebody works for them, or will when their time comes.
-    on_its_way = {"items": SERVER, "settled": False, "provisioningRun": 1}
+    on_its_way: Document = {"items": SERVER, "settled": False, "provisioningRun": 1}
     order(world, "provisioning", "PROVISIONING", **on_its_way)
     job(world, "provisioning", "RUNNING", dueAt=JUST_NOW)
     world.add("locks", _id="103.181.9", orderId="provisioning", token=2, acquiredAt=LONG_AGO, expiresAt=JUST_NOW)
@@ -112,9 +116,9 @@ def populate_servers(world: World) -> None:
     order(world, "waiting", "PROVISIONING", **on_its_way | {"provisioningRun": 2})
     job(world, "waiting", "WAITING", "103.83.x", run=2, dueAt=JUST_NOW)
     world.add("locks", _id="103.83", token=7)
-    # A process died after the end of its job and before the release: whoever wants the package takes it.
+    # A process died between the end of its job and the release: the package is free.
     world.add("locks", _id="10.9", orderId="held", token=1, acquiredAt=LONG_AGO, expiresAt=LONG_AGO)
-    # The job has ended, and its order is about to hear of it.
+    # The job has ended, and its order is about to be informed.
     order(world, "ready", "PROVISIONING", **on_its_way)
     job(world, "ready", "COMPLETED", "103.83.x", ip="103.83.4.5", updatedAt=JUST_NOW)
     world.add("addresses", _id="103.83.4.5", orderId="ready", wrong=False, at=JUST_NOW)
@@ -127,14 +131,14 @@ FULL, LOWERED, FREE = (f"slot:{int((SLOT_START + timedelta(minutes=minutes)).tim
 
 
 def populate_slots(world: World) -> None:
-    """Orders with slots: FULL is full, LOWERED has less capacity than is booked, in FREE there is room.
+    """Orders with slots: FULL is full, LOWERED has less capacity than is booked, FREE has room.
 
     Every step between a slot and a reservation is there, of our orders and of other systems' assignments.
     """
     slot(world, FULL, capacity=6000, load=6000, moving={"slot-recorded": -2000})
     moving = {"slot-taken": -2000, "slot-returning": 2000, "assignment:1:begun": -1500, "assignment:2:was": 700}
     slot(world, LOWERED, capacity=3000, load=5500, moving=moving, ceiling=5500, adjusted=True)
-    # Two workers had the order in hand; the other one's slot is the order's.
+    # Two workers processed the order; the slot of the other one counts.
     slot(world, FREE, capacity=9000, load=2900, moving={"slot-recorded": -2000}, disabled=True)
     p3_moving = {"slot-taken": -1, "slot-returning": 1}
     world.add("products", _id="p3", kind="goods", quantity=6, supplied=10, version=9, moving=p3_moving)
@@ -153,9 +157,9 @@ def populate_slots(world: World) -> None:
     assignment(world, "a-1", 1, LOWERED, "RELEASED", price=1000)
     assignment(world, "a-1", 2, LOWERED, price=2000)
     assignment(world, "a-2", 1, FREE, price=900)
-    assignment(world, "was", 2, LOWERED, price=700, updatedAt=JUST_NOW)  # being given back
+    assignment(world, "was", 2, LOWERED, price=700, updatedAt=JUST_NOW)  # being returned
     assignment(world, "slot-declined", 1, FREE, "RELEASED", price=900)
-    assignment(world, "slot-named", 1, FREE, "RELEASED", price=900)  # the order came, and has its own
+    assignment(world, "slot-named", 1, FREE, "RELEASED", price=900)  # the order came, and has its own slot
 
 
 def slot(world: World, slot_id: str, capacity: int, load: int, **fields: Any) -> None:
@@ -166,7 +170,7 @@ def slot(world: World, slot_id: str, capacity: int, load: int, **fields: Any) ->
 
 
 def with_slot(world: World, order_id: str, slot_id: str, status: str, **how: Any) -> None:
-    """An order that has room in that slot for its price, or had."""
+    """An order that has, or had, a booking in that slot for its price."""
     order(world, order_id, status, **how, slot=slot_id)
     placed = world.records["orders"][-1]
     world.records["reservations"][-1]["slot"] = booking(slot_id, placed["totalAmount"])
@@ -175,7 +179,7 @@ def with_slot(world: World, order_id: str, slot_id: str, status: str, **how: Any
 def assignment(
     world: World, order_id: str, number: int, slot_id: str, status: str = "RESERVED", price: int = TOTAL, **fields: Any
 ) -> None:
-    """What another system has booked for an order of its own."""
+    """A booking by another system for one of its orders."""
     known = {"status": status, "items": [], "updatedAt": LONG_AGO, "slot": booking(slot_id, price)}
     of = {"orderId": order_id, "number": number, "itemsCount": 1}
     world.add("reservations", _id=f"assignment:{number}:{order_id}", assignment=of, **known | fields)
@@ -187,7 +191,7 @@ def booking(slot_id: str, price: int) -> Document:
 
 
 def job(world: World, order_id: str, state: str, package: str = "103.181.9", **changes: Any) -> None:
-    """What provisioning has recorded for one order."""
+    """The job of one order."""
     document = {
         "_id": order_id,
         "state": state,
@@ -210,7 +214,7 @@ def order(
     total: int = TOTAL,
     **changes: Any,
 ) -> None:
-    """One order, and what inventory, payment and the gateway have recorded for it."""
+    """One order, with its records in inventory, payment and the gateway."""
     lines = [{"productId": product, "quantity": units, "price": 0} for product, units in items]
     if lines:
         lines[0]["price"] = total
@@ -253,13 +257,13 @@ def record_payment(world: World, order_id: str, status: str, total: int, at: dat
     world.add("gateway_charges", _id=order_id, outcome=outcome, chargeId=f"ch_{order_id}", **money, **refunded)
 
 
-# --- The books of funds. ---
+# --- The ledger of funds. ---
 
 DEBIT_NORMAL = ("invoice:", "bank:")
 
 
 def populate_funds(world: World) -> None:
-    """An entry for every operation but those of orders, and the payments and transfers behind them."""
+    """An entry for every operation except those of orders, with its payment or transfer."""
     account(world, "retainer:r1", clientId="c1", retainerType="monthly")
     account(world, "retainer:idle", status="inactive", clientId="c1", retainerType="monthly")
     account(world, "invoice:i1", clientId="c1", totalAmount=5000)
@@ -284,7 +288,7 @@ def populate_funds(world: World) -> None:
 
 
 def populate_transfers(world: World) -> None:
-    """One with a fee that stands, one that was cancelled."""
+    """A transfer with a fee, and a cancelled one."""
     fees, to_b2 = ("system:bank-fees:USD", 50), {"fromAccountId": "b1", "toAccountId": "b2", "currency": "USD"}
     world.add("bank_transfers", _id="t1", amount=4000, fee=50, status="completed", entryId="e10", **to_b2)
     entry(world, "e10", "transfer.made", ("bank:b2", 4000), fees, ("bank:b1", -4050), transferId="t1")
@@ -297,7 +301,7 @@ def populate_transfers(world: World) -> None:
 
 
 def populate_orders_paid_from_a_retainer(world: World) -> None:
-    """One that went through, one that was refunded, one that was refused, one whose records were deleted; see above."""
+    """A successful order, a refunded one, a refused one, and one whose records were deleted; see above."""
     order_from_retainer(world, "from-retainer", "e13", status="CONFIRMED", items=SERVER)
     gone = {"status": "CANCELLED", "stock": "RELEASED"}
     order_from_retainer(world, "back-to-retainer", "e14", payment="REFUNDED", **gone)
@@ -312,7 +316,7 @@ def populate_orders_paid_from_a_retainer(world: World) -> None:
 
 
 def order_from_retainer(world: World, order_id: str, entry_id: str | None, **how: Any) -> None:
-    """An order whose payment was tried from retainer r1: made by that entry, or refused."""
+    """An order with a payment from retainer r1: made by that entry, or refused."""
     order(world, order_id, **how)
     world.records["orders"][-1]["payment"] = {"method": "retainer", "retainerId": "r1"}
     world.records["payments"][-1] |= {"retainerId": "r1"} | ({"transactionId": entry_id} if entry_id else {})
@@ -320,7 +324,7 @@ def order_from_retainer(world: World, order_id: str, entry_id: str | None, **how
 
 
 def account(world: World, account_id: str, status: str = "active", currency: str = "USD", **fields: Any) -> None:
-    """An account with nothing in it."""
+    """An account with a balance of zero."""
     known = {"kind": account_id.partition(":")[0], "currency": currency, "status": status, "balance": 0, "version": 0}
     world.add("accounts", _id=account_id, **known, **fields, createdAt=LONG_AGO, updatedAt=LONG_AGO)
 
@@ -333,7 +337,7 @@ def entry(
     reverses: str | None = None,
     **reference: str,
 ) -> None:
-    """An entry of the journal, a minute after the one before, and what it does to the accounts' balances."""
+    """An entry of the journal, a minute after the previous one, and its effect on the balances."""
     accounts = {document["_id"]: document for document in world.records.get("accounts", [])}
     lines: list[Document] = []
     for account_id, amount in postings:

@@ -1,4 +1,4 @@
-"""What a repair writes: entries that sum to zero, after which balance and postings agree, whichever of them is kept."""
+"""The corrections of a repair: entries that sum to zero, after which balance and postings agree, whichever is kept."""
 
 from datetime import UTC, datetime
 from itertools import count
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operations.accounts.correction import Correction, Keep, RefusedError, correct, refusal
+from operations.accounts.correction import Correction, Keep, UncorrectableError, correct, refusal
 from operations.commands.accounts_display import missing_postings
 from operations.reading.balances import Balance
 from operations.reading.chart_of_accounts import side
@@ -33,7 +33,7 @@ def test_after_a_correction_balance_and_postings_agree(account_id: str, found: i
     kept = found if keep is Keep.BALANCE else balance.recomputed
     if kept < 0:
         assert refusal(balance, keep) is not None
-        with pytest.raises(RefusedError):
+        with pytest.raises(UncorrectableError):
             corrected(balance, keep)
         return
     assert refusal(balance, keep) is None
@@ -47,7 +47,7 @@ def test_after_a_correction_balance_and_postings_agree(account_id: str, found: i
 
 
 @given(st.sampled_from(ACCOUNTS), AMOUNTS, AMOUNTS)
-def test_where_the_postings_are_right_the_second_entry_takes_the_first_one_back(
+def test_where_the_postings_are_right_the_second_entry_reverses_the_first(
     account_id: str, found: int, posted: int
 ) -> None:
     balance = a_balance(account_id, found, posted)
@@ -73,12 +73,12 @@ def test_where_the_postings_are_right_the_second_entry_takes_the_first_one_back(
         a_balance("bank:b1", 5, 6)._replace(currency=None),
     ],
 )
-def test_what_cannot_be_corrected_is_refused_with_a_reason(balance: Balance) -> None:
+def test_an_impossible_correction_is_refused_with_a_reason(balance: Balance) -> None:
     for keep in Keep:
         assert refusal(balance, keep)
 
 
-def test_postings_that_are_gone_are_counted() -> None:
+def test_missing_postings_are_counted() -> None:
     assert missing_postings(a_balance("bank:b1", 5, 6, version=5)) == 2
     assert missing_postings(a_balance("bank:b1", 5, 6, version=2)) == 0
     assert missing_postings(Balance("bank:b1", None, 5, 1, "USD")) == 0

@@ -12,7 +12,7 @@ from payment_service.ledger.journal_entries import LedgerOperation
 PAGE = (Path(__file__).parents[2] / "docs/accounts.md").read_text()
 ROW = re.compile(r"^\| `([^`]+)` \| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|$", re.MULTILINE)
 Row = tuple[str, Decimal, str]
-"""An account, what it is debited less what it is credited, and the balance after it, if it has one."""
+"""An account, its debits less its credits, and the balance after them, if it has one."""
 
 
 def entries() -> list[list[Row]]:

@@ -1,4 +1,4 @@
-"""Which addresses lie inside a package: by whole octets, never by the beginning of a text."""
+"""Addresses inside a package: compared by whole octets, never by a prefix of the text."""
 
 import ipaddress
 
@@ -20,7 +20,7 @@ def name(parts: tuple[list[str], list[str], str]) -> str:
 
 
 @given(names, addresses)
-def test_an_address_is_inside_where_all_octets_of_the_package_are_its_first(
+def test_an_address_is_inside_if_it_starts_with_the_octets_of_the_package(
     parts: tuple[list[str], list[str], str], ip: str
 ) -> None:
     prefix = parts[0]
@@ -70,7 +70,7 @@ def test_whole_octets_decide(package: str, ip: str, inside: bool) -> None:
 
 
 @given(st.text(alphabet="0123456789. :xabc/\n٣", max_size=20) | addresses)
-def test_nothing_but_four_plain_octets_is_an_ipv4(text: str) -> None:
+def test_only_four_plain_octets_are_an_ipv4(text: str) -> None:
     parts = text.split(".")
     plain = len(parts) == 4 and all(part in {str(number) for number in range(256)} for part in parts)
     assert is_ipv4(text) == plain

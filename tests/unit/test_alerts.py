@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from operations.cli import COMMANDS
-from operations.stack.services import PROCESSES, SERVICES, SIMULATOR
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.topology import DEAD_LETTERS, INBOXES
 from tests.support.monitoring import (
     ALERT_TESTS,
@@ -27,6 +27,12 @@ from tests.support.monitoring import (
 )
 
 RULES = {rule["alert"]: rule for rule in alert_rules()}
+CASES = [
+    case
+    for file in ALERT_TESTS
+    for test in yaml.safe_load(file.read_text())["tests"]
+    for case in test["alert_rule_test"]
+]
 RUNBOOKS = ROOT / "docs/runbooks"
 CONFIGURATIONS = ("prometheus.yml", "prometheus-compose.yml")
 SECTIONS = ("What it means", "Impact", "Diagnosis", "Fix", "Verify")
@@ -83,13 +89,12 @@ def test_prometheus_takes_the_configuration_and_the_rules(name: str) -> None:
 
 
 def test_alerts_fire_when_they_should_and_are_silent_otherwise() -> None:
-    promtool("test", "rules", ALERT_TESTS)
+    promtool("test", "rules", *ALERT_TESTS)
 
 
 @pytest.mark.parametrize("alert", RULES)
 def test_every_alert_is_seen_to_fire_and_to_be_silent(alert: str) -> None:
-    tests = yaml.safe_load(ALERT_TESTS.read_text())["tests"]
-    cases = [case for test in tests for case in test["alert_rule_test"] if case["alertname"] == alert]
+    cases = [case for case in CASES if case["alertname"] == alert]
     assert any(case.get("exp_alerts") for case in cases)
     assert any(not case.get("exp_alerts") for case in cases)
 
@@ -205,7 +210,7 @@ def test_every_service_is_scraped_at_its_port(name: str) -> None:
         for target in job.get("static_configs", ())
         for address in target["targets"]
     } | {name: one["port"] for one in job.get("dns_sd_configs", ()) for name in one["names"]}
-    assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR}
+    assert scraped == {name: kind.port for name, kind in PROCESSES.items() if name != SIMULATOR.name}
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)

@@ -88,7 +88,7 @@ def test_the_accounts_of_the_service_are_on_the_audits_chart(account: str) -> No
 
 
 @pytest.mark.parametrize("account", ["", "retainer", "retainer:", "revenue:USD", "system:revenue", "system:x:USD"])
-def test_what_is_not_on_the_chart_has_no_side(account: str) -> None:
+def test_an_account_outside_the_chart_has_no_side(account: str) -> None:
     assert side(account) is None
 
 
@@ -106,13 +106,13 @@ def test_an_entry_with_any_other_amount_is_wrong(made: JournalEntry, data: st.Da
 
 
 @pytest.mark.parametrize("amount", [1.5, "500", None, True])
-def test_what_is_no_amount_is_wrong(amount: Any) -> None:
+def test_an_invalid_amount_is_wrong(amount: Any) -> None:
     entry = an_entry(ENTRIES[0])
     entry["postings"][0]["amount"] = amount
     assert kinds(funds.judge_entry(records(entry))) == ["postings"]
 
 
-def test_a_correction_may_tell_of_a_debt_that_it_found() -> None:
+def test_a_correction_may_record_a_negative_balance() -> None:
     entry = an_entry(ENTRIES[3])
     entry["postings"][0]["balanceAfter"] = -1
     assert kinds(funds.judge_entry(records(entry))) == ["overdrawn"]
@@ -191,7 +191,7 @@ def test_an_account_is_judged_by_its_postings(balance: Balance, wrong: list[str]
     assert kinds(funds.judge_account(balance)) == wrong
 
 
-def test_amounts_are_written_for_people() -> None:
+def test_amounts() -> None:
     assert in_money(123456789, "USD") == "1,234,567.89 USD"
     assert in_money(-5, "USD") == "-0.05 USD"
     assert in_money("5", "USD") == "'5'"

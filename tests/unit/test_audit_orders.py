@@ -58,15 +58,20 @@ def a_payment(status: str) -> Document:
 
 
 def kinds(order: Document, *records: Document | None) -> list[str]:
-    """What is wrong with an order that has these as its reservation, payment, charge and intent at Stripe."""
+    """The violations of an order with this reservation, payment, charge and intent at Stripe."""
     reservation, payment, charge, intent = (*records, None, None, None, None)[:4]
     job = {"state": "FAILED", "updatedAt": order["updatedAt"]} if order["status"] == "FAILED" else None
     recorded = records_of(stock=reservation, payment=payment)
     return [violation.kind for violation in judge(OrderRecords("o1", order, recorded, charge, job, intent), NOW)]
 
 
-RESERVATIONS = (None, a_reservation("RESERVED"), a_reservation("FAILED"), a_reservation("RELEASED"))
-PAYMENTS_AND_CHARGES = (
+RESERVATIONS: tuple[Document | None, ...] = (
+    None,
+    a_reservation("RESERVED"),
+    a_reservation("FAILED"),
+    a_reservation("RELEASED"),
+)
+PAYMENTS_AND_CHARGES: tuple[tuple[Document | None, Document | None], ...] = (
     (None, None),
     (a_payment("PENDING"), None),
     (a_payment("PENDING"), CHARGED),
@@ -77,13 +82,13 @@ PAYMENTS_AND_CHARGES = (
     (a_payment("FAILED"), {"outcome": "DECLINED", **MONEY}),
     (a_payment("REFUNDED"), CHARGED | {"refundedAt": NOW}),
     ({"status": "VOIDED", "updatedAt": NOW}, None),
-    ({"status": "VOIDED", "updatedAt": NOW}, CHARGED),  # a charge that overtook nothing but is about to be returned
+    ({"status": "VOIDED", "updatedAt": NOW}, CHARGED),  # the charge is about to be returned
     ({"status": "VOIDED", "updatedAt": NOW}, {"outcome": "VOIDED"}),
 )
 
 
 @pytest.mark.parametrize("status", ["PENDING", "CANCELLED"])
-def test_whatever_its_participants_have_done_by_now_an_order_on_its_way_is_not_wrong(status: str) -> None:
+def test_an_order_in_progress_is_not_wrong_whatever_its_participants_have_done(status: str) -> None:
     for reservation, (payment, charge) in product(RESERVATIONS, PAYMENTS_AND_CHARGES):
         order = an_order(status)
         assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
@@ -97,7 +102,7 @@ WENT_THROUGH = {"stockStatus": "RESERVED", "paymentStatus": "PROCESSED", "settle
 
 
 @pytest.mark.parametrize(("payment", "intent"), [(FROM_RETAINER, None), (AT_STRIPE, INTENT)])
-def test_what_was_not_paid_at_the_simulated_gateway_has_no_charge_there(
+def test_an_order_not_paid_at_the_simulated_gateway_has_no_charge_there(
     payment: Document, intent: Document | None
 ) -> None:
     order = an_order("CONFIRMED", **WENT_THROUGH)
@@ -112,7 +117,7 @@ def test_what_was_not_paid_at_the_simulated_gateway_has_no_charge_there(
     ("intent", "wrong"),
     [
         (INTENT, []),
-        ({"intentId": "pi_1", **MONEY}, []),  # written before charges were noted
+        ({"intentId": "pi_1", **MONEY}, []),  # written by a release that did not record charges
         (None, ["charge", "money"]),
         (INTENT | {"intentId": "pi_2"}, ["charge"]),
         (INTENT | {"amount": 999}, ["charge amount"]),
@@ -163,7 +168,7 @@ def test_money_at_stripe_without_an_order_is_found() -> None:
         ({"method": "retainer", "retainerId": "r1"}, {"status": "VOIDED", "updatedAt": NOW}, True),
     ],
 )
-def test_the_money_is_from_where_the_customer_said(asked: Document, payment: Document, right: bool) -> None:
+def test_the_money_is_from_the_source_that_the_customer_chose(asked: Document, payment: Document, right: bool) -> None:
     order = an_order("CONFIRMED", payment=asked, **WENT_THROUGH)
     assert ("payment method" not in kinds(order, a_reservation("RESERVED"), payment)) == right
 
@@ -179,7 +184,7 @@ def test_the_money_is_from_where_the_customer_said(asked: Document, payment: Doc
         (AT_STRIPE, "stripe"),
     ],
 )
-def test_where_a_payment_took_its_money(payment: Document | None, through: str | None) -> None:
+def test_the_source_of_a_payment(payment: Document | None, through: str | None) -> None:
     assert paid_through(OrderRecords("o1", None, records_of(payment=payment))) == through
 
 
@@ -210,14 +215,14 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("kind", "in_time", "too_late"), LIMITS)
-def test_the_moment_from_which_on_an_order_is_late(kind: str, in_time: Document, too_late: Document) -> None:
+def test_the_time_from_which_on_an_order_is_late(kind: str, in_time: Document, too_late: Document) -> None:
     participants = (a_reservation("RESERVED"), a_payment("PROCESSED"), CHARGED)
     assert kinds(in_time, *participants) == []
     assert kinds(in_time | too_late, *participants) == [kind]
 
 
 def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
-    old = {"updatedAt": NOW - STALLED - INSTANT}
+    old: Document = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
     assert activity(OrderRecords("o1", an_order(**old)), NOW).stalled
     assert activity(OrderRecords("o1", an_order(**old), records_of(stock=reservation | old)), NOW).stalled
@@ -229,12 +234,12 @@ def test_an_order_stands_still_once_nobody_has_taken_a_step_for_long() -> None:
     ("order", "payment"),
     [
         (an_order(unpublished=True), None),  # the sweep publishes it
-        (an_order(), {"status": "PENDING", "nextLookupAt": NOW}),  # the payment service asks again by itself
-        (an_order("FAILED"), None),  # somebody is to decide
+        (an_order(), {"status": "PENDING", "nextLookupAt": NOW}),  # the payment service asks the gateway again
+        (an_order("FAILED"), None),  # it awaits a decision
         (an_order("CONFIRMED", settled=True), None),
     ],
 )
-def test_who_does_not_wait_for_a_message_has_lost_none(order: Document, payment: Document | None) -> None:
+def test_an_order_that_waits_for_no_message_has_lost_none(order: Document, payment: Document | None) -> None:
     old = {"updatedAt": NOW - timedelta(days=1)}
     assert not activity(OrderRecords("o1", order | old, records_of(payment=payment and payment | old)), NOW).stalled
 
@@ -255,8 +260,8 @@ def stock_records(moving: dict[str, int], reserved: int, *reserved_orders: str, 
         ({}, 6, (), 6),
         ({"o1": -2}, 6, (), 8),  # taken, not recorded yet
         ({"o1": -2}, 6, ("o1",), 6),  # taken and recorded, the pending move not yet removed
-        ({"o1": 2}, 6, ("o1",), 4),  # given back, not recorded yet
-        ({"o1": 2}, 4, (), 4),  # given back and recorded, the pending move not yet removed
+        ({"o1": 2}, 6, ("o1",), 4),  # returned, not recorded yet
+        ({"o1": 2}, 4, (), 4),  # returned and recorded, the pending move not yet removed
         ({"o1": -2, "o2": 2, "o3": -1}, 6, ("o2",), 7),
     ],
 )
@@ -285,7 +290,7 @@ def test_servers_are_not_counted() -> None:
     assert stock.judge(stock_records({}, 3, kind="vps", quantity=None, supplied=None), NOW) == []
 
 
-def test_the_same_thing_found_twice_has_the_same_key() -> None:
+def test_a_violation_found_twice_has_the_same_key() -> None:
     first = Violation(1, "conservation", "product", "p1", "5 free", "6")
     assert first.key == Violation(1, "conservation", "product", "p1", "4 free", "6").key
     assert first.key != Violation(1, "conservation", "product", "p2", "5 free", "6").key

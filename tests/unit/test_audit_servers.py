@@ -31,7 +31,7 @@ LONG_AGO = NOW - timedelta(days=1)
 
 
 def an_order(status: str = "PROVISIONING", **changes: Any) -> Document:
-    """An order of a server; what is not about the server is left to test_audit_orders.py."""
+    """An order of a server, without the fields that test_audit_orders.py covers."""
     over = {"COMPLETED": {"server": {"ip": "10.1.2.3"}}, "FAILED": {}}.get(status, {})
     order = {"_id": "o1", "status": status, "settled": status in ("COMPLETED", "CANCELLED"), "updatedAt": LONG_AGO}
     return order | {"provisioning": {"package": "10.1.2"}, "provisioningRun": 1} | over | changes
@@ -48,12 +48,12 @@ ADDRESS = {"_id": "10.1.2.3", "orderId": "o1", "wrong": False}
 
 
 def kinds(order: Document, job: Document | None = None, **more: Any) -> list[str]:
-    """What the rules about servers say."""
+    """The violations by the rules about servers."""
     records = OrderRecords("o1", order, job=job, **more)
     return [violation.kind for rule in RULES for violation in rule(records, order, NOW)]
 
 
-# --- Which addresses lie inside a package. ---
+# --- Addresses inside a package. ---
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_octets_decide_and_nothing_else(package: list[int], ip: list[int], named
 
 @pytest.mark.parametrize("state", ["QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", None])
 def test_an_order_that_is_being_provisioned_may_have_any_job_or_none_yet(state: str | None) -> None:
-    assert kinds(an_order(), state and a_job(state)) == []
+    assert kinds(an_order(), a_job(state) if state else None) == []
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_an_order_that_is_being_provisioned_may_have_any_job_or_none_yet(state: 
         (an_order("CANCELLED"), {None, "FAILED"}),
     ],
 )
-def test_which_jobs_go_with_an_order(order: Document, allowed: set[str | None]) -> None:
+def test_the_jobs_that_match_an_order(order: Document, allowed: set[str | None]) -> None:
     for state in ("QUEUED", "RUNNING", "WAITING", "COMPLETED", "FAILED", None):
-        found = kinds(order, state and a_job(state), address=ADDRESS)
+        found = kinds(order, a_job(state) if state else None, address=ADDRESS)
         assert (found == []) is (state in allowed), (state, found)
 
 
@@ -145,7 +145,7 @@ def test_jobs_of_the_first_release_are_judged_by_what_they_have() -> None:
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "WAITING"])
-def test_the_moment_from_which_on_a_job_is_overdue(state: str) -> None:
+def test_the_time_from_which_on_a_job_is_overdue(state: str) -> None:
     assert kinds(an_order(), a_job(state, dueAt=NOW - OVERDUE)) == []
     assert kinds(an_order(), a_job(state, dueAt=NOW - OVERDUE - INSTANT)) == ["job overdue"]
     assert kinds(an_order(), a_job(state, dueAt=None)) == ["job never due"]
@@ -169,7 +169,7 @@ def test_a_job_with_an_address_is_in_no_queue() -> None:
 
 
 @pytest.mark.parametrize("state", ["WAITING", "COMPLETED", "FAILED"])
-def test_the_moment_from_which_on_a_job_is_unpublished(state: str) -> None:
+def test_the_time_from_which_on_a_job_is_unpublished(state: str) -> None:
     assert kinds(an_order(), a_job(state, outboxSince=NOW - UNPUBLISHED)) == []
     assert kinds(an_order(), a_job(state, outboxSince=NOW - UNPUBLISHED - INSTANT)) == ["job unpublished"]
 
@@ -198,7 +198,7 @@ def test_a_held_order_is_stalled_if_it_was_never_informed_of_its_server() -> Non
     assert not orders.activity(OrderRecords("o1", held, job=a_job("COMPLETED", updatedAt=NOW)), NOW).stalled
 
 
-def test_how_long_an_order_may_be_without_a_job_though_messages_are_under_way() -> None:
+def test_the_time_that_an_order_may_be_without_a_job() -> None:
     def late(job: Document | None, since: datetime) -> bool:
         order = an_order(updatedAt=since, deadline=NOW)
         return "provisioning" in [v.kind for v in orders.judge(OrderRecords("o1", order, job=job), NOW)]
@@ -219,7 +219,7 @@ def test_an_address_belongs_to_an_order_that_exists() -> None:
     assert (violation.invariant, violation.subject, violation.id) == (6, "address", "10.1.2.3")
 
 
-def test_what_is_shared_is_named_with_who_shares_it() -> None:
+def test_a_shared_address_is_reported_with_its_orders() -> None:
     violation = shared_address("10.1.2.3", 3, ["o1", "o3"])
     assert (violation.subject, violation.id) == ("address", "10.1.2.3")
     assert "3 orders" in violation.found
@@ -243,13 +243,13 @@ def test_the_time_from_which_on_a_lock_is_abandoned() -> None:
         assert lock_kinds(a_job(state, dueAt=late, ip="10.1.2.3"), expiresAt=late) == []
 
 
-def test_a_lock_is_not_held_for_a_job_that_is_over_or_does_not_exist() -> None:
+def test_a_lock_is_not_held_for_a_finished_or_missing_job() -> None:
     held, left = NOW + INSTANT, NOW - timedelta(days=1)
     for state in ("COMPLETED", "FAILED"):
         assert lock_kinds(a_job(state, updatedAt=NOW - LONGEST_LEASE), expiresAt=held) == []
         ended = a_job(state, updatedAt=NOW - LONGEST_LEASE - INSTANT)
         assert lock_kinds(ended, expiresAt=held) == ["lock of a finished job"]
-        assert lock_kinds(ended, expiresAt=left) == []  # a crash left it; whoever wants it takes it
+        assert lock_kinds(ended, expiresAt=left) == []  # left by a crash, and free
     assert lock_kinds(a_job("RUNNING")) == []
     assert lock_kinds(None) == ["lock without job"]
     assert lock_kinds(a_job("RUNNING"), expiresAt=None) == ["lock without lease"]

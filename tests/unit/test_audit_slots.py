@@ -1,4 +1,4 @@
-"""The audit's judgement of slots and assignments: what may be between two steps, and from when on it is wrong."""
+"""The audit's judgement of slots and assignments: tolerated between two steps, and wrong from some time on."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,7 +61,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_what_a_slot_is_at_each_step(step: str) -> None:
+def test_a_slot_is_right_at_each_step(step: str) -> None:
     assert kinds(STEPS[step]) == []
 
 
@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[StockRecords, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_slot(name: str) -> None:
+def test_the_violations_of_a_slot(name: str) -> None:
     judged, expected = WRONG[name]
     assert kinds(judged) == expected
     assert {violation.subject for violation in slots.judge(judged, NOW)} == {"slot"}
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_a_slot(name: str) -> None:
 
 @pytest.mark.parametrize("status", ["CONFIRMED", "CANCELLED", "PENDING"])
 @pytest.mark.parametrize("assigned", ["RESERVED", "RELEASED"])
-def test_an_assignment_is_wrong_once_its_order_of_ours_is_cancelled_and_settled(status: str, assigned: str) -> None:
+def test_an_assignment_is_wrong_once_our_order_is_cancelled_and_settled(status: str, assigned: str) -> None:
     record = {"_id": "assignment:1:o1", **reserved(status=assigned)}
     order = {"_id": "o1"} | OVER | {"status": status, "settled": status != "PENDING"}
     wrong = status == "CANCELLED" and assigned == "RESERVED"
@@ -135,12 +135,12 @@ def test_two_slots_are_wrong_once_both_are_recorded_for_a_while(latest: str) -> 
     assert [violation.kind for violation in late] == ["two slots"]
 
 
-def test_an_order_without_a_slot_of_its_own_may_be_assigned_one() -> None:
+def test_an_order_without_its_own_slot_may_be_assigned_one() -> None:
     record = {"_id": "assignment:1:o1", **reserved(at=NOW - LONGEST_PENDING)}
     own = {"_id": "o1", "status": "RESERVED", "items": [], "updatedAt": NOW - LONGEST_PENDING}
     assert list(judge_assignment(AssignmentRecords(record, None, own), NOW + INSTANT)) == []
 
 
-def test_an_assignment_for_an_order_of_another_system_is_its_business() -> None:
+def test_assignments_for_orders_of_other_systems_are_not_judged() -> None:
     record = {"_id": "assignment:1:o1", **reserved(at=NOW - timedelta(days=99))}
     assert list(judge_assignment(AssignmentRecords(record, None), NOW)) == []

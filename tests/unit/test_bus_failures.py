@@ -42,12 +42,12 @@ def raised(error: Exception) -> Exception:
 
 def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
     current = delivery()
-    for attempt, rung in enumerate(topology.RETRY_LADDER, 1):
+    for attempt, level in enumerate(topology.RETRY_LADDER, 1):
         retry = after_failure(current, raised(KeyError("x")), NOW)
-        assert (retry.exchange, retry.routing_key) == (rung.name, topology.PAYMENT_INBOX)
+        assert (retry.exchange, retry.routing_key) == (level.name, topology.PAYMENT_INBOX)
         assert (retry.body, retry.type) == (current.body, "payment.refund")
         assert (retry.correlation_id, retry.message_id) == ("o1", "m1")
-        assert (retry.headers["x-attempts"], retry.headers["x-retry-level"]) == (attempt, rung.name)
+        assert (retry.headers["x-attempts"], retry.headers["x-retry-level"]) == (attempt, level.name)
         current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, headers=retry.headers)
 
     dead = after_failure(current, raised(KeyError("x")), LATER)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp import body as pamqp_body
 from pamqp import commands, header
 from pamqp import frame as pamqp_frame
 
@@ -70,13 +71,16 @@ def test_another_implementation_reads_what_we_publish(
         parsed.append(parsed_frame)
         data = data[size:]
     publish, head, *contents = parsed
+    assert isinstance(publish, commands.Basic.Publish)
+    assert isinstance(head, header.ContentHeader)
     assert (publish.exchange, publish.routing_key, publish.mandatory) == ("ordersaga", key, True)
     assert head.body_size == len(body)
     got = head.properties
     assert (got.content_type, got.delivery_mode, got.headers) == ("application/json", 2, {"x-attempts": 2})
     assert (got.message_id or "", got.message_type or "", got.correlation_id or "") == (message, type_, correlation)
+    assert got.timestamp is not None
     assert int(got.timestamp.timestamp()) == 1_700_000_000
-    assert b"".join(content.value for content in contents) == body
+    assert b"".join(content.value for content in contents if isinstance(content, pamqp_body.ContentBody)) == body
 
 
 @given(headers=tables)
@@ -126,8 +130,10 @@ def test_confirms_and_returns_are_read() -> None:
 def test_acknowledging_stands_for_all_deliveries_up_to_the_tag() -> None:
     _, channel, ack = pamqp_frame.unmarshal(frames.acknowledgement(4, 9))
     _, _, nack = pamqp_frame.unmarshal(frames.refusal(4, 9))
-    assert (channel, ack.delivery_tag, ack.multiple) == (4, 9, True)  # type: ignore[union-attr]
-    assert (nack.delivery_tag, nack.multiple, nack.requeue) == (9, True, True)  # type: ignore[union-attr]
+    assert isinstance(ack, commands.Basic.Ack)
+    assert isinstance(nack, commands.Basic.Nack)
+    assert (channel, ack.delivery_tag, ack.multiple) == (4, 9, True)
+    assert (nack.delivery_tag, nack.multiple, nack.requeue) == (9, True, True)
 
 
 def test_names_that_were_not_utf_8_are_shown_as_escapes() -> None:

@@ -84,13 +84,13 @@ def test_a_retry_comes_back_when_the_clock_says_so_and_not_before() -> None:
         broker = MemoryBroker()
         bus = MemoryBus(broker)
         await bus.start(None)
-        rungs = [Envelope(b"", rung.name, INBOX, "t", "c", rung.name) for rung in topology.RETRY_LADDER]
-        await bus.publish(rungs)
-        came = []
+        levels = [Envelope(b"", level.name, INBOX, "t", "c", level.name) for level in topology.RETRY_LADDER]
+        await bus.publish(levels)
+        came: list[tuple[int, str]] = []
         for second in range(1, 121):
             broker.advance(1)
             came += [(second, one.message_id) for one in broker.contents(INBOX)[len(came) :]]
-        assert came == list(zip((1, 5, 30, 120), (rung.name for rung in topology.RETRY_LADDER), strict=True))
+        assert came == list(zip((1, 5, 30, 120), (level.name for level in topology.RETRY_LADDER), strict=True))
 
     asyncio.run(work())
 
@@ -107,7 +107,7 @@ def test_a_stopped_broker_keeps_its_messages_and_confirms_nothing() -> None:
         receiving = asyncio.create_task(bus.receive(5))
         await asyncio.sleep(0.01)
         assert not receiving.done()
-        assert bus.trouble == "memory broker: stopped"
+        assert bus.unhealthy_reason == "memory broker: stopped"
         broker.start()
         assert [delivery.body for delivery in await receiving] == [b"1"]
 

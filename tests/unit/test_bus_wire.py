@@ -98,12 +98,12 @@ def test_a_busy_stream_shows_life_to_who_sees_no_messages() -> None:
 
 
 def test_why_the_broker_closes_is_remembered() -> None:
-    async def farewell() -> str | None:
+    async def close_reason() -> str | None:
         reader = _TappedReader()
         reader.feed_data(marshal(0, commands.Connection.Close(530, "NOT_ALLOWED - vhost x not found", 10, 40)))
-        return reader.farewell
+        return reader.close_reason
 
-    assert asyncio.run(farewell()) == "NOT_ALLOWED - vhost x not found"
+    assert asyncio.run(close_reason()) == "NOT_ALLOWED - vhost x not found"
 
 
 @given(st.lists(st.integers(0, 100), max_size=10))

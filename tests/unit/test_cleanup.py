@@ -1,4 +1,4 @@
-"""The cleanup's decisions: what age is meant, which orders are over, and what keeps their records."""
+"""The cleanup's decisions: parsing an age, orders that are over, and reasons to keep their records."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -33,7 +33,7 @@ def test_ages(text: str, days: int) -> None:
         *((text, "more than") for text in ("36501d", "999999999w")),
     ],
 )
-def test_what_is_not_an_age_that_may_be_cleaned_up(text: str, complaint: str) -> None:
+def test_ages_that_are_rejected(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         read_age(text)
 
@@ -42,7 +42,7 @@ def an_order(**changes: Any) -> Document:
     return {"_id": "o1", "status": "CANCELLED", "settled": True, "updatedAt": OLD} | changes
 
 
-def test_only_cancelled_orders_that_are_settled_are_ever_over() -> None:
+def test_only_settled_cancelled_orders_are_over() -> None:
     for status in ("PENDING", "CONFIRMED", "PROVISIONING", "COMPLETED", "FAILED", "LOST", None):
         for settled, compensating in product((True, False, None), (True, False)):
             assert not is_over(an_order(status=status, settled=settled, compensating=compensating), NOW)
@@ -58,7 +58,7 @@ RELEASED = {"stock": {"status": "RELEASED"}, "payment": {"status": "REFUNDED"}}
 GONE = CleanupCandidate(an_order(), RELEASED, REFUNDED, {"state": "FAILED"})
 
 
-def test_what_holds_nothing_may_go() -> None:
+def test_an_order_that_holds_nothing_may_be_deleted() -> None:
     for stock, money in product(("FAILED", "RELEASED"), ("FAILED", "VOIDED", "REFUNDED")):
         assert (
             why_kept(CleanupCandidate(an_order(), {"stock": {"status": stock}, "payment": {"status": money}})) is None
@@ -99,7 +99,7 @@ def test_what_holds_nothing_may_go() -> None:
         ({"locks": True}, "lock"),
     ],
 )
-def test_whatever_is_held_or_unknown_keeps_all_records(change: dict[str, Any], reason: str) -> None:
+def test_anything_held_or_unknown_keeps_all_records(change: dict[str, Any], reason: str) -> None:
     recorded = records_of(**{name: change.get(name, record) for name, record in RELEASED.items()})
     others = {name: value for name, value in change.items() if name not in RELEASED}
     kept = why_kept(GONE._replace(by_participant=recorded, **others))

@@ -1,4 +1,4 @@
-"""The command line's frame, and how the commands find a stack."""
+"""The frame of the command line, and how commands locate a stack."""
 
 import errno
 import importlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner
 
@@ -51,11 +52,11 @@ def test_every_command_exists_and_explains_itself(name: str) -> None:
         ["down", "x"],
     ],
 )
-def test_wrong_usage_is_told_by_exit_status_2(words: list[str]) -> None:
+def test_wrong_usage_has_exit_status_2(words: list[str]) -> None:
     assert run(*words)[0] == 2
 
 
-def test_a_server_out_of_reach_is_told_by_exit_status_3(
+def test_an_unreachable_server_has_exit_status_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def build(_: object) -> Callable[[], None]:
@@ -78,6 +79,20 @@ def test_a_group_of_commands_can_be_an_entry(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("operations.commands.doctor.group", group, raising=False)
     monkeypatch.setitem(cli.COMMANDS, "letters", cli.Entry("operations.commands.doctor", "group", "Handle letters."))
     assert run("letters", "show") == (0, "shown\n")
+
+
+def test_log_lines_of_errors_go_to_stderr_and_others_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        structlog.get_logger("test").warning("reconnecting")
+        structlog.get_logger("test").error("a defect")
+        typer.echo("done")
+
+    monkeypatch.setattr("operations.commands.doctor.work", work, raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "work", cli.Entry("operations.commands.doctor", "work", "Work."))
+    result = CliRunner().invoke(cli.build_application(["work"]), ["work"])
+    assert result.stdout == "done\n"
+    assert "a defect" in result.stderr
+    assert "reconnecting" not in result.output
 
 
 @pytest.fixture
@@ -121,7 +136,7 @@ def test_what_the_environment_names_comes_first(tmp_path: Path, environment: dic
     stack = locate_stack(environment={**environment, **named, "ORDERSAGA_DATABASE_PREFIX": "theirs"})
     assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://here/", "amqp://there/")
     assert (stack.urls["order"], stack.database_prefix) == ("http://there", "theirs")
-    assert stack.data_dir is None  # one of the servers is not this directory's
+    assert stack.data_dir is None  # one of the servers does not belong to this directory
 
 
 def test_a_stack_is_described_in_one_line_without_passwords(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -134,7 +149,7 @@ def test_a_stack_is_described_in_one_line_without_passwords(tmp_path: Path, envi
 
 
 @pytest.mark.parametrize("variable", ["MONGODB_URL", "AMQP_URL", "ORDER_URL"])
-def test_a_url_that_is_not_valid_is_told_without_its_password(environment: dict[str, str], variable: str) -> None:
+def test_an_invalid_url_is_reported_without_its_password(environment: dict[str, str], variable: str) -> None:
     wrong = {f"ORDERSAGA_{variable}": "amqp://u:S3#CR3T@h/"} if variable == "AMQP_URL" else {}
     wrong = wrong or {f"ORDERSAGA_{variable}": "http://u:S3/CR3T@h/"}
     with pytest.raises(UnreachableError, match=f"ORDERSAGA_{variable}=.*percent-encoded") as raised:
@@ -146,7 +161,7 @@ def test_a_url_that_is_not_valid_is_told_without_its_password(environment: dict[
     ("name", "value", "allowed"),
     [("DATABASE_PREFIX", 'a/b c"', "letters, digits"), ("CONSOLE_URL", "nonsense", "https://user:password@host")],
 )
-def test_what_else_names_a_stack_is_checked_before_anything_is_done(
+def test_other_variables_that_identify_a_stack_are_checked_first(
     environment: dict[str, str], name: str, value: str, allowed: str
 ) -> None:
     with pytest.raises(UnreachableError, match=f"ORDERSAGA_{name}=.*is not valid: .*{allowed}"):
@@ -173,7 +188,7 @@ def test_a_data_directory_that_cannot_be_one_is_wrong_usage(
             assert f"{named} cannot be a data directory" in capsys.readouterr().err
 
 
-def test_a_data_directory_that_may_not_be_searched_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_directory_without_access_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = os.stat
 
     def refuse(path: Any, **options: Any) -> os.stat_result:
@@ -189,7 +204,7 @@ def test_a_data_directory_that_may_not_be_searched_is_told(tmp_path: Path, monke
     assert check_disk(tmp_path / "closed" / "data").subject == "disk"
 
 
-def test_a_state_that_cannot_be_read_is_told_unless_the_environment_names_the_servers(
+def test_a_state_that_cannot_be_read_is_reported_unless_the_environment_names_the_servers(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "state.json").write_bytes(b"")

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from operations.settings import locate_stack
-from operations.stack.services import PROCESSES, SERVICES
 from operations.stack.status import external_stack
 from provisioning_service.settings import ProvisioningSettings
+from shared.services import PROCESSES, SERVICES
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
 

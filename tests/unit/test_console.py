@@ -17,12 +17,12 @@ from operations.console.upstream import path
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 
-def test_what_stands_in_a_path_stays_one_part_of_it() -> None:
+def test_a_part_of_a_path_stays_one_part() -> None:
     assert path("orders", "../a b?c#d/e") == "/orders/..%2Fa%20b%3Fc%23d%2Fe"
     assert path("orders", "..") == "/orders/%2E%2E"
 
 
-# --- How things are written. ---
+# --- Formats. ---
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 def test_times_before_and_after_now() -> None:
     assert wording.ago(NOW - timedelta(minutes=3), NOW) == "3 min ago"
     assert wording.ago(NOW + timedelta(hours=2), NOW) == "in 2 h"
-    assert wording.ago(NOW, NOW) == "now"
+    assert wording.ago(NOW, NOW) == "just now"
 
 
 def test_numbers() -> None:
@@ -58,7 +58,7 @@ def test_numbers() -> None:
     assert [wording.size(count) for count in (12, 2048, 5 * 1024**2)] == ["12 bytes", "2.0 KiB", "5.0 MiB"]
 
 
-def test_tracebacks_name_files_by_where_they_are_in_the_project() -> None:
+def test_tracebacks_have_paths_relative_to_the_project() -> None:
     told = f'  File "{wording.ROOT}/shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
     assert wording.in_project(told) == '  File "shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
 
@@ -77,7 +77,7 @@ def test_what_is_not_json_is_text(body: bytes) -> None:
     assert view(body).kind == "text"
 
 
-def test_half_of_a_surrogate_pair_is_shown_as_its_escape() -> None:
+def test_a_lone_surrogate_is_shown_as_its_escape() -> None:
     shown = view(b'{"orderId":"\\ud800"}')
     assert (shown.kind, shown.text) == ("JSON", '{\n  "orderId": "\\ud800"\n}')
     assert json.loads(shown.text.encode()) == {"orderId": "\ud800"}
@@ -113,7 +113,7 @@ def test_large_bodies_are_cut() -> None:
 
 
 def orders(status: str, count: int, *, every: float = 1.0, took: float = 0.05, **fields: Any) -> list[dict[str, Any]]:
-    """Orders of a status, newest first, the newest placed `every` seconds ago."""
+    """Orders with a status, newest first, the newest placed `every` seconds ago."""
     found = []
     for number in range(1, count + 1):
         placed = NOW - timedelta(seconds=number * every)
@@ -122,7 +122,7 @@ def orders(status: str, count: int, *, every: float = 1.0, took: float = 0.05, *
     return found
 
 
-def test_shares_are_of_what_is_decided() -> None:
+def test_shares_are_of_the_decided_orders() -> None:
     failed = orders("CANCELLED", 1, failureReason="no stock")
     recent = summarize([*orders("CONFIRMED", 2), *orders("COMPLETED", 1, took=30), *failed, *orders("PENDING", 5)], NOW)
     assert recent.orders == 9
@@ -138,7 +138,7 @@ def test_the_rate_is_over_the_last_minute_or_what_a_full_sample_spans() -> None:
     assert summarize([], NOW).per_second == 0
 
 
-def test_nothing_comes_to_nothing() -> None:
+def test_without_orders_there_are_no_figures() -> None:
     recent = summarize([], NOW)
     assert (recent.succeeded, recent.failed, recent.since) == (None, None, None)
     assert recent.goods == (0, None, None)
@@ -155,7 +155,7 @@ def test_percentiles() -> None:
 # --- Searching, stock. ---
 
 
-def test_a_search_is_for_how_ids_and_reasons_begin_and_takes_no_patterns() -> None:
+def test_a_search_matches_prefixes_of_ids_and_reasons_without_patterns() -> None:
     query = query_of(OrderSearch(order_id="a.*", user="u1", status="FAILED", reason="(", open=True))
     assert query == {
         "status": "FAILED",

@@ -1,4 +1,4 @@
-"""Which forms the console refuses before any handler, and that a refusal costs nothing."""
+"""Forms that the console rejects before any handler, and that rejecting them is cheap."""
 
 import time
 from http import HTTPStatus
@@ -72,7 +72,7 @@ def test_many_fields_are_refused() -> None:
     assert status(MULTIPART, multipart(*[part(b"1", f"f{n}") for n in range(MOST_FIELDS + 1)])) == UNPROCESSABLE
 
 
-def test_what_is_no_form_is_refused() -> None:
+def test_anything_but_a_form_is_refused() -> None:
     assert status("application/json", b"{}") == UNSUPPORTED
     assert status("multipart/form-data", multipart(part(b"1"))) == UNPROCESSABLE
     assert status(MULTIPART, b"nonsense") == UNPROCESSABLE
@@ -80,7 +80,7 @@ def test_what_is_no_form_is_refused() -> None:
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=60), st.binary(max_size=300))
-def test_nothing_that_is_sent_raises(options: str, body: bytes) -> None:
+def test_no_input_raises(options: str, body: bytes) -> None:
     for content_type in (options, f"{FORM}; {options}", f"{MULTIPART}; {options}"):
         refuse_form(content_type, body)
         refuse_form(content_type, b"--b\r\n" + body)

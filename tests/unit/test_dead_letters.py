@@ -1,4 +1,4 @@
-"""What decides about dead letters without a server: fingerprints, words, filters, times, what a replay carries."""
+"""The pure functions about dead letters: fingerprints, words, filters, times, and the message of a replay."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -64,15 +64,15 @@ def delivery(body: bytes = b'{"orderId": "o1"}', **changes: Any) -> Delivery:
         ("", ""),
     ],
 )  # fmt: skip
-def test_a_pattern_is_a_message_without_what_differs(message: str, left: str) -> None:
+def test_a_pattern_is_a_message_without_its_variable_parts(message: str, left: str) -> None:
     assert pattern(message) == left
 
 
-def test_what_is_known_to_be_an_id_is_taken_out_whatever_it_looks_like() -> None:
+def test_known_ids_are_removed_whatever_they_look_like() -> None:
     assert pattern("order teapot is late", ["teapot", "", "is"]) == "order # is late"
 
 
-def test_a_pattern_of_a_hostile_message_does_not_take_long() -> None:
+def test_the_pattern_of_a_hostile_message_is_fast() -> None:
     for hostile in ("'" * 100_000, "a@" * 50_000, "1" * 100_000, "#" * 100_000, "(got " * 20_000):
         assert len(pattern(hostile)) <= 500
 
@@ -89,7 +89,7 @@ def test_another_queue_type_or_error_is_another_group() -> None:
     assert len(groups) == 6
 
 
-def test_words_are_found_whole_and_in_their_parts() -> None:
+def test_words_are_indexed_whole_and_in_parts() -> None:
     assert words('{"orderId": "Order-7F_a", "n": 1.5}') == ["orderid", "order-7f_a", "order", "7f", "a", "n", "1", "5"]
 
 
@@ -125,8 +125,8 @@ def test_any_headers_can_be_recorded_and_replayed(headers: dict[str, Any]) -> No
     assert not {name for name in sent.headers if name.startswith(("x-error", "x-attempts", "x-death", "x-failed"))}
 
 
-def test_a_replay_never_makes_another_message_of_a_letter() -> None:
-    """Its type is the routing key that it had, whatever its sender called it: consumers trust the type of a replay."""
+def test_a_replay_never_changes_the_type_of_a_message() -> None:
+    """Its type is the original routing key, whatever its sender claimed: consumers trust the type of a replay."""
     letter = delivery(type="payment.processed", routing_key="stock.reserved", headers={"x-queue": ORDER_INBOX})
     record = record_of("l1", letter, read_failure(letter, NOW), NOW)
     sent = replay_envelope(record, "r1", b"{}")
@@ -135,7 +135,7 @@ def test_a_replay_never_makes_another_message_of_a_letter() -> None:
         check_body(record, b'{"orderId": "o1", "status": "PROCESSED", "transactionId": "t1"}')
 
 
-def test_a_replay_has_names_that_fit_and_is_copied_nowhere() -> None:
+def test_a_replay_has_header_names_that_fit_and_no_copies() -> None:
     letter = delivery(headers={"\0" * 64: {"\0" * 64: 1}, "CC": ["a"], "BCC": ["b"]})
     failure = read_failure(letter, NOW)
     sent = replay_envelope(record_of("l1", letter, failure, NOW), "r1", b"{}")
@@ -143,7 +143,7 @@ def test_a_replay_has_names_that_fit_and_is_copied_nowhere() -> None:
     assert write_headers(sent.headers)
 
 
-def test_what_the_broker_counts_is_no_part_of_a_nameless_message() -> None:
+def test_counters_of_the_broker_do_not_identify_a_message_without_an_id() -> None:
     def known_as(**headers: Any) -> str:
         letter = delivery(message_id=None, headers=headers)
         return identity(letter, read_failure(letter, NOW))
@@ -166,8 +166,8 @@ def test_a_dead_letter_of_our_own_consumer_is_read_as_it_was_written() -> None:
     ("returned_to", "queue", "service"),
     [("no.such", RETRY_LADDER[1].name, "unknown"), (PAYMENT_INBOX, PAYMENT_INBOX, "payment")],
 )
-def test_a_retry_that_finds_no_inbox_says_so(returned_to: str, queue: str, service: str) -> None:
-    """One that meets a missing inbox of ours can be replayed to it later."""
+def test_a_retry_without_an_inbox_says_so(returned_to: str, queue: str, service: str) -> None:
+    """If the missing inbox is one of ours, the letter can be replayed to it later."""
     death = {"reason": "expired", "queue": RETRY_LADDER[1].name, "exchange": RETRY_LADDER[1].name, "time": NOW}
     headers = {"x-attempts": 2, "x-routing-key": "payment.refund", "x-death": [death]}
     lost = delivery(exchange=INBOX_EXCHANGE, routing_key=returned_to, headers=headers)
@@ -178,8 +178,8 @@ def test_a_retry_that_finds_no_inbox_says_so(returned_to: str, queue: str, servi
     assert (failure.attempts, failure.order_id, failure.failed_at) == (2, "o1", NOW)
 
 
-def test_a_header_of_the_sender_does_not_say_what_a_message_at_its_delivery_limit_is() -> None:
-    """Replayed under another type it would do what its routing key never allowed."""
+def test_a_header_of_the_sender_does_not_set_the_type_of_a_message_at_its_delivery_limit() -> None:
+    """Replayed with another type, it could do what its routing key never allowed."""
     death = {"reason": "delivery_limit", "queue": ORDER_INBOX, "count": 1, "exchange": "ordersaga", "time": NOW}
     headers = {"x-routing-key": "payment.processed", "x-death": [death]}
     dead = delivery(exchange=DEAD_LETTERS, routing_key="stock.reserved", headers=headers)
@@ -193,13 +193,13 @@ def test_the_order_is_the_one_in_the_body() -> None:
     assert read_failure(delivery(b"[]", correlation_id="no id!"), NOW).order_id == ""
 
 
-def test_content_is_told_by_what_it_is() -> None:
+def test_the_content_type_is_detected() -> None:
     assert content_type(b"{}") == "application/json"
     assert content_type("Grüße\n".encode()) == "text/plain"
     assert content_type(b"\x00\x01") == content_type(b"\xff") == "application/octet-stream"
 
 
-def test_handled_is_told_of_replays_alone() -> None:
+def test_only_handled_replays_are_reported() -> None:
     assert handled_notice(delivery()) is None
     told = handled_notice(delivery(headers={"x-replay-of": "letter"}))
     assert told is not None
@@ -209,20 +209,20 @@ def test_handled_is_told_of_replays_alone() -> None:
     assert handled_notice(delivery(message_id=None, headers={"x-replay-of": "letter"})) is None
 
 
-def test_filters_come_back_from_their_document() -> None:
+def test_filters_are_stored_and_read() -> None:
     filters = Filters(ids=("a", "b"), status=("dead",), since=NOW, text="x")
     assert Filters.from_document(filters.as_document()) == filters
     assert filters.in_words() == "ids a, b; status dead; since 2026-01-31 12:00:00+00:00; text x"
     assert Filters().in_words() == "all"
 
 
-def test_what_is_over_is_left_out_unless_it_is_named() -> None:
+def test_closed_letters_are_left_out_unless_they_are_named() -> None:
     assert query(Filters()) == {"status": {"$in": ["dead", "replaying", "pending"]}}
     assert query(Filters(ids=("a",))) == {"_id": {"$in": ["a"]}}
     assert query(Filters(status=("handled",))) == {"status": "handled"}
 
 
-def test_a_search_asks_for_the_longest_word_first_and_never_for_a_hostile_pattern() -> None:
+def test_a_search_uses_the_longest_word_first_and_never_a_hostile_pattern() -> None:
     assert query(Filters(text="a Teapot te*"))["$and"] == [
         {"words": "teapot"},
         {"words": {"$regex": "^te"}},
@@ -245,12 +245,12 @@ def test_a_time_is_a_date_a_time_or_an_age(text: str, moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2 h", "-2h", "99999999d"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         read_time(text, NOW)
 
 
-def test_a_cursor_comes_back_and_nothing_else_is_one() -> None:
+def test_a_cursor_is_written_and_read_and_nothing_else_is_one() -> None:
     assert read_cursor(write_cursor(NOW, "a")) == (NOW, "a")
     for nonsense in ("", "é", "W10", "WzEsIDJd", write_cursor(NOW, "a")[:-3], "Wzk5OTk5OTk5OTk5OTk5OTk5OSwiYSJd"):
         with pytest.raises(ValueError, match="cursor"):
@@ -267,7 +267,7 @@ def test_an_edit_names_what_is_wrong_with_it() -> None:
 
 
 def edited_letter(type_: str, queue: str, body: bytes, correlation: str | None, *edits: bytes) -> dict[str, Any]:
-    """What an edit is compared with."""
+    """A letter to compare an edit with."""
     return {
         "type": type_,
         "routingKey": type_,
@@ -289,7 +289,7 @@ def refused_fields(letter: dict[str, Any], body: bytes) -> dict[str, str]:
 ORDER = b'{"orderId": "%s", "items": []}'
 
 
-def test_an_edit_cannot_make_a_message_one_about_another_order() -> None:
+def test_an_edit_cannot_move_a_message_to_another_order() -> None:
     letter = edited_letter("stock.release", INVENTORY_INBOX, ORDER % b"A", "A")
     assert refused_fields(letter, ORDER % b"A") == {}
     told = refused_fields(letter, ORDER % b"B")["orderId"]
@@ -297,7 +297,7 @@ def test_an_edit_cannot_make_a_message_one_about_another_order() -> None:
     assert "must stay 'A'" in told
     # A receiver reads either spelling of a name.
     assert list(refused_fields(letter, b'{"order_id": "B"}')) == ["orderId"]
-    # The body counts, as for receivers, and not what its sender has written beside it.
+    # As for receivers, the body counts, not the correlation id.
     assert refused_fields(letter | {"correlationId": "B"}, ORDER % b"B")
 
 
@@ -325,6 +325,6 @@ def test_an_edit_cannot_change_the_run_or_the_transaction_either() -> None:
 
 
 @given(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True))
-def test_an_edit_is_taken_for_the_same_order_and_no_other(old: str, new: str) -> None:
+def test_an_edit_is_accepted_for_the_same_order_only(old: str, new: str) -> None:
     letter = edited_letter("payment.refund", PAYMENT_INBOX, json.dumps({"orderId": old, "reason": 7}).encode(), old)
     assert (refused_fields(letter, json.dumps({"orderId": new}).encode()) == {}) == (old == new)

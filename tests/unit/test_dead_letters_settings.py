@@ -1,4 +1,4 @@
-"""The settings of the operations process, and how `ordersaga up` fills them."""
+"""The settings of the operations process, and the values that `ordersaga up` sets."""
 
 import re
 
@@ -6,8 +6,9 @@ import pytest
 
 from operations.settings import OperationsSettings
 from operations.stack.plan import _for_console
-from operations.stack.services import CONSOLE, Service
+from operations.stack.services import ServiceProgram
 from shared.errors import StartError
+from shared.services import CONSOLE
 from shared.settings import load
 
 
@@ -38,10 +39,10 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, 
 
 
 def test_the_console_acts_on_the_services_of_its_stack_unless_told_of_others() -> None:
-    services = [Service("order", 1234, {}), Service("payment", 1235, {})]
+    services = [ServiceProgram("order", 1234, {}), ServiceProgram("payment", 1235, {})]
     environment = _for_console(services, {"ORDERSAGA_PAYMENT_URL": "http://elsewhere:1"})
     assert environment == {
         "ORDERSAGA_ORDER_URL": "http://127.0.0.1:1234",
         "ORDERSAGA_PAYMENT_URL": "http://elsewhere:1",
     }
-    assert Service(CONSOLE, 3012, environment).prepare().argv[-1] == "operations"
+    assert ServiceProgram(CONSOLE.name, 3012, environment).prepare().argv[-1] == "operations"

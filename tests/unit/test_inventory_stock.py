@@ -10,8 +10,8 @@ from inventory_service.stock import (
     ReservationLine,
     Status,
     clear_moves,
-    give_back,
     may_return,
+    return_units,
     take,
     units_by_product,
 )
@@ -41,7 +41,7 @@ def test_taking_units_lowers_the_quantity_and_adds_pending_moves() -> None:
 
 
 def test_giving_units_back_reverses_the_pending_move() -> None:
-    after = give_back(product(10, {"a": -2}), {"a": 2, "b": 3})
+    after = return_units(product(10, {"a": -2}), {"a": 2, "b": 3})
 
     assert (after.quantity, after.pending_moves) == (15, {"a": 2, "b": 3})
     assert after.held_for("a") == 0

@@ -1,4 +1,4 @@
-"""Placing over HTTP, against a server in this process that answers as each test wants."""
+"""Placing orders over HTTP, against a server in this process that gives the answers of each test."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from operations.load import connection as http
 from operations.load import placer as placer_module
 from operations.load.connection import Connection, NoAnswerError, NotSentError
 from operations.load.placer import OrderPlacer
-from operations.load.plan import Plan
+from operations.load.plan import LoadPlan
 
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -21,12 +21,12 @@ WRONG = b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 0\r\n\r\n"
 LAST = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 HANGS_UP = b""
 PATIENT = 60.0
-"""For answers that come: a slow machine must not decide whether they do."""
+"""A timeout that a slow machine does not exceed."""
 
 
 @dataclass
 class Shop:
-    """A server that gives the answers in turn, then accepts everything; what was posted to it, and how."""
+    """A server that gives the answers in turn, then accepts everything; it records requests and connections."""
 
     answers: list[bytes]
     url: str = ""
@@ -60,7 +60,7 @@ async def shop(*answers: bytes) -> AsyncIterator[Shop]:
 
 @pytest.fixture(autouse=True)
 def _is_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that pauses makes no connection idle; where one is to be, the test says so."""
+    """Do not let a pause of the machine make a connection idle."""
     monkeypatch.setattr(http, "IDLE_SECONDS", 600.0)
 
 
@@ -116,7 +116,7 @@ async def test_no_answer_is_not_a_refusal(answer: bytes) -> None:
         connection.close()
 
 
-async def test_an_answer_that_does_not_come_in_time_is_none() -> None:
+async def test_an_answer_after_the_timeout_counts_as_none() -> None:
     async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -127,19 +127,19 @@ async def test_an_answer_that_does_not_come_in_time_is_none() -> None:
             await connection.post(b"{}", 0.05)
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_is_reported() -> None:
     with pytest.raises(NotSentError, match="does not accept connections"):
         await Connection("http://127.0.0.1:1", "/orders").post(b"{}", PATIENT)
 
 
-async def place(opened: Shop, plan: Plan) -> OrderPlacer:
+async def place(opened: Shop, plan: LoadPlan) -> OrderPlacer:
     placer = OrderPlacer(plan, opened.url, plan.bodies("load-1"))
     await placer.run()
     return placer
 
 
 async def test_every_order_is_placed_once() -> None:
-    plan = Plan(orders=30, concurrency=4)
+    plan = LoadPlan(orders=30, concurrency=4)
     async with shop() as opened:
         placer = await place(opened, plan)
         assert sorted(opened.bodies) == sorted(plan.bodies("load-1"))
@@ -148,17 +148,17 @@ async def test_every_order_is_placed_once() -> None:
     assert not placer.errors
 
 
-async def test_a_server_that_is_busy_is_asked_again() -> None:
+async def test_a_busy_server_is_tried_again() -> None:
     async with shop(BUSY, BUSY) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 4
     assert placer.accepted == 2
     assert placer.errors == {"HTTP 503": 2}
 
 
-async def test_what_is_wrong_is_not_posted_again() -> None:
+async def test_an_invalid_order_is_not_posted_again() -> None:
     async with shop(WRONG) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
     assert (placer.done, placer.accepted) == (2, 1)
     assert placer.errors == {"HTTP 422": 1}
@@ -166,16 +166,16 @@ async def test_what_is_wrong_is_not_posted_again() -> None:
 
 async def test_an_order_without_an_answer_is_in_doubt_and_not_posted_again() -> None:
     async with shop(HANGS_UP) as opened:
-        placer = await place(opened, Plan(orders=2, concurrency=1))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
         assert len(opened.bodies) == 2
     assert (placer.done, placer.accepted, placer.in_doubt) == (2, 1, 1)
 
 
-async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_that_is_never_accepted_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placer_module, "ANSWER_SECONDS", 0.1)
-    moments = itertools.count(0.0, 0.04)  # it gives up at the third attempt, however long one takes
+    moments = itertools.count(0.0, 0.04)  # it gives up after the third attempt, however long one takes
     monkeypatch.setattr(placer_module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-    plan = Plan(orders=1)
+    plan = LoadPlan(orders=1)
     placer = OrderPlacer(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
     await placer.run()
     assert (placer.done, placer.accepted) == (1, 0)
@@ -184,7 +184,7 @@ async def test_an_order_that_nobody_takes_is_given_up(monkeypatch: pytest.Monkey
 
 
 async def test_a_rate_is_kept() -> None:
-    plan = Plan(orders=20, rate=100, concurrency=8)
+    plan = LoadPlan(orders=20, rate=100, concurrency=8)
     async with shop() as opened:
         started = asyncio.get_running_loop().time()
         placer = await place(opened, plan)
@@ -194,18 +194,18 @@ async def test_a_rate_is_kept() -> None:
 
 
 async def test_with_a_rate_waiting_for_a_connection_counts() -> None:
-    """Twenty orders at once are meant for the same moment; over one connection the last waits for all the others."""
+    """Twenty orders are scheduled for the same time; over one connection, the last waits for all others."""
 
     async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while await reader.readuntil(b"}]"):  # the end of an order's items; the rest of it is not looked at
+            while await reader.readuntil(b"}]"):  # the end of an order's items; the rest is ignored
                 await asyncio.sleep(0.01)
                 writer.write(ACCEPTED)
         writer.close()
 
-    plan = Plan(orders=20, rate=100_000, concurrency=1)
+    plan = LoadPlan(orders=20, rate=100_000, concurrency=1)
     async with await asyncio.start_server(slowly, "127.0.0.1", 0) as server:
         placer = OrderPlacer(plan, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", plan.bodies("load-1"))
         await placer.run()
-    # Of the first nobody knows how long it took; the last has waited for nineteen others besides.
+    # The duration of the first is unknown; the last has also waited for nineteen others.
     assert max(placer.latencies) - min(placer.latencies) >= 0.18

@@ -1,4 +1,4 @@
-"""What a load test places, and how its figures are made of what was measured."""
+"""The orders of a load test, and the figures of its report."""
 
 import io
 import json
@@ -13,18 +13,18 @@ from operations.audit import Report, Violation
 from operations.commands.load_display import show
 from operations.load.cost import Cost, Usage, cost_between
 from operations.load.outcomes import Outcomes
-from operations.load.plan import VARIETY, Plan
+from operations.load.plan import VARIETY, LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile
 
 
 def test_the_same_plan_makes_the_same_orders() -> None:
-    plan = Plan(orders=50, products=5, lines=3, seed=7)
+    plan = LoadPlan(orders=50, products=5, lines=3, seed=7)
     assert plan.bodies("load-1") == plan.bodies("load-1")
     assert plan.bodies("load-1") != replace(plan, seed=8).bodies("load-1")
 
 
 def test_every_order_adds_up_and_names_no_product_twice() -> None:
-    plan = Plan(orders=200, products=5, lines=3, payment_token="tok_declined")
+    plan = LoadPlan(orders=200, products=5, lines=3, payment_token="tok_declined")
     for body in map(json.loads, plan.bodies("load-1")):
         products = [item["productId"] for item in body["items"]]
         assert len(set(products)) == 3
@@ -35,19 +35,19 @@ def test_every_order_adds_up_and_names_no_product_twice() -> None:
 
 
 def test_a_long_test_places_the_same_orders_again() -> None:
-    assert len(Plan(orders=20).bodies("load-1")) == 20
-    assert len(Plan(orders=100 * VARIETY).bodies("load-1")) == VARIETY
+    assert len(LoadPlan(orders=20).bodies("load-1")) == 20
+    assert len(LoadPlan(orders=100 * VARIETY).bodies("load-1")) == VARIETY
 
 
 def test_orders_want_a_slot_only_if_the_plan_says_so() -> None:
-    wishes = [json.loads(body).get("delivery") for body in Plan(orders=3, slots=True).bodies("load-1")]
+    wishes = [json.loads(body).get("delivery") for body in LoadPlan(orders=3, slots=True).bodies("load-1")]
     assert wishes == [{"slot": "auto"}] * 3
-    assert all("delivery" not in json.loads(body) for body in Plan(orders=3).bodies("load-1"))
+    assert all("delivery" not in json.loads(body) for body in LoadPlan(orders=3).bodies("load-1"))
 
 
 def test_more_lines_than_products_cannot_be_placed() -> None:
     with pytest.raises(ValueError, match="3 lines per order need as many products, but there are 2"):
-        Plan(orders=1, products=2, lines=3)
+        LoadPlan(orders=1, products=2, lines=3)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5), (90, 9), (91, 10), (99, 10), (100, 10), (0, 1)])
@@ -64,7 +64,7 @@ def test_durations_need_not_be_in_order() -> None:
 
 
 def shown(status: str, *, settled: bool = True, accepted: float = 0.0, took: float = 0.0) -> dict[str, Any]:
-    """An order as the API shows it, accepted and updated so many seconds after a fixed moment."""
+    """Return an order of the API that was accepted and updated some seconds after a fixed time."""
     start = datetime(2026, 1, 31, 9, 30, tzinfo=UTC) + timedelta(seconds=accepted)
     end = (start + timedelta(seconds=took)).isoformat().replace("+00:00", "Z")
     reason = "The card was declined" if status == "CANCELLED" else None
@@ -93,7 +93,7 @@ def test_outcomes_are_counted_and_timed_by_the_orders_own_times() -> None:
 def test_orders_with_slots_and_those_that_found_all_full_are_counted() -> None:
     outcomes = Outcomes()
     full = {"failureReason": "No delivery slot with room for 10 until 2026-02-01T00:00:00Z"}
-    declined = {"slot": "slot:900"}  # given back
+    declined = {"slot": "slot:900"}  # released again
     for order in (
         shown("CONFIRMED"),
         shown("CONFIRMED"),
@@ -117,7 +117,7 @@ def test_orders_with_slots_and_those_that_found_all_full_are_counted() -> None:
     ],
     ids=["room for all", "full", "no slots"],
 )
-def test_the_report_says_what_became_of_the_wish_for_a_slot(slots: SlotFigures | None, line: str | None) -> None:
+def test_the_report_shows_the_delivery_slots(slots: SlotFigures | None, line: str | None) -> None:
     console = Console(file=io.StringIO(), width=100)
     show(replace(REPORT, slots=slots), console)
     assert isinstance(console.file, io.StringIO)
@@ -154,10 +154,10 @@ def test_a_complete_load_test() -> None:
     "incomplete",
     [
         {"unsettled": 1},
-        {"recorded": 9},  # one that was answered with 202 is not there
-        {"recorded": 11},  # one is there that nobody placed
+        {"recorded": 9},  # an accepted order is missing
+        {"recorded": 11},  # there is an order that was not placed
         {"accepted": 0, "recorded": 0},
-        {"audited": 0},  # the audit was of another stack
+        {"audited": 0},  # the audit covered another stack
         {"audit": Report(violations=[Violation(1, "conservation", "product", "p1", "5", "6")])},
     ],
 )
@@ -172,7 +172,7 @@ def test_an_order_without_an_answer_may_or_may_not_be_recorded() -> None:
     assert not replace(in_doubt, recorded=11).ok
 
 
-def test_a_process_that_was_started_anew_counts_from_its_start() -> None:
+def test_a_restarted_process_counts_from_its_start() -> None:
     before = {"order": Usage(1, 10.0, 5), "inventory": Usage(2, 10.0, 5)}
     after = {"order": Usage(1, 10.5, 7), "inventory": Usage(3, 0.25, 8), "payment": Usage(4, 0.125, 9)}
     assert cost_between(before, after) == {"order": Cost(0.5, 7), "inventory": Cost(0.25, 8), "payment": Cost(0.125, 9)}

@@ -1,4 +1,4 @@
-"""What is counted, under which names and labels: of bounded number, in Prometheus' units, and all of it documented."""
+"""The metrics' names and labels: a bounded number of series, in Prometheus' units, all of them documented."""
 
 import re
 from dataclasses import replace
@@ -45,7 +45,7 @@ def counted() -> "Counted":
 
 
 class Counted:
-    """What has been counted since the test began."""
+    """The counts since the start of the test."""
 
     def __init__(self) -> None:
         self._before = _samples()
@@ -85,7 +85,7 @@ def test_every_metric_is_in_the_table(name: str) -> None:
     assert row(METRICS[name]) in PAGE, f"docs/monitoring.md needs the row: {row(METRICS[name])}"
 
 
-def test_the_table_has_no_metric_that_there_is_not() -> None:
+def test_the_table_has_no_unknown_metric() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == METRICS.keys()
 
 
@@ -114,7 +114,7 @@ def test_an_order_that_is_refused_is_counted_with_its_reason_and_its_compensatio
     assert counted("saga_compensation_seconds_sum") == pytest.approx(3)
 
 
-def test_an_order_that_goes_through_has_no_reason_and_no_compensation(counted: "Counted") -> None:
+def test_a_successful_order_has_no_reason_and_no_compensation(counted: "Counted") -> None:
     order = an_order(now=NOW, stock_status="RESERVED", fulfilment="goods")
     confirmed = step(order, PaymentProcessed(order_id=order.order_id, transaction_id="t1"), seconds=1)
     count_changes([Change(order, confirmed, ())])
@@ -145,7 +145,7 @@ def test_the_reason_is_the_event_that_ended_the_order(event: Any, reason: str) -
     assert reason_of(step(an_order(now=NOW, order_id="o1"), event, seconds=1)) == reason
 
 
-def test_a_cancellation_that_waited_for_its_step_is_the_clients() -> None:
+def test_a_cancellation_that_waited_for_a_step_counts_as_the_clients() -> None:
     order = an_order(
         now=NOW, order_id="o1", status=Status.PROVISIONING, stock_status="RESERVED", payment_status="PROCESSED"
     )
@@ -167,7 +167,7 @@ def test_every_event_that_may_end_an_order_badly_has_its_reason() -> None:
 
 
 def _key(event: Any) -> str:
-    """The routing key of a message, or what a request for a step stands under in the history."""
+    """The routing key of a message, or the event of a request in the history."""
     return str(event.routing_key if issubclass(event, Message) else event._field_defaults["routing_key"])
 
 
@@ -190,7 +190,7 @@ def step(order: Order, event: Any, *, seconds: float) -> Order:
         ("the moon is in the wrong phase", OTHER),
     ],
 )
-def test_what_a_refusal_says_has_a_class(reason: str, name: str) -> None:
+def test_the_reason_of_a_refusal_has_a_class(reason: str, name: str) -> None:
     assert reason_class(reason) == name
 
 
@@ -245,7 +245,7 @@ async def test_a_method_that_a_client_invents_is_not_a_series(counted: "Counted"
 # --- The stack as a whole. ---
 
 
-def test_what_is_open_is_shown_by_status_with_its_age() -> None:
+def test_open_orders_are_shown_by_status_with_their_age() -> None:
     found = [
         standing("PENDING", count=3, late=2, seconds=400),
         standing("PROVISIONING", count=1, seconds=10),
@@ -263,7 +263,7 @@ def test_what_is_open_is_shown_by_status_with_its_age() -> None:
     }
     assert value(seen, "ordersaga_orders_past_deadline") == 2
     assert value(seen, "ordersaga_open_order_oldest_seconds", status="FAILED") == 5000
-    # A FAILED order holds its money for a decision: that is no compensation which stands still.
+    # A FAILED order holds its money for a decision: that is not a stalled compensation.
     assert value(seen, "ordersaga_open_compensations") == 3
     assert value(seen, "ordersaga_open_compensation_oldest_seconds") == 60
     stack_metrics.show_orders([], NOW)
@@ -271,7 +271,7 @@ def test_what_is_open_is_shown_by_status_with_its_age() -> None:
     assert value(seen, "ordersaga_open_orders") == value(seen, "ordersaga_open_compensation_oldest_seconds") == 0
 
 
-async def test_assignments_of_slots_are_no_reservations_of_orders() -> None:
+async def test_assignments_of_slots_are_not_reservations_of_orders() -> None:
     mongo = MagicMock()
     counted = mongo.__getitem__.return_value.__getitem__.return_value
     counted.estimated_document_count = AsyncMock(return_value=10)
@@ -286,7 +286,7 @@ async def test_assignments_of_slots_are_no_reservations_of_orders() -> None:
     assert value(seen, "ordersaga_records", collection="orders") == 10
 
 
-def test_a_package_that_is_gone_is_shown_no_more() -> None:
+def test_a_missing_package_disappears() -> None:
     packages = [{"_id": "103.1.2", "ipv4": 3, "low": True}, {"_id": "103.1.3", "ipv4": 9, "low": False}]
     waits = [{"_id": "103.1.2", "since": NOW - timedelta(seconds=40)}]
     stack_metrics.show_packages(packages, waits, NOW)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from payment_service.funds.requests import (
     Consumption,
@@ -78,10 +78,18 @@ def test_a_currency_without_decimals_has_whole_amounts_only() -> None:
 
 @pytest.mark.parametrize("currency", sorted(WITHOUT_DECIMALS))
 def test_what_the_currency_does_not_have_is_refused_wherever_a_currency_is_given(currency: str) -> None:
-    half = {"currency": currency, "clientId": "c", "customerId": "c", "paymentMethod": "wire"}
+    half: dict[str, Any] = {"currency": currency, "clientId": "c", "customerId": "c", "paymentMethod": "wire"}
     half |= {"retainerType": "t", "name": "n", "accountNumber": "1", "bankName": "b"}
     half |= dict.fromkeys(("amount", "initialAmount", "totalAmount", "balance"), 10.5)
-    models = [NewRetainer, NewInvoice, NewPayment, NewBankAccount, Consumption, Replenishment, InvoicePayment]
+    models: list[type[BaseModel]] = [
+        NewRetainer,
+        NewInvoice,
+        NewPayment,
+        NewBankAccount,
+        Consumption,
+        Replenishment,
+        InvoicePayment,
+    ]
     for model in models:
         names = {field.alias: field for field in model.model_fields.values()}
         body = {name: value for name, value in half.items() if name in names}

@@ -38,6 +38,7 @@ from order_service.saga import SAGA, Saga
 from order_service.views import show_new
 from shared import contracts as c
 from shared.database import Document
+from shared.services import Service
 from tests.support.builders import an_order
 from tests.unit.test_saga import (
     DECLINED,
@@ -91,6 +92,15 @@ SHIPPING = Participant(
     undone_early="The courier was cancelled before the order was confirmed",
     holds_nothing=frozenset({FAILED, "CANCELLED"}),
     wording=Wording(doing="Booking", done="Booked", refused="Refused", undoing="Cancelling", undone="Cancelled"),
+)
+SERVICE = Service(
+    name="shipping",
+    package="shipping_service",
+    port=3020,
+    settings="shipping_service.settings:ShippingSettings",
+    database="shipping",
+    inbox="shipping.inbox",
+    description="Books couriers",
 )
 EXTENDED = Saga((*PARTICIPANTS, SHIPPING))
 
@@ -198,9 +208,7 @@ RETURNED = {"stock": {"status": "RELEASED"}, "payment": {"status": "FAILED"}, "s
 
 @pytest.fixture
 def three_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = ParticipantRecord(
-        participant=SHIPPING, service="shipping", database="shipping", collection="bookings", noun="booking"
-    )
+    row = ParticipantRecord(participant=SHIPPING, service=SERVICE, collection="bookings", noun="booking")
     for module in (participant_records, timeline, audited_orders, deletable):
         monkeypatch.setattr(module, "PARTICIPANT_RECORDS", (*PARTICIPANT_RECORDS, row))
     monkeypatch.setattr(timeline, "LANES", ("order", "stock", "payment", "shipping", "provisioning"))

@@ -1,4 +1,4 @@
-"""What there is to buy: which package is meant, why nothing can be bought from it, and which address is asked for."""
+"""The choice of what to buy: the package, the reason if nothing is available, the address to ask for."""
 
 from ipaddress import IPv4Address
 
@@ -44,7 +44,7 @@ def test_a_package_is_found_by_its_id_else_by_its_name(
     assert find_package(ALL[::-1], name, package_id) is found
 
 
-def test_where_nothing_is_listed_nothing_is_found() -> None:
+def test_an_empty_list_has_no_package() -> None:
     assert find_package((), "103.181.9", "9") is None
 
 
@@ -61,7 +61,7 @@ def test_where_nothing_is_listed_nothing_is_found() -> None:
         (Package("1", "p", "active", 0, ("10.0.0.1",)), None),
     ],
 )
-def test_what_cannot_be_bought_says_why(package: Package | None, why: str | None) -> None:
+def test_an_unavailable_package_has_a_reason(package: Package | None, why: str | None) -> None:
     assert unavailable_reason(package) == why
 
 
@@ -83,9 +83,7 @@ def test_the_address_asked_for_last_is_asked_for_again_else_the_lowest(
 
 
 @given(st.lists(ips), st.lists(ips))
-def test_only_what_is_free_is_asked_for_and_something_is_as_long_as_anything_is_free(
-    free: list[str], earlier: list[str]
-) -> None:
+def test_a_free_address_is_picked_if_there_is_any(free: list[str], earlier: list[str]) -> None:
     picked = pick_address(free, earlier)
     assert (picked is None) == (not free)
     assert picked is None or picked in free

@@ -1,4 +1,4 @@
-"""What happens to a job, as tables and as properties: every decision of the provisioning service, without any I/O."""
+"""The lifecycle of a job as tables and properties: every decision of the provisioning service, without I/O."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ from shared.contracts.provisioning import Server
 NOW = utc_now()
 LATER = NOW + timedelta(minutes=10)
 TIMEOUTS = timeouts_from(ProvisioningSettings())
-"""What the settings say unless somebody changes them."""
+"""The defaults of the settings."""
 IP, OTHER_IP = "103.181.91.1", "103.181.91.2"
 ACCESS = Access(IP, "root", "s3cret-Pa55", "Ubuntu 22.04", "2026-12-31")
 SEALED = b"sealed"
@@ -42,33 +42,33 @@ def seconds(number: float) -> timedelta:
     return timedelta(seconds=number)
 
 
-def wanted(run: int = 1, **changes: Any) -> ProvisionServer:
+def request(run: int = 1, **changes: Any) -> ProvisionServer:
     fields: dict[str, Any] = {"order_id": "o1", "user_id": "u1", "package": "103.181.91", "ram": 2048, "run": run}
     return ProvisionServer(**(fields | changes))
 
 
-def unwanted(run: int = 0) -> CancelProvisioning:
+def cancellation(run: int = 0) -> CancelProvisioning:
     return CancelProvisioning(order_id="o1", run=run)
 
 
 def a_job(state: State = State.RUNNING, **changes: Any) -> Job:
-    """A job in that state which has bought nothing yet."""
-    over: dict[str, Any] = {"due_at": None, "waiting_since": None} if state in (State.FAILED, State.COMPLETED) else {}
+    """Build a job in this state that has bought nothing yet."""
+    ended: dict[str, Any] = {"due_at": None, "waiting_since": None} if state in (State.FAILED, State.COMPLETED) else {}
     if state is State.FAILED:
-        over |= {"failure_reason": "why", "retryable": True}
+        ended |= {"failure_reason": "why", "retryable": True}
     if state is State.COMPLETED:
-        over |= {"ip": IP, "server": SERVER, "credentials": SEALED, "step": Step.STATUS}
-    said = {"outbox": (), "sequence": 1}  # the opening words, published
-    return replace(lifecycle.requested(wanted(), NOW, queue_position=7), state=state, **(said | over | changes))
+        ended |= {"ip": IP, "server": SERVER, "credentials": SEALED, "step": Step.STATUS}
+    published: dict[str, Any] = {"outbox": (), "sequence": 1}  # the first progress message is published
+    return replace(lifecycle.requested(request(), NOW, queue_position=7), state=state, **(published | ended | changes))
 
 
 def a_purchase(**changes: Any) -> Purchase:
     fields: dict[str, Any] = {"asked": (IP,), "free_before": (IP, OTHER_IP), "started_at": NOW}
-    fields["no_retry_before"] = NOW + seconds(240)  # the time-out, and the wait after it
+    fields["no_retry_before"] = NOW + seconds(240)  # the timeout, and the delay after it
     return Purchase(**(fields | changes))
 
 
-def notices(job: Job) -> list[Message]:
+def messages(job: Job) -> list[Message]:
     return [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for notice in job.outbox]
 
 
@@ -84,28 +84,28 @@ CANCELLED = failure("Cancelled")
 OPENING = progress("requested", 0, "Your server is being provisioned", 1)
 
 
-def is_over_and_said(job: Job, message: Message) -> bool:
-    """Whether the job is at its end in every respect, with that message as its last word."""
+def has_ended_with(job: Job, message: Message) -> bool:
+    """Return whether the job has ended in every respect, with this message as its last."""
     ended = job.ended and job.due_at is None and job.waiting_since is None
-    return ended and notices(job)[-1] == message and answers(job) == (message,)
+    return ended and messages(job)[-1] == message and answers(job) == (message,)
 
 
 # --- Requests. ---
 
 
-def test_the_patience_is_the_one_of_the_settings() -> None:
+def test_the_timeouts_come_from_the_settings() -> None:
     assert (TIMEOUTS.buy_attempts, TIMEOUTS.buy_delays) == (3, (seconds(120), seconds(180)))
     assert (TIMEOUTS.status_attempts, TIMEOUTS.status_delays) == (3, (seconds(60), seconds(120)))
     assert (TIMEOUTS.buy_timeout, TIMEOUTS.lock_wait, TIMEOUTS.lease) == (seconds(120), seconds(30), seconds(120))
     assert TIMEOUTS.lock_attempts == 10
 
 
-def test_a_request_stands_in_line_at_once_and_is_answered_for_the_customer() -> None:
-    job = lifecycle.requested(wanted(3, package_id="7"), NOW, queue_position=42)
+def test_a_request_is_queued_at_once_and_reported_to_the_customer() -> None:
+    job = lifecycle.requested(request(3, package_id="7"), NOW, queue_position=42)
     assert (job.state, job.step, job.due_at, job.waiting_since) == (State.QUEUED, Step.LOCK, NOW, NOW)
     assert (job.order_id, job.user_id, job.package, job.package_id, job.ram) == ("o1", "u1", "103.181.91", "7", 2048)
     assert (job.run, job.queue_position, job.lock_key, job.needs_lock) == (3, 42, "103.181.91", True)
-    assert notices(job) == [OPENING]
+    assert messages(job) == [OPENING]
     assert answers(job) == ()
 
 
@@ -113,15 +113,15 @@ def test_a_request_stands_in_line_at_once_and_is_answered_for_the_customer() -> 
 @pytest.mark.parametrize("run", [1, 2])
 def test_a_request_for_a_job_that_has_not_failed_changes_nothing(state: State, run: int) -> None:
     job = a_job(state)
-    assert lifecycle.requested_again(job, wanted(run), LATER, queue_position=9) is job
+    assert lifecycle.requested_again(job, request(run), LATER, queue_position=9) is job
 
 
-def test_the_request_of_a_run_that_has_failed_coming_again_changes_nothing() -> None:
+def test_a_repeated_request_of_a_failed_run_changes_nothing() -> None:
     job = a_job(State.FAILED, run=2)
-    assert all(lifecycle.requested_again(job, wanted(run), LATER, queue_position=9) is job for run in (1, 2))
+    assert all(lifecycle.requested_again(job, request(run), LATER, queue_position=9) is job for run in (1, 2))
 
 
-def test_a_retry_begins_anew_at_the_end_of_the_line_and_says_so() -> None:
+def test_a_retry_starts_again_at_the_end_of_the_queue_and_reports_it() -> None:
     failed = a_job(
         State.FAILED,
         buy_attempts=3,
@@ -131,125 +131,127 @@ def test_a_retry_begins_anew_at_the_end_of_the_line_and_says_so() -> None:
         customer_reason="public",
         wrong_ips=("9.9.9.9",),
     )
-    again = lifecycle.requested_again(failed, wanted(2, ram=4096), LATER, queue_position=9)
+    again = lifecycle.requested_again(failed, request(2, ram=4096), LATER, queue_position=9)
     assert (again.state, again.step, again.run, again.queue_position) == (State.QUEUED, Step.LOCK, 2, 9)
     assert (again.due_at, again.waiting_since, again.ram) == (LATER, LATER, 4096)
     assert (again.buy_attempts, again.status_attempts, again.lock_timeouts) == (0, 0, 0)
     assert (again.failure_reason, again.customer_reason, again.retryable) == (None, None, False)
     assert (again.created_at, again.attempts, again.wrong_ips) == (NOW, failed.attempts, ("9.9.9.9",))
-    assert notices(again) == [progress("requested", 0, "Your server is being provisioned", 6)]
+    assert messages(again) == [progress("requested", 0, "Your server is being provisioned", 6)]
 
 
-def test_a_retry_of_a_server_that_was_bought_goes_on_with_it() -> None:
-    again = lifecycle.requested_again(a_job(State.FAILED, ip=IP, status_attempts=3), wanted(2), LATER, queue_position=9)
+def test_a_retry_continues_with_a_server_that_was_bought() -> None:
+    again = lifecycle.requested_again(
+        a_job(State.FAILED, ip=IP, status_attempts=3), request(2), LATER, queue_position=9
+    )
     assert (again.state, again.step, again.ip, again.needs_lock) == (State.QUEUED, Step.STATUS, IP, False)
 
 
-@pytest.mark.parametrize("looked", [True, False])
-def test_a_retry_remembers_a_purchase_but_not_what_somebody_else_may_have_bought_since(looked: bool) -> None:
-    failed = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=looked))
-    again = lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9)
+@pytest.mark.parametrize("searched", [True, False])
+def test_a_retry_remembers_a_purchase_but_not_addresses_that_others_may_have_bought(searched: bool) -> None:
+    failed = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=searched))
+    again = lifecycle.requested_again(failed, request(2), LATER, queue_position=9)
     assert again.purchase is not None
     assert again.purchase.asked == (IP,)
-    assert again.purchase.free_before == ((IP,) if looked else (IP, OTHER_IP))
+    assert again.purchase.free_before == ((IP,) if searched else (IP, OTHER_IP))
 
 
-def test_a_retry_after_an_attempt_without_an_answer_waits_as_long_as_another_attempt_would_have() -> None:
+def test_a_retry_after_an_unanswered_attempt_waits_as_long_as_another_attempt() -> None:
     failed = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=True))
-    soon = lifecycle.requested_again(failed, wanted(2), NOW + seconds(130), queue_position=9)
+    soon = lifecycle.requested_again(failed, request(2), NOW + seconds(130), queue_position=9)
     assert (soon.state, soon.due_at) == (State.WAITING, NOW + seconds(240))
-    assert lifecycle.requested_again(failed, wanted(2), NOW + seconds(240), queue_position=9).state is State.QUEUED
+    assert lifecycle.requested_again(failed, request(2), NOW + seconds(240), queue_position=9).state is State.QUEUED
     answered = a_job(State.FAILED, purchase=a_purchase(failed=True, searched=True, answered=True))
-    assert lifecycle.requested_again(answered, wanted(2), NOW + seconds(130), queue_position=9).state is State.QUEUED
+    assert lifecycle.requested_again(answered, request(2), NOW + seconds(130), queue_position=9).state is State.QUEUED
 
 
-def test_a_retry_that_was_cancelled_before_it_came_ends_at_once() -> None:
-    failed = lifecycle.cancellation_requested(a_job(State.FAILED), unwanted(2), NOW)
-    assert answers(failed) == (failure("why", retryable=True),), "the run before is not the one that is cancelled"
-    again = lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9)
-    assert is_over_and_said(again, failure("Cancelled", run=2))
-    assert lifecycle.requested_again(again, wanted(2), LATER, queue_position=9) is again
+def test_a_retry_that_was_cancelled_in_advance_ends_at_once() -> None:
+    failed = lifecycle.cancellation_requested(a_job(State.FAILED), cancellation(2), NOW)
+    assert answers(failed) == (failure("why", retryable=True),), "the earlier run is not cancelled"
+    again = lifecycle.requested_again(failed, request(2), LATER, queue_position=9)
+    assert has_ended_with(again, failure("Cancelled", run=2))
+    assert lifecycle.requested_again(again, request(2), LATER, queue_position=9) is again
 
 
-def test_a_cancelled_retry_does_not_let_go_of_a_server_that_was_bought() -> None:
-    failed = lifecycle.cancellation_requested(a_job(State.FAILED, ip=IP), unwanted(2), NOW)
-    assert lifecycle.requested_again(failed, wanted(2), LATER, queue_position=9).state is State.QUEUED
+def test_a_cancelled_retry_keeps_a_server_that_was_bought() -> None:
+    failed = lifecycle.cancellation_requested(a_job(State.FAILED, ip=IP), cancellation(2), NOW)
+    assert lifecycle.requested_again(failed, request(2), LATER, queue_position=9).state is State.QUEUED
 
 
 @pytest.mark.parametrize("run", [0, 1])
-def test_a_cancellation_before_its_request_is_what_the_request_runs_into(run: int) -> None:
-    found = lifecycle.tombstone(unwanted(run), NOW)
-    assert is_over_and_said(found, CANCELLED)
+def test_a_cancellation_before_its_request_ends_the_request(run: int) -> None:
+    found = lifecycle.tombstone(cancellation(run), NOW)
+    assert has_ended_with(found, CANCELLED)
     assert (found.package, found.lock_key, found.needs_lock) == (None, None, False)
-    assert lifecycle.requested_again(found, wanted(1), LATER, queue_position=9) is found
+    assert lifecycle.requested_again(found, request(1), LATER, queue_position=9) is found
 
 
 def test_a_later_run_is_not_stopped_by_the_cancellation_of_an_earlier_one() -> None:
-    found = lifecycle.requested_again(lifecycle.tombstone(unwanted(1), NOW), wanted(2), LATER, queue_position=9)
+    found = lifecycle.requested_again(lifecycle.tombstone(cancellation(1), NOW), request(2), LATER, queue_position=9)
     assert (found.state, found.package, found.cancel_requested) == (State.QUEUED, "103.181.91", False)
 
 
-def test_a_job_that_nobody_can_do_is_refused() -> None:
-    found = lifecycle.refused(lifecycle.requested(wanted(), NOW, queue_position=1), NOW)
-    assert is_over_and_said(found, failure("No server provider is configured", retryable=True))
+def test_a_job_without_a_provider_is_refused() -> None:
+    found = lifecycle.refused(lifecycle.requested(request(), NOW, queue_position=1), NOW)
+    assert has_ended_with(found, failure("No server provider is configured", retryable=True))
 
 
 # --- Cancellations. ---
 
 CANCELLATIONS: dict[tuple[State, str], str] = {
-    # (state, what was bought): what a cancellation makes of it
+    # (state, what was bought): the effect of a cancellation
     (State.QUEUED, "nothing"): "ends",
-    (State.QUEUED, "perhaps"): "looks",
-    (State.QUEUED, "address"): "goes on",
+    (State.QUEUED, "perhaps"): "searches",
+    (State.QUEUED, "address"): "continues",
     (State.WAITING, "nothing"): "ends",
-    (State.WAITING, "perhaps"): "looks",
-    (State.WAITING, "address"): "goes on",
-    (State.RUNNING, "nothing"): "goes on",
-    (State.RUNNING, "perhaps"): "goes on",
-    (State.RUNNING, "address"): "goes on",
-    (State.FAILED, "nothing"): "goes on",
-    (State.FAILED, "perhaps"): "goes on",
-    (State.FAILED, "address"): "goes on",
-    (State.COMPLETED, "address"): "goes on",
+    (State.WAITING, "perhaps"): "searches",
+    (State.WAITING, "address"): "continues",
+    (State.RUNNING, "nothing"): "continues",
+    (State.RUNNING, "perhaps"): "continues",
+    (State.RUNNING, "address"): "continues",
+    (State.FAILED, "nothing"): "continues",
+    (State.FAILED, "perhaps"): "continues",
+    (State.FAILED, "address"): "continues",
+    (State.COMPLETED, "address"): "continues",
 }
 BOUGHT: dict[str, dict[str, Any]] = {"nothing": {}, "perhaps": {"purchase": a_purchase()}, "address": {"ip": IP}}
 
 
 @pytest.mark.parametrize(("state", "what"), CANCELLATIONS)
 @pytest.mark.parametrize("run", [0, 1])
-def test_a_cancellation_stops_what_has_bought_nothing_and_nobody_works_on(state: State, what: str, run: int) -> None:
+def test_a_cancellation_ends_an_idle_job_that_has_bought_nothing(state: State, what: str, run: int) -> None:
     job = a_job(state, **BOUGHT[what])
     if state is State.WAITING:
         job = replace(job, due_at=LATER + seconds(60), waiting_since=LATER + seconds(60))
-    found = lifecycle.cancellation_requested(job, unwanted(run), LATER)
+    found = lifecycle.cancellation_requested(job, cancellation(run), LATER)
     assert found.cancel_requested
     match CANCELLATIONS[state, what]:
         case "ends":
-            assert is_over_and_said(found, CANCELLED)
-        case "looks":
+            assert has_ended_with(found, CANCELLED)
+        case "searches":
             assert (found.state, found.due_at, found.purchase) == (state, LATER, job.purchase)
             assert found.waiting_since is not None
-            assert found.waiting_since <= LATER, "it stands in line from now on"
+            assert found.waiting_since <= LATER, "it is in the queue from now on"
         case _:
             assert found == replace(job, cancel_run=1)
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.WAITING])
 def test_a_cancellation_of_an_earlier_run_stops_nothing(state: State) -> None:
-    found = lifecycle.cancellation_requested(a_job(state, run=2), unwanted(1), LATER)
+    found = lifecycle.cancellation_requested(a_job(state, run=2), cancellation(1), LATER)
     assert found == a_job(state, run=2, cancel_run=1)
     assert not found.cancel_requested
 
 
-def test_a_cancellation_that_was_told_stays_told() -> None:
-    job = lifecycle.cancellation_requested(a_job(run=3), unwanted(3), NOW)
-    assert lifecycle.cancellation_requested(job, unwanted(1), LATER).cancel_run == 3
+def test_a_cancellation_is_never_withdrawn() -> None:
+    job = lifecycle.cancellation_requested(a_job(run=3), cancellation(3), NOW)
+    assert lifecycle.cancellation_requested(job, cancellation(1), LATER).cancel_run == 3
 
 
-# --- Claims and turns. ---
+# --- Claims and waits for the lock. ---
 
 
-def test_a_claim_moves_the_fence_and_lasts_as_long_as_the_lease() -> None:
+def test_a_claim_increments_the_fence_and_lasts_for_the_lease() -> None:
     found = lifecycle.claimed(a_job(State.QUEUED, fence=4), LATER, TIMEOUTS.lease)
     assert (found.state, found.fence, found.due_at) == (State.RUNNING, 5, LATER + seconds(120))
 
@@ -258,24 +260,24 @@ def miss(job: Job, now: Any, progress_at: Any = NOW, **timeouts: Any) -> Job:
     return lifecycle.lock_wait_timed_out(job, "o2", progress_at, now, replace(TIMEOUTS, **timeouts))
 
 
-def test_a_turn_that_was_missed_is_logged_with_the_reason_and_waited_for_again() -> None:
+def test_a_wait_that_took_too_long_is_logged_with_the_reason_and_continues() -> None:
     moment = NOW + seconds(30)
     found = miss(a_job(State.QUEUED), moment)
     assert (found.state, found.lock_timeouts, found.lock_timed_out_at, found.due_at) == (State.QUEUED, 1, moment, NOW)
-    assert found.waiting_since == NOW, "it has been in line since it came"
+    assert found.waiting_since == NOW, "it has been in the queue since it came"
     (attempt,) = found.attempts
     assert (attempt.step, attempt.at, attempt.outcome) == (Step.LOCK, moment, "failed")
     assert attempt.detail == (
         f"no turn within 30 s: order o2 holds the package, without progress since {NOW.isoformat(timespec='seconds')}"
     )
-    assert found.outbox == (), "the customer hears nothing of it"
+    assert found.outbox == (), "the customer is not informed"
 
 
 @pytest.mark.parametrize(
     ("since_it_came", "since_it_missed", "since_progress", "missed"),
     [(30, None, 30, True), (29, None, 30, False), (300, 30, 300, True), (300, 29, 300, False), (300, 300, 29, False)],
 )
-def test_a_turn_is_missed_when_nothing_has_moved_for_so_long(
+def test_a_wait_takes_too_long_when_nothing_has_moved(
     since_it_came: float, since_it_missed: float | None, since_progress: float, missed: bool
 ) -> None:
     lock_timed_out_at = None if since_it_missed is None else NOW - seconds(since_it_missed)
@@ -283,29 +285,29 @@ def test_a_turn_is_missed_when_nothing_has_moved_for_so_long(
     assert lifecycle.lock_wait_expired(job, NOW - seconds(since_progress), NOW, TIMEOUTS) == missed
 
 
-def test_the_tenth_turn_missed_fails_the_job() -> None:
+def test_the_tenth_wait_that_takes_too_long_fails_the_job() -> None:
     job = a_job(State.QUEUED, purchase=a_purchase())
     for number in range(1, 11):
         assert not job.ended
         job = miss(job, NOW + seconds(30 * number))
-    assert is_over_and_said(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
+    assert has_ended_with(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
     assert len(job.attempts) == 10
-    assert job.purchase == a_purchase(), "what may be bought is found out by the next run"
+    assert job.purchase == a_purchase(), "the next run finds out what was bought"
 
 
-def test_turns_missed_count_together_only_while_the_holder_does_not_get_on() -> None:
+def test_waits_add_up_only_while_the_holder_makes_no_progress() -> None:
     job = a_job(State.QUEUED)
     for number in range(1, 10):
         job = miss(job, NOW + seconds(30 * number))
     assert job.lock_timeouts == 9
-    got_on = NOW + seconds(280)
-    job = miss(job, got_on + seconds(40), got_on)
+    progressed_at = NOW + seconds(280)
+    job = miss(job, progressed_at + seconds(40), progressed_at)
     assert (job.lock_timeouts, job.ended) == (1, False)
 
 
-def test_the_strict_form_fails_at_the_first_turn_missed() -> None:
+def test_with_one_lock_attempt_the_first_wait_fails_the_job() -> None:
     job = miss(a_job(State.QUEUED), NOW + seconds(30), lock_attempts=1)
-    assert is_over_and_said(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
+    assert has_ended_with(job, failure("No turn for package 103.181.91 within 30 s", retryable=True))
 
 
 # --- Before the purchase. ---
@@ -315,7 +317,7 @@ def check_fails(job: Job, now: Any = NOW) -> Job:
     return lifecycle.check_failed(job, "ipstock: answered 500", now, TIMEOUTS)
 
 
-def test_a_check_that_fails_is_an_attempt_that_is_repeated_after_two_and_three_minutes() -> None:
+def test_a_failed_check_is_repeated_after_two_and_three_minutes() -> None:
     first = check_fails(a_job())
     assert (first.state, first.step, first.due_at, first.waiting_since) == (
         State.WAITING,
@@ -324,33 +326,33 @@ def test_a_check_that_fails_is_an_attempt_that_is_repeated_after_two_and_three_m
         NOW + seconds(120),
     )
     assert first.attempts == (Attempt(Step.CHECK, NOW, "failed", "ipstock: answered 500"),)
-    assert notices(first) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
+    assert messages(first) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
 
     second = check_fails(replace(first, state=State.RUNNING, outbox=()))
     assert second.due_at == NOW + seconds(180)
-    assert notices(second) == [progress("buy", 2, "Waiting 3 minutes before attempt 3 of 3", 3)]
+    assert messages(second) == [progress("buy", 2, "Waiting 3 minutes before attempt 3 of 3", 3)]
 
     third = check_fails(replace(second, state=State.RUNNING, outbox=()))
-    assert is_over_and_said(third, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert has_ended_with(third, failure("The server could not be bought in 3 attempts", retryable=True))
     assert third.failure_reason == "The server could not be bought in 3 attempts: ipstock: answered 500"
 
 
-def test_a_job_that_is_to_be_cancelled_does_not_wait_for_another_check() -> None:
-    assert is_over_and_said(check_fails(a_job(cancel_run=1)), CANCELLED)
+def test_a_cancelled_job_does_not_wait_for_another_check() -> None:
+    assert has_ended_with(check_fails(a_job(cancel_run=1)), CANCELLED)
 
 
-def test_a_job_that_is_to_be_cancelled_and_may_have_bought_is_looked_after_once_more() -> None:
+def test_a_cancelled_job_that_may_have_bought_is_checked_again() -> None:
     found = check_fails(a_job(cancel_run=1, buy_attempts=1, purchase=a_purchase()))
     assert (found.state, found.purchase) == (State.WAITING, a_purchase(failed=True))
 
 
-def test_nothing_to_buy_ends_the_run_so_that_an_operator_can_retry() -> None:
+def test_nothing_to_buy_ends_the_run_and_allows_a_retry() -> None:
     found = lifecycle.not_available(a_job(), "Package has no available IPs: it is disabled", NOW)
-    assert is_over_and_said(found, failure("Package has no available IPs: it is disabled", retryable=True))
+    assert has_ended_with(found, failure("Package has no available IPs: it is disabled", retryable=True))
     assert found.attempts[-1].detail == found.failure_reason
 
 
-def test_what_is_asked_for_and_what_is_free_is_noted_before_the_request_leaves() -> None:
+def test_the_asked_and_the_free_addresses_are_recorded_before_the_request_is_sent() -> None:
     first = lifecycle.buy_started(a_job(), IP, [IP, OTHER_IP], NOW, TIMEOUTS)
     assert (first.step, first.state, first.buy_attempts) == (Step.BUY, State.RUNNING, 1)
     assert first.purchase == a_purchase()
@@ -371,7 +373,7 @@ def test_a_further_attempt_keeps_what_the_earlier_ones_asked_for() -> None:
     assert second.buy_attempts == 2
 
 
-def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
+def test_an_attempt_whose_request_was_not_sent_does_not_count() -> None:
     before = a_job(step=Step.CHECK, buy_attempts=1, purchase=a_purchase(failed=True))
     found = lifecycle.buy_not_sent(lifecycle.buy_started(before, OTHER_IP, [OTHER_IP], NOW, TIMEOUTS), before, LATER)
     assert (found.step, found.buy_attempts, found.purchase) == (Step.CHECK, 1, before.purchase)
@@ -381,14 +383,14 @@ def test_an_attempt_whose_request_did_not_leave_does_not_count() -> None:
 # --- An attempt without an answer. ---
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_what_came_instead_of_an_address_is_noted(done: bool) -> None:
-    found = lifecycle.no_address_received(a_job(purchase=a_purchase()), "buyvps: broke", LATER, done=done)
-    assert found.purchase == a_purchase(answered=done, error="buyvps: broke")
-    assert lifecycle.no_address_received(a_job(), "buyvps: broke", LATER, done=done) == a_job()
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_error_instead_of_an_address_is_recorded(answered: bool) -> None:
+    found = lifecycle.no_address_received(a_job(purchase=a_purchase()), "buyvps: broke", LATER, answered=answered)
+    assert found.purchase == a_purchase(answered=answered, error="buyvps: broke")
+    assert lifecycle.no_address_received(a_job(), "buyvps: broke", LATER, answered=answered) == a_job()
 
 
-def test_what_an_attempt_may_have_bought_is_what_was_free_and_is_nobody_elses() -> None:
+def test_an_attempt_may_have_bought_what_was_free_and_belongs_to_no_order() -> None:
     known = [f"103.181.91.{number}" for number in range(1, 7)]
     purchase = a_purchase(asked=(known[2], known[4]), free_before=(*known, "103.181.9.1", "103.18.91.1"))
     job = a_job(purchase=purchase)
@@ -416,7 +418,7 @@ OPEN_UNTIL = NOW + TIMEOUTS.buy_timeout
 @pytest.mark.parametrize(
     ("after", "until"), [(0, 5), (5, 10), (114, 119), (116, 120), (119.999, 120)], ids=lambda value: f"{value}s"
 )
-def test_while_the_provider_may_still_be_at_it_the_job_looks_again_every_five_seconds(
+def test_while_the_provider_may_still_be_processing_the_job_searches_every_five_seconds(
     after: float, until: float
 ) -> None:
     found = lifecycle.nothing_bought(a_job(buy_attempts=1, purchase=a_purchase()), NOW + seconds(after), TIMEOUTS)
@@ -426,39 +428,39 @@ def test_while_the_provider_may_still_be_at_it_the_job_looks_again_every_five_se
 
 
 @pytest.mark.parametrize(("answered", "now"), [(True, NOW), (False, OPEN_UNTIL)])
-def test_afterwards_the_attempt_has_failed(answered: bool, now: Any) -> None:
+def test_after_that_the_attempt_has_failed(answered: bool, now: Any) -> None:
     job = a_job(buy_attempts=1, purchase=a_purchase(answered=answered, error="buyvps: answered 500"))
     found = lifecycle.nothing_bought(job, now, TIMEOUTS)
     assert (found.state, found.due_at) == (State.WAITING, now + seconds(120))
     assert found.purchase == a_purchase(answered=answered, failed=True, searched=True, error="buyvps: answered 500")
     assert found.attempts[-1] == Attempt(Step.BUY, now, "failed", "attempt 1 of 3: buyvps: answered 500")
-    assert notices(found) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
+    assert messages(found) == [progress("buy", 1, "Waiting 2 minutes before attempt 2 of 3", 2)]
 
 
-def test_an_attempt_that_was_cut_off_says_so() -> None:
+def test_an_interrupted_attempt_says_so() -> None:
     found = lifecycle.nothing_bought(a_job(buy_attempts=1, purchase=a_purchase()), OPEN_UNTIL, TIMEOUTS)
     assert found.attempts[-1].detail == "attempt 1 of 3: interrupted: no answer is known"
 
 
-def test_the_last_attempt_ends_the_run_for_an_operator_to_decide() -> None:
+def test_the_last_attempt_ends_the_run_and_an_operator_decides() -> None:
     job = a_job(buy_attempts=3, purchase=a_purchase(answered=True, error="buyvps: answered 500"))
     found = lifecycle.nothing_bought(job, NOW, TIMEOUTS)
-    assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert has_ended_with(found, failure("The server could not be bought in 3 attempts", retryable=True))
     assert found.failure_reason == "The server could not be bought in 3 attempts: buyvps: answered 500"
     assert found.purchase is not None
     only = lifecycle.nothing_bought(replace(job, buy_attempts=1), NOW, replace(TIMEOUTS, buy_attempts=1))
-    assert is_over_and_said(only, failure("The server could not be bought in 1 attempt", retryable=True))
+    assert has_ended_with(only, failure("The server could not be bought in 1 attempt", retryable=True))
 
 
-def test_an_attempt_that_failed_and_bought_nothing_ends_a_run_that_is_to_be_cancelled() -> None:
+def test_a_failed_attempt_that_bought_nothing_ends_a_cancelled_run() -> None:
     found = lifecycle.nothing_bought(
         a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, TIMEOUTS
     )
-    assert is_over_and_said(found, CANCELLED)
+    assert has_ended_with(found, CANCELLED)
     assert found.attempts[-1].step is Step.BUY
 
 
-def test_an_attempt_that_may_still_buy_is_waited_for_also_if_the_run_is_to_be_cancelled() -> None:
+def test_even_a_cancelled_run_waits_for_an_attempt_that_may_still_buy() -> None:
     found = lifecycle.nothing_bought(a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase()), NOW, TIMEOUTS)
     assert (found.state, found.due_at) == (State.WAITING, NOW + seconds(5))
 
@@ -469,14 +471,14 @@ def test_an_attempt_that_may_still_buy_is_waited_for_also_if_the_run_is_to_be_ca
         a_job(buy_attempts=1, purchase=a_purchase(answered=True, failed=True)),
         a_job(buy_attempts=0, purchase=a_purchase(answered=True)),
     ],
-    ids=["counted already", "of an earlier run"],
+    ids=["already counted", "of an earlier run"],
 )
-def test_an_attempt_that_is_not_to_be_counted_again_lets_the_job_go_on(job: Job) -> None:
+def test_a_job_continues_after_an_attempt_that_is_not_counted_again(job: Job) -> None:
     found = lifecycle.nothing_bought(job, LATER, TIMEOUTS)
     assert found == replace(job, purchase=a_purchase(answered=True, failed=True, searched=True))
 
 
-def test_where_nobody_can_look_the_attempt_fails_and_is_looked_for_before_the_next() -> None:
+def test_without_a_search_the_attempt_fails_and_is_searched_for_before_the_next() -> None:
     moment = NOW + seconds(100)
     answered = a_job(buy_attempts=1, purchase=a_purchase(answered=True, error="answered 500"))
     found = lifecycle.search_failed(answered, moment, TIMEOUTS)
@@ -484,7 +486,7 @@ def test_where_nobody_can_look_the_attempt_fails_and_is_looked_for_before_the_ne
     assert found.purchase == a_purchase(answered=True, failed=True, error="answered 500")
 
 
-def test_where_nobody_can_look_the_next_attempt_is_not_made_before_the_provider_is_through_with_this_one() -> None:
+def test_without_a_search_the_next_attempt_waits_for_the_end_of_this_one() -> None:
     hasty = replace(TIMEOUTS, buy_delays=(seconds(1),))
     job = a_job(buy_attempts=1, purchase=a_purchase())
     assert lifecycle.search_failed(job, NOW + seconds(10), hasty).due_at == OPEN_UNTIL
@@ -493,13 +495,13 @@ def test_where_nobody_can_look_the_next_attempt_is_not_made_before_the_provider_
     assert lifecycle.search_failed(answered, NOW + seconds(10), hasty).due_at == NOW + seconds(11)
 
 
-def test_where_nobody_can_look_after_the_last_attempt_the_run_fails_and_the_purchase_is_remembered() -> None:
+def test_without_a_search_the_last_attempt_fails_the_run_and_the_purchase_is_remembered() -> None:
     found = lifecycle.search_failed(a_job(buy_attempts=3, purchase=a_purchase()), NOW, TIMEOUTS)
-    assert is_over_and_said(found, failure("The server could not be bought in 3 attempts", retryable=True))
+    assert has_ended_with(found, failure("The server could not be bought in 3 attempts", retryable=True))
     assert found.purchase == a_purchase(failed=True)
 
 
-def test_where_nobody_can_look_a_cancellation_waits_until_somebody_can() -> None:
+def test_without_a_search_a_cancellation_waits_for_one() -> None:
     found = lifecycle.search_failed(
         a_job(buy_attempts=1, cancel_run=1, purchase=a_purchase(answered=True)), NOW, TIMEOUTS
     )
@@ -507,13 +509,13 @@ def test_where_nobody_can_look_a_cancellation_waits_until_somebody_can() -> None
 
 
 def test_a_run_that_is_stopped_is_cancelled() -> None:
-    assert is_over_and_said(lifecycle.stopped(a_job(cancel_run=1), NOW), CANCELLED)
+    assert has_ended_with(lifecycle.stopped(a_job(cancel_run=1), NOW), CANCELLED)
 
 
 # --- The address. ---
 
 
-def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() -> None:
+def test_a_verified_address_ends_the_search_and_the_need_for_the_lock() -> None:
     found = lifecycle.bought(a_job(buy_attempts=1, purchase=a_purchase()), IP, "the provider assigned", NOW)
     assert (found.ip, found.purchase, found.step, found.state) == (IP, None, Step.STATUS, State.RUNNING)
     assert not found.needs_lock
@@ -539,11 +541,9 @@ def test_a_verified_address_ends_what_was_unknown_and_the_need_for_the_lock() ->
     ],
     ids=["wrong package", "assigned twice"],
 )
-def test_an_address_that_must_not_be_given_away_blocks_the_order(
-    blocked: Callable[[Job], Job], reason: str, customer: str
-) -> None:
+def test_a_wrong_address_blocks_the_order(blocked: Callable[[Job], Job], reason: str, customer: str) -> None:
     found = blocked(a_job(buy_attempts=1, purchase=a_purchase(), wrong_ips=("192.0.2.1",)))
-    assert is_over_and_said(found, failure(customer, bought=True))
+    assert has_ended_with(found, failure(customer, bought=True))
     assert (found.failure_reason, found.retryable, found.ip, found.purchase) == (reason, False, None, None)
     assert found.wrong_ips == ("192.0.2.1", "198.51.100.4")
     assert found.attempts[-1] == Attempt(Step.VERIFY, NOW, "failed", reason)
@@ -553,21 +553,21 @@ def test_an_address_that_must_not_be_given_away_blocks_the_order(
 # --- Status. ---
 
 
-def test_the_status_is_asked_for_again_after_one_and_two_minutes_and_then_given_up() -> None:
+def test_a_failed_status_is_repeated_after_one_and_two_minutes_and_then_fails_the_run() -> None:
     def fails(job: Job) -> Job:
         return lifecycle.status_failed(replace(job, state=State.RUNNING, outbox=()), "answered 500", NOW, TIMEOUTS)
 
     first = fails(a_job(ip=IP, step=Step.STATUS))
     assert (first.state, first.due_at, first.ip) == (State.WAITING, NOW + seconds(60), IP)
-    assert notices(first) == [progress("status", 1, "Waiting 1 minute before attempt 2 of 3", 2)]
+    assert messages(first) == [progress("status", 1, "Waiting 1 minute before attempt 2 of 3", 2)]
     assert first.attempts[-1] == Attempt(Step.STATUS, NOW, "failed", "attempt 1 of 3: answered 500")
 
     second = fails(first)
     assert second.due_at == NOW + seconds(120)
-    assert notices(second) == [progress("status", 2, "Waiting 2 minutes before attempt 3 of 3", 3)]
+    assert messages(second) == [progress("status", 2, "Waiting 2 minutes before attempt 3 of 3", 3)]
 
     third = fails(second)
-    assert is_over_and_said(third, failure("The server was bought but is not ready yet", retryable=True, bought=True))
+    assert has_ended_with(third, failure("The server was bought but is not ready yet", retryable=True, bought=True))
     assert third.failure_reason == f"The provider sold {IP} and did not say how to get into it: answered 500"
     assert third.ip == IP
 
@@ -578,16 +578,16 @@ def test_a_cancellation_does_not_end_a_job_that_has_its_server() -> None:
     assert lifecycle.completed(job, ACCESS, SEALED, NOW).state is State.COMPLETED
 
 
-def test_a_job_that_is_done_says_so_to_the_customer_and_to_the_order() -> None:
+def test_a_completed_job_is_reported_to_the_customer_and_to_the_order() -> None:
     found = lifecycle.completed(a_job(ip=IP, status_attempts=1), ACCESS, SEALED, NOW)
     assert (found.state, found.server, found.credentials, found.due_at) == (State.COMPLETED, SERVER, SEALED, None)
     completion = ProvisioningCompleted(order_id="o1", server=SERVER)
-    assert notices(found) == [progress("status", 2, "Your server is ready", 2), completion]
+    assert messages(found) == [progress("status", 2, "Your server is ready", 2), completion]
     assert answers(found) == (completion,)
     assert found.attempts[-1].outcome == "ok"
 
 
-def test_a_completed_job_without_its_server_is_a_fault_and_not_an_answer() -> None:
+def test_a_completed_job_without_its_server_is_an_error() -> None:
     with pytest.raises(ValueError, match="without a server"):
         answers(a_job(State.COMPLETED, server=None))
 
@@ -596,36 +596,36 @@ def test_a_completed_job_without_its_server_is_a_fault_and_not_an_answer() -> No
     ("pause", "words"),
     [(60, "1 minute"), (120, "2 minutes"), (90, "90 seconds"), (1, "1 second"), (0.5, "0.5 seconds"), (0, "0 seconds")],
 )
-def test_pauses_are_written_for_people(pause: float, words: str) -> None:
+def test_durations_are_formatted_for_people(pause: float, words: str) -> None:
     assert in_words(seconds(pause)) == words
 
 
 @pytest.mark.parametrize(("attempts", "last"), [(5, 180), (2, 120)])
-def test_the_last_of_the_pauses_stands_for_all_that_follow(attempts: int, last: int) -> None:
+def test_the_last_delay_repeats(attempts: int, last: int) -> None:
     timeouts = replace(TIMEOUTS, buy_attempts=attempts)
     job = lifecycle.check_failed(a_job(buy_attempts=attempts - 2), "x", NOW, timeouts)
     assert job.due_at == NOW + seconds(last)
 
 
-# --- Whatever happens, in whichever order. ---
+# --- Any events in any order. ---
 
 
 class History:
-    """A job, what happens to it as a worker and the handlers would let it, and what it has said so far."""
+    """A job with the events that a worker and the handlers allow, and the messages that it has published."""
 
     def __init__(self) -> None:
         self.now = NOW
-        self.said: list[OutboxMessage] = []
+        self.published: list[OutboxMessage] = []
         self.run = 1
-        self.job = lifecycle.requested(wanted(), self.now, queue_position=1)
+        self.job = lifecycle.requested(request(), self.now, queue_position=1)
 
-    def happens(self, event: str, timeouts: lifecycle.Timeouts) -> None:
+    def apply(self, event: str, timeouts: lifecycle.Timeouts) -> None:
         self.now += seconds(7)
         before = self.job
         after = self._after(event, timeouts)
         assert after.attempts[: len(before.attempts)] == before.attempts
-        self.said += after.outbox
-        self.judge(before, after, timeouts)
+        self.published += after.outbox
+        self.check(before, after, timeouts)
         self.job = replace(after, outbox=())
 
     def _after(self, event: str, timeouts: lifecycle.Timeouts) -> Job:
@@ -633,11 +633,11 @@ class History:
         match event:
             case "retry":
                 self.run = job.run + 1
-                return lifecycle.requested_again(job, wanted(self.run), now, queue_position=2)
+                return lifecycle.requested_again(job, request(self.run), now, queue_position=2)
             case "request":
-                return lifecycle.requested_again(job, wanted(job.run), now, queue_position=2)
+                return lifecycle.requested_again(job, request(job.run), now, queue_position=2)
             case "cancel" | "cancel next":
-                return lifecycle.cancellation_requested(job, unwanted(job.run + (event == "cancel next")), now)
+                return lifecycle.cancellation_requested(job, cancellation(job.run + (event == "cancel next")), now)
             case "miss" if job.needs_lock and job.state is not State.RUNNING:
                 return lifecycle.lock_wait_timed_out(job, "o2", NOW, now, timeouts)
             case "work" if not job.ended and job.state is not State.RUNNING:
@@ -652,7 +652,7 @@ class History:
         return lifecycle.status_failed(self.job, "answered 500", self.now, timeouts)
 
     def _without_address(self, event: str, timeouts: lifecycle.Timeouts) -> Job:
-        """What a worker does under the lock; a purchase that is not looked for is never followed by another."""
+        """Do what a worker does with the lock; a purchase is searched for before another one starts."""
         job, now = self.job, self.now
         if event == "check fails":
             return lifecycle.check_failed(job, "answered 500", now, timeouts)
@@ -662,8 +662,8 @@ class History:
                     return lifecycle.bought(job, IP, "the provider assigned", now)
                 case "wrong":
                     return lifecycle.wrong_address(job, "192.0.2.1", now)
-                case "unlooked" if not job.purchase.failed:
-                    job = lifecycle.no_address_received(job, "broke", now, done=False)
+                case "search fails" if not job.purchase.failed:
+                    job = lifecycle.no_address_received(job, "broke", now, answered=False)
                     return lifecycle.search_failed(job, now, timeouts)
                 case _:
                     return lifecycle.nothing_bought(job, now, timeouts)
@@ -673,26 +673,26 @@ class History:
             return lifecycle.not_available(job, lifecycle.NO_ADDRESS, now)
         return lifecycle.buy_started(job, IP, [IP, OTHER_IP], now, timeouts)
 
-    def judge(self, before: Job, after: Job, timeouts: lifecycle.Timeouts) -> None:
-        """What holds after every event."""
-        assert after.ended == (after.due_at is None), "over, or due at some time, and never both"
+    def check(self, before: Job, after: Job, timeouts: lifecycle.Timeouts) -> None:
+        """Check what holds after every event."""
+        assert after.ended == (after.due_at is None), "either ended or due, never both"
         assert (after.state is State.COMPLETED) == (after.server is not None and after.ip is not None and after.ended)
-        sequences = [notice.sequence for notice in self.said]
+        sequences = [notice.sequence for notice in self.published]
         assert all(one < other for one, other in pairwise(sequences))
         assert all(sequence <= after.sequence for sequence in sequences)
         if after.ended and not before.ended:
-            assert notices(after)[-1] == answers(after)[0], "an end is said, and said last"
+            assert messages(after)[-1] == answers(after)[0], "the end is reported, and last"
         if after.run == before.run:
             assert after.buy_attempts <= timeouts.buy_attempts
             assert after.status_attempts <= timeouts.status_attempts
         if before.purchase is not None and after.purchase is None:
-            assert after.ip is not None or after.wrong_ips, "a purchase is not forgotten before it has given an address"
+            assert after.ip is not None or after.wrong_ips, "a purchase is kept until it has given an address"
         if before.ip is not None:
             assert after.ip == before.ip
 
 
 EVENTS = (
-    *("work", "work", "work", "buy", "buy", "succeed", "look", "check fails", "unlooked", "wrong", "sold out"),
+    *("work", "work", "work", "buy", "buy", "succeed", "look", "check fails", "search fails", "wrong", "sold out"),
     *("cancel", "cancel next", "retry", "request", "miss"),
 )
 
@@ -704,7 +704,7 @@ EVENTS = (
     st.sampled_from([1, 10]),
     st.sampled_from([1, 120]),
 )
-def test_whatever_happens_the_books_of_a_job_are_right(
+def test_a_job_stays_consistent_whatever_happens(
     events: list[str], buy_attempts: int, status_attempts: int, lock_attempts: int, timeout: int
 ) -> None:
     timeouts = replace(
@@ -716,14 +716,14 @@ def test_whatever_happens_the_books_of_a_job_are_right(
     )
     history = History()
     for event in events:
-        history.happens(event, timeouts)
+        history.apply(event, timeouts)
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=60))
-def test_the_password_is_nowhere_but_sealed(events: list[str]) -> None:
+def test_the_password_is_only_in_the_encrypted_credentials(events: list[str]) -> None:
     history = History()
     seen = []
     for event in (*events, "work", "buy", "succeed", "succeed"):
-        history.happens(event, TIMEOUTS)
+        history.apply(event, TIMEOUTS)
         seen.append(repr(history.job))
-    assert ACCESS.password not in repr(history.said) + "".join(seen)
+    assert ACCESS.password not in repr(history.published) + "".join(seen)

@@ -1,6 +1,7 @@
 """When a server counts as away, and that one slow or failed check is bounded and does not end the checks."""
 
 import asyncio
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def test_a_server_is_away_after_failed_checks_in_a_row_until_it_answers_or_the_l
             server.failure = None if answers else OSError("refused")
             await server.check.check()
             failed = 0 if answers else failed + 1
-            assert (server.check.trouble() is None) is answers
+            assert (server.check.unhealthy_reason() is None) is answers
             assert server.check.is_away() is (failed >= FAILED_CHECKS)
             server.now += seconds
             outdated = server.now - (server.now - seconds) > OUTDATED_AFTER_SECONDS
@@ -48,10 +49,10 @@ def test_a_server_is_away_after_failed_checks_in_a_row_until_it_answers_or_the_l
 
 async def test_a_server_that_was_never_checked_is_not_said_to_answer() -> None:
     server = Server()
-    assert server.check.trouble()
+    assert server.check.unhealthy_reason()
     assert not server.check.is_away()
     await server.check.refresh()
-    assert server.check.trouble() is None
+    assert server.check.unhealthy_reason() is None
 
 
 async def test_a_server_is_checked_again_only_when_the_last_result_is_outdated() -> None:
@@ -69,7 +70,11 @@ async def test_a_check_that_hangs_is_bounded() -> None:
     server = Server()
     server.hangs = True
     await asyncio.wait_for(server.check.check(), 30)
-    assert server.check.trouble() == "no answer within 0.01 s"
+    assert server.check.unhealthy_reason() == "no answer within 0.01 s"
+
+
+def _more_pings_than(server: Server, number: int) -> Callable[[], bool]:
+    return lambda: server.pings > number
 
 
 async def test_checks_survive_whatever_a_driver_raises() -> None:
@@ -77,11 +82,10 @@ async def test_checks_survive_whatever_a_driver_raises() -> None:
     running = asyncio.create_task(server.check.run())
     for failure in (OSError("refused"), asyncio.CancelledError(), ValueError("closed")):
         server.failure = failure
-        seen = server.pings
-        await eventually(lambda seen=seen: server.pings > seen + 1, 30)
+        await eventually(_more_pings_than(server, server.pings + 1), 30)
         assert server.check.is_away()
     server.failure = None
-    await eventually(lambda: server.check.trouble() is None, 30)
+    await eventually(lambda: server.check.unhealthy_reason() is None, 30)
     running.cancel()
     await asyncio.wait({running})
     assert running.cancelled()

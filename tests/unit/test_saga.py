@@ -297,7 +297,7 @@ def test_every_status_with_every_event(state: str, event: str) -> None:
     step = SAGA.advance(before, EVENTS[event], NOW)
     expected = REACTIONS.get((state, event), (before.status.value, []))
     assert (step.order.status.value, [message.routing_key for message in step.messages]) == expected
-    assert all(message.order_id == ID for message in step.messages)
+    assert all(message.correlation_id == ID for message in step.messages)
 
 
 def test_the_page_names_only_statuses_and_events_that_exist() -> None:

@@ -96,18 +96,18 @@ def test_a_start_error_ends_the_process_with_its_line_and_status_1(capsys: pytes
 @pytest.mark.parametrize("point", ALL_POINTS)
 def test_every_failure_point_can_be_asked_for(point: str) -> None:
     for setting in (point, f"{point}#3"):
-        reach = kill_at(setting)
+        failpoint = kill_at(setting)
         for other in ALL_POINTS:
             if other != point:
-                reach(other)
+                failpoint(other)
 
 
 def test_the_process_is_killed_the_nth_time_it_reaches_the_point(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[Any] = []
     monkeypatch.setattr("os.kill", lambda *arguments: killed.append(arguments))
-    reach = kill_at("payment.charged#3")
-    reach("payment.charged")
-    reach("payment.charged")
+    failpoint = kill_at("payment.charged#3")
+    failpoint("payment.charged")
+    failpoint("payment.charged")
     assert killed == []
-    reach("payment.charged")
+    failpoint("payment.charged")
     assert len(killed) == 1

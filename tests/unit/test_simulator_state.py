@@ -1,4 +1,4 @@
-"""The simulated provider's decisions: what it sells, and what it is told to do wrong."""
+"""The decisions of the simulated provider: its sales and its faults."""
 
 from datetime import UTC, datetime
 from itertools import count
@@ -34,7 +34,7 @@ def test_a_package_may_be_asked_for_by_its_name(state: SimulatorState) -> None:
     assert state.sell("103.181.91", None, NOW).ip == "103.181.91.5"
 
 
-def test_it_falls_back_silently_within_the_package_and_then_to_an_active_other(state: SimulatorState) -> None:
+def test_it_falls_back_silently_to_the_package_and_then_to_another_active_one(state: SimulatorState) -> None:
     sold = [state.sell("103.181.9.2", None, NOW) for _ in range(3)]
     assert [(p.ip, p.package) for p in sold] == [
         ("103.181.9.2", "103.181.9"),
@@ -51,7 +51,7 @@ def test_a_package_that_is_not_active_sells_nothing(state: SimulatorState) -> No
     assert free(state)["103.83.x"] == ("103.83.4.1",)
 
 
-def test_a_wrong_address_is_of_another_package_or_of_none(state: SimulatorState) -> None:
+def test_a_wrong_address_belongs_to_another_package_or_to_none(state: SimulatorState) -> None:
     assert state.sell("103.181.9.1", None, NOW, wrong_ip=True).package == "103.181.91"
     outside = [state.sell("103.181.9.1", None, NOW, wrong_ip=True) for _ in range(2)]
     assert [purchase.package for purchase in outside] == [None, None]
@@ -60,7 +60,7 @@ def test_a_wrong_address_is_of_another_package_or_of_none(state: SimulatorState)
     assert state.server(outside[0].ip) is not None
 
 
-def test_what_was_sold_has_a_password_of_its_own_and_nothing_else_has(state: SimulatorState) -> None:
+def test_every_sold_server_has_its_own_password(state: SimulatorState) -> None:
     ips = [state.sell("103.181.9", None, NOW).ip for _ in range(2)]
     servers = [state.server(ip) for ip in ips]
     assert [server.password for server in servers if server] == ["password-1", "password-2"]
@@ -77,7 +77,7 @@ def test_new_packages_replace_all_and_their_addresses_are_free_again(state: Simu
     assert state.server("103.181.91.5") is not None
 
 
-def test_each_fault_hits_as_many_calls_as_it_was_set_for(state: SimulatorState) -> None:
+def test_each_fault_hits_the_number_of_calls_it_was_set_for(state: SimulatorState) -> None:
     state.buy_faults = BuyFaults(fail_next=1, delay_seconds=2, wrong_ip_next=1, lose_answer_next=2)
     outcomes = [state.next_buy() for _ in range(4)]
     assert [outcome.fails for outcome in outcomes] == [True, False, False, False]

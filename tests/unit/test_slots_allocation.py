@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inventory_service.allocation import Outcome, Refuse, Reserve, Wait, allocate
 from inventory_service.availability import AUTO, SlotAvailability, build_availability
-from inventory_service.stock import Kind, Product, StockItem, may_return, take
+from inventory_service.stock import AnyStockItem, Kind, Product, StockItem, may_return, take
 from inventory_service.timetable import Rules, on_offer, slot_id
 from shared.contracts import OrderCreated
 from tests.support.inventory_worker import order
@@ -140,7 +140,7 @@ def _waiting(batch: Sequence[Asked], outcomes: Mapping[str, Outcome], before: As
     return sum(asked.units * 100 for asked, waiting in zip(ahead, waits, strict=False) if waiting)
 
 
-def _after(decided: Mapping[str, Outcome], items: Mapping[str, StockItem]) -> dict[str, StockItem]:
+def _after(decided: Mapping[str, Outcome], items: Mapping[str, AnyStockItem]) -> dict[str, AnyStockItem]:
     after = dict(items)
     for order_id, outcome in decided.items():
         if isinstance(outcome, Reserve):

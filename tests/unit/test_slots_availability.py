@@ -16,7 +16,7 @@ from inventory_service.availability import (
     build_availability,
     list_slots,
 )
-from inventory_service.stock import Slot, give_back, take
+from inventory_service.stock import Slot, return_units, take
 from inventory_service.timetable import Opening, Rules, on_offer, slot_id
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -201,7 +201,7 @@ def test_a_load_exceeds_the_capacity_only_after_the_capacity_was_lowered(
         elif step == "take" and amount <= slot.free:
             slot = take(slot, {f"o{number}": amount})
         elif step == "give back" and amount <= slot.reserved:
-            slot = give_back(slot, {f"o{number}": amount})
+            slot = return_units(slot, {f"o{number}": amount})
         assert slot.reserved <= max(slot.capacity, slot.ceiling or 0)
         assert slot.ceiling is None or slot.ceiling == slot.reserved > slot.capacity
         assert slot.reserved == slot.capacity - slot.free >= 0

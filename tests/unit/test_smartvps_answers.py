@@ -1,4 +1,4 @@
-"""What the provider's answers are taken to say: tolerant of their form, never guessing what they mean."""
+"""Parsing of the provider's answers: tolerant of their form, without guessing their meaning."""
 
 import contextlib
 import json
@@ -45,12 +45,12 @@ def test_an_answer_is_the_same_however_often_it_is_encoded(value: Any, times: in
         once = decoded(encoded(value, 1))
     except RecursionError:
         return
-    if not isinstance(once, str):  # what is no JSON by the letter, such as NaN, stays text
+    if not isinstance(once, str):  # text that is not strict JSON, such as NaN, stays text
         assert decoded(encoded(value, times)) == once
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"{", b"[" * 100_000, b'"' * 9, b"1" * 5000, b"NaN"])
-def test_what_is_not_json_is_an_answer_that_says_nothing(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_unusable(body: bytes) -> None:
     with pytest.raises(UnusableAnswerError):
         assigned_ip(decoded(body))
     with pytest.raises(UnusableAnswerError):
@@ -61,7 +61,7 @@ def test_what_is_not_json_is_an_answer_that_says_nothing(body: bytes) -> None:
 
 @given(json_values)
 def test_any_answer_is_read_or_refused(value: Any) -> None:
-    """Nothing but UnusableAnswerError comes out, and what is taken is fit for use."""
+    """Only UnusableAnswerError is raised, and accepted values are valid."""
     with contextlib.suppress(UnusableAnswerError):
         assert is_ipv4(assigned_ip(value))
     with contextlib.suppress(UnusableAnswerError):
@@ -188,13 +188,13 @@ def test_access_is_read_in_every_spelling(answer: Any, expected: Access, times: 
     ],
     ids=str,
 )
-def test_access_that_cannot_be_right_is_refused_without_telling_it(change: dict[str, Any], why: str) -> None:
+def test_invalid_access_is_refused_without_showing_it(change: dict[str, Any], why: str) -> None:
     with pytest.raises(UnusableAnswerError, match=why) as refused:
         access({**ACCESS, **change}, IP)
     assert SECRET not in str(refused.value)
 
 
-def test_access_does_not_show_what_it_holds() -> None:
+def test_access_does_not_show_its_secrets() -> None:
     assert SECRET not in repr(access(ACCESS, IP))
 
 
@@ -225,7 +225,7 @@ def test_a_package_is_read(change: dict[str, Any], expected: Package) -> None:
         assert listed_packages(decoded(encoded({"packages": [{**LISTED, **change}]}, times))) == ([expected], [])
 
 
-def test_what_is_malformed_is_left_out_and_named() -> None:
+def test_malformed_parts_are_skipped_and_named() -> None:
     broken = [None, "x", {}, {**LISTED, "name": None}, {**LISTED, "id": {}}, {**LISTED, "ips": "a,b"}]
     partly = {**LISTED, "ips": [IP, "103.181.91", 5, None, "103.181.91.51"]}
     packages, left_out = listed_packages({"packages": [*broken, partly]})
@@ -233,7 +233,7 @@ def test_what_is_malformed_is_left_out_and_named() -> None:
     assert left_out == [*(f"the package at position {n}" for n in range(6)), "3 of the addresses of package 7"]
 
 
-def test_stock_that_cannot_be_read_at_all_is_no_empty_stock() -> None:
+def test_unreadable_stock_is_not_an_empty_stock() -> None:
     assert listed_packages({"packages": []}) == ([], [])
     useless: list[Any] = [{}, {"packages": None}, {"packages": {}}, {"packages": [{}, None]}, None, "sold out"]
     for answer in useless:

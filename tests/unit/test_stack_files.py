@@ -1,4 +1,4 @@
-"""What a stack remembers and which directory is meant."""
+"""The files of a data directory: the stored state, its location, its lock, and the choice of the directory."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from operations.stack.layout import Layout, choose_data_directory, remember_as_l
 from operations.stack.processes import Identity, find, identify
 from operations.stack.relocation import MovedError, check_location
 from operations.stack.run import StackOptions, run_stack
-from operations.stack.start import StartError
+from operations.stack.start import StackStartError
 from operations.stack.state import (
     ProcessState,
     State,
@@ -89,7 +89,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("content", UNREADABLE)
-def test_a_state_that_cannot_be_read_is_one_line_that_says_what_helps(tmp_path: Path, content: bytes) -> None:
+def test_a_state_that_cannot_be_read_is_reported_in_one_line_with_a_remedy(tmp_path: Path, content: bytes) -> None:
     layout = Layout(tmp_path)
     layout.state_file.write_bytes(content)
     with pytest.raises(UnreadableStateError) as raised:
@@ -101,7 +101,7 @@ def test_a_state_that_cannot_be_read_is_one_line_that_says_what_helps(tmp_path: 
     assert read_state_if_readable(layout) == State()
 
 
-def test_a_state_that_the_system_does_not_give_is_told_like_one_that_is_damaged(tmp_path: Path) -> None:
+def test_a_state_file_that_cannot_be_opened_is_reported_like_a_damaged_one(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     layout.state_file.mkdir()
     with pytest.raises(UnreadableStateError, match="Is a directory"):
@@ -114,7 +114,7 @@ def test_a_state_of_another_version_is_read_as_far_as_it_is_known(tmp_path: Path
     assert read_state(layout) == State(node="n1")
 
 
-def test_a_directory_that_was_moved_or_copied_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_directory_that_was_moved_or_copied_is_refused_with_instructions(tmp_path: Path) -> None:
     made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
     made.root.mkdir()
     check_location(made)
@@ -136,7 +136,7 @@ def test_a_directory_may_be_named_by_another_path_that_leads_to_it(tmp_path: Pat
     assert choose_data_directory(tmp_path / "link") == tmp_path / "real"
 
 
-def test_a_record_of_the_origin_that_is_damaged_is_no_reason_to_start(tmp_path: Path) -> None:
+def test_a_damaged_record_of_the_location_prevents_a_start(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     layout.location_file.write_bytes(b"\xff")
     with pytest.raises(MovedError, match="moved or copied"):
@@ -167,7 +167,7 @@ def test_the_supervisor_is_found_by_its_lock_whatever_the_state_says(tmp_path: P
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"\0", b"relative/path", b"/with\0nul"])
-def test_a_damaged_note_of_the_directory_used_last_is_as_good_as_none(tmp_path: Path, note: bytes) -> None:
+def test_a_damaged_record_of_the_directory_used_last_is_ignored(tmp_path: Path, note: bytes) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     remember_as_last_used(tmp_path, environment)
     (tmp_path / "ordersaga" / "last-data-directory").write_bytes(note)
@@ -175,7 +175,7 @@ def test_a_damaged_note_of_the_directory_used_last_is_as_good_as_none(tmp_path: 
     assert chosen == Path.cwd() / ".ordersaga"
 
 
-def test_the_note_of_the_directory_used_last_holds_any_path(tmp_path: Path) -> None:
+def test_the_record_of_the_directory_used_last_can_have_any_path(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     strange = Path(os.fsdecode(b"/used/\xff last"))
     remember_as_last_used(strange, environment)
@@ -196,7 +196,7 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() ->
     assert identity is not None
     assert find(identity) is not None
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # now it is a zombie
     assert find(identity) is None
     process.wait()
     assert find(identity) is None
@@ -204,7 +204,7 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() ->
 
 
 class SilentListener:
-    """Watches a stack without a word."""
+    """Ignores all changes of a stack."""
 
     def on_change(self, state: State) -> None:
         """Ignore a new state."""
@@ -223,6 +223,6 @@ def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "umask", lambda _: 0)
     monkeypatch.setattr("operations.stack.run.write_state", record)
     servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
-    with pytest.raises(StartError, match="No space left"):
+    with pytest.raises(StackStartError, match="No space left"):
         run_stack(StackOptions(tmp_path, ()), SilentListener(), servers)
     assert phases == ["starting"]

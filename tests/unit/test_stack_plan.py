@@ -1,4 +1,4 @@
-"""What a stack consists of, from what it was asked for and what is given."""
+"""The plan of a stack, for various options and environments."""
 
 import os
 import stat
@@ -11,15 +11,16 @@ from cryptography.fernet import Fernet
 from operations.stack.environment import unknown_settings
 from operations.stack.layout import Layout
 from operations.stack.mongod import Mongod, find_mongod
-from operations.stack.plan import Plan, make_plan
+from operations.stack.plan import StackPlan, make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import find_rabbitmq
-from operations.stack.services import PROCESSES, SERVICES, SIMULATOR, Service, choose_services
-from operations.stack.start import StartError
+from operations.stack.services import ServiceProgram, choose_services
+from operations.stack.start import StackStartError
 from operations.stack.state import State
 from operations.stack.supervisor import restart_delay
 from provisioning_service.settings import ProvisioningSettings
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.settings import load
 
 GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
@@ -38,9 +39,9 @@ def plan(
     environment: dict[str, str],
     services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
-    remembered: State | None = None,
-) -> Plan:
-    return make_plan(Layout(tmp_path), services, offset, remembered or State(), claims, environment)
+    stored: State | None = None,
+) -> StackPlan:
+    return make_plan(Layout(tmp_path), services, offset, stored or State(), claims, environment)
 
 
 def program_file(path: Path) -> Path:
@@ -50,8 +51,8 @@ def program_file(path: Path) -> Path:
     return path
 
 
-def settings_of(made: Plan, name: str) -> Mapping[str, str]:
-    """The environment with which a process is started."""
+def settings_of(made: StackPlan, name: str) -> Mapping[str, str]:
+    """Return the environment of a planned process."""
     return next(program for stage in made.stages for program in stage if program.name == name).prepare().environment
 
 
@@ -59,7 +60,7 @@ def test_with_both_servers_given_only_services_and_the_simulator_are_started(
     claims: PortClaims, tmp_path: Path
 ) -> None:
     made = plan(claims, tmp_path, GIVEN)
-    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR], list(SERVICES)]
+    assert [[program.name for program in stage] for stage in made.stages] == [[], [SIMULATOR.name], list(SERVICES)]
     assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://elsewhere/", "amqp://elsewhere/")
 
 
@@ -99,7 +100,7 @@ def test_each_program_gets_the_part_of_the_environment_that_it_needs(claims: Por
     assert having == {
         "ORDERSAGA_STRIPE_API_KEY": {"payment"},
         "ORDERSAGA_CREDENTIALS_KEY": {"provisioning"},
-        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR},
+        "ORDERSAGA_SMARTVPS_PASSWORD": {"provisioning", SIMULATOR.name},
         "AWS_SECRET_ACCESS_KEY": set(),
         "RABBITMQ_DEFAULT_PASS": set(),
         "ORDERSAGA_NONSENSE": set(),
@@ -113,7 +114,7 @@ def test_each_program_gets_the_part_of_the_environment_that_it_needs(claims: Por
         assert not environment.keys() & FOR_SERVICES.keys()
 
 
-def test_a_setting_that_no_program_has_is_known_to_be_one() -> None:
+def test_a_setting_that_no_program_has_is_detected() -> None:
     environment = {**GIVEN, **SECRETS, "ORDERSAGA_DATA_DIR": "x", "ORDERSAGA_TEST_MONGODB_URL": "x"}
     kinds = [kind.settings for kind in PROCESSES.values()]
     assert unknown_settings(environment, kinds) == []
@@ -126,24 +127,24 @@ def test_mongod_does_not_take_zlib(tmp_path: Path) -> None:
     assert argv[argv.index("--networkMessageCompressors") + 1] == "snappy,zstd"
 
 
-def test_provisioning_buys_from_the_simulator_as_who_it_lets_in(claims: PortClaims, tmp_path: Path) -> None:
+def test_provisioning_gets_the_login_of_the_simulator(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_SMARTVPS_PASSWORD": "mine"})
-    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR)
-    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR]}"
+    buyer, seller = settings_of(made, "provisioning"), settings_of(made, SIMULATOR.name)
+    assert buyer["ORDERSAGA_SMARTVPS_URL"] == f"http://127.0.0.1:{made.state.ports[SIMULATOR.name]}"
     for name, value in {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "mine"}.items():
         assert (buyer[name], seller[name]) == (value, value)
 
 
-def test_the_simulator_knows_nothing_of_the_stack_that_buys_from_it(claims: PortClaims, tmp_path: Path) -> None:
-    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR)
+def test_the_simulator_gets_no_setting_of_the_stack(claims: PortClaims, tmp_path: Path) -> None:
+    settings = settings_of(plan(claims, tmp_path, {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "ours"}), SIMULATOR.name)
     assert not settings.keys() & {*GIVEN, "ORDERSAGA_CREDENTIALS_KEY"}
     assert settings["ORDERSAGA_HTTP_PORT"].isdigit()
 
 
-def test_a_provider_that_is_given_is_used_as_it_is_given(claims: PortClaims, tmp_path: Path) -> None:
+def test_a_given_provider_is_used_unchanged(claims: PortClaims, tmp_path: Path) -> None:
     settings = settings_of(plan(claims, tmp_path, {**GIVEN, **PROVIDER}), "provisioning")
     assert settings["ORDERSAGA_SMARTVPS_URL"] == "https://reseller"
-    assert "ORDERSAGA_SMARTVPS_USERNAME" not in settings  # the service says that it is missing
+    assert "ORDERSAGA_SMARTVPS_USERNAME" not in settings  # the service reports that it is missing
 
 
 def test_without_the_simulator_and_without_a_provider_there_is_none(claims: PortClaims, tmp_path: Path) -> None:
@@ -159,11 +160,11 @@ def test_the_settings_that_provisioning_is_started_with_are_complete(
     assert load(ProvisioningSettings).smartvps_url
 
 
-def key_of(made: Plan) -> str:
+def key_of(made: StackPlan) -> str:
     return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
 
 
-def test_the_key_to_the_credentials_is_made_once_and_for_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
+def test_the_credentials_key_is_created_once_and_readable_by_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
     first, second = (key_of(plan(claims, tmp_path, GIVEN, ("provisioning",))) for _ in range(2))
     assert first == second
     Fernet(first)
@@ -186,18 +187,20 @@ def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
 ) -> None:
     file = Layout(tmp_path).credentials_key
     file.write_bytes(damaged)
-    with pytest.raises(StartError, match=r"credentials.key does not contain a valid key\. Restore the original key"):
+    with pytest.raises(
+        StackStartError, match=r"credentials.key does not contain a valid key\. Restore the original key"
+    ):
         plan(claims, tmp_path, GIVEN, ("provisioning",))
     assert file.read_bytes() == damaged
 
 
-def test_a_key_that_is_given_is_used_and_not_kept(claims: PortClaims, tmp_path: Path) -> None:
+def test_a_given_key_is_used_and_not_stored(claims: PortClaims, tmp_path: Path) -> None:
     given = {**GIVEN, "ORDERSAGA_CREDENTIALS_KEY": "given"}
     assert key_of(plan(claims, tmp_path, given, ("provisioning",))) == "given"
     assert not Layout(tmp_path).credentials_key.exists()
 
 
-def test_only_who_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
+def test_only_the_service_that_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(claims, tmp_path, GIVEN)
     having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY" in settings_of(made, name)]
     assert having == ["provisioning"]
@@ -206,7 +209,7 @@ def test_only_who_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> N
 def test_remembered_ports_are_used_again(claims: PortClaims, tmp_path: Path) -> None:
     port = claims.claim_free()
     claims.release()
-    made = plan(claims, tmp_path, GIVEN, ("order",), remembered=State(ports={"order": port, "amqp": 5}))
+    made = plan(claims, tmp_path, GIVEN, ("order",), stored=State(ports={"order": port, "amqp": 5}))
     assert made.state.ports == {"order": port, "amqp": 5}
 
 
@@ -221,17 +224,17 @@ def test_an_offset_is_added_to_every_default_port(claims: PortClaims, tmp_path: 
 def test_two_stacks_have_different_node_names_and_one_keeps_its_own(claims: PortClaims, tmp_path: Path) -> None:
     names = [plan(claims, tmp_path, GIVEN, ("order",)).state.node for _ in range(2)]
     assert names[0] != names[1]
-    assert plan(claims, tmp_path, GIVEN, ("order",), remembered=State(node="kept")).state.node == "kept"
+    assert plan(claims, tmp_path, GIVEN, ("order",), stored=State(node="kept")).state.node == "kept"
 
 
-def test_a_node_is_known_by_its_data_when_the_state_is_lost(claims: PortClaims, tmp_path: Path) -> None:
+def test_a_node_is_identified_by_its_data_when_the_state_is_lost(claims: PortClaims, tmp_path: Path) -> None:
     (tmp_path / "rabbitmq" / "data" / "ordersaga-12ab@localhost").mkdir(parents=True)
     (tmp_path / "rabbitmq" / "data" / "ordersaga-12ab@localhost-feature_flags").touch()
     assert plan(claims, tmp_path, GIVEN, ("order",)).state.node == "ordersaga-12ab"
 
 
 def test_a_service_that_listens_everywhere_is_asked_on_this_machine() -> None:
-    service = Service("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
+    service = ServiceProgram("order", 3008, {"ORDERSAGA_HTTP_HOST": "0.0.0.0"})
     assert service.url == "http://127.0.0.1:3008"
 
 
@@ -244,11 +247,11 @@ def test_chosen_services_keep_the_order_of_their_start() -> None:
 def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named() -> None:
     assert choose_services(None, PROVIDER) == list(SERVICES)
     assert choose_services(None, {"ORDERSAGA_SMARTVPS_URL": ""}) == list(PROCESSES)
-    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR]
+    assert choose_services("simulator,order", PROVIDER) == ["order", SIMULATOR.name]
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
-def test_an_unknown_service_is_refused_with_what_there_is(wrong: str) -> None:
+def test_an_unknown_service_is_refused_with_the_allowed_names(wrong: str) -> None:
     with pytest.raises(ValueError, match="choose from order, inventory, payment, provisioning, console, simulator"):
         choose_services(wrong)
 
@@ -279,7 +282,7 @@ def test_rabbitmq_is_the_script_behind_the_wrapper_that_the_path_has(tmp_path: P
     assert (found.scripts, found.version) == (real.parent, "3.99.1")
 
 
-def test_a_rabbitmq_that_was_named_and_is_not_there_is_not_replaced_by_another() -> None:
+def test_a_named_rabbitmq_that_does_not_exist_is_not_replaced_by_another() -> None:
     with pytest.raises(ServerMissingError, match="rabbitmq-server was not found"):
         find_rabbitmq({"ORDERSAGA_RABBITMQ_SERVER": "/no/such"})
 

@@ -1,4 +1,4 @@
-"""Ports: taken ones are avoided or named, and what one stack has claimed is not for another."""
+"""Ports: taken ones are avoided or reported, and a stack never gets a port that another one has claimed."""
 
 import socket
 from collections.abc import Iterator

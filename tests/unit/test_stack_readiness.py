@@ -1,4 +1,4 @@
-"""Asking a service whether it is ready, by any URL that may be set for it."""
+"""Readiness probes, for all URLs that may be configured for a service."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from operations.stack.services import probe_readiness
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """A proxy that serves one service below a path, after a login."""
+    """A proxy that serves one service below a path and requires a login."""
 
     def do_GET(self) -> None:
         login = self.headers["Authorization"] == "Basic dTpzQGNyZXQ="  # u:s@cret
@@ -42,6 +42,6 @@ def test_https_is_spoken_where_the_url_says_so(port: int) -> None:
     assert "SSLError" in (probe_readiness(f"https://127.0.0.1:{port}") or "")
 
 
-def test_a_password_is_not_told() -> None:
+def test_a_password_is_not_printed() -> None:
     missing = probe_readiness("http://u:s3cret@127.0.0.1:1/")
     assert missing == "nothing answers on http://u:***@127.0.0.1:1/ yet (ConnectionRefusedError)"

@@ -1,4 +1,4 @@
-"""What commands print: nothing that came from outside acts on a terminal, and what a program reads is whole."""
+"""Output of commands: text from outside cannot control a terminal, and output for programs is complete."""
 
 import ast
 import io
@@ -23,11 +23,11 @@ from operations.accounts.statements import AccountOverview, Movement, Statement
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.commands.accounts_display import show_sheet, show_statement
 from operations.commands.audit_display import show as show_audit
-from operations.commands.dead_letters_display import show_groups, show_letter, show_page
+from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, foreign, open_console
 from operations.dead_letters.groups import Group, GroupPage, HistogramBin
-from operations.dead_letters.records import Page
+from operations.dead_letters.records import LetterPage
 from operations.reading.balances import Balance
 from operations.timeline.timeline import TimelineRecords, TimelineStep
 from shared.printable import printable
@@ -52,7 +52,7 @@ texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(codec=None), m
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_width_from_outside() -> Iterator[None]:
-    """pytest-xdist tells its workers how wide the terminal is; what no terminal reads has no width."""
+    """Remove the terminal width that pytest-xdist sets: output that is not a terminal has no width."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COLUMNS", raising=False)
         yield
@@ -152,7 +152,7 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
     return [
         lambda console: show_letter(letter, console),
         lambda console: show_letter(as_json, console),
-        lambda console: show_page(Page([letter], "next"), console),
+        lambda console: show_page(LetterPage([letter], "next"), console),
         lambda console: show_groups(GroupPage([a_group(text)], 2), console),
         lambda console: show_audit(Report(checked, [violation], known), console),
         lambda console: show_trace(records, [step], console, NOW),
@@ -180,13 +180,13 @@ def test_a_field_of_one_line_cannot_forge_another_line() -> None:
     whole, *others = every_display(text)
     for show in others:
         assert "\n  status   handled" not in printed(show)
-    # A traceback and a body of text have lines of their own, and are indented.
+    # Tracebacks and text bodies have several lines, but they are indented.
     assert "\n  status   handled" not in printed(whole).partition("traceback\n")[0]
 
 
-def test_what_a_program_reads_is_neither_cut_nor_wrapped() -> None:
+def test_output_for_a_program_is_neither_truncated_nor_wrapped() -> None:
     long = "identifier-" * 40
-    output = printed(lambda console: show_page(Page([a_letter(long)], None), console))
+    output = printed(lambda console: show_page(LetterPage([a_letter(long)], None), console))
     assert output.splitlines()[0].startswith("a" * 32)
     assert long in output.splitlines()[0]
     for show in every_display(long):
@@ -217,7 +217,7 @@ def every_command() -> list[tuple[tuple[str, ...], Any]]:
 
 
 def shown_words(text: str) -> str:
-    """The text without the frame, the wrapping and the markup for code that the help has."""
+    """Return the text without the frame, the line breaks and the code markup of a help page."""
     return "".join(c for c in text if c.isalnum() or c in "[](){}<>$*")
 
 
@@ -225,7 +225,7 @@ def shown_words(text: str) -> str:
     ("path", "command"), every_command(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
 def test_the_help_shows_every_word_of_the_source(path: tuple[str, ...], command: Any) -> None:
-    """Square brackets in a help text are not taken for markup."""
+    """Square brackets in a help text must not be taken for markup."""
     runner = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"})
     shown = shown_words(runner.invoke(cli.build_application(path), [*path, "--help"]).output)
     for text in (command.help or "").split("\n\n"):
@@ -236,8 +236,8 @@ def test_the_help_shows_every_word_of_the_source(path: tuple[str, ...], command:
             assert shown_words(f"[default: ({parameter.show_default})]") in shown
 
 
-def test_every_console_and_every_json_comes_from_the_one_place() -> None:
-    """Whatever prints without it would print the escapes of a record as they are."""
+def test_only_one_module_creates_consoles_and_prints_json() -> None:
+    """Any other console would print control characters of a record."""
     root = Path(operations.__file__).parent
     found = []
     for file in sorted(root.rglob("*.py")):

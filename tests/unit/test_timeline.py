@@ -62,7 +62,7 @@ def summary(steps: list[TimelineStep]) -> list[tuple[str, str, str]]:
     return [(step.lane, step.kind, step.title) for step in steps]
 
 
-def test_goods_that_are_confirmed() -> None:
+def test_a_confirmed_order_of_goods() -> None:
     steps = steps_of(CONFIRMED, stock={"_id": "o1", "status": "RESERVED", "createdAt": after(9)})
     assert summary(steps) == [
         ("order", "state", "Order placed"),
@@ -83,7 +83,7 @@ def test_goods_that_are_confirmed() -> None:
     assert open_steps(steps) == []
 
 
-def test_an_answer_that_does_not_come_is_open_steps() -> None:
+def test_a_missing_answer_is_an_open_step() -> None:
     order = an_order("PENDING", CREATED, (31, "payment.processed", "PENDING"), paymentStatus="PROCESSED")
     waits = open_steps(steps_of(order))
     assert [(step.lane, step.title) for step in waits] == [("stock", "Reserving"), ("order", "Answer from stock")]
@@ -91,7 +91,7 @@ def test_an_answer_that_does_not_come_is_open_steps() -> None:
     assert waits[1].due == after(300_000)
 
 
-def test_a_refusal_compensates_what_may_have_gone_through_and_nothing_else() -> None:
+def test_a_refusal_compensates_only_what_may_have_succeeded() -> None:
     order = an_order(
         "CANCELLED",
         CREATED,
@@ -195,7 +195,7 @@ def test_a_server_with_retries_and_another_run() -> None:
     ],
     ids=["none", "queued", "waiting", "running", "over"],
 )
-def test_what_provisioning_is_at(job: Document | None, title: str, kind: str) -> None:
+def test_the_current_step_of_provisioning(job: Document | None, title: str, kind: str) -> None:
     order = an_order(
         "PROVISIONING",
         CREATED,
@@ -216,7 +216,7 @@ def test_an_unanswered_purchase_is_shown() -> None:
     assert wait.detail == "Requested 103.181.9.5, no answer yet: the provider may still complete it"
 
 
-def test_a_charge_without_an_answer_is_open_steps() -> None:
+def test_a_charge_without_an_outcome_is_an_open_step() -> None:
     order = an_order("PENDING", CREATED, (12, "stock.reserved", "PENDING"), stockStatus="RESERVED")
     payment = {"status": "PENDING", "updatedAt": after(100), "nextLookupAt": after(2100), "lookups": 2}
     (wait,) = [
@@ -225,7 +225,7 @@ def test_a_charge_without_an_answer_is_open_steps() -> None:
     assert (wait.lane, wait.detail) == ("payment", "Looked up 2 times")
 
 
-def test_what_a_crash_left_to_publish_is_open_steps() -> None:
+def test_messages_that_a_crash_left_unpublished_are_an_open_step() -> None:
     steps = steps_of(CONFIRMED | {"settled": False, "unpublished": True, "dueAt": after(5000)})
     assert [(step.title, step.due) for step in open_steps(steps)] == [("Messages to publish", after(5000))]
 
@@ -264,14 +264,14 @@ def test_a_replay_that_was_handled_ends_the_wait() -> None:
     assert steps[-1].seconds == 0.05
 
 
-def test_a_letter_that_died_again_died_before_its_replay_too() -> None:
+def test_a_letter_that_failed_again_first_died_before_its_replay() -> None:
     replay = {"at": after(200_000), "by": "op-1", "why": "", "edited": True, "outcome": "dead"}
     steps = steps_of(None, letters=[LETTER | {"lastFailedAt": after(300_000), "replays": [replay]}])
     assert one(steps, "stock", "order.created dead-lettered").at == after(200_000)
     assert one(steps, "stock", "order.created edited and replayed").outcome == "failed"
 
 
-def test_a_discarded_letter_is_not_open_steps() -> None:
+def test_a_discarded_letter_is_not_open() -> None:
     discarded = {"at": after(400_000), "by": "op-1", "why": "a test order"}
     steps = steps_of(None, letters=[LETTER | {"status": "discarded", "discarded": discarded}])
     assert open_steps(steps) == []
@@ -328,7 +328,7 @@ def test_messages_are_drawn_in_the_rows_of_the_states() -> None:
     assert (taken["order"].line, taken["stock"].line, taken["payment"].line) == ("into-left", "through", "from-left")
 
 
-def test_what_a_state_sent_and_what_it_came_from_are_not_drawn_over_each_other() -> None:
+def test_messages_to_and_from_a_state_do_not_overlap() -> None:
     rows = draw(steps_of(SERVER, job=JOB))
     titles = [row.step.title for row in rows]
     assert titles[titles.index("Payment processed") + 1] == "provisioning.requested"

@@ -64,7 +64,7 @@ async def handle(broker: MemoryBroker, *, until: int, handler: Handler = refunde
     running = asyncio.create_task(consumer.run())
 
     def all_out() -> bool:
-        broker.advance(150)  # any rung of the retry ladder
+        broker.advance(150)  # any level of the retry ladder
         return not bus.unacknowledged and sum(map(len, map(broker.contents, OUT))) >= until
 
     await eventually(all_out, 60)
@@ -94,7 +94,9 @@ async def test_what_follows_from_a_message_is_a_child_of_handling_it(spans: Span
     answer = spans.one(ANSWER)
     assert spans.path(answer) == [PUBLISH, PROCESS, ANSWER]
     assert {trace_id(span) for span in spans.all} == {TRACE_ABROAD}
-    assert spans.one(PUBLISH).parent.span_id == SPAN_ABROAD
+    parent = spans.one(PUBLISH).parent
+    assert parent is not None
+    assert parent.span_id == SPAN_ABROAD
     (sent,) = broker.contents(topology.ORDER_INBOX)
     assert sent.headers["traceparent"] == f"00-{trace_id(answer):032x}-{span_id(answer):016x}-01"
     handled = spans.one(PROCESS)

@@ -8,8 +8,8 @@ messages:
     ────────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
     an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, resumes after
     an exchange, queue or binding is missing      declares it again at its next look
-    one exists with other arguments               says so in `trouble` until they are as declared
-    no answer to a look at the topology           says so in `trouble`, looks again
+    one exists with other arguments               says so in `unhealthy_reason` until they are as declared
+    no answer to a look at the topology           says so in `unhealthy_reason`, looks again
 
 RabbitMQ blocks a connection that publishes during an alarm: it reads nothing more from it, neither acknowledgements nor
 questions nor heartbeats. It sends heartbeats all the same, so a broker that is gone is still noticed by their absence.
@@ -88,7 +88,7 @@ class Receipt:
     tag: int
 
 
-class RefusedError(BusUnavailableError):
+class BrokerRefusedError(BusUnavailableError):
     """The broker is there and does not let us in: wrong user, password or virtual host."""
 
 
@@ -118,7 +118,7 @@ class Link:
         self._watches: list[asyncio.Task[None]] = []
 
     @property
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """None while the broker takes publications and the topology is whole, else what is wrong, in a few words."""
         return self._blocked or self._unconfirmed or self._unsound
 
@@ -126,8 +126,8 @@ class Link:
     async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
         """Connect, declare the topology, and consume from `queue` if there is one.
 
-        Raises StartError if the topology contradicts what the broker has, RefusedError if the broker does not let us
-        in, BusUnavailableError if it cannot be reached.
+        Raises StartError if the topology contradicts what the broker has, BrokerRefusedError if the broker rejects
+        the login or the virtual host, BusUnavailableError if it cannot be reached.
         """
         link = cls(options, queue, on_delivery)
         try:
@@ -202,7 +202,7 @@ class Link:
         """Acknowledge everything up to the last of these."""
         self._wire.write(acknowledgement(self._consuming.number, deliveries[-1].receipt.tag))
 
-    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Have everything up to the last of these delivered again."""
         self._wire.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
 
@@ -238,9 +238,9 @@ class Link:
         self._confirms.refused(tag, all_up_to=all_up_to)
 
     def _not_open(self, error: BaseException) -> BusUnavailableError:
-        if self._wire.farewell is not None:
-            refused = self._wire.farewell.startswith(_NOT_LET_IN)
-            return (RefusedError if refused else BusUnavailableError)(self._wire.farewell)
+        if self._wire.close_reason is not None:
+            refused = self._wire.close_reason.startswith(_NOT_LET_IN)
+            return (BrokerRefusedError if refused else BusUnavailableError)(self._wire.close_reason)
         if isinstance(error, TimeoutError):
             return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
         return BusUnavailableError(f"{type(error).__name__}: {error}")
@@ -360,7 +360,7 @@ class Link:
         self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
 
     def _closed(self, _sender: object, error: BaseException | None) -> None:
-        self._lose(self._wire.farewell or str(error) or type(error).__name__)
+        self._lose(self._wire.close_reason or str(error) or type(error).__name__)
 
     def _cancelled(self, _consumer: object) -> None:
         """End the link after the pause that lets the broker cancel all others: the next link declares the queue."""

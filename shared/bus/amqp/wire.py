@@ -124,7 +124,7 @@ class _TappedReader(asyncio.StreamReader):
         self._channels: dict[int, _Channel] = {}
         self._incomplete = b""
         self._alive_at = 0.0
-        self.farewell: str | None = None
+        self.close_reason: str | None = None
 
     def tap(self, channel: int, tap: Tap) -> None:
         """From now on, give the messages of `channel` to `tap`."""
@@ -157,7 +157,7 @@ class _TappedReader(asyncio.StreamReader):
     def _take_connection_method(self, payload: bytes) -> bool:
         name = payload[:4]
         if name == CLOSE_CONNECTION:
-            self.farewell = read_close(payload)  # aio-pika answers it
+            self.close_reason = read_close(payload)  # aio-pika answers it
             return False
         if name == BLOCKED:
             self._on_blocked(read_blocked(payload))
@@ -183,9 +183,9 @@ class Wire(TransportFactory):
         self._writer: asyncio.StreamWriter | None = None
 
     @property
-    def farewell(self) -> str | None:
+    def close_reason(self) -> str | None:
         """Why the broker closed the connection, in its own words; None if it did not, or did not say."""
-        return self._reader.farewell if self._reader else None
+        return self._reader.close_reason if self._reader else None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the broker; called by aio-pika."""

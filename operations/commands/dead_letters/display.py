@@ -1,4 +1,4 @@
-"""Shows dead letters: lines for people that fit in 80 columns, documents for machines."""
+"""Shows dead letters in 80 columns."""
 
 import json
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from rich.text import Text
 
 from operations.commands.terminal import foreign
 from operations.dead_letters.groups import GroupPage, HistogramBin
-from operations.dead_letters.records import Page
+from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from shared.database import Document
 from shared.printable import printable
 
 SHORT_ID = 10
-"""Characters of an id that are shown in lists; a command takes any beginning that is one letter's alone."""
+"""Characters of an id in lists; commands accept any unique prefix."""
 
 MOST_BODY_LINES = 200
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -26,14 +26,14 @@ _JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
 
 
-def show_page(page: Page, console: Console) -> None:
-    """Print two lines for each letter: what it is, and how it failed."""
+def show_page(page: LetterPage, console: Console) -> None:
+    """Print two lines for each letter: its fields and its error."""
     if not page.items:
         console.print("No dead letters.")
     for letter in page.items:
         line = Text()
         line.append(letter["_id"] if wide(console) else short(letter["_id"]), style="bold")
-        line.append(f"  {moment(letter['lastFailedAt'])}  ")
+        line.append(f"  {format_time(letter['lastFailedAt'])}  ")
         line.append(f"{letter['status']:<9}", style=_COLOURS.get(letter["status"], "yellow"))
         line.append(f"  {letter['service']}  {printable(letter['routingKey']) or '(no type)'}")
         if letter["orderId"]:
@@ -41,11 +41,11 @@ def show_page(page: Page, console: Console) -> None:
         _print_line(line, console)
         _print_line(_error_line(letter["error"]["type"], letter["error"]["message"]), console)
     if page.next_cursor:
-        console.print(f"There are more: --cursor {page.next_cursor}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"next page: --cursor {page.next_cursor}", style="dim", highlight=False, soft_wrap=True)
 
 
 def show_groups(page: GroupPage, console: Console) -> None:
-    """Print three lines for each group: how many and which, the error, and how they spread over time."""
+    """Print three lines for each group: its counts and status, its error, and the distribution over time."""
     if not page.items:
         console.print("No dead letters.")
     for group in page.items:
@@ -57,8 +57,8 @@ def show_groups(page: GroupPage, console: Console) -> None:
         _print_line(line, console)
         _print_line(_error_line(group.error_type, group.message), console)
         console.print(
-            f"  [dim]{moment(group.first_failed_at)}[/] {sparkline(group.histogram)} "
-            f"[dim]{moment(group.last_failed_at)}[/]",
+            f"  [dim]{format_time(group.first_failed_at)}[/] {sparkline(group.histogram)} "
+            f"[dim]{format_time(group.last_failed_at)}[/]",
             highlight=False,
         )
     if page.total > len(page.items):
@@ -67,19 +67,19 @@ def show_groups(page: GroupPage, console: Console) -> None:
 
 
 def show_letter(letter: Document, console: Console) -> None:
-    """Print a letter: the error first, then where it belongs, its body, its headers and its replays."""
+    """Print a letter: its error, its fields, its replays, its traceback, its body and its headers."""
     error = letter["error"]
     console.print(f"[bold red]{foreign(error['type'])}[/]: {foreign(error['message'])}", highlight=False)
     facts: dict[str, object] = {
         "id": letter["_id"],
         "status": letter["status"],
-        "queue": letter["queue"] or "not known",
-        "type": letter["routingKey"] or "not known",
+        "queue": letter["queue"] or "unknown",
+        "type": letter["routingKey"] or "unknown",
         "order": letter["orderId"],
         "message": letter["messageId"],
         "group": letter["fingerprint"],
         "attempts": letter["attempts"],
-        "failed": f"{moment(letter['firstFailedAt'])} to {moment(letter['lastFailedAt'])}",
+        "failed": f"{format_time(letter['firstFailedAt'])} to {format_time(letter['lastFailedAt'])}",
     }
     for name, value in facts.items():
         if value:
@@ -98,15 +98,15 @@ def show_letter(letter: Document, console: Console) -> None:
 
 def _show_decisions(letter: Document, console: Console) -> None:
     for replay in letter["replays"]:
-        became = replay["outcome"] + (f" {moment(replay['outcomeAt'])}" if replay["outcomeAt"] else "")
-        again = f": {replay['error']['type']}: {replay['error']['message'][:200]}" if "error" in replay else ""
-        how = "replayed, edited," if replay["edited"] else "replayed"
-        why = f" ({replay['why']})" if replay["why"] else ""
-        line = f"  {how} {moment(replay['at'])} by {replay['by']}{why}: {became}{again}"
+        outcome = replay["outcome"] + (f" {format_time(replay['outcomeAt'])}" if replay["outcomeAt"] else "")
+        error = f": {replay['error']['type']}: {replay['error']['message'][:200]}" if "error" in replay else ""
+        action = "replayed, edited," if replay["edited"] else "replayed"
+        reason = f" ({replay['why']})" if replay["why"] else ""
+        line = f"  {action} {format_time(replay['at'])} by {replay['by']}{reason}: {outcome}{error}"
         console.print(printable(line), markup=False, highlight=False)
     if letter["discarded"]:
-        told = letter["discarded"]
-        line = f"  discarded {moment(told['at'])} by {told['by']}: {told['why']}"
+        discarded = letter["discarded"]
+        line = f"  discarded {format_time(discarded['at'])} by {discarded['by']}: {discarded['why']}"
         console.print(printable(line), markup=False, highlight=False)
 
 
@@ -126,33 +126,33 @@ def _indented(text: Text) -> Padding:
 def _cut(text: str) -> str:
     lines = text[: 200 * MOST_BODY_LINES].splitlines()
     left = len(text.splitlines()) - MOST_BODY_LINES if len(lines) > MOST_BODY_LINES else 0
-    return "\n".join([*lines[:MOST_BODY_LINES], *([f"… {left} more lines: export shows all"] if left else [])])
+    return "\n".join([*lines[:MOST_BODY_LINES], *([f"… {left} more lines: `export` writes all"] if left else [])])
 
 
 def sparkline(histogram: Sequence[HistogramBin]) -> str:
-    """The bins as a line of bars."""
+    """Return the histogram as a line of bars."""
     most = max((found.count for found in histogram), default=0)
-    # What is there at all can be seen.
+    # Rounded up, so every bin with letters is visible.
     return "".join(_BARS[-(-found.count * (len(_BARS) - 1) // most)] if most else " " for found in histogram)
 
 
 def wide(console: Console) -> bool:
-    """Whether the output is for a program, which wants ids whole."""
+    """Return True if the output is for a program, which needs complete ids."""
     return not console.is_terminal
 
 
 def short(letter_id: str) -> str:
-    """The beginning of an id, as lists show it."""
+    """Return the abbreviated id for lists."""
     return letter_id[:SHORT_ID]
 
 
-def moment(at: datetime) -> str:
-    """A time in UTC, to the second."""
+def format_time(at: datetime) -> str:
+    """Format a time in UTC to the second."""
     return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _print_line(line: Text, console: Console) -> None:
-    """Print one line, however long the text: what does not fit is cut."""
+    """Print one line and truncate what does not fit."""
     console.print(line, no_wrap=True, overflow="ellipsis")
 
 

@@ -1,0 +1,65 @@
+"""The command `ordersaga dead-letters discard`."""
+
+import typer
+
+from operations.commands.dead_letters.options import (
+    All,
+    AsJson,
+    Error,
+    GroupId,
+    Ids,
+    Order,
+    Service,
+    Since,
+    Text,
+    Type,
+    Until,
+    Why,
+    Yes,
+    build_filters,
+    require_selection,
+    require_yes_with_json,
+)
+from operations.commands.dead_letters.session import confirm, resolve_ids, run
+from operations.commands.operator import current_operator
+from operations.commands.terminal import print_json
+from operations.dead_letters.connection import DeadLetterConnection
+
+
+def discard_letters(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Text = None,
+    group: GroupId = None,
+    why: Why = None,
+    yes: Yes = False,
+    as_json_document: AsJson = False,
+) -> None:
+    """Archive letters for good, with a reason (--why). They are kept: `list --status discarded` shows them.
+
+    Exit status 0 when done, 1 if there is nothing to discard or it is not confirmed, 2 for wrong usage, 3 if a server
+    cannot be reached.
+    """
+    filters = build_filters(ids, service, error, type_, since, until, order, text, group)
+    require_selection(filters, all_letters)
+    require_yes_with_json(yes, as_json_document)
+    if why is None and yes:
+        raise typer.BadParameter("required with --yes", param_hint="--why")
+
+    async def archive(connection: DeadLetterConnection) -> None:
+        selection = await resolve_ids(connection, filters)
+        await confirm(connection, selection, "Discard", yes)
+        reason = why if why is not None else typer.prompt("Reason", err=True)
+        number = await connection.service.discard(selection, by=current_operator(), why=reason)
+        if as_json_document:
+            print_json({"discarded": number})
+        else:
+            typer.echo(f"discarded {number:,}")
+
+    run(archive)

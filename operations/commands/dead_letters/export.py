@@ -1,0 +1,95 @@
+"""The command `ordersaga dead-letters export`."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from operations.commands.dead_letters.options import (
+    AsJson,
+    Error,
+    GroupId,
+    Ids,
+    Order,
+    Service,
+    Since,
+    Text,
+    Type,
+    Until,
+    build_filters,
+    require_selection,
+)
+from operations.commands.dead_letters.session import resolve_ids, run
+from operations.commands.terminal import as_ascii_json
+from operations.dead_letters.connection import DeadLetterConnection
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.status import STATUSES
+from operations.stack.files import open_private
+
+_LINES = (b"", b"\n", b"\n")
+_DOCUMENT = (b'{"items": [', b", ", b'], "nextCursor": null}\n')
+"""The bytes before, between and after the letters of an export."""
+
+
+def export_letters(
+    ids: Ids = None,
+    all_letters: Annotated[bool, typer.Option("--all", help="Select all letters of every status.")] = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Text = None,
+    group: GroupId = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file.", show_default="stdout")] = None,
+    as_json_document: AsJson = False,
+) -> None:
+    """Write letters as JSON lines (with --json as one document), with their bodies as text or in base64.
+
+    Exit status 0 when done, 1 if no letter is selected, 2 for wrong usage, 3 if a server cannot be reached.
+    """
+    filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
+    filters = replace(filters, status=STATUSES) if all_letters else require_selection(filters, all_letters)
+
+    async def write(connection: DeadLetterConnection) -> None:
+        # First of all: an unknown id must not truncate an existing file.
+        selection = await resolve_ids(connection, filters)
+        with _opened(output) as file:
+            number = await _write(connection, selection, file, as_json_document)
+        typer.echo(f"exported {number:,}", err=True)
+        if not number:
+            raise typer.Exit(1)
+
+    run(write)
+
+
+async def _write(connection: DeadLetterConnection, selection: Filters, file: BinaryIO, as_json_document: bool) -> int:
+    """Write the selected letters and return their number."""
+    before, between, after = _DOCUMENT if as_json_document else _LINES
+    number = 0
+    file.write(before)
+    async for letter in connection.service.export(selection):
+        file.write((between if number else b"") + as_ascii_json(letter).encode())
+        number += 1
+    file.write(after if number or as_json_document else b"")
+    file.flush()
+    return number
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    try:
+        with contextlib.nullcontext(sys.stdout.buffer) if output is None else open_private(output, "wb") as file:
+            yield file
+    except OSError as error:
+        if output is None:
+            raise
+        raise typer.BadParameter(f"{output}: {error.strerror or error}", param_hint="--output") from error

@@ -1,0 +1,91 @@
+"""Options that several commands share, and the selection of letters that they describe."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.status import STATUSES
+from operations.dead_letters.times import read_time
+
+WITHIN_SECONDS = 180.0
+"""Slightly longer than all levels of the retry ladder take."""
+
+LetterId = Annotated[str, typer.Argument(help="Id of the letter, or its first characters.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, or their first characters.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Select all letters.")]
+Service = Annotated[str | None, typer.Option("--service", help="Service that failed, such as inventory.")]
+Error = Annotated[str | None, typer.Option("--error", help="Type of the error, such as PoisonError.")]
+Type = Annotated[str | None, typer.Option("--type", help="Type of the message, such as order.created.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Failed since a date or time, or within a span such as 2h."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before a date or time.")]
+Order = Annotated[str | None, typer.Option("--order", help="Id of the order.")]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        help="Full-text search in body, error and ids; all words must match, a trailing * matches a prefix.",
+    ),
+]
+GroupId = Annotated[str | None, typer.Option("--group", help="Fingerprint of a group.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the outcome of every message is known.")]
+Within = Annotated[float, typer.Option("--within", min=0, metavar="SECONDS", help="Time limit of --wait.")]
+Why = Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.")]
+
+
+def build_filters(
+    ids: Sequence[str] | None,
+    service: str | None,
+    error: str | None,
+    type_: str | None,
+    since: str | None,
+    until: str | None,
+    order: str | None,
+    text: str | None,
+    group: str | None,
+    status: str | None = None,
+) -> Filters:
+    """Return the filters that the options describe. Raises BadParameter for an invalid status or time."""
+    statuses = STATUSES if status == "all" else tuple(name.strip() for name in (status or "").split(",") if name)
+    try:
+        return Filters(
+            ids=tuple(dict.fromkeys(ids or ())),
+            service=service,
+            error=error,
+            type=type_,
+            status=statuses,
+            since=_time(since, "--since"),
+            until=_time(until, "--until"),
+            order_id=order,
+            text=text,
+            group=group,
+        )
+    except ValueError as invalid:
+        raise typer.BadParameter(str(invalid), param_hint="--status") from invalid
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    try:
+        return None if text is None else read_time(text, datetime.now(UTC))
+    except ValueError as invalid:
+        raise typer.BadParameter(str(invalid), param_hint=option) from invalid
+
+
+def require_selection(filters: Filters, all_letters: bool) -> Filters:
+    """Return the filters. Raises BadParameter unless either filters or --all are given."""
+    if (filters != Filters()) == all_letters:
+        raise typer.BadParameter("give ids, filters or --all (but not --all with others)")
+    return filters
+
+
+def require_yes_with_json(yes: bool, as_json_document: bool) -> None:
+    """Raise BadParameter if a prompt would be necessary: --json does not prompt."""
+    if as_json_document and not yes:
+        raise typer.BadParameter("--json does not prompt: add --yes")

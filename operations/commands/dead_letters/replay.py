@@ -1,0 +1,166 @@
+"""The commands `ordersaga dead-letters replay` and `outcome`."""
+
+from typing import Annotated
+
+import typer
+from pymongo.errors import PyMongoError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from operations.commands.dead_letters.options import (
+    WITHIN_SECONDS,
+    All,
+    AsJson,
+    Error,
+    GroupId,
+    Ids,
+    Order,
+    Service,
+    Since,
+    Text,
+    Type,
+    Until,
+    Wait,
+    Why,
+    Within,
+    Yes,
+    build_filters,
+    require_selection,
+    require_yes_with_json,
+)
+from operations.commands.dead_letters.session import confirm, resolve_ids, run
+from operations.commands.operator import current_operator
+from operations.commands.terminal import open_console, print_error, print_json
+from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
+from operations.dead_letters.letter_json import as_json
+from operations.dead_letters.outcome import ReplayOutcome
+from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
+from operations.errors import UnreachableError
+from shared.database import Document
+
+
+def replay_letters(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Text = None,
+    group: GroupId = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters per second.")] = DEFAULT_RATE,
+    why: Why = None,
+    wait: Wait = False,
+    within: Within = WITHIN_SECONDS,
+    yes: Yes = False,
+    as_json_document: AsJson = False,
+) -> None:
+    """Send dead letters again to the inboxes in which they failed.
+
+    A message that was sent may fail again for the same reason. --wait waits for the outcome, `dead-letters outcome`
+    shows it later. An interrupted replay is continued first, after confirmation.
+
+    Exit status 0 if all are sent (with --wait: handled), 1 if one failed again, could not be sent or has no outcome in
+    time, if there is nothing to send or it is not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
+    """
+    filters = build_filters(ids, service, error, type_, since, until, order, text, group)
+    require_selection(filters, all_letters)
+    require_yes_with_json(yes, as_json_document)
+
+    async def send(connection: DeadLetterConnection) -> None:
+        await _continue_interrupted(connection, yes)
+        selection = await resolve_ids(connection, filters)
+        await confirm(connection, selection, "Replay", yes)
+        replay_id = await connection.service.start_replay(selection, by=current_operator(), why=why or "", rate=rate)
+        await conclude(connection, await run_replay(connection, replay_id), within if wait else None, as_json_document)
+
+    run(send)
+
+
+def outcome(
+    replay_id: Annotated[str, typer.Argument(metavar="REPLAY", help="Id that `replay` printed.")],
+    wait: Wait = False,
+    within: Within = WITHIN_SECONDS,
+    as_json_document: AsJson = False,
+) -> None:
+    """Show the outcome of a replay: the number of letters that were handled, failed again, or are pending.
+
+    Exit status 0 if no letter has failed again (with --wait: if all are handled), 1 if not or if the replay is unknown,
+    3 if a server cannot be reached.
+    """
+
+    async def show(connection: DeadLetterConnection) -> None:
+        replay = await connection.service.replay(replay_id)
+        if replay is None:
+            raise NotPossibleError(f"there is no replay {replay_id}")
+        await conclude(connection, replay, within if wait else None, as_json_document)
+
+    run(show)
+
+
+async def _continue_interrupted(connection: DeadLetterConnection, yes: bool) -> None:
+    for replay_id in await abandoned(connection):
+        if not yes and not typer.confirm(f"Continue the interrupted replay {replay_id}?", err=True):
+            continue
+        try:
+            done = await run_replay(connection, replay_id)
+        except (UnreachableError, PyMongoError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an error in another replay must not prevent this one
+            print_error(f"could not continue replay {replay_id}: {error}")
+            continue
+        typer.echo(f"continued replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
+
+
+async def run_replay(connection: DeadLetterConnection, replay_id: str) -> Document:
+    """Run a replay to its end with a progress bar and return its record."""
+    console = open_console(stderr=True)
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replay", total=None)
+        return await follow(
+            connection, replay_id, lambda r: progress.update(task, total=r["total"], completed=r["published"])
+        )
+
+
+async def conclude(
+    connection: DeadLetterConnection, replay: Document, within: float | None, as_json_document: bool
+) -> None:
+    """Print a replay and its outcome, after waiting for up to `within` seconds; exit with status 1 for a failure."""
+    if within is None:
+        result = await connection.service.outcome(replay["_id"])
+    else:
+        result = await _await_outcome(connection, replay["_id"], within)
+    if as_json_document:
+        names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
+        document = {name.removeprefix("_"): as_json(replay[name]) for name in names}
+        print_json(document | result.as_json())
+    else:
+        _print_outcome(replay, result, within)
+    if replay["status"] == CANCELLED or result.failed or (within is not None and result.unknown):
+        raise typer.Exit(1)
+
+
+def _print_outcome(replay: Document, result: ReplayOutcome, within: float | None) -> None:
+    typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
+    typer.echo(result.in_words())
+    if result.failed:
+        typer.echo("`ordersaga dead-letters list` shows those that failed again")
+    if result.unknown and within is None:
+        typer.echo(f"`ordersaga dead-letters outcome {replay['_id']} --wait` waits until the outcome is known")
+    elif result.unknown:
+        typer.echo(f"no outcome after {within:g} s: check that every service runs; a retry may take minutes")
+
+
+async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> ReplayOutcome:
+    console = open_console(stderr=True)
+    columns = (TextColumn("waiting for the outcome"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("outcome", total=None)
+
+        def show_progress(result: ReplayOutcome) -> None:
+            known = result.handled + result.failed
+            progress.update(task, total=known + result.unknown, completed=known)
+
+        return await await_outcome(connection, replay_id, within, show_progress)

@@ -1,0 +1,54 @@
+"""The connection of a command to the dead letters, and its prompts and errors."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import NoReturn, TypeVar
+
+import typer
+import uvloop
+
+from operations.commands.target import chosen_stack
+from operations.commands.terminal import print_error
+from operations.dead_letters.connection import DeadLetterConnection, connect
+from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.replays import NotPossibleError
+
+T = TypeVar("T")
+
+
+def run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
+    """Connect to the stack, do the work and translate its errors to exit statuses."""
+
+    async def connected() -> T:
+        async with connect(chosen_stack()) as connection:
+            return await work(connection)
+
+    try:
+        return uvloop.run(connected())
+    except NotPossibleError as error:
+        _fail(str(error))
+    except InvalidBodyError as error:
+        _fail("the body is not valid:\n" + "\n".join(f"  {field}: {message}" for field, message in error.errors))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _fail(reason: str) -> NoReturn:
+    print_error(reason)
+    raise typer.Exit(1)
+
+
+async def resolve_ids(connection: DeadLetterConnection, filters: Filters) -> Filters:
+    """Complete ids that were given by their first characters. Raises NotPossibleError for unknown ones."""
+    return replace(filters, ids=tuple([await connection.service.resolve(prefix) for prefix in filters.ids]))
+
+
+async def confirm(connection: DeadLetterConnection, filters: Filters, action: str, yes: bool) -> None:
+    """Ask for confirmation unless `yes` is set. Raises NotPossibleError if no letter is selected."""
+    number = await connection.service.count_decidable(filters)
+    if not number:
+        raise NotPossibleError(f"there is no matching dead letter to {action.lower()}")
+    letters = "1 dead letter" if number == 1 else f"{number:,} dead letters"
+    if not yes and not typer.confirm(f"{action} {letters}?", err=True):
+        raise typer.Exit(1)
