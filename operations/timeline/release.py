@@ -15,7 +15,7 @@ from order_service.order import Order
 from order_service.participants import PARTICIPANTS
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
-from shared.contracts.orders import Delivery, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, PaymentInstruction
 from shared.errors import BusUnavailableError, RefusalError
 from shared.services import CONSOLE
 
@@ -83,7 +83,7 @@ def _unknown_order(order_id: str) -> Order:
         total_amount=0,
         currency="",
         payment=PaymentInstruction(),
-        delivery=Delivery(),
+        delivery=DeliveryInstruction(),
         created_at=now,
         updated_at=now,
         deadline=now,

@@ -12,7 +12,7 @@ from order_service.deadlines import Timeouts
 from order_service.order import Order
 from shared import database
 from shared.clock import utc_now
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.database import Database, Document
 from shared.settings import ServiceSettings
 
@@ -39,7 +39,7 @@ def an_order(**changes: Any) -> Order:
         total_amount=1000,
         currency="USD",
         payment=PaymentInstruction(),
-        delivery=Delivery(),
+        delivery=DeliveryInstruction(),
         created_at=now,
         updated_at=now,
         deadline=now + TIMEOUTS.saga_timeout,
