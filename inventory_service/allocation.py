@@ -13,7 +13,7 @@ from inventory_service.availability import AUTO, SlotAvailability, SlotRequest
 from inventory_service.stock import Assignment, Booking, Kind, Product, Slot, StockItem
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import SLOT_PREFIX, Delivery, Item
+from shared.contracts.orders import SLOT_PREFIX, DeliveryInstruction, Item
 from shared.money import to_json_number
 
 ONE_SERVER = "An order can hold one server at most"
@@ -26,7 +26,7 @@ class SlotOnlyOrder:
     order_id: str
     total_amount: int
     assignment: Assignment
-    delivery: Delivery
+    delivery: DeliveryInstruction
     items: tuple[Item, ...] = ()
 
 

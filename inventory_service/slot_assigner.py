@@ -13,7 +13,7 @@ from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.stock import Assignment, Booking, Reservation, Status, assignment_id
-from shared.contracts.orders import Delivery
+from shared.contracts.orders import DeliveryInstruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +117,5 @@ def _order(request: AssignmentRequest, before: Reservation | None) -> SlotOnlyOr
         order_id=assignment_id(request.order_id, number),
         total_amount=request.price,
         assignment=Assignment(request.order_id, number, request.items_count),
-        delivery=Delivery(slot=AUTO),
+        delivery=DeliveryInstruction(slot=AUTO),
     )

@@ -18,12 +18,13 @@ from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.status import DEAD, OPEN
+from operations.reading.participant_records import PARTICIPANT_RECORDS
 from shared import database
 from shared.background import ErrorLog, run_periodically
 from shared.clock import Clock, utc_now
 from shared.database import Document
 from shared.errors import BusUnavailableError
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING
+from shared.services import CONSOLE, ORDER, PROVISIONING
 from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
 
 INTERVAL_SECONDS = 15.0
@@ -36,8 +37,7 @@ CLOSE_SECONDS = 1.0
 OPEN_STATUSES = ("PENDING", "PROVISIONING", "CANCELLED", "FAILED")
 COLLECTIONS = (
     (ORDER, "orders"),
-    (INVENTORY, "reservations"),
-    (PAYMENT, "payments"),
+    *((row.service, row.collection) for row in PARTICIPANT_RECORDS),
     (PROVISIONING, "jobs"),
     (CONSOLE, "dead_letters"),
 )

@@ -17,7 +17,7 @@ from order_service.rules import Transition
 from order_service.saga import SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
 BEGIN, END = "<!-- drawn from order_service/saga.py by `make docs` -->", "<!-- end of the drawing -->"
@@ -140,7 +140,7 @@ def _new_order() -> Order:
         total_amount=1,
         currency="USD",
         payment=PaymentInstruction(),
-        delivery=Delivery(),
+        delivery=DeliveryInstruction(),
         created_at=_NOW,
         updated_at=_NOW,
         deadline=_NOW + timedelta(minutes=5),

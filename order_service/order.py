@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
 
@@ -56,7 +56,7 @@ class Order:
     total_amount: int
     currency: str
     payment: PaymentInstruction
-    delivery: Delivery
+    delivery: DeliveryInstruction
     created_at: datetime
     updated_at: datetime
     deadline: datetime

@@ -12,7 +12,7 @@ from order_service.order import HistoryEntry, Order, Status
 from order_service.participants import PARTICIPANTS
 from shared import database
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
 from shared.schema import CollectionSchema
@@ -293,7 +293,7 @@ def _from_document(document: Document) -> Order:
         total_amount=document["totalAmount"],
         currency=document["currency"],
         payment=PaymentInstruction.model_construct(**document["payment"]),
-        delivery=Delivery.model_construct(**document["delivery"]),
+        delivery=DeliveryInstruction.model_construct(**document["delivery"]),
         created_at=document["createdAt"],
         updated_at=document["updatedAt"],
         deadline=document["deadline"],

@@ -47,11 +47,22 @@ Undone = TypeVar("Undone", bound=OrderMessage)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How operators' pages call the work of a participant while it lasts, and its results."""
+
+    doing: str
+    done: str
+    refused: str
+    undoing: str
+    undone: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Participant(Generic[Done, Refused, Undone]):
     """A service that takes part in the saga: its answers, the states of its part, and the command that undoes it."""
 
     name: str
-    """Its name in the reason of a timeout and in the labels of metrics."""
+    """Its name in the reason of a timeout, in the labels of metrics, and for operators."""
     field: str
     """The field of `Order` that holds its state."""
 
@@ -65,6 +76,8 @@ class Participant(Generic[Done, Refused, Undone]):
 
     undo: Callable[[Order], Message]
     """Make the command that undoes its part; `undone` answers it."""
+    undo_type: type[Message]
+    """The type of that command."""
     undone: type[Undone]
     undone_state: Callable[[Undone], str]
     """Return its state after `undone`."""
@@ -76,10 +89,17 @@ class Participant(Generic[Done, Refused, Undone]):
     provisional: frozenset[str] = frozenset()
     """Those of `holds_nothing` that a later `undone` may replace; all others are final."""
 
+    wording: Wording
+
     @cached_property
     def stored_field(self) -> str:
         """The name of its state in stored orders and in the API."""
         return to_camel(self.field)
+
+    @property
+    def answer_keys(self) -> tuple[str, str, str]:
+        """The routing keys of its answers."""
+        return self.done.routing_key, self.refused.routing_key, self.undone.routing_key
 
     def state(self, order: Order) -> str:
         """Return its state in the order."""
@@ -124,10 +144,12 @@ STOCK = Participant(
     },
     refused=StockReservationFailed,
     undo=lambda order: ReleaseStock(order_id=order.order_id, items=order.items),
+    undo_type=ReleaseStock,
     undone=StockReleased,
     undone_state=lambda _: "RELEASED",
     undone_early="The stock was released before the order was confirmed",
     holds_nothing=frozenset({FAILED, "RELEASED"}),
+    wording=Wording(doing="Reserving", done="Reserved", refused="Refused", undoing="Releasing", undone="Released"),
 )
 
 PAYMENT = Participant(
@@ -138,11 +160,13 @@ PAYMENT = Participant(
     brings=lambda answer: {"transaction_id": answer.transaction_id},
     refused=PaymentFailed,
     undo=lambda order: RefundPayment(order_id=order.order_id, reason=order.failure_reason or ""),
+    undo_type=RefundPayment,
     undone=PaymentRefunded,
     undone_state=lambda answer: answer.status,
     undone_early="The payment was returned before the order was confirmed",
     holds_nothing=frozenset({FAILED, "VOIDED", "REFUNDED"}),
     provisional=frozenset({"VOIDED"}),
+    wording=Wording(doing="Charging", done="Charged", refused="Declined", undoing="Refunding", undone="Refunded"),
 )
 
 PARTICIPANTS: tuple[AnyParticipant, ...] = (STOCK, PAYMENT)

@@ -19,6 +19,7 @@ from operations.dead_letters.status import DEAD, REPLAYING
 from operations.errors import UnreachableError
 from operations.reading.broker import RETRY_QUEUES, count_messages
 from operations.reading.connection import open_mongodb
+from operations.reading.order_collections import KINDS
 from operations.reading.reachability import amqp_missing
 from shared.money import to_json_number
 from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX
@@ -27,9 +28,6 @@ MOST_LISTED = 10_000
 """The most suspicions that are checked again and listed: enough to start with."""
 
 CONFIRM_AFTER_SECONDS = 1.0
-
-RECORDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
-"""The kinds of records under an order's id, in the order of OrderRecords' fields."""
 
 OTHER_RECORDS = (
     "products",
@@ -86,7 +84,7 @@ class _Audit:
     on_progress: Progress
     confirm_after: float
     report: Report = field(default_factory=Report)
-    checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*RECORDS, *OTHER_RECORDS), 0)))
+    checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*KINDS, *OTHER_RECORDS), 0)))
     statuses: Counter[str] = field(default_factory=Counter)
     activity: Counter[str] = field(default_factory=Counter)
     jobs: Counter[str] = field(default_factory=Counter)
@@ -139,8 +137,7 @@ class _Audit:
                 self._suspect(found)
 
     def _count(self, records: OrderRecords, now: datetime) -> None:
-        for name, record in zip(RECORDS, records[1 : 1 + len(RECORDS)], strict=True):
-            self.checked[name] += record is not None
+        self.checked.update(records.kinds)
         if (kind := orders.paid_through(records)) is not None:
             self.paid_through[kind] += 1
         self.unknown_returned += orders.is_returned(records)

@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from operations.audit.report import Violation
+from operations.reading.participant_records import NO_RECORDS, PARTICIPANT_RECORDS, ByParticipant
+from order_service.participants import PAYMENT, STOCK
 
 Document = dict[str, Any]
 
@@ -19,14 +21,30 @@ class OrderRecords(NamedTuple):
 
     order_id: str
     order: Document | None
-    reservation: Document | None = None
-    payment: Document | None = None
+    by_participant: ByParticipant = NO_RECORDS
     charge: Document | None = None
     job: Document | None = None
     intent: Document | None = None
     address: Document | None = None
     package: Document | None = None
     release: Document | None = None
+
+    @property
+    def reservation(self) -> Document | None:
+        """The reservation of stock."""
+        return self.by_participant.get(STOCK.name)
+
+    @property
+    def payment(self) -> Document | None:
+        """The payment."""
+        return self.by_participant.get(PAYMENT.name)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of records that exist under the id, see order_collections.py."""
+        others = {"orders": self.order, "charges": self.charge, "jobs": self.job, "intents": self.intent}
+        found = [kind for kind, record in others.items() if record is not None]
+        return [*found, *(row.collection for row in PARTICIPANT_RECORDS if row.participant.name in self.by_participant)]
 
     def violation(self, invariant: int, kind: str, found: str, expected: str) -> Violation:
         """Return a violation of this order."""
@@ -52,8 +70,3 @@ def time_of(record: Document, name: str) -> datetime | None:
 def time_text(at: datetime | None) -> str:
     """Write a time for operators."""
     return at.isoformat(timespec="seconds") if at else "an unknown time"
-
-
-def status_text(record: Document | None) -> str:
-    """Return the status of a record, "nothing" if there is no record."""
-    return "nothing" if record is None else str(record.get("status"))

@@ -14,12 +14,13 @@ from operations.audit.order_records import (
     OrderRecords,
     is_given_up,
     is_held,
-    status_text,
     time_of,
     time_text,
 )
 from operations.audit.report import Violation
 from operations.reading.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
+from operations.reading.participant_records import PARTICIPANT_RECORDS, ParticipantRecord, order_states
+from order_service.participants import FAILED, PAYMENT, STOCK
 
 LATE = timedelta(seconds=30)
 """The tolerance for an expired deadline: the order service checks deadlines about once per second."""
@@ -43,8 +44,6 @@ STRIPE_CHARGE = "pi_"
 """The prefix of transaction ids at Stripe."""
 
 SUCCEEDING = ("CONFIRMED", "PROVISIONING", "COMPLETED")
-STOCK_GONE = ("FAILED", "RELEASED")
-MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
 class OrderActivity(NamedTuple):
@@ -70,7 +69,7 @@ def activity(records: OrderRecords, now: datetime) -> OrderActivity:
     looked_up = records.payment is not None and "nextLookupAt" in records.payment
     job_active = order.get("status") == "PROVISIONING" and not needs_message
     waits = not job_active and not order.get("unpublished") and not looked_up
-    known = [record for record in (order, records.reservation, records.payment, records.job) if record is not None]
+    known = [order, *records.by_participant.values(), records.job or {}]
     last = max((at for record in known if (at := time_of(record, "updatedAt"))), default=None)
     return OrderActivity(in_flight=True, stalled=waits and last is not None and now - last > STALLED)
 
@@ -84,22 +83,20 @@ def is_returned(records: OrderRecords) -> bool:
     """
     if records.order is not None or records.job is not None:
         return False
-    stock, money = (record.get("status") if record else None for record in (records.reservation, records.payment))
-    stock_returned = stock == "RELEASED" or (stock == "FAILED" and records.release is not None)
+    released = all(row.is_released(records.by_participant) for row in PARTICIPANT_RECORDS)
+    refused = (records.reservation or {}).get("status") == FAILED
     held = any(holds_money(charge) for charge in _charges(records).values())
-    return stock_returned and money in MONEY_GONE and not held
+    return released and not held and (records.release is not None or not refused)
 
 
 def lost(records: OrderRecords) -> Violation:
     """Return the violation of a stalled order for which no message exists that could continue it."""
-    order, stock, money, job = (
-        record or {} for record in (records.order, records.reservation, records.payment, records.job)
-    )
+    order, job = records.order or {}, records.job or {}
     return records.violation(
         7,
         "message lost",
-        f"{order.get('status')} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}, while "
-        f"inventory has {stock.get('status', 'nothing')}, payment has {money.get('status', 'nothing')} and "
+        f"{order.get('status')} with {order_states(order)}, while "
+        f"{', '.join(_has(row, records) for row in PARTICIPANT_RECORDS)} and "
         f"provisioning has {job.get('state', 'nothing')}; "
         "no step for a minute, no message on the broker and no dead letter",
         "a message that is being handled, waits for a retry, or is a dead letter",
@@ -129,13 +126,11 @@ def _without_order(records: OrderRecords) -> Iterator[Violation]:
     if is_returned(records):
         return
     expected = "an order with this id, or everything returned: `ordersaga order release`"
-    if records.reservation is not None:
-        invariant = 2 if records.reservation.get("status") == "RESERVED" else 7
-        found = f"a reservation ({records.reservation.get('status')}) and no order"
-        yield records.violation(invariant, "reservation without order", found, expected)
-    if records.payment is not None:
-        found = f"a payment ({records.payment.get('status')}) and no order"
-        yield records.violation(2, "payment without order", found, expected)
+    for row in PARTICIPANT_RECORDS:
+        if (state := row.state(records.by_participant)) is not None:
+            invariant = 7 if row.is_released(records.by_participant) else 2
+            found = f"a {row.noun} ({state}) and no order"
+            yield records.violation(invariant, f"{row.noun} without order", found, expected)
     if records.charge is not None:
         found = f"a charge ({charge_text(records.charge)}) and no order"
         yield records.violation(2, "charge without order", found, expected)
@@ -202,28 +197,38 @@ def _is_paid_as_ordered(records: OrderRecords, order: Document, _now: datetime) 
 
 
 def _holds_what_it_needs(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """Check that an order that succeeds, or whose money is held for a decision, has its stock and its payment."""
-    status = order.get("status")
-    if status not in SUCCEEDING and not is_held(order):
+    """Check that an order that succeeds, or whose money is held for a decision, has what every participant did."""
+    if not _needs_everything(order):
         return
-    invariant = 2 if status == "FAILED" else 3
-    if order.get("stockStatus") != "RESERVED" or order.get("paymentStatus") != "PROCESSED":
-        found = f"{status} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        yield records.violation(invariant, "join", found, "stock RESERVED and payment PROCESSED")
+    status = order.get("status")
+    if not _all_succeeded(order):
+        expected = " and ".join(f"{row.participant.name} {row.participant.succeeded}" for row in PARTICIPANT_RECORDS)
+        yield records.violation(_invariant_of(order), "join", f"{status} with {order_states(order)}", expected)
+    for row in PARTICIPANT_RECORDS:
+        if row.state(records.by_participant) != row.participant.succeeded:
+            expected = f"a {row.participant.succeeded} {row.noun}"
+            found = f"{status}, and {_has(row, records)}"
+            yield records.violation(_invariant_of(order), row.participant.name, found, expected)
+
+
+def _holds_ordered_units(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that the reservation of such an order is of what was ordered."""
     reservation = records.reservation or {}
-    if reservation.get("status") != "RESERVED":
-        found = f"{status}, and inventory has {status_text(records.reservation)}"
-        yield records.violation(invariant, "stock", found, "a RESERVED reservation")
-    elif (held := _units(reservation)) != (ordered := _units(order)):
-        yield records.violation(invariant, "reserved units", f"{held} reserved", f"{ordered}, as ordered")
-    if (records.payment or {}).get("status") != "PROCESSED":
-        found = f"{status}, and payment has {status_text(records.payment)}"
-        yield records.violation(invariant, "payment", found, "a PROCESSED payment")
-    elif order.get("totalAmount") and paid_through(records) != "retainer":
+    if not _needs_everything(order) or reservation.get("status") != STOCK.succeeded:
+        return
+    if (held := _units(reservation)) != (ordered := _units(order)):
+        yield records.violation(_invariant_of(order), "reserved units", f"{held} reserved", f"{ordered}, as ordered")
+
+
+def _holds_its_money(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that the money of such an order was taken and not returned."""
+    if not _needs_everything(order) or (records.payment or {}).get("status") != PAYMENT.succeeded:
+        return
+    if order.get("totalAmount") and paid_through(records) != "retainer":
         charge = _charges(records)[paid_through(records) or "simulated"]
         if holds_nothing(charge):
-            found = f"{status}, and at the gateway {charge_text(charge)}"
-            yield records.violation(invariant, "money", found, "a charge without a refund")
+            found = f"{order.get('status')}, and at the gateway {charge_text(charge)}"
+            yield records.violation(_invariant_of(order), "money", found, "a charge without a refund")
 
 
 def _is_compensated(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -232,15 +237,13 @@ def _is_compensated(records: OrderRecords, order: Document, _now: datetime) -> I
     if status not in ("CANCELLED", "FAILED") or not order.get("settled"):
         return
     over = f"{status} and settled"
-    if order.get("stockStatus") not in STOCK_GONE or order.get("paymentStatus") not in MONEY_GONE:
-        found = f"{over} with stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
+    if any(row.state_in(order) not in row.participant.holds_nothing for row in PARTICIPANT_RECORDS):
+        found = f"{over} with {order_states(order)}"
         yield records.violation(4, "settled", found, "settled only once every compensation is answered")
-    if (records.reservation or {}).get("status") not in STOCK_GONE:
-        found = f"{over}, and inventory has {status_text(records.reservation)}"
-        yield records.violation(2, "stock held", found, "a FAILED or RELEASED reservation")
-    if (records.payment or {}).get("status") not in MONEY_GONE:
-        found = f"{over}, and payment has {status_text(records.payment)}"
-        yield records.violation(2, "payment held", found, "a FAILED, VOIDED or REFUNDED payment")
+    for row in PARTICIPANT_RECORDS:
+        if not row.is_released(records.by_participant):
+            expected = f"a {' or '.join(sorted(row.participant.holds_nothing))} {row.noun}"
+            yield records.violation(2, f"{row.participant.name} held", f"{over}, and {_has(row, records)}", expected)
     for charge in filter(holds_money, _charges(records).values()):
         found = f"{over}, and at the gateway {charge_text(charge)}"
         yield records.violation(2, "money held", found, "no charge, or a refunded one")
@@ -261,11 +264,10 @@ def _ends_once(records: OrderRecords, order: Document, _now: datetime) -> Iterat
 
 
 def _answers_are_joined(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """Check that the second answer moved the order in the same write."""
-    answers = (order.get("status"), order.get("stockStatus"), order.get("paymentStatus"))
-    if answers == ("PENDING", "RESERVED", "PROCESSED"):
-        found = "PENDING with stock RESERVED and payment PROCESSED"
-        yield records.violation(4, "join", found, "CONFIRMED or PROVISIONING once both answers have come")
+    """Check that the last answer moved the order in the same write."""
+    if order.get("status") == "PENDING" and _all_succeeded(order):
+        expected = "CONFIRMED or PROVISIONING once all answers have come"
+        yield records.violation(4, "join", f"PENDING with {order_states(order)}", expected)
 
 
 def _in_time(records: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
@@ -283,8 +285,7 @@ def _in_time(records: OrderRecords, order: Document, now: datetime) -> Iterator[
         found = f"{status}, and provisioning has {(records.job or {}).get('state', 'no job')}, since {time_text(last)}"
         yield records.violation(4, "provisioning", found, "an active job, or the outcome of its job")
     elif is_given_up(order) and not order.get("settled") and now > updated + COMPENSATION:
-        held = f"stock {order.get('stockStatus')} and payment {order.get('paymentStatus')}"
-        found = f"{status} and not settled, with {held}, since {time_text(updated)}"
+        found = f"{status} and not settled, with {order_states(order)}, since {time_text(updated)}"
         yield records.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
 
 
@@ -322,6 +323,8 @@ RULES: tuple[Rule, ...] = (
     _charge_matches_payment,
     _is_paid_as_ordered,
     _holds_what_it_needs,
+    _holds_ordered_units,
+    _holds_its_money,
     _is_compensated,
     _ends_once,
     _answers_are_joined,
@@ -334,6 +337,25 @@ RULES: tuple[Rule, ...] = (
 
 
 # --- Helpers of the rules. ---
+
+
+def _needs_everything(order: Document) -> bool:
+    """Return whether the order succeeds, or waits for a decision with everything held."""
+    return order.get("status") in SUCCEEDING or is_held(order)
+
+
+def _invariant_of(order: Document) -> int:
+    """Return the invariant by which such an order holds everything."""
+    return 2 if order.get("status") == "FAILED" else 3
+
+
+def _all_succeeded(order: Document) -> bool:
+    return all(row.state_in(order) == row.participant.succeeded for row in PARTICIPANT_RECORDS)
+
+
+def _has(row: ParticipantRecord, records: OrderRecords) -> str:
+    """Describe what the participant's service has recorded."""
+    return f"{row.service.name} has {row.state(records.by_participant) or 'nothing'}"
 
 
 def _charges(records: OrderRecords) -> dict[str, Document | None]:

@@ -18,8 +18,10 @@ from operations.audit.order_records import Document, OrderRecords
 from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
 from operations.audit.stock import ASSIGNMENT, StockRecords
+from operations.reading.order_collections import order_collections
+from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
-from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING
+from shared.services import CONSOLE, INVENTORY, PROVISIONING
 
 PAGE = 2000
 """Ids per page: round trips do not matter, and a page takes a few megabytes."""
@@ -35,8 +37,7 @@ ORDER_FIELDS = (
     "payment.method",
     "payment.retainerId",
     "status",
-    "stockStatus",
-    "paymentStatus",
+    *(row.participant.stored_field for row in PARTICIPANT_RECORDS),
     "settled",
     "compensating",
     "deadline",
@@ -49,22 +50,19 @@ ORDER_FIELDS = (
     "server.ip",
 )
 ASSIGNED_ORDER_FIELDS = ("status", "settled", "compensating", "updatedAt")
-RESERVATION_FIELDS = ("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt")
 ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
 OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
-PAYMENT_FIELDS = (
-    "status",
-    "amount",
-    "currency",
-    "retainerId",
-    "transactionId",
-    "nextLookupAt",
-    "unpublished",
-    "updatedAt",
-)
 CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
 INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
+FIELDS: Mapping[str, Sequence[str]] = {
+    "orders": ORDER_FIELDS,
+    **{row.collection: row.fields for row in PARTICIPANT_RECORDS},
+    "charges": CHARGE_FIELDS,
+    "jobs": JOB_FIELDS,
+    "intents": INTENT_FIELDS,
+}
+"""The fields of the records under an order's id, by their kind."""
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
 ACTION_FIELDS = ("subject",)
@@ -101,19 +99,18 @@ class ServiceDatabases:
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = PAGE) -> None:
         self._snapshots = Snapshots(client)
         self._page = page
-        orders, inventory, payments, provisioning = (
-            client[service.database_in(database_prefix)] for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING)
+        inventory, provisioning, operations = (
+            client[service.database_in(database_prefix)] for service in (INVENTORY, PROVISIONING, CONSOLE)
         )
-        self._orders: Source = (orders["orders"], ORDER_FIELDS)
-        self._reservations: Source = (inventory["reservations"], RESERVATION_FIELDS)
-        self._payments: Source = (payments["payments"], PAYMENT_FIELDS)
-        self._charges: Source = (payments["gateway_charges"], CHARGE_FIELDS)
-        self._intents: Source = (payments["stripe_intents"], INTENT_FIELDS)
+        self._by_order: dict[str, Source] = {
+            kind: (collection, FIELDS[kind]) for kind, collection in order_collections(client, database_prefix).items()
+        }
+        self._orders, self._reservations = self._by_order["orders"], self._by_order["reservations"]
+        self._jobs = self._by_order["jobs"]
         self._products: Source = (inventory["products"], PRODUCT_FIELDS)
-        self._jobs: Source = (provisioning["jobs"], JOB_FIELDS)
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
-        self._actions: Source = (client[f"{database_prefix}_operations"][actions.COLLECTION], ACTION_FIELDS)
+        self._actions: Source = (operations[actions.COLLECTION], ACTION_FIELDS)
 
     async def orders(self) -> AsyncIterator[list[OrderRecords]]:
         """Yield the records of every order id, in pages; each page comes from one snapshot."""
@@ -128,7 +125,10 @@ class ServiceDatabases:
         query = {"_id": {"$in": list(order_ids)}}
 
         async def read(session: AsyncClientSession) -> list[OrderRecords]:
-            found = [{d["_id"]: d for d in await find(source, query, session)} for source in self._by_order]
+            found = {
+                kind: {document["_id"]: document for document in await find(source, query, session)}
+                for kind, source in self._by_order.items()
+            }
             return await self._completed(_join(found), session)
 
         return await self._snapshots.read(read)
@@ -176,25 +176,21 @@ class ServiceDatabases:
         """Return the orders that have several addresses inside their package."""
         return await self._duplicates(self._addresses, {"wrong": {"$ne": True}}, "$orderId", "$_id")
 
-    @property
-    def _by_order(self) -> tuple[Source, ...]:
-        return (self._orders, self._reservations, self._payments, self._charges, self._jobs, self._intents)
-
     async def _page_of_orders(self, session: AsyncClientSession, after: str) -> tuple[list[OrderRecords], str | None]:
         """Return the records after that id, and the last id of the page, None at the end.
 
         A collection with a full page limits how far the page reaches; anything beyond comes on the next page.
         """
-        found = []
+        found: dict[str, dict[str, Document]] = {}
         last_id: str | None = None
-        for source in self._by_order:
+        for kind, source in self._by_order.items():
             among: Document = {"$gt": after} if last_id is None else {"$gt": after, "$lte": last_id}
             if source is self._reservations:
                 among["$not"] = re.compile(f"^{ASSIGNMENT}")
             documents = await find(source, {"_id": among}, session, limit=self._page)
             if len(documents) == self._page:
                 last_id = documents[-1]["_id"]
-            found.append({document["_id"]: document for document in documents})
+            found[kind] = {document["_id"]: document for document in documents}
         page = [records for records in _join(found) if last_id is None or records.order_id <= last_id]
         return await self._completed(page, session), last_id
 
@@ -309,8 +305,16 @@ class ServiceDatabases:
         return await collection.aggregate(pipeline, session=session, allowDiskUse=True)
 
 
-def _join(found: Sequence[Mapping[str, Document]]) -> list[OrderRecords]:
+def _join(found: Mapping[str, Mapping[str, Document]]) -> list[OrderRecords]:
+    """Return the records of each order id, out of documents by kind and id."""
     return [
-        OrderRecords(key, *(by_id.get(key) for by_id in found))
-        for key in sorted({key for by_id in found for key in by_id})
+        OrderRecords(
+            order_id,
+            found["orders"].get(order_id),
+            by_participant(found, order_id),
+            charge=found["charges"].get(order_id),
+            job=found["jobs"].get(order_id),
+            intent=found["intents"].get(order_id),
+        )
+        for order_id in sorted({order_id for by_id in found.values() for order_id in by_id})
     ]

@@ -10,11 +10,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from operations.reading.charges import holds_money, intent_as_charge
+from operations.reading.participant_records import NO_RECORDS, PARTICIPANT_RECORDS, ByParticipant
+from order_service.participants import PAYMENT
 
 Document = dict[str, Any]
-
-STOCK_GONE = ("FAILED", "RELEASED")
-MONEY_GONE = ("FAILED", "VOIDED", "REFUNDED")
 
 
 class CleanupCandidate(NamedTuple):
@@ -25,8 +24,7 @@ class CleanupCandidate(NamedTuple):
     """
 
     order: Document
-    reservation: Document | None = None
-    payment: Document | None = None
+    by_participant: ByParticipant = NO_RECORDS
     charge: Document | None = None
     job: Document | None = None
     intent: Document | None = None
@@ -49,19 +47,24 @@ def why_kept(candidate: CleanupCandidate) -> str | None:
 
 
 def _reasons(candidate: CleanupCandidate) -> Iterator[str]:
-    order, payment, job = candidate.order, candidate.payment or {}, candidate.job or {}
-    if order.get("unpublished") or payment.get("unpublished") or job.get("outboxSince") or job.get("outbox"):
+    if _is_unpublished(candidate):
         yield "a message is unpublished"
-    if candidate.reservation is None or candidate.reservation.get("status") not in STOCK_GONE:
-        yield "the release of the stock is not confirmed"
-    if payment.get("status") not in MONEY_GONE or payment.get("nextLookupAt"):
-        yield "the return of the money is not confirmed"
+    for row in PARTICIPANT_RECORDS:
+        if not row.is_released(candidate.by_participant):
+            yield f"the release of the {row.participant.name} is not confirmed"
+    if candidate.by_participant.get(PAYMENT.name, {}).get("nextLookupAt"):
+        yield "the outcome of the charge is not confirmed"
     if holds_money(candidate.charge) or holds_money(intent_as_charge(candidate.intent)):
         yield "the gateway holds money"
     if candidate.moving:
         yield "a product or a slot has a pending move of the order"
     if candidate.assigned:
         yield "a slot is assigned to the order"
+    yield from _server_reasons(candidate)
+
+
+def _server_reasons(candidate: CleanupCandidate) -> Iterator[str]:
+    job = candidate.job or {}
     if candidate.job is not None and job.get("state") != "FAILED":
         yield "the job has not failed"
     unclear = not (job.get("purchase") or {"settled": True}).get("settled")
@@ -69,3 +72,9 @@ def _reasons(candidate: CleanupCandidate) -> Iterator[str]:
         yield "a server was bought, or may have been"
     if candidate.locks:
         yield "the lock of a package names the order"
+
+
+def _is_unpublished(candidate: CleanupCandidate) -> bool:
+    records = (candidate.order, *candidate.by_participant.values())
+    job = candidate.job or {}
+    return any(record.get("unpublished") for record in records) or bool(job.get("outboxSince") or job.get("outbox"))

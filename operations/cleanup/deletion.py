@@ -6,7 +6,7 @@ wait for it, since it writes nothing that is still in use.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,13 +19,12 @@ from pymongo.write_concern import WriteConcern
 
 from operations.cleanup.deletable import CleanupCandidate, Document, is_over, why_kept
 from operations.reading.connection import open_mongodb
-from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING
+from operations.reading.order_collections import KINDS, order_collections
+from operations.reading.participant_records import by_participant
+from shared.services import INVENTORY, PROVISIONING
 
 GROUP = 200
 """Orders per transaction, which takes some tens of milliseconds."""
-
-KINDS = ("orders", "reservations", "payments", "charges", "jobs", "intents")
-"""The kinds of records under an order's id, which are deleted together."""
 
 
 @dataclass(slots=True)
@@ -78,17 +77,10 @@ class _OrderCollections:
 
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str) -> None:
         self._client = client
-        orders, inventory, payments, provisioning = (
-            client[service.database_in(database_prefix)] for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING)
+        inventory, provisioning = (
+            client[service.database_in(database_prefix)] for service in (INVENTORY, PROVISIONING)
         )
-        self._by_order: dict[str, AsyncCollection[Document]] = {
-            "orders": orders["orders"],
-            "reservations": inventory["reservations"],
-            "payments": payments["payments"],
-            "charges": payments["gateway_charges"],
-            "jobs": provisioning["jobs"],
-            "intents": payments["stripe_intents"],
-        }
+        self._by_order = order_collections(client, database_prefix)
         self._products = inventory["products"]
         self._addresses = provisioning["addresses"]
         self._locks = provisioning["locks"]
@@ -115,13 +107,14 @@ class _OrderCollections:
 
         async def transaction(session: AsyncClientSession) -> CleanupResult:
             result = CleanupResult()
+            found = await self._read(order_ids, session)
             deletable = []
-            for candidate in await self._candidates(order_ids, before, session):
+            for candidate in await self._candidates(found, before, session):
                 if reason := why_kept(candidate):
                     result.kept[reason] += 1
                 else:
                     deletable.append(candidate.order["_id"])
-                    result.found.update(_present(candidate))
+            result.found.update({kind: len(by_id.keys() & set(deletable)) for kind, by_id in found.items()})
             if delete and deletable:
                 for kind, collection in self._by_order.items():
                     deleted = await collection.delete_many({"_id": {"$in": deletable}}, session=session)
@@ -133,14 +126,18 @@ class _OrderCollections:
                 transaction, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority")
             )
 
-    async def _candidates(
-        self, order_ids: Sequence[str], before: datetime, session: AsyncClientSession
-    ) -> list[CleanupCandidate]:
-        """Return the records of those orders that are over."""
+    async def _read(self, order_ids: Sequence[str], session: AsyncClientSession) -> dict[str, dict[str, Document]]:
+        """Return the records of these orders, by kind and id."""
         among = {"_id": {"$in": list(order_ids)}}
-        found: dict[str, dict[str, Document]] = {}
-        for kind, collection in self._by_order.items():
-            found[kind] = {document["_id"]: document async for document in collection.find(among, session=session)}
+        return {
+            kind: {document["_id"]: document async for document in collection.find(among, session=session)}
+            for kind, collection in self._by_order.items()
+        }
+
+    async def _candidates(
+        self, found: Mapping[str, dict[str, Document]], before: datetime, session: AsyncClientSession
+    ) -> list[CleanupCandidate]:
+        """Return those of the orders that are over, each with its records."""
         orders = {order_id: order for order_id, order in found["orders"].items() if is_over(order, before)}
         moving = await self._moving(orders, found["reservations"], session)
         assigned = await self._assigned(list(orders), session)
@@ -150,11 +147,10 @@ class _OrderCollections:
         return [
             CleanupCandidate(
                 order,
-                found["reservations"].get(order_id),
-                found["payments"].get(order_id),
-                found["charges"].get(order_id),
-                found["jobs"].get(order_id),
-                found["intents"].get(order_id),
+                by_participant(found, order_id),
+                charge=found["charges"].get(order_id),
+                job=found["jobs"].get(order_id),
+                intent=found["intents"].get(order_id),
                 moving=order_id in moving,
                 assigned=order_id in assigned,
                 owns=order_id in owners,
@@ -192,7 +188,3 @@ async def _named_in(
         return set()
     cursor = collection.find({"orderId": {"$in": order_ids}}, {"orderId": True}, session=session)
     return {document["orderId"] async for document in cursor}
-
-
-def _present(candidate: CleanupCandidate) -> dict[str, int]:
-    return {kind: int(record is not None) for kind, record in zip(KINDS, candidate[: len(KINDS)], strict=True)}

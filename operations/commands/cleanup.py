@@ -10,12 +10,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletion import KINDS, CleanupResult, clean_up
+from operations.cleanup.deletion import CleanupResult, clean_up
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.dead_letters.lookup import DeadLetterLookup
 from operations.reading.broker import count_messages
 from operations.reading.connection import open_mongodb
+from operations.reading.order_collections import KINDS
 from operations.settings import Stack
 from shared.topology import DEAD_LETTERS
 

@@ -5,15 +5,15 @@ from typing import Annotated, NoReturn
 import typer
 import uvloop
 
-from operations.audit.order_records import status_text
 from operations.commands.operator import current_operator
 from operations.commands.order_display import as_json, show
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
+from operations.reading.participant_records import recorded_states
 from operations.settings import Stack
 from operations.timeline.records import read_records
-from operations.timeline.release import NotReleasableError, refuse_release
+from operations.timeline.release import COMMANDS, NotReleasableError, refuse_release
 from operations.timeline.release import release as send_release
 from operations.timeline.timeline import TimelineRecords, build_timeline
 from shared.clock import utc_now
@@ -72,7 +72,7 @@ def release(
     records = uvloop.run(_read(stack, order_id))
     if refusal := refuse_release(records):
         _refuse(refusal)
-    held = f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}"
+    held = recorded_states(records.by_participant)
     if not yes and not typer.confirm(f"Release what is held for order {printable(order_id)} ({held})?", err=True):
         raise typer.Exit(1)
     reason = _reason(why if why is not None else typer.prompt("Reason", err=True))
@@ -81,11 +81,8 @@ def release(
     except NotReleasableError as error:
         _refuse(str(error))
     console = open_console(highlight=False, markup=False)
-    console.print("stock.release and payment.refund were sent", soft_wrap=True)
-    console.print(
-        f"when done, `ordersaga order timeline {order_id}` shows the stock as RELEASED and the payment as REFUNDED",
-        soft_wrap=True,
-    )
+    console.print(f"{COMMANDS} were sent", soft_wrap=True)
+    console.print(f"`ordersaga order timeline {order_id}` shows when everything is returned", soft_wrap=True)
     console.print("the answers become dead letters, because the order service does not know the order", soft_wrap=True)
 
 

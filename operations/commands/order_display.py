@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from operations.audit.order_records import status_text
+from operations.reading.participant_records import recorded_states
 from operations.timeline.timeline import StepKind, StepOutcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
@@ -54,7 +54,7 @@ def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[R
     order = records.order
     if order is None:
         yield Text(f"order {printable(records.order_id)}  is unknown to the order service, but not to others", "yellow")
-        yield Text(f"stock {status_text(records.reservation)}, payment {status_text(records.payment)}")
+        yield Text(recorded_states(records.by_participant))
         return
     status = str(order.get("status"))
     settled = "settled" if order.get("settled") else "not settled"

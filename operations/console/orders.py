@@ -18,6 +18,7 @@ from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
 from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
+from order_service.participants import PARTICIPANTS
 from shared.database import Document
 from shared.http import conflict, not_found
 
@@ -98,6 +99,7 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             rows=draw(steps),
             open_steps=open_steps(steps),
             lanes=LANES,
+            participants=PARTICIPANTS,
             order_actions=_possible_actions(records.order),
             actions=actions.items,
         )

@@ -7,16 +7,21 @@ are published directly. Both are idempotent by the order id.
 from operations.actions import ORDER_RELEASE, record_action
 from operations.errors import UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
+from operations.reading.participant_records import PARTICIPANT_RECORDS
 from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.timeline import TimelineRecords
+from order_service.order import Order
+from order_service.participants import PARTICIPANTS
 from shared.bus.publisher import Publisher
-from shared.contracts import RefundPayment, ReleaseStock
+from shared.clock import utc_now
+from shared.contracts.orders import DeliveryInstruction, PaymentInstruction
 from shared.errors import BusUnavailableError, RefusalError
 from shared.services import CONSOLE
 
 STARTED = "started"
-SENT = "stock.release and payment.refund sent"
+COMMANDS = " and ".join(participant.undo_type.routing_key for participant in PARTICIPANTS)
+SENT = f"{COMMANDS} sent"
 NAME = "ordersaga-release"
 REASON = "returned by an operator: the order service does not know the order"
 
@@ -33,13 +38,14 @@ def refuse_release(records: TimelineRecords) -> str | None:
             f"the order service knows order {records.order_id} ({status}) and manages what is held for it: "
             "cancel or refund the order in the console or through the order service"
         )
-    if records.reservation is None and records.payment is None:
-        return f"nothing is held for order {records.order_id}: there is no reservation and no payment"
+    if not records.by_participant:
+        nothing = " and ".join(f"no {row.noun}" for row in PARTICIPANT_RECORDS)
+        return f"nothing is held for order {records.order_id}: there is {nothing}"
     return None
 
 
 async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
-    """Publish `stock.release` and `payment.refund` for the order id, and log who did it and why.
+    """Publish the undo command of every participant for the order id, and log who did it and why.
 
     Raises NotReleasableError, and UnreachableError when a server does not answer; a repeat is safe.
     """
@@ -61,8 +67,25 @@ async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
 async def _publish(amqp_url: str, order_id: str) -> None:
     async with open_bus(amqp_url, None, name=NAME) as bus:
         try:
-            await Publisher(bus).send(
-                [ReleaseStock(order_id=order_id), RefundPayment(order_id=order_id, reason=REASON)]
-            )
+            order = _unknown_order(order_id)
+            await Publisher(bus).send([participant.undo(order) for participant in PARTICIPANTS])
         except BusUnavailableError as error:
             raise UnreachableError(f"RabbitMQ does not answer: {error}") from error
+
+
+def _unknown_order(order_id: str) -> Order:
+    """Return an order of which only the id is known: enough for the undo commands."""
+    now = utc_now()
+    return Order(
+        order_id=order_id,
+        user_id="",
+        items=(),
+        total_amount=0,
+        currency="",
+        payment=PaymentInstruction(),
+        delivery=DeliveryInstruction(),
+        created_at=now,
+        updated_at=now,
+        deadline=now,
+        failure_reason=REASON,
+    )

@@ -9,6 +9,7 @@ Pure: no I/O and no clock; an open step has no end. What the records do not show
 an older release, or of an order in progress, make a shorter timeline.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,20 +17,32 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from operations.dead_letters.status import OPEN
+from operations.reading.participant_records import (
+    NO_RECORDS,
+    PARTICIPANT_RECORDS,
+    ByParticipant,
+    ParticipantRecord,
+)
+from order_service.participants import FAILED, PAYMENT, PENDING, AnyParticipant
 from shared.clock import to_rfc3339
-from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
+from shared.topology import INBOXES, ORDER_INBOX, PROVISIONING_INBOX
 
 Document = dict[str, Any]
-Lane = Literal["order", "stock", "payment", "provisioning"]
+Lane = str
+"""Who does a step: order, provisioning, or a participant by its name."""
 StepKind = Literal["state", "work", "message", "attempt", "wait", "compensation", "retry", "dead letter", "replay"]
 StepOutcome = Literal["ok", "failed", "unknown", "open"]
 
-LANES: tuple[Lane, ...] = ("order", "stock", "payment", "provisioning")
+LANES: tuple[Lane, ...] = ("order", *(row.participant.name for row in PARTICIPANT_RECORDS), "provisioning")
 
 LANE_OF_QUEUE: Mapping[str, Lane] = {
     ORDER_INBOX: "order",
-    INVENTORY_INBOX: "stock",
-    PAYMENT_INBOX: "payment",
+    **{
+        inbox: row.participant.name
+        for row in PARTICIPANT_RECORDS
+        for inbox, messages in INBOXES.items()
+        if row.participant.undo_type in messages
+    },
     PROVISIONING_INBOX: "provisioning",
 }
 
@@ -39,11 +52,15 @@ class TimelineRecords(NamedTuple):
 
     order_id: str
     order: Document | None
-    reservation: Document | None = None
-    payment: Document | None = None
+    by_participant: ByParticipant = NO_RECORDS
     charge: Document | None = None
     job: Document | None = None
     letters: Sequence[Document] = ()
+
+    @property
+    def payment(self) -> Document | None:
+        """The record of the payment."""
+        return self.by_participant.get(PAYMENT.name)
 
     @property
     def exist(self) -> bool:
@@ -106,8 +123,8 @@ def build_timeline(records: TimelineRecords) -> list[TimelineStep]:
         history = _OrderHistory(records.order)
         steps += _states(history)
         steps += _messages(history, records)
-        steps += _work_of(STOCK, history, records.reservation)
-        steps += _work_of(PAYMENT, history, records.payment)
+        for row in PARTICIPANT_RECORDS:
+            steps += _work_of(row, history, records)
         steps += _lookups(records.payment)
         steps += _provisioning(history, records.job)
         steps += _waits_of_order(history)
@@ -195,7 +212,7 @@ def _begins_compensation(entry: HistoryEntry) -> bool:
 def _states(history: _OrderHistory) -> Iterator[TimelineStep]:
     for entry in history.entries:
         outcome: StepOutcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
-        title = EVENTS.get(entry.event, entry.event)
+        title = EVENTS.get(entry.event) or re.sub(r"[._]", " ", entry.event).capitalize()
         yield TimelineStep(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
 
 
@@ -205,17 +222,10 @@ EVENTS: Mapping[str, str] = {
     "order.retry_requested": "Retry requested",
     "order.refund_requested": "Refund requested",
     "order.deadline_passed": "Deadline passed",
-    "stock.reserved": "Stock reserved",
-    "stock.reservation_failed": "Stock refused",
-    "stock.released": "Stock released",
-    "payment.processed": "Payment processed",
-    "payment.failed": "Payment failed",
-    "payment.refunded": "Payment refunded",
     "provisioning.progress": "Provisioning in progress",
     "provisioning.completed": "Server ready",
-    "provisioning.failed": "Provisioning failed",
 }
-"""Titles for the events of an order's history."""
+"""Titles for the events of an order's history; all others have their routing key's words: "Stock reserved"."""
 
 
 def _waits_of_order(history: _OrderHistory) -> Iterator[TimelineStep]:
@@ -228,9 +238,8 @@ def _waits_of_order(history: _OrderHistory) -> Iterator[TimelineStep]:
         text = "Retry or refund; the money is refunded automatically when the hold ends"
         yield TimelineStep(since, "order", "wait", "Operator's decision", text, "open", due=due)
     elif history.status == "PENDING":
-        missing = " and ".join(
-            participant.lane for participant in (STOCK, PAYMENT) if order.get(participant.field) == "PENDING"
-        )
+        participants = (row.participant for row in PARTICIPANT_RECORDS)
+        missing = " and ".join(p.name for p in participants if order.get(p.stored_field) == PENDING)
         deadline = _time(order, "deadline")
         text = "Cancelled at the deadline"
         yield TimelineStep(
@@ -257,140 +266,97 @@ def _messages(history: _OrderHistory, records: TimelineRecords) -> Iterator[Time
 
 
 def _sender(event: str) -> Lane | None:
-    match event.partition(".")[0]:
-        case "stock":
-            return "stock"
-        case "payment":
-            return "payment"
-        case "provisioning":
-            return "provisioning"
-    return None
+    if event.startswith("provisioning."):
+        return "provisioning"
+    row = _row_of(event)
+    return row.participant.name if row else None
+
+
+def _row_of(event: str) -> ParticipantRecord | None:
+    """Return the participant whose answer the event is."""
+    return next((row for row in PARTICIPANT_RECORDS if event in row.participant.answer_keys), None)
 
 
 def _sent(history: _OrderHistory, entry: HistoryEntry) -> Iterator[tuple[str, Lane]]:
     """Yield what the order service sent with this entry."""
     if entry.event == "order.created":
-        yield from (("order.created", "stock"), ("order.created", "payment"))
+        yield from (("order.created", row.participant.name) for row in PARTICIPANT_RECORDS)
     elif entry.event == "order.cancel_requested" and entry.status == "PROVISIONING":
         yield ("provisioning.cancel", "provisioning")
     elif entry.status == "PROVISIONING" and entry.moved:
         yield ("provisioning.requested", "provisioning")
     if entry is history.undone:
-        for participant in (STOCK, PAYMENT):
-            if not _nothing_to_undo(history, participant, entry.at):
-                yield (participant.undo, participant.lane)
+        for row in PARTICIPANT_RECORDS:
+            if not _nothing_to_undo(history, row.participant, entry.at):
+                yield (row.participant.undo_type.routing_key, row.participant.name)
 
 
 def _decided_at(event: str, records: TimelineRecords) -> datetime | None:
     """Return when the sender made the decision that it then reported, if its record still shows that."""
-    match event:
-        case "stock.reserved" | "stock.reservation_failed":
-            return _time(records.reservation, "createdAt")
-        case "stock.released":
-            return _time(records.reservation, "updatedAt")
-        case "payment.refunded":
-            return _time(records.payment, "updatedAt")
-        case "payment.processed" | "payment.failed" if (records.payment or {}).get("status") in ("PROCESSED", "FAILED"):
-            return _time(records.payment, "updatedAt")
-    return None
+    row = _row_of(event)
+    if row is None:
+        return None
+    participant, record = row.participant, records.by_participant.get(row.participant.name)
+    if event == participant.undone.routing_key:
+        return _time(record, "updatedAt")
+    if row.created_when_decided:
+        return _time(record, "createdAt")
+    is_latest = row.state(records.by_participant) in (participant.succeeded, FAILED)
+    return _time(record, "updatedAt") if is_latest else None
 
 
-# --- Stock and payment: do and undo. ---
+# --- The participants: do and undo. ---
 
 
-class _Participant(NamedTuple):
-    """A participant of the saga: it answers the order once, and once more if the order is undone."""
-
-    lane: Lane
-    field: str
-    doing: str
-    done: str
-    refused: str
-    undo: str
-    undoing: str
-    undone: str
-    done_event: str
-    refused_event: str
-    undone_event: str
-
-
-STOCK = _Participant(
-    lane="stock",
-    field="stockStatus",
-    doing="Reserving",
-    done="Reserved",
-    refused="Refused",
-    undo="stock.release",
-    undoing="Releasing",
-    undone="Released",
-    done_event="stock.reserved",
-    refused_event="stock.reservation_failed",
-    undone_event="stock.released",
-)
-PAYMENT = _Participant(
-    lane="payment",
-    field="paymentStatus",
-    doing="Charging",
-    done="Charged",
-    refused="Declined",
-    undo="payment.refund",
-    undoing="Refunding",
-    undone="Refunded",
-    done_event="payment.processed",
-    refused_event="payment.failed",
-    undone_event="payment.refunded",
-)
-
-
-def _nothing_to_undo(history: _OrderHistory, participant: _Participant, at: datetime) -> bool:
+def _nothing_to_undo(history: _OrderHistory, participant: AnyParticipant, at: datetime) -> bool:
     """Return whether the order knew by then that there was nothing to undo."""
-    gone = history.first(participant.refused_event, participant.undone_event)
+    gone = history.first(participant.refused.routing_key, participant.undone.routing_key)
     return gone is not None and gone.at <= at
 
 
-def _work_of(participant: _Participant, history: _OrderHistory, record: Document | None) -> Iterator[TimelineStep]:
-    began = history.placed_at
+def _work_of(row: ParticipantRecord, history: _OrderHistory, records: TimelineRecords) -> Iterator[TimelineStep]:
+    participant, began = row.participant, history.placed_at
     if began is None:
         return
     undone = history.undone
     compensating = undone is not None and not _nothing_to_undo(history, participant, undone.at)
-    answer = history.first(participant.done_event, participant.refused_event)
+    answer = history.first(participant.done.routing_key, participant.refused.routing_key)
     if answer is not None:
-        yield _answered(participant, began, answer, record)
-    elif not history.settled and not compensating and history.order.get(participant.field) == "PENDING":
-        yield TimelineStep(began, participant.lane, "work", participant.doing, _recorded_status(record), "open")
+        yield _answered(participant, began, answer, records)
+    elif not history.settled and not compensating and history.order.get(participant.stored_field) == PENDING:
+        status = _recorded_status(row.state(records.by_participant))
+        yield TimelineStep(began, participant.name, "work", participant.wording.doing, status, "open")
     if undone is not None and compensating:
-        yield _compensation(history, participant, undone.at, record)
+        yield _compensation(row, history, undone.at, records)
 
 
 def _answered(
-    participant: _Participant, began: datetime, answer: HistoryEntry, record: Document | None
+    participant: AnyParticipant, began: datetime, answer: HistoryEntry, records: TimelineRecords
 ) -> TimelineStep:
-    refused = answer.event == participant.refused_event
+    refused = answer.event == participant.refused.routing_key
     # The record has the time of the decision, the history the time at which the order received it.
-    decided = _time(record, "createdAt") if participant is STOCK else None
-    until = max(began, min(decided or answer.at, answer.at))
-    title = participant.refused if refused else participant.done
-    return TimelineStep(began, participant.lane, "work", title, answer.message, "failed" if refused else "ok", until)
+    until = max(began, min(_decided_at(answer.event, records) or answer.at, answer.at))
+    title = participant.wording.refused if refused else participant.wording.done
+    return TimelineStep(began, participant.name, "work", title, answer.message, "failed" if refused else "ok", until)
 
 
 def _compensation(
-    history: _OrderHistory, participant: _Participant, since: datetime, record: Document | None
+    row: ParticipantRecord, history: _OrderHistory, since: datetime, records: TimelineRecords
 ) -> TimelineStep:
-    end = history.first(participant.undone_event, participant.refused_event, since=since)
+    participant, state = row.participant, row.state(records.by_participant)
+    end = history.first(participant.undone.routing_key, participant.refused.routing_key, since=since)
     if end is None:
         outcome: StepOutcome = "unknown" if history.settled else "open"
-        return TimelineStep(
-            since, participant.lane, "compensation", participant.undoing, _recorded_status(record), outcome
-        )
-    returned = end.event == participant.undone_event and (record or {}).get("status") != "VOIDED"
-    title = participant.undone if returned else "Nothing to return"
-    return TimelineStep(since, participant.lane, "compensation", title, until=end.at)
+        title = participant.wording.undoing
+        return TimelineStep(since, participant.name, "compensation", title, _recorded_status(state), outcome)
+    returned = end.event == participant.undone.routing_key and state not in participant.provisional
+    title = participant.wording.undone if returned else "Nothing to return"
+    return TimelineStep(since, participant.name, "compensation", title, until=end.at)
 
 
-def _recorded_status(record: Document | None) -> str:
-    """Describe the participant's current record, which may explain why no answer has come."""
-    return f"Recorded status: {record.get('status')}" if record else "No record of the order yet"
+def _recorded_status(status: str | None) -> str:
+    """Describe the current record of a service, which may explain why no answer has come."""
+    return "No record of the order yet" if status is None else f"Recorded status: {status}"
 
 
 def _lookups(payment: Document | None) -> Iterator[TimelineStep]:
@@ -466,7 +432,7 @@ def _current(job: Document | None, asked_at: datetime) -> TimelineStep:
         case "RUNNING":
             title = ATTEMPTS.get(str(job.get("step")), "Server")
             return TimelineStep(since, "provisioning", "work", title, _purchase(job), "open")
-    return TimelineStep(since, "provisioning", "work", "Answer", _recorded_status({"status": job.get("state")}), "open")
+    return TimelineStep(since, "provisioning", "work", "Answer", _recorded_status(str(job.get("state"))), "open")
 
 
 def _purchase(job: Document) -> str | None:

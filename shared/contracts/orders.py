@@ -53,7 +53,7 @@ class PaymentInstruction(WireModel):
     retainer_id: Name | None = None
 
 
-class Delivery(WireModel):
+class DeliveryInstruction(WireModel):
     """When the customer wants the goods: `auto` or a slot id; no slot at all when absent."""
 
     slot: Name | None = None
@@ -69,7 +69,7 @@ class OrderCreated(OrderMessage):
     total_amount: Annotated[Money, Field(ge=0)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: PaymentInstruction = PaymentInstruction()
-    delivery: Delivery = Delivery()
+    delivery: DeliveryInstruction = DeliveryInstruction()
 
 
 class ReleaseStock(OrderMessage):

@@ -210,7 +210,7 @@ async def test_a_concurrent_change_of_a_record_is_not_lost(world: World) -> None
     finally:
         pymongo.monitoring._LISTENERS.command_listeners.remove(interfering)
     assert interfering.done
-    assert outcome.kept == {"the return of the money is not confirmed": 1}
+    assert outcome.kept == {"the release of the payment is not confirmed": 1}
     assert outcome.deleted["orders"] == 3
     assert "declined" in (await everything(world))["orders"]
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from operations.reading.participant_records import ByParticipant
 from order_service.deadlines import Timeouts
 from order_service.order import Order
 from shared import database
 from shared.clock import utc_now
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
-from shared.database import Database
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
+from shared.database import Database, Document
 from shared.settings import ServiceSettings
 
 TIMEOUTS = Timeouts(
@@ -38,12 +39,17 @@ def an_order(**changes: Any) -> Order:
         total_amount=1000,
         currency="USD",
         payment=PaymentInstruction(),
-        delivery=Delivery(),
+        delivery=DeliveryInstruction(),
         created_at=now,
         updated_at=now,
         deadline=now + TIMEOUTS.saga_timeout,
     )
     return replace(order, **changes)
+
+
+def records_of(**records: Document | None) -> ByParticipant:
+    """Return the records of an order by the name of the participant, without those that do not exist."""
+    return {participant: record for participant, record in records.items() if record is not None}
 
 
 def order_body(**changes: Any) -> dict[str, Any]:

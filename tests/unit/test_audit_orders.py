@@ -20,6 +20,7 @@ from operations.audit.orders import (
 )
 from operations.audit.report import Violation
 from operations.audit.stock import LONGEST_PENDING, StockRecords, lingering, out
+from tests.support.builders import records_of
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 INSTANT = timedelta(milliseconds=1)
@@ -60,9 +61,8 @@ def kinds(order: Document, *records: Document | None) -> list[str]:
     """The violations of an order with this reservation, payment, charge and intent at Stripe."""
     reservation, payment, charge, intent = (*records, None, None, None, None)[:4]
     job = {"state": "FAILED", "updatedAt": order["updatedAt"]} if order["status"] == "FAILED" else None
-    return [
-        violation.kind for violation in judge(OrderRecords("o1", order, reservation, payment, charge, job, intent), NOW)
-    ]
+    recorded = records_of(stock=reservation, payment=payment)
+    return [violation.kind for violation in judge(OrderRecords("o1", order, recorded, charge, job, intent), NOW)]
 
 
 RESERVATIONS: tuple[Document | None, ...] = (
@@ -92,7 +92,8 @@ def test_an_order_in_progress_is_not_wrong_whatever_its_participants_have_done(s
     for reservation, (payment, charge) in product(RESERVATIONS, PAYMENTS_AND_CHARGES):
         order = an_order(status)
         assert kinds(order, reservation, payment, charge) == [], (reservation, payment, charge)
-        assert activity(OrderRecords("o1", order, reservation, payment, charge), NOW).in_flight
+        recorded = records_of(stock=reservation, payment=payment)
+        assert activity(OrderRecords("o1", order, recorded, charge), NOW).in_flight
 
 
 FROM_RETAINER = a_payment("PROCESSED") | {"retainerId": "r1", "transactionId": "e1"}
@@ -184,7 +185,7 @@ def test_the_money_is_from_the_source_that_the_customer_chose(asked: Document, p
     ],
 )
 def test_the_source_of_a_payment(payment: Document | None, through: str | None) -> None:
-    assert paid_through(OrderRecords("o1", None, payment=payment)) == through
+    assert paid_through(OrderRecords("o1", None, records_of(payment=payment))) == through
 
 
 LIMITS = [
@@ -223,10 +224,10 @@ def test_the_time_from_which_on_an_order_is_late(kind: str, in_time: Document, t
 def test_an_order_is_stalled_after_a_while_without_any_step() -> None:
     old: Document = {"updatedAt": NOW - STALLED - INSTANT}
     reservation = a_reservation("RESERVED")
-    assert activity(OrderRecords("o1", an_order(**old), None, None, None), NOW).stalled
-    assert activity(OrderRecords("o1", an_order(**old), reservation | old, None, None), NOW).stalled
-    assert not activity(OrderRecords("o1", an_order(**old), reservation, None, None), NOW).stalled
-    assert not activity(OrderRecords("o1", an_order(), reservation | old, None, None), NOW).stalled
+    assert activity(OrderRecords("o1", an_order(**old)), NOW).stalled
+    assert activity(OrderRecords("o1", an_order(**old), records_of(stock=reservation | old)), NOW).stalled
+    assert not activity(OrderRecords("o1", an_order(**old), records_of(stock=reservation)), NOW).stalled
+    assert not activity(OrderRecords("o1", an_order(), records_of(stock=reservation | old)), NOW).stalled
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_an_order_is_stalled_after_a_while_without_any_step() -> None:
 )
 def test_an_order_that_waits_for_no_message_has_lost_none(order: Document, payment: Document | None) -> None:
     old = {"updatedAt": NOW - timedelta(days=1)}
-    assert not activity(OrderRecords("o1", order | old, None, payment and payment | old, None), NOW).stalled
+    assert not activity(OrderRecords("o1", order | old, records_of(payment=payment and payment | old)), NOW).stalled
 
 
 # --- One product. ---

@@ -8,6 +8,7 @@ import pytest
 
 from operations.cleanup.age import read_age
 from operations.cleanup.deletable import CleanupCandidate, Document, is_over, why_kept
+from tests.support.builders import records_of
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 OLD = NOW - timedelta(days=40)
@@ -53,12 +54,15 @@ def test_only_settled_cancelled_orders_are_over() -> None:
 
 INTENT = {"intentId": "pi_1", "chargedAt": OLD}
 REFUNDED = {"outcome": "CHARGED", "refundedAt": OLD}
-GONE = CleanupCandidate(an_order(), {"status": "RELEASED"}, {"status": "REFUNDED"}, REFUNDED, {"state": "FAILED"})
+RELEASED = {"stock": {"status": "RELEASED"}, "payment": {"status": "REFUNDED"}}
+GONE = CleanupCandidate(an_order(), RELEASED, REFUNDED, {"state": "FAILED"})
 
 
 def test_an_order_that_holds_nothing_may_be_deleted() -> None:
     for stock, money in product(("FAILED", "RELEASED"), ("FAILED", "VOIDED", "REFUNDED")):
-        assert why_kept(CleanupCandidate(an_order(), {"status": stock}, {"status": money})) is None
+        assert (
+            why_kept(CleanupCandidate(an_order(), {"stock": {"status": stock}, "payment": {"status": money}})) is None
+        )
     assert why_kept(GONE) is None
     assert why_kept(GONE._replace(charge={"outcome": "DECLINED"})) is None
     assert why_kept(GONE._replace(charge={"outcome": "VOIDED"})) is None
@@ -75,11 +79,12 @@ def test_an_order_that_holds_nothing_may_be_deleted() -> None:
         ({"order": an_order(unpublished=True)}, "unpublished"),
         ({"payment": {"status": "REFUNDED", "unpublished": True}}, "unpublished"),
         ({"job": {"state": "FAILED", "outboxSince": OLD}}, "unpublished"),
-        ({"reservation": {"status": "RESERVED"}}, "stock"),
-        ({"reservation": None}, "stock"),
-        ({"payment": {"status": "PROCESSED"}}, "money"),
-        ({"payment": {"status": "PENDING", "nextLookupAt": OLD}}, "money"),
-        ({"payment": None}, "money"),
+        ({"stock": {"status": "RESERVED"}}, "stock"),
+        ({"stock": None}, "stock"),
+        ({"payment": {"status": "PROCESSED"}}, "payment"),
+        ({"payment": {"status": "PENDING", "nextLookupAt": OLD}}, "payment"),
+        ({"payment": {"status": "VOIDED", "nextLookupAt": OLD}}, "charge"),
+        ({"payment": None}, "payment"),
         ({"charge": {"outcome": "CHARGED"}}, "gateway"),
         ({"intent": INTENT}, "gateway"),
         ({"moving": True}, "pending move"),
@@ -95,6 +100,8 @@ def test_an_order_that_holds_nothing_may_be_deleted() -> None:
     ],
 )
 def test_anything_held_or_unknown_keeps_all_records(change: dict[str, Any], reason: str) -> None:
-    kept = why_kept(GONE._replace(**change))
+    recorded = records_of(**{name: change.get(name, record) for name, record in RELEASED.items()})
+    others = {name: value for name, value in change.items() if name not in RELEASED}
+    kept = why_kept(GONE._replace(by_participant=recorded, **others))
     assert kept is not None
     assert reason in kept

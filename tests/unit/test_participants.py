@@ -1,19 +1,44 @@
-"""A third participant is one row: the saga joins, refuses, times out, compensates and settles it like the others."""
+"""A third participant is one row: the saga joins, refuses, times out, compensates and settles it like the others.
 
+Operators' tools read its record by a second row: the timeline, the audit and the cleanup treat it like the others.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
 import pytest
 
+from operations.audit import orders as audited_orders
+from operations.audit.order_records import OrderRecords
+from operations.audit.orders import NO_CHARGE
+from operations.cleanup import deletable
+from operations.cleanup.deletable import CleanupCandidate
+from operations.reading import participant_records
+from operations.reading.participant_records import PARTICIPANT_RECORDS, ParticipantRecord
+from operations.timeline import timeline
+from operations.timeline.timeline import TimelineRecords
 from order_service.events import CancelRequested, DeadlinePassed, Event
 from order_service.order import Order, Status
 from order_service.orders import _changing_fields
-from order_service.participants import FAILED, PARTICIPANTS, PAYMENT, PENDING, STOCK, AnyParticipant, Participant
+from order_service.participants import (
+    FAILED,
+    PARTICIPANTS,
+    PAYMENT,
+    PENDING,
+    STOCK,
+    AnyParticipant,
+    Participant,
+    Wording,
+)
 from order_service.rules import Transition
 from order_service.saga import SAGA, Saga
 from order_service.views import show_new
 from shared import contracts as c
+from shared.database import Document
+from shared.services import Service
 from tests.support.builders import an_order
 from tests.unit.test_saga import (
     DECLINED,
@@ -61,10 +86,21 @@ SHIPPING = Participant(
     brings=lambda answer: {"tracking_number": answer.tracking_number},
     refused=BookingRefused,
     undo=lambda order: CancelCourier(order_id=order.order_id),
+    undo_type=CancelCourier,
     undone=CourierCancelled,
     undone_state=lambda _: "CANCELLED",
     undone_early="The courier was cancelled before the order was confirmed",
     holds_nothing=frozenset({FAILED, "CANCELLED"}),
+    wording=Wording(doing="Booking", done="Booked", refused="Refused", undoing="Cancelling", undone="Cancelled"),
+)
+SERVICE = Service(
+    name="shipping",
+    package="shipping_service",
+    port=3020,
+    settings="shipping_service.settings:ShippingSettings",
+    database="shipping",
+    inbox="shipping.inbox",
+    description="Books couriers",
 )
 EXTENDED = Saga((*PARTICIPANTS, SHIPPING))
 
@@ -160,6 +196,93 @@ def test_all_its_answers_are_handled() -> None:
     assert added == ["shipping.booked", "shipping.refused", "shipping.cancelled"]
 
 
+# --- Operators' tools. ---
+
+SUCCEEDED = {
+    "stock": {"status": "RESERVED"},
+    "payment": {"status": "PROCESSED", "transactionId": NO_CHARGE},
+    "shipping": {"status": "BOOKED"},
+}
+RETURNED = {"stock": {"status": "RELEASED"}, "payment": {"status": "FAILED"}, "shipping": {"status": "CANCELLED"}}
+
+
+@pytest.fixture
+def three_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ParticipantRecord(participant=SHIPPING, service=SERVICE, collection="bookings", noun="booking")
+    for module in (participant_records, timeline, audited_orders, deletable):
+        monkeypatch.setattr(module, "PARTICIPANT_RECORDS", (*PARTICIPANT_RECORDS, row))
+    monkeypatch.setattr(timeline, "LANES", ("order", "stock", "payment", "shipping", "provisioning"))
+
+
+def stored(status: str, records: Mapping[str, Document], *history: tuple[str, str]) -> Document:
+    """Return a stored order whose participants have the states of these records; one second passes between events."""
+    states = {f"{name}Status": record["status"] for name, record in records.items()}
+    lines = [
+        {"at": NOW + timedelta(seconds=second), "event": event, "status": status}
+        for second, (event, status) in enumerate([("order.created", "PENDING"), *history])
+    ]
+    times = {"createdAt": NOW, "updatedAt": NOW, "deadline": NOW + timedelta(minutes=5)}
+    return {
+        "_id": ID,
+        "totalAmount": 0,
+        "status": status,
+        **states,
+        **times,
+        "settled": status != "PENDING",
+        "history": lines,
+    }
+
+
+@pytest.mark.usefixtures("three_records")
+def test_the_timeline_shows_its_work_and_its_compensation() -> None:
+    history = [("shipping.booked", "PENDING"), ("payment.failed", "CANCELLED"), ("shipping.cancelled", "CANCELLED")]
+    steps = timeline.build_timeline(TimelineRecords(ID, stored("CANCELLED", RETURNED, *history), RETURNED))
+    assert [(step.kind, step.title) for step in steps if "shipping" in (step.lane, step.to)] == [
+        ("message", "order.created"),
+        ("work", "Booked"),
+        ("message", "shipping.booked"),
+        ("message", "shipping.cancel"),
+        ("compensation", "Cancelled"),
+        ("message", "shipping.cancelled"),
+    ]
+
+
+@pytest.mark.usefixtures("three_records")
+def test_the_timeline_waits_for_its_answer() -> None:
+    order = stored("PENDING", SUCCEEDED | {"shipping": {"status": "PENDING"}}, ("stock.reserved", "PENDING"))
+    waits = [
+        (step.lane, step.title) for step in timeline.open_steps(timeline.build_timeline(TimelineRecords(ID, order)))
+    ]
+    assert waits == [("shipping", "Booking"), ("order", "Answer from shipping")]
+
+
+def violations(status: str, records: Mapping[str, Document]) -> list[str]:
+    order = stored(status, records)
+    return [violation.kind for violation in audited_orders.judge(OrderRecords(ID, order, records), NOW)]
+
+
+@pytest.mark.usefixtures("three_records")
+def test_the_audit_finds_what_it_lacks_and_what_it_holds() -> None:
+    not_booked, not_returned = (
+        SUCCEEDED | {"shipping": {"status": "FAILED"}},
+        RETURNED | {"shipping": {"status": "BOOKED"}},
+    )
+    assert (violations("CONFIRMED", SUCCEEDED), violations("CANCELLED", RETURNED)) == ([], [])
+    assert violations("CONFIRMED", not_booked) == ["join", "shipping"]
+    assert violations("CANCELLED", not_returned) == ["settled", "shipping held"]
+
+
+@pytest.mark.usefixtures("three_records")
+def test_the_cleanup_keeps_an_order_that_it_may_hold() -> None:
+    assert deletable.why_kept(CleanupCandidate({}, RETURNED)) is None
+    not_returned = RETURNED | {"shipping": {"status": "BOOKED"}}
+    assert deletable.why_kept(CleanupCandidate({}, not_returned)) == "the release of the shipping is not confirmed"
+
+
+def test_every_participant_has_a_record() -> None:
+    assert [row.participant for row in PARTICIPANT_RECORDS] == list(PARTICIPANTS)
+
+
 # --- The table itself. ---
 
 
@@ -172,7 +295,8 @@ def test_a_row_fits_the_order(participant: AnyParticipant) -> None:
     assert FAILED in participant.holds_nothing
     assert participant.provisional < participant.holds_nothing
     assert not participant.holds_nothing & {PENDING, participant.succeeded}
-    assert participant.undo(order).correlation_id == order.order_id
+    undo = participant.undo(order)
+    assert (type(undo), undo.correlation_id) == (participant.undo_type, order.order_id)
 
 
 def test_the_rows_have_nothing_in_common() -> None:

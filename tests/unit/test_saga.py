@@ -15,7 +15,7 @@ from order_service.rules import Transition
 from order_service.saga import MAX_RUNS, SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -30,7 +30,7 @@ def new_order() -> Order:
         total_amount=1000,
         currency="USD",
         payment=PaymentInstruction(),
-        delivery=Delivery(),
+        delivery=DeliveryInstruction(),
         created_at=NOW,
         updated_at=NOW,
         deadline=NOW + timedelta(minutes=5),

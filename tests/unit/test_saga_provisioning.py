@@ -15,7 +15,7 @@ from order_service.order import Order, Status
 from order_service.saga import SAGA
 from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
-from shared.contracts.orders import Delivery, Item, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -76,7 +76,7 @@ class Conversation(RuleBasedStateMachine):
             total_amount=500,
             currency="USD",
             payment=PaymentInstruction(),
-            delivery=Delivery(),
+            delivery=DeliveryInstruction(),
             created_at=NOW,
             updated_at=NOW,
             deadline=NOW + timedelta(minutes=5),

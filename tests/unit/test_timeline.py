@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from operations.console.timeline import TimelineRow, draw
 from operations.timeline.timeline import LANES, TimelineRecords, TimelineStep, build_timeline, open_steps
+from tests.support.builders import records_of
 
 PLACED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 Document = dict[str, Any]
@@ -45,8 +46,10 @@ CONFIRMED = an_order(
 )
 
 
-def steps_of(order: Document | None, **records: Any) -> list[TimelineStep]:
-    return build_timeline(TimelineRecords("o1", order, **records))
+def steps_of(
+    order: Document | None, stock: Document | None = None, payment: Document | None = None, **records: Any
+) -> list[TimelineStep]:
+    return build_timeline(TimelineRecords("o1", order, records_of(stock=stock, payment=payment), **records))
 
 
 def one(steps: list[TimelineStep], lane: str, title: str) -> TimelineStep:
@@ -60,7 +63,7 @@ def summary(steps: list[TimelineStep]) -> list[tuple[str, str, str]]:
 
 
 def test_a_confirmed_order_of_goods() -> None:
-    steps = steps_of(CONFIRMED, reservation={"_id": "o1", "status": "RESERVED", "createdAt": after(9)})
+    steps = steps_of(CONFIRMED, stock={"_id": "o1", "status": "RESERVED", "createdAt": after(9)})
     assert summary(steps) == [
         ("order", "state", "Order placed"),
         ("order", "message", "order.created"),
@@ -109,7 +112,7 @@ def test_a_refusal_compensates_only_what_may_have_succeeded() -> None:
 
 def test_a_compensation_without_an_answer_is_open() -> None:
     order = an_order("CANCELLED", CREATED, (5, "order.cancel_requested", "CANCELLED"), cause="order.cancel_requested")
-    waits = open_steps(steps_of(order, reservation={"_id": "o1", "status": "RELEASED"}))
+    waits = open_steps(steps_of(order, stock={"_id": "o1", "status": "RELEASED"}))
     assert [(step.lane, step.kind, step.title) for step in waits] == [
         ("stock", "compensation", "Releasing"),
         ("payment", "compensation", "Refunding"),
@@ -277,7 +280,7 @@ def test_a_discarded_letter_is_not_open() -> None:
 
 def test_records_without_times_make_a_shorter_timeline() -> None:
     bare = {"_id": "o1", "status": "PENDING", "settled": False, "history": [{"status": "PENDING"}]}
-    assert steps_of(bare, reservation={"status": "RESERVED"}, payment={}, job={}) == []
+    assert steps_of(bare, stock={"status": "RESERVED"}, payment={}, job={}) == []
     assert steps_of(None) == []
     assert not TimelineRecords("o1", None).exist
     assert TimelineRecords("o1", None, letters=(LETTER,)).exist
@@ -309,7 +312,7 @@ def row_of(rows: list[TimelineRow], title: str) -> TimelineRow:
 
 
 def test_messages_are_drawn_in_the_rows_of_the_states() -> None:
-    rows = draw(steps_of(CONFIRMED, reservation={"_id": "o1", "createdAt": after(9)}))
+    rows = draw(steps_of(CONFIRMED, stock={"_id": "o1", "createdAt": after(9)}))
     assert [row.step.title for row in rows] == [
         "Order placed",
         "Reserved",
@@ -334,7 +337,7 @@ def test_messages_to_and_from_a_state_do_not_overlap() -> None:
 
 
 def test_a_bar_covers_the_rows_of_its_time() -> None:
-    rows = draw(steps_of(CONFIRMED, reservation={"_id": "o1", "createdAt": after(9)}))
+    rows = draw(steps_of(CONFIRMED, stock={"_id": "o1", "createdAt": after(9)}))
     payment = [row.cells["payment"].bar for row in rows]
     assert payment == ["", "", "work", "work", ""]
     assert [row.cells["payment"].begins for row in rows] == [False, False, True, False, False]
