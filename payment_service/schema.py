@@ -3,7 +3,7 @@
 from payment_service import payments
 from payment_service.funds import bank, idempotency
 from payment_service.funds import payments as fund_payments
-from payment_service.gateways import simulated, stripe
+from payment_service.gateways import factory, simulated
 from payment_service.ledger import ledger, orphaned_sessions
 from shared.schema import CollectionSchema
 
@@ -16,5 +16,5 @@ SCHEMA = {
     idempotency.COLLECTION: idempotency.SCHEMA,
     orphaned_sessions.COLLECTION: CollectionSchema(),
     simulated.COLLECTION: CollectionSchema(),
-    stripe.COLLECTION: CollectionSchema(),
+    factory.STRIPE_INTENTS: CollectionSchema(),
 }

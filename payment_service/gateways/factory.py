@@ -11,6 +11,9 @@ from payment_service.settings import PaymentSettings
 from shared.clock import Clock
 from shared.database import Database
 
+STRIPE_INTENTS = "stripe_intents"
+"""The collection of the Stripe gateway. Its name is here because the gateway's module imports Stripe's library."""
+
 
 class OpenGateway(Gateway, Protocol):
     """A gateway with connections or calls in flight, which the service ends when it shuts down."""
@@ -27,7 +30,7 @@ def open_gateway(settings: PaymentSettings, database: Database, clock: Clock) ->
 
         return stripe.StripeGateway(
             # These records decide about money, so a write that a failover could roll back must not be read.
-            database.get_collection(stripe.COLLECTION, read_concern=ReadConcern("majority")),
+            database.get_collection(STRIPE_INTENTS, read_concern=ReadConcern("majority")),
             api_key=settings.stripe_api_key.get_secret_value(),
             api_url=settings.stripe_api_url,
             timeout_seconds=settings.gateway_timeout_seconds,

@@ -56,8 +56,6 @@ from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Document
 
-COLLECTION = "stripe_intents"
-
 DELETED_ORDER_AGE = timedelta(hours=12)
 """A record without `openedAt` that is older than its payment by more than this belongs to a deleted order: a cleanup
 deletes no order younger than a day, and the machines' clocks differ by less."""

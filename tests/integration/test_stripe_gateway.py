@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from payment_service.gateways.factory import STRIPE_INTENTS as COLLECTION
 from payment_service.gateways.factory import OpenGateway, open_gateway
 from payment_service.gateways.port import (
     Charged,
@@ -20,7 +21,6 @@ from payment_service.gateways.port import (
     NothingCharged,
     Refunded,
 )
-from payment_service.gateways.stripe import COLLECTION
 from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now

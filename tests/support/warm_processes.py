@@ -25,7 +25,10 @@ from typing import Any
 
 LIBRARIES = (
     "cryptography.fernet",
+    "aiohttp",
     "httpx",
+    "jinja2",
+    "psutil",
     "rich.console",
     "rich.live",
     "rich.markdown",

@@ -1,5 +1,8 @@
 """The settings of the card gateway: a missing or wrong one stops the process with one line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from payment_service.settings import PaymentSettings
@@ -20,6 +23,13 @@ def test_the_simulated_gateway_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> 
     settings = load(PaymentSettings)
     assert (settings.card_gateway, settings.stripe_api_key) == ("simulated", None)
     assert settings.stripe_api_url == "https://api.stripe.com"
+
+
+def test_without_stripe_its_library_is_not_imported() -> None:
+    """It takes longer than all the rest of the payment service."""
+    code = "import sys, payment_service.__main__; print(*{'stripe', 'requests'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
 
 
 def test_stripe_with_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
