@@ -1,1 +1,1 @@
-"""What all four services need and none of them owns: contracts, the bus, the database, settings, HTTP, logs."""
+"""The parts that all services share: contracts, the bus, the database, settings, HTTP and logs."""

@@ -2,7 +2,7 @@
 
     what the work raises                  what is logged
     ────────────────────────────────────  ──────────────────────────────────────────────────────────────
-    an error that passes by itself        one warning when it begins, one line when it is over
+    a transient error                     one warning when it begins, one line when it is over
     anything else (a missing permission,  one error with its traceback, one line when it is over
     a refused login, a defect)
 
@@ -50,7 +50,7 @@ async def run_periodically(work: Work, *, every: Interval, name: str, wake: asyn
         try:
             more = await work()
         except (Exception, asyncio.CancelledError) as error:
-            # A driver may also let a cancellation of its own escape, which must not end the loop.
+            # A driver may also let its own cancellation escape, which must not end the loop.
             if _is_cancelled():
                 raise
             errors.failed(error)

@@ -1,4 +1,4 @@
-"""The time, as records and messages write it: UTC, to the millisecond, which is what MongoDB keeps."""
+"""The time as records and messages have it: UTC, to the millisecond, which is MongoDB's precision."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,11 +7,11 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The present moment in UTC, cut to the millisecond."""
+    """Return the current time in UTC, cut to the millisecond."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def to_rfc3339(moment: datetime) -> str:
-    """Write a moment as `2026-01-31T09:30:00.250Z`."""
+    """Format a time as `2026-01-31T09:30:00.250Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -37,24 +37,24 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-async def _wait_for(awaited: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - stands in for asyncio.wait_for
+async def _wait_for(awaited: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - replaces asyncio.wait_for
     """Wait in the current task, as `asyncio.wait_for` does since Python 3.12."""
     async with asyncio.timeout(timeout):
         return await awaited
 
 
 if sys.version_info < (3, 12):
-    # Python 3.11 waits in a task of its own, which may end after its caller was cancelled. The driver waits so for a
-    # server, and that task takes the client's lock again: a call that is cancelled while MongoDB is away fails with
-    # "Lock is not acquired", or the lock stays taken and every later call of the client hangs for good.
+    # Python 3.11 waits in a separate task, which may outlive its cancelled caller. The driver waits for a server this
+    # way, and the task takes the client's lock again: a call that is cancelled while MongoDB is away fails with "Lock
+    # is not acquired", or the lock is never released and every later call of the client hangs.
     pymongo.lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
 
-# Codes that a server gives while it steps down, starts up, shuts down or has lost its majority
+# Codes of a server that steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
 _TRANSIENT_CODES = frozenset(
     {6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 262, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436}
 )
-# Unauthorized, AuthenticationFailed, MechanismUnavailable, and what MongoDB Atlas says for the second.
+# Unauthorized, AuthenticationFailed, MechanismUnavailable, and AtlasError, which Atlas gives for the second.
 _REFUSAL_CODES = frozenset({13, 18, 334, 8000})
 DUPLICATE_KEY = 11000
 _DETAILS = re.compile(", Timeout:|, full error:|\n")
@@ -62,9 +62,9 @@ _COMMAND = re.compile(r"(execute command \{ \w+: [^,]+,).*")
 
 
 def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
-    """Open a client with majority writes and an upper bound on every call; it connects when it is first used.
+    """Open a client with majority writes and a time limit on every call; it connects on first use.
 
-    Raises StartError for a URL whose options contradict each other or are not known.
+    Raises StartError for a URL with contradictory or unknown options.
     """
     options: dict[str, Any] = {
         "tz_aware": True,
@@ -112,10 +112,10 @@ async def aggregate(
 
 
 async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
-    """Wait until MongoDB answers and has a primary, with one line of log a second.
+    """Wait until MongoDB answers and has a primary; log one line per second meanwhile.
 
-    Raises StartError for what waiting does not change: it is not a replica set, which majority writes and failover
-    need, or it refuses the user.
+    Raises StartError where waiting does not help: MongoDB refuses the user, or is not a replica set, which majority
+    writes and failover need.
     """
     while True:
         try:
@@ -139,19 +139,19 @@ async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the server refuses the user: not known, a wrong password, or a role is missing. Waiting does not help."""
+    """Return True if the server refuses the user: unknown, a wrong password, or a missing role."""
     return isinstance(error, OperationFailure) and error.code in _REFUSAL_CODES
 
 
 def translate_error(error: Exception) -> Exception:
-    """Turn a driver's error into DatabaseUnavailableError where the same call will succeed later, leave others."""
+    """Return DatabaseUnavailableError for a driver's error that passes by itself, any other error unchanged."""
     if is_transient(error):
         return DatabaseUnavailableError(first_line(error))
     return error
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the error says that a server is away, slow or electing, and nothing about what was asked."""
+    """Return True if the error is about the server (away, slow, electing a primary) and not about the call itself."""
     if is_refusal(error):
         return False
     if isinstance(error, BulkWriteError):
@@ -172,7 +172,7 @@ def _bulk_is_transient(error: BulkWriteError) -> bool:
 
 
 def duplicates(error: BulkWriteError) -> set[Any]:
-    """The `_id`s that an unordered bulk insert found to exist already; raises the error again if more went wrong."""
+    """Return the `_id`s of an unordered bulk insert that already exist; reraise the error if anything else failed."""
     details = error.details or {}
     failures = details.get("writeErrors", [])
     if details.get("writeConcernErrors") or any(failure.get("code") != DUPLICATE_KEY for failure in failures):
@@ -181,7 +181,7 @@ def duplicates(error: BulkWriteError) -> set[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a driver's error says in one line of log, the same line each time for the same cause."""
+    """Return a driver's error as one line for the log, the same line each time for the same cause."""
     text = _DETAILS.split(str(error), maxsplit=1)[0]
-    # A missing permission is said with the whole command, which has the time and the number of the call.
+    # The error of a missing permission quotes the whole command, with the time and number of the call in it.
     return hide_credentials(_COMMAND.sub(r"\1 ... }", text))[:300]

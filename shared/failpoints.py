@@ -1,9 +1,9 @@
-"""Named points between two steps at which a test may crash the code; in production every one does nothing.
+"""Named points between two steps at which tests crash the code; in production they do nothing.
 
-The points are injected where the code is put together, never global. A test in the same process passes a hook that
-raises `SimulatedCrashError`; a test of a real process sets ORDERSAGA_CRASH_AT=[stop:]<point>[#n]: the process then ends
-itself with SIGKILL, or stops with SIGSTOP until somebody sends SIGCONT, the n-th time it gets there (the first time
-unless told otherwise).
+Failpoints are injected at the composition root, never global. A test in the same process passes a hook that raises
+`SimulatedCrashError`. A test of a real process sets ORDERSAGA_CRASH_AT=[stop:]<point>[#n]: the n-th time (by default
+the first) that it reaches the point, the process kills itself with SIGKILL, or pauses itself with SIGSTOP until
+SIGCONT.
 """
 
 import os
@@ -11,54 +11,54 @@ import signal
 from collections.abc import Callable
 
 Failpoint = Callable[[str], None]
-"""Called with a point's name whenever the code reaches it."""
+"""Called with the name of each point that the code reaches."""
 
 HANDLED = "consumer.handled"
-"""The outcome is recorded, what follows from it is not published yet."""
+"""The outcome is recorded; its messages are not published yet."""
 PUBLISHED = "consumer.published"
-"""What follows is published and confirmed, the deliveries are not acknowledged yet."""
+"""The messages are published and confirmed; the deliveries are not acknowledged yet."""
 ACKNOWLEDGED = "consumer.acknowledged"
 """The deliveries are acknowledged."""
 ORDER_INSERTED = "order.inserted"
-"""The order is stored and answered, `order.created` is not published yet."""
+"""The order is stored and answered; `order.created` is not published yet."""
 ORDER_CREATED_PUBLISHED = "order.created-published"
-"""`order.created` is confirmed, the order still says that it is to be published."""
+"""`order.created` is confirmed; the order is still marked as unpublished."""
 STOCK_MOVED = "inventory.stock-moved"
-"""Quantities have changed, the reservation does not say so yet."""
+"""The quantities have changed; the reservation is not recorded yet."""
 RESERVATION_RECORDED = "inventory.reservation-recorded"
-"""The reservation is written, the product still carries the order's mark."""
+"""The reservation is recorded; the product still has the order's pending move."""
 PAYMENT_PENDING = "payment.pending"
-"""The payment is recorded as PENDING, the gateway was not asked yet."""
+"""The payment is recorded as PENDING; the gateway has not been called yet."""
 PAYMENT_CHARGED = "payment.charged"
-"""The gateway has answered, the payment does not say so yet."""
+"""The gateway has charged; the payment is still PENDING."""
 REFUND_SENT = "payment.refund-sent"
-"""The gateway has refunded, the payment does not say so yet."""
+"""The gateway has refunded; this is not recorded yet."""
 JOB_LOCKED = "provisioning.locked"
-"""The job holds its package's lock, the provider was not asked yet."""
+"""The job holds its package's lock; the provider has not been called yet."""
 BEFORE_BUY = "provisioning.before-buy"
-"""The attempt to buy is recorded, the request is about to leave."""
+"""The attempt to buy is recorded; the request is about to be sent."""
 BOUGHT = "provisioning.bought"
-"""The provider has answered which address it sold, the job does not say so yet."""
+"""The provider has answered with the address that it sold; the job does not have it yet."""
 ADDRESS_CLAIMED = "provisioning.address-claimed"
-"""The address is recorded as the order's, the job does not say so yet."""
+"""The address is recorded as the order's; the job does not have it yet."""
 BEFORE_STATUS = "provisioning.before-status"
-"""The job has its address, the provider was not asked for the credentials yet."""
+"""The job has its address; the provider has not been asked for the credentials yet."""
 JOB_RECORDED = "provisioning.recorded"
-"""A step of the job is recorded, what it says is not published yet."""
+"""A step of the job is recorded; its messages are not published yet."""
 JOB_WAITING = "provisioning.waiting"
-"""The job waits for its next attempt, and its package is free."""
+"""The job waits for its next attempt; its package is free."""
 LETTERS_TAKEN = "operations.letters-taken"
-"""Dead letters are taken from the broker, none of the batch is recorded yet."""
+"""A batch of dead letters is taken from the broker; none of them is recorded yet."""
 LETTERS_RECORDED = "operations.letters-recorded"
-"""The batch of dead letters is recorded, the broker still has it."""
+"""The batch is recorded; the broker still has it."""
 LETTERS_ACKNOWLEDGED = "operations.letters-acknowledged"
-"""The batch of dead letters is acknowledged."""
+"""The batch is acknowledged."""
 REPLAY_CLAIMED = "operations.replay-claimed"
-"""Some letters are claimed for a replay, none of them is published yet."""
+"""Some letters are claimed for a replay; none of them is published yet."""
 REPLAY_PUBLISHED = "operations.replay-published"
-"""These are published and confirmed, their records do not say so yet."""
+"""They are published and confirmed; their records do not say so yet."""
 REPLAY_RECORDED = "operations.replay-recorded"
-"""Their records say so, the replay does not say how far it has come yet."""
+"""Their records say so; the replay's progress is not recorded yet."""
 
 ALL_POINTS = (
     HANDLED,
@@ -88,11 +88,11 @@ ALL_POINTS = (
 
 
 class SimulatedCrashError(BaseException):
-    """A crash of the process, played within a test: not an Exception, so that no handler of faults catches it."""
+    """A simulated crash of the process: not an Exception, so no error handler catches it."""
 
 
 def nothing_fails(_point: str) -> None:
-    """Reach every point unharmed."""
+    """Do nothing at any point."""
 
 
 def kill_at(setting: str | None) -> Failpoint:

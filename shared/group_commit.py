@@ -1,4 +1,4 @@
-"""Group commit: concurrent calls that each want one write share one bulk write, without waiting for company."""
+"""Group commit: concurrent calls that need one write each share one bulk write. No call waits for others to join."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Runs `work` over everything that was submitted while its last run was busy.
+    """Runs `work` on everything that was submitted during its previous run.
 
-    A call alone starts at once; calls that arrive during a run form the next group, so groups grow with the load and
-    add no latency without it. `work` returns one result per item, in order; what it raises, every caller of the group
-    gets.
+    The first call starts a run at once; calls that arrive during the run form the next group. So groups grow with the
+    load, and without load they add no latency. `work` returns one result per item, in order. If it raises, every
+    caller of the group gets the exception.
     """
 
     def __init__(self, work: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, limit: int) -> None:
@@ -24,16 +24,16 @@ class GroupCommit(Generic[Item, Result]):
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """Have the item done with whatever else is there, and return its result."""
+        """Process the item in the next group and return its result."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._runner is None:
-            # In a context of its own: it works for all who come, and not on account of who came first.
+            # In a separate context: the run serves all callers, so the log context of the first must not stick to it.
             self._runner = asyncio.create_task(self._run(), context=Context())
         return await future
 
     async def drain(self) -> None:
-        """Wait until everything that was submitted is done."""
+        """Wait until everything that was submitted has been processed."""
         while self._runner is not None:
             await asyncio.wait({self._runner})
 

@@ -16,7 +16,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
 _OWN_SITES = ("same-origin", "none")
-"""Values of Sec-Fetch-Site for requests of our own pages and of the person at the browser."""
+"""Values of Sec-Fetch-Site for requests of our own pages and of the browser's user."""
 
 
 def objection_to_host(host: str, names: Collection[str]) -> str | None:
@@ -33,8 +33,8 @@ def objection_to_host(host: str, names: Collection[str]) -> str | None:
 def objection_to_site(method: str, headers: Mapping[str, str], *, page: bool) -> str | None:
     """Say why a request that may come from another site is refused, None if it is not.
 
-    A link on another site may open a `page` in a tab of its own, which that site cannot read; no other request from
-    another site is answered.
+    A link on another site may open a `page` in a new tab, which that site cannot read; no other request from another
+    site is answered.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
@@ -78,7 +78,7 @@ def _is_own(origin: str, headers: Mapping[str, str]) -> bool:
 
 @lru_cache(maxsize=256)
 def _host_name(host: str) -> str | None:
-    """Return a Host header's name without its port and the dot that may end it, None if it cannot be read."""
+    """Return the name in a Host header without port and final dot, None if it is invalid."""
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every service's HTTP side shares: problem answers (RFC 9457), health, readiness, metrics, and the body limit."""
+"""The HTTP side that all services share: problem answers (RFC 9457), health, readiness, metrics and the body limit."""
 
 import logging
 import time
@@ -33,40 +33,40 @@ JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
-"""Unknown fields of one object that are refused one by one; a body with more of them is refused as a whole."""
+"""The most unknown fields of one object that are reported one by one; a body with more is rejected as a whole."""
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Paths by which a process is watched."""
+"""Paths for monitoring a process."""
 ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
-"""Paths that answer also before the service is ready."""
+"""Paths that answer even before the service is ready."""
 
 _LINKED = HEALTH | {VIEWER_PATH}
-"""Paths of a service that a link elsewhere may open, such as a target in Prometheus' pages."""
+"""Paths that links on other sites may open, such as the targets on Prometheus' pages."""
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]
-"""What is down and why, by name; empty when the service is ready."""
+"""Returns the reason why each failing part is down, by name; empty if the service is ready."""
 
 Refusal = Callable[[], str | None]
-"""Why no request can be served now, or None."""
+"""Returns the reason why no request can be served now, or None."""
 
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
-"""What every answer says, unless its route says otherwise: keep it, run it and frame it nowhere."""
+"""The headers of every answer unless its route sets them: do not store, run or frame it."""
 _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS.items())
 
 _log = structlog.get_logger(__name__)
-# They would be a time for every series; process_start_time_seconds says it once.
+# They would add a timestamp to every series; process_start_time_seconds has it once.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _requests = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
 _duration = Histogram("http_request_duration_seconds", "Time to answer an HTTP request", ["method", "route"])
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""What a request's method is called in the metrics; a client may send any word, and each would be a series."""
+"""The methods that metrics name; clients may send any word as a method, and each would create series."""
 
 
 class Body(BaseModel):
-    """A request body: strict types, camelCase, unknown fields refused."""
+    """A request body: strict types, camelCase, no unknown fields."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -80,7 +80,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _has_few_unknown_fields(cls, given: Any) -> Any:
-        # Each unknown field is an error of its own: a body could ask for tens of thousands of them.
+        # Each unknown field is a separate error, and a body could cause tens of thousands of them.
         if isinstance(given, dict) and len(given) > len(cls.model_fields) + MAX_UNKNOWN_FIELDS:
             allowed = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             raise ValueError(f"has {len(given)} fields, allowed are {allowed}")
@@ -88,7 +88,7 @@ class Body(BaseModel):
 
 
 class View(BaseModel):
-    """An answer, as the API's description shows it."""
+    """An answer as the API documents it."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True)
 
@@ -111,7 +111,7 @@ class Problem(View):
 
 
 class ProblemError(OrdersagaError):
-    """Raised by a route to answer with a problem; `detail` is for the person who reads it."""
+    """Raised by a route to answer with a problem; `detail` is for people."""
 
     def __init__(
         self,
@@ -129,22 +129,22 @@ class ProblemError(OrdersagaError):
 
 
 def not_found(what: str) -> ProblemError:
-    """The problem of asking for something that does not exist."""
+    """Return the problem for something that does not exist."""
     return ProblemError(HTTPStatus.NOT_FOUND, f"{what} does not exist")
 
 
 def conflict(detail: str) -> ProblemError:
-    """The problem of asking for something that the present state does not allow."""
+    """Return the problem for a request that the present state does not allow."""
     return ProblemError(HTTPStatus.CONFLICT, detail)
 
 
 def invalid(*errors: tuple[str, str]) -> ProblemError:
-    """The problem of a request whose fields, each named with what is wrong, are not acceptable."""
+    """Return the problem for a request with invalid fields, given as pairs of name and message."""
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(f"{f}: {m}" for f, m in errors), errors=errors)
 
 
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON."""
+    """Return an answer in JSON."""
     return Response(orjson.dumps(content), status, headers, JSON)
 
 
@@ -156,7 +156,7 @@ def problem_response(
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> Response:
-    """Answer with a problem document, which has the headers of every answer by itself: it may come from anywhere."""
+    """Return a problem document, with the headers of every answer, because it may be sent outside the middleware."""
     content = {
         "type": "about:blank",
         "title": status.phrase,
@@ -170,7 +170,7 @@ def problem_response(
 
 
 class _StrictRequest(Request):
-    """Reads a body as JSON and nothing else: UTF-8, no NaN, no endless nesting; anything else is a ValueError (400)."""
+    """Accepts only JSON as a body: UTF-8, no NaN, no endless nesting; anything else is a ValueError (400)."""
 
     async def json(self) -> Any:
         return from_json(await self.body(), allow_inf_nan=False)
@@ -191,12 +191,12 @@ class _StrictRoute(APIRoute):
 
 
 def _check_media_type(headers: Headers) -> None:
-    """Raise the 415 problem for a body that is not plain JSON by its headers; a request without a body passes."""
+    """Raise the 415 problem if the headers announce a body that is not plain JSON; requests without a body pass."""
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
-        detail = f"The body must not be compressed: Content-Encoding is {encoding[:100]!r}, allowed is identity"
+        detail = f"The body must not be compressed: Content-Encoding is {encoding[:100]!r}, only identity is allowed"
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Encoding": "identity", "Accept": JSON}
         )
@@ -204,12 +204,12 @@ def _check_media_type(headers: Headers) -> None:
     name = (given or "").partition(";")[0].strip().lower()
     if name != JSON and not (name.startswith("application/") and name.endswith("+json")):
         stated = "is missing" if given is None else f"is {given[:100]!r}"
-        detail = f"The header Content-Type {stated}, allowed is {JSON}"
+        detail = f"The header Content-Type {stated}, only {JSON} is allowed"
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": JSON})
 
 
 def new_router(tag: str) -> APIRouter:
-    """A router whose routes take bodies that are JSON by the letter."""
+    """Return a router whose routes accept only strict JSON as bodies."""
     return APIRouter(tags=[tag], route_class=_StrictRoute)
 
 
@@ -222,11 +222,11 @@ def create_app(
     names: Collection[str] = (),
     pages: bool = False,
 ) -> FastAPI:
-    """An application with what all services serve; the service adds its own routes to it.
+    """Return an application with the routes that all services serve; the service adds its own.
 
-    It answers to `names` besides addresses and localhost, and refuses other sites. With `pages` its routes are pages
-    for people: links on other sites may open them, writes must come from them, and there is no page about the API.
-    While `refusal` returns a reason, all but ALWAYS_SERVED is answered with 503 and that reason.
+    It answers to addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are
+    pages for people: links on other sites may open them, writes must come from them, and the API has no page. While
+    `refusal` returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
     """
     app = _Application(
         title=title,
@@ -276,7 +276,7 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """An application that describes its problem answers as clients get them."""
+    """An application whose OpenAPI document describes the problem answers as clients get them."""
 
     def openapi(self) -> dict[str, Any]:
         is_new = self.openapi_schema is None
@@ -292,7 +292,7 @@ _OF_BODIES = frozenset({"413", "415"})
 
 
 def _describe_problems(operation: dict[str, Any]) -> None:
-    """Give an operation's problems their media type, and take away those that it cannot answer with."""
+    """Set the media type of an operation's problems, and remove those that it cannot answer with."""
     has_body = "requestBody" in operation
     impossible = set() if has_body else set(_OF_BODIES)
     if not has_body and not operation.get("parameters"):
@@ -305,12 +305,12 @@ def _describe_problems(operation: dict[str, Any]) -> None:
 
 
 def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of problem answers, for the `responses` of a route or a router."""
+    """Return the description of problem answers for the `responses` of a route or a router."""
     return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in codes}
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProblemError)  # noqa: S101 - tells the type checker what the registration guarantees
+    assert isinstance(error, ProblemError)  # noqa: S101 - for the type checker; guaranteed by the registration
     return problem_response(error.status, error.detail, errors=error.errors, headers=error.headers)
 
 
@@ -323,13 +323,13 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
 
 
 def _without_consequences(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out that a list is too short where that is so only because elements of it are wrong."""
+    """Leave out that a list is too short if it is only because elements of it are invalid."""
     around = {tuple(problem["loc"][:length]) for problem in problems for length in range(len(problem["loc"]))}
     return [p for p in problems if p["type"] != "too_short" or tuple(p["loc"]) not in around]
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """Name a field as its sender knows it: items.0.quantity, without the part of the request that it came in."""
+    """Return a field's name as clients know it, such as items.0.quantity, without its part of the request."""
     place, parts = (location[0], location[1:]) if location and location[0] in _PLACES else ("", location)
     named = [to_camel(str(part)) for part in parts] if place == "path" else [str(part) for part in parts]
     return ".".join(name[:100] for name in named) or "body"
@@ -340,7 +340,7 @@ _PLACES = ("body", "query", "path", "header")
 
 _DETAILS = {
     HTTPStatus.BAD_REQUEST: "The body is not JSON",
-    HTTPStatus.NOT_FOUND: "There is nothing at this path",
+    HTTPStatus.NOT_FOUND: "This path does not exist",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The body is larger than {MAX_BODY_BYTES // 1024} KiB",
 }
 
@@ -355,7 +355,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of all routes at a request's path; the framework names those of the first one alone."""
+    """Return the methods of all routes at a request's path; the framework names only those of the first route."""
     scopes = {method: {**request.scope, "method": method} for method in _METHODS - {"HEAD"}}
     allowed = {
         method
@@ -366,9 +366,11 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _answer_unavailable(request: Request, error: Exception) -> Response:
-    """Say which server is away; what a driver says about it, such as its address, is for the log."""
+    """Answer with the server that is away; the driver's text, which may have addresses, is only logged."""
     assert isinstance(error, TransientError)  # noqa: S101
-    _log.warning("request failed for now", method=request.method, path=request.url.path, error=str(error))
+    _log.warning(
+        "request failed, a server is unavailable", method=request.method, path=request.url.path, error=str(error)
+    )
     detail = error.for_clients or str(error)
     return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
 
@@ -387,7 +389,7 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 
 class _RefuseUnserved:
-    """Answers 503 to all but ALWAYS_SERVED while there is a reason to, before any work is done on the request."""
+    """Answers 503 to everything except ALWAYS_SERVED while there is a reason, before any work on the request."""
 
     def __init__(self, app: ASGIApp, refusal: Refusal) -> None:
         self._app = app
@@ -403,7 +405,7 @@ class _RefuseUnserved:
 
 
 class _RefuseDeclaredTooLarge:
-    """Answers a Content-Length over the limit with a problem: the framework's own limit would answer in plain text."""
+    """Answers a Content-Length over the limit with a problem; the framework's own limit answers in plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -419,7 +421,7 @@ class _RefuseDeclaredTooLarge:
 
 
 class _Guarded:
-    """Refuses hosts that are not ours and requests from other sites, and adds the headers that every answer has."""
+    """Refuses foreign hosts and requests from other sites, and adds the headers of every answer."""
 
     def __init__(self, app: ASGIApp, names: Collection[str], pages: bool) -> None:
         self._app = app
@@ -448,7 +450,7 @@ class _Guarded:
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         method, headers = scope["method"], Headers(scope=scope)
-        # No browser leaves the host out; old load balancers do.
+        # Browsers always send the host; old load balancers may not.
         for host in headers.getlist("host"):
             if objection := objection_to_host(host, self._names):
                 return HTTPStatus.MISDIRECTED_REQUEST, objection
@@ -460,7 +462,7 @@ class _Guarded:
 
 
 class _HeadAsGet:
-    """Answers HEAD as GET, without the body; a stream ends before it begins."""
+    """Answers HEAD like GET without the body; a stream ends before it begins."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -473,14 +475,14 @@ class _HeadAsGet:
         async def head_alone(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await send(message)
-                # The answer is complete with it: a stream that continues finds its client gone.
+                # This completes the answer: a stream that continues sees its client disconnected.
                 await send({"type": "http.response.body", "body": b""})
 
         await self._app({**scope, "method": "GET"}, receive, head_alone)
 
 
 class _Measured:
-    """Counts requests and their durations by route (the template, not the path: paths are without number)."""
+    """Measures requests by route: by its template, because the number of paths is unlimited."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -506,16 +508,16 @@ class _Measured:
             _requests.labels(method, route, status).inc()
             seconds = time.perf_counter() - started
             _duration.labels(method, route).observe(seconds)
-            _tell_of_request(scope, status, seconds)
+            _log_request(scope, status, seconds)
 
 
-def _tell_of_request(scope: Scope, status: int, seconds: float) -> None:
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
     if scope["path"] not in ALWAYS_SERVED and _log.is_enabled_for(logging.DEBUG):
-        told = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
-        _log.debug("request answered", **told, **_order_named(scope))
+        about = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
+        _log.debug("request answered", **about, **_order_named(scope))
 
 
 def _order_named(scope: Scope) -> dict[str, str]:
-    """Return the id of the order that a request's path names, for the lines that are logged about it."""
+    """Return the id of the order in a request's path, for its log lines."""
     order_id = scope.get("path_params", {}).get("order_id")
     return {"order_id": order_id} if order_id else {}

@@ -1,8 +1,8 @@
-"""HTTP connections with bounds: how much a client may send, how long it may take, and how many connections there are.
+"""HTTP connections with limits: how much a client may send, how long it may take, and how many connections are open.
 
-uvicorn's own protocol keeps whatever a client sends as a request head, waits for the rest of a request for ever, and
-keeps an answer that is not read for ever. This one always knows what it waits for from the client (`ClientWait`), and
-`OpenConnections`, one for each server, closes what waits too long or holds too much. Every limit is in `Limits`.
+uvicorn's own protocol keeps a request head of any size, waits for the rest of a request for ever, and keeps an unread
+answer for ever. This one always knows what it expects from the client (`ClientWait`), and `OpenConnections`, one for
+each server, closes connections that wait too long or keep too many bytes. Every limit is in `Limits`.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from shared.http import HEALTH, problem_response
 
 SPARE_CONNECTIONS = 16
-"""Connections above the limit that are still answered: health checks as always, everything else with 503."""
+"""Connections above the limit that still get answers: health checks as usual, everything else 503."""
 
 _refused = Counter("http_connections_refused_total", "Connections refused or closed at a limit", ["reason"])
 
 
 class ClientWait(Enum):
-    """What a connection waits for the client to do."""
+    """The action of the client that a connection waits for."""
 
     HEAD = "send a request head"
     BODY = "send the rest of a request body"
@@ -34,29 +34,29 @@ class ClientWait(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of the connections of one server."""
+    """The limits of one server's connections."""
 
     connections: int
     head_bytes: int = 32 * 1024
-    """Of a request's line, headers and trailers, or of anything else that is not body."""
+    """The size of a request's line, headers and trailers, or of anything else outside a body."""
     headers: int = 100
-    """Headers and trailers of a request."""
+    """The number of headers and trailers of a request."""
     chunks: int = 4096
-    """Chunks of a request's body: 64 bytes each, if the body is as large as it may be."""
+    """The number of chunks of a request's body: 64 bytes each for the largest body."""
     pipelined: int = 16
-    """Requests that wait behind another one on the same connection."""
+    """The number of requests that wait behind another one on the same connection."""
     held_bytes: int = 64 * 1024 * 1024
-    """Incomplete requests and unread answers of all connections together."""
+    """The size of incomplete requests and unread answers of all connections together."""
     head_seconds: float = 10.0
-    """For a request head, from its first byte or, if that does not come, from the end of the request before it."""
+    """The time for a request head, from its first byte, or from the end of the previous request if none arrives."""
     body_seconds: float = 30.0
     read_seconds: float = 30.0
-    """To read what the server could not send at once, or `progress_bytes` of it."""
+    """The time to read what the server could not send at once, or `progress_bytes` of it."""
     progress_bytes: int = 64 * 1024
-    """A client that reads so much gets the time once more: a large answer may take a slow line minutes."""
+    """A client that reads this much gets the time again: a large answer may take minutes over a slow line."""
 
     def seconds(self, wait: ClientWait) -> float:
-        """Return how long a client may take over what is waited for."""
+        """Return the time that a client has for an action."""
         match wait:
             case ClientWait.HEAD:
                 return self.head_seconds
@@ -67,7 +67,7 @@ class Limits:
 
 
 class _Refusal(NamedTuple):
-    """Why a request ends its connection, as the metric and the client are told."""
+    """The reason why a request ends its connection, for the metric and for the client."""
 
     reason: str
     status: HTTPStatus
@@ -79,9 +79,11 @@ _HEAD_TOO_LARGE = _Refusal(
     "head_too_large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line or the headers are too large"
 )
 _TOO_MANY_CHUNKS = _Refusal(
-    "too_many_chunks", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body comes in too many chunks; send larger ones"
+    "too_many_chunks", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body has too many chunks; send larger ones"
 )
-_TOO_MANY_PIPELINED = _Refusal("too_many_pipelined", HTTPStatus.BAD_REQUEST, "Too many requests wait for an answer")
+_TOO_MANY_PIPELINED = _Refusal(
+    "too_many_pipelined", HTTPStatus.BAD_REQUEST, "Too many requests are waiting for an answer"
+)
 _TOO_SLOW = {
     ClientWait.HEAD: _Refusal("head_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request head did not arrive in time"),
     ClientWait.BODY: _Refusal("body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request body did not arrive in time"),
@@ -95,16 +97,16 @@ for _reason in (
     *(refusal.reason for refusal in _TOO_SLOW.values()),
     *(_NO_ROOM, _DISPLACED, _TOO_MUCH_HELD),
 ):
-    _refused.labels(_reason)  # starts at 0, so that the first one is an increase
+    _refused.labels(_reason)  # starts at 0, so the first one counts as an increase
 
 
 class OpenConnections:
-    """The connections of one server, and what they hold together."""
+    """The connections of one server, and the bytes that they hold together."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._open: set[BoundedProtocol] = set()
-        # In the order in which they began to wait: the first one is closed first.
+        # In the order in which they began to wait; the first one is closed first.
         self._waiting: dict[BoundedProtocol, None] = {}
         self._held = 0
 
@@ -116,81 +118,81 @@ class OpenConnections:
 
     @property
     def crowded(self) -> bool:
-        """Whether there are more connections than the limit."""
+        """True if there are more connections than the limit."""
         return len(self._open) > self.limits.connections
 
     @property
     def full(self) -> bool:
-        """Whether there are more connections than the limit, spare ones included."""
+        """True if there are more connections than the limit and the spare ones together."""
         return len(self._open) > self.limits.connections + SPARE_CONNECTIONS
 
     def add(self, connection: "BoundedProtocol") -> None:
-        """Add a new connection; above the limit, in the place of the one that has waited longest for its client."""
+        """Add a connection; above the limit, it replaces the one that has waited longest for its client."""
         if len(self._open) >= self.limits.connections and self._waiting:
             next(iter(self._waiting)).abort(_DISPLACED)
         self._open.add(connection)
 
     def discard(self, connection: "BoundedProtocol") -> None:
-        """Forget a connection that is gone."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         self.hold(-connection.held)
         connection.held = 0
 
     def turn(self, connection: "BoundedProtocol", *, waits: bool) -> None:
-        """Note that a connection now waits for its client, or no longer does."""
+        """Note whether a connection waits for its client."""
         self._waiting.pop(connection, None)
         if waits:
             self._waiting[connection] = None
 
     def hold(self, more: int) -> None:
-        """Note that connections that wait hold more bytes, or fewer; close the oldest while it is too much."""
+        """Note that waiting connections hold more bytes, or fewer; close the oldest while they hold too many."""
         self._held += more
         while self._held > self.limits.held_bytes and more > 0:
             next(connection for connection in self._waiting if connection.held).abort(_TOO_MUCH_HELD)
 
     async def close_overdue(self) -> None:
-        """Close each connection that has waited too long for its client."""
+        """Close all connections that have waited too long for their clients."""
         now = asyncio.get_running_loop().time()
         for connection in tuple(self._open):
             connection.close_if_overdue(now)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with the bounds of `Limits`; `connections` is what the connections of a server share."""
+    """uvicorn's protocol within `Limits`; a server's connections share `connections`."""
 
     def __init__(self, connections: OpenConnections, **options: Any) -> None:
         super().__init__(**options)
         self.held = 0
-        """Bytes of an incomplete request or an unread answer, while the connection waits for its client."""
+        """The bytes of an incomplete request or an unread answer, while the connection waits for its client."""
         self._connections = connections
         self._limits = connections.limits
         self._running: RequestResponseCycle | None = None
         self._refusal: _Refusal | None = None
         self._turn: tuple[ClientWait | None, int] = (None, 0)
-        """What is waited for, and in which request."""
+        """The action that the connection waits for, and the number of the request."""
         self._since = 0.0
         self._unread = 0
-        """Bytes that the client had left unread when its time to read began."""
+        """The unread bytes when the client's time to read began."""
         self._requests = 0
         self._in_head = False
         self._in_body = False
         self._received = 0
-        """Bytes of the request that is being received; of one that came behind another, from the next piece on."""
+        """The bytes of the incoming request; for a pipelined one, counted from the next piece."""
         self._unparsed = 0
-        """Bytes since the parser last reported anything."""
+        """The bytes since the parser last reported anything."""
         self._fed = 0
         self._progressed = False
         self._head_bytes = 0
         self._headers = 0
         self._chunks = 0
         self._framing: bytes | None = None
-        """The header that delimits the body of a request that asks for another protocol, until it is parsed."""
+        """The header that delimits the body of a request for another protocol, until the body is parsed."""
 
     # --- The connection. ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, unless there are too many."""
+        """Accept the connection unless there are too many."""
         super().connection_made(transport)
         self._connections.add(self)
         if self._connections.full:
@@ -202,20 +204,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._take_turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application, also where other requests wait behind the one that it answers."""
+        """Tell the application that the client has disconnected, even if pipelined requests are waiting."""
         self._connections.discard(self)
         super().connection_lost(exc)
         self._tell_application()
 
     def abort(self, reason: str) -> None:
-        """Break the connection, whatever it is at."""
+        """Close the connection at once, in any state."""
         _refused.labels(reason).inc()
         self._connections.discard(self)
         self.transport.abort()
         self._tell_application()
 
     def close_if_overdue(self, now: float) -> None:
-        """Close the connection if its client has taken too long over what is waited for."""
+        """Close the connection if its client has taken too long."""
         self._take_turn()
         wait, _ = self._turn
         unread = self.transport.get_write_buffer_size()
@@ -230,7 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(_TOO_SLOW[wait])
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Answer with an error and close the connection; only close it where an answer would be taken for another."""
+        """Answer with an error and close the connection; only close it if the answer could be taken for another's."""
         begun = self._running.response_started if self._in_body and self._running else self._answering
         if begun or self.pipeline or self.flow.write_paused or self.transport.is_closing():
             self.abort(refusal.reason)
@@ -261,7 +263,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return ClientWait.HEAD if self._in_head or not self._answering else None
 
     def _take_turn(self) -> None:
-        """Find out whether it is the client's turn, and since when."""
+        """Determine whether it is the client's turn, and since when."""
         if self not in self._connections:
             return
         wait = self._waits_for()
@@ -281,17 +283,17 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._received if self._in_body and self._answering else 0
 
     def pause_writing(self) -> None:
-        """Note that the client does not read as fast as it is answered."""
+        """Note that the client reads slower than the server answers."""
         super().pause_writing()
         self._take_turn()
 
     def resume_writing(self) -> None:
-        """Note that the client has read what was kept for it."""
+        """Note that the client has read most of its answer."""
         super().resume_writing()
         self._take_turn()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request."""
+        """Continue with the next request."""
         super().on_response_complete()
         self._take_turn()
 
@@ -302,7 +304,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- What is received. ---
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come in pieces, so that a limit is noticed soon after it is passed."""
+        """Parse the data in pieces, so a limit is detected soon after it is passed."""
         self._unset_keepalive_if_required()
         step = self._limits.head_bytes
         for start in range(0, len(data), step):
@@ -323,7 +325,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return _HEAD_TOO_LARGE if too_large else None
 
     def _parse(self, piece: bytes) -> None:
-        """Parse as HTTP/1.1 even what follows a request for another protocol: there is none here (RFC 9110, 7.8)."""
+        """Parse as HTTP/1.1 even after a request for another protocol; no other is supported (RFC 9110, 7.8)."""
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -333,14 +335,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._parse(rest)
 
     def _parse_body_only(self, framing: bytes) -> None:
-        """Go on with a parser that is past the head; the first one has ended the request without its body."""
+        """Continue with a second parser after the head; the first one has ended the request without its body."""
         self._framing = None
         self.parser = httptools.HttpRequestParser(_BodyCallbacks(self))
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"POST / HTTP/1.1\r\nconnection: close\r\n" + framing + b"\r\n\r\n")
 
     def on_message_begin(self) -> None:
-        """Begin to count."""
+        """Reset the counters of a request."""
         super().on_message_begin()
         self._received = -self._fed if self._progressed else 0
         self._progressed = self._in_head = True
@@ -348,12 +350,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = self._headers = self._chunks = 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the request's target."""
+        """Receive a part of the request's target."""
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer is counted and dropped, for it must not become one."""
+        """Receive a header; a trailer is counted and dropped, because it must not become a header."""
         self._headers += 1
         self._count_head(len(name) + len(value))
         if self._in_head:
@@ -366,14 +368,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parsing(_HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """Start the request, or let it wait behind the one that is being answered."""
+        """Start the request, or queue it behind the current one."""
         if len(self.pipeline) >= self._limits.pipelined:
             self._stop_parsing(_TOO_MANY_PIPELINED)
         super().on_headers_complete()
         self._in_head, self._in_body = False, True
         if self.parser.should_upgrade() and (framing := _framing(self.headers)):
             self._framing = framing
-            self.cycle.keep_alive = False  # no parser is left for another request
+            self.cycle.keep_alive = False  # there is no parser for another request
 
     def on_chunk_header(self) -> None:
         """Count a chunk of the body."""
@@ -383,7 +385,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parsing(_TOO_MANY_CHUNKS)
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Receive a part of the body."""
         self._progressed = True
         super().on_body(body)
 
@@ -396,13 +398,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _stop_parsing(self, refusal: _Refusal) -> None:
-        """Raise out of a callback of the parser, which wraps every exception in one of its own."""
+        """Raise out of a callback of the parser, which wraps every exception in its own."""
         self._refusal = refusal
         raise ValueError(refusal.detail)
 
 
 class _BodyCallbacks:
-    """What is told about a request whose head is known already."""
+    """The parser's callbacks for a request whose head is already known."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self.on_header = protocol.on_header
@@ -420,7 +422,7 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def _answer(refusal: _Refusal) -> bytes:
-    """Return an error answer as it is sent, for a request that no application has seen."""
+    """Return the bytes of an error answer to a request that has not reached the application."""
     response = problem_response(refusal.status, refusal.detail, headers={"Connection": "close"})
     lines = [f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}".encode()]
     lines += [name + b": " + value for name, value in response.raw_headers]
@@ -428,7 +430,7 @@ def _answer(refusal: _Refusal) -> bytes:
 
 
 def _health_only(app: ASGIApp) -> ASGIApp:
-    """Return an application that answers health checks as the given one, and everything else with 503."""
+    """Return an application that answers health checks like the given one, and everything else with 503."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in HEALTH:

@@ -1,4 +1,4 @@
-"""The HTTP server of every process: uvicorn with bounded connections, which its owner starts and stops."""
+"""The HTTP server of every process: uvicorn with limited connections. Its owner starts and stops it."""
 
 import resource
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 from shared.http_protocol import BoundedProtocol, Limits, OpenConnections
 
 OTHER_DESCRIPTORS = 256
-"""File descriptors that are kept for MongoDB, RabbitMQ, a provider and files: the pools' sizes and some more."""
+"""File descriptors reserved for MongoDB, RabbitMQ, a provider and files: the sizes of the pools and a margin."""
 
 
 class HttpServer(uvicorn.Server):
-    """Uvicorn without its own signal handlers: its owner decides when to stop, by `should_exit`."""
+    """Uvicorn without its signal handlers; its owner stops it by `should_exit`."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -30,9 +30,9 @@ def http_server(
     grace_seconds: int,
     protocol: type[BoundedProtocol] = BoundedProtocol,
 ) -> HttpServer:
-    """Return a server for the application.
+    """Return a server for the application, to be served on an open socket in a running event loop.
 
-    At its end, requests in progress get `grace_seconds`. Serve it on a socket of one's own, in a running event loop.
+    When it stops, requests in progress have `grace_seconds` to finish.
     """
     connections = OpenConnections(limits)
     config = uvicorn.Config(
@@ -47,17 +47,17 @@ def http_server(
         log_config=None,
         access_log=False,
         callback_notify=connections.close_overdue,
-        timeout_notify=0,  # whenever uvicorn looks: once a second
+        timeout_notify=0,  # at every check of uvicorn: once per second
         timeout_graceful_shutdown=grace_seconds,
     )
     return HttpServer(config)
 
 
 def connection_limit(wanted: int, descriptors: int | None = None) -> int:
-    """Return how many connections to accept: as many as wanted, if the file descriptors are enough.
+    """Return the number of connections to accept: the wanted number if there are enough file descriptors.
 
-    `descriptors` is how many the process may have; by default, what the system allows it. Connections to databases
-    and files get OTHER_DESCRIPTORS of them, but no more than half.
+    `descriptors` is the number that the process may open, by default the limit of the system. OTHER_DESCRIPTORS of
+    them, but at most half, are reserved for other connections and files.
     """
     if descriptors is None:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""Logs: structlog, readable lines for people or JSON for machines, with the service's name on every line.
+"""Logs by structlog: readable lines for people or JSON for machines, each with the service's name.
 
-A line about an order names it as `order_id`, one about a message names that as `message_id` too. Whoever has one
-message or one request in hand binds these to the context; a line about many names some of them as `order_ids`.
+A line about an order has its `order_id`, a line about a message also the `message_id`. Code that handles one message or
+request binds them to the log context. A line about many orders lists the first as `order_ids`.
 """
 
 import json
@@ -40,18 +40,18 @@ def configure_logging(service: str, level: str, log_format: Literal["console", "
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(service, log_format))
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # The bus says in a line of its own what these tell with a traceback at every attempt to connect.
-    for told_already in ("aio_pika", "aiormq"):
-        logging.getLogger(told_already).setLevel(logging.CRITICAL)
+    # They log a traceback for every failed attempt to connect, which the bus already reports in one line.
+    for redundant in ("aio_pika", "aiormq"):
+        logging.getLogger(redundant).setLevel(logging.CRITICAL)
     for chatty in ("pymongo", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
 @contextmanager
 def logs_to_stderr(level: int = logging.WARNING) -> Iterator[None]:
-    """Keep what parts of a service log while they work for a command out of its answer, least of all in its JSON.
+    """Keep log lines out of a command's output, which may be JSON, while it uses parts of a service.
 
-    Lines of `level` (of the module `logging`) and above go to stderr; afterwards it is as it was.
+    Lines of `level` (of the module `logging`) and above go to stderr. The previous configuration is restored.
     """
     before = structlog.get_config()
     structlog.configure(
@@ -75,12 +75,12 @@ def _name_span(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, A
 
 
 def _hide_passwords(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Take the password out of every URL: a driver may put the one that it was given into an error."""
+    """Remove the password from every URL: a driver may quote its URL in an error."""
     return {name: _hidden(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _hidden(value: str) -> str:
-    # Line by line, as a traceback has many; the URL of a setting has no line breaks.
+    # Line by line, because a traceback has many; the URL of a setting contains no line breaks.
     return "\n".join(map(hide_credentials, value.split("\n"))) if "://" in value else value
 
 
@@ -101,13 +101,13 @@ def _renderers(service: str, log_format: Literal["console", "json"]) -> list[Any
 
 
 def _console_renderers(*, colors: bool) -> list[Any]:
-    # Plain tracebacks: the default prints every frame's local variables, passwords among them.
+    # Plain tracebacks: the default prints the local variables of every frame, passwords included.
     console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
     return [structlog.processors.format_exc_info, _hide_passwords, _escape_unprintable, console]
 
 
 def _escape_unprintable(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Escape what could act on a terminal or forge a line: a path, a header or an error may hold anything."""
+    """Escape control characters, which could act on a terminal or forge a line: paths and errors may contain any."""
     return {name: _escaped(value, keep_lines=name in _OF_MANY_LINES) for name, value in event.items()}
 
 
@@ -121,5 +121,5 @@ def _escaped(value: Any, *, keep_lines: bool) -> Any:
 
 
 def _ascii_json(event: Any, **options: Any) -> str:
-    """Write an event in ASCII; JSON escapes all other control characters, but not DEL."""
+    """Format an event in ASCII. JSON escapes every control character except DEL."""
     return json.dumps(event, **options).replace("\x7f", r"\u007f")

@@ -22,7 +22,7 @@ CursorParameter = Annotated[str | None, Query(max_length=1000, description="`nex
 
 Item = TypeVar("Item")
 Key = Sequence[str | int]
-"""What a list is ordered by."""
+"""The sort key of an item in a list."""
 
 _MAX_NUMBER = 2**53
 """No time and no count in a cursor is larger; larger ones would not fit into BSON."""

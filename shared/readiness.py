@@ -1,7 +1,6 @@
-"""Whether a service is ready, in one place: /readyz, the gauge `ordersaga_ready` and the refusal of requests read it.
+"""The readiness of a service, in one place for /readyz, the gauge `ordersaga_ready` and the refusal of requests.
 
-What a process knows by itself, such as whether its consumer runs, is read whenever it is asked for. Whether MongoDB
-answers is found out by a ping every second.
+What the process itself knows, such as the state of its consumer, is read on demand. MongoDB is pinged every second.
 """
 
 import asyncio
@@ -15,28 +14,28 @@ from shared.background import run_periodically
 from shared.database import Database, first_line
 
 CHECK_INTERVAL_SECONDS = 1.0
-"""From the start of one check to the start of the next; a check that takes longer is followed by the next at once."""
+"""From the start of one check to the start of the next, which follows at once after a longer check."""
 CHECK_TIMEOUT_SECONDS = 2.0
 OUTDATED_AFTER_SECONDS = 5.0
-"""An older result says nothing any more: /readyz checks again, and no request is refused for it."""
+"""The age from which a result is ignored: /readyz checks again, and no request is refused because of it."""
 FAILED_CHECKS = 2
-"""In a row, until requests are refused: one alone may be a connection that an election has closed."""
+"""The failures in a row until requests are refused: a single one may be a connection that an election closed."""
 
 MONGODB = "mongodb"
 
 HealthCheck = Callable[[], str | None]
-"""Returns what is wrong, in a few words, or None. Must be cheap: it is called for every scrape."""
+"""Returns the problem in a few words, or None. Must be cheap, because every scrape calls it."""
 
 _log = structlog.get_logger(__name__)
 READY = Gauge(
     "ordersaga_ready",
-    "1 while the service can use a dependency, or a part of it works, as /readyz says",
+    "1 while the service can use a dependency, or a part of it works, as in /readyz",
     ["service", "dependency"],
 )
 
 
 class ServerCheck:
-    """Asks a server periodically whether it answers, and remembers the result.
+    """Checks periodically that a server answers, and keeps the result.
 
     `interval` and `timeout` are in seconds; `server` is its name in the log.
     """
@@ -60,7 +59,7 @@ class ServerCheck:
         self._started = self._finished = float("-inf")
 
     def unhealthy_reason(self) -> str | None:
-        """Return what the last check found wrong, or None."""
+        """Return the problem that the last check found, or None."""
         return self._unhealthy_reason
 
     def is_away(self) -> bool:
@@ -77,11 +76,11 @@ class ServerCheck:
             await self.check()
 
     async def check(self) -> None:
-        """Check now; never raises what the driver raises."""
+        """Check now; errors of the driver are not raised."""
         self._started = self._clock()
         wrong = await self._attempt()
         if wrong and not self._failures:
-            _log.warning("a server does not answer", server=self._server, error=wrong)
+            _log.warning("server does not answer", server=self._server, error=wrong)
         self._failures = self._failures + 1 if wrong else 0
         self._unhealthy_reason = wrong
         self._finished = self._clock()
@@ -93,11 +92,11 @@ class ServerCheck:
         except TimeoutError:
             return f"no answer within {self._timeout:g} s"
         except asyncio.CancelledError:
-            # A driver may let a cancellation of its own escape, which must not end the checks.
+            # A driver may let its own cancellation escape, which must not end the checks.
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
             return "the check was cancelled"
-        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the server cannot be used
+        except Exception as error:  # noqa: BLE001 - any error means that the server cannot be used
             return first_line(error)
         return None
 
@@ -109,7 +108,7 @@ class ServerCheck:
 
 
 class Readiness:
-    """All that has to work before a service is ready, by name: MongoDB, and what `health_checks` tells."""
+    """The checks that must pass before a service is ready, by name: MongoDB and the `health_checks`."""
 
     def __init__(self, service: str, database: Database, health_checks: Mapping[str, HealthCheck]) -> None:
         self._database = ServerCheck(MONGODB, lambda: database.command("ping"))
@@ -122,12 +121,12 @@ class Readiness:
         await self._database.run()
 
     async def down(self) -> dict[str, str]:
-        """Return what does not work and why, by name; empty when the service is ready."""
+        """Return the problems by the name of the check; empty if the service is ready."""
         await self._database.refresh()
         return {name: wrong for name, unhealthy_reason in self._health_checks.items() if (wrong := unhealthy_reason())}
 
     def database_is_away(self) -> bool:
-        """Return True while requests would only wait in vain for MongoDB."""
+        """Return True while requests would wait in vain for MongoDB."""
         return self._database.is_away()
 
 

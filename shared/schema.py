@@ -1,9 +1,9 @@
-"""The schema of a service's collections: declared beside the records, brought about and checked at every start.
+"""The schema of a service's collections: declared beside the records, created and checked at every start.
 
-The start makes what is missing and sets validators right; a user who may not do the latter is warned, and it goes on.
-What it would have to drop for that, an index or a whole collection with its documents, and an index that somebody has
-hidden, it leaves to an operator: it stops with one line that says what is in the way and which command mends it.
-`ordersaga doctor` compares in the same way and changes nothing.
+The start creates what is missing and updates validators; if the user has no right to do the latter, it logs a warning
+and continues. It never drops anything, neither an index nor a collection with its documents, and it does not unhide an
+index: it stops with one line that names the problem and the command that fixes it. `ordersaga doctor` compares in the
+same way and changes nothing.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ from shared.database import Database, Document, first_line, is_transient
 from shared.errors import StartError
 
 ATTEMPTS = 20
-"""How often a start looks again because somebody else has changed the same collection meanwhile."""
+"""The most repetitions because another process is changing the same collection."""
 BUILD_SECONDS = 24 * 3600.0
-"""An index of a large collection takes longer than any call may otherwise; given up, it would never be there."""
+"""The time limit for building an index. A large collection needs longer than any other call may take."""
 
 UNAUTHORIZED = 13
-"""The code of the error that a user without a right gets."""
+"""The error code for a missing right."""
 VALIDATOR = "validator"
-"""What a difference is about that no start has to mend: the service works under an older validator, or none."""
+"""The subject of a difference that may remain: a service also works with an older validator or none."""
 
 # NamespaceNotFound, NamespaceExists, IndexOptionsConflict, IndexKeySpecsConflict, ConflictingOperationInProgress,
-# IndexBuildAborted: another process is at the same collection, and looking again shows what is left to do.
+# IndexBuildAborted: another process changes the same collection, and a new comparison shows what is left to do.
 _OVERTAKEN = frozenset({26, 48, 85, 86, 117, 276})
 
 _STRICT = {"validationLevel": "strict", "validationAction": "error"}
 _NOT_COMPARED = frozenset({"name", "key", "v", "ns", "background", "hidden"})
-# Indexes of one key that differ in one of these may stand side by side.
+# Indexes with the same key may coexist if they differ in one of these.
 _TELLING_APART = ("unique", "sparse", "partialFilterExpression", "collation")
 
 _log = structlog.get_logger(__name__)
@@ -45,9 +45,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CollectionSchema:
-    """How a collection has to be; without a validator it may have any that an operator has set.
+    """The wanted state of a collection; without a validator, an operator may set any.
 
-    Indexes are compared as they are declared: MongoDB would fill in a collation, a text index or a geographical one.
+    Indexes are compared as declared. So no collation, text or geographical index: MongoDB adds options to these.
     """
 
     indexes: Sequence[IndexModel] = ()
@@ -60,7 +60,7 @@ Collections = Mapping[str, CollectionSchema]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What MongoDB says of a collection; nothing of that name is there if it has no `kind`."""
+    """The actual state of a collection; `kind` is None if it does not exist."""
 
     database: str
     name: str
@@ -76,43 +76,43 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as the schema says: a start mends it by `command`, an operator as `mend` says."""
+    """One difference from the schema. The start fixes it by `command`, an operator according to `fix`."""
 
     what: str
     found: str
     wanted: str = ""
     command: Mapping[str, Any] = field(default_factory=dict)
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.found}" + (f", needed: {self.wanted}" if self.wanted else "")
 
 
 def differences(schema: CollectionSchema, found: Found) -> list[Difference]:
-    """Compare a collection with its schema, in the order in which the differences are to be mended."""
+    """Compare a collection with its schema; return the differences in the order in which to fix them."""
     if found.kind is None:
         create = {"create": found.name, **_rules(schema)}
         return [Difference("collection", "missing", command=create), *_indexes(schema, found)]
     if found.kind != "collection":
-        mend = _in_mongosh(_call(found, "drop")) if found.kind == "view" else _copied(found)
-        return [Difference("collection", f"a {found.kind}", "a collection", mend=mend)]
+        fix = _in_mongosh(_call(found, "drop")) if found.kind == "view" else _copied(found)
+        return [Difference("collection", f"a {found.kind}", "a collection", fix=fix)]
     return [*_options(found), *_validator(schema, found), *_indexes(schema, found)]
 
 
 async def examine(database: Database, collections: Collections) -> dict[str, list[Difference]]:
-    """Look at these collections, and compare each with its schema."""
+    """Compare each of these collections with its schema."""
     listed = await database.command("listCollections", filter={"name": {"$in": list(collections)}})
     entries = {entry["name"]: entry for entry in listed["cursor"]["firstBatch"]}
     return {
-        name: differences(schema, await _look(database, name, entries.get(name)))
+        name: differences(schema, await _inspect(database, name, entries.get(name)))
         for name, schema in collections.items()
     }
 
 
 async def prepare(database: Database, collections: Collections, *, pause: float = 1.0) -> None:
-    """Make the collections as their schemas say, however many processes do so at once.
+    """Bring the collections to the state of their schemas; any number of processes may do so at once.
 
-    Waits as long as MongoDB is away, with one line of log a second. Raises StartError where an operator has to help.
+    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act.
     """
     overtaken = 0
     while True:
@@ -133,41 +133,41 @@ async def prepare(database: Database, collections: Collections, *, pause: float 
 
 async def _prepare(database: Database, collections: Collections) -> None:
     examined = await examine(database, collections)
-    _stop_at_what_is_in_the_way(database.name, examined)
+    _raise_if_blocked(database.name, examined)
     refused: dict[str, OperationFailure] = {}
     for name, found in examined.items():
         for one in found:
             try:
-                await _mend(database, name, one)
+                await _apply(database, name, one)
             except OperationFailure as error:
                 if one.what != VALIDATOR or _code(error) != UNAUTHORIZED:
                     raise
                 refused[name] = error
     for name, refusal in refused.items():
         _log.warning(
-            "the validator stays as it is",
+            "the validator could not be updated",
             collection=f"{database.name}.{name}",
             error=first_line(refusal),
-            mend=await how_to_permit(database),
+            fix=await how_to_permit(database),
         )
 
 
-def _stop_at_what_is_in_the_way(database: str, examined: Mapping[str, Sequence[Difference]]) -> None:
-    blocking = [(name, one) for name, found in examined.items() for one in found if one.mend]
+def _raise_if_blocked(database: str, examined: Mapping[str, Sequence[Difference]]) -> None:
+    blocking = [(name, one) for name, found in examined.items() for one in found if one.fix]
     if not blocking:
         return
     name, first = blocking[0]
     more = f" ({len(blocking) - 1} more: `ordersaga doctor` names them all)" if len(blocking) > 1 else ""
-    raise StartError(f"{database}.{name}: {first}; {first.mend}{more}")
+    raise StartError(f"{database}.{name}: {first}; {first.fix}{more}")
 
 
-async def _mend(database: Database, name: str, difference: Difference) -> None:
-    _log.info("mending the schema", collection=name, what=difference.what, found=difference.found)
+async def _apply(database: Database, name: str, difference: Difference) -> None:
+    _log.info("updating the schema", collection=name, what=difference.what, found=difference.found)
     with pymongo.timeout(BUILD_SECONDS):
         await database.command({**difference.command, "writeConcern": {"w": "majority"}})
 
 
-async def _look(database: Database, name: str, entry: Document | None) -> Found:
+async def _inspect(database: Database, name: str, entry: Document | None) -> Found:
     if entry is None:
         return Found(database.name, name)
     indexes = await database[name].index_information() if entry["type"] == "collection" else {}
@@ -175,14 +175,14 @@ async def _look(database: Database, name: str, entry: Document | None) -> Found:
 
 
 def _options(found: Found) -> Iterator[Difference]:
-    """Options that a collection is made with and keeps: these lose documents, or compare ids that differ as equal."""
+    """Yield the permanent options of a collection that lose documents or treat different ids as equal."""
     for option, is_, wanted in (
-        ("capped", "capped, so that it overwrites its oldest documents", "one without a limit"),
+        ("capped", "capped, so it overwrites its oldest documents", "one without a limit"),
         ("expireAfterSeconds", "one that deletes its documents by their age", "one that keeps them"),
         ("collation", "one that compares texts by a collation", "one that compares them byte by byte"),
     ):
         if option in _given(found.options):
-            yield Difference("collection", is_, wanted, mend=_copied(found))
+            yield Difference("collection", is_, wanted, fix=_copied(found))
 
 
 def _rules(schema: CollectionSchema) -> Document:
@@ -197,7 +197,7 @@ def _validator(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
         there.get(key, strict) == strict for key, strict in _STRICT.items()
     ):
         return
-    # What is replaced is told in full: whoever has set it may want it back.
+    # The replaced validator is logged completely, in case an operator needs it back.
     is_ = json.dumps({key: there[key] for key in wanted if key in there}, default=str)
     command = {"collMod": found.name, **wanted}
     yield Difference(VALIDATOR, is_ if there.get("validator") else "missing", "the service's", command)
@@ -212,7 +212,7 @@ def _indexes(schema: CollectionSchema, found: Found) -> Iterator[Difference]:
             yield from _foreign_index(found, declared, name, there)
     missing = {name: index for name, index in declared.items() if name not in found.indexes}
     if missing:
-        # A majority of the members has to have built it, not all: one that is away must not hold up a start.
+        # Built by a majority of the members, not by all: a member that is away must not block a start.
         command = {"createIndexes": found.name, "indexes": list(missing.values()), "commitQuorum": "majority"}
         yield Difference(f"index {', '.join(missing)}", "missing", command=command)
 
@@ -221,27 +221,27 @@ def _index(found: Found, wanted: Mapping[str, Any], there: Mapping[str, Any]) ->
     name = wanted["name"]
     if _key(wanted) != _key(there) or _index_options(wanted) != _index_options(there):
         drop = _in_mongosh(_call(found, "dropIndex", name))
-        yield Difference(f"index {name}", _described(there), _described(wanted), mend=drop)
+        yield Difference(f"index {name}", _described(there), _described(wanted), fix=drop)
     elif there.get("hidden"):
         show = _in_mongosh(_call(found, "unhideIndex", name))
-        yield Difference(f"index {name}", "hidden", "one that queries can use", mend=show)
+        yield Difference(f"index {name}", "hidden", "one that queries can use", fix=show)
 
 
 def _foreign_index(
     found: Found, declared: Mapping[str, Mapping[str, Any]], name: str, there: Mapping[str, Any]
 ) -> Iterator[Difference]:
-    """An index that nobody declared may stay, unless it takes another's place, refuses writes or deletes documents."""
+    """Yield an undeclared index if it takes a declared one's place, rejects writes or deletes documents."""
     drop = _in_mongosh(_call(found, "dropIndex", name))
     for wanted in declared.values():
         if _identity(wanted) == _identity(there) and wanted["name"] not in found.indexes:
-            yield Difference(f"index {name}", _described(there), f"called {wanted['name']}", mend=drop)
+            yield Difference(f"index {name}", _described(there), f"called {wanted['name']}", fix=drop)
             return
     if there.get("unique") or "expireAfterSeconds" in there:
-        yield Difference(f"index {name}", _described(there), "none that refuses or deletes documents", mend=drop)
+        yield Difference(f"index {name}", _described(there), "none that refuses or deletes documents", fix=drop)
 
 
 def _key(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The fields in their order, of a declared index and of one that was found."""
+    """Return the fields of a declared or existing index, in order."""
     key = index["key"]
     return list(key.items() if isinstance(key, Mapping) else map(tuple, key))
 
@@ -251,7 +251,7 @@ def _index_options(index: Mapping[str, Any]) -> Document:
 
 
 def _given(options: Mapping[str, Any]) -> Document:
-    """Those that say something: a time of 0 seconds does, in contrast to a False."""
+    """Return the options that have an effect: 0 seconds has one, False has none."""
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
@@ -265,7 +265,7 @@ def _described(index: Mapping[str, Any]) -> str:
 
 
 def _as_stored(document: Mapping[str, Any]) -> Document:
-    """What MongoDB gives back for it: lists for tuples, texts for their enumerations."""
+    """Return the document as MongoDB returns it: lists for tuples, strings for enumerations."""
     return bson.decode(bson.encode(document))
 
 
@@ -279,7 +279,7 @@ def _in_mongosh(*calls: str) -> str:
 
 
 def _copied(found: Found) -> str:
-    """The way to a collection with the same documents and without its options."""
+    """Return how to replace a collection by a copy without its options."""
     copy = f"{found.name}_copy"
     calls = (
         _call(found, "aggregate", [{"$out": copy}]),
@@ -300,7 +300,7 @@ async def _explained(database: Database, error: PyMongoError) -> str:
 
 
 async def how_to_permit(database: Database) -> str:
-    """Say which rights the user of this connection needs on the database, and how to give them."""
+    """Return the command that gives the user of this connection the rights that it needs on the database."""
     users = (await database.command("connectionStatus"))["authInfo"]["authenticatedUsers"]
     if not users:
         return "name a user in ORDERSAGA_MONGODB_URL: mongodb://user:password@host/"

@@ -1,4 +1,4 @@
-"""Runs a service: settings, logs, connections, HTTP and consumer in the right order, and an orderly end on SIGTERM."""
+"""Runs a service: starts settings, logs, connections, HTTP and consumer in order, and stops them on SIGTERM."""
 
 import asyncio
 import os
@@ -35,11 +35,11 @@ from shared.services import Service
 from shared.settings import ServiceSettings, exit_with, load
 
 CLOSE_SECONDS = 0.5
-"""What each of the last steps, such as closing a connection, may take."""
+"""The time limit of each final step, such as closing a connection."""
 DRAIN_SECONDS = 10.0
-"""What is in hand when the process is told to end may take this long; what is left is delivered again."""
+"""The time to finish current work after SIGTERM; unfinished messages are redelivered."""
 DATABASE_IS_AWAY = "The database is not available; nothing was done"
-"""The problem of a request that is refused at once because MongoDB has not answered the last checks."""
+"""The problem for requests that are refused at once because MongoDB has not answered the last checks."""
 
 _log = structlog.get_logger(__name__)
 _up = Gauge("service_up", "1 while the service runs", ["service"])
@@ -49,7 +49,7 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What a service is put together from."""
+    """The connections from which a service is assembled."""
 
     database: Database
     publisher: Publisher
@@ -58,22 +58,22 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a service consists of, besides what all have."""
+    """The parts of a service, besides those that all services have."""
 
     handlers: Handlers
     router: APIRouter
     collections: Collections
-    """All that the service keeps; the start sees to it that they are as they have to be."""
+    """The schemas of all its collections, which the start creates and checks."""
     pages: bool = False
-    """Whether the routes are pages for people, see `shared.http.create_app`."""
+    """True if the routes are pages for people, see `shared.http.create_app`."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
-    """Loops that run as long as the service; each handles its own errors and ends only when it is cancelled."""
+    """Loops that run as long as the service, see `shared.background`."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
-    """What has to be finished after the last request and the last message."""
+    """The steps to finish after the last request and the last message."""
     health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
-    """What else has to be well for /readyz, by name: each says what is wrong, or None."""
+    """Further checks for /readyz, by name."""
     explains_outages: bool = False
-    """Whether the routes themselves answer quickly while MongoDB is away; else requests are refused meanwhile."""
+    """True if the routes answer quickly while MongoDB is away; otherwise requests are refused meanwhile."""
 
 
 def run(service: Service, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]) -> None:
@@ -137,7 +137,7 @@ class _RunningService:
             if task.done() and not task.cancelled():
                 task.result()
         if not self._stopping.is_set():
-            raise StartError("the HTTP server ended by itself")
+            raise StartError("the HTTP server ended unexpectedly")
 
     async def _close_database(self) -> None:
         await database.close(self._mongo)
@@ -182,14 +182,14 @@ class _RunningService:
                 task.cancel()
 
     def _broker_unhealthy_reason(self) -> str | None:
-        """Return what is wrong with RabbitMQ; it is not connected to, and so not to blame, before MongoDB answers."""
+        """Return the problem with RabbitMQ, None before MongoDB has answered: until then the bus does not connect."""
         return self._bus.unhealthy_reason if self._collections_ready else None
 
     def _consumer_unhealthy_reason(self) -> str | None:
         return self._consumer.unhealthy_reason if self._prepared else "waiting for the servers"
 
     def _refusal(self) -> str | None:
-        """Return why requests are answered with 503 now, or None."""
+        """Return the reason to answer requests with 503 now, or None."""
         if not self._prepared:
             return "The service is starting"
         if self._readiness.database_is_away() and not self._parts.explains_outages:
@@ -205,25 +205,25 @@ class _RunningService:
             working.cancel()
         _, unfinished = await asyncio.wait({serving, working}, timeout=1.5)
         for task in unfinished:
-            _log.warning("abandoned at the end of the grace period", task=task.get_name())
+            _log.warning("task abandoned after the grace period", task=task.get_name())
             task.cancel()
-        # What is left undone here is done again: by redelivery, or by the sweep of who starts next.
+        # Unfinished work is not lost: messages are redelivered, and the sweep of the next process finds the rest.
         for finish in (*self._parts.drain, self._bus.close, self._close_database, tracing.close):
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await finish()
-            except Exception as error:  # noqa: BLE001 - the next thing has to be closed all the same
-                _log.warning("not finished in order", error=repr(error)[:200])
+            except Exception as error:  # noqa: BLE001 - the remaining steps must still run
+                _log.warning("a final step failed", error=repr(error)[:200])
         _log.info("stopped")
         if self._stopping.is_set():
-            await _end_what_is_left()
+            await _end_remaining_tasks()
 
 
-async def _end_what_is_left() -> None:
-    """Cancel all other tasks until they have ended, and end the process without those that do not.
+async def _end_remaining_tasks() -> None:
+    """Cancel all other tasks until they have ended, and end the process if some of them do not.
 
-    A driver may let a cancellation go by, or hold a call to a server that is away for its whole time-out. What is left
-    undone is done again by whoever starts next.
+    A driver may swallow a cancellation, or wait for a server that is away until its time-out. The next process does
+    the unfinished work again.
     """
     for _ in range(10):
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -232,7 +232,7 @@ async def _end_what_is_left() -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=0.1)
-    _log.warning("ended with tasks in hand", tasks=sorted(task.get_name() for task in left))
+    _log.warning("process ended with running tasks", tasks=sorted(task.get_name() for task in left))
     sys.stdout.flush()
     os._exit(0)
 

@@ -15,18 +15,18 @@ class Process:
     name: str
     package: str
     port: int
-    """Where it listens unless ORDERSAGA_HTTP_PORT names another port."""
+    """The port it listens on unless ORDERSAGA_HTTP_PORT names another."""
     settings: str
     """The class of its settings, as `module:Class`."""
 
     @property
     def url_variable(self) -> str:
-        """The environment variable that tells other processes where it answers."""
+        """The environment variable that other processes read its address from."""
         return f"ORDERSAGA_{self.name.upper()}_URL"
 
     @property
     def default_url(self) -> str:
-        """Where it answers on this machine unless told otherwise."""
+        """Its address on this machine, with the default port."""
         return f"http://127.0.0.1:{self.port}"
 
 

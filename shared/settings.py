@@ -1,4 +1,4 @@
-"""Settings that every service has: environment variables with the prefix ORDERSAGA_ (see docs/configuration.md)."""
+"""The settings that all services have: environment variables with the prefix ORDERSAGA_ (docs/configuration.md)."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ ENV_PREFIX = "ORDERSAGA_"
 
 
 def _host_names(value: object) -> object:
-    """Split at commas; names are compared in lower case and without the dot that may end them."""
+    """Split at commas; names are compared in lower case and without a final dot."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip().lower().removesuffix(".") for part in value.split(",") if part.strip())
@@ -29,11 +29,11 @@ def _host_name(name: str) -> str:
 
 _HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_host_names)]
-"""Names of hosts, separated by commas."""
+"""Host names, separated by commas."""
 
 
 def check_database_prefix(prefix: str) -> str:
-    """Return a prefix of databases' names as it is. Raises ValueError for what is none."""
+    """Return a prefix of database names unchanged. Raises ValueError for an invalid one."""
     if not _DATABASE_PREFIX.fullmatch(prefix):
         raise ValueError("1 to 32 letters, digits, _ and - of ASCII are allowed")
     return prefix
@@ -43,7 +43,7 @@ _DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class ServiceSettings(BaseSettings):
-    """What all services share; each service adds its own in its `settings` module."""
+    """The settings of all services; each service adds its own in its `settings` module."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
 
@@ -68,7 +68,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def known_names(self) -> tuple[str, ...]:
-        """Names to which the process answers HTTP, besides addresses and localhost."""
+        """The host names that the process answers, besides addresses and localhost."""
         return self.http_names
 
     @field_validator("crash_at")
@@ -84,7 +84,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 def load(settings: type[AnySettings]) -> AnySettings:
     """Read the settings from the environment.
 
-    Raises StartError with one line that names each wrong variable, its value and what is allowed.
+    Raises StartError with one line that names each invalid variable, its value and what is allowed.
     """
     try:
         return settings()
@@ -95,11 +95,11 @@ def load(settings: type[AnySettings]) -> AnySettings:
 def _explain(settings: type[BaseSettings], problem: object) -> str:
     location, value, message = problem["loc"], problem["input"], problem["msg"]  # type: ignore[index]
     message = message.removeprefix("Value error, ")
-    if not location:  # about several settings: its input is all of them, secrets included
+    if not location:  # about several settings: the input is all of them, secrets included
         return str(message)
     name = str(location[0])
     variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
-    if problem["type"] == "missing":  # type: ignore[index]  # its input is all the other settings, secrets included
+    if problem["type"] == "missing":  # type: ignore[index]  # the input is all other settings, secrets included
         return f"{variable} is required"
     field = settings.model_fields.get(name)
     secret = field is not None and "SecretStr" in repr(field.annotation)

@@ -1,18 +1,18 @@
-"""Tracing with OpenTelemetry: what shared.tracing does when it is on. Needs the optional extra `ordersaga[tracing]`.
+"""Tracing with OpenTelemetry, the implementation behind shared.tracing. Needs the extra `ordersaga[tracing]`.
 
-Spans follow the semantic conventions 1.44.0 for HTTP, messaging (RabbitMQ) and databases (MongoDB). Of the shapes that
-they allow for batches, this is ours:
+Spans follow the semantic conventions 1.44.0 for HTTP, messaging (RabbitMQ) and databases (MongoDB). They leave open how
+batches are represented; this is our choice:
 
     POST /orders                                  SERVER
       └─ publish ordersaga:order.created          PRODUCER, its context goes with the message
-           ├─ process …:inventory.inbox           CONSUMER, one for each message, child of what the message came with
+           ├─ process …:inventory.inbox           CONSUMER, one per message, child of the context in the message
            │    └─ publish ordersaga:stock.reserved
            └─ process …:payment.inbox
-    process payment.inbox (20 messages)           CONSUMER, one for each batch, a trace of its own
-      └─ insert payments                          CLIENT: it was done for all of them
+    process payment.inbox (20 messages)           CONSUMER, one per batch, a separate trace
+      └─ insert payments                          CLIENT, done for all of them
 
-The span of a batch links to every message's context, and every message's span to that of the batch. A batch of one
-message has no span of its own.
+The span of a batch links to the contexts of all its messages, and the span of each message links to that of the batch.
+A batch of one message has no separate span.
 """
 
 import asyncio
@@ -56,17 +56,17 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 ORDER_ID = "ordersaga.order.id"
 ORDER_STATUS = "ordersaga.order.status"
 NOT_TRACED = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Paths that are asked every few seconds, by nobody who wants to know how that went."""
+"""Paths that monitoring requests every few seconds, which no one needs to trace."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _CLOSE_SECONDS = 0.4
 _MOST_OPEN_COMMANDS = 10_000
 _W3C = TraceContextTextMapPropagator()
-_in_hand: ContextVar["TracedBatch | None"] = ContextVar("batch in hand", default=None)
+_current: ContextVar["TracedBatch | None"] = ContextVar("current batch", default=None)
 
 
 def open_tracing(service: str) -> "OpenTelemetryTracing":
-    """Trace to an OTLP collector over HTTP, as the environment variables of OpenTelemetry describe it."""
+    """Trace to an OTLP collector over HTTP, as configured by the environment variables of OpenTelemetry."""
     resource = Resource.create(
         {
             "service.namespace": "ordersaga",
@@ -75,7 +75,7 @@ def open_tracing(service: str) -> "OpenTelemetryTracing":
             "service.instance.id": str(uuid4()),
         }
     )
-    # Its own end at exit could wait for a collector that is away; ours does not.
+    # Not shut down at exit, which could wait for a collector that is away; `close` does not.
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return OpenTelemetryTracing(provider)
@@ -89,21 +89,19 @@ def _version() -> str:
 
 
 class OpenTelemetryTracing:
-    """See shared.tracing.Tracing."""
+    """The implementation of shared.tracing.Tracing, which documents the methods."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("ordersaga", _version(), SCHEMA_URL)
 
     def traced(self, app: ASGIApp) -> ASGIApp:
-        """See shared.tracing."""
         return _TracedHttp(app, self._tracer)
 
     @contextmanager
     def batch(self, queue: str, deliveries: Sequence[Delivery]) -> Iterator["TracedBatch"]:
-        """See shared.tracing."""
         opened = TracedBatch(self._tracer, queue, deliveries)
-        token = _in_hand.set(opened)
+        token = _current.set(opened)
         attached = contexts.attach(set_span_in_context(opened.whole))
         try:
             yield opened
@@ -112,12 +110,11 @@ class OpenTelemetryTracing:
             raise
         finally:
             contexts.detach(attached)
-            _in_hand.reset(token)
+            _current.reset(token)
             opened.end()
 
     @contextmanager
     def publishing(self, envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
-        """See shared.tracing."""
         spans = [self._publication(envelope) for envelope in envelopes]
         try:
             yield [
@@ -151,23 +148,19 @@ class OpenTelemetryTracing:
         return self._tracer.start_span(name, parent, SpanKind.PRODUCER, attributes)
 
     def here(self, order_id: str) -> str | None:
-        """See shared.tracing."""
         span = get_current_span()
         span.set_attribute(ORDER_ID, order_id)
         return _written(span).get("traceparent")
 
     def of_order(self, order_id: str) -> str | None:
-        """See shared.tracing."""
-        batch = _in_hand.get()
+        batch = _current.get()
         return batch.headers(order_id).get("traceparent") if batch else None
 
     def note(self, order_id: str, status: str) -> None:
-        """See shared.tracing."""
-        if (batch := _in_hand.get()) and (span := batch.of(order_id)):
+        if (batch := _current.get()) and (span := batch.of(order_id)):
             span.set_attribute(ORDER_STATUS, status)
 
     def continued(self, traceparent: str | None, name: str, order_id: str, status: str) -> str | None:
-        """See shared.tracing."""
         asking = get_current_span()
         parent = _read({"traceparent": traceparent}, Context()) if traceparent else contexts.get_current()
         links = _links([asking.get_span_context()]) if traceparent else []
@@ -180,7 +173,6 @@ class OpenTelemetryTracing:
 
     @contextmanager
     def part(self, name: str, order_id: str | None, traceparent: str | None, *, call: bool) -> Iterator[None]:
-        """See shared.tracing."""
         kind = SpanKind.CLIENT if call else SpanKind.INTERNAL
         parent = _read({"traceparent": traceparent}, Context()) if traceparent else contexts.get_current()
         span = self._tracer.start_span(name, parent, kind, {ORDER_ID: order_id} if order_id else None)
@@ -195,24 +187,21 @@ class OpenTelemetryTracing:
             span.end()
 
     def database_listeners(self) -> Sequence[CommandListener]:
-        """See shared.tracing."""
         return [_Commands(self._tracer)]
 
     def log_fields(self) -> Mapping[str, str]:
-        """See shared.tracing."""
         here = get_current_span().get_span_context()
         if not here.is_valid:
             return {}
         return {"trace_id": format_trace_id(here.trace_id), "span_id": format_span_id(here.span_id)}
 
     async def close(self) -> None:
-        """See shared.tracing."""
-        # In a thread that nobody waits for longer: a collector that is away must not hold up the end of a process.
+        # In a thread that the process does not wait for: a collector that is away must not delay its end.
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # it has taken longer than there was time, and the loop is gone
+            with suppress(RuntimeError):  # it took too long, and the loop is closed
                 loop.call_soon_threadsafe(closed.set)
 
         threading.Thread(target=shut_down, daemon=True, name="close-tracing").start()
@@ -225,7 +214,7 @@ class OpenTelemetryTracing:
 
 
 class TracedBatch:
-    """See shared.tracing.Batch; `whole` is the span under which the batch is worked on."""
+    """The spans of a batch, as shared.tracing.Batch; `whole` is the span of the work on the whole batch."""
 
     def __init__(self, tracer: Tracer, queue: str, deliveries: Sequence[Delivery]) -> None:
         contexts_of = [_read(delivery.headers, Context()) for delivery in deliveries]
@@ -239,10 +228,9 @@ class TracedBatch:
         self.whole = self._batch or next(iter(self._spans.values()))
 
     def about(self, delivery: Delivery, subject: str) -> None:
-        """See shared.tracing.Batch."""
         span = self._spans[id(delivery)]
         span.set_attribute(ORDER_ID, subject)
-        # Of several about one order the last: what follows from all of them could not be before it.
+        # The last of several about one order: what follows from all of them follows from the last.
         self._subjects[subject] = span
 
     def of(self, subject: str) -> Span | None:
@@ -250,18 +238,16 @@ class TracedBatch:
         return self._subjects.get(subject)
 
     def headers(self, subject: str) -> Mapping[str, str]:
-        """See shared.tracing.Batch."""
         span = self._subjects.get(subject)
         return _written(span) if span else {}
 
     def failed(self, delivery: Delivery, error: Exception) -> Delivery:
-        """See shared.tracing.Batch."""
         span = self._spans[id(delivery)]
         _fail(span, error)
         return replace(delivery, headers={**delivery.headers, **_written(span)})
 
     def abandoned(self, error: BaseException) -> None:
-        """Note that the batch was not finished: all of it comes again."""
+        """Note that the batch was not finished and will be redelivered."""
         for span in self._all():
             _fail(span, error)
 
@@ -289,7 +275,7 @@ def _start_whole(tracer: Tracer, queue: str, creation: Sequence[Context]) -> Spa
 
 
 def _start_process(
-    tracer: Tracer, queue: str, delivery: Delivery, parent: Context, links: Sequence[Link], in_hand: int
+    tracer: Tracer, queue: str, delivery: Delivery, parent: Context, links: Sequence[Link], batch_size: int
 ) -> Span:
     type_ = type_name(delivery)
     attributes: dict[str, Any] = {
@@ -300,19 +286,19 @@ def _start_process(
         "messaging.rabbitmq.destination.routing_key": delivery.routing_key,
         "messaging.message.body.size": len(delivery.body),
         "ordersaga.message.type": type_,
-        "ordersaga.batch.size": in_hand,
+        "ordersaga.batch.size": batch_size,
     }
     if delivery.message_id:
         attributes["messaging.message.id"] = delivery.message_id
     if delivery.correlation_id:
         attributes["messaging.message.conversation_id"] = delivery.correlation_id
-    # A sender can invent any number of types; names of spans are to be few.
+    # Senders can invent any number of types, but span names must be few.
     name = f"process {_joined(delivery.exchange, type_, queue)}" if type_ in BY_ROUTING_KEY else f"process {queue}"
     return tracer.start_span(name, parent, SpanKind.CONSUMER, attributes, links)
 
 
 def _joined(*parts: str) -> str:
-    """Name a destination as the conventions do: exchange, routing key and queue, what is empty or the same left out."""
+    """Name a destination by the conventions: exchange, routing key and queue, without empty and equal parts."""
     return ":".join(dict.fromkeys(part for part in parts if part))
 
 
@@ -320,7 +306,7 @@ def _joined(*parts: str) -> str:
 
 
 class _TracedHttp:
-    """Puts a span around every request, child of the one that its sender names."""
+    """Puts a span around every request, as a child of the sender's if it names one."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
@@ -376,7 +362,7 @@ def _end_request(span: Span, scope: Scope, method: str, status: int) -> None:
 
 
 def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the headers of a trace; a `traceparent` that comes twice names no parent."""
+    """Return the headers of a trace; a repeated `traceparent` is ignored."""
     found: dict[str, list[str]] = {"traceparent": [], "tracestate": []}
     for name, value in headers:
         if (key := name.decode("latin-1").lower()) in found:
@@ -390,7 +376,7 @@ def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 class _Commands(CommandListener):
-    """Tells the span in hand of the commands that are sent for it; what no span is in hand for is not told of."""
+    """Adds a span for each command to the current span; commands without a current span are ignored."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -411,7 +397,7 @@ class _Commands(CommandListener):
         if isinstance(collection, str):
             attributes["db.collection.name"] = collection
             name = f"{command} {collection}"
-        if len(self._open) >= _MOST_OPEN_COMMANDS:  # the driver does not tell of the end of what was cancelled
+        if len(self._open) >= _MOST_OPEN_COMMANDS:  # the driver does not report the end of cancelled commands
             self._open.clear()
         self._open[event.request_id] = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
@@ -434,7 +420,7 @@ class _Commands(CommandListener):
 
 
 def _read(headers: Mapping[str, Any], otherwise: Context) -> Context:
-    """Return the context that headers name; `otherwise` where they name none, or none that can be read."""
+    """Return the context in the headers; `otherwise` if they have none or an invalid one."""
     carried = {name: value for name in _W3C.fields if isinstance(value := headers.get(name), str) and value}
     return _W3C.extract(carried, otherwise)
 

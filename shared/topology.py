@@ -1,4 +1,4 @@
-"""Every exchange, queue and binding on the broker, and the rule by which messages are correlated.
+"""All exchanges, queues and bindings on the broker, and the rule that correlates messages.
 
     ordersaga (topic) ──routing key──▶ <service>.inbox (quorum)
                                             │ delivery limit reached (a crash loop)
@@ -13,13 +13,13 @@
               ▼
     ordersaga.dead-letters
 
-A retry queue forwards at least once: a message that no queue takes stays, and 32 of them stop the queue for everyone.
-So they return through an exchange of our own, which has somewhere to send what it cannot route.
+A retry queue forwards at least once: messages that no queue accepts stay, and 32 of them block the queue for all. So
+retries return through a separate exchange, which sends what it cannot route to the dead letters.
 
-Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` new for every
-publication. Receivers rely on the order id in the body alone. Everything here is legal on RabbitMQ 3.10 and 4.x:
-durable quorum queues with a finite delivery limit, one TTL per retry queue (mixed TTLs block at the head), and
-at-least-once dead-lettering, which asks for reject-publish (https://www.rabbitmq.com/docs/quorum-queues).
+Correlation: `correlation_id` is the order id, `type` the routing key of the contract, and `message_id` is new for every
+publication. Receivers rely only on the order id in the body. Everything is valid on RabbitMQ 3.10 and 4.x: durable
+quorum queues with a finite delivery limit, one TTL per retry queue (mixed TTLs block at the head), and at-least-once
+dead-lettering, which requires reject-publish (https://www.rabbitmq.com/docs/quorum-queues).
 """
 
 from dataclasses import dataclass, field
@@ -32,10 +32,10 @@ EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
 
 INBOX_EXCHANGE = "ordersaga.inboxes"
-"""Routes a message to the inbox that its routing key names; retries return through it."""
+"""Routes a message to the inbox in its routing key; retries return through it."""
 
 BY_QUEUE_NAME = frozenset({"", INBOX_EXCHANGE})
-"""Exchanges that route to the queue that the routing key names, so that the key does not say what a message is."""
+"""Exchanges that route to the queue in the routing key, so the key is not the type of the message."""
 
 ORDER_INBOX = services.ORDER.inbox
 INVENTORY_INBOX = services.INVENTORY.inbox
@@ -60,21 +60,21 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
     PROVISIONING_INBOX: (c.ProvisionServer, c.CancelProvisioning),
     OPERATIONS_INBOX: (c.DeadLetterHandled,),
 }
-"""Which messages reach which inbox. Everything else on the exchange is for anyone who binds a queue to it."""
+"""The messages of each inbox. All other messages are for anyone who binds a queue to the exchange."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024
-"""The broker's `max_message_size`: room for what a consumer refuses (shared.bus.reading) and keeps as a dead letter."""
+"""The broker's `max_message_size`: large enough for messages that consumers reject and keep as dead letters."""
 
 DELIVERY_LIMIT = 50
-"""Deliveries of one message that may end in a crash before it is a dead letter: at one restart a second, a minute."""
+"""Deliveries of one message that may end in a crash before it becomes a dead letter: a minute of restarts."""
 
 DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
-"""As good as none: behind the dead letters is nothing, and without a limit RabbitMQ 4 drops what came 20 times."""
+"""Effectively none: dead letters have no further queue, and without a limit RabbitMQ 4 drops after 20 deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDelay:
-    """One level of the retry ladder: the exchange and the queue of the same name, and how long it holds a message."""
+    """One level of the retry ladder: the name of its exchange and queue, and its delay."""
 
     name: str
     milliseconds: int
@@ -86,10 +86,10 @@ RETRY_LADDER = (
     RetryDelay("ordersaga.retry.v2.30s", 30_000),
     RetryDelay("ordersaga.retry.v2.2m", 120_000),
 )
-"""The names have a version because RabbitMQ refuses to declare a queue again with other arguments."""
+"""The names have a version because RabbitMQ does not accept a queue with other arguments under the same name."""
 
 FORMER_RETRY_QUEUES = ("ordersaga.retry.1s", "ordersaga.retry.5s", "ordersaga.retry.30s", "ordersaga.retry.2m")
-"""Retry queues of earlier releases, each with an exchange of the same name. What they hold still returns."""
+"""Retry queues of earlier releases, each with an exchange of the same name. Their messages still return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ _DEAD_LETTERED: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once", "x-
 
 
 def exchanges() -> tuple[Exchange, ...]:
-    """All exchanges to declare."""
+    """Return all exchanges to declare."""
     return (
         Exchange(EXCHANGE, "topic"),
         Exchange(DEAD_LETTERS, "fanout"),
@@ -125,7 +125,7 @@ def exchanges() -> tuple[Exchange, ...]:
 
 
 def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
-    """All queues to declare; every service declares all of them, so that no message finds nobody at home."""
+    """Return all queues to declare. Every service declares all of them, so every message has a queue from the start."""
     return (
         *(_inbox(name, messages) for name, messages in INBOXES.items()),
         *(_retry_queue(delay) for delay in ladder),
@@ -141,7 +141,7 @@ def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:
 
 
 def _retry_queue(delay: RetryDelay) -> Queue:
-    # Without a dead-letter routing key: the message keeps the one it came with, its inbox.
+    # Without a dead-letter routing key: the message keeps its own, the name of its inbox.
     arguments = _QUORUM | _DEAD_LETTERED
     arguments |= {"x-message-ttl": delay.milliseconds, "x-dead-letter-exchange": INBOX_EXCHANGE}
     return Queue(delay.name, ((delay.name, ""),), arguments)

@@ -1,4 +1,4 @@
-"""URLs of servers, which may hold a password: what a setting may be, and how a URL is shown."""
+"""URLs of servers, which may contain a password: validation for settings, and masking for output."""
 
 import re
 from collections.abc import Callable
@@ -14,22 +14,22 @@ _SHOWN_CREDENTIALS = re.compile(r"://([^\s:/@]*:)?.*@", re.DOTALL)
 _SHOWN_PARAMETER = re.compile(
     r"([?&;](?:[^=&\s]*(?:password|secret|token)[^=&\s]*|authMechanismProperties)=)[^&\s'\"]+", re.IGNORECASE
 )
-# What holds no password: a host, perhaps with a port, or a URL without any other colon and without an @.
+# Cannot contain a password: a host with or without a port, or a URL without any other colon and without an @.
 _HARMLESS = re.compile(r"(?:[\w+.-]+://)?[\w.\[\]-]*(?::\d{1,5})?(?:[/?][^:@]*)?")
 
 
 def hide_credentials(text: str) -> str:
-    """Return the text with `***` in the place of passwords in a URL, also in a malformed one.
+    """Return the text with `***` instead of the passwords of URLs, malformed ones included.
 
-    Between the first `://` and the last `@` only the user's name stays, and that only where a colon follows it. More
-    than the password is hidden where an unrelated @ follows, so give long texts line by line.
+    Between the first `://` and the last `@`, only a user name that is followed by a colon is kept. An unrelated @ later
+    in the text hides more than the password, so pass long texts line by line.
     """
     without = _SHOWN_CREDENTIALS.sub(lambda found: f"://{found[1] or ''}***@", text)
     return _SHOWN_PARAMETER.sub(r"\1***", without)
 
 
 def hide_credentials_in_value(value: str) -> str:
-    """Return what should be a URL, and may be anything, without what may be a password."""
+    """Return a value that should be a URL, but may be anything, without a possible password."""
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value)
     if _HARMLESS.fullmatch(value) or (scheme and "@" in value):
         return hide_credentials(value)
@@ -37,7 +37,7 @@ def hide_credentials_in_value(value: str) -> str:
 
 
 def _matching(pattern: str, example: str) -> Callable[[str], str]:
-    """Return a check that gives a value back, or raises ValueError with what is allowed and nothing of the value."""
+    """Return a check that returns valid values and raises ValueError, which says what is allowed, for all others."""
     compiled = re.compile(pattern, re.ASCII)
 
     def check(value: str) -> str:
@@ -58,16 +58,16 @@ check_mongodb_url = _matching(
     rf"mongodb(?:\+srv)?://{_CREDENTIALS}{_HOST}(?:,{_HOST})*{_PATH}{_QUERY}",
     "mongodb://user:password@host:port/?replicaSet=rs0",
 )
-"""Refuse what is no URL of a MongoDB: one host, several, or the name of a list of them."""
+"""Accept URLs of MongoDB only: with one host, several hosts, or the DNS name of a seed list."""
 
 check_amqp_url = _matching(rf"amqps?://{_CREDENTIALS}{_HOST}{_PATH}{_QUERY}", "amqp://user:password@host:port/vhost")
-"""Refuse what is no URL of a RabbitMQ."""
+"""Accept URLs of RabbitMQ only."""
 
 check_service_url = _matching(rf"https?://{_CREDENTIALS}{_HOST}{_PATH}", "https://user:password@host:port/path")
-"""Refuse what is no URL of a service, which may be behind a proxy with a login."""
+"""Accept URLs of a service only; they may have a user and password for a proxy."""
 
 check_api_url = _matching(rf"https?://{_HOST}{_PATH}", "https://host:port/path")
-"""Refuse what is no URL of an API whose credentials are settings of their own."""
+"""Accept URLs of an API without credentials, which are separate settings."""
 
 check_origin = _matching(rf"https?://{_HOST}", "https://host:port")
-"""Refuse what is more than scheme, host and port."""
+"""Accept only a scheme, a host and a port."""

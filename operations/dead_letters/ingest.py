@@ -49,7 +49,7 @@ class Ingest(BatchLoop):
         self._failpoint = failpoint
         PAUSES.labels(DEAD_LETTERS)
 
-    async def _carry_through(self, deliveries: Sequence[Delivery]) -> None:
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
         self._failpoint(LETTERS_TAKEN)
         recorded = await self._record(deliveries, deliveries)
         self._failpoint(LETTERS_RECORDED)

@@ -122,7 +122,7 @@ def schema_of(service: str) -> schema.Collections:
 def _collection(name: str, found: Sequence[schema.Difference], service: str) -> Finding:
     if not found:
         return ok(f"collection {name}", "matches the schema")
-    by_hand = [difference.mend for difference in found if difference.mend]
+    by_hand = [difference.fix for difference in found if difference.fix]
     start = f"start python -m {SERVICES[service].package}, which creates them"
     return wrong(f"collection {name}", "; ".join(map(str, found)), "; then ".join([*by_hand, start]))
 

@@ -1,9 +1,8 @@
-"""The bus: what services say to each other, behind one small interface with two implementations.
+"""The bus carries the messages between services, behind one small interface with two implementations.
 
-`Bus` is the transport: `RabbitBus` (shared.bus.rabbitmq) for real, `MemoryBus` (shared.bus.memory) for the
-deterministic simulation of faults; both pass tests/integration/test_bus_contract.py. What every consumer needs around
-its handlers (batches, splitting, retries, dead letters, pausing, draining) is written once over it, in
-shared.bus.consumer.
+`Bus` is the transport: `RabbitBus` (shared.bus.rabbitmq) in production, `MemoryBus` (shared.bus.memory) for the
+deterministic simulation of faults. Both pass tests/integration/test_bus_contract.py. Everything that consumers need
+around their handlers (batches, splitting, retries, dead letters, pausing, draining) is in shared.bus.consumer.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,18 +12,18 @@ from typing import Any, Protocol
 from shared.contracts import Message
 
 Handler = Callable[[Sequence[Any]], Awaitable[Sequence[Message]]]
-"""Takes the messages of one batch that are its own, writes the outcome durably, returns what is to be sent.
+"""Handles its messages of one batch: writes the outcome durably and returns the messages to send.
 
-It must be idempotent: a batch may come again, whole or in parts, after any write of it.
+It must be idempotent: a batch may be redelivered, whole or in parts, after any of its writes.
 """
 
 Handlers = Mapping[type[Message], Handler]
-"""Which handler takes which message; types with the same handler reach it together, in their order of arrival."""
+"""The handler of each message type. A handler of several types gets their messages together, in order of arrival."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One publication: a body and where it goes."""
+    """A publication: a body and its destination."""
 
     body: bytes
     exchange: str
@@ -38,7 +37,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came from a queue; `receipt` is the transport's own, for `acknowledge`."""
+    """A message as it came from a queue; `receipt` belongs to the transport, for `acknowledge`."""
 
     body: bytes
     queue: str
@@ -53,42 +52,42 @@ class Delivery:
 
 
 class Bus(Protocol):
-    """A connection to the broker that mends itself: it connects again, declares the topology and consumes on."""
+    """A connection to the broker that repairs itself: it reconnects, declares the topology and continues to consume."""
 
     async def start(self, queue: str | None) -> None:
         """Connect, declare the topology, and consume from `queue` (None: only publish).
 
-        Waits until the broker is there. Raises StartError for what waiting does not mend.
+        Waits until the broker is available. Raises StartError where waiting does not help.
         """
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Return once the broker has confirmed every envelope.
 
-        Raises BusUnavailableError if it is not connected, has blocked publishing, does not confirm in time, or returns
-        a mandatory one as unroutable; some of the envelopes may have been published then.
+        Raises BusUnavailableError if the broker is not connected, has blocked publishing, does not confirm in time, or
+        returns a mandatory message as unroutable. Some of the envelopes may have been published anyway.
         """
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery and return what is there now, at most `limit`, in order of arrival."""
+        """Wait for at least one delivery and return all available ones, at most `limit`, in order of arrival."""
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell the broker that these, a batch as `receive` returned it, are done.
+        """Acknowledge a batch that `receive` returned.
 
-        Deliveries of a connection that is gone are passed over: the broker delivers them again.
+        Deliveries of a lost connection are ignored: the broker redelivers them.
         """
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand these, a batch as `receive` returned it, back unhandled: the broker delivers them again, counting it."""
+        """Return a batch of `receive` unhandled: the broker redelivers it, and counts that."""
 
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
-        """Whether these can still be acknowledged: the connection that they came by is still the current one."""
+        """Return True if these can still be acknowledged: their connection is still the current one."""
 
     async def stop_receiving(self) -> None:
-        """Take no more: `receive` returns an empty sequence from now on, also to who waits; acknowledging goes on."""
+        """Stop receiving: `receive` returns an empty sequence, also to waiting callers. Acknowledging still works."""
 
     async def close(self) -> None:
-        """Close the connection; what was not acknowledged is delivered again."""
+        """Close the connection; the broker redelivers what was not acknowledged."""
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """Return None while all is well, else what is wrong with the connection, broker or topology, in a few words."""
+        """The problem with the connection, broker or topology, in a few words; None if there is none."""

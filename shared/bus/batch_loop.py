@@ -1,7 +1,7 @@
-"""The loop around every batch of a queue: take what is there, carry it through, survive what goes wrong, stop in time.
+"""The loop over the batches of a queue: it takes all available messages, survives errors and stops in time.
 
-What becomes of the messages is for whoever derives from it. A batch that is not finished is not acknowledged, so it
-comes again: to this process, or to whoever consumes next.
+Subclasses decide what happens to the messages. An unfinished batch is not acknowledged, so the broker redelivers it, to
+this process or to another consumer.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 _NAMED_ORDERS = 10
-"""Orders of a batch that a line of the log names."""
+"""The number of orders of a batch that a log line names."""
 
 
 class BatchAbandonedError(TransientError):
-    """The current batch cannot be finished here: its connection is gone, or the process is ending."""
+    """The batch cannot be finished here because its connection is lost or the process is stopping."""
 
 
 class BatchLoop(ABC):
     """Takes batches of one queue until it is stopped.
 
-    `batch_limit` is the most messages taken at once. `translate_error` turns a driver's exception into one of
-    shared.errors. `stalled_after` (seconds) is how long a batch may take before `unhealthy_reason` says so. The bus
-    must have been started with the same queue; whatever opened it closes it.
+    `batch_limit` is the largest batch. `translate_error` turns a driver's exception into one of shared.errors. A batch
+    that takes longer than `stalled_after` seconds makes the loop unhealthy. The bus must consume from the same queue;
+    its owner starts and closes it.
     """
 
     def __init__(
@@ -54,28 +54,28 @@ class BatchLoop(ABC):
         self._stalled_after = stalled_after
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._in_hand_since: float | None = None
+        self._batch_since: float | None = None
         self._waiting_for: str | None = None
 
     @abstractmethod
-    async def _carry_through(self, deliveries: Sequence[Delivery]) -> None:
-        """Do all that a batch asks for, and acknowledge it at the end."""
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
+        """Process a batch, and acknowledge it at the end."""
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """None while messages are taken and finished, else what is wrong, in a few words (for /readyz)."""
+        """The reason why messages are not processed, in a few words for /readyz; None if they are."""
         if self._task is None or self._task.done():
             return "the consumer does not run"
         if self._waiting_for is not None:
             return f"waiting: {self._waiting_for}"
-        if self._in_hand_since is not None:
-            seconds = time.monotonic() - self._in_hand_since
+        if self._batch_since is not None:
+            seconds = time.monotonic() - self._batch_since
             if seconds > self._stalled_after:
-                return f"the batch in hand has not been finished for {seconds:.0f} s"
+                return f"the current batch has not been finished for {seconds:.0f} s"
         return self._bus.unhealthy_reason
 
     async def run(self) -> None:
-        """Take batches until `stop`; whatever goes wrong in between is logged and survived."""
+        """Take batches until `stop`; errors are logged and survived."""
         self._task = asyncio.current_task()
         backoff = Backoff()
         while not self._stopping.is_set():
@@ -83,24 +83,24 @@ class BatchLoop(ABC):
             try:
                 deliveries = await self._bus.receive(self._batch_limit)
                 if not deliveries:
-                    return  # the bus takes no more
+                    return  # the bus has stopped receiving
                 await self.take(deliveries)
                 backoff.reset()
             except BatchAbandonedError as reason:
-                told = {"order_ids": _order_ids(deliveries), "reason": str(reason)}
-                log.warning("batch abandoned, it comes again", queue=self._queue, **told)
+                about = {"order_ids": _order_ids(deliveries), "reason": str(reason)}
+                log.warning("batch abandoned, it will be redelivered", queue=self._queue, **about)
             except (Exception, asyncio.CancelledError) as error:
-                # A consumer that ended would leave its queue to itself, also when a driver lets a cancellation escape.
+                # If the consumer ended, nothing would consume its queue. A driver may even let a cancellation escape.
                 if self._task is not None and self._task.cancelling():
                     raise
-                log.error("consumer failed, its batch comes again", **self._fault(error, deliveries))  # noqa: TRY400
+                log.error("consumer failed, its batch will be redelivered", **self._fault(error, deliveries))  # noqa: TRY400
                 await self._return_after_fault(deliveries)
                 await self._pause(backoff.next())
 
     async def stop(self, within: float = 10.0) -> None:
-        """Take no more, finish what is in hand, and return when `run` has ended.
+        """Stop receiving, finish the current batch, and return when `run` has ended.
 
-        What is not finished after `within` seconds is abandoned: it comes again to whoever consumes next.
+        A batch that takes longer than `within` seconds is abandoned: the next consumer gets it.
         """
         self._stopping.set()
         await self._bus.stop_receiving()
@@ -108,30 +108,30 @@ class BatchLoop(ABC):
             return
         _, unfinished = await asyncio.wait({self._task}, timeout=within)
         if unfinished:
-            log.warning("batch abandoned at the end of the time to stop", queue=self._queue, seconds=within)
+            log.warning("batch abandoned, stopping took too long", queue=self._queue, seconds=within)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=1.0)
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Carry one batch through, waiting as long as it takes for a server that is away.
+        """Process one batch, waiting for servers that are away as long as it takes.
 
-        Raises BatchAbandonedError when it comes again: its connection is gone meanwhile, or `stop` was called.
+        Raises BatchAbandonedError if its connection is lost or `stop` is called meanwhile: it will be redelivered.
         """
         BATCH_SIZE.labels(self._queue).observe(len(deliveries))
-        self._in_hand_since = time.monotonic()
+        self._batch_since = time.monotonic()
         try:
-            await self._carry_through(deliveries)
+            await self._process(deliveries)
         finally:
-            self._in_hand_since = None
+            self._batch_since = None
             self._waiting_for = None
 
     async def _until_served(self, call: Callable[[], Awaitable[Result]], batch: Sequence[Delivery]) -> Result:
-        """Make a call until it does not fail for a reason that passes by itself; raises what it raises otherwise."""
+        """Repeat a call while it fails with transient errors; any other error is raised."""
         backoff = Backoff()
         while True:
             try:
                 result = await call()
-            except Exception as error:  # noqa: BLE001 - raised again below unless it passes by itself
+            except Exception as error:  # noqa: BLE001 - raised again below unless it is transient
                 ours = self._translate_error(error)
                 if not isinstance(ours, TransientError):
                     raise ours from error if ours is not error else error.__cause__
@@ -152,7 +152,7 @@ class BatchLoop(ABC):
             raise BatchAbandonedError(f"its connection is gone: {error}")
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, or less when `stop` is called meanwhile."""
+        """Wait until the time has passed or `stop` is called."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -166,7 +166,6 @@ class BatchLoop(ABC):
             log.warning("batch could not be requeued", queue=self._queue, error=str(error))
 
     def _fault(self, error: BaseException, deliveries: Sequence[Delivery]) -> dict[str, object]:
-        # The traceback's text is bounded: an error may carry whole documents.
         return {
             "queue": self._queue,
             "messages": len(deliveries),

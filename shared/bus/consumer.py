@@ -1,18 +1,19 @@
-"""The batch consumer: everything around a handler that every service needs, written once.
+"""The batch consumer: everything around the handlers that all services share.
 
-A batch is what is in the queue now. Each message is read, grouped by handler and handled; what follows from the batch
-(results, retries, dead letters) is published and confirmed; then the batch is acknowledged, at once. Killed anywhere
-between, the batch comes again and the idempotent handlers return the same.
+A batch is whatever is in the queue now. Its messages are read, grouped by handler and handled. What follows from the
+batch (results, retries, dead letters) is published and confirmed; then the whole batch is acknowledged at once. If the
+process is killed anywhere in between, the batch is redelivered and the idempotent handlers return the same results.
 
-    what a handler raises        what becomes of the message
-    ───────────────────────────  ───────────────────────────────────────────────────────────────────────────────────
-    TransientError               nothing is acknowledged, the same call is repeated until it succeeds; no attempt burns
-    anything else, many at once  the batch is split in halves until the bad message stands alone, the others go through
-    PoisonError, standing alone  dead letter
-    anything else, alone         next level of the retry ladder, after the last one dead letter
+    a handler raises                   what happens to the messages
+    ─────────────────────────────────  ──────────────────────────────────────────────────────────────────────────
+    TransientError                     nothing is acknowledged; the call is repeated until it succeeds, and no attempt
+                                       is counted
+    anything else, several messages    the batch is halved until the bad message is alone; the others are handled
+    PoisonError, a single message      it becomes a dead letter
+    anything else, a single message    it is retried on the next level of the retry ladder, in the end dead-lettered
 
-A message of a type that no contract has is retried on the slowest level each time: its sender may have been upgraded
-before this process.
+A message of an unknown type is retried on the slowest level each time: its sender may have been upgraded before this
+process.
 """
 
 import logging
@@ -51,7 +52,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Taken:
-    """One readable message of the batch in hand and the delivery that it came in."""
+    """A readable message of the current batch, and its delivery."""
 
     delivery: Delivery
     message: Message
@@ -59,7 +60,7 @@ class _Taken:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What is to be published before the batch in hand may be acknowledged, and what to count then."""
+    """The messages to publish before the current batch is acknowledged, and the counts for the metrics."""
 
     batch: tracing.Batch
     envelopes: list[Envelope] = field(default_factory=list)
@@ -78,7 +79,7 @@ def _unchanged(error: Exception) -> Exception:
 
 
 class Consumer(BatchLoop):
-    """Takes the messages of one queue to their handlers until it is stopped."""
+    """Consumes a queue and calls the handlers of its messages, until it is stopped."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Consumer(BatchLoop):
         self._ladder = ladder
         prepare(queue, handlers, self._ladder)
 
-    async def _carry_through(self, deliveries: Sequence[Delivery]) -> None:
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
         with tracing.batch(self._queue, deliveries) as batch, _named_in_logs(deliveries):
             await self._finish(deliveries, _Outcome(batch))
 
@@ -136,7 +137,7 @@ class Consumer(BatchLoop):
     async def _handle(
         self, handler: Handler, group: Sequence[_Taken], batch: Sequence[Delivery], outcome: _Outcome
     ) -> None:
-        """Call `handler` with the group, split until what cannot be handled stands alone."""
+        """Call the handler with the group; if it fails, halve the group until the bad message is alone."""
         try:
             results = await self._call(handler, group, batch)
         except BatchAbandonedError:
@@ -158,12 +159,14 @@ class Consumer(BatchLoop):
                 if (notice := handled_notice(taken.delivery)) is not None
             )
             outcome.handled.update(taken.message.routing_key for taken in group)
-            self._tell_of_handled(group)
+            self._log_handled(group)
 
     async def _call(self, handler: Handler, group: Sequence[_Taken], batch: Sequence[Delivery]) -> Sequence[Message]:
-        """Call `handler` until it does not fail for a reason that passes by itself."""
+        """Call the handler, again after transient errors."""
         messages = [taken.message for taken in group]
-        named = [taken.delivery for taken in group] if len(batch) > 1 else ()  # alone in its batch, it is named already
+        named = (
+            [taken.delivery for taken in group] if len(batch) > 1 else ()
+        )  # the only message of a batch is already named
 
         async def call() -> Sequence[Message]:
             with handling(self._queue, messages), _named_in_logs(named):
@@ -171,7 +174,7 @@ class Consumer(BatchLoop):
 
         return await self._until_served(call, batch)
 
-    def _tell_of_handled(self, group: Sequence[_Taken]) -> None:
+    def _log_handled(self, group: Sequence[_Taken]) -> None:
         if log.is_enabled_for(logging.DEBUG):
             for taken in group:
                 log.debug("message handled", **self._name(taken.delivery))
@@ -220,7 +223,7 @@ class Consumer(BatchLoop):
 
 
 def _named_in_logs(deliveries: Sequence[Delivery]) -> AbstractContextManager[None]:
-    """Have every line that is logged meanwhile name the message; those about several name the order that they mean."""
+    """Add the ids of a single delivery to all log lines meanwhile; lines about several name their orders themselves."""
     if len(deliveries) != 1:
         return nullcontext()
     only = deliveries[0]

@@ -1,6 +1,6 @@
-"""Declaring the topology (shared.topology) on a broker: idempotent, so everyone does it at every connection.
+"""Declares the topology (shared.topology) on a broker. Declaring is idempotent, so every connection does it.
 
-It is also declared again while a connection lives, as somebody may delete a part of it (see Link).
+It is repeated during a connection, because parts of the topology may be deleted meanwhile (see Link).
 """
 
 import asyncio
@@ -16,17 +16,18 @@ from shared.errors import StartError
 PAUSE_BEFORE_DECLARING_AGAIN = 1.0
 """Seconds.
 
-If a queue is declared right after it was deleted, RabbitMQ 3.10 does not tell its consumers: it counts them as
-consumers of the new queue and sends them nothing. After a pause, it has cancelled them, and they come back.
+If a queue is declared right after its deletion, RabbitMQ 3.10 does not cancel the consumers of the deleted queue: it
+counts them as consumers of the new one and sends them nothing. After a pause they are cancelled, and consume again.
 """
 
 
 async def declare_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> None:
     """Declare all exchanges, queues and bindings.
 
-    Raises StartError, naming it, if one exists with other arguments; an error of aio-pika if the connection is lost.
+    Raises StartError with the name of one that exists with other arguments, and an error of aio-pika if the connection
+    is lost.
     """
-    # A channel of its own: the broker closes the one on which a declaration fails.
+    # On a separate channel: the broker closes a channel on which a declaration fails.
     async with connection.channel() as channel:
         try:
             for exchange in _exchanges(ladder):
@@ -38,10 +39,10 @@ async def declare_topology(connection: AbstractConnection, ladder: Sequence[topo
 
 
 async def repair_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> list[str]:
-    """Declare what is missing and return the names of the exchanges and queues that were.
+    """Declare what is missing; return the names of the missing exchanges and queues.
 
-    A binding that is missing comes back as well, but unseen: AMQP has no question for it, so all are declared again.
-    Raises as `declare_topology` does.
+    Missing bindings are restored but not reported: AMQP cannot query bindings, so all are declared again. Raises the
+    same errors as `declare_topology`.
     """
     declarer = _Declarer(connection, await connection.channel())
     try:
@@ -59,19 +60,19 @@ async def repair_topology(connection: AbstractConnection, ladder: Sequence[topol
 
 @dataclass(slots=True)
 class _Declarer:
-    """Looks at each part before declaring it again; the broker closes the channel where there is none."""
+    """Checks each part before declaring it again; the broker closes the channel if the part does not exist."""
 
     connection: AbstractConnection
     channel: AbstractChannel
 
     async def redeclare_exchange(self, exchange: topology.Exchange) -> bool:
-        """Declare the exchange; return whether it was there."""
+        """Declare the exchange; return whether it existed."""
         existed = await self._exists(self.channel.get_exchange(exchange.name))
         await _declare_exchange(self.channel, exchange)
         return existed
 
     async def redeclare_queue(self, queue: topology.Queue) -> bool:
-        """Declare the queue and its bindings if it is there; return whether it is."""
+        """Declare the queue and its bindings if the queue exists; return whether it does."""
         if not await self._exists(self.channel.get_queue(queue.name)):
             return False
         await _declare_queue(self.channel, queue)
@@ -97,7 +98,7 @@ async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> Non
 
 
 def _contradiction(error: ChannelPreconditionFailed) -> StartError:
-    return StartError(f"RabbitMQ has another declaration than ours ({error}): delete it, or migrate")
+    return StartError(f"RabbitMQ has a different declaration ({error}): delete it, or migrate")
 
 
 def _exchanges(ladder: Sequence[topology.RetryDelay]) -> list[topology.Exchange]:

@@ -1,7 +1,7 @@
-"""What becomes of a message that could not be handled: its next level of the retry ladder, or its dead letter. Pure.
+"""Turns a message that could not be handled into its next retry or its dead letter. Pure functions.
 
-Both keep the body as it was. The attempts are counted in a header of our own, `x-attempts`; a header that does not hold
-a sensible count is taken as none, so a hostile one costs at most some retries.
+Both keep the body unchanged. Attempts are counted in our own header `x-attempts`; an invalid count is taken as zero, so
+a hostile header causes a few more retries at most.
 """
 
 import traceback
@@ -18,7 +18,7 @@ from shared.errors import UnknownTypeError
 ATTEMPTS = "x-attempts"
 FIRST_FAILED_AT = "x-first-failed-at"
 ROUTING_KEY = "x-routing-key"
-"""The message type; read by operations alone, for people. Consumers never trust a header."""
+"""The message type, which only operations reads, to show it. Consumers never trust a header."""
 HEADERS_LEFT_OUT = "x-headers-left-out"
 QUEUE = "x-queue"
 ERROR_TYPE = "x-error-type"
@@ -26,27 +26,27 @@ ERROR_MESSAGE = "x-error-message"
 TRACEBACK = "x-traceback"
 FAILED_AT = "x-failed-at"
 RETRY_LEVEL = "x-retry-level"
-"""On a retry: the level of the ladder that it was sent to."""
+"""On a retry: its level of the ladder."""
 REPLAY_OF = "x-replay-of"
-"""On a dead letter that an operator has sent again: the id of its record."""
+"""On a replayed dead letter: the id of its record."""
 
-# One frame of AMQP has 128 KiB by default and holds all headers and properties of a message.
+# All headers and properties of a message must fit into one AMQP frame, by default 128 KiB.
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_OWN_TEXT = 4 * 1024
 _MAX_TRACEBACK = 16 * 1024
 
 BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
-"""The broker writes these; republished they would be the past of another message."""
+"""The broker sets these; on a republished message they would describe the history of another one."""
 
 
 def failed_attempts(headers: Mapping[str, Any]) -> int:
-    """How often the message has failed before, by its own header."""
+    """Return how often the message has failed before, according to its header."""
     value = headers.get(ATTEMPTS)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> str | None:
-    """Return the level of the ladder that the message came back from, by its own header; None if it is no retry."""
+    """Return the level of the ladder that a retried message comes from, according to its header, or None."""
     if delivery.exchange != topology.INBOX_EXCHANGE:
         return None
     named = delivery.headers.get(RETRY_LEVEL)
@@ -56,9 +56,9 @@ def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> 
 def after_failure(
     delivery: Delivery, error: Exception, now: datetime, ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER
 ) -> Envelope:
-    """The next retry of a message that failed unexpectedly, or its dead letter when the ladder is at its end.
+    """Return the next retry of a message that failed unexpectedly, or its dead letter after the last level.
 
-    A message of an unknown type waits on the slowest level each time: it waits for an upgrade of this process.
+    A message of an unknown type waits on the slowest level each time, for an upgrade of this process.
     """
     attempts = failed_attempts(delivery.headers)
     if attempts >= len(ladder):
@@ -71,12 +71,12 @@ def after_failure(
         ROUTING_KEY: _short(type_name(delivery)),
         RETRY_LEVEL: level.name,
     }
-    # The routing key of a retry is the queue that it returns to.
+    # The routing key of a retry is the queue to which it returns.
     return _republished(delivery, level.name, delivery.queue, headers, own)
 
 
 def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope:
-    """The dead letter of a message: all that an operator needs to understand, edit and replay it."""
+    """Return the dead letter of a message, with everything that an operator needs to understand, edit and replay it."""
     own = {
         QUEUE: delivery.queue,
         ERROR_TYPE: type(error).__name__,
@@ -106,7 +106,7 @@ def _republished(
 
 
 def fitting(headers: Mapping[str, Any], budget: int = _MAX_HEADER_BYTES) -> dict[str, Any]:
-    """The headers that fit into `budget` bytes, small ones first; how many did not is a header of its own."""
+    """Return the headers that fit into `budget` bytes, smallest first, and a header with the number left out."""
     kept: dict[str, Any] = {}
     for name, value in sorted(headers.items(), key=lambda item: _encoded_size(*item)):
         budget -= _encoded_size(name, value)
@@ -117,7 +117,7 @@ def fitting(headers: Mapping[str, Any], budget: int = _MAX_HEADER_BYTES) -> dict
 
 
 def _encoded_size(name: str, value: Any) -> int:
-    """About what the header takes in a frame, never less."""
+    """Return the approximate size of the header in a frame, never too small."""
     return 4 * len(name) + _value_size(value) + 2
 
 
@@ -135,7 +135,7 @@ def _value_size(value: Any) -> int:
 
 
 def _short(text: str) -> str:
-    """What fits into a short string of the protocol; only what was not UTF-8 can be longer, written as escapes."""
+    """Cut a text to a short string of the protocol; only escaped text that was not UTF-8 can be too long."""
     return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")
 
 
@@ -149,12 +149,12 @@ def _rfc3339(moment: datetime) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """The traceback, bounded in length: an exception may carry whole documents in its message."""
+    """Return the traceback with a bounded length: an exception may contain whole documents."""
     return _shortened("".join(traceback.format_exception(error, limit=-20)), _MAX_TRACEBACK)
 
 
 def _shortened(text: str, limit: int) -> str:
-    """Both ends of a text that takes more than `limit` bytes: where it comes from, and what it comes to."""
+    """Return the beginning and the end of a text of more than `limit` bytes, any other text unchanged."""
     encoded = text.encode("utf-8", "backslashreplace")
     if len(encoded) <= limit:
         return text

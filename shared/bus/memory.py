@@ -1,7 +1,7 @@
-"""The bus in memory: the same promises as RabbitMQ's, on a clock that tests advance, with faults drawn from one seed.
+"""The bus in memory, with RabbitMQ's guarantees, on a clock that tests advance and with faults from a seed.
 
-`MemoryBroker` holds queues, bindings, retry delays, delivery counts and dead letters as shared.topology declares them;
-any number of `MemoryBus`es connect to it. With the same seed and the same calls the same things happen.
+`MemoryBroker` has the queues, bindings, retry delays, delivery counts and dead letters that shared.topology declares;
+any number of `MemoryBus`es connect to it. The same seed and the same calls produce the same faults.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from shared.errors import BusUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often what goes wrong, as probabilities; `longest_delay` in seconds of the broker's clock."""
+    """The probability of each fault; `longest_delay` is in seconds of the broker's clock."""
 
     duplicate: float = 0.0
     """A publication arrives twice."""
     reorder: float = 0.0
     """A publication overtakes others in its queue."""
     delay: float = 0.0
-    """A publication arrives after up to `longest_delay`."""
+    """A publication arrives late, by up to `longest_delay`."""
     longest_delay: float = 5.0
     disconnect: float = 0.0
-    """A call finds its connection dropped: before, in the midst of, or after what it does."""
+    """A call finds its connection lost: before, during or after its work."""
 
 
 @dataclass(slots=True)
 class _Stored:
-    """A message in a queue, and how often it came back to it."""
+    """A message in a queue, and how often it has returned."""
 
     envelope: Envelope
     returns: int = 0
@@ -43,7 +43,7 @@ class _Stored:
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """What acknowledges a delivery, on the connection that it came by."""
+    """The acknowledgement of a delivery, valid on its connection only."""
 
     connection: int
     tag: int
@@ -51,7 +51,7 @@ class _Receipt:
 
 @dataclass(order=True, slots=True)
 class _Due:
-    """Something that happens at a time of the broker's clock; what is due at once happens in order of planning."""
+    """An action at a time of the broker's clock; simultaneous actions happen in the order of planning."""
 
     at: float
     number: int
@@ -59,7 +59,7 @@ class _Due:
 
 
 class MemoryBroker:
-    """Queues and bindings for as many buses as connect; `now` is its clock, in seconds."""
+    """The queues and bindings of all connected buses; `now` is its clock, in seconds."""
 
     def __init__(
         self,
@@ -84,31 +84,31 @@ class MemoryBroker:
         self.declare()
 
     def declare(self) -> None:
-        """Declare what of the topology is not there."""
+        """Declare the missing parts of the topology."""
         for queue in topology.queues(self._ladder):
             self.declare_queue(queue)
 
     def declare_queue(self, queue: topology.Queue) -> None:
-        """Declare one queue with its bindings; the routing key `#` takes everything."""
+        """Declare one queue with its bindings; the routing key `#` matches everything."""
         self._queues.setdefault(queue.name, deque())
         self._bindings |= {(exchange, routing_key, queue.name) for exchange, routing_key in queue.bindings}
 
     def delete_queue(self, name: str) -> None:
-        """Delete a queue with its bindings and all that is in it."""
+        """Delete a queue with its bindings and messages."""
         del self._queues[name]
         self._bindings = {binding for binding in self._bindings if binding[2] != name}
 
     def contents(self, queue: str) -> list[Envelope]:
-        """What is in `queue`, without what is handed out and not acknowledged."""
+        """Return the messages in `queue`, without the unacknowledged ones."""
         return [stored.envelope for stored in self._queues[queue]]
 
     def depth(self) -> int:
-        """How many messages are in inboxes, on the way to one, or handed out: 0 when nothing more will happen."""
+        """Count the messages in inboxes, on their way to one, or unacknowledged: 0 if nothing more will happen."""
         waiting = sum(len(self._queues.get(name, ())) for name in topology.INBOXES)
         return waiting + len(self._planned) + sum(len(bus.unacknowledged) for bus in self._buses)
 
     def advance(self, seconds: float) -> None:
-        """Move the clock, and do what is due by then."""
+        """Advance the clock, and run the actions that are due by then."""
         until = self.now + seconds
         while self._planned and self._planned[0].at <= until:
             due = heapq.heappop(self._planned)
@@ -117,14 +117,14 @@ class MemoryBroker:
         self.now = until
 
     def advance_to_next(self) -> bool:
-        """Move the clock to what is due next; False if nothing is."""
+        """Advance the clock to the next action; return False if there is none."""
         if not self._planned:
             return False
         self.advance(max(0.0, self._planned[0].at - self.now))
         return True
 
     def lose_data(self) -> None:
-        """Lose every message, wherever it is, and every connection, as a broker does that comes back empty."""
+        """Lose all messages and connections, like a broker that restarts with empty disks."""
         for queue in self._queues.values():
             queue.clear()
         self._planned.clear()
@@ -133,35 +133,35 @@ class MemoryBroker:
         self.drop_connections()
 
     def stop(self) -> None:
-        """Be away: every connection is lost, and none can be had until `start`."""
+        """Stop the broker: all connections are lost, and none can be opened until `start`."""
         self.running = False
         self.drop_connections()
 
     def start(self) -> None:
-        """Be there again, with all that was in the queues."""
+        """Start the broker again, with the contents of its queues."""
         self.running = True
         self._wake()
 
     def drop_connections(self) -> None:
-        """Lose every connection; each bus has a new one at once, unless the broker is away."""
+        """Lose all connections; each bus gets a new one at once unless the broker is stopped."""
         for bus in self._buses:
             bus.drop()
 
     def connect(self, bus: "MemoryBus") -> None:
-        """Remember `bus` as connected."""
+        """Register a bus as connected."""
         if bus not in self._buses:
             self._buses.append(bus)
 
     def happens(self, probability: float) -> bool:
-        """Whether a fault of this probability happens now."""
+        """Return whether a fault of this probability happens now."""
         return probability > 0 and self._random.random() < probability
 
     def some_of(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
-        """The first few: what a connection still carried when it was lost."""
+        """Return the first few envelopes, those that a lost connection has still carried."""
         return envelopes[: self._random.randint(0, len(envelopes))]
 
     def publish(self, envelope: Envelope) -> None:
-        """Route a publication, with faults. Raises UnroutableError if it is mandatory and no queue takes it."""
+        """Route a publication, with faults. Raises UnroutableError if it is mandatory and no queue accepts it."""
         queues = self._route(envelope)
         if not queues and envelope.mandatory:
             self.declare()
@@ -176,7 +176,7 @@ class MemoryBroker:
         return [waiting.popleft() for _ in range(min(limit, len(waiting)))]
 
     def put_back(self, queue: str, returned: Sequence[_Stored]) -> None:
-        """Return messages to the head of `queue` in their order; those that came back too often are dead letters."""
+        """Return messages to the head of `queue` in their order; those over the delivery limit become dead letters."""
         kept = []
         for stored in returned:
             stored.returns += 1
@@ -230,7 +230,7 @@ class MemoryBroker:
 
 
 class MemoryBus:
-    """See shared.bus.Bus; one connection to a MemoryBroker."""
+    """A `Bus` over a MemoryBroker, as one connection to it."""
 
     def __init__(self, broker: MemoryBroker, *, prefetch: int = 300) -> None:
         self.unacknowledged: dict[int, _Stored] = {}
@@ -245,13 +245,11 @@ class MemoryBus:
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """See shared.bus.Bus."""
         if not self._open:
             return "memory broker: not connected"
         return None if self._broker.running else "memory broker: stopped"
 
     async def start(self, queue: str | None) -> None:
-        """See shared.bus.Bus."""
         self._queue = queue
         self._open = True
         self._broker.connect(self)
@@ -260,7 +258,6 @@ class MemoryBus:
         self._broker.declare()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        """See shared.bus.Bus."""
         await asyncio.sleep(0)
         if self.unhealthy_reason is not None:
             raise BusUnavailableError(self.unhealthy_reason)
@@ -281,7 +278,6 @@ class MemoryBus:
             raise unroutable
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """See shared.bus.Bus."""
         await asyncio.sleep(0)
         while self._receiving:
             if self._open and self._broker.running:
@@ -293,7 +289,6 @@ class MemoryBus:
         return ()
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See shared.bus.Bus."""
         await asyncio.sleep(0)
         if self._broker.happens(self._broker.faults.disconnect):
             self.drop()
@@ -301,28 +296,24 @@ class MemoryBus:
             self._release(deliveries)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """See shared.bus.Bus."""
         await asyncio.sleep(0)
         if self.still_owns(deliveries):
             self._broker.put_back(self._queue or "", self._release(deliveries))
 
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
-        """See shared.bus.Bus."""
         return bool(deliveries) and deliveries[-1].receipt.connection == self._connection and self._open
 
     async def stop_receiving(self) -> None:
-        """See shared.bus.Bus."""
         self._receiving = False
         self.wake()
 
     async def close(self) -> None:
-        """See shared.bus.Bus."""
         await self.stop_receiving()
         self._open = False
         self.drop()
 
     def drop(self) -> None:
-        """Lose the connection and have a new one: what was not acknowledged comes again."""
+        """Lose the connection and open a new one; unacknowledged messages are redelivered."""
         self._connection += 1
         returned = list(self.unacknowledged.values())
         self.unacknowledged.clear()
@@ -330,7 +321,7 @@ class MemoryBus:
             self._broker.put_back(self._queue or "", returned)
 
     def wake(self) -> None:
-        """Look again: something has changed at the broker."""
+        """Check the broker again, after a change."""
         self._news.set()
 
     async def _next_news(self) -> None:

@@ -1,4 +1,4 @@
-"""From messages to publications: everything a service says goes out through `Publisher.send`."""
+"""Turns messages into publications: services send everything through `Publisher.send`."""
 
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ NO_TRACES: Mapping[str, str | None] = MappingProxyType({})
 
 
 def envelope(message: Message, headers: Mapping[str, Any] = MappingProxyType({})) -> Envelope:
-    """Address `message` by its contract, with a new message id and the order id as correlation id."""
+    """Address a message according to its contract, with a new message id and the order id as correlation id."""
     return Envelope(
         body=message.to_json(),
         exchange=topology.EXCHANGE,
@@ -29,23 +29,23 @@ def envelope(message: Message, headers: Mapping[str, Any] = MappingProxyType({})
 
 
 class Publisher:
-    """Sends messages and returns once the broker has them."""
+    """Sends messages; a call returns once the broker has confirmed them."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
-        """Publish all, concurrently, each in the trace of what it is about, where `traceparents` has that.
+        """Publish all messages concurrently, each in the trace of its subject if `traceparents` has one.
 
-        Raises BusUnavailableError if not every one is known to be published; sending all again is then harmless,
-        as every receiver is idempotent by the order id.
+        Raises BusUnavailableError unless all of them are confirmed. Sending all of them again is harmless, because
+        receivers are idempotent by the order id.
         """
         await self.publish(
             [envelope(message, tracing.headers(traceparents.get(message.correlation_id))) for message in messages]
         )
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        """Publish what is already addressed (a retry, a dead letter); raises as `send` does."""
+        """Publish addressed envelopes (retries, dead letters). Raises the same errors as `send`."""
         if not envelopes:
             return
         failures = PUBLISH_FAILURES.count_exceptions()

@@ -1,7 +1,7 @@
-"""The bus over RabbitMQ: plain aio-pika connections under a supervision of our own.
+"""The bus over RabbitMQ: plain aio-pika connections under our own supervision.
 
-`RabbitBus` keeps one `Link` alive, a connection with everything on it. Whatever goes wrong with any part of a link ends
-the link as a whole, and the supervisor opens a new one: there is no half-alive state to reason about.
+`RabbitBus` keeps one `Link` alive: a connection with its channels. If any part of a link fails, the whole link ends and
+the supervisor opens a new one, so there are no partial failures to reason about.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from shared.errors import BusUnavailableError, StartError
 from shared.urls import hide_credentials
 
 _STABLE_SECONDS = 5.0
-"""A link that lived for less is opened again after a longer wait each time."""
+"""A link that lived for less is reopened after a longer pause each time."""
 
 log = structlog.get_logger()
 
 
 class RabbitBus:
-    """See shared.bus.Bus; `url` is amqp://user:password@host:port/vhost.
+    """The `Bus` of production; `url` is amqp://user:password@host:port/vhost.
 
-    `prefetch` is how many deliveries the broker hands out unacknowledged; `publish_timeout` (seconds) bounds the wait
-    for a confirmation and for a connection; every `check_every` seconds the broker is asked whether it still knows the
-    consumer. At least every `repair_every` seconds, what is missing of the topology is declared.
+    `prefetch` is the number of deliveries that the broker sends ahead of acknowledgements. `publish_timeout` (seconds)
+    limits the wait for a confirm and for a connection. Every `check_every` seconds the bus asks the broker whether it
+    still knows the consumer; at least every `repair_every` seconds it restores missing parts of the topology.
     """
 
     def __init__(
@@ -54,13 +54,11 @@ class RabbitBus:
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """See shared.bus.Bus."""
         if self._supervisor is None or self._supervisor.done() or self._link is None:
             return f"RabbitMQ: {self._reason}"
         return self._link.unhealthy_reason
 
     async def start(self, queue: str | None) -> None:
-        """See shared.bus.Bus. Raises StartError for what waiting does not mend: wrong password, other declarations."""
         self._queue = queue
         self._supervisor = asyncio.create_task(self._supervise(), name="rabbitmq-supervisor")
         opened = asyncio.create_task(self._opened.wait())
@@ -77,14 +75,12 @@ class RabbitBus:
             opened.cancel()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        """See shared.bus.Bus."""
         if self._link is None:
             raise BusUnavailableError(f"RabbitMQ: {self._reason}")
         if envelopes:
             await self._link.publish(envelopes)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """See shared.bus.Bus."""
         while not self._stopped_receiving:
             if self._link is not None and self._link.deliveries:
                 return self._link.take(limit)
@@ -93,26 +89,21 @@ class RabbitBus:
         return ()
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See shared.bus.Bus."""
         if self._link is not None and self.still_owns(deliveries):
             self._link.acknowledge(deliveries)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """See shared.bus.Bus."""
         if self._link is not None and self.still_owns(deliveries):
             self._link.requeue(deliveries)
 
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
-        """See shared.bus.Bus."""
         return self._link is not None and bool(deliveries) and deliveries[-1].receipt.link is self._link
 
     async def stop_receiving(self) -> None:
-        """See shared.bus.Bus."""
         self._stopped_receiving = True
         self._receiving.set()
 
     async def close(self) -> None:
-        """See shared.bus.Bus."""
         await self.stop_receiving()
         self._reason = "closed"
         if self._supervisor is not None:
@@ -135,7 +126,7 @@ class RabbitBus:
             except BusUnavailableError as error:
                 self._note_failure(error)
             except Exception as error:
-                # Nobody would ever connect again if this task ended.
+                # If this task ended, the bus would never reconnect.
                 if not self._opened.is_set():
                     raise
                 self._reason = repr(error)
@@ -147,17 +138,17 @@ class RabbitBus:
 
     def _note_failure(self, error: BusUnavailableError) -> None:
         if isinstance(error, BrokerRefusedError) and not self._opened.is_set():
-            raise StartError(f"RabbitMQ at {self._address} does not let us in: {error}") from error
+            raise StartError(f"RabbitMQ at {self._address} refuses the login: {error}") from error
         if str(error) != self._reason and self._opened.is_set():
             log.warning("RabbitMQ cannot be reached", address=self._address, reason=str(error))
         self._reason = str(error)
 
     async def _lived(self, link: Link) -> float:
-        """Wait until the link is lost; return for how many seconds it was there."""
+        """Wait until the link is lost; return its lifetime in seconds."""
         log.info("RabbitMQ connected", address=self._address, queue=self._queue)
         since = time.monotonic()
         self._opened.set()
-        self._receiving.set()  # the first deliveries came before the link was ours
+        self._receiving.set()  # the first deliveries came before the link was stored
         await asyncio.wait({link.lost})
         self._reason = link.lost.result()
         self._link = None

@@ -1,4 +1,4 @@
-"""From a delivery to a message of the contract, or the reason why it can never be one."""
+"""Reads a delivery as a message of its contract, or says why it can never be one."""
 
 import reprlib
 from collections.abc import Container
@@ -11,7 +11,7 @@ from shared.contracts import BY_ROUTING_KEY, Message
 from shared.errors import PoisonError, UnknownTypeError
 
 MAX_BODY_BYTES = 256 * 1024
-"""The largest legal order takes less than a quarter of it; a bigger body is refused without being parsed."""
+"""The largest valid order needs less than a quarter of this; a larger body is rejected without being parsed."""
 
 _SHOWN_ERRORS = 5
 _VALUES = reprlib.Repr()
@@ -21,8 +21,8 @@ _VALUES.maxstring = _VALUES.maxother = 80
 def type_name(delivery: Delivery) -> str:
     """Return the message type: the routing key, or the `type` property if the message was sent to the queue by name.
 
-    A retry or a replay is sent by name, so its routing key is the queue's name and only `type` says what it is. In a
-    message that was routed by its type, `type` could only repeat the routing key or contradict it.
+    A retry or a replay is sent to a queue by name, so its routing key is the queue's name and only `type` has the
+    message type. In a message that was routed by its type, `type` can only repeat or contradict the routing key.
     """
     if delivery.exchange in topology.BY_QUEUE_NAME:
         return delivery.type or delivery.routing_key
@@ -30,11 +30,11 @@ def type_name(delivery: Delivery) -> str:
 
 
 def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
-    """Return the message in `delivery`.
+    """Return the message in a delivery.
 
-    Raises PoisonError, with a short readable reason, if its type contradicts its routing key, is missing or not among
-    `handled`, or if its body is too big, is not JSON or does not have the contract's shape. Raises UnknownTypeError if
-    no contract has its type.
+    Raises PoisonError with a short reason if its type contradicts its routing key, is missing or not in `handled`, or
+    if its body is too large, not JSON or not in the contract's shape. Raises UnknownTypeError if its type has no
+    contract.
     """
     type_ = type_name(delivery)
     if delivery.type and delivery.type != type_:
@@ -48,7 +48,7 @@ def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
     if contract not in handled:
         raise PoisonError(f"{contract.routing_key} is not handled here ({delivery.queue})")
     if len(delivery.body) > MAX_BODY_BYTES:
-        raise PoisonError(f"the body has {len(delivery.body)} bytes, allowed are {MAX_BODY_BYTES}")
+        raise PoisonError(f"the body has {len(delivery.body)} bytes, the maximum is {MAX_BODY_BYTES}")
     try:
         return contract.model_validate_json(delivery.body)
     except ValidationError as error:

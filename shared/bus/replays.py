@@ -1,4 +1,4 @@
-"""What a consumer tells operations about a dead letter that was sent again and that it has handled. Pure."""
+"""The notice that a consumer sends to operations after handling a replayed dead letter. Pure functions."""
 
 from pydantic import ValidationError
 
@@ -8,7 +8,7 @@ from shared.contracts import DeadLetterHandled
 
 
 def handled_notice(delivery: Delivery) -> DeadLetterHandled | None:
-    """The notice that the message was handled; None if it replays nothing, or does not name what in a sensible way."""
+    """Return the notice that the message was handled; None if it is no replay or has an invalid id."""
     if REPLAY_OF not in delivery.headers:
         return None
     try:

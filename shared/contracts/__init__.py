@@ -1,7 +1,7 @@
-"""The messages between services: one module per service that owns (sends) them, and the registry of all.
+"""The messages between services: one module for each service that sends them, and the registry of all.
 
-Commands are imperative (`ReleaseStock`), events past tense (`StockReserved`). Bodies are JSON in camelCase; a reader
-ignores fields it does not know. A stored sample of each, `tests/samples/messages.json`, makes a change a visible act.
+Commands are imperative (`ReleaseStock`), events in the past tense (`StockReserved`). Bodies are JSON in camelCase;
+readers ignore unknown fields. A sample of each is stored in `tests/samples/messages.json`, so a change is visible.
 """
 
 from shared.contracts.base import Message, OrderMessage

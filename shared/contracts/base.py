@@ -1,4 +1,4 @@
-"""What every message shares: its routing key, the rule for ids, tolerant reading and camelCase writing."""
+"""The base of all messages: routing key, rules for ids, tolerant reading and camelCase writing."""
 
 from typing import Annotated, ClassVar
 
@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-"""Safe as a document id, as a field name inside a document and in a URL path, whatever a sender makes of it."""
+"""Safe as a document id, as a field name inside a document and in a URL path, even from a hostile sender."""
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
 """A product, user or token: any text of 1 to 128 characters without control characters."""
@@ -19,10 +19,10 @@ def _one_path_part(name: str) -> str:
 
 
 PathName = Annotated[Name, AfterValidator(_one_path_part)]
-"""The name of something that has a URL; messages and records may hold other names from earlier versions."""
+"""The name of something that has a URL; messages and records of earlier versions may contain other names."""
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""A number of things: small enough for any database and any reader."""
+"""A count, small enough for any database and any reader."""
 
 Text = Annotated[str, Field(max_length=1000)]
 """A sentence for people, such as the reason of a refusal."""
@@ -44,10 +44,10 @@ class WireModel(BaseModel):
 
 
 class Message(WireModel):
-    """Anything that goes over the bus; `correlation_id` says what it is about.
+    """A message on the bus; `correlation_id` identifies its subject.
 
-    `mandatory` is true where somebody must be listening: the broker then returns the message instead of
-    confirming it into nowhere, and the sender keeps it until it can be routed.
+    A `mandatory` message must reach a queue: the broker returns it instead of confirming and dropping it, and the
+    sender keeps it until it can be routed.
     """
 
     routing_key: ClassVar[str]
@@ -55,16 +55,16 @@ class Message(WireModel):
 
     @property
     def correlation_id(self) -> str:
-        """What the message is about, for people and tools; receivers rely on the body alone."""
+        """The id of the message's subject, for people and tools; receivers rely on the body alone."""
         raise NotImplementedError
 
     def to_json(self) -> bytes:
-        """The body on the wire; absent optional fields are left out."""
+        """Return the body for the wire, without absent optional fields."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
 class OrderMessage(Message):
-    """A message about one order; `order_id` is what receivers are idempotent by."""
+    """A message about one order; receivers are idempotent by `order_id`."""
 
     order_id: OrderId
 

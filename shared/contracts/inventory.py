@@ -1,4 +1,4 @@
-"""What the inventory service answers."""
+"""The answers of the inventory service."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,7 +8,7 @@ from shared.contracts.base import Count, Name, OrderMessage, Text, WireModel
 
 
 class ServerSpecification(WireModel):
-    """What to provision for a `vps` product."""
+    """The server to provision for a `vps` product."""
 
     package: Name
     package_id: Name | None = None
@@ -16,7 +16,7 @@ class ServerSpecification(WireModel):
 
 
 class StockReserved(OrderMessage):
-    """Everything the order asks for is held for it."""
+    """Everything that the order asks for is reserved."""
 
     routing_key: ClassVar[str] = "stock.reserved"
 
@@ -33,7 +33,7 @@ class StockReserved(OrderMessage):
 
 
 class StockReservationFailed(OrderMessage):
-    """Nothing is held for the order, and `reason` says what was missing."""
+    """Nothing is held for the order; `reason` says what was missing."""
 
     routing_key: ClassVar[str] = "stock.reservation_failed"
 
@@ -42,6 +42,6 @@ class StockReservationFailed(OrderMessage):
 
 
 class StockReleased(OrderMessage):
-    """Nothing is held for the order any more, and nothing will be."""
+    """Nothing is held for the order any longer, and nothing will be."""
 
     routing_key: ClassVar[str] = "stock.released"

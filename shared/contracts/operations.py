@@ -1,4 +1,4 @@
-"""What any consumer tells operations."""
+"""The notices that any consumer sends to operations."""
 
 from typing import Annotated, ClassVar
 
@@ -11,7 +11,7 @@ LetterId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class DeadLetterHandled(Message):
-    """A dead letter that an operator replayed was handled; `message_id` says which of its replays it was."""
+    """A replayed dead letter was handled; `message_id` identifies the replay."""
 
     routing_key: ClassVar[str] = "dead_letter.handled"
 
@@ -20,5 +20,5 @@ class DeadLetterHandled(Message):
 
     @property
     def correlation_id(self) -> str:
-        """The letter's id: its message may be about anything."""
+        """The letter's id, because its message may be about anything."""
         return self.letter_id

@@ -1,4 +1,4 @@
-"""What the order service sends: the order itself, commands to its participants, and events for anyone."""
+"""The messages of the order service: the order itself, commands to its participants, and events for anyone."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +12,7 @@ MAX_QUANTITY = 1_000_000
 
 SLOT_PREFIX = "slot:"
 SLOT_ID_PATTERN = SLOT_PREFIX + "(0|[1-9][0-9]{0,11})"
-"""The id of a delivery slot: the Unix seconds of its start, written in one way only."""
+"""The id of a delivery slot: the Unix seconds of its start, in one spelling only."""
 
 
 def _no_slot(product_id: str) -> str:
@@ -22,7 +22,7 @@ def _no_slot(product_id: str) -> str:
 
 
 ProductId = Annotated[PathName, AfterValidator(_no_slot)]
-"""A product's id as a client may write it."""
+"""A product's id as clients may set it."""
 
 
 class Item(WireModel):
@@ -39,10 +39,10 @@ def _not_empty(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items
 
 
-# Without FailFast a tuple collects the errors of every element before it looks at its length. A minimum length has to
-# be checked apart: the elements that are missing after a failure would be reported as well.
+# Without FailFast, a tuple collects the errors of every element before it checks its length. The minimum length is
+# checked separately, because the elements missing after a failure would be reported as well.
 Items = Annotated[tuple[Item, ...], FailFast(), Field(max_length=MAX_ITEMS, strict=False)]
-"""The lines of an order; reading stops at the first one that is wrong."""
+"""The lines of an order; reading stops at the first invalid one."""
 
 
 class PaymentInstruction(WireModel):
@@ -60,7 +60,7 @@ class DeliveryInstruction(WireModel):
 
 
 class OrderCreated(OrderMessage):
-    """An order was accepted: inventory and payment start on it in parallel."""
+    """An order was accepted; inventory and payment start work in parallel."""
 
     routing_key: ClassVar[str] = "order.created"
 
@@ -73,7 +73,7 @@ class OrderCreated(OrderMessage):
 
 
 class ReleaseStock(OrderMessage):
-    """Give back what the order holds, or make sure that it never will."""
+    """Return the stock that the order holds, or make sure that it will never hold any."""
 
     routing_key: ClassVar[str] = "stock.release"
 
@@ -81,7 +81,7 @@ class ReleaseStock(OrderMessage):
 
 
 class RefundPayment(OrderMessage):
-    """Return what was charged for the order, or make sure that nothing ever is."""
+    """Refund what was charged for the order, or make sure that nothing will ever be charged."""
 
     routing_key: ClassVar[str] = "payment.refund"
 
@@ -91,7 +91,7 @@ class RefundPayment(OrderMessage):
 class ProvisionServer(OrderMessage):
     """Buy the server that the order asks for.
 
-    `run` counts the requests of one order, so that the first one coming again is not taken for an operator's retry.
+    `run` counts the requests of one order, so a redelivered first request is not mistaken for an operator's retry.
     """
 
     routing_key: ClassVar[str] = "provisioning.requested"
@@ -104,7 +104,7 @@ class ProvisionServer(OrderMessage):
 
 
 class CancelProvisioning(OrderMessage):
-    """Stop buying, if nothing was bought yet; `run` says which request is meant, 0 that the sender does not count."""
+    """Stop buying if nothing was bought yet; `run` names the request, 0 if the sender does not count them."""
 
     routing_key: ClassVar[str] = "provisioning.cancel"
 
@@ -112,7 +112,7 @@ class CancelProvisioning(OrderMessage):
 
 
 class OrderEvent(OrderMessage):
-    """An order changed its status; for anyone who wants to know."""
+    """An order has changed its status; for any listener."""
 
     mandatory: ClassVar[bool] = False
 
@@ -122,13 +122,13 @@ class OrderEvent(OrderMessage):
 
 
 class OrderConfirmed(OrderEvent):
-    """Stock is reserved and payment is taken."""
+    """Stock is reserved and the payment is taken."""
 
     routing_key: ClassVar[str] = "order.confirmed"
 
 
 class OrderProvisioning(OrderEvent):
-    """Stock and payment are there; the server is being bought."""
+    """Stock is reserved, the payment is taken, and the server is being bought."""
 
     routing_key: ClassVar[str] = "order.provisioning"
 
@@ -140,7 +140,7 @@ class OrderCompleted(OrderEvent):
 
 
 class OrderCancelled(OrderEvent):
-    """The order will not be fulfilled; whatever went through is being compensated."""
+    """The order will not be fulfilled; everything done for it is being undone."""
 
     routing_key: ClassVar[str] = "order.cancelled"
 

@@ -1,4 +1,4 @@
-"""What the payment service answers."""
+"""The answers of the payment service."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ class PaymentProcessed(OrderMessage):
 
 
 class PaymentFailed(OrderMessage):
-    """Nothing was charged, and `reason` says why."""
+    """Nothing was charged; `reason` says why."""
 
     routing_key: ClassVar[str] = "payment.failed"
 
@@ -24,7 +24,7 @@ class PaymentFailed(OrderMessage):
 
 
 class PaymentRefunded(OrderMessage):
-    """No money is held for the order: returned (REFUNDED), or never taken and never to be (VOIDED)."""
+    """No money is held for the order: it was refunded, or was never taken and never will be (VOIDED)."""
 
     routing_key: ClassVar[str] = "payment.refunded"
 

@@ -1,4 +1,4 @@
-"""What the provisioning service answers."""
+"""The answers of the provisioning service."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from shared.contracts.base import Count, Message, Name, OrderMessage, Text, Wire
 
 
 class Server(WireModel):
-    """A server that belongs to one order; its password is never in a message."""
+    """A server that belongs to one order; messages never contain its password."""
 
     ip: Name
     username: Name | None = None
@@ -17,8 +17,8 @@ class Server(WireModel):
 class ProvisioningProgress(OrderMessage):
     """A step of the job, in words for the customer.
 
-    `sequence` counts what the job has said, over all its runs, so that repetitions and late ones are recognised; 0
-    stands for a sender who does not count.
+    `sequence` counts the messages of the job over all its runs, to detect repeated and late ones; 0 if the sender does
+    not count.
     """
 
     routing_key: ClassVar[str] = "provisioning.progress"
@@ -38,10 +38,10 @@ class ProvisioningCompleted(OrderMessage):
 
 
 class ProvisioningFailed(OrderMessage):
-    """No server will come from this run of the job; `retryable` says whether another run might succeed.
+    """This run of the job will deliver no server; `retryable` is true if another run might succeed.
 
-    A failure that comes late must not end a later run: `run` says which it is about, 0 that the sender does not count.
-    `bought` says that the provider has sold something for the order all the same, which somebody has to decide about.
+    `run` names the run, 0 if the sender does not count: a late failure must not end a later run. `bought` is true if
+    the provider has sold something for the order anyway, so an operator must decide.
     """
 
     routing_key: ClassVar[str] = "provisioning.failed"
@@ -53,7 +53,7 @@ class ProvisioningFailed(OrderMessage):
 
 
 class PackageLowIps(Message):
-    """A package of the provider runs out of addresses; for anyone who buys more."""
+    """A package of the provider is running out of addresses; for the people who buy more."""
 
     routing_key: ClassVar[str] = "package.low_ips"
     mandatory: ClassVar[bool] = False
@@ -63,5 +63,5 @@ class PackageLowIps(Message):
 
     @property
     def correlation_id(self) -> str:
-        """The package's name: no order is meant."""
+        """The package's name, because it is about no order."""
         return self.package

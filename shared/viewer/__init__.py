@@ -1,6 +1,6 @@
-"""The page at /docs: Swagger UI over the service's own /openapi.json. All of it comes from here and works offline.
+"""The page at /docs: Swagger UI for the service's /openapi.json. Every file is served from here and works offline.
 
-The `swagger-ui` files are those of the npm package swagger-ui-dist 5.35.0, unchanged (Apache-2.0, licence beside them);
+The `swagger-ui` files come unchanged from the npm package swagger-ui-dist 5.35.0 (Apache-2.0, licence beside them);
 `index.html` and `viewer.js` are ours. To update: `npm pack swagger-ui-dist`.
 """
 
@@ -25,7 +25,7 @@ _POLICY = {
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
-"""Nothing inline and nothing from elsewhere; the icons of Swagger UI are data URLs."""
+"""No inline scripts and nothing from other sites; the icons of Swagger UI are data URLs."""
 
 
 def create_viewer() -> APIRouter:

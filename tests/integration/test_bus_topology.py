@@ -127,7 +127,7 @@ async def test_a_queue_with_other_arguments_is_reported_until_it_is_as_declared(
     try:
         await eventually(declare_otherwise, within=60)
         await eventually(lambda: f"'{RETRY}'" in str(bus.unhealthy_reason), within=60)
-        assert "another declaration" in str(bus.unhealthy_reason)
+        assert "a different declaration" in str(bus.unhealthy_reason)
         await bus.publish([raw(b"{}", topology.PAYMENT_INBOX)])  # the rest is used all the same
     finally:
         await ask(operator, "queue_delete", RETRY)

@@ -1,4 +1,4 @@
-"""The schema is brought about at the start; what is in its way is named with a command that mends it."""
+"""The start creates the schema; what blocks it is named with the command that fixes it."""
 
 import asyncio
 import json
@@ -348,11 +348,11 @@ async def test_a_user_who_may_not_change_a_validator_is_warned_and_starts(
         (warning,) = [log for log in logs if log["log_level"] == "warning"]
         assert warning["collection"] == f"{ours.name}.books"
         assert "collMod" in warning["error"]
-        assert f'grantRolesToUser("{user}"' in warning["mend"]
+        assert f'grantRolesToUser("{user}"' in warning["fix"]
         assert [one.what for one in (await examine(theirs, BOOKS))["books"]] == ["validator"]
         assert (await examine(theirs, BOOKS))["notes"] == []
 
-        await in_mongosh(ours, warning["mend"])
+        await in_mongosh(ours, warning["fix"])
         await prepare(theirs, BOOKS)
         assert await examine(theirs, BOOKS) == WELL
 

@@ -1,4 +1,4 @@
-"""Which publications the broker has confirmed, refused or returned: the account of one publishing channel. No I/O."""
+"""Tracks the publications of one channel that the broker has confirmed, refused or returned. No I/O."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from shared.errors import BusUnavailableError
 
 
 class UnroutableError(BusUnavailableError):
-    """A mandatory message found no queue: somebody deleted one, or its binding."""
+    """A mandatory message reached no queue, because a queue or its binding was deleted."""
 
 
 class Pending:
-    """Publications that are handed to the broker together; `outcome` is done when the last of them is decided."""
+    """Publications that are written together; `outcome` is done when the last of them is decided."""
 
     def __init__(self, message_ids: Sequence[str]) -> None:
         self.message_ids = frozenset(message_ids)
@@ -20,22 +20,22 @@ class Pending:
         self._error: BusUnavailableError | None = None
 
     def fail(self, error: BusUnavailableError) -> None:
-        """One of the publications failed; the first reason is the one that is told, once all are decided."""
+        """Note that a publication failed. The first reason is reported once all are decided."""
         self._error = self._error or error
 
     def decide_one(self) -> None:
-        """One more of the publications is confirmed, or known to have failed."""
+        """Count a publication that is confirmed or known to have failed."""
         self.undecided -= 1
         if self.undecided == 0:
             self._settle()
 
     def abort(self, error: BusUnavailableError) -> None:
-        """Nothing more will be heard of any of them."""
+        """End all of them: the broker will not decide any more of them."""
         self.fail(error)
         self._settle()
 
     def _settle(self) -> None:
-        if self.outcome.done():  # who published has given up waiting
+        if self.outcome.done():  # the publisher has stopped waiting
             return
         if self._error is None:
             self.outcome.set_result(None)
@@ -44,7 +44,7 @@ class Pending:
 
 
 class Confirms:
-    """The account of one publishing channel, whose publications the broker numbers from 1."""
+    """The publications of one channel, which the broker numbers from 1."""
 
     def __init__(self) -> None:
         self._undecided: dict[int, Pending] = {}
@@ -55,12 +55,12 @@ class Confirms:
         return len(self._undecided)
 
     def expect(self, pending: Pending) -> None:
-        """The next publication on the channel belongs to `pending`."""
+        """Assign the next publication on the channel to `pending`."""
         self._last += 1
         self._undecided[self._last] = pending
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
-        """The broker has taken the publication `tag`, or all up to it."""
+        """Note that the broker has accepted the publication `tag`, or all up to it."""
         if not all_up_to:
             self._decide(tag)
             return
@@ -69,20 +69,20 @@ class Confirms:
         self._oldest = max(self._oldest, tag + 1)
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
-        """The broker could not take the publication `tag`, or all up to it: a queue is full or has no leader."""
+        """Note that the broker refused the publication `tag`, or all up to it: a queue is full or has no leader."""
         for one in range(self._oldest if all_up_to else tag, tag + 1):
             if one in self._undecided:
                 self._undecided[one].fail(BusUnavailableError("RabbitMQ refused a message (a queue is full or away)"))
         self.confirmed(tag, all_up_to=all_up_to)
 
     def returned(self, message_id: str | None, reason: str) -> None:
-        """A mandatory message came back; the broker confirms it next, which must not count as success."""
+        """Note that a mandatory message was returned; the broker confirms it next, which must not count as success."""
         for pending in set(self._undecided.values()):
             if message_id in pending.message_ids:
                 pending.fail(UnroutableError(reason))
 
     def lost(self, reason: str) -> None:
-        """The channel is gone: nothing more will be confirmed on it."""
+        """Fail everything that is undecided: the channel is lost."""
         for pending in self._undecided.values():
             pending.abort(BusUnavailableError(reason))
         self._undecided.clear()

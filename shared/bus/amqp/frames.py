@@ -1,10 +1,8 @@
 """The part of AMQP 0-9-1 that carries messages: publish, deliver, return and confirm frames as bytes. Pure.
 
-aio-pika runs the connection (handshake, heartbeats, channels, declarations); messages are encoded and decoded here,
-for two reasons. A message of a hostile or broken sender (a type that is not UTF-8, a timestamp in the year 292278994,
-headers nested a thousand deep) must become a dead letter, while aio-pika's reader ends the connection on it, again
-after every redelivery. And it costs a tenth (docs/adr/0002-bus.md). The layout of frames is in sections 2.3 and 4.2 of
-https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, that of field tables in RabbitMQ's errata to it.
+Why messages are encoded and decoded here and not by aio-pika is said in shared.bus.amqp. The layout of frames is in
+sections 2.3 and 4.2 of https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, that of field tables in RabbitMQ's
+errata to it.
 """
 
 import struct
@@ -19,7 +17,7 @@ from pamqp import decode
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_HEAD = struct.Struct(">BHI")
-"""Type, channel and size of the payload; behind the payload comes the end octet."""
+"""Type, channel and size of the payload; the end octet follows the payload."""
 FRAME_OVERHEAD = FRAME_HEAD.size + 1
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -47,12 +45,12 @@ _PERSISTENT = b"\x02"
 _MOST_NESTED = 20
 
 UNREADABLE_HEADERS = "x-unreadable-headers"
-"""Headers that could not be decoded, or not be sent again, are kept under this name as the bytes they came in."""
+"""The name under which headers that cannot be decoded, or not be encoded again, are kept as bytes."""
 
 
 @dataclass(slots=True)
 class Properties:
-    """What a content header says about its message, as far as we use it."""
+    """The properties of a content header that we use."""
 
     type: str | None = None
     correlation_id: str | None = None
@@ -62,7 +60,7 @@ class Properties:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """A message is handed to a consumer."""
+    """Basic.Deliver: a message for a consumer."""
 
     tag: int
     redelivered: bool
@@ -72,7 +70,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """A mandatory message found no queue."""
+    """Basic.Return: a mandatory message that reached no queue."""
 
     code: int
     reason: str
@@ -90,7 +88,7 @@ def publication(
     body: bytes,
     max_frame: int,
 ) -> bytes:
-    """All frames of one persistent JSON message; `timestamp` in Unix seconds.
+    """Encode one persistent JSON message as frames; `timestamp` is in Unix seconds.
 
     Raises ValueError if a name is longer than 255 bytes or the headers do not fit into a frame of `max_frame` bytes.
     """
@@ -104,24 +102,24 @@ def publication(
 
 
 def acknowledgement(channel: int, tag: int) -> bytes:
-    """Basic.Ack of every delivery up to `tag`."""
+    """Encode Basic.Ack of all deliveries up to `tag`."""
     return _frame(METHOD, channel, ACK + _U64.pack(tag) + b"\x01")
 
 
 def refusal(channel: int, tag: int) -> bytes:
-    """Basic.Nack of every delivery up to `tag`, to be delivered again."""
+    """Encode Basic.Nack of all deliveries up to `tag`, with redelivery."""
     return _frame(METHOD, channel, NACK + _U64.pack(tag) + b"\x03")
 
 
 def read_confirm(payload: bytes) -> tuple[int, bool]:
-    """The tag of a Basic.Ack or Basic.Nack, and whether it stands for every tag up to it."""
+    """Decode Basic.Ack or Basic.Nack: the tag, and whether it includes all tags up to it."""
     tag, bits = _TAG_AND_BITS.unpack_from(payload)
     return tag, bool(bits & 1)
 
 
 def read_deliver(payload: bytes) -> Deliver:
     """Decode Basic.Deliver."""
-    at = 5 + payload[4]  # behind the consumer tag
+    at = 5 + payload[4]  # after the consumer tag
     tag, redelivered = struct.unpack_from(">QB", payload, at)
     exchange, at = _read_short(payload, at + 9)
     routing_key, _ = _read_short(payload, at)
@@ -138,20 +136,20 @@ def read_return(payload: bytes) -> Return:
 
 
 def read_close(payload: bytes) -> str:
-    """Why the broker closes the connection, in its own words."""
+    """Decode the broker's reason for closing the connection."""
     return _read_short(payload, 6)[0]
 
 
 def read_blocked(payload: bytes) -> str:
-    """Return why the broker has blocked the connection, in its own words."""
+    """Decode the broker's reason for blocking the connection."""
     return _read_short(payload, 4)[0]
 
 
 def read_content_header(payload: bytes) -> tuple[int, Properties]:
-    """The size of the body and the properties; what cannot be read of these is left out, never an error."""
+    """Decode the size of the body and the properties; unreadable properties are left out without an error."""
     _, size, flags = _CONTENT_HEADER.unpack_from(payload)
     properties = Properties()
-    with suppress(IndexError, struct.error):  # cut short: the body decides, as without properties
+    with suppress(IndexError, struct.error):  # truncated: the message is judged by its body alone
         _read_properties(payload, flags, properties)
     return size, properties
 
@@ -187,14 +185,14 @@ def _read_short(payload: bytes, at: int) -> tuple[str, int]:
 
 
 def read_headers(table: bytes) -> dict[str, Any]:
-    """Decode a field table; one that `write_headers` could not write again comes as its bytes."""
+    """Decode a field table; one that `write_headers` could not encode again is returned as its bytes."""
     try:
         _, headers = decode.field_table(table)
         if _is_flat_enough(headers, _MOST_NESTED):
             write_headers(headers)
             return headers
     except (ValueError, TypeError, ArithmeticError, LookupError, struct.error, OSError, RecursionError):
-        pass  # whatever a hostile table does to the decoder, its message is still delivered
+        pass  # the message is delivered even if a hostile table breaks the decoder
     return {UNREADABLE_HEADERS: bytearray(table)}
 
 

@@ -1,18 +1,17 @@
-"""One live connection to RabbitMQ, with the topology declared, a channel to publish and one to consume.
+"""One connection to RabbitMQ with the declared topology, a channel to publish and a channel to consume.
 
-A link is opened, used and lost as a whole; it is never repaired (see RabbitBus). What is wrong with the broker while
-the connection lives does not end the link, as every new connection counts as one more delivery of its unacknowledged
-messages:
+A link is opened, used and lost as a whole; it is never repaired (see RabbitBus). Problems of the broker do not end the
+link while the connection lives, because each new connection counts as one more delivery of its unacknowledged messages:
 
-    what                                          what the link does
-    ────────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
-    an alarm: the broker has blocked publishing   refuses to publish, keeps its deliveries, asks nothing, resumes after
-    an exchange, queue or binding is missing      declares it again at its next look
-    one exists with other arguments               says so in `unhealthy_reason` until they are as declared
-    no answer to a look at the topology           says so in `unhealthy_reason`, looks again
+    problem                                      reaction of the link
+    ───────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
+    an alarm, so the broker blocks publishing    does not publish, keeps its deliveries, asks nothing, then resumes
+    an exchange, queue or binding is missing     declares it again at its next check
+    one of them exists with other arguments      is unhealthy until they are as declared
+    no answer to a check of the topology         is unhealthy, and checks again
 
-RabbitMQ blocks a connection that publishes during an alarm: it reads nothing more from it, neither acknowledgements nor
-questions nor heartbeats. It sends heartbeats all the same, so a broker that is gone is still noticed by their absence.
+RabbitMQ blocks a connection that publishes during an alarm: it reads nothing from it, neither acknowledgements nor
+questions nor heartbeats. But it still sends heartbeats, so their absence shows that a broker is gone.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology,
 from shared.errors import BusUnavailableError, StartError
 
 _LINK_ERRORS = CONNECTION_EXCEPTIONS
-"""What aio-pika raises when a connection or channel is not, or no longer, to be had; TimeoutError is an OSError."""
+"""The errors of aio-pika for a missing or lost connection or channel; TimeoutError is an OSError."""
 
 _NOT_LET_IN = ("ACCESS_REFUSED", "NOT_ALLOWED")
 
@@ -49,15 +48,15 @@ _CLOSE_SECONDS = 3.0
 _WRITTEN_AT_ONCE = 256 * 1024
 _DEFAULT_MAX_FRAME = 131_072
 _JITTER = 0.25
-"""The part of a wait between two looks that is left to chance, so that the services do not all ask at once."""
+"""The random part of the pause between two checks, so the services do not all ask at once."""
 _SILENT_ROUNDS = 3
-"""How many time-outs a watch waits for its answer: a busy broker takes longer for questions than for confirms."""
+"""The number of time-outs that a check waits for its answer: a busy broker answers questions later than confirms."""
 
 _PROBE_SECONDS = 2.0
 PROBE_QUEUE = "ordersaga.probe"
-"""A queue that does not exist: the broker confirms what is published to it, and drops it.
+"""A queue that does not exist: the broker confirms and drops messages for it.
 
-RabbitMQ blocks, and tells, only connections that publish: without such a probe, a service without orders would be ready
+RabbitMQ blocks and notifies only connections that publish. Without the probe, a service without orders would look ready
 during an alarm.
 """
 _PROBE = Envelope(b"", "", PROBE_QUEUE, "probe", "", "probe", mandatory=False)
@@ -69,7 +68,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a link is opened and looked after; `timeout`, `check_every` and `repair_every` in seconds."""
+    """The options of a link; `timeout`, `check_every` and `repair_every` are in seconds."""
 
     url: str
     prefetch: int
@@ -82,18 +81,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What acknowledges a delivery: a tag, which means something on its own link only."""
+    """The acknowledgement of a delivery: a tag that is valid on its link only."""
 
     link: "Link"
     tag: int
 
 
 class BrokerRefusedError(BusUnavailableError):
-    """The broker is there and does not let us in: wrong user, password or virtual host."""
+    """The broker refuses our user, password or virtual host."""
 
 
 class Link:
-    """A connection and everything on it; `lost` is done, with the reason, when any part of it is gone."""
+    """A connection with its channels; `lost` is done, with the reason, when any part of it fails."""
 
     def __init__(self, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
         self.deliveries: deque[Delivery] = deque()
@@ -106,7 +105,7 @@ class Link:
             _with_heartbeat(options.url), client_properties={"connection_name": options.name}
         )
         self._connection.kwargs["transport_factory"] = self._transport
-        self._channels: list[AbstractChannel] = []  # aio-pika closes a channel that nobody refers to
+        self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
         self._publishing: UnderlyingChannel
         self._consuming: UnderlyingChannel
         self._confirms = Confirms()
@@ -119,7 +118,7 @@ class Link:
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """None while the broker takes publications and the topology is whole, else what is wrong, in a few words."""
+        """The problem, in a few words; None while the broker accepts publications and the topology is complete."""
         return self._blocked or self._unconfirmed or self._unsound
 
     @classmethod
@@ -142,7 +141,7 @@ class Link:
         return link
 
     async def close(self) -> None:
-        """Close the connection; whoever waits for a confirm gets BusUnavailableError."""
+        """Close the connection; pending publications fail with BusUnavailableError."""
         self._lose("closed")
         for watch in self._watches:
             watch.cancel()
@@ -151,9 +150,9 @@ class Link:
                 await self._connection.close()
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
-        """Publish all and wait for their confirms; see shared.bus.Bus.
+        """Publish all envelopes and wait for their confirms, as `Bus.publish` promises.
 
-        While the broker has blocked the connection nothing is written, as it would pile up here, repeated at every try.
+        Nothing is written to a blocked connection: it would pile up here, once more at every attempt.
         """
         if self._blocked is not None:
             raise BusUnavailableError(self._blocked)
@@ -165,7 +164,7 @@ class Link:
                 await self._write(frames, pending)
                 await pending.outcome
         except TimeoutError as error:
-            pending.outcome.cancel()  # nobody waits for it any more
+            pending.outcome.cancel()  # so that a late failure is not logged as unretrieved
             waited = f"{self._options.timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
         except UnroutableError:
@@ -175,7 +174,7 @@ class Link:
             raise
 
     async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
-        """Write in chunks, waiting for the socket between them, so that a slow broker does not fill our memory."""
+        """Write in chunks and wait for the socket in between, so a slow broker does not fill our memory."""
         chunk, size = [], 0
         for frame in frames:
             chunk.append(frame)
@@ -195,19 +194,18 @@ class Link:
         await self._transport.drain()
 
     def take(self, limit: int) -> list[Delivery]:
-        """The deliveries that are here, at most `limit`."""
+        """Return the deliveries that have arrived, at most `limit`."""
         return [self.deliveries.popleft() for _ in range(min(limit, len(self.deliveries)))]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge everything up to the last of these."""
+        """Acknowledge all deliveries up to the last of these."""
         self._transport.write(acknowledgement(self._consuming.number, deliveries[-1].receipt.tag))
 
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Have everything up to the last of these delivered again."""
+        """Return all deliveries up to the last of these to the broker."""
         self._transport.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
-        """See shared.bus.amqp.wire.Tap."""
         self.deliveries.append(
             Delivery(
                 body=body,
@@ -225,16 +223,13 @@ class Link:
         self._on_delivery()
 
     def returned(self, method: Return, properties: Properties) -> None:
-        """See shared.bus.amqp.wire.Tap."""
         reason = f"no queue takes {method.routing_key!r} from exchange {method.exchange!r} ({method.reason})"
         self._confirms.returned(properties.message_id, reason)
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
-        """See shared.bus.amqp.wire.Tap."""
         self._confirms.confirmed(tag, all_up_to=all_up_to)
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
-        """See shared.bus.amqp.wire.Tap."""
         self._confirms.refused(tag, all_up_to=all_up_to)
 
     def _not_open(self, error: BaseException) -> BusUnavailableError:
@@ -281,9 +276,9 @@ class Link:
             self._lose(f"{watch.get_name()} failed: {error!r}")
 
     async def _watch_consumer(self) -> None:
-        """Ask the broker now and then whether it still knows a consumer of the queue; twice none ends the link.
+        """Ask the broker regularly for the consumers of the queue; end the link if it twice knows none.
 
-        Once none is no proof: a queue without a leader counts none either.
+        Once is no proof: a queue without a leader has no consumers either.
         """
         missed = 0
         while missed < 2:
@@ -292,13 +287,13 @@ class Link:
             try:
                 answer = await self._answered(question, _SILENT_ROUNDS * self._options.timeout)
             except _LINK_ERRORS as error:
-                self._lose(f"the queue could not be looked at: {error!r}")
+                self._lose(f"the queue could not be checked: {error!r}")
                 return
             missed = 0 if answer.consumer_count else missed + 1
-        self._lose("the broker does not know the consumer any more")
+        self._lose("the broker no longer knows the consumer")
 
     async def _watch_publishing(self) -> None:
-        """Find out within seconds that the broker has blocked publishing, or does not confirm."""
+        """Detect within seconds that the broker has blocked publishing or does not confirm."""
         while True:
             try:
                 await self.publish([_PROBE])
@@ -309,13 +304,13 @@ class Link:
             await asyncio.sleep(_PROBE_SECONDS)
 
     async def _watch_topology(self) -> None:
-        """Declare now and then what is missing of the topology."""
+        """Restore missing parts of the topology regularly."""
         while True:
             await asyncio.sleep(self._options.repair_every * random.uniform(1 - _JITTER, 1))  # noqa: S311 - no secret
             await self._repair()
 
     async def _repair(self) -> None:
-        """Declare what is missing of the topology; note what is wrong with the rest of it."""
+        """Restore missing parts of the topology; note any other problem with it."""
         within = _SILENT_ROUNDS * self._options.timeout
         try:
             missing = await self._answered(repair_topology(self._connection, self._options.ladder), within)
@@ -328,10 +323,10 @@ class Link:
         else:
             self._unsound = None
             if missing:
-                _log.warning("topology repaired: somebody had deleted parts of it", declared=missing)
+                _log.warning("topology repaired, parts of it had been deleted", declared=missing)
 
     async def _answered(self, question: Coroutine[Any, Any, _Answer], within: float) -> _Answer:
-        """Await the broker's answer for at most `within` seconds; those of an alarm, when it reads none, do not count.
+        """Wait at most `within` seconds for the broker's answer, not counting alarms, when the broker reads nothing.
 
         Raises TimeoutError.
         """
@@ -354,7 +349,7 @@ class Link:
     def _block_changed(self, reason: str | None) -> None:
         if reason is None:
             self._unblocked_at = time.monotonic()
-            _log.info("RabbitMQ takes publications again", queue=self._queue or None)
+            _log.info("RabbitMQ accepts publications again", queue=self._queue or None)
         else:
             _log.warning("RabbitMQ has blocked publishing", queue=self._queue or None, reason=reason)
         self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
@@ -363,7 +358,7 @@ class Link:
         self._lose(self._transport.close_reason or str(error) or type(error).__name__)
 
     def _cancelled(self, _consumer: object) -> None:
-        """End the link after the pause that lets the broker cancel all others: the next link declares the queue."""
+        """End the link after a pause: before the next link declares the queue, all its consumers must be cancelled."""
         reason = "the broker cancelled the consumer"
         asyncio.get_running_loop().call_later(PAUSE_BEFORE_DECLARING_AGAIN, self._lose, reason)
 
@@ -374,13 +369,13 @@ class Link:
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Keep asyncio from logging the error of a task that is no longer awaited."""
+    """Retrieve the error of a task that is no longer awaited, so asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
 async def _unreached(_message: object) -> None:
-    """Stands for the consumer at aio-pika, which never sees its messages: the wire takes them."""
+    """The consumer that aio-pika knows; it never gets a message, because the transport takes them."""
 
 
 def _frames(envelope: Envelope, channel: int, now: int, max_frame: int) -> bytes:

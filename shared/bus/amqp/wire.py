@@ -1,8 +1,8 @@
-"""The socket of a link: frames that carry messages are taken out of the stream here, the rest goes to aio-pika.
+"""The socket of a link. It takes frames with messages out of the stream and leaves the rest to aio-pika.
 
-aio-pika reads from the `StreamReader` and writes to the `StreamWriter` that its transport factory returns. Ours looks
-at the frames as they come in and gives deliveries, returns and confirms of the tapped channels to their `Tap`: bytes
-in, objects out, without a task, a queue or a future per message (see shared.bus.amqp.frames for the reasons).
+aio-pika reads from the `StreamReader` and writes to the `StreamWriter` that its transport factory returns. Ours checks
+the frames as they arrive and passes deliveries, returns and confirms of the tapped channels to their `Tap`: bytes in,
+objects out, without a task, a queue or a future per message (see shared.bus.amqp for the reasons).
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from shared.bus.amqp.frames import (
 _TAKEN_METHODS = frozenset((DELIVER, RETURN, ACK, NACK))
 
 OnBlocked = Callable[[str | None], None]
-"""Told why the broker has blocked the connection, and None when it has unblocked it."""
+"""Called with the reason when the broker blocks the connection, and with None when it unblocks it."""
 
 
 def _ignore(_reason: str | None) -> None:
@@ -50,23 +50,23 @@ def _ignore(_reason: str | None) -> None:
 
 
 class Tap(Protocol):
-    """Who is told of the messages and confirms of one channel."""
+    """The receiver of one channel's messages and confirms."""
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
-        """A message for the consumer."""
+        """Receive a message for the consumer."""
 
     def returned(self, method: Return, properties: Properties) -> None:
-        """A mandatory message that found no queue."""
+        """Receive a mandatory message that reached no queue."""
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
-        """A publication was taken."""
+        """Note that a publication, or all up to it, was accepted."""
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
-        """A publication was not taken."""
+        """Note that a publication, or all up to it, was not accepted."""
 
 
 class _Channel:
-    """Puts the frames of one channel together: a method, its content header, and bodies up to the announced size."""
+    """Assembles the frames of one channel: a method, its content header, and bodies up to the announced size."""
 
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
@@ -76,7 +76,7 @@ class _Channel:
         self._parts: list[bytes] = []
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame; False for one that is not about messages."""
+        """Take a frame; return False if it is not about messages."""
         if kind == METHOD:
             return self._take_method(payload)
         if kind == HEADER:
@@ -115,7 +115,7 @@ class _Channel:
 
 
 class _TappedReader(asyncio.StreamReader):
-    """A stream of whole frames, without those that the taps take."""
+    """A stream of whole frames, without those for the taps."""
 
     def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
         super().__init__(loop=asyncio.get_running_loop())
@@ -127,14 +127,14 @@ class _TappedReader(asyncio.StreamReader):
         self.close_reason: str | None = None
 
     def tap(self, channel: int, tap: Tap) -> None:
-        """From now on, give the messages of `channel` to `tap`."""
+        """Pass the messages of `channel` to `tap` from now on."""
         self._channels[channel] = _Channel(tap)
 
     def feed_data(self, data: Any) -> None:
-        """Called by the transport with what has come in."""
+        """Receive bytes from the transport."""
         stream = self._incomplete + data if self._incomplete else data
         at, end = 0, len(stream)
-        if stream.startswith(b"AMQP"):  # a server that refuses our version answers with no frame but its own
+        if stream.startswith(b"AMQP"):  # a server that refuses our version sends a bare protocol header
             at = end
             super().feed_data(stream)
         while end - at >= FRAME_OVERHEAD:
@@ -166,8 +166,8 @@ class _TappedReader(asyncio.StreamReader):
         return name in (BLOCKED, UNBLOCKED)
 
     def _show_life(self) -> None:
-        # A broker that sends messages sends no heartbeats, and aio-pika, which does not see the messages,
-        # would take it for dead.
+        # A broker that sends messages sends no heartbeats, and aio-pika does not see the messages, so it would
+        # consider the broker dead.
         now = self._clock()
         if self._channels and now - self._alive_at > 1.0:
             self._alive_at = now
@@ -175,7 +175,7 @@ class _TappedReader(asyncio.StreamReader):
 
 
 class TappedTransport(TransportFactory):
-    """The transport of one connection; `on_blocked` is told when the broker blocks and unblocks it."""
+    """The transport of one connection; `on_blocked` is called when the broker blocks or unblocks it."""
 
     def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
         self._on_blocked = on_blocked
@@ -184,7 +184,7 @@ class TappedTransport(TransportFactory):
 
     @property
     def close_reason(self) -> str | None:
-        """Why the broker closed the connection, in its own words; None if it did not, or did not say."""
+        """The broker's reason for closing the connection; None if it has not closed it or gave no reason."""
         return self._reader.close_reason if self._reader else None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -204,7 +204,7 @@ class TappedTransport(TransportFactory):
         return self._reader, self._writer
 
     def write(self, frames: bytes) -> bool:
-        """Write whole frames; False if the connection is closing, so that they will not arrive."""
+        """Write whole frames; return False if the connection is closing, so they will not arrive."""
         if self._writer is None or self._writer.is_closing():
             return False
         try:
@@ -214,12 +214,12 @@ class TappedTransport(TransportFactory):
         return True
 
     async def drain(self) -> None:
-        """Wait until the socket has taken most of what was written, or is gone."""
+        """Wait until most of the written bytes are sent, or the socket is closed."""
         if self._writer is not None:
             with suppress(OSError):
                 await self._writer.drain()
 
     def tap(self, channel: int, tap: Tap) -> None:
-        """From now on, give the messages of `channel` to `tap`; only on an open connection."""
+        """Pass the messages of `channel` to `tap` from now on; the connection must be open."""
         assert self._reader is not None  # noqa: S101
         self._reader.tap(channel, tap)
