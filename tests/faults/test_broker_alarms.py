@@ -73,7 +73,7 @@ class Service:
 
 
 @pytest.mark.parametrize("kind", RAISE)
-async def test_during_an_alarm_consumers_keep_what_they_have_and_nothing_counts_as_delivered_again(
+async def test_during_an_alarm_consumers_keep_their_messages_and_nothing_is_redelivered(
     own_servers: NativeServers, kind: str
 ) -> None:
     before, during = Service(own_servers.amqp_url), Service(own_servers.amqp_url)
@@ -123,7 +123,7 @@ async def take(url: str, queue: str, number: int) -> list[Delivery]:
     return found
 
 
-async def test_publishing_during_an_alarm_fails_and_a_bus_that_has_never_published_tells_of_it(
+async def test_publishing_during_an_alarm_fails_and_a_bus_that_has_never_published_reports_it(
     own_servers: NativeServers,
 ) -> None:
     bus = RabbitBus(own_servers.amqp_url)
@@ -154,7 +154,7 @@ async def test_a_blocked_connection_whose_broker_goes_silent_is_noticed(
         await bus.close()
 
 
-async def test_orders_are_accepted_during_an_alarm_and_everybody_who_is_asked_tells_of_it(
+async def test_orders_are_accepted_during_an_alarm_and_every_health_report_names_it(
     own_servers: NativeServers, unique_id: str
 ) -> None:
     async with run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}") as stack:

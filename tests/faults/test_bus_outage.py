@@ -47,7 +47,7 @@ class Traffic:
             for bus in (self.sender, self.service, self.receiver):
                 await bus.close()
 
-    async def goes_on(self) -> None:
+    async def recovered(self) -> None:
         """All are connected again, new messages are answered, and so are all that were ever confirmed."""
         before = len(self.confirmed)
         await eventually(lambda: len(self.confirmed) >= before + 50, within=60)
@@ -98,17 +98,17 @@ async def close_connections(servers: NativeServers) -> None:
 
 
 @pytest.mark.parametrize("outage", [stop_and_start, kill_and_start, close_connections])
-async def test_traffic_goes_on_after_an_outage_and_nothing_confirmed_is_lost(
+async def test_traffic_continues_after_an_outage_and_nothing_confirmed_is_lost(
     own_servers: NativeServers, outage: Callable[[NativeServers], Awaitable[None]]
 ) -> None:
     async with Traffic(own_servers.amqp_url).run() as traffic:
         await eventually(lambda: len(traffic.answered) > 500, within=60)
         await outage(own_servers)
         await eventually(lambda: traffic.failures, within=60)
-        await traffic.goes_on()
+        await traffic.recovered()
 
 
-async def test_while_the_broker_is_away_publishing_fails_in_bounded_time_and_trouble_says_why(
+async def test_while_the_broker_is_away_publishing_fails_in_bounded_time_with_a_reason(
     own_servers: NativeServers,
 ) -> None:
     bus = RabbitBus(own_servers.amqp_url, publish_timeout=PUBLISH_SECONDS)

@@ -68,7 +68,7 @@ async def send(harness: RabbitHarness, first: int, after_last: int) -> None:
         await bus.publish([dead(number) for number in range(start, min(start + 1000, after_last))])
 
 
-async def test_ten_thousand_letters_are_recorded_once_each_whenever_the_process_is_killed(
+async def test_ten_thousand_letters_are_recorded_once_each_despite_kills(
     harness: RabbitHarness, stack: Stack, database: Database
 ) -> None:
     letters = database["dead_letters"]
@@ -101,7 +101,7 @@ async def at_least(database: Database, number: int, process: Process) -> None:
     await eventually(are_there, 120, f"{number} letters")
 
 
-async def test_a_bulk_replay_that_is_killed_at_every_step_is_continued(
+async def test_a_bulk_replay_continues_after_a_kill_at_any_step(
     harness: RabbitHarness, mongodb_url: str, database: Database
 ) -> None:
     """Only messages that were published and not noted are sent again, with the same message id."""

@@ -136,7 +136,7 @@ class Fire:
     def stop(self) -> None:
         self._stopped.set()
 
-    async def burns_for(self, seconds: float) -> None:
+    async def runs_for(self, seconds: float) -> None:
         """Wait that many seconds, and until requests have been answered."""
         until, answered = time.monotonic() + seconds, len(self.done) + CONNECTIONS
         await eventually(
@@ -176,7 +176,7 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
         finally:
             fire.stop()
             await burning
-        _assert_that_it_burnt(fire.done)
+        _assert_load_was_mixed(fire.done)
         await _assert_answers_stay(funds, fire.done)
         await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, fire.done)
         await stack.assert_books_balance()
@@ -192,14 +192,14 @@ async def _open_accounts(funds: Funds) -> World:
 
 async def _disasters(stack: Stack, servers: NativeServers, fire: Fire) -> None:
     """Kill a process, restart the database, and kill a process again; after each, the requests must continue."""
-    await fire.burns_for(SECONDS / 4)
+    await fire.runs_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.burns_for(SECONDS / 4)
+    await fire.runs_for(SECONDS / 4)
     await servers.stop_database(kill=True)
     await servers.start_database()
-    await fire.burns_for(SECONDS / 4)
+    await fire.runs_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.burns_for(SECONDS / 4)
+    await fire.runs_for(SECONDS / 4)
 
 
 async def _kill_one(stack: Stack) -> None:
@@ -207,7 +207,7 @@ async def _kill_one(stack: Stack) -> None:
     await stack.start("payment")
 
 
-def _assert_that_it_burnt(done: list[Done]) -> None:
+def _assert_load_was_mixed(done: list[Done]) -> None:
     """Check that every kind of request was granted and refused, and that some took several attempts."""
     granted = Counter(d.request.operation for d in done if d.answer.succeeded)
     refused = Counter(d.request.operation for d in done if d.answer.status == 400)

@@ -19,13 +19,13 @@ from tests.support.inventory_worker import (
     crash_at,
     discrepancies,
     inventory_database,
-    leftovers,
     order,
     outcomes,
     refused,
     release,
     reserved,
     settle_everything,
+    unsettled_records,
 )
 
 POINTS = (STOCK_MOVED, RESERVATION_RECORDED)
@@ -75,7 +75,7 @@ async def test_an_order_whose_worker_died_is_reserved_once(
 
     assert await free(other) == {"a": 8, "b": 7}
     await settle_everything([redelivered_to, other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -91,7 +91,7 @@ async def test_a_batch_whose_worker_died_is_decided_once_together_with_new_order
     assert reserved(answer) == {"o0", "o1", "o2", "newer"}
     assert await other.free("a") == 0
     await settle_everything([other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -106,11 +106,11 @@ async def test_a_release_between_the_crash_and_the_redelivery_wins(
 
     assert await free(other) == FULL
     await settle_everything([other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_release_whose_worker_died_gives_back_once(workers: list[Worker], other: Worker, point: str) -> None:
+async def test_a_release_whose_worker_died_returns_units_once(workers: list[Worker], other: Worker, point: str) -> None:
     await other.reserve(order("o", BOTH))
 
     await crash(doomed(workers, point).release("o"))
@@ -120,11 +120,11 @@ async def test_a_release_whose_worker_died_gives_back_once(workers: list[Worker]
     assert await free(other) == FULL
     assert await other.status("o") == Status.RELEASED
     await settle_everything([other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_release_after_an_interrupted_release_gives_back_once(
+async def test_a_release_after_an_interrupted_release_returns_units_once(
     workers: list[Worker], other: Worker, point: str
 ) -> None:
     """The move of the reservation may still be pending too: each step starts from what the one before has left."""
@@ -136,7 +136,7 @@ async def test_a_release_after_an_interrupted_release_gives_back_once(
 
     assert await free(other) == FULL
     await settle_everything([other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 async def test_units_of_a_refused_order_come_back_after_its_worker_died(workers: list[Worker], other: Worker) -> None:
@@ -155,7 +155,7 @@ async def test_units_of_a_refused_order_come_back_after_its_worker_died(workers:
     assert refused(answer) == {"loser": "Insufficient stock for b: asked 3, free 2"}
     assert await free(other) == {"a": 10, "b": 2}
     await settle_everything([other])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_n
     assert await stalled == [StockReleased(order_id="o") if released else StockReserved(order_id="o")]
     assert await free(other) == before == (FULL if released else {"a": 8, "b": 7})
     await settle_everything(workers)
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_a_worker_that_stalls_while_another_does_the_whole_order_changes_n
     [("stock_items", "write"), ("reservations", "insert")],
     ids=["between-reading-and-writing", "between-stock-and-reservation"],
 )
-async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what_it_took(
+async def test_a_worker_that_stalls_while_a_release_overtakes_it_returns_what_it_took(
     workers: list[Worker], other: Worker, record: str, method: str
 ) -> None:
     gate = Gate(getattr(workers[0], record), method)
@@ -204,7 +204,7 @@ async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what
     assert await stalled == [StockReleased(order_id="o")]
     assert await free(other) == FULL
     await settle_everything(workers)
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_a_worker_that_stalls_while_a_release_overtakes_it_gives_back_what
     [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark_released")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
-async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_back_once(
+async def test_a_release_that_stalls_while_another_worker_completes_it_returns_units_once(
     workers: list[Worker], other: Worker, record: str, method: str
 ) -> None:
     await other.reserve(order("o", BOTH))
@@ -228,7 +228,7 @@ async def test_a_release_that_stalls_while_another_worker_does_all_of_it_gives_b
 
     assert await free(other) == FULL
     await settle_everything(workers)
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 async def test_clearing_a_move_keeps_the_move_of_a_release_that_came_between(
@@ -248,7 +248,7 @@ async def test_clearing_a_move_keeps_the_move_of_a_release_that_came_between(
 
     assert await other.free("a") == 10
     await settle_everything(workers)
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
 
 
 Work = Callable[[Worker], Awaitable[Sequence[Message]]]
@@ -326,9 +326,7 @@ class Inbox:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_the_books_balance_in_the_end_whatever_dies_or_stalls(
-    workers: list[Worker], other: Worker, seed: int
-) -> None:
+async def test_the_books_balance_after_any_crashes_and_stalls(workers: list[Worker], other: Worker, seed: int) -> None:
     perils = Perils(seed)
     stock = {"a": 12, "b": 8, "c": 15}
     await other.stock(stock)
@@ -343,7 +341,7 @@ async def test_the_books_balance_in_the_end_whatever_dies_or_stalls(
 
     assert perils.deaths > 0
     await settle_everything([Worker(other.database)])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
     assert_each_order_has_one_end(inbox.answers, orders, released)
     await assert_records_agree(other, inbox.answers, orders, released, stock)
 

@@ -41,7 +41,7 @@ STEPS = (
 
 
 @pytest.mark.parametrize("point", STEPS)
-async def test_killed_between_two_steps_one_server_comes_of_it(hoster: Hosting, point: str) -> None:
+async def test_killed_between_two_steps_one_server_is_bought(hoster: Hosting, point: str) -> None:
     doomed = await hoster.start(crash_at=point)
     order_id = await hoster.order(PACKAGE)
     await dead(doomed)
@@ -92,7 +92,7 @@ async def test_after_an_orderly_end_the_next_process_continues_at_once(hoster: H
     await hoster.assert_one_server_each([await hoster.ended(order_id)])
 
 
-async def test_told_to_end_while_the_database_is_away_it_ends(own_servers: NativeServers, database_prefix: str) -> None:
+async def test_a_process_stops_while_the_database_is_away(own_servers: NativeServers, database_prefix: str) -> None:
     async with hosting(own_servers.mongodb_url, own_servers.amqp_url, database_prefix) as hoster:
         await hoster.simulator.packages([package(PACKAGE, 3)])
         await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})

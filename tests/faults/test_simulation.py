@@ -155,7 +155,7 @@ def _quick(settings_type: type[Any], simulator: Simulator) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_order_settles_whatever_goes_wrong(seed: int, mongodb_url: str, database_prefix: str) -> None:
+async def test_every_order_settles_despite_all_faults(seed: int, mongodb_url: str, database_prefix: str) -> None:
     rng = random.Random(seed)
     async with (
         run_simulator() as simulator,
@@ -258,10 +258,10 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
         connected(mongodb_url, f"{prefix}_payments") as payments,
     ):
 
-        async def no_marks() -> bool:
+        async def no_pending_moves() -> bool:
             return await stock["products"].find_one({"moving": {"$ne": {}}}) is None
 
-        await eventually(no_marks, 60, "the marks on the products to go")
+        await eventually(no_pending_moves, 60, "the pending moves to go")
         for product in ("p1", "p2"):
             sold = sum(
                 item["quantity"]

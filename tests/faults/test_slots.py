@@ -27,12 +27,12 @@ from tests.support.inventory_worker import (
     crash_at,
     discrepancies,
     empty,
-    leftovers,
     order,
     release,
     reserved,
     settle_everything,
     shared_database,
+    unsettled_records,
 )
 from tests.support.processes import KEEP_SECONDS, Process, Stack, run_stack
 from tests.support.servers import Servers
@@ -83,7 +83,7 @@ async def booked(worker: Worker) -> dict[str, int]:
 
 async def assert_settled(workers: Sequence[Worker], clock: HandClock) -> None:
     await settle_everything(workers, clock)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -133,7 +133,7 @@ async def test_an_assignment_whose_worker_died_is_made_once(
     await assert_settled([asked, other], clock)
 
 
-async def test_room_taken_for_a_request_that_nobody_repeats_comes_back(
+async def test_room_taken_for_a_request_that_is_never_repeated_is_freed(
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
     await crash(doomed(workers, clock, STOCK_MOVED).assign("gone", 60_00))
@@ -166,7 +166,7 @@ async def test_one_sweep_does_not_take_the_room_of_a_request_in_progress(
     assert await booked(other) == {FIRST: 60_00}
 
 
-async def test_a_request_that_was_given_up_while_it_stalled_gets_a_slot_after_all(
+async def test_a_stalled_request_whose_room_was_freed_still_gets_a_slot(
     workers: list[Worker], other: Worker, clock: HandClock
 ) -> None:
     before_record = Gate(workers[0].reservations, "insert")
@@ -426,7 +426,7 @@ class SlotPerils(Perils):
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_no_slot_is_overbooked_or_kept_whatever_dies_or_stalls(
+async def test_no_slot_is_overbooked_or_kept_after_any_crashes_and_stalls(
     workers: list[Worker], other: Worker, seed: int
 ) -> None:
     perils = SlotPerils(seed)
@@ -445,7 +445,7 @@ async def test_no_slot_is_overbooked_or_kept_whatever_dies_or_stalls(
 
     assert perils.deaths > 0
     await settle_everything([Worker(other.database)])
-    assert await leftovers(other.database) == []
+    assert await unsettled_records(other.database) == []
     assert_one_slot_each(inbox.answers)
     # Two callers request and release: an order may have had several slots in turn, but never two at once.
     assert await booked(other) == await held(other.database)
@@ -534,7 +534,7 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
     assert asked.full
 
     # Room taken for unanswered requests comes back, answered requests keep theirs.
-    await eventually(lambda: no_leftovers(stored), 60, "the pending moves of the killed process to be cleared")
+    await eventually(lambda: nothing_unsettled(stored), 60, "the pending moves of the killed process to be cleared")
     assert await stored["reservations"].count_documents({"status": "RELEASED"}) > 0
     await assert_booked_as_answered(stack, stored, prices, asked)
     await stack.assert_books_balance()
@@ -548,7 +548,7 @@ async def test_a_thousand_requests_over_three_processes_of_which_one_is_killed(
 
     await return_units(http, [*asked.slots, *late.slots], [first, others[1], again])
     assert set((await loads(stack)).values()) == {0}
-    await eventually(lambda: no_leftovers(stored), 60, "the last pending moves to be cleared")
+    await eventually(lambda: nothing_unsettled(stored), 60, "the last pending moves to be cleared")
 
 
 async def ask(http: aiohttp.ClientSession, prices: dict[str, float], processes: Sequence[Process]) -> Asked:
@@ -589,8 +589,8 @@ async def loads(stack: Stack) -> dict[str, float]:
     return {slot["slotId"]: slot["load"] for slot in slots}
 
 
-async def no_leftovers(db: Database) -> bool:
-    return await leftovers(db) == []
+async def nothing_unsettled(db: Database) -> bool:
+    return await unsettled_records(db) == []
 
 
 async def assert_booked_as_answered(stack: Stack, db: Database, prices: dict[str, float], asked: Asked) -> None:

@@ -267,7 +267,7 @@ async def test_a_message_of_an_unknown_type_is_handled_by_a_process_that_is_upgr
     await harness.take_from(topology.DEAD_LETTERS, 0)
 
 
-async def test_a_message_of_an_unknown_type_is_a_dead_letter_at_the_end_of_the_ladder(
+async def test_a_message_of_an_unknown_type_is_a_dead_letter_after_its_last_retry(
     harness: Harness, running: Running
 ) -> None:
     await running.consumer(Refunds())
@@ -298,7 +298,7 @@ async def test_without_a_type_the_routing_key_says_what_a_message_is(harness: Ha
     assert await answered(harness, 1) == ["o1"]
 
 
-async def test_a_dead_letter_says_all_that_an_operator_needs(harness: Harness, running: Running) -> None:
+async def test_a_dead_letter_has_all_that_an_operator_needs(harness: Harness, running: Running) -> None:
     await running.consumer(Refunds(poison("o1")))
     sent = envelope(refunds("o1")[0])
     sent = Envelope(
@@ -319,7 +319,7 @@ async def test_a_dead_letter_says_all_that_an_operator_needs(harness: Harness, r
     assert headers["x-failed-at"].endswith("Z")
 
 
-async def test_one_bad_message_of_a_hundred_stands_alone_and_the_others_go_through(
+async def test_one_bad_message_of_a_hundred_is_isolated_and_the_others_go_through(
     harness: Harness, running: Running
 ) -> None:
     handler, bus = Refunds(poison("o042")), await harness.bus(INBOX)
@@ -336,7 +336,7 @@ async def test_one_bad_message_of_a_hundred_stands_alone_and_the_others_go_throu
     await nothing_left(harness)
 
 
-async def test_an_unexpected_error_climbs_the_ladder_and_ends_as_a_dead_letter(
+async def test_an_unexpected_error_passes_every_retry_level_and_ends_as_a_dead_letter(
     harness: Harness, running: Running
 ) -> None:
     handler = Refunds(lambda messages: KeyError("o1") if messages[0].order_id == "o1" else None)
@@ -409,7 +409,7 @@ async def test_headers_of_a_hundred_kilobytes_do_not_keep_a_message_from_the_dea
     assert dead.headers["x-queue"] == INBOX
 
 
-async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_burns(harness: Harness, running: Running) -> None:
+async def test_while_a_server_is_away_nothing_is_lost_and_no_attempt_counts(harness: Harness, running: Running) -> None:
     away = iter([DatabaseUnavailableError("no primary")] * 3)
     handler = Refunds(lambda _: next(away, None))
     await send(harness, refunds("o1", "o2", "o3"))
@@ -483,7 +483,7 @@ async def test_after_a_crash_before_the_acknowledgement_the_same_results_are_pub
     await nothing_left(harness)
 
 
-async def test_after_a_crash_behind_the_acknowledgement_nothing_comes_again(harness: Harness, running: Running) -> None:
+async def test_after_a_crash_after_the_acknowledgement_nothing_returns(harness: Harness, running: Running) -> None:
     def crash(reached: str) -> None:
         if reached == ACKNOWLEDGED:
             raise SimulatedCrashError(reached)
@@ -516,7 +516,7 @@ class UnreliableBus:
         return getattr(self._bus, name)
 
 
-async def test_what_cannot_be_published_is_published_again_before_the_batch_is_acknowledged(
+async def test_a_failed_publication_is_repeated_before_the_batch_is_acknowledged(
     harness: Harness, running: Running
 ) -> None:
     bus = UnreliableBus(await harness.bus(INBOX), publish=[BusUnavailableError("no confirm")] * 2)
@@ -557,7 +557,7 @@ async def test_a_cancellation_that_escapes_from_a_driver_does_not_end_the_consum
     assert await answered(harness, 1) == ["o1"]
 
 
-async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harness, running: Running) -> None:
+async def test_stopping_finishes_the_current_batch_and_takes_no_more(harness: Harness, running: Running) -> None:
     started, go_on, answering = asyncio.Event(), asyncio.Event(), Refunds()
 
     async def handler(messages: Sequence[RefundPayment]) -> list[Message]:
@@ -583,7 +583,7 @@ async def test_stopping_finishes_what_is_in_hand_and_takes_no_more(harness: Harn
     await harness.take_from(INBOX, 4 - len(in_hand))
 
 
-async def test_stopping_abandons_what_does_not_finish_in_time(harness: Harness, running: Running) -> None:
+async def test_stopping_abandons_a_batch_that_does_not_finish_in_time(harness: Harness, running: Running) -> None:
     started = asyncio.Event()
 
     async def handler(_messages: Sequence[RefundPayment]) -> list[Message]:

@@ -116,7 +116,7 @@ async def test_acknowledging_deliveries_of_a_lost_connection_changes_nothing(har
     assert bodies(await take_batch(bus, 3)) == bodies(again)
 
 
-async def test_what_is_given_back_comes_again_in_order(harness: Harness) -> None:
+async def test_requeued_messages_are_redelivered_in_order(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(5))
     first = await take_batch(bus, 5)
@@ -187,7 +187,7 @@ async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harne
     assert bus.unhealthy_reason is None
 
 
-async def test_each_rung_returns_a_message_to_its_inbox_after_its_delay(harness: Harness) -> None:
+async def test_each_retry_level_returns_a_message_to_its_inbox_after_its_delay(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     for level in SHORT_LADDER:
         sent = Envelope(b"{}", level.name, INBOX, "payment.refund", "c", f"m-{level.name}", headers={"x-attempts": 1})
@@ -239,7 +239,7 @@ async def test_two_consumers_of_a_queue_share_it(harness: Harness) -> None:
     assert set(bodies(mine)).isdisjoint(bodies(theirs))
 
 
-async def test_stopping_wakes_who_waits_and_still_acknowledges(harness: Harness) -> None:
+async def test_stopping_wakes_a_waiting_receiver_and_still_acknowledges(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(2))
     batch = await take_batch(bus, 2)

@@ -121,7 +121,7 @@ async def test_unreadable_headers_are_kept_as_they_came(harness: RabbitHarness) 
     assert delivery.headers == {UNREADABLE_HEADERS: bytearray(table(nested(1500)))}
 
 
-async def test_what_a_retry_queue_of_an_earlier_release_holds_still_comes_back(harness: RabbitHarness) -> None:
+async def test_retries_in_a_queue_of_an_earlier_release_still_return(harness: RabbitHarness) -> None:
     name = topology.FORMER_RETRY_QUEUES[0]
     arguments: FieldTable = {
         "x-queue-type": "quorum",
@@ -189,7 +189,7 @@ async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting
         await bus.close()
 
 
-async def test_what_a_full_queue_refuses_is_an_error(harness: RabbitHarness) -> None:
+async def test_a_refusal_by_a_full_queue_is_an_error(harness: RabbitHarness) -> None:
     arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
     await harness._channel.declare_queue("test.full", durable=True, arguments=arguments)
     bus = await harness.bus()

@@ -47,7 +47,7 @@ async def ask(operator: AbstractConnection, what: str, *arguments: Any, **option
     return True
 
 
-async def test_a_binding_that_somebody_removed_comes_back(harness: RabbitHarness) -> None:
+async def test_a_removed_binding_is_restored(harness: RabbitHarness) -> None:
     # Inventory still takes order.created, so no publisher is told that payment does not.
     bus = await harness.bus(repair_every=OFTEN)
     queue = await harness._channel.get_queue(topology.PAYMENT_INBOX)
@@ -63,7 +63,7 @@ async def test_a_binding_that_somebody_removed_comes_back(harness: RabbitHarness
 
 
 @pytest.mark.parametrize("queue", [topology.DEAD_LETTERS, RETRY])
-async def test_an_exchange_that_somebody_deleted_comes_back_with_its_bindings(
+async def test_a_deleted_exchange_is_restored_with_its_bindings(
     harness: RabbitHarness, operator: AbstractConnection, queue: str
 ) -> None:
     bus = await harness.bus(repair_every=OFTEN)
@@ -82,7 +82,7 @@ async def publish(bus: Any, envelope: Envelope) -> bool:
 
 
 @pytest.mark.parametrize("queue", [topology.INVENTORY_INBOX, topology.DEAD_LETTERS, RETRY])
-async def test_a_queue_that_somebody_deleted_comes_back_with_its_bindings(
+async def test_a_deleted_queue_is_restored_with_its_bindings(
     harness: RabbitHarness, operator: AbstractConnection, queue: str
 ) -> None:
     bus = await harness.bus(repair_every=OFTEN)
@@ -95,7 +95,7 @@ async def test_a_queue_that_somebody_deleted_comes_back_with_its_bindings(
         await eventually(lambda: any(queue in line.get("declared", ()) for line in logs), within=60)
 
 
-async def test_who_consumed_from_a_deleted_queue_lets_the_broker_tell_all_others_before_declaring_it_again(
+async def test_a_deleted_queue_is_declared_again_after_the_broker_has_notified_all_its_consumers(
     harness: RabbitHarness, operator: AbstractConnection
 ) -> None:
     # One that had not been told would be counted as a consumer of the new queue, and get nothing.
@@ -114,7 +114,7 @@ async def test_who_consumed_from_a_deleted_queue_lets_the_broker_tell_all_others
     await eventually(all_have_new_links, within=60)
 
 
-async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
+async def test_a_queue_with_other_arguments_is_reported_until_it_is_as_declared(
     harness: RabbitHarness, operator: AbstractConnection
 ) -> None:
     bus = await harness.bus(repair_every=OFTEN)
@@ -134,7 +134,7 @@ async def test_a_queue_with_other_arguments_is_told_until_it_is_as_declared(
     await eventually(lambda: bus.unhealthy_reason is None, within=60)
 
 
-async def test_a_broker_that_does_not_answer_for_a_while_is_told_and_its_connection_is_kept(
+async def test_a_broker_that_does_not_answer_for_a_while_is_reported_and_its_connection_kept(
     harness: RabbitHarness,
 ) -> None:
     async with Proxy(URL(harness.url)).open() as proxy:

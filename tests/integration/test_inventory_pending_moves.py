@@ -15,7 +15,7 @@ from inventory_service.pending_moves import PendingMoves
 from inventory_service.stock import Status, take
 from shared.clock import utc_now
 from tests.support.eventually import eventually
-from tests.support.inventory_worker import Gate, Worker, inventory_database, leftovers, order
+from tests.support.inventory_worker import Gate, Worker, inventory_database, order, unsettled_records
 from tests.support.tasks import end_tasks
 
 
@@ -95,7 +95,7 @@ async def test_the_end_of_the_process_clears_all_moves(worker: Worker) -> None:
 
     await worker.pending_moves.drain()
 
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_the_flush_clears_what_the_sweep_finds(worker: Worker) -> None:
@@ -134,7 +134,7 @@ async def test_a_move_of_an_order_that_stays_undecided_is_reported(
 
 
 async def leftovers_gone(worker: Worker) -> bool:
-    return await leftovers(worker.database) == []
+    return await unsettled_records(worker.database) == []
 
 
 async def test_units_of_a_refused_order_come_back_even_if_the_product_changes_meanwhile(worker: Worker) -> None:
@@ -150,7 +150,7 @@ async def test_units_of_a_refused_order_come_back_even_if_the_product_changes_me
     await clearing
 
     assert await worker.free("p") == 15
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_release_during_the_clearing_of_a_reservation_is_cleared_as_well(worker: Worker) -> None:
@@ -165,4 +165,4 @@ async def test_a_release_during_the_clearing_of_a_reservation_is_cleared_as_well
     await worker.pending_moves.drain()
 
     assert await worker.free("p") == 10
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []

@@ -14,12 +14,12 @@ from tests.support.inventory_worker import (
     Worker,
     discrepancies,
     inventory_database,
-    leftovers,
     order,
     outcomes,
     refused,
     reserved,
     settle_everything,
+    unsettled_records,
     watched,
 )
 
@@ -49,7 +49,7 @@ async def test_an_order_takes_its_stock_and_says_so(worker: Worker) -> None:
     assert await worker.free("p") == 3
     assert await worker.status("o") == Status.RESERVED
     await settle_everything([worker])
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_twenty_batches_from_several_workers_reserve_exactly_the_stock_of_a_hot_product(
@@ -69,7 +69,7 @@ async def test_twenty_batches_from_several_workers_reserve_exactly_the_stock_of_
     }
     assert await workers[0].free("p") == 0
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_orders_over_several_products_get_all_or_nothing_under_contention(workers: list[Worker]) -> None:
@@ -93,7 +93,7 @@ async def test_orders_over_several_products_get_all_or_nothing_under_contention(
     # No order was refused because of units held for orders that were refused later.
     assert not any(all(free[p] >= count for p, count in shape.items()) for shape in shapes)
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_two_orders_that_name_two_products_in_opposite_order_never_both_lose(workers: list[Worker]) -> None:
@@ -108,7 +108,7 @@ async def test_two_orders_that_name_two_products_in_opposite_order_never_both_lo
 
         assert outcomes(answers[0] + answers[1]) == {"StockReserved": 1, "StockReservationFailed": 1}
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_give_back(
@@ -132,7 +132,7 @@ async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_
     assert refused(await both) == {"both": "Insufficient stock for b: asked 1, free 0"}
     assert reserved(await a_only) == {"a-only"}
     await settle_everything(workers)
-    assert await leftovers(first.database) == []
+    assert await unsettled_records(first.database) == []
 
 
 async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_another_worker(
@@ -150,7 +150,7 @@ async def test_an_order_is_not_refused_for_units_that_one_before_it_loses_to_ano
     assert reserved(await batch) == {"small"}
     assert refused(await batch) == {"large": "Insufficient stock for a: asked 3, free 2"}
     await settle_everything(workers)
-    assert await leftovers(first.database) == []
+    assert await unsettled_records(first.database) == []
 
 
 async def test_an_order_does_not_wait_for_ever_for_units_held_by_a_stalled_worker(
@@ -169,7 +169,7 @@ async def test_an_order_does_not_wait_for_ever_for_units_held_by_a_stalled_worke
     stalled.open()
     assert reserved(await holder) == {"holder"}
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines:
     assert answer == [StockReservationFailed(order_id="o", reason=reason)]
     assert await worker.status("o") == Status.FAILED
     assert (await worker.free("p"), await worker.free("priced")) == (3, 3)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_server_is_reserved_with_what_to_provision(worker: Worker) -> None:
@@ -219,7 +219,7 @@ async def test_a_redelivered_order_is_answered_as_before_and_moves_nothing(worke
         assert await worker.reserve(*orders) == before
         assert await worker.free("p") == 5
     await settle_everything(workers)
-    assert await leftovers(first.database) == []
+    assert await unsettled_records(first.database) == []
 
 
 async def test_the_same_order_twice_in_a_batch_counts_once(worker: Worker) -> None:
@@ -241,7 +241,7 @@ async def test_the_same_orders_on_all_workers_at_once_count_once(workers: list[W
     assert outcomes(answers[0]) == {"StockReserved": 30, "StockReservationFailed": 10}
     assert await workers[0].free("a") == 0
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_setting_and_restocking_during_orders_is_counted(workers: list[Worker]) -> None:
@@ -262,7 +262,7 @@ async def test_setting_and_restocking_during_orders_is_counted(workers: list[Wor
     product = (await workers[0].stock_items.read(["p"]))["p"]
     assert product.reserved == kept
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_a_release_gives_everything_back_once(workers: list[Worker]) -> None:
@@ -280,7 +280,7 @@ async def test_a_release_gives_everything_back_once(workers: list[Worker]) -> No
     assert (await first.free("a"), await first.free("b")) == (5, 5)
     assert await first.status("o") == Status.RELEASED
     await settle_everything(workers)
-    assert await leftovers(first.database) == []
+    assert await unsettled_records(first.database) == []
 
 
 async def test_releases_of_the_same_orders_on_all_workers_give_back_once(workers: list[Worker]) -> None:
@@ -293,7 +293,7 @@ async def test_releases_of_the_same_orders_on_all_workers_give_back_once(workers
 
     assert (await workers[0].free("a"), await workers[0].free("b")) == (40, 40)
     await settle_everything(workers)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_a_release_that_overtakes_its_order_leaves_a_tombstone_that_the_order_runs_into(worker: Worker) -> None:
@@ -303,7 +303,7 @@ async def test_a_release_that_overtakes_its_order_leaves_a_tombstone_that_the_or
     assert await worker.status("o") == Status.RELEASED
     assert await worker.reserve(order("o", {"p": 2})) == [StockReleased(order_id="o")]
     assert await worker.free("p") == 5
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_releasing_a_refused_order_changes_nothing(worker: Worker) -> None:
@@ -329,7 +329,7 @@ async def test_releases_racing_their_orders_leave_nothing_held(workers: list[Wor
     assert {await workers[0].status(order_id) for order_id in ids} == {Status.RELEASED}
     await settle_everything(workers)
     assert (await workers[0].free("a"), await workers[0].free("b")) == (100, 100)
-    assert await leftovers(workers[0].database) == []
+    assert await unsettled_records(workers[0].database) == []
 
 
 async def test_the_books_balance_after_every_order_and_release(worker: Worker) -> None:

@@ -86,7 +86,7 @@ async def options(database: Database, name: str) -> Any:
     return listed["cursor"]["firstBatch"][0]["options"]
 
 
-async def test_what_is_missing_is_made_once(db: Database) -> None:
+async def test_missing_collections_and_indexes_are_created_once(db: Database) -> None:
     assert [str(one) for one in (await examine(db, BOOKS))["books"]] == [
         "collection: missing",
         "index by_user, due, since, number: missing",
@@ -123,7 +123,7 @@ async def test_the_log_has_the_validator_that_was_replaced() -> None:
     assert json.loads(difference.found) == there.options
 
 
-async def test_what_others_added_stays(db: Database) -> None:
+async def test_additions_by_others_are_kept(db: Database) -> None:
     theirs = {"validator": {"nobody": "declared"}, "validationLevel": "moderate", "validationAction": "warn"}
     await db.command({"create": "notes", **theirs})
     await prepare(db, BOOKS)
@@ -174,7 +174,7 @@ NO_COLLECTION: dict[str, tuple[Callable[[Database], Awaitable[Any]], str]] = {
 
 
 @pytest.mark.parametrize("case", IN_THE_WAY)
-async def test_what_is_in_the_way_stops_the_start_and_goes_as_its_line_says(database: Database, case: str) -> None:
+async def test_a_conflict_stops_the_start_and_the_command_in_its_line_removes_it(database: Database, case: str) -> None:
     make, words = IN_THE_WAY[case]
     await make(database)
     await database["books"].insert_one(BOOK)
@@ -191,7 +191,7 @@ async def test_what_is_in_the_way_stops_the_start_and_goes_as_its_line_says(data
 
 
 @pytest.mark.parametrize("case", NO_COLLECTION)
-async def test_what_is_no_collection_stops_the_start_and_goes_as_its_line_says(database: Database, case: str) -> None:
+async def test_a_view_stops_the_start_and_the_command_in_its_line_removes_it(database: Database, case: str) -> None:
     make, words = NO_COLLECTION[case]
     await make(database)
     await database["others"].insert_one({})
@@ -203,7 +203,7 @@ async def test_what_is_no_collection_stops_the_start_and_goes_as_its_line_says(d
     assert await database["books"].count_documents({}) == 0  # what a view shows belongs elsewhere
 
 
-async def test_of_several_things_in_the_way_one_is_told_in_full_and_the_others_are_counted(database: Database) -> None:
+async def test_of_several_conflicts_one_is_described_and_the_others_are_counted(database: Database) -> None:
     await database["books"].create_index("userId", name="by_user")
     await database["books"].create_index("until", name="due")
     await database["notes"].create_index("title", name="theirs", unique=True)
@@ -237,7 +237,7 @@ def first_look(monkeypatch: pytest.MonkeyPatch, first: dict[str, list[Any]] | Ex
     monkeypatch.setattr(schema, "examine", look)
 
 
-async def test_a_process_that_was_overtaken_looks_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_was_overtaken_checks_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     outdated = await examine(db, BOOKS)
     await db.command({"create": "books"})
     first_look(monkeypatch, outdated)
@@ -245,7 +245,7 @@ async def test_a_process_that_was_overtaken_looks_again(db: Database, monkeypatc
     assert await examine(db, BOOKS) == WELL
 
 
-async def test_a_process_that_another_has_got_in_the_way_of_says_so(
+async def test_a_process_reports_a_conflict_that_another_process_created(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await database.create_collection("books")
@@ -255,7 +255,7 @@ async def test_a_process_that_another_has_got_in_the_way_of_says_so(
     assert 'dropIndex("since")' in await refusal(database)
 
 
-async def test_a_process_that_is_always_overtaken_ends_with_the_servers_words(
+async def test_a_process_that_is_always_overtaken_ends_with_the_error_of_the_server(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outdated = await examine(database, BOOKS)
@@ -321,7 +321,7 @@ async def ours(guarded: Callable[[str], str], unique_id: str) -> AsyncIterator[D
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-async def test_a_user_without_the_rights_is_told_which_and_how_to_get_them(
+async def test_missing_rights_are_named_with_the_command_that_grants_them(
     guarded: Callable[[str], str], ours: Database, driver: str
 ) -> None:
     user = await user_with("read", ours)
@@ -357,12 +357,12 @@ async def test_a_user_who_may_not_change_a_validator_is_warned_and_starts(
         assert await examine(theirs, BOOKS) == WELL
 
 
-async def test_a_connection_without_a_user_is_told_to_name_one(guarded: Callable[[str], str], unique_id: str) -> None:
+async def test_a_connection_without_a_user_must_name_one(guarded: Callable[[str], str], unique_id: str) -> None:
     async with connected(guarded(""), f"t{unique_id}") as database:
         assert "name a user in ORDERSAGA_MONGODB_URL" in await refusal(database)
 
 
-async def test_a_service_ends_with_the_one_line(mongodb_url: str, database_prefix: str) -> None:
+async def test_a_service_ends_with_one_line(mongodb_url: str, database_prefix: str) -> None:
     async with connected(mongodb_url, f"{database_prefix}_orders") as database:
         await database.create_collection("orders", capped=True, size=4096)
     environment = {

@@ -19,10 +19,10 @@ from tests.support.inventory_worker import (
     HandClock,
     Worker,
     empty,
-    leftovers,
     order,
     settle_everything,
     shared_database,
+    unsettled_records,
 )
 from tests.support.servers import Servers
 
@@ -395,7 +395,7 @@ async def test_an_assignment_is_released_once_and_can_be_made_again(
         assert {answer.status_code for answer in answers} == {204}
         assert await loads(http) == {}
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_an_order_of_this_shop_keeps_the_slot_of_its_own_reservation(
@@ -444,7 +444,7 @@ async def test_cancelling_an_order_of_this_shop_releases_its_assignment(
     assert await loads(http) == {}
     assert (await release(http, "o")).status_code == 204
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from tests.support.inventory_worker import (
     Worker,
     crash_at,
     empty,
-    leftovers,
     order,
     outcomes,
     refused,
     settle_everything,
     shared_database,
+    unsettled_records,
     watched,
 )
 from tests.support.servers import Servers
@@ -148,7 +148,7 @@ async def test_a_thousand_orders_at_once_for_one_slot_fill_it_and_the_rest_go_on
     assert set((await worker.loads()).values()) == {0}
     assert await worker.free("p") == 10_000
     await settle_everything(workers, clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 @pytest.mark.parametrize("size", [1, 7, 60])
@@ -213,7 +213,7 @@ async def test_an_order_gets_its_stock_and_its_slot_or_neither(worker: Worker, c
     assert await worker.free("p") == 1
     assert await worker.loads() == {FIRST: 100_00}
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_an_order_without_delivery_takes_no_slot_and_one_for_nothing_takes_one(worker: Worker) -> None:
@@ -251,7 +251,7 @@ async def test_a_named_slot_is_refused_with_the_reason(worker: Worker, clock: Ha
     assert await worker.loads() == {SECOND: 0, THIRD: 50_01}
     assert await worker.free("p") == 9_999
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_named_slot_is_booked_even_if_an_earlier_one_has_room(worker: Worker) -> None:
@@ -314,7 +314,7 @@ async def test_a_capacity_lowered_while_orders_pour_in_stops_new_bookings_only(
     assert (await worker.loads())[FIRST] == loads_by(orders, slots_of(answers))[FIRST] <= max(lowered, booked_then)
     assert 0 < booked_then < CAPACITY
     await settle_everything(workers, clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_slot_with_a_lowered_capacity_is_booked_again_once_it_has_room(
@@ -331,7 +331,7 @@ async def test_a_slot_with_a_lowered_capacity_is_booked_again_once_it_has_room(
     await worker.release("a")
     assert slots_of(await worker.reserve(wanting("c", 50.01), wanting("d", 50))) == {"c": SECOND, "d": FIRST}
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_the_capacity_of_the_rules_applies_to_every_slot_without_its_own(worker: Worker) -> None:
@@ -375,7 +375,7 @@ async def test_a_slot_that_changes_between_choosing_and_taking_is_not_taken(
     assert (await worker.loads())[FIRST] == (10_00 if booked else 0)
     await settle_everything(workers, clock)
     assert await worker.free("p") == 10_000 - int(booked) - int(then is not None)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_disabled_slot_keeps_what_is_booked_and_gives_it_back(worker: Worker, clock: HandClock) -> None:
@@ -387,7 +387,7 @@ async def test_a_disabled_slot_keeps_what_is_booked_and_gives_it_back(worker: Wo
 
     assert await worker.loads() == {FIRST: 0, SECOND: 10_00}
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_two_workers_that_take_the_last_room_at_once_book_it_once(workers: list[Worker], worker: Worker) -> None:
@@ -424,7 +424,7 @@ async def test_what_is_booked_when_the_rules_change_stays_and_nothing_is_booked_
     await worker.release("b1", "b2", *(each.order_id for each in orders))
     await settle_everything(workers, clock)
     assert set((await worker.loads()).values()) == {0}
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_slot_that_is_empty_again_takes_the_times_of_the_rules(worker: Worker, clock: HandClock) -> None:
@@ -467,7 +467,7 @@ async def test_orders_of_this_shop_and_of_other_systems_share_a_slot(
     await asyncio.gather(*(workers[n % 4].assigner.release(order_id) for n, order_id in enumerate(others)))
     assert set((await worker.loads()).values()) == {0}
     await settle_everything(workers, clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_refused_order_of_this_shop_gives_back_its_earlier_assignment(worker: Worker, clock: HandClock) -> None:
@@ -479,7 +479,7 @@ async def test_a_refused_order_of_this_shop_gives_back_its_earlier_assignment(wo
     assert set((await worker.loads()).values()) == {0}
     assert await worker.assign("o", 10_00) == OrderClosed(Status.FAILED)
     await settle_everything([worker], clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []
 
 
 async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_request(
@@ -497,4 +497,4 @@ async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_r
 
     assert set((await worker.loads()).values()) == {0}
     await settle_everything(workers, clock)
-    assert await leftovers(worker.database) == []
+    assert await unsettled_records(worker.database) == []

@@ -66,7 +66,7 @@ def start_containers() -> Iterator[Servers]:
     """
     if problem := obstacle():
         raise ContainersUnavailableError(problem)
-    _remove_leftovers()
+    _remove_orphans()
     testcontainers_config.ryuk_disabled = True
     with contextlib.ExitStack() as stack:
         atexit.register(stack.close)
@@ -190,7 +190,7 @@ def _is_here(engine: docker.DockerClient, image: str) -> bool:
     return True
 
 
-def _remove_leftovers() -> None:
+def _remove_orphans() -> None:
     """Remove the containers of test runs of this machine whose process is gone."""
     with _engine(timeout=60) as engine:
         for container in engine.containers.list(all=True, filters={"label": OWNER_LABEL}):

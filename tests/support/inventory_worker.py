@@ -254,7 +254,7 @@ async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
             return products, {document["_id"]: document for document in reserved}
 
 
-async def leftovers(db: Database) -> list[str]:
+async def unsettled_records(db: Database) -> list[str]:
     """Return moves that are still pending, and items whose quantity and reservations do not add up."""
     found = [f"{p['_id']}: {p['moving']}" async for p in db[PRODUCTS].find({"moving": {"$ne": {}}})]
     found += [

@@ -172,10 +172,10 @@ class _Server:
                 ready = {key.fileobj for key, _ in selector.select()}
                 if wake in ready:
                     wake.recv(4096)
-                    self._tell_the_dead()
+                    self._report_exits()
                 if self.control in ready:
-                    goes_on, request = self._take()
-                    if not goes_on or request:
+                    connected, request = self._take()
+                    if not connected or request:
                         break
         signal.set_wakeup_fd(-1)
         return request
@@ -191,7 +191,7 @@ class _Server:
             body += self.control.recv(length - len(body))
         *standard, told = descriptors
         if (pid := os.fork()) == 0:
-            self._become_the_program(standard, told)
+            self._become_program(standard, told)
             request: dict[str, Any] = json.loads(body)
             return True, request
         for descriptor in standard:
@@ -200,7 +200,7 @@ class _Server:
         os.write(told, b"%d\n" % pid)
         return True, None
 
-    def _become_the_program(self, standard: list[int], told: int) -> None:
+    def _become_program(self, standard: list[int], told: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,7 +210,7 @@ class _Server:
             os.close(descriptor)
         self.control.close()
 
-    def _tell_the_dead(self) -> None:
+    def _report_exits(self) -> None:
         for pid, told in list(self.told.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:

@@ -24,7 +24,7 @@ def expect(confirms: Confirms, *ids: str) -> Pending:
 
 
 @given(st.permutations(range(1, 7)))
-def test_publications_are_done_with_the_last_confirm_in_whatever_order(order: list[int]) -> None:
+def test_a_batch_is_done_after_its_last_confirm_in_any_order(order: list[int]) -> None:
     async def work() -> None:
         confirms = Confirms()
         first, second = expect(confirms, "a", "b", "c"), expect(confirms, "d", "e", "f")
@@ -38,7 +38,7 @@ def test_publications_are_done_with_the_last_confirm_in_whatever_order(order: li
     run(work())
 
 
-def test_one_confirm_may_stand_for_all_up_to_it() -> None:
+def test_one_confirm_may_cover_all_earlier_publications() -> None:
     async def work() -> None:
         confirms = Confirms()
         first, second = expect(confirms, "a", "b"), expect(confirms, "c", "d")
@@ -68,7 +68,7 @@ def test_a_refused_publication_fails_its_own_batch_and_no_other(all_up_to: bool)
     run(work())
 
 
-def test_a_returned_publication_is_an_error_although_it_is_confirmed() -> None:
+def test_a_returned_publication_is_an_error_even_if_confirmed() -> None:
     async def work() -> None:
         confirms = Confirms()
         first, second = expect(confirms, "a"), expect(confirms, "b", "c")
@@ -81,7 +81,7 @@ def test_a_returned_publication_is_an_error_although_it_is_confirmed() -> None:
     run(work())
 
 
-def test_when_the_connection_is_lost_nobody_waits_on() -> None:
+def test_a_lost_connection_fails_every_waiting_publisher() -> None:
     async def work() -> None:
         confirms = Confirms()
         pending = Pending(["a", "b"])
@@ -94,7 +94,7 @@ def test_when_the_connection_is_lost_nobody_waits_on() -> None:
     run(work())
 
 
-def test_a_confirm_that_comes_after_its_publisher_gave_up_changes_nothing() -> None:
+def test_a_confirm_after_its_publisher_gave_up_changes_nothing() -> None:
     async def work() -> None:
         confirms = Confirms()
         late, next_one = expect(confirms, "a"), expect(confirms, "b")

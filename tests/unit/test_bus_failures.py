@@ -40,7 +40,7 @@ def raised(error: Exception) -> Exception:
         return caught
 
 
-def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
+def test_a_message_passes_every_retry_level_and_is_then_dead_lettered() -> None:
     current = delivery()
     for attempt, level in enumerate(topology.RETRY_LADDER, 1):
         retry = after_failure(current, raised(KeyError("x")), NOW)
@@ -58,7 +58,7 @@ def test_a_message_climbs_the_ladder_rung_by_rung_and_then_is_dead() -> None:
     assert dead.headers["x-failed-at"] == "2026-05-01T12:05:00.123Z"
 
 
-def test_a_message_of_an_unknown_type_waits_on_the_slowest_level_until_the_ladder_is_at_its_end() -> None:
+def test_a_message_of_an_unknown_type_is_retried_on_the_slowest_level_only() -> None:
     current, slowest = delivery(routing_key="order.frobnicated", type=None), topology.RETRY_LADDER[-1].name
     for _ in topology.RETRY_LADDER:
         retry = after_failure(current, raised(UnknownTypeError("x")), NOW)
@@ -78,17 +78,17 @@ def test_a_message_of_an_unknown_type_waits_on_the_slowest_level_until_the_ladde
         (topology.EXCHANGE, "ordersaga.retry.v2.2m", None),
     ],
 )
-def test_a_retry_says_which_level_it_comes_from(exchange: str, level: Any, found: str | None) -> None:
+def test_a_retry_names_its_level(exchange: str, level: Any, found: str | None) -> None:
     back = delivery(exchange=exchange, routing_key=topology.PAYMENT_INBOX, headers={"x-retry-level": level})
     assert returned_from(back, topology.RETRY_LADDER) == found
 
 
-def test_a_message_without_type_keeps_what_its_routing_key_said_over_a_retry() -> None:
+def test_a_message_without_type_keeps_the_type_of_its_routing_key_over_a_retry() -> None:
     retry = after_failure(delivery(type=None), raised(ValueError()), NOW)
     assert retry.type == "payment.refund"
 
 
-def test_a_retry_leaves_the_brokers_bookkeeping_behind_and_a_dead_letter_keeps_it() -> None:
+def test_a_retry_drops_the_brokers_headers_and_a_dead_letter_keeps_them() -> None:
     headers = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-delivery-count": 2, "traceparent": "t"}
     retry = after_failure(delivery(headers=headers), raised(ValueError()), NOW)
     dead = dead_letter(delivery(headers=headers), raised(PoisonError("bad")), NOW)
@@ -111,14 +111,14 @@ def test_a_dead_letter_says_what_why_where_and_when() -> None:
     assert "test_bus_failures.py" in dead.headers["x-traceback"]
 
 
-def test_headers_of_ours_that_a_sender_wrote_do_not_hide_what_happened() -> None:
+def test_a_sender_cannot_forge_our_headers() -> None:
     forged = {"x-queue": "other", "x-error-type": "Nothing", "x-traceback": "", "x-failed-at": "never"}
     dead = dead_letter(delivery(headers=forged), raised(PoisonError("bad")), NOW)
     assert (dead.headers["x-queue"], dead.headers["x-error-type"]) == ("payment.inbox", "PoisonError")
 
 
 @pytest.mark.parametrize("value", [None, "3", 2.0, True, -1, [], {}])
-def test_attempts_that_are_no_count_are_none(value: Any) -> None:
+def test_an_invalid_count_of_attempts_counts_as_zero(value: Any) -> None:
     assert failed_attempts({"x-attempts": value}) == 0
     assert failed_attempts({}) == 0
 
@@ -143,7 +143,7 @@ def test_a_dead_letter_always_fits_into_a_frame(seed: int) -> None:
         assert len(text.encode("utf-8", "backslashreplace")) <= 255
 
 
-def test_headers_that_do_not_fit_are_counted_and_the_small_ones_kept() -> None:
+def test_headers_that_do_not_fit_are_counted_and_small_ones_kept() -> None:
     headers = {"big": "x" * 900, "small": 1, "bigger": "x" * 2000}
     assert fitting(headers, 1200) == {"small": 1, "big": "x" * 900, "x-headers-left-out": 1}
     assert fitting({"a": 1}, 1200) == {"a": 1}

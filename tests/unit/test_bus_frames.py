@@ -89,7 +89,7 @@ def test_headers_are_read_as_they_were_written(headers: dict[str, Any]) -> None:
 
 
 @given(table=st.binary(max_size=200))
-def test_whatever_comes_as_headers_can_be_sent_again(table: bytes) -> None:
+def test_any_received_headers_can_be_sent_again(table: bytes) -> None:
     raw = struct.pack(">I", len(table)) + table
     headers = frames.read_headers(raw)
     frames.write_headers(headers)
@@ -127,7 +127,7 @@ def test_confirms_and_returns_are_read() -> None:
     assert frames.read_return(returned) == frames.Return(312, "NO_ROUTE", "e", "k")
 
 
-def test_acknowledging_stands_for_all_deliveries_up_to_the_tag() -> None:
+def test_acknowledging_covers_all_deliveries_up_to_the_tag() -> None:
     _, channel, ack = pamqp_frame.unmarshal(frames.acknowledgement(4, 9))
     _, _, nack = pamqp_frame.unmarshal(frames.refusal(4, 9))
     assert isinstance(ack, commands.Basic.Ack)

@@ -50,14 +50,14 @@ async def send(envelopes: list[Envelope], bus: MemoryBus) -> None:
         return
 
 
-def test_the_same_seed_plays_the_same_and_another_one_differently() -> None:
+def test_equal_seeds_give_equal_runs_and_other_seeds_others() -> None:
     first, again, other = (asyncio.run(play(seed, EVERYTHING)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_goes_wrong_every_message_arrives_at_least_once(seed: int) -> None:
+def test_despite_all_faults_every_message_arrives_at_least_once(seed: int) -> None:
     assert set(asyncio.run(play(seed, EVERYTHING))) == set(range(200))
 
 
@@ -79,7 +79,7 @@ def test_messages_may_come_out_of_order(faults: Faults) -> None:
     assert sorted(taken) == list(range(200))
 
 
-def test_a_retry_comes_back_when_the_clock_says_so_and_not_before() -> None:
+def test_a_retry_returns_after_its_delay_and_not_before() -> None:
     async def work() -> None:
         broker = MemoryBroker()
         bus = MemoryBus(broker)

@@ -36,24 +36,24 @@ def test_unknown_fields_are_ignored_and_known_ones_read() -> None:
 
 
 @pytest.mark.parametrize("type_", [None, "", "payment.refund"])
-def test_a_message_from_the_exchange_is_what_its_routing_key_says(type_: str | None) -> None:
+def test_the_routing_key_gives_the_type_of_a_message_from_the_exchange(type_: str | None) -> None:
     assert isinstance(read(delivery(b'{"orderId":"o1"}', type_, "payment.refund"), {RefundPayment}), RefundPayment)
 
 
 @pytest.mark.parametrize("type_", ["payment.refund", "order.created ", "no.such", "x" * 255])
 @pytest.mark.parametrize("exchange", ["ordersaga", "somebody.elses"])
-def test_a_message_from_an_exchange_with_another_type_is_refused_with_both(type_: str, exchange: str) -> None:
+def test_a_type_that_contradicts_the_routing_key_is_refused_with_both(type_: str, exchange: str) -> None:
     text = reason(ORDER % ITEM, handled=(OrderCreated, RefundPayment), type_=type_, exchange=exchange)
     assert text.startswith("the routing key is 'order.created', but the type is '")
     assert len(text) < 250
 
 
-def test_no_header_makes_another_message_of_it() -> None:
+def test_headers_cannot_change_the_type_of_a_message() -> None:
     text = reason(ORDER % ITEM, type_="payment.refund", headers={"x-routing-key": "payment.refund"})
     assert text == "the routing key is 'order.created', but the type is 'payment.refund'"
 
 
-def test_a_message_that_was_sent_to_the_inbox_by_name_is_what_its_type_says() -> None:
+def test_the_type_header_gives_the_type_of_a_message_sent_to_the_inbox_by_name() -> None:
     """A retry or a replay: its routing key is the inbox, so nothing else says what it is."""
     direct = delivery(b'{"orderId":"o1"}', "payment.refund", "payment.inbox", exchange="")
     assert isinstance(read(direct, {RefundPayment}), RefundPayment)
@@ -84,7 +84,7 @@ def test_the_reason_names_the_field_and_the_value(body: bytes, expected: str) ->
     assert expected in reason(body)
 
 
-def test_the_reason_is_short_however_long_the_body_and_however_many_the_errors() -> None:
+def test_the_reason_is_short_for_long_bodies_and_many_errors() -> None:
     assert len(reason(ORDER % b",".join([b'{"productId":"%s"}' % (b"x" * 9_000)] * 100))) < 1500
     assert reason(b'{"orderId":1,"items":1,"currency":1,"payment":1,"delivery":1}').endswith("and 2 more")
 

@@ -78,7 +78,7 @@ async def read(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes]:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
-def test_the_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
+def test_the_stream_may_arrive_in_any_pieces(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[start:end] for start, end in pairwise(edges)]
     told, rest = asyncio.run(read([piece for piece in pieces if piece]))
@@ -86,18 +86,18 @@ def test_the_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
     assert _without_heartbeats(rest) == _without_heartbeats(OTHER + CANCEL + UNTAPPED + OTHER)
 
 
-def test_the_stream_may_come_byte_by_byte() -> None:
+def test_the_stream_may_arrive_byte_by_byte() -> None:
     told, _ = asyncio.run(read([STREAM[at : at + 1] for at in range(len(STREAM))]))
     assert told == TOLD
 
 
-def test_a_busy_stream_shows_life_to_who_sees_no_messages() -> None:
+def test_a_busy_stream_shows_life_to_a_reader_without_messages() -> None:
     messages = marshal(2, *content(commands.Basic.Deliver("c", 1, False, "e", "k"), b"hello"))
     _, rest = asyncio.run(read([messages]))
     assert rest == HEARTBEAT_FRAME
 
 
-def test_why_the_broker_closes_is_remembered() -> None:
+def test_the_close_reason_of_the_broker_is_remembered() -> None:
     async def close_reason() -> str | None:
         reader = _TappedReader()
         reader.feed_data(marshal(0, commands.Connection.Close(530, "NOT_ALLOWED - vhost x not found", 10, 40)))
@@ -107,7 +107,7 @@ def test_why_the_broker_closes_is_remembered() -> None:
 
 
 @given(st.lists(st.integers(0, 100), max_size=10))
-def test_that_the_broker_blocks_is_told_and_taken_out_of_the_stream(cuts: list[int]) -> None:
+def test_blocking_by_the_broker_is_reported_and_removed_from_the_stream(cuts: list[int]) -> None:
     stream = OTHER + marshal(0, commands.Connection.Blocked("low on disk")) + OTHER
     stream += marshal(0, commands.Connection.Unblocked())
     told: list[str | None] = []

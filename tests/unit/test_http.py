@@ -231,7 +231,7 @@ async def test_a_wrong_path_is_named_as_the_contract_names_it(client: httpx.Asyn
     assert answer["errors"][0]["field"] == "thingNumber"
 
 
-async def test_a_sum_of_floats_is_told_how_to_round(client: httpx.AsyncClient) -> None:
+async def test_a_sum_of_floats_is_refused_with_advice_to_round(client: httpx.AsyncClient) -> None:
     answer = problem(await post(client, b'{"name": "n", "amount": 692.6800000000001}'), 422)
     assert answer["errors"] == [
         {
@@ -360,7 +360,7 @@ async def test_errors_of_a_route_are_problems(
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("secret detail"), OperationFailure("secret detail", code=2)])
-async def test_a_fault_is_a_500_that_is_logged_and_tells_nothing(
+async def test_a_fault_is_logged_and_answered_with_a_500_without_details(
     client: httpx.AsyncClient, server: Server, failure: Exception, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.failure = failure
@@ -388,7 +388,7 @@ async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refus
         assert (await client.get("/orders")).status_code == 404
 
 
-async def test_readiness_tells_what_is_down(client: httpx.AsyncClient, server: Server) -> None:
+async def test_readiness_names_what_is_down(client: httpx.AsyncClient, server: Server) -> None:
     assert (await client.get("/readyz")).json() == {"status": "ready"}
     server.down = {"mongodb": "no primary", "rabbitmq": "no connection"}
     answer = problem(await client.get("/readyz"), 503)
@@ -475,7 +475,7 @@ async def test_a_form_on_another_site_changes_nothing(client: httpx.AsyncClient,
     problem(await client.post("/things", content=b'{"name": "n", "amount": 1}', headers=headers), 403)
 
 
-async def test_a_link_on_another_site_opens_the_page_about_the_api_alone(client: httpx.AsyncClient) -> None:
+async def test_a_link_on_another_site_opens_only_the_page_about_the_api(client: httpx.AsyncClient) -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     assert (await client.get("/docs", headers=link)).status_code == 200
     problem(await client.get("/things/1", headers=link), 403)
@@ -499,7 +499,7 @@ async def test_a_fault_forbids_caches_guesses_and_frames_too(client: httpx.Async
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-async def test_the_page_about_the_api_loads_its_own_files_alone(client: httpx.AsyncClient) -> None:
+async def test_the_page_about_the_api_loads_only_its_own_files(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     loaded = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page.text)
     assert loaded == ["docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "docs/viewer.js"]

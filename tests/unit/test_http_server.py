@@ -23,7 +23,7 @@ def test_other_files_keep_their_descriptors(wanted: int, descriptors: int) -> No
     assert descriptors - limit >= min(OTHER_DESCRIPTORS, descriptors // 2)
 
 
-def test_what_is_wanted_is_accepted_where_there_are_descriptors_enough() -> None:
+def test_the_wanted_connections_are_accepted_if_there_are_enough_descriptors() -> None:
     assert connection_limit(1000, 20_000) == 1000
     assert connection_limit(1000, -1) == 1000
     assert connection_limit(1000, 1024) == 768
@@ -91,7 +91,7 @@ async def test_the_time_for_a_head_begins_with_each_request(connection: Connecti
     assert connection.after(11).closed
 
 
-async def test_bytes_that_trickle_in_do_not_put_the_end_off(connection: Connection) -> None:
+async def test_bytes_that_trickle_in_do_not_extend_the_deadline(connection: Connection) -> None:
     for byte in GET[:10]:
         connection.receive(bytes([byte]))
         assert not connection.after(1).closed
@@ -128,7 +128,7 @@ async def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it(connecti
     assert connection.after(31).closed
 
 
-async def test_what_is_closed_and_not_read_to_its_end_is_broken_off(connection: Connection) -> None:
+async def test_a_closed_connection_that_is_not_read_to_its_end_is_aborted(connection: Connection) -> None:
     connection.receive(GET)
     connection.answer()
     connection.transport.close()

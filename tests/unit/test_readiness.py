@@ -47,7 +47,7 @@ def test_a_server_is_away_after_failed_checks_in_a_row_until_it_answers_or_the_l
     asyncio.run(play())
 
 
-async def test_a_server_that_was_never_checked_is_not_said_to_answer() -> None:
+async def test_a_server_that_was_never_checked_is_not_reported_as_answering() -> None:
     server = Server()
     assert server.check.unhealthy_reason()
     assert not server.check.is_away()
@@ -77,7 +77,7 @@ def _more_pings_than(server: Server, number: int) -> Callable[[], bool]:
     return lambda: server.pings > number
 
 
-async def test_checks_survive_whatever_a_driver_raises() -> None:
+async def test_checks_survive_any_error_of_a_driver() -> None:
     server = Server()
     running = asyncio.create_task(server.check.run())
     for failure in (OSError("refused"), asyncio.CancelledError(), ValueError("closed")):

@@ -55,7 +55,7 @@ def test_every_queue_is_a_quorum_queue_with_nothing_that_either_version_refuses(
         assert queue.arguments.keys() <= ALLOWED_ARGUMENTS
 
 
-def test_at_least_once_dead_lettering_has_what_it_asks_for() -> None:
+def test_at_least_once_dead_lettering_has_the_arguments_it_requires() -> None:
     for queue in queues():
         if "x-dead-letter-exchange" in queue.arguments:
             assert queue.arguments["x-dead-letter-strategy"] == "at-least-once"
@@ -88,5 +88,5 @@ def test_queues_with_new_arguments_have_new_names() -> None:
     assert not {queue.name for queue in queues()} & set(FORMER_RETRY_QUEUES)
 
 
-def test_the_ladder_is_the_one_that_is_documented() -> None:
+def test_the_retry_levels_are_those_documented() -> None:
     assert [delay.milliseconds for delay in RETRY_LADDER] == [1_000, 5_000, 30_000, 120_000]

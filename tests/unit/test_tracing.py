@@ -149,7 +149,7 @@ async def test_a_retry_and_the_dead_letter_behind_it_continue_from_the_attempt_t
     assert {span.status.status_code for span in attempts} == {StatusCode.ERROR}
 
 
-async def test_in_a_batch_only_the_message_that_failed_is_said_to_have_failed(spans: Spans) -> None:
+async def test_in_a_batch_only_the_failed_message_is_marked_as_failed(spans: Spans) -> None:
     async def refuses_o2(requests: Sequence[RefundPayment]) -> Sequence[Message]:
         if any(request.order_id == "o2" for request in requests):
             raise PoisonError("no such order")
@@ -161,7 +161,7 @@ async def test_in_a_batch_only_the_message_that_failed_is_said_to_have_failed(sp
 
 
 @pytest.mark.parametrize("header", [*GARBAGE, 7, None, b"\xff", ["00"]], ids=range(len(GARBAGE) + 4))
-async def test_a_message_with_a_garbage_header_is_handled_in_a_trace_of_its_own(spans: Spans, header: Any) -> None:
+async def test_a_message_with_a_garbage_header_is_handled_in_a_new_trace(spans: Spans, header: Any) -> None:
     broker = MemoryBroker()
     body = RefundPayment(order_id="o1").to_json()
     broker.publish(Envelope(body, "", INBOX, "payment.refund", "o1", "m1", headers={"traceparent": header}))
@@ -171,7 +171,7 @@ async def test_a_message_with_a_garbage_header_is_handled_in_a_trace_of_its_own(
     assert spans.parent(spans.one(ANSWER)) is handled
 
 
-async def test_a_message_of_an_unknown_type_makes_no_name_of_a_span(spans: Spans) -> None:
+async def test_an_unknown_message_type_is_not_used_as_a_span_name(spans: Spans) -> None:
     broker = MemoryBroker()
     broker.publish(Envelope(b"{}", "", INBOX, "invented-by-a-sender", "", ""))
     await handle(broker, until=1)
@@ -179,7 +179,7 @@ async def test_a_message_of_an_unknown_type_makes_no_name_of_a_span(spans: Spans
     assert {span.status.status_code for span in attempts} == {StatusCode.ERROR}
 
 
-async def test_what_is_published_in_vain_says_so_and_is_published_again_under_the_same_parent(spans: Spans) -> None:
+async def test_a_failed_publication_is_traced_and_repeated_under_the_same_parent(spans: Spans) -> None:
     broker = await placed("o1")
     bus = MemoryBus(broker)
     await bus.start(INBOX)
@@ -240,13 +240,13 @@ async def test_a_request_with_a_garbage_header_begins_a_trace(spans: Spans, head
     assert spans.one("GET /orders/{order_id}").parent is None
 
 
-async def test_a_request_that_names_two_parents_has_none(spans: Spans) -> None:
+async def test_a_request_with_two_parents_begins_a_trace(spans: Spans) -> None:
     async with served() as client:
         await client.get("/orders/o1", headers=[("traceparent", ABROAD), ("traceparent", ABROAD)])
     assert spans.one("GET /orders/{order_id}").parent is None
 
 
-async def test_what_was_not_sampled_abroad_is_passed_on_and_not_recorded(spans: Spans) -> None:
+async def test_an_unsampled_remote_trace_is_passed_on_and_not_recorded(spans: Spans) -> None:
     async with served() as client:
         answer = await client.get("/orders/o1", headers={"traceparent": ABROAD[:-1] + "0"})
     assert answer.text.split("-")[1] == f"{TRACE_ABROAD:032x}"
@@ -254,7 +254,7 @@ async def test_what_was_not_sampled_abroad_is_passed_on_and_not_recorded(spans: 
     assert not spans.all
 
 
-async def test_a_fault_and_a_path_that_is_not_there_are_told_apart(spans: Spans) -> None:
+async def test_a_fault_and_an_unknown_path_are_distinguished(spans: Spans) -> None:
     with capture_logs():
         async with served() as client:
             await client.get("/orders/broken")
@@ -267,14 +267,14 @@ async def test_a_fault_and_a_path_that_is_not_there_are_told_apart(spans: Spans)
     assert attribute(nowhere, "http.response.status_code") == 404
 
 
-def test_a_step_without_a_message_is_told_in_the_trace_that_the_record_has_kept(spans: Spans) -> None:
+def test_a_step_without_a_message_is_traced_under_the_context_in_the_record(spans: Spans) -> None:
     following = tracing.continued(ABROAD, "order.deadline_passed", "o1", "CANCELLED")
     step = spans.one("order.deadline_passed")
     assert following == f"00-{TRACE_ABROAD:032x}-{span_id(step):016x}-01"
     assert (attribute(step, ORDER_ID), attribute(step, ORDER_STATUS)) == ("o1", "CANCELLED")
 
 
-async def test_who_works_for_many_does_not_work_in_the_trace_of_the_first(spans: Spans) -> None:
+async def test_shared_work_is_not_traced_under_its_first_caller(spans: Spans) -> None:
     seen: list[str | None] = []
 
     async def work(items: Sequence[str]) -> Sequence[None]:
