@@ -735,7 +735,7 @@ async def test_servers_that_do_not_answer(clean_broker: str, mongodb_url: str, d
 async def peak_memory(world: World) -> int:
     """The peak of bytes that an audit holds, without uncollected garbage."""
     gc.collect()
-    gc.freeze()  # leftovers of earlier tests are not scanned again and again
+    gc.freeze()  # garbage of earlier tests is not scanned again and again
     tracemalloc.start()
     try:
         assert (await world.audit(page=100, on_progress=lambda _: gc.collect())).ok

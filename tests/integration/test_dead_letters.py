@@ -1,4 +1,4 @@
-"""Dead letters over real servers: recorded whole and once, told apart, grouped, replayed, edited, discarded."""
+"""Dead letters over real servers: recorded whole and once, distinguished, grouped, replayed, edited, discarded."""
 
 import asyncio
 import contextlib
@@ -441,10 +441,10 @@ async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_lett
     await dead_letters.record_waiting()
     await dead_letters.replay(Filters())
     (one, other) = await dead_letters.harness.take_from(INBOX, 2)
-    told = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
-    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in told]
+    replays = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
+    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in replays]
     (handle,) = handlers(dead_letters.records, utc_now).values()
-    notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
+    notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in replays]
     await dead_letters.send_dead(copies[0])
     await dead_letters.record_waiting()
     await dead_letters.send_dead(copies[0])

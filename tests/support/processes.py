@@ -101,8 +101,8 @@ class Stack:
         """Where a living process of the service listens."""
         living = self.processes(service)
         if not living:
-            told = ["".join(p.output[-20:]) for p in self._processes if p.service == service]
-            raise RuntimeError(f"no process of {service} is alive; the last that they said: {told}")
+            output = ["".join(p.output[-20:]) for p in self._processes if p.service == service]
+            raise RuntimeError(f"no process of {service} is alive; last output: {output}")
         return living[0].url
 
     def processes(self, service: str) -> list[Process]:

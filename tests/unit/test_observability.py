@@ -168,8 +168,8 @@ async def test_the_lines_of_a_request_name_the_order_of_its_path(capsys: pytest.
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/orders/o1", "/orders/broken", "/healthz"):
             await client.get(path)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    named = [(line["event"], line["level"], line.get("order_id")) for line in told if line.get("logger") != "httpx"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = [(line["event"], line["level"], line.get("order_id")) for line in lines if line.get("logger") != "httpx"]
     assert [line for line in named if "HTTP Request" not in line[0]] == [
         ("looking", "info", "o1"),
         ("request answered", "debug", "o1"),
