@@ -1,4 +1,4 @@
-"""What every test can ask for: servers, databases and a broker of its own, an id that no other test has."""
+"""Fixtures for every test: servers, separate databases and broker, and unique ids."""
 
 import os
 import secrets
@@ -61,7 +61,7 @@ SLOW_FILES = (
 
 @pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker is left with it alone when the others have finished."""
+    """Start with the slow tests, so that no worker is still busy with one when the others have finished."""
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = _slow_ones_first(items, workers)
 

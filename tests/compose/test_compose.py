@@ -260,7 +260,7 @@ async def test_a_second_inventory_is_found_by_its_name_and_shares_the_work(
 
 
 def test_the_image_can_trace(stack: ComposeStack) -> None:
-    """What is missing for it would end the process with an error."""
+    """If anything is missing for it, the process ends with an error."""
     start = "from shared.tracing import configure_tracing; configure_tracing('order', 'otlp')"
     stack.run("run", "--rm", "--no-deps", "-T", "order", "python", "-c", start)
 

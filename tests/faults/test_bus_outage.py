@@ -48,7 +48,7 @@ class Traffic:
                 await bus.close()
 
     async def recovered(self) -> None:
-        """All are connected again, new messages are answered, and so are all that were ever confirmed."""
+        """Wait until all are connected again, and new messages and all confirmed ones are answered."""
         before = len(self.confirmed)
         await eventually(lambda: len(self.confirmed) >= before + 50, within=60)
         everything = set(self.confirmed)

@@ -1,7 +1,7 @@
 """kill -9 of each service at each point between two steps, under load: nothing is lost, sold twice or charged twice.
 
 The process ends itself with SIGKILL when it reaches the named point (shared/failpoints.py), in the middle of a
-batch; a new one takes its place. What the first one had written, published or left is found again by the second.
+batch; a new one takes its place. It finds what the first one had written, published or left undone.
 """
 
 import statistics
@@ -91,7 +91,7 @@ async def every_order(stack: Stack) -> list[dict[str, Any]]:
 async def test_a_hot_product_survives_twenty_kills(
     service: str, mongodb_url: str, clean_broker: str, database_prefix: str
 ) -> None:
-    """After a kill, the restarted process and the one beside it go on within 3 s; no unit is leaked in the end."""
+    """After a kill, the restarted process and the one beside it continue within 3 s; no unit is leaked in the end."""
     async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
         await stack.start("order", "inventory", "payment", service)
         await stack.stock("p1", 100_000)

@@ -1,4 +1,4 @@
-"""What every bus promises (shared.bus.Bus), over RabbitMQ and in memory alike."""
+"""The contract of every bus (shared.bus.Bus), over RabbitMQ and in memory."""
 
 import asyncio
 import time
@@ -79,7 +79,7 @@ async def test_acknowledged_messages_never_come_again(harness: Harness) -> None:
     bus = await harness.bus(INBOX, prefetch=10)
     await Publisher(bus).send(refunds(20))
     await bus.acknowledge(await take_batch(bus, 10))
-    # They come only when the broker has seen the acknowledgement, which else might be lost with the connection.
+    # They come only when the broker has seen the acknowledgement, which otherwise might be lost with the connection.
     unacknowledged = await take_batch(bus, 10)
 
     await harness.drop_connections()

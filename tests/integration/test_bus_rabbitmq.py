@@ -1,4 +1,4 @@
-"""What only a real RabbitMQ, or a sender that writes its frames itself, can do to the bus."""
+"""Faults that only a real RabbitMQ, or a sender that writes its own frames, can cause on the bus."""
 
 import asyncio
 import struct
@@ -297,7 +297,7 @@ async def test_a_busy_connection_is_not_taken_for_a_silent_one(
 
 
 async def _keep_busy(bus: Any, seconds: float) -> float:
-    """Send and receive for so long; the longest time without."""
+    """Send and receive for this long; return the longest pause between messages."""
     clock = asyncio.get_running_loop().time
     until, longest = clock() + seconds, 0.0
     while (begun := clock()) < until:

@@ -1,4 +1,4 @@
-"""What holds on every route that the APIs describe: numbers of any size are answered, other hosts and sites are not."""
+"""Every route that the APIs describe answers numbers of any size, and refuses other hosts and sites."""
 
 import json
 import re

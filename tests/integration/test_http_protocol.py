@@ -1,4 +1,4 @@
-"""What one client may cost at the HTTP transport: size, time and connections are bounded, and others are served."""
+"""Limits for one client of the HTTP transport: size, time and connections are bounded, and others are served."""
 
 import contextlib
 import time
@@ -129,7 +129,7 @@ def test_what_is_not_http_does_not_get_into_the_answer_before_it(server: Server)
 def test_a_request_for_http_2_is_answered_by_http_1_with_its_body(
     server: Server, apart: bool, framing: bytes, body: bytes
 ) -> None:
-    """Java's HttpClient sends each first request so, unless it is told not to."""
+    """Java's HttpClient sends each first request so, unless configured otherwise."""
     head = b"POST /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
     client = server.send(head) if apart else server.send(head + body)
     if apart:

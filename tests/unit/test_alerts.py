@@ -123,7 +123,7 @@ def test_every_page_says_how_it_is_done_in_containers() -> None:
 
 
 def test_numbers_in_the_texts_of_alerts_are_rounded() -> None:
-    """How many digits are shown otherwise depends on the version of Prometheus."""
+    """Fix the number of digits, which depends on the version of Prometheus."""
     for rule in RULES.values():
         for text in rule["annotations"].values():
             for shown in re.findall(r"\{\{([^}]*\$value[^}]*)\}\}", text):
@@ -171,7 +171,7 @@ def test_alertmanager_takes_its_configuration() -> None:
 
 
 def _inhibited(alert: dict[str, str], firing: list[dict[str, str]]) -> bool:
-    """Whether Alertmanager mutes an alert while the others fire."""
+    """Return whether Alertmanager mutes an alert while the others fire."""
     return any(
         _matches(alert, rule["target_matchers"])
         and any(

@@ -1,4 +1,4 @@
-"""What `make attack` calls withstood, and that its table can be read by name."""
+"""The verdicts of `make attack`, and the selection of rows by name."""
 
 from collections import Counter
 from typing import Any

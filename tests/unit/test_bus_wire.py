@@ -1,4 +1,4 @@
-"""The wire takes messages out of the stream however it is cut, and lets all else through untouched."""
+"""The wire takes messages out of the stream however it is split, and passes everything else on unchanged."""
 
 import asyncio
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What the commands say when MongoDB does not answer."""
+"""Error messages of the commands when MongoDB does not answer."""
 
 from pymongo.errors import ServerSelectionTimeoutError
 

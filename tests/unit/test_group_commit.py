@@ -76,7 +76,7 @@ async def test_too_few_results_are_an_error_and_not_a_caller_that_waits_for_ever
 
 
 class SimulatedEndError(BaseException):
-    """What is not an Exception, like a simulated crash."""
+    """A BaseException that is not an Exception, like a simulated crash."""
 
 
 async def test_a_crash_of_the_work_does_not_leave_its_callers_waiting(work: Work) -> None:

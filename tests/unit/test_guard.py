@@ -1,4 +1,4 @@
-"""Which requests are answered, by host and by the site that they come from."""
+"""Requests are answered or refused by their host and the site that they come from."""
 
 import pytest
 from hypothesis import given

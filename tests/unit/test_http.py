@@ -1,4 +1,4 @@
-"""What every service's HTTP side shares: each wrong request gets a problem answer, whatever is sent; never a 500."""
+"""The HTTP side that every service shares: each invalid request gets a problem answer, never a 500."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ class Listed(Body):
 
 
 class Server:
-    """The application under test; `down` is what readiness tells, `failure` what GET /failing raises."""
+    """The application under test; `down` is what readiness reports, `failure` what GET /failing raises."""
 
     def __init__(self) -> None:
         self.down: dict[str, str] = {}

@@ -73,7 +73,7 @@ def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> 
         assert arguments["x-message-ttl"] == delay.milliseconds
         assert "x-dead-letter-routing-key" not in arguments
     assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
-    # Without a limit of its own, the queue has one of 20 on RabbitMQ 4, and drops what came so often.
+    # Without an explicit limit, the queue has one of 20 on RabbitMQ 4, and drops messages beyond it.
     assert by_name[DEAD_LETTERS].arguments["x-delivery-limit"] >= 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""Tracing: what a message or a request continues, what becomes of garbage, and that nothing happens while it is off."""
+"""Tracing: messages and requests continue a trace, garbage begins a new one, and nothing happens while it is off."""
 
 import asyncio
 import subprocess
@@ -57,7 +57,7 @@ async def refunded(requests: Sequence[RefundPayment]) -> Sequence[Message]:
 
 
 async def handle(broker: MemoryBroker, *, until: int, handler: Handler = refunded) -> None:
-    """Let a consumer take what is in the inbox, until so many messages have been published."""
+    """Let a consumer handle the inbox until this many messages have been published."""
     bus = MemoryBus(broker)
     await bus.start(INBOX)
     consumer = Consumer(bus, INBOX, {RefundPayment: handler})
