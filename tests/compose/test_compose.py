@@ -192,7 +192,7 @@ async def test_an_order_gets_a_slot_and_the_console_shows_it(
     assert_books_balance(stack, orders=1)
 
 
-async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_that_a_command_lists(
+async def test_an_unreadable_message_becomes_a_dead_letter_that_a_command_lists(
     stack: ComposeStack, unique_id: str
 ) -> None:
     connection = await aio_pika.connect(stack.amqp_url)

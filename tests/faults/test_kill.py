@@ -37,7 +37,7 @@ async def test_killed_between_two_steps(
         await stack.start(*(name for name in SAGA_SERVICES if name != service))
         if service != "inventory":
             await stack.stock("p1", STOCK)
-        # In batches of a few, so that there is a second one even if all messages are there at once.
+        # Small batches, so that there are at least two even if all messages arrive at once.
         (doomed,) = await stack.start(service, crash_at=f"{point}#2", batch_limit=BATCH)
         if service == "inventory":
             await stack.stock("p1", STOCK)
@@ -55,7 +55,7 @@ def a_third_declined(index: int) -> dict[str, Any]:
 
 
 async def assert_sold_out(stack: Stack, orders: list[dict[str, Any]]) -> None:
-    """Every unit was sold once, as there were more good orders than stock; or is still there to sell."""
+    """Every unit was sold once, as there were more good orders than stock; or is still in stock."""
     confirmed = [order for order in orders if order["status"] == "CONFIRMED"]
     assert {order["status"] for order in orders} == {"CONFIRMED", "CANCELLED"}
     assert len(confirmed) <= STOCK

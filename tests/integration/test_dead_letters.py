@@ -334,7 +334,7 @@ async def test_different_failures_never_become_one_letter(dead_letters: DeadLett
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-async def test_messages_without_an_id_are_told_apart_even_when_they_are_redelivered(
+async def test_messages_without_an_id_are_distinguished_even_when_redelivered(
     dead_letters: DeadLetterHarness, acknowledged: bool
 ) -> None:
     """The connection is lost after recording: the redelivered ones are known, an identical one is new."""

@@ -207,7 +207,7 @@ def test_a_connection_that_is_not_used_again_is_closed(sent: bytes) -> None:
         assert read_all(client) == b""
 
 
-def test_who_does_not_send_the_body_is_told_and_cut() -> None:
+def test_a_client_that_does_not_send_the_body_is_answered_and_cut() -> None:
     with running(body_seconds=SOON) as server:
         before = refused("body_too_slow")
         assert status_of(server.send(POST + b"x")) == 408

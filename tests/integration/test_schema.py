@@ -336,7 +336,7 @@ async def test_missing_rights_are_named_with_the_command_that_grants_them(
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-async def test_a_user_who_may_not_change_a_validator_is_warned_and_starts(
+async def test_without_the_right_to_change_a_validator_a_service_warns_and_starts(
     guarded: Callable[[str], str], ours: Database, driver: str
 ) -> None:
     user = await user_with("readWrite", ours)

@@ -55,7 +55,7 @@ def test_what_others_feel_is_named(change: dict[str, Any], wrong: str) -> None:
     assert judge(ROW, measured(**change)) == (wrong,)
 
 
-def test_every_row_has_a_name_of_its_own() -> None:
+def test_every_row_has_a_unique_name() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 

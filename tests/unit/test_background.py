@@ -93,7 +93,7 @@ async def test_an_event_starts_the_work_early_also_when_it_comes_during_a_run() 
         assert not wake.is_set()
 
 
-async def test_after_errors_the_loop_waits_longer_each_time_whatever_wakes_it() -> None:
+async def test_after_errors_the_loop_waits_longer_each_time_even_if_woken() -> None:
     wake, work = asyncio.Event(), Work(*(ValueError("defect") for _ in range(3)))
 
     async def wakes_itself() -> None:

@@ -30,7 +30,7 @@ def work() -> Work:
     return Work()
 
 
-async def test_a_call_alone_is_done_alone(work: Work) -> None:
+async def test_a_single_call_is_done_alone(work: Work) -> None:
     grouping = GroupCommit(work, limit=10)
     assert await grouping.submit(1) == 2
     assert await grouping.submit(2) == 4
@@ -56,7 +56,7 @@ async def test_what_arrives_during_a_run_forms_the_next_groups_up_to_the_limit(w
     assert work.groups == [[0], [1, 2], [3]]
 
 
-async def test_an_error_reaches_every_caller_of_the_group_and_nobody_else(work: Work) -> None:
+async def test_an_error_reaches_every_caller_of_the_group_and_no_other(work: Work) -> None:
     grouping = GroupCommit(work, limit=10)
     work.failure = RuntimeError("boom")
     results = await asyncio.gather(grouping.submit(1), grouping.submit(2), return_exceptions=True)

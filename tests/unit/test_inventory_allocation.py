@@ -205,7 +205,7 @@ undecided = st.lists(st.tuples(st.sampled_from(PRODUCTS), st.integers(1, 5)), ma
 
 
 @given(st.lists(lines, max_size=10), stocks, undecided)
-def test_a_decision_holds_whatever_becomes_of_undecided_orders(
+def test_a_decision_holds_for_any_fate_of_undecided_orders(
     batch: list[Lines], free: Lines, elsewhere: list[tuple[str, int]]
 ) -> None:
     products = goods(free)

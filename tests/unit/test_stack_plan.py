@@ -182,7 +182,7 @@ def test_two_stacks_have_different_keys(claims: PortClaims, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damaged", [b"", b"half a k", b"\xff\xfe"])
-def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
+def test_a_key_file_that_holds_no_key_is_reported_and_not_overwritten(
     claims: PortClaims, tmp_path: Path, damaged: bytes
 ) -> None:
     file = Layout(tmp_path).credentials_key
