@@ -40,7 +40,7 @@ WORKERS = 3
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Workers for `-n auto`: each has servers of its own, so one alone where the servers are given."""
+    """Workers for `-n auto`: each has its own servers, so only one if the servers are given."""
     given = os.environ.get(AMQP_URL_VARIABLE) and not os.environ.get(AMQP_MANAGEMENT_URL_VARIABLE)
     return 0 if given else WORKERS
 
@@ -56,7 +56,7 @@ SLOW_FILES = (
     "faults/test_funds.py",
     "faults/test_simulation.py",
 )
-"""The longest first. A file that is missing here, or has got faster, costs a little time and nothing else."""
+"""The longest first. A file that is missing here, or has become faster, only costs a little time."""
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture

@@ -226,7 +226,7 @@ def test_load_finds_the_services(stack: ComposeStack) -> None:
     assert json.loads(said)["audit"]["ok"], said
 
 
-def test_the_image_says_what_it_is(stack: ComposeStack) -> None:
+def test_the_image_carries_its_title_and_version(stack: ComposeStack) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     labels = stack.inspect("order")["Config"]["Labels"]
     ask = "from importlib.metadata import version; print(version('ordersaga'))"

@@ -1,7 +1,7 @@
 """Funds under load: hundreds of clients move money while processes and the database die, and the books stay right.
 
 Every request has an `Idempotency-Key` and is repeated under it until it is answered. In the end each has one answer,
-and the journal must contain exactly what these answers say: nothing twice, nothing missing, nothing else.
+and the journal must contain exactly what these answers say: nothing twice, nothing missing, nothing more.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class World:
         self._chance = random.Random()
 
     def request(self, key: str) -> Request:
-        """Return a random request; the key marks its entry if nothing else does."""
+        """Return a random request; the key identifies its entry if nothing else does."""
         kinds = (self._consume, self._replenish, self._transfer, self._cancel, self._create_payment, self._complete)
         return self._chance.choice(kinds)(key)
 

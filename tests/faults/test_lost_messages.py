@@ -1,6 +1,6 @@
 """The broker loses messages that it had confirmed, as after a restore of MongoDB beside an empty broker.
 
-The record of each unsettled order says what it still waits for, and the order service sends that again.
+The record of each unsettled order shows which answers are missing, and the order service repeats those requests.
 """
 
 from collections.abc import AsyncIterator

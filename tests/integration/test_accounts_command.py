@@ -279,7 +279,7 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     assert (await world.audit()).violations == []
 
 
-async def test_an_account_without_any_posting_is_no_difference(world: World) -> None:
+async def test_an_account_without_postings_is_not_a_difference(world: World) -> None:
     assert (await document(world, "show", "bank:b3"))["agrees"] is True
     await set_balance(world, "bank:b3", 7)
     await run(world, "repair", "bank:b3", "--write", "--reason", "never opened with anything")

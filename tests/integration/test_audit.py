@@ -1,6 +1,6 @@
 """The audit over a small world of correct records, and over the same world with one thing corrupted at a time.
 
-The world has an order for every way that an order can go, with the fields that the services' modules document. Only
+The world has an order for every possible course, with the fields that the services' modules document. Only
 the audit's own eyes are tested here; that the services write such records is seen where they run.
 """
 

@@ -130,7 +130,7 @@ async def test_what_handlers_return_is_published_in_order_and_the_batch_acknowle
     await nothing_left(harness)
 
 
-async def test_a_batch_is_what_is_there_and_at_most_the_limit(harness: Harness, running: Running) -> None:
+async def test_a_batch_has_the_waiting_messages_up_to_the_limit(harness: Harness, running: Running) -> None:
     handler, bus = Refunds(), await harness.bus(INBOX)
     await send(harness, refunds(*many(100)))
     await eventually(lambda: harness.arrived(bus) == 100, 60)

@@ -155,7 +155,7 @@ async def test_a_broker_that_does_not_answer_for_a_while_is_reported_and_its_con
         await bus.close()
 
 
-async def test_a_topology_that_is_whole_is_left_alone(harness: RabbitHarness) -> None:
+async def test_a_complete_topology_is_not_changed(harness: RabbitHarness) -> None:
     bus = await harness.bus(topology.PAYMENT_INBOX, repair_every=0.05)
     link = bus._link  # type: ignore[attr-defined]
     with capture_logs() as logs:

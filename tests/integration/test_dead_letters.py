@@ -436,7 +436,7 @@ async def test_a_replay_that_fails_again_is_the_same_letter_with_the_new_error(d
 
 
 async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_letters: DeadLetterHarness) -> None:
-    """A resumed replay may publish twice: the success of one copy stands, in either order."""
+    """A resumed replay may publish twice: the success of one copy counts, in either order."""
     await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))
     await dead_letters.record_waiting()
     await dead_letters.replay(Filters())

@@ -40,7 +40,7 @@ def worker(workers: list[Worker]) -> Worker:
     return workers[0]
 
 
-async def test_an_order_takes_its_stock_and_says_so(worker: Worker) -> None:
+async def test_an_order_takes_its_stock_and_reports_it(worker: Worker) -> None:
     await worker.stock({"p": 5})
 
     answer = await worker.reserve(order("o", {"p": 2}))

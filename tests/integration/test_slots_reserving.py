@@ -486,7 +486,7 @@ async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_r
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
     await worker.slot_rules()
-    # This worker dies before it finds out that the order was refused meanwhile.
+    # This worker dies before it learns that the order has been refused.
     doomed = Worker(worker.database, failpoint=crash_at(RESERVATION_RECORDED), clock=clock)
     with pytest.raises(SimulatedCrashError):
         await doomed.assign("o", 10_00)

@@ -1,7 +1,7 @@
 """The MongoDB and RabbitMQ that the tests run against: real ones, from the first source available.
 
 In this order: the URLs in ORDERSAGA_TEST_MONGODB_URL and ORDERSAGA_TEST_AMQP_URL; containers, where a Docker
-engine answers; processes of this machine. Whichever it is, a test run has a virtual host of its own.
+engine answers; processes of this machine. In every case, a test run has its own virtual host.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Tests start services hundreds of times, and each start spends a second on imports. So one process imports the
 libraries, none of this project's services or commands, and forks for each program, which then runs as `python -m`
-runs it: with a pid, an environment and an end of its own, by exit status or signal. That a service starts without
+runs it: with its own pid, environment and end, by exit status or signal. That a service starts without
 such help is shown wherever `ordersaga up` runs.
 """
 
@@ -227,7 +227,7 @@ class _Server:
 def _main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
-    gc.freeze()  # what is imported stays shared with the forked processes, which need not look through it
+    gc.freeze()  # what is imported stays shared with the forked processes, which need not scan it
     request = _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if request is None:
         return

@@ -1,4 +1,4 @@
-"""Group commit: alone at once, together in groups, and every caller gets its own result or the group's error."""
+"""Group commit: a single call runs at once, others in groups; each caller gets its own result or the group's error."""
 
 import asyncio
 from collections.abc import Sequence

@@ -515,7 +515,7 @@ def test_a_new_order_is_published_as_order_created() -> None:
     )
 
 
-# --- Lost messages: the record alone carries an order to its end. ---
+# --- Lost messages: the record is enough to complete an order. ---
 
 
 def reachable() -> set[Order]:

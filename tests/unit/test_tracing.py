@@ -294,7 +294,7 @@ SERVICES = ("order_service", "inventory_service", "payment_service", "provisioni
 
 
 def test_while_it_is_off_the_sdk_is_not_imported() -> None:
-    """The API alone may be there: FastAPI imports it."""
+    """Only the API may be present: FastAPI imports it."""
     imports = "; ".join(f"import {name if '.' in name else name + '.__main__'}" for name in SERVICES)
     check = "import sys; print(*[n for n in sys.modules if n.startswith(('opentelemetry.sdk', 'opentelemetry.exp'))])"
     code = f"{imports}; from shared.tracing import configure_tracing; configure_tracing('order', 'off'); {check}"

@@ -95,7 +95,7 @@ def test_what_is_shown_of_a_value_that_should_be_a_url(value: str, shown: str) -
         {"api": "https://api.stripe.com"},
     ],
 )
-def test_a_url_that_is_right_is_taken_as_it_is(value: dict[str, str]) -> None:
+def test_a_valid_url_is_not_changed(value: dict[str, str]) -> None:
     assert Urls(**value).model_dump(include=set(value)) == value
 
 
