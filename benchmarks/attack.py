@@ -1,13 +1,13 @@
-"""Attacks a stack of its own and says what it withstands: `make attack`, or with words in the names of rows.
+"""Attack a separate stack and report what it withstands: `make attack`, or with words from the names of rows.
 
     .venv/bin/python -m benchmarks.attack slowloris "JSON: NaN"
 
-The rows are in `benchmarks.attack_rows`. For each of them, this has to hold: no 5xx answer (503 with Retry-After where
+The rows are in `benchmarks.attack_rows`. Each of them must keep these limits: no 5xx answer (503 with Retry-After where
 a limit is what is tested), no process above 300 MiB, no restart, and no other request that waits longer than 500 ms.
-At the end every service is ready and the audit is clean. Exit status 1 if anything does not hold.
+At the end every service is ready and the audit is clean. Exit status 1 if anything fails.
 
 A slow request on a busy machine may be chance: a row that is a little too slow is run up to three times, and its best
-figure counts. The whole takes less than five minutes: what is not run by then is reported as failed.
+figure counts. The run takes less than five minutes; rows that have not run by then are reported as failed.
 """
 
 import argparse
@@ -39,11 +39,11 @@ from operations.stack.state import ProcessState, read_state
 from shared.services import PROCESSES
 
 MOST_SECONDS = 0.5
-"""What a request that has nothing to do with the attack may take."""
+"""The time limit for requests that are not part of the attack."""
 CHANCE_SECONDS = 2.0
-"""What is slower than this is not the machine's fault."""
+"""A request slower than this cannot be blamed on a busy machine."""
 MOST_BYTES = 300 << 20
-"""What a service process may hold in memory."""
+"""The memory limit of a service process."""
 GROWTH_BYTES = 8 << 20
 RUNS = 3
 PROBE_EVERY_SECONDS = 0.05
@@ -61,7 +61,7 @@ _console = Console(width=None if sys.stdout.isatty() else 160)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row did to the stack."""
+    """The effects of a row on the stack."""
 
     outcome: Outcome
     slowest_seconds: float
@@ -75,7 +75,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured of a row, and what is wrong with it: nothing if it holds."""
+    """The measurements of a row, and its failures: none if it passed."""
 
     row: Row
     measured: Measured | None
@@ -83,7 +83,7 @@ class Verdict:
 
 
 def judge(row: Row, measured: Measured) -> tuple[str, ...]:
-    """Say what does not hold of a row, each in a few words."""
+    """Return the failures of a row, each in a few words."""
     wrong = [f"{count} times {what}" for what, count in measured.outcome.items() if not _is_fine(row, what)]
     if measured.peak_bytes > MOST_BYTES:
         wrong.append(f"{measured.largest} held {measured.peak_bytes >> 20} MiB")
@@ -117,9 +117,9 @@ class Watch:
         self._peaks: dict[str, int] = {}
 
     async def over(self, attack: "asyncio.Future[Outcome]") -> Measured:
-        """Watch the stack until the attack is over and everything that was asked meanwhile is answered."""
+        """Watch the stack until the attack is over and every probe is answered."""
         before = self._pids()
-        # A connection for each question: the limits of connections are among what is attacked.
+        # A connection for each probe: connection limits are among the targets of the attacks.
         connector, timeout = aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=PROBE_SECONDS)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             measuring = asyncio.create_task(self._measure())
@@ -133,7 +133,7 @@ class Watch:
     async def _probe(self, session: aiohttp.ClientSession, url: str, attack: "asyncio.Future[Outcome]") -> None:
         done = False
         while not done:
-            done = attack.done()  # once more after the end, for what the attack has left behind
+            done = attack.done()  # once more after the end, for lasting effects of the attack
             started = time.monotonic()
             try:
                 async with session.get(url) as answer:
@@ -148,7 +148,7 @@ class Watch:
     async def _measure(self) -> None:
         while True:
             for name, size in _sizes(self._layout).items():
-                # What an earlier row has left above the limit is not this one's fault, unless it grows.
+                # Memory above the limit from an earlier row does not count here, unless it grows.
                 if size <= MOST_BYTES or size > self._before.get(name, 0) + GROWTH_BYTES:
                     self._peaks[name] = max(self._peaks.get(name, 0), size)
             await asyncio.sleep(MEASURE_EVERY_SECONDS)
@@ -164,7 +164,7 @@ def _running(layout: Layout) -> dict[str, psutil.Process]:
 
 
 def _sizes(layout: Layout) -> dict[str, int]:
-    """Return how many bytes of memory each service has."""
+    """Return the memory of each service in bytes."""
     sizes = {}
     for name, process in _running(layout).items():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -177,7 +177,7 @@ def _process(service: ProcessState) -> psutil.Process | None:
 
 
 def run_row(name: str, target: Target) -> Outcome:
-    """Run one attack, in a process of its own: what it costs here must not slow the probes."""
+    """Run one attack in a separate process, so that its cost here does not slow the probes."""
     row = next(row for row in ROWS if row.name == name)
     return asyncio.run(_attack(row, target))
 
@@ -202,7 +202,7 @@ class Campaign:
         self._layout = Layout(demo_stack.stack.data_dir)
 
     async def run(self, rows: Sequence[Row]) -> list[Verdict]:
-        """Run the rows and say of each how it went."""
+        """Run the rows and print the result of each."""
         verdicts = []
         for row in rows:
             verdict = await self._verdict(row)
@@ -223,7 +223,7 @@ class Campaign:
         return Verdict(row, best, judge(row, best))
 
     def _may_be_chance(self, row: Row, measured: Measured) -> bool:
-        """Whether to run the row again: it was only a little slow, and there is time."""
+        """Return whether to run the row again: it was only a little slow, and there is time."""
         only_slow = _is_slow(measured) and len(judge(row, measured)) == 1
         return only_slow and measured.slowest_seconds < CHANCE_SECONDS and self._elapsed() < NO_MORE_RUNS_AFTER_SECONDS
 
@@ -241,7 +241,7 @@ def _better(one: Measured, other: Measured) -> Measured:
 
 
 async def prepare(stack: Stack) -> Target:
-    """Place the order that is asked for all the time, and large ones for lists."""
+    """Place the order that the probes read, and large ones for lists."""
     async with aiohttp.ClientSession(raise_for_status=True) as session:
         async with session.put(f"{stack.urls['inventory']}/inventory/lamp", json={"quantity": 5}):
             pass
@@ -260,7 +260,7 @@ async def _place(session: aiohttp.ClientSession, stack: Stack, items: Sequence[M
 
 
 async def aftermath(stack: Stack) -> tuple[str, ...]:
-    """Say what is wrong with the stack when all is over: what is not ready, what the audit finds."""
+    """Return what is wrong with the stack at the end: services that are not ready, findings of the audit."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
         deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
         while (unready := await _unready(session, stack)) and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
 """The table of attacks on a running stack: hostile connections, bodies, messages, forms, parameters and headers.
 
-Adding an attack is one entry in ROWS. Each returns what came of it, counted: statuses, or a word for what else
-happened. `benchmarks.attack` runs them and judges what became of the stack meanwhile.
+Adding an attack is one entry in ROWS. Each returns its outcomes, counted: statuses, or a word for what else
+happened. `benchmarks.attack` runs them and judges the state of the stack meanwhile.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ import aio_pika
 from shared.topology import INBOXES, MAX_MESSAGE_BYTES
 
 Outcome = Counter[str]
-"""How often each thing happened: a status, or one of the words below."""
+"""Counts by outcome: a status, or one of the words below."""
 
 TRY_AGAIN = "503, try again"
 """A 503 that says when to come back (Retry-After)."""
@@ -34,19 +34,19 @@ SWALLOWED = "swallowed whole"
 NOT_TAKEN = "left in the queue"
 TAKEN = "taken"
 GOOD = (CLOSED, TAKEN)
-"""What may happen besides answers: a connection that is closed, a message that is taken out of its queue."""
+"""Outcomes other than answers: a closed connection, a message taken out of its queue."""
 
 ANSWER_SECONDS = 20.0
 HEAD_SECONDS = 14.0
-"""Within these a service has to have closed a connection without a head; the limit is 10 s."""
+"""Seconds within which a service must close a connection without a head; the limit is 10 s."""
 BODY_SECONDS = 35.0
-"""Within these a service has to have closed a connection without a body; the limit is 30 s."""
+"""Seconds within which a service must close a connection without a body; the limit is 30 s."""
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Target:
-    """The stack that is attacked: where its services answer, its broker, and an order that it knows."""
+    """The stack that is attacked: its services' addresses, its broker, and an order in it."""
 
     urls: Mapping[str, str]
     amqp_url: str
@@ -77,7 +77,7 @@ async def _connect(url: str, receive_buffer: int = 0) -> tuple[asyncio.StreamRea
 
 
 async def _answer(reader: asyncio.StreamReader) -> str:
-    """Return the status of the answer, or what happened in its place."""
+    """Return the status of the answer, or what happened instead."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -92,7 +92,7 @@ async def _answer(reader: asyncio.StreamReader) -> str:
 async def _request(
     url: str, method: str, target: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = ()
 ) -> str:
-    """Send one request as it is, however wrong; the given headers take the place of the usual ones."""
+    """Send one request as it is, however wrong; the given headers replace the usual ones."""
     usual = {"Host": urlsplit(url).netloc, "Content-Length": str(len(body)), "Content-Type": "application/json"}
     names = {name.lower() for name, _ in headers}
     sent = [(name, value) for name, value in usual.items() if name.lower() not in names]
@@ -120,7 +120,7 @@ async def _pour(target: Target, service: str, begin: bytes, piece: bytes, size: 
             await writer.drain()
             if reader.at_eof() or writer.is_closing():
                 break
-        # What is still on the way does not fail before the server has looked at it.
+        # Data still in transit must not fail before the server has read it.
         closed = await _closes(reader, ANSWER_SECONDS)
     except ConnectionError:
         closed = True
@@ -344,7 +344,7 @@ def _many_items() -> Iterable[tuple[str, bytes]]:
 
 
 def _many_elements(inbox: str) -> Iterable[tuple[str, bytes]]:
-    """Each message that the inbox takes, with many elements in the place of each of its fields in turn."""
+    """Each message that the inbox takes, with many elements in place of each of its fields in turn."""
     many = "[" + ",".join(["{}"] * ELEMENTS) + "]"
     for kind in (message.routing_key for message in INBOXES[inbox]):
         for field in SAMPLES[kind]:

@@ -1,4 +1,4 @@
-"""What one message costs on the bus: CPU time in the client and in the broker, per publish, delivery and handling.
+"""The cost of one message on the bus: CPU time in the client and in the broker, per publish, delivery and handling.
 
     python -m benchmarks.bus amqp://guest:guest@127.0.0.1:5672/benchmark [--messages 20000] [--batches 1,10,100,300]
 
@@ -67,7 +67,7 @@ def cpu_seconds(process: psutil.Process | None) -> float:
 
 
 async def measured(work: Callable[[], Awaitable[None]], messages: int, broker: psutil.Process | None) -> Cost:
-    """Run `work` and return what each of `messages` cost."""
+    """Run `work` and return the cost of each of `messages`."""
     client, server, start = time.process_time(), cpu_seconds(broker), time.perf_counter()
     await work()
     elapsed = time.perf_counter() - start
@@ -128,7 +128,7 @@ class PlainClient:
 
 
 class BusClient:
-    """The work through RabbitBus, which is the one that the services use."""
+    """The same work through RabbitBus, as in the services."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,4 +1,4 @@
-"""How fast 100,000 dead letters are recorded, listed, searched and grouped.
+"""The speed of recording, listing, searching and grouping 100,000 dead letters.
 
     python -m benchmarks.dead_letters mongodb://127.0.0.1:27017/?replicaSet=rs0 [--letters 100000] [--keep]
 

@@ -1,4 +1,4 @@
-"""What every test can ask for: servers, databases and a broker of its own, an id that no other test has."""
+"""Fixtures for every test: servers, separate databases and broker, and unique ids."""
 
 import os
 import secrets
@@ -40,7 +40,7 @@ WORKERS = 3
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Workers for `-n auto`: each has servers of its own, so one alone where the servers are given."""
+    """Workers for `-n auto`: each has its own servers, so only one if the servers are given."""
     given = os.environ.get(AMQP_URL_VARIABLE) and not os.environ.get(AMQP_MANAGEMENT_URL_VARIABLE)
     return 0 if given else WORKERS
 
@@ -56,12 +56,12 @@ SLOW_FILES = (
     "faults/test_funds.py",
     "faults/test_simulation.py",
 )
-"""The longest first. A file that is missing here, or has got faster, costs a little time and nothing else."""
+"""The longest first. A file that is missing here, or has become faster, only costs a little time."""
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker is left with it alone when the others have finished."""
+    """Start with the slow tests, so that no worker is still busy with one when the others have finished."""
     if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = _slow_ones_first(items, workers)
 

@@ -65,12 +65,12 @@ class ComposeStack:
         self._environment = {**inherited, **chosen, **provider, "ORDERSAGA_IMAGE": IMAGE}
 
     def url(self, service: str) -> str:
-        """Where a service listens on this machine."""
+        """The URL of a service on this machine."""
         return f"http://127.0.0.1:{self._ports[service]}"
 
     @property
     def amqp_url(self) -> str:
-        """Where the broker listens, with its default user."""
+        """The URL of the broker, with its default user."""
         return f"amqp://ordersaga:ordersaga@127.0.0.1:{self._ports['rabbitmq']}/"
 
     def run(self, *arguments: str, check: bool = True, timeout: float = 300) -> str:
@@ -125,7 +125,7 @@ class ComposeStack:
         return self.run("logs", "--no-color", f"--tail={lines}", check=False)
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """What the engine knows about a service's container."""
+        """The engine's data about a service's container."""
         container = self.run("ps", "--all", "--quiet", service).strip()
         described = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True)
         document: dict[str, Any] = json.loads(described.stdout)[0]

@@ -192,7 +192,7 @@ async def test_an_order_gets_a_slot_and_the_console_shows_it(
     assert_books_balance(stack, orders=1)
 
 
-async def test_a_message_that_nobody_can_read_becomes_a_dead_letter_that_a_command_lists(
+async def test_an_unreadable_message_becomes_a_dead_letter_that_a_command_lists(
     stack: ComposeStack, unique_id: str
 ) -> None:
     connection = await aio_pika.connect(stack.amqp_url)
@@ -226,7 +226,7 @@ def test_load_finds_the_services(stack: ComposeStack) -> None:
     assert json.loads(said)["audit"]["ok"], said
 
 
-def test_the_image_says_what_it_is(stack: ComposeStack) -> None:
+def test_the_image_carries_its_title_and_version(stack: ComposeStack) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     labels = stack.inspect("order")["Config"]["Labels"]
     ask = "from importlib.metadata import version; print(version('ordersaga'))"
@@ -260,7 +260,7 @@ async def test_a_second_inventory_is_found_by_its_name_and_shares_the_work(
 
 
 def test_the_image_can_trace(stack: ComposeStack) -> None:
-    """What is missing for it would end the process with an error."""
+    """If anything is missing for it, the process ends with an error."""
     start = "from shared.tracing import configure_tracing; configure_tracing('order', 'otlp')"
     stack.run("run", "--rm", "--no-deps", "-T", "order", "python", "-c", start)
 

@@ -68,7 +68,7 @@ def test_a_replica_set_under_another_address_is_refused_at_once(started: Servers
     initiate(url, "rs0", f"{address[0]}:{address[1]}", within=5)
 
 
-async def test_the_broker_takes_a_quorum_queue_in_a_virtual_host_of_its_own(started: Servers, unique_id: str) -> None:
+async def test_the_broker_takes_a_quorum_queue_in_a_separate_virtual_host(started: Servers, unique_id: str) -> None:
     async with await aio_pika.connect(started.amqp_url) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(unique_id, durable=True, arguments={"x-queue-type": "quorum"})

@@ -132,7 +132,7 @@ async def test_the_command_line(stack: Stack) -> None:
     assert re.search(r"What goes through has stock and payment +[\d,]+ orders", output)
 
 
-async def test_an_audit_of_another_stack_than_the_one_that_took_the_orders_is_told(stack: Stack) -> None:
+async def test_an_audit_of_a_stack_that_did_not_take_the_orders_is_reported(stack: Stack) -> None:
     """The books of the other stack balance because they are empty."""
     where = {"mongodb_url": stack.mongodb_url, "amqp_url": stack.amqp_url, "database_prefix": "another"}
     where |= {"order_url": stack.url("order"), "inventory_url": stack.url("inventory")}

@@ -208,7 +208,7 @@ async def test_orders_are_accepted_while_the_others_are_away(stack: Stack) -> No
     assert {order["failureReason"] for order in orders} == {"Unknown product p1"}
 
 
-async def test_a_terminated_service_finishes_what_it_has_in_hand(stack: Stack) -> None:
+async def test_a_terminated_service_finishes_its_current_batch(stack: Stack) -> None:
     """After SIGTERM under load, the process ends with status 0, and no accepted order is lost."""
     await stack.start("order", "order", "inventory", "payment")
     await stack.stock("p1", 1000)

@@ -62,7 +62,7 @@ async def place_and_cancel(stack: Stack) -> bool:
     return bool(status == "CANCELLED")
 
 
-async def test_orders_get_slots_while_there_is_room_and_give_them_back(stack: Stack) -> None:
+async def test_orders_get_slots_while_there_is_room_and_return_them(stack: Stack) -> None:
     await a_burst_of_orders_fills_the_slots_to_the_last_one_that_fits(stack)
     await orders_one_by_one_get_slots_and_give_them_back(stack)
 

@@ -1,4 +1,4 @@
-"""The broker runs low on memory or disk and blocks publishers: the services say so, and no message is lost for it."""
+"""The broker runs low on memory or disk and blocks publishers: the services report it, and no message is lost."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ from tests.support.servers import NativeServers
 INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
 MESSAGES = 40
 ALARM_SECONDS = 6.0
-"""Longer than the bus waits for any answer, and many times as long as it is between two questions."""
+"""Longer than the bus waits for any answer, and many times its interval between checks."""
 
 RAISE = {
     "memory": ("set_vm_memory_high_watermark", "0.00001"),
@@ -84,7 +84,7 @@ async def test_during_an_alarm_consumers_keep_their_messages_and_nothing_is_rede
 
     async with AsyncExitStack() as running:
         async with alarm(own_servers, kind):
-            await during.bus.start(INBOX)  # gets what is more than the prefetch of the other
+            await during.bus.start(INBOX)  # gets what exceeds the prefetch of the other
             for service in (before, during):
                 await running.enter_async_context(service.run())
             for service in (before, during):
@@ -97,7 +97,7 @@ async def test_during_an_alarm_consumers_keep_their_messages_and_nothing_is_rede
         )
         assert before.bus._link is link
     assert {answer.correlation_id for answer in answers} == set(orders)
-    # Once each: whatever had been delivered again would have been handled again.
+    # Once each: a redelivered message would have been handled again.
     assert before.handled + during.handled == Counter(orders)
     counts = await count_messages(own_servers.amqp_url)
     assert (counts[INBOX], counts[topology.DEAD_LETTERS]) == (0, 0)
@@ -111,7 +111,7 @@ async def send(url: str, orders: Sequence[str]) -> None:
 
 
 async def take(url: str, queue: str, number: int) -> list[Delivery]:
-    """Take messages until there have been those of so many orders."""
+    """Take messages until those of this many orders have arrived."""
     bus, found = RabbitBus(url), list[Delivery]()
     await bus.start(queue)
     async with asyncio.timeout(60):

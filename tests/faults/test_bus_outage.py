@@ -48,7 +48,7 @@ class Traffic:
                 await bus.close()
 
     async def recovered(self) -> None:
-        """All are connected again, new messages are answered, and so are all that were ever confirmed."""
+        """Wait until all are connected again, and new messages and all confirmed ones are answered."""
         before = len(self.confirmed)
         await eventually(lambda: len(self.confirmed) >= before + 50, within=60)
         everything = set(self.confirmed)
@@ -125,7 +125,7 @@ async def test_while_the_broker_is_away_publishing_fails_in_bounded_time_with_a_
             await asyncio.sleep(0.05)
         slowest = max(slowest, time.monotonic() - start)
     await stopping
-    assert slowest < PUBLISH_SECONDS + 10  # a machine that stands still is not the bus's fault
+    assert slowest < PUBLISH_SECONDS + 10  # a stalled machine is not the bus's fault
     # The last reason may be how the connection was lost, until the bus has tried again.
     await eventually(lambda: "Connect call failed" in str(bus.unhealthy_reason), within=60)
     await bus.close()

@@ -1,7 +1,7 @@
-"""Funds under fire: hundreds of clients move money while processes and the database die, and the books stay right.
+"""Funds under load: hundreds of clients move money while processes and the database die, and the books stay right.
 
 Every request has an `Idempotency-Key` and is repeated under it until it is answered. In the end each has one answer,
-and the journal must contain exactly what these answers say: nothing twice, nothing missing, nothing else.
+and the journal must contain exactly what these answers say: nothing twice, nothing missing, nothing more.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class World:
         self._chance = random.Random()
 
     def request(self, key: str) -> Request:
-        """Return a random request; the key marks its entry if nothing else does."""
+        """Return a random request; the key identifies its entry if nothing else does."""
         kinds = (self._consume, self._replenish, self._transfer, self._cancel, self._create_payment, self._complete)
         return self._chance.choice(kinds)(key)
 
@@ -116,7 +116,7 @@ class World:
         return self._chance.randrange(1, OPENING // 2)
 
 
-class Fire:
+class Load:
     """Clients that send requests until they are stopped, and their answers."""
 
     def __init__(self, funds: Funds, world: World) -> None:
@@ -127,7 +127,7 @@ class Fire:
         self._sent = 0
         self.done: list[Done] = []
 
-    async def burn(self) -> None:
+    async def run(self) -> None:
         """Run all clients until `stop`, and return when each has the answer to its last request."""
         async with asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
@@ -146,7 +146,7 @@ class Fire:
     async def _client(self) -> None:
         while not self._stopped.is_set():
             async with self._gate:
-                # The fire may have been put out while this client waited for a connection.
+                # The load may have been stopped while this client waited for a connection.
                 if not self._stopped.is_set():
                     await self._send()
 
@@ -169,16 +169,16 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
         await stack.start("payment", "payment")
         funds = Funds(http, lambda: random.choice(stack.processes("payment")).url)
         world = await _open_accounts(funds)
-        fire = Fire(funds, world)
-        burning = asyncio.create_task(fire.burn())
+        load = Load(funds, world)
+        running = asyncio.create_task(load.run())
         try:
-            await _disasters(stack, own_servers, fire)
+            await _disasters(stack, own_servers, load)
         finally:
-            fire.stop()
-            await burning
-        _assert_load_was_mixed(fire.done)
-        await _assert_answers_stay(funds, fire.done)
-        await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, fire.done)
+            load.stop()
+            await running
+        _assert_load_was_mixed(load.done)
+        await _assert_answers_stay(funds, load.done)
+        await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, load.done)
         await stack.assert_books_balance()
 
 
@@ -190,16 +190,16 @@ async def _open_accounts(funds: Funds) -> World:
     return World(retainers, banks)
 
 
-async def _disasters(stack: Stack, servers: NativeServers, fire: Fire) -> None:
+async def _disasters(stack: Stack, servers: NativeServers, load: Load) -> None:
     """Kill a process, restart the database, and kill a process again; after each, the requests must continue."""
-    await fire.runs_for(SECONDS / 4)
+    await load.runs_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.runs_for(SECONDS / 4)
+    await load.runs_for(SECONDS / 4)
     await servers.stop_database(kill=True)
     await servers.start_database()
-    await fire.runs_for(SECONDS / 4)
+    await load.runs_for(SECONDS / 4)
     await _kill_one(stack)
-    await fire.runs_for(SECONDS / 4)
+    await load.runs_for(SECONDS / 4)
 
 
 async def _kill_one(stack: Stack) -> None:

@@ -1,7 +1,7 @@
 """kill -9 of each service at each point between two steps, under load: nothing is lost, sold twice or charged twice.
 
 The process ends itself with SIGKILL when it reaches the named point (shared/failpoints.py), in the middle of a
-batch; a new one takes its place. What the first one had written, published or left is found again by the second.
+batch; a new one takes its place. It finds what the first one had written, published or left undone.
 """
 
 import statistics
@@ -37,7 +37,7 @@ async def test_killed_between_two_steps(
         await stack.start(*(name for name in SAGA_SERVICES if name != service))
         if service != "inventory":
             await stack.stock("p1", STOCK)
-        # In batches of a few, so that there is a second one even if all messages are there at once.
+        # Small batches, so that there are at least two even if all messages arrive at once.
         (doomed,) = await stack.start(service, crash_at=f"{point}#2", batch_limit=BATCH)
         if service == "inventory":
             await stack.stock("p1", STOCK)
@@ -55,7 +55,7 @@ def a_third_declined(index: int) -> dict[str, Any]:
 
 
 async def assert_sold_out(stack: Stack, orders: list[dict[str, Any]]) -> None:
-    """Every unit was sold once, as there were more good orders than stock; or is still there to sell."""
+    """Every unit was sold once, as there were more good orders than stock; or is still in stock."""
     confirmed = [order for order in orders if order["status"] == "CONFIRMED"]
     assert {order["status"] for order in orders} == {"CONFIRMED", "CANCELLED"}
     assert len(confirmed) <= STOCK
@@ -91,7 +91,7 @@ async def every_order(stack: Stack) -> list[dict[str, Any]]:
 async def test_a_hot_product_survives_twenty_kills(
     service: str, mongodb_url: str, clean_broker: str, database_prefix: str
 ) -> None:
-    """After a kill, the restarted process and the one beside it go on within 3 s; no unit is leaked in the end."""
+    """After a kill, the restarted process and the one beside it continue within 3 s; no unit is leaked in the end."""
     async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
         await stack.start("order", "inventory", "payment", service)
         await stack.stock("p1", 100_000)

@@ -1,6 +1,6 @@
 """The broker loses messages that it had confirmed, as after a restore of MongoDB beside an empty broker.
 
-The record of each unsettled order says what it still waits for, and the order service sends that again.
+The record of each unsettled order shows which answers are missing, and the order service repeats those requests.
 """
 
 from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ async def stands_at(stack: Stack, order_id: str, status: str) -> None:
 
 
 async def test_a_new_order_and_then_its_release_are_lost(stack: Stack) -> None:
-    """Inventory hears of neither: the order is cancelled when its time is over, and settles once inventory is there."""
+    """Inventory gets neither: the order is cancelled at its deadline, and settles once inventory runs."""
     await stack.start("order", "payment")
     order_id = await stack.place(payment={"token": "tok_ok"})
     await lost_at_least_one(stack, topology.INVENTORY_INBOX)

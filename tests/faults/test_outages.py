@@ -1,4 +1,4 @@
-"""The broker, or the database, is away for a minute in the middle of load; then the services go on by themselves."""
+"""The broker, or the database, is away for a minute in the middle of load; then the services continue by themselves."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ STOCK = 100_000
 
 
 class Load:
-    """A client that places orders one after another until it is told to stop, whatever the answers are."""
+    """A client that places orders one after another until it is stopped, whatever the answers are."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -113,7 +113,7 @@ async def _finish(stack: Stack, load: Load, running: asyncio.Task[None]) -> None
     orders = await stack.all_settled(load.accepted, within=90)
     assert Counter(order["status"] for order in orders) == {"CONFIRMED": len(load.accepted)}
     inventory = await stack.inventory("p1")
-    # A request that ended in 503 or a broken connection may have stored its order all the same: counted in the books.
+    # A request that ended in 503 or a broken connection may still have stored its order: count them in the books.
     assert inventory["quantity"] + inventory["reserved"] == STOCK
     assert inventory["reserved"] >= len(load.accepted)
     await stack.assert_books_balance()

@@ -1,4 +1,4 @@
-"""kill -9, a pause, a second process: whatever happens to the worker of a job, one server is sold per order."""
+"""kill -9, a pause, a second process: one server is sold per order, whatever happens to the worker of a job."""
 
 import asyncio
 import signal

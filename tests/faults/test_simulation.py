@@ -1,9 +1,9 @@
 """The whole saga in one process over the in-memory bus and a real MongoDB, with faults drawn from a seed.
 
 Messages are duplicated, delayed, reordered and lost with their connection; each service crashes between any two steps
-and starts again; the provider's answers get lost; the broker loses all that it has. Whatever the seed: every order
-settles, stock is conserved, nobody is charged for nothing, no delivery slot is booked over or kept for nothing, and the
-provider has sold the servers of the completed orders and no others.
+and starts again; the provider's answers get lost; the broker loses all its messages. Whatever the seed: every order
+settles, stock is conserved, no customer is charged for nothing, no delivery slot is overbooked or kept for nothing, and
+the provider has sold the servers of the completed orders and no others.
 """
 
 import asyncio
@@ -44,13 +44,13 @@ SEEDS = range(12)
 ORDERS = 24
 STOCK = 10
 PREPAID = 60
-"""What the retainer holds: enough for some of the orders that are to be paid from it."""
+"""The balance of the retainer: enough for some of the orders that are paid from it."""
 ROOM = 25
-"""What each delivery slot takes: two orders for 10, or one for 20."""
+"""The capacity of each delivery slot: two orders for 10, or one for 20."""
 GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 FAULTS = Faults(duplicate=0.15, reorder=0.3, delay=0.2, longest_delay=3, disconnect=0.03)
 DATA_LOSS = 0.1
-"""How often the broker comes back empty after an order was placed; it does so once after the last one as well."""
+"""The number of times that the broker loses its messages between orders; it also does so after the last one."""
 SERVICES: tuple[tuple[Service, Callable[..., Any], type[Any]], ...] = (
     (ORDER, order.assemble, OrderSettings),
     (INVENTORY, inventory.assemble, InventorySettings),
@@ -212,7 +212,7 @@ def _slot_rules() -> dict[str, Any]:
 
 
 def _delivery(rng: random.Random, slots: list[str]) -> dict[str, Any]:
-    """What some orders say of their delivery: the earliest slot, or a certain one."""
+    """Return the delivery that some orders request: the earliest slot, or a certain one."""
     return rng.choice(({}, {"delivery": {"slot": "auto"}}, {"delivery": {"slot": rng.choice(slots)}}))
 
 
@@ -226,7 +226,9 @@ async def _until_answered(
     async def answered() -> bool:
         nonlocal patience
         assert player.client
-        patience *= 1.2  # on a slow machine no answer may come within half a second, however often it is asked for
+        patience *= (
+            1.2  # on a slow machine no answer may come within half a second, however often the request is repeated
+        )
         async with asyncio.timeout(patience):
             response = await player.client.request(method, path, json=body, headers=headers)
         if response.status_code in allowed:
@@ -285,7 +287,7 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
 async def _assert_slots_are_booked_by_what_went_through(
     mongodb_url: str, prefix: str, slots: list[str], orders: list[dict[str, Any]]
 ) -> None:
-    """What a slot is loaded with is what the orders cost that went through and have it, and no more than it takes."""
+    """Check that each slot's load is the total of its successful orders, and within its capacity."""
     async with connected(mongodb_url, f"{prefix}_inventory") as stock:
         recorded = {slot["_id"]: slot async for slot in stock["products"].find({"kind": "slot"})}
     loads = {slot_id: slot["supplied"] - slot["quantity"] for slot_id, slot in recorded.items()}
@@ -298,7 +300,7 @@ async def _assert_slots_are_booked_by_what_went_through(
 async def _assert_retainer_has_the_rest(
     mongodb_url: str, prefix: str, retainer_id: str, orders: list[dict[str, Any]]
 ) -> None:
-    """What has left the retainer is what the orders cost that went through and were paid from it, to the cent."""
+    """Check that the retainer was charged exactly for the successful orders that were paid from it."""
     async with connected(mongodb_url, f"{prefix}_payments") as payments:
         prepaid = {p["_id"] async for p in payments["payments"].find({"retainerId": retainer_id})}
         spent = sum(one["totalAmount"] for one in orders if one["orderId"] in prepaid and one["status"] in GONE_THROUGH)

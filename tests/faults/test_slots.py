@@ -312,7 +312,7 @@ async def test_an_order_that_was_recorded_while_it_was_assigned_a_slot_keeps_its
 
 
 @pytest.mark.parametrize("why", ["begun", "disabled"])
-async def test_an_order_whose_worker_died_is_not_booked_in_a_slot_that_is_not_on_offer_any_more(
+async def test_an_order_whose_worker_died_is_not_booked_in_a_slot_that_is_no_longer_on_offer(
     workers: list[Worker], other: Worker, clock: HandClock, why: str
 ) -> None:
     await crash(doomed(workers, clock, STOCK_MOVED).reserve(wanting("o")))

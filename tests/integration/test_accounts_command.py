@@ -171,12 +171,12 @@ async def test_the_balance_becomes_the_sum_of_its_postings(
     done = await document(world, "repair", account_id, "--write", "--reason", "edited by hand")
     assert done["written"] is True
     assert (await stored(world, account_id))["balance"] == right
-    told, undone = await corrections(world)
-    assert done["differences"][0]["entries"] == [told["_id"], undone["_id"]]
-    assert undone["reverses"] == told["_id"]
-    assert [entry["description"] for entry in (told, undone)] == ["edited by hand"] * 2
-    assert [entry["postings"][0]["balanceAfter"] for entry in (told, undone)] == [balance, right]
-    assert told["postings"][0]["account"] == account_id
+    recorded, undone = await corrections(world)
+    assert done["differences"][0]["entries"] == [recorded["_id"], undone["_id"]]
+    assert undone["reverses"] == recorded["_id"]
+    assert [entry["description"] for entry in (recorded, undone)] == ["edited by hand"] * 2
+    assert [entry["postings"][0]["balanceAfter"] for entry in (recorded, undone)] == [balance, right]
+    assert recorded["postings"][0]["account"] == account_id
     shown = await document(world, "statement", account_id, "--limit", "2")
     assert [m["balance"] for m in shown["movements"]] == [balance / 100, right / 100]
     report = await world.audit()
@@ -196,8 +196,8 @@ async def test_the_balance_is_kept_if_it_is_right(
     assert "1 more posting was counted" in await run(world, "repair", account_id, status=1)
     await run(world, "repair", account_id, "--write", "--reason", "entry lost", "--keep", "balance")
     assert (await stored(world, account_id))["balance"] == balance
-    (told,) = await corrections(world)
-    assert told["postings"][1] == {"account": "system:suspense:USD", "amount": suspense}
+    (recorded,) = await corrections(world)
+    assert recorded["postings"][1] == {"account": "system:suspense:USD", "amount": suspense}
     report = await world.audit()
     assert report.violations == []
     assert report.information["systemBalances"]["system:suspense:USD"] == -suspense / 100
@@ -279,7 +279,7 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     assert (await world.audit()).violations == []
 
 
-async def test_an_account_without_any_posting_is_no_difference(world: World) -> None:
+async def test_an_account_without_postings_is_not_a_difference(world: World) -> None:
     assert (await document(world, "show", "bank:b3"))["agrees"] is True
     await set_balance(world, "bank:b3", 7)
     await run(world, "repair", "bank:b3", "--write", "--reason", "never opened with anything")

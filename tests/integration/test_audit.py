@@ -1,6 +1,6 @@
 """The audit over a small world of correct records, and over the same world with one thing corrupted at a time.
 
-The world has an order for every way that an order can go, with the fields that the services' modules document. Only
+The world has an order for every possible course, with the fields that the services' modules document. Only
 the audit's own eyes are tested here; that the services write such records is seen where they run.
 """
 
@@ -735,7 +735,7 @@ async def test_servers_that_do_not_answer(clean_broker: str, mongodb_url: str, d
 async def peak_memory(world: World) -> int:
     """The peak of bytes that an audit holds, without uncollected garbage."""
     gc.collect()
-    gc.freeze()  # leftovers of earlier tests are not scanned again and again
+    gc.freeze()  # garbage of earlier tests is not scanned again and again
     tracemalloc.start()
     try:
         assert (await world.audit(page=100, on_progress=lambda _: gc.collect())).ok

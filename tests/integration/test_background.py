@@ -19,7 +19,7 @@ NAME = "ordersaga_records"
 
 @pytest.fixture
 async def administered(tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
-    """A database as its administrator sees it, and as a user sees it who may only read."""
+    """A database with an administrator's rights, and the same with read-only rights."""
     async with guarded_mongodb(tmp_path) as url_for, connected(url_for("root"), NAME) as ours:
         user = await user_with("read", ours)
         async with connected(url_for(user), NAME) as theirs:

@@ -1,4 +1,4 @@
-"""What the batch consumer does around its handlers, over RabbitMQ and in memory alike."""
+"""The work of the batch consumer around its handlers, over RabbitMQ and in memory."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ async def harness(request: pytest.FixtureRequest, amqp_url: str) -> AsyncIterato
 
 
 class Refunds:
-    """A handler that answers every refund, remembers its calls, and fails as it is told."""
+    """A handler that answers every refund, remembers its calls, and fails on request."""
 
     def __init__(self, fail: Callable[[Sequence[RefundPayment]], Exception | None] = lambda _: None) -> None:
         self.calls: list[list[str]] = []
@@ -130,7 +130,7 @@ async def test_what_handlers_return_is_published_in_order_and_the_batch_acknowle
     await nothing_left(harness)
 
 
-async def test_a_batch_is_what_is_there_and_at_most_the_limit(harness: Harness, running: Running) -> None:
+async def test_a_batch_has_the_waiting_messages_up_to_the_limit(harness: Harness, running: Running) -> None:
     handler, bus = Refunds(), await harness.bus(INBOX)
     await send(harness, refunds(*many(100)))
     await eventually(lambda: harness.arrived(bus) == 100, 60)
@@ -473,7 +473,7 @@ async def test_after_a_crash_before_the_acknowledgement_the_same_results_are_pub
     first = await harness.take_from(ANSWERS, 0 if point == HANDLED else 2)
 
     await harness.drop_connections()
-    await bus.close()  # it would connect again, and take the messages that nobody handles there
+    await bus.close()  # it would connect again, and take messages that no handler is left for
     await running.consumer(Refunds())
 
     again = await harness.take_from(ANSWERS, 2)
@@ -498,7 +498,7 @@ async def test_after_a_crash_after_the_acknowledgement_nothing_returns(harness: 
 
 
 class UnreliableBus:
-    """A bus whose calls fail as they are told, before they do anything."""
+    """A bus whose calls fail on request, before they do anything."""
 
     def __init__(self, bus: Bus, **failures: Sequence[Exception]) -> None:
         self._bus = bus
@@ -595,7 +595,7 @@ async def test_stopping_abandons_a_batch_that_does_not_finish_in_time(harness: H
     consumer = await running.consumer(handler, bus=bus)
     await send(harness, refunds("o1"))
     await started.wait()
-    async with asyncio.timeout(8):  # less than it waits when it is told nothing
+    async with asyncio.timeout(8):  # less than its default wait
         await consumer.stop(within=0.1)
     await bus.close()
     await harness.take_from(INBOX, 1)

@@ -1,4 +1,4 @@
-"""What every bus promises (shared.bus.Bus), over RabbitMQ and in memory alike."""
+"""The contract of every bus (shared.bus.Bus), over RabbitMQ and in memory."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ def refunds(count: int) -> list[RefundPayment]:
     return [RefundPayment(order_id=f"o{number}", reason="a test") for number in range(count)]
 
 
-async def test_what_is_published_is_received_in_order_with_all_that_it_says(harness: Harness) -> None:
+async def test_messages_are_received_complete_and_in_order(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     sent = [envelope(message) for message in refunds(250)]
     await bus.publish(sent)
@@ -53,7 +53,7 @@ async def test_headers_of_every_kind_survive(harness: Harness) -> None:
     assert dict(received.headers) == headers
 
 
-async def test_receive_returns_what_is_there_and_no_more_than_asked(harness: Harness) -> None:
+async def test_receive_returns_the_waiting_messages_up_to_the_limit(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(10))
     await eventually(lambda: harness.arrived(bus) == 10, 60)
@@ -79,7 +79,7 @@ async def test_acknowledged_messages_never_come_again(harness: Harness) -> None:
     bus = await harness.bus(INBOX, prefetch=10)
     await Publisher(bus).send(refunds(20))
     await bus.acknowledge(await take_batch(bus, 10))
-    # They come only when the broker has seen the acknowledgement, which else might be lost with the connection.
+    # They come only when the broker has seen the acknowledgement, which otherwise might be lost with the connection.
     unacknowledged = await take_batch(bus, 10)
 
     await harness.drop_connections()
@@ -87,7 +87,7 @@ async def test_acknowledged_messages_never_come_again(harness: Harness) -> None:
     assert bodies(await take_batch(bus, 10)) == bodies(unacknowledged)
 
 
-async def test_unacknowledged_messages_come_again_after_a_lost_connection_and_say_so(harness: Harness) -> None:
+async def test_unacknowledged_messages_are_redelivered_and_marked_so_after_a_lost_connection(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(5))
     first = await take_batch(bus, 5)

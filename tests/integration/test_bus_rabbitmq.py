@@ -1,4 +1,4 @@
-"""What only a real RabbitMQ, or a sender that writes its frames itself, can do to the bus."""
+"""Faults that only a real RabbitMQ, or a sender that writes its own frames, can cause on the bus."""
 
 import asyncio
 import struct
@@ -174,7 +174,7 @@ async def test_a_wrong_password_or_virtual_host_ends_the_start_with_the_reason(
 
 
 @pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x01\x00\x00", b"", b"\x01"])
-async def test_a_server_that_is_no_rabbitmq_is_waited_for_with_a_reason(greeting: bytes) -> None:
+async def test_a_server_other_than_rabbitmq_is_waited_for_with_a_reason(greeting: bytes) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         writer.close()
@@ -252,7 +252,7 @@ async def test_a_publication_that_is_not_confirmed_in_time_is_an_error(harness: 
     link = bus._link
     assert link is not None
     proxy.carrying.clear()
-    # Impatient with this publication alone: to connect, and to confirm what is sent at the end, may take longer.
+    # Only this publication has a short timeout: connecting, and confirming the last message, may take longer.
     patient, link._options = link._options, replace(link._options, timeout=1)
     with pytest.raises(BusUnavailableError, match="in 1 s for 3 of 3 confirms"):
         await bus.publish([envelope(RefundPayment(order_id=f"o{number}")) for number in range(3)])
@@ -290,14 +290,14 @@ async def test_a_busy_connection_is_not_taken_for_a_silent_one(
         longest_pause = await _keep_busy(bus, 5)
         if bus._link is link:  # type: ignore[attr-defined]
             return
-        assert longest_pause > 0.5  # a machine that stands still for longer makes it silent indeed: once more
+        assert longest_pause > 0.5  # a stalled machine makes the connection really silent: try again
         await bus.close()
         await harness._empty()
     pytest.fail("no connection was kept")
 
 
 async def _keep_busy(bus: Any, seconds: float) -> float:
-    """Send and receive for so long; the longest time without."""
+    """Send and receive for this long; return the longest pause between messages."""
     clock = asyncio.get_running_loop().time
     until, longest = clock() + seconds, 0.0
     while (begun := clock()) < until:

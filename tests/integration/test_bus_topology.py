@@ -1,4 +1,4 @@
-"""Somebody deletes a part of the topology on a running broker, or declares it otherwise: it is repaired, or told."""
+"""A part of the topology is deleted or redeclared on a running broker: it is repaired, or reported."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
 OFTEN = 0.2
-"""Seconds between two looks at the topology."""
+"""Seconds between two checks of the topology."""
 RETRY = SHORT_LADDER[0].name
 QUEUES = {queue.name: queue for queue in topology.queues(SHORT_LADDER)}
 
@@ -34,13 +34,13 @@ async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
 
 @pytest.fixture
 async def operator(amqp_url: str) -> AsyncIterator[AbstractConnection]:
-    """A connection of somebody who changes what the services have declared."""
+    """A connection of an operator who changes the services' declarations."""
     async with await aio_pika.connect(amqp_url) as connection:
         yield connection
 
 
 async def ask(operator: AbstractConnection, what: str, *arguments: Any, **options: Any) -> bool:
-    """Call a method of a channel of its own, as the broker closes the one on which something fails."""
+    """Call a method of a new channel, because the broker closes a channel on an error."""
     async with operator.channel() as channel:
         answer: Awaitable[object] = getattr(channel, what)(*arguments, **options)
         await answer
@@ -48,7 +48,7 @@ async def ask(operator: AbstractConnection, what: str, *arguments: Any, **option
 
 
 async def test_a_removed_binding_is_restored(harness: RabbitHarness) -> None:
-    # Inventory still takes order.created, so no publisher is told that payment does not.
+    # Inventory still takes order.created, so no publisher learns that payment does not.
     bus = await harness.bus(repair_every=OFTEN)
     queue = await harness._channel.get_queue(topology.PAYMENT_INBOX)
     await queue.unbind(topology.EXCHANGE, "order.created")
@@ -98,7 +98,7 @@ async def test_a_deleted_queue_is_restored_with_its_bindings(
 async def test_a_deleted_queue_is_declared_again_after_the_broker_has_notified_all_its_consumers(
     harness: RabbitHarness, operator: AbstractConnection
 ) -> None:
-    # One that had not been told would be counted as a consumer of the new queue, and get nothing.
+    # A consumer that was not notified would be counted as one of the new queue, and get nothing.
     buses = [await harness.bus(topology.PAYMENT_INBOX, repair_every=60) for _ in range(3)]
     links = [bus._link for bus in buses]  # type: ignore[attr-defined]
     since = time.monotonic()
@@ -128,7 +128,7 @@ async def test_a_queue_with_other_arguments_is_reported_until_it_is_as_declared(
         await eventually(declare_otherwise, within=60)
         await eventually(lambda: f"'{RETRY}'" in str(bus.unhealthy_reason), within=60)
         assert "a different declaration" in str(bus.unhealthy_reason)
-        await bus.publish([raw(b"{}", topology.PAYMENT_INBOX)])  # the rest is used all the same
+        await bus.publish([raw(b"{}", topology.PAYMENT_INBOX)])  # the rest is still used
     finally:
         await ask(operator, "queue_delete", RETRY)
     await eventually(lambda: bus.unhealthy_reason is None, within=60)
@@ -155,7 +155,7 @@ async def test_a_broker_that_does_not_answer_for_a_while_is_reported_and_its_con
         await bus.close()
 
 
-async def test_a_topology_that_is_whole_is_left_alone(harness: RabbitHarness) -> None:
+async def test_a_complete_topology_is_not_changed(harness: RabbitHarness) -> None:
     bus = await harness.bus(topology.PAYMENT_INBOX, repair_every=0.05)
     link = bus._link  # type: ignore[attr-defined]
     with capture_logs() as logs:

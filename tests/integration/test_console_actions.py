@@ -15,7 +15,7 @@ OPERATOR = {"by": "op-1", "why": "the customer called"}
 
 @pytest.fixture
 async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
-    """An order service alone: its orders wait for answers that never come."""
+    """An order service without the others: its orders wait for answers that never come."""
     async with run_stack(mongodb_url, clean_broker, database_prefix) as found:
         await found.start("order")
         yield found

@@ -1,4 +1,4 @@
-"""The console in a real browser: it refreshes itself, fits a phone, and works with the keyboard alone."""
+"""The console in a real browser: it refreshes itself, fits a phone, and works with only a keyboard."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

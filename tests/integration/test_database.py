@@ -78,7 +78,7 @@ async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -
     records = client["any"]["any"]
     calls = [asyncio.create_task(records.find_one()) for _ in range(20)]
     await asyncio.sleep(0.1)
-    time.sleep(0.6)  # now the pause of every call, before its next look at the server, is over at once
+    time.sleep(0.6)  # now every call checks the server again without a pause
     for _ in range(3):  # they are about to take the client's lock again, one after the other
         await asyncio.sleep(0)
     for call in calls:
@@ -89,4 +89,4 @@ async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -
         after = asyncio.create_task(records.find_one())
     assert await asyncio.wait({after}, timeout=30) == ({after}, set())
     assert isinstance(after.exception(), ServerSelectionTimeoutError)
-    await client.close()  # not in a finally: it would wait for ever for the lock that this is about
+    await client.close()  # not in a finally: it would wait for ever for the lock under test

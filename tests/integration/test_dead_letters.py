@@ -1,4 +1,4 @@
-"""Dead letters over real servers: recorded whole and once, told apart, grouped, replayed, edited, discarded."""
+"""Dead letters over real servers: recorded whole and once, distinguished, grouped, replayed, edited, discarded."""
 
 import asyncio
 import contextlib
@@ -334,7 +334,7 @@ async def test_different_failures_never_become_one_letter(dead_letters: DeadLett
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-async def test_messages_without_an_id_are_told_apart_even_when_they_are_redelivered(
+async def test_messages_without_an_id_are_distinguished_even_when_redelivered(
     dead_letters: DeadLetterHarness, acknowledged: bool
 ) -> None:
     """The connection is lost after recording: the redelivered ones are known, an identical one is new."""
@@ -436,15 +436,15 @@ async def test_a_replay_that_fails_again_is_the_same_letter_with_the_new_error(d
 
 
 async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_letters: DeadLetterHarness) -> None:
-    """A resumed replay may publish twice: the success of one copy stands, in either order."""
+    """A resumed replay may publish twice: the success of one copy counts, in either order."""
     await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))
     await dead_letters.record_waiting()
     await dead_letters.replay(Filters())
     (one, other) = await dead_letters.harness.take_from(INBOX, 2)
-    told = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
-    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in told]
+    replays = [(sent.headers["x-replay-of"], sent.message_id or "") for sent in (one, other)]
+    copies = [dead(message_id=message_id, **replay_of(letter_id)) for letter_id, message_id in replays]
     (handle,) = handlers(dead_letters.records, utc_now).values()
-    notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in told]
+    notices = [DeadLetterHandled(letter_id=letter_id, message_id=message_id) for letter_id, message_id in replays]
     await dead_letters.send_dead(copies[0])
     await dead_letters.record_waiting()
     await dead_letters.send_dead(copies[0])

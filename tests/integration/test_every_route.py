@@ -1,4 +1,4 @@
-"""What holds on every route that the APIs describe: numbers of any size are answered, other hosts and sites are not."""
+"""Every route that the APIs describe answers numbers of any size, and refuses other hosts and sites."""
 
 import json
 import re
@@ -20,7 +20,7 @@ EXTREMES = (0, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 1
 CURSORS = [key for n in EXTREMES if abs(n) >= 2**53 for key in ([n], [n, ""], [n, "", ""])]
 
 TEXTS = ("x1", "USD", "00:00", "slot:1893456000", "2030-01-01T00:00:00Z", "192.0.2.1")
-"""The first that a description allows stands for a text."""
+"""Values for texts: the first that a description allows is sent."""
 
 
 class Api(NamedTuple):
@@ -167,7 +167,7 @@ def schema_of_body(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def alternatives(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that one may stand for, references resolved."""
+    """Return the alternatives of a schema, with references resolved."""
     if "$ref" in schema:
         return alternatives(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:

@@ -86,7 +86,7 @@ async def test_a_retainer_may_start_empty(client: Funds) -> None:
     assert (data["currentBalance"], data["consumptions"], data["deposits"]) == (0, [], [])
 
 
-async def test_consuming_more_than_there_is_is_refused_with_balance_and_amount(app: FundsApp, client: Funds) -> None:
+async def test_consuming_more_than_the_balance_is_refused_with_balance_and_amount(app: FundsApp, client: Funds) -> None:
     retainer = await client.made(calls.open_retainer("c1", 10_000), "retainer")
     await refused(app, calls.consume(retainer, 10_001), 400, "Insufficient balance", "100 USD", "100.01 USD")
     assert (await client.send(calls.consume(retainer, 10_000))).body["retainer"]["currentBalance"] == 0
@@ -262,7 +262,7 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def test_a_request_that_is_not_valid_names_the_field(app: FundsApp) -> None:
+async def test_an_invalid_request_names_the_field(app: FundsApp) -> None:
     for path, body, field in UNFIT:
         answer = await refused(app, Call(path, body), 422)
         assert [error["field"] for error in answer.body["errors"]] == [field], (path, body)

@@ -69,7 +69,7 @@ async def test_a_refusal_is_repeated_even_if_the_request_would_succeed_now(app: 
 
 
 @pytest.mark.parametrize("outcome", ["granted", "refused"])
-async def test_a_key_is_for_one_request_alone(app: FundsApp, outcome: str) -> None:
+async def test_a_key_is_for_one_request_only(app: FundsApp, outcome: str) -> None:
     client, key = app.client, new_id()
     retainer = await client.made(calls.open_retainer("c1", 1_000 if outcome == "granted" else 0), "retainer")
     another = await client.made(calls.open_retainer("c1", 1_000), "retainer")

@@ -1,4 +1,4 @@
-"""What one client may cost at the HTTP transport: size, time and connections are bounded, and others are served."""
+"""Limits for one client of the HTTP transport: size, time and connections are bounded, and others are served."""
 
 import contextlib
 import time
@@ -129,7 +129,7 @@ def test_what_is_not_http_does_not_get_into_the_answer_before_it(server: Server)
 def test_a_request_for_http_2_is_answered_by_http_1_with_its_body(
     server: Server, apart: bool, framing: bytes, body: bytes
 ) -> None:
-    """Java's HttpClient sends each first request so, unless it is told not to."""
+    """Java's HttpClient sends each first request so, unless configured otherwise."""
     head = b"POST /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
     client = server.send(head) if apart else server.send(head + body)
     if apart:
@@ -207,7 +207,7 @@ def test_a_connection_that_is_not_used_again_is_closed(sent: bytes) -> None:
         assert read_all(client) == b""
 
 
-def test_who_does_not_send_the_body_is_told_and_cut() -> None:
+def test_a_client_that_does_not_send_the_body_is_answered_and_cut() -> None:
     with running(body_seconds=SOON) as server:
         before = refused("body_too_slow")
         assert status_of(server.send(POST + b"x")) == 408

@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 8
 
 @pytest.fixture
 async def addresses(clean_broker: str, mongodb_url: str, database_prefix: str) -> AsyncIterator[dict[str, str]]:
-    """Where an order service, a console and a simulator answer."""
+    """The URLs of an order service, a console and a simulator."""
     stack = Stack(mongodb_url, clean_broker, database_prefix, max_connections=MAX_CONNECTIONS)
     try:
         order, console = await stack.start("order", "console")

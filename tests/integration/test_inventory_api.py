@@ -109,7 +109,7 @@ async def test_what_is_unknown_is_not_found(http: httpx.AsyncClient, path: str) 
 
 
 @pytest.mark.parametrize("product_id", ["slot:abc", "slot:1893456000", "slot:", "%2E", "%2E%2E"])
-async def test_ids_of_slots_and_ids_without_a_url_are_no_products(http: httpx.AsyncClient, product_id: str) -> None:
+async def test_ids_of_slots_and_ids_without_a_url_are_not_products(http: httpx.AsyncClient, product_id: str) -> None:
     answers = [
         await http.put(f"/inventory/{product_id}", json={"quantity": 1}),
         await http.post(f"/inventory/{product_id}/restock", json={"quantity": 1}),

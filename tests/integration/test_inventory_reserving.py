@@ -40,7 +40,7 @@ def worker(workers: list[Worker]) -> Worker:
     return workers[0]
 
 
-async def test_an_order_takes_its_stock_and_says_so(worker: Worker) -> None:
+async def test_an_order_takes_its_stock_and_reports_it(worker: Worker) -> None:
     await worker.stock({"p": 5})
 
     answer = await worker.reserve(order("o", {"p": 2}))
@@ -111,7 +111,7 @@ async def test_two_orders_that_name_two_products_in_opposite_order_never_both_lo
     assert await unsettled_records(workers[0].database) == []
 
 
-async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_give_back(
+async def test_an_order_is_not_refused_for_units_that_another_order_is_about_to_return(
     workers: list[Worker],
 ) -> None:
     first, second, third = workers[:3]
@@ -283,7 +283,7 @@ async def test_a_release_gives_everything_back_once(workers: list[Worker]) -> No
     assert await unsettled_records(first.database) == []
 
 
-async def test_releases_of_the_same_orders_on_all_workers_give_back_once(workers: list[Worker]) -> None:
+async def test_releases_of_the_same_orders_on_all_workers_return_units_once(workers: list[Worker]) -> None:
     await workers[0].stock({"a": 40, "b": 40})
     ids = [f"o{n}" for n in range(30)]
     await workers[0].reserve(*(order(order_id, {"a": 1, "b": 1}) for order_id in ids))

@@ -1,4 +1,4 @@
-"""The order service over HTTP: what it accepts, what it refuses and how it says so. One process, real servers."""
+"""The order service over HTTP: accepted requests, refused ones, and their answers. One process, real servers."""
 
 import asyncio
 import json
@@ -142,7 +142,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_hostile_bodies_get_an_answer_that_says_so(stack: Stack, name: str) -> None:
+async def test_hostile_bodies_are_refused_with_a_reason(stack: Stack, name: str) -> None:
     body, status = HOSTILE[name]
     assert_problem(await post(stack, body), status)
 

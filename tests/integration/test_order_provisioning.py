@@ -271,7 +271,7 @@ async def test_the_failure_of_the_first_run_does_not_end_the_second(service: Ord
     assert len(lines(await service.get(order_id))) == 3
 
 
-async def test_of_operators_who_click_at_once_one_is_answered_and_the_others_see_why_not(
+async def test_of_several_operators_who_click_at_once_one_succeeds_and_the_others_see_why_not(
     service: OrderService,
 ) -> None:
     order_id = await service.failed_order()

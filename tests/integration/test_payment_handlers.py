@@ -226,7 +226,7 @@ async def test_a_refund_that_the_gateway_does_not_answer_is_tried_again_until_it
     assert await worker.held() == set()
 
 
-async def test_an_exploding_call_leaves_the_others_of_the_batch_alone(
+async def test_a_call_that_raises_does_not_affect_the_others_of_the_batch(
     worker: PaymentWorker, clock: MovableClock
 ) -> None:
     orders = [order_created() for _ in range(20)]

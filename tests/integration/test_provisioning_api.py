@@ -317,7 +317,7 @@ class CountingProvider:
         return [Package("7", f"10.0.{self.asked}", "active", 1, ())]
 
 
-async def test_the_provider_is_asked_once_for_all_who_look_within_seconds(
+async def test_the_provider_is_asked_once_for_all_readers_within_seconds(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = CountingProvider()

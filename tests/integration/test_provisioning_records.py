@@ -366,7 +366,7 @@ async def test_addresses_that_other_jobs_may_be_buying_are_known(jobs: Jobs) -> 
     assert await jobs.asked_by_others(mine, LATER) == still, "a failed job may still buy for a while"
 
 
-async def test_a_requeued_job_is_due_at_its_position_whatever_was_written_last(jobs: Jobs) -> None:
+async def test_a_requeued_job_is_due_at_its_position_after_any_last_write(jobs: Jobs) -> None:
     held = await claimed(jobs, a_job())
     written = await jobs.record(held, lifecycle.buy_started(held, f"{KEY}.1", [], NOW, DEFAULT_TIMEOUTS))
     await jobs.requeue(held, LATER)  # by a worker that does not know that its write was done

@@ -245,7 +245,7 @@ async def test_money_is_refunded_to_a_retainer_that_is_inactive_now(worker: Paym
     assert await balance(worker, retainer_id) == 1000
 
 
-async def test_an_order_that_costs_nothing_leaves_the_books_alone(worker: PaymentWorker) -> None:
+async def test_an_order_that_costs_nothing_changes_no_books(worker: PaymentWorker) -> None:
     retainer_id = await retainer(worker, 1000)
     free = order(retainer_id, 0)
     assert await worker.charge(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]

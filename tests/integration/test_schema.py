@@ -1,4 +1,4 @@
-"""The start creates the schema; what blocks it is named with the command that fixes it."""
+"""The schema is created at the start; each conflict is named with a command that fixes it."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ CHANGES: dict[str, Callable[..., Awaitable[Any]]] = {
 
 
 async def in_mongosh(database: Database, line: str) -> None:
-    """Do what the line says is to be done in mongosh."""
+    """Run the command of the line in mongosh."""
     calls = re.findall(r'db\.getSiblingDB\("([^"]+)"\)(?:\.getCollection\("([^"]+)"\))?\.(\w+)\(([^()]*)\)', line)
     assert calls, line
     for name, collection, method, written in calls:
@@ -183,7 +183,7 @@ async def test_a_conflict_stops_the_start_and_the_command_in_its_line_removes_it
 
     assert line.startswith(f"{database.name}.books: ")
     assert words in line
-    assert await database.list_collection_names() == ["books"]  # nothing was made of what else is missing
+    assert await database.list_collection_names() == ["books"]  # nothing else that is missing was created
     await in_mongosh(database, line)
     await prepare(database, BOOKS)
     assert await examine(database, BOOKS) == WELL
@@ -200,7 +200,7 @@ async def test_a_view_stops_the_start_and_the_command_in_its_line_removes_it(dat
     await in_mongosh(database, line)
     await prepare(database, BOOKS)
     assert await examine(database, BOOKS) == WELL
-    assert await database["books"].count_documents({}) == 0  # what a view shows belongs elsewhere
+    assert await database["books"].count_documents({}) == 0  # the documents of a view belong to another collection
 
 
 async def test_of_several_conflicts_one_is_described_and_the_others_are_counted(database: Database) -> None:
@@ -224,7 +224,7 @@ async def test_many_processes_that_start_at_once_all_start(mongodb_url: str, dat
 
 
 def first_look(monkeypatch: pytest.MonkeyPatch, first: dict[str, list[Any]] | Exception) -> None:
-    """Let the first look at the database end like this, and the others see what is there."""
+    """Let the first check of the database return this, and the others read its real state."""
     looks = [first]
 
     async def look(*arguments: Any) -> dict[str, list[Any]]:
@@ -275,7 +275,7 @@ async def test_a_database_that_goes_away_is_waited_for(database: Database, monke
 
 
 class Longest(CommandListener):
-    """Notes how long the server may take for each command."""
+    """Records the server's time limit for each command."""
 
     def __init__(self) -> None:
         self.allowed: dict[str, int] = {}
@@ -336,7 +336,7 @@ async def test_missing_rights_are_named_with_the_command_that_grants_them(
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-async def test_a_user_who_may_not_change_a_validator_is_warned_and_starts(
+async def test_without_the_right_to_change_a_validator_a_service_warns_and_starts(
     guarded: Callable[[str], str], ours: Database, driver: str
 ) -> None:
     user = await user_with("readWrite", ours)

@@ -259,7 +259,7 @@ async def test_a_slot_whose_times_cannot_be_booked_is_not_listed(http: httpx.Asy
     assert [slot["start"][11:16] for slot in listed] == ["20:00", "20:15"]
 
 
-async def test_digits_of_other_scripts_are_no_slots(http: httpx.AsyncClient) -> None:
+async def test_digits_of_other_scripts_are_not_slots(http: httpx.AsyncClient) -> None:
     foreign = f"slot:{FIRST[5:].translate(str.maketrans('0123456789', '٠١٢٣٤٥٦٧٨٩'))}"
 
     assert (await http.put(f"/slots/{foreign}", json={"disabled": True})).status_code == 422
@@ -312,7 +312,7 @@ async def test_an_unknown_slot_is_not_found(http: httpx.AsyncClient) -> None:
         assert slot in answer.json()["detail"]
 
 
-async def test_slots_are_no_products(http: httpx.AsyncClient, worker: Worker) -> None:
+async def test_slots_are_not_products(http: httpx.AsyncClient, worker: Worker) -> None:
     await http.put("/inventory/p", json={"quantity": 5})
     await assign(http)
 

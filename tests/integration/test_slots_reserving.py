@@ -152,7 +152,7 @@ async def test_a_thousand_orders_at_once_for_one_slot_fill_it_and_the_rest_go_on
 
 
 @pytest.mark.parametrize("size", [1, 7, 60])
-async def test_one_worker_serves_orders_as_they_come_whatever_its_batches(worker: Worker, size: int) -> None:
+async def test_one_worker_serves_orders_in_their_sequence_with_any_batch_size(worker: Worker, size: int) -> None:
     await worker.slot_rules(capacity=5_000_00, horizon=3)
     orders = random_orders(60, seed=2, highest=1_000_00)
     free = dict.fromkeys((FIRST, SECOND, THIRD), 5_000_00)
@@ -470,7 +470,7 @@ async def test_orders_of_this_shop_and_of_other_systems_share_a_slot(
     assert await unsettled_records(worker.database) == []
 
 
-async def test_a_refused_order_of_this_shop_gives_back_its_earlier_assignment(worker: Worker, clock: HandClock) -> None:
+async def test_a_refused_order_of_this_shop_returns_its_earlier_assignment(worker: Worker, clock: HandClock) -> None:
     await worker.slot_rules()
     assert isinstance(await worker.assign("o", 10_00), Booking)
 
@@ -486,7 +486,7 @@ async def test_a_leftover_assignment_of_a_closed_order_is_released_by_the_next_r
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
     await worker.slot_rules()
-    # This worker dies before it finds out that the order was refused meanwhile.
+    # This worker dies before it learns that the order has been refused.
     doomed = Worker(worker.database, failpoint=crash_at(RESERVATION_RECORDED), clock=clock)
     with pytest.raises(SimulatedCrashError):
         await doomed.assign("o", 10_00)

@@ -1,1 +1,1 @@
-"""What tests share: servers, processes, builders, and the wait for a condition."""
+"""Support shared by the tests: servers, processes, builders, and the wait for a condition."""

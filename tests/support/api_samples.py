@@ -78,7 +78,7 @@ def committed_samples(ref: str) -> Samples:
 
 
 def differences(before: Samples, after: Samples) -> list[str]:
-    """Return a unified diff for every file that differs, below a line that says whom the change concerns."""
+    """Return a unified diff for every file that differs, below a line that names the readers it affects."""
     return [
         f"{name}: {_kind(name, before.get(name), after.get(name))}\n{_diff(name, before, after)}"
         for name in sorted(before.keys() | after.keys())

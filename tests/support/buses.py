@@ -1,4 +1,4 @@
-"""Both buses behind one harness, so that one suite runs over each: what is in a queue, how to make things go wrong."""
+"""Both buses behind one harness, so that one suite runs over each: reading queues and injecting faults."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ class Harness(ABC):
             await bus.close()
 
     async def take_from(self, queue: str, expected: int, within: float = 60.0) -> list[Seen]:
-        """Take messages out of `queue` until there are as many as expected; and no more are there then."""
+        """Take the expected number of messages out of `queue`; fail if it holds more."""
         found: list[Seen] = []
         deadline = time.monotonic() + within
         while len(found) < expected:
@@ -74,7 +74,7 @@ class Harness(ABC):
 
     @abstractmethod
     def arrived(self, bus: Bus) -> int:
-        """How many messages `receive` of this bus would find there now."""
+        """Return the number of messages that `receive` of this bus would get now."""
 
     @abstractmethod
     def now(self) -> float:
@@ -86,7 +86,7 @@ class Harness(ABC):
 
     @abstractmethod
     async def drop_connections(self) -> None:
-        """Lose the connection of every bus, without a goodbye."""
+        """Break the connection of every bus without closing it properly."""
 
     @abstractmethod
     async def delete_queue(self, queue: str) -> None: ...
@@ -135,7 +135,7 @@ class MemoryHarness(Harness):
 
 
 class RabbitHarness(Harness):
-    """RabbitMQ, looked at through a connection of the test's own."""
+    """RabbitMQ, inspected through a separate connection of the test."""
 
     def __init__(self, url: str, channel: aio_pika.abc.AbstractChannel) -> None:
         super().__init__()

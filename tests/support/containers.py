@@ -1,7 +1,7 @@
 """MongoDB and RabbitMQ for a test run as containers, where a Docker engine of this machine answers.
 
-The images are those of docker-compose.yml. Ports are published on 127.0.0.1 alone. The containers go when the context
-ends, at the latest when the process does; what a killed run left behind goes when the next one starts.
+The images are those of docker-compose.yml. Ports are published on 127.0.0.1 alone. The containers are removed when the
+context ends, at the latest when the process does; those of a killed run are removed when the next one starts.
 """
 
 import atexit
@@ -37,7 +37,7 @@ class ContainersUnavailableError(RuntimeError):
 
 
 def engine_answers() -> bool:
-    """Whether a Docker engine of this machine answers; ports of another machine's are out of the tests' reach."""
+    """Return whether a Docker engine of this machine answers; the tests cannot reach ports on another machine."""
     if not _listens_here(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"):
         return False
     try:
@@ -48,7 +48,7 @@ def engine_answers() -> bool:
 
 
 def obstacle() -> str | None:
-    """Why containers cannot be used here, in one line; None where they can. Pulls images that are missing."""
+    """Return why containers cannot be used here, in one line, or None if they can. Pulls missing images."""
     if not engine_answers():
         return "no Docker engine answers"
     with _engine(timeout=300) as engine:
@@ -114,7 +114,7 @@ class MongoContainer(_LocalContainer):
 
 
 class RabbitMQContainer(_LocalContainer):
-    """A broker with a virtual host, a user and a password of its own."""
+    """A broker with its own virtual host, user and password."""
 
     def __init__(self) -> None:
         # Erlang reserves memory for as many files as are allowed, and some engines allow a billion.
@@ -150,9 +150,9 @@ def _engine(timeout: int) -> Iterator[docker.DockerClient]:
 
 
 def _listens_here(url: str) -> bool:
-    """Whether something on this machine listens at an engine's address.
+    """Return whether something on this machine listens at an engine's address.
 
-    Asked before the client is, because that leaves its socket open where nothing listens, which fails a test run.
+    Checked before the client connects: it leaves its socket open if nothing listens, which fails a test run.
     """
     address = urllib.parse.urlsplit(url)
     try:

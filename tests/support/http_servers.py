@@ -1,4 +1,4 @@
-"""The bounded HTTP server with an application of its own, and clients that do not behave: plain sockets."""
+"""The bounded HTTP server with a test application, and misbehaving clients over plain sockets."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from shared.http_protocol import Limits
 from shared.http_server import http_server
 
 DEADLINE_SECONDS = 60.0
-"""For what has to happen: generous, so that a loaded machine is no failure."""
+"""Seconds to wait for expected events: generous, so that a loaded machine is no failure."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Application:
     cut: threading.Event = field(default_factory=threading.Event)
     """Set when a stream has ended, which it does only if its client is gone."""
     released: threading.Event = field(default_factory=threading.Event)
-    """What requests with `held` in their query wait for."""
+    """Releases the requests with `held` in their query."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
@@ -62,7 +62,7 @@ class Application:
 
 @dataclass
 class Server:
-    """One running server; all that is opened with it is closed with it."""
+    """One running server; its connections are closed when it is."""
 
     port: int
     application: Application
@@ -86,13 +86,13 @@ class Server:
         return client
 
     def status(self, path: str = "/") -> int:
-        """Return with which status a request on a connection of its own is answered."""
+        """Return the status that answers a request on a new connection."""
         return status_of(self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))
 
 
 @contextlib.contextmanager
 def running(**limits: float) -> Iterator[Server]:
-    """Run a server on an event loop like that of a service, in a thread of its own."""
+    """Run a server on an event loop like that of a service, in a separate thread."""
     application = Application()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = http_server(application, Limits(**{"connections": 100, **limits}), grace_seconds=1)  # type: ignore[arg-type]

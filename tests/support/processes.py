@@ -1,4 +1,4 @@
-"""Services as real processes, for tests that place orders over HTTP and kill what carries them."""
+"""Services as real processes, for tests that place orders over HTTP and kill processes."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ class Process:
 
 
 class Stack:
-    """The services over given servers; every process it starts ends with it."""
+    """The services over given servers; all its processes end when it closes."""
 
     def __init__(self, mongodb_url: str, amqp_url: str, database_prefix: str, **settings: object) -> None:
         self.mongodb_url = mongodb_url
@@ -98,11 +98,11 @@ class Stack:
         await eventually(answers, within, f"{process.service} to be ready")
 
     def url(self, service: str) -> str:
-        """Where a living process of the service listens."""
+        """Return the URL of a running process of the service."""
         living = self.processes(service)
         if not living:
-            told = ["".join(p.output[-20:]) for p in self._processes if p.service == service]
-            raise RuntimeError(f"no process of {service} is alive; the last that they said: {told}")
+            output = ["".join(p.output[-20:]) for p in self._processes if p.service == service]
+            raise RuntimeError(f"no process of {service} is alive; last output: {output}")
         return living[0].url
 
     def processes(self, service: str) -> list[Process]:
@@ -113,7 +113,7 @@ class Stack:
         await process.process.wait()
 
     async def close(self) -> None:
-        """End everything, orderly where possible."""
+        """End all processes, gracefully where possible."""
         for process in self._processes:
             if process.alive:
                 process.process.terminate()
@@ -127,7 +127,7 @@ class Stack:
         self._ports.release()
 
     async def audit(self) -> dict[str, Any]:
-        """What `ordersaga audit --json` says of these databases and this broker."""
+        """Return the output of `ordersaga audit --json` for these databases and this broker."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         environment |= {
             "ORDERSAGA_MONGODB_URL": self.mongodb_url,

@@ -1,7 +1,7 @@
-"""The MongoDB and RabbitMQ that the tests run against: real ones, from wherever they can be had.
+"""The MongoDB and RabbitMQ that the tests run against: real ones, from the first source available.
 
 In this order: the URLs in ORDERSAGA_TEST_MONGODB_URL and ORDERSAGA_TEST_AMQP_URL; containers, where a Docker
-engine answers; processes of this machine. Whichever it is, a test run has a virtual host of its own.
+engine answers; processes of this machine. In every case, a test run has its own virtual host.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ DIRECTORY_PREFIX = "ordersaga-tests-"
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers of this test run are, and where they come from: given, containers or native."""
+    """The URLs of this test run's servers, and their source: given, containers or native."""
 
     mongodb_url: str
     amqp_url: str
     origin: str = "given"
     native: "NativeServers | None" = None
-    """Where both are processes of this machine: what stops and starts them."""
+    """Stops and starts the servers if both are processes of this machine."""
 
 
 class NativeServers:
-    """A MongoDB and a RabbitMQ of one's own, as processes, that can be stopped and started again.
+    """A separate MongoDB and RabbitMQ, as processes that can be stopped and started again.
 
     Data and ports stay the same over a stop and a start. Every method returns when the server is up, or gone.
     """
@@ -94,7 +94,7 @@ class NativeServers:
 
     @contextlib.contextmanager
     def database_paused(self) -> Iterator[None]:
-        """Have MongoDB stand still: connections stay open, and nothing is answered."""
+        """Pause MongoDB: connections stay open, and nothing is answered."""
         pid = self._running[self._database.name].pid
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -150,7 +150,7 @@ def _remove_what_killed_runs_left() -> None:
 
 @contextlib.asynccontextmanager
 async def run_servers(announce: Callable[[str], None]) -> AsyncIterator[Servers]:
-    """Give the servers of one test run, from the first source that there is; say which that is."""
+    """Provide the servers of one test run from the first available source, and announce it."""
     async with contextlib.AsyncExitStack() as stack:
         mongodb_url, amqp_url = os.environ.get(MONGODB_URL_VARIABLE), os.environ.get(AMQP_URL_VARIABLE)
         if mongodb_url and amqp_url:

@@ -74,7 +74,7 @@ class Shop:
 
     @contextlib.asynccontextmanager
     async def all_running(self, *names: str) -> AsyncIterator[None]:
-        """Services as they are, all four unless some are named."""
+        """Services that do not crash, all four unless some are named."""
         async with contextlib.AsyncExitStack() as stack:
             for name in names or SERVICES:
                 await stack.enter_async_context(self.running(name))

@@ -1,4 +1,4 @@
-"""How tests end what they have started."""
+"""Ending the tasks that tests have started."""
 
 import asyncio
 from collections.abc import Collection

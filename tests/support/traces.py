@@ -1,4 +1,4 @@
-"""Spans in memory, for tests that read them: what was told of an order, and whose child each is."""
+"""Spans in memory, for tests that read them: the spans of an order, and their parents."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from shared.spans import ORDER_ID, OpenTelemetryTracing
 
 
 class Spans:
-    """What has ended so far."""
+    """The spans that have ended so far."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
@@ -33,7 +33,7 @@ class Spans:
         return [span for span in self.all if (span.attributes or {}).get(ORDER_ID) == order_id]
 
     def parent(self, span: ReadableSpan) -> ReadableSpan | None:
-        """The span that this one is a child of; None for a root, and for a child of somebody else's span."""
+        """The span that this one is a child of; None for a root, and for a child of a remote span."""
         if span.parent is None:
             return None
         return next((other for other in self.all if span_id(other) == span.parent.span_id), None)

@@ -1,8 +1,8 @@
 """Python programs as processes that need not import the libraries first, which is most of what a start costs.
 
-The services of a test are started hundreds of times, each for a second of imports. So one process imports the
+Tests start services hundreds of times, and each start spends a second on imports. So one process imports the
 libraries, none of this project's services or commands, and forks for each program, which then runs as `python -m`
-runs it: with a pid, an environment and an end of its own, by exit status or signal. That a service starts without
+runs it: with its own pid, environment and end, by exit status or signal. That a service starts without
 such help is shown wherever `ordersaga up` runs.
 """
 
@@ -108,15 +108,15 @@ async def _pipe() -> tuple[asyncio.StreamReader, int]:
 async def _fork(
     module: str, words: tuple[str, ...], environment: Mapping[str, str], standard: tuple[int, int, int]
 ) -> tuple[int, asyncio.StreamReader]:
-    """Have the one that forks start a program with these descriptors; its pid, and where its exit status will come."""
-    status, told = await _pipe()
+    """Have a program started with these descriptors; return its pid and a reader of its exit status."""
+    status, exit_pipe = await _pipe()
     try:
         request = json.dumps({"module": module, "words": words, "environment": dict(environment)}).encode()
         control = _Forker.ours().control
-        socket.send_fds(control, [len(request).to_bytes(_LENGTH_BYTES)], [*standard, told])
+        socket.send_fds(control, [len(request).to_bytes(_LENGTH_BYTES)], [*standard, exit_pipe])
         control.sendall(request)
     finally:
-        os.close(told)
+        os.close(exit_pipe)
     return int(await status.readline()), status
 
 
@@ -154,11 +154,11 @@ class _Forker:
 
 @dataclass
 class _Server:
-    """Forks for each request, and tells each program's pid and exit status; kills all when nobody asks any more."""
+    """Forks for each request and reports each program's pid and exit status; kills all when the client is gone."""
 
     control: socket.socket
-    told: dict[int, int] = field(default_factory=dict)
-    """By pid, the descriptor on which its exit status is awaited."""
+    exit_pipes: dict[int, int] = field(default_factory=dict)
+    """For each pid, the pipe that takes its exit status."""
 
     def serve(self) -> dict[str, Any] | None:
         """Return None at the end, and in a forked process the request for it."""
@@ -166,7 +166,7 @@ class _Server:
         with selectors.DefaultSelector() as selector, wake, wakened:
             wake.setblocking(False)
             wakened.setblocking(False)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for those who run the tests to act on
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the test runner handles ctrl-C
             signal.signal(signal.SIGCHLD, lambda *_: None)
             signal.set_wakeup_fd(wakened.fileno(), warn_on_full_buffer=False)
             for source in (self.control, wake):
@@ -192,45 +192,45 @@ class _Server:
         length, body = int.from_bytes(head), b""
         while len(body) < length:
             body += self.control.recv(length - len(body))
-        *standard, told = descriptors
+        *standard, exit_pipe = descriptors
         if (pid := os.fork()) == 0:
-            self._become_program(standard, told)
+            self._become_program(standard, exit_pipe)
             request: dict[str, Any] = json.loads(body)
             return True, request
         for descriptor in standard:
             os.close(descriptor)
-        self.told[pid] = told
-        os.write(told, b"%d\n" % pid)
+        self.exit_pipes[pid] = exit_pipe
+        os.write(exit_pipe, b"%d\n" % pid)
         return True, None
 
-    def _become_program(self, standard: list[int], told: int) -> None:
+    def _become_program(self, standard: list[int], exit_pipe: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, descriptor in enumerate(standard):
             os.dup2(descriptor, number)
-        for descriptor in (*standard, told, *self.told.values()):
+        for descriptor in (*standard, exit_pipe, *self.exit_pipes.values()):
             os.close(descriptor)
         self.control.close()
 
     def _report_exits(self) -> None:
-        for pid, told in list(self.told.items()):
+        for pid, exit_pipe in list(self.exit_pipes.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                with contextlib.suppress(BrokenPipeError):  # nobody waits for it
-                    os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
-                os.close(told)
-                del self.told[pid]
+                with contextlib.suppress(BrokenPipeError):  # its reader is gone
+                    os.write(exit_pipe, b"%d\n" % os.waitstatus_to_exitcode(status))
+                os.close(exit_pipe)
+                del self.exit_pipes[pid]
 
     def _kill_all(self) -> None:
-        for pid in self.told:
+        for pid in self.exit_pipes:
             os.kill(pid, signal.SIGKILL)
 
 
 def _main() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
-    gc.freeze()  # what is imported stays shared with the forked processes, which need not look through it
+    gc.freeze()  # what is imported stays shared with the forked processes, which need not scan it
     request = _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if request is None:
         return

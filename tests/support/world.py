@@ -1,4 +1,4 @@
-"""A small world of correct records: an order for every way that an order can go, with the records of all services."""
+"""A small world of correct records: an order for every possible course, with the records of all services."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class World:
 
 
 def populate(world: World) -> None:
-    """Every way that an order can go. Of 20 units supplied of p1, 4 are out, and of 5 of p2, 1."""
+    """Add an order for every possible course. Of 20 units supplied of p1, 4 are out, and of 5 of p2, 1."""
     moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1}
     world.add("products", _id="p1", kind="goods", quantity=16, supplied=20, version=9, moving=moving)
     world.add("products", _id="p2", kind="goods", quantity=4, supplied=5, version=3, moving={})
@@ -85,7 +85,7 @@ def populate(world: World) -> None:
 
 
 def populate_servers(world: World) -> None:
-    """Every way that an order of a server can go, over two packages: one is held, the other free."""
+    """Add an order of a server for every possible course, over two packages: one is held, the other free."""
     completed: Document = {
         "server": {"ip": "103.181.9.5"},
         "provisioning": {"package": "103.181.9"},

@@ -53,12 +53,12 @@ def test_where_the_postings_are_right_the_second_entry_reverses_the_first(
     balance = a_balance(account_id, found, posted)
     if balance.recomputed < 0:
         return
-    told, undone = corrected(balance, Keep.POSTINGS).entries
-    assert undone["reverses"] == told["_id"]
-    assert told["at"] < undone["at"]
-    for first, second in zip(told["postings"], undone["postings"], strict=True):
+    recorded, undone = corrected(balance, Keep.POSTINGS).entries
+    assert undone["reverses"] == recorded["_id"]
+    assert recorded["at"] < undone["at"]
+    for first, second in zip(recorded["postings"], undone["postings"], strict=True):
         assert (first["account"], first["amount"]) == (second["account"], -second["amount"])
-    assert told["postings"][0]["balanceAfter"] == found
+    assert recorded["postings"][0]["balanceAfter"] == found
 
 
 @pytest.mark.parametrize(

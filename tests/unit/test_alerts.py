@@ -1,4 +1,4 @@
-"""Alerts fire when they should, dashboards ask for what there is, and every alert has its page."""
+"""Alerts fire when they should, dashboards query existing metrics, and every alert has its page."""
 
 import json
 import re
@@ -123,7 +123,7 @@ def test_every_page_says_how_it_is_done_in_containers() -> None:
 
 
 def test_numbers_in_the_texts_of_alerts_are_rounded() -> None:
-    """How many digits are shown otherwise depends on the version of Prometheus."""
+    """Without a format, the number of digits depends on the version of Prometheus."""
     for rule in RULES.values():
         for text in rule["annotations"].values():
             for shown in re.findall(r"\{\{([^}]*\$value[^}]*)\}\}", text):
@@ -171,7 +171,7 @@ def test_alertmanager_takes_its_configuration() -> None:
 
 
 def _inhibited(alert: dict[str, str], firing: list[dict[str, str]]) -> bool:
-    """Whether Alertmanager mutes an alert while the others fire."""
+    """Return whether Alertmanager mutes an alert while the others fire."""
     return any(
         _matches(alert, rule["target_matchers"])
         and any(
@@ -248,7 +248,7 @@ def test_dashboards_show_every_metric() -> None:
     assert unseen == []
 
 
-def test_names_are_told_from_the_words_around_them() -> None:
+def test_names_are_distinguished_from_the_words_around_them() -> None:
     expression = (
         'histogram_quantile(0.95, sum by (le, queue) (rate(a_seconds_bucket{queue=~"x{2}|b_total"}[1m]))) > 1.5e3 '
         "and on (queue) c:d:rate5m offset 5m or vector(0)"

@@ -27,7 +27,7 @@ def test_a_changed_metric_is_shown_with_the_lines_that_differ() -> None:
     ],
     ids=["text", "key", "field called summary"],
 )
-def test_a_reworded_document_is_told_from_a_changed_one(operation: str, kind: str) -> None:
+def test_a_reworded_document_is_distinguished_from_a_changed_one(operation: str, kind: str) -> None:
     name = "openapi/order.json"
     [found] = differences({name: '{"get": {"summary": "Things"}}'}, {name: operation})
     assert found.startswith(f"{name}: {kind}\n")

@@ -1,4 +1,4 @@
-"""What `make attack` calls withstood, and that its table can be read by name."""
+"""The verdicts of `make attack`, and the selection of rows by name."""
 
 from collections import Counter
 from typing import Any
@@ -55,7 +55,7 @@ def test_what_others_feel_is_named(change: dict[str, Any], wrong: str) -> None:
     assert judge(ROW, measured(**change)) == (wrong,)
 
 
-def test_every_row_has_a_name_of_its_own() -> None:
+def test_every_row_has_a_unique_name() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 

@@ -21,7 +21,7 @@ Log = list[MutableMapping[str, Any]]
 
 
 class Work:
-    """Does one after the other what it is given: an error is raised, anything else returned; then it returns None."""
+    """Plays back the given outcomes in turn: errors are raised, other values returned; after that it returns None."""
 
     def __init__(self, *outcomes: BaseException | bool | None) -> None:
         self.outcomes = list(outcomes)
@@ -93,7 +93,7 @@ async def test_an_event_starts_the_work_early_also_when_it_comes_during_a_run() 
         assert not wake.is_set()
 
 
-async def test_after_errors_the_loop_waits_longer_each_time_whatever_wakes_it() -> None:
+async def test_after_errors_the_loop_waits_longer_each_time_even_if_woken() -> None:
     wake, work = asyncio.Event(), Work(*(ValueError("defect") for _ in range(3)))
 
     async def wakes_itself() -> None:
@@ -106,7 +106,7 @@ async def test_after_errors_the_loop_waits_longer_each_time_whatever_wakes_it() 
 
 
 @pytest.mark.parametrize("busy", [True, False])
-async def test_a_cancellation_ends_the_loop_and_is_no_error(busy: bool) -> None:
+async def test_a_cancellation_ends_the_loop_and_is_not_an_error(busy: bool) -> None:
     started = asyncio.Event()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""The account of publications: done when the last is decided, failed if any failed, never early and never for ever."""
+"""Tracking publications: a batch is done when the last is decided, failed if any failed, and never waits for ever."""
 
 import asyncio
 from collections.abc import Coroutine

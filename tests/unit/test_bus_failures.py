@@ -33,7 +33,7 @@ def delivery(**changed: Any) -> Delivery:
 
 
 def raised(error: Exception) -> Exception:
-    """The error with a traceback, as one that was raised has."""
+    """Return the error with a traceback, as if raised."""
     try:
         raise error  # noqa: TRY301
     except Exception as caught:  # noqa: BLE001

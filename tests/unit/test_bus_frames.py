@@ -1,4 +1,4 @@
-"""The frames that carry messages: what we write others read, and whatever others write does not break the reader."""
+"""The frames that carry messages: other libraries read ours, and no input breaks the reader."""
 
 import string
 import struct

@@ -1,4 +1,4 @@
-"""The bus in memory: its faults come from the seed alone, its clock moves only when told, and nothing is ever lost."""
+"""The bus in memory: its faults depend only on the seed, its clock moves only on request, and nothing is ever lost."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The wire takes messages out of the stream however it is cut, and lets all else through untouched."""
+"""The wire takes messages out of the stream however it is split, and passes everything else on unchanged."""
 
 import asyncio
 from itertools import pairwise
@@ -16,22 +16,22 @@ from shared.bus.amqp.wire import _TappedReader
 
 
 class Recorder:
-    """A tap that writes down what it is told."""
+    """A tap that records every event."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
-        self.told.append(("delivered", method.tag, properties.type, body))
+        self.events.append(("delivered", method.tag, properties.type, body))
 
     def returned(self, method: Return, properties: Properties) -> None:
-        self.told.append(("returned", method.routing_key, properties.message_id))
+        self.events.append(("returned", method.routing_key, properties.message_id))
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
-        self.told.append(("confirmed", tag, all_up_to))
+        self.events.append(("confirmed", tag, all_up_to))
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
-        self.told.append(("refused", tag, all_up_to))
+        self.events.append(("refused", tag, all_up_to))
 
 
 def marshal(channel: int, *frames: Any) -> bytes:
@@ -58,7 +58,7 @@ STREAM = (
     + marshal(2, commands.Basic.Ack(1), commands.Basic.Nack(3, multiple=True))
     + OTHER
 )
-TOLD = [
+EVENTS = [
     ("delivered", 1, "t", b"hello"),
     ("delivered", 2, None, b""),
     ("delivered", 3, None, b"x" * 1000),
@@ -74,21 +74,21 @@ async def read(chunks: list[bytes]) -> tuple[list[tuple[Any, ...]], bytes]:
     for chunk in chunks:
         reader.feed_data(chunk)
     reader.feed_eof()
-    return tap.told, await reader.read()
+    return tap.events, await reader.read()
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_the_stream_may_arrive_in_any_pieces(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[start:end] for start, end in pairwise(edges)]
-    told, rest = asyncio.run(read([piece for piece in pieces if piece]))
-    assert told == TOLD
+    events, rest = asyncio.run(read([piece for piece in pieces if piece]))
+    assert events == EVENTS
     assert _without_heartbeats(rest) == _without_heartbeats(OTHER + CANCEL + UNTAPPED + OTHER)
 
 
 def test_the_stream_may_arrive_byte_by_byte() -> None:
-    told, _ = asyncio.run(read([STREAM[at : at + 1] for at in range(len(STREAM))]))
-    assert told == TOLD
+    events, _ = asyncio.run(read([STREAM[at : at + 1] for at in range(len(STREAM))]))
+    assert events == EVENTS
 
 
 def test_a_busy_stream_shows_life_to_a_reader_without_messages() -> None:
@@ -110,10 +110,10 @@ def test_the_close_reason_of_the_broker_is_remembered() -> None:
 def test_blocking_by_the_broker_is_reported_and_removed_from_the_stream(cuts: list[int]) -> None:
     stream = OTHER + marshal(0, commands.Connection.Blocked("low on disk")) + OTHER
     stream += marshal(0, commands.Connection.Unblocked())
-    told: list[str | None] = []
+    reasons: list[str | None] = []
 
     async def rest() -> bytes:
-        reader = _TappedReader(told.append)
+        reader = _TappedReader(reasons.append)
         edges = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})
         for start, end in pairwise(edges):
             reader.feed_data(stream[start:end])
@@ -121,7 +121,7 @@ def test_blocking_by_the_broker_is_reported_and_removed_from_the_stream(cuts: li
         return await reader.read()
 
     assert asyncio.run(rest()) == OTHER + OTHER
-    assert told == ["low on disk", None]
+    assert reasons == ["low on disk", None]
 
 
 def test_a_server_of_another_version_is_passed_on() -> None:

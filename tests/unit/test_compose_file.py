@@ -78,7 +78,7 @@ def test_each_process_answers_to_the_names_by_which_containers_address_it(servic
         assert {*hosts, "simulator"} <= set(names)
 
 
-def test_the_simulator_is_started_for_its_profile_alone_and_knows_no_server_of_the_stack(
+def test_the_simulator_is_started_only_for_its_profile_and_knows_no_server_of_the_stack(
     services: dict[str, Any],
 ) -> None:
     assert [name for name, service in services.items() if "profiles" in service] == ["simulator"]

@@ -59,8 +59,8 @@ def test_numbers() -> None:
 
 
 def test_tracebacks_have_paths_relative_to_the_project() -> None:
-    told = f'  File "{wording.ROOT}/shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
-    assert wording.in_project(told) == '  File "shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
+    text = f'  File "{wording.ROOT}/shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
+    assert wording.in_project(text) == '  File "shared/money.py", line 1\n  File "/usr/lib/python3/x.py", line 2'
 
 
 # --- Bodies. ---

@@ -34,7 +34,7 @@ def read(contract: type[Message], body: Any) -> Message:
     return contract.model_validate_json(json.dumps(body))
 
 
-def test_every_message_has_a_routing_key_of_its_own_and_a_sample() -> None:
+def test_every_message_has_a_unique_routing_key_and_a_sample() -> None:
     assert len(BY_ROUTING_KEY) == len(ALL_MESSAGES)
     assert SAMPLES.keys() == BY_ROUTING_KEY.keys()
 
@@ -102,7 +102,7 @@ def test_a_reader_asks_for_no_more_than_it_needs(contract: type[Message]) -> Non
 
 
 def test_a_sender_need_not_count() -> None:
-    """What was added for those who do: without it, a request is the first, and the others speak of the present run."""
+    """The counters are optional: without them, a request is the first, and other messages belong to the current run."""
     bodies = {key: {k: v for k, v in SAMPLES[key].items() if k not in ("run", "sequence")} for key in SAMPLES}
     counts = {
         key: (getattr(message, "run", None), getattr(message, "sequence", None))

@@ -68,7 +68,7 @@ def test_a_pattern_is_a_message_without_its_variable_parts(message: str, left: s
     assert pattern(message) == left
 
 
-def test_known_ids_are_removed_whatever_they_look_like() -> None:
+def test_known_ids_of_any_shape_are_removed() -> None:
     assert pattern("order teapot is late", ["teapot", "", "is"]) == "order # is late"
 
 
@@ -201,9 +201,9 @@ def test_the_content_type_is_detected() -> None:
 
 def test_only_handled_replays_are_reported() -> None:
     assert handled_notice(delivery()) is None
-    told = handled_notice(delivery(headers={"x-replay-of": "letter"}))
-    assert told is not None
-    assert (told.letter_id, told.message_id, told.correlation_id) == ("letter", "m1", "letter")
+    notice = handled_notice(delivery(headers={"x-replay-of": "letter"}))
+    assert notice is not None
+    assert (notice.letter_id, notice.message_id, notice.correlation_id) == ("letter", "m1", "letter")
     for hostile in (7, None, "", "no id!", {"a": 1}, "x" * 100):
         assert handled_notice(delivery(headers={"x-replay-of": hostile})) is None
     assert handled_notice(delivery(message_id=None, headers={"x-replay-of": "letter"})) is None
@@ -292,9 +292,9 @@ ORDER = b'{"orderId": "%s", "items": []}'
 def test_an_edit_cannot_move_a_message_to_another_order() -> None:
     letter = edited_letter("stock.release", INVENTORY_INBOX, ORDER % b"A", "A")
     assert refused_fields(letter, ORDER % b"A") == {}
-    told = refused_fields(letter, ORDER % b"B")["orderId"]
-    assert "'B'" in told
-    assert "must stay 'A'" in told
+    reason = refused_fields(letter, ORDER % b"B")["orderId"]
+    assert "'B'" in reason
+    assert "must stay 'A'" in reason
     # A receiver reads either spelling of a name.
     assert list(refused_fields(letter, b'{"order_id": "B"}')) == ["orderId"]
     # As for receivers, the body counts, not the correlation id.

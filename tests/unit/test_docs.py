@@ -62,7 +62,7 @@ def test_make_targets_that_are_named_exist(page: str) -> None:
         assert target in targets, f"{page} names make {target}"
 
 
-def test_the_saga_is_drawn_as_it_is() -> None:
+def test_the_diagram_of_the_saga_is_current() -> None:
     page = TEXTS["docs/saga.md"]
     assert redraw(page) == page, "run `make docs`"
     assert picture() == (ROOT / "docs/images/saga.svg").read_text(), "run `make docs`"

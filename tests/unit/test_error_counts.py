@@ -30,7 +30,7 @@ MANY = 100_000
 MOST_ERRORS = 110
 """One for each of the 100 lines that an order may have, and a few for fields that are missing beside them."""
 MOST_BYTES = 5 * 1024 * 1024
-"""Python objects alone: the errors themselves are the validator's own memory, which their number stands for."""
+"""Only Python objects: the errors are in the validator's own memory, represented here by their number."""
 PACKAGES = (inventory_service, operations, order_service, payment_service, provisioning_service, shared)
 
 NAMES = {f"field{number}": 0 for number in range(MANY)}

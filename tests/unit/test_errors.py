@@ -53,7 +53,7 @@ def test_no_two_errors_have_the_same_name() -> None:
     assert sorted(names) == sorted(set(names))
 
 
-def test_the_tree_is_drawn_as_it_is() -> None:
+def test_the_drawing_of_the_tree_is_current() -> None:
     declared: Parents = {
         error.__name__: error.__base__.__name__ if error.__base__ and error is not errors.OrdersagaError else None
         for error in PUBLIC

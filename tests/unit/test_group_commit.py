@@ -1,4 +1,4 @@
-"""Group commit: alone at once, together in groups, and every caller gets its own result or the group's error."""
+"""Group commit: a single call runs at once, others in groups; each caller gets its own result or the group's error."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def work() -> Work:
     return Work()
 
 
-async def test_a_call_alone_is_done_alone(work: Work) -> None:
+async def test_a_single_call_is_done_alone(work: Work) -> None:
     grouping = GroupCommit(work, limit=10)
     assert await grouping.submit(1) == 2
     assert await grouping.submit(2) == 4
@@ -56,7 +56,7 @@ async def test_what_arrives_during_a_run_forms_the_next_groups_up_to_the_limit(w
     assert work.groups == [[0], [1, 2], [3]]
 
 
-async def test_an_error_reaches_every_caller_of_the_group_and_nobody_else(work: Work) -> None:
+async def test_an_error_reaches_every_caller_of_the_group_and_no_other(work: Work) -> None:
     grouping = GroupCommit(work, limit=10)
     work.failure = RuntimeError("boom")
     results = await asyncio.gather(grouping.submit(1), grouping.submit(2), return_exceptions=True)
@@ -76,7 +76,7 @@ async def test_too_few_results_are_an_error_and_not_a_caller_that_waits_for_ever
 
 
 class SimulatedEndError(BaseException):
-    """What is not an Exception, like a simulated crash."""
+    """A BaseException that is not an Exception, like a simulated crash."""
 
 
 async def test_a_crash_of_the_work_does_not_leave_its_callers_waiting(work: Work) -> None:

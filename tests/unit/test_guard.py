@@ -1,4 +1,4 @@
-"""Which requests are answered, by host and by the site that they come from."""
+"""Requests are answered or refused by their host and the site that they come from."""
 
 import pytest
 from hypothesis import given
@@ -95,7 +95,7 @@ def test_a_request_of_another_site_is_refused(method: str, headers: dict[str, st
 
 
 @pytest.mark.parametrize("headers", [{"host": HOST}, {"sec-fetch-site": "none", "host": HOST}])
-def test_a_client_that_is_no_page_may_call_an_api_and_send_no_form(headers: dict[str, str]) -> None:
+def test_a_client_other_than_a_browser_may_call_an_api_but_not_send_a_form(headers: dict[str, str]) -> None:
     assert objection_to_site("POST", headers, page=False) is None
     assert objection_to_write(headers)
 

@@ -1,4 +1,4 @@
-"""Hosted CI, hooks and `.ci/run` do what one does by hand: they call make targets and nothing else."""
+"""Hosted CI, hooks and `.ci/run` run the same commands as a developer: they only call make targets."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What every service's HTTP side shares: each wrong request gets a problem answer, whatever is sent; never a 500."""
+"""The HTTP side that every service shares: each invalid request gets a problem answer, never a 500."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ class Listed(Body):
 
 
 class Server:
-    """The application under test; `down` is what readiness tells, `failure` what GET /failing raises."""
+    """The application under test; `down` is what readiness reports, `failure` what GET /failing raises."""
 
     def __init__(self) -> None:
         self.down: dict[str, str] = {}
@@ -191,7 +191,7 @@ async def test_no_body_at_all_is_a_422(client: httpx.AsyncClient) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/things", "/lists"])
-async def test_a_body_that_is_not_plain_json_by_its_headers_is_a_415(
+async def test_a_body_whose_headers_do_not_say_plain_json_is_a_415(
     client: httpx.AsyncClient, path: str, headers: dict[str, str], named: str, accepted: str
 ) -> None:
     response = await client.post(path, content=b'{"name": "n", "amount": 1}', headers=headers)
@@ -305,7 +305,7 @@ async def test_a_body_over_the_limit_that_does_not_say_so_is_a_413(client: httpx
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1e9", ""])
-async def test_a_length_that_is_no_number_is_a_4xx(server: Server, length: str) -> None:
+async def test_a_length_that_is_not_a_number_is_a_4xx(server: Server, length: str) -> None:
     status = await raw_post(server, [(b"content-length", length.encode()), (b"content-type", b"application/json")])
     assert 400 <= status < 500
 
@@ -432,14 +432,14 @@ EVERYWHERE = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/doc
 
 
 @pytest.mark.parametrize("path", EVERYWHERE)
-async def test_a_host_that_is_not_ours_gets_no_answer(client: httpx.AsyncClient, path: str) -> None:
+async def test_a_foreign_host_gets_no_answer(client: httpx.AsyncClient, path: str) -> None:
     answer = problem(await client.get(path, headers={"Host": "evil.example:3011"}), 421)
     assert "'evil.example:3011'" in answer["detail"]
     assert "ORDERSAGA_HTTP_NAMES" in answer["detail"]
     assert (await client.get(path, headers={"Host": "shop.example:3011"})).status_code != 421
 
 
-async def test_a_post_under_a_host_that_is_not_ours_does_nothing(client: httpx.AsyncClient) -> None:
+async def test_a_post_under_a_foreign_host_does_nothing(client: httpx.AsyncClient) -> None:
     problem(await post(client, b'{"name": "n", "amount": 1}', Host="evil.example"), 421)
 
 

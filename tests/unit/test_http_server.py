@@ -1,4 +1,4 @@
-"""How many connections a process takes, and when the time of a client begins: without a network."""
+"""Limits of connections per process, and the deadlines of a client, without a network."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -31,7 +31,7 @@ def test_the_wanted_connections_are_accepted_if_there_are_enough_descriptors() -
 
 
 class Connection:
-    """One connection of a server, over a transport that only notes what is done to it, on a clock of its own."""
+    """One connection of a server, over a transport that only records its calls, on a separate clock."""
 
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
@@ -62,7 +62,7 @@ class Connection:
         self._protocol.on_response_complete()
 
     def after(self, seconds: float) -> "Connection":
-        """Let time pass and the server look at its connections."""
+        """Let time pass and the server check its connections."""
         self.now += seconds
         self._protocol.close_if_overdue(self.now)
         return self

@@ -173,7 +173,7 @@ def one_by_one(batch: Sequence[Lines], free: Lines) -> list[bool]:
 
 
 @given(st.lists(lines, max_size=15), stocks)
-def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Lines], free: Lines) -> None:
+def test_a_batch_has_the_result_of_its_orders_one_by_one(batch: list[Lines], free: Lines) -> None:
     outcomes = list(allocate(orders(batch), goods(free), {}).values())
 
     assert [isinstance(outcome, Reserve) for outcome in outcomes] == one_by_one(batch, free)
@@ -205,7 +205,7 @@ undecided = st.lists(st.tuples(st.sampled_from(PRODUCTS), st.integers(1, 5)), ma
 
 
 @given(st.lists(lines, max_size=10), stocks, undecided)
-def test_a_decision_holds_whatever_becomes_of_undecided_orders(
+def test_a_decision_holds_for_any_fate_of_undecided_orders(
     batch: list[Lines], free: Lines, elsewhere: list[tuple[str, int]]
 ) -> None:
     products = goods(free)

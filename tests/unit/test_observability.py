@@ -125,7 +125,7 @@ async def take(*order_ids: str) -> None:
     await running
 
 
-async def test_while_one_message_is_in_hand_every_line_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_while_one_message_is_handled_every_line_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     configure("payment", "INFO")
     await take("o1")
     (line,) = lines(capsys, "from within")
@@ -135,7 +135,7 @@ async def test_while_one_message_is_in_hand_every_line_names_it(capsys: pytest.C
     assert "order_id" not in lines(capsys, "afterwards")[0]
 
 
-async def test_while_several_are_in_hand_no_line_names_one_of_them_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_while_several_are_handled_no_line_names_one_of_them_unasked(capsys: pytest.CaptureFixture[str]) -> None:
     configure("payment", "DEBUG")
     await take("o1", "o2")
     handled = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -168,8 +168,8 @@ async def test_the_lines_of_a_request_name_the_order_of_its_path(capsys: pytest.
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/orders/o1", "/orders/broken", "/healthz"):
             await client.get(path)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    named = [(line["event"], line["level"], line.get("order_id")) for line in told if line.get("logger") != "httpx"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = [(line["event"], line["level"], line.get("order_id")) for line in lines if line.get("logger") != "httpx"]
     assert [line for line in named if "HTTP Request" not in line[0]] == [
         ("looking", "info", "o1"),
         ("request answered", "debug", "o1"),
@@ -195,7 +195,7 @@ HOSTILE = "/orders/\x1b]0;PWNED\x07/do\nforged=line \x9b31m \u202e \u2028 \x7f"
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_a_line_holds_no_control_character_whatever_is_logged(
+def test_a_line_holds_no_control_character_for_any_logged_value(
     log_format: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logging("payment", "INFO", log_format)
@@ -219,7 +219,7 @@ def test_a_command_logs_no_control_character_either(capsys: pytest.CaptureFixtur
 
 
 class Named:
-    """What says of itself what a sender has written."""
+    """An object whose representation is what a sender has written."""
 
     def __repr__(self) -> str:
         return HOSTILE

@@ -1,4 +1,4 @@
-"""Cursors: what was written is read back, and anything else is refused before it reaches a database."""
+"""Cursors: a written cursor is read back, and anything else is refused before it reaches a database."""
 
 import base64
 import json

@@ -704,7 +704,7 @@ EVENTS = (
     st.sampled_from([1, 10]),
     st.sampled_from([1, 120]),
 )
-def test_a_job_stays_consistent_whatever_happens(
+def test_a_job_stays_consistent_after_any_events(
     events: list[str], buy_attempts: int, status_attempts: int, lock_attempts: int, timeout: int
 ) -> None:
     timeouts = replace(

@@ -1,4 +1,4 @@
-"""When a server counts as away, and that one slow or failed check is bounded and does not end the checks."""
+"""A server counts as away after repeated failures; slow or failed checks are bounded and do not end the checks."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.support.eventually import eventually
 
 
 class Server:
-    """Answers pings or fails, as it is told; the clock stands still unless it is moved."""
+    """Answers pings or fails on request; the clock stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None

@@ -468,7 +468,7 @@ def test_a_client_cannot_cancel_what_is_over(state: str) -> None:
 
 @settings(max_examples=500)
 @given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12))
-def test_whatever_comes_in_whatever_order(names: list[str]) -> None:
+def test_any_messages_in_any_order(names: list[str]) -> None:
     order, committed = new_order(), False
     for name in names:
         before, step = order, SAGA.advance(order, EVENTS[name], NOW)
@@ -515,7 +515,7 @@ def test_a_new_order_is_published_as_order_created() -> None:
     )
 
 
-# --- Lost messages: the record alone carries an order to its end. ---
+# --- Lost messages: the record is enough to complete an order. ---
 
 
 def reachable() -> set[Order]:

@@ -118,7 +118,7 @@ class Conversation(RuleBasedStateMachine):
     # Late, so that most conversations are longer; the first run is no different from the others.
     @precondition(lambda self: self.order.provisioning_run > 1)
     @rule(request=st.sampled_from([CancelRequested("no more"), RefundRequested(), DeadlinePassed()]))
-    def somebody_gives_up(self, request: CancelRequested | RefundRequested | DeadlinePassed) -> None:
+    def the_order_is_given_up(self, request: CancelRequested | RefundRequested | DeadlinePassed) -> None:
         if SAGA.accepts(self.order, request):
             self.happens(request)
 

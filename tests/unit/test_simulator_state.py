@@ -46,7 +46,7 @@ def test_it_falls_back_silently_to_the_package_and_then_to_another_active_one(st
     assert state.purchases == sold
 
 
-def test_a_package_that_is_not_active_sells_nothing(state: SimulatorState) -> None:
+def test_an_inactive_package_sells_nothing(state: SimulatorState) -> None:
     assert state.sell("103.83.4.1", None, NOW).package == "103.181.9"
     assert free(state)["103.83.x"] == ("103.83.4.1",)
 

@@ -80,7 +80,7 @@ loads_of_slots = st.lists(st.integers(0, CAPACITY), min_size=SLOTS, max_size=SLO
 
 
 @given(batches, st.integers(0, 60), loads_of_slots)
-def test_a_batch_is_served_as_if_its_orders_came_one_by_one(batch: list[Asked], free: int, loads: list[int]) -> None:
+def test_a_batch_has_the_result_of_its_orders_one_by_one(batch: list[Asked], free: int, loads: list[int]) -> None:
     outcomes = list(allocate(orders(batch), stock(free), {}, availability_with(loads)).values())
 
     assert [(isinstance(each, Reserve), slot_of(each)) for each in outcomes] == one_by_one(batch, free, loads)

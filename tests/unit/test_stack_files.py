@@ -153,7 +153,7 @@ def test_the_processes_that_a_copied_state_names_are_not_those_of_the_copy(tmp_p
     assert read_state(copy) == State()
 
 
-def test_the_supervisor_is_found_by_its_lock_whatever_the_state_says(tmp_path: Path) -> None:
+def test_the_supervisor_is_found_by_its_lock_and_not_by_the_state(tmp_path: Path) -> None:
     made, copy = Layout(tmp_path / "made"), Layout(tmp_path / "copy")
     assert find_lock_holder(made) is None
     with acquire_lock(made):

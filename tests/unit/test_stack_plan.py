@@ -147,7 +147,7 @@ def test_a_given_provider_is_used_unchanged(claims: PortClaims, tmp_path: Path) 
     assert "ORDERSAGA_SMARTVPS_USERNAME" not in settings  # the service reports that it is missing
 
 
-def test_without_the_simulator_and_without_a_provider_there_is_none(claims: PortClaims, tmp_path: Path) -> None:
+def test_without_simulator_and_provider_there_is_no_provider_url(claims: PortClaims, tmp_path: Path) -> None:
     settings = settings_of(plan(claims, tmp_path, GIVEN, ("provisioning",)), "provisioning")
     assert "ORDERSAGA_SMARTVPS_URL" not in settings
 
@@ -182,7 +182,7 @@ def test_two_stacks_have_different_keys(claims: PortClaims, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damaged", [b"", b"half a k", b"\xff\xfe"])
-def test_a_key_file_that_holds_no_key_is_told_and_not_overwritten(
+def test_a_key_file_that_holds_no_key_is_reported_and_not_overwritten(
     claims: PortClaims, tmp_path: Path, damaged: bytes
 ) -> None:
     file = Layout(tmp_path).credentials_key

@@ -38,7 +38,7 @@ def test_a_service_behind_a_proxy_with_a_login_and_a_path_is_asked_there(port: i
     assert "/readyz answers 404" in (probe_readiness(f"http://127.0.0.1:{port}/shop{end}") or "")
 
 
-def test_https_is_spoken_where_the_url_says_so(port: int) -> None:
+def test_https_is_used_for_https_urls(port: int) -> None:
     assert "SSLError" in (probe_readiness(f"https://127.0.0.1:{port}") or "")
 
 

@@ -73,11 +73,11 @@ def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> 
         assert arguments["x-message-ttl"] == delay.milliseconds
         assert "x-dead-letter-routing-key" not in arguments
     assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
-    # Without a limit of its own, the queue has one of 20 on RabbitMQ 4, and drops what came so often.
+    # Without an explicit limit, the queue has one of 20 on RabbitMQ 4, and drops messages beyond it.
     assert by_name[DEAD_LETTERS].arguments["x-delivery-limit"] >= 1_000_000
 
 
-def test_a_retry_finds_every_inbox_by_its_name_and_is_a_dead_letter_where_there_is_none() -> None:
+def test_a_retry_finds_every_inbox_by_its_name_and_is_otherwise_dead_lettered() -> None:
     (returning,) = [exchange for exchange in exchanges() if exchange.name == INBOX_EXCHANGE]
     assert (returning.kind, returning.arguments) == ("direct", {"alternate-exchange": DEAD_LETTERS})
     bound = {(queue.name, key) for queue in queues() for exchange, key in queue.bindings if exchange == INBOX_EXCHANGE}

@@ -1,4 +1,4 @@
-"""Tracing: what a message or a request continues, what becomes of garbage, and that nothing happens while it is off."""
+"""Tracing: messages and requests continue a trace, garbage begins a new one, and nothing happens while it is off."""
 
 import asyncio
 import subprocess
@@ -57,7 +57,7 @@ async def refunded(requests: Sequence[RefundPayment]) -> Sequence[Message]:
 
 
 async def handle(broker: MemoryBroker, *, until: int, handler: Handler = refunded) -> None:
-    """Let a consumer take what is in the inbox, until so many messages have been published."""
+    """Let a consumer handle the inbox until this many messages have been published."""
     bus = MemoryBus(broker)
     await bus.start(INBOX)
     consumer = Consumer(bus, INBOX, {RefundPayment: handler})
@@ -294,7 +294,7 @@ SERVICES = ("order_service", "inventory_service", "payment_service", "provisioni
 
 
 def test_while_it_is_off_the_sdk_is_not_imported() -> None:
-    """The API alone may be there: FastAPI imports it."""
+    """Only the API may be present: FastAPI imports it."""
     imports = "; ".join(f"import {name if '.' in name else name + '.__main__'}" for name in SERVICES)
     check = "import sys; print(*[n for n in sys.modules if n.startswith(('opentelemetry.sdk', 'opentelemetry.exp'))])"
     code = f"{imports}; from shared.tracing import configure_tracing; configure_tracing('order', 'off'); {check}"

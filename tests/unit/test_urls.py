@@ -26,17 +26,17 @@ class Urls(BaseModel):
 @example("", "u", "Se#cret", "", "h", "/")
 @example("", "user", "Se/", "4", "h", "")
 @example("cannot reach ", "u", "a@b://c", "\n", "h", " now")
-def test_no_password_is_shown_whatever_it_contains_and_whatever_stands_around_it(
+def test_no_password_is_shown_with_any_characters_in_or_around_it(
     before: str, user: str, start: str, end: str, host: str, after: str
 ) -> None:
-    # A user's name ends at the first colon: what is before it cannot be told from a name.
+    # A user's name ends at the first colon: text before it cannot be distinguished from a name.
     text = f"{before}amqp://{user.replace(':', '')}:{start}{SECRET}{end}@{host}{after}"
     assert SECRET not in hide_credentials(text)
     assert SECRET not in hide_credentials_in_value(text)
 
 
 @given(
-    # After an @ it could not be told from a host, and a number not from a port.
+    # After an @ it could not be distinguished from a host, nor a number from a port.
     start=ANY_TEXT.filter(lambda text: "@" not in text and not text[:1].isdigit()),
     end=ANY_TEXT.filter(lambda text: "@" not in text),
     lead=st.sampled_from(["amqp:/u:", "u:", "amqp:u:", "amqp//u:", "amqp:///u:", "mongodb+srv://u:"]),
@@ -95,7 +95,7 @@ def test_what_is_shown_of_a_value_that_should_be_a_url(value: str, shown: str) -
         {"api": "https://api.stripe.com"},
     ],
 )
-def test_a_url_that_is_right_is_taken_as_it_is(value: dict[str, str]) -> None:
+def test_a_valid_url_is_not_changed(value: dict[str, str]) -> None:
     assert Urls(**value).model_dump(include=set(value)) == value
 
 
