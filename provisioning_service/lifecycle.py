@@ -77,7 +77,7 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
     """Start another run of a failed job if the message asks for one; any other repetition changes nothing.
 
     The run starts at the end of the queue and knows what earlier runs have bought. After a search, only the addresses
-    that were asked for are remembered: others may have been sold to somebody else since. If the last attempt is
+    that were asked for are remembered: others may have been sold to another customer since. If the last attempt is
     unanswered, the new run waits as long as another attempt would have.
     """
     if job.state is not State.FAILED or message.run <= job.run:

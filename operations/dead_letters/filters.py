@@ -102,7 +102,7 @@ def replayable(filters: Filters) -> Document:
 def claimable(replay: Document) -> Document:
     """Return the condition under which a replay may claim a letter: dead, or pending since before the replay began.
 
-    A letter that another replay has sent since is left alone: whoever started this replay has not seen that.
+    A letter that another replay has sent since is left alone: the operator who started this replay has not seen that.
     """
     return {"$or": [{"status": DEAD}, {"status": PENDING, "lastReplay": {"$in": replay.get("pending", [])}}]}
 

@@ -11,37 +11,37 @@ from shared.topology import RetryDelay
 
 BATCH_SIZE = Histogram(
     "ordersaga_batch_messages",
-    "Messages per batch of a consumer.",
+    "Messages per batch of a consumer",
     ["queue"],
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 HANDLING_SECONDS = Histogram(
     "ordersaga_handling_seconds",
-    "One call of a handler with all its messages of a batch; the type is mixed if they have several.",
+    "One call of a handler with all its messages of a batch; the type is mixed if they have several",
     ["queue", "type", "outcome"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-HANDLED_MESSAGES = Counter("ordersaga_messages_handled_total", "Messages handled.", ["queue", "type"])
-RETRIED = Counter("ordersaga_messages_retried_total", "Messages sent up the retry ladder.", ["queue", "type"])
-RETRIES_SENT = Counter("ordersaga_retries_sent_total", "Messages sent to a queue of the retry ladder.", ["level"])
+HANDLED_MESSAGES = Counter("ordersaga_messages_handled_total", "Messages handled", ["queue", "type"])
+RETRIED = Counter("ordersaga_messages_retried_total", "Messages sent up the retry ladder", ["queue", "type"])
+RETRIES_SENT = Counter("ordersaga_retries_sent_total", "Messages sent to a queue of the retry ladder", ["level"])
 RETRIES_RETURNED = Counter(
-    "ordersaga_retries_returned_total", "Messages returned from a queue of the retry ladder.", ["level"]
+    "ordersaga_retries_returned_total", "Messages returned from a queue of the retry ladder", ["level"]
 )
-DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered.", ["queue", "type"])
-PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away.", ["queue"])
+DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered", ["queue", "type"])
+PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away", ["queue"])
 CONSUMER_UP = Gauge(
     "ordersaga_consumer_up",
-    "1 while the consumer is connected and finishes its batches; for MongoDB see ordersaga_ready.",
+    "1 while the consumer is connected and finishes its batches; for MongoDB see ordersaga_ready",
     ["queue"],
 )
-PUBLISHED = Counter("ordersaga_messages_published_total", "Messages confirmed by the broker.", ["type"])
+PUBLISHED = Counter("ordersaga_messages_published_total", "Messages confirmed by the broker", ["type"])
 CONFIRM_SECONDS = Histogram(
     "ordersaga_publish_confirm_seconds",
-    "Time from writing a batch of messages to the last confirm, or to the failure.",
+    "Time from writing a batch of messages to the last confirm, or to the failure",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 PUBLISH_FAILURES = Counter(
-    "ordersaga_publish_failures_total", "Batches of messages that the broker did not confirm completely."
+    "ordersaga_publish_failures_total", "Batches of messages that the broker did not confirm completely"
 )
 
 _MIXED = "mixed"
