@@ -129,7 +129,7 @@ async def test_the_command_line(stack: Stack) -> None:
     status, output, errors = await ordersaga("audit", **where)
     assert status == 0, errors
     assert named in errors
-    assert re.search(r"What goes through has stock and payment +[\d,]+ orders", output)
+    assert re.search(r"Every successful order has stock and payment +[\d,]+ orders", output)
 
 
 async def test_an_audit_of_a_stack_that_did_not_take_the_orders_is_reported(stack: Stack) -> None:
