@@ -41,6 +41,11 @@ class Service(Process):
     description: str
     """One sentence for its OpenAPI document."""
 
+    @property
+    def user(self) -> str:
+        """The name of its user in RabbitMQ and in MongoDB."""
+        return self.inbox.removesuffix(".inbox")
+
     def database_in(self, prefix: str) -> str:
         """Return the name of its database in the stack with this prefix."""
         return f"{prefix}_{self.database}"

@@ -61,6 +61,11 @@ class Layout:
         return self.root / "credentials.key"
 
     @property
+    def secrets(self) -> Path:
+        """The random passwords of the stack: see `secret_files`."""
+        return self.root / "secrets"
+
+    @property
     def rabbitmq(self) -> Path:
         """RabbitMQ's data, configuration, cookie and own logs."""
         return self.root / "rabbitmq"
