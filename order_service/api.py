@@ -12,6 +12,8 @@ from order_service.order_actions import OrderActions
 from order_service.orders import Orders
 from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.contracts.base import Name, Text
 from shared.database import Document
 from shared.http import Body, documented, json_response, new_router, not_found
@@ -52,6 +54,7 @@ def create_router(orders: Orders, placement: OrderPlacement, actions: OrderActio
 
 
 def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
+    @requires(Permission.ORDERS_PLACE)
     async def place(new: NewOrder, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept an order; it is carried to its end from here on, whatever happens."""
         order = await placement.place(new, idempotency_key)
@@ -73,6 +76,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
     subscribers = Subscribers()
 
     @router.get("/orders", response_model=OrderPage)
+    @requires(Permission.ORDERS_READ)
     async def list_orders(
         status: Status | None = None,
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
@@ -96,6 +100,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         )
 
     @router.get("/orders/failures", response_model=FailurePage)
+    @requires(Permission.ORDERS_READ)
     async def count_failures(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Failed and cancelled orders, counted by reason, most frequent first."""
         after = None
@@ -106,11 +111,13 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         return page_response(counts, _show_count, key=lambda count: [count[2], count[0], count[1]], limit=limit)
 
     @router.get("/orders/{order_id}", response_model=OrderView)
+    @requires(Permission.ORDERS_READ)
     async def get_order(order_id: OrderIdParameter) -> Response:
         """One order with its history."""
         return json_response(show(await _find(orders, order_id)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
+    @requires(Permission.ORDERS_READ)
     async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
         return EventStream(orders, subscribers, order_id, last_event_id)
@@ -118,17 +125,20 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
+    @requires(Permission.ORDERS_CANCEL)
     async def cancel(order_id: OrderIdParameter, cancellation: Cancellation | None = None) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
         return _accepted(await actions.execute(order_id, CancelRequested(reason), "cancelled"))
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
+    @requires(Permission.ORDERS_DECIDE)
     async def retry(order_id: OrderIdParameter) -> Response:
         """Provision once more; for a FAILED order whose money is still held."""
         return _accepted(await actions.execute(order_id, RetryRequested(), "retried"))
 
     @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
+    @requires(Permission.ORDERS_DECIDE)
     async def refund(order_id: OrderIdParameter) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
         return _accepted(await actions.execute(order_id, RefundRequested(), "refunded"))

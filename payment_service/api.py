@@ -6,6 +6,8 @@ from fastapi import APIRouter, Path, Response
 
 from payment_service.lifecycle import Payment, PaymentStatus
 from payment_service.payments import Payments
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.http import View, json_response, new_router, not_found
 from shared.money import JsonMoney, to_json_number
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
@@ -36,6 +38,7 @@ def create_router(payments: Payments) -> APIRouter:
     router = new_router("payments")
 
     @router.get("/payments", response_model=PaymentPage)
+    @requires(Permission.ORDERS_READ)
     async def list_payments(
         status: PaymentStatus | None = None, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
     ) -> Response:
@@ -44,6 +47,7 @@ def create_router(payments: Payments) -> APIRouter:
         return page_response(page, show, key=lambda payment: [payment.order_id], limit=limit)
 
     @router.get("/payments/{order_id}", response_model=PaymentView)
+    @requires(Permission.ORDERS_READ)
     async def get_payment(order_id: OrderIdParameter) -> Response:
         """The payment of one order."""
         payment = await payments.find(order_id)

@@ -16,6 +16,8 @@ from provisioning_service.locks import Lock, Locks
 from provisioning_service.package_cache import PackageCache
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package, Provider, ProviderError
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
 from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
@@ -146,6 +148,7 @@ def create_router(dependencies: ApiDependencies) -> APIRouter:
 
 def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/jobs", response_model=JobPage)
+    @requires(Permission.ORDERS_READ)
     async def list_jobs(
         status: State | None = None,
         package: Annotated[Name | None, Query()] = None,
@@ -157,11 +160,13 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
         return page_response(page, show_job, key=lambda job: [job.order_id], limit=limit)
 
     @router.get("/jobs/{order_id}", response_model=JobView)
+    @requires(Permission.ORDERS_READ)
     async def get_job(order_id: OrderIdParameter) -> Response:
         """The job of one order."""
         return json_response(show_job(await _find(dependencies.jobs, order_id)))
 
     @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
+    @requires(Permission.CREDENTIALS_READ)
     async def get_credentials(order_id: OrderIdParameter) -> Response:
         """How to get into the order's server; never to be cached or logged."""
         job = await _find(dependencies.jobs, order_id)
@@ -182,6 +187,7 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
     cache = PackageCache(dependencies.provider) if dependencies.provider is not None else None
 
     @router.get("/packages", response_model=PackagePage)
+    @requires(Permission.PROVISIONING_READ)
     async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """The packages as the provider had them at most 5 s ago, by name, and who is buying from them."""
         if cache is None:
@@ -201,12 +207,14 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
 
 def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/locks", response_model=PackageLockPage)
+    @requires(Permission.PROVISIONING_READ)
     async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""
         page, following = _page(await dependencies.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
         return json_response({"items": [_show_held(lock) for lock in page], "nextCursor": following})
 
     @router.delete("/locks/{package}", response_model=PackageLockView)
+    @requires(Permission.LOCKS_CLEAR)
     async def clear_lock(package: PackageParameter) -> Response:
         """Free a package whoever holds it; answers how it was held. The holder stops before it buys."""
         lock = await dependencies.locks.clear(package_key(package))

@@ -11,6 +11,7 @@
     │   └── UnknownCommitError                 it is unknown whether a transaction was committed
     ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
     ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
+    ├── AuthenticationError                a request does not say who calls, or not in a way to be believed: 401
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
     ├── ProblemError                       a route answers with this problem
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps

@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
 
 from shared import database, tracing
+from shared.access.configured import configured_authenticator
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -94,6 +95,7 @@ class _RunningService:
         self._service = service
         self._settings = settings
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
+        self._authenticator = configured_authenticator(settings)
         self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
             settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
@@ -147,6 +149,7 @@ class _RunningService:
             self._service.name,
             self._service.description,
             self._readiness.down,
+            authenticator=self._authenticator,
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,

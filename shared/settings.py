@@ -2,9 +2,10 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import urls
@@ -32,6 +33,17 @@ HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], No
 """Host names, separated by commas."""
 
 
+AuthenticationMethod = Literal["keys", "oidc", "off"]
+"""By API keys, by tokens of an OpenID Connect issuer, or not at all."""
+
+
+def _words(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
 def check_database_prefix(prefix: str) -> str:
     """Return a prefix of database names unchanged. Raises ValueError for an invalid one."""
     if not _DATABASE_PREFIX.fullmatch(prefix):
@@ -56,6 +68,10 @@ class ServiceSettings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
+    auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(_words)] = (
+        "keys",
+    )
+    keys_file: Path | None = None
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
@@ -65,6 +81,18 @@ class ServiceSettings(BaseSettings):
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None
+
+    @model_validator(mode="after")
+    def _callers_can_be_known(self) -> "ServiceSettings":
+        if "off" in self.auth:
+            if self.auth != ("off",):
+                raise ValueError(f"ORDERSAGA_AUTH={','.join(self.auth)} is not valid: off stands alone")
+            if self.http_host not in LOOPBACK_HOSTS:
+                raise ValueError(
+                    f"ORDERSAGA_AUTH=off is only allowed where nobody else can connect: ORDERSAGA_HTTP_HOST is "
+                    f"{self.http_host}, allowed are {', '.join(sorted(LOOPBACK_HOSTS))}"
+                )
+        return self
 
     @property
     def known_names(self) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import LedgerOperation
 from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import Session
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, json_response, new_router
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
@@ -61,11 +63,13 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     _add_opening_of_retainers(router, funds)
 
     @router.get("/api/retainers", response_model=views.RetainerPage)
+    @requires(Permission.FUNDS_READ)
     async def list_retainers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Retainers in the order of their ids."""
         return await _accounts(funds, AccountKind.RETAINER, views.show_retainer, limit, cursor)
 
     @router.get("/api/retainers/{retainer_id}", response_model=views.RetainerData)
+    @requires(Permission.FUNDS_READ)
     async def get_retainer(retainer_id: IdParameter) -> Response:
         """A retainer, with its newest consumptions and deposits."""
         account = chart_of_accounts.retainer(retainer_id)
@@ -76,6 +80,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
         return json_response({"data": shown})
 
     @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def consume(
         request: HttpRequest,
         retainer_id: IdParameter,
@@ -98,6 +103,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
         )
 
     @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def replenish(
         request: HttpRequest,
         retainer_id: IdParameter,
@@ -119,6 +125,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def open_retainer(
         request: HttpRequest, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -137,6 +144,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
         return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
 
     @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
@@ -149,6 +157,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
 
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def issue_invoice(
         request: HttpRequest, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -163,17 +172,20 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
         return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
 
     @router.get("/api/invoices", response_model=views.InvoicePage)
+    @requires(Permission.FUNDS_READ)
     async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Invoices in the order of their ids."""
         return await _accounts(funds, AccountKind.INVOICE, views.show_invoice, limit, cursor)
 
     @router.get("/api/invoices/{invoice_id}", response_model=views.InvoiceAnswer)
+    @requires(Permission.FUNDS_READ)
     async def get_invoice(invoice_id: IdParameter) -> Response:
         """An invoice, with what is paid and what is due."""
         account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id)))
         return json_response({"invoice": views.show_invoice(account)})
 
     @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def pay_invoice(
         request: HttpRequest,
         invoice_id: IdParameter,
@@ -195,6 +207,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def create_payment(
         request: HttpRequest, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -222,17 +235,20 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
         return await _run_once(funds, _identify(request, idempotency_key, body), operation, work, keys)
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
+    @requires(Permission.FUNDS_READ)
     async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Payments in the order of their ids."""
         page = await funds.payments.page(after=after_id(cursor), limit=limit)
         return _page(page, views.show_payment, limit)
 
     @router.get("/api/payments/{payment_id}", response_model=views.PaymentAnswer)
+    @requires(Permission.FUNDS_READ)
     async def get_payment(payment_id: IdParameter) -> Response:
         """One payment."""
         return json_response({"payment": views.show_payment(await _found(funds.payments.get(payment_id)))})
 
     @router.post("/api/payments/{payment_id}/complete", response_model=views.PaymentAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def complete_payment(
         request: HttpRequest, payment_id: IdParameter, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -250,6 +266,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def open_bank_account(
         request: HttpRequest, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -263,17 +280,20 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
         return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
 
     @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
+    @requires(Permission.FUNDS_READ)
     async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Bank accounts in the order of their ids."""
         return await _accounts(funds, AccountKind.BANK, views.show_bank_account, limit, cursor)
 
     @router.get("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    @requires(Permission.FUNDS_READ)
     async def get_bank_account(account_id: IdParameter) -> Response:
         """One bank account."""
         account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id)))
         return json_response({"account": views.show_bank_account(account)})
 
     @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
@@ -286,6 +306,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
 
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def transfer(
         request: HttpRequest, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -308,17 +329,20 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
         )
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
+    @requires(Permission.FUNDS_READ)
     async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Transfers in the order of their ids."""
         page = await funds.bank.page(after=after_id(cursor), limit=limit)
         return _page(page, views.show_transfer, limit)
 
     @router.get("/api/bank-transfers/{transfer_id}", response_model=views.TransferAnswer)
+    @requires(Permission.FUNDS_READ)
     async def get_transfer(transfer_id: IdParameter) -> Response:
         """One transfer."""
         return json_response({"transfer": views.show_transfer(await _found(funds.bank.get(transfer_id)))})
 
     @router.post("/api/bank-transfers/{transfer_id}/cancel", response_model=views.TransferAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def cancel_transfer(
         request: HttpRequest,
         transfer_id: IdParameter,
@@ -339,6 +363,7 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/ledger", response_model=views.LedgerPage)
+    @requires(Permission.FUNDS_READ)
     async def list_entries(
         account: Annotated[
             str | None, Query(min_length=1, max_length=300, description="A `ledgerAccount`, or system:revenue:USD …")

@@ -33,6 +33,7 @@ from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.simulator.app import create_simulator_app
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import SimulatorState
+from shared.access.authenticator import Authenticator
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failpoints import nothing_fails
@@ -99,7 +100,9 @@ def _applications() -> Iterator[FastAPI]:
 def _wired(service: Service, assemble: Callable[[Connections], Parts]) -> FastAPI:
     database = AsyncMongoClient[dict[str, Any]](connect=False)[service.database]
     parts = assemble(Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails))
-    app = create_app(service.name, service.description, _nothing_is_down, pages=parts.pages)
+    app = create_app(
+        service.name, service.description, _nothing_is_down, authenticator=Authenticator(None), pages=parts.pages
+    )
     app.include_router(parts.router)
     return app
 
