@@ -65,7 +65,7 @@ def _console_dependencies(
         prefix=settings.database_prefix,
         mongodb_url=settings.mongodb_url,
         amqp_url=settings.amqp_url,
-        services=Services(settings.service_urls),
+        services=Services(settings.service_urls, settings.api_key.get_secret_value() if settings.api_key else None),
         operator_header=settings.operator_header or None,
     )
 

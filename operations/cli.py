@@ -36,6 +36,7 @@ COMMANDS = {
     "up": Entry("operations.commands.stack", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
     "down": Entry("operations.commands.stack", "down", "End a stack, even if its supervisor was killed."),
     "status": Entry("operations.commands.stack", "status", "Show the processes of a stack and their addresses."),
+    "keys": Entry("operations.commands.keys", "keys", "Create, list, revoke and rotate API keys."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),

@@ -50,6 +50,7 @@
         ├── AlreadyRunsError                   a stack runs in this data directory
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
+        ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request
         └── NotSettledError                    orders of the demo have not settled in time

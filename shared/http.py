@@ -366,19 +366,21 @@ class _Application(FastAPI):
         is_new = self.openapi_schema is None
         document = super().openapi()
         if is_new:
-            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-            schemes[_SECURITY_SCHEME] = {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "An API key (`osk_…`) or a JWT of the OpenID Connect issuer",
-            }
             for methods in document["paths"].values():
                 for operation in methods.values():
                     _describe_problems(operation)
+                    if "x-permission" in operation:
+                        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+                        schemes[_SECURITY_SCHEME] = _BEARER
         return document
 
 
 _SECURITY_SCHEME = "bearer"
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`osk_…`) or a JWT of the OpenID Connect issuer",
+}
 _OF_BODIES = frozenset({"413", "415"})
 _OF_CALLERS = frozenset({"401", "403"})
 

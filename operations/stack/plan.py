@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operations.stack import provider
+from operations.stack.access import Access, plan_access
 from operations.stack.environment import invalid_value
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -50,8 +51,9 @@ def make_plan(
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
-    settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url}
-    simulator, running = _plan_services(layout, services, ports, settings)
+    access = plan_access(layout, environment)
+    settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url, **access.settings}
+    simulator, running = _plan_services(layout, services, ports, settings, access)
     state = replace(
         State(),
         node=node,
@@ -59,6 +61,7 @@ def make_plan(
         mongodb_url=mongodb_url,
         amqp_url=amqp_url,
         database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
+        needs_keys=access.console_key is not None,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers[-1].extend(simulator)
@@ -88,7 +91,7 @@ def _claim_ports(defaults: Mapping[str, int], offset: int | None, stored: State,
 
 
 def _plan_services(
-    layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str]
+    layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str], access: Access
 ) -> tuple[list[ServiceProgram], list[ServiceProgram]]:
     """Return the simulator, if it is requested, and the services."""
 
@@ -104,7 +107,7 @@ def _plan_services(
         elif name not in (CONSOLE.name, SIMULATOR.name):
             services.append(program(name, settings))
     if CONSOLE.name in names:
-        services.append(program(CONSOLE.name, _for_console(services, settings)))
+        services.append(program(CONSOLE.name, _for_console(services, settings) | access.console_settings))
     return simulator, services
 
 

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _StoredKey(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid")
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{8}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -170,7 +170,13 @@ def test_the_credentials_key_is_created_once_and_readable_by_its_owner_only(clai
     Fernet(first)
     file = Layout(tmp_path).credentials_key
     assert file.stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", file.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claims",
+        file.name,
+        "keys.json",
+        "keys.json.lock",
+        "secrets",
+    ]
 
 
 def test_two_stacks_have_different_keys(claims: PortClaims, tmp_path: Path) -> None:
