@@ -79,6 +79,7 @@ def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
         "ORDERSAGA_AMQP_URL": options.amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": prefix,
         "ORDERSAGA_LOG_LEVEL": "ERROR",
+        "ORDERSAGA_AUTH": "off",
     }
 
 

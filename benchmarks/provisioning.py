@@ -43,6 +43,7 @@ def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
         "ORDERSAGA_SMARTVPS_PASSWORD": "simulator",
         "ORDERSAGA_CREDENTIALS_KEY": Fernet.generate_key().decode(),
         "ORDERSAGA_LOG_LEVEL": "ERROR",
+        "ORDERSAGA_AUTH": "off",
     }
 
 

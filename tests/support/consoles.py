@@ -22,7 +22,7 @@ from shared.database import Document
 from shared.http import create_app
 from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
-from tests.support.access import ADMIN, key_authenticator
+from tests.support.access import ADMIN, ADMIN_KEY, key_authenticator
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there."""
@@ -42,7 +42,7 @@ async def console_dependencies(
 ) -> AsyncIterator[ConsoleDependencies]:
     """The dependencies of a console over these servers."""
     client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
-    services = Services(urls)
+    services = Services(urls, ADMIN_KEY)
     try:
         yield ConsoleDependencies(client, prefix, mongodb_url, amqp_url, services, **options)
     finally:
