@@ -16,7 +16,7 @@ from operations.stack.state import ProcessState, State
 from operations.stack.status import ProcessStatus
 from shared.urls import hide_credentials
 
-KEY_FOR_CURL = 'a key for curl: export ORDERSAGA_API_KEY="$(ordersaga keys create --role admin --owner me)"'
+KEY_FOR_CURL = "a key for curl: KEY=$(ordersaga keys create --role admin --owner me); curl --oauth2-bearer $KEY URL"
 NO_KEY_NEEDED = "no authentication: everybody on this machine may do everything"
 
 
