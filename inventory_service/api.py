@@ -19,7 +19,7 @@ from inventory_service.views import (
     show_reservation,
     show_stock,
 )
-from shared.access.middleware import requires
+from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import Name, PathName
 from shared.contracts.orders import ProductId
@@ -143,9 +143,9 @@ def _reservation_routes(reservations: Reservations) -> APIRouter:
 
     @router.get("/reservations/{order_id}", response_model=ReservationView)
     @requires(Permission.ORDERS_READ)
-    async def get_reservation(order_id: OrderIdParameter) -> Response:
+    async def get_reservation(order_id: OrderIdParameter, caller: Caller) -> Response:
         """What became of an order's stock."""
-        reservation = (await reservations.read([order_id])).get(order_id)
+        reservation = await reservations.find(order_id, caller.visible(Permission.ORDERS_READ))
         if reservation is None:
             raise not_found(f"Reservation of order {order_id}")
         return json_response(show_reservation(reservation))

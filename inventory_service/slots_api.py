@@ -9,12 +9,19 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic.alias_generators import to_camel
 
-from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, NoRoom, OrderClosed, SlotAssigner
+from inventory_service.slot_assigner import (
+    AssignmentRequest,
+    AssignmentResult,
+    NoRoom,
+    NotOwn,
+    OrderClosed,
+    SlotAssigner,
+)
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
 from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
-from shared.access.middleware import requires
+from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
@@ -161,17 +168,23 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
 
     @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
     @requires(Permission.SLOTS_ASSIGN)
-    async def assign(body: AssignBody) -> Response:
+    async def assign(body: AssignBody, caller: Caller) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
-        answer = await assignments.submit(AssignmentRequest(body.order_id, body.order_price, body.items_count))
+        own_only = not caller.reaches_all(Permission.SLOTS_ASSIGN)
+        request = AssignmentRequest(body.order_id, body.order_price, body.items_count, caller.owner, own_only)
+        answer = await assignments.submit(request)
         if isinstance(answer, Booking):
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
 
     @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
     @requires(Permission.SLOTS_ASSIGN)
-    async def release(order_id: OrderIdPath) -> Response:
+    async def release(order_id: OrderIdPath, caller: Caller) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
+        if not caller.reaches_all(Permission.SLOTS_ASSIGN):
+            owners = await assigner.owners([order_id])
+            if owners.get(order_id) != caller.owner:
+                raise not_found(f"An assignment of order {order_id}")
         if await releases.submit(order_id) is None:
             own = await assigner.own_reservation(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
@@ -182,7 +195,9 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     return router
 
 
-def _refusal(order_id: str, answer: NoRoom | OrderClosed) -> ProblemError:
+def _refusal(order_id: str, answer: NoRoom | OrderClosed | NotOwn) -> ProblemError:
+    if isinstance(answer, NotOwn):
+        return not_found(f"Order {order_id}")
     if isinstance(answer, OrderClosed):
         return conflict(f"Order {order_id} is over: its reservation is {answer.status}")
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason)

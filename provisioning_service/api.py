@@ -16,8 +16,9 @@ from provisioning_service.locks import Lock, Locks
 from provisioning_service.package_cache import PackageCache
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package, Provider, ProviderError
-from shared.access.middleware import requires
+from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Visible
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
 from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
@@ -67,6 +68,7 @@ class JobView(View):
     """
 
     order_id: str
+    owner_id: str | None
     package: str | None
     ram: int | None
     state: State
@@ -154,22 +156,26 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
         package: Annotated[Name | None, Query()] = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
+        *,
+        caller: Caller,
     ) -> Response:
         """Jobs in the order of their orders' ids; all of them, or those in one state or for one package."""
-        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit)
+        visible = caller.visible(Permission.ORDERS_READ)
+        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit, visible=visible)
         return page_response(page, show_job, key=lambda job: [job.order_id], limit=limit)
 
     @router.get("/jobs/{order_id}", response_model=JobView)
     @requires(Permission.ORDERS_READ)
-    async def get_job(order_id: OrderIdParameter) -> Response:
+    async def get_job(order_id: OrderIdParameter, caller: Caller) -> Response:
         """The job of one order."""
-        return json_response(show_job(await _find(dependencies.jobs, order_id)))
+        visible = caller.visible(Permission.ORDERS_READ)
+        return json_response(show_job(await _find(dependencies.jobs, order_id, visible)))
 
     @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
     @requires(Permission.CREDENTIALS_READ)
-    async def get_credentials(order_id: OrderIdParameter) -> Response:
+    async def get_credentials(order_id: OrderIdParameter, caller: Caller) -> Response:
         """How to get into the order's server; never to be cached or logged."""
-        job = await _find(dependencies.jobs, order_id)
+        job = await _find(dependencies.jobs, order_id, caller.visible(Permission.CREDENTIALS_READ))
         if job.credentials is None:
             raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
         if dependencies.vault is None:
@@ -223,8 +229,8 @@ def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
         return json_response(_show_held(lock))
 
 
-async def _find(jobs: Jobs, order_id: str) -> Job:
-    job = await jobs.find(order_id)
+async def _find(jobs: Jobs, order_id: str, visible: Visible) -> Job:
+    job = await jobs.find(order_id, visible)
     if job is None:
         raise not_found(f"A job of order {order_id}")
     return job
@@ -251,6 +257,7 @@ def show_job(job: Job) -> dict[str, Any]:
     """Build the response of JobView."""
     return {
         "orderId": job.order_id,
+        "ownerId": job.owner_id,
         "package": job.package,
         "ram": job.ram,
         "state": job.state,

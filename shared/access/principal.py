@@ -14,6 +14,10 @@ OWNER_FIELD = "ownerId"
 PERSON_FIELD = "userId"
 """The field of stored records that names the person whom they concern."""
 
+Visible = Mapping[str, str | None]
+"""The part of a MongoDB query that leaves only the records that a caller may see or change."""
+EVERYTHING: Visible = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -41,7 +45,7 @@ class Principal:
         """Return whether the permission extends to the records of every owner."""
         return self.grants.get(permission) is Reach.ALL
 
-    def visible(self, permission: Permission, *, person: str = PERSON_FIELD) -> Mapping[str, str | None]:
+    def visible(self, permission: Permission, *, person: str = PERSON_FIELD) -> Visible:
         """Return the part of a MongoDB query that leaves only the records which the permission extends to.
 
         `person` is the field that names the person in these records. Records without an owner match only a permission
@@ -51,7 +55,7 @@ class Principal:
         if reach is None:
             raise PermissionError(f"{self.id} does not have {permission}")
         if reach is Reach.ALL:
-            return {}
+            return EVERYTHING
         # An owner or subject of None would match the records that have none.
         own = {OWNER_FIELD: self.owner or ""}
         return own if reach is Reach.OWNER else own | {person: self.subject or ""}
