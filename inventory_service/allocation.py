@@ -242,7 +242,7 @@ def refusal_reason(order: Order, products: Mapping[str, StockItem]) -> str | Non
         if not isinstance(product, Product):
             return f"Unknown product {item.product_id}"
         if product.price is None and order.prices_required:
-            return f"Product {item.product_id} has no price: it cannot be ordered"
+            return f"No price is set for {item.product_id}: it cannot be ordered"
         if product.price is not None and product.price != item.price:
             return _wrong_price(item, product.price)
         servers += item.quantity if product.kind is Kind.VPS else 0

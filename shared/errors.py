@@ -2,6 +2,7 @@
 
     OrdersagaError
     ├── TransientError                     passes by itself: a consumer repeats the call, HTTP answers 503
+    │   ├── IssuerUnavailableError             the issuer of tokens has not told its keys
     │   ├── DatabaseUnavailableError           MongoDB does not answer, or has no primary
     │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
     │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host
@@ -12,6 +13,8 @@
     ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
     ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
     ├── AuthenticationError                a request does not say who calls, or not in a way to be believed: 401
+    │   └── CredentialMissingError             it has no credential at all
+    ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
     ├── ProblemError                       a route answers with this problem
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps

@@ -26,8 +26,14 @@ from structlog.contextvars import bound_contextvars
 
 from shared import database, tracing
 from shared.access.authenticator import Authenticator
-from shared.access.errors import AuthenticationError
-from shared.access.middleware import Authenticated, Caller, caller_of, permission_of, requires
+from shared.access.errors import (
+    AuthenticationError,
+    CredentialMissingError,
+    IssuerUnavailableError,
+    TooManyRequestsError,
+)
+from shared.access.limits import RequestLimits
+from shared.access.middleware import Authenticated, Caller, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
@@ -51,7 +57,7 @@ _LINKED = HEALTH | {VIEWER_PATH}
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 """Returns the reason why each failing part is down, by name; empty if the service is ready."""
 
-Refusal = Callable[[], str | None]
+ReasonToWait = Callable[[], str | None]
 """Returns the reason why no request can be served now, or None."""
 
 _HEADERS = {
@@ -248,17 +254,18 @@ def create_app(
     readiness: Readiness,
     *,
     authenticator: Authenticator | None,
-    refusal: Refusal = lambda: None,
+    limits: RequestLimits | None = None,
+    refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
     pages: bool = False,
 ) -> FastAPI:
     """Return an application with the routes that all services serve; the service adds its own.
 
-    Every path but OPEN_PATHS answers only to callers that `authenticator` knows, and that have the permission which the
-    route declares; None is for an application that authenticates by itself. It answers to addresses, localhost and
-    `names`, and refuses requests from other sites. With `pages`, its routes are pages for people: links on other sites
-    may open them, writes must come from them, and the API has no page. While `refusal` returns a reason, everything
-    except ALWAYS_SERVED is answered with 503 and that reason.
+    Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
+    permission which the route declares; None is for an application that authenticates by itself. It answers to
+    addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are pages for
+    people: links on other sites may open them, writes must come from them, and the API has no page. While `refusal`
+    returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
     """
     app = _Application(
         title=title,
@@ -279,7 +286,11 @@ def create_app(
     app.add_middleware(_RefuseDeclaredTooLarge)
     if authenticator is not None:
         app.add_middleware(
-            Authenticated, authenticator=authenticator, open_paths=OPEN_PATHS, refuse=_answer_unauthenticated
+            Authenticated,
+            authenticator=authenticator,
+            limits=limits or RequestLimits(None, None),
+            open_paths=OPEN_PATHS,
+            refuse=_answer_refused,
         )
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
@@ -354,9 +365,21 @@ def _identity_routes() -> APIRouter:
     return router
 
 
-async def _answer_unauthenticated(scope: Scope, receive: Receive, send: Send, error: AuthenticationError) -> None:
-    headers = {"WWW-Authenticate": "Bearer"}
-    await problem_response(HTTPStatus.UNAUTHORIZED, str(error), headers=headers)(scope, receive, send)
+async def _answer_refused(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
+    await _refused(error)(scope, receive, send)
+
+
+def _refused(error: Refusal) -> Response:
+    match error:
+        case TooManyRequestsError():
+            return problem_response(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=dict(error.headers))
+        case IssuerUnavailableError():
+            detail = error.for_clients or ""
+            return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+        case AuthenticationError():
+            # RFC 6750: a request without any credential gets no error code.
+            challenge = "Bearer" if isinstance(error, CredentialMissingError) else 'Bearer error="invalid_token"'
+            return problem_response(HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": challenge})
 
 
 class _Application(FastAPI):
@@ -487,7 +510,7 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 class _RefuseUnserved:
     """Answers 503 to everything except ALWAYS_SERVED while there is a reason, before any work on the request."""
 
-    def __init__(self, app: ASGIApp, refusal: Refusal) -> None:
+    def __init__(self, app: ASGIApp, refusal: ReasonToWait) -> None:
         self._app = app
         self._refusal = refusal
 

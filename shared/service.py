@@ -16,7 +16,7 @@ from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
 
 from shared import database, tracing
-from shared.access.configured import configured_authenticator
+from shared.access.configured import configured_authenticator, configured_limits
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -150,6 +150,7 @@ class _RunningService:
             self._service.description,
             self._readiness.down,
             authenticator=self._authenticator,
+            limits=configured_limits(self._settings),
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,

@@ -1,14 +1,17 @@
 """The settings that all services have: environment variables with the prefix ORDERSAGA_ (docs/configuration.md)."""
 
+import ipaddress
 import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
+from limits import RateLimitItem
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import urls
+from shared.access.limits import Network, parse_limit
 from shared.errors import StartError
 from shared.failpoints import kill_at
 
@@ -41,6 +44,27 @@ def _words(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _check_issuer(url: str) -> str:
+    if url and not urls.is_unalterable(url):
+        raise ValueError("a URL with https is allowed; http only for this machine")
+    return url
+
+
+def _limit(value: object) -> object:
+    if isinstance(value, str):
+        return parse_limit(value) if value.strip() else None
+    return value
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _words(value))  # type: ignore[attr-defined]
+    except ValueError:
+        raise ValueError("addresses and networks are allowed, separated by commas, such as 10.0.0.0/8") from None
+
+
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -57,7 +81,7 @@ _DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 class ServiceSettings(BaseSettings):
     """The settings of all services; each service adds its own in its `settings` module."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, arbitrary_types_allowed=True)
 
     mongodb_url: Annotated[str, AfterValidator(urls.check_mongodb_url)] = (
         "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
@@ -72,6 +96,13 @@ class ServiceSettings(BaseSettings):
         "keys",
     )
     keys_file: Path | None = None
+    oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] = ""
+    oidc_audience: Annotated[str, Field(max_length=500)] = ""
+    oidc_roles_claim: Annotated[str, Field(min_length=1, max_length=200)] = "roles"
+    oidc_owner_claim: Annotated[str, Field(min_length=1, max_length=200)] = "sub"
+    rate_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("600/minute")
+    auth_failure_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("10/minute")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

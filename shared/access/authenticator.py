@@ -1,10 +1,12 @@
 """Turns the headers of a request into the principal that calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from shared.access.errors import AuthenticationError
+from starlette.datastructures import Headers
+
+from shared.access.errors import AuthenticationError, CredentialMissingError
 from shared.access.keys import KeyRecord, is_secret_of, split_key
 from shared.access.permissions import parse_role
 from shared.access.principal import Principal, anonymous
@@ -30,7 +32,7 @@ class Tokens(Protocol):
     """What verifies JWTs."""
 
     async def verify(self, token: str) -> Principal:
-        """Return the principal that a token names. Raises AuthenticationError."""
+        """Return the principal that a token names. Raises AuthenticationError or IssuerUnavailableError."""
         ...
 
 
@@ -45,10 +47,13 @@ class Authenticator:
         self._clock = clock
         self._anonymous = anonymous() if keys is None and tokens is None else None
 
-    async def authenticate(self, headers: Mapping[str, str]) -> Principal:
-        """Return the caller. Raises AuthenticationError, with a message for the caller."""
-        caller = self._anonymous or await self._by_credential(headers.get("authorization"))
-        acts_for = headers.get(ACTS_FOR)
+    async def authenticate(self, headers: Headers) -> Principal:
+        """Return the caller.
+
+        Raises AuthenticationError, with a message for the caller, or IssuerUnavailableError.
+        """
+        caller = self._anonymous or await self._by_credential(_only(headers, "authorization"))
+        acts_for = _only(headers, ACTS_FOR)
         return caller if acts_for is None else _acting_for(caller, acts_for)
 
     async def _by_credential(self, authorization: str | None) -> Principal:
@@ -75,9 +80,17 @@ class Authenticator:
         return record.principal()
 
 
+def _only(headers: Headers, name: str) -> str | None:
+    """Return a header that must not occur twice: it must be clear which of them counts."""
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise AuthenticationError(f"The request has the header {name} {len(values)} times")
+    return values[0] if values else None
+
+
 def _bearer(authorization: str | None) -> str:
     if authorization is None:
-        raise AuthenticationError("The request needs the header Authorization: Bearer, with an API key or a token")
+        raise CredentialMissingError("The request needs the header Authorization: Bearer, with an API key or a token")
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
         raise AuthenticationError("The header Authorization must be Bearer, followed by an API key or a token")

@@ -138,7 +138,7 @@ async def test_a_product_without_a_price_is_not_sold_at_the_price_that_the_clien
     settled = await shop.settled(await place(shop, caller, "anna", **gift))
     assert settled["status"] == status
     if status == "CANCELLED":
-        assert settled["failureReason"] == "Product gift has no price: it cannot be ordered"
+        assert settled["failureReason"] == "No price is set for gift: it cannot be ordered"
     left = await shop.ask("inventory", "GET", "/inventory/gift")
     assert left["quantity"] == (0 if status == "CONFIRMED" else 5)
 

@@ -38,6 +38,7 @@ async def test_a_payment_reads_as_the_contract_says(worker: PaymentWorker, clien
     assert response.json() == {
         "orderId": order.order_id,
         "userId": "u1",
+        "ownerId": None,
         "amount": 19.99,
         "status": "PROCESSED",
         "transactionId": answer.transaction_id,  # type: ignore[attr-defined]

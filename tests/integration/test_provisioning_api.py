@@ -100,6 +100,7 @@ async def test_a_job_that_waits_says_until_when(
     assert response.status_code == 200
     assert response.json() == {
         "orderId": message.order_id,
+        "ownerId": None,
         "package": NAME,
         "ram": None,
         "state": "WAITING",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from shared.access.authenticator import Authenticator
 from shared.access.errors import AuthenticationError
@@ -153,7 +154,7 @@ def unknown() -> str:
 )
 async def test_anything_else_is_refused_with_the_reason(given_headers: dict[str, str], says: str) -> None:
     with pytest.raises(AuthenticationError, match=says) as raised:
-        await Authenticator(RING).authenticate(given_headers)
+        await Authenticator(RING).authenticate(headers(given_headers))
     credential = given_headers.get("authorization", "").partition(" ")[2]
     assert len(credential) < 20 or credential not in str(raised.value)
 
@@ -168,7 +169,7 @@ async def test_a_known_id_with_another_secret_is_refused() -> None:
 
 
 async def test_without_authentication_everybody_may_do_everything() -> None:
-    caller = await Authenticator(None).authenticate({})
+    caller = await Authenticator(None).authenticate(Headers({}))
     assert caller.grants == ROLES[Role.ADMIN]
     assert caller.owner is None
 
@@ -179,11 +180,11 @@ async def test_who_acts_for_a_person_has_the_smaller_rights_of_both_and_is_recor
     authenticator = Authenticator(ring)
     acts_for = {"ordersaga-acts-for": "anna@shop.example;operator,viewer"}
 
-    caller = await authenticator.authenticate(headers(bearer(admin)) | acts_for)
+    caller = await authenticator.authenticate(headers(bearer(admin) | acts_for))
     assert (caller.id, caller.via) == ("anna@shop.example", f"key:{admin[4:12]}")
     assert caller.grants == grants_of(frozenset({Role.OPERATOR, Role.VIEWER}))
 
-    caller = await authenticator.authenticate(headers(bearer(viewer)) | acts_for)
+    caller = await authenticator.authenticate(headers(bearer(viewer) | acts_for))
     assert not caller.may(Permission.ORDERS_CANCEL)
 
 
@@ -191,11 +192,11 @@ async def test_who_acts_for_a_person_has_the_smaller_rights_of_both_and_is_recor
 async def test_an_unclear_person_is_refused(header: str) -> None:
     ring = KeyRing()
     with pytest.raises(AuthenticationError, match="ordersaga-acts-for"):
-        await Authenticator(ring).authenticate(headers(bearer(ring.add(Role.ADMIN))) | {"ordersaga-acts-for": header})
+        await Authenticator(ring).authenticate(headers(bearer(ring.add(Role.ADMIN)) | {"ordersaga-acts-for": header}))
 
 
-def headers(given_headers: dict[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in given_headers.items()}
+def headers(given_headers: dict[str, str]) -> Headers:
+    return Headers(given_headers)
 
 
 def fields(record: KeyRecord) -> dict[str, Any]:
