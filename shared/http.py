@@ -275,6 +275,8 @@ def create_app(
         redirect_slashes=False,
         responses=documented(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),
     )
+    # Also for routes that are added to the application itself: they check the caller's permission.
+    app.router.route_class = _StrictRoute
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)

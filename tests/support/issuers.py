@@ -1,8 +1,11 @@
 """An OpenID Connect issuer as a real HTTP server: its documents can be changed, and its tokens can be wrong."""
 
+import base64
+import hashlib
+import hmac
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,3 +93,59 @@ async def run_issuer() -> AsyncIterator[MockIssuer]:
         issuer.url = url
         issuer.configuration = {"issuer": url, "jwks_uri": f"{url}/keys"}
         yield issuer
+
+
+WRONG: dict[str, tuple[Callable[[MockIssuer], str], str]] = {
+    "not a JWT": (lambda i: "a.b.c", "is not a JWT"),
+    "another audience": (lambda i: i.token(aud="another"), "another audience"),
+    "another issuer": (lambda i: i.token(iss="https://other.example"), "another issuer"),
+    "expired": (lambda i: i.token(exp=int(time.time()) - 31), "is expired"),
+    "not before": (lambda i: i.token(nbf=int(time.time()) + 120), "not valid yet"),
+    "issued in the future": (lambda i: i.token(iat=int(time.time()) + 120), "not valid yet"),
+    "no exp": (lambda i: i.token(exp=None), "no claim exp"),
+    "no iat": (lambda i: i.token(iat=None), "no claim iat"),
+    "no iss": (lambda i: i.token(iss=None), "no claim iss"),
+    "no aud": (lambda i: i.token(aud=None), "no claim aud"),
+    "no sub": (lambda i: i.token(sub=None), "no claim sub"),
+    "exp is text": (lambda i: i.token(exp="tomorrow"), "is malformed"),
+    "sub is empty": (lambda i: i.token(sub=""), "not a name"),
+    "sub is long": (lambda i: i.token(sub="x" * 129), "not a name"),
+    "another key": (lambda i: i.token(key=ec.generate_private_key(ec.SECP256R1())), "signature is wrong"),
+    "unknown key": (lambda i: i.token(key_id="unknown"), "does not have the key"),
+    "no key id": (lambda i: i.token(key_id=None), "does not have the key"),
+    "the key of another algorithm": (lambda i: i.token("RS256", "ec"), "for another algorithm"),
+    "alg none": (lambda i: _unsigned(i), "not signed with one of"),
+    "HS256 with the public key": (lambda i: _confused(i), "not signed with one of"),
+    "RS384": (lambda i: jwt.encode(i.claims(), i.rsa_key, "RS384", {"kid": "rsa"}), "not signed with one of"),
+    "a key of its own": (lambda i: _with_own_key(i), "signature is wrong"),
+    "a changed claim": (lambda i: _changed(i), "signature is wrong"),
+}
+"""Tokens that are not valid, and what the refusal says."""
+
+
+def _unsigned(issuer: MockIssuer) -> str:
+    return jwt.encode(issuer.claims(), None, "none", {"kid": "ec"})  # type: ignore[arg-type]
+
+
+def _confused(issuer: MockIssuer) -> str:
+    """PyJWT refuses to sign with a public key, so this does it by hand, as an attacker would."""
+
+    def part(value: dict[str, Any]) -> bytes:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
+
+    signed = part({"alg": "HS256", "typ": "JWT", "kid": "rsa"}) + b"." + part(issuer.claims(roles=["admin"]))
+    signature = hmac.new(issuer.public_pem, signed, hashlib.sha256).digest()
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def _with_own_key(issuer: MockIssuer) -> str:
+    """The header brings the key along, and says where more are."""
+    own = rsa.generate_private_key(65537, 2048)
+    described = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(own.public_key()))
+    headers = {"jwk": described, "jku": "https://attacker.example/keys", "x5u": "https://attacker.example/cert"}
+    return issuer.token("RS256", "rsa", own, headers)
+
+
+def _changed(issuer: MockIssuer) -> str:
+    head, _, signature = issuer.token().split(".")
+    return f"{head}.{issuer.token(roles=['admin']).split('.')[1]}.{signature}"

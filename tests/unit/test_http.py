@@ -288,7 +288,8 @@ async def test_head_of_a_stream_ends_it() -> None:
             streaming.append("ended")
 
     app = create_app("test", "A test", ready, authenticator=key_authenticator())
-    app.add_api_route("/stream", lambda: StreamingResponse(stream(), media_type="text/event-stream"))
+    endpoint = requires(Permission.CATALOGUE_READ)(lambda: StreamingResponse(stream(), media_type="text/event-stream"))
+    app.add_api_route("/stream", endpoint)
     async with serve(app) as url, httpx.AsyncClient(timeout=60, headers=ADMIN) as client:
         for _ in range(3):  # over one connection, which stays usable
             response = await client.head(f"{url}/stream")
