@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from operations.errors import UnreachableError
-from operations.stack.environment import invalid_value
+from operations.stack.environment import invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -22,6 +22,7 @@ from operations.stack.layout import (
 )
 from operations.stack.state import State, UnreadableStateError, read_state
 from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
+from shared.setting_files import SettingFileError
 from shared.settings import HostNames, ServiceSettings
 from shared.urls import check_service_url, hide_credentials
 
@@ -84,8 +85,13 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL and so on its services. Missing
     URLs come from the stack that runs in the data directory: the given one, else ORDERSAGA_DATA_DIR, else the one used
     last. Services that it does not run are assumed at their default ports.
-    Raises UnreachableError if the URL of a server is unknown, or if a variable has an invalid value.
+    Raises UnreachableError if the URL of a server is unknown, or if a variable or the file that it names has an invalid
+    value.
     """
+    try:
+        environment = with_values_for_commands(environment)
+    except SettingFileError as error:
+        raise UnreachableError(str(error)) from None
     if invalid := invalid_value(environment):
         raise UnreachableError(invalid)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))

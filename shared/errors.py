@@ -12,6 +12,7 @@
     ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
     ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
+    │   └── SettingFileError                   a file that has a setting's value cannot be used
     ├── ProblemError                       a route answers with this problem
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind

@@ -1,15 +1,23 @@
 """The settings that all services have: environment variables with the prefix ORDERSAGA_ (docs/configuration.md)."""
 
+import os
 import re
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from shared import urls
 from shared.errors import StartError
 from shared.failpoints import kill_at
+from shared.setting_files import SUFFIX, with_file_values
 
 ENV_PREFIX = "ORDERSAGA_"
 
@@ -42,10 +50,39 @@ def check_database_prefix(prefix: str) -> str:
 _DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
-class ServiceSettings(BaseSettings):
-    """The settings of all services; each service adds its own in its `settings` module."""
+class _EnvironmentAndFiles(EnvSettingsSource):
+    """The environment, with the values of the settings whose file it names (`shared.setting_files`)."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        prefix = str(settings.model_config.get("env_prefix", ""))
+        # Pydantic looks variables up in lower case.
+        given = {name.upper(): value for name, value in self.env_vars.items() if value is not None}
+        complete = with_file_values(given, (f"{prefix}{name}".upper() for name in settings.model_fields))
+        self.env_vars = {name.lower(): value for name, value in complete.items()}
+
+
+class FileSettings(BaseSettings):
+    """Settings whose values may be in files: ORDERSAGA_X_FILE names the file of ORDERSAGA_X."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment and the files it names, and nothing else."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _EnvironmentAndFiles(settings_cls)
+
+
+class ServiceSettings(FileSettings):
+    """The settings of all services; each service adds its own in its `settings` module."""
 
     mongodb_url: Annotated[str, AfterValidator(urls.check_mongodb_url)] = (
         "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
@@ -84,7 +121,8 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 def load(settings: type[AnySettings]) -> AnySettings:
     """Read the settings from the environment.
 
-    Raises StartError with one line that names each invalid variable, its value and what is allowed.
+    Raises StartError with one line that names each invalid variable, its value and what is allowed. The content of a
+    file is never shown.
     """
     try:
         return settings()
@@ -101,11 +139,18 @@ def _explain(settings: type[BaseSettings], problem: object) -> str:
     variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
     if problem["type"] == "missing":  # type: ignore[index]  # the input is all other settings, secrets included
         return f"{variable} is required"
+    if path := _file_of(variable):
+        return f"{variable}{SUFFIX}={path} has a value that is not valid: {message}"
     field = settings.model_fields.get(name)
     secret = field is not None and "SecretStr" in repr(field.annotation)
     hide = urls.hide_credentials_in_value if name.endswith("url") else urls.hide_credentials
     shown = "***" if secret else repr(hide(value) if isinstance(value, str) else value)
     return f"{variable}={shown} is not valid: {message}"
+
+
+def _file_of(variable: str) -> str | None:
+    """Return the path from which the variable's value was read, None if it is in the environment."""
+    return os.environ.get(f"{variable}{SUFFIX}") or None
 
 
 def exit_with(error: StartError) -> NoReturn:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operations.stack import provider
-from operations.stack.environment import invalid_value
+from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -21,6 +21,7 @@ from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
+from shared.setting_files import SettingFileError
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ def make_plan(
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
     `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
-    for an invalid URL or database prefix.
+    for an invalid URL or database prefix, or a file of a setting that cannot be read.
     """
+    try:
+        environment = with_values(environment)
+    except SettingFileError as error:
+        raise StackStartError(str(error)) from None
     if invalid := invalid_value(environment):
         raise StackStartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from operations.stack.environment import unknown_settings
+from operations.stack.environment import is_set, unknown_settings
 from operations.stack.files import PRIVATE_UMASK, restrict
 from operations.stack.layout import (
     DATA_DIRECTORY_VARIABLE,
@@ -126,7 +126,7 @@ def _delete_data(layout: Layout, environment: Mapping[str, str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     layout.state_file.unlink(missing_ok=True)
     layout.location_file.unlink(missing_ok=True)
-    if not environment.get(MONGODB_URL_VARIABLE):
+    if not is_set(environment, MONGODB_URL_VARIABLE):
         layout.credentials_key.unlink(missing_ok=True)
 
 

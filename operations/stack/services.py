@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from operations.stack.environment import process_environment
+from operations.stack.environment import is_set, process_environment
 from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from operations.stack.program import Command
 from shared.services import PROCESSES, SIMULATOR
@@ -46,6 +46,7 @@ class ServiceProgram:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
         }
+        environment.pop("ORDERSAGA_HTTP_PORT_FILE", None)  # `up` chooses the ports
         return Command((sys.executable, "-P", "-m", process.package), environment)
 
     async def probe(self) -> str | None:
@@ -87,7 +88,7 @@ def choose_services(only: str | None, environment: Mapping[str, str] = os.enviro
     for an unknown name.
     """
     if only is None:
-        return [name for name in PROCESSES if name != SIMULATOR.name or not environment.get(SMARTVPS_URL_VARIABLE)]
+        return [name for name in PROCESSES if name != SIMULATOR.name or not is_set(environment, SMARTVPS_URL_VARIABLE)]
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     if unknown := sorted(wanted - PROCESSES.keys()):
         raise ValueError(f"unknown service {', '.join(unknown)}; choose from {', '.join(PROCESSES)}")
