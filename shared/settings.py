@@ -3,9 +3,10 @@
 import os
 import re
 import sys
-from typing import Annotated, Literal, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -81,6 +82,14 @@ class FileSettings(BaseSettings):
         return init_settings, _EnvironmentAndFiles(settings_cls)
 
 
+def _no_path(value: object) -> object:
+    return None if value == "" else value
+
+
+FilePath = Annotated[Path | None, BeforeValidator(_no_path)]
+"""The path of a file; an empty value counts as not set."""
+
+
 class ServiceSettings(FileSettings):
     """The settings of all services; each service adds its own in its `settings` module."""
 
@@ -93,6 +102,12 @@ class ServiceSettings(FileSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
+    tls_cert_file: FilePath = None
+    tls_key_file: FilePath = None
+    tls_client_ca_file: FilePath = None
+    tls_ca_file: FilePath = None
+    tls_client_cert_file: FilePath = None
+    tls_client_key_file: FilePath = None
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
@@ -102,6 +117,16 @@ class ServiceSettings(FileSettings):
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None
+
+    @model_validator(mode="after")
+    def _tls_files_are_complete(self) -> Self:
+        for certificate, key in (("tls_cert_file", "tls_key_file"), ("tls_client_cert_file", "tls_client_key_file")):
+            if (getattr(self, certificate) is None) != (getattr(self, key) is None):
+                names = f"{ENV_PREFIX}{certificate.upper()} and {ENV_PREFIX}{key.upper()}"
+                raise ValueError(f"{names} must be set together")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError(f"with {ENV_PREFIX}TLS_CLIENT_CA_FILE, {ENV_PREFIX}TLS_CERT_FILE must be set too")
+        return self
 
     @property
     def known_names(self) -> tuple[str, ...]:

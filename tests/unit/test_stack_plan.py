@@ -293,10 +293,14 @@ def test_restarts_are_quick_at_first_and_bounded_later() -> None:
 
 
 def test_secrets_in_files_stay_there_and_are_read_by_their_services_alone(claims: PortClaims, tmp_path: Path) -> None:
-    files = {"MONGODB_URL": "mongodb://given/", "AMQP_URL": "amqp://given/", "CREDENTIALS_KEY": Fernet.generate_key()}
+    files = {
+        "MONGODB_URL": "mongodb://given/",
+        "AMQP_URL": "amqp://given/",
+        "CREDENTIALS_KEY": Fernet.generate_key().decode(),
+    }
     environment = {}
     for name, value in files.items():
-        (tmp_path / name).write_bytes(value if isinstance(value, bytes) else value.encode())
+        (tmp_path / name).write_text(value)
         environment[f"ORDERSAGA_{name}_FILE"] = str(tmp_path / name)
     made = plan(claims, tmp_path, environment)
     assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://given/", "amqp://given/")
