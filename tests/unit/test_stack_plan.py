@@ -161,7 +161,10 @@ def test_the_settings_that_provisioning_is_started_with_are_complete(
 
 
 def key_of(made: StackPlan) -> str:
-    return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
+    settings = settings_of(made, "provisioning")
+    if file := settings.get("ORDERSAGA_CREDENTIALS_KEY_FILE"):
+        return Path(file).read_text().strip()
+    return settings["ORDERSAGA_CREDENTIALS_KEY"]
 
 
 def test_the_credentials_key_is_created_once_and_readable_by_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_a_given_key_is_used_and_not_stored(claims: PortClaims, tmp_path: Path) 
 
 def test_only_the_service_that_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(claims, tmp_path, GIVEN)
-    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY" in settings_of(made, name)]
+    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY_FILE" in settings_of(made, name)]
     assert having == ["provisioning"]
 
 
