@@ -21,9 +21,10 @@ from operations.stack.layout import (
     choose_data_directory,
 )
 from operations.stack.state import State, UnreadableStateError, read_state
+from shared.errors import StartError
 from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
-from shared.setting_files import SettingFileError
 from shared.settings import HostNames, ServiceSettings
+from shared.tls import client_context
 from shared.urls import check_service_url, hide_credentials
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
@@ -90,7 +91,8 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     """
     try:
         environment = with_values_for_commands(environment)
-    except SettingFileError as error:
+        client_context(environment)
+    except StartError as error:
         raise UnreachableError(str(error)) from None
     if invalid := invalid_value(environment):
         raise UnreachableError(invalid)

@@ -21,8 +21,9 @@ from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
+from shared.errors import StartError
 from shared.services import SERVICES, SIMULATOR
-from shared.setting_files import SettingFileError
+from shared.tls import client_context
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
@@ -53,8 +54,8 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
     except UnreadableStateError as error:
         findings.append(wrong("stored state", str(error), ""))
     try:
-        with_values_for_commands(os.environ)
-    except SettingFileError as error:
+        client_context(with_values_for_commands(os.environ))
+    except StartError as error:
         fix = "correct the file, or the variable that names it"
         return [*findings, wrong("settings", str(error), fix)]
     try:

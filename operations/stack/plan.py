@@ -20,8 +20,9 @@ from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
+from shared.errors import StartError
 from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
-from shared.setting_files import SettingFileError
+from shared.tls import client_context
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ def make_plan(
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
     `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
-    for an invalid URL or database prefix, or a file of a setting that cannot be read.
+    for an invalid URL or database prefix, or a file of a setting or of a certificate that cannot be used.
     """
     try:
         environment = with_values(environment)
-    except SettingFileError as error:
+        client_context(environment)
+    except StartError as error:
         raise StackStartError(str(error)) from None
     if invalid := invalid_value(environment):
         raise StackStartError(invalid)

@@ -16,8 +16,9 @@ from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE,
 from operations.stack.processes import find
 from operations.stack.services import probe_readiness
 from operations.stack.state import ProcessState, State, read_state
+from shared.errors import StartError
 from shared.services import PROCESSES
-from shared.setting_files import SettingFileError
+from shared.tls import client_context
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
     """
     try:
         environment = with_values_for_commands(environment)
-    except SettingFileError as error:
+        client_context(environment)
+    except StartError as error:
         raise UnreachableError(str(error)) from None
     urls = {
         "mongodb": environment.get(MONGODB_URL_VARIABLE),
