@@ -10,7 +10,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .PHONY: help
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
-	    printf '  make %-14s %s\n' "$$target" "$$text"; done
+	    printf '  make %-18s %s\n' "$$target" "$$text"; done
 
 .PHONY: setup
 setup:  ## Make .venv and install RabbitMQ, unless they exist
@@ -66,6 +66,16 @@ lock:  ## Resolve the dependencies again into locks/
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
+	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
+
+.PHONY: sbom
+sbom: setup  ## Write the software bill of materials of the image to dist/sbom.json (CycloneDX)
+	@scripts/sbom
+
+.PHONY: audit-dependencies
+audit-dependencies: setup  ## Look the locked packages up in the data about known vulnerabilities, if it can be reached
+	@scripts/tools
+	@$(BIN)/python scripts/audit_dependencies.py .venv/.tools/bin/pip-audit locks/runtime.lock
 
 .PHONY: bench
 bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency

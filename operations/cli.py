@@ -44,6 +44,9 @@ COMMANDS = {
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
+    "credentials": Entry(
+        "operations.commands.credentials", "credentials", "Rotate the key that encrypts the credentials of servers."
+    ),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),

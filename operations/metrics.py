@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 from prometheus_client import Counter, Gauge
@@ -21,6 +20,7 @@ from operations.dead_letters.status import DEAD, OPEN
 from operations.reading.participant_records import PARTICIPANT_RECORDS
 from shared import database
 from shared.background import ErrorLog, run_periodically
+from shared.bus.amqp.connecting import connect
 from shared.clock import Clock, utc_now
 from shared.database import Document
 from shared.errors import BusUnavailableError
@@ -271,7 +271,7 @@ class _Queues:
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None or self._connection.is_closed:
-            self._connection = await aio_pika.connect(self._amqp_url, timeout=TIMEOUT_SECONDS)
+            self._connection = await connect(self._amqp_url, TIMEOUT_SECONDS)
         return self._connection
 
     def _show(self, levels: Mapping[str, QueueLevel | None], now: float) -> None:

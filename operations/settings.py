@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
-from operations.stack.environment import invalid_value
+from operations.stack.environment import invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -22,8 +22,10 @@ from operations.stack.layout import (
     choose_data_directory,
 )
 from operations.stack.state import State, UnreadableStateError, read_state
+from shared.errors import StartError
 from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import HostNames, ServiceSettings
+from shared.tls import client_context
 from shared.urls import check_service_url, hide_credentials
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
@@ -93,8 +95,14 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     ORDERSAGA_MONGODB_URL and ORDERSAGA_AMQP_URL name its servers, ORDERSAGA_ORDER_URL and so on its services. Missing
     URLs come from the stack that runs in the data directory: the given one, else ORDERSAGA_DATA_DIR, else the one used
     last. Services that it does not run are assumed at their default ports.
-    Raises UnreachableError if the URL of a server is unknown, or if a variable has an invalid value.
+    Raises UnreachableError if the URL of a server is unknown, or if a variable or the file that it names has an invalid
+    value.
     """
+    try:
+        environment = with_values_for_commands(environment)
+        client_context(environment)
+    except StartError as error:
+        raise UnreachableError(str(error)) from None
     if invalid := invalid_value(environment):
         raise UnreachableError(invalid)
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))

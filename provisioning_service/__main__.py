@@ -26,6 +26,7 @@ from provisioning_service.schema import SCHEMA
 from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.smartvps import SmartVps
 from shared.clock import utc_now
+from shared.live_settings import live_secret
 from shared.service import Connections, Parts, run
 from shared.services import PROVISIONING
 
@@ -41,7 +42,8 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     collections = JobCollections(jobs, Ownership(database[address_records.COLLECTION]), packages)
     outbox = Outbox(jobs, packages, connections.publisher, utc_now, connections.failpoint)
     provider = open_provider(settings)
-    vault = Vault(settings.credentials_key.get_secret_value()) if settings.credentials_key else None
+    keys = live_secret(settings, "credentials_key")
+    vault = Vault(keys) if keys is not None else None
     background: list[Callable[[], Awaitable[None]]] = [outbox.run]
     drain: list[Callable[[], Awaitable[None]]] = []
     wake: Callable[[], None] = _nothing
@@ -80,12 +82,13 @@ def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
 
 def open_provider(settings: ProvisioningSettings) -> Provider | None:
     """Open the provider named in the settings, if any. A second provider becomes another branch here."""
-    if settings.smartvps_url is None or settings.smartvps_username is None or settings.smartvps_password is None:
+    username, password = live_secret(settings, "smartvps_username"), live_secret(settings, "smartvps_password")
+    if settings.smartvps_url is None or username is None or password is None:
         return None
     return SmartVps(
         url=settings.smartvps_url,
-        username=settings.smartvps_username,
-        password=settings.smartvps_password.get_secret_value(),
+        username=username,
+        password=password,
         buy_timeout=settings.buy_timeout_seconds,
         status_timeout=settings.status_timeout_seconds,
         stock_timeout=settings.stock_timeout_seconds,

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Self
 
-from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from provisioning_service.credentials import read_keys
 from shared.settings import ENV_PREFIX, ServiceSettings
 from shared.urls import check_api_url
 
@@ -51,9 +51,9 @@ class ProvisioningSettings(ServiceSettings):
     @field_validator("credentials_key")
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
-        for key in value.get_secret_value().split(",") if value else ():
+        if value is not None:
             try:
-                Fernet(key)
+                read_keys(value.get_secret_value())
             except ValueError:
                 raise ValueError(
                     "allowed are keys of 32 bytes in URL-safe base64, separated by commas; make one with "

@@ -6,7 +6,7 @@ No part of an answer appears in an error or a log line, because it may contain a
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import Histogram
 from provisioning_service import smartvps_answers as answers
 from provisioning_service.provider import Access, Package, ProviderError, ProviderUnansweredError
 from shared import tracing
+from shared.live_settings import LiveSecret, as_secret
 
 MAX_ANSWER_BYTES = 5 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 2.0
@@ -49,6 +50,22 @@ class _StoppedError(Exception):
         self.reason = reason
 
 
+class _Login(httpx.Auth):
+    """HTTP Basic authentication with the present user and password."""
+
+    def __init__(self, username: LiveSecret, password: LiveSecret) -> None:
+        self._username = username
+        self._password = password
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the login; after a refusal the next request looks for a changed one at once."""
+        basic = httpx.BasicAuth(self._username.current(), self._password.current())
+        answer = yield next(basic.auth_flow(request))
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            self._username.refresh()
+            self._password.refresh()
+
+
 class SmartVps:
     """SmartVPS as a `Provider`. Each timeout, in seconds, bounds one whole call; no call is ever repeated."""
 
@@ -56,8 +73,8 @@ class SmartVps:
         self,
         *,
         url: str,
-        username: str,
-        password: str,
+        username: str | LiveSecret,
+        password: str | LiveSecret,
         buy_timeout: float,
         status_timeout: float,
         stock_timeout: float,
@@ -67,7 +84,7 @@ class SmartVps:
         self._stock_timeout = stock_timeout
         self._client = httpx.AsyncClient(
             base_url=url,
-            auth=httpx.BasicAuth(username, password),
+            auth=_Login(as_secret(username), as_secret(password)),
             headers={"Accept-Encoding": "identity"},
             # The callers limit the number of concurrent calls.
             limits=httpx.Limits(

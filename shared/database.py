@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import pymongo.lock
 import structlog
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -23,7 +23,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from shared import tracing
+from shared import tls, tracing
 from shared.errors import DatabaseUnavailableError, StartError
 from shared.settings import ServiceSettings
 from shared.urls import hide_credentials
@@ -33,6 +33,7 @@ Collection = AsyncCollection[Document]
 Database = AsyncDatabase[Document]
 
 T = TypeVar("T")
+AnyClient = TypeVar("AnyClient", AsyncMongoClient[Document], MongoClient[Document])
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +58,7 @@ _TRANSIENT_CODES = frozenset(
 # Unauthorized, AuthenticationFailed, MechanismUnavailable, and AtlasError, which Atlas gives for the second.
 _REFUSAL_CODES = frozenset({13, 18, 334, 8000})
 DUPLICATE_KEY = 11000
+_OWN_TLS = re.compile(r"[?&;](tls(CAFile|CertificateKeyFile|CRLFile|Insecure|AllowInvalid\w*))=", re.IGNORECASE)
 _DETAILS = re.compile(", Timeout:|, full error:|\n")
 _COMMAND = re.compile(r"(execute command \{ \w+: [^,]+,).*")
 
@@ -76,8 +78,10 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
         options["event_listeners"] = listeners
     try:
         if settings.mongo_driver == "motor":
-            return cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
-        return AsyncMongoClient(settings.mongodb_url, **options)
+            made = cast("AsyncMongoClient[Document]", _motor_client(settings.mongodb_url, options))
+        else:
+            made = AsyncMongoClient(settings.mongodb_url, **options)
+        return with_our_tls(made, settings.mongodb_url)
     except (PyMongoError, ValueError, TypeError) as error:
         raise StartError(f"ORDERSAGA_MONGODB_URL is not valid: {first_line(error)}") from None
 
@@ -90,6 +94,20 @@ def _motor_client(url: str, options: dict[str, Any]) -> Any:
             "ORDERSAGA_MONGO_DRIVER=motor needs the optional extra: pip install 'ordersaga[motor]'"
         ) from None
     return AsyncIOMotorClient(url, **options)
+
+
+def with_our_tls(mongo: AnyClient, url: str) -> AnyClient:
+    """Let a client that uses TLS use our certificates, also after they have changed; return the client.
+
+    A client whose URL has options for certificates of its own is left alone. Must be called before the first
+    connection. Raises StartError if a file of a certificate cannot be used.
+    """
+    # Motor wraps a client of PyMongo; PyMongo takes every other name for that of a database.
+    options: Any = vars(mongo).get("delegate", mongo).options.pool_options
+    # The driver takes files, which it reads once; the attribute that it makes of them is private.
+    if options._ssl_context is not None and not _OWN_TLS.search(url):  # noqa: SLF001
+        options._PoolOptions__ssl_context = tls.client_context()  # noqa: SLF001
+    return mongo
 
 
 async def close(mongo: AsyncMongoClient[Document]) -> None:
@@ -184,4 +202,4 @@ def first_line(error: BaseException) -> str:
     """Return a driver's error as one line for the log, the same line each time for the same cause."""
     text = _DETAILS.split(str(error), maxsplit=1)[0]
     # The error of a missing permission quotes the whole command, with the time and number of the call in it.
-    return hide_credentials(_COMMAND.sub(r"\1 ... }", text))[:300]
+    return hide_credentials(tls.plain_reason(_COMMAND.sub(r"\1 ... }", text)))[:300]

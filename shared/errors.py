@@ -16,6 +16,7 @@
     │   └── CredentialMissingError             it has no credential at all
     ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
+    │   └── SettingFileError                   a file that has a setting's value cannot be used
     ├── ProblemError                       a route answers with this problem
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind

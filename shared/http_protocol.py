@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 from prometheus_client import Counter
@@ -89,15 +89,34 @@ _TOO_SLOW = {
     ClientWait.BODY: _Refusal("body_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The request body did not arrive in time"),
     ClientWait.READ: _Refusal("reader_too_slow", HTTPStatus.REQUEST_TIMEOUT, "The answer was not read in time"),
 }
-_NO_ROOM = "too_many_connections"
+TOO_MANY_CONNECTIONS = "too_many_connections"
 _DISPLACED = "displaced"
 _TOO_MUCH_HELD = "too_much_held"
+TLS_HANDSHAKE = "tls_handshake"
+"""The client completed no TLS handshake: it speaks no TLS, refuses the certificate, or has none that is accepted."""
 for _reason in (
     *(refusal.reason for refusal in (_MALFORMED, _HEAD_TOO_LARGE, _TOO_MANY_CHUNKS, _TOO_MANY_PIPELINED)),
     *(refusal.reason for refusal in _TOO_SLOW.values()),
-    *(_NO_ROOM, _DISPLACED, _TOO_MUCH_HELD),
+    *(TOO_MANY_CONNECTIONS, _DISPLACED, _TOO_MUCH_HELD, TLS_HANDSHAKE),
 ):
     _refused.labels(_reason)  # starts at 0, so the first one counts as an increase
+
+
+def count_refusal(reason: str) -> None:
+    """Count a connection that is refused or closed at a limit."""
+    _refused.labels(reason).inc()
+
+
+class Connection(Protocol):
+    """One of the open connections of a server."""
+
+    held: int
+
+    def abort(self, reason: str) -> None:
+        """Close the connection at once."""
+
+    def close_if_overdue(self, now: float) -> None:
+        """Close the connection if its client has taken too long."""
 
 
 class OpenConnections:
@@ -105,9 +124,9 @@ class OpenConnections:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._open: set[BoundedProtocol] = set()
+        self._open: set[Connection] = set()
         # In the order in which they began to wait; the first one is closed first.
-        self._waiting: dict[BoundedProtocol, None] = {}
+        self._waiting: dict[Connection, None] = {}
         self._held = 0
 
     def __contains__(self, connection: object) -> bool:
@@ -126,20 +145,20 @@ class OpenConnections:
         """True if there are more connections than the limit and the spare ones together."""
         return len(self._open) > self.limits.connections + SPARE_CONNECTIONS
 
-    def add(self, connection: "BoundedProtocol") -> None:
+    def add(self, connection: Connection) -> None:
         """Add a connection; above the limit, it replaces the one that has waited longest for its client."""
         if len(self._open) >= self.limits.connections and self._waiting:
             next(iter(self._waiting)).abort(_DISPLACED)
         self._open.add(connection)
 
-    def discard(self, connection: "BoundedProtocol") -> None:
+    def discard(self, connection: Connection) -> None:
         """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         self.hold(-connection.held)
         connection.held = 0
 
-    def turn(self, connection: "BoundedProtocol", *, waits: bool) -> None:
+    def turn(self, connection: Connection, *, waits: bool) -> None:
         """Note whether a connection waits for its client."""
         self._waiting.pop(connection, None)
         if waits:
@@ -196,10 +215,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._connections.add(self)
         if self._connections.full:
-            self.abort(_NO_ROOM)
+            self.abort(TOO_MANY_CONNECTIONS)
             return
         if self._connections.crowded:
-            _refused.labels(_NO_ROOM).inc()
+            _refused.labels(TOO_MANY_CONNECTIONS).inc()
             self.app = _health_only(self.app)
         self._take_turn()
 

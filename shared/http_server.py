@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shared.http_protocol import BoundedProtocol, Limits, OpenConnections
+from shared.http_tls import TlsConnection, TlsContext
 
 OTHER_DESCRIPTORS = 256
 """File descriptors reserved for MongoDB, RabbitMQ, a provider and files: the sizes of the pools and a margin."""
@@ -29,16 +30,19 @@ def http_server(
     *,
     grace_seconds: int,
     protocol: type[BoundedProtocol] = BoundedProtocol,
+    tls: TlsContext | None = None,
 ) -> HttpServer:
     """Return a server for the application, to be served on an open socket in a running event loop.
 
+    With `tls` it serves HTTPS only.
     When it stops, requests in progress have `grace_seconds` to finish.
     """
     connections = OpenConnections(limits)
+    plain = partial(protocol, connections)
     config = uvicorn.Config(
         app,
         loop="none",
-        http=partial(protocol, connections),  # type: ignore[arg-type]  # uvicorn only calls it
+        http=plain if tls is None else partial(TlsConnection, tls, connections, plain),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="off",
         proxy_headers=False,

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+import pymongo
 import structlog
 from prometheus_client import Gauge
 
@@ -16,6 +17,7 @@ from shared.database import Database, first_line
 CHECK_INTERVAL_SECONDS = 1.0
 """From the start of one check to the start of the next, which follows at once after a longer check."""
 CHECK_TIMEOUT_SECONDS = 2.0
+DRIVER_TIMEOUT_SECONDS = 1.5
 OUTDATED_AFTER_SECONDS = 5.0
 """The age from which a result is ignored: /readyz checks again, and no request is refused because of it."""
 FAILED_CHECKS = 2
@@ -111,7 +113,7 @@ class Readiness:
     """The checks that must pass before a service is ready, by name: MongoDB and the `health_checks`."""
 
     def __init__(self, service: str, database: Database, health_checks: Mapping[str, HealthCheck]) -> None:
-        self._database = ServerCheck(MONGODB, lambda: database.command("ping"))
+        self._database = ServerCheck(MONGODB, lambda: _ping(database))
         self._health_checks: dict[str, HealthCheck] = {MONGODB: self._database.unhealthy_reason, **health_checks}
         for name, unhealthy_reason in self._health_checks.items():
             READY.labels(service, name).set_function(_works(unhealthy_reason))
@@ -128,6 +130,12 @@ class Readiness:
     def database_is_away(self) -> bool:
         """Return True while requests would wait in vain for MongoDB."""
         return self._database.is_away()
+
+
+async def _ping(database: Database) -> None:
+    # The driver's own limit comes first, because its error names the reason, such as a certificate.
+    with pymongo.timeout(DRIVER_TIMEOUT_SECONDS):
+        await database.command("ping")
 
 
 def _works(unhealthy_reason: HealthCheck) -> Callable[[], float]:

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
 
-from shared import database, tracing
+from shared import database, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
@@ -29,6 +29,7 @@ from shared.failpoints import Failpoint, kill_at
 from shared.http import create_app
 from shared.http_protocol import Limits
 from shared.http_server import HttpServer, connection_limit, http_server
+from shared.http_tls import TlsContext
 from shared.observability import configure_logging
 from shared.readiness import HealthCheck, Readiness
 from shared.schema import Collections, prepare
@@ -94,6 +95,8 @@ class _RunningService:
     def __init__(self, service: Service, settings: ServiceSettings, assemble: Callable[[Connections], Parts]) -> None:
         self._service = service
         self._settings = settings
+        self._tls = _server_tls(settings)
+        tls.client_context()  # a file that cannot be used ends the start
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
         self._authenticator = configured_authenticator(settings)
         self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
@@ -157,7 +160,7 @@ class _RunningService:
         )
         app.include_router(self._parts.router)
         limits = Limits(connections=connection_limit(self._settings.max_connections))
-        return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2))
+        return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2), tls=self._tls)
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.http_host, self._settings.http_port or self._service.port
@@ -167,7 +170,7 @@ class _RunningService:
             raise StartError(
                 f"cannot listen on ORDERSAGA_HTTP_HOST={host} ORDERSAGA_HTTP_PORT={port}: {error}"
             ) from None
-        _log.info("listening", host=host, port=listener.getsockname()[1])
+        _log.info("listening", host=host, port=listener.getsockname()[1], tls=self._tls is not None)
         return listener
 
     async def _work(self) -> None:
@@ -221,6 +224,13 @@ class _RunningService:
         _log.info("stopped")
         if self._stopping.is_set():
             await _end_remaining_tasks()
+
+
+def _server_tls(settings: ServiceSettings) -> TlsContext | None:
+    """Return the TLS of the HTTP server, None for plain HTTP. Raises StartError if a file cannot be used."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return tls.server_context(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
 async def _end_remaining_tasks() -> None:

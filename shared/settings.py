@@ -1,19 +1,27 @@
 """The settings that all services have: environment variables with the prefix ORDERSAGA_ (docs/configuration.md)."""
 
 import ipaddress
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
 from limits import RateLimitItem
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from shared import urls
 from shared.access.limits import Network, parse_limit
 from shared.errors import StartError
 from shared.failpoints import kill_at
+from shared.setting_files import SUFFIX, with_file_values
 
 ENV_PREFIX = "ORDERSAGA_"
 
@@ -78,10 +86,47 @@ def check_database_prefix(prefix: str) -> str:
 _DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
-class ServiceSettings(BaseSettings):
-    """The settings of all services; each service adds its own in its `settings` module."""
+class _EnvironmentAndFiles(EnvSettingsSource):
+    """The environment, with the values of the settings whose file it names (`shared.setting_files`)."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        prefix = str(settings.model_config.get("env_prefix", ""))
+        # Pydantic looks variables up in lower case.
+        given = {name.upper(): value for name, value in self.env_vars.items() if value is not None}
+        complete = with_file_values(given, (f"{prefix}{name}".upper() for name in settings.model_fields))
+        self.env_vars = {name.lower(): value for name, value in complete.items()}
+
+
+class FileSettings(BaseSettings):
+    """Settings whose values may be in files: ORDERSAGA_X_FILE names the file of ORDERSAGA_X."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment and the files it names, and nothing else."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _EnvironmentAndFiles(settings_cls)
+
+
+def _no_path(value: object) -> object:
+    return None if value == "" else value
+
+
+FilePath = Annotated[Path | None, BeforeValidator(_no_path)]
+"""The path of a file; an empty value counts as not set."""
+
+
+class ServiceSettings(FileSettings):
+    """The settings of all services; each service adds its own in its `settings` module."""
 
     mongodb_url: Annotated[str, AfterValidator(urls.check_mongodb_url)] = (
         "mongodb://127.0.0.1:27017/?replicaSet=rs0&w=majority"
@@ -95,7 +140,7 @@ class ServiceSettings(BaseSettings):
     auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(_words)] = (
         "keys",
     )
-    keys_file: Path | None = None
+    keys_file: FilePath = None
     oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] = ""
     oidc_audience: Annotated[str, Field(max_length=500)] = ""
     oidc_roles_claim: Annotated[str, Field(min_length=1, max_length=200)] = "roles"
@@ -103,6 +148,12 @@ class ServiceSettings(BaseSettings):
     rate_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("600/minute")
     auth_failure_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("10/minute")
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    tls_cert_file: FilePath = None
+    tls_key_file: FilePath = None
+    tls_client_ca_file: FilePath = None
+    tls_ca_file: FilePath = None
+    tls_client_cert_file: FilePath = None
+    tls_client_key_file: FilePath = None
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
@@ -114,7 +165,7 @@ class ServiceSettings(BaseSettings):
     crash_at: str | None = None
 
     @model_validator(mode="after")
-    def _callers_can_be_known(self) -> "ServiceSettings":
+    def _callers_can_be_known(self) -> Self:
         if "off" in self.auth:
             if self.auth != ("off",):
                 raise ValueError(f"ORDERSAGA_AUTH={','.join(self.auth)} is not valid: off stands alone")
@@ -123,6 +174,16 @@ class ServiceSettings(BaseSettings):
                     f"ORDERSAGA_AUTH=off is only allowed where nobody else can connect: ORDERSAGA_HTTP_HOST is "
                     f"{self.http_host}, allowed are {', '.join(sorted(LOOPBACK_HOSTS))}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_files_are_complete(self) -> Self:
+        for certificate, key in (("tls_cert_file", "tls_key_file"), ("tls_client_cert_file", "tls_client_key_file")):
+            if (getattr(self, certificate) is None) != (getattr(self, key) is None):
+                names = f"{ENV_PREFIX}{certificate.upper()} and {ENV_PREFIX}{key.upper()}"
+                raise ValueError(f"{names} must be set together")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError(f"with {ENV_PREFIX}TLS_CLIENT_CA_FILE, {ENV_PREFIX}TLS_CERT_FILE must be set too")
         return self
 
     @property
@@ -143,7 +204,8 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 def load(settings: type[AnySettings]) -> AnySettings:
     """Read the settings from the environment.
 
-    Raises StartError with one line that names each invalid variable, its value and what is allowed.
+    Raises StartError with one line that names each invalid variable, its value and what is allowed. The content of a
+    file is never shown.
     """
     try:
         return settings()
@@ -160,11 +222,18 @@ def _explain(settings: type[BaseSettings], problem: object) -> str:
     variable = f"{settings.model_config.get('env_prefix', '')}{name}".upper()
     if problem["type"] == "missing":  # type: ignore[index]  # the input is all other settings, secrets included
         return f"{variable} is required"
+    if path := _file_of(variable):
+        return f"{variable}{SUFFIX}={path} has a value that is not valid: {message}"
     field = settings.model_fields.get(name)
     secret = field is not None and "SecretStr" in repr(field.annotation)
     hide = urls.hide_credentials_in_value if name.endswith("url") else urls.hide_credentials
     shown = "***" if secret else repr(hide(value) if isinstance(value, str) else value)
     return f"{variable}={shown} is not valid: {message}"
+
+
+def _file_of(variable: str) -> str | None:
+    """Return the path from which the variable's value was read, None if it is in the environment."""
+    return os.environ.get(f"{variable}{SUFFIX}") or None
 
 
 def exit_with(error: StartError) -> NoReturn:

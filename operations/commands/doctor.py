@@ -16,11 +16,14 @@ from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
 from operations.errors import UnreachableError
 from operations.settings import Stack
+from operations.stack.environment import with_values_for_commands
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
+from shared.errors import StartError
 from shared.services import SERVICES, SIMULATOR
+from shared.tls import client_context
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
@@ -50,6 +53,11 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
         read_state(layout)
     except UnreadableStateError as error:
         findings.append(wrong("stored state", str(error), ""))
+    try:
+        client_context(with_values_for_commands(os.environ))
+    except StartError as error:
+        fix = "correct the file, or the variable that names it"
+        return [*findings, wrong("settings", str(error), fix)]
     try:
         stack = chosen_stack(data_dir)
     except UnreachableError:

@@ -13,6 +13,7 @@ from pymongo.errors import PyMongoError
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
 from shared.errors import TransientError
+from shared.tls import client_context
 
 READ_SECONDS = 3.0
 """The time limit for a part of a page."""
@@ -130,7 +131,9 @@ class Services:
     ) -> ServiceResponse:
         if self._client is None:
             limits = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
-            self._client = httpx.AsyncClient(timeout=ACT_SECONDS, limits=limits, trust_env=False)
+            self._client = httpx.AsyncClient(
+                timeout=ACT_SECONDS, limits=limits, trust_env=False, verify=client_context()
+            )
         url = self.urls[service].rstrip("/") + path
         reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=self._headers)
         try:

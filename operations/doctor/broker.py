@@ -15,8 +15,10 @@ from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.reading.reachability import brief
 from shared import topology
+from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.link import PROBE_QUEUE
 from shared.bus.amqp.wire import TappedTransport
+from shared.tls import amqp_context
 
 TIMEOUT_SECONDS = 5.0
 
@@ -28,7 +30,7 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
     """Check everything that services require of RabbitMQ; bindings only if rabbitmqctl can be run."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            connection = await aio_pika.connect(url)
+            connection = await connect(url)
     except (OSError, TimeoutError, AMQPError) as error:
         yield wrong("RabbitMQ node", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
         return
@@ -54,7 +56,7 @@ def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
 async def check_alarms(url: str) -> Finding:
     """Publish a message that reaches no queue: only a publisher can detect an alarm."""
     alarm: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    connection = aio_pika.Connection(URL(url))
+    connection = aio_pika.Connection(URL(url), ssl_context=amqp_context(url))
     connection.kwargs["transport_factory"] = TappedTransport(
         lambda reason: None if alarm.done() else alarm.set_result(reason)
     )

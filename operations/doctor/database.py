@@ -13,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
 from shared import schema
-from shared.database import is_transient
+from shared.database import is_transient, with_our_tls
 from shared.services import SERVICES
 
 TIMEOUT_MS = 3000
@@ -29,6 +29,7 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
     client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
         url, serverSelectionTimeoutMS=TIMEOUT_MS
     )
+    with_our_tls(client, url)
     async with client:
         try:
             version = (await client.server_info())["version"]

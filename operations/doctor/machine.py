@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from operations.doctor.finding import Finding, note, ok, wrong
+from operations.stack.environment import is_set
 from operations.stack.layout import AMQP_URL_VARIABLE, MONGODB_URL_VARIABLE, SERVER_PORTS
 from operations.stack.mongod import find_mongod, mongod_version
 from operations.stack.ports import is_free
@@ -26,9 +27,9 @@ FREE_DISK_BYTES = 2 * 1024**3
 def check_machine(data_directory: Path, environment: Mapping[str, str], *, stack_runs: bool) -> Iterator[Finding]:
     """Check the prerequisites of `up` and the services; an external server needs no program on this machine."""
     yield check_python(sys.version_info[:3])
-    if not environment.get(MONGODB_URL_VARIABLE):
+    if not is_set(environment, MONGODB_URL_VARIABLE):
         yield check_mongod(environment)
-    if not environment.get(AMQP_URL_VARIABLE):
+    if not is_set(environment, AMQP_URL_VARIABLE):
         yield check_rabbitmq(environment)
         yield check_erlang(environment)
     if not stack_runs:

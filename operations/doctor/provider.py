@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.stack import provider
+from operations.stack.environment import with_values
 from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from provisioning_service.provider import ProviderError
 from provisioning_service.smartvps import SmartVps
+from shared.setting_files import SettingFileError
 
 TIMEOUT_SECONDS = 10.0
 SUBJECT = "server provider"
@@ -14,6 +16,10 @@ SUBJECT = "server provider"
 
 async def check_provider(simulator_url: str | None, environment: Mapping[str, str]) -> Finding:
     """Check the provider in the environment, else the stack's simulator; only its packages are requested."""
+    try:
+        environment = with_values(environment)
+    except SettingFileError as error:
+        return wrong(SUBJECT, str(error), "correct the file, or the variable that names it")
     if url := environment.get(SMARTVPS_URL_VARIABLE):
         login = {name: environment.get(name, "") for name in (provider.USERNAME_VARIABLE, provider.PASSWORD_VARIABLE)}
         return await check_answer(url, login)

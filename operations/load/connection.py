@@ -13,6 +13,7 @@ from typing import cast
 import httptools
 
 from operations.errors import CommandError
+from shared.tls import client_context, plain_reason
 
 IDLE_SECONDS = 3.0
 """A connection that was idle for longer is not reused: servers close idle connections after 5 s."""
@@ -73,12 +74,17 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, protocol = await asyncio.get_running_loop().create_connection(
-                    _Protocol, self._host, self._port, ssl=self._tls or None
+                    _Protocol, self._host, self._port, ssl=client_context() if self._tls else None
                 )
         except (OSError, TimeoutError) as error:
-            raise NotSentError(f"{self._host}:{self._port} does not accept connections: {error!r}") from error
+            raise NotSentError(f"{self._host}:{self._port} does not accept connections: {_reason(error)}") from error
         self._protocol = protocol
         return protocol
+
+
+def _reason(error: BaseException) -> str:
+    reason = plain_reason(str(error))
+    return repr(error) if reason == str(error) else reason
 
 
 class _Protocol(asyncio.Protocol):

@@ -16,6 +16,7 @@ from operations.load.report import LoadReport, SlotFigures, milliseconds
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.services import ORDER
+from shared.tls import client_context, plain_reason
 from shared.urls import hide_credentials
 
 MOST_REASONS = 10
@@ -41,7 +42,9 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
     """
     progress = progress or LoadProgress()
     load_id = f"load-{secrets.token_hex(4)}"
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), headers=stack.headers) as session:
+    connector = aiohttp.TCPConnector(ssl=client_context())
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=stack.headers) as session:
         await _create_products(session, stack.urls["inventory"], plan, load_id)
         placer = progress.placer = OrderPlacer(plan, stack.urls["order"], plan.bodies(load_id), stack.headers)
         orders = PlacedOrders(session, stack.urls["order"], load_id)
@@ -74,7 +77,8 @@ async def _create_products(session: aiohttp.ClientSession, inventory_url: str, p
                 answer.raise_for_status()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnreachableError(
-                f"the inventory service does not accept {hide_credentials(url)}: {hide_credentials(str(error))}"
+                f"the inventory service does not accept {hide_credentials(url)}: "
+                f"{hide_credentials(plain_reason(str(error)))}"
             ) from error
 
 

@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Sequence
 
-import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
 from operations.errors import UnreachableError
+from shared.bus.amqp.connecting import connect
+from shared.tls import plain_reason
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, RETRY_LADDER
 
 CONNECT_SECONDS = 5.0
@@ -23,11 +24,13 @@ async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> d
     counted. Raises UnreachableError when RabbitMQ does not answer.
     """
     try:
-        connection = await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS)
+        connection = await connect(amqp_url, CONNECT_SECONDS)
         async with connection:
             counts = {name: await _count(connection, name) for name in names}
     except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {type(error).__name__}: {error}") from error
+        raise UnreachableError(
+            f"RabbitMQ does not answer: {type(error).__name__}: {plain_reason(str(error))}"
+        ) from error
     return {name: count for name, count in counts.items() if count is not None or name not in FORMER_RETRY_QUEUES}
 
 

@@ -10,7 +10,7 @@ from operations.errors import UnreachableError
 from operations.reading.driver_errors import unreachable_unless_done
 from operations.reading.reachability import mongodb_missing
 from shared.bus.rabbitmq import RabbitBus
-from shared.database import Document
+from shared.database import Document, with_our_tls
 from shared.errors import StartError
 
 CONNECT_TIMEOUT_MS = 5000
@@ -27,9 +27,10 @@ async def open_mongodb(url: str, *, purpose: str, name: str) -> AsyncIterator[As
     if missing := await mongodb_missing(url):
         raise UnreachableError(f"MongoDB {missing}")
     with unreachable_unless_done(purpose):
-        async with AsyncMongoClient[Document](
+        client = AsyncMongoClient[Document](
             url, tz_aware=True, w="majority", serverSelectionTimeoutMS=CONNECT_TIMEOUT_MS, appname=name
-        ) as client:
+        )
+        async with with_our_tls(client, url):
             yield client
 
 

@@ -7,6 +7,9 @@ import aio_pika
 import pymongo
 import pymongo.errors
 
+from shared.bus.amqp.connecting import connect
+from shared.database import with_our_tls
+from shared.tls import plain_reason
 from shared.urls import hide_credentials
 
 TIMEOUT_SECONDS = 3.0
@@ -16,7 +19,7 @@ async def amqp_missing(url: str) -> str | None:
     """Return None if a connection can be opened, else the reason in one line. Never raises."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            connection = await aio_pika.connect(url)
+            connection = await connect(url)
             await connection.close()
     except (OSError, TimeoutError, ValueError, aio_pika.exceptions.AMQPError) as error:
         return f"does not answer: {brief(error)}"
@@ -26,6 +29,7 @@ async def amqp_missing(url: str) -> str | None:
 def brief(error: BaseException) -> str:
     """Return a driver's error in one line, without the topology and the timeouts that PyMongo appends."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = plain_reason(text)
     return hide_credentials(text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0])[:160]
 
 
@@ -37,8 +41,10 @@ async def mongodb_missing(url: str) -> str | None:
 
 def _mongodb_missing(url: str) -> str | None:
     try:
-        client: pymongo.MongoClient[dict[str, Any]]
-        with pymongo.MongoClient(url, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000)) as client:
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            url, connect=False, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000)
+        )
+        with with_our_tls(client, url):
             hello = client.admin.command("hello")
     except pymongo.errors.PyMongoError as error:
         return f"does not answer: {brief(error)}"

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 
 from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
 from shared.services import PROCESSES
+from shared.setting_files import SUFFIX, file_variables, with_file_values
 from shared.settings import ENV_PREFIX, check_database_prefix
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
@@ -44,6 +45,11 @@ _CHECKS: dict[str, Callable[[str], str]] = {
 }
 """The variables that identify a stack, with a validator for each."""
 
+_BY_FILE_FOR_COMMANDS = frozenset(
+    {*_CHECKS, *(f"{ENV_PREFIX}{name}" for name in ("API_KEY", "CONSOLE_URL", "SIMULATOR_URL"))}
+)
+"""The variables of commands whose value may be in a file."""
+
 _OF_TESTS = f"{ENV_PREFIX}TEST_"
 
 
@@ -53,20 +59,47 @@ def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def process_environment(settings: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for a process with these settings (`module:class`)."""
+    """Return the variables for a process with these settings (`module:class`).
+
+    A process reads a file that the environment names itself, so the value that was read from it here is left out.
+    """
     declared = _variables(settings)
+    files = file_variables(declared)
+    by_file = {name for name, file_variable in files.items() if environment.get(file_variable)}
+    wanted = declared.union(files.values()) - by_file
     return {
         name: value
         for name, value in environment.items()
-        if name in declared or _is_of_system(name) or _is_of_python(name)
+        if name in wanted or _is_of_system(name) or _is_of_python(name)
     }
 
 
 def unknown_settings(environment: Mapping[str, str], every_settings: Iterable[str]) -> list[str]:
     """Return the variables that look like settings but belong to no process and no command."""
-    known = _OF_COMMANDS.union(*map(_variables, every_settings))
+    declared = set().union(*map(_variables, every_settings))
+    by_file = file_variables(declared).values()
+    known = _OF_COMMANDS.union(declared, by_file, (f"{name}{SUFFIX}" for name in _BY_FILE_FOR_COMMANDS))
     ours = (name for name in environment if name.startswith(ENV_PREFIX) and not name.startswith(_OF_TESTS))
     return sorted(name for name in ours if name not in known)
+
+
+def with_values(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the values that it names files for, of every process and of the commands.
+
+    Raises SettingFileError, with one line for all files that cannot be used.
+    """
+    declared = set(_BY_FILE_FOR_COMMANDS).union(*(_variables(process.settings) for process in PROCESSES.values()))
+    return with_file_values(environment, declared)
+
+
+def is_set(environment: Mapping[str, str], variable: str) -> bool:
+    """Return True if the environment has the variable's value, or names the file that has it."""
+    return bool(environment.get(variable) or environment.get(f"{variable}{SUFFIX}"))
+
+
+def with_values_for_commands(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the values that it names files for, of the commands. Raises SettingFileError."""
+    return with_file_values(environment, _BY_FILE_FOR_COMMANDS)
 
 
 def invalid_value(environment: Mapping[str, str]) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from operations.stack import provider
 from operations.stack.access import Access, plan_access
-from operations.stack.environment import invalid_value
+from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
@@ -21,7 +21,9 @@ from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
+from shared.errors import StartError
 from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
+from shared.tls import client_context
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,13 @@ def make_plan(
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
     `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
-    for an invalid URL or database prefix.
+    for an invalid URL or database prefix, or a file of a setting or of a certificate that cannot be used.
     """
+    try:
+        environment = with_values(environment)
+        client_context(environment)
+    except StartError as error:
+        raise StackStartError(str(error)) from None
     if invalid := invalid_value(environment):
         raise StackStartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)

@@ -12,6 +12,8 @@ from cryptography.fernet import Fernet
 from operations.stack.files import write_private
 from operations.stack.layout import SMARTVPS_URL_VARIABLE, Layout
 from operations.stack.start import StackStartError
+from provisioning_service.credentials import read_keys
+from shared.setting_files import SUFFIX
 
 USERNAME_VARIABLE = "ORDERSAGA_SMARTVPS_USERNAME"
 PASSWORD_VARIABLE = "ORDERSAGA_SMARTVPS_PASSWORD"  # noqa: S105 - a variable's name
@@ -39,25 +41,27 @@ def provisioning_settings(layout: Layout, simulator_url: str | None, environment
     if simulator_url and not environment.get(SMARTVPS_URL_VARIABLE):
         completed |= {SMARTVPS_URL_VARIABLE: simulator_url} | simulator_login(environment)
     if not environment.get(KEY_VARIABLE):
-        completed[KEY_VARIABLE] = load_or_create_key(layout.credentials_key)
+        check_or_create_key(layout.credentials_key)
+        # By its file, which the service reads again when it changes.
+        completed.pop(KEY_VARIABLE, None)
+        completed[f"{KEY_VARIABLE}{SUFFIX}"] = str(layout.credentials_key)
     return completed
 
 
-def load_or_create_key(file: Path) -> str:
-    """Return the key in the file; create the file, readable by its owner only, if it does not exist.
+def check_or_create_key(file: Path) -> None:
+    """Check that the file has keys; create it with one, readable by its owner only, if it does not exist.
 
     Raises StackStartError if the file does not contain a key.
     """
     try:
-        key = file.read_bytes().decode(errors="replace").strip()
+        keys = file.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
-        key = Fernet.generate_key().decode()
-        write_private(file, f"{key}\n".encode())
+        keys = Fernet.generate_key().decode()
+        write_private(file, f"{keys}\n".encode())
     try:
-        Fernet(key)
+        read_keys(keys)
     except ValueError:
         raise StackStartError(
             f"{file} does not contain a valid key. Restore the original key, or delete the file to create a new one: "
             "credentials that were encrypted with the lost key can then no longer be read"
         ) from None
-    return key

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from operations.stack.access import OFF
 from operations.stack.api_keys import KeyFileError
-from operations.stack.environment import unknown_settings
+from operations.stack.environment import is_set, unknown_settings
 from operations.stack.files import PRIVATE_UMASK, restrict
 from operations.stack.layout import (
     AUTH_VARIABLE,
@@ -133,7 +133,7 @@ def _delete_data(layout: Layout, environment: Mapping[str, str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     layout.state_file.unlink(missing_ok=True)
     layout.location_file.unlink(missing_ok=True)
-    if not environment.get(MONGODB_URL_VARIABLE):
+    if not is_set(environment, MONGODB_URL_VARIABLE):
         layout.credentials_key.unlink(missing_ok=True)
 
 

@@ -5,16 +5,19 @@ import base64
 import http.client
 import json
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from operations.stack.environment import process_environment
+from operations.stack.environment import is_set, process_environment
 from operations.stack.layout import SMARTVPS_URL_VARIABLE
 from operations.stack.program import Command
+from shared.errors import StartError
 from shared.services import PROCESSES, SIMULATOR
+from shared.tls import CERT_FILE, client_context, plain_reason
 from shared.urls import hide_credentials
 
 PROBE_TIMEOUT_SECONDS = 3.0
@@ -35,7 +38,10 @@ class ServiceProgram:
     def url(self) -> str:
         """The address for HTTP requests from this machine."""
         host = self.environment.get("ORDERSAGA_HTTP_HOST") or "127.0.0.1"
-        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}"  # noqa: S104 - only compared
+        scheme = (
+            "https" if process_environment(PROCESSES[self.name].settings, self.environment).get(CERT_FILE) else "http"
+        )
+        return f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{self.port}"  # noqa: S104 - only compared
 
     def prepare(self) -> Command:
         """Return the command. -P prevents imports from the current directory."""
@@ -46,6 +52,7 @@ class ServiceProgram:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": import_path(self.environment),
         }
+        environment.pop("ORDERSAGA_HTTP_PORT_FILE", None)  # `up` chooses the ports
         return Command((sys.executable, "-P", "-m", process.package), environment)
 
     async def probe(self) -> str | None:
@@ -56,21 +63,33 @@ class ServiceProgram:
 def probe_readiness(url: str) -> str | None:
     """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     headers = {}
     if parts.username is not None:  # the credentials of a proxy in front of the service
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_SECONDS)
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = _connection(parts)
         connection.request("GET", f"{parts.path.rstrip('/')}/readyz", headers=headers)
         answer = connection.getresponse()
         body = answer.read(4096)
+    except ssl.SSLError as error:
+        return f"{hide_credentials(url)}: {plain_reason(str(error))}"
     except (OSError, http.client.HTTPException) as error:
         return f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})"
+    except StartError as error:
+        return str(error)
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     return None if answer.status == http.client.OK else f"/readyz answers {answer.status}: {_one_line(body)}"
+
+
+def _connection(url: SplitResult) -> http.client.HTTPConnection:
+    host, timeout = url.hostname or "", PROBE_TIMEOUT_SECONDS
+    if url.scheme == "https":
+        return http.client.HTTPSConnection(host, url.port, timeout=timeout, context=client_context())
+    return http.client.HTTPConnection(host, url.port, timeout=timeout)
 
 
 def _one_line(body: bytes) -> str:
@@ -87,7 +106,7 @@ def choose_services(only: str | None, environment: Mapping[str, str] = os.enviro
     for an unknown name.
     """
     if only is None:
-        return [name for name in PROCESSES if name != SIMULATOR.name or not environment.get(SMARTVPS_URL_VARIABLE)]
+        return [name for name in PROCESSES if name != SIMULATOR.name or not is_set(environment, SMARTVPS_URL_VARIABLE)]
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     if unknown := sorted(wanted - PROCESSES.keys()):
         raise ValueError(f"unknown service {', '.join(unknown)}; choose from {', '.join(PROCESSES)}")

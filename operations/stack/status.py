@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from operations.errors import UnreachableError
 from operations.reading.reachability import amqp_missing, mongodb_missing
+from operations.stack.environment import with_values_for_commands
 from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE, Layout
 from operations.stack.processes import find
 from operations.stack.services import probe_readiness
 from operations.stack.state import ProcessState, State, read_state
+from shared.errors import StartError
 from shared.services import PROCESSES
+from shared.tls import client_context
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,15 @@ class ProcessStatus:
 
 
 def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
-    """Return the stack in the environment if it has the URLs of both servers and of at least one service."""
+    """Return the stack in the environment if it has the URLs of both servers and of at least one service.
+
+    Raises UnreachableError if a file that the environment names for one of them cannot be used.
+    """
+    try:
+        environment = with_values_for_commands(environment)
+        client_context(environment)
+    except StartError as error:
+        raise UnreachableError(str(error)) from None
     urls = {
         "mongodb": environment.get(MONGODB_URL_VARIABLE),
         "rabbitmq": environment.get(AMQP_URL_VARIABLE),

@@ -10,6 +10,7 @@ from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.settings import PaymentSettings
 from shared.clock import Clock
 from shared.database import Database
+from shared.live_settings import live_secret
 
 STRIPE_INTENTS = "stripe_intents"
 """The collection of the Stripe gateway. Its name is here because the gateway's module imports Stripe's library."""
@@ -24,14 +25,15 @@ class OpenGateway(Gateway, Protocol):
 
 def open_gateway(settings: PaymentSettings, database: Database, clock: Clock) -> OpenGateway:
     """Open the gateway that the settings name, with its records in the given database."""
-    if settings.card_gateway == "stripe" and settings.stripe_api_key is not None:
+    key = live_secret(settings, "stripe_api_key")
+    if settings.card_gateway == "stripe" and key is not None:
         # Importing Stripe's library takes half a second, which the simulated gateway does not need.
         from payment_service.gateways import stripe
 
         return stripe.StripeGateway(
             # These records decide about money, so a write that a failover could roll back must not be read.
             database.get_collection(STRIPE_INTENTS, read_concern=ReadConcern("majority")),
-            api_key=settings.stripe_api_key.get_secret_value(),
+            api_key=key,
             api_url=settings.stripe_api_url,
             timeout_seconds=settings.gateway_timeout_seconds,
             clock=clock,

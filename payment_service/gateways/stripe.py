@@ -55,6 +55,7 @@ from payment_service.gateways.stripe_outcomes import (
 from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Document
+from shared.live_settings import LiveSecret, as_secret
 
 DELETED_ORDER_AGE = timedelta(hours=12)
 """A record without `openedAt` that is older than its payment by more than this belongs to a deleted order: a cleanup
@@ -75,7 +76,7 @@ class StripeGateway:
     """
 
     def __init__(
-        self, intents: Collection, *, api_key: str, api_url: str, timeout_seconds: float, clock: Clock
+        self, intents: Collection, *, api_key: str | LiveSecret, api_url: str, timeout_seconds: float, clock: Clock
     ) -> None:
         # Telemetry would write an identifier of this machine to the home directory and send it to Stripe.
         stripe.enable_telemetry = False
@@ -83,28 +84,46 @@ class StripeGateway:
         for chatty in ("stripe", "httpx", "httpcore"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self._http = HttpxTransport(timeout_seconds=timeout_seconds)
-        client = stripe.StripeClient(
-            api_key, base_addresses={"api": api_url}, http_client=self._http, max_network_retries=0
-        )
-        self._intents = client.v1.payment_intents
-        self._refunds = client.v1.refunds
+        self._api_url = api_url
+        self._key = as_secret(api_key)
+        self._use_key(self._key.current())
         self._records = intents
         self._clock = clock
 
+    def _use_key(self, key: str) -> None:
+        client = stripe.StripeClient(
+            key, base_addresses={"api": self._api_url}, http_client=self._http, max_network_retries=0
+        )
+        self._key_in_use = key
+        self._intents = client.v1.payment_intents
+        self._refunds = client.v1.refunds
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Use the present key; after it was refused, the next call looks for a changed one at once."""
+        if (key := self._key.current()) != self._key_in_use:
+            self._use_key(key)
+        try:
+            with _translating_errors():
+                yield
+        except GatewayMisconfiguredError:
+            self._key.refresh()
+            raise
+
     async def charge(self, request: ChargeRequest) -> Charged | Declined:
-        with _translating_errors():
+        with self._call():
             record = await self._find(request)
             if record is None:
                 return await self._charge_first(request)
             return await self._outcome(request, record) or await self._confirm(record)
 
     async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
-        with _translating_errors():
+        with self._call():
             record = await self._find(request)
             return await self._outcome(request, record) if record else None
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        with _translating_errors():
+        with self._call():
             # Without a record no money was taken: closing the key declines a charge that arrives later.
             record = await self._find(request) or await self._find_or_insert(request, {"closedAt": self._clock()})
             if "intentId" not in record or "reason" in record:

@@ -3,12 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from shared.settings import ENV_PREFIX, HostNames
+from shared.settings import ENV_PREFIX, FileSettings, HostNames
 
 
-class SimulatorSettings(BaseSettings):
+class SimulatorSettings(FileSettings):
     """Settings of the simulator, which has no database and no broker."""
 
     # An empty variable counts as not set: Compose passes unset variables on as empty ones.

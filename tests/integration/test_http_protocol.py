@@ -1,15 +1,22 @@
 """Limits for one client of the HTTP transport: size, time and connections are bounded, and others are served."""
 
 import contextlib
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from shared import tls
 from shared.http_protocol import SPARE_CONNECTIONS
+from tests.support.certificates import Certificates
 from tests.support.http_servers import (
     DEADLINE_SECONDS,
+    DEFAULT_TLS,
+    GONE,
     Server,
+    TestTls,
     read_all,
     read_answer,
     refused,
@@ -26,6 +33,20 @@ SOON = 0.3
 """A limit in seconds that a test waits for."""
 NEVER = 10 * DEADLINE_SECONDS
 """A limit in seconds that a test does not reach."""
+
+
+@pytest.fixture(autouse=True, params=["http", "https"])
+def scheme(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Runs every test without TLS and with it."""
+    if request.param == "http":
+        yield
+        return
+    authority = Certificates(tmp_path)
+    pair = authority.issue("server")
+    server = tls.server_context(pair.certificate, pair.key, None)
+    DEFAULT_TLS.append(TestTls(server, ssl.create_default_context(cafile=authority.ca)))
+    yield
+    DEFAULT_TLS.clear()
 
 
 @pytest.fixture
@@ -192,7 +213,7 @@ def test_who_sends_a_byte_now_and_then_is_cut() -> None:
     with running(head_seconds=SOON) as server:
         before = refused("head_too_slow")
         client = server.connect()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(*GONE):
             for byte in b"GET / HTTP/1.1\r\nx: " + b"y" * 3000:
                 client.sendall(bytes([byte]))
                 time.sleep(0.02)

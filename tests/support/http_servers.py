@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,9 +17,28 @@ from starlette.types import Receive, Scope, Send
 
 from shared.http_protocol import Limits
 from shared.http_server import http_server
+from shared.http_tls import TlsContext
 
 DEADLINE_SECONDS = 60.0
 """Seconds to wait for expected events: generous, so that a loaded machine is no failure."""
+
+
+GONE = (ConnectionError, ssl.SSLError)
+"""The errors of a client whose connection the server has closed."""
+
+
+@dataclass(frozen=True)
+class TestTls:
+    """TLS for a server and for its clients."""
+
+    __test__ = False
+
+    server: TlsContext
+    client: ssl.SSLContext
+
+
+DEFAULT_TLS: list[TestTls] = []
+"""Used by servers and clients of a test without TLS of their own, if there is one."""
 
 
 @dataclass
@@ -67,6 +87,8 @@ class Server:
     port: int
     application: Application
     stack: contextlib.ExitStack
+    client_context: ssl.SSLContext | None = None
+    """Connections use TLS with this context if there is one."""
 
     def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
         """Open a connection; with a small buffer, what is not read stays with the server."""
@@ -75,12 +97,19 @@ class Server:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client.settimeout(DEADLINE_SECONDS)
         client.connect(("127.0.0.1", self.port))
-        return client
+        if self.client_context is None:
+            return client
+        return self.stack.enter_context(self.client_context.wrap_socket(client, server_hostname="127.0.0.1"))
 
     def send(self, *data: bytes) -> socket.socket:
         """Open a connection and send; the server may break it meanwhile."""
-        client = self.connect()
-        with contextlib.suppress(ConnectionError):
+        try:
+            client = self.connect()
+        except GONE:
+            client, other = socket.socketpair()  # as if it had been closed without an answer
+            other.close()
+            return self.stack.enter_context(client)
+        with contextlib.suppress(*GONE):
             for part in data:
                 client.sendall(part)
         return client
@@ -91,16 +120,21 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(**limits: float) -> Iterator[Server]:
-    """Run a server on an event loop like that of a service, in a separate thread."""
+def running(
+    tls: TlsContext | None = None, client_context: ssl.SSLContext | None = None, **limits: float
+) -> Iterator[Server]:
+    """Run a server on an event loop like that of a service, in a separate thread; over TLS with a context for it."""
     application = Application()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = http_server(application, Limits(**{"connections": 100, **limits}), grace_seconds=1)  # type: ignore[arg-type]
+    if tls is None and DEFAULT_TLS:
+        tls, client_context = DEFAULT_TLS[-1].server, DEFAULT_TLS[-1].client
+    bounds = Limits(**{"connections": 100, **limits})  # type: ignore[arg-type]
+    server = http_server(application, bounds, grace_seconds=1, tls=tls)
     thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[listener])))
     thread.start()
     with contextlib.ExitStack() as stack:
         try:
-            yield Server(listener.getsockname()[1], application, stack)
+            yield Server(listener.getsockname()[1], application, stack, client_context)
         finally:
             application.released.set()
             server.should_exit = True
@@ -112,7 +146,7 @@ def running(**limits: float) -> Iterator[Server]:
 def read_all(client: socket.socket) -> bytes:
     """Read until the server has closed the connection."""
     received = b""
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(*GONE):
         while part := client.recv(1 << 16):
             received += part
     return received

@@ -75,6 +75,7 @@ class StripeApi:
     requests: list[tuple[Operation, dict[str, str]]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     """Single-use cards that have been charged."""
+    api_key: str = API_KEY
     refund_status: str = "succeeded"
     ignores_error_on_requires_action: bool = False
     waiting: int = 0
@@ -109,7 +110,7 @@ class StripeApi:
         self, request: Request, operation: Operation, carry_out: Callable[[dict[str, str]], Answer]
     ) -> Response:
         """Answer a request, with the next fault of its operation."""
-        if request.headers.get("authorization") != f"Bearer {API_KEY}":
+        if request.headers.get("authorization") != f"Bearer {self.api_key}":
             return _response(_error(401, "invalid_request_error", message="Invalid API Key provided: sk_test_****"))
         body = dict(parse_qsl((await request.body()).decode())) | dict(request.query_params)
         self.requests.append((operation, body))

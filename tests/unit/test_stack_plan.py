@@ -118,7 +118,7 @@ def test_a_setting_that_no_program_has_is_detected() -> None:
     environment = {**GIVEN, **SECRETS, "ORDERSAGA_DATA_DIR": "x", "ORDERSAGA_TEST_MONGODB_URL": "x"}
     kinds = [kind.settings for kind in PROCESSES.values()]
     assert unknown_settings(environment, kinds) == []
-    wrong = {"ORDERSAGA_SAGA_TIMEOUT": "7", "ORDERSAGA_STRIPE_API_KEY_FILE": "/run/secrets/stripe"}
+    wrong = {"ORDERSAGA_SAGA_TIMEOUT": "7", "ORDERSAGA_DATA_DIR_FILE": "/run/secrets/stripe"}
     assert unknown_settings({**environment, **wrong}, kinds) == sorted(wrong)
 
 
@@ -161,7 +161,10 @@ def test_the_settings_that_provisioning_is_started_with_are_complete(
 
 
 def key_of(made: StackPlan) -> str:
-    return settings_of(made, "provisioning")["ORDERSAGA_CREDENTIALS_KEY"]
+    settings = settings_of(made, "provisioning")
+    if file := settings.get("ORDERSAGA_CREDENTIALS_KEY_FILE"):
+        return Path(file).read_text().strip()
+    return settings["ORDERSAGA_CREDENTIALS_KEY"]
 
 
 def test_the_credentials_key_is_created_once_and_readable_by_its_owner_only(claims: PortClaims, tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_given_key_is_used_and_not_stored(claims: PortClaims, tmp_path: Path) 
 
 def test_only_the_service_that_needs_the_key_gets_it(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(claims, tmp_path, GIVEN)
-    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY" in settings_of(made, name)]
+    having = [name for name in PROCESSES if "ORDERSAGA_CREDENTIALS_KEY_FILE" in settings_of(made, name)]
     assert having == ["provisioning"]
 
 
@@ -296,3 +299,32 @@ def test_a_named_rabbitmq_that_does_not_exist_is_not_replaced_by_another() -> No
 def test_restarts_are_quick_at_first_and_bounded_later() -> None:
     assert [restart_delay(deaths) for deaths in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
     assert restart_delay(10**6) == 10.0
+
+
+def test_secrets_in_files_stay_there_and_are_read_by_their_services_alone(claims: PortClaims, tmp_path: Path) -> None:
+    files = {
+        "MONGODB_URL": "mongodb://given/",
+        "AMQP_URL": "amqp://given/",
+        "CREDENTIALS_KEY": Fernet.generate_key().decode(),
+    }
+    environment = {}
+    for name, value in files.items():
+        (tmp_path / name).write_text(value)
+        environment[f"ORDERSAGA_{name}_FILE"] = str(tmp_path / name)
+    made = plan(claims, tmp_path, environment)
+    assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://given/", "amqp://given/")
+    assert not (tmp_path / "credentials.key").exists()
+    for name in SERVICES:
+        passed_on = settings_of(made, name)
+        assert passed_on["ORDERSAGA_AMQP_URL_FILE"] == str(tmp_path / "AMQP_URL")
+        assert ("ORDERSAGA_CREDENTIALS_KEY_FILE" in passed_on) == (name == "provisioning")
+        assert not {"ORDERSAGA_MONGODB_URL", "ORDERSAGA_AMQP_URL", "ORDERSAGA_CREDENTIALS_KEY"} & passed_on.keys()
+
+
+def test_a_stack_with_a_secret_in_a_missing_file_does_not_start(claims: PortClaims, tmp_path: Path) -> None:
+    with pytest.raises(StackStartError, match="ORDERSAGA_STRIPE_API_KEY_FILE=/gone cannot be read: No such file"):
+        plan(claims, tmp_path, {"ORDERSAGA_STRIPE_API_KEY_FILE": "/gone"})
+
+
+def test_a_provider_in_a_file_replaces_the_simulator(tmp_path: Path) -> None:
+    assert SIMULATOR.name not in choose_services(None, {"ORDERSAGA_SMARTVPS_URL_FILE": str(tmp_path / "url")})

@@ -39,7 +39,8 @@ def test_a_service_behind_a_proxy_with_a_login_and_a_path_is_asked_there(port: i
 
 
 def test_https_is_used_for_https_urls(port: int) -> None:
-    assert "SSLError" in (probe_readiness(f"https://127.0.0.1:{port}") or "")
+    reason = probe_readiness(f"https://127.0.0.1:{port}")
+    assert reason == f"https://127.0.0.1:{port}: it does not speak TLS on this port"
 
 
 def test_a_password_is_not_printed() -> None:

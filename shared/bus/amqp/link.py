@@ -16,6 +16,7 @@ questions nor heartbeats. But it still sends heartbeats, so their absence shows 
 
 import asyncio
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -30,7 +31,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractChannel as UnderlyingChannel
 from yarl import URL
 
-from shared import topology
+from shared import tls, topology
 from shared.bus import Delivery, Envelope
 from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
 from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
@@ -42,6 +43,9 @@ _LINK_ERRORS = CONNECTION_EXCEPTIONS
 """The errors of aio-pika for a missing or lost connection or channel; TimeoutError is an OSError."""
 
 _NOT_LET_IN = ("ACCESS_REFUSED", "NOT_ALLOWED")
+
+_CUT = re.compile(r"connection (reset|unexpectedly closed)", re.IGNORECASE)
+_TLS_HINT = " (a broker that requires TLS does this too: it needs amqps:// in ORDERSAGA_AMQP_URL)"
 
 _HEARTBEAT_SECONDS = 10
 _CLOSE_SECONDS = 3.0
@@ -102,7 +106,9 @@ class Link:
         self._on_delivery = on_delivery
         self._transport = TappedTransport(self._block_changed)
         self._connection = aio_pika.Connection(
-            _with_heartbeat(options.url), client_properties={"connection_name": options.name}
+            _with_heartbeat(options.url),
+            ssl_context=tls.amqp_context(options.url),
+            client_properties={"connection_name": options.name},
         )
         self._connection.kwargs["transport_factory"] = self._transport
         self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
@@ -238,7 +244,10 @@ class Link:
             return (BrokerRefusedError if refused else BusUnavailableError)(self._transport.close_reason)
         if isinstance(error, TimeoutError):
             return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
-        return BusUnavailableError(f"{type(error).__name__}: {error}")
+        if (reason := tls.plain_reason(str(error))) != str(error):
+            return BusUnavailableError(reason)
+        hint = _TLS_HINT if self._connection.url.scheme == "amqp" and _CUT.search(str(error)) else ""
+        return BusUnavailableError(f"{type(error).__name__}: {error}{hint}")
 
     async def _open(self) -> None:
         await self._connection.connect()
