@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from ipaddress import ip_network
@@ -237,6 +238,15 @@ async def test_the_cookie_is_for_this_host_alone(dependencies: ConsoleDependenci
         assert (await safe.get("/")).status_code == 303
 
 
+async def test_behind_a_proxy_that_ends_tls_cookies_are_for_https(dependencies: ConsoleDependencies) -> None:
+    behind = replace(dependencies, public_url="https://ops.example")
+    async with browser(an_app(behind)) as client:
+        cookie = (await sign_in(dependencies, client)).headers["set-cookie"]
+        assert re.fullmatch(r"__Host-ordersaga=\S+; HttpOnly; Path=/; SameSite=lax; Secure", cookie)
+        name, _, value = cookie.partition(";")[0].partition("=")
+        assert (await client.get("/", headers={"Cookie": f"{name}={value}"})).status_code == 200
+
+
 # --- Those who are not signed in. ---
 
 
@@ -322,7 +332,7 @@ PROXY = IdentityProxy("X-User", "X-Roles", (ip_network("127.0.0.1"),))
 async def test_only_a_trusted_proxy_names_people(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with console_dependencies(mongodb_url, amqp_url, database_prefix, proxy=PROXY) as dependencies:
         app = an_app(dependencies)
-        named = {"X-User": "Zoë".encode(), "X-Roles": b"viewer, other"}
+        named = {b"X-User": "Zoë".encode(), b"X-Roles": b"viewer, other"}
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, client=("127.0.0.1", 1)), base_url=BASE, headers=OURS | PAGE
         ) as proxy:
