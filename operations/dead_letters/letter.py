@@ -121,13 +121,13 @@ def service_of(queue: str) -> str:
     return queue.partition(".")[0] if queue in INBOXES else "unknown"
 
 
-def read_failure(delivery: Delivery, now: datetime, taken_by: str = "") -> Failure:
+def read_failure(delivery: Delivery, now: datetime, taken_by: str | None = None) -> Failure:
     """Read the failure from a delivery, with defaults for what is missing. Never raises.
 
-    `taken_by` is the user of the connection that it came over.
+    `taken_by` is the user of the connection that it came over; without it, no letter counts as foreign.
     """
     failure = _as_claimed(delivery, now)
-    return failure._replace(foreign=is_foreign(failure, taken_by))
+    return failure if taken_by is None else failure._replace(foreign=is_foreign(failure, taken_by))
 
 
 def is_foreign(failure: Failure, taken_by: str) -> bool:

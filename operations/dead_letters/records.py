@@ -70,10 +70,10 @@ class LetterRecords:
 
     # --- Recording. ---
 
-    async def record(self, deliveries: Sequence[Delivery], now: datetime, taken_by: str = "") -> RecordResult:
+    async def record(self, deliveries: Sequence[Delivery], now: datetime, taken_by: str | None = None) -> RecordResult:
         """Record every delivery that is not recorded yet. Idempotent, even after a crash at any point.
 
-        `taken_by` is the broker's user whose connection they came over.
+        `taken_by` is the broker's user whose connection they came over; without it, none counts as foreign.
 
         Groups are written first and letters last, in one bulk write: a letter that exists is complete.
         """

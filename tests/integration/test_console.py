@@ -20,6 +20,7 @@ from operations.console.audit import Auditor
 from operations.console.overview import DeadLetterCache
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
@@ -850,9 +851,10 @@ async def test_letters_are_discarded_for_a_reason_and_kept(
 async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_group(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
-    own = a_letter("d1", queue="payment.inbox")
-    await record_letters(dependencies, own, replace(a_letter("d2", queue="payment.inbox"), user_id="inventory"))
     service = DeadLetterService(dependencies.operations)
+    await service.prepare()
+    sent = [replace(a_letter(user, queue="payment.inbox"), user_id=user) for user in ("payment", "inventory")]
+    await LetterRecords(dependencies.operations).record(sent, utc_now(), "operations")
     items = (await service.page(Filters())).items
     foreign = next(letter for letter in items if letter["foreign"])
     page = await text_of(pages, f"/dead-letters/letters/{foreign['_id']}")
