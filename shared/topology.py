@@ -15,7 +15,7 @@
 A retry queue forwards at least once: messages that no queue accepts stay, and 32 of them block the queue for all. So
 retries return through a separate exchange, which sends what it cannot route to the dead letters. Each service has its
 own retry exchanges, and the queue behind one sets the routing key: whatever is sent there, it returns to that service
-only. Nobody but the retry queues sends to `ordersaga.inboxes`, and nobody but operations to an inbox by its name
+only. No service may send to `ordersaga.inboxes`, and none but operations to an inbox by its name
 (shared.broker_rights, docs/adr/0012-broker-users-and-topology.md).
 
 Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` is new for every
