@@ -102,8 +102,9 @@ test-compose: setup  ## Test the stack in containers; skipped where no Docker en
 	$(BIN)/pytest tests/compose -rs
 
 .PHONY: docs
-docs: setup  ## Draw the saga's picture and table from the code
+docs: setup  ## Draw the saga's picture and table, and the table of permissions, from the code
 	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg
+	@$(BIN)/python -m tests.support.access_table docs/access.md
 
 .PHONY: docs-site
 docs-site: setup  ## Build the documentation as a site in site/, with every link checked

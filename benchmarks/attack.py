@@ -332,7 +332,8 @@ def main() -> None:
     rows = [row for row in ROWS if not words or any(word in row.name for word in words)]
     started = time.monotonic()
     try:
-        with temporary_stack(TemporaryStackDisplay(_console)) as demo_stack:
+        # Without keys, so that every attack reaches the code behind the check of a key.
+        with temporary_stack(TemporaryStackDisplay(_console), no_auth=True) as demo_stack:
             held = uvloop.run(_run(demo_stack, rows, started))
             demo_stack.keep_data = not held
     except CANNOT_RUN as error:

@@ -9,6 +9,9 @@ from starlette.types import Receive, Scope, Send
 from order_service.deadlines import Timeouts
 from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import OrderView, show_new
+from shared.access.authenticator import Authenticator
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.clock import utc_now
 from shared.http import create_app, json_response, new_router
 
@@ -20,17 +23,19 @@ async def _nothing_down() -> dict[str, str]:
     return {}
 
 
-app = create_app("benchmark", "", _nothing_down)
+app = create_app("benchmark", "", _nothing_down, authenticator=Authenticator(None))
 _router = new_router("benchmark")
 
 
 @_router.post("/orders", status_code=202, response_model=OrderView)
+@requires(Permission.CATALOGUE_READ)
 async def place(new: NewOrder) -> Response:
     """As the order service does it: one dict, written by orjson."""
     return json_response(show_new(_PLACEMENT._order(new, None)), 202)  # noqa: SLF001
 
 
 @_router.post("/fastapi", status_code=202, response_model=OrderView)
+@requires(Permission.CATALOGUE_READ)
 async def place_validated(new: NewOrder) -> dict[str, Any]:
     """The answer goes through its response model."""
     return show_new(_PLACEMENT._order(new, None))  # noqa: SLF001

@@ -27,7 +27,10 @@ class SlotOnlyOrder:
     total_amount: int
     assignment: Assignment
     delivery: DeliveryInstruction
+    owner_id: str | None = None
     items: tuple[Item, ...] = ()
+    user_id: None = None
+    prices_required: None = None
 
 
 Order = OrderCreated | SlotOnlyOrder
@@ -238,6 +241,8 @@ def refusal_reason(order: Order, products: Mapping[str, StockItem]) -> str | Non
         product = products.get(item.product_id)
         if not isinstance(product, Product):
             return f"Unknown product {item.product_id}"
+        if product.price is None and order.prices_required:
+            return f"No price is set for {item.product_id}: it cannot be ordered"
         if product.price is not None and product.price != item.price:
             return _wrong_price(item, product.price)
         servers += item.quantity if product.kind is Kind.VPS else 0

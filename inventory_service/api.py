@@ -19,6 +19,8 @@ from inventory_service.views import (
     show_reservation,
     show_stock,
 )
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
 from shared.contracts.base import Name, PathName
 from shared.contracts.orders import ProductId
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
@@ -70,6 +72,7 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("products")
 
     @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
+    @requires(Permission.CATALOGUE_WRITE)
     async def put_product(product_id: ProductIdParameter, body: ProductBody) -> Response:
         """Create a product or describe it anew; its kind stays what it is, its stock as well."""
         try:
@@ -79,11 +82,13 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
         return json_response(show_product(product), 201 if is_new else 200)
 
     @router.get("/products", response_model=ProductPage)
+    @requires(Permission.CATALOGUE_READ)
     async def list_products(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Products, by id."""
         return await _page(stock_items, limit, cursor, show_product)
 
     @router.get("/products/{product_id}", response_model=ProductView)
+    @requires(Permission.CATALOGUE_READ)
     async def get_product(product_id: ProductIdParameter) -> Response:
         """One product."""
         return json_response(show_product(await _find(stock_items, product_id)))
@@ -95,6 +100,7 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("inventory")
 
     @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
+    @requires(Permission.CATALOGUE_WRITE)
     async def set_free(product_id: ProductIdParameter, body: FreeQuantity) -> Response:
         """Set what is free to sell; a product that is unknown is created as goods."""
         try:
@@ -104,6 +110,7 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
         return json_response(show_stock(product), 201 if is_new else 200)
 
     @router.post("/inventory/{product_id}/restock", response_model=StockView)
+    @requires(Permission.CATALOGUE_WRITE)
     async def restock(product_id: ProductIdParameter, body: Delivery) -> Response:
         """Add to what is free to sell."""
         try:
@@ -117,11 +124,13 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
         return json_response(show_stock(product))
 
     @router.get("/inventory", response_model=StockPage)
+    @requires(Permission.CATALOGUE_READ)
     async def list_stock(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Stock of all products, by product id."""
         return await _page(stock_items, limit, cursor, show_stock)
 
     @router.get("/inventory/{product_id}", response_model=StockView)
+    @requires(Permission.CATALOGUE_READ)
     async def get_stock(product_id: ProductIdParameter) -> Response:
         """Stock of one product."""
         return json_response(show_stock(await _find(stock_items, product_id)))
@@ -133,9 +142,10 @@ def _reservation_routes(reservations: Reservations) -> APIRouter:
     router = new_router("reservations")
 
     @router.get("/reservations/{order_id}", response_model=ReservationView)
-    async def get_reservation(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.ORDERS_READ)
+    async def get_reservation(order_id: OrderIdParameter, caller: Caller) -> Response:
         """What became of an order's stock."""
-        reservation = (await reservations.read([order_id])).get(order_id)
+        reservation = await reservations.find(order_id, caller.visible(Permission.ORDERS_READ))
         if reservation is None:
             raise not_found(f"Reservation of order {order_id}")
         return json_response(show_reservation(reservation))

@@ -30,6 +30,7 @@ _CLASSES = (
     ("Insufficient stock", "insufficient_stock"),
     ("Unknown product", "unknown_product"),
     ("Price of", "wrong_price"),
+    ("No price", "no_price"),
     ("An order can hold one server", "too_many_servers"),
     ("Delivery ", "slot"),
     ("No delivery slot", "slot"),

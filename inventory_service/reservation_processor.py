@@ -216,7 +216,17 @@ class ReservationProcessor:
         now = self._clock()
         lines = tuple(ReservationLine(item.product_id, item.quantity, item.price) for item in order.items)
         assignment = order.assignment if isinstance(order, SlotOnlyOrder) else None
-        return Reservation(order.order_id, status, now, now, lines, failure_reason, assignment=assignment)
+        return Reservation(
+            order.order_id,
+            status,
+            now,
+            now,
+            lines,
+            failure_reason,
+            assignment=assignment,
+            owner_id=order.owner_id,
+            user_id=order.user_id if order.owner_id is not None else None,
+        )
 
 
 def _holds_something(order: Order, snapshot: _Snapshot) -> bool:

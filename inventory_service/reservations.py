@@ -8,6 +8,7 @@ from pymongo.read_concern import ReadConcern
 
 from inventory_service.stock import Assignment, Booking, Decision, Reservation, ReservationLine, Status
 from shared import database
+from shared.access.principal import Visible
 from shared.clock import Clock
 from shared.contracts.inventory import ServerSpecification
 from shared.database import Collection, Database, Document
@@ -52,6 +53,11 @@ class Reservations:
         """Return the reservations that exist, by order."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _reservation(document) for document in await cursor.to_list(None)}
+
+    async def find(self, order_id: str, visible: Visible) -> Reservation | None:
+        """Return the reservation of one order, None if there is none that is visible."""
+        document = await self._collection.find_one({"_id": order_id, **visible})
+        return _reservation(document) if document else None
 
     async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
         """Return the decisions that exist, by order."""
@@ -99,6 +105,10 @@ def _document(reservation: Reservation) -> Document:
         "createdAt": reservation.created_at,
         "updatedAt": reservation.updated_at,
     }
+    if reservation.owner_id is not None:
+        document["ownerId"] = reservation.owner_id
+    if reservation.user_id is not None:
+        document["userId"] = reservation.user_id
     if reservation.server is not None:
         document["server"] = reservation.server.model_dump(by_alias=True)
     if (booking := reservation.booking) is not None:
@@ -131,4 +141,6 @@ def _reservation(document: Document) -> Reservation:
         assignment=(
             Assignment(assignment["orderId"], assignment["number"], assignment["itemsCount"]) if assignment else None
         ),
+        owner_id=document.get("ownerId"),
+        user_id=document.get("userId"),
     )

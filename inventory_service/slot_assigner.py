@@ -18,11 +18,16 @@ from shared.contracts.orders import DeliveryInstruction
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRequest:
-    """A request for a slot; `price` is that of the whole order, in minor units."""
+    """A request for a slot; `price` is that of the whole order, in minor units.
+
+    With `own_only`, an order that belongs to another owner than `owner_id` does not exist for the one who asks.
+    """
 
     order_id: str
     price: int
     items_count: int
+    owner_id: str | None = None
+    own_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,12 @@ class OrderClosed:
     status: Status
 
 
-AssignmentResult = Booking | NoRoom | OrderClosed
+@dataclass(frozen=True, slots=True)
+class NotOwn:
+    """The order belongs to another owner."""
+
+
+AssignmentResult = Booking | NoRoom | OrderClosed | NotOwn
 
 
 class SlotAssigner:
@@ -58,7 +68,20 @@ class SlotAssigner:
         answers: dict[str, AssignmentResult] = {}
         while left := [request for order_id, request in by_order.items() if order_id not in answers]:
             answers |= await self._attempt(left)
-        return [answers[request.order_id] for request in requests]
+        # Whoever was first owns the order from then on.
+        owners = await self.owners(by_order)
+        return [
+            NotOwn()
+            if request.own_only and owners.get(request.order_id, request.owner_id) != request.owner_id
+            else answers[request.order_id]
+            for request in requests
+        ]
+
+    async def owners(self, order_ids: Iterable[str]) -> dict[str, str | None]:
+        """Return the owner of each of these orders that has a reservation or an assignment."""
+        ids = list(order_ids)
+        assigned = {order_id: found.owner_id for order_id, found in (await self._reservations.assignments(ids)).items()}
+        return assigned | {order_id: found.owner_id for order_id, found in (await self._reservations.read(ids)).items()}
 
     async def release(self, order_id: str) -> Reservation | None:
         """Release the order's slot; return its latest assignment as it was before, None if it never had one."""
@@ -117,5 +140,6 @@ def _order(request: AssignmentRequest, before: Reservation | None) -> SlotOnlyOr
         order_id=assignment_id(request.order_id, number),
         total_amount=request.price,
         assignment=Assignment(request.order_id, number, request.items_count),
+        owner_id=request.owner_id,
         delivery=DeliveryInstruction(slot=AUTO),
     )

@@ -9,11 +9,20 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic.alias_generators import to_camel
 
-from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, NoRoom, OrderClosed, SlotAssigner
+from inventory_service.slot_assigner import (
+    AssignmentRequest,
+    AssignmentResult,
+    NoRoom,
+    NotOwn,
+    OrderClosed,
+    SlotAssigner,
+)
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
 from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.group_commit import GroupCommit
@@ -98,11 +107,13 @@ def _rules_routes(rules: SlotRules) -> APIRouter:
     router = new_router("slots")
 
     @router.get("/slots/config", response_model=SlotRulesView)
+    @requires(Permission.CATALOGUE_READ)
     async def get_config() -> Response:
         """The rules by which there are slots."""
         return json_response(show_rules(await rules.read()))
 
     @router.put("/slots/config", response_model=SlotRulesView)
+    @requires(Permission.CATALOGUE_WRITE)
     async def put_config(body: RulesBody) -> Response:
         """Change the rules: for every slot from now on, but not what is booked."""
         if nulls := [name for name in body.model_fields_set if getattr(body, name) is None]:
@@ -116,6 +127,7 @@ def _slot_routes(slots: Slots) -> APIRouter:
     router = new_router("slots")
 
     @router.get("/slots", response_model=SlotPage)
+    @requires(Permission.CATALOGUE_READ)
     async def list_slots(
         since: Annotated[Moment | None, Query(alias="from", description="Now unless given")] = None,
         until: Annotated[Moment | None, Query(alias="to", description="The horizon unless given")] = None,
@@ -131,6 +143,7 @@ def _slot_routes(slots: Slots) -> APIRouter:
         return json_response({"items": [show_slot(slot) for slot in page], "nextCursor": following})
 
     @router.put("/slots/{slot_id}")
+    @requires(Permission.CATALOGUE_WRITE)
     async def put_slot(slot_id: SlotId, body: SlotBody) -> Response:
         """Change one slot; what is booked in it stays booked."""
         if not body.model_fields_set:
@@ -154,16 +167,24 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     releases: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
-    async def assign(body: AssignBody) -> Response:
+    @requires(Permission.SLOTS_ASSIGN)
+    async def assign(body: AssignBody, caller: Caller) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
-        answer = await assignments.submit(AssignmentRequest(body.order_id, body.order_price, body.items_count))
+        own_only = not caller.reaches_all(Permission.SLOTS_ASSIGN)
+        request = AssignmentRequest(body.order_id, body.order_price, body.items_count, caller.owner, own_only)
+        answer = await assignments.submit(request)
         if isinstance(answer, Booking):
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
 
     @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
-    async def release(order_id: OrderIdPath) -> Response:
+    @requires(Permission.SLOTS_ASSIGN)
+    async def release(order_id: OrderIdPath, caller: Caller) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
+        if not caller.reaches_all(Permission.SLOTS_ASSIGN):
+            owners = await assigner.owners([order_id])
+            if owners.get(order_id) != caller.owner:
+                raise not_found(f"An assignment of order {order_id}")
         if await releases.submit(order_id) is None:
             own = await assigner.own_reservation(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
@@ -174,7 +195,9 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     return router
 
 
-def _refusal(order_id: str, answer: NoRoom | OrderClosed) -> ProblemError:
+def _refusal(order_id: str, answer: NoRoom | OrderClosed | NotOwn) -> ProblemError:
+    if isinstance(answer, NotOwn):
+        return not_found(f"Order {order_id}")
     if isinstance(answer, OrderClosed):
         return conflict(f"Order {order_id} is over: its reservation is {answer.status}")
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason)

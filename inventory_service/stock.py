@@ -229,6 +229,9 @@ class Reservation:
     server: ServerSpecification | None = None
     booking: Booking | None = None
     assignment: Assignment | None = None
+    owner_id: str | None = None
+    """The owner of the order; None for orders without one, and for reservations of earlier releases."""
+    user_id: str | None = None
 
     @property
     def decision(self) -> Decision:

@@ -30,6 +30,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         settings.amqp_url,
         prefetch=PREFETCH,
         repair_every=settings.topology_check_seconds,
+        topology_mode=settings.topology,
         name="ordersaga-dead-letters",
     )
     ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)
@@ -65,7 +66,7 @@ def _console_dependencies(
         prefix=settings.database_prefix,
         mongodb_url=settings.mongodb_url,
         amqp_url=settings.amqp_url,
-        services=Services(settings.service_urls),
+        services=Services(settings.service_urls, settings.api_key.get_secret_value() if settings.api_key else None),
         operator_header=settings.operator_header or None,
     )
 

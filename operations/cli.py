@@ -36,6 +36,7 @@ COMMANDS = {
     "up": Entry("operations.commands.stack", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
     "down": Entry("operations.commands.stack", "down", "End a stack, even if its supervisor was killed."),
     "status": Entry("operations.commands.stack", "status", "Show the processes of a stack and their addresses."),
+    "keys": Entry("operations.commands.keys", "keys", "Create, list, revoke and rotate API keys."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),
@@ -48,6 +49,9 @@ COMMANDS = {
     ),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
+    "topology": Entry(
+        "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
+    ),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 

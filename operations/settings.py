@@ -5,13 +5,14 @@ Commands use the URLs in the environment, else the data directory used last.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from operations.errors import UnreachableError
+from operations.stack.access import key_of_commands
 from operations.stack.environment import invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -31,13 +32,14 @@ HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 
 
 class OperationsSettings(ServiceSettings):
-    """The addresses of the services, and the host names and operator header of the console."""
+    """The addresses of the services, the key for them, and the host names and operator header of the console."""
 
     order_url: HttpUrl = ORDER.default_url
     inventory_url: HttpUrl = INVENTORY.default_url
     payment_url: HttpUrl = PAYMENT.default_url
     provisioning_url: HttpUrl = PROVISIONING.default_url
     console_hosts: HostNames = ()
+    api_key: SecretStr | None = None
     operator_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
 
     @property
@@ -64,6 +66,13 @@ class Stack:
     urls: dict[str, str]
     data_dir: Path | None
     database_prefix: str
+    api_key: str | None = field(default=None, repr=False)
+    """The key with which commands call the services; None if they answer without one, or none is known."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request to a service."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def describe(self) -> str:
         """Return the location in one line, without passwords."""
@@ -111,7 +120,24 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
         _service_urls(running, environment),
         layout.root if (mongodb_url, amqp_url) == (running.mongodb_url, running.amqp_url) else None,
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
+        key_of_commands(layout, environment),
     )
+
+
+def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the URL of the broker that a command acts on: ORDERSAGA_AMQP_URL, else that of the stack that runs.
+
+    The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if the variable has
+    an invalid value.
+    """
+    if invalid := invalid_value({name: environment.get(name, "") for name in (AMQP_URL_VARIABLE,)}):
+        raise UnreachableError(invalid)
+    if given := environment.get(AMQP_URL_VARIABLE):
+        return given
+    layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
+    if url := _running(layout, environment).amqp_url:
+        return url
+    raise UnreachableError(f"no stack runs in {layout.root}: start one, or set {AMQP_URL_VARIABLE}")
 
 
 def _running(layout: Layout, environment: Mapping[str, str]) -> State:

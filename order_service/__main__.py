@@ -38,7 +38,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         resend_after=timeouts.resend_after,
         failpoint=connections.failpoint,
     )
-    placement = OrderPlacement(orders, outbox, timeouts, utc_now)
+    placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
     actions = OrderActions(orders, outbox, timeouts, utc_now)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(

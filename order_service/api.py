@@ -12,6 +12,8 @@ from order_service.order_actions import OrderActions
 from order_service.orders import Orders
 from order_service.placement import NewOrder, OrderPlacement
 from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
 from shared.contracts.base import Name, Text
 from shared.database import Document
 from shared.http import Body, documented, json_response, new_router, not_found
@@ -24,7 +26,7 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same key and body answer the first order again; random, as all clients share them",
+        description="The same key and body answer the first order again; each owner has keys of its own",
     ),
 ]
 
@@ -52,9 +54,10 @@ def create_router(orders: Orders, placement: OrderPlacement, actions: OrderActio
 
 
 def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
-    async def place(new: NewOrder, idempotency_key: IdempotencyKey = None) -> Response:
+    @requires(Permission.ORDERS_PLACE)
+    async def place(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept an order; it is carried to its end from here on, whatever happens."""
-        order = await placement.place(new, idempotency_key)
+        order = await placement.place(new, idempotency_key, caller)
         shown = show_new(order) if isinstance(order, Order) else show(order)
         return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
 
@@ -73,6 +76,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
     subscribers = Subscribers()
 
     @router.get("/orders", response_model=OrderPage)
+    @requires(Permission.ORDERS_READ)
     async def list_orders(
         status: Status | None = None,
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
@@ -80,6 +84,8 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         include: Included = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
+        *,
+        caller: Caller,
     ) -> Response:
         """Orders without their histories, newest first; all, or those in a status, of a user, settled or not."""
         statuses = [status] if status else list(Status)
@@ -90,59 +96,68 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
             with_items=include == "items",
             after=after_time(cursor),
             limit=limit,
+            visible=caller.visible(Permission.ORDERS_READ),
         )
         return page_response(
             page, show_listed, key=lambda order: time_key(order["createdAt"], order["_id"]), limit=limit
         )
 
     @router.get("/orders/failures", response_model=FailurePage)
-    async def count_failures(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.ORDERS_READ)
+    async def count_failures(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Failed and cancelled orders, counted by reason, most frequent first."""
         after = None
         if cursor is not None:
             count, ended_as, reason = read_cursor(cursor, (int, str, str))
             after = (count, ended_as, reason)
-        counts = await orders.count_failures(after=after, limit=limit)
+        visible = caller.visible(Permission.ORDERS_READ)
+        counts = await orders.count_failures(after=after, limit=limit, visible=visible)
         return page_response(counts, _show_count, key=lambda count: [count[2], count[0], count[1]], limit=limit)
 
     @router.get("/orders/{order_id}", response_model=OrderView)
-    async def get_order(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.ORDERS_READ)
+    async def get_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """One order with its history."""
-        return json_response(show(await _find(orders, order_id)))
+        document = await orders.document(order_id, caller.visible(Permission.ORDERS_READ))
+        if document is None:
+            raise not_found(f"Order {order_id}")
+        return json_response(show(document))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
-    async def follow(order_id: OrderIdParameter, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0) -> Response:
+    @requires(Permission.ORDERS_READ)
+    async def follow(
+        order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
+    ) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
-        return EventStream(orders, subscribers, order_id, last_event_id)
+        return EventStream(orders, subscribers, order_id, last_event_id, caller.visible(Permission.ORDERS_READ))
 
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
-    async def cancel(order_id: OrderIdParameter, cancellation: Cancellation | None = None) -> Response:
+    @requires(Permission.ORDERS_CANCEL)
+    async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
-        return _accepted(await actions.execute(order_id, CancelRequested(reason), "cancelled"))
+        visible = caller.visible(Permission.ORDERS_CANCEL)
+        return _accepted(await actions.execute(order_id, CancelRequested(reason), "cancelled", visible))
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
-    async def retry(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.ORDERS_DECIDE)
+    async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision once more; for a FAILED order whose money is still held."""
-        return _accepted(await actions.execute(order_id, RetryRequested(), "retried"))
+        visible = caller.visible(Permission.ORDERS_DECIDE)
+        return _accepted(await actions.execute(order_id, RetryRequested(), "retried", visible))
 
     @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
-    async def refund(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.ORDERS_DECIDE)
+    async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
-        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded"))
+        visible = caller.visible(Permission.ORDERS_DECIDE)
+        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", visible))
 
 
 def _accepted(document: Document) -> Response:
     return json_response(show(document), 202)
-
-
-async def _find(orders: Orders, order_id: str) -> Document:
-    document = await orders.document(order_id)
-    if document is None:
-        raise not_found(f"Order {order_id}")
-    return document
 
 
 def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:

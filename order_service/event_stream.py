@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from order_service.orders import Orders
 from order_service.views import show_entry
+from shared.access.principal import Visible
 from shared.database import Document, is_transient
 from shared.http import ProblemError, not_found
 
@@ -53,8 +54,9 @@ class EventStream(Response):
     counted before anything is awaited, and until the request ends, even if that is before its first byte.
     """
 
-    def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int) -> None:
+    def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int, visible: Visible) -> None:
         super().__init__()
+        self._visible = visible
         self._orders = orders
         self._subscribers = subscribers
         self._order_id = order_id
@@ -63,7 +65,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; raises the 404 problem for an unknown order, the 429 problem if the process is full."""
         with self._subscribers.subscription():
-            document = await self._orders.document(self._order_id)
+            document = await self._orders.document(self._order_id, self._visible)
             if document is None:
                 raise not_found(f"Order {self._order_id}")
             answer = Response(status_code=HTTPStatus.NO_CONTENT, headers=_HEADERS)

@@ -48,6 +48,7 @@ class Order:
     `due_at` is the end of the status's time, or the time at which unpublished messages are published again;
     `resend_at` is the time at which unanswered commands are sent again.
     `version` counts the stored states, so that an update applies only to the state it was decided on.
+    `owner_id` is None for orders that were placed without authentication, or before it existed.
     """
 
     order_id: str
@@ -84,3 +85,5 @@ class Order:
     unpublished: bool = False
     traceparent: str | None = None
     version: int = 0
+    owner_id: str | None = None
+    prices_required: bool = False

@@ -13,6 +13,7 @@ from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
 from order_service.saga import MAX_RUNS, SAGA
 from shared import tracing
+from shared.access.principal import Visible
 from shared.clock import Clock
 from shared.database import Document
 from shared.errors import TransientError
@@ -30,13 +31,14 @@ class OrderActions:
         self._timeouts = timeouts
         self._clock = clock
 
-    async def execute(self, order_id: str, request: Request, verb: str) -> Document:
+    async def execute(self, order_id: str, request: Request, verb: str, visible: Visible) -> Document:
         """Apply the request and return the order's document.
 
-        Raises the 404 problem for an unknown order, the 409 problem if its status does not allow the request.
+        Raises the 404 problem for an order that is unknown or not visible, the 409 problem if its status does not allow
+        the request.
         """
         for _ in range(ATTEMPTS):
-            order = (await self._orders.load([order_id])).get(order_id)
+            order = (await self._orders.load([order_id], visible)).get(order_id)
             if order is None:
                 raise not_found(f"Order {order_id}")
             if not SAGA.accepts(order, request):

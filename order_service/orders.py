@@ -11,6 +11,7 @@ from pymongo.errors import BulkWriteError
 from order_service.order import HistoryEntry, Order, Status
 from order_service.participants import PARTICIPANTS
 from shared import database
+from shared.access.principal import EVERYTHING, Visible
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
@@ -23,6 +24,10 @@ SCHEMA = CollectionSchema(
     (
         # For the lists: without a filter for the status, MongoDB merges the statuses in order of time.
         IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
+        IndexModel(
+            [("ownerId", ASCENDING), ("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+            name="by_owner",
+        ),
         IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_user"),
         IndexModel(
             [("createdAt", DESCENDING), ("_id", DESCENDING)], name="open", partialFilterExpression={"settled": False}
@@ -73,9 +78,9 @@ class Orders:
             return database.duplicates(error)
         return set()
 
-    async def load(self, ids: Iterable[str]) -> dict[str, Order]:
-        """Return the orders that exist, by id, without their histories."""
-        cursor = self._collection.find({"_id": {"$in": list(ids)}}, {"history": False})
+    async def load(self, ids: Iterable[str], visible: Visible = EVERYTHING) -> dict[str, Order]:
+        """Return the orders that exist and are visible, by id, without their histories."""
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, {"history": False})
         return {document["_id"]: _from_document(document) async for document in cursor}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
@@ -136,9 +141,9 @@ class Orders:
         result = await self._collection.update_many(unscheduled, {"$set": {"resendAt": now}})
         return result.modified_count
 
-    async def document(self, order_id: str) -> Document | None:
-        """Return the whole document of an order, including its history."""
-        return await self._collection.find_one({"_id": order_id})
+    async def document(self, order_id: str, visible: Visible = EVERYTHING) -> Document | None:
+        """Return the whole document of an order, including its history; None if it does not exist for the caller."""
+        return await self._collection.find_one({"_id": order_id, **visible})
 
     async def documents(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the whole documents of the orders that exist, by id."""
@@ -153,14 +158,16 @@ class Orders:
         after: tuple[datetime, str] | None,
         limit: int,
         with_items: bool = False,
+        visible: Visible = EVERYTHING,
     ) -> list[Document]:
-        """Return a page of documents, newest first, of one user or of all, after the given (createdAt, id).
+        """Return a page of visible documents, newest first, of one user or of all, after the given (createdAt, id).
 
         They have no histories, and no items unless `with_items`: both may be long.
         """
-        query: dict[str, Any] = {"status": {"$in": list(statuses)}}
+        query: dict[str, Any] = {"status": {"$in": list(statuses)}, **visible}
         if user_id is not None:
-            query["userId"] = user_id
+            # Both conditions, where the caller sees the orders of one person only.
+            query["$and"] = [{"userId": user_id}]
         if settled is not None:
             query["settled"] = settled
         if after is not None:
@@ -172,14 +179,23 @@ class Orders:
         )
         return [document async for document in cursor]
 
+    async def newest_without_owner(self) -> datetime | None:
+        """Return when the newest order without an owner was placed, None if there is none."""
+        query = {"ownerId": None, "status": {"$in": list(Status)}}
+        found = await self._collection.find(query, {"createdAt": True}).sort("createdAt", DESCENDING).limit(1).to_list()
+        return found[0]["createdAt"] if found else None
+
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
         cursor = self._collection.find({field: {"$lte": now}}, {"history": False}).sort(field).limit(limit)
         return [_from_document(document) async for document in cursor]
 
-    async def count_failures(self, *, after: tuple[int, str, str] | None, limit: int) -> list[tuple[Status, str, int]]:
-        """Count failed and cancelled orders by (status, reason), most frequent first."""
+    async def count_failures(
+        self, *, after: tuple[int, str, str] | None, limit: int, visible: Visible = EVERYTHING
+    ) -> list[tuple[Status, str, int]]:
+        """Count visible failed and cancelled orders by (status, reason), most frequent first."""
+        ended = {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}},
+            {"$match": {**ended, **visible}},
             {"$group": {"_id": {"status": "$status", "reason": "$failureReason"}, "count": {"$sum": 1}}},
             {"$match": _counted_after(after)},
             {"$sort": {"count": -1, "_id": 1}},
@@ -215,6 +231,7 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
     document = {
         "_id": order.order_id,
         "userId": order.user_id,
+        "ownerId": order.owner_id,
         "items": [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items],
         "totalAmount": order.total_amount,
         "currency": order.currency,
@@ -223,6 +240,7 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
         "createdAt": order.created_at,
         "deadline": order.deadline,
         "traceparent": order.traceparent,
+        "pricesRequired": order.prices_required or None,
         **_changing_fields(order),
         "history": [_entry(first)],
     }
@@ -321,4 +339,6 @@ def _from_document(document: Document) -> Order:
         unpublished=document.get("unpublished", False),
         traceparent=document.get("traceparent"),
         version=document["version"],
+        owner_id=document.get("ownerId"),
+        prices_required=document.get("pricesRequired", False),
     )

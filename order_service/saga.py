@@ -332,6 +332,8 @@ def _news(order: Order) -> tuple[Message, ...]:
 
 def _created(order: Order) -> OrderCreated:
     return OrderCreated(
+        owner_id=order.owner_id,
+        prices_required=order.prices_required or None,
         order_id=order.order_id,
         user_id=order.user_id,
         items=order.items,
@@ -351,6 +353,7 @@ def _provision(order: Order) -> ProvisionServer:
     if spec is None:
         raise ValueError(f"order {order.order_id} needs a server, but stock.reserved did not specify it")
     return ProvisionServer(
+        owner_id=order.owner_id,
         order_id=order.order_id,
         user_id=order.user_id,
         package=spec.package,

@@ -44,6 +44,7 @@ class ListedOrder(View):
 
     order_id: str
     user_id: str
+    owner_id: str | None = None
     items: list[ItemView] | None = Field(default=None, description="only with `include=items`")
     total_amount: float = Field(examples=[19.99])
     currency: str
@@ -96,6 +97,7 @@ def show_new(order: Order) -> dict[str, Any]:
     return {
         "orderId": order.order_id,
         "userId": order.user_id,
+        "ownerId": order.owner_id,
         "items": [
             {"productId": i.product_id, "quantity": i.quantity, "price": to_json_number(i.price)} for i in order.items
         ],
@@ -127,6 +129,7 @@ def show_listed(document: Document) -> dict[str, Any]:
     return {
         "orderId": document["_id"],
         "userId": document["userId"],
+        "ownerId": document.get("ownerId"),
         **({"items": items} if items else {}),
         "totalAmount": to_json_number(document["totalAmount"]),
         "currency": document["currency"],

@@ -74,6 +74,7 @@ class Payment:
     lookups: int = 0
     unpublished: bool = False
     traceparent: str | None = None
+    owner_id: str | None = None
 
     def charge_request(self) -> ChargeRequest:
         """Build the request for the gateway; the order id is the idempotency key."""
@@ -88,6 +89,7 @@ def card_payment(order: OrderCreated, now: datetime) -> Payment:
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
+        owner_id=order.owner_id,
         amount=order.total_amount,
         currency=order.currency,
         token=order.payment.token,

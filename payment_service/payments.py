@@ -1,6 +1,6 @@
 """The payment records: the collection `payments`, one document per order, with the order id as `_id`.
 
-    {_id, status, userId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
+    {_id, status, userId, ownerId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
      refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt}
 
 An order paid from a retainer has a `retainerId`, and its `transactionId` is the journal entry. Fields without a value
@@ -19,6 +19,7 @@ from pymongo.errors import BulkWriteError
 from payment_service.ledger.transactions import Session
 from payment_service.lifecycle import Payment, PaymentStatus, tombstone, with_next_lookup, with_refund_requested
 from shared import database
+from shared.access.principal import EVERYTHING, Visible
 from shared.database import Collection, Document
 from shared.schema import CollectionSchema
 
@@ -27,6 +28,11 @@ COLLECTION = "payments"
 SCHEMA = CollectionSchema(
     (
         IndexModel([("status", ASCENDING), ("_id", ASCENDING)], name="by_status"),
+        IndexModel(
+            [("ownerId", ASCENDING), ("_id", ASCENDING)],
+            name="by_owner",
+            partialFilterExpression={"ownerId": {"$exists": True}},
+        ),
         IndexModel(
             [("nextLookupAt", ASCENDING)],
             name="due_lookups",
@@ -46,6 +52,7 @@ PaymentChange = tuple[Payment, Payment]
 _FIELDS: Mapping[str, str] = {
     "status": "status",
     "user_id": "userId",
+    "owner_id": "ownerId",
     "amount": "amount",
     "currency": "currency",
     "token": "token",
@@ -84,9 +91,9 @@ class Payments:
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, session=session)
         return {document["_id"]: _payment(document) async for document in cursor}
 
-    async def find(self, order_id: str) -> Payment | None:
-        """Return one payment, None if there is none."""
-        document = await self._collection.find_one({"_id": order_id})
+    async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Payment | None:
+        """Return one payment, None if there is none that is visible."""
+        document = await self._collection.find_one({"_id": order_id, **visible})
         return _payment(document) if document else None
 
     async def insert(self, payments: Sequence[Payment], session: Session) -> None:
@@ -167,9 +174,11 @@ class Payments:
             ]
             await self._collection.bulk_write(writes, ordered=False)
 
-    async def page(self, status: PaymentStatus | None, *, after: str | None, limit: int) -> list[Payment]:
-        """Return payments, of one status or all, ordered by id, starting after the given id."""
-        query: Document = {"status": status} if status else {}
+    async def page(
+        self, status: PaymentStatus | None, *, after: str | None, limit: int, visible: Visible = EVERYTHING
+    ) -> list[Payment]:
+        """Return visible payments, of one status or all, ordered by id, starting after the given id."""
+        query: Document = {"status": status, **visible} if status else dict(visible)
         if after is not None:
             query["_id"] = {"$gt": after}
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)

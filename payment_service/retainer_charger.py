@@ -149,6 +149,7 @@ def retainer_payment(order: OrderCreated, now: datetime) -> Payment:
         created_at=now,
         updated_at=now,
         user_id=order.user_id,
+        owner_id=order.owner_id,
         amount=order.total_amount,
         currency=order.currency,
         retainer_id=order.payment.retainer_id or "",
@@ -179,7 +180,8 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     if not payment.retainer_id:
         return "No retainer is named to pay from"
     name = account_name(chart_of_accounts.retainer(payment.retainer_id))
-    if retainer is None:
+    # Only the owner's orders are paid from it. For those of others it does not exist.
+    if retainer is None or retainer.get("ownerId") != payment.owner_id:
         return f"{name} does not exist"
     if retainer["status"] != ACTIVE:
         return f"{name} is {retainer['status']}"

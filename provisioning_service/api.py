@@ -16,6 +16,9 @@ from provisioning_service.locks import Lock, Locks
 from provisioning_service.package_cache import PackageCache
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package, Provider, ProviderError
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
+from shared.access.principal import Visible
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
 from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
@@ -65,6 +68,7 @@ class JobView(View):
     """
 
     order_id: str
+    owner_id: str | None
     package: str | None
     ram: int | None
     state: State
@@ -146,25 +150,32 @@ def create_router(dependencies: ApiDependencies) -> APIRouter:
 
 def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/jobs", response_model=JobPage)
+    @requires(Permission.ORDERS_READ)
     async def list_jobs(
         status: State | None = None,
         package: Annotated[Name | None, Query()] = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
+        *,
+        caller: Caller,
     ) -> Response:
         """Jobs in the order of their orders' ids; all of them, or those in one state or for one package."""
-        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit)
+        visible = caller.visible(Permission.ORDERS_READ)
+        page = await dependencies.jobs.page(status, package, after=after_id(cursor), limit=limit, visible=visible)
         return page_response(page, show_job, key=lambda job: [job.order_id], limit=limit)
 
     @router.get("/jobs/{order_id}", response_model=JobView)
-    async def get_job(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.ORDERS_READ)
+    async def get_job(order_id: OrderIdParameter, caller: Caller) -> Response:
         """The job of one order."""
-        return json_response(show_job(await _find(dependencies.jobs, order_id)))
+        visible = caller.visible(Permission.ORDERS_READ)
+        return json_response(show_job(await _find(dependencies.jobs, order_id, visible)))
 
     @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
-    async def get_credentials(order_id: OrderIdParameter) -> Response:
+    @requires(Permission.CREDENTIALS_READ)
+    async def get_credentials(order_id: OrderIdParameter, caller: Caller) -> Response:
         """How to get into the order's server; never to be cached or logged."""
-        job = await _find(dependencies.jobs, order_id)
+        job = await _find(dependencies.jobs, order_id, caller.visible(Permission.CREDENTIALS_READ))
         if job.credentials is None:
             raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
         if dependencies.vault is None:
@@ -182,6 +193,7 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
     cache = PackageCache(dependencies.provider) if dependencies.provider is not None else None
 
     @router.get("/packages", response_model=PackagePage)
+    @requires(Permission.PROVISIONING_READ)
     async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """The packages as the provider had them at most 5 s ago, by name, and who is buying from them."""
         if cache is None:
@@ -201,12 +213,14 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
 
 def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
     @router.get("/locks", response_model=PackageLockPage)
+    @requires(Permission.PROVISIONING_READ)
     async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""
         page, following = _page(await dependencies.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
         return json_response({"items": [_show_held(lock) for lock in page], "nextCursor": following})
 
     @router.delete("/locks/{package}", response_model=PackageLockView)
+    @requires(Permission.LOCKS_CLEAR)
     async def clear_lock(package: PackageParameter) -> Response:
         """Free a package whoever holds it; answers how it was held. The holder stops before it buys."""
         lock = await dependencies.locks.clear(package_key(package))
@@ -215,8 +229,8 @@ def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
         return json_response(_show_held(lock))
 
 
-async def _find(jobs: Jobs, order_id: str) -> Job:
-    job = await jobs.find(order_id)
+async def _find(jobs: Jobs, order_id: str, visible: Visible) -> Job:
+    job = await jobs.find(order_id, visible)
     if job is None:
         raise not_found(f"A job of order {order_id}")
     return job
@@ -243,6 +257,7 @@ def show_job(job: Job) -> dict[str, Any]:
     """Build the response of JobView."""
     return {
         "orderId": job.order_id,
+        "ownerId": job.owner_id,
         "package": job.package,
         "ram": job.ram,
         "state": job.state,

@@ -117,6 +117,7 @@ class Job:
     outbox: tuple[OutboxMessage, ...] = ()
     outbox_since: datetime | None = None
     traceparent: str | None = None
+    owner_id: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -1,6 +1,6 @@
 """The collection `jobs`: one job per order; `_id` is the order id.
 
-    {_id, state, step, userId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
+    {_id, state, step, userId, ownerId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
      line, dueAt, waitingSince, needsLock, missedTurns, missedAt, buys, looks,
      purchase: {asked, freeBefore, startedAt, restUntil, answered, settled, looked, trouble},
      ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, customerReason,
@@ -25,6 +25,7 @@ from provisioning_service.addresses import package_key
 from provisioning_service.job import Attempt, Job, OutboxMessage, Purchase, State, Step
 from provisioning_service.lifecycle import claimed
 from shared import database
+from shared.access.principal import EVERYTHING, Visible
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
 from shared.errors import OwnershipLostError
@@ -41,6 +42,11 @@ SCHEMA = CollectionSchema(
     (
         IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
         IndexModel([("lockKey", ASCENDING), ("_id", ASCENDING)], name="by_lock_key"),
+        IndexModel(
+            [("ownerId", ASCENDING), ("_id", ASCENDING)],
+            name="by_owner",
+            partialFilterExpression={"ownerId": {"$exists": True}},
+        ),
         IndexModel(
             [("lockKey", ASCENDING), ("line", ASCENDING), ("dueAt", ASCENDING)],
             name="lines",
@@ -60,6 +66,7 @@ _FIELDS: Mapping[str, str] = {
     "state": "state",
     "step": "step",
     "user_id": "userId",
+    "owner_id": "ownerId",
     "package": "package",
     "package_id": "packageId",
     "ram": "ram",
@@ -111,14 +118,22 @@ class Jobs:
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _job(document) async for document in cursor}
 
-    async def find(self, order_id: str) -> Job | None:
-        """Return one job, or None."""
-        document = await self._collection.find_one({"_id": order_id})
+    async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Job | None:
+        """Return one job, None if there is none that is visible."""
+        document = await self._collection.find_one({"_id": order_id, **visible})
         return _job(document) if document else None
 
-    async def page(self, state: State | None, package: str | None, *, after: str | None, limit: int) -> list[Job]:
-        """Return a page of jobs by order id, optionally of one state or package, starting after the given id."""
-        query: dict[str, Any] = {"state": state} if state else {}
+    async def page(
+        self,
+        state: State | None,
+        package: str | None,
+        *,
+        after: str | None,
+        limit: int,
+        visible: Visible = EVERYTHING,
+    ) -> list[Job]:
+        """Return a page of visible jobs by order id, optionally of one state or package, after the given id."""
+        query: dict[str, Any] = {"state": state, **visible} if state else dict(visible)
         if package is not None:
             query["lockKey"] = package_key(package)
         if after is not None:

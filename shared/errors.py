@@ -2,6 +2,7 @@
 
     OrdersagaError
     ├── TransientError                     passes by itself: a consumer repeats the call, HTTP answers 503
+    │   ├── IssuerUnavailableError             the issuer of tokens has not told its keys
     │   ├── DatabaseUnavailableError           MongoDB does not answer, or has no primary
     │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
     │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host
@@ -11,6 +12,9 @@
     │   └── UnknownCommitError                 it is unknown whether a transaction was committed
     ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
     ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
+    ├── AuthenticationError                a request does not say who calls, or not in a way to be believed: 401
+    │   └── CredentialMissingError             it has no credential at all
+    ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
     │   └── SettingFileError                   a file that has a setting's value cannot be used
     ├── ProblemError                       a route answers with this problem
@@ -50,6 +54,7 @@
         ├── AlreadyRunsError                   a stack runs in this data directory
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
+        ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request
         └── NotSettledError                    orders of the demo have not settled in time

@@ -25,6 +25,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from shared import database, tracing
+from shared.access.authenticator import Authenticator
+from shared.access.errors import (
+    AuthenticationError,
+    CredentialMissingError,
+    IssuerUnavailableError,
+    TooManyRequestsError,
+)
+from shared.access.limits import RequestLimits
+from shared.access.middleware import Authenticated, Caller, Refusal, caller_of, permission_of, requires
+from shared.access.permissions import Permission
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
@@ -38,6 +48,8 @@ HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths for monitoring a process."""
 ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
 """Paths that answer even before the service is ready."""
+OPEN_PATHS = ALWAYS_SERVED - {"/metrics"}
+"""Paths that answer to callers who are not known."""
 
 _LINKED = HEALTH | {VIEWER_PATH}
 """Paths that links on other sites may open, such as the targets on Prometheus' pages."""
@@ -45,7 +57,7 @@ _LINKED = HEALTH | {VIEWER_PATH}
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 """Returns the reason why each failing part is down, by name; empty if the service is ready."""
 
-Refusal = Callable[[], str | None]
+ReasonToWait = Callable[[], str | None]
 """Returns the reason why no request can be served now, or None."""
 
 _HEADERS = {
@@ -177,17 +189,40 @@ class _StrictRequest(Request):
 
 
 class _StrictRoute(APIRoute):
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if permission := permission_of(endpoint):
+            described = {"security": [{_SECURITY_SCHEME: []}], "x-permission": str(permission)}
+            options["openapi_extra"] = (options.get("openapi_extra") or {}) | described
+        super().__init__(path, endpoint, **options)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         reads_body = self.body_field is not None
 
         async def handle_strictly(request: Request) -> Response:
+            authorize(request.scope, self.endpoint)
             with bound_contextvars(**_order_named(request.scope)):
                 if reads_body:
                     _check_media_type(request.headers)
                 return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly
+
+
+def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
+    """Raise the 403 problem unless the caller has the permission that a route declares.
+
+    Nobody has the permission of a route that declares none. Routes call this before they read the body. It does nothing
+    where callers are not known: on open paths, and in an application that authenticates by itself.
+    """
+    caller = caller_of(scope)
+    if caller is None:
+        return
+    permission = permission_of(endpoint)
+    if permission is None or not caller.may(permission):
+        needed = permission or "a permission that nobody has, because its route declares none"
+        roles = ", ".join(sorted(caller.roles)) or "no role"
+        raise ProblemError(HTTPStatus.FORBIDDEN, f"This needs {needed}, which {caller.name} ({roles}) does not have")
 
 
 def _check_media_type(headers: Headers) -> None:
@@ -218,15 +253,19 @@ def create_app(
     description: str,
     readiness: Readiness,
     *,
-    refusal: Refusal = lambda: None,
+    authenticator: Authenticator | None,
+    limits: RequestLimits | None = None,
+    refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
     pages: bool = False,
 ) -> FastAPI:
     """Return an application with the routes that all services serve; the service adds its own.
 
-    It answers to addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are
-    pages for people: links on other sites may open them, writes must come from them, and the API has no page. While
-    `refusal` returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
+    Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
+    permission which the route declares; None is for an application that authenticates by itself. It answers to
+    addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are pages for
+    people: links on other sites may open them, writes must come from them, and the API has no page. While `refusal`
+    returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
     """
     app = _Application(
         title=title,
@@ -234,8 +273,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=documented(400, 403, 404, 409, 413, 415, 421, 422, 503),
+        responses=documented(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),
     )
+    # Also for routes that are added to the application itself: they check the caller's permission.
+    app.router.route_class = _StrictRoute
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -245,18 +286,36 @@ def create_app(
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
     app.add_middleware(_RefuseUnserved, refusal=refusal)
     app.add_middleware(_RefuseDeclaredTooLarge)
+    if authenticator is not None:
+        app.add_middleware(
+            Authenticated,
+            authenticator=authenticator,
+            limits=limits or RequestLimits(None, None),
+            open_paths=OPEN_PATHS,
+            refuse=_answer_refused,
+        )
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
     if tracing.is_on():
         app.add_middleware(tracing.traced)
     app.add_middleware(_HeadAsGet)
+    app.include_router(_health_routes(readiness))
+    if authenticator is not None:
+        app.include_router(_identity_routes())
+    if not pages:
+        app.include_router(create_viewer())
+    return app
 
-    @app.get("/healthz", tags=["health"])
+
+def _health_routes(readiness: Readiness) -> APIRouter:
+    router = new_router("health")
+
+    @router.get("/healthz")
     async def healthz() -> Response:
         """Whether the process is up."""
         return json_response({"status": "ok"})
 
-    @app.get("/readyz", tags=["health"])
+    @router.get("/readyz")
     async def readyz() -> Response:
         """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down."""
         down = await readiness()
@@ -265,14 +324,64 @@ def create_app(
         detail = "; ".join(f"{name}: {why}" for name, why in down.items())
         return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, down=down)
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse)
+    @requires(Permission.METRICS_READ)
     async def metrics() -> Response:
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    if not pages:
-        app.include_router(create_viewer())
-    return app
+    return router
+
+
+class Identity(View):
+    """Who calls, and what the caller may do."""
+
+    id: str
+    name: str
+    owner: str | None
+    subject: str | None
+    roles: list[str]
+    permissions: dict[str, str]
+    """The reach of each permission: `all` records, those of the `owner`, or those of one `person`."""
+    method: str
+
+
+def _identity_routes() -> APIRouter:
+    router = new_router("access")
+
+    @router.get("/me", response_model=Identity)
+    @requires(Permission.SELF_READ)
+    async def me(caller: Caller) -> Response:
+        """Who calls, by which method, and what the caller may do."""
+        shown = Identity(
+            id=caller.id,
+            name=caller.name,
+            owner=caller.owner,
+            subject=caller.subject,
+            roles=sorted(caller.roles),
+            permissions={permission: reach.name.lower() for permission, reach in sorted(caller.grants.items())},
+            method=caller.method,
+        )
+        return json_response(shown.model_dump())
+
+    return router
+
+
+async def _answer_refused(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
+    await _refused(error)(scope, receive, send)
+
+
+def _refused(error: Refusal) -> Response:
+    match error:
+        case TooManyRequestsError():
+            return problem_response(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=dict(error.headers))
+        case IssuerUnavailableError():
+            detail = error.for_clients or ""
+            return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+        case AuthenticationError():
+            # RFC 6750: a request without any credential gets no error code.
+            challenge = "Bearer" if isinstance(error, CredentialMissingError) else 'Bearer error="invalid_token"'
+            return problem_response(HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": challenge})
 
 
 class _Application(FastAPI):
@@ -285,16 +394,28 @@ class _Application(FastAPI):
             for methods in document["paths"].values():
                 for operation in methods.values():
                     _describe_problems(operation)
+                    if "x-permission" in operation:
+                        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+                        schemes[_SECURITY_SCHEME] = _BEARER
         return document
 
 
+_SECURITY_SCHEME = "bearer"
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`osk_…`) or a JWT of the OpenID Connect issuer",
+}
 _OF_BODIES = frozenset({"413", "415"})
+_OF_CALLERS = frozenset({"401", "403"})
 
 
 def _describe_problems(operation: dict[str, Any]) -> None:
     """Set the media type of an operation's problems, and remove those that it cannot answer with."""
     has_body = "requestBody" in operation
     impossible = set() if has_body else set(_OF_BODIES)
+    if "security" not in operation:
+        impossible |= _OF_CALLERS
     if not has_body and not operation.get("parameters"):
         impossible.add("422")
     answers = {code: answer for code, answer in operation["responses"].items() if code not in impossible}
@@ -391,7 +512,7 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 class _RefuseUnserved:
     """Answers 503 to everything except ALWAYS_SERVED while there is a reason, before any work on the request."""
 
-    def __init__(self, app: ASGIApp, refusal: Refusal) -> None:
+    def __init__(self, app: ASGIApp, refusal: ReasonToWait) -> None:
         self._app = app
         self._refusal = refusal
 

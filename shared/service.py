@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
 
 from shared import database, tls, tracing
+from shared.access.configured import configured_authenticator, configured_limits
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -97,9 +98,13 @@ class _RunningService:
         self._tls = _server_tls(settings)
         tls.client_context()  # a file that cannot be used ends the start
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
+        self._authenticator = configured_authenticator(settings)
         self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
-            settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
+            settings.amqp_url,
+            prefetch=settings.prefetch,
+            repair_every=settings.topology_check_seconds,
+            topology_mode=settings.topology,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))
@@ -150,6 +155,8 @@ class _RunningService:
             self._service.name,
             self._service.description,
             self._readiness.down,
+            authenticator=self._authenticator,
+            limits=configured_limits(self._settings),
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,

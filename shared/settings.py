@@ -1,11 +1,13 @@
 """The settings that all services have: environment variables with the prefix ORDERSAGA_ (docs/configuration.md)."""
 
+import ipaddress
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
+from limits import RateLimitItem
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -16,6 +18,7 @@ from pydantic_settings import (
 )
 
 from shared import urls
+from shared.access.limits import Network, parse_limit
 from shared.errors import StartError
 from shared.failpoints import kill_at
 from shared.setting_files import SUFFIX, with_file_values
@@ -39,6 +42,38 @@ def _host_name(name: str) -> str:
 _HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_host_names)]
 """Host names, separated by commas."""
+
+
+AuthenticationMethod = Literal["keys", "oidc", "off"]
+"""By API keys, by tokens of an OpenID Connect issuer, or not at all."""
+
+
+def _words(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_issuer(url: str) -> str:
+    if url and not urls.is_unalterable(url):
+        raise ValueError("a URL with https is allowed; http only for this machine")
+    return url
+
+
+def _limit(value: object) -> object:
+    if isinstance(value, str):
+        return parse_limit(value) if value.strip() else None
+    return value
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _words(value))  # type: ignore[attr-defined]
+    except ValueError:
+        raise ValueError("addresses and networks are allowed, separated by commas, such as 10.0.0.0/8") from None
+
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def check_database_prefix(prefix: str) -> str:
@@ -66,7 +101,7 @@ class _EnvironmentAndFiles(EnvSettingsSource):
 class FileSettings(BaseSettings):
     """Settings whose values may be in files: ORDERSAGA_X_FILE names the file of ORDERSAGA_X."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
     def settings_customise_sources(
@@ -102,6 +137,17 @@ class ServiceSettings(FileSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
+    auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(_words)] = (
+        "keys",
+    )
+    keys_file: FilePath = None
+    oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] = ""
+    oidc_audience: Annotated[str, Field(max_length=500)] = ""
+    oidc_roles_claim: Annotated[str, Field(min_length=1, max_length=200)] = "roles"
+    oidc_owner_claim: Annotated[str, Field(min_length=1, max_length=200)] = "sub"
+    rate_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("600/minute")
+    auth_failure_limit: Annotated[RateLimitItem | None, BeforeValidator(_limit), NoDecode] = parse_limit("10/minute")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
     tls_cert_file: FilePath = None
     tls_key_file: FilePath = None
     tls_client_ca_file: FilePath = None
@@ -114,9 +160,22 @@ class ServiceSettings(FileSettings):
     tracing: Literal["off", "otlp"] = "off"
     batch_limit: Annotated[int, Field(ge=1, le=1000)] = 200
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
+    topology: Literal["declare", "check"] = "check"
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None
+
+    @model_validator(mode="after")
+    def _callers_can_be_known(self) -> Self:
+        if "off" in self.auth:
+            if self.auth != ("off",):
+                raise ValueError(f"ORDERSAGA_AUTH={','.join(self.auth)} is not valid: off stands alone")
+            if self.http_host not in LOOPBACK_HOSTS:
+                raise ValueError(
+                    f"ORDERSAGA_AUTH=off is only allowed where nobody else can connect: ORDERSAGA_HTTP_HOST is "
+                    f"{self.http_host}, allowed are {', '.join(sorted(LOOPBACK_HOSTS))}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _tls_files_are_complete(self) -> Self:

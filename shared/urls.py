@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 _CHARACTER = r"(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
 _CREDENTIALS = rf"(?:{_CHARACTER}*(?::{_CHARACTER}*)?@)?"
@@ -71,3 +72,15 @@ check_api_url = _matching(rf"https?://{_HOST}{_PATH}", "https://host:port/path")
 
 check_origin = _matching(rf"https?://{_HOST}", "https://host:port")
 """Accept only a scheme, a host and a port."""
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def is_unalterable(url: str) -> bool:
+    """Return whether nobody on the way can change what this URL answers: https, or this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

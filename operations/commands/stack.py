@@ -47,6 +47,9 @@ def up(
     only: Annotated[
         str | None, typer.Option(help="Services to start, separated by commas; '' for the servers alone.")
     ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let everybody on this machine do everything, without a key.")
+    ] = False,
 ) -> None:
     """Start MongoDB, RabbitMQ, the services and a simulated provider on this machine, and keep them running.
 
@@ -58,7 +61,7 @@ def up(
         services = tuple(choose_services(only))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
-    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset)
+    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset, no_auth)
     console = open_console()
     try:
         _run(options, console, detach)

@@ -16,6 +16,9 @@ from operations.stack.state import ProcessState, State
 from operations.stack.status import ProcessStatus
 from shared.urls import hide_credentials
 
+A_KEY_IS_NEEDED = "curl needs a key: KEY=$(ordersaga keys create --role admin --owner me)"
+NO_KEY_NEEDED = "no authentication: everybody on this machine may do everything"
+
 
 class StartDisplay:
     """Shows the start of a stack: a spinner for each program, or without a terminal a line when it is ready.
@@ -111,6 +114,7 @@ def print_ready(console: Console, layout: Layout, state: State) -> None:
         if url and name not in {process.name for process in listed}:
             console.print(f"{name} is external: {hide_credentials(url)}", highlight=False, soft_wrap=True)
     console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
+    console.print(A_KEY_IS_NEEDED if state.needs_keys else NO_KEY_NEEDED, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_processes(console: Console, processes: list[ProcessStatus]) -> None:

@@ -9,6 +9,8 @@ from operations.actions import list_actions
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.http import invalid
 
 PAGE = 50
@@ -19,6 +21,7 @@ def create_log(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     router = pages.router()
 
     @router.get("/actions")
+    @requires(Permission.LETTERS_READ)
     async def actions(
         request: Request,
         subject: Annotated[str, Query(max_length=300)] = "",

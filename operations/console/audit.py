@@ -15,6 +15,8 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import OptionalName, named, redirect
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 
 MOST_SHOWN = 200
 LONGEST_SECONDS = 3600.0
@@ -107,14 +109,17 @@ def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         )
 
     @router.get("/audit")
+    @requires(Permission.LETTERS_READ)
     async def page(request: Request) -> Response:
         return await show(request, "audit.html")
 
     @router.get("/audit/result")
+    @requires(Permission.LETTERS_READ)
     async def live(request: Request) -> Response:
         return await show(request, "audit_live.html")
 
     @router.post("/audit")
+    @requires(Permission.LETTERS_DECIDE)
     async def start(request: Request, by: Annotated[OptionalName, Form()] = "") -> Response:
         """Start an audit, or show the running one."""
         operator = named(request, dependencies, by)

@@ -16,10 +16,13 @@ from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
+from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES, STATUSES
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
 
@@ -55,6 +58,7 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
 
 def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters")
+    @requires(Permission.LETTERS_READ)
     async def groups(
         request: Request, status: Short = "", span: Short = "", page: Annotated[int, Query(ge=1, le=10_000)] = 1
     ) -> Response:
@@ -81,15 +85,18 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         )
 
     @router.get("/dead-letters/groups/{fingerprint}")
+    @requires(Permission.LETTERS_READ)
     async def group(request: Request, fingerprint: str, cursor: str | None = None) -> Response:
         found = await _group(service, fingerprint)
         page = await _page(service, Filters(group=fingerprint, status=STATUSES), cursor)
         newest = await service.letter_for_page(page.items[0]["_id"]) if page.items else None
+        foreign = len(await service.foreign(Filters(group=fingerprint)))
         more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
         return pages.show(
             request,
             "group.html",
             group=found,
+            foreign=foreign,
             newest=newest,
             body=view_of(newest) if newest else None,
             items=page.items,
@@ -105,6 +112,7 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         return redirect(request, dependencies, path("dead-letters", "groups", fingerprint), operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/replay")
+    @requires(Permission.LETTERS_DECIDE)
     async def replay(
         request: Request,
         fingerprint: str,
@@ -118,6 +126,7 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         return redirect(request, dependencies, path("dead-letters", "replays", replay_id), operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
+    @requires(Permission.LETTERS_DECIDE)
     async def discard(
         request: Request, fingerprint: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
@@ -127,6 +136,7 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         return back(request, fingerprint, operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")
+    @requires(Permission.LETTERS_DECIDE)
     async def set_status(
         request: Request, fingerprint: str, status: Annotated[str, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
@@ -139,6 +149,7 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         return back(request, fingerprint, operator)
 
     @router.post("/dead-letters/groups/{fingerprint}/notes")
+    @requires(Permission.LETTERS_DECIDE)
     async def add_note(
         request: Request,
         fingerprint: str,
@@ -160,6 +171,7 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
 
 def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters/list")
+    @requires(Permission.LETTERS_READ)
     async def list_letters(
         request: Request,
         service_name: Annotated[str, Query(alias="service", max_length=300)] = "",
@@ -201,18 +213,21 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
 
 def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
     @router.get("/dead-letters/letters/{letter_id}")
+    @requires(Permission.LETTERS_READ)
     async def letter(request: Request, letter_id: str) -> Response:
         found = await _letter(service, letter_id)
         return pages.show(
             request,
             "letter.html",
             letter=found,
+            foreign=why_foreign(found),
             body=view_of(found),
             edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,
         )
 
     @router.get("/dead-letters/letters/{letter_id}/body")
+    @requires(Permission.LETTERS_READ)
     async def body(letter_id: str) -> Response:
         """Download the whole original body."""
         found = await service.letter(letter_id)
@@ -224,6 +239,7 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
 
 def _add_letter_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     @router.post("/dead-letters/letters/{letter_id}/replay")
+    @requires(Permission.LETTERS_DECIDE)
     async def replay(
         request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
@@ -233,6 +249,7 @@ def _add_letter_actions(router: APIRouter, dependencies: ConsoleDependencies, se
         return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
+    @requires(Permission.LETTERS_DECIDE)
     async def discard(
         request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
     ) -> Response:
@@ -249,6 +266,7 @@ def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         return pages.show(request, "edit.html", status, letter=letter, text=text, why=why, errors=errors)
 
     @router.get("/dead-letters/letters/{letter_id}/edit")
+    @requires(Permission.LETTERS_EDIT)
     async def ask(request: Request, letter_id: str) -> Response:
         letter = await _letter(service, letter_id)
         body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
@@ -259,6 +277,7 @@ def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         return form(request, letter, body.text, "", ())
 
     @router.post("/dead-letters/letters/{letter_id}/edit")
+    @requires(Permission.LETTERS_EDIT)
     async def edit(
         request: Request,
         letter_id: str,
@@ -295,19 +314,23 @@ def _add_replays(
         )
 
     @router.get("/dead-letters/replays")
+    @requires(Permission.LETTERS_READ)
     async def replays(request: Request) -> Response:
         found = await attempt(service.replays(limit=PAGE), "MongoDB")
         return pages.show(request, "replays.html", replays=found)
 
     @router.get("/dead-letters/replays/{replay_id}")
+    @requires(Permission.LETTERS_READ)
     async def replay(request: Request, replay_id: str) -> Response:
         return await show(request, replay_id, "replay.html")
 
     @router.get("/dead-letters/replays/{replay_id}/progress")
+    @requires(Permission.LETTERS_READ)
     async def live(request: Request, replay_id: str) -> Response:
         return await show(request, replay_id, "replay_live.html")
 
     @router.post("/dead-letters/replays/{replay_id}/cancel")
+    @requires(Permission.LETTERS_DECIDE)
     async def cancel(request: Request, replay_id: str, by: Annotated[OptionalName, Form()] = "") -> Response:
         """Stop the replay."""
         operator = named(request, dependencies, by)

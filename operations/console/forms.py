@@ -9,6 +9,8 @@ from pydantic import StringConstraints
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.operator_name import COOKIE_SECONDS, MOST_OF_A_NAME, OPERATOR_COOKIE, cookie_value, operator_of
 from operations.console.pages import Pages
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.http import conflict, invalid
 
 Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -26,12 +28,14 @@ def create_operator(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
     router = pages.router()
 
     @router.get("/operator")
+    @requires(Permission.SELF_READ)
     async def ask(request: Request) -> Response:
         if dependencies.operator_header:
             raise conflict("The proxy in front of the console sends your name")
         return pages.show(request, "operator.html")
 
     @router.post("/operator")
+    @requires(Permission.SELF_READ)
     async def keep(request: Request, by: Annotated[OptionalName, Form()] = "") -> Response:
         return redirect(request, dependencies, "/", named(request, dependencies, by))
 

@@ -19,6 +19,8 @@ from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
 from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
 from order_service.participants import PARTICIPANTS
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import conflict, not_found
 
@@ -64,6 +66,7 @@ def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
 
 def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders")
+    @requires(Permission.ORDERS_READ)
     async def search(
         request: Request,
         order_id: Annotated[str, Query(alias="id", max_length=200)] = "",
@@ -105,16 +108,19 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
         )
 
     @router.get("/orders/{order_id}")
+    @requires(Permission.ORDERS_READ)
     async def order(request: Request, order_id: str) -> Response:
         return await show(request, order_id, "order.html")
 
     @router.get("/orders/{order_id}/timeline")
+    @requires(Permission.ORDERS_READ)
     async def live(request: Request, order_id: str) -> Response:
         return await show(request, order_id, "order_live.html")
 
 
 def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     @router.get("/orders/{order_id}/do/{name}")
+    @requires(Permission.ORDERS_CANCEL)
     async def ask(request: Request, order_id: str, name: str) -> Response:
         """Ask for confirmation and a reason."""
         order_action = _order_action(name)
@@ -126,6 +132,7 @@ def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
         )
 
     @router.post("/orders/{order_id}/do/{name}")
+    @requires(Permission.ORDERS_CANCEL)
     async def act(
         request: Request,
         order_id: str,

@@ -14,6 +14,8 @@ from operations.console.upstream import Unavailable, attempt
 from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.service import DeadLetterService
 from operations.reading.broker import count_messages
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.database import Document
 from shared.topology import DEAD_LETTERS
 
@@ -128,10 +130,12 @@ def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         return pages.show(request, template, snapshot=await cache.read(), dead_letters_queue=DEAD_LETTERS)
 
     @router.get("/")
+    @requires(Permission.SELF_READ)
     async def overview(request: Request) -> Response:
         return await show(request, "overview.html")
 
     @router.get("/overview")
+    @requires(Permission.SELF_READ)
     async def live(request: Request) -> Response:
         return await show(request, "overview_live.html")
 

@@ -11,6 +11,8 @@ from operations.console.forms import OptionalName, Why, named, redirect, remembe
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt, path
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 
 MOST = 200
 
@@ -20,6 +22,7 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
     router = pages.router()
 
     @router.get("/packages")
+    @requires(Permission.PROVISIONING_READ)
     async def packages(request: Request) -> Response:
         offered, locks, seen = await asyncio.gather(
             dependencies.services.get_list("provisioning", "/packages", MOST),
@@ -35,11 +38,13 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         )
 
     @router.get("/locks")
+    @requires(Permission.PROVISIONING_READ)
     async def ask(request: Request, package: Annotated[str, Query(max_length=200)]) -> Response:
         """Ask for confirmation and a reason."""
         return pages.show(request, "lock_clear.html", package=package, why="", error=None)
 
     @router.post("/locks")
+    @requires(Permission.LOCKS_CLEAR)
     async def clear(
         request: Request,
         package: Annotated[str, Form(max_length=200)],

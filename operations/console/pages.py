@@ -22,7 +22,7 @@ from operations.console.upstream import Unavailable
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
 from shared.errors import TransientError
-from shared.http import ProblemError
+from shared.http import ProblemError, authorize
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -120,21 +120,29 @@ def _page_route(pages: Pages) -> type[APIRoute]:
         def get_route_handler(self) -> Handle:
             handle = super().get_route_handler()
 
+            async def handle_if_allowed(request: Request) -> Response:
+                authorize(request.scope, self.endpoint)
+                return await _checked(pages, request, handle)
+
             async def handle_or_explain(request: Request) -> Response:
-                return await _explained(pages, request, handle)
+                return await _explained(pages, request, handle_if_allowed)
 
             return handle_or_explain
 
     return PageRoute
 
 
+async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:
+    if request.method == "POST":
+        # The framework caches the body, so the handler can read it again.
+        refused = refuse_form(request.headers.get("content-type", ""), await request.body())
+        if refused is not None:
+            return pages.problem(request, refused.status, refused.detail)
+    return await handle(request)
+
+
 async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:
     try:
-        if request.method == "POST":
-            # The framework caches the body, so the handler can read it again.
-            refused = refuse_form(request.headers.get("content-type", ""), await request.body())
-            if refused is not None:
-                return pages.problem(request, refused.status, refused.detail)
         return await handle(request)
     except ProblemError as error:
         return pages.problem(request, error.status, error.detail)

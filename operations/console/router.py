@@ -13,6 +13,8 @@ from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
 from operations.console.stock import create_stock
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.http import not_found
 
 ASSETS = {
@@ -41,6 +43,7 @@ def create_router(dependencies: ConsoleDependencies) -> APIRouter:
         router.include_router(create(dependencies, pages))
 
     @router.get("/static/{name}")
+    @requires(Permission.SELF_READ)
     async def asset(name: str) -> Response:
         if name not in ASSETS:
             raise not_found(f"The file {name}")

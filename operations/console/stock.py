@@ -10,6 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 
 PRODUCTS = 50
 SLOTS = 100
@@ -45,6 +47,7 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     router = pages.router()
 
     @router.get("/inventory")
+    @requires(Permission.CATALOGUE_READ)
     async def inventory(request: Request, cursor: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
         parameters: dict[str, str | int] = {"limit": PRODUCTS} | ({"cursor": cursor} if cursor else {})
         stock, slots = await asyncio.gather(

@@ -74,8 +74,10 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
 class Services:
     """The HTTP interfaces of the services, by name."""
 
-    def __init__(self, urls: Mapping[str, str]) -> None:
+    def __init__(self, urls: Mapping[str, str], api_key: str | None = None) -> None:
+        """Call the services at these URLs, with the key unless they answer without one."""
         self.urls = dict(urls)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client: httpx.AsyncClient | None = None
 
     async def get(self, service: str, path: str, **parameters: str | int) -> ServiceResponse | Unavailable:
@@ -133,7 +135,7 @@ class Services:
                 timeout=ACT_SECONDS, limits=limits, trust_env=False, verify=client_context()
             )
         url = self.urls[service].rstrip("/") + path
-        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body)
+        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=self._headers)
         try:
             content = reply.json()
         except ValueError:

@@ -83,8 +83,10 @@ class DemoStack:
 
 
 @contextlib.contextmanager
-def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
+def temporary_stack(display: StackDisplay, *, no_auth: bool = False) -> Iterator[DemoStack]:
     """Start a stack, yield it and remove it; its data is kept only after a failure.
+
+    With `no_auth`, its services answer without a key.
 
     Raises StackStartError when it does not start.
     """
@@ -94,7 +96,7 @@ def temporary_stack(display: StackDisplay) -> Iterator[DemoStack]:
     keep = True
     try:
         with display.starting(layout) as listener:
-            start_in_background(StackOptions(root, tuple(PROCESSES)), listener, environment)
+            start_in_background(StackOptions(root, tuple(PROCESSES), no_auth=no_auth), listener, environment)
         demo_stack = DemoStack(layout, locate_stack(root, environment))
         yield demo_stack
         keep = demo_stack.keep_data

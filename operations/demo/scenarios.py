@@ -219,7 +219,9 @@ SCENARIOS = (
 
 async def run_scenarios(scenarios: Sequence[Scenario], reporter: Reporter, demo_stack: DemoStack) -> None:
     """Run the scenarios in order, up to the first that cannot be completed."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=20), headers=demo_stack.stack.headers
+    ) as session:
         shop = ShopClient(session, demo_stack.stack)
         for number, scenario in enumerate(scenarios, start=1):
             reporter.begin_scenario(number, scenario.title)

@@ -7,6 +7,7 @@ machine with the stack that it measures, and the whole stack spends about 2,500 
 import asyncio
 import time
 import urllib.parse
+from collections.abc import Mapping
 from typing import cast
 
 import httptools
@@ -31,14 +32,15 @@ class NoAnswerError(CommandError):
 class Connection:
     """Posts to one path, one request at a time; connects on demand."""
 
-    def __init__(self, url: str, path: str) -> None:
+    def __init__(self, url: str, path: str, headers: Mapping[str, str] | None = None) -> None:
+        added = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         parts = urllib.parse.urlsplit(url)
         self._host = parts.hostname or ""
         self._tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
         self._head = (
             f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
+            f"{added}Content-Type: application/json\r\nContent-Length: "
         ).encode()
         self._protocol: _Protocol | None = None
         self._last_used = 0.0

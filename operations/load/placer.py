@@ -5,7 +5,7 @@ import itertools
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from operations.load.connection import Connection, NoAnswerError, NotSentError
 from operations.load.plan import LoadPlan
@@ -29,10 +29,13 @@ class OrderPlacer:
     order, so the wait for a free connection counts.
     """
 
-    def __init__(self, plan: LoadPlan, order_url: str, bodies: Sequence[bytes]) -> None:
+    def __init__(
+        self, plan: LoadPlan, order_url: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None
+    ) -> None:
         self._plan = plan
         self._url = order_url
         self._bodies = bodies
+        self._headers = headers or {}
         self.done = 0
         self.accepted = 0
         self.in_doubt = 0
@@ -49,7 +52,7 @@ class OrderPlacer:
 
     async def _client(self, numbers: Iterator[int], started: float) -> None:
         """Place one order after the other; all clients take their numbers from the same iterator."""
-        connection = Connection(self._url, "/orders")
+        connection = Connection(self._url, "/orders", self._headers)
         try:
             for number in numbers:
                 scheduled_at = time.monotonic()

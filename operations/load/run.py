@@ -43,9 +43,10 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
     progress = progress or LoadProgress()
     load_id = f"load-{secrets.token_hex(4)}"
     connector = aiohttp.TCPConnector(ssl=client_context())
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), connector=connector) as session:
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=stack.headers) as session:
         await _create_products(session, stack.urls["inventory"], plan, load_id)
-        placer = progress.placer = OrderPlacer(plan, stack.urls["order"], plan.bodies(load_id))
+        placer = progress.placer = OrderPlacer(plan, stack.urls["order"], plan.bodies(load_id), stack.headers)
         orders = PlacedOrders(session, stack.urls["order"], load_id)
         before = measure_usage(stack.data_dir)
         progress.phase = "placing"

@@ -32,7 +32,6 @@ _OF_COMMANDS = frozenset(
         "MONGOD",
         "RABBITMQ_SERVER",
         "OPERATOR",
-        "API_KEY",
         "CONSOLE_URL",
         "SIMULATOR_URL",
         "STACK",

@@ -11,8 +11,12 @@ from operations.stack.files import write_private
 DATA_DIRECTORY_VARIABLE = "ORDERSAGA_DATA_DIR"
 MONGODB_URL_VARIABLE = "ORDERSAGA_MONGODB_URL"
 AMQP_URL_VARIABLE = "ORDERSAGA_AMQP_URL"
+TOPOLOGY_VARIABLE = "ORDERSAGA_TOPOLOGY"
 SMARTVPS_URL_VARIABLE = "ORDERSAGA_SMARTVPS_URL"
 DATABASE_PREFIX_VARIABLE = "ORDERSAGA_DATABASE_PREFIX"
+AUTH_VARIABLE = "ORDERSAGA_AUTH"
+KEYS_FILE_VARIABLE = "ORDERSAGA_KEYS_FILE"
+API_KEY_VARIABLE = "ORDERSAGA_API_KEY"
 DEFAULT_DATA_DIRECTORY = ".ordersaga"
 
 # Used unless taken or an offset is given. The ports of the services are in `services`.
@@ -61,8 +65,13 @@ class Layout:
         return self.root / "credentials.key"
 
     @property
+    def keys(self) -> Path:
+        """The API keys of callers, without their secrets: see `api_keys`."""
+        return self.root / "keys.json"
+
+    @property
     def secrets(self) -> Path:
-        """The random passwords of the stack: see `secret_files`."""
+        """The passwords of the stack and its own API keys: see `secret_files` and `api_keys`."""
         return self.root / "secrets"
 
     @property

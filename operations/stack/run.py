@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from operations.stack.access import OFF
+from operations.stack.api_keys import KeyFileError
 from operations.stack.environment import is_set, unknown_settings
 from operations.stack.files import PRIVATE_UMASK, restrict
 from operations.stack.layout import (
+    AUTH_VARIABLE,
     DATA_DIRECTORY_VARIABLE,
     MONGODB_URL_VARIABLE,
     Layout,
@@ -28,7 +31,7 @@ from operations.stack.state import AlreadyRunsError, State, UnreadableStateError
 from operations.stack.supervisor import Supervisor
 from shared.services import PROCESSES
 
-CANNOT_RUN = (AlreadyRunsError, MovedError, PortTakenError, ServerMissingError, StackStartError)
+CANNOT_RUN = (AlreadyRunsError, KeyFileError, MovedError, PortTakenError, ServerMissingError, StackStartError)
 """The errors for which a stack cannot run; their messages are for the user."""
 
 
@@ -40,6 +43,8 @@ class StackOptions:
     services: tuple[str, ...]
     fresh: bool = False
     port_offset: int | None = None
+    no_auth: bool = False
+    """Answer without authentication, whatever the environment says."""
 
 
 class StackListener(Protocol):
@@ -76,6 +81,8 @@ def _prepare(
     layout: Layout, options: StackOptions, listener: StackListener, environment: Mapping[str, str], claims: PortClaims
 ) -> Supervisor:
     """End orphans of an earlier run, prepare the data directory and return the supervisor of the planned stack."""
+    if options.no_auth:
+        environment = {**environment, AUTH_VARIABLE: OFF}
     if unknown := unknown_settings(environment, (kind.settings for kind in PROCESSES.values())):
         listener.on_event(f"ignored, because no program has such a setting: {', '.join(unknown)}")
     stored = _stored_state(layout, listener)

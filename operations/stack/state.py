@@ -57,6 +57,8 @@ class State:
     amqp_url: str | None = None
     database_prefix: str = "ordersaga"
     processes: tuple[ProcessState, ...] = ()
+    needs_keys: bool = True
+    """False if the services answer everybody on this machine."""
 
     @property
     def running(self) -> bool:

@@ -26,8 +26,11 @@ from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import LedgerOperation
 from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import Session
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
+from shared.access.principal import PERSON_FIELD, Principal, Visible
 from shared.database import Document
-from shared.http import ProblemError, json_response, new_router
+from shared.http import ProblemError, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
 
 NEWEST_MOVEMENTS = 100
@@ -39,7 +42,7 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same key and request get the first answer again; random, as all clients share them",
+        description="The same key and request get the first answer again; each owner has keys of its own",
     ),
 ]
 Work = Callable[[Session], Awaitable[StoredResponse]]
@@ -61,23 +64,30 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     _add_opening_of_retainers(router, funds)
 
     @router.get("/api/retainers", response_model=views.RetainerPage)
-    async def list_retainers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def list_retainers(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Retainers in the order of their ids."""
-        return await _accounts(funds, AccountKind.RETAINER, views.show_retainer, limit, cursor)
+        visible = _visible(caller, person="clientId")
+        return await _accounts(funds, AccountKind.RETAINER, views.show_retainer, limit, cursor, visible)
 
     @router.get("/api/retainers/{retainer_id}", response_model=views.RetainerData)
-    async def get_retainer(retainer_id: IdParameter) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def get_retainer(retainer_id: IdParameter, caller: Caller) -> Response:
         """A retainer, with its newest consumptions and deposits."""
         account = chart_of_accounts.retainer(retainer_id)
-        shown = views.show_retainer(await _found(funds.ledger.get(account)))
+        shown = views.show_retainer(
+            await _found(funds.ledger.get(account, visible=_visible(caller, person="clientId")))
+        )
         for name, increasing in (("consumptions", False), ("deposits", True)):
             entries = await funds.ledger.movements(account, increasing=increasing, limit=NEWEST_MOVEMENTS)
             shown[name] = views.show_movements(account, entries)
         return json_response({"data": shown})
 
     @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def consume(
         request: HttpRequest,
+        caller: Caller,
         retainer_id: IdParameter,
         body: requests.Consumption,
         idempotency_key: IdempotencyKey = None,
@@ -94,12 +104,14 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
             *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
         ]
         return await _run_once(
-            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
         )
 
     @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def replenish(
         request: HttpRequest,
+        caller: Caller,
         retainer_id: IdParameter,
         body: requests.Replenishment,
         idempotency_key: IdempotencyKey = None,
@@ -113,20 +125,22 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 
         keys = [chart_of_accounts.retainer(retainer_id), *await _credited_account(funds, body.payment_id)]
         return await _run_once(
-            funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
         )
 
 
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def open_retainer(
-        request: HttpRequest, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Open a retainer with what the client has paid in advance."""
 
         async def work(session: Session) -> StoredResponse:
             account = await funds.retainers.open(
                 session,
+                owner_id=caller.owner,
                 client_id=body.client_id,
                 retainer_type=body.retainer_type,
                 amount=body.initial_amount,
@@ -134,9 +148,12 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
             )
             return StoredResponse(201, {"retainer": views.show_retainer(account)})
 
-        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work)
+        return await _run_once(
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work
+        )
 
     @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
@@ -149,33 +166,46 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
 
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def issue_invoice(
-        request: HttpRequest, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Issue an invoice, all of it due."""
 
         async def work(session: Session) -> StoredResponse:
             account = await funds.invoices.issue(
-                session, client_id=body.client_id, amount=body.total_amount, currency=body.currency
+                session,
+                owner_id=caller.owner,
+                client_id=body.client_id,
+                amount=body.total_amount,
+                currency=body.currency,
             )
             return StoredResponse(201, {"invoice": views.show_invoice(account)})
 
-        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work)
+        return await _run_once(
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.INVOICE_ISSUED, work
+        )
 
     @router.get("/api/invoices", response_model=views.InvoicePage)
-    async def list_invoices(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def list_invoices(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Invoices in the order of their ids."""
-        return await _accounts(funds, AccountKind.INVOICE, views.show_invoice, limit, cursor)
+        visible = _visible(caller, person="clientId")
+        return await _accounts(funds, AccountKind.INVOICE, views.show_invoice, limit, cursor, visible)
 
     @router.get("/api/invoices/{invoice_id}", response_model=views.InvoiceAnswer)
-    async def get_invoice(invoice_id: IdParameter) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def get_invoice(invoice_id: IdParameter, caller: Caller) -> Response:
         """An invoice, with what is paid and what is due."""
-        account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id)))
+        visible = _visible(caller, person="clientId")
+        account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id), visible=visible))
         return json_response({"invoice": views.show_invoice(account)})
 
     @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def pay_invoice(
         request: HttpRequest,
+        caller: Caller,
         invoice_id: IdParameter,
         body: requests.InvoicePayment,
         idempotency_key: IdempotencyKey = None,
@@ -189,20 +219,22 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
 
         keys = [chart_of_accounts.invoice(invoice_id)]
         return await _run_once(
-            funds, _identify(request, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys
         )
 
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def create_payment(
-        request: HttpRequest, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Record a payment; with `status` completed it is completed at once."""
 
         async def work(session: Session) -> StoredResponse:
             payment = await funds.payments.create(
                 session,
+                owner_id=caller.owner,
                 customer_id=body.customer_id,
                 amount=body.amount,
                 payment_method=body.payment_method,
@@ -219,22 +251,28 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
         else:
             keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
         operation = LedgerOperation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
-        return await _run_once(funds, _identify(request, idempotency_key, body), operation, work, keys)
+        return await _run_once(funds, _identify(request, caller, idempotency_key, body), operation, work, keys)
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
-    async def list_payments(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def list_payments(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Payments in the order of their ids."""
-        page = await funds.payments.page(after=after_id(cursor), limit=limit)
+        visible = _visible(caller, person="customerId")
+        page = await funds.payments.page(after=after_id(cursor), limit=limit, visible=visible)
         return _page(page, views.show_payment, limit)
 
     @router.get("/api/payments/{payment_id}", response_model=views.PaymentAnswer)
-    async def get_payment(payment_id: IdParameter) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def get_payment(payment_id: IdParameter, caller: Caller) -> Response:
         """One payment."""
-        return json_response({"payment": views.show_payment(await _found(funds.payments.get(payment_id)))})
+        visible = _visible(caller, person="customerId")
+        payment = await _found(funds.payments.get(payment_id, visible=visible))
+        return json_response({"payment": views.show_payment(payment)})
 
     @router.post("/api/payments/{payment_id}/complete", response_model=views.PaymentAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def complete_payment(
-        request: HttpRequest, payment_id: IdParameter, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, payment_id: IdParameter, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Complete a pending payment, once: it pays its invoice, or becomes the customer's credit."""
 
@@ -244,14 +282,15 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
 
         keys = [f"payment:{payment_id}", *await _credited_account(funds, payment_id)]
         return await _run_once(
-            funds, _identify(request, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys
+            funds, _identify(request, caller, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys
         )
 
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def open_bank_account(
-        request: HttpRequest, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Enter a bank account with what it holds."""
 
@@ -260,20 +299,28 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
             account = await funds.bank.open(session, **fields)
             return StoredResponse(201, {"account": views.show_bank_account(account)})
 
-        return await _run_once(funds, _identify(request, idempotency_key, body), LedgerOperation.BANK_OPENED, work)
+        return await _run_once(
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.BANK_OPENED, work
+        )
 
     @router.get("/api/bank-accounts", response_model=views.BankAccountPage)
-    async def list_bank_accounts(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def list_bank_accounts(
+        caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
+    ) -> Response:
         """Bank accounts in the order of their ids."""
-        return await _accounts(funds, AccountKind.BANK, views.show_bank_account, limit, cursor)
+        visible = _visible(caller)
+        return await _accounts(funds, AccountKind.BANK, views.show_bank_account, limit, cursor, visible)
 
     @router.get("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
-    async def get_bank_account(account_id: IdParameter) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def get_bank_account(account_id: IdParameter, caller: Caller) -> Response:
         """One bank account."""
-        account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id)))
+        account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id), visible=_visible(caller)))
         return json_response({"account": views.show_bank_account(account)})
 
     @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
@@ -286,8 +333,9 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
 
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
     @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def transfer(
-        request: HttpRequest, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
+        request: HttpRequest, caller: Caller, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Move money between two bank accounts."""
 
@@ -304,23 +352,29 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
 
         keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
         return await _run_once(
-            funds, _identify(request, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys
         )
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
-    async def list_transfers(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def list_transfers(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Transfers in the order of their ids."""
-        page = await funds.bank.page(after=after_id(cursor), limit=limit)
+        page = await funds.bank.page(after=after_id(cursor), limit=limit, visible=_visible(caller))
         return _page(page, views.show_transfer, limit)
 
     @router.get("/api/bank-transfers/{transfer_id}", response_model=views.TransferAnswer)
-    async def get_transfer(transfer_id: IdParameter) -> Response:
+    @requires(Permission.FUNDS_READ)
+    async def get_transfer(transfer_id: IdParameter, caller: Caller) -> Response:
         """One transfer."""
-        return json_response({"transfer": views.show_transfer(await _found(funds.bank.get(transfer_id)))})
+        return json_response(
+            {"transfer": views.show_transfer(await _found(funds.bank.get(transfer_id, visible=_visible(caller))))}
+        )
 
     @router.post("/api/bank-transfers/{transfer_id}/cancel", response_model=views.TransferAnswer)
+    @requires(Permission.FUNDS_WRITE)
     async def cancel_transfer(
         request: HttpRequest,
+        caller: Caller,
         transfer_id: IdParameter,
         body: requests.TransferCancellation | None = None,
         idempotency_key: IdempotencyKey = None,
@@ -333,24 +387,45 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
             return StoredResponse(200, {"transfer": views.show_transfer(transfer)})
 
         keys = await _accounts_of(funds, transfer_id)
-        sent = _identify(request, idempotency_key, cancellation)
+        sent = _identify(request, caller, idempotency_key, cancellation)
         return await _run_once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
 
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/ledger", response_model=views.LedgerPage)
+    @requires(Permission.FUNDS_READ)
     async def list_entries(
         account: Annotated[
             str | None, Query(min_length=1, max_length=300, description="A `ledgerAccount`, or system:revenue:USD …")
         ] = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
+        *,
+        caller: Caller,
     ) -> Response:
         """Entries of the journal with their postings, newest first; of all accounts, or of one."""
+        if not caller.reaches_all(Permission.FUNDS_READ):
+            await _require_own(funds, caller, account)
         entries = await funds.ledger.statement(account, before=after_time(cursor), limit=limit)
         return page_response(
             entries, views.show_entry, key=lambda entry: time_key(entry["at"], entry["_id"]), limit=limit
         )
+
+
+def _visible(caller: Principal, *, person: str = PERSON_FIELD) -> Visible:
+    return caller.visible(Permission.FUNDS_READ, person=person)
+
+
+async def _require_own(funds: Funds, caller: Principal, account: str | None) -> None:
+    """Raise a problem unless the account is one of the caller's: 422 if none is named, 404 for all others."""
+    if account is None:
+        raise invalid(("account", "is required: you can list the entries of your own accounts only"))
+    if await funds.ledger.find(account) is None or not chart_of_accounts.has_document(account):
+        raise not_found(f"Account {account}")
+    try:
+        await funds.ledger.get(account, visible=_visible(caller, person="clientId"))
+    except LedgerRefusalError:
+        raise not_found(f"Account {account}") from None
 
 
 async def _run_once(
@@ -380,9 +455,11 @@ def _respond(stored: StoredResponse) -> Response:
     return response
 
 
-def _identify(request: HttpRequest, key: str | None, body: BaseModel | None = None) -> IdempotentRequest:
+def _identify(
+    request: HttpRequest, caller: Principal, key: str | None, body: BaseModel | None = None
+) -> IdempotentRequest:
     content = None if body is None else body.model_dump(mode="json", by_alias=True)
-    return IdempotentRequest(key, request.method, request.url.path, content)
+    return IdempotentRequest(key, request.method, request.url.path, content, caller.owner)
 
 
 async def _found(reading: Awaitable[Document]) -> Document:
@@ -410,8 +487,9 @@ async def _accounts(
     show: Callable[[Document], dict[str, Any]],
     limit: int,
     cursor: str | None,
+    visible: Visible,
 ) -> Response:
-    return _page(await funds.ledger.page(kind, after=after_id(cursor), limit=limit), show, limit)
+    return _page(await funds.ledger.page(kind, after=after_id(cursor), limit=limit, visible=visible), show, limit)
 
 
 def _page(documents: Sequence[Document], show: Callable[[Document], dict[str, Any]], limit: int) -> Response:

@@ -14,6 +14,7 @@ from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, to_journal_entry
 from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError
 from payment_service.ledger.transactions import Session
+from shared.access.principal import EVERYTHING, Visible
 from shared.database import Database, Document
 from shared.schema import CollectionSchema
 
@@ -122,16 +123,18 @@ class Bank:
         """Return a transfer, None if it does not exist."""
         return await self._transfers.find_one({"_id": transfer_id})
 
-    async def get(self, transfer_id: str, session: Session | None = None) -> Document:
-        """Return a transfer. Raises MissingRecordError if it does not exist."""
-        transfer = await self._transfers.find_one({"_id": transfer_id}, session=session)
+    async def get(self, transfer_id: str, session: Session | None = None, visible: Visible = EVERYTHING) -> Document:
+        """Return a transfer. Raises MissingRecordError if it does not exist, or is not visible."""
+        transfer = await self._transfers.find_one({"_id": transfer_id, **visible}, session=session)
         if transfer is None:
             raise MissingRecordError(f"Transfer {transfer_id} does not exist")
         return transfer
 
-    async def page(self, *, after: str | None, limit: int) -> list[Document]:
-        """Return transfers, ordered by id, starting after the given id."""
-        query: Document = {} if after is None else {"_id": {"$gt": after}}
+    async def page(self, *, after: str | None, limit: int, visible: Visible = EVERYTHING) -> list[Document]:
+        """Return visible transfers, ordered by id, starting after the given id."""
+        query: Document = dict(visible)
+        if after is not None:
+            query["_id"] = {"$gt": after}
         return await self._transfers.find(query).sort("_id", ASCENDING).to_list(limit)
 
     async def _common_currency(self, session: Session, from_id: str, to_id: str) -> str:

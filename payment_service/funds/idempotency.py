@@ -1,6 +1,9 @@
 """Runs each operation once per Idempotency-Key: stores the first response, and returns it for every repeat.
 
-    idempotency   {_id: <key>, fingerprint, status, body, at}
+    idempotency   {_id: <key>, or <owner>\\0<key>, fingerprint, status, body, at}
+
+Keys belong to the owner that sent them, so nobody gets the response to another's request. Records without an owner are
+from before that, or from a system without authentication: a repeated request still gets their response.
 
 The response of an operation is stored in the operation's own transaction, so neither exists without the other. A
 refusal changes nothing, so its response is stored on its own, after the transaction is aborted; if the same request
@@ -48,6 +51,12 @@ class IdempotentRequest:
     method: str
     path: str
     body: Any = None
+    owner: str | None = None
+
+    @property
+    def record_id(self) -> str | None:
+        """The id of the record of its response; a header cannot contain the separator."""
+        return self.key if self.key is None or self.owner is None else f"{self.owner}\0{self.key}"
 
     def fingerprint(self) -> str:
         """Return a hash of method, path and body."""
@@ -92,7 +101,7 @@ class IdempotentRunner:
             await self._records.insert_one(self._record(request, response), session=session)
             return response
 
-        key_lock = f"{COLLECTION}:{request.key}"
+        key_lock = f"{COLLECTION}:{request.record_id}"
         try:
             return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
         except LedgerRefusalError as refusal:
@@ -110,10 +119,16 @@ class IdempotentRunner:
         raise ContentionError("other requests kept inserting the same document; nothing was changed")
 
     async def _find(self, request: IdempotentRequest, session: Session | None = None) -> StoredResponse | None:
-        record = await self._records.find_one({"_id": request.key}, session=session)
+        fingerprint = request.fingerprint()
+        ids = {"$in": [request.record_id, request.key]}
+        found = {record["_id"]: record async for record in self._records.find({"_id": ids}, session=session)}
+        record = found.get(request.record_id)
+        if record is None:
+            former = found.get(request.key)
+            record = former if former is not None and former["fingerprint"] == fingerprint else None
         if record is None:
             return None
-        if record["fingerprint"] != request.fingerprint():
+        if record["fingerprint"] != fingerprint:
             raise IdempotencyKeyReusedError
         return StoredResponse(record["status"], record["body"])
 
@@ -126,7 +141,7 @@ class IdempotentRunner:
 
     def _record(self, request: IdempotentRequest, response: StoredResponse) -> Document:
         return {
-            "_id": request.key,
+            "_id": request.record_id,
             "fingerprint": request.fingerprint(),
             "status": response.status,
             "body": response.body,

@@ -1,13 +1,13 @@
 """Invoices to clients. An invoice is its ledger account, whose balance is the part of the total that is still due.
 
-accounts   {_id: "invoice:<id>", …, clientId, totalAmount (minor units)}
+accounts   {_id: "invoice:<id>", …, ownerId, clientId, totalAmount (minor units)}
 """
 
 from uuid import uuid4
 
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
-from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.ledger import Ledger, owned
 from payment_service.ledger.transactions import Session
 from shared.database import Document
 
@@ -21,11 +21,13 @@ class Invoices:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def issue(self, session: Session, *, client_id: str, amount: int, currency: str) -> Document:
+    async def issue(
+        self, session: Session, *, owner_id: str | None = None, client_id: str, amount: int, currency: str
+    ) -> Document:
         """Issue an invoice; all of it is due."""
         invoice_id = uuid4().hex
         account = chart_of_accounts.invoice(invoice_id)
-        fields = {"clientId": client_id, "totalAmount": amount}
+        fields = owned(owner_id) | {"clientId": client_id, "totalAmount": amount}
         await self._ledger.open(account, AccountKind.INVOICE, currency, fields, session)
         posted = await self._ledger.post(journal_entries.invoice_issued(invoice_id, amount, currency), session)
         return posted.accounts[account]

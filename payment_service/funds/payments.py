@@ -1,6 +1,6 @@
 """Customers' payments outside of any order: pending at first, then completed, once.
 
-    fund_payments   {_id, customerId, amount (minor units), currency, paymentMethod, invoiceId?,
+    fund_payments   {_id, ownerId, customerId, amount (minor units), currency, paymentMethod, invoiceId?,
                      status: "pending"|"completed", entryId?, createdAt, completedAt?}
 
 A completed payment has exactly one journal entry, `entryId`: it pays its invoice, or becomes the customer's credit.
@@ -12,15 +12,25 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
-from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.ledger import Ledger, owned
 from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError, require_amount_of
 from payment_service.ledger.transactions import Session
+from shared.access.principal import EVERYTHING, Visible
 from shared.clock import Clock
 from shared.database import Database, Document
 from shared.schema import CollectionSchema
 
 COLLECTION = "fund_payments"
-SCHEMA = CollectionSchema((IndexModel([("customerId", ASCENDING), ("_id", ASCENDING)], name="by_customer"),))
+SCHEMA = CollectionSchema(
+    (
+        IndexModel([("customerId", ASCENDING), ("_id", ASCENDING)], name="by_customer"),
+        IndexModel(
+            [("ownerId", ASCENDING), ("_id", ASCENDING)],
+            name="by_owner",
+            partialFilterExpression={"ownerId": {"$exists": True}},
+        ),
+    )
+)
 
 PENDING = "pending"
 COMPLETED = "completed"
@@ -38,6 +48,7 @@ class FundPayments:
         self,
         session: Session,
         *,
+        owner_id: str | None = None,
         customer_id: str,
         amount: int,
         payment_method: str,
@@ -59,6 +70,7 @@ class FundPayments:
         require_amount_of(currency or default_currency, amount)
         payment: Document = {
             "_id": uuid4().hex,
+            **owned(owner_id),
             "customerId": customer_id,
             "amount": amount,
             "currency": currency or default_currency,
@@ -97,16 +109,18 @@ class FundPayments:
         """Return a payment, None if it does not exist."""
         return await self._payments.find_one({"_id": payment_id}, session=session)
 
-    async def get(self, payment_id: str, session: Session | None = None) -> Document:
-        """Return a payment. Raises MissingRecordError if it does not exist."""
-        payment = await self.find(payment_id, session)
+    async def get(self, payment_id: str, session: Session | None = None, visible: Visible = EVERYTHING) -> Document:
+        """Return a payment. Raises MissingRecordError if it does not exist, or is not visible."""
+        payment = await self._payments.find_one({"_id": payment_id, **visible}, session=session)
         if payment is None:
             raise MissingRecordError(f"Payment {payment_id} does not exist")
         return payment
 
-    async def page(self, *, after: str | None, limit: int) -> list[Document]:
-        """Return payments, ordered by id, starting after the given id."""
-        query: Document = {} if after is None else {"_id": {"$gt": after}}
+    async def page(self, *, after: str | None, limit: int, visible: Visible = EVERYTHING) -> list[Document]:
+        """Return visible payments, ordered by id, starting after the given id."""
+        query: Document = dict(visible)
+        if after is not None:
+            query["_id"] = {"$gt": after}
         return await self._payments.find(query).sort("_id", ASCENDING).to_list(limit)
 
     async def _open_credit(self, session: Session, payment: Document) -> None:

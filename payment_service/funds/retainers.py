@@ -1,6 +1,6 @@
 """Retainers: money that clients pay in advance, to be consumed later. A retainer is its ledger account, nothing else.
 
-accounts   {_id: "retainer:<id>", …, clientId, retainerType}
+accounts   {_id: "retainer:<id>", …, ownerId, clientId, retainerType}
 """
 
 from uuid import uuid4
@@ -8,7 +8,7 @@ from uuid import uuid4
 from payment_service.funds.payments import FundPayments
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
-from payment_service.ledger.ledger import Ledger, format_amount
+from payment_service.ledger.ledger import Ledger, format_amount, owned
 from payment_service.ledger.refusals import MismatchError, WrongStateError
 from payment_service.ledger.transactions import Session
 from shared.database import Document
@@ -25,12 +25,19 @@ class Retainers:
         self._payments = payments
 
     async def open(
-        self, session: Session, *, client_id: str, retainer_type: str, amount: int, currency: str
+        self,
+        session: Session,
+        *,
+        owner_id: str | None = None,
+        client_id: str,
+        retainer_type: str,
+        amount: int,
+        currency: str,
     ) -> Document:
-        """Open a retainer with an initial amount."""
+        """Open a retainer with an initial amount; it pays orders of its owner only."""
         retainer_id = uuid4().hex
         account = chart_of_accounts.retainer(retainer_id)
-        fields = {"clientId": client_id, "retainerType": retainer_type}
+        fields = owned(owner_id) | {"clientId": client_id, "retainerType": retainer_type}
         await self._ledger.open(account, AccountKind.RETAINER, currency, fields, session)
         # An entry of zero does not exist.
         if amount == 0:
@@ -91,6 +98,8 @@ class Retainers:
 
 def _require_credit_of(payment: Document, retainer: Document) -> None:
     name = f"Payment {payment['_id']}"
+    if payment.get("ownerId") != retainer.get("ownerId"):
+        raise MismatchError(f"{name} belongs to another owner", field="paymentId")
     if payment["customerId"] != retainer["clientId"]:
         raise MismatchError(f"{name} was not made by client {retainer['clientId']}", field="paymentId")
     if payment["currency"] != retainer["currency"]:

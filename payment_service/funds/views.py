@@ -31,6 +31,7 @@ class RetainerView(View):
     """A retainer; `ledgerAccount` is what the ledger calls it."""
 
     id: Id
+    owner_id: str | None
     client_id: str
     retainer_type: str
     currency: str
@@ -52,6 +53,7 @@ class InvoiceView(View):
     """An invoice; `balanceDue` and `amountPaid` add up to `totalAmount`."""
 
     id: Id
+    owner_id: str | None
     client_id: str
     currency: str
     total_amount: JsonMoney
@@ -67,6 +69,7 @@ class FundPaymentView(View):
     """A payment of a customer; `entryId` is its entry in the journal once it is completed."""
 
     id: Id
+    owner_id: str | None
     customer_id: str
     amount: JsonMoney
     currency: str
@@ -214,6 +217,7 @@ def show_retainer(account: Document) -> dict[str, Any]:
     """Convert a retainer's account to the JSON of RetainerView."""
     return {
         "_id": chart_of_accounts.id_without_kind(account["_id"]),
+        "ownerId": account.get("ownerId"),
         "clientId": account["clientId"],
         "retainerType": account["retainerType"],
         "currency": account["currency"],
@@ -233,6 +237,7 @@ def show_invoice(account: Document) -> dict[str, Any]:
     total, due = account["totalAmount"], account["balance"]
     return {
         "_id": chart_of_accounts.id_without_kind(account["_id"]),
+        "ownerId": account.get("ownerId"),
         "clientId": account["clientId"],
         "currency": account["currency"],
         "totalAmount": to_json_number(total),
@@ -261,6 +266,7 @@ def show_payment(payment: Document) -> dict[str, Any]:
     """Convert a payment to the JSON of FundPaymentView."""
     return {
         "_id": payment["_id"],
+        "ownerId": payment.get("ownerId"),
         "customerId": payment["customerId"],
         "amount": to_json_number(payment["amount"]),
         "currency": payment["currency"],

@@ -1,7 +1,7 @@
 """The ledger: accounts with their balances, and the journal; both change only together, in a transaction.
 
     accounts   {_id: "<kind>:<id>", kind, currency, balance, status: "active"|"inactive"|"closed", version,
-                createdAt, updatedAt, …fields of the kind}
+                ownerId (of retainers and invoices), createdAt, updatedAt, …fields of the kind}
     entries    {_id, at, operation, currency, postings: [{account, amount, balanceAfter, version}], reference,
                 description, reverses}
 
@@ -31,6 +31,7 @@ from payment_service.ledger.refusals import (
     require_amount_of,
 )
 from payment_service.ledger.transactions import Session
+from shared.access.principal import EVERYTHING, Visible
 from shared.clock import Clock
 from shared.database import Database, Document
 from shared.money import MAX_MINOR_UNITS, to_json_number
@@ -40,7 +41,14 @@ ACCOUNTS = "accounts"
 ENTRIES = "entries"
 
 ACCOUNTS_SCHEMA = CollectionSchema(
-    (IndexModel([("kind", ASCENDING), ("_id", ASCENDING)], name="by_kind"),),
+    (
+        IndexModel([("kind", ASCENDING), ("_id", ASCENDING)], name="by_kind"),
+        IndexModel(
+            [("ownerId", ASCENDING), ("kind", ASCENDING), ("_id", ASCENDING)],
+            name="by_owner",
+            partialFilterExpression={"ownerId": {"$exists": True}},
+        ),
+    ),
     # Our own updates are guarded; the validator also covers writes by hand.
     {"$jsonSchema": {"required": ["balance"], "properties": {"balance": {"bsonType": ["int", "long"], "minimum": 0}}}},
 )
@@ -159,19 +167,21 @@ class Ledger:
         """Return an account's document, None if it does not exist."""
         return await self._accounts.find_one({"_id": account}, session=session)
 
-    async def get(self, account: str, session: Session | None = None) -> Document:
-        """Return an account's document. Raises MissingRecordError if it does not exist.
+    async def get(self, account: str, session: Session | None = None, visible: Visible = EVERYTHING) -> Document:
+        """Return an account's document. Raises MissingRecordError if it does not exist, or is not visible.
 
         Its currency never changes. Its balance may change at once: only the guard in `post` decides.
         """
-        found = await self.find(account, session)
+        found = await self._accounts.find_one({"_id": account, **visible}, session=session)
         if found is None:
             raise MissingRecordError(f"{account_name(account)} does not exist")
         return found
 
-    async def page(self, kind: AccountKind, *, after: str | None, limit: int) -> list[Document]:
-        """Return accounts of one kind, ordered by id, starting after the given id."""
-        query: Document = {"kind": kind}
+    async def page(
+        self, kind: AccountKind, *, after: str | None, limit: int, visible: Visible = EVERYTHING
+    ) -> list[Document]:
+        """Return visible accounts of one kind, ordered by id, starting after the given id."""
+        query: Document = {"kind": kind, **visible}
         if after is not None:
             query["_id"] = {"$gt": after}
         return await self._accounts.find(query).sort("_id", ASCENDING).to_list(limit)
@@ -221,6 +231,11 @@ class Ledger:
         query = {"postings.account": account, "postings": {"$elemMatch": line}}
         newest_first = [("at", DESCENDING), ("_id", DESCENDING)]
         return await self._entries.find(query).sort(newest_first).to_list(limit)
+
+
+def owned(owner_id: str | None) -> Document:
+    """Return the field that names the owner of a record; none for a record without an owner."""
+    return {} if owner_id is None else {"ownerId": owner_id}
 
 
 def to_journal_entry(entry: Mapping[str, Any]) -> JournalEntry:

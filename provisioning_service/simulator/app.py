@@ -30,7 +30,7 @@ async def simulator(settings: SimulatorSettings, listener: socket.socket) -> Asy
 def create_simulator_app(settings: SimulatorSettings, state: SimulatorState, stopping: asyncio.Event) -> FastAPI:
     """Create the application; calls that are delayed end when `stopping` is set."""
     description = "Sells simulated servers as the SmartVPS provider sells real ones"
-    app = create_app("simulator", description, _nothing_is_down, names=settings.http_names)
+    app = create_app("simulator", description, _nothing_is_down, authenticator=None, names=settings.http_names)
     app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
     app.include_router(control_api.create_router(state))
     return app

@@ -60,16 +60,22 @@ class DeliveryInstruction(WireModel):
 
 
 class OrderCreated(OrderMessage):
-    """An order was accepted; inventory and payment start work in parallel."""
+    """An order was accepted; inventory and payment start work in parallel.
+
+    `owner_id` is whom the order belongs to, absent if it was placed without authentication or by an earlier release.
+    With `prices_required`, a product without a price is not sold: the price would be the client's.
+    """
 
     routing_key: ClassVar[str] = "order.created"
 
     user_id: Name
+    owner_id: Name | None = None
     items: Annotated[Items, AfterValidator(_not_empty)]
     total_amount: Annotated[Money, Field(ge=0)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: PaymentInstruction = PaymentInstruction()
     delivery: DeliveryInstruction = DeliveryInstruction()
+    prices_required: bool | None = None
 
 
 class ReleaseStock(OrderMessage):
@@ -97,6 +103,7 @@ class ProvisionServer(OrderMessage):
     routing_key: ClassVar[str] = "provisioning.requested"
 
     user_id: Name
+    owner_id: Name | None = None
     package: Name
     package_id: Name | None = None
     ram: Annotated[Count, Field(ge=1)] | None = None

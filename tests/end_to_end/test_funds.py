@@ -18,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.support import funds_client
+from tests.support.access import ADMIN
 from tests.support.builders import new_id
 from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
 from tests.support.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
@@ -55,7 +56,7 @@ async def processes(servers: Servers) -> AsyncIterator[World]:
     await delete_topology(servers.amqp_url)
     async with (
         pymongo.AsyncMongoClient[Document](servers.mongodb_url) as mongo,
-        httpx.AsyncClient(timeout=60, limits=LIMITS) as http,
+        httpx.AsyncClient(timeout=60, limits=LIMITS, headers=ADMIN) as http,
         run_stack(servers.mongodb_url, servers.amqp_url, PREFIX, log_level="WARNING") as stack,
     ):
         await mongo.drop_database(f"{PREFIX}_payments")
@@ -375,7 +376,7 @@ async def test_any_sequence_of_operations_agrees_with_a_plain_model(world: World
     """The state machine is synchronous, so it runs in a thread; the loop keeps reading the processes' output."""
 
     def run() -> None:
-        with httpx.Client(timeout=60, limits=LIMITS) as client:
+        with httpx.Client(timeout=60, limits=LIMITS, headers=ADMIN) as client:
             run_state_machine_as_test(
                 lambda: FundsMachine(client, world.urls),  # type: ignore[arg-type]
                 settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, report_multiple_bugs=False),

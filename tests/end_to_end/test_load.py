@@ -16,6 +16,7 @@ from operations.errors import UnreachableError
 from operations.load import LoadPlan, LoadProgress, run_load
 from operations.settings import Stack as Address
 from tests.support import warm_processes
+from tests.support.access import ADMIN_KEY
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import Servers, delete_topology
 
@@ -106,6 +107,7 @@ async def ordersaga(*words: str, **settings: str) -> tuple[int, str, str]:
     """Run the command line with these settings; return its exit status, its output and its errors."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {f"ORDERSAGA_{name.upper()}": value for name, value in settings.items()}
+    environment["ORDERSAGA_API_KEY"] = ADMIN_KEY
     return await warm_processes.run("operations.cli", *words, environment=environment)
 
 

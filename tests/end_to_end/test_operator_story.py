@@ -23,6 +23,7 @@ from playwright.async_api import Page, expect
 
 from shared.database import Database
 from shared.topology import EXCHANGE, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
+from tests.support.access import ADMIN, ADMIN_KEY, keys_file
 from tests.support.browser import run_browser
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
@@ -129,6 +130,8 @@ async def shop(tmp_path: Path, servers: Servers, database_prefix: str, clean_bro
         "ORDERSAGA_AMQP_URL": clean_broker,
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
         "ORDERSAGA_PAYMENT_FAILURE_RATE": "0",
+        "ORDERSAGA_KEYS_FILE": str(keys_file()),
+        "ORDERSAGA_API_KEY": ADMIN_KEY,
         "ORDERSAGA_REPUBLISH_AFTER_SECONDS": "1",
         "ORDERSAGA_RESEND_AFTER_SECONDS": "3600",  # the corrupted order waits for the operator
         "ORDERSAGA_TOPOLOGY_CHECK_SECONDS": "3600",  # must not restore the bindings that `without` removes
@@ -139,7 +142,7 @@ async def shop(tmp_path: Path, servers: Servers, database_prefix: str, clean_bro
         broker = await aio_pika.connect_robust(clean_broker)
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=AT_ONCE, keepalive_timeout=KEEP_SECONDS)
+                connector=aiohttp.TCPConnector(limit=AT_ONCE, keepalive_timeout=KEEP_SECONDS), headers=ADMIN
             ) as client,
             connected(servers.mongodb_url, f"{database_prefix}_orders") as orders,
             broker,
@@ -152,7 +155,9 @@ async def shop(tmp_path: Path, servers: Servers, database_prefix: str, clean_bro
 @pytest.fixture
 async def page(shop: Shop) -> AsyncIterator[Page]:
     async with run_browser() as browser:
-        found = await browser.new_page(base_url=shop.url("console"), viewport={"width": 1280, "height": 860})
+        found = await browser.new_page(
+            base_url=shop.url("console"), extra_http_headers=ADMIN, viewport={"width": 1280, "height": 860}
+        )
         found.set_default_timeout(PATIENCE_SECONDS * 1000)
         expect.set_options(timeout=PATIENCE_SECONDS * 1000)
         yield found

@@ -20,10 +20,12 @@ import psutil
 import pymongo
 import pytest
 
+from operations.stack.api_keys import own_key_file
 from operations.stack.layout import Layout
 from operations.stack.ports import PortClaims
 from operations.stack.processes import find_marked
 from operations.stack.status import as_json, check_stack
+from tests.support.access import bearer
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
@@ -46,6 +48,11 @@ class CommandLine:
     @property
     def credentials_key(self) -> Path:
         return self.data_directory / "credentials.key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request with the stack's own key."""
+        return bearer(own_key_file(Layout(self.data_directory), "commands").read_text().strip())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -154,7 +161,7 @@ async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list
         assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", "simulator", *SERVICES]
         assert all(process["ready"] for process in status["processes"])
         assert status["mongodbUrl"].startswith("mongodb://127.0.0.1:")
-        assert status["amqpUrl"].startswith("amqp://guest:guest@127.0.0.1:")
+        assert re.fullmatch(r"amqp://deployer:[\w-]{43}@127\.0\.0\.1:\d+/ordersaga", status["amqpUrl"])
     for key in ("url", "pid"):
         assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
 
@@ -397,7 +404,7 @@ async def test_a_given_provider_is_used_and_no_simulator_is_started(services_onl
 async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_only: CommandLine) -> None:
     services_only.must("up", "--detach")
     urls = {process["name"]: process["url"] for process in services_only.status()["processes"]}
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=20, headers=services_only.headers) as client:
         product = {"kind": "vps", "package": "203.0.113", "ram": 4096}
         assert (await client.put(f"{urls['inventory']}/products/p1", json=product)).status_code == 201
         placed = await client.post(f"{urls['order']}/orders", json=order_body(payment={"token": "tok_ok"}))

@@ -20,6 +20,7 @@ from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import BusUnavailableError
+from tests.support.access import ADMIN_KEY
 from tests.support.eventually import eventually
 from tests.support.processes import SAGA_SERVICES, run_stack
 from tests.support.proxy import Proxy
@@ -160,7 +161,7 @@ async def test_orders_are_accepted_during_an_alarm_and_every_health_report_names
     async with run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}") as stack:
         await stack.start()
         await stack.stock("p1", 10)
-        overview = Services({service: stack.url(service) for service in SAGA_SERVICES})
+        overview = Services({service: stack.url(service) for service in SAGA_SERVICES}, ADMIN_KEY)
         async with alarm(own_servers, "memory"):
             for service in SAGA_SERVICES:
                 await eventually(lambda: _says_why(overview.ready(service)), within=60)  # noqa: B023

@@ -16,6 +16,7 @@ import pymongo
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.support import funds_client
+from tests.support.access import ADMIN
 from tests.support.eventually import eventually
 from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, read_books
 from tests.support.processes import Stack, run_stack
@@ -163,7 +164,7 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
     limits = httpx.Limits(max_connections=CONNECTIONS)
     async with (
         run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", log_level="ERROR") as stack,
-        httpx.AsyncClient(timeout=30, limits=limits) as http,
+        httpx.AsyncClient(timeout=30, limits=limits, headers=ADMIN) as http,
         pymongo.AsyncMongoClient[Document](own_servers.mongodb_url) as mongo,
     ):
         await stack.start("payment", "payment")

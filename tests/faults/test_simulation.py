@@ -34,6 +34,7 @@ from shared.failpoints import SimulatedCrashError
 from shared.http import create_app
 from shared.service import Connections
 from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.provisioning_processes import SHORT_DELAYS
@@ -110,9 +111,11 @@ class Player:
         async def ready() -> dict[str, str]:
             return {}
 
-        app = create_app("simulated", "", ready)
+        app = create_app("simulated", "", ready, authenticator=key_authenticator())
         app.include_router(router)
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=5)
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=5, headers=ADMIN
+        )
 
 
 @contextlib.asynccontextmanager

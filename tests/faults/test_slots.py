@@ -18,6 +18,7 @@ from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased,
 from shared.database import Database
 from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError
 from tests.faults.test_inventory_crashes import POINTS, Inbox, Perils, crash
+from tests.support.access import ADMIN
 from tests.support.builders import connected
 from tests.support.eventually import eventually
 from tests.support.inventory_worker import (
@@ -501,7 +502,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """A client that costs less per request than the service."""
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=150, keepalive_timeout=KEEP_SECONDS), timeout=timeout
+        connector=aiohttp.TCPConnector(limit=150, keepalive_timeout=KEEP_SECONDS), timeout=timeout, headers=ADMIN
     ) as client:
         yield client
 

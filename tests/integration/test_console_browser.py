@@ -10,6 +10,7 @@ from operations.console import ConsoleDependencies
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
+from tests.support.access import ADMIN
 from tests.support.browser import run_browser
 from tests.support.consoles import a_letter, console_dependencies, record_letters, served
 from tests.support.eventually import eventually
@@ -34,7 +35,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def open_page(browser: Browser, url: str, errors: list[str], width: int = 1280) -> Page:
-    page = await browser.new_page(base_url=url, viewport={"width": width, "height": 800})
+    page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport={"width": width, "height": 800})
     page.set_default_timeout(PATIENCE)
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import funds_client as calls
+from tests.support.access import OWNER
 from tests.support.builders import new_id
 from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
 from tests.support.funds_client import Answer, Call, Funds, read_books
@@ -54,6 +55,7 @@ async def test_a_retainer_reads_as_the_contract_says(client: Funds) -> None:
     assert TIME.fullmatch(retainer.pop("updatedAt"))
     assert retainer == {
         "_id": retainer["_id"],
+        "ownerId": OWNER,
         "clientId": "c1",
         "retainerType": "hourly",
         "currency": "USD",

@@ -10,6 +10,7 @@ import pytest
 
 from operations.stack.ports import PortClaims
 from tests.support import warm_processes
+from tests.support.access import ADMIN
 from tests.support.eventually import eventually
 from tests.support.monitoring import samples_of, value
 from tests.support.processes import Stack
@@ -57,7 +58,7 @@ async def test_every_process_bounds_what_a_client_may_cost(addresses: dict[str, 
 async def _silent_connections_do_not_keep_others_out(url: str) -> None:
     host, port = urlsplit(url).hostname, urlsplit(url).port
     silent = [await asyncio.open_connection(host, port) for _ in range(5 * MAX_CONNECTIONS)]
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(headers=ADMIN) as client:
         for path in ("/healthz", "/readyz", "/orders"):
             assert (await client.get(url + path)).status_code == 200
         counted = samples_of((await client.get(f"{url}/metrics")).text)

@@ -8,6 +8,7 @@ import pytest
 
 from inventory_service.api import create_router
 from shared.http import create_app
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.inventory_worker import Worker, inventory_database, order
 
 
@@ -22,10 +23,10 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
     async def nothing_is_down() -> dict[str, str]:
         return {}
 
-    app = create_app("inventory", "", nothing_is_down)
+    app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
     app.include_router(create_router(worker.stock_items, worker.reservations))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
 
 

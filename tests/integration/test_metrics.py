@@ -27,6 +27,7 @@ from provisioning_service import lifecycle
 from provisioning_service.jobs import Jobs
 from provisioning_service.packages import Packages
 from provisioning_service.provider import Package
+from shared.access.permissions import Role
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
@@ -35,6 +36,7 @@ from shared.contracts import Message, ProvisionServer, RefundPayment, StockReser
 from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
+from tests.support.access import KEYS
 from tests.support.builders import an_order, connected, new_id
 from tests.support.buses import SHORT_LADDER
 from tests.support.consoles import a_letter
@@ -133,7 +135,7 @@ async def test_messages_to_and_from_a_retry_level_are_counted(clean_broker: str)
     def counted() -> list[float]:
         samples = samples_of(generate_latest().decode())
         names = ("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
-        return [value(samples, name, level=level.name) for name in names for level in SHORT_LADDER]
+        return [value(samples, name, level=level.queue_of(PAYMENT_INBOX)) for name in names for level in SHORT_LADDER]
 
     failures, handled = iter([ValueError("first"), ValueError("second")]), asyncio.Event()
 
@@ -463,6 +465,7 @@ async def run_prometheus(stack: Stack, directory: Path) -> AsyncIterator[Prometh
 def _configured_for(stack: Stack) -> dict[str, Any]:
     delivered: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     (job,) = delivered["scrape_configs"]
+    job["authorization"] = {"credentials": KEYS[Role.VIEWER]}  # instead of the file that the operator creates
     for target in job["static_configs"]:
         target["targets"] = [stack.url(target["labels"]["service"]).removeprefix("http://")]
     return {

@@ -16,6 +16,7 @@ from order_service.event_stream import EventStream, Subscribers
 from order_service.order import HistoryEntry, Status
 from order_service.orders import COLLECTION, Change, Orders
 from shared import database
+from shared.access.principal import EVERYTHING
 from shared.http import ProblemError
 from shared.settings import ServiceSettings
 from tests.support.builders import an_order, connected
@@ -45,7 +46,7 @@ class Client:
         self.status: int | None = None
         self.body = b""
         self._gone = asyncio.Event()
-        stream = EventStream(orders, subscribers, order_id, seen)
+        stream = EventStream(orders, subscribers, order_id, seen, EVERYTHING)
         self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))
 
     def goes_away(self) -> None:

@@ -37,6 +37,7 @@ from shared.errors import BusUnavailableError
 from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
 from shared.schema import prepare
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import TIMEOUTS, connected, order_body
 from tests.support.eventually import eventually
 from tests.support.tasks import end_tasks
@@ -66,12 +67,12 @@ class OrderService:
         self.sweeper = Sweeper(self.orders, self.outbox, TIMEOUTS, self.now, interval=1)
         self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
         placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now)
-        app = create_app("order", "Orders", _nothing_is_down)
+        app = create_app("order", "Orders", _nothing_is_down, authenticator=key_authenticator())
         app.include_router(
             create_router(self.orders, placement, OrderActions(self.orders, self.outbox, TIMEOUTS, self.now))
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
 
     def now(self) -> datetime:
         """Return the time, which passes only when a test moves it: a slow test must not make orders due."""

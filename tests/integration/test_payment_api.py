@@ -7,6 +7,7 @@ import pytest
 
 from payment_service.api import create_router
 from shared.http import create_app
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.payment_workers import PaymentWorker, order_created, payment_worker
 
 
@@ -22,10 +23,10 @@ async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Paymen
 
 @pytest.fixture
 async def client(worker: PaymentWorker) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app("payment", "Payments", nothing_is_down)
+    app = create_app("payment", "Payments", nothing_is_down, authenticator=key_authenticator())
     app.include_router(create_router(worker.payments))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
 
 
@@ -37,6 +38,7 @@ async def test_a_payment_reads_as_the_contract_says(worker: PaymentWorker, clien
     assert response.json() == {
         "orderId": order.order_id,
         "userId": "u1",
+        "ownerId": None,
         "amount": 19.99,
         "status": "PROCESSED",
         "transactionId": answer.transaction_id,  # type: ignore[attr-defined]

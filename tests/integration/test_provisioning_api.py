@@ -18,6 +18,7 @@ from provisioning_service.smartvps import SmartVps
 from shared.clock import to_rfc3339
 from shared.contracts import CancelProvisioning, ProvisionServer
 from shared.http import create_app
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import new_id
 from tests.support.eventually import eventually
 from tests.support.provisioning_workers import KEY as CREDENTIALS_KEY
@@ -54,10 +55,10 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
         dependencies = ApiDependencies(
             worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock
         )
-        app = create_app("provisioning", "Jobs", nothing_is_down)
+        app = create_app("provisioning", "Jobs", nothing_is_down, authenticator=key_authenticator())
         app.include_router(create_router(dependencies._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+        opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN))
         return opened[-1]
 
     yield client
@@ -99,6 +100,7 @@ async def test_a_job_that_waits_says_until_when(
     assert response.status_code == 200
     assert response.json() == {
         "orderId": message.order_id,
+        "ownerId": None,
         "package": NAME,
         "ram": None,
         "state": "WAITING",

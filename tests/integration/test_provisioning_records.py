@@ -104,6 +104,7 @@ FULL: dict[str, Any] = {
     "retryable": True,
     "attempts": (Attempt(Step.CHECK, NOW, "ok", "2 free"), Attempt(Step.BUY, LATER, "failed", "broke")),
     "sequence": 8,
+    "owner_id": "shop",
     "outbox": (OutboxMessage(8, "provisioning.progress", {"orderId": "o", "step": "buy"}),),
     "created_at": NOW,
     "updated_at": LATER,

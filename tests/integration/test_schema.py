@@ -22,6 +22,7 @@ from shared import schema
 from shared.database import Database
 from shared.errors import StartError
 from shared.schema import CollectionSchema, Found, differences, examine, prepare
+from tests.support.access import keys_file
 from tests.support.builders import connected
 from tests.support.guarded_mongodb import guarded_mongodb, user_with
 
@@ -370,6 +371,7 @@ async def test_a_service_ends_with_one_line(mongodb_url: str, database_prefix: s
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
         "ORDERSAGA_HTTP_PORT": "0",
+        "ORDERSAGA_KEYS_FILE": str(keys_file()),
     }
     with PortClaims() as claims:
         environment["ORDERSAGA_HTTP_PORT"] = str(claims.claim_free())

@@ -15,6 +15,7 @@ from inventory_service.timetable import slot_id
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.database import Database
 from shared.http import create_app
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.inventory_worker import (
     HandClock,
     Worker,
@@ -64,11 +65,11 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
     async def nothing_is_down() -> dict[str, str]:
         return {}
 
-    app = create_app("inventory", "", nothing_is_down)
+    app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
     app.include_router(create_router(worker.stock_items, worker.reservations))
     app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigner))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
 
 

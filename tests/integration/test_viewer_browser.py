@@ -2,7 +2,10 @@
 
 from playwright.async_api import expect
 
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.http import create_app, json_response, new_router
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.browser import run_browser
 from tests.support.consoles import serve
 
@@ -17,16 +20,17 @@ async def test_the_page_shows_the_api_and_calls_it_and_loads_nothing_from_elsewh
     router = new_router("things")
 
     @router.get("/things")
+    @requires(Permission.CATALOGUE_READ)
     async def list_things() -> object:
         """List the things."""
         return json_response({"items": ["one thing"]})
 
-    app = create_app("shop", "Sells things", ready)
+    app = create_app("shop", "Sells things", ready, authenticator=key_authenticator())
     app.include_router(router)
     errors: list[str] = []
     asked: list[str] = []
     async with serve(app) as url, run_browser() as browser:
-        page = await browser.new_page(base_url=url)
+        page = await browser.new_page(base_url=url, extra_http_headers=ADMIN)
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import Histogram, MetricWrapperBase
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 
 from inventory_service import __main__ as inventory
 from inventory_service.settings import InventorySettings
@@ -33,6 +34,7 @@ from provisioning_service.settings import ProvisioningSettings
 from provisioning_service.simulator.app import create_simulator_app
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import SimulatorState
+from shared.access.authenticator import Authenticator
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failpoints import nothing_fails
@@ -58,7 +60,7 @@ class NoSamplesError(Exception):
 
 def current_samples() -> Samples:
     """Derive the samples from the code; those of the messages are their own source."""
-    documents = {f"openapi/{app.title}.json": _as_json(app.openapi()) for app in _applications()}
+    documents = {f"openapi/{app.title}.json": _as_json(app.openapi()) for app in applications()}
     return {MESSAGES: (SAMPLES / MESSAGES).read_text(), METRICS: _metrics(), **documents}
 
 
@@ -86,20 +88,36 @@ def differences(before: Samples, after: Samples) -> list[str]:
     ]
 
 
-def _applications() -> Iterator[FastAPI]:
+def applications() -> Iterator[FastAPI]:
     """Wire every process up as it wires itself up, without connecting to anything."""
-    yield _wired(ORDER, lambda connections: order.assemble(OrderSettings(), connections))
-    yield _wired(INVENTORY, lambda connections: inventory.assemble(InventorySettings(), connections))
-    yield _wired(PAYMENT, lambda connections: payment.assemble(PaymentSettings(), connections))
-    yield _wired(PROVISIONING, lambda connections: provisioning.assemble(ProvisioningSettings(), connections))
-    yield _wired(CONSOLE, lambda connections: console.assemble(OperationsSettings(), connections))
+    for service in ASSEMBLIES:
+        yield wired(service)
     yield create_simulator_app(SimulatorSettings(), SimulatorState(), stopping=asyncio.Event())
 
 
-def _wired(service: Service, assemble: Callable[[Connections], Parts]) -> FastAPI:
-    database = AsyncMongoClient[dict[str, Any]](connect=False)[service.database]
-    parts = assemble(Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails))
-    app = create_app(service.name, service.description, _nothing_is_down, pages=parts.pages)
+ASSEMBLIES: dict[Service, Callable[[Connections], Parts]] = {
+    ORDER: lambda connections: order.assemble(OrderSettings(), connections),
+    INVENTORY: lambda connections: inventory.assemble(InventorySettings(), connections),
+    PAYMENT: lambda connections: payment.assemble(PaymentSettings(), connections),
+    PROVISIONING: lambda connections: provisioning.assemble(ProvisioningSettings(), connections),
+    CONSOLE: lambda connections: console.assemble(OperationsSettings(), connections),
+}
+
+
+def wired(
+    service: Service, database: AsyncDatabase[Any] | None = None, authenticator: Authenticator | None = None
+) -> FastAPI:
+    """Wire a service up as its process does, over a database, or without connecting to one."""
+    if database is None:
+        database = AsyncMongoClient[dict[str, Any]](connect=False)[service.database]
+    parts = ASSEMBLIES[service](Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails))
+    app = create_app(
+        service.name,
+        service.description,
+        _nothing_is_down,
+        authenticator=authenticator or Authenticator(None),
+        pages=parts.pages,
+    )
     app.include_router(parts.router)
     return app
 

@@ -22,6 +22,7 @@ from shared.database import Document
 from shared.http import create_app
 from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
+from tests.support.access import ADMIN, ADMIN_KEY, key_authenticator
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there."""
@@ -41,7 +42,7 @@ async def console_dependencies(
 ) -> AsyncIterator[ConsoleDependencies]:
     """The dependencies of a console over these servers."""
     client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
-    services = Services(urls)
+    services = Services(urls, ADMIN_KEY)
     try:
         yield ConsoleDependencies(client, prefix, mongodb_url, amqp_url, services, **options)
     finally:
@@ -53,7 +54,7 @@ async def console_dependencies(
 async def pages_of(dependencies: ConsoleDependencies) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the console's pages, in this process; it posts like a page of the console."""
     transport = httpx.ASGITransport(an_app(dependencies))
-    async with httpx.AsyncClient(transport=transport, base_url=BASE, headers=OURS) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=BASE, headers=OURS | ADMIN) as client:
         yield client
 
 
@@ -84,7 +85,7 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     async def ready() -> dict[str, str]:
         return {}
 
-    app = create_app("console", "The console", ready, pages=True)
+    app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True)
     app.include_router(create_router(dependencies))
     return app
 

@@ -15,6 +15,7 @@ from shared.clock import utc_now
 from shared.database import Database
 from shared.http import create_app
 from shared.schema import prepare
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected
 from tests.support.funds_client import Funds, read_books
 
@@ -40,10 +41,12 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
         database = await stack.enter_async_context(connected(mongodb_url, f"{database_prefix}_payments", driver))
         await prepare(database, SCHEMA)
         transactions = Transactions(database, limit_seconds=120)
-        app = create_app("payment", "Funds", _nothing_is_down)
+        app = create_app("payment", "Funds", _nothing_is_down, authenticator=key_authenticator())
         app.include_router(create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
+        )
         yield FundsApp(http, database, transactions)
 
 

@@ -14,6 +14,7 @@ import httpx
 from operations.stack.ports import PortClaims
 from shared.services import SERVICES
 from tests.support import warm_processes
+from tests.support.access import ADMIN, keys_file
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.warm_processes import WarmProcess
@@ -59,7 +60,7 @@ class Stack:
         # Claimed until the end: a port that is only found free may be another's before the service listens.
         self._ports = PortClaims()
         limits = httpx.Limits(max_connections=50, keepalive_expiry=KEEP_SECONDS)
-        self.client = httpx.AsyncClient(timeout=20, limits=limits)
+        self.client = httpx.AsyncClient(timeout=20, limits=limits, headers=ADMIN)
 
     async def start(self, *services: str, **settings: object) -> list[Process]:
         """Start one process of each service named, and wait until they are ready."""
@@ -73,9 +74,11 @@ class Stack:
         values = {
             "mongodb_url": self.mongodb_url,
             "amqp_url": self.amqp_url,
+            "topology": "declare",
             "database_prefix": self.database_prefix,
             "http_port": port,
             "payment_failure_rate": 0,
+            "keys_file": keys_file(),
             **self._settings,
             **settings,
         }

@@ -22,6 +22,7 @@ from shared.bus.publisher import Publisher
 from shared.failpoints import Failpoint, nothing_fails
 from shared.http import create_app
 from shared.service import Connections
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.provisioning_processes import SHORT_DELAYS
@@ -60,10 +61,12 @@ class Shop:
             consumer = Consumer(
                 bus, services.SERVICES[name].inbox, parts.handlers, translate_error=database.translate_error
             )
-            app = create_app(name, "", _ready, pages=parts.pages)
+            app = create_app(name, "", _ready, authenticator=key_authenticator(), pages=parts.pages)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)
-            self._clients[name] = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
+            self._clients[name] = httpx.AsyncClient(
+                transport=transport, base_url="http://localhost", timeout=20, headers=ADMIN
+            )
             tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
             try:
                 yield

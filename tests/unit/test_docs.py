@@ -29,7 +29,7 @@ SOURCES = re.sub(
         path.read_text() for room in PRODUCT for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".html"}
     ),
 )
-COMMAND = re.compile(r"(?:ordersaga|curl|docker|rabbitmqctl|python|PUT)\b")
+COMMAND = re.compile(r"KEY=|(?:ordersaga|curl|docker|rabbitmqctl|python|PUT)\b")
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 
 

@@ -13,6 +13,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pymongo.errors import AutoReconnect, OperationFailure
 
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.errors import BusUnavailableError, TransientError
 from shared.http import (
     ALWAYS_SERVED,
@@ -26,6 +28,7 @@ from shared.http import (
     not_found,
 )
 from shared.money import JsonMoney
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.consoles import serve
 from tests.support.eventually import eventually
 
@@ -48,26 +51,33 @@ class Server:
     def __init__(self) -> None:
         self.down: dict[str, str] = {}
         self.failure: Exception = RuntimeError("secret detail")
-        self.app: FastAPI = create_app("test", "A test", self._readiness, names={"shop.example"})
+        self.app: FastAPI = create_app(
+            "test", "A test", self._readiness, authenticator=key_authenticator(), names={"shop.example"}
+        )
         router = new_router("things")
 
         @router.post("/things", status_code=201)
+        @requires(Permission.CATALOGUE_READ)
         async def post(thing: Thing) -> dict[str, Any]:
             return {"amount": thing.amount}
 
         @router.get("/failing")
+        @requires(Permission.CATALOGUE_READ)
         async def fail() -> None:
             raise self.failure
 
         @router.get("/things/{thing_number}")
+        @requires(Permission.CATALOGUE_READ)
         async def get(thing_number: int) -> int:
             return thing_number
 
         @router.put("/things/{thing_number}")
+        @requires(Permission.CATALOGUE_READ)
         async def put(thing_number: int) -> int:
             return thing_number
 
         @router.post("/lists")
+        @requires(Permission.CATALOGUE_READ)
         async def post_list(listed: Listed | None = None) -> int:
             return len(listed.parts) if listed else 0
 
@@ -85,7 +95,7 @@ def server() -> Server:
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
 
 
@@ -277,9 +287,10 @@ async def test_head_of_a_stream_ends_it() -> None:
         finally:
             streaming.append("ended")
 
-    app = create_app("test", "A test", ready)
-    app.add_api_route("/stream", lambda: StreamingResponse(stream(), media_type="text/event-stream"))
-    async with serve(app) as url, httpx.AsyncClient(timeout=60) as client:
+    app = create_app("test", "A test", ready, authenticator=key_authenticator())
+    endpoint = requires(Permission.CATALOGUE_READ)(lambda: StreamingResponse(stream(), media_type="text/event-stream"))
+    app.add_api_route("/stream", endpoint)
+    async with serve(app) as url, httpx.AsyncClient(timeout=60, headers=ADMIN) as client:
         for _ in range(3):  # over one connection, which stays usable
             response = await client.head(f"{url}/stream")
             assert (response.status_code, response.content) == (200, b"")
@@ -375,8 +386,12 @@ async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refus
     async def ready() -> dict[str, str]:
         return {}
 
-    app = create_app("test", "A test", ready, refusal=lambda: reason[0] if reason else None)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+    app = create_app(
+        "test", "A test", ready, authenticator=key_authenticator(), refusal=lambda: reason[0] if reason else None
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://localhost", headers=ADMIN
+    ) as client:
         assert (await client.get("/orders")).status_code == 404
         reason.append("The database is not available")
         for path in ALWAYS_SERVED:

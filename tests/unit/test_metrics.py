@@ -31,6 +31,7 @@ from shared.contracts import (
 )
 from shared.contracts.inventory import ServerSpecification
 from shared.http import create_app
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import an_order
 from tests.support.monitoring import ROOT, Metric, Samples, declared_metrics, promtool, samples_of, value
 
@@ -234,8 +235,8 @@ async def test_a_method_that_a_client_invents_is_not_a_series(counted: "Counted"
     async def ready() -> dict[str, str]:
         return {}
 
-    transport = httpx.ASGITransport(create_app("test", "for this test", ready))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx.ASGITransport(create_app("test", "for this test", ready, authenticator=key_authenticator()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         for number in range(3):
             await client.request(f"BREW{number}", f"/coffee/{number}")
     assert counted("http_requests_total", method="other", route="unknown") == 3

@@ -12,12 +12,15 @@ import structlog
 from starlette.responses import Response
 
 from shared import topology, tracing
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.contracts import Message, RefundPayment
 from shared.http import create_app, new_router
 from shared.observability import configure_logging, logs_to_stderr
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.eventually import eventually
 from tests.support.traces import recording, span_id, trace_id
 
@@ -156,16 +159,17 @@ async def test_the_lines_of_a_request_name_the_order_of_its_path(capsys: pytest.
     router = new_router("orders")
 
     @router.get("/orders/{order_id}")
+    @requires(Permission.CATALOGUE_READ)
     async def look(order_id: str) -> Response:
         structlog.get_logger().info("looking")
         if order_id == "broken":
             raise RuntimeError("out of order")
         return Response()
 
-    app = create_app("order", "", ready)
+    app = create_app("order", "", ready, authenticator=key_authenticator())
     app.include_router(router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         for path in ("/orders/o1", "/orders/broken", "/healthz"):
             await client.get(path)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from shared import topology, tracing
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
 from shared.bus import Envelope, Handler
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
@@ -24,6 +26,7 @@ from shared.group_commit import GroupCommit
 from shared.http import create_app, new_router
 from shared.spans import ORDER_ID, ORDER_STATUS
 from shared.tracing import configure_tracing
+from tests.support.access import ADMIN, key_authenticator
 from tests.support.eventually import eventually
 from tests.support.traces import Spans, attribute, linked, recording, span_id, trace_id
 
@@ -207,15 +210,16 @@ async def served() -> AsyncIterator[httpx.AsyncClient]:
     router = new_router("orders")
 
     @router.get("/orders/{order_id}")
+    @requires(Permission.CATALOGUE_READ)
     async def look(order_id: str) -> Response:
         if order_id == "broken":
             raise RuntimeError("out of order")
         return Response(tracing.here(order_id) or "nothing")
 
-    app = create_app("served", "", ready)
+    app = create_app("served", "", ready, authenticator=key_authenticator())
     app.include_router(router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
 
 

@@ -1,0 +1,107 @@
+"""Authenticates each request before its body is read, and gives routes the caller and the check of a permission."""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.access.authenticator import Authenticator
+from shared.access.errors import AuthenticationError, IssuerUnavailableError, TooManyRequestsError
+from shared.access.limits import RequestLimits
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
+
+Refusal = AuthenticationError | IssuerUnavailableError | TooManyRequestsError
+Refuse = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
+"""Answers a request that is not handled."""
+
+_PRINCIPAL = "ordersaga.principal"
+_PERMISSION = "__ordersaga_permission__"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class Authenticated:
+    """Finds out who calls, before any work on a request. Only the paths in `open_paths` answer to everybody."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        limits: RequestLimits,
+        open_paths: Collection[str],
+        refuse: Refuse,
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._limits = limits
+        self._open_paths = frozenset(open_paths)
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller = await self._caller(scope)
+            headers = await self._limits.count(caller)
+        except (AuthenticationError, IssuerUnavailableError, TooManyRequestsError) as error:
+            await self._refuse(scope, receive, send, error)
+            return
+        scope[_PRINCIPAL] = caller
+        await self._app(scope, receive, _with_headers(send, headers) if headers else send)
+
+    async def _caller(self, scope: Scope) -> Principal:
+        try:
+            return await self._authenticator.authenticate(Headers(scope=scope))
+        except AuthenticationError:
+            # Only failures count: whoever shares an address with an attacker is still served.
+            await self._limits.count_failure(scope)
+            raise
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *added]
+        await send(message)
+
+    return send_with_headers
+
+
+def requires(permission: Permission) -> Callable[[Endpoint], Endpoint]:
+    """Return a decorator that declares the permission which a route needs. It goes below the one of the router."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _PERMISSION, permission)
+        return endpoint
+
+    return declare
+
+
+def permission_of(endpoint: Callable[..., Any]) -> Permission | None:
+    """Return the permission that a route declares."""
+    permission: Permission | None = getattr(endpoint, _PERMISSION, None)
+    return permission
+
+
+def caller_of(scope: Scope) -> Principal | None:
+    """Return who calls; None for an open path, or in an application without authentication."""
+    principal: Principal | None = scope.get(_PRINCIPAL)
+    return principal
+
+
+async def _caller(request: Request) -> Principal:
+    caller = caller_of(request.scope)
+    if caller is None:
+        raise RuntimeError(f"{request.url.path} is an open path, and has no caller")
+    return caller
+
+
+Caller = Annotated[Principal, Depends(_caller)]
+"""The type of a route's parameter that is the caller of the request."""

@@ -1,0 +1,76 @@
+"""The table of docs/access.md: every route of every service, the permission it needs, and who has it.
+
+`python -m tests.support.access_table docs/access.md` writes it; `make docs` does.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from shared.access.middleware import permission_of
+from shared.access.permissions import ROLES, Permission, Reach, Role
+from shared.http import OPEN_PATHS
+from shared.services import SIMULATOR
+from tests.support.api_samples import applications
+
+BEGIN, END = "<!-- routes: begin -->\n", "<!-- routes: end -->\n"
+SHOWN = {Reach.ALL: "all", Reach.OWNER: "own", Reach.PERSON: "own*"}
+
+
+@dataclass(frozen=True)
+class ServedRoute:
+    """A route of a service, and the permission that it declares."""
+
+    service: str
+    method: str
+    path: str
+    permission: Permission | None
+
+    def row(self) -> str:
+        granted = (SHOWN[reach] if (reach := self.reach(role)) else "" for role in Role)
+        return f"| {self.service} | `{self.method} {self.path}` | `{self.permission}` | {' | '.join(granted)} |"
+
+    def reach(self, role: Role) -> Reach | None:
+        return ROLES[role].get(self.permission) if self.permission is not None else None
+
+
+def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
+    """Every route that does not answer to everybody."""
+    for route in _routes(app.routes):
+        if isinstance(route, APIRoute) and route.path not in OPEN_PATHS and not route.path.startswith("/docs"):
+            for method in sorted(route.methods or ()):
+                yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint))
+
+
+def _routes(routes: Iterable[Any]) -> Iterator[Any]:
+    """Routes of included routers too, which the framework keeps nested."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is None:
+            yield route
+        else:
+            yield from _routes(included.routes)
+
+
+def table() -> str:
+    """The whole table, in the order in which the services are listed."""
+    head = f"| service | route | permission | {' | '.join(Role)} |\n|---|---|---|{'---|' * len(Role)}\n"
+    apps = (app for app in applications() if app.title != SIMULATOR.name)
+    return head + "".join(f"{route.row()}\n" for app in apps for route in guarded_routes(app))
+
+
+def redrawn(page: str) -> str:
+    """The page with the present table between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(redrawn(target.read_text()))
