@@ -2,12 +2,12 @@
 
 import asyncio
 
-import aio_pika
 from aio_pika.exceptions import AMQPError
 
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
 from shared import topology
+from shared.bus.amqp.connecting import connect
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, find_missing
 
 CONNECT_SECONDS = 5.0
@@ -21,7 +21,7 @@ async def apply_topology(url: str) -> list[str]:
     declare, or if something exists with other arguments, and UnreachableError if the broker does not answer.
     """
     try:
-        connection = await aio_pika.connect(url, timeout=CONNECT_SECONDS)
+        connection = await connect(url, CONNECT_SECONDS)
         async with connection, asyncio.timeout(APPLY_SECONDS):
             missing = await find_missing(connection, topology.RETRY_LADDER)
             if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts():
