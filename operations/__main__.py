@@ -4,7 +4,7 @@ from typing import Any
 
 from pymongo import AsyncMongoClient
 
-from operations.console import ConsoleDependencies, Services, create_router, open_sign_in
+from operations.console import ConsoleDependencies, Services, create_router
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
@@ -37,7 +37,6 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.unhealthy_reason is None)
     work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
-    sign_in = open_sign_in(dependencies)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -45,8 +44,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_router(dependencies, sign_in),
-        sign_in=sign_in,
+        router=create_router(dependencies),
         collections=SCHEMA,
         pages=True,
         background=(

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from shared import database, tracing
-from shared.access.authenticator import Authenticates
+from shared.access.authenticator import Authenticator
 from shared.access.errors import (
     AuthenticationError,
     CredentialMissingError,
@@ -33,7 +33,7 @@ from shared.access.errors import (
     TooManyRequestsError,
 )
 from shared.access.limits import RequestLimits
-from shared.access.middleware import Authenticated, Caller, Refusal, SignIn, caller_of, permission_of, requires
+from shared.access.middleware import Authenticated, Caller, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
@@ -253,9 +253,8 @@ def create_app(
     description: str,
     readiness: Readiness,
     *,
-    authenticator: Authenticates | None,
+    authenticator: Authenticator | None,
     limits: RequestLimits | None = None,
-    sign_in: SignIn | None = None,
     refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
     pages: bool = False,
@@ -263,8 +262,7 @@ def create_app(
     """Return an application with the routes that all services serve; the service adds its own.
 
     Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
-    permission which the route declares; None is for an application that authenticates by itself. With `sign_in`, people
-    can also sign in to it. It answers to
+    permission which the route declares; None is for an application that authenticates by itself. It answers to
     addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are pages for
     people: links on other sites may open them, writes must come from them, and the API has no page. While `refusal`
     returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
@@ -285,17 +283,16 @@ def create_app(
     app.add_exception_handler(TransientError, _answer_unavailable)
     app.add_exception_handler(PyMongoError, _answer_database_error)
     app.add_exception_handler(Exception, _answer_fault)
-    app.state.open_paths = OPEN_PATHS | frozenset(sign_in.open_paths if sign_in else ())
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
     app.add_middleware(_RefuseUnserved, refusal=refusal)
     app.add_middleware(_RefuseDeclaredTooLarge)
     if authenticator is not None:
         app.add_middleware(
             Authenticated,
-            authenticator=sign_in.authenticator(authenticator) if sign_in else authenticator,
+            authenticator=authenticator,
             limits=limits or RequestLimits(None, None),
-            open_paths=app.state.open_paths,
-            refuse=sign_in.refuse if sign_in else answer_refused,
+            open_paths=OPEN_PATHS,
+            refuse=_answer_refused,
         )
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
@@ -370,8 +367,7 @@ def _identity_routes() -> APIRouter:
     return router
 
 
-async def answer_refused(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
-    """Answer a request whose caller is not known, or has sent too many."""
+async def _answer_refused(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
     await _refused(error)(scope, receive, send)
 
 

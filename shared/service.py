@@ -17,7 +17,6 @@ from pymongo import AsyncMongoClient
 
 from shared import database, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
-from shared.access.middleware import SignIn
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -69,8 +68,6 @@ class Parts:
     """The schemas of all its collections, which the start creates and checks."""
     pages: bool = False
     """True if the routes are pages for people, see `shared.http.create_app`."""
-    sign_in: SignIn | None = None
-    """How people sign in, where the routes are pages."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service, see `shared.background`."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -160,7 +157,6 @@ class _RunningService:
             self._readiness.down,
             authenticator=self._authenticator,
             limits=configured_limits(self._settings),
-            sign_in=self._parts.sign_in,
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,

@@ -5,7 +5,7 @@ dead letters and the log of actions to their modules.
 """
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.router import create_router, open_sign_in
+from operations.console.router import create_router
 from operations.console.upstream import Services
 
-__all__ = ["ConsoleDependencies", "Services", "create_router", "open_sign_in"]
+__all__ = ["ConsoleDependencies", "Services", "create_router"]

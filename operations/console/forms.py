@@ -6,7 +6,6 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import StringConstraints
 
-from operations.console.acting import acting
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.operator_name import COOKIE_SECONDS, MOST_OF_A_NAME, OPERATOR_COOKIE, cookie_value, operator_of
 from operations.console.pages import Pages
@@ -44,12 +43,10 @@ def create_operator(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
 
 
 def named(request: Request, dependencies: ConsoleDependencies, given: str) -> str:
-    """Return the operator's name: of the person who has signed in, else from a proxy's header, the form or the cookie.
+    """Return the operator's name: from the proxy's header if one is set, else from the form or the cookie.
 
     Raises the 422 problem if there is no name: no action is anonymous.
     """
-    if person := acting.get():
-        return person.name
     known = operator_of(request, dependencies.operator_header)
     name = known if dependencies.operator_header else given or known
     if name:
@@ -68,7 +65,7 @@ def redirect(request: Request, dependencies: ConsoleDependencies, address: str, 
 
 def remember(request: Request, dependencies: ConsoleDependencies, response: Response, name: str) -> Response:
     """Remember the operator's name in a cookie, unless a proxy sends it."""
-    if not dependencies.operator_header and acting.get() is None:
+    if not dependencies.operator_header:
         secure = request.url.scheme == "https"
         response.set_cookie(
             OPERATOR_COOKIE,

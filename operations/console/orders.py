@@ -13,7 +13,7 @@ from operations.console.figures import STATUSES
 from operations.console.forms import OptionalName, Why, named, redirect, remember
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.order_search import OrderSearch, find_orders
-from operations.console.pages import Pages, allows
+from operations.console.pages import Pages
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
@@ -53,14 +53,6 @@ ORDER_ACTIONS: Mapping[str, OrderAction] = {
     )
 }
 """The actions on orders, by their name in the order service's path."""
-
-
-_PERMISSIONS = {
-    "cancel": Permission.ORDERS_CANCEL,
-    "retry": Permission.ORDERS_DECIDE,
-    "refund": Permission.ORDERS_DECIDE,
-}
-"""What a person needs for each action on an order."""
 
 
 def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -111,9 +103,7 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             open_steps=open_steps(steps),
             lanes=LANES,
             participants=PARTICIPANTS,
-            order_actions=[
-                action for action in _possible_actions(records.order) if allows(request, _PERMISSIONS[action.name])
-            ],
+            order_actions=_possible_actions(records.order),
             actions=actions.items,
         )
 
@@ -129,18 +119,11 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
 
 
 def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
-    for order_action in ORDER_ACTIONS.values():
-        _add_action(router, dependencies, pages, order_action)
-
-
-def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, order_action: OrderAction) -> None:
-    name = order_action.name
-    address = f"/orders/{{order_id}}/do/{name}"
-
-    @router.get(address)
-    @requires(_PERMISSIONS[name])
-    async def ask(request: Request, order_id: str) -> Response:
+    @router.get("/orders/{order_id}/do/{name}")
+    @requires(Permission.ORDERS_CANCEL)
+    async def ask(request: Request, order_id: str, name: str) -> Response:
         """Ask for confirmation and a reason."""
+        order_action = _order_action(name)
         records = await _records(dependencies, order_id)
         if order_action not in _possible_actions(records.order):
             raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_PARTICIPLES[name]}")
@@ -148,17 +131,22 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             request, "order_action.html", order_action=order_action, order=records.order, why="", error=None
         )
 
-    @router.post(address)
-    @requires(_PERMISSIONS[name])
+    @router.post("/orders/{order_id}/do/{name}")
+    @requires(Permission.ORDERS_CANCEL)
     async def act(
-        request: Request, order_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
+        request: Request,
+        order_id: str,
+        name: str,
+        why: Annotated[Why, Form()],
+        by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
         """Have the order service execute the action, log it, and show the order."""
+        order_action = _order_action(name)
         operator = named(request, dependencies, by)
         body = {"reason": why} if name == "cancel" else None
         action = OperatorAction(operator, why, f"order.{name}", order_id)
-        called = path("orders", order_id, name)
-        failed = await execute(dependencies, action, "POST", "order", called, body=body, done="accepted")
+        address = path("orders", order_id, name)
+        failed = await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
         if failed is None:
             return redirect(request, dependencies, path("orders", order_id), operator)
         records = await _records(dependencies, order_id)
@@ -177,6 +165,12 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
 
 
 _PARTICIPLES = {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}
+
+
+def _order_action(name: str) -> OrderAction:
+    if name not in ORDER_ACTIONS:
+        raise not_found(f"The action {name}")
+    return ORDER_ACTIONS[name]
 
 
 def _possible_actions(order: Document | None) -> list[OrderAction]:

@@ -130,12 +130,12 @@ def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         return pages.show(request, template, snapshot=await cache.read(), dead_letters_queue=DEAD_LETTERS)
 
     @router.get("/")
-    @requires(Permission.ORDERS_READ)
+    @requires(Permission.SELF_READ)
     async def overview(request: Request) -> Response:
         return await show(request, "overview.html")
 
     @router.get("/overview")
-    @requires(Permission.ORDERS_READ)
+    @requires(Permission.SELF_READ)
     async def live(request: Request) -> Response:
         return await show(request, "overview_live.html")
 

@@ -38,7 +38,7 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         )
 
     @router.get("/locks")
-    @requires(Permission.LOCKS_CLEAR)
+    @requires(Permission.PROVISIONING_READ)
     async def ask(request: Request, package: Annotated[str, Query(max_length=200)]) -> Response:
         """Ask for confirmation and a reason."""
         return pages.show(request, "lock_clear.html", package=package, why="", error=None)

@@ -15,15 +15,12 @@ from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
 
 from operations.console import wording
-from operations.console.acting import acting
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
 from operations.console.operator_name import operator_of
 from operations.console.upstream import Unavailable
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
-from shared.access.middleware import caller_of
-from shared.access.permissions import Permission
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
 
@@ -43,13 +40,13 @@ SECURITY: Mapping[str, str] = {
 }
 
 NAVIGATION = (
-    ("/", "Overview", Permission.ORDERS_READ),
-    ("/dead-letters", "Dead letters", Permission.LETTERS_READ),
-    ("/orders", "Orders", Permission.ORDERS_READ),
-    ("/inventory", "Inventory", Permission.CATALOGUE_READ),
-    ("/packages", "Packages", Permission.PROVISIONING_READ),
-    ("/audit", "Audit", Permission.LETTERS_READ),
-    ("/actions", "Actions", Permission.LETTERS_READ),
+    ("/", "Overview"),
+    ("/dead-letters", "Dead letters"),
+    ("/orders", "Orders"),
+    ("/inventory", "Inventory"),
+    ("/packages", "Packages"),
+    ("/audit", "Audit"),
+    ("/actions", "Actions"),
 )
 
 
@@ -74,16 +71,13 @@ class Pages:
     def show(self, request: Request, template: str, status: int = HTTPStatus.OK, /, **values: Any) -> Response:
         """Render a page, or a part of one."""
         now = self._dependencies.clock()
-        person = acting.get()
         text = self._templates.get_template(template).render(
-            navigation=[(address, name) for address, name, permission in NAVIGATION if allows(request, permission)],
+            navigation=NAVIGATION,
             section=_section(request.url.path),
             now=now,
             ago=_Ago(now),
-            operator=person.name if person else operator_of(request, self._dependencies.operator_header),
-            operator_is_given=person is not None or self._dependencies.operator_header is not None,
-            signed_in=person is not None,
-            may=lambda permission: allows(request, Permission(permission)),
+            operator=operator_of(request, self._dependencies.operator_header),
+            operator_is_given=self._dependencies.operator_header is not None,
             **values,
         )
         # Text from outside may contain lone surrogates, which cannot be encoded.
@@ -115,12 +109,6 @@ class _Ago:
 
     def __call__(self, at: datetime) -> str:
         return wording.ago(at, self._now)
-
-
-def allows(request: Request, permission: Permission) -> bool:
-    """Return whether the caller has a permission: a page offers nothing that would be refused."""
-    caller = caller_of(request.scope)
-    return caller is not None and caller.may(permission)
 
 
 def _section(path: str) -> str:

@@ -12,7 +12,6 @@ from operations.console.orders import create_orders
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
-from operations.console.sign_in import SignIn, create_sign_in
 from operations.console.stock import create_stock
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
@@ -27,16 +26,10 @@ ASSETS = {
 """The static files of the pages, by content type."""
 
 
-def open_sign_in(dependencies: ConsoleDependencies) -> SignIn:
-    """Return how people sign in to this console."""
-    return SignIn(dependencies, [f"/static/{name}" for name in ASSETS])
-
-
-def create_router(dependencies: ConsoleDependencies, sign_in: SignIn) -> APIRouter:
+def create_router(dependencies: ConsoleDependencies) -> APIRouter:
     """Return the console's pages; the caller closes `dependencies.services` at the end."""
     pages = Pages(dependencies)
     router = pages.router()
-    router.include_router(create_sign_in(pages, sign_in.sessions))
     for create in (
         create_overview,
         create_orders,

@@ -10,10 +10,8 @@ import httpx
 import pymongo
 from pymongo.errors import PyMongoError
 
-from operations.console.acting import acting
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
-from shared.access.authenticator import acts_for_header
 from shared.errors import TransientError
 from shared.tls import client_context
 
@@ -137,9 +135,7 @@ class Services:
                 timeout=ACT_SECONDS, limits=limits, trust_env=False, verify=client_context()
             )
         url = self.urls[service].rstrip("/") + path
-        person = acting.get()
-        headers = self._headers | (acts_for_header(person) if person else {})
-        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=headers)
+        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=self._headers)
         try:
             content = reply.json()
         except ValueError:

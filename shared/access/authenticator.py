@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
-from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
 
@@ -14,10 +13,7 @@ from shared.access.principal import Principal, anonymous
 from shared.clock import utc_now
 
 ACTS_FOR = "ordersaga-acts-for"
-"""The header in which the console names the person whom it acts for: `<subject>;<roles, separated by commas>`.
-
-The subject is percent-encoded, because headers cannot contain every character of a name.
-"""
+"""The header in which the console names the person whom it acts for: `<subject>;<roles, separated by commas>`."""
 
 MAX_CREDENTIAL_LENGTH = 16 * 1024
 _KEY_PREFIX = "osk_"
@@ -37,14 +33,6 @@ class Tokens(Protocol):
 
     async def verify(self, token: str) -> Principal:
         """Return the principal that a token names. Raises AuthenticationError or IssuerUnavailableError."""
-        ...
-
-
-class Authenticates(Protocol):
-    """What recognizes callers."""
-
-    async def authenticate(self, headers: Headers) -> Principal:
-        """Return the caller. Raises AuthenticationError or IssuerUnavailableError."""
         ...
 
 
@@ -111,14 +99,9 @@ def _bearer(authorization: str | None) -> str:
     return credential.strip()
 
 
-def acts_for_header(person: Principal) -> dict[str, str]:
-    """Return the header that names the person whom a caller acts for."""
-    return {ACTS_FOR: f"{quote(person.id, safe='')};{','.join(sorted(person.roles))}"}
-
-
 def _acting_for(caller: Principal, header: str) -> Principal:
     person, separator, names = header.partition(";")
-    person = unquote(person.strip())
+    person = person.strip()
     try:
         roles = frozenset(parse_role(name.strip()) for name in names.split(",") if name.strip())
     except ValueError as error:

@@ -1,13 +1,13 @@
 """Authenticates each request before its body is read, and gives routes the caller and the check of a permission."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.access.authenticator import Authenticates
+from shared.access.authenticator import Authenticator
 from shared.access.errors import AuthenticationError, IssuerUnavailableError, TooManyRequestsError
 from shared.access.limits import RequestLimits
 from shared.access.permissions import Permission
@@ -23,30 +23,13 @@ _PERMISSION = "__ordersaga_permission__"
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
-class SignIn(Protocol):
-    """How people sign in to an application that has pages for them."""
-
-    @property
-    def open_paths(self) -> Collection[str]:
-        """The paths that somebody needs who has not signed in yet."""
-        ...
-
-    def authenticator(self, base: Authenticates) -> Authenticates:
-        """Return an authenticator that also recognizes who has signed in."""
-        ...
-
-    async def refuse(self, scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
-        """Answer a request that is not handled, or lead a person to the page for signing in."""
-        ...
-
-
 class Authenticated:
     """Finds out who calls, before any work on a request. Only the paths in `open_paths` answer to everybody."""
 
     def __init__(
         self,
         app: ASGIApp,
-        authenticator: Authenticates,
+        authenticator: Authenticator,
         limits: RequestLimits,
         open_paths: Collection[str],
         refuse: Refuse,

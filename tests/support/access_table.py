@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from shared.access.middleware import permission_of
 from shared.access.permissions import ROLES, Permission, Reach, Role
+from shared.http import OPEN_PATHS
 from shared.services import SIMULATOR
 from tests.support.api_samples import applications
 
@@ -41,11 +42,7 @@ class ServedRoute:
 def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
     for route in _routes(app.routes):
-        if (
-            isinstance(route, APIRoute)
-            and route.path not in app.state.open_paths
-            and not route.path.startswith("/docs")
-        ):
+        if isinstance(route, APIRoute) and route.path not in OPEN_PATHS and not route.path.startswith("/docs"):
             for method in sorted(route.methods or ()):
                 yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint))
 

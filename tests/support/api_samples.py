@@ -116,7 +116,6 @@ def wired(
         service.description,
         _nothing_is_down,
         authenticator=authenticator or Authenticator(None),
-        sign_in=parts.sign_in,
         pages=parts.pages,
     )
     app.include_router(parts.router)

@@ -12,7 +12,7 @@ import pymongo
 import uvicorn
 from fastapi import FastAPI
 
-from operations.console import ConsoleDependencies, Services, create_router, open_sign_in
+from operations.console import ConsoleDependencies, Services, create_router
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared.bus import Delivery
@@ -85,9 +85,8 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     async def ready() -> dict[str, str]:
         return {}
 
-    sign_in = open_sign_in(dependencies)
-    app = create_app("console", "The console", ready, authenticator=key_authenticator(), sign_in=sign_in, pages=True)
-    app.include_router(create_router(dependencies, sign_in))
+    app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True)
+    app.include_router(create_router(dependencies))
     return app
 
 
