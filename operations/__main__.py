@@ -1,10 +1,11 @@
 """The composition root of the operations process: `python -m operations`."""
 
+from datetime import timedelta
 from typing import Any
 
 from pymongo import AsyncMongoClient
 
-from operations.console import ConsoleDependencies, Services, create_router
+from operations.console import ConsoleDependencies, ConsolePeople, IdentityProxy, Services, create_router
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
@@ -12,6 +13,9 @@ from operations.dead_letters.replaying import Replayer, ReplayWork
 from operations.metrics import Observer
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
+from operations.sign_in.oidc import OidcSignIn
+from operations.sign_in.sessions import SessionLimits, Sessions
+from shared.access.issuer import Issuer
 from shared.bus.metrics import CONSUMER_UP
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
@@ -37,6 +41,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     CONSUMER_UP.labels(DEAD_LETTERS).set_function(lambda: ingest.unhealthy_reason is None)
     work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
+    sessions = Sessions(database, dependencies.session_limits)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -44,9 +49,10 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_router(dependencies),
+        router=create_router(dependencies, sessions),
         collections=SCHEMA,
         pages=True,
+        people=ConsolePeople(sessions, dependencies.proxy),
         background=(
             take_letters,
             work.run,
@@ -67,7 +73,31 @@ def _console_dependencies(
         mongodb_url=settings.mongodb_url,
         amqp_url=settings.amqp_url,
         services=Services(settings.service_urls, settings.api_key.get_secret_value() if settings.api_key else None),
-        operator_header=settings.operator_header or None,
+        session_limits=SessionLimits(
+            timedelta(seconds=settings.session_idle_seconds), timedelta(seconds=settings.session_seconds)
+        ),
+        proxy=_proxy(settings),
+        oidc=_oidc(settings),
+        public_url=settings.console_public_url or None,
+    )
+
+
+def _proxy(settings: OperationsSettings) -> IdentityProxy | None:
+    if not settings.operator_header:
+        return None
+    return IdentityProxy(settings.operator_header, settings.operator_roles_header, settings.trusted_proxies)
+
+
+def _oidc(settings: OperationsSettings) -> OidcSignIn | None:
+    if not settings.oidc_client_id:
+        return None
+    secret = settings.oidc_client_secret
+    return OidcSignIn(
+        Issuer(settings.oidc_issuer),
+        settings.oidc_client_id,
+        secret.get_secret_value() if secret else None,
+        roles_claim=settings.oidc_roles_claim,
+        scopes=settings.oidc_scopes,
     )
 
 

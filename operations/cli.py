@@ -37,6 +37,7 @@ COMMANDS = {
     "down": Entry("operations.commands.stack", "down", "End a stack, even if its supervisor was killed."),
     "status": Entry("operations.commands.stack", "status", "Show the processes of a stack and their addresses."),
     "keys": Entry("operations.commands.keys", "keys", "Create, list, revoke and rotate API keys."),
+    "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),

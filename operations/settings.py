@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
@@ -29,10 +29,12 @@ from shared.tls import client_context
 from shared.urls import check_service_url, hide_credentials
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
+OptionalUrl = Annotated[str, AfterValidator(lambda url: check_service_url(url).rstrip("/") if url else url)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 
 
 class OperationsSettings(ServiceSettings):
-    """The addresses of the services, the key for them, and the host names and operator header of the console."""
+    """The addresses of the services, the key for them, and how people reach the console and sign in."""
 
     order_url: HttpUrl = ORDER.default_url
     inventory_url: HttpUrl = INVENTORY.default_url
@@ -40,7 +42,33 @@ class OperationsSettings(ServiceSettings):
     provisioning_url: HttpUrl = PROVISIONING.default_url
     console_hosts: HostNames = ()
     api_key: SecretStr | None = None
-    operator_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+    console_public_url: OptionalUrl = ""
+    oidc_client_id: Annotated[str, Field(max_length=500)] = ""
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: Annotated[str, Field(pattern=r"^openid( [\x21-\x7e]+)*$", max_length=500)] = "openid profile email"
+    session_idle_seconds: Annotated[int, Field(ge=60, le=24 * 3600)] = 30 * 60
+    session_seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 8 * 3600
+    operator_header: HeaderName = ""
+    operator_roles_header: HeaderName = ""
+
+    @model_validator(mode="after")
+    def _sign_in_is_complete(self) -> Self:
+        if self.oidc_client_id and not self.oidc_issuer:
+            raise ValueError("with ORDERSAGA_OIDC_CLIENT_ID, ORDERSAGA_OIDC_ISSUER must be set too")
+        if self.oidc_client_secret is not None and not self.oidc_client_id:
+            raise ValueError("with ORDERSAGA_OIDC_CLIENT_SECRET, ORDERSAGA_OIDC_CLIENT_ID must be set too")
+        return self
+
+    @model_validator(mode="after")
+    def _identity_proxy_is_complete(self) -> Self:
+        if self.operator_header and not self.trusted_proxies:
+            raise ValueError(
+                f"ORDERSAGA_OPERATOR_HEADER={self.operator_header} is believed only from ORDERSAGA_TRUSTED_PROXIES, "
+                "which must be set too: the addresses of the proxy that sets the header"
+            )
+        if bool(self.operator_header) != bool(self.operator_roles_header):
+            raise ValueError("ORDERSAGA_OPERATOR_HEADER and ORDERSAGA_OPERATOR_ROLES_HEADER must be set together")
+        return self
 
     @property
     def known_names(self) -> tuple[str, ...]:

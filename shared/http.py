@@ -30,10 +30,11 @@ from shared.access.errors import (
     AuthenticationError,
     CredentialMissingError,
     IssuerUnavailableError,
+    SessionsUnavailableError,
     TooManyRequestsError,
 )
 from shared.access.limits import RequestLimits
-from shared.access.middleware import Authenticated, Caller, Refusal, caller_of, permission_of, requires
+from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
@@ -258,14 +259,15 @@ def create_app(
     refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
     pages: bool = False,
+    people: People | None = None,
 ) -> FastAPI:
     """Return an application with the routes that all services serve; the service adds its own.
 
     Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
     permission which the route declares; None is for an application that authenticates by itself. It answers to
     addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are pages for
-    people: links on other sites may open them, writes must come from them, and the API has no page. While `refusal`
-    returns a reason, everything except ALWAYS_SERVED is answered with 503 and that reason.
+    people: links on other sites may open them, writes must come from them, and the API has no page; `people` tells who
+    is signed in. While `refusal` returns a reason, everything except ALWAYS_SERVED is answered with 503 and it.
     """
     app = _Application(
         title=title,
@@ -293,6 +295,7 @@ def create_app(
             limits=limits or RequestLimits(None, None),
             open_paths=OPEN_PATHS,
             refuse=_answer_refused,
+            people=people,
         )
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
@@ -375,7 +378,7 @@ def _refused(error: Refusal) -> Response:
     match error:
         case TooManyRequestsError():
             return problem_response(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=dict(error.headers))
-        case IssuerUnavailableError():
+        case IssuerUnavailableError() | SessionsUnavailableError():
             detail = error.for_clients or ""
             return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
         case AuthenticationError():

@@ -17,6 +17,7 @@ from pymongo import AsyncMongoClient
 
 from shared import database, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
+from shared.access.middleware import People
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -68,6 +69,8 @@ class Parts:
     """The schemas of all its collections, which the start creates and checks."""
     pages: bool = False
     """True if the routes are pages for people, see `shared.http.create_app`."""
+    people: People | None = None
+    """Who is signed in to the pages."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service, see `shared.background`."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
@@ -160,6 +163,7 @@ class _RunningService:
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,
+            people=self._parts.people,
         )
         app.include_router(self._parts.router)
         limits = Limits(connections=connection_limit(self._settings.max_connections))

@@ -5,7 +5,8 @@ dead letters and the log of actions to their modules.
 """
 
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.people import ConsolePeople, IdentityProxy
 from operations.console.router import create_router
 from operations.console.upstream import Services
 
-__all__ = ["ConsoleDependencies", "Services", "create_router"]
+__all__ = ["ConsoleDependencies", "ConsolePeople", "IdentityProxy", "Services", "create_router"]

@@ -3,16 +3,15 @@
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from operations.actions import record_action
 from operations.audit import audit
 from operations.audit.report import INVARIANTS, RECORD_NAMES, Report
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import OptionalName, named, redirect
+from operations.console.forms import actor, redirect
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
 from shared.access.middleware import requires
@@ -120,10 +119,9 @@ def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
 
     @router.post("/audit")
     @requires(Permission.LETTERS_DECIDE)
-    async def start(request: Request, by: Annotated[OptionalName, Form()] = "") -> Response:
+    async def start(request: Request) -> Response:
         """Start an audit, or show the running one."""
-        operator = named(request, dependencies, by)
-        auditor.start(operator)
-        return redirect(request, dependencies, "/audit", operator)
+        auditor.start(actor(request))
+        return redirect("/audit")
 
     return router

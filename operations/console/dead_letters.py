@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Note, OptionalName, Why, named, redirect
+from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.editing import InvalidBodyError
@@ -44,11 +44,11 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
     _add_groups(router, dependencies, pages, service)
-    _add_group_actions(router, dependencies, service)
+    _add_group_actions(router, service)
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service)
-    _add_letter_actions(router, dependencies, service)
-    _add_edit(router, dependencies, pages, service)
+    _add_letter_actions(router, service)
+    _add_edit(router, pages, service)
     _add_replays(router, dependencies, pages, service)
     return router
 
@@ -107,9 +107,9 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         )
 
 
-def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
-    def back(request: Request, fingerprint: str, operator: str) -> Response:
-        return redirect(request, dependencies, path("dead-letters", "groups", fingerprint), operator)
+def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
+    def back(fingerprint: str) -> Response:
+        return redirect(path("dead-letters", "groups", fingerprint))
 
     @router.post("/dead-letters/groups/{fingerprint}/replay")
     @requires(Permission.LETTERS_DECIDE)
@@ -117,36 +117,31 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         request: Request,
         fingerprint: str,
         why: Annotated[Why, Form()],
-        by: Annotated[OptionalName, Form()] = "",
         rate: Rate = RATE,
     ) -> Response:
         """Replay all dead letters of the group."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         replay_id = await _start(service, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
-        return redirect(request, dependencies, path("dead-letters", "replays", replay_id), operator)
+        return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
     @requires(Permission.LETTERS_DECIDE)
-    async def discard(
-        request: Request, fingerprint: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
-    ) -> Response:
+    async def discard(request: Request, fingerprint: str, why: Annotated[Why, Form()]) -> Response:
         """Discard all dead letters of the group."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         await _discard(service, Filters(group=fingerprint, status=("dead",)), operator, why)
-        return back(request, fingerprint, operator)
+        return back(fingerprint)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")
     @requires(Permission.LETTERS_DECIDE)
-    async def set_status(
-        request: Request, fingerprint: str, status: Annotated[str, Form()], by: Annotated[OptionalName, Form()] = ""
-    ) -> Response:
+    async def set_status(request: Request, fingerprint: str, status: Annotated[str, Form()]) -> Response:
         """Set the status of the group."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         if status not in GROUP_STATUSES:
             raise invalid(("status", f"is {status!r}, must be one of {', '.join(GROUP_STATUSES)}"))
         await _group(service, fingerprint)
         await service.set_group_status(fingerprint, status, by=operator)
-        return back(request, fingerprint, operator)
+        return back(fingerprint)
 
     @router.post("/dead-letters/groups/{fingerprint}/notes")
     @requires(Permission.LETTERS_DECIDE)
@@ -154,16 +149,15 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         request: Request,
         fingerprint: str,
         text: Annotated[Note, Form()],
-        by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
         """Add a note to the group."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         await _group(service, fingerprint)
         try:
             await service.add_note(fingerprint, text, by=operator)
         except NotPossibleError as error:
             raise conflict(str(error)) from None
-        return back(request, fingerprint, operator)
+        return back(fingerprint)
 
 
 # --- The list, and one letter. ---
@@ -237,29 +231,25 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
         return Response(found["body"], headers=headers, media_type="application/octet-stream")
 
 
-def _add_letter_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
+def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
     @router.post("/dead-letters/letters/{letter_id}/replay")
     @requires(Permission.LETTERS_DECIDE)
-    async def replay(
-        request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
-    ) -> Response:
+    async def replay(request: Request, letter_id: str, why: Annotated[Why, Form()]) -> Response:
         """Replay one letter unchanged."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
-        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
+        return redirect(path("dead-letters", "letters", letter_id))
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
     @requires(Permission.LETTERS_DECIDE)
-    async def discard(
-        request: Request, letter_id: str, why: Annotated[Why, Form()], by: Annotated[OptionalName, Form()] = ""
-    ) -> Response:
+    async def discard(request: Request, letter_id: str, why: Annotated[Why, Form()]) -> Response:
         """Discard one letter."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         await _discard(service, Filters(ids=(letter_id,)), operator, why)
-        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
+        return redirect(path("dead-letters", "letters", letter_id))
 
 
-def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
+def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
     def form(
         request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
     ) -> Response:
@@ -283,10 +273,9 @@ def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         letter_id: str,
         body: Annotated[str, Form()],
         why: Annotated[Why, Form()],
-        by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
         """Replay the letter with another body, or show the form again with the errors of the body."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         # Browsers end the lines of a text field with CR LF.
         text = body.replace("\r\n", "\n")
         try:
@@ -295,7 +284,7 @@ def _add_edit(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             return form(request, await _letter(service, letter_id), text, why, error.errors, 422)
         except NotPossibleError as error:
             return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
-        return redirect(request, dependencies, path("dead-letters", "letters", letter_id), operator)
+        return redirect(path("dead-letters", "letters", letter_id))
 
 
 # --- Replays. ---
@@ -331,11 +320,11 @@ def _add_replays(
 
     @router.post("/dead-letters/replays/{replay_id}/cancel")
     @requires(Permission.LETTERS_DECIDE)
-    async def cancel(request: Request, replay_id: str, by: Annotated[OptionalName, Form()] = "") -> Response:
+    async def cancel(request: Request, replay_id: str) -> Response:
         """Stop the replay."""
-        operator = named(request, dependencies, by)
+        operator = actor(request)
         await service.cancel_replay(replay_id, by=operator)
-        return redirect(request, dependencies, path("dead-letters", "replays", replay_id), operator)
+        return redirect(path("dead-letters", "replays", replay_id))
 
 
 # --- Helpers. ---

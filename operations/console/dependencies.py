@@ -1,10 +1,13 @@
 """The dependencies of the console's pages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymongo import AsyncMongoClient
 
+from operations.console.people import IdentityProxy
 from operations.console.upstream import Services
+from operations.sign_in.oidc import OidcSignIn
+from operations.sign_in.sessions import SessionLimits
 from shared.clock import Clock, utc_now
 from shared.database import Collection, Database, Document
 from shared.services import CONSOLE, ORDER, PROVISIONING
@@ -14,8 +17,8 @@ from shared.services import CONSOLE, ORDER, PROVISIONING
 class ConsoleDependencies:
     """The servers and services behind the pages.
 
-    The databases of the services are only read. `operator_header` is the header in which an authenticating proxy sends
-    the operator's name, None if operators enter their name themselves.
+    The databases of the services are only read. `proxy` names people by headers, None if they sign in here; `oidc` is
+    how they do, None if only by links.
     """
 
     client: AsyncMongoClient[Document]
@@ -24,7 +27,11 @@ class ConsoleDependencies:
     amqp_url: str
     services: Services
     clock: Clock = utc_now
-    operator_header: str | None = None
+    session_limits: SessionLimits = field(default_factory=SessionLimits)
+    proxy: IdentityProxy | None = None
+    oidc: OidcSignIn | None = None
+    public_url: str | None = None
+    """The address at which browsers reach the console; None for the one that a request names."""
 
     @property
     def operations(self) -> Database:

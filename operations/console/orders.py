@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from operations.actions import list_actions
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
-from operations.console.forms import OptionalName, Why, named, redirect, remember
+from operations.console.forms import Why, actor, redirect
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.order_search import OrderSearch, find_orders
 from operations.console.pages import Pages
@@ -33,6 +33,7 @@ class OrderAction(NamedTuple):
     name: str
     title: str
     statuses: tuple[str, ...]
+    permission: Permission
     warning: str
 
 
@@ -43,12 +44,23 @@ ORDER_ACTIONS: Mapping[str, OrderAction] = {
             "cancel",
             "Cancel",
             ("PENDING", "PROVISIONING"),
+            Permission.ORDERS_CANCEL,
             "Stock and money are returned. Provisioning in progress stops after its current step. Your reason becomes "
             "the failure reason of the order, which the customer may see.",
         ),
-        OrderAction("retry", "Retry", ("FAILED",), "Provisioning starts again. Stock and money stay held meanwhile."),
         OrderAction(
-            "refund", "Refund", ("FAILED",), "Stock and money are returned now. The order cannot be retried afterwards."
+            "retry",
+            "Retry",
+            ("FAILED",),
+            Permission.ORDERS_DECIDE,
+            "Provisioning starts again. Stock and money stay held meanwhile.",
+        ),
+        OrderAction(
+            "refund",
+            "Refund",
+            ("FAILED",),
+            Permission.ORDERS_DECIDE,
+            "Stock and money are returned now. The order cannot be retried afterwards.",
         ),
     )
 }
@@ -60,7 +72,8 @@ def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     router = pages.router()
     _add_search(router, dependencies, pages)
     _add_order(router, dependencies, pages)
-    _add_actions(router, dependencies, pages)
+    for order_action in ORDER_ACTIONS.values():
+        _add_action(router, dependencies, pages, order_action)
     return router
 
 
@@ -118,12 +131,13 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
         return await show(request, order_id, "order_live.html")
 
 
-def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
-    @router.get("/orders/{order_id}/do/{name}")
-    @requires(Permission.ORDERS_CANCEL)
-    async def ask(request: Request, order_id: str, name: str) -> Response:
+def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, order_action: OrderAction) -> None:
+    name = order_action.name
+
+    @router.get(f"/orders/{{order_id}}/do/{name}")
+    @requires(order_action.permission)
+    async def ask(request: Request, order_id: str) -> Response:
         """Ask for confirmation and a reason."""
-        order_action = _order_action(name)
         records = await _records(dependencies, order_id)
         if order_action not in _possible_actions(records.order):
             raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_PARTICIPLES[name]}")
@@ -131,30 +145,21 @@ def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
             request, "order_action.html", order_action=order_action, order=records.order, why="", error=None
         )
 
-    @router.post("/orders/{order_id}/do/{name}")
-    @requires(Permission.ORDERS_CANCEL)
-    async def act(
-        request: Request,
-        order_id: str,
-        name: str,
-        why: Annotated[Why, Form()],
-        by: Annotated[OptionalName, Form()] = "",
-    ) -> Response:
+    @router.post(f"/orders/{{order_id}}/do/{name}")
+    @requires(order_action.permission)
+    async def act(request: Request, order_id: str, why: Annotated[Why, Form()]) -> Response:
         """Have the order service execute the action, log it, and show the order."""
-        order_action = _order_action(name)
-        operator = named(request, dependencies, by)
         body = {"reason": why} if name == "cancel" else None
-        action = OperatorAction(operator, why, f"order.{name}", order_id)
+        action = OperatorAction(actor(request), why, f"order.{name}", order_id)
         address = path("orders", order_id, name)
         failed = await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
         if failed is None:
-            return redirect(request, dependencies, path("orders", order_id), operator)
+            return redirect(path("orders", order_id))
         records = await _records(dependencies, order_id)
         order = records.order or {"_id": order_id}
-        shown = pages.show(
+        return pages.show(
             request, "order_action.html", failed.status, order_action=order_action, order=order, why=why, error=failed
         )
-        return remember(request, dependencies, shown, operator)
 
 
 async def _records(dependencies: ConsoleDependencies, order_id: str) -> TimelineRecords:
@@ -165,12 +170,6 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
 
 
 _PARTICIPLES = {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}
-
-
-def _order_action(name: str) -> OrderAction:
-    if name not in ORDER_ACTIONS:
-        raise not_found(f"The action {name}")
-    return ORDER_ACTIONS[name]
 
 
 def _possible_actions(order: Document | None) -> list[OrderAction]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import OptionalName, Why, named, redirect, remember
+from operations.console.forms import Why, actor, redirect
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt, path
@@ -38,7 +38,7 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         )
 
     @router.get("/locks")
-    @requires(Permission.PROVISIONING_READ)
+    @requires(Permission.LOCKS_CLEAR)
     async def ask(request: Request, package: Annotated[str, Query(max_length=200)]) -> Response:
         """Ask for confirmation and a reason."""
         return pages.show(request, "lock_clear.html", package=package, why="", error=None)
@@ -49,16 +49,13 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         request: Request,
         package: Annotated[str, Form(max_length=200)],
         why: Annotated[Why, Form()],
-        by: Annotated[OptionalName, Form()] = "",
     ) -> Response:
         """Clear the lock of a package; its holder stops before the next purchase."""
-        operator = named(request, dependencies, by)
-        action = OperatorAction(operator, why, "lock.clear", package)
+        action = OperatorAction(actor(request), why, "lock.clear", package)
         failed = await execute(dependencies, action, "DELETE", "provisioning", path("locks", package), done="cleared")
         if failed is None:
-            return redirect(request, dependencies, "/packages", operator)
-        shown = pages.show(request, "lock_clear.html", failed.status, package=package, why=why, error=failed)
-        return remember(request, dependencies, shown, operator)
+            return redirect("/packages")
+        return pages.show(request, "lock_clear.html", failed.status, package=package, why=why, error=failed)
 
     return router
 

@@ -17,10 +17,12 @@ from starlette.exceptions import HTTPException
 from operations.console import wording
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
-from operations.console.operator_name import operator_of
-from operations.console.upstream import Unavailable
+from operations.console.upstream import Unavailable, acting_for
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
+from shared.access.middleware import caller_of
+from shared.access.permissions import STAFF, Permission
+from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
 
@@ -40,14 +42,15 @@ SECURITY: Mapping[str, str] = {
 }
 
 NAVIGATION = (
-    ("/", "Overview"),
-    ("/dead-letters", "Dead letters"),
-    ("/orders", "Orders"),
-    ("/inventory", "Inventory"),
-    ("/packages", "Packages"),
-    ("/audit", "Audit"),
-    ("/actions", "Actions"),
+    ("/", "Overview", Permission.SELF_READ),
+    ("/dead-letters", "Dead letters", Permission.LETTERS_READ),
+    ("/orders", "Orders", Permission.ORDERS_READ),
+    ("/inventory", "Inventory", Permission.CATALOGUE_READ),
+    ("/packages", "Packages", Permission.PROVISIONING_READ),
+    ("/audit", "Audit", Permission.LETTERS_READ),
+    ("/actions", "Actions", Permission.LETTERS_READ),
 )
+"""The sections, with the permission that each needs."""
 
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -70,14 +73,18 @@ class Pages:
 
     def show(self, request: Request, template: str, status: int = HTTPStatus.OK, /, **values: Any) -> Response:
         """Render a page, or a part of one."""
-        now = self._dependencies.clock()
+        now, person = self._dependencies.clock(), caller_of(request.scope)
+
+        def may(permission: str) -> bool:
+            return person is not None and person.may(Permission(permission))
+
         text = self._templates.get_template(template).render(
-            navigation=NAVIGATION,
+            navigation=[(address, name) for address, name, permission in NAVIGATION if may(permission)],
+            person=person,
+            may=may,
             section=_section(request.url.path),
             now=now,
             ago=_Ago(now),
-            operator=operator_of(request, self._dependencies.operator_header),
-            operator_is_given=self._dependencies.operator_header is not None,
             **values,
         )
         # Text from outside may contain lone surrogates, which cannot be encoded.
@@ -117,12 +124,18 @@ def _section(path: str) -> str:
 
 def _page_route(pages: Pages) -> type[APIRoute]:
     class PageRoute(APIRoute):
+        for_staff = True
+        """Pages show the records of every owner, whatever the reach of the permission that they need."""
+
         def get_route_handler(self) -> Handle:
             handle = super().get_route_handler()
 
             async def handle_if_allowed(request: Request) -> Response:
+                caller = caller_of(request.scope)
                 authorize(request.scope, self.endpoint)
-                return await _checked(pages, request, handle)
+                _check_staff(caller)
+                with acting_for(caller if caller and caller.method != "off" else None):
+                    return await _checked(pages, request, handle)
 
             async def handle_or_explain(request: Request) -> Response:
                 return await _explained(pages, request, handle_if_allowed)
@@ -130,6 +143,15 @@ def _page_route(pages: Pages) -> type[APIRoute]:
             return handle_or_explain
 
     return PageRoute
+
+
+def _check_staff(caller: Principal | None) -> None:
+    """Raise the 403 problem for callers who are no staff; nobody is known on the page for signing in."""
+    if caller is not None and not caller.roles & STAFF:
+        roles = ", ".join(sorted(caller.roles)) or "no role"
+        allowed = ", ".join(sorted(STAFF))
+        detail = f"The console is for staff ({allowed}); {caller.name} has {roles}"
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
 
 
 async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:

@@ -4,30 +4,27 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from operations.console.action_log import create_log
+from operations.console.assets import ASSETS
 from operations.console.audit import create_audit
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import create_operator
 from operations.console.orders import create_orders
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
+from operations.console.sign_in import create_sign_in
 from operations.console.stock import create_stock
+from operations.sign_in.sessions import Sessions
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import not_found
 
-ASSETS = {
-    "console.css": "text/css",
-    "console.js": "text/javascript",
-    "htmx.min.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
-"""The static files of the pages, by content type."""
 
+def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIRouter:
+    """Return the console's pages; the caller closes `dependencies.services` at the end.
 
-def create_router(dependencies: ConsoleDependencies) -> APIRouter:
-    """Return the console's pages; the caller closes `dependencies.services` at the end."""
+    `sessions` are those that `ConsolePeople` looks up, so that a sign-out is effective at once.
+    """
     pages = Pages(dependencies)
     router = pages.router()
     for create in (
@@ -38,9 +35,9 @@ def create_router(dependencies: ConsoleDependencies) -> APIRouter:
         create_audit,
         create_dead_letters,
         create_log,
-        create_operator,
     ):
         router.include_router(create(dependencies, pages))
+    router.include_router(create_sign_in(dependencies, pages, sessions))
 
     @router.get("/static/{name}")
     @requires(Permission.SELF_READ)

@@ -1,7 +1,9 @@
 """The console's requests to services and servers, with an Unavailable result instead of an error."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -12,6 +14,8 @@ from pymongo.errors import PyMongoError
 
 from operations.errors import UnreachableError
 from operations.reading.reachability import brief
+from shared.access.authenticator import acts_for_header
+from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.tls import client_context
 
@@ -31,6 +35,17 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 """Errors from before a service can have received a request."""
 
 T = TypeVar("T")
+_acting_person: ContextVar[Principal | None] = ContextVar("acting_person", default=None)
+
+
+@contextmanager
+def acting_for(person: Principal | None) -> Iterator[None]:
+    """Send every request in this context for a person: services let it do what both the console and the person may."""
+    token = _acting_person.set(person)
+    try:
+        yield
+    finally:
+        _acting_person.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +150,9 @@ class Services:
                 timeout=ACT_SECONDS, limits=limits, trust_env=False, verify=client_context()
             )
         url = self.urls[service].rstrip("/") + path
-        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=self._headers)
+        person = _acting_person.get()
+        headers = self._headers | (acts_for_header(person) if person else {})
+        reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=headers)
         try:
             content = reply.json()
         except ValueError:

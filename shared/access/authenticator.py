@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
+from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
 
@@ -13,7 +14,10 @@ from shared.access.principal import Principal, anonymous
 from shared.clock import utc_now
 
 ACTS_FOR = "ordersaga-acts-for"
-"""The header in which the console names the person whom it acts for: `<subject>;<roles, separated by commas>`."""
+"""The header in which the console names the person whom it acts for: `<subject>;<roles, separated by commas>`.
+
+The subject is percent-encoded, because people may have names that a header cannot carry.
+"""
 
 MAX_CREDENTIAL_LENGTH = 16 * 1024
 _KEY_PREFIX = "osk_"
@@ -99,9 +103,14 @@ def _bearer(authorization: str | None) -> str:
     return credential.strip()
 
 
+def acts_for_header(person: Principal) -> dict[str, str]:
+    """Return the header of a request for a person."""
+    return {ACTS_FOR: f"{quote(person.id, safe=' @:')};{','.join(sorted(person.roles))}"}
+
+
 def _acting_for(caller: Principal, header: str) -> Principal:
     person, separator, names = header.partition(";")
-    person = person.strip()
+    person = unquote(person.strip())
     try:
         roles = frozenset(parse_role(name.strip()) for name in names.split(",") if name.strip())
     except ValueError as error:

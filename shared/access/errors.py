@@ -28,3 +28,9 @@ class IssuerUnavailableError(TransientError):
     """The OpenID Connect issuer has not told its keys yet, so no token can be verified."""
 
     for_clients = "The issuer of tokens does not answer at the moment, try again; API keys are not affected"
+
+
+class SessionsUnavailableError(TransientError):
+    """The sessions of people cannot be read, so it is not known who sends a request."""
+
+    for_clients = "The sessions cannot be read at the moment, try again"

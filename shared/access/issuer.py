@@ -70,16 +70,30 @@ class Issuer:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             _log.warning("keys of the issuer not read", issuer=self.url, why=str(error)[:200] or type(error).__name__)
 
-    async def _read(self) -> Mapping[str, jwt.PyJWK]:
+    async def endpoint(self, name: str) -> str:
+        """Return the address that the issuer's configuration has under this name.
+
+        Raises IssuerUnavailableError if the configuration cannot be read, or does not have it.
+        """
+        try:
+            async with asyncio.timeout(2 * TIMEOUT_SECONDS):
+                return _address(await self._configuration(), name)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+            why = str(error)[:200] or type(error).__name__
+            _log.warning("configuration of the issuer not read", issuer=self.url, why=why)
+            raise IssuerUnavailableError(f"{self.url} has not told its {name}: {why}") from None
+
+    async def _configuration(self) -> dict[str, Any]:
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False)
         configuration = await self._get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         if configuration.get("issuer") != self.url:
             raise ValueError("its configuration names another issuer")
-        address = configuration.get("jwks_uri")
-        if not isinstance(address, str) or not is_unalterable(address):
-            raise ValueError("its configuration has no jwks_uri with https")
-        found = (await self._get(address)).get("keys")
+        return configuration
+
+    async def _read(self) -> Mapping[str, jwt.PyJWK]:
+        configuration = await self._configuration()
+        found = (await self._get(_address(configuration, "jwks_uri"))).get("keys")
         if not isinstance(found, list):
             raise ValueError("its key set has no keys")  # noqa: TRY004 - about a document, like the others
         return {key.key_id: key for key in map(_key, found[:MAX_KEYS]) if key is not None and key.key_id}
@@ -98,6 +112,13 @@ class Issuer:
         if not isinstance(document, dict):
             raise ValueError(f"{address} does not answer a JSON object")  # noqa: TRY004
         return document
+
+
+def _address(configuration: Mapping[str, Any], name: str) -> str:
+    address = configuration.get(name)
+    if not isinstance(address, str) or not is_unalterable(address):
+        raise ValueError(f"its configuration has no {name} with https")
+    return address
 
 
 def _key(described: object) -> jwt.PyJWK | None:

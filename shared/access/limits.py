@@ -93,7 +93,7 @@ def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
     client = scope.get("client")
     address = client[0] if client else "unknown"
     forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",") if trusted_proxies else []
-    while forwarded and _is_in(address, trusted_proxies):
+    while forwarded and is_in(address, trusted_proxies):
         address = forwarded.pop().strip() or address
     return address
 
@@ -110,7 +110,8 @@ def counted_address(address: str) -> str:
     return str(parsed)
 
 
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
+def is_in(address: str, networks: Sequence[Network]) -> bool:
+    """Return whether an address is in one of the networks."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

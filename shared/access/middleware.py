@@ -1,24 +1,52 @@
 """Authenticates each request before its body is read, and gives routes the caller and the check of a permission."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.access.authenticator import Authenticator
-from shared.access.errors import AuthenticationError, IssuerUnavailableError, TooManyRequestsError
+from shared.access.errors import (
+    AuthenticationError,
+    CredentialMissingError,
+    IssuerUnavailableError,
+    SessionsUnavailableError,
+    TooManyRequestsError,
+)
 from shared.access.limits import RequestLimits
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 
-Refusal = AuthenticationError | IssuerUnavailableError | TooManyRequestsError
+Refusal = AuthenticationError | IssuerUnavailableError | SessionsUnavailableError | TooManyRequestsError
 Refuse = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 """Answers a request that is not handled."""
 
 _PRINCIPAL = "ordersaga.principal"
 _PERMISSION = "__ordersaga_permission__"
+
+
+class People(Protocol):
+    """How people are known in a browser, where they sign in once, besides the credentials of programs."""
+
+    @property
+    def open_paths(self) -> Collection[str]:
+        """Paths of pages that answer to everybody, above all the one for signing in."""
+        ...
+
+    async def person(self, scope: Scope) -> Principal | None:
+        """Return the person who sends a request, None if it is not known.
+
+        Raises AuthenticationError or SessionsUnavailableError.
+        """
+        ...
+
+    def answer_unknown(self, scope: Scope) -> Response | None:
+        """Return what leads a browser to the page for signing in; None if the request is not from a page."""
+        ...
+
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -33,11 +61,13 @@ class Authenticated:
         limits: RequestLimits,
         open_paths: Collection[str],
         refuse: Refuse,
+        people: People | None = None,
     ) -> None:
         self._app = app
+        self._people = people
         self._authenticator = authenticator
         self._limits = limits
-        self._open_paths = frozenset(open_paths)
+        self._open_paths = frozenset(open_paths).union(people.open_paths if people else ())
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,15 +78,26 @@ class Authenticated:
         try:
             caller = await self._caller(scope)
             headers = await self._limits.count(caller)
-        except (AuthenticationError, IssuerUnavailableError, TooManyRequestsError) as error:
+        except CredentialMissingError as error:
+            answer = self._people.answer_unknown(scope) if self._people else None
+            await (answer(scope, receive, send) if answer else self._refuse(scope, receive, send, error))
+            return
+        except (AuthenticationError, IssuerUnavailableError, SessionsUnavailableError, TooManyRequestsError) as error:
             await self._refuse(scope, receive, send, error)
             return
         scope[_PRINCIPAL] = caller
         await self._app(scope, receive, _with_headers(send, headers) if headers else send)
 
     async def _caller(self, scope: Scope) -> Principal:
+        if self._people is not None and (person := await self._people.person(scope)) is not None:
+            return person
         try:
             return await self._authenticator.authenticate(Headers(scope=scope))
+        except CredentialMissingError:
+            # A page that is open in a browser asks again and again after its session has ended.
+            if self._people is None:
+                await self._limits.count_failure(scope)
+            raise
         except AuthenticationError:
             # Only failures count: whoever shares an address with an attacker is still served.
             await self._limits.count_failure(scope)

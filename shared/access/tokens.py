@@ -63,12 +63,13 @@ class TokenVerifier:
         until, principal = self._remembered.get(digest, (0.0, None))
         if principal is not None and time.time() < until:
             return principal
-        claims = await self._verified_claims(token)
-        principal = self._principal(claims)
+        claims = await self.claims(token)
+        principal = self.principal(claims)
         self._remember(digest, principal, float(claims["exp"]))
         return principal
 
-    async def _verified_claims(self, token: str) -> Mapping[str, Any]:
+    async def claims(self, token: str) -> Mapping[str, Any]:
+        """Return the claims of a token. Raises as `verify` does."""
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
@@ -98,7 +99,8 @@ class TokenVerifier:
             raise AuthenticationError(f"The token is not valid: {reason}") from None
         return claims
 
-    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+    def principal(self, claims: Mapping[str, Any]) -> Principal:
+        """Return the principal that verified claims name. Raises AuthenticationError if they name none."""
         subject, owner = (_name(claims, claim) for claim in ("sub", self._owner_claim))
         roles = _roles(_claim(claims, self._roles_claim))
         return Principal(subject, subject, owner, subject, roles, "token", grants_of(roles))

@@ -24,15 +24,24 @@ from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
-from tests.support.consoles import NO_SERVICES, a_letter, an_app, console_dependencies, pages_of, record_letters, serve
+from tests.support.consoles import (
+    BY_ADMIN,
+    NO_SERVICES,
+    a_letter,
+    an_app,
+    console_dependencies,
+    pages_of,
+    record_letters,
+    serve,
+)
 from tests.support.eventually import eventually
 from tests.support.world import World, populate
 
 HOSTILE = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
-OPERATOR = {"by": "op-1", "why": "because"}
+REASON = {"why": "because"}
 SECTIONS = ("/", "/orders", "/inventory", "/packages", "/audit", "/dead-letters", "/actions")
-PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/operator", "/locks?package=p", "/overview")
+PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/locks?package=p", "/overview")
 
 
 @pytest.fixture
@@ -294,7 +303,7 @@ async def test_posts_from_other_sites_change_nothing(
     for post in posts:
         for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "none"}):
             response = await pages.post(
-                post, data=OPERATOR | {"text": "t", "status": "resolved", "body": "{}"}, headers=site
+                post, data=REASON | {"text": "t", "status": "resolved", "body": "{}"}, headers=site
             )
             assert response.status_code == 403, post
             assert "another site" in response.text
@@ -326,16 +335,16 @@ async def test_a_link_on_another_site_opens_a_page_and_nothing_else(pages: httpx
     assert (await pages.get("/actions", headers=link)).status_code == 200
     assert (await pages.get("/actions", headers=link | {"Sec-Fetch-Dest": "iframe"})).status_code == 403
     assert (await pages.get("/actions", headers={"Sec-Fetch-Site": "same-site"})).status_code == 403
-    assert (await pages.post("/operator", data={"by": "op-1"}, headers=link)).status_code == 403
+    assert (await pages.post("/audit", headers=link)).status_code == 403
 
 
 async def test_the_console_has_no_page_about_its_api(pages: httpx.AsyncClient) -> None:
     assert (await pages.get("/docs")).status_code == 404
 
 
-async def test_a_form_needs_a_reason_and_a_name(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
+async def test_a_form_needs_a_reason(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await dependencies.orders.insert_one(an_order("o1"))
-    for data in ({"by": "op-1"}, {"by": "op-1", "why": "  "}, {"why": "because"}, {"why": "x" * 501, "by": "op-1"}):
+    for data in ({}, {"why": "  "}, {"why": "x" * 501}):
         response = await pages.post("/orders/o1/do/cancel", data=data)
         assert response.status_code == 422, data
         assert "Invalid input" in response.text
@@ -354,42 +363,12 @@ async def test_a_form_in_another_charset_is_refused_unread(
     assert time.process_time() - started < 5
     assert refused.status_code == 415
     assert "only utf-8 is accepted" in refused.text
-    many = await pages.post("/operator", data={f"f{number}": "1" for number in range(100)})
+    many = await pages.post("/locks", data={f"f{number}": "1" for number in range(100)})
     assert many.status_code == 422
-    large = await pages.post("/operator", data={"by": "x" * 220_000})
+    large = await pages.post("/locks", data={"why": "x" * 220_000})
     assert large.status_code == 413
     for answer in (refused, many, large):
         assert "text/html" in answer.headers["content-type"]
-
-
-async def test_a_proxy_names_the_operator(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
-    async with (
-        console_dependencies(
-            mongodb_url, amqp_url, database_prefix, operator_header="X-Forwarded-User"
-        ) as dependencies,
-        pages_of(dependencies) as pages,
-    ):
-        await dependencies.orders.insert_one(an_order("o1"))
-        # A name in the form or a cookie is ignored then.
-        pages.cookies.set("operator", "Mallory")
-        nameless = await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"})
-        assert nameless.status_code == 422
-        assert "X-Forwarded-User" in nameless.text
-        named = {"X-Forwarded-User": "op-1"}
-        assert "Your name" not in (await pages.get("/orders/o1/do/cancel", headers=named)).text
-        await pages.post("/orders/o1/do/cancel", data={"why": "because", "by": "Mallory"}, headers=named)
-        entries = (await list_actions(dependencies.operations)).items
-        assert [entry["by"] for entry in entries] == ["op-1", "op-1"]
-
-
-async def test_a_name_is_remembered(pages: httpx.AsyncClient) -> None:
-    answer = await pages.post("/operator", data={"by": "Ω-1; é"})
-    assert answer.status_code == 303
-    cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
-    text = await text_of(pages, "/")
-    assert "Acting as <strong>Ω-1; é</strong>" in text
 
 
 # --- Outages. ---
@@ -398,7 +377,7 @@ async def test_a_name_is_remembered(pages: httpx.AsyncClient) -> None:
 async def test_unavailable_services_are_shown_as_such(pages: httpx.AsyncClient) -> None:
     for path, count in (("/inventory", 2), ("/packages", 2)):
         assert (await text_of(pages, path)).count("Not available") == count
-    answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
+    answer = await pages.post("/locks", data=REASON | {"package": "103.181.9"})
     assert answer.status_code == 503
     assert "Not done" in answer.text
     log = await text_of(pages, "/actions")
@@ -428,7 +407,7 @@ async def test_without_mongodb_and_rabbitmq_every_page_is_still_a_page(database_
         assert "A server is not responding" in shown["/orders/o1"]
         for path in ("/", "/orders", "/actions", "/dead-letters"):
             assert "Not available" in shown[path], path
-        acted = await pages.post("/dead-letters/letters/l1/replay", data=OPERATOR)
+        acted = await pages.post("/dead-letters/letters/l1/replay", data=REASON)
         assert acted.status_code == 503
 
 
@@ -526,7 +505,7 @@ async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, d
         assert 'href="/locks?package=103.181.9"' in text
         assert "low</span>" in text
         assert "Clear the lock" in await text_of(pages, "/locks?package=103.181.9")
-        answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
+        answer = await pages.post("/locks", data=REASON | {"package": "103.181.9"})
         assert answer.status_code == 303
         assert "No locks are held" in await text_of(pages, "/packages")
         entries = (await list_actions(dependencies.operations)).items
@@ -551,7 +530,7 @@ async def test_an_action_is_logged_before_the_service_is_asked(
         console_dependencies(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}) as acting,
         pages_of(acting) as pages,
     ):
-        answer = await pages.post("/locks", data=OPERATOR | {"package": "103.181.9"})
+        answer = await pages.post("/locks", data=REASON | {"package": "103.181.9"})
         assert answer.status_code == 503
         assert "Outcome unknown" in answer.text
         outcomes = sorted(entry["outcome"] for entry in (await list_actions(acting.operations)).items)
@@ -571,7 +550,7 @@ async def test_an_audit_runs_in_the_background_and_is_logged(
     populate(world)
     next(product for product in world.records["products"] if product["_id"] == "p1")["quantity"] = 3
     await world.store()
-    answer = await pages.post("/audit", data={"by": "op-1"})
+    answer = await pages.post("/audit")
     assert answer.status_code == 303
 
     async def is_logged() -> bool:
@@ -583,7 +562,7 @@ async def test_an_audit_runs_in_the_background_and_is_logged(
     assert "product p1" in text
     assert "hx-get" not in text
     (entry,) = (await list_actions(dependencies.operations)).items
-    assert (entry["by"], entry["action"], entry["outcome"]) == ("op-1", "audit", "1 violation")
+    assert (entry["by"], entry["action"], entry["outcome"]) == (BY_ADMIN, "audit", "1 violation")
 
 
 async def test_one_audit_runs_at_a_time(dependencies: ConsoleDependencies) -> None:
@@ -633,7 +612,7 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     group = await text_of(pages, address)
     assert "Traceback (most recent call last)" in group
     assert "Poison: Unknown product p" in group
-    answer = await pages.post(f"{address}/replay", data=OPERATOR | {"rate": "50"})
+    answer = await pages.post(f"{address}/replay", data=REASON | {"rate": "50"})
     assert answer.status_code == 303
     text = await text_of(pages, answer.headers["location"])
     assert "0 of 12" in text
@@ -641,9 +620,9 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     assert "at most 50 per second" in text
     replay = await DeadLetterService(dependencies.operations).replay(answer.headers["location"].rpartition("/")[2])
     assert replay
-    assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == ("op-1", "because", 50, 12)
+    assert (replay["by"], replay["why"], replay["rate"], replay["total"]) == (BY_ADMIN, "because", 50, 12)
     assert "Failed again" in text
-    stopped = await pages.post(f"{answer.headers['location']}/cancel", data=OPERATOR)
+    stopped = await pages.post(f"{answer.headers['location']}/cancel", data=REASON)
     assert stopped.status_code == 303
     await text_of(pages, "/dead-letters/replays")
 
@@ -700,15 +679,15 @@ async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies,
     (group,) = await DeadLetterService(dependencies.operations).groups()
     address = f"/dead-letters/groups/{group.fingerprint}"
     for post, data in (("status", {"status": "acknowledged"}), ("notes", {"text": "a product without a price"})):
-        assert (await pages.post(f"{address}/{post}", data=data | {"by": "op-1"})).status_code == 303
+        assert (await pages.post(f"{address}/{post}", data=data)).status_code == 303
     text = await text_of(pages, address)
     assert "a product without a price" in text
     assert "acknowledged</span>" in text
     assert "d1" in await text_of(pages, "/dead-letters/list")
-    assert (await pages.post(f"{address}/status", data={"status": "gone", "by": "op-1"})).status_code == 422
-    assert (await pages.post(f"{address}/notes", data={"text": "", "by": "op-1"})).status_code == 422
-    assert (await pages.post(f"{address}/notes", data={"text": " ", "by": "op-1"})).status_code == 422
-    assert (await pages.post("/dead-letters/groups/none/notes", data={"text": "t", "by": "R"})).status_code == 404
+    assert (await pages.post(f"{address}/status", data={"status": "gone"})).status_code == 422
+    assert (await pages.post(f"{address}/notes", data={"text": ""})).status_code == 422
+    assert (await pages.post(f"{address}/notes", data={"text": " "})).status_code == 422
+    assert (await pages.post("/dead-letters/groups/none/notes", data={"text": "t"})).status_code == 404
     assert group.fingerprint in await text_of(pages, "/dead-letters?status=acknowledged")
     assert group.fingerprint not in await text_of(pages, "/dead-letters?status=new")
 
@@ -759,19 +738,19 @@ async def test_an_edit_is_checked_and_then_replayed(
     address = f"/dead-letters/letters/{letter}/edit"
     assert "&#34;userId&#34;: &#34;u1&#34;" in await text_of(pages, address)
     wrong = orjson.dumps(GOOD | {"items": [{"productId": "<p>", "quantity": 0, "price": 10}]}).decode()
-    refused = await pages.post(address, data=OPERATOR | {"body": wrong})
+    refused = await pages.post(address, data=REASON | {"body": wrong})
     assert refused.status_code == 422
     assert "<code>items.0.quantity</code>" in refused.text
     assert "&lt;p&gt;" in refused.text
     assert "aria-invalid" in refused.text
-    nothing = await pages.post(address, data=OPERATOR | {"body": "{"})
+    nothing = await pages.post(address, data=REASON | {"body": "{"})
     assert "<code>body</code> is not JSON" in nothing.text
-    other = await pages.post(address, data=OPERATOR | {"body": orjson.dumps(GOOD | {"orderId": "d2"}).decode()})
+    other = await pages.post(address, data=REASON | {"body": orjson.dumps(GOOD | {"orderId": "d2"}).decode()})
     assert other.status_code == 422
     assert "<code>orderId</code> is &#39;d2&#39; and must stay &#39;d1&#39;" in other.text
     assert (await letters.replays()) == []
     sent = orjson.dumps(GOOD, option=orjson.OPT_INDENT_2).replace(b"\n", b"\r\n").decode()
-    accepted = await pages.post(address, data=OPERATOR | {"body": sent})
+    accepted = await pages.post(address, data=REASON | {"body": sent})
     assert accepted.status_code == 303
     (listed,) = await letters.replays()
     replay = await letters.replay(listed["_id"])
@@ -824,8 +803,8 @@ async def test_a_group_keeps_a_hundred_notes(dependencies: ConsoleDependencies, 
         {"_id": group.fingerprint}, {"$set": {"notes": notes}}
     )
     address = f"/dead-letters/groups/{group.fingerprint}/notes"
-    assert (await pages.post(address, data={"text": "the last one", "by": "op-1"})).status_code == 303
-    refused = await pages.post(address, data={"text": "one more", "by": "op-1"})
+    assert (await pages.post(address, data={"text": "the last one"})).status_code == 303
+    refused = await pages.post(address, data={"text": "one more"})
     assert refused.status_code == 409
     assert "already has 100 notes, the maximum" in refused.text
 
@@ -836,16 +815,16 @@ async def test_letters_are_discarded_for_a_reason_and_kept(
     await record_letters(dependencies, a_letter("d1", "one"), a_letter("d2", "two"), a_letter("d3", "two"))
     letters = DeadLetterService(dependencies.operations)
     ids = {letter["orderId"]: letter for letter in (await letters.page(Filters())).items}
-    assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=OPERATOR)).status_code == 303
+    assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=REASON)).status_code == 303
     group = f"/dead-letters/groups/{ids['d2']['fingerprint']}"
-    assert (await pages.post(f"{group}/discard", data=OPERATOR)).status_code == 303
+    assert (await pages.post(f"{group}/discard", data=REASON)).status_code == 303
     assert await letters.counts() == {"dead": 0, "replaying": 0, "pending": 0, "handled": 0, "discarded": 3}
     text = await text_of(pages, f"/dead-letters/letters/{ids['d1']['_id']}")
-    assert "Discarded by op-1" in text
+    assert f"Discarded by {BY_ADMIN}" in text
     assert "Replay</button>" not in text
-    refused = await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/replay", data=OPERATOR)
+    refused = await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/replay", data=REASON)
     assert refused.status_code == 409
-    assert (await pages.post(f"{group}/replay", data=OPERATOR)).status_code == 409
+    assert (await pages.post(f"{group}/replay", data=REASON)).status_code == 409
 
 
 async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_group(
@@ -863,7 +842,7 @@ async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_grou
     group = f"/dead-letters/groups/{foreign['fingerprint']}"
     left_out = "1 foreign letter, whose sender has no right to send such a message, is left out"
     assert left_out in await text_of(pages, group)
-    form = OPERATOR | {"rate": "100"}
+    form = REASON | {"rate": "100"}
     answer = await pages.post(f"{group}/replay", data=form)
     assert answer.status_code == 303
     (started,) = await service.replays()

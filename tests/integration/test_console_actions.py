@@ -7,10 +7,10 @@ import pytest
 
 from operations.actions import list_actions
 from operations.console import ConsoleDependencies
-from tests.support.consoles import NO_SERVICES, console_dependencies, pages_of
+from tests.support.consoles import BY_ADMIN, NO_SERVICES, console_dependencies, pages_of
 from tests.support.processes import Stack, run_stack
 
-OPERATOR = {"by": "op-1", "why": "the customer called"}
+REASON = {"why": "the customer called"}
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ async def test_actions_that_are_refused_accepted_and_unreachable(
     assert "Stock and money are returned" in (await pages.get(f"{page}/do/cancel")).text
 
     # A refusal of the order service is shown, and nothing is done.
-    refused = await pages.post(f"{page}/do/refund", data=OPERATOR)
+    refused = await pages.post(f"{page}/do/refund", data=REASON)
     assert refused.status_code == 409
     assert "Not done" in refused.text
     assert (await stack.order(order_id))["status"] == "PENDING"
 
-    done = await pages.post(f"{page}/do/cancel", data=OPERATOR)
+    done = await pages.post(f"{page}/do/cancel", data=REASON)
     assert (done.status_code, done.headers["location"]) == (303, page)
     order = await stack.order(order_id)
     assert (order["status"], order["failureReason"]) == ("CANCELLED", "the customer called")
@@ -59,7 +59,7 @@ async def test_actions_that_are_refused_accepted_and_unreachable(
 
     for process in stack.processes("order"):
         await stack.kill(process)
-    away = await pages.post(f"{page}/do/retry", data=OPERATOR)
+    away = await pages.post(f"{page}/do/retry", data=REASON)
     assert away.status_code == 503
     assert "Not done" in away.text
 
@@ -69,7 +69,7 @@ async def test_actions_that_are_refused_accepted_and_unreachable(
     assert [(entry["action"], entry["subject"]) for entry in entries] == [
         (f"order.{act}", order_id) for act in ("retry", "cancel", "refund")
     ]
-    assert {(entry["by"], entry["why"]) for entry in entries} == {("op-1", "the customer called")}
+    assert {(entry["by"], entry["why"]) for entry in entries} == {(BY_ADMIN, "the customer called")}
     outcomes = [entry["outcome"] for entry in entries]
     assert outcomes[1] == "accepted"
     assert outcomes[0].startswith("not done: the order service at")

@@ -80,7 +80,7 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         f"/locks?package={LONG}",
         "/audit",
         "/actions",
-        "/operator",
+        "/sign-in",
         "/dead-letters",
         "/dead-letters/list",
         "/dead-letters/replays",

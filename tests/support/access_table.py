@@ -12,10 +12,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from operations.console.people import OPEN_PATHS as CONSOLE_OPEN_PATHS
 from shared.access.middleware import permission_of
-from shared.access.permissions import ROLES, Permission, Reach, Role
+from shared.access.permissions import ROLES, STAFF, Permission, Reach, Role
 from shared.http import OPEN_PATHS
-from shared.services import SIMULATOR
+from shared.services import CONSOLE, SIMULATOR
 from tests.support.api_samples import applications
 
 BEGIN, END = "<!-- routes: begin -->\n", "<!-- routes: end -->\n"
@@ -30,21 +31,26 @@ class ServedRoute:
     method: str
     path: str
     permission: Permission | None
+    for_staff: bool = False
 
     def row(self) -> str:
         granted = (SHOWN[reach] if (reach := self.reach(role)) else "" for role in Role)
         return f"| {self.service} | `{self.method} {self.path}` | `{self.permission}` | {' | '.join(granted)} |"
 
     def reach(self, role: Role) -> Reach | None:
-        return ROLES[role].get(self.permission) if self.permission is not None else None
+        if self.permission is None or (self.for_staff and role not in STAFF):
+            return None
+        return ROLES[role].get(self.permission)
 
 
 def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
+    open_paths = OPEN_PATHS | (CONSOLE_OPEN_PATHS if app.title == CONSOLE.name else frozenset())
     for route in _routes(app.routes):
-        if isinstance(route, APIRoute) and route.path not in OPEN_PATHS and not route.path.startswith("/docs"):
+        if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith("/docs"):
             for method in sorted(route.methods or ()):
-                yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint))
+                for_staff = getattr(route, "for_staff", False)
+                yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint), for_staff)
 
 
 def _routes(routes: Iterable[Any]) -> Iterator[Any]:

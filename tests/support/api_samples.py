@@ -117,6 +117,7 @@ def wired(
         _nothing_is_down,
         authenticator=authenticator or Authenticator(None),
         pages=parts.pages,
+        people=parts.people,
     )
     app.include_router(parts.router)
     return app

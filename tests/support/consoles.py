@@ -12,9 +12,10 @@ import pymongo
 import uvicorn
 from fastapi import FastAPI
 
-from operations.console import ConsoleDependencies, Services, create_router
+from operations.console import ConsoleDependencies, ConsolePeople, Services, create_router
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
+from operations.sign_in.sessions import Sessions
 from shared.bus import Delivery
 from shared.bus.failures import dead_letter
 from shared.clock import utc_now
@@ -22,7 +23,7 @@ from shared.database import Document
 from shared.http import create_app
 from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
-from tests.support.access import ADMIN, ADMIN_KEY, key_authenticator
+from tests.support.access import ADMIN, ADMIN_KEY, RING, key_authenticator
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there."""
@@ -30,6 +31,8 @@ NOWHERE = "http://127.0.0.1:9"
 NO_SERVICES = dict.fromkeys((name for name in SERVICES if name != CONSOLE.name), NOWHERE)
 BASE = "http://127.0.0.1"
 OURS = {"Sec-Fetch-Site": "same-origin"}
+BY_ADMIN = f"{RING.records[ADMIN_KEY[4:12]].name} (key:{ADMIN_KEY[4:12]})"
+"""Who did what the tests do with the key of an admin, in the log of actions."""
 
 
 class Poison(Exception):  # noqa: N818 - as a service's own error might be called
@@ -85,8 +88,10 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     async def ready() -> dict[str, str]:
         return {}
 
-    app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True)
-    app.include_router(create_router(dependencies))
+    sessions = Sessions(dependencies.operations, dependencies.session_limits, dependencies.clock)
+    people = ConsolePeople(sessions, dependencies.proxy)
+    app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True, people=people)
+    app.include_router(create_router(dependencies, sessions))
     return app
 
 

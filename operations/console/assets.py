@@ -1,0 +1,11 @@
+"""The static files of the pages."""
+
+from collections.abc import Mapping
+
+ASSETS: Mapping[str, str] = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""By name, with their content types."""
