@@ -29,6 +29,8 @@ RUN groupadd --gid 10001 ordersaga \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /app /app
+# A volume that is mounted here for the first time gets this owner.
+RUN install -d -o 10001 -g 10001 -m 700 /var/lib/ordersaga /var/lib/ordersaga/secrets
 # A published port reaches only the container's own address, so services listen on all addresses.
 ENV PATH=/app/container:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \

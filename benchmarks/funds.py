@@ -77,6 +77,7 @@ def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
         "ORDERSAGA_MONGODB_URL": options.mongodb_url,
         "ORDERSAGA_AMQP_URL": options.amqp_url,
+        "ORDERSAGA_TOPOLOGY": "declare",
         "ORDERSAGA_DATABASE_PREFIX": prefix,
         "ORDERSAGA_LOG_LEVEL": "ERROR",
         "ORDERSAGA_AUTH": "off",

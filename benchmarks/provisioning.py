@@ -37,6 +37,7 @@ def environment(options: argparse.Namespace, prefix: str) -> Mapping[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
         "ORDERSAGA_MONGODB_URL": options.mongodb_url,
         "ORDERSAGA_AMQP_URL": options.amqp_url,
+        "ORDERSAGA_TOPOLOGY": "declare",
         "ORDERSAGA_DATABASE_PREFIX": prefix,
         "ORDERSAGA_SMARTVPS_URL": f"http://127.0.0.1:{PORT}",
         "ORDERSAGA_SMARTVPS_USERNAME": "simulator",

@@ -34,6 +34,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         settings.amqp_url,
         prefetch=PREFETCH,
         repair_every=settings.topology_check_seconds,
+        topology_mode=settings.topology,
         name="ordersaga-dead-letters",
     )
     ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)

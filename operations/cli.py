@@ -50,6 +50,9 @@ COMMANDS = {
     ),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
+    "topology": Entry(
+        "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
+    ),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 

@@ -25,7 +25,7 @@ from shared.clock import Clock, utc_now
 from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.services import CONSOLE, ORDER, PROVISIONING
-from shared.topology import DEAD_LETTERS, INBOXES, RETRY_LADDER
+from shared.topology import queues
 
 INTERVAL_SECONDS = 15.0
 """The interval between observations: the scrape interval of Prometheus."""
@@ -254,8 +254,7 @@ class _Queues:
     async def observe(self) -> None:
         try:
             connection = await self._connected()
-            names = (*INBOXES, *(delay.name for delay in RETRY_LADDER), DEAD_LETTERS)
-            levels = {name: await _level(connection, name) for name in names}
+            levels = {queue.name: await _level(connection, queue.name) for queue in queues()}
         except BaseException as error:
             await self.close()
             if _is_transient(error):

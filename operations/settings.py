@@ -152,6 +152,22 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     )
 
 
+def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the URL of the broker that a command acts on: ORDERSAGA_AMQP_URL, else that of the stack that runs.
+
+    The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if the variable has
+    an invalid value.
+    """
+    if invalid := invalid_value({name: environment.get(name, "") for name in (AMQP_URL_VARIABLE,)}):
+        raise UnreachableError(invalid)
+    if given := environment.get(AMQP_URL_VARIABLE):
+        return given
+    layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
+    if url := _running(layout, environment).amqp_url:
+        return url
+    raise UnreachableError(f"no stack runs in {layout.root}: start one, or set {AMQP_URL_VARIABLE}")
+
+
 def _running(layout: Layout, environment: Mapping[str, str]) -> State:
     """Return the state of the stack that runs in the directory; an empty one if none runs."""
     try:

@@ -104,7 +104,10 @@ class _RunningService:
         self._authenticator = configured_authenticator(settings)
         self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
-            settings.amqp_url, prefetch=settings.prefetch, repair_every=settings.topology_check_seconds
+            settings.amqp_url,
+            prefetch=settings.prefetch,
+            repair_every=settings.topology_check_seconds,
+            topology_mode=settings.topology,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))

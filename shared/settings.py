@@ -160,6 +160,7 @@ class ServiceSettings(FileSettings):
     tracing: Literal["off", "otlp"] = "off"
     batch_limit: Annotated[int, Field(ge=1, le=1000)] = 200
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
+    topology: Literal["declare", "check"] = "check"
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None

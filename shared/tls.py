@@ -124,6 +124,7 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None) -> Call
 def _read_server_files(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # which costs a server much more than a client
     _load_pair(context, (CERT_FILE, certificate), (KEY_FILE, key))
     if client_ca is not None:
         _load_authorities(context, CLIENT_CA_FILE, client_ca)

@@ -5,21 +5,24 @@
                                             ▼
     ordersaga.dead-letters (fanout) ──▶ ordersaga.dead-letters (quorum), read by operations
 
-    ordersaga.retry.v2.<delay> (fanout) ──▶ ordersaga.retry.v2.<delay> (quorum, fixed TTL)
-                                            │ TTL over
-                                            ▼
-    ordersaga.inboxes (direct) ──routing key: the inbox──▶ <service>.inbox
-              │ no such inbox (alternate exchange)
-              ▼
-    ordersaga.dead-letters
+    <service>.retry.<delay> (fanout) ──▶ <service>.retry.<delay> (quorum, fixed TTL)
+              │ no such queue                    │ TTL over, routing key set to the service's own inbox
+              │ (alternate exchange)             ▼
+              │                  ordersaga.inboxes (direct) ──▶ <service>.inbox
+              ▼                          │ no such inbox (alternate exchange)
+    ordersaga.dead-letters ◀─────────────┘
 
 A retry queue forwards at least once: messages that no queue accepts stay, and 32 of them block the queue for all. So
-retries return through a separate exchange, which sends what it cannot route to the dead letters.
+retries return through a separate exchange, which sends what it cannot route to the dead letters. Each service has its
+own retry exchanges, and the queue behind one sets the routing key: whatever is sent there, it returns to that service
+only. No service may send to `ordersaga.inboxes`, and none but operations to an inbox by its name
+(shared.broker_rights, docs/adr/0012-broker-users-and-topology.md).
 
-Correlation: `correlation_id` is the order id, `type` the routing key of the contract, and `message_id` is new for every
-publication. Receivers rely only on the order id in the body. Everything is valid on RabbitMQ 3.10 and 4.x: durable
-quorum queues with a finite delivery limit, one TTL per retry queue (mixed TTLs block at the head), and at-least-once
-dead-lettering, which requires reject-publish (https://www.rabbitmq.com/docs/quorum-queues).
+Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` is new for every
+publication, and `user_id` is the sender's user, which the broker verifies. Receivers rely only on the order id in the
+body. Everything is valid on RabbitMQ 3.10 and 4.x: durable quorum queues with a finite delivery limit, one TTL per
+retry queue (mixed TTLs block at the head), and at-least-once dead-lettering, which requires reject-publish
+(https://www.rabbitmq.com/docs/quorum-queues).
 """
 
 from dataclasses import dataclass, field
@@ -32,10 +35,16 @@ EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
 
 INBOX_EXCHANGE = "ordersaga.inboxes"
-"""Routes a message to the inbox in its routing key; retries return through it."""
+"""Routes a message to the inbox in its routing key; retries return through it, and nobody publishes to it."""
 
 BY_QUEUE_NAME = frozenset({"", INBOX_EXCHANGE})
 """Exchanges that route to the queue in the routing key, so the key is not the type of the message."""
+
+PROBE_EXCHANGE = "amq.fanout"
+"""Where a connection tests whether the broker confirms: it is in every virtual host, and nothing is bound to it."""
+
+HOW_TO_APPLY = "`ordersaga topology apply` creates what is missing"
+"""What a message about a missing part tells its reader to do."""
 
 ORDER_INBOX = services.ORDER.inbox
 INVENTORY_INBOX = services.INVENTORY.inbox
@@ -74,22 +83,42 @@ DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RetryDelay:
-    """One level of the retry ladder: the name of its exchange and queue, and its delay."""
+    """One level of the retry ladder: its name, such as `5s`, and its delay."""
 
     name: str
     milliseconds: int
 
+    def queue_of(self, inbox: str) -> str:
+        """Return the name of the queue, and of its exchange, in which the messages of an inbox wait."""
+        return f"{inbox.removesuffix(_INBOX)}{_RETRY}{self.name}"
+
+
+_INBOX = ".inbox"
+_RETRY = ".retry."
 
 RETRY_LADDER = (
-    RetryDelay("ordersaga.retry.v2.1s", 1_000),
-    RetryDelay("ordersaga.retry.v2.5s", 5_000),
-    RetryDelay("ordersaga.retry.v2.30s", 30_000),
-    RetryDelay("ordersaga.retry.v2.2m", 120_000),
+    RetryDelay("1s", 1_000),
+    RetryDelay("5s", 5_000),
+    RetryDelay("30s", 30_000),
+    RetryDelay("2m", 120_000),
 )
-"""The names have a version because RabbitMQ does not accept a queue with other arguments under the same name."""
 
-FORMER_RETRY_QUEUES = ("ordersaga.retry.1s", "ordersaga.retry.5s", "ordersaga.retry.30s", "ordersaga.retry.2m")
+FORMER_RETRY_QUEUES = tuple(
+    f"ordersaga.retry.{version}{level}" for version in ("", "v2.") for level in ("1s", "5s", "30s", "2m")
+)
 """Retry queues of earlier releases, each with an exchange of the same name. Their messages still return."""
+
+
+def retry_queues(inbox: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[str, ...]:
+    """Return the names of an inbox's retry queues, and of their exchanges."""
+    return tuple(delay.queue_of(inbox) for delay in ladder)
+
+
+def inbox_of_retry(queue: str) -> str | None:
+    """Return the inbox to which the messages of a retry queue, or of its exchange, return; None for another name."""
+    owner, found, _ = queue.partition(_RETRY)
+    inbox = f"{owner}{_INBOX}"
+    return inbox if found and inbox in INBOXES else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +143,23 @@ _QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 _DEAD_LETTERED: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
-def exchanges() -> tuple[Exchange, ...]:
+def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Exchange, ...]:
     """Return all exchanges to declare."""
+    or_dead: dict[str, Any] = {"alternate-exchange": DEAD_LETTERS}
+    retries = (name for inbox in INBOXES for name in retry_queues(inbox, ladder))
     return (
         Exchange(EXCHANGE, "topic"),
         Exchange(DEAD_LETTERS, "fanout"),
-        Exchange(INBOX_EXCHANGE, "direct", {"alternate-exchange": DEAD_LETTERS}),
-        *(Exchange(delay.name, "fanout") for delay in RETRY_LADDER),
+        Exchange(INBOX_EXCHANGE, "direct", or_dead),
+        *(Exchange(name, "fanout", or_dead) for name in retries),
     )
 
 
 def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
-    """Return all queues to declare. Every service declares all of them, so every message has a queue from the start."""
+    """Return all queues to declare. All exist before a service starts, so every message has a queue."""
     return (
         *(_inbox(name, messages) for name, messages in INBOXES.items()),
-        *(_retry_queue(delay) for delay in ladder),
+        *(_retry_queue(inbox, delay) for inbox in INBOXES for delay in ladder),
         Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}),
     )
 
@@ -140,8 +171,9 @@ def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:
     return Queue(name, (*bindings, (INBOX_EXCHANGE, name)), arguments)
 
 
-def _retry_queue(delay: RetryDelay) -> Queue:
-    # Without a dead-letter routing key: the message keeps its own, the name of its inbox.
-    arguments = _QUORUM | _DEAD_LETTERED
-    arguments |= {"x-message-ttl": delay.milliseconds, "x-dead-letter-exchange": INBOX_EXCHANGE}
-    return Queue(delay.name, ((delay.name, ""),), arguments)
+def _retry_queue(inbox: str, delay: RetryDelay) -> Queue:
+    name = delay.queue_of(inbox)
+    arguments = _QUORUM | _DEAD_LETTERED | {"x-message-ttl": delay.milliseconds}
+    # The routing key is the queue's and not the message's: a message cannot choose where it returns to.
+    arguments |= {"x-dead-letter-exchange": INBOX_EXCHANGE, "x-dead-letter-routing-key": inbox}
+    return Queue(name, ((name, ""),), arguments)

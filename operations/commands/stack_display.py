@@ -16,7 +16,10 @@ from operations.stack.state import ProcessState, State
 from operations.stack.status import ProcessStatus
 from shared.urls import hide_credentials
 
-A_KEY_IS_NEEDED = "curl needs a key: KEY=$(ordersaga keys create --role admin --owner me)"
+A_KEY_IS_NEEDED = (
+    "curl needs a key: KEY=$(ordersaga keys create --role admin --owner me)\n"
+    "the console needs you to sign in: `ordersaga console` prints a link"
+)
 NO_KEY_NEEDED = "no authentication: everybody on this machine may do everything"
 
 

@@ -16,6 +16,7 @@ from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
+from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
@@ -89,11 +90,13 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         found = await _group(service, fingerprint)
         page = await _page(service, Filters(group=fingerprint, status=STATUSES), cursor)
         newest = await service.letter_for_page(page.items[0]["_id"]) if page.items else None
+        foreign = len(await service.foreign(Filters(group=fingerprint)))
         more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
         return pages.show(
             request,
             "group.html",
             group=found,
+            foreign=foreign,
             newest=newest,
             body=view_of(newest) if newest else None,
             items=page.items,
@@ -211,6 +214,7 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
             request,
             "letter.html",
             letter=found,
+            foreign=why_foreign(found),
             body=view_of(found),
             edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,

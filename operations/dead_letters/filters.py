@@ -95,8 +95,12 @@ def decidable(filters: Filters) -> tuple[str, ...]:
 
 
 def replayable(filters: Filters) -> Document:
-    """Return the query for the selected letters that can be replayed: only an inbox can be replayed to."""
-    return query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+    """Return the query for the selected letters that can be replayed: only an inbox can be replayed to.
+
+    Foreign letters are left out unless they are named by their ids: an operator has to look at each of them.
+    """
+    asked = query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+    return asked if filters.ids else asked | {"foreign": {"$ne": True}}
 
 
 def claimable(replay: Document) -> Document:

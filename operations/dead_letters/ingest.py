@@ -79,4 +79,4 @@ class Ingest(BatchLoop):
             return first + await self._record(deliveries[middle:], batch)
 
     async def _record_once_available(self, deliveries: Sequence[Delivery], batch: Sequence[Delivery]) -> RecordResult:
-        return await self._until_served(lambda: self._records.record(deliveries, utc_now()), batch)
+        return await self._until_served(lambda: self._records.record(deliveries, utc_now(), self._bus.user), batch)

@@ -16,6 +16,7 @@ from bson.int64 import Int64
 
 from operations.dead_letters.fingerprint import fingerprint, pattern
 from operations.dead_letters.status import DEAD
+from shared.broker_rights import RIGHTS, could_have_sent
 from shared.bus import Delivery, Envelope
 from shared.bus.failures import (
     ATTEMPTS,
@@ -35,7 +36,7 @@ from shared.bus.failures import (
 )
 from shared.bus.reading import MAX_BODY_BYTES, type_name
 from shared.database import Document
-from shared.topology import INBOX_EXCHANGE, INBOXES
+from shared.topology import INBOX_EXCHANGE, INBOXES, inbox_of_retry
 
 LARGEST_INLINE = 1024 * 1024
 """Bytes of a body that fits into the letter; a bigger one is stored separately, in pieces."""
@@ -94,6 +95,10 @@ class Failure(NamedTuple):
     first_failed_at: datetime
     failed_at: datetime
     replay_of: str | None
+    user: str | None = None
+    """The sender's user, as the broker has verified it."""
+    foreign: bool = False
+    """Its sender has no right with which such a message gets into that inbox; see `is_foreign`."""
 
     @property
     def service(self) -> str:
@@ -116,15 +121,39 @@ def service_of(queue: str) -> str:
     return queue.partition(".")[0] if queue in INBOXES else "unknown"
 
 
-def read_failure(delivery: Delivery, now: datetime) -> Failure:
-    """Read the failure from a delivery, with defaults for what is missing. Never raises."""
+def read_failure(delivery: Delivery, now: datetime, taken_by: str | None = None) -> Failure:
+    """Read the failure from a delivery, with defaults for what is missing. Never raises.
+
+    `taken_by` is the user of the connection that it came over; without it, no letter counts as foreign.
+    """
+    failure = _as_claimed(delivery, now)
+    return failure if taken_by is None else failure._replace(foreign=is_foreign(failure, taken_by))
+
+
+def is_foreign(failure: Failure, taken_by: str) -> bool:
+    """Return whether a replay would do for the letter's sender what it has no right to do itself.
+
+    Everyone may send dead letters, and what they say about where they come from is only a claim; so is the header of
+    the broker that says it. A letter that was sent as the very user that takes it is not foreign: with one user for
+    all, the rights are not divided. With divided rights, a sender that does not say who it is, is foreign.
+    """
+    if failure.user == taken_by:
+        return False
+    if failure.user is None:
+        return taken_by in RIGHTS
+    return not could_have_sent(failure.user, failure.routing_key, failure.queue)
+
+
+def _as_claimed(delivery: Delivery, now: datetime) -> Failure:
+    """Read the failure as its headers have it."""
     headers = delivery.headers
     death = _first_death(headers)
-    unroutable = delivery.exchange == INBOX_EXCHANGE
-    if unroutable and delivery.routing_key in INBOXES:  # the inbox was missing at that moment
+    waiting = inbox_of_retry(delivery.exchange)  # set if the retry queue was missing at that moment
+    unroutable = delivery.exchange == INBOX_EXCHANGE or waiting is not None
+    if delivery.exchange == INBOX_EXCHANGE and delivery.routing_key in INBOXES:  # the inbox was missing
         queue = delivery.routing_key
     else:
-        queue = _text(headers.get(QUEUE)) or _text(death.get("queue"))
+        queue = waiting or _text(headers.get(QUEUE)) or _text(death.get("queue"))
     # Our header counts only if our consumer wrote it: what the broker dead-letters has the headers of its sender.
     by_broker = unroutable or death.get("reason") == "delivery_limit"
     routing_key = ("" if by_broker else _text(headers.get(ROUTING_KEY))) or type_name(delivery)
@@ -136,11 +165,12 @@ def read_failure(delivery: Delivery, now: datetime) -> Failure:
         routing_key=clean(routing_key[:255]),
         message_id=clean(delivery.message_id or ""),
         order_id=_order_id(delivery),
-        error=_unroutable(delivery.routing_key) if unroutable else _error(headers, death),
+        error=_unroutable(delivery) if unroutable else _error(headers, death),
         attempts=min(max(1, failed_attempts(headers)), MOST_ATTEMPTS),
         first_failed_at=min(_time(headers.get(FIRST_FAILED_AT)) or failed_at, failed_at),
         failed_at=failed_at,
         replay_of=_text(headers.get(REPLAY_OF)) or None,
+        user=delivery.user_id,
     )
 
 
@@ -158,6 +188,8 @@ def identity(delivery: Delivery, failure: Failure) -> str:
     """
     digest = hashlib.sha256()
     parts: list[bytes] = [failure.queue.encode(), failure.routing_key.encode(), failure.message_id.encode()]
+    if failure.foreign:  # so that nobody else's copy of a message passes for the letter of its consumer
+        parts.append(f"foreign: {failure.user}".encode("utf-8", "backslashreplace"))
     if not failure.message_id:
         parts.append(orjson.dumps(_comparable(delivery.headers), option=orjson.OPT_SORT_KEYS, default=repr))
     for part in (*parts, delivery.body):
@@ -179,6 +211,8 @@ def record_of(letter_id: str, delivery: Delivery, failure: Failure, now: datetim
         "messageId": failure.message_id,
         "correlationId": clean(delivery.correlation_id) if delivery.correlation_id else None,
         "orderId": failure.order_id or None,
+        "user": clean(failure.user) if failure.user else None,
+        "foreign": failure.foreign,
         "service": failure.service,
         "body": delivery.body if inline else None,
         "size": len(delivery.body),
@@ -246,6 +280,15 @@ def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
 def replay_message_id(replay_id: str, letter_id: str) -> str:
     """Return the message id for a letter in a replay, the same however often the letter is sent."""
     return hashlib.sha256(f"{replay_id}/{letter_id}".encode()).hexdigest()[:32]
+
+
+def why_foreign(letter: Document) -> str | None:
+    """Return why a letter is foreign, None if it is not."""
+    if not letter.get("foreign"):
+        return None
+    if letter["user"] is None:
+        return "it does not say who sent it, as messages of an earlier release do not"
+    return f"it was sent as {letter['user']}, who has no right to send {letter['routingKey']} to {letter['queue']}"
 
 
 def why_not_replayable(letter: Document) -> str | None:
@@ -320,8 +363,12 @@ def storable(value: Any) -> Any:
     return clean(str(value))
 
 
-def _unroutable(inbox: str) -> ErrorInfo:
-    return ErrorInfo(UNROUTABLE, f"returned from a retry to {clean(inbox[:255])!r}, but there is no such inbox", "")
+def _unroutable(delivery: Delivery) -> ErrorInfo:
+    if delivery.exchange != INBOX_EXCHANGE:
+        missing = f"sent to the retry queue {clean(delivery.exchange)!r}, but there is no such queue"
+    else:
+        missing = f"returned from a retry to {clean(delivery.routing_key[:255])!r}, but there is no such inbox"
+    return ErrorInfo(UNROUTABLE, missing, "")
 
 
 def _error(headers: Mapping[str, Any], death: Mapping[str, Any]) -> ErrorInfo:

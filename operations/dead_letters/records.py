@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pymongo import ReplaceOne, UpdateOne
 
 from operations.dead_letters import updates
-from operations.dead_letters.filters import Filters, decidable, query
+from operations.dead_letters.filters import Filters, decidable, query, replayable
 from operations.dead_letters.groups import GroupRecords
 from operations.dead_letters.letter import LARGEST_INLINE, Failure, current_body, identity, read_failure, record_of
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
@@ -70,12 +70,14 @@ class LetterRecords:
 
     # --- Recording. ---
 
-    async def record(self, deliveries: Sequence[Delivery], now: datetime) -> RecordResult:
+    async def record(self, deliveries: Sequence[Delivery], now: datetime, taken_by: str | None = None) -> RecordResult:
         """Record every delivery that is not recorded yet. Idempotent, even after a crash at any point.
+
+        `taken_by` is the broker's user whose connection they came over; without it, none counts as foreign.
 
         Groups are written first and letters last, in one bulk write: a letter that exists is complete.
         """
-        read = [(delivery, read_failure(delivery, now)) for delivery in deliveries]
+        read = [(delivery, read_failure(delivery, now, taken_by)) for delivery in deliveries]
         replayed = await self._replayed(failure for _, failure in read)
         done = RecordResult()
         again = [failure for _, failure in read if (failure.replay_of, failure.message_id) in replayed]
@@ -223,8 +225,17 @@ class LetterRecords:
         return {status: await self._letters.count_documents({"status": status}) for status in STATUSES}
 
     async def count_decidable(self, filters: Filters) -> int:
-        """Count the selected letters that can be replayed or discarded."""
+        """Count the selected letters that can be discarded."""
         return await self._letters.count_documents(query(filters, decidable(filters)))
+
+    async def count_replayable(self, filters: Filters) -> int:
+        """Count the selected letters that can be replayed."""
+        return await self._letters.count_documents(replayable(filters))
+
+    async def foreign(self, filters: Filters, most: int) -> list[Document]:
+        """Return foreign letters of a selection that are open, the newest first."""
+        asked = query(filters, decidable(filters)) | {"foreign": True}
+        return await self._letters.find(asked, LISTED_FIELDS, sort=NEWEST_FIRST, limit=most).to_list(None)
 
     # --- Discarding. ---
 

@@ -6,7 +6,7 @@ Only this module writes the collection; methods let the driver's errors out.
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from operations.dead_letters.filters import Filters, replayable
+from operations.dead_letters.filters import Filters, decidable, query, replayable
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.schema import LETTERS, REPLAYS
 from operations.dead_letters.status import PENDING, REPLAYING
@@ -132,6 +132,8 @@ class ReplayRecords:
                 return f"there is no dead letter {filters.ids[0]}"
             reason = why_not_replayable(letter) or f"it is {letter['status']}, and only dead letters can be replayed"
             return f"{letter['_id']} cannot be replayed: {reason}"
+        if not filters.ids and await self._letters.find_one(query(filters, decidable(filters)) | {"foreign": True}):
+            return "all matching dead letters are foreign: look at each of them, and replay it by its id"
         return "there is no matching dead letter that could be replayed"
 
 

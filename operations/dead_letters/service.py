@@ -20,6 +20,9 @@ from shared.database import Database, Document
 
 EXPORT_PAGE = 100
 
+MOST_FOREIGN = 100
+"""The most foreign letters that a selection names."""
+
 LONGEST_NOTE = 2000
 """Characters of a note or a reason."""
 
@@ -44,8 +47,16 @@ class DeadLetterService:
         return await self._letters.counts()
 
     async def count_decidable(self, filters: Filters) -> int:
-        """Count the selected letters that can be replayed or discarded."""
+        """Count the selected letters that can be discarded."""
         return await self._letters.count_decidable(filters)
+
+    async def count_replayable(self, filters: Filters) -> int:
+        """Count the selected letters that can be replayed."""
+        return await self._letters.count_replayable(filters)
+
+    async def foreign(self, filters: Filters, most: int = MOST_FOREIGN) -> list[Document]:
+        """Return foreign letters of a selection that are open, the newest first; see `letter.is_foreign`."""
+        return await self._letters.foreign(filters, most)
 
     async def page(self, filters: Filters, *, limit: int = 50, cursor: str | None = None) -> LetterPage:
         """Return a page of letters, newest failure first, without big fields. Raises ValueError for a wrong cursor."""

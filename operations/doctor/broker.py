@@ -1,4 +1,4 @@
-"""Checks the RabbitMQ of a running stack: reachability, version, alarms, queues and bindings."""
+"""Checks the RabbitMQ of a running stack: reachability, version, alarms, exchanges, queues, bindings, users, rights."""
 
 import asyncio
 import re
@@ -9,25 +9,29 @@ from typing import Any
 import aio_pika
 import aio_pika.abc
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
+from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
-from operations.reading.reachability import brief
+from operations.reading.reachability import amqp_missing, brief
 from shared import topology
+from shared.broker_rights import RIGHTS, Rights
 from shared.bus.amqp.connecting import connect
-from shared.bus.amqp.link import PROBE_QUEUE
 from shared.bus.amqp.wire import TappedTransport
 from shared.tls import amqp_context
 
 TIMEOUT_SECONDS = 5.0
+
+APPLY = "`ordersaga topology apply` creates what is missing"
+USERS = "docs/broker.md says how to make the users"
 
 Control = Callable[..., str]
 """Runs rabbitmqctl on the broker and returns its output."""
 
 
 async def check_broker(url: str, control: Control | None) -> AsyncIterator[Finding]:
-    """Check everything that services require of RabbitMQ; bindings only if rabbitmqctl can be run."""
+    """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             connection = await connect(url)
@@ -36,11 +40,19 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
         return
     async with connection:
         yield check_version(connection)
+        yield await check_exchanges(connection)
         yield await check_queues(connection)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
-    yield await asyncio.to_thread(check_bindings, control)
+    yield await check_guest(url)
+    virtual_host = _virtual_host(URL(url))
+    yield await asyncio.to_thread(check_bindings, control, virtual_host)
+    yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
+
+
+def _virtual_host(url: URL) -> str:
+    return url.path.removeprefix("/") or "/"
 
 
 def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
@@ -63,8 +75,8 @@ async def check_alarms(url: str) -> Finding:
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await connection.connect()
-            exchange = (await connection.channel()).default_exchange
-            publishing = asyncio.create_task(exchange.publish(aio_pika.Message(b""), PROBE_QUEUE, mandatory=False))
+            exchange = await (await connection.channel()).get_exchange(topology.PROBE_EXCHANGE, ensure=False)
+            publishing = asyncio.create_task(exchange.publish(aio_pika.Message(b""), "", mandatory=False))
             either: set[asyncio.Future[Any]] = {publishing, alarm}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if alarm.done():
@@ -79,13 +91,44 @@ async def check_alarms(url: str) -> Finding:
     return ok("RabbitMQ alarms", "none")
 
 
+async def check_guest(url: str) -> Finding:
+    """Check that RabbitMQ's own user, whose password everybody knows, cannot log in."""
+    given = URL(url)
+    if given.user in (None, "guest"):
+        detail = "this connection uses it: every process has all rights on the broker"
+        return note("user guest", detail, f"give each service its own user: {USERS}")
+    for virtual_host in {given.path, "/"}:
+        if await amqp_missing(str(given.with_user("guest").with_password("guest").with_path(virtual_host))) is None:
+            return wrong("user guest", "can log in with its well-known password", "rabbitmqctl delete_user guest")
+    return ok("user guest", "cannot log in")
+
+
+async def check_exchanges(connection: aio_pika.abc.AbstractConnection) -> Finding:
+    """Check that every declared exchange exists."""
+    names = [exchange.name for exchange in topology.exchanges()]
+    missing = [name for name in names if not await _exchange_exists(connection, name)]
+    if missing:
+        return wrong("exchanges", "; ".join(f"{name} does not exist" for name in missing), APPLY)
+    return ok("exchanges", f"all {len(names)} exist")
+
+
+async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: str) -> bool:
+    channel = await connection.channel()  # the broker closes the channel if there is no such exchange
+    try:
+        await channel.get_exchange(name)
+    except ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
+
+
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check that every declared queue exists and has the declared arguments."""
     problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
     if problems:
-        fix = "start a service, which declares missing queues; delete a queue that differs once it is empty"
+        fix = f"{APPLY}; delete a queue that differs once it is empty"
         return wrong("queues", "; ".join(problems), fix)
-    return ok("queues", ", ".join(queue.name for queue in topology.queues()))
+    return ok("queues", f"all {len(topology.queues())} exist as declared")
 
 
 async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
@@ -118,16 +161,19 @@ async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: top
         return f"{queue.name} does not exist"
     except ChannelPreconditionFailed as error:
         return f"{queue.name} differs ({error})"
+    except ChannelAccessRefused:  # this user may not declare, so its arguments cannot be compared
+        return None
     await channel.close()
     return None
 
 
-def check_bindings(control: Control | None) -> Finding:
+def check_bindings(control: Control | None, virtual_host: str) -> Finding:
     """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can."""
     if control is None:
         return note("bindings", "not checked: bindings can only be listed for a node that `ordersaga up` runs")
     try:
-        listed = control("-q", "list_bindings", "source_name", "destination_name", "routing_key", "--no-table-headers")
+        names = ("source_name", "destination_name", "routing_key")
+        listed = control("-q", "list_bindings", "-p", virtual_host, *names, "--no-table-headers")
     except (OSError, subprocess.SubprocessError) as error:
         return note("bindings", f"not checked: rabbitmqctl failed: {error}")
     existing = {tuple(line.split("\t")) for line in listed.splitlines()}
@@ -136,8 +182,45 @@ def check_bindings(control: Control | None) -> Finding:
     ]
     missing = [f"{source} -> {queue} ({key})" for source, queue, key in wanted if (source, queue, key) not in existing]
     if missing:
-        return wrong("bindings", f"missing: {', '.join(missing)}", "start a service, which declares them")
+        return wrong("bindings", f"missing: {', '.join(missing)}", APPLY)
     return ok("bindings", f"all {len(wanted)} exist")
+
+
+def check_rights(control: Control | None, virtual_host: str) -> Finding:
+    """Check that each user has the rights in shared.broker_rights and no others, and that nobody else has any."""
+    subject = "rights on the broker"
+    if control is None:
+        return note(subject, "not checked: rights can only be listed for a node that `ordersaga up` runs")
+    try:
+        listed = control("-q", "list_permissions", "-p", virtual_host, "--no-table-headers")
+        topics = control("-q", "list_topic_permissions", "-p", virtual_host, "--no-table-headers")
+    except (OSError, subprocess.SubprocessError) as error:
+        return note(subject, f"not checked: rabbitmqctl failed: {error}")
+    problems = compare_rights(listed, topics)
+    if problems:
+        return wrong(subject, "; ".join(problems), f"start the stack again, which sets them; {USERS}")
+    return ok(subject, f"{', '.join(RIGHTS)}: each has its own and no others")
+
+
+def compare_rights(permissions: str, topic_permissions: str) -> list[str]:
+    """Return what is wrong with the rights that rabbitmqctl lists, one user per line, columns separated by tabs."""
+    granted = {user: tuple(patterns) for user, *patterns in _rows(permissions)}
+    on_topics = {(user, exchange): write for user, exchange, write, *_ in _rows(topic_permissions)}
+    problems = [f"{user} has rights, and should not exist" for user in granted if user not in RIGHTS]
+    for user, rights in RIGHTS.items():
+        if user not in granted:
+            problems.append(f"{user} has no rights")
+        elif granted[user] != _patterns(rights) or on_topics.get((user, topology.EXCHANGE)) != rights.topic_pattern:
+            problems.append(f"{user} has other rights than it should")
+    return problems
+
+
+def _rows(listed: str) -> list[list[str]]:
+    return [line.split("\t") for line in listed.splitlines() if line]
+
+
+def _patterns(rights: Rights) -> tuple[str, str, str]:
+    return rights.configure_pattern, rights.write_pattern, rights.read_pattern
 
 
 def check_message_size(control: Control | None) -> Finding:

@@ -9,11 +9,11 @@ from aio_pika.abc import AbstractConnection
 from operations.errors import UnreachableError
 from shared.bus.amqp.connecting import connect
 from shared.tls import plain_reason
-from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, RETRY_LADDER
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, retry_queues
 
 CONNECT_SECONDS = 5.0
 
-RETRY_QUEUES = (*(delay.name for delay in RETRY_LADDER), *FORMER_RETRY_QUEUES)
+RETRY_QUEUES = (*(name for inbox in INBOXES for name in retry_queues(inbox)), *FORMER_RETRY_QUEUES)
 EVERY_QUEUE = (*INBOXES, *RETRY_QUEUES, DEAD_LETTERS)
 
 

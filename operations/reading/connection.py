@@ -36,13 +36,17 @@ async def open_mongodb(url: str, *, purpose: str, name: str) -> AsyncIterator[As
 
 @contextlib.asynccontextmanager
 async def open_bus(url: str, queue: str | None, *, name: str, prefetch: int = 1) -> AsyncIterator[RabbitBus]:
-    """Open a bus, which consumes from the queue if one is named, and close it; raises UnreachableError."""
-    bus = RabbitBus(url, prefetch=prefetch, name=name)
+    """Open a bus, which consumes from the queue if one is named, and close it. It declares nothing.
+
+    Raises UnreachableError if the broker does not answer or has no such queue.
+    """
+    bus = RabbitBus(url, prefetch=prefetch, name=name, topology_mode="trust")
     try:
         async with asyncio.timeout(BUS_SECONDS):
             await bus.start(queue)
         yield bus
     except (TimeoutError, StartError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {error or 'no answer in time'}") from error
+        reason = str(error) or bus.unhealthy_reason or "no answer in time"
+        raise UnreachableError(f"RabbitMQ does not answer: {reason}") from error
     finally:
         await bus.close()

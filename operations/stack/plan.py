@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from operations.stack import provider
 from operations.stack.access import Access, plan_access
+from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
     MONGODB_URL_VARIABLE,
     SERVER_PORTS,
+    TOPOLOGY_VARIABLE,
     Layout,
 )
 from operations.stack.mongod import Mongod, find_mongod
@@ -22,7 +24,7 @@ from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.errors import StartError
-from shared.services import CONSOLE, PROCESSES, PROVISIONING, SIMULATOR
+from shared.services import CONSOLE, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 
@@ -57,10 +59,10 @@ def make_plan(
         raise StackStartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
-    servers, mongodb_url, amqp_url = _plan_servers(layout, node, ports, environment)
+    servers, mongodb_url, amqp_url, of_broker = _plan_servers(layout, node, ports, environment)
     access = plan_access(layout, environment)
     settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url, **access.settings}
-    simulator, running = _plan_services(layout, services, ports, settings, access)
+    simulator, running = _plan_services(layout, services, ports, settings, of_broker, access)
     state = replace(
         State(),
         node=node,
@@ -98,12 +100,20 @@ def _claim_ports(defaults: Mapping[str, int], offset: int | None, stored: State,
 
 
 def _plan_services(
-    layout: Layout, names: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, str], access: Access
+    layout: Layout,
+    names: Sequence[str],
+    ports: Mapping[str, int],
+    settings: Mapping[str, str],
+    of_broker: Mapping[str, Mapping[str, str]],
+    access: Access,
 ) -> tuple[list[ServiceProgram], list[ServiceProgram]]:
-    """Return the simulator, if it is requested, and the services."""
+    """Return the simulator, if it is requested, and the services.
+
+    `of_broker` has the settings of each service for the broker, by its name.
+    """
 
     def program(name: str, environment: Mapping[str, str]) -> ServiceProgram:
-        return ServiceProgram(name, ports[name], environment)
+        return ServiceProgram(name, ports[name], {**environment, **of_broker.get(name, {})})
 
     simulator = [program(SIMULATOR.name, provider.simulator_settings(settings))] if SIMULATOR.name in names else []
     simulator_url = simulator[0].url if simulator else None
@@ -127,19 +137,35 @@ def _for_console(services: Sequence[ServiceProgram], settings: Mapping[str, str]
 
 def _plan_servers(
     layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]
-) -> tuple[list[list[Program]], str, str]:
-    """Return the servers to start, in stages, and the URLs of MongoDB and RabbitMQ."""
+) -> tuple[list[list[Program]], str, str, dict[str, dict[str, str]]]:
+    """Return the servers to start, in stages, the URLs of MongoDB and RabbitMQ, and what `_broker_settings` returns."""
     mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
     first: list[Program] = []
     second: list[Program] = []
+    broker: RabbitMQ | None = None
     if not mongodb_url:
         mongod = Mongod(find_mongod(environment), layout.mongodb, ports["mongodb"], environment)
         mongodb_url = mongod.url
         second.append(mongod)
     if not amqp_url:
         installation = find_rabbitmq(environment)
-        broker = RabbitMQ(installation, layout.rabbitmq, node, ports, environment)
+        users = load_users(layout.secrets, choose_virtual_host(layout.rabbitmq))
+        broker = RabbitMQ(installation, layout.rabbitmq, node, ports, environment, users)
         amqp_url = broker.url
         first.append(Epmd(installation, ports["epmd"], environment))
         second.append(broker)
-    return [first, second], mongodb_url, amqp_url
+    return [first, second], mongodb_url, amqp_url, _broker_settings(broker, environment)
+
+
+def _broker_settings(broker: RabbitMQ | None, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the settings of each service for the broker, by its name: its own user on a node of this stack.
+
+    On a broker that somebody else runs, all use the given URL, and declare the topology unless told to check it.
+    """
+    if broker is None:
+        declare = {TOPOLOGY_VARIABLE: environment.get(TOPOLOGY_VARIABLE) or "declare"}
+        return dict.fromkeys(SERVICES, declare)
+    return {
+        name: {AMQP_URL_VARIABLE: broker.url_of(service.user), TOPOLOGY_VARIABLE: "check"}
+        for name, service in SERVICES.items()
+    }

@@ -4,6 +4,9 @@ Debian's `rabbitmq-server` is a wrapper that switches to the user `rabbitmq` if 
 script behind it runs as the current user. No setting of the system's node applies: environment variables for RabbitMQ
 and Erlang are not passed on, and the files below /etc/rabbitmq are not read.
 
+The node of a stack imports its users and their rights each time it boots (see `broker_users`), and has no guest. Once
+it answers, the topology is declared on it, before a service starts.
+
 Erlang nodes find each other through a name server, epmd. A node would start one that keeps running after the node has
 ended. So epmd runs as a separate program on its own port and is started before the node.
 """
@@ -19,10 +22,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from operations.errors import UnreachableError
 from operations.reading.reachability import amqp_missing
+from operations.stack.broker_topology import apply_topology
+from operations.stack.broker_users import BrokerUsers
 from operations.stack.environment import server_environment
 from operations.stack.files import write_private
 from operations.stack.program import Command, ServerMissingError
+from shared.broker_rights import DEPLOYER
+from shared.errors import StartError
 from shared.topology import MAX_MESSAGE_BYTES
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
@@ -121,31 +129,65 @@ class RabbitMQ:
         node: str,
         ports: Mapping[str, int],
         environment: Mapping[str, str] = os.environ,
+        users: BrokerUsers | None = None,
     ) -> None:
-        """Use the ports named `amqp`, `distribution` and `epmd`; the node's name has no host part."""
+        """Use the ports named `amqp`, `distribution` and `epmd`; the node's name has no host part.
+
+        Without `users`, the node has RabbitMQ's own guest and no topology, as tests want it.
+        """
         self._installation = installation
         self._directory = directory
         self._node = f"{node}@localhost"
         self._ports = ports
         self._environment = environment
+        self._users = users
+        self._ready_for_services = False
+
+    @property
+    def _address(self) -> str:
+        return f"127.0.0.1:{self._ports['amqp']}"
 
     @property
     def url(self) -> str:
-        """The URL for services, with the default user, which is only accepted from this machine."""
-        return f"amqp://guest:guest@127.0.0.1:{self._ports['amqp']}/"
+        """The URL for commands: of the deployer, or of guest on a node without users."""
+        return self.url_of(DEPLOYER) if self._users else self._guest_url
+
+    @property
+    def _guest_url(self) -> str:
+        """The URL of RabbitMQ's own user, who is only accepted from this machine."""
+        return f"amqp://guest:guest@{self._address}/"
+
+    def url_of(self, user: str) -> str:
+        """Return the URL for one of the node's users."""
+        assert self._users is not None  # noqa: S101 - only asked of a node with users
+        return self._users.url(user, self._address)
 
     def prepare(self) -> Command:
         """Write the node's configuration and return the command."""
         (self._directory / "log").mkdir(parents=True, exist_ok=True)
         self._ensure_cookie()
+        self._ready_for_services = False
         (self._directory / "plugins").write_text("[].\n")
         (self._directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self._ports['amqp']}\n"
+            f"listeners.tcp.1 = {self._address}\n"
             # The log of the quorum queues is allocated at its full size; the default is 512 MB.
             "raft.wal_max_size_bytes = 67108864\n"
             f"max_message_size = {MAX_MESSAGE_BYTES}\n"
         )
+        self._write_definitions()
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
+
+    def _write_definitions(self) -> None:
+        """Write the users, which the node imports when it boots; it then makes no guest."""
+        if self._users is None:
+            return
+        file = self._directory / "definitions.json"
+        write_private(file, self._users.definitions().encode())
+        # Not in rabbitmq.conf, where a # in the path would begin a comment.
+        path = str(file).replace("\\", "\\\\").replace('"', '\\"')
+        (self._directory / "advanced.config").write_text(
+            f'%% -*- coding: utf-8 -*-\n[{{rabbit, [{{load_definitions, "{path}"}}]}}].\n'
+        )
 
     def _ensure_cookie(self) -> None:
         """Write a cookie for the node unless it has one of this length: Erlang's own has only 36 random bits.
@@ -181,8 +223,24 @@ class RabbitMQ:
         }
 
     async def probe(self) -> str | None:
-        """Return None if it answers AMQP. It listens only after it has started completely."""
-        return await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
+        """Return None if it answers AMQP and has the topology. It listens only after it has started completely."""
+        reason = await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
+        if reason is None and self._users is not None and not self._ready_for_services:
+            reason = await self._prepare_for_services()
+        return reason
+
+    async def _prepare_for_services(self) -> str | None:
+        """Delete the guest of an earlier release, and declare the topology; return the reason if that fails."""
+        try:
+            if await amqp_missing(self._guest_url) is None:
+                await asyncio.to_thread(self.control, "delete_user", "guest")
+            await apply_topology(self.url)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"the user guest cannot be deleted: {error}"
+        except (StartError, UnreachableError) as error:
+            return f"the topology cannot be declared: {error}"
+        self._ready_for_services = True
+        return None
 
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl on the node and return its output.

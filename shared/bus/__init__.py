@@ -49,15 +49,17 @@ class Delivery:
     redelivered: bool
     headers: Mapping[str, Any]
     receipt: Any
+    user_id: str | None = None
+    """The sender's user, which the broker has verified; None if the sender did not say."""
 
 
 class Bus(Protocol):
-    """A connection to the broker that repairs itself: it reconnects, declares the topology and continues to consume."""
+    """A connection to the broker that repairs itself: it reconnects, verifies the topology and continues to consume."""
 
     async def start(self, queue: str | None) -> None:
-        """Connect, declare the topology, and consume from `queue` (None: only publish).
+        """Connect, declare or check the topology, and consume from `queue` (None: only publish).
 
-        Waits until the broker is available. Raises StartError where waiting does not help.
+        Waits until the broker is available and has the topology. Raises StartError where waiting does not help.
         """
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
@@ -87,6 +89,10 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Close the connection; the broker redelivers what was not acknowledged."""
+
+    @property
+    def user(self) -> str:
+        """The broker's user that it sends as."""
 
     @property
     def unhealthy_reason(self) -> str | None:

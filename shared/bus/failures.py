@@ -26,7 +26,7 @@ ERROR_MESSAGE = "x-error-message"
 TRACEBACK = "x-traceback"
 FAILED_AT = "x-failed-at"
 RETRY_LEVEL = "x-retry-level"
-"""On a retry: its level of the ladder."""
+"""On a retry: the queue in which it waits."""
 REPLAY_OF = "x-replay-of"
 """On a replayed dead letter: the id of its record."""
 
@@ -46,11 +46,11 @@ def failed_attempts(headers: Mapping[str, Any]) -> int:
 
 
 def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> str | None:
-    """Return the level of the ladder that a retried message comes from, according to its header, or None."""
+    """Return the retry queue that a retried message comes from, according to its header, or None."""
     if delivery.exchange != topology.INBOX_EXCHANGE:
         return None
     named = delivery.headers.get(RETRY_LEVEL)
-    return next((level.name for level in ladder if level.name == named), None)
+    return next((name for name in topology.retry_queues(delivery.queue, tuple(ladder)) if name == named), None)
 
 
 def after_failure(
@@ -63,16 +63,15 @@ def after_failure(
     attempts = failed_attempts(delivery.headers)
     if attempts >= len(ladder):
         return dead_letter(delivery, error, now)
-    level = ladder[-1 if isinstance(error, UnknownTypeError) else attempts]
+    level = ladder[-1 if isinstance(error, UnknownTypeError) else attempts].queue_of(delivery.queue)
     headers = {name: value for name, value in delivery.headers.items() if not name.startswith(BROKERS_OWN)}
     own = {
         ATTEMPTS: attempts + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         ROUTING_KEY: _short(type_name(delivery)),
-        RETRY_LEVEL: level.name,
+        RETRY_LEVEL: level,
     }
-    # The routing key of a retry is the queue to which it returns.
-    return _republished(delivery, level.name, delivery.queue, headers, own)
+    return _republished(delivery, level, _short(type_name(delivery)), headers, own)
 
 
 def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope:

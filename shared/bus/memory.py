@@ -75,7 +75,9 @@ class MemoryBroker:
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
         self._delivery_limit = delivery_limit
         self._ladder = tuple(ladder)
-        self._delays = {delay.name: delay.milliseconds / 1000 for delay in ladder}
+        self._delays = {
+            delay.queue_of(inbox): delay.milliseconds / 1000 for inbox in topology.INBOXES for delay in ladder
+        }
         self._queues: dict[str, deque[_Stored]] = {}
         self._bindings: set[tuple[str, str, str]] = set()
         self._planned: list[_Due] = []
@@ -163,6 +165,8 @@ class MemoryBroker:
     def publish(self, envelope: Envelope) -> None:
         """Route a publication, with faults. Raises UnroutableError if it is mandatory and no queue accepts it."""
         queues = self._route(envelope)
+        if not queues and envelope.exchange in self._delays:  # its alternate exchange
+            queues = self._route(replace(envelope, exchange=topology.DEAD_LETTERS))
         if not queues and envelope.mandatory:
             self.declare()
             raise UnroutableError(f"no queue takes {envelope.routing_key!r} from exchange {envelope.exchange!r}")
@@ -208,7 +212,8 @@ class MemoryBroker:
             self._enqueue(queue, envelope)
 
     def _return(self, envelope: Envelope, retry_queue: str) -> None:
-        returning = replace(envelope, exchange=topology.INBOX_EXCHANGE)
+        inbox = topology.inbox_of_retry(retry_queue) or envelope.routing_key
+        returning = replace(envelope, exchange=topology.INBOX_EXCHANGE, routing_key=inbox)
         if inboxes := self._route(returning):
             for inbox in inboxes:
                 self._enqueue(inbox, returning)
@@ -242,6 +247,10 @@ class MemoryBus:
         self._news = asyncio.Event()
         self._receiving = True
         self._open = False
+
+    @property
+    def user(self) -> str:
+        return "guest"
 
     @property
     def unhealthy_reason(self) -> str | None:

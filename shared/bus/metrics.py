@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.contracts import BY_ROUTING_KEY, Message
-from shared.topology import RetryDelay
+from shared.topology import RetryDelay, retry_queues
 
 BATCH_SIZE = Histogram(
     "ordersaga_batch_messages",
@@ -56,9 +56,9 @@ def type_label(type_: str) -> str:
 def prepare(queue: str, types: Iterable[type[Message]], ladder: Iterable[RetryDelay]) -> None:
     """Start a queue's series at zero: Prometheus sees no increase in a series that begins with its first count."""
     PAUSES.labels(queue)
-    for level in ladder:
-        RETRIES_SENT.labels(level.name)
-        RETRIES_RETURNED.labels(level.name)
+    for level in retry_queues(queue, tuple(ladder)):
+        RETRIES_SENT.labels(level)
+        RETRIES_RETURNED.labels(level)
     for type_ in (*(message.routing_key for message in types), _UNKNOWN):
         for counter in (HANDLED_MESSAGES, RETRIED, DEAD_LETTERED):
             counter.labels(queue, type_)

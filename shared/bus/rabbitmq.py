@@ -12,7 +12,7 @@ import structlog
 
 from shared import topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.link import BrokerRefusedError, Link, Options
+from shared.bus.amqp.link import BrokerRefusedError, Link, Options, TopologyMode
 from shared.bus.backoff import Backoff
 from shared.errors import BusUnavailableError, StartError
 from shared.urls import hide_credentials
@@ -28,7 +28,9 @@ class RabbitBus:
 
     `prefetch` is the number of deliveries that the broker sends ahead of acknowledgements. `publish_timeout` (seconds)
     limits the wait for a confirm and for a connection. Every `check_every` seconds the bus asks the broker whether it
-    still knows the consumer; at least every `repair_every` seconds it restores missing parts of the topology.
+    still knows the consumer. With the mode "declare", it restores missing parts of the topology at least every
+    `repair_every` seconds; with "check", it connects only once the topology is there, notices as often what is missing,
+    and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue.
     """
 
     def __init__(
@@ -41,9 +43,12 @@ class RabbitBus:
         repair_every: float = 10.0,
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         name: str = "ordersaga",
+        topology_mode: TopologyMode = "declare",
     ) -> None:
         self._address = hide_credentials(url)
-        self._options = Options(url, prefetch, publish_timeout, check_every, repair_every, tuple(ladder), name)
+        self._options = Options(
+            url, prefetch, publish_timeout, check_every, repair_every, tuple(ladder), name, topology_mode
+        )
         self._queue: str | None = None
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -51,6 +56,11 @@ class RabbitBus:
         self._receiving = asyncio.Event()
         self._stopped_receiving = False
         self._reason = "not started"
+
+    @property
+    def user(self) -> str:
+        """The user of its connections."""
+        return self._options.user
 
     @property
     def unhealthy_reason(self) -> str | None:

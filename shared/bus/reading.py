@@ -6,6 +6,7 @@ from collections.abc import Container
 from pydantic import ValidationError
 
 from shared import topology
+from shared.broker_rights import may_send_by_name
 from shared.bus import Delivery
 from shared.contracts import BY_ROUTING_KEY, Message
 from shared.errors import PoisonError, UnknownTypeError
@@ -21,8 +22,9 @@ _VALUES.maxstring = _VALUES.maxother = 80
 def type_name(delivery: Delivery) -> str:
     """Return the message type: the routing key, or the `type` property if the message was sent to the queue by name.
 
-    A retry or a replay is sent to a queue by name, so its routing key is the queue's name and only `type` has the
-    message type. In a message that was routed by its type, `type` can only repeat or contradict the routing key.
+    A retry or a replay comes to a queue by name, so its routing key is the queue's name and only `type` has the message
+    type. It can be believed there: only the service itself can send to its retry exchanges, and only operations to an
+    inbox by its name. In a message that was routed by its type, `type` can only repeat or contradict the routing key.
     """
     if delivery.exchange in topology.BY_QUEUE_NAME:
         return delivery.type or delivery.routing_key
@@ -32,11 +34,14 @@ def type_name(delivery: Delivery) -> str:
 def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
     """Return the message in a delivery.
 
-    Raises PoisonError with a short reason if its type contradicts its routing key, is missing or not in `handled`, or
-    if its body is too large, not JSON or not in the contract's shape. Raises UnknownTypeError if its type has no
+    Raises PoisonError with a short reason if its type contradicts its routing key, is missing or not in `handled`, if
+    its sender may not send to an inbox by its name, or if its body is too large, not JSON or not in the contract's
+    shape. Raises UnknownTypeError if its type has no
     contract.
     """
     type_ = type_name(delivery)
+    if delivery.exchange == "" and not may_send_by_name(delivery.user_id):
+        raise PoisonError(f"{_VALUES.repr(delivery.user_id)} may not send to an inbox by its name")
     if delivery.type and delivery.type != type_:
         shown = _VALUES.repr(type_), _VALUES.repr(delivery.type)
         raise PoisonError(f"the routing key is {shown[0]}, but the type is {shown[1]}")

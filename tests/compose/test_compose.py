@@ -13,6 +13,7 @@ import pytest
 
 from shared.topology import ORDER_INBOX
 from tests.compose.stack import ROOT, SERVICES, ComposeStack, compose_command, compose_stack
+from tests.support.access import bearer
 from tests.support.eventually import NotWithinError, eventually
 
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
@@ -34,9 +35,16 @@ async def stack() -> AsyncIterator[ComposeStack]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=30) as client:
+async def client(admin_key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=30, headers=bearer(admin_key)) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+async def admin_key(stack: ComposeStack) -> str:
+    """A key as an operator creates it."""
+    words = ("keys", "create", "--role", "admin", "--owner", "tests")
+    return stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", *words).strip()
 
 
 async def all_ready(stack: ComposeStack) -> None:
@@ -110,7 +118,7 @@ async def charged(stack: ComposeStack, client: httpx.AsyncClient, order: dict[st
 
 def assert_books_balance(stack: ComposeStack, orders: int) -> None:
     """Audit at least so many orders in a container of the image; its exit status 1 would raise, with what is wrong."""
-    said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "audit", "--json")
+    said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "audit", "--json")
     verdict = json.loads(said)
 
     assert verdict["ok"], said
@@ -201,19 +209,19 @@ async def test_an_unreadable_message_becomes_a_dead_letter_that_a_command_lists(
         await channel.default_exchange.publish(poison, ORDER_INBOX)
 
     def listed() -> list[dict[str, Any]]:
-        said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "dead-letters", "list", "--json")
+        said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "dead-letters", "list", "--json")
         return [letter for letter in json.loads(said)["items"] if letter["messageId"] == unique_id]
 
     letters = await eventually(listed, within=60, message="the dead letter")
     assert letters is not None
     letter_id = letters[0]["id"]
     why = ("--yes", "--why", "a test")
-    stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "dead-letters", "discard", letter_id, *why)
+    stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "dead-letters", "discard", letter_id, *why)
     assert listed() == []
 
 
 def test_status_shows_all_services(stack: ComposeStack) -> None:
-    said = json.loads(stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "status", "--json"))
+    said = json.loads(stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "status", "--json"))
 
     ready = {process["name"]: process["ready"] for process in said["processes"]}
     assert ready == dict.fromkeys(("mongodb", "rabbitmq", *(name for name in SERVICES if name != "simulator")), True)
@@ -221,7 +229,7 @@ def test_status_shows_all_services(stack: ComposeStack) -> None:
 
 
 def test_load_finds_the_services(stack: ComposeStack) -> None:
-    said = stack.run("run", "--rm", "--no-deps", "-T", "order", "ordersaga", "load", "--orders", "20", "--json")
+    said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "load", "--orders", "20", "--json")
 
     assert json.loads(said)["audit"]["ok"], said
 

@@ -161,7 +161,7 @@ async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list
         assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", "simulator", *SERVICES]
         assert all(process["ready"] for process in status["processes"])
         assert status["mongodbUrl"].startswith("mongodb://127.0.0.1:")
-        assert status["amqpUrl"].startswith("amqp://guest:guest@127.0.0.1:")
+        assert re.fullmatch(r"amqp://deployer:[\w-]{43}@127\.0\.0\.1:\d+/ordersaga", status["amqpUrl"])
     for key in ("url", "pid"):
         assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
 

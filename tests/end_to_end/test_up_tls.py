@@ -64,7 +64,7 @@ async def test_a_stack_with_https_is_started_watched_loaded_and_shown(
             await stranger.get(f"{urls['order']}/readyz")
     pair = certificates.issue("operator", "operator")
     context.load_cert_chain(pair.certificate, pair.key)
-    async with httpx.AsyncClient(verify=context) as client:
+    async with httpx.AsyncClient(verify=context, headers=stack.headers) as client:
 
         async def overview_shows_services() -> bool:
             page = await client.get(f"{urls['console']}/")

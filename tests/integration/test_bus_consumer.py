@@ -109,7 +109,7 @@ def poison(bad: str) -> Callable[[Sequence[RefundPayment]], Exception | None]:
 
 async def nothing_left(harness: Harness) -> None:
     """Neither in the inbox nor on the way back to it, also after its consumers are gone."""
-    for queue in (INBOX, *(level.name for level in SHORT_LADDER)):
+    for queue in (INBOX, *topology.retry_queues(INBOX, SHORT_LADDER)):
         await harness.take_from(queue, 0)
 
 

@@ -190,7 +190,8 @@ async def test_a_consumer_whose_queue_is_deleted_consumes_from_the_new_one(harne
 async def test_each_retry_level_returns_a_message_to_its_inbox_after_its_delay(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     for level in SHORT_LADDER:
-        sent = Envelope(b"{}", level.name, INBOX, "payment.refund", "c", f"m-{level.name}", headers={"x-attempts": 1})
+        name, headers = level.queue_of(INBOX), {"x-attempts": 1}
+        sent = Envelope(b"{}", name, "payment.refund", "payment.refund", "c", f"m-{level.name}", headers=headers)
         start = harness.now()
         await bus.publish([sent])
         receiving = asyncio.create_task(_receive(bus))
@@ -206,15 +207,38 @@ async def test_each_retry_level_returns_a_message_to_its_inbox_after_its_delay(h
 
 async def test_retries_that_no_queue_takes_become_dead_letters_and_hold_up_no_other(harness: Harness) -> None:
     """More than the broker forwards at once: with at-least-once dead-lettering it waits until those are taken."""
-    level = SHORT_LADDER[0].name
+    level = SHORT_LADDER[0].queue_of(INBOX)
+    await harness.delete_queue(INBOX)
     for number in range(40):
-        await harness.send_raw(Envelope(b"lost", level, "no.such.inbox", "payment.refund", "o1", f"m{number}"))
-    await harness.send_raw(Envelope(b"good", level, INBOX, "payment.refund", "o1", "good"))
+        await harness.send_raw(Envelope(b"lost", level, "payment.refund", "payment.refund", "o1", f"m{number}"))
 
-    assert bodies(await harness.take_from(INBOX, 1)) == [b"good"]
     dead = await harness.take_from(topology.DEAD_LETTERS, 40)
-    assert {(letter.body, letter.routing_key) for letter in dead} == {(b"lost", "no.such.inbox")}
+    assert {(letter.body, letter.routing_key) for letter in dead} == {(b"lost", INBOX)}
     assert {letter.headers["x-first-death-queue"] for letter in dead} == {level}
+    await harness.bus()  # declares the inbox again
+    await harness.send_raw(Envelope(b"good", level, "payment.refund", "payment.refund", "o1", "good"))
+    assert bodies(await harness.take_from(INBOX, 1)) == [b"good"]
+
+
+async def test_a_retry_returns_to_its_own_inbox_whatever_its_routing_key_and_its_headers_say(harness: Harness) -> None:
+    copies = {"CC": [topology.ORDER_INBOX], "BCC": [topology.INVENTORY_INBOX]}
+    level = SHORT_LADDER[0].queue_of(INBOX)
+    await harness.send_raw(
+        Envelope(b"mine", level, topology.ORDER_INBOX, "payment.processed", "o1", "m", headers=copies)
+    )
+
+    assert bodies(await harness.take_from(INBOX, 1)) == [b"mine"]
+    for other in (topology.ORDER_INBOX, topology.INVENTORY_INBOX, topology.DEAD_LETTERS):
+        await harness.take_from(other, 0)
+
+
+async def test_a_retry_whose_queue_is_missing_becomes_a_dead_letter(harness: Harness) -> None:
+    level = SHORT_LADDER[0].queue_of(INBOX)
+    await harness.delete_queue(level)
+    await harness.send_raw(Envelope(b"lost", level, "payment.refund", "payment.refund", "o1", "m"))
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+    assert (dead.body, dead.routing_key) == (b"lost", "payment.refund")
+    await harness.bus()  # declares the queue again
 
 
 async def test_prefetch_bounds_what_is_unacknowledged(harness: Harness) -> None:

@@ -145,12 +145,12 @@ async def test_retries_in_a_queue_of_an_earlier_release_still_return(harness: Ra
 
 
 async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(harness: RabbitHarness) -> None:
-    name = "test.retry.contradiction"
+    name = "order.retry.contradiction"
     arguments: FieldTable = {"x-queue-type": "quorum", "x-message-ttl": 5}
     await harness._channel.declare_queue(name, durable=True, arguments=arguments)
-    bus = RabbitBus(harness.url, ladder=(topology.RetryDelay(name, 77),))
+    bus = RabbitBus(harness.url, ladder=(topology.RetryDelay("contradiction", 77),))
     try:
-        with pytest.raises(StartError, match=r"test\.retry\.contradiction.*delete it, or migrate"):
+        with pytest.raises(StartError, match=r"order\.retry\.contradiction.*delete it, or migrate"):
             await bus.start(None)
     finally:
         await bus.close()

@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy
 
 OFTEN = 0.2
 """Seconds between two checks of the topology."""
-RETRY = SHORT_LADDER[0].name
+RETRY = SHORT_LADDER[0].queue_of(topology.PAYMENT_INBOX)
 QUEUES = {queue.name: queue for queue in topology.queues(SHORT_LADDER)}
 
 
@@ -92,7 +92,7 @@ async def test_a_deleted_queue_is_restored_with_its_bindings(
 
         await eventually(lambda: ask(operator, "get_queue", queue), within=60)
         await eventually(lambda: publish(bus, Envelope(b"{}", exchange, routing_key, "t", "o1", "m1")), within=60)
-        await eventually(lambda: any(queue in line.get("declared", ()) for line in logs), within=60)
+        await eventually(lambda: any(f"queue {queue}" in line.get("declared", ()) for line in logs), within=60)
 
 
 async def test_a_deleted_queue_is_declared_again_after_the_broker_has_notified_all_its_consumers(

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from operations.console.audit import Auditor
 from operations.console.overview import DeadLetterCache
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.database import Document
@@ -823,3 +825,25 @@ async def test_letters_are_discarded_for_a_reason_and_kept(
     refused = await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/replay", data=REASON)
     assert refused.status_code == 409
     assert (await pages.post(f"{group}/replay", data=REASON)).status_code == 409
+
+
+async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_group(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    service = DeadLetterService(dependencies.operations)
+    await service.prepare()
+    sent = [replace(a_letter(user, queue="payment.inbox"), user_id=user) for user in ("payment", "inventory")]
+    await LetterRecords(dependencies.operations).record(sent, utc_now(), "operations")
+    items = (await service.page(Filters())).items
+    foreign = next(letter for letter in items if letter["foreign"])
+    page = await text_of(pages, f"/dead-letters/letters/{foreign['_id']}")
+    assert "it was sent as inventory, who has no right to send order.created to payment.inbox" in page
+    assert "tag-foreign" in await text_of(pages, "/dead-letters/list")
+    group = f"/dead-letters/groups/{foreign['fingerprint']}"
+    left_out = "1 foreign letter, whose sender has no right to send such a message, is left out"
+    assert left_out in await text_of(pages, group)
+    form = REASON | {"rate": "100"}
+    answer = await pages.post(f"{group}/replay", data=form)
+    assert answer.status_code == 303
+    (started,) = await service.replays()
+    assert started["total"] == 1

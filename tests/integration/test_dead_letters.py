@@ -181,22 +181,43 @@ async def accept(messages: Sequence[RefundPayment]) -> Sequence[Any]:
 async def test_a_retry_without_an_inbox_is_a_letter_and_can_be_replayed_to_one_of_ours(
     dead_letters: DeadLetterHarness,
 ) -> None:
-    level = SHORT_LADDER[0].name
-    await dead_letters.harness.send_raw(Envelope(b"{}", level, "no.such", "payment.refund", "o1", "m1"))
+    level = SHORT_LADDER[0].queue_of(INBOX)
     await dead_letters.harness.delete_queue(INBOX)
     await dead_letters.harness.send_raw(Envelope(b'{"orderId": "o2"}', level, INBOX, "payment.refund", "o2", "m2"))
 
-    async def are_dead() -> bool:
-        return len(await dead_letters.record_waiting()) == 2
+    async def is_dead() -> bool:
+        return len(await dead_letters.record_waiting()) == 1
 
-    await eventually(are_dead, 60, "both letters")
+    await eventually(is_dead, 60, "the letter")
     await dead_letters.harness.bus()  # declares the inbox again
-    letters = {letter["messageId"]: letter for letter in await dead_letters.all()}
-    assert {letter["error"]["type"] for letter in letters.values()} == {"Unroutable"}
-    assert (letters["m1"]["service"], letters["m2"]["service"]) == ("unknown", "payment")
+    (letter,) = await dead_letters.all()
+    assert (letter["error"]["type"], letter["service"], letter["routingKey"]) == (
+        "Unroutable",
+        "payment",
+        "payment.refund",
+    )
     assert (await dead_letters.replay(Filters(service="payment")))["published"] == 1
     (replayed,) = await dead_letters.harness.take_from(INBOX, 1)
     assert (replayed.body, replayed.type) == (b'{"orderId": "o2"}', "payment.refund")
+
+
+async def test_a_retry_without_a_retry_queue_is_a_letter_and_can_be_replayed(dead_letters: DeadLetterHarness) -> None:
+    level = SHORT_LADDER[0].queue_of(INBOX)
+    bus = await dead_letters.harness.bus(repair_every=3600)
+    await dead_letters.harness.delete_queue(level)
+    body, headers = b'{"orderId": "o1"}', {"x-attempts": 1}
+    await bus.publish([Envelope(body, level, "payment.refund", "payment.refund", "o1", "m1", headers=headers)])
+
+    async def is_dead() -> bool:
+        return len(await dead_letters.record_waiting()) == 1
+
+    await eventually(is_dead, 60, "the letter")
+    (letter,) = await dead_letters.all()
+    assert (letter["queue"], letter["routingKey"], letter["foreign"]) == (INBOX, "payment.refund", False)
+    assert letter["error"]["message"] == f"sent to the retry queue '{level}', but there is no such queue"
+    assert (await dead_letters.replay(Filters(service="payment")))["published"] == 1
+    (replayed,) = await dead_letters.harness.take_from(INBOX, 1)
+    assert (replayed.body, replayed.type) == (body, "payment.refund")
 
 
 async def test_a_letter_has_everything_about_the_failure(dead_letters: DeadLetterHarness) -> None:

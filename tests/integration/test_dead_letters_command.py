@@ -112,6 +112,28 @@ async def test_it_replays_after_asking(world: World) -> None:
     assert len((await world.document("list", "--status", "pending"))["items"]) == 3
 
 
+async def test_foreign_letters_are_named_and_left_out_unless_their_ids_are_given(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"))
+    listed = (await world.document("list"))["items"]
+    foreign = next(item["id"] for item in listed if item["messageId"] == "m2")
+    await world.database["dead_letters"].update_one({"_id": foreign}, {"$set": {"foreign": True, "user": "inventory"}})
+    why = "it was sent as inventory, who has no right to send payment.refund to payment.inbox"
+
+    assert f"{foreign[:10]}" in await world.run("list")
+    assert "foreign" in await world.run("list")
+    assert why in (await world.run("show", foreign, COLUMNS="300"))
+    asked = await world.run("replay", "--all", given="n\n", status=1)
+    assert f"{foreign} is foreign, left out (replay it by its id): {why}" in asked
+    assert "Replay 1 dead letter?" in asked
+    assert (await world.document("replay", "--all", "--yes"))["total"] == 1
+    refused = await world.run("replay", "--all", "--yes", status=1)
+    assert "no matching dead letter to replay" in refused
+    asked = await world.run("replay", foreign, given="n\n", status=1)
+    assert f"{foreign} is foreign: {why}" in asked
+    assert (await world.document("replay", foreign, "--yes"))["total"] == 1
+    await world.harness.take_from(INBOX, 2)
+
+
 async def half_poisoned(refunds: Sequence[RefundPayment]) -> Sequence[Message]:
     """Handle refunds except those of orders that begin with "bad"."""
     for refund in refunds:

@@ -9,7 +9,7 @@ import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from operations.doctor.broker import check_bindings, check_broker, check_message_size
+from operations.doctor.broker import check_bindings, check_broker, check_guest, check_message_size, check_rights
 from operations.doctor.database import check_database, schema_of
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
@@ -44,10 +44,13 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "transactions": "ok",
         "clock": "ok",
         "RabbitMQ node": "ok",
+        "exchanges": "ok",
         "queues": "ok",
         "former retry queues": "ok",
         "RabbitMQ alarms": "ok",
+        "user guest": "note" if "guest:" in clean_broker else "ok",
         "bindings": "note",
+        "rights on the broker": "note",
         "message size": "note",
     }
 
@@ -174,11 +177,37 @@ async def test_an_error_is_reported_with_a_remedy(
     assert words in finding.fix
 
 
-async def test_a_missing_queue_is_named_and_not_declared(clean_broker: str) -> None:
+async def test_missing_exchanges_and_queues_are_named_and_not_declared(clean_broker: str) -> None:
     for _ in range(2):  # the first check must not change anything
-        finding = (await broker(clean_broker))["queues"]
-        assert finding.outcome == "wrong"
-        assert "order.inbox does not exist" in finding.detail
+        findings = await broker(clean_broker)
+        for subject, missing in (("queues", "order.inbox"), ("exchanges", "ordersaga.inboxes")):
+            assert findings[subject].outcome == "wrong"
+            assert f"{missing} does not exist" in findings[subject].detail
+            assert "`ordersaga topology apply`" in findings[subject].fix
+
+
+@pytest.mark.parametrize(("login", "outcome"), [(None, "wrong"), ("does not answer: ACCESS_REFUSED", "ok")])
+async def test_a_guest_who_can_log_in_is_reported(
+    monkeypatch: pytest.MonkeyPatch, login: str | None, outcome: str
+) -> None:
+    asked: list[str] = []
+
+    async def try_login(url: str) -> str | None:
+        asked.append(url)
+        return login
+
+    monkeypatch.setattr("operations.doctor.broker.amqp_missing", try_login)
+    finding = await check_guest("amqp://order:secret@broker:5672/ordersaga")
+    assert finding.outcome == outcome
+    assert set(asked) <= {"amqp://guest:guest@broker:5672/ordersaga", "amqp://guest:guest@broker:5672/"}
+    assert (await check_guest("amqp://guest:guest@broker/")).outcome == "note"
+
+
+def test_rights_that_differ_are_named() -> None:
+    answers = {"list_permissions": "guest\t.*\t.*\t.*\n", "list_topic_permissions": ""}
+    finding = check_rights(lambda *words: answers[words[1]], "ordersaga")
+    assert finding.outcome == "wrong"
+    assert finding.detail.startswith("guest has rights, and should not exist; order has no rights; ")
 
 
 async def test_a_queue_with_other_arguments_is_named(clean_broker: str) -> None:
@@ -209,8 +238,8 @@ def test_a_finding_keeps_its_names_in_json() -> None:
 
 def test_a_missing_binding_is_named() -> None:
     lines = [f"{exchange}\t{queue.name}\t{key}" for queue in topology.queues() for exchange, key in queue.bindings]
-    assert check_bindings(lambda *_: "\n".join(lines)).outcome == "ok"
-    finding = check_bindings(lambda *_: "\n".join(lines[1:]))
+    assert check_bindings(lambda *_: "\n".join(lines), "/").outcome == "ok"
+    finding = check_bindings(lambda *_: "\n".join(lines[1:]), "/")
     assert finding.outcome == "wrong"
     assert "ordersaga -> order.inbox (stock.reserved)" in finding.detail
 

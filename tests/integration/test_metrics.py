@@ -135,7 +135,7 @@ async def test_messages_to_and_from_a_retry_level_are_counted(clean_broker: str)
     def counted() -> list[float]:
         samples = samples_of(generate_latest().decode())
         names = ("ordersaga_retries_sent_total", "ordersaga_retries_returned_total")
-        return [value(samples, name, level=level.name) for name in names for level in SHORT_LADDER]
+        return [value(samples, name, level=level.queue_of(PAYMENT_INBOX)) for name in names for level in SHORT_LADDER]
 
     failures, handled = iter([ValueError("first"), ValueError("second")]), asyncio.Event()
 

@@ -17,11 +17,11 @@ from shared.bus.rabbitmq import RabbitBus
 from tests.support.eventually import NotWithinError
 
 SHORT_LADDER = (
-    topology.RetryDelay("test.retry.50ms", 50),
-    topology.RetryDelay("test.retry.100ms", 100),
-    topology.RetryDelay("test.retry.150ms", 150),
+    topology.RetryDelay("50ms", 50),
+    topology.RetryDelay("100ms", 100),
+    topology.RetryDelay("150ms", 150),
 )
-QUEUES = (*topology.INBOXES, *(delay.name for delay in SHORT_LADDER), topology.DEAD_LETTERS)
+QUEUES = tuple(queue.name for queue in topology.queues(SHORT_LADDER))
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class Stack:
         values = {
             "mongodb_url": self.mongodb_url,
             "amqp_url": self.amqp_url,
+            "topology": "declare",
             "database_prefix": self.database_prefix,
             "http_port": port,
             "payment_failure_rate": 0,

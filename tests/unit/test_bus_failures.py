@@ -42,12 +42,12 @@ def raised(error: Exception) -> Exception:
 
 def test_a_message_passes_every_retry_level_and_is_then_dead_lettered() -> None:
     current = delivery()
-    for attempt, level in enumerate(topology.RETRY_LADDER, 1):
+    for attempt, level in enumerate(topology.retry_queues(topology.PAYMENT_INBOX), 1):
         retry = after_failure(current, raised(KeyError("x")), NOW)
-        assert (retry.exchange, retry.routing_key) == (level.name, topology.PAYMENT_INBOX)
+        assert (retry.exchange, retry.routing_key) == (level, "payment.refund")
         assert (retry.body, retry.type) == (current.body, "payment.refund")
         assert (retry.correlation_id, retry.message_id) == ("o1", "m1")
-        assert (retry.headers["x-attempts"], retry.headers["x-retry-level"]) == (attempt, level.name)
+        assert (retry.headers["x-attempts"], retry.headers["x-retry-level"]) == (attempt, level)
         current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, headers=retry.headers)
 
     dead = after_failure(current, raised(KeyError("x")), LATER)
@@ -59,7 +59,7 @@ def test_a_message_passes_every_retry_level_and_is_then_dead_lettered() -> None:
 
 
 def test_a_message_of_an_unknown_type_is_retried_on_the_slowest_level_only() -> None:
-    current, slowest = delivery(routing_key="order.frobnicated", type=None), topology.RETRY_LADDER[-1].name
+    current, slowest = delivery(routing_key="order.frobnicated", type=None), "payment.retry.2m"
     for _ in topology.RETRY_LADDER:
         retry = after_failure(current, raised(UnknownTypeError("x")), NOW)
         assert (retry.exchange, retry.type) == (slowest, "order.frobnicated")
@@ -71,11 +71,12 @@ def test_a_message_of_an_unknown_type_is_retried_on_the_slowest_level_only() -> 
 @pytest.mark.parametrize(
     ("exchange", "level", "found"),
     [
-        (topology.INBOX_EXCHANGE, "ordersaga.retry.v2.2m", "ordersaga.retry.v2.2m"),
+        (topology.INBOX_EXCHANGE, "payment.retry.2m", "payment.retry.2m"),
+        (topology.INBOX_EXCHANGE, "order.retry.2m", None),
         (topology.INBOX_EXCHANGE, "made up", None),
         (topology.INBOX_EXCHANGE, {"$gt": ""}, None),
         (topology.INBOX_EXCHANGE, None, None),
-        (topology.EXCHANGE, "ordersaga.retry.v2.2m", None),
+        (topology.EXCHANGE, "payment.retry.2m", None),
     ],
 )
 def test_a_retry_names_its_level(exchange: str, level: Any, found: str | None) -> None:

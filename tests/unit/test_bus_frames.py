@@ -57,11 +57,11 @@ def publication(body: bytes = b"{}", **changed: Any) -> bytes:
     return frames.publication(**(arguments | changed))
 
 
-@given(body=st.binary(max_size=3 * MAX_FRAME), key=names, type_=names, correlation=names, message=names)
+@given(body=st.binary(max_size=3 * MAX_FRAME), key=names, type_=names, correlation=names, message=names, user=names)
 def test_another_implementation_reads_what_we_publish(
-    body: bytes, key: str, type_: str, correlation: str, message: str
+    body: bytes, key: str, type_: str, correlation: str, message: str, user: str
 ) -> None:
-    properties = Properties(type_, correlation, message, {"x-attempts": 2})
+    properties = Properties(type_, correlation, message, {"x-attempts": 2}, user)
     data = publication(body, routing_key=key, properties=properties)
     parsed = []
     while data:
@@ -78,6 +78,7 @@ def test_another_implementation_reads_what_we_publish(
     got = head.properties
     assert (got.content_type, got.delivery_mode, got.headers) == ("application/json", 2, {"x-attempts": 2})
     assert (got.message_id or "", got.message_type or "", got.correlation_id or "") == (message, type_, correlation)
+    assert (got.user_id or "") == user
     assert got.timestamp is not None
     assert int(got.timestamp.timestamp()) == 1_700_000_000
     assert b"".join(content.value for content in contents if isinstance(content, pamqp_body.ContentBody)) == body
@@ -116,7 +117,7 @@ def test_properties_of_another_implementation_are_read() -> None:
         reply_to="r", expiration="5", message_id="m", message_type="t", user_id="guest", app_id="a",
     )  # fmt: skip
     ((_, _, payload),) = split(pamqp_frame.marshal(header.ContentHeader(0, 5, given_properties), 1))
-    assert frames.read_content_header(payload) == (5, Properties("t", "c", "m", {"n": 1}))
+    assert frames.read_content_header(payload) == (5, Properties("t", "c", "m", {"n": 1}, "guest"))
 
 
 def test_confirms_and_returns_are_read() -> None:

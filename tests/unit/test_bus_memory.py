@@ -84,13 +84,13 @@ def test_a_retry_returns_after_its_delay_and_not_before() -> None:
         broker = MemoryBroker()
         bus = MemoryBus(broker)
         await bus.start(None)
-        levels = [Envelope(b"", level.name, INBOX, "t", "c", level.name) for level in topology.RETRY_LADDER]
+        levels = [Envelope(b"", level, "t", "t", "c", level) for level in topology.retry_queues(INBOX)]
         await bus.publish(levels)
         came: list[tuple[int, str]] = []
         for second in range(1, 121):
             broker.advance(1)
             came += [(second, one.message_id) for one in broker.contents(INBOX)[len(came) :]]
-        assert came == list(zip((1, 5, 30, 120), (level.name for level in topology.RETRY_LADDER), strict=True))
+        assert came == list(zip((1, 5, 30, 120), topology.retry_queues(INBOX), strict=True))
 
     asyncio.run(work())
 

@@ -1,5 +1,6 @@
 """From deliveries to messages: the contract's shape or a short reason."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,18 @@ def test_a_type_without_a_handler_here_is_named() -> None:
         reason(b"{}", handled=(), type_=None, routing_key="payment.refund")
         == "payment.refund is not handled here (payment.inbox)"
     )
+
+
+@pytest.mark.parametrize(("user", "allowed"), [("operations", True), ("deployer", True), ("guest", True), (None, True)])
+def test_operations_and_users_of_no_table_may_send_to_an_inbox_by_its_name(user: str | None, allowed: bool) -> None:
+    direct = delivery(b'{"orderId":"o1"}', "payment.refund", "payment.inbox", exchange="")
+    assert isinstance(read(replace(direct, user_id=user), {RefundPayment}), RefundPayment) is allowed
+
+
+def test_a_service_may_not_send_to_an_inbox_by_its_name_even_if_the_broker_lets_it() -> None:
+    direct = replace(delivery(b'{"orderId":"o1"}', "payment.refund", "payment.inbox", exchange=""), user_id="inventory")
+    with pytest.raises(PoisonError, match="'inventory' may not send to an inbox by its name"):
+        read(direct, {RefundPayment})
+    # Its own retries come through another exchange, which nobody else can reach.
+    retry = replace(direct, exchange="ordersaga.inboxes", user_id="payment")
+    assert isinstance(read(retry, {RefundPayment}), RefundPayment)

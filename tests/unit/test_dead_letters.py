@@ -19,6 +19,7 @@ from operations.dead_letters.letter import (
     read_failure,
     record_of,
     replay_envelope,
+    why_foreign,
     words,
 )
 from operations.dead_letters.times import read_time
@@ -28,9 +29,17 @@ from shared.bus.amqp.frames import write_headers
 from shared.bus.failures import dead_letter
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
-from shared.topology import DEAD_LETTERS, INBOX_EXCHANGE, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, RETRY_LADDER
+from shared.topology import (
+    DEAD_LETTERS,
+    FORMER_RETRY_QUEUES,
+    INBOX_EXCHANGE,
+    INVENTORY_INBOX,
+    ORDER_INBOX,
+    PAYMENT_INBOX,
+)
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+FORMER = FORMER_RETRY_QUEUES[-1]
 
 
 def delivery(body: bytes = b'{"orderId": "o1"}', **changes: Any) -> Delivery:
@@ -164,11 +173,11 @@ def test_a_dead_letter_of_our_own_consumer_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize(
     ("returned_to", "queue", "service"),
-    [("no.such", RETRY_LADDER[1].name, "unknown"), (PAYMENT_INBOX, PAYMENT_INBOX, "payment")],
+    [("no.such", FORMER, "unknown"), (PAYMENT_INBOX, PAYMENT_INBOX, "payment")],
 )
 def test_a_retry_without_an_inbox_says_so(returned_to: str, queue: str, service: str) -> None:
     """If the missing inbox is one of ours, the letter can be replayed to it later."""
-    death = {"reason": "expired", "queue": RETRY_LADDER[1].name, "exchange": RETRY_LADDER[1].name, "time": NOW}
+    death = {"reason": "expired", "queue": FORMER, "exchange": FORMER, "time": NOW}
     headers = {"x-attempts": 2, "x-routing-key": "payment.refund", "x-death": [death]}
     lost = delivery(exchange=INBOX_EXCHANGE, routing_key=returned_to, headers=headers)
     failure = read_failure(lost, NOW)
@@ -328,3 +337,48 @@ def test_an_edit_cannot_change_the_run_or_the_transaction_either() -> None:
 def test_an_edit_is_accepted_for_the_same_order_only(old: str, new: str) -> None:
     letter = edited_letter("payment.refund", PAYMENT_INBOX, json.dumps({"orderId": old, "reason": 7}).encode(), old)
     assert (refused_fields(letter, json.dumps({"orderId": new}).encode()) == {}) == (old == new)
+
+
+@pytest.mark.parametrize(
+    ("user", "taken_by", "foreign"),
+    [
+        ("payment", "operations", False),  # its own inbox
+        ("order", "operations", False),  # the broker's letter of a message that order may send
+        ("inventory", "operations", True),
+        ("guest", "operations", True),
+        (None, "operations", True),
+        (None, "deployer", True),
+        (None, "guest", False),  # one user for all: nothing can be told apart
+        ("guest", "guest", False),
+        ("deployer", "operations", False),  # a replay by a command
+        ("operations", "operations", False),
+    ],
+)
+def test_a_letter_whose_sender_could_not_have_sent_the_message_is_foreign(
+    user: str | None, taken_by: str, foreign: bool
+) -> None:
+    failure = read_failure(delivery(user_id=user), NOW, taken_by)
+    assert (failure.user, failure.foreign) == (user, foreign)
+    reason = why_foreign(record_of("l1", delivery(user_id=user), failure, NOW))
+    assert (reason is not None) is foreign
+
+
+def test_a_foreign_copy_is_another_letter_than_that_of_the_consumer() -> None:
+    """Otherwise a sender that gets the same message could make the real letter pass for its own."""
+    copies = [delivery(user_id=user) for user in ("payment", "inventory", "provisioning")]
+    failures = [read_failure(copy, NOW, "operations") for copy in copies]
+    assert len({identity(copy, failure) for copy, failure in zip(copies, failures, strict=True)}) == 3
+
+
+def test_the_reason_of_a_foreign_letter_names_its_sender() -> None:
+    failure = read_failure(delivery(user_id="inventory"), NOW, "operations")
+    record = record_of("l1", delivery(user_id="inventory"), failure, NOW)
+    assert why_foreign(record) == "it was sent as inventory, who has no right to send payment.refund to payment.inbox"
+    unsigned = record_of("l2", delivery(), read_failure(delivery(), NOW, "operations"), NOW)
+    assert why_foreign(unsigned) == "it does not say who sent it, as messages of an earlier release do not"
+
+
+def test_a_message_for_a_missing_retry_queue_comes_from_its_inbox() -> None:
+    lost = delivery(exchange="payment.retry.5s", headers={"x-attempts": 1, "x-queue": "order.inbox"})
+    failure = read_failure(lost, NOW)
+    assert (failure.queue, failure.routing_key, failure.error.type) == (PAYMENT_INBOX, "payment.refund", "Unroutable")

@@ -75,6 +75,27 @@ def test_services_get_the_environment_and_where_their_servers_are(claims: PortCl
     assert environment["ORDERSAGA_AMQP_URL"] == "amqp://elsewhere/"
 
 
+def test_each_service_gets_its_own_user_of_the_broker_and_declares_nothing(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_TOPOLOGY": "declare"})
+    passwords = {file.name: file.read_text().strip() for file in (tmp_path / "secrets").iterdir()}
+    address = f"127.0.0.1:{made.state.ports['amqp']}/ordersaga"
+    for name, service in SERVICES.items():
+        environment = settings_of(made, name)
+        password = passwords[f"rabbitmq-{service.user}"]
+        assert environment["ORDERSAGA_AMQP_URL"] == f"amqp://{service.user}:{password}@{address}"
+        assert environment["ORDERSAGA_TOPOLOGY"] == "check"
+    assert made.state.amqp_url == f"amqp://deployer:{passwords['rabbitmq-deployer']}@{address}"
+    assert "ORDERSAGA_AMQP_URL" not in settings_of(made, SIMULATOR.name)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "declare"), ({"ORDERSAGA_TOPOLOGY": "check"}, "check")])
+def test_on_a_given_broker_services_declare_the_topology_unless_told_otherwise(
+    claims: PortClaims, tmp_path: Path, given: dict[str, str], expected: str
+) -> None:
+    made = plan(claims, tmp_path, GIVEN | given)
+    assert {settings_of(made, name)["ORDERSAGA_TOPOLOGY"] for name in SERVICES} == {expected}
+
+
 SECRETS = {
     "ORDERSAGA_STRIPE_API_KEY": "sk_secret",
     "ORDERSAGA_CREDENTIALS_KEY": Fernet.generate_key().decode(),

@@ -1,5 +1,7 @@
 """The topology: every message has a reader where one must be, and everything is legal on RabbitMQ 3.10 and 4.x."""
 
+import pytest
+
 from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY
 from shared.topology import (
     DEAD_LETTERS,
@@ -9,6 +11,7 @@ from shared.topology import (
     INBOXES,
     RETRY_LADDER,
     exchanges,
+    inbox_of_retry,
     queues,
 )
 
@@ -16,6 +19,7 @@ ALLOWED_ARGUMENTS = {
     "x-queue-type",
     "x-delivery-limit",
     "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
     "x-dead-letter-strategy",
     "x-overflow",
     "x-message-ttl",
@@ -67,11 +71,13 @@ def test_a_crash_loop_ends_among_the_dead_letters_and_a_retry_in_its_inbox() -> 
     for inbox in INBOXES:
         assert by_name[inbox].arguments["x-dead-letter-exchange"] == DEAD_LETTERS
         assert 0 < by_name[inbox].arguments["x-delivery-limit"] < 1000
-    for delay in RETRY_LADDER:
-        arguments = by_name[delay.name].arguments
-        assert arguments["x-dead-letter-exchange"] == INBOX_EXCHANGE
-        assert arguments["x-message-ttl"] == delay.milliseconds
-        assert "x-dead-letter-routing-key" not in arguments
+    for inbox in INBOXES:
+        for delay in RETRY_LADDER:
+            arguments = by_name[delay.queue_of(inbox)].arguments
+            assert arguments["x-dead-letter-exchange"] == INBOX_EXCHANGE
+            assert arguments["x-dead-letter-routing-key"] == inbox
+            assert arguments["x-message-ttl"] == delay.milliseconds
+            assert inbox_of_retry(delay.queue_of(inbox)) == inbox
     assert "x-dead-letter-exchange" not in by_name[DEAD_LETTERS].arguments
     # Without an explicit limit, the queue has one of 20 on RabbitMQ 4, and drops messages beyond it.
     assert by_name[DEAD_LETTERS].arguments["x-delivery-limit"] >= 1_000_000
@@ -86,6 +92,18 @@ def test_a_retry_finds_every_inbox_by_its_name_and_is_otherwise_dead_lettered() 
 
 def test_queues_with_new_arguments_have_new_names() -> None:
     assert not {queue.name for queue in queues()} & set(FORMER_RETRY_QUEUES)
+
+
+def test_each_service_has_its_own_retry_exchanges_and_what_they_cannot_route_is_dead_lettered() -> None:
+    retries = {exchange.name: exchange for exchange in exchanges() if inbox_of_retry(exchange.name)}
+    assert set(retries) == {delay.queue_of(inbox) for inbox in INBOXES for delay in RETRY_LADDER}
+    for exchange in retries.values():
+        assert (exchange.kind, exchange.arguments) == ("fanout", {"alternate-exchange": DEAD_LETTERS})
+
+
+@pytest.mark.parametrize("name", ["order.inbox", "ordersaga.retry.1s", "ordersaga.retry.v2.1s", "mine.retry.1s", ""])
+def test_other_names_are_no_retry_queues(name: str) -> None:
+    assert inbox_of_retry(name) is None
 
 
 def test_the_retry_levels_are_those_documented() -> None:

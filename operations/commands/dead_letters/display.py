@@ -12,6 +12,7 @@ from rich.text import Text
 
 from operations.commands.terminal import foreign
 from operations.dead_letters.groups import GroupPage, HistogramBin
+from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from shared.database import Document
@@ -35,6 +36,8 @@ def show_page(page: LetterPage, console: Console) -> None:
         line.append(letter["_id"] if wide(console) else short(letter["_id"]), style="bold")
         line.append(f"  {format_time(letter['lastFailedAt'])}  ")
         line.append(f"{letter['status']:<9}", style=_COLOURS.get(letter["status"], "yellow"))
+        if letter.get("foreign"):
+            line.append("  foreign", style="red")
         line.append(f"  {letter['service']}  {printable(letter['routingKey']) or '(no type)'}")
         if letter["orderId"]:
             line.append(f"  {printable(letter['orderId'])}", style="dim")
@@ -77,6 +80,8 @@ def show_letter(letter: Document, console: Console) -> None:
         "type": letter["routingKey"] or "unknown",
         "order": letter["orderId"],
         "message": letter["messageId"],
+        "sent as": letter.get("user"),
+        "foreign": why_foreign(letter),
         "group": letter["fingerprint"],
         "attempts": letter["attempts"],
         "failed": f"{format_time(letter['firstFailedAt'])} to {format_time(letter['lastFailedAt'])}",

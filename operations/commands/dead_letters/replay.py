@@ -27,7 +27,7 @@ from operations.commands.dead_letters.options import (
     require_selection,
     require_yes_with_json,
 )
-from operations.commands.dead_letters.session import confirm, resolve_ids, run
+from operations.commands.dead_letters.session import confirm_replay, resolve_ids, run
 from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
@@ -59,7 +59,8 @@ def replay_letters(
     """Send dead letters again to the inboxes in which they failed.
 
     A message that was sent may fail again for the same reason. --wait waits for the outcome, `dead-letters outcome`
-    shows it later. An interrupted replay is continued first, after confirmation.
+    shows it later. An interrupted replay is continued first, after confirmation. Foreign letters, whose sender has no
+    right to send such a message, are left out unless their ids are given.
 
     Exit status 0 if all are sent (with --wait: handled), 1 if one failed again, could not be sent or has no outcome in
     time, if there is nothing to send or it is not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
@@ -71,7 +72,7 @@ def replay_letters(
     async def send(connection: DeadLetterConnection) -> None:
         await _continue_interrupted(connection, yes)
         selection = await resolve_ids(connection, filters)
-        await confirm(connection, selection, "Replay", yes)
+        await confirm_replay(connection, selection, yes)
         replay_id = await connection.service.start_replay(selection, by=current_operator(), why=why or "", rate=rate)
         await conclude(connection, await run_replay(connection, replay_id), within if wait else None, as_json_document)
 

@@ -12,6 +12,7 @@ from operations.commands.terminal import print_error
 from operations.dead_letters.connection import DeadLetterConnection, connect
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
+from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.replays import NotPossibleError
 
 T = TypeVar("T")
@@ -46,7 +47,21 @@ async def resolve_ids(connection: DeadLetterConnection, filters: Filters) -> Fil
 
 async def confirm(connection: DeadLetterConnection, filters: Filters, action: str, yes: bool) -> None:
     """Ask for confirmation unless `yes` is set. Raises NotPossibleError if no letter is selected."""
-    number = await connection.service.count_decidable(filters)
+    _ask(action, await connection.service.count_decidable(filters), yes)
+
+
+async def confirm_replay(connection: DeadLetterConnection, filters: Filters, yes: bool) -> None:
+    """Name the foreign letters of a selection, then ask for confirmation unless `yes` is set.
+
+    Raises NotPossibleError if no letter can be replayed.
+    """
+    for letter in await connection.service.foreign(filters):
+        what = "foreign" if filters.ids else "foreign, left out (replay it by its id)"
+        print_error(f"{letter['_id']} is {what}: {why_foreign(letter)}")
+    _ask("Replay", await connection.service.count_replayable(filters), yes)
+
+
+def _ask(action: str, number: int, yes: bool) -> None:
     if not number:
         raise NotPossibleError(f"there is no matching dead letter to {action.lower()}")
     letters = "1 dead letter" if number == 1 else f"{number:,} dead letters"

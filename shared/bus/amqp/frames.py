@@ -33,7 +33,8 @@ BLOCKED = struct.pack(">HH", 10, 60)
 UNBLOCKED = struct.pack(">HH", 10, 61)
 
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = (1 << bit for bit in (15, 14, 13, 12, 11))
-_CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP, _TYPE = (1 << bit for bit in (10, 9, 8, 7, 6, 5))
+_CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = (1 << bit for bit in (10, 9, 8, 7, 6))
+_TYPE, _USER_ID = 1 << 5, 1 << 4
 
 _CONTENT_HEADER = struct.Struct(">HxxQH")
 _TAG_AND_BITS = struct.Struct(">4xQB")
@@ -56,6 +57,8 @@ class Properties:
     correlation_id: str | None = None
     message_id: str | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+    user_id: str | None = None
+    """The sender's user: the broker refuses a message with another than that of the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,7 @@ def _read_properties(payload: bytes, flags: int, properties: Properties) -> None
     at = _CONTENT_HEADER.size
     if flags & _CONTENT_TYPE:
         at += 1 + payload[at]
-    if flags & _CONTENT_ENCODING:
-        at += 1 + payload[at]
+    at = _behind_short(payload, at, flags & _CONTENT_ENCODING)
     if flags & _HEADERS:
         (size,) = _LONG.unpack_from(payload, at)
         properties.headers = read_headers(payload[at : at + 4 + size])
@@ -167,16 +169,21 @@ def _read_properties(payload: bytes, flags: int, properties: Properties) -> None
     at += bool(flags & _DELIVERY_MODE) + bool(flags & _PRIORITY)
     if flags & _CORRELATION_ID:
         properties.correlation_id, at = _read_short(payload, at)
-    if flags & _REPLY_TO:
-        at += 1 + payload[at]
-    if flags & _EXPIRATION:
-        at += 1 + payload[at]
+    at = _behind_short(payload, at, flags & _REPLY_TO)
+    at = _behind_short(payload, at, flags & _EXPIRATION)
     if flags & _MESSAGE_ID:
         properties.message_id, at = _read_short(payload, at)
     if flags & _TIMESTAMP:
         at += 8
     if flags & _TYPE:
         properties.type, at = _read_short(payload, at)
+    if flags & _USER_ID:
+        properties.user_id, at = _read_short(payload, at)
+
+
+def _behind_short(payload: bytes, at: int, present: int) -> int:
+    """Return where the next property begins, after a short string that may be present."""
+    return at + 1 + payload[at] if present else at
 
 
 def _read_short(payload: bytes, at: int) -> tuple[str, int]:
@@ -246,6 +253,9 @@ def _content_header(properties: Properties, timestamp: int, body_size: int) -> b
         flags |= _CORRELATION_ID
         parts.append(_short(properties.correlation_id))
     parts += (_short(properties.message_id or ""), _U64.pack(timestamp), _short(properties.type or ""))
+    if properties.user_id:
+        flags |= _USER_ID
+        parts.append(_short(properties.user_id))
     return _CONTENT_HEADER.pack(_BASIC, body_size, flags) + b"".join(parts)
 
 

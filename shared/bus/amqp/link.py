@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ with the declared topology, a channel to publish and a channel to consume.
+"""One connection to RabbitMQ with a complete topology, a channel to publish and a channel to consume.
 
 A link is opened, used and lost as a whole; it is never repaired (see RabbitBus). Problems of the broker do not end the
 link while the connection lives, because each new connection counts as one more delivery of its unacknowledged messages:
@@ -6,8 +6,9 @@ link while the connection lives, because each new connection counts as one more 
     problem                                      reaction of the link
     ───────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
     an alarm, so the broker blocks publishing    does not publish, keeps its deliveries, asks nothing, then resumes
-    an exchange, queue or binding is missing     declares it again at its next check
-    one of them exists with other arguments      is unhealthy until they are as declared
+    an exchange, queue or binding is missing     declares it again at its next check, if it declares at all; if it only
+                                                 checks, is unhealthy until the exchange or queue is back
+    one of them exists with other arguments      if it declares, is unhealthy until they are as declared
     no answer to a check of the topology         is unhealthy, and checks again
 
 RabbitMQ blocks a connection that publishes during an alarm: it reads nothing from it, neither acknowledgements nor
@@ -22,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import aio_pika
 import structlog
@@ -36,8 +37,17 @@ from shared.bus import Delivery, Envelope
 from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
 from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
 from shared.bus.amqp.wire import TappedTransport
-from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, repair_topology
+from shared.bus.declaring import (
+    PAUSE_BEFORE_DECLARING_AGAIN,
+    declare_topology,
+    describe_missing,
+    find_missing,
+    repair_topology,
+)
 from shared.errors import BusUnavailableError, StartError
+
+TopologyMode = Literal["declare", "check", "trust"]
+"""What a connection does about the topology: declare it, only check that it is there, or nothing at all."""
 
 _LINK_ERRORS = CONNECTION_EXCEPTIONS
 """The errors of aio-pika for a missing or lost connection or channel; TimeoutError is an OSError."""
@@ -57,13 +67,12 @@ _SILENT_ROUNDS = 3
 """The number of time-outs that a check waits for its answer: a busy broker answers questions later than confirms."""
 
 _PROBE_SECONDS = 2.0
-PROBE_QUEUE = "ordersaga.probe"
-"""A queue that does not exist: the broker confirms and drops messages for it.
+_PROBE = Envelope(b"", topology.PROBE_EXCHANGE, "ordersaga.probe", "probe", "", "probe", mandatory=False)
+"""Reaches no queue: the broker confirms and drops it.
 
 RabbitMQ blocks and notifies only connections that publish. Without the probe, a service without orders would look ready
 during an alarm.
 """
-_PROBE = Envelope(b"", "", PROBE_QUEUE, "probe", "", "probe", mandatory=False)
 
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +90,12 @@ class Options:
     repair_every: float
     ladder: tuple[topology.RetryDelay, ...]
     name: str
+    topology: TopologyMode
+
+    @property
+    def user(self) -> str:
+        """The user of the connection, `guest` as in the protocol's clients if the URL names none."""
+        return URL(self.url).user or "guest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,7 @@ class Link:
         self._consuming: UnderlyingChannel
         self._confirms = Confirms()
         self._max_frame = _DEFAULT_MAX_FRAME
+        self._user = options.user
         self._blocked: str | None = None
         self._unblocked_at = float("-inf")
         self._unconfirmed: str | None = None
@@ -129,10 +145,11 @@ class Link:
 
     @classmethod
     async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
-        """Connect, declare the topology, and consume from `queue` if there is one.
+        """Connect, see to the topology, and consume from `queue` if there is one.
 
-        Raises StartError if the topology contradicts what the broker has, BrokerRefusedError if the broker rejects
-        the login or the virtual host, BusUnavailableError if it cannot be reached.
+        Raises StartError if the topology contradicts what the broker has or may not be declared, BrokerRefusedError if
+        the broker rejects the login or the virtual host, BusUnavailableError if it cannot be reached or if a part of
+        the topology is missing that this link does not declare.
         """
         link = cls(options, queue, on_delivery)
         try:
@@ -163,7 +180,7 @@ class Link:
         if self._blocked is not None:
             raise BusUnavailableError(self._blocked)
         now, channel = int(time.time()), self._publishing.number
-        frames = [_frames(envelope, channel, now, self._max_frame) for envelope in envelopes]
+        frames = [_frames(envelope, self._user, channel, now, self._max_frame) for envelope in envelopes]
         pending = Pending([envelope.message_id for envelope in envelopes])
         try:
             async with asyncio.timeout(self._options.timeout):
@@ -176,7 +193,7 @@ class Link:
         except UnroutableError:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.timeout):
-                    await self._repair()
+                    await self._verify_topology()
             raise
 
     async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
@@ -224,6 +241,7 @@ class Link:
                 redelivered=method.redelivered,
                 headers=properties.headers,
                 receipt=Receipt(self, method.tag),
+                user_id=properties.user_id,
             )
         )
         self._on_delivery()
@@ -252,7 +270,12 @@ class Link:
     async def _open(self) -> None:
         await self._connection.connect()
         self._connection.close_callbacks.add(self._closed)
-        await declare_topology(self._connection, self._options.ladder)
+        if self._options.topology == "declare":
+            await declare_topology(self._connection, self._options.ladder)
+        elif self._options.topology == "check" and (
+            missing := await find_missing(self._connection, self._options.ladder)
+        ):
+            raise BusUnavailableError(describe_missing(missing))
         self._publishing = await self._open_channel(publisher_confirms=True)
         self._max_frame = self._publishing.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
         if self._queue:
@@ -313,26 +336,37 @@ class Link:
             await asyncio.sleep(_PROBE_SECONDS)
 
     async def _watch_topology(self) -> None:
-        """Restore missing parts of the topology regularly."""
+        """Restore missing parts of the topology regularly, or note that they are missing."""
         while True:
             await asyncio.sleep(self._options.repair_every * random.uniform(1 - _JITTER, 1))  # noqa: S311 - no secret
-            await self._repair()
+            await self._verify_topology()
 
-    async def _repair(self) -> None:
-        """Restore missing parts of the topology; note any other problem with it."""
+    async def _verify_topology(self) -> None:
+        """Restore missing parts of the topology if this link declares it; note any other problem with it."""
+        if self._options.topology == "trust":
+            return
         within = _SILENT_ROUNDS * self._options.timeout
+        verify = repair_topology if self._options.topology == "declare" else find_missing
         try:
-            missing = await self._answered(repair_topology(self._connection, self._options.ladder), within)
+            missing = await self._answered(verify(self._connection, self._options.ladder), within)
         except StartError as error:
             self._unsound = str(error)
         except TimeoutError:
             self._unsound = f"RabbitMQ did not answer in {within:g} s whether the topology is whole"
         except _LINK_ERRORS as error:
-            self._unsound = f"RabbitMQ does not let the topology be declared: {error}"
+            self._unsound = f"RabbitMQ does not let the topology be verified: {error}"
         else:
+            self._note_missing(missing)
+
+    def _note_missing(self, missing: Sequence[str]) -> None:
+        if self._options.topology == "declare":
             self._unsound = None
             if missing:
                 _log.warning("topology repaired, parts of it had been deleted", declared=missing)
+            return
+        if missing and self._unsound is None:
+            _log.error("parts of the topology are missing", missing=missing)
+        self._unsound = f"RabbitMQ: {describe_missing(missing)}" if missing else None
 
     async def _answered(self, question: Coroutine[Any, Any, _Answer], within: float) -> _Answer:
         """Wait at most `within` seconds for the broker's answer, not counting alarms, when the broker reads nothing.
@@ -387,8 +421,8 @@ async def _unreached(_message: object) -> None:
     """The consumer that aio-pika knows; it never gets a message, because the transport takes them."""
 
 
-def _frames(envelope: Envelope, channel: int, now: int, max_frame: int) -> bytes:
-    properties = Properties(envelope.type, envelope.correlation_id, envelope.message_id, envelope.headers)
+def _frames(envelope: Envelope, user: str, channel: int, now: int, max_frame: int) -> bytes:
+    properties = Properties(envelope.type, envelope.correlation_id, envelope.message_id, envelope.headers, user)
     return publication(
         channel,
         envelope.exchange,

@@ -1,0 +1,87 @@
+"""The commands `ordersaga topology`: apply and users."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+import uvloop
+
+from operations.commands.terminal import open_console, print_error, print_json
+from operations.settings import locate_broker
+from operations.stack.broker_topology import apply_topology
+from operations.stack.broker_users import load_users
+from operations.stack.start import StackStartError
+from shared import topology as declared
+from shared.broker_rights import VIRTUAL_HOST
+from shared.errors import StartError
+from shared.urls import hide_credentials
+
+T = TypeVar("T")
+
+topology = typer.Typer(no_args_is_help=True)
+
+
+@topology.command("apply")
+def apply(
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack.")] = None,
+    as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
+
+    The broker is the one in ORDERSAGA_AMQP_URL, with a user that may declare (deployer), else that of the stack that
+    runs in the data directory.
+
+    Exit status 0 when all is declared, 1 if the user may not declare it or something exists with other arguments, 3 if
+    the broker cannot be reached.
+    """
+    url = locate_broker(data_dir)
+    created = _or_fail(lambda: uvloop.run(apply_topology(url)), StartError)
+    if as_json_document:
+        print_json({"amqpUrl": hide_credentials(url), "created": created, **_counts()})
+        return
+    console = open_console(highlight=False, soft_wrap=True)
+    for part in created:
+        console.print(f"created {part}", markup=False)
+    counts = ", ".join(f"{number} {name}" for name, number in _counts().items())
+    console.print(f"{hide_credentials(url)} has {counts}", markup=False)
+
+
+@topology.command("users")
+def users(
+    secrets: Annotated[
+        Path, typer.Option("--secrets", metavar="DIR", help="Directory of the password files; missing ones are made.")
+    ],
+    virtual_host: Annotated[str, typer.Option("--virtual-host", metavar="NAME")] = VIRTUAL_HOST,
+) -> None:
+    """Print the users of the broker with their rights, as JSON that RabbitMQ imports ("definitions").
+
+    The passwords are random, in one file for each user (rabbitmq-order and so on), readable by their owner only; the
+    output has their salted hashes. Run it again after an upgrade: the passwords stay, the rights are those of the new
+    release. docs/broker.md says how to import it.
+
+    Exit status 0, or 1 if a file cannot be read or written.
+    """
+    found = _or_fail(lambda: load_users(secrets, virtual_host), OSError, StackStartError)
+    typer.echo(found.definitions(), nl=False)
+
+
+def _or_fail(work: Callable[[], T], *expected: type[Exception]) -> T:
+    try:
+        return work()
+    except expected as error:
+        _fail(str(error))
+
+
+def _fail(reason: str) -> NoReturn:
+    print_error(reason)
+    raise typer.Exit(1)
+
+
+def _counts() -> dict[str, int]:
+    queues = declared.queues()
+    return {
+        "exchanges": len(declared.exchanges()),
+        "queues": len(queues),
+        "bindings": sum(len(queue.bindings) for queue in queues),
+    }

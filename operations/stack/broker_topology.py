@@ -1,0 +1,36 @@
+"""Declares the topology on a broker, as `ordersaga topology apply` and `ordersaga up` do."""
+
+import asyncio
+
+from aio_pika.exceptions import AMQPError
+
+from operations.errors import UnreachableError
+from operations.reading.reachability import brief
+from shared import topology
+from shared.bus.amqp.connecting import connect
+from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_topology, find_missing
+
+CONNECT_SECONDS = 5.0
+APPLY_SECONDS = 60.0
+
+
+async def apply_topology(url: str) -> list[str]:
+    """Declare all exchanges, queues and bindings; return those that were missing, such as `queue order.inbox`.
+
+    Bindings are all made again, since AMQP cannot tell which are missing. Raises StartError if this user may not
+    declare, or if something exists with other arguments, and UnreachableError if the broker does not answer.
+    """
+    try:
+        connection = await connect(url, CONNECT_SECONDS)
+        async with connection, asyncio.timeout(APPLY_SECONDS):
+            missing = await find_missing(connection, topology.RETRY_LADDER)
+            if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts():
+                await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)  # one may have been deleted just now
+            await declare_topology(connection, topology.RETRY_LADDER)
+    except (AMQPError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+    return missing
+
+
+def _number_of_parts() -> int:
+    return len(topology.exchanges()) + len(topology.queues())

@@ -1,0 +1,130 @@
+"""The rights on the broker: one table, and what follows from it."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from operations.doctor.broker import compare_rights
+from operations.stack.broker_users import choose_virtual_host, definitions, load_users
+from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_send_by_name, sent_by
+from shared.contracts import ALL_MESSAGES, DeadLetterHandled
+from shared.services import SERVICES
+from shared.topology import DEAD_LETTERS, EXCHANGE, INBOX_EXCHANGE, INBOXES, exchanges, queues
+
+SERVICE_USERS = [service.user for service in SERVICES.values()]
+
+
+def test_every_message_has_one_sender() -> None:
+    for message in ALL_MESSAGES:
+        senders = [service.name for service in SERVICES.values() if message in sent_by(service)]
+        assert len(senders) == (len(SERVICES) if message is DeadLetterHandled else 1), message
+
+
+@pytest.mark.parametrize("user", SERVICE_USERS)
+def test_the_patterns_of_a_service_match_its_own_names_only(user: str) -> None:
+    rights = RIGHTS[user]
+    assert rights.configure_pattern == ""
+    for exchange in exchanges():
+        allowed = exchange.name in (EXCHANGE, DEAD_LETTERS) or exchange.name.startswith(f"{user}.retry.")
+        assert bool(re.search(rights.write_pattern, exchange.name)) is allowed, exchange.name
+    assert bool(re.search(rights.write_pattern, "amq.default")) is (user == "operations")
+    for queue in queues():
+        own = queue.name == f"{user}.inbox" or (queue.name, user) == (DEAD_LETTERS, "operations")
+        assert bool(re.search(rights.read_pattern, queue.name)) is own, queue.name
+        assert not re.search(rights.write_pattern, queue.name) or queue.name.startswith(
+            (f"{user}.retry.", DEAD_LETTERS)
+        )
+    for message in ALL_MESSAGES:
+        assert bool(re.search(rights.topic_pattern, message.routing_key)) is (message.routing_key in rights.topics)
+    for name in ("ordersagaX", "Xordersaga", "order-inbox", "orderXcreated", INBOX_EXCHANGE, "order.created.more"):
+        for pattern in (rights.write_pattern, rights.read_pattern, rights.topic_pattern):
+            assert not re.search(pattern, name), name
+
+
+def test_only_the_deployer_may_declare() -> None:
+    assert [user for user, rights in RIGHTS.items() if rights.configure_pattern] == [DEPLOYER]
+
+
+@pytest.mark.parametrize(
+    ("user", "routing_key", "inbox", "expected"),
+    [
+        ("order", "payment.refund", "payment.inbox", True),
+        ("order", "order.created", "payment.inbox", True),
+        ("order", "order.created", "order.inbox", True),
+        ("order", "stock.release", "payment.inbox", False),
+        ("payment", "payment.refund", "payment.inbox", True),
+        ("payment", "anything", "payment.inbox", True),
+        ("inventory", "payment.refund", "payment.inbox", False),
+        ("inventory", "stock.reserved", "payment.inbox", False),
+        ("inventory", "stock.reserved", "order.inbox", True),
+        ("payment", "dead_letter.handled", "operations.inbox", True),
+        ("operations", "payment.refund", "payment.inbox", True),
+        (DEPLOYER, "payment.refund", "payment.inbox", True),
+        ("guest", "payment.refund", "payment.inbox", False),
+        ("inventory", "payment.refund", "", False),
+        ("inventory", "payment.refund", DEAD_LETTERS, False),
+    ],
+)
+def test_who_could_have_sent_a_message(user: str, routing_key: str, inbox: str, expected: bool) -> None:
+    assert could_have_sent(user, routing_key, inbox) is expected
+
+
+def test_only_operations_and_the_deployer_send_by_name_and_users_of_no_table_are_not_judged() -> None:
+    assert [user for user in RIGHTS if may_send_by_name(user)] == ["operations", DEPLOYER]
+    assert may_send_by_name(None)
+    assert may_send_by_name("guest")
+
+
+def test_the_definitions_have_a_salted_hash_of_each_password() -> None:
+    made = definitions("shop", {"order": "secret", "payment": "secret"})
+    hashes = [base64.b64decode(user["password_hash"]) for user in made["users"]]
+    for hashed in hashes:
+        assert hashed[4:] == hashlib.sha256(hashed[:4] + b"secret").digest()
+    assert hashes[0] != hashes[1]
+    assert {permission["vhost"] for permission in made["permissions"] + made["topic_permissions"]} == {"shop"}
+
+
+def test_a_data_directory_of_an_earlier_release_keeps_its_virtual_host(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "data" / "ordersaga-1@localhost").mkdir(parents=True)
+    assert (choose_virtual_host(old), choose_virtual_host(new)) == ("/", "ordersaga")
+    (new / "data" / "ordersaga-1@localhost").mkdir(parents=True)
+    assert (choose_virtual_host(old), choose_virtual_host(new)) == ("/", "ordersaga")
+    users = load_users(tmp_path / "secrets", "/")
+    assert load_users(tmp_path / "secrets", "/") == users
+    assert set(users.passwords) == set(RIGHTS)
+
+
+def listed(**changes: str) -> str:
+    rows = {
+        user: f"{rights.configure_pattern}\t{rights.write_pattern}\t{rights.read_pattern}"
+        for user, rights in RIGHTS.items()
+    } | changes
+    return "\n".join(f"{user}\t{patterns}" for user, patterns in rows.items() if patterns)
+
+
+def listed_topics(**changes: str) -> str:
+    rows = {user: rights.topic_pattern for user, rights in RIGHTS.items()} | changes
+    return "\n".join(f"{user}\t{EXCHANGE}\t{pattern}\t" for user, pattern in rows.items() if pattern)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "topics", "expected"),
+    [
+        (listed(), listed_topics(), []),
+        (listed(guest=".*\t.*\t.*"), listed_topics(), ["guest has rights, and should not exist"]),
+        (listed(order=""), listed_topics(), ["order has no rights"]),
+        (listed(order=".*\t.*\t.*"), listed_topics(), ["order has other rights than it should"]),
+        (listed(), listed_topics(payment=""), ["payment has other rights than it should"]),
+        (listed(), listed_topics(payment=".*"), ["payment has other rights than it should"]),
+    ],
+)
+def test_rights_that_differ_are_named(permissions: str, topics: str, expected: list[str]) -> None:
+    assert compare_rights(permissions, topics) == expected
+
+
+def test_the_inbox_of_each_service_is_declared() -> None:
+    assert {service.inbox for service in SERVICES.values()} == set(INBOXES)
