@@ -332,4 +332,4 @@ async def test_a_repair_may_need_a_second_person(world: World) -> None:
         assert await Executor(dependencies).work()
     (done,) = await records.newest(1)
     assert (done["status"], done["outcome"]) == ("done", "1 corrected")
-    assert len(await corrections(world)) == 1
+    assert len(await corrections(world)) == 2, "two postings of one correction"

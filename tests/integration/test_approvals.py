@@ -1,9 +1,11 @@
 """Acts that need a second person: who may decide, and that each is executed once, whatever ends in between."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ from operations.sign_in.person import Person
 from shared.access.permissions import Role
 from shared.database import Document
 from tests.support.access import ADMIN, key_authenticator
+from tests.support.browser import run_browser
 from tests.support.consoles import (
     BASE,
     NO_SERVICES,
@@ -36,6 +39,8 @@ from tests.support.eventually import eventually
 ANNA, BORIS = (Person(name, name, frozenset({Role.OPERATOR})) for name in ("anna", "boris"))
 VERA = Person("vera", "vera", frozenset({Role.VIEWER}))
 POLICY = ApprovalPolicy(10_000, frozenset({REPLAY, DISCARD, REPAIR}))
+PATIENCE = 60_000
+"""Milliseconds that a page may take on a loaded machine."""
 WHY = {"why": "because"}
 
 
@@ -236,3 +241,28 @@ async def test_only_one_of_two_decisions_counts(dependencies: ConsoleDependencie
     decisions = (records.decide(approval, BORIS, approve=True), records.decide(approval, carl, approve=False))
     results = await asyncio.gather(*decisions, return_exceptions=True)
     assert [type(result) for result in results if result is not None] == [NotDecidableError]
+
+
+async def test_two_people_decide_in_their_browsers(dependencies: ConsoleDependencies, orders: OrderService) -> None:
+    async with serve(an_app(dependencies)) as url, run_browser() as browser:
+        pages = []
+        for person in (ANNA, BORIS):
+            context = await browser.new_context(base_url=url, viewport={"width": 1100, "height": 600})
+            page = await context.new_page()
+            page.set_default_timeout(PATIENCE)
+            secret, _ = await SignInLinks(dependencies.operations, dependencies.clock).create(person)
+            await page.goto(f"/sign-in/link?token={secret}")
+            await page.get_by_role("button", name="Sign in").click()
+            await page.wait_for_url(f"{url}/")
+            pages.append(page)
+        anna, boris = pages
+        await anna.goto("/orders/large/do/refund")
+        await anna.get_by_label("Reason").fill("the customer called")
+        await anna.get_by_role("button", name="Refund the order").click()
+        await anna.get_by_text("another person must decide").wait_for()
+        await boris.goto("/approvals")
+        if directory := os.environ.get("ORDERSAGA_SCREENSHOTS"):
+            await boris.screenshot(path=Path(directory) / "approvals.png")
+        await boris.get_by_role("button", name="Approve").click()
+        await boris.get_by_text("accepted").wait_for()
+    assert [act[:2] for act in orders.acts] == [("orders/large/refund", "anna")]
