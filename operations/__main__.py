@@ -52,7 +52,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         router=create_router(dependencies, sessions),
         collections=SCHEMA,
         pages=True,
-        people=ConsolePeople(sessions, dependencies.proxy),
+        people=ConsolePeople(sessions, dependencies.proxy, dependencies.public_url),
         background=(
             take_letters,
             work.run,

@@ -56,6 +56,7 @@
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
+        ├── LinkRefusedError                   the console does not create a link that signs a person in
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request
         └── NotSettledError                    orders of the demo have not settled in time
