@@ -32,6 +32,7 @@
     │   ├── SoldOutError                       the simulated provider has no address left
     │   ├── NotPossibleError                   dead letters are in another state than the action needs
     │   ├── InvalidBodyError                   an edited dead letter would not be a valid message
+    │   ├── NotDecidableError                  an act that needs a second person cannot be decided by this one, or now
     │   ├── NotReleasableError                 what an order holds must not be released by hand
     │   └── UncorrectableError                 an account has an error that no correction can fix
     ├── OwnershipLostError                 another worker has taken the work over: this one stops

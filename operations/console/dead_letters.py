@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
+from operations.approvals.policy import DISCARD, REPLAY
+from operations.console.approvals import ask_for_approval
 from operations.console.bodies import MOST_SHOWN, view, view_masked, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
@@ -44,7 +46,7 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
     _add_groups(router, dependencies, pages, service)
-    _add_group_actions(router, service)
+    _add_group_actions(router, dependencies, service)
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service)
     _add_letter_actions(router, service)
@@ -104,10 +106,11 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             cursor=cursor,
             statuses=GROUP_STATUSES,
             rate=RATE,
+            approvals=dependencies.approval_policy,
         )
 
 
-def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
+def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     def back(fingerprint: str) -> Response:
         return redirect(path("dead-letters", "groups", fingerprint))
 
@@ -119,17 +122,27 @@ def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
         why: Annotated[Why, Form()],
         rate: Rate = RATE,
     ) -> Response:
-        """Replay all dead letters of the group."""
-        operator = actor(request)
-        replay_id = await _start(service, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
+        """Replay all dead letters of the group, or ask for it."""
+        filters = Filters(group=fingerprint, status=("dead",))
+        if dependencies.approval_policy.needs(REPLAY):
+            parameters = {"filters": filters.as_document(), "rate": rate}
+            return await ask_for_approval(
+                request, dependencies, action=REPLAY, subject=fingerprint, why=why, parameters=parameters
+            )
+        replay_id = await _start(service, filters, actor(request), why, rate)
         return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
     @requires(Permission.LETTERS_DECIDE)
     async def discard(request: Request, fingerprint: str, why: Annotated[Why, Form()]) -> Response:
-        """Discard all dead letters of the group."""
-        operator = actor(request)
-        await _discard(service, Filters(group=fingerprint, status=("dead",)), operator, why)
+        """Discard all dead letters of the group, or ask for it."""
+        filters = Filters(group=fingerprint, status=("dead",))
+        if dependencies.approval_policy.needs(DISCARD):
+            parameters = {"filters": filters.as_document()}
+            return await ask_for_approval(
+                request, dependencies, action=DISCARD, subject=fingerprint, why=why, parameters=parameters
+            )
+        await _discard(service, filters, actor(request), why)
         return back(fingerprint)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")

@@ -81,7 +81,7 @@ class Entrance:
             raise _no_staff(person)
         await self._end(request)
         secret = await self._sessions.begin(person)
-        await self._log(actor_of(person), "sign-in", f"by {method}, as {', '.join(sorted(person.roles & STAFF))}")
+        await self._log(person.label, "sign-in", f"by {method}, as {', '.join(sorted(person.roles & STAFF))}")
         response = redirect(target)
         self.set_cookie(response, request, self.cookie(request), secret)
         return response
@@ -119,16 +119,11 @@ class Entrance:
         await record_action(database, by=by, why=_WHY, action=action, subject="console", outcome=outcome)
 
 
-def actor_of(person: Person) -> str:
-    """Return a person for records, as `actor` does."""
-    return person.name if person.name == person.subject else f"{person.name} ({person.subject})"
-
-
 def _no_staff(person: Person) -> ProblemError:
     roles = ", ".join(sorted(person.roles)) or "no role"
     return ProblemError(
         HTTPStatus.FORBIDDEN,
-        f"The console is for staff ({', '.join(sorted(STAFF))}); {actor_of(person)} has {roles}. "
+        f"The console is for staff ({', '.join(sorted(STAFF))}); {person.label} has {roles}. "
         "Ask an administrator of the issuer for a role, and sign in again",
     )
 

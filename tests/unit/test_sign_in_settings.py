@@ -19,6 +19,9 @@ ISSUER, CLIENT, SECRET = "ORDERSAGA_OIDC_ISSUER", "ORDERSAGA_OIDC_CLIENT_ID", "O
         ({CLIENT: "console"}, f"with {CLIENT}, {ISSUER} must be set too"),
         ({SECRET: "s3cret", ISSUER: "https://id.example"}, f"with {SECRET}, {CLIENT} must be set too"),
         ({"ORDERSAGA_OIDC_SCOPES": "profile"}, "ORDERSAGA_OIDC_SCOPES='profile' is not valid"),
+        ({"ORDERSAGA_APPROVAL_AMOUNT": "much"}, "ORDERSAGA_APPROVAL_AMOUNT='much' is not valid: an amount such as 500"),
+        ({"ORDERSAGA_APPROVAL_AMOUNT": "1.234"}, "ORDERSAGA_APPROVAL_AMOUNT='1.234' is not valid: must have at most"),
+        ({"ORDERSAGA_APPROVAL_ACTIONS": "order.refund"}, "'order.refund' is not valid"),
         ({"ORDERSAGA_SESSION_SECONDS": "59"}, "ORDERSAGA_SESSION_SECONDS='59' is not valid"),
         ({"ORDERSAGA_CONSOLE_PUBLIC_URL": "ops.example"}, "ORDERSAGA_CONSOLE_PUBLIC_URL='ops.example' is not valid"),
     ],
@@ -41,9 +44,12 @@ def test_complete_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None
         CLIENT: "console",
         SECRET: "s3cret",
         "ORDERSAGA_CONSOLE_PUBLIC_URL": "https://ops.example/",
+        "ORDERSAGA_APPROVAL_AMOUNT": "99.50",
+        "ORDERSAGA_APPROVAL_ACTIONS": "dead-letters.replay, accounts.repair",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings = load(OperationsSettings)
     assert settings.console_public_url == "https://ops.example"
     assert "s3cret" not in repr(settings)
+    assert (settings.approval_amount, settings.approval_actions) == (9950, ("dead-letters.replay", "accounts.repair"))
