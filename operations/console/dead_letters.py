@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.approvals.policy import DISCARD, REPLAY
 from operations.console.approvals import ask_for_approval
-from operations.console.bodies import MOST_SHOWN, view, view_of
+from operations.console.bodies import MOST_SHOWN, view, view_masked, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
@@ -23,7 +23,7 @@ from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES, STATUSES
-from shared.access.middleware import requires
+from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
@@ -100,7 +100,7 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             group=found,
             foreign=foreign,
             newest=newest,
-            body=view_of(newest) if newest else None,
+            body=view_of(newest, unmasked=_sees_all(request)) if newest else None,
             items=page.items,
             more=more,
             cursor=cursor,
@@ -228,13 +228,16 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
             "letter.html",
             letter=found,
             foreign=why_foreign(found),
-            body=view_of(found),
-            edited=[view(edit["body"]) for edit in found.get("edits") or ()],
+            body=view_of(found, unmasked=_sees_all(request)),
+            edited=[
+                view(edit["body"]) if _sees_all(request) else view_masked(edit["body"], len(edit["body"]))
+                for edit in found.get("edits") or ()
+            ],
             most=MOST_SHOWN,
         )
 
     @router.get("/dead-letters/letters/{letter_id}/body")
-    @requires(Permission.LETTERS_READ)
+    @requires(Permission.LETTERS_EDIT)
     async def body(letter_id: str) -> Response:
         """Download the whole original body."""
         found = await service.letter(letter_id)
@@ -272,7 +275,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
     @requires(Permission.LETTERS_EDIT)
     async def ask(request: Request, letter_id: str) -> Response:
         letter = await _letter(service, letter_id)
-        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
+        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter, unmasked=True)
         if not body.editable or body.cut:
             raise conflict(
                 "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
@@ -411,3 +414,9 @@ async def _discard(service: DeadLetterService, filters: Filters, operator: str, 
         return await service.discard(filters, by=operator, why=why)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
+
+
+def _sees_all(request: Request) -> bool:
+    """Return whether the caller sees bodies as they are, with tokens and personal fields."""
+    caller = caller_of(request.scope)
+    return caller is not None and caller.may(Permission.LETTERS_EDIT)
