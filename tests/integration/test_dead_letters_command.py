@@ -325,14 +325,14 @@ async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world
 
 
 async def test_more_than_named_letters_may_need_a_second_person(world: World) -> None:
-    await world.send(dead(b"one"), dead(b"two"))
+    await world.send(dead(), dead(message_id="m2"))
     records = ApprovalRecords(world.database)
     await records.publish(ApprovalPolicy(None, frozenset({"dead-letters.replay", "dead-letters.discard"})))
-    for action, words in (("replay", ("--all",)), ("discard", ("--error", "Poison"))):
+    for action, words in (("replay", ("--all",)), ("discard", ("--type", "payment.refund"))):
         said = await world.run(action, *words, "--yes", "--why", "because", status=1)
         assert f"nothing is done yet: dead-letters.{action} needs a second person" in said.replace("\n", " ")
     asked = {record["action"]: record for record in await records.newest(10)}
-    assert asked["dead-letters.discard"]["parameters"]["filters"]["error"] == "Poison"
+    assert asked["dead-letters.discard"]["parameters"]["filters"]["type"] == "payment.refund"
     assert {(record["by"]["subject"], record["status"], record["why"]) for record in asked.values()} == {
         ("ann", "pending", "because")
     }
