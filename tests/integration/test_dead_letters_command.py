@@ -325,7 +325,7 @@ async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world
 
 
 async def test_more_than_named_letters_may_need_a_second_person(world: World) -> None:
-    await world.send(dead(b"one"), dead(b"two"))
+    await world.send(dead(), dead(message_id="m2"))
     records = ApprovalRecords(world.database)
     await records.publish(ApprovalPolicy(None, frozenset({"dead-letters.replay", "dead-letters.discard"})))
     for action, words in (("replay", ("--all",)), ("discard", ("--type", "payment.refund"))):
