@@ -1,24 +1,18 @@
-"""The log of actions: who did what, when, why, and with which outcome. Entries are never changed or deleted."""
+"""The log of actions: who did what, when, why, and with which outcome.
 
-from collections.abc import Sequence
+It is the audit log in the database of operations (`shared.audit_log`): entries form a chain, and are never changed or
+deleted.
+"""
+
 from typing import NamedTuple
-from uuid import uuid4
-
-from pymongo import DESCENDING, IndexModel
 
 from operations.reading.cursors import read_cursor, write_cursor
-from shared.clock import utc_now
+from shared import audit_log
+from shared.audit_log import COLLECTION
 from shared.database import Collection, Database, Document
-
-COLLECTION = "actions"
 
 ORDER_RELEASE = "order.release"
 """The action of `ordersaga order release`."""
-
-INDEXES: Sequence[IndexModel] = (
-    IndexModel([("at", DESCENDING), ("_id", DESCENDING)], name="newest"),
-    IndexModel([("subject", DESCENDING), ("at", DESCENDING)], name="of-subject"),
-)
 
 
 class ActionPage(NamedTuple):
@@ -34,16 +28,8 @@ async def record_action(database: Database, *, by: str, why: str, action: str, s
     `action` is a name such as "order.cancel" or "dead-letters.replay", `subject` the id of the order, letter, group or
     package that it concerns, `outcome` the result in a few words.
     """
-    entry: Document = {
-        "_id": uuid4().hex,
-        "at": utc_now(),
-        "by": by,
-        "why": why,
-        "action": action,
-        "subject": subject,
-        "outcome": outcome,
-    }
-    await _log(database).insert_one(entry)
+    entry = audit_log.new_entry(by=by, why=why, action=action, subject=subject, outcome=outcome)
+    await audit_log.append(database, entry)
     return str(entry["_id"])
 
 

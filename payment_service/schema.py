@@ -5,6 +5,7 @@ from payment_service.funds import bank, idempotency
 from payment_service.funds import payments as fund_payments
 from payment_service.gateways import factory, simulated
 from payment_service.ledger import ledger, orphaned_sessions
+from shared import audit_log
 from shared.schema import CollectionSchema
 
 SCHEMA = {
@@ -17,4 +18,5 @@ SCHEMA = {
     orphaned_sessions.COLLECTION: CollectionSchema(),
     simulated.COLLECTION: CollectionSchema(),
     factory.STRIPE_INTENTS: CollectionSchema(),
+    audit_log.COLLECTION: audit_log.SCHEMA,
 }

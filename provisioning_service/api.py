@@ -5,7 +5,8 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.types import Scope
 
 from provisioning_service.addresses import package_key
 from provisioning_service.credentials import UnreadableCredentialsError, Vault
@@ -18,14 +19,19 @@ from provisioning_service.packages import Packages
 from provisioning_service.provider import Package, Provider, ProviderError
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-from shared.access.principal import Visible
+from shared.access.principal import Principal, Visible
+from shared.audit_log import MAX_REASON, REASON_HEADER, audit_log_of, reason_of
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name
-from shared.http import ProblemError, View, conflict, json_response, new_router, not_found
+from shared.http import ProblemError, View, conflict, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 PackageParameter = Annotated[str, Path(min_length=1, max_length=200)]
+
+Reason = Annotated[
+    str | None, Header(alias=REASON_HEADER, description="Why, in 1 to 500 characters; staff must say it")
+]
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -173,8 +179,10 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
 
     @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
     @requires(Permission.CREDENTIALS_READ)
-    async def get_credentials(order_id: OrderIdParameter, caller: Caller) -> Response:
-        """How to get into the order's server; never to be cached or logged."""
+    async def get_credentials(
+        request: Request, order_id: OrderIdParameter, caller: Caller, _reason: Reason = None
+    ) -> Response:
+        """How to get into the order's server; never to be cached or logged. Each read is recorded with who, and why."""
         job = await _find(dependencies.jobs, order_id, caller.visible(Permission.CREDENTIALS_READ))
         if job.credentials is None:
             raise conflict(f"The job of order {order_id} is {job.state}: there are no credentials")
@@ -184,9 +192,21 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
             secret = dependencies.vault.open(order_id, job.credentials)
         except UnreadableCredentialsError as error:
             raise _unavailable(f"{error}: is an earlier key missing from ORDERSAGA_CREDENTIALS_KEY?") from None
+        await record_credentials_read(request.scope, caller, order_id)
         return json_response(
             {"ip": secret.ip, "username": secret.username, "password": secret.password}, headers=NO_STORE
         )
+
+
+async def record_credentials_read(scope: Scope, caller: Principal, order_id: str) -> None:
+    """Record who reads the credentials, before they are shown.
+
+    Raises ProblemError if staff do not say why, AuditUnavailableError if it cannot be recorded.
+    """
+    permission = Permission.CREDENTIALS_READ
+    if caller.reaches_all(permission) and reason_of(scope) is None:
+        raise invalid((REASON_HEADER, f"must say why, in 1 to {MAX_REASON} printable characters"))
+    await audit_log_of(scope).credentials_read(scope, caller, permission, order_id)
 
 
 def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:

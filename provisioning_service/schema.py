@@ -1,6 +1,7 @@
 """The collections of the provisioning service, checked at its start and by `ordersaga doctor`."""
 
 from provisioning_service import jobs, locks, ownership, packages
+from shared import audit_log
 from shared.schema import CollectionSchema
 
 SCHEMA = {
@@ -8,4 +9,5 @@ SCHEMA = {
     locks.COLLECTION: CollectionSchema(),
     ownership.COLLECTION: ownership.SCHEMA,
     packages.COLLECTION: packages.SCHEMA,
+    audit_log.COLLECTION: audit_log.SCHEMA,
 }

@@ -4,6 +4,7 @@
     ├── TransientError                     passes by itself: a consumer repeats the call, HTTP answers 503
     │   ├── IssuerUnavailableError             the issuer of tokens has not told its keys
     │   ├── SessionsUnavailableError           the sessions of people cannot be read
+    │   ├── AuditUnavailableError              what must be recorded in the audit log cannot be
     │   ├── DatabaseUnavailableError           MongoDB does not answer, or has no primary
     │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
     │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host

@@ -36,6 +36,7 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
+from shared.audit_log import Audited, AuditLog
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
@@ -260,14 +261,16 @@ def create_app(
     names: Collection[str] = (),
     pages: bool = False,
     people: People | None = None,
+    audit: AuditLog | None = None,
 ) -> FastAPI:
     """Return an application with the routes that all services serve; the service adds its own.
 
     Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
-    permission which the route declares; None is for an application that authenticates by itself. It answers to
-    addresses, localhost and `names`, and refuses requests from other sites. With `pages`, its routes are pages for
-    people: links on other sites may open them, writes must come from them, and the API has no page; `people` tells who
-    is signed in. While `refusal` returns a reason, everything except ALWAYS_SERVED is answered with 503 and it.
+    permission which the route declares; None is for an application that authenticates by itself. `audit` records what
+    was decided. It answers to addresses, localhost and `names`, and refuses requests from other sites. With `pages`,
+    its routes are pages for people: links on other sites may open them, writes must come from them, and the API has no
+    page; `people` tells who is signed in. While `refusal` returns a reason, everything except ALWAYS_SERVED is answered
+    with 503 and it.
     """
     app = _Application(
         title=title,
@@ -297,6 +300,7 @@ def create_app(
             refuse=_answer_refused,
             people=people,
         )
+        app.add_middleware(Audited, audit=audit or AuditLog(None))
     app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
     app.add_middleware(_Measured)
     if tracing.is_on():

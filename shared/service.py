@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient
 from shared import database, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
 from shared.access.middleware import People
+from shared.audit_log import AuditLog
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.metrics import CONSUMER_UP
@@ -125,6 +126,8 @@ class _RunningService:
             "consumer": self._consumer_unhealthy_reason,
             **self._parts.health_checks,
         }
+        # The console records its acts itself, before and after each.
+        self._audit = AuditLog(self._database, settings.trusted_proxies, records_writes=not self._parts.pages)
         self._readiness = Readiness(service.name, self._database, health_checks)
         self._collections_ready = False
         self._prepared = False
@@ -164,6 +167,7 @@ class _RunningService:
             names=self._settings.known_names,
             pages=self._parts.pages,
             people=self._parts.people,
+            audit=self._audit,
         )
         app.include_router(self._parts.router)
         limits = Limits(connections=connection_limit(self._settings.max_connections))
@@ -189,7 +193,7 @@ class _RunningService:
         _up.labels(self._service.name).set(1)
         _log.info("ready", inbox=self._service.inbox, database=self._database.name)
         async with asyncio.TaskGroup() as group:
-            loops = (*self._parts.background, watch_event_loop)
+            loops = (*self._parts.background, self._audit.announce, watch_event_loop)
             background = [group.create_task(_forever(loop)) for loop in loops]
             await self._consumer.run()
             for task in background:

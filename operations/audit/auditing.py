@@ -1,4 +1,4 @@
-"""Runs an audit: over orders, products, slots, addresses, locks and funds, then once more over every suspicion."""
+"""Runs an audit: over orders, products, slots, addresses, locks, funds and audit logs, then again over suspicions."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from operations.audit import orders, servers, slots, stock
+from operations.audit.chains import Chains
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
 from operations.audit.order_records import OrderRecords
@@ -39,6 +40,7 @@ OTHER_RECORDS = (
     "entries",
     "fundPayments",
     "transfers",
+    "actions",
 )
 
 Progress = Callable[[int], None]
@@ -64,7 +66,8 @@ async def audit(
         databases = ServiceDatabases(client, database_prefix, page)
         ledger = LedgerPass(Journal(client, database_prefix, page))
         letters = DeadLetterLookup(client, database_prefix)
-        return await _Audit(databases, ledger, letters, amqp_url, on_progress, confirm_after).run()
+        chains = Chains(client, database_prefix)
+        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, confirm_after).run()
 
 
 async def _require_broker(amqp_url: str) -> None:
@@ -79,6 +82,7 @@ class _Audit:
 
     databases: ServiceDatabases
     ledger: LedgerPass
+    chains: Chains
     letters: DeadLetterLookup
     amqp_url: str
     on_progress: Progress
@@ -98,6 +102,7 @@ class _Audit:
     assignments_suspected: bool = False
     servers_suspected: bool = False
     funds_suspected: bool = False
+    chains_suspected: bool = False
 
     async def run(self) -> Report:
         started = time.monotonic()
@@ -109,6 +114,7 @@ class _Audit:
         await self._judge_assignments()
         await self._judge_servers()
         await self._judge_funds()
+        await self._judge_chains()
         messages = await count_messages(self.amqp_url)
         recorded = await self.letters.count()  # after the broker: letters move from there to here
         lost = await self._without_message(self.stalled, messages)
@@ -209,6 +215,13 @@ class _Audit:
             self._suspect([violation])
         self.checked.update(self.ledger.counted)
 
+    async def _judge_chains(self) -> None:
+        counted: Counter[str] = Counter()
+        async for violation in self.chains.violations(counted):
+            self.chains_suspected = True
+            self._suspect([violation])
+        self.checked.update(counted)
+
     def _suspect(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
             if len(self.suspicions) < MOST_LISTED:
@@ -226,6 +239,8 @@ class _Audit:
             found += [v async for v in self._server_violations(Counter()) if v.key in self.suspicions]
         if self.funds_suspected:
             found += [v async for v in LedgerPass(self.ledger.journal).violations() if v.key in self.suspicions]
+        if self.chains_suspected:
+            found += [v async for v in self.chains.violations(Counter()) if v.key in self.suspicions]
         return sorted((v for v in found if v.key in self.suspicions), key=lambda v: (v.invariant, v.subject, v.id))
 
     def _suspected(self, subject: Subject) -> list[str]:

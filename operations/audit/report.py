@@ -19,17 +19,18 @@ INVARIANTS = {
     5: Invariant("Every balance is the sum of its postings", ("accounts", "entries", "fundPayments", "transfers")),
     6: Invariant("Every server belongs to one order, from its package", ("jobs", "addresses", "locks")),
     7: Invariant("No message is lost", ("orders", "jobs")),
+    8: Invariant("No entry of the audit logs is changed, removed or inserted", ("actions",)),
 }
 """The invariants that are checked, by number."""
 
-RECORD_NAMES = {"fundPayments": "payments outside of orders"}
+RECORD_NAMES = {"fundPayments": "payments outside of orders", "actions": "entries"}
 """Names for people, where they differ from the field in the report."""
 
 
 Subject = Literal[
-    "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer"
+    "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer", "action"
 ]
-"""The subject of a violation; a lock is named by its package, a payment is one of funds."""
+"""The subject of a violation; a lock is named by its package, a payment is of funds, an action by service and id."""
 
 
 @dataclass(frozen=True, slots=True)

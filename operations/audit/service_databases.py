@@ -21,6 +21,7 @@ from operations.audit.stock import ASSIGNMENT, StockRecords
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
+from shared import audit_log
 from shared.services import CONSOLE, INVENTORY, PROVISIONING
 
 PAGE = 2000
@@ -110,7 +111,7 @@ class ServiceDatabases:
         self._products: Source = (inventory["products"], PRODUCT_FIELDS)
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
-        self._actions: Source = (operations[actions.COLLECTION], ACTION_FIELDS)
+        self._actions: Source = (operations[audit_log.COLLECTION], ACTION_FIELDS)
 
     async def orders(self) -> AsyncIterator[list[OrderRecords]]:
         """Yield the records of every order id, in pages; each page comes from one snapshot."""

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.approvals.policy import DISCARD, REPLAY
 from operations.console.approvals import ask_for_approval
-from operations.console.bodies import MOST_SHOWN, view, view_masked, view_of
+from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
@@ -19,6 +19,7 @@ from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
 from operations.dead_letters.letter import why_foreign
+from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
@@ -92,6 +93,7 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         found = await _group(service, fingerprint)
         page = await _page(service, Filters(group=fingerprint, status=STATUSES), cursor)
         newest = await service.letter_for_page(page.items[0]["_id"]) if page.items else None
+        newest = _visible(request, newest) if newest else None
         foreign = len(await service.foreign(Filters(group=fingerprint)))
         more = f"{request.url.path}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else None
         return pages.show(
@@ -100,8 +102,8 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             group=found,
             foreign=foreign,
             newest=newest,
-            body=view_of(newest, unmasked=_sees_all(request)) if newest else None,
-            items=page.items,
+            body=view_of(newest) if newest else None,
+            items=[_visible(request, letter) for letter in page.items],
             more=more,
             cursor=cursor,
             statuses=GROUP_STATUSES,
@@ -222,17 +224,14 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
     @router.get("/dead-letters/letters/{letter_id}")
     @requires(Permission.LETTERS_READ)
     async def letter(request: Request, letter_id: str) -> Response:
-        found = await _letter(service, letter_id)
+        found = _visible(request, await _letter(service, letter_id))
         return pages.show(
             request,
             "letter.html",
             letter=found,
             foreign=why_foreign(found),
-            body=view_of(found, unmasked=_sees_all(request)),
-            edited=[
-                view(edit["body"]) if _sees_all(request) else view_masked(edit["body"], len(edit["body"]))
-                for edit in found.get("edits") or ()
-            ],
+            body=view_of(found),
+            edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,
         )
 
@@ -275,7 +274,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
     @requires(Permission.LETTERS_EDIT)
     async def ask(request: Request, letter_id: str) -> Response:
         letter = await _letter(service, letter_id)
-        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter, unmasked=True)
+        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
         if not body.editable or body.cut:
             raise conflict(
                 "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
@@ -416,7 +415,7 @@ async def _discard(service: DeadLetterService, filters: Filters, operator: str, 
         raise conflict(str(error)) from None
 
 
-def _sees_all(request: Request) -> bool:
-    """Return whether the caller sees bodies as they are, with tokens and personal fields."""
+def _visible(request: Request, letter: Document) -> Document:
+    """Return the letter as the caller may see it: only who may edit letters sees tokens and personal fields."""
     caller = caller_of(request.scope)
-    return caller is not None and caller.may(Permission.LETTERS_EDIT)
+    return letter if caller is not None and caller.may(Permission.LETTERS_EDIT) else mask_letter(letter)

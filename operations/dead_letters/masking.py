@@ -1,51 +1,144 @@
-"""Hides payment tokens and personal fields in the body of a message. Pure.
+"""Hides what not everybody who looks at dead letters may see: payment tokens, secrets and personal fields. Pure.
 
-Whoever may edit letters sees bodies as they are. For all others the structure stays, so that a fault in it can be
-found; ids, amounts and states stay too, because they are how an order is found and understood.
+A field is hidden by its name, at any depth, with everything below it; in other text, what looks like a token, a card
+number or an e-mail address is hidden. A body that is not JSON is replaced by its length and hash. What stays visible:
+`userId` and `orderId`, by which people find orders (pseudonyms of the shop), and `retainerId`, which pays nothing for
+other owners.
 """
 
-import json
+import copy
+import hashlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+Letter = dict[str, Any]
 MASK = "•••"
 
-SECRET = frozenset({"token", "password", "credentials", "secret", "cardnumber", "cvc", "iban", "accountnumber"})
-"""Fields that give access to money or to a server."""
-PERSONAL = frozenset(
-    {"customer", "address", "email", "phone", "line1", "line2", "postalcode", "instructions", "callbefore", "note"}
+SENSITIVE = frozenset(
+    {
+        *("token", "secret", "clientsecret", "password", "passphrase", "credential", "credentials", "authorization"),
+        *("apikey", "privatekey", "cookie", "card", "cardnumber", "pan", "cvc", "cvv", "iban", "accountnumber"),
+        *("customer", "address", "billingaddress", "shippingaddress", "recipient", "email", "phone", "telephone"),
+        *("firstname", "lastname", "fullname", "street", "line1", "line2", "addressline1", "addressline2"),
+        *("postalcode", "postcode", "zip", "city", "note", "instructions"),
+    }
 )
-"""Fields about a person, with everything below them."""
-MOST_MASKED = 1_000_000
-"""The largest body that is masked, in bytes; of a larger one nothing is shown."""
+"""Names of hidden fields, in lower case and without separators."""
+
+_SEPARATORS = re.compile(r"[\s_.-]+")
+_LOOKS_SENSITIVE = re.compile(
+    r"\b(?:osk|tok|pm|card|sk|rk|whsec)_[A-Za-z0-9_]{4,}"
+    r"|\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+    r"|(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])"
+    r"|[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z]{2,24}\b"
+)
+_SHORTEST_REPLACED = 4
 
 
-def masked(body: bytes) -> bytes | None:
-    """Return a JSON body with the values of SECRET and PERSONAL fields replaced; None if it is not JSON, or too large.
+def is_sensitive(name: str) -> bool:
+    """Return whether a field of this name is hidden."""
+    return _SEPARATORS.sub("", name).lower() in SENSITIVE
 
-    What cannot be read cannot be masked, so nothing of it may be shown.
-    """
-    if len(body) > MOST_MASKED:
-        return None
+
+def mask_value(value: Any) -> Any:
+    """Return a JSON value without what is hidden."""
+    match value:
+        case Mapping():
+            return {
+                mask_text(str(name)): _hidden(item) if is_sensitive(str(name)) else mask_value(item)
+                for name, item in value.items()
+            }
+        case list() | tuple():
+            return [mask_value(item) for item in value]
+        case str():
+            return mask_text(value)
+    return value
+
+
+def mask_text(text: str) -> str:
+    """Return a text without what looks like a token, a card number or an e-mail address."""
+    return _LOOKS_SENSITIVE.sub(MASK, text)
+
+
+def mask_body(body: bytes) -> bytes:
+    """Return the body of a message without what is hidden; of one that is not a JSON object or list, no content."""
     try:
-        return json.dumps(_masked(json.loads(body)), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError):
-        return None
+        value = orjson.loads(body)
+        if isinstance(value, dict | list):
+            return orjson.dumps(mask_value(value))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
+        pass
+    return f"{len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}".encode()
 
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _hidden(content) if _is_sensitive(name) else _masked(content) for name, content in value.items()}
-    return [_masked(element) for element in value] if isinstance(value, list) else value
+def mask_letter(letter: Letter) -> Letter:
+    """Return a copy of a letter, or of a row of a list, without what is hidden; values of the body also elsewhere."""
+    known: set[str] = set()
+    for body in _bodies(letter):
+        known |= _hidden_values(body)
+    masked = {name: _mask_part(name, value, known) for name, value in letter.items()}
+    if letter.get("body", b"") is None:
+        masked["bodyText"] = f"{letter.get('size')} bytes: too large to be shown without what is hidden"
+    return masked
+
+
+def _mask_part(name: str, value: Any, known: set[str]) -> Any:
+    if isinstance(value, bytes):
+        return mask_body(bytes(value))
+    if name in ("edits", "replays") and isinstance(value, list):
+        return [{field: _mask_part(field, item, known) for field, item in one.items()} for one in value]
+    if name == "error" and isinstance(value, Mapping):
+        return {field: _mask_part(field, item, known) for field, item in value.items()}
+    if name in ("message", "traceback", "bodyText") and isinstance(value, str):
+        return _without(value, known)
+    if name == "headers" and isinstance(value, Mapping):
+        return {field: MASK if is_sensitive(field) else _mask_header(item, known) for field, item in value.items()}
+    return copy.deepcopy(value)
+
+
+def _mask_header(value: Any, known: set[str]) -> Any:
+    if isinstance(value, str):
+        return _without(value, known)
+    if isinstance(value, bytes):
+        return mask_body(bytes(value))
+    return mask_value(value) if isinstance(value, Mapping | list | tuple) else value
+
+
+def _without(text: str, known: set[str]) -> str:
+    for value in sorted(known, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return mask_text(text)
+
+
+def _bodies(letter: Letter) -> list[bytes]:
+    bodies = [letter.get("body"), letter.get("current"), *(edit.get("body") for edit in letter.get("edits") or ())]
+    return [bytes(body) for body in bodies if body]
+
+
+def _hidden_values(body: bytes) -> set[str]:
+    """Return the hidden texts of a body, which errors and headers may quote."""
+    try:
+        found: set[str] = set()
+        _collect(orjson.loads(body), found, hidden=False)
+    except (orjson.JSONDecodeError, RecursionError):
+        return set()
+    return found
+
+
+def _collect(value: Any, found: set[str], *, hidden: bool) -> None:
+    match value:
+        case dict():
+            for name, item in value.items():
+                _collect(item, found, hidden=hidden or is_sensitive(name))
+        case list():
+            for item in value:
+                _collect(item, found, hidden=hidden)
+        case str() if hidden and len(value) >= _SHORTEST_REPLACED:
+            found.add(value)
 
 
 def _hidden(value: Any) -> Any:
-    """Replace every value below, and keep the structure; null stays, because it says that nothing was given."""
-    if isinstance(value, dict):
-        return {name: _hidden(content) for name, content in value.items()}
-    if isinstance(value, list):
-        return [_hidden(element) for element in value]
     return None if value is None else MASK
-
-
-def _is_sensitive(name: str) -> bool:
-    return name.lower().replace("_", "").replace("-", "") in SECRET | PERSONAL

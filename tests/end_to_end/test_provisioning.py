@@ -18,6 +18,7 @@ from tests.support.servers import Servers, delete_topology
 from tests.support.simulators import Simulator, package, run_simulator
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
+WHY = {"Ordersaga-Reason": "the customer asks for it"}
 HOLD_SECONDS = 3600
 FOR_EVER = 3600
 """A delay in seconds that holds calls until the test sets another one."""
@@ -65,8 +66,8 @@ class Hoster:
     async def ended(self, order_ids: list[str], within: float = 60) -> list[dict[str, Any]]:
         return [await self.when(order_id, "COMPLETED", "FAILED", "CANCELLED", within=within) for order_id in order_ids]
 
-    async def get(self, path: str) -> Any:
-        response = await self.stack.client.get(f"{self.stack.url('provisioning')}{path}")
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> Any:
+        response = await self.stack.client.get(f"{self.stack.url('provisioning')}{path}", headers=headers)
         assert response.status_code == 200, response.text
         return response.json()
 
@@ -121,7 +122,7 @@ async def test_a_completed_order_has_a_server_and_credentials_for_its_owner(host
     progress = [entry["message"] for entry in order["history"] if "message" in entry]
     assert "Your server is being provisioned" in progress
     assert "Your server is ready" in progress
-    credentials = await hoster.get(f"/jobs/{order['orderId']}/credentials")
+    credentials = await hoster.get(f"/jobs/{order['orderId']}/credentials", WHY)
     assert credentials["ip"] == "103.2.1.1"
     job = await hoster.get(f"/jobs/{order['orderId']}")
     assert [attempt["step"] for attempt in job["attempts"]] == ["check", "buy", "verify", "status"]

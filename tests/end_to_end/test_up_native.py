@@ -30,6 +30,7 @@ from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
 
+WHY = {"Ordersaga-Reason": "the customer asks for it"}
 ROOT = Path(__file__).parents[2]
 SERVICES = ["order", "inventory", "payment", "provisioning", "console"]
 
@@ -414,10 +415,12 @@ async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_
             return bool((await client.get(f"{urls['order']}/orders/{order_id}")).json()["status"] == "COMPLETED")
 
         await eventually(completed, within=60, message="the server to be bought")
-        before = await client.get(f"{urls['provisioning']}/jobs/{order_id}/credentials")
+        before = await client.get(f"{urls['provisioning']}/jobs/{order_id}/credentials", headers=WHY)
         services_only.must("down")
         services_only.must("up", "--detach", "--only", "provisioning")
-        after = await client.get(f"{services_only.process('provisioning')['url']}/jobs/{order_id}/credentials")
+        after = await client.get(
+            f"{services_only.process('provisioning')['url']}/jobs/{order_id}/credentials", headers=WHY
+        )
     assert before.status_code == after.status_code == 200
     assert after.json() == before.json()
     assert after.json()["password"]

@@ -105,6 +105,7 @@ async def test_correct_records_pass(world: World) -> None:
         "entries": 17,
         "fundPayments": 3,
         "transfers": 2,
+        "actions": 0,
     }
     assert report.information["inFlight"] == 9
     assert report.information["bookedInSlots"] == 144

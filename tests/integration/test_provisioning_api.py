@@ -26,6 +26,7 @@ from tests.support.provisioning_workers import LONG_TIMEOUT, ProvisioningWorker,
 from tests.support.simulators import Simulator, package, run_simulator
 
 NAME = "103.181.91"
+WHY = {"Ordersaga-Reason": "the customer asks for it"}
 Clients = Callable[..., httpx.AsyncClient]
 
 
@@ -58,7 +59,7 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
         app = create_app("provisioning", "Jobs", nothing_is_down, authenticator=key_authenticator())
         app.include_router(create_router(dependencies._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN))
+        opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN | WHY))
         return opened[-1]
 
     yield client
