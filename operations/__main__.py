@@ -5,7 +5,8 @@ from typing import Any
 
 from pymongo import AsyncMongoClient
 
-from operations.console import ConsoleDependencies, ConsolePeople, IdentityProxy, Services, create_router
+from operations.approvals.policy import ApprovalPolicy
+from operations.console import ConsoleDependencies, ConsolePeople, Executor, IdentityProxy, Services, create_router
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
@@ -52,10 +53,11 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         router=create_router(dependencies, sessions),
         collections=SCHEMA,
         pages=True,
-        people=ConsolePeople(sessions, dependencies.proxy),
+        people=ConsolePeople(sessions, dependencies.proxy, dependencies.public_url),
         background=(
             take_letters,
             work.run,
+            Executor(dependencies).run,
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),
@@ -78,6 +80,7 @@ def _console_dependencies(
         ),
         proxy=_proxy(settings),
         oidc=_oidc(settings),
+        approval_policy=ApprovalPolicy(settings.approval_amount, frozenset(settings.approval_actions)),
         public_url=settings.console_public_url or None,
     )
 

@@ -1,5 +1,6 @@
 """The collections of operations; its process and `ordersaga doctor` check them."""
 
+from operations.approvals.schema import SCHEMA as APPROVAL_SCHEMA
 from operations.dead_letters.schema import SCHEMA as DEAD_LETTER_SCHEMA
 from operations.sign_in.schema import SCHEMA as SIGN_IN_SCHEMA
 from shared import audit_log
@@ -7,5 +8,6 @@ from shared import audit_log
 SCHEMA = {
     **DEAD_LETTER_SCHEMA,
     **SIGN_IN_SCHEMA,
+    **APPROVAL_SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

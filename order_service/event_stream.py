@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from order_service.orders import Orders
 from order_service.views import show_entry
+from shared.access.middleware import is_still_known
 from shared.access.principal import Visible
 from shared.database import Document, is_transient
 from shared.http import ProblemError, not_found
@@ -24,6 +25,8 @@ MAX_SUBSCRIBERS = 200
 POLL_SECONDS = 0.2
 SLOWEST_POLL_SECONDS = 2.0
 KEEPALIVE_SECONDS = 15.0
+RECHECK_SECONDS = 2.0
+"""How often it is checked that the caller's key, token or session is still valid."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -70,13 +73,17 @@ class EventStream(Response):
                 raise not_found(f"Order {self._order_id}")
             answer = Response(status_code=HTTPStatus.NO_CONTENT, headers=_HEADERS)
             if not document["settled"] or len(document["history"]) > self._seen:
-                events = self._until_settled(document)
+                events = self._until_settled(scope, document)
                 answer = StreamingResponse(events, media_type="text/event-stream", headers=_HEADERS)
             await answer(scope, receive, send)
 
-    async def _until_settled(self, document: Document | None) -> AsyncIterator[bytes]:
-        """Yield past and new events; poll an order less and less often while it does not change."""
+    async def _until_settled(self, scope: Scope, document: Document | None) -> AsyncIterator[bytes]:
+        """Yield past and new events; poll an order less and less often while it does not change.
+
+        The stream ends when the caller's credential does.
+        """
         seen, last_sent, pause = self._seen, time.monotonic(), POLL_SECONDS
+        last_checked = time.monotonic()
         while document is not None:
             for number, entry in enumerate(document["history"][seen:], start=seen + 1):
                 yield _event(number, show_entry(entry))
@@ -86,6 +93,10 @@ class EventStream(Response):
             if time.monotonic() - last_sent > KEEPALIVE_SECONDS:
                 yield b": still here\n\n"
                 last_sent = time.monotonic()
+            if time.monotonic() - last_checked > RECHECK_SECONDS:
+                if not await is_still_known(scope):
+                    return
+                last_checked = time.monotonic()
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
             document = await self._reload(document)
@@ -93,7 +104,7 @@ class EventStream(Response):
     async def _reload(self, document: Document) -> Document | None:
         """Return the current document; the last one while MongoDB is away, as the answer has begun already."""
         try:
-            return await self._orders.document(self._order_id)
+            return await self._orders.document(self._order_id, self._visible)
         except PyMongoError as error:
             if not is_transient(error):
                 raise

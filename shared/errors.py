@@ -33,6 +33,7 @@
     │   ├── SoldOutError                       the simulated provider has no address left
     │   ├── NotPossibleError                   dead letters are in another state than the action needs
     │   ├── InvalidBodyError                   an edited dead letter would not be a valid message
+    │   ├── NotDecidableError                  an act that needs a second person cannot be decided by this one, or now
     │   ├── NotReleasableError                 what an order holds must not be released by hand
     │   └── UncorrectableError                 an account has an error that no correction can fix
     ├── OwnershipLostError                 another worker has taken the work over: this one stops
@@ -57,6 +58,7 @@
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
+        ├── LinkRefusedError                   the console does not create a link that signs a person in
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request
         └── NotSettledError                    orders of the demo have not settled in time

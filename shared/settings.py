@@ -44,12 +44,13 @@ HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], No
 """Host names, separated by commas."""
 
 
+def words(value: object) -> object:
+    """Split a text at commas; anything else is returned as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 AuthenticationMethod = Literal["keys", "oidc", "off"]
 """By API keys, by tokens of an OpenID Connect issuer, or not at all."""
-
-
-def _words(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _check_issuer(url: str) -> str:
@@ -68,7 +69,7 @@ def _networks(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return tuple(ipaddress.ip_network(part) for part in _words(value))  # type: ignore[attr-defined]
+        return tuple(ipaddress.ip_network(part) for part in words(value))  # type: ignore[attr-defined]
     except ValueError:
         raise ValueError("addresses and networks are allowed, separated by commas, such as 10.0.0.0/8") from None
 
@@ -137,9 +138,7 @@ class ServiceSettings(FileSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
     http_names: HostNames = ()
-    auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(_words)] = (
-        "keys",
-    )
+    auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(words)] = ("keys",)
     keys_file: FilePath = None
     oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] = ""
     oidc_audience: Annotated[str, Field(max_length=500)] = ""

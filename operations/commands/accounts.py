@@ -12,6 +12,7 @@ from pymongo import AsyncMongoClient
 from operations.accounts.correction import Keep, refusal
 from operations.accounts.repair import Repair, repair
 from operations.accounts.statements import AccountStatements
+from operations.approvals.policy import REPAIR
 from operations.commands.accounts_display import (
     overview_as_json,
     repair_as_json,
@@ -20,11 +21,13 @@ from operations.commands.accounts_display import (
     show_statement,
     statement_as_json,
 )
+from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.database import Document
+from shared.services import CONSOLE
 
 LAST_MOVEMENTS = 10
 
@@ -123,6 +126,10 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
         differing = [balance async for balance in books.differing(account)]
         if reason is None:
             return [Repair(balance, refused=refusal(balance, keep)) for balance in differing]
+        database = client[CONSOLE.database_in(stack.database_prefix)]
+        if differing and (await policy_of_stack(database)).needs(REPAIR):
+            parameters = {"account": account, "keep": str(keep)}
+            await ask_for_approval(stack, database, REPAIR, account or "all accounts", reason, parameters)
         repairs = [await repair(client, stack.database_prefix, b.account_id, keep, reason) for b in differing]
         return [found for found in repairs if found is not None]
 

@@ -3,6 +3,7 @@
 import json
 from typing import Literal, NamedTuple
 
+from operations.dead_letters.masking import masked
 from shared.database import Document
 
 MOST_SHOWN = 100_000
@@ -13,6 +14,8 @@ MOST_INDENTED = 1_000_000
 
 MOST_EDITED = 200 * 1024
 """The largest body that a form can edit, in bytes: a request is limited to 256 KiB."""
+
+HIDDEN = "This body is no JSON, or too large to hide what is confidential in it: only who may edit letters sees it"
 
 _DUMPED = 1024
 
@@ -42,8 +45,18 @@ def view(body: bytes) -> BodyView:
     return BodyView("text" if indented is None else "JSON", shown[:MOST_SHOWN], len(body), len(shown) > MOST_SHOWN)
 
 
-def view_of(letter: Document) -> BodyView:
+def view_masked(body: bytes | None, size: int) -> BodyView:
+    """Format a body for somebody who must not see tokens and personal fields."""
+    shown = masked(body) if body is not None else None
+    if shown is None:
+        return BodyView("text", f"{HIDDEN} ({size} bytes)", size, cut=False)
+    return view(shown)._replace(size=size)
+
+
+def view_of(letter: Document, *, unmasked: bool) -> BodyView:
     """Format the body of a letter; of a big one, which a page does not load, only the beginning."""
+    if not unmasked:
+        return view_masked(letter["body"], letter["size"])
     if letter["body"] is None:
         return BodyView("text", letter["bodyText"], letter["size"], cut=True)
     return view(letter["body"])

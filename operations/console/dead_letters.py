@@ -8,7 +8,9 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
-from operations.console.bodies import MOST_SHOWN, view, view_of
+from operations.approvals.policy import DISCARD, REPLAY
+from operations.console.approvals import ask_for_approval
+from operations.console.bodies import MOST_SHOWN, view, view_masked, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
@@ -21,7 +23,7 @@ from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES, STATUSES
-from shared.access.middleware import requires
+from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
@@ -44,7 +46,7 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
     _add_groups(router, dependencies, pages, service)
-    _add_group_actions(router, service)
+    _add_group_actions(router, dependencies, service)
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service)
     _add_letter_actions(router, service)
@@ -98,16 +100,17 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             group=found,
             foreign=foreign,
             newest=newest,
-            body=view_of(newest) if newest else None,
+            body=view_of(newest, unmasked=_sees_all(request)) if newest else None,
             items=page.items,
             more=more,
             cursor=cursor,
             statuses=GROUP_STATUSES,
             rate=RATE,
+            approvals=dependencies.approval_policy,
         )
 
 
-def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
+def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     def back(fingerprint: str) -> Response:
         return redirect(path("dead-letters", "groups", fingerprint))
 
@@ -119,17 +122,27 @@ def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
         why: Annotated[Why, Form()],
         rate: Rate = RATE,
     ) -> Response:
-        """Replay all dead letters of the group."""
-        operator = actor(request)
-        replay_id = await _start(service, Filters(group=fingerprint, status=("dead",)), operator, why, rate)
+        """Replay all dead letters of the group, or ask for it."""
+        filters = Filters(group=fingerprint, status=("dead",))
+        if dependencies.approval_policy.needs(REPLAY):
+            parameters = {"filters": filters.as_document(), "rate": rate}
+            return await ask_for_approval(
+                request, dependencies, action=REPLAY, subject=fingerprint, why=why, parameters=parameters
+            )
+        replay_id = await _start(service, filters, actor(request), why, rate)
         return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
     @requires(Permission.LETTERS_DECIDE)
     async def discard(request: Request, fingerprint: str, why: Annotated[Why, Form()]) -> Response:
-        """Discard all dead letters of the group."""
-        operator = actor(request)
-        await _discard(service, Filters(group=fingerprint, status=("dead",)), operator, why)
+        """Discard all dead letters of the group, or ask for it."""
+        filters = Filters(group=fingerprint, status=("dead",))
+        if dependencies.approval_policy.needs(DISCARD):
+            parameters = {"filters": filters.as_document()}
+            return await ask_for_approval(
+                request, dependencies, action=DISCARD, subject=fingerprint, why=why, parameters=parameters
+            )
+        await _discard(service, filters, actor(request), why)
         return back(fingerprint)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")
@@ -215,13 +228,16 @@ def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> 
             "letter.html",
             letter=found,
             foreign=why_foreign(found),
-            body=view_of(found),
-            edited=[view(edit["body"]) for edit in found.get("edits") or ()],
+            body=view_of(found, unmasked=_sees_all(request)),
+            edited=[
+                view(edit["body"]) if _sees_all(request) else view_masked(edit["body"], len(edit["body"]))
+                for edit in found.get("edits") or ()
+            ],
             most=MOST_SHOWN,
         )
 
     @router.get("/dead-letters/letters/{letter_id}/body")
-    @requires(Permission.LETTERS_READ)
+    @requires(Permission.LETTERS_EDIT)
     async def body(letter_id: str) -> Response:
         """Download the whole original body."""
         found = await service.letter(letter_id)
@@ -259,7 +275,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
     @requires(Permission.LETTERS_EDIT)
     async def ask(request: Request, letter_id: str) -> Response:
         letter = await _letter(service, letter_id)
-        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
+        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter, unmasked=True)
         if not body.editable or body.cut:
             raise conflict(
                 "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
@@ -398,3 +414,9 @@ async def _discard(service: DeadLetterService, filters: Filters, operator: str, 
         return await service.discard(filters, by=operator, why=why)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
+
+
+def _sees_all(request: Request) -> bool:
+    """Return whether the caller sees bodies as they are, with tokens and personal fields."""
+    caller = caller_of(request.scope)
+    return caller is not None and caller.may(Permission.LETTERS_EDIT)

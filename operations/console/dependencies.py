@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from pymongo import AsyncMongoClient
 
+from operations.approvals.policy import ApprovalPolicy
 from operations.console.people import IdentityProxy
 from operations.console.upstream import Services
 from operations.sign_in.oidc import OidcSignIn
@@ -30,6 +31,7 @@ class ConsoleDependencies:
     session_limits: SessionLimits = field(default_factory=SessionLimits)
     proxy: IdentityProxy | None = None
     oidc: OidcSignIn | None = None
+    approval_policy: ApprovalPolicy = field(default_factory=ApprovalPolicy)
     public_url: str | None = None
     """The address at which browsers reach the console; None for the one that a request names."""
 

@@ -6,6 +6,7 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse
 from pydantic import StringConstraints
 
+from operations.sign_in.person import Person
 from shared.access.middleware import caller_of
 
 Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -15,15 +16,17 @@ Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 """An operator's note on a group."""
 
 
-def actor(request: Request) -> str:
-    """Return who acts, for records: the name, and the id behind it if that is another one.
-
-    A name may change and may be that of another person too; the id is neither.
-    """
+def signed_in(request: Request) -> Person:
+    """Return who sends a request: a person, or the owner of a key."""
     caller = caller_of(request.scope)
     if caller is None:
         raise RuntimeError(f"{request.url.path} is an open path, and has no caller")
-    return caller.id if caller.name == caller.id else f"{caller.name} ({caller.id})"
+    return Person(caller.id, caller.name, caller.roles)
+
+
+def actor(request: Request) -> str:
+    """Return who acts, for records."""
+    return signed_in(request).label
 
 
 def redirect(address: str) -> RedirectResponse:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from operations.actions import list_actions
+from operations.console.approvals import ask_for_approval
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
 from operations.console.forms import Why, actor, redirect
@@ -142,13 +143,22 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         if order_action not in _possible_actions(records.order):
             raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_PARTICIPLES[name]}")
         return pages.show(
-            request, "order_action.html", order_action=order_action, order=records.order, why="", error=None
+            request,
+            "order_action.html",
+            order_action=order_action,
+            order=records.order,
+            why="",
+            error=None,
+            needs_approval=_needs_approval(dependencies, records.order),
         )
 
     @router.post(f"/orders/{{order_id}}/do/{name}")
     @requires(order_action.permission)
     async def act(request: Request, order_id: str, why: Annotated[Why, Form()]) -> Response:
         """Have the order service execute the action, log it, and show the order."""
+        records = await _records(dependencies, order_id)
+        if _needs_approval(dependencies, records.order):
+            return await ask_for_approval(request, dependencies, action=f"order.{name}", subject=order_id, why=why)
         body = {"reason": why} if name == "cancel" else None
         action = OperatorAction(actor(request), why, f"order.{name}", order_id)
         address = path("orders", order_id, name)
@@ -170,6 +180,10 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
 
 
 _PARTICIPLES = {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}
+
+
+def _needs_approval(dependencies: ConsoleDependencies, order: Document | None) -> bool:
+    return order is not None and dependencies.approval_policy.order_needs(order.get("totalAmount"))
 
 
 def _possible_actions(order: Document | None) -> list[OrderAction]:

@@ -48,6 +48,7 @@ NAVIGATION = (
     ("/inventory", "Inventory", Permission.CATALOGUE_READ),
     ("/packages", "Packages", Permission.PROVISIONING_READ),
     ("/audit", "Audit", Permission.LETTERS_READ),
+    ("/approvals", "Approvals", Permission.ORDERS_READ),
     ("/actions", "Actions", Permission.LETTERS_READ),
 )
 """The sections, with the permission that each needs."""

@@ -66,8 +66,9 @@ class ConsolePeople:
 
     open_paths = OPEN_PATHS
 
-    def __init__(self, sessions: Sessions, proxy: IdentityProxy | None = None) -> None:
+    def __init__(self, sessions: Sessions, proxy: IdentityProxy | None = None, public_url: str | None = None) -> None:
         self._sessions = sessions
+        self._public_url = public_url
         self._proxy = proxy
 
     async def person(self, scope: Scope) -> Principal | None:
@@ -79,7 +80,7 @@ class ConsolePeople:
         if "authorization" in connection.headers:
             return None
         person = self._proxy.person(scope) if self._proxy else None
-        secret = connection.cookies.get(cookie_name(scope))
+        secret = connection.cookies.get(cookie_name(is_secure(scope, self._public_url)))
         if person is None and secret:
             active = "hx-request" not in connection.headers
             try:
@@ -103,9 +104,14 @@ class ConsolePeople:
         return RedirectResponse(sign_in_address(scope["path"], scope["query_string"].decode("latin-1")), 303)
 
 
-def cookie_name(scope: Scope, purpose: str = "") -> str:
+def is_secure(scope: Scope, public_url: str | None) -> bool:
+    """Return whether browsers reach the console over https, perhaps through a proxy that ends TLS."""
+    return scope["scheme"] == "https" or (public_url or "").startswith("https:")
+
+
+def cookie_name(secure: bool, purpose: str = "") -> str:
     """Return the name of a cookie; over https it begins so that only this host can set it, and only over https."""
-    return f"{'__Host-' if scope['scheme'] == 'https' else ''}{_COOKIE}{purpose}"
+    return f"{'__Host-' if secure else ''}{_COOKIE}{purpose}"
 
 
 def sign_in_address(path: str, query: str = "") -> str:

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from operations.console.action_log import create_log
+from operations.console.approvals import create_approvals
 from operations.console.assets import ASSETS
 from operations.console.audit import create_audit
 from operations.console.dead_letters import create_dead_letters
@@ -35,6 +36,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_audit,
         create_dead_letters,
         create_log,
+        create_approvals,
     ):
         router.include_router(create(dependencies, pages))
     router.include_router(create_sign_in(dependencies, pages, sessions))

@@ -17,6 +17,7 @@ from operations.console.people import (
     SIGN_IN_LINK,
     SIGN_IN_OIDC,
     cookie_name,
+    is_secure,
     local_target,
 )
 from operations.sign_in.links import SignInLinks
@@ -80,9 +81,9 @@ class Entrance:
             raise _no_staff(person)
         await self._end(request)
         secret = await self._sessions.begin(person)
-        await self._log(actor_of(person), "sign-in", f"by {method}, as {', '.join(sorted(person.roles & STAFF))}")
+        await self._log(person.label, "sign-in", f"by {method}, as {', '.join(sorted(person.roles & STAFF))}")
         response = redirect(target)
-        self.set_cookie(response, request, cookie_name(request.scope), secret)
+        self.set_cookie(response, request, self.cookie(request), secret)
         return response
 
     async def leave(self, request: Request) -> Response:
@@ -90,14 +91,18 @@ class Entrance:
         await self._end(request)
         await self._log(actor(request), "sign-out", "signed out")
         response = redirect(SIGN_IN)
-        self.set_cookie(response, request, cookie_name(request.scope), "", 0)
+        self.set_cookie(response, request, self.cookie(request), "", 0)
         return response
+
+    def cookie(self, request: Request, purpose: str = "") -> str:
+        """Return the name of a cookie of the console."""
+        return cookie_name(is_secure(request.scope, self._dependencies.public_url), purpose)
 
     def set_cookie(
         self, response: Response, request: Request, name: str, value: str, seconds: int | None = None
     ) -> None:
         """Set a cookie that scripts cannot read, and that other sites cannot make a browser send with a form."""
-        secure = request.url.scheme == "https"
+        secure = is_secure(request.scope, self._dependencies.public_url)
         response.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
 
     def address(self, request: Request, path: str) -> str:
@@ -106,7 +111,7 @@ class Entrance:
         return f"{base}{path}"
 
     async def _end(self, request: Request) -> None:
-        if former := request.cookies.get(cookie_name(request.scope)):
+        if former := request.cookies.get(self.cookie(request)):
             await self._sessions.end(former)
 
     async def _log(self, by: str, action: str, outcome: str) -> None:
@@ -114,16 +119,11 @@ class Entrance:
         await record_action(database, by=by, why=_WHY, action=action, subject="console", outcome=outcome)
 
 
-def actor_of(person: Person) -> str:
-    """Return a person for records, as `actor` does."""
-    return person.name if person.name == person.subject else f"{person.name} ({person.subject})"
-
-
 def _no_staff(person: Person) -> ProblemError:
     roles = ", ".join(sorted(person.roles)) or "no role"
     return ProblemError(
         HTTPStatus.FORBIDDEN,
-        f"The console is for staff ({', '.join(sorted(STAFF))}); {actor_of(person)} has {roles}. "
+        f"The console is for staff ({', '.join(sorted(STAFF))}); {person.label} has {roles}. "
         "Ask an administrator of the issuer for a role, and sign in again",
     )
 
@@ -141,7 +141,7 @@ def _add_oidc(router: APIRouter, oidc: OidcSignIn, entrance: Entrance) -> None:
     async def begin(request: Request, target: Annotated[str, Query(alias="next", max_length=3000)] = "/") -> Response:
         """Send the browser to the issuer."""
         address, pending = await oidc.begin(entrance.address(request, SIGN_IN_CALLBACK), local_target(target))
-        response, name = redirect(address), cookie_name(request.scope, PENDING_COOKIE)
+        response, name = redirect(address), entrance.cookie(request, PENDING_COOKIE)
         entrance.set_cookie(response, request, name, pending.as_cookie(), PENDING_SECONDS)
         return response
 
@@ -153,7 +153,7 @@ def _add_oidc(router: APIRouter, oidc: OidcSignIn, entrance: Entrance) -> None:
         error: Annotated[str, Query(max_length=200)] = "",
     ) -> Response:
         """Sign the person in whom the issuer names."""
-        name = cookie_name(request.scope, PENDING_COOKIE)
+        name = entrance.cookie(request, PENDING_COOKIE)
         pending = read_pending(request.cookies.get(name, ""))
         if error:
             raise ProblemError(HTTPStatus.FORBIDDEN, f"The issuer refused the sign-in: {error}")

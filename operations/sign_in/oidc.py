@@ -66,7 +66,7 @@ class OidcSignIn:
         self._client_id = client_id
         self._client_secret = client_secret
         self._scopes = scopes
-        self._tokens = TokenVerifier(issuer, client_id, roles_claim=roles_claim)
+        self._tokens = TokenVerifier(issuer, client_id, roles_claim=roles_claim, sole_key=True)
 
     async def begin(self, redirect_uri: str, next_path: str) -> tuple[str, PendingSignIn]:
         """Return the issuer's address to send the browser to, and what to keep meanwhile.

@@ -18,6 +18,14 @@ class Person:
     name: str
     roles: frozenset[Role]
 
+    @property
+    def label(self) -> str:
+        """The person in records: the name, and the subject behind it if that is another one.
+
+        A name may change and may be that of another person too; the subject is neither.
+        """
+        return self.name if self.name == self.subject else f"{self.name} ({self.subject})"
+
     def principal(self) -> Principal:
         """Return the caller of the person's requests; only the roles of staff count in the console."""
         roles = self.roles & STAFF

@@ -53,6 +53,17 @@ class Issuer:
             raise IssuerUnavailableError(f"{self.url} has not told its keys")
         return self._keys.get(key_id)
 
+    async def sole_key(self) -> jwt.PyJWK | None:
+        """Return the key of an issuer that has only one, None if it has several.
+
+        Raises IssuerUnavailableError as `key` does.
+        """
+        if self._keys is None or self._age() > KEEP_SECONDS:
+            await self._ask_unless_within(UNKNOWN_KEY_SECONDS)
+        if self._keys is None:
+            raise IssuerUnavailableError(f"{self.url} has not told its keys")
+        return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+
     def _age(self) -> float:
         return time.monotonic() - self._asked
 

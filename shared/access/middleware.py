@@ -19,12 +19,14 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.errors import TransientError
 
 Refusal = AuthenticationError | IssuerUnavailableError | SessionsUnavailableError | TooManyRequestsError
 Refuse = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 """Answers a request that is not handled."""
 
 _PRINCIPAL = "ordersaga.principal"
+_RECOGNIZE = "ordersaga.recognize"
 _PERMISSION = "__ordersaga_permission__"
 
 
@@ -86,6 +88,7 @@ class Authenticated:
             await self._refuse(scope, receive, send, error)
             return
         scope[_PRINCIPAL] = caller
+        scope[_RECOGNIZE] = self._caller
         await self._app(scope, receive, _with_headers(send, headers) if headers else send)
 
     async def _caller(self, scope: Scope) -> Principal:
@@ -135,6 +138,21 @@ def caller_of(scope: Scope) -> Principal | None:
     """Return who calls; None for an open path, or in an application without authentication."""
     principal: Principal | None = scope.get(_PRINCIPAL)
     return principal
+
+
+async def is_still_known(scope: Scope) -> bool:
+    """Return whether the credential of a request is still valid, for an answer that takes long.
+
+    A key may be revoked, and a token or session may end, while an answer is being sent. True while the issuer of tokens
+    or the database of sessions is away.
+    """
+    recognize = scope.get(_RECOGNIZE)
+    try:
+        return recognize is None or (await recognize(scope)).id == scope[_PRINCIPAL].id
+    except (AuthenticationError, TooManyRequestsError):
+        return False
+    except TransientError:
+        return True
 
 
 async def _caller(request: Request) -> Principal:

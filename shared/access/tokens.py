@@ -46,8 +46,21 @@ _REASONS: Mapping[type[jwt.PyJWTError], str] = {
 class TokenVerifier:
     """Verifies the tokens of one issuer for one audience."""
 
-    def __init__(self, issuer: Issuer, audience: str, *, roles_claim: str = "roles", owner_claim: str = "sub") -> None:
-        """Claims within claims are named by dots, as in `realm_access.roles`."""
+    def __init__(
+        self,
+        issuer: Issuer,
+        audience: str,
+        *,
+        roles_claim: str = "roles",
+        owner_claim: str = "sub",
+        sole_key: bool = False,
+    ) -> None:
+        """Claims within claims are named by dots, as in `realm_access.roles`.
+
+        With `sole_key`, a token need not name its key if the issuer has only one, as OpenID Connect allows for ID
+        tokens.
+        """
+        self._sole_key = sole_key
         self._issuer = issuer
         self._audience = audience
         self._roles_claim = roles_claim
@@ -77,7 +90,7 @@ class TokenVerifier:
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise AuthenticationError(f"The token is not signed with one of {', '.join(_ALGORITHMS)}")
-        key = await self._issuer.key(key_id) if isinstance(key_id, str) else None
+        key = await self._key(key_id)
         if key is None:
             raise AuthenticationError("The token is not valid: its issuer does not have the key that it names")
         if not _fits(key, algorithm):
@@ -98,6 +111,11 @@ class TokenVerifier:
             reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), "a claim is malformed")
             raise AuthenticationError(f"The token is not valid: {reason}") from None
         return claims
+
+    async def _key(self, key_id: object) -> jwt.PyJWK | None:
+        if key_id is None and self._sole_key:
+            return await self._issuer.sole_key()
+        return await self._issuer.key(key_id) if isinstance(key_id, str) else None
 
     def principal(self, claims: Mapping[str, Any]) -> Principal:
         """Return the principal that verified claims name. Raises AuthenticationError if they name none."""

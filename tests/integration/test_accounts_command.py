@@ -12,12 +12,19 @@ from typer.testing import CliRunner
 
 from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
+from operations.approvals.policy import ApprovalPolicy
+from operations.approvals.records import ApprovalRecords
 from operations.commands.accounts import accounts
+from operations.console import Executor
+from operations.sign_in.person import Person
 from payment_service.ledger import journal_entries
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
+from shared.access.permissions import Role
 from shared.clock import utc_now
+from shared.services import CONSOLE
 from tests.support import warm_processes
+from tests.support.consoles import console_dependencies
 from tests.support.world import LONG_AGO, Document, World, account, entry, populate_funds
 
 
@@ -305,3 +312,24 @@ async def test_an_unreachable_server_is_exit_status_3(world: World) -> None:
     status, _, errors = await warm_processes.run("operations.cli", *words, environment=given)
     assert status == 3
     assert "MongoDB" in errors
+
+
+async def test_a_repair_may_need_a_second_person(world: World) -> None:
+    await set_balance(world, "invoice:i1", 1)
+    operations = world.client[CONSOLE.database_in(world.prefix)]
+    records = ApprovalRecords(operations)
+    await records.publish(ApprovalPolicy(None, frozenset({"accounts.repair"})))
+    await run(world, "repair", "invoice:i1", status=1)
+    assert await records.newest(1) == []
+    await run(world, "repair", "invoice:i1", "--write", "--reason", "a test", status=1)
+    (asked,) = await records.newest(2)
+    assert (asked["subject"], asked["why"]) == ("invoice:i1", "a test")
+    assert await corrections(world) == []
+
+    accountant = Person("carl", "carl", frozenset({Role.ADMIN}))
+    await records.decide(asked["_id"], accountant, approve=True)
+    async with console_dependencies(world.mongodb_url, world.amqp_url, world.prefix) as dependencies:
+        assert await Executor(dependencies).work()
+    (done,) = await records.newest(1)
+    assert (done["status"], done["outcome"]) == ("done", "1 corrected")
+    assert len(await corrections(world)) == 2, "two postings of one correction"

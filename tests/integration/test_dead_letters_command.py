@@ -14,6 +14,8 @@ from pymongo import AsyncMongoClient
 from typer.testing import CliRunner
 
 from operations import cli
+from operations.approvals.policy import ApprovalPolicy
+from operations.approvals.records import ApprovalRecords
 from operations.audit import audit
 from operations.commands.cleanup import refusal
 from operations.dead_letters.filters import Filters
@@ -320,3 +322,24 @@ async def test_an_order_whose_message_is_a_recorded_letter_has_not_lost_it(world
         assert await lost()
     finally:
         await orders.database.client.drop_database(orders.database.name)
+
+
+async def test_more_than_named_letters_may_need_a_second_person(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"))
+    records = ApprovalRecords(world.database)
+    await records.publish(ApprovalPolicy(None, frozenset({"dead-letters.replay", "dead-letters.discard"})))
+    for action, words in (("replay", ("--all",)), ("discard", ("--type", "payment.refund"))):
+        said = await world.run(action, *words, "--yes", "--why", "because", status=1)
+        assert f"nothing is done yet: dead-letters.{action} needs a second person" in said.replace("\n", " ")
+    asked = {record["action"]: record for record in await records.newest(10)}
+    assert asked["dead-letters.discard"]["parameters"]["filters"]["type"] == "payment.refund"
+    assert {(record["by"]["subject"], record["status"], record["why"]) for record in asked.values()} == {
+        ("ann", "pending", "because")
+    }
+    letters = DeadLetterService(world.database)
+    assert (await letters.counts())["dead"] == 2
+    assert await letters.replays(limit=1) == []
+    # A letter that is named by its id needs nobody else.
+    letter = (await letters.page(Filters())).items[0]["_id"]
+    await world.run("discard", letter, "--yes", "--why", "because")
+    assert (await letters.counts())["discarded"] == 1

@@ -1,5 +1,6 @@
 """`ordersaga keys`, and services that read the file again."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from shared.errors import StartError
 from shared.services import ORDER
 from tests.support import warm_processes
 from tests.support.access import bearer
+from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.processes import run_stack
 
@@ -195,6 +197,26 @@ async def test_running_services_notice_new_and_revoked_keys(
         await eventually(refused, READ_AGAIN_SECONDS, "the revoked key to be refused")
         _, former = rotate_key(file, create_key(file, Role.CLIENT, "shop", "rotated")[4:12])
         assert former.expires is not None
+
+
+async def test_a_stream_of_events_ends_with_the_key_that_opened_it(
+    tmp_path: Path, mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    file = Layout(tmp_path).keys
+    key = create_key(file, Role.CLIENT, "shop", "shop")
+    async with (
+        run_stack(mongodb_url, clean_broker, database_prefix, keys_file=file) as stack,
+        httpx.AsyncClient(headers=bearer(key), timeout=60) as client,
+    ):
+        (order,) = await stack.start(ORDER.name)  # alone, so that the order stays as it is
+        placed = (await client.post(f"{order.url}/orders", json=order_body())).json()["orderId"]
+        async with client.stream("GET", f"{order.url}/orders/{placed}/events") as events:
+            lines = events.aiter_lines()
+            assert await anext(lines) == "id: 1"
+            revoke_key(file, key[4:12])
+            async with asyncio.timeout(30):
+                async for _ in lines:
+                    pass
 
 
 async def test_who_calls_is_told(mongodb_url: str, clean_broker: str, database_prefix: str) -> None:

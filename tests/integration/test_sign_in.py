@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from ipaddress import ip_network
@@ -235,6 +236,15 @@ async def test_the_cookie_is_for_this_host_alone(dependencies: ConsoleDependenci
         safe.cookies.clear()
         safe.cookies.set("ordersaga", secret)
         assert (await safe.get("/")).status_code == 303
+
+
+async def test_behind_a_proxy_that_ends_tls_cookies_are_for_https(dependencies: ConsoleDependencies) -> None:
+    behind = replace(dependencies, public_url="https://ops.example")
+    async with browser(an_app(behind)) as client:
+        cookie = (await sign_in(dependencies, client)).headers["set-cookie"]
+        assert re.fullmatch(r"__Host-ordersaga=\S+; HttpOnly; Path=/; SameSite=lax; Secure", cookie)
+        name, _, value = cookie.partition(";")[0].partition("=")
+        assert (await client.get("/", headers={"Cookie": f"{name}={value}"})).status_code == 200
 
 
 # --- Those who are not signed in. ---

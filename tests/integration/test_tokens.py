@@ -28,7 +28,7 @@ async def issuer() -> AsyncIterator[MockIssuer]:
         yield running
 
 
-def verifier(issuer: MockIssuer, **options: str) -> TokenVerifier:
+def verifier(issuer: MockIssuer, **options: Any) -> TokenVerifier:
     return TokenVerifier(Issuer(issuer.url), AUDIENCE, **options)
 
 

@@ -89,7 +89,7 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
         return {}
 
     sessions = Sessions(dependencies.operations, dependencies.session_limits, dependencies.clock)
-    people = ConsolePeople(sessions, dependencies.proxy)
+    people = ConsolePeople(sessions, dependencies.proxy, dependencies.public_url)
     app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True, people=people)
     app.include_router(create_router(dependencies, sessions))
     return app

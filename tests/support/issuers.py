@@ -4,16 +4,18 @@ import base64
 import hashlib
 import hmac
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from tests.support.consoles import serve
 
@@ -33,6 +35,10 @@ class MockIssuer:
     status: int = 200
     asked: int = 0
     """How often its keys were read."""
+    begun: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The requests for a sign-in, by the code that answers each."""
+    id_token: dict[str, Any] = field(default_factory=dict)
+    """Claims that its ID tokens have besides the usual ones, or instead of them."""
 
     def __post_init__(self) -> None:
         algorithms: list[tuple[str, Any, Any]] = [
@@ -82,6 +88,29 @@ class MockIssuer:
             self.asked += 1
             return Response(json.dumps({"keys": self.keys}), self.status, media_type="application/json")
 
+        @app.get("/authorize")
+        async def authorize(request: Request) -> Response:
+            """As if the person had signed in at once."""
+            code = secrets.token_urlsafe()
+            asked = self.begun[code] = dict(request.query_params)
+            query = urlencode({"code": code, "state": asked["state"]})
+            return Response(status_code=303, headers={"Location": f"{asked['redirect_uri']}?{query}"})
+
+        @app.post("/token")
+        async def token(request: Request) -> Response:
+            given = dict(parse_qsl((await request.body()).decode()))
+            asked = self.begun.pop(given["code"], None)
+            challenge = hashlib.sha256(given["code_verifier"].encode()).digest()
+            if (
+                asked is None
+                or asked["code_challenge_method"] != "S256"
+                or asked["code_challenge"] != base64.urlsafe_b64encode(challenge).rstrip(b"=").decode()
+                or asked["redirect_uri"] != given["redirect_uri"]
+            ):
+                return Response('{"error": "invalid_grant"}', 400, media_type="application/json")
+            claims = {"aud": asked["client_id"], "nonce": asked["nonce"], **self.id_token}
+            return Response(json.dumps({"id_token": self.token(**claims)}), media_type="application/json")
+
         return app
 
 
@@ -91,7 +120,8 @@ async def run_issuer() -> AsyncIterator[MockIssuer]:
     issuer = MockIssuer()
     async with serve(issuer.application()) as url:
         issuer.url = url
-        issuer.configuration = {"issuer": url, "jwks_uri": f"{url}/keys"}
+        addresses = {"jwks_uri": "keys", "authorization_endpoint": "authorize", "token_endpoint": "token"}
+        issuer.configuration = {"issuer": url, **{name: f"{url}/{path}" for name, path in addresses.items()}}
         yield issuer
 
 

@@ -2,6 +2,8 @@
 
 import typer
 
+from operations.approvals.policy import DISCARD
+from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.dead_letters.options import (
     All,
     AsJson,
@@ -56,6 +58,10 @@ def discard_letters(
         selection = await resolve_ids(connection, filters)
         await confirm(connection, selection, "Discard", yes)
         reason = why if why is not None else typer.prompt("Reason", err=True)
+        if not selection.ids and (await policy_of_stack(connection.database)).needs(DISCARD):
+            parameters = {"filters": selection.as_document()}
+            subject = selection.in_words()
+            await ask_for_approval(connection.stack, connection.database, DISCARD, subject, reason, parameters)
         number = await connection.service.discard(selection, by=current_operator(), why=reason)
         if as_json_document:
             print_json({"discarded": number})

@@ -6,6 +6,8 @@ import typer
 from pymongo.errors import PyMongoError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from operations.approvals.policy import REPLAY
+from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.dead_letters.options import (
     WITHIN_SECONDS,
     All,
@@ -73,6 +75,11 @@ def replay_letters(
         await _continue_interrupted(connection, yes)
         selection = await resolve_ids(connection, filters)
         await confirm_replay(connection, selection, yes)
+        if not selection.ids and (await policy_of_stack(connection.database)).needs(REPLAY):
+            parameters = {"filters": selection.as_document(), "rate": rate}
+            reason = why if why is not None else typer.prompt("Reason", err=True)
+            subject = selection.in_words()
+            await ask_for_approval(connection.stack, connection.database, REPLAY, subject, reason, parameters)
         replay_id = await connection.service.start_replay(selection, by=current_operator(), why=why or "", rate=rate)
         await conclude(connection, await run_replay(connection, replay_id), within if wait else None, as_json_document)
 

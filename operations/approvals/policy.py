@@ -1,0 +1,48 @@
+"""Which acts need a second person. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from operations.settings import ApprovalAction
+from shared.access.permissions import Permission
+from shared.database import Document
+
+REPLAY: ApprovalAction = "dead-letters.replay"
+DISCARD: ApprovalAction = "dead-letters.discard"
+"""Of more letters than those that are named by their ids."""
+REPAIR: ApprovalAction = "accounts.repair"
+
+NEEDED: Mapping[str, Permission] = {
+    "order.cancel": Permission.ORDERS_CANCEL,
+    "order.retry": Permission.ORDERS_DECIDE,
+    "order.refund": Permission.ORDERS_DECIDE,
+    REPLAY: Permission.LETTERS_DECIDE,
+    DISCARD: Permission.LETTERS_DECIDE,
+    REPAIR: Permission.FUNDS_WRITE,
+}
+"""The permission that both persons need, by act."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPolicy:
+    """Acts on orders from `amount` on, in minor units of the order's currency, and the named others."""
+
+    amount: int | None = None
+    actions: frozenset[str] = frozenset()
+
+    def order_needs(self, total: int | None) -> bool:
+        """Return whether an act on an order of this total needs a second person."""
+        return self.amount is not None and total is not None and total >= self.amount
+
+    def needs(self, action: ApprovalAction) -> bool:
+        """Return whether another act needs a second person."""
+        return action in self.actions
+
+    def as_document(self) -> Document:
+        """Return the policy as it is stored, for commands."""
+        return {"amount": self.amount, "actions": sorted(self.actions)}
+
+
+def policy_of(document: Document | None) -> ApprovalPolicy:
+    """Return the policy that was stored; one without any act if none was."""
+    return ApprovalPolicy(document["amount"], frozenset(document["actions"])) if document else ApprovalPolicy()

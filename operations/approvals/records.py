@@ -1,0 +1,143 @@
+"""The records of acts that need a second person.
+
+    pending ──▶ approved ──▶ executing ──▶ done, or not done
+       │                         └───────▶ outcome unknown: the process ended while it acted
+       ├──▶ rejected
+       └──▶ expired, 24 hours after it was asked for
+
+Each step is one guarded write, so an act is decided once and executed at most once, by whatever process. One that was
+approved is executed even if the process that took the decision ends: any other continues.
+"""
+
+import contextlib
+from datetime import timedelta
+from uuid import uuid4
+
+from pymongo import ReturnDocument
+
+from operations.actions import record_action
+from operations.approvals.policy import ApprovalPolicy, policy_of
+from operations.approvals.schema import APPROVALS, POLICY
+from operations.sign_in.person import Person, person_of
+from shared.clock import Clock, utc_now
+from shared.database import Database, Document
+from shared.errors import RefusalError
+
+VALID_FOR = timedelta(hours=24)
+LONGEST_ACT = timedelta(minutes=2)
+"""An act that has been executing for longer has lost its process."""
+
+PENDING, APPROVED, EXECUTING, REJECTED = "pending", "approved", "executing", "rejected"
+DONE, NOT_DONE, UNKNOWN, EXPIRED = "done", "not done", "outcome unknown", "expired"
+
+
+class NotDecidableError(RefusalError):
+    """An act that needs a second person is not pending any more, or this person must not decide about it."""
+
+
+class ApprovalRecords:
+    """Asks for acts, decides about them, and hands each out for execution once."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._approvals = database[APPROVALS]
+        self._clock = clock
+
+    async def policy(self) -> ApprovalPolicy:
+        """Return the policy that the console published."""
+        return policy_of(await self._database[POLICY].find_one({"_id": "policy"}))
+
+    async def publish(self, policy: ApprovalPolicy) -> None:
+        """Store the policy, so that commands obey it wherever they run."""
+        await self._database[POLICY].replace_one({"_id": "policy"}, policy.as_document(), upsert=True)
+
+    async def ask(self, person: Person, *, action: str, subject: str, why: str, parameters: Document) -> str:
+        """Record an act that a person asks for, with all that its execution needs; return the id."""
+        now = self._clock()
+        record: Document = {
+            "_id": uuid4().hex[:16],
+            "at": now,
+            "expiresAt": now + VALID_FOR,
+            "by": person.as_document(),
+            "why": why,
+            "action": action,
+            "subject": subject,
+            "parameters": parameters,
+            "status": PENDING,
+        }
+        await self._approvals.insert_one(record)
+        await self._log(person.label, record, "asked for a second person")
+        return str(record["_id"])
+
+    async def newest(self, limit: int) -> list[Document]:
+        """Return the newest records, with the status `expired` where the time is over."""
+        found = await self._approvals.find(sort=[("at", -1)], limit=limit).to_list(None)
+        now = self._clock()
+        return [r | {"status": EXPIRED} if r["status"] == PENDING and r["expiresAt"] <= now else r for r in found]
+
+    async def find(self, approval_id: str) -> Document | None:
+        """Return a record."""
+        return await self._approvals.find_one({"_id": approval_id})
+
+    async def decide(self, approval_id: str, person: Person, *, approve: bool) -> None:
+        """Approve or reject an act.
+
+        Raises NotDecidableError if it is not pending, or if the same person asked for it, in whatever session.
+        """
+        status, now = APPROVED if approve else REJECTED, self._clock()
+        record = await self._approvals.find_one_and_update(
+            {
+                "_id": approval_id,
+                "status": PENDING,
+                "expiresAt": {"$gt": now},
+                "by.subject": {"$ne": person.subject},
+            },
+            {"$set": {"status": status, "decidedBy": person.as_document(), "decidedAt": now}},
+        )
+        if record is None:
+            raise NotDecidableError(await self._why_not(approval_id, person))
+        await self._log(person.label, record, f"{status}, for {person_of(record['by']).label}")
+
+    async def claim(self) -> Document | None:
+        """Return an approved act to execute, which no other call returns; None if there is none."""
+        return await self._approvals.find_one_and_update(
+            {"status": APPROVED},
+            {"$set": {"status": EXECUTING, "startedAt": self._clock()}},
+            return_document=ReturnDocument.AFTER,
+        )
+
+    async def finish(self, record: Document, status: str, outcome: str) -> None:
+        """Record what came of an act that was claimed."""
+        await self._approvals.update_one(
+            {"_id": record["_id"], "status": EXECUTING}, {"$set": {"status": status, "outcome": outcome}}
+        )
+
+    async def give_up_lost(self) -> None:
+        """Mark acts whose process ended: they may be done, and must not be done twice."""
+        before = self._clock() - LONGEST_ACT
+        outcome = "the process ended while it acted: check what came of it"
+        while record := await self._approvals.find_one_and_update(
+            {"status": EXECUTING, "startedAt": {"$lte": before}}, {"$set": {"status": UNKNOWN, "outcome": outcome}}
+        ):
+            await self._log(person_of(record["by"]).label, record, f"{UNKNOWN}: {outcome}")
+
+    async def _why_not(self, approval_id: str, person: Person) -> str:
+        record = await self.find(approval_id)
+        if record is None:
+            return f"there is no request {approval_id}"
+        if record["status"] != PENDING:
+            with contextlib.suppress(KeyError):
+                return f"it is {record['status']}: {person_of(record['decidedBy']).label} has decided"
+        if record["expiresAt"] <= self._clock():
+            return "it has expired: ask for it again"
+        return f"{person.name} asked for it: another person must decide"
+
+    async def _log(self, by: str, record: Document, outcome: str) -> None:
+        await record_action(
+            self._database,
+            by=by,
+            why=record["why"],
+            action=record["action"],
+            subject=record["subject"],
+            outcome=outcome,
+        )
