@@ -26,7 +26,7 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Counter
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.read_concern import ReadConcern
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,8 +38,9 @@ from shared.access.principal import Principal
 from shared.audit_chain import HASH, SEQ, Entry, linked
 from shared.background import run_periodically
 from shared.clock import utc_now
-from shared.database import Database, Document, first_line
+from shared.database import Database, Document, duplicates, first_line
 from shared.errors import TransientError
+from shared.group_commit import GroupCommit
 from shared.guard import SAFE_METHODS
 from shared.schema import CollectionSchema
 
@@ -62,6 +63,8 @@ REFUSALS_PER_MINUTE = 30
 """The most refusals of a process that become entries of their own in one minute."""
 UNRECORDED = frozenset({Permission.ORDERS_PLACE, Permission.SLOTS_ASSIGN})
 """Writes that leave records of their own, with their owner."""
+GROUP_LIMIT = 200
+"""The most entries of one write; those of concurrent requests share one."""
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ATTEMPTS = 100
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -79,24 +82,36 @@ class AuditUnavailableError(TransientError):
 
 
 async def append(database: Database, entry: Mapping[str, Any]) -> Entry:
-    """Add an entry to the chain of a database and return it; any number of processes may do so at once.
+    """Add an entry to the chain of a database and return it; see `append_all`."""
+    return (await append_all(database, [entry]))[0]
 
-    Each reads the newest entry and inserts the one after it; of two with the same number the index refuses one, which
-    tries again. Raises AuditUnavailableError after many attempts, and the driver's errors.
+
+async def append_all(database: Database, entries: Sequence[Mapping[str, Any]]) -> Sequence[Entry]:
+    """Add entries to the chain of a database, in one write, and return them; any number of processes may do so at once.
+
+    Each reads the newest entry and inserts those after it; of two with the same number the index refuses one, whose
+    process tries again. Raises AuditUnavailableError after many attempts, and the driver's errors.
     """
     log = database[COLLECTION]
     # Only entries that survive a failover have a successor.
     lasting = log.with_options(read_concern=ReadConcern("majority"))
+    written: list[Entry] = []
     for attempt in range(_ATTEMPTS):
-        newest = await lasting.find_one({SEQ: {"$exists": True}}, sort=[(SEQ, DESCENDING)])
-        chained = linked(entry, newest)
+        previous: Entry | Document | None = await lasting.find_one({SEQ: {"$exists": True}}, sort=[(SEQ, DESCENDING)])
+        chained: list[Entry] = []
+        for entry in entries[len(written) :]:
+            previous = linked(entry, previous)
+            chained.append(previous)
         try:
-            await log.insert_one(dict(chained))
-        except DuplicateKeyError:
+            await log.insert_many([dict(entry) for entry in chained])
+        except BulkWriteError as error:
+            duplicates(error)  # raises the error if anything else failed
+            # In order: what comes before the first refused entry is in the chain.
+            written += chained[: (error.details or {}).get("nInserted", 0)]
             # The wait spreads the processes that compete.
             await asyncio.sleep(random.uniform(0, 0.002 * min(attempt + 1, 20)))  # noqa: S311 - no secret
         else:
-            return chained
+            return [*written, *chained]
     raise AuditUnavailableError(f"other processes wrote the next entry {_ATTEMPTS} times")
 
 
@@ -194,7 +209,7 @@ class AuditLog:
         self._trusted_proxies = trusted_proxies
         self._records_writes = records_writes
         self._flood = Flood(REFUSALS_PER_MINUTE)
-        self._appending = asyncio.Lock()
+        self._groups: GroupCommit[Document, Entry] = GroupCommit(self._append_group, limit=GROUP_LIMIT)
 
     async def decided(self, scope: Scope, caller: Principal | None, permission: Permission | None, status: int) -> None:
         """Record the answer to a request if it is one of those that are recorded; it must not fail because of this."""
@@ -217,7 +232,7 @@ class AuditLog:
         decision = self._decision(scope, caller, permission, "shown", subject)
         if self._database is not None:
             try:
-                await self._append(self._database, decision.entry())
+                await self._groups.submit(decision.entry())
             except (PyMongoError, AuditUnavailableError) as error:
                 _entries.labels("failed").inc()
                 raise AuditUnavailableError(first_line(error)) from error
@@ -240,16 +255,16 @@ class AuditLog:
         if newest is not None:
             _log.info("audit: newest entry", database=self._database.name, seq=newest[SEQ], hash=newest[HASH])
 
-    async def _append(self, log: Database, entry: Document) -> None:
-        # Within a process they wait for each other, instead of trying again.
-        async with self._appending:
-            await append(log, entry)
+    async def _append_group(self, entries: Sequence[Document]) -> Sequence[Entry]:
+        if self._database is None:
+            raise AuditUnavailableError("this process has no database")
+        return await append_all(self._database, entries)
 
     async def _try_to_append(self, entry: Document) -> None:
         if self._database is None:
             return
         try:
-            await self._append(self._database, entry)
+            await self._groups.submit(entry)
         except (PyMongoError, AuditUnavailableError) as error:
             # The line above has what the entry would have had.
             _entries.labels("failed").inc()

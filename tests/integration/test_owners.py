@@ -74,6 +74,12 @@ async def test_another_owners_order_does_not_exist_anywhere(shop: Shop) -> None:
         for own in (SHOP, ANNA):
             answer = await send(shop, own, method, service, path)
             assert answer.status_code in (200, 204, 409), (method, path, answer.text)
+    credentials = f"/jobs/{order_id}/credentials"
+    unexplained = await send(shop, ADMIN, "GET", "provisioning", credentials)
+    assert unexplained.status_code == 422
+    assert unexplained.json()["errors"][0]["field"] == "Ordersaga-Reason"
+    explained = await send(shop, ADMIN, "GET", "provisioning", credentials, **{"Ordersaga-Reason": "ticket 4711"})
+    assert explained.status_code == 200
     assert (await send(shop, VIEWER, "GET", "order", f"/orders/{order_id}")).status_code == 200
     assert (await send(shop, VIEWER, "GET", "provisioning", f"/jobs/{order_id}/credentials")).status_code == 403
 
