@@ -68,7 +68,7 @@ class SlotAssigner:
         answers: dict[str, AssignmentResult] = {}
         while left := [request for order_id, request in by_order.items() if order_id not in answers]:
             answers |= await self._attempt(left)
-        # Whoever was first owns the order from then on.
+        # The first to ask owns the order from then on.
         owners = await self.owners(by_order)
         return [
             NotOwn()

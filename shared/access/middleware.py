@@ -102,7 +102,7 @@ class Authenticated:
                 await self._limits.count_failure(scope)
             raise
         except AuthenticationError:
-            # Only failures count: whoever shares an address with an attacker is still served.
+            # Only failures count: a caller that shares an address with an attacker is still served.
             await self._limits.count_failure(scope)
             raise
 

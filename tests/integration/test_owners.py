@@ -232,9 +232,9 @@ async def test_funds_of_others_do_not_exist(shop: Shop) -> None:
         for stranger in (RIVAL, BEN, NAMESAKE):
             assert (await send(shop, stranger, "GET", "payment", f"/api/{kind}/{record['_id']}")).status_code == 404
             assert (await send(shop, stranger, "GET", "payment", f"/api/{kind}")).json()["items"] == []
-    for nobody in (SHOP, RIVAL, ANNA):
-        assert (await send(shop, nobody, "GET", "payment", f"/api/bank-accounts/{bank['_id']}")).status_code == 404
-        assert (await send(shop, nobody, "GET", "payment", "/api/bank-accounts")).json()["items"] == []
+    for outsider in (SHOP, RIVAL, ANNA):
+        assert (await send(shop, outsider, "GET", "payment", f"/api/bank-accounts/{bank['_id']}")).status_code == 404
+        assert (await send(shop, outsider, "GET", "payment", "/api/bank-accounts")).json()["items"] == []
 
 
 async def test_the_ledger_shows_a_client_the_entries_of_its_own_accounts(shop: Shop) -> None:
