@@ -54,7 +54,9 @@ async def assert_least_rights(url_of: Callable[[Service], str], prefix: str) -> 
     for service in SERVICES.values():
         may, may_not = attempts_of(service, prefix)
         async with AsyncMongoClient[Document](url_of(service)) as client:
-            wrong += [f"{service.user} may not {what}" for what, attempt in may.items() if await refused(client, attempt)]
+            wrong += [
+                f"{service.user} may not {what}" for what, attempt in may.items() if await refused(client, attempt)
+            ]
             wrong += [
                 f"{service.user} may {what}" for what, attempt in may_not.items() if not await refused(client, attempt)
             ]
