@@ -48,7 +48,7 @@ async def prepare_users(
 async def _prepare_role(client: AsyncMongoClient[Document], role: DatabaseRole) -> str:
     found = await client.admin.command("rolesInfo", role.name)
     verb = "updateRole" if found["roles"] else "createRole"
-    await client.admin.command(verb, role.name, **role.as_documents())
+    await client.admin.command({verb: role.name, **role.as_documents()})
     return f"{verb.removesuffix('Role')}d role {role.name} in admin"
 
 
