@@ -53,6 +53,7 @@ COMMANDS = {
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
     ),
+    "database": Entry("operations.commands.database", "database", "Create the users of a MongoDB with their rights."),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 

@@ -1,0 +1,142 @@
+"""A user for each service with the least rights, on a MongoDB that somebody else runs."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
+
+from operations import actions
+from operations.audit.service_databases import ServiceDatabases
+from operations.doctor.database import schema_of
+from operations.stack.database_rights import USERS, users_of
+from operations.stack.files import write_private
+from shared import schema
+from shared.database import Document
+from shared.services import CONSOLE, ORDER, SERVICES, Service
+from tests.support.database_attempts import assert_least_rights, refused
+from tests.support.guarded_mongodb import guarded_mongodb
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "shop"
+
+
+@dataclass
+class Prepared:
+    """A MongoDB that asks for passwords, and the directory with those of our users."""
+
+    root_url: str
+    directory: Path
+
+    def password(self, user: str) -> str:
+        return (self.directory / f"mongodb-{user}").read_text().strip()
+
+    def url(self, name: str) -> str:
+        user = next(user for user in users_of(PREFIX) if user.name == name)
+        mine = self.root_url.replace("//root:secret@", f"//{name}:{self.password(name)}@")
+        return f"{mine}&authSource={user.database}&authMechanism=SCRAM-SHA-256"
+
+    def url_of(self, service: Service) -> str:
+        return self.url(service.user)
+
+    async def prepare(self, url: str | None = None, *words: str) -> "subprocess.CompletedProcess[str]":
+        known = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+        file = self.directory.parent / "administrator"
+        write_private(file, (url or self.root_url).encode())
+        given = {"ORDERSAGA_MONGODB_URL_FILE": str(file), "ORDERSAGA_DATABASE_PREFIX": PREFIX, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "operations.cli", "database", "prepare", "--secrets", str(self.directory)]
+        return await asyncio.to_thread(
+            lambda: subprocess.run(
+                [*command, *words], env=known | given, capture_output=True, text=True, timeout=120, check=False
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prepared]:
+    directory = tmp_path_factory.mktemp("guarded")
+    (directory / "data").mkdir()
+    server: Callable[[str], str]
+    async with guarded_mongodb(directory / "data") as server:
+        found = Prepared(server("root"), directory / "secrets")
+        done = await found.prepare()
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == len(USERS) + 2
+        await create_collections(found)
+        yield found
+
+
+async def create_collections(prepared: Prepared) -> None:
+    """Let every service create its collections with its own user."""
+    for service in SERVICES.values():
+        async with AsyncMongoClient[Document](prepared.url_of(service), w="majority") as client:
+            await schema.prepare(client[service.database_in(PREFIX)], schema_of(service.name))
+
+
+async def test_each_service_may_do_what_it_needs_and_nothing_else(prepared: Prepared) -> None:
+    await assert_least_rights(prepared.url_of, PREFIX)
+
+
+async def test_operations_audits_all_databases_and_logs_actions(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Document](prepared.url_of(ORDER)) as client:
+        await client["shop_orders"]["orders"].insert_one({"_id": "o1", "status": "COMPLETED"})
+    async with AsyncMongoClient[Document](prepared.url_of(CONSOLE)) as client:
+        databases = ServiceDatabases(client, PREFIX)
+        assert [records.order_id async for page in databases.orders() for records in page] == ["o1"]
+        assert [stock async for stock in databases.stock()] == []
+        assert await databases.shared_addresses() == []
+        own = client[CONSOLE.database_in(PREFIX)]
+        await actions.record_action(own, by="ann", why="test", action="order.cancel", subject="o1", outcome="done")
+        assert [entry["by"] for entry in (await actions.list_actions(own, subject="o1")).items] == ["ann"]
+
+
+async def test_maintenance_changes_the_databases_of_services_but_not_the_audit_log(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Document](prepared.url("maintenance")) as client:
+        async with client.start_session() as session, await session.start_transaction():
+            await client["shop_payments"]["accounts"].delete_many({}, session=session)
+            await client["shop_orders"]["orders"].delete_many({"_id": "none"}, session=session)
+        log = client["shop_operations"]["actions"]
+        assert await refused(client, lambda _: log.delete_many({}))
+        assert await refused(client, lambda _: log.update_many({}, {"$set": {"by": "me"}}))
+        assert await refused(client, lambda c: c["shop_orders"].command("createUser", "x", pwd="x", roles=[]))
+
+
+async def test_a_repetition_restores_rights_and_takes_a_changed_password(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Any](prepared.root_url) as root:
+        await root["shop_orders"].command("grantRolesToUser", "order", roles=[{"role": "root", "db": "admin"}])
+        await root["shop_inventory"].command("dropUser", "inventory")
+    former = prepared.url_of(ORDER)
+    write_private(prepared.directory / "mongodb-order", b"another-password-of-order\n")
+    done = await prepared.prepare(None, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["done"]
+    assert "updated user order in shop_orders" in said
+    assert "created user inventory in shop_inventory" in said
+    await assert_least_rights(prepared.url_of, PREFIX)
+    with pytest.raises(OperationFailure, match="Authentication failed"):
+        async with AsyncMongoClient[Document](former) as client:
+            await client["shop_orders"]["orders"].find_one({})
+
+
+async def test_passwords_are_for_their_owner_alone_and_are_not_printed(prepared: Prepared) -> None:
+    done = await prepared.prepare()
+    for user in USERS:
+        assert prepared.password(user) not in done.stdout + done.stderr
+        assert (prepared.directory / f"mongodb-{user}").stat().st_mode & 0o777 == 0o600
+    log = (prepared.directory.parent / "data" / "log").read_text()
+    assert not [user for user in USERS if prepared.password(user) in log]
+
+
+async def test_only_an_administrator_may_create_users(prepared: Prepared) -> None:
+    done = await prepared.prepare(prepared.url_of(ORDER))
+    assert done.returncode == 1
+    assert "must be an administrator" in done.stderr
+    assert prepared.password("order") not in done.stderr
