@@ -37,7 +37,7 @@ async def stack(servers: Servers) -> AsyncIterator[Stack]:
 
 def address(stack: Stack) -> Address:
     urls = {service: stack.url(service) for service in ("order", "inventory")}
-    return Address(stack.mongodb_url, stack.amqp_url, urls, None, stack.database_prefix)
+    return Address(stack.mongodb_url, stack.amqp_url, urls, None, stack.database_prefix, ADMIN_KEY)
 
 
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:

@@ -296,6 +296,7 @@ async def test_posts_from_other_sites_change_nothing(
         "letter_id": letter["_id"],
         "fingerprint": letter["fingerprint"],
         "replay_id": "r1",
+        "approval_id": "a1",
     }
     app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]

@@ -94,7 +94,7 @@ async def test_missing_collections_and_indexes_are_named_and_not_created(
         findings = await database(servers.mongodb_url, database_prefix, ("payment",))
         missing = findings[f"collection {database_prefix}_payments.payments"]
         assert missing.outcome == "wrong"
-        assert missing.detail == "collection: missing; index by_status, due_lookups, unpublished: missing"
+        assert missing.detail == "collection: missing; index by_status, by_owner, due_lookups, unpublished: missing"
         assert missing.fix == "start python -m payment_service, which creates them"
 
 

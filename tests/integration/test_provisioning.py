@@ -139,6 +139,7 @@ async def test_an_order_gets_its_server_and_messages_report_it(
     now = to_rfc3339(worker.clock.now)
     assert show_job(await worker.job(message.order_id)) == {
         "orderId": message.order_id,
+        "ownerId": None,
         "package": KEY,
         "ram": 2048,
         "state": "COMPLETED",
