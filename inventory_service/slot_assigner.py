@@ -68,8 +68,9 @@ class SlotAssigner:
         answers: dict[str, AssignmentResult] = {}
         while left := [request for order_id, request in by_order.items() if order_id not in answers]:
             answers |= await self._attempt(left)
-        # The first to ask owns the order from then on.
-        owners = await self.owners(by_order)
+        # The first to ask owns the order from then on. Staff may ask for every order, so for them nothing is read.
+        restricted = {request.order_id for request in requests if request.own_only}
+        owners = await self.owners(restricted) if restricted else {}
         return [
             NotOwn()
             if request.own_only and owners.get(request.order_id, request.owner_id) != request.owner_id

@@ -74,9 +74,6 @@ def _networks(value: object) -> object:
         raise ValueError("addresses and networks are allowed, separated by commas, such as 10.0.0.0/8") from None
 
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
 def check_database_prefix(prefix: str) -> str:
     """Return a prefix of database names unchanged. Raises ValueError for an invalid one."""
     if not _DATABASE_PREFIX.fullmatch(prefix):
@@ -169,10 +166,10 @@ class ServiceSettings(FileSettings):
         if "off" in self.auth:
             if self.auth != ("off",):
                 raise ValueError(f"ORDERSAGA_AUTH={','.join(self.auth)} is not valid: off stands alone")
-            if self.http_host not in LOOPBACK_HOSTS:
+            if self.http_host not in urls.LOOPBACK_HOSTS:
                 raise ValueError(
                     f"ORDERSAGA_AUTH=off is only allowed where nobody else can connect: ORDERSAGA_HTTP_HOST is "
-                    f"{self.http_host}, allowed are {', '.join(sorted(LOOPBACK_HOSTS))}"
+                    f"{self.http_host}, allowed are {', '.join(sorted(urls.LOOPBACK_HOSTS))}"
                 )
         return self
 

@@ -74,7 +74,8 @@ check_origin = _matching(rf"https?://{_HOST}", "https://host:port")
 """Accept only a scheme, a host and a port."""
 
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+"""The hosts by which only this machine can be reached."""
 
 
 def is_unalterable(url: str) -> bool:
@@ -83,4 +84,4 @@ def is_unalterable(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)

@@ -21,7 +21,7 @@ from shared.clock import to_rfc3339, utc_now
 
 keys = typer.Typer(no_args_is_help=True, help="Create, list, revoke and rotate the API keys of callers.")
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 DataDirectory = Annotated[
     Path | None,
@@ -53,7 +53,7 @@ def create(
     for option, value in (("--owner", owner), ("--subject", subject), ("--name", name)):
         if value is not None and not _NAME.fullmatch(value):
             raise typer.BadParameter(
-                "1 to 200 characters are allowed, none of them a control character", param_hint=option
+                "1 to 128 characters are allowed, none of them a control character", param_hint=option
             )
     file = _file(data_dir)
     typer.echo(

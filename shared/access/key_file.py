@@ -2,24 +2,19 @@
 
 import os
 import stat
-import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from shared.access.keys import KeyRecord
 from shared.access.permissions import Role
+from shared.contracts.base import Name
 from shared.errors import StartError
-
-CHECK_SECONDS = 2.0
-"""How long a change of the file may go unnoticed."""
-
-_log = structlog.get_logger(__name__)
+from shared.watched_files import CHECK_SECONDS, WatchedFiles
 
 
 class _StoredKey(BaseModel):
@@ -28,8 +23,8 @@ class _StoredKey(BaseModel):
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{8}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     role: Role
-    owner: Annotated[str, Field(min_length=1, max_length=200)]
-    subject: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    owner: Name
+    subject: Name | None = None
     name: Annotated[str, Field(max_length=200)]
     created: datetime
     expires: datetime | None = None
@@ -64,44 +59,21 @@ class KeyFile:
 
     def __init__(self, path: Path, check_seconds: float = CHECK_SECONDS) -> None:
         """Read the file. Raises StartError if it is missing, damaged or writable by others."""
-        self._path = path
-        self._check_seconds = check_seconds
         try:
-            self._version = self._current_version()
-            self._keys = self._read()
+            self._keys = WatchedFiles([path], lambda: _read(path), "API keys", check_seconds=check_seconds)
         except (OSError, ValueError) as error:
             raise StartError(f"ORDERSAGA_KEYS_FILE={path} cannot be used: {_reason(error)}") from None
-        self._checked = time.monotonic()
 
     def find(self, key_id: str) -> KeyRecord | None:
         """Return the key of this id."""
-        if time.monotonic() - self._checked >= self._check_seconds:
-            self._read_if_changed()
-        return self._keys.get(key_id)
+        return self._keys.current().get(key_id)
 
-    def _read_if_changed(self) -> None:
-        """Read the file if it has changed. If that fails, keep the keys that were valid before, and log why."""
-        self._checked = time.monotonic()
-        version = self._version
-        try:
-            version = self._current_version()
-            if version != self._version:
-                self._keys = self._read()
-                _log.info("API keys read again", keys=len(self._keys))
-        except (OSError, ValueError) as error:
-            if version != self._version or isinstance(error, OSError):
-                _log.error("API keys cannot be read, the former ones stay valid", why=_reason(error))
-        self._version = version
 
-    def _current_version(self) -> tuple[int, int, int]:
-        found = self._path.stat()
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            mode = stat.S_IMODE(found.st_mode)
-            raise ValueError(f"others may write to it (mode {mode:04o}): chmod 600 {self._path}")
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
-    def _read(self) -> Mapping[str, KeyRecord]:
-        return {key.id: key for key in parse_keys(self._path.read_bytes())}
+def _read(path: Path) -> Mapping[str, KeyRecord]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError(f"others may write to it (mode {mode:04o}): chmod 600 {path}")
+    return {key.id: key for key in parse_keys(path.read_bytes())}
 
 
 def _reason(error: OSError | ValueError) -> str:

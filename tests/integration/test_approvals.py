@@ -28,6 +28,7 @@ from tests.support.consoles import (
     BASE,
     NO_SERVICES,
     OURS,
+    Clock,
     a_letter,
     an_app,
     console_dependencies,
@@ -42,16 +43,6 @@ POLICY = ApprovalPolicy(10_000, frozenset({REPLAY, DISCARD, REPAIR}))
 PATIENCE = 60_000
 """Milliseconds that a page may take on a loaded machine."""
 WHY = {"why": "because"}
-
-
-class Clock:
-    """A clock that only moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC).replace(microsecond=0)
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class OrderService:

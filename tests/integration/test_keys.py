@@ -13,10 +13,11 @@ import pytest
 
 from operations.stack.api_keys import KeyFileError, create_key, ensure_own_key, list_keys, revoke_key, rotate_key
 from operations.stack.layout import Layout
-from shared.access.key_file import CHECK_SECONDS, KeyFile
+from shared.access.key_file import KeyFile
 from shared.access.permissions import Role
 from shared.errors import StartError
 from shared.services import ORDER
+from shared.watched_files import CHECK_SECONDS
 from tests.support import warm_processes
 from tests.support.access import bearer
 from tests.support.builders import order_body
@@ -67,8 +68,9 @@ async def test_the_list_shows_who_uses_a_key_and_until_when(tmp_path: Path) -> N
     ("words", "says"),
     [
         (("--role", "king", "--owner", "shop"), "'king' is not a role; allowed are customer, client"),
-        (("--role", "client", "--owner", ""), "1 to 200 characters"),
+        (("--role", "client", "--owner", ""), "1 to 128 characters"),
         (("--role", "client", "--owner", "a\nb"), "control character"),
+        (("--role", "client", "--owner", "x" * 129), "1 to 128 characters"),  # no message could carry the owner
         (("--role", "client", "--owner", "shop", "--expires", "soon"), "'soon' is not a duration"),
     ],
 )

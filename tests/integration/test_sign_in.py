@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html.parser import HTMLParser
 from ipaddress import ip_network
 from typing import Any
@@ -30,6 +30,7 @@ from tests.support.consoles import (
     BASE,
     NO_SERVICES,
     OURS,
+    Clock,
     a_letter,
     an_app,
     console_dependencies,
@@ -39,16 +40,6 @@ from tests.support.consoles import (
 
 PAGE = {"Accept": "text/html"}
 ANNA = Person("anna", "anna", frozenset({Role.OPERATOR}))
-
-
-class Clock:
-    """A clock that only moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC).replace(microsecond=0)
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -37,6 +37,16 @@ BY_ADMIN = f"{RING.records[ADMIN_KEY[4:12]].name} (key:{ADMIN_KEY[4:12]})"
 
 class Poison(Exception):  # noqa: N818 - as a service's own error might be called
     """The error that handlers raise in these tests."""
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.now
 
 
 @asynccontextmanager
