@@ -17,6 +17,7 @@ from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
 from operations.sign_in.sessions import SessionLimits, Sessions
 from shared.access.issuer import Issuer
+from shared.background import run_periodically
 from shared.bus.metrics import CONSUMER_UP
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
@@ -24,6 +25,8 @@ from shared.database import Document
 from shared.service import Connections, Parts, run
 from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS
+
+MASK_EVERY_SECONDS = 3600.0
 
 
 def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
@@ -57,6 +60,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         background=(
             take_letters,
             work.run,
+            # Again and again: during an upgrade, a process of an earlier release may still record letters.
+            lambda: run_periodically(letters.mask_words, every=MASK_EVERY_SECONDS, name="masking of words"),
             Executor(dependencies).run,
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
         ),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pymongo import UpdateMany, UpdateOne
 
 from operations.dead_letters.letter import Failure
+from operations.dead_letters.masking import mask_text
 from operations.dead_letters.schema import BY_GROUP, GROUPS, LETTERS
 from operations.dead_letters.status import (
     GROUP_STATUSES,
@@ -40,8 +41,8 @@ class HistogramBin(NamedTuple):
 class Group:
     """Letters with one fingerprint.
 
-    `open` counts those that may still need attention, `total` all; `message` is the pattern of their error messages;
-    all bins of the `histogram` span the same time.
+    `open` counts those that may still need attention, `total` all; `message` is the pattern of their error messages,
+    without what is hidden; all bins of the `histogram` span the same time.
     """
 
     fingerprint: str
@@ -228,7 +229,7 @@ def _group(counted: Document, known: Document, time_bins: _TimeBins) -> Group:
         queue=known.get("queue", ""),
         routing_key=known.get("routingKey", ""),
         error_type=known.get("errorType", ""),
-        message=known.get("pattern", ""),
+        message=mask_text(known.get("pattern", "")),
         open=counted["open"],
         total=counted["total"],
         first_failed_at=counted["first"],

@@ -15,6 +15,7 @@ import orjson
 from bson.int64 import Int64
 
 from operations.dead_letters.fingerprint import fingerprint, pattern
+from operations.dead_letters.masking import searchable
 from operations.dead_letters.status import DEAD
 from shared.broker_rights import RIGHTS, could_have_sent
 from shared.bus import Delivery, Envelope
@@ -219,7 +220,10 @@ def record_of(letter_id: str, delivery: Delivery, failure: Failure, now: datetim
         "bodyText": text,
         "contentType": content_type(delivery.body),
         "headers": storable({name: value for name, value in delivery.headers.items() if name not in _OWN}),
-        "words": words_of(failure, text),
+        "words": words_of(
+            failure.order_id, failure.message_id, failure.error.type, failure.error.message, delivery.body
+        ),
+        "wordsMasked": True,
         "receivedAt": now,
         "firstFailedAt": failure.first_failed_at,
         "replays": [],
@@ -314,9 +318,13 @@ def body_text(body: bytes) -> str:
     return clean(body[: 4 * MOST_SHOWN].decode("utf-8", "replace"))[:MOST_SHOWN]
 
 
-def words_of(failure: Failure, text: str) -> list[str]:
-    """Return the words to find a letter by: those of its ids and error first, then those of its body."""
-    sources = (failure.order_id, failure.message_id, failure.error.type, failure.error.message, text)
+def words_of(order_id: str, message_id: str, error_type: str, error_message: str, body: bytes | None) -> list[str]:
+    """Return the words to find a letter by: those of its ids and error first, then those of its body.
+
+    What is hidden has none, and a body of more than MAX_BODY_BYTES (or None) has none at all.
+    """
+    text, message = searchable(body if body is not None and len(body) <= MAX_BODY_BYTES else b"", error_message)
+    sources = (order_id, message_id, error_type, message, text[:MOST_SHOWN])
     found: dict[str, None] = {}
     for source in sources:
         for word in words(source):

@@ -17,6 +17,7 @@ _INTERNAL = frozenset(
         "current",
         "edits",
         "words",
+        "wordsMasked",
         "changes",
         "lastReplay",
         "claimedBy",

@@ -65,13 +65,29 @@ def mask_text(text: str) -> str:
 
 def mask_body(body: bytes) -> bytes:
     """Return the body of a message without what is hidden; of one that is not a JSON object or list, no content."""
+    masked = _masked_json(body)
+    return f"{len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}".encode() if masked is None else masked
+
+
+def _masked_json(body: bytes) -> bytes | None:
     try:
         value = orjson.loads(body)
-        if isinstance(value, dict | list):
-            return orjson.dumps(mask_value(value))
+        if not isinstance(value, dict | list):
+            return None
+        masked = mask_value(value)
+        return body if masked == value else orjson.dumps(masked)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
-        pass
-    return f"{len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}".encode()
+        return None
+
+
+def searchable(body: bytes, message: str) -> tuple[str, str]:
+    """Return a body and the message of its error as they may be searched: without what is hidden, and as text.
+
+    A hidden value that could be searched for could be guessed, one character after another. Of a body that is not a
+    JSON object or list, nothing can be searched.
+    """
+    masked = _masked_json(body)
+    return "" if masked is None else masked.decode(), _without(message, _hidden_values(body))
 
 
 def mask_letter(letter: Letter) -> Letter:
@@ -80,7 +96,9 @@ def mask_letter(letter: Letter) -> Letter:
     for body in _bodies(letter):
         known |= _hidden_values(body)
     masked = {name: _mask_part(name, value, known) for name, value in letter.items()}
-    if letter.get("body", b"") is None:
+    if letter.get("body") is not None:
+        masked["contentType"] = "text/plain" if _masked_json(bytes(letter["body"])) is None else "application/json"
+    elif "body" in letter:
         masked["bodyText"] = f"{letter.get('size')} bytes: too large to be shown without what is hidden"
     return masked
 

@@ -11,7 +11,15 @@ from pymongo import ReplaceOne, UpdateOne
 from operations.dead_letters import updates
 from operations.dead_letters.filters import Filters, decidable, query, replayable
 from operations.dead_letters.groups import GroupRecords
-from operations.dead_letters.letter import LARGEST_INLINE, Failure, current_body, identity, read_failure, record_of
+from operations.dead_letters.letter import (
+    LARGEST_INLINE,
+    Failure,
+    current_body,
+    identity,
+    read_failure,
+    record_of,
+    words_of,
+)
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
 from operations.dead_letters.status import DISCARDED, STATUSES
 from operations.reading.cursors import read_cursor, write_cursor
@@ -23,10 +31,12 @@ from shared.database import Collection, Database, Document
 PIECE = 8 * 1024 * 1024
 """Bytes of a big body per document; MongoDB takes up to 16 MB."""
 
+UNSHOWN_FIELDS = {"words": False, "wordsMasked": False}
+
 LISTED_FIELDS = {
     "body": False,
     "bodyText": False,
-    "words": False,
+    **UNSHOWN_FIELDS,
     "error.traceback": False,
     "edits.body": False,
     "headers": False,
@@ -104,6 +114,22 @@ class LetterRecords:
         if recorded.nameless:
             among = {"_id": {"$in": recorded.nameless}}
             await self._letters.update_many(among, {"$unset": {"unacknowledged": True}})
+
+    async def mask_words(self, limit: int = 100) -> bool:
+        """Remove the words of hidden values from up to `limit` letters that an earlier release recorded.
+
+        Returns whether there may be more.
+        """
+        fields = ("orderId", "messageId", "error", "body", "changes")
+        found = await self._letters.find({"wordsMasked": {"$exists": False}}, fields, limit=limit).to_list(None)
+        writes = [
+            # Only as it was read: a failure meanwhile adds words of its own.
+            UpdateOne({"_id": letter["_id"], "changes": letter["changes"]}, {"$set": _masked_words(letter)})
+            for letter in found
+        ]
+        if writes:
+            await self._letters.bulk_write(writes, ordered=False)
+        return len(found) == limit
 
     async def _replayed(self, failures: Iterable[Failure]) -> set[tuple[str | None, str]]:
         """Return the failures of replays that are on record, as (letter, message id): a header is no proof."""
@@ -204,7 +230,7 @@ class LetterRecords:
 
     async def without_big_body(self, letter_id: str) -> Document | None:
         """Return a letter with None for a body of more than LARGEST_INLINE bytes, which a page need not load."""
-        return await self._letters.find_one({"_id": letter_id}, {"words": False})
+        return await self._letters.find_one({"_id": letter_id}, UNSHOWN_FIELDS)
 
     async def beginning_with(self, prefix: str) -> list[str]:
         """Return up to two ids that begin with the prefix."""
@@ -250,3 +276,9 @@ class LetterRecords:
 
 def _base(letter_id: str) -> str:
     return letter_id.rpartition("-")[2]
+
+
+def _masked_words(letter: Document) -> Document:
+    error = letter["error"]
+    words = words_of(letter["orderId"] or "", letter["messageId"], error["type"], error["message"], letter["body"])
+    return {"words": words, "wordsMasked": True}

@@ -10,6 +10,7 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
+from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome, outcome_of
 from operations.dead_letters.records import LetterPage, LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
@@ -136,15 +137,18 @@ class DeadLetterService:
         """Count the outcomes of a replay's letters."""
         return await outcome_of(self._database, replay_id)
 
-    async def export(self, filters: Filters) -> AsyncIterator[dict[str, Any]]:
-        """Yield each selected letter as a JSON document, with its body as text or in base64."""
+    async def export(self, filters: Filters, *, masked: bool = True) -> AsyncIterator[dict[str, Any]]:
+        """Yield each selected letter as a JSON document, with its body as text or in base64.
+
+        Without `masked`, with its tokens and personal fields.
+        """
         cursor = None
         while True:
             page = await self._letters.page(filters, EXPORT_PAGE, cursor)
             for listed in page.items:
                 letter = await self._letters.letter(listed["_id"])
                 if letter is not None:
-                    yield letter_as_json(letter)
+                    yield letter_as_json(mask_letter(letter) if masked else letter)
             if (cursor := page.next_cursor) is None:
                 return
 

@@ -10,6 +10,7 @@ from pymongo import UpdateOne
 
 from operations.dead_letters.filters import claimable
 from operations.dead_letters.letter import Failure, clean, failed_fields, replay_message_id, words
+from operations.dead_letters.masking import mask_text
 from operations.dead_letters.status import DEAD, HANDLED, OPEN, PENDING, REPLAYING
 from shared.contracts import DeadLetterHandled
 from shared.database import Document
@@ -31,7 +32,7 @@ def failed_again(failure: Failure, now: datetime) -> list[UpdateOne]:
     last = {"_id": failure.replay_of, "lastReplay": failure.message_id, "status": {"$in": OPEN}, "replays": replay}
     changed = failed_fields(failure)
     attempts = changed.pop("attempts")
-    new_words = words(f"{failure.error.type} {failure.error.message}")[:20]
+    new_words = words(f"{failure.error.type} {mask_text(failure.error.message)}")[:20]
     return [
         UpdateOne(
             last,

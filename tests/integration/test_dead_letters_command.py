@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from operations import cli
 from operations.approvals.policy import ApprovalPolicy
@@ -21,12 +21,18 @@ from operations.commands.cleanup import refusal
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService
+from operations.errors import UnreachableError
 from operations.settings import Stack
+from shared.access.permissions import Role
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
 from shared.errors import PoisonError
+from shared.http import create_app
+from shared.services import SERVICES
 from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
+from tests.support.access import ADMIN_KEY, KEYS, key_authenticator
 from tests.support.buses import RabbitHarness
+from tests.support.consoles import NOWHERE, serve
 from tests.support.servers import Servers
 
 __all__ = ["patient"]  # a fixture, used by name
@@ -42,6 +48,12 @@ class World:
 
     async def run(self, *words: str, given: str | None = None, status: int = 0, **environment: str) -> str:
         """Run the command, check its exit status and return its output."""
+        result = await self.invoke(*words, given=given, **environment)
+        assert result.exit_code == status, result.output
+        return result.output if status else result.stdout
+
+    async def invoke(self, *words: str, given: str | None = None, **environment: str) -> Result:
+        """Run the command."""
         known = {
             "ORDERSAGA_MONGODB_URL": self.stack.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
@@ -50,9 +62,7 @@ class World:
             "COLUMNS": "80",
         }
         runner, arguments = CliRunner(env=known | environment), ["dead-letters", *words]
-        result = await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
-        assert result.exit_code == status, result.output
-        return result.output if status else result.stdout
+        return await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
 
     async def document(self, *words: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(await self.run(*words, "--json"))
@@ -69,6 +79,17 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
         created = client[f"t{secrets.token_hex(8)}_operations"]
         yield created
         await client.drop_database(created.name)
+
+
+@pytest.fixture
+async def service_url() -> AsyncIterator[str]:
+    """The URL of a service that tells callers what they may do."""
+
+    async def ready() -> dict[str, str]:
+        return {}
+
+    async with serve(create_app("console", "Callers", ready, authenticator=key_authenticator())) as url:
+        yield url
 
 
 @pytest.fixture
@@ -213,7 +234,8 @@ async def test_a_replay_that_cannot_be_continued_does_not_prevent_another(
     assert "no matching dead letter" in printed
 
 
-async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tmp_path: Path) -> None:
+async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, service_url: str, tmp_path: Path) -> None:
+    editing: dict[str, Any] = {"VISUAL": "", "ORDERSAGA_CONSOLE_URL": service_url, "ORDERSAGA_API_KEY": ADMIN_KEY}
     await world.send(*[dead(message_id=f"m{n}", body=b'{"orderId": 7}') for n in range(3)])
     first, second, third = [item["id"] for item in (await world.document("list"))["items"]]
     body = tmp_path / "body.json"
@@ -225,15 +247,57 @@ async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, tm
     other = await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}', status=1)
     assert "orderId: is 'o2' and must stay 'o1'" in other
     await world.run("edit", second, "--body", "-", given='{"orderId": "o1", "reason": "x"}')
-    await world.run("edit", third, status=1, EDITOR="true", VISUAL="")
-    await world.run("edit", third, EDITOR="sed -i s/7/'\"o1\"'/", VISUAL="")
+    await world.run("edit", third, status=1, EDITOR="true", **editing)
+    as_operator = editing | {"ORDERSAGA_API_KEY": KEYS[Role.OPERATOR]}
+    assert "the editor needs the permission letters:edit" in await world.run("edit", third, status=1, **as_operator)
+    await world.run("edit", third, EDITOR="sed -i s/7/'\"o1\"'/", **editing)
     sent = [json.loads(message.body)["orderId"] for message in await world.harness.take_from(INBOX, 3)]
     assert sent == ["o1", "o1", "o1"]
     shown = await world.document("show", first)
     assert (json.loads(shown["body"]), json.loads(shown["edits"][0]["body"])) == ({"orderId": 7}, {"orderId": "o1"})
 
 
-async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp_path: Path) -> None:
+async def test_tokens_and_personal_fields_are_hidden_unless_the_key_may_edit_letters(
+    world: World, service_url: str, tmp_path: Path
+) -> None:
+    secret = "Zq7-very-secret"
+    body = json.dumps({"orderId": "o1", "payment": {"token": secret}, "address": {"city": secret}}).encode()
+    await world.send(dead(body=body, error="ann@example.com is not known"), dead(message_id="m2", body=secret.encode()))
+    [first, second] = [item["id"] for item in (await world.document("list"))["items"]]
+    file = tmp_path / "letters.jsonl"
+    hidden = [
+        *[await world.run("show", letter) for letter in (first, second)],
+        *[json.dumps(await world.document(*words)) for words in (("show", first), ("list",), ("export", "--all"))],
+        await world.run("list"),
+        await world.run("groups"),
+    ]
+    for shown in hidden:
+        assert secret not in shown
+        assert "ann@example.com" not in shown
+    assert f"{len(secret)} bytes, SHA-256" in "".join(hidden)
+    file.write_text("kept")
+    asking: dict[str, Any] = {"ORDERSAGA_CONSOLE_URL": service_url}
+    for key in (KEYS[Role.OPERATOR], "osk_wrong"):
+        for words in (["show", first], ["list"], ["export", "--all", "-o", str(file)]):
+            refused = await world.run(*words, "--unmasked", status=1, ORDERSAGA_API_KEY=key, **asking)
+            assert "--unmasked needs the permission letters:edit" in refused
+    assert file.read_text() == "kept"
+    allowed = asking | {"ORDERSAGA_API_KEY": ADMIN_KEY}
+    assert secret in await world.run("show", first, "--unmasked", **allowed)
+    assert "ann@example.com" in await world.run("list", "--unmasked", **allowed)
+    exported = await world.run("export", "--all", "--unmasked", **allowed)
+    assert {json.loads(line)["body"] for line in exported.splitlines()} == {body.decode(), secret}
+
+
+async def test_without_a_service_that_confirms_the_permission_nothing_hidden_is_shown(world: World) -> None:
+    await world.send(dead())
+    nowhere: dict[str, Any] = {f"ORDERSAGA_{name.upper()}_URL": NOWHERE for name in SERVICES}
+    result = await world.invoke("list", "--unmasked", **nowhere)
+    assert "no service answers that could confirm it" in str(result.exception)
+    assert isinstance(result.exception, UnreachableError)
+
+
+async def test_it_discards_for_a_reason_and_exports_everything(world: World, service_url: str, tmp_path: Path) -> None:
     await world.send(dead(), dead(message_id="m2", body=b"\xff\x00"))
     await world.run("discard", "--all", "--yes", status=2)
     assert await world.document("discard", "--all", "--yes", "--why", "a test") == {"discarded": 2}
@@ -242,7 +306,8 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, tmp
     await world.run("discard", "--all", "--yes", "--why", "again", status=1)
     file = tmp_path / "letters.jsonl"
     file.touch(0o644)
-    await world.run("export", "--all", "--output", str(file))
+    known: dict[str, Any] = {"ORDERSAGA_CONSOLE_URL": service_url, "ORDERSAGA_API_KEY": ADMIN_KEY}
+    await world.run("export", "--all", "--unmasked", "--output", str(file), **known)
     assert file.stat().st_mode & 0o777 == 0o600
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line.get("body") or line.get("bodyBase64") for line in lines} == {dead().body.decode(), "/wA="}

@@ -15,7 +15,7 @@ import typer
 
 from operations.commands.dead_letters.options import WITHIN_SECONDS, AsJson, LetterId, Wait, Why, Within
 from operations.commands.dead_letters.replay import conclude, run_replay
-from operations.commands.dead_letters.session import run
+from operations.commands.dead_letters.session import require_unmasked, run
 from operations.commands.operator import current_operator
 from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.replays import NotPossibleError
@@ -33,7 +33,8 @@ def edit_letter(
 ) -> None:
     """Replay a letter with another body, from FILE or from your editor ($VISUAL, $EDITOR). The original is kept.
 
-    The new body must be JSON, valid for the message's type, and about the same order.
+    The new body must be JSON, valid for the message's type, and about the same order. The editor shows tokens and
+    personal fields, so your key needs letters:edit.
 
     Exit status 0 when sent (with --wait: handled), 1 if the body is not valid, the letter is not dead or it failed
     again, 2 for wrong usage, 3 if a server cannot be reached.
@@ -57,6 +58,7 @@ def _read_body(name: str) -> bytes:
 
 
 async def _edit_body(connection: DeadLetterConnection, letter_id: str) -> bytes:
+    await require_unmasked(connection, "the editor")
     letter = await connection.service.letter(letter_id)
     assert letter is not None  # noqa: S101 - letters are never deleted
     text = letter["current"].decode("utf-8", "replace")

@@ -2,10 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -19,14 +19,14 @@ from operations.commands.dead_letters.options import (
     Since,
     Text,
     Type,
+    Unmasked,
     Until,
     build_filters,
     require_selection,
 )
-from operations.commands.dead_letters.session import resolve_ids, run
+from operations.commands.dead_letters.session import require_unmasked, resolve_ids, run
 from operations.commands.terminal import as_ascii_json
 from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.filters import Filters
 from operations.dead_letters.status import STATUSES
 from operations.stack.files import open_private
 
@@ -50,20 +50,25 @@ def export_letters(
     text: Text = None,
     group: GroupId = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file.", show_default="stdout")] = None,
+    unmasked: Unmasked = False,
     as_json_document: AsJson = False,
 ) -> None:
     """Write letters as JSON lines (with --json as one document), with their bodies as text or in base64.
 
-    Exit status 0 when done, 1 if no letter is selected, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0 when done, 1 if no letter is selected or --unmasked is refused, 2 for wrong usage, 3 if a server
+    cannot be reached.
     """
     filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
     filters = replace(filters, status=STATUSES) if all_letters else require_selection(filters, all_letters)
 
     async def write(connection: DeadLetterConnection) -> None:
-        # First of all: an unknown id must not truncate an existing file.
+        # First of all: an unknown id or a refusal must not truncate an existing file.
         selection = await resolve_ids(connection, filters)
+        if unmasked:
+            await require_unmasked(connection, "--unmasked")
+        letters = connection.service.export(selection, masked=not unmasked)
         with _opened(output) as file:
-            number = await _write(connection, selection, file, as_json_document)
+            number = await _write(letters, file, as_json_document)
         typer.echo(f"exported {number:,}", err=True)
         if not number:
             raise typer.Exit(1)
@@ -71,12 +76,12 @@ def export_letters(
     run(write)
 
 
-async def _write(connection: DeadLetterConnection, selection: Filters, file: BinaryIO, as_json_document: bool) -> int:
-    """Write the selected letters and return their number."""
+async def _write(letters: AsyncIterator[dict[str, Any]], file: BinaryIO, as_json_document: bool) -> int:
+    """Write the letters and return their number."""
     before, between, after = _DOCUMENT if as_json_document else _LINES
     number = 0
     file.write(before)
-    async for letter in connection.service.export(selection):
+    async for letter in letters:
         file.write((between if number else b"") + as_ascii_json(letter).encode())
         number += 1
     file.write(after if number or as_json_document else b"")

@@ -17,10 +17,11 @@ from operations.commands.dead_letters.options import (
     Since,
     Text,
     Type,
+    Unmasked,
     Until,
     build_filters,
 )
-from operations.commands.dead_letters.session import resolve_ids, run
+from operations.commands.dead_letters.session import resolve_ids, run, visible
 from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.letter_json import as_json, letter_as_json
@@ -43,11 +44,13 @@ def list_letters(
     group: GroupId = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of letters.")] = 20,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Cursor that the previous page printed.")] = None,
+    unmasked: Unmasked = False,
     as_json_document: AsJson = False,
 ) -> None:
     """List letters, latest failure first. By default only those that still need attention are listed.
 
-    Exit status 0, also if the list is empty, 1 for an unknown id, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if a
+    server cannot be reached.
     """
     filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
     if all_letters:
@@ -59,6 +62,7 @@ def list_letters(
             page = await connection.service.page(selection, limit=limit, cursor=cursor)
         except ValueError as invalid:
             raise typer.BadParameter(str(invalid), param_hint="--cursor") from invalid
+        page = page._replace(items=await visible(connection, page.items, unmasked))
         if as_json_document:
             print_json({"items": [letter_as_json(letter) for letter in page.items], "nextCursor": page.next_cursor})
         else:
@@ -90,15 +94,16 @@ def groups(
     run(read)
 
 
-def show(letter_id: LetterId, as_json_document: AsJson = False) -> None:
+def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJson = False) -> None:
     """Show a letter: its error, body, headers and the outcomes of its replays.
 
-    Exit status 0, 1 if there is no such letter, 3 if a server cannot be reached.
+    Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if a server cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
         letter = await connection.service.letter(await connection.service.resolve(letter_id))
         assert letter is not None  # noqa: S101 - letters are never deleted
+        [letter] = await visible(connection, [letter], unmasked)
         if as_json_document:
             print_json(letter_as_json(letter))
         else:

@@ -34,6 +34,9 @@ Text = Annotated[
 ]
 GroupId = Annotated[str | None, typer.Option("--group", help="Fingerprint of a group.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Unmasked = Annotated[
+    bool, typer.Option("--unmasked", help="Show tokens and personal fields; your key needs letters:edit.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the outcome of every message is known.")]
 Within = Annotated[float, typer.Option("--within", min=0, metavar="SECONDS", help="Time limit of --wait.")]

@@ -1,19 +1,23 @@
 """The connection of a command to the dead letters, and its prompts and errors."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 import typer
 import uvloop
 
+from operations.commands.permission import NotPermittedError, require_permission
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import print_error
 from operations.dead_letters.connection import DeadLetterConnection, connect
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.letter import why_foreign
+from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.replays import NotPossibleError
+from shared.access.permissions import Permission
+from shared.database import Document
 
 T = TypeVar("T")
 
@@ -27,7 +31,7 @@ def run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
 
     try:
         return uvloop.run(connected())
-    except NotPossibleError as error:
+    except (NotPossibleError, NotPermittedError) as error:
         _fail(str(error))
     except InvalidBodyError as error:
         _fail("the body is not valid:\n" + "\n".join(f"  {field}: {message}" for field, message in error.errors))
@@ -43,6 +47,25 @@ def _fail(reason: str) -> NoReturn:
 async def resolve_ids(connection: DeadLetterConnection, filters: Filters) -> Filters:
     """Complete ids that were given by their first characters. Raises NotPossibleError for unknown ones."""
     return replace(filters, ids=tuple([await connection.service.resolve(prefix) for prefix in filters.ids]))
+
+
+async def require_unmasked(connection: DeadLetterConnection, purpose: str) -> None:
+    """Check that the caller may see tokens and personal fields, for which `purpose` shows them.
+
+    Raises NotPermittedError, or UnreachableError if no service can confirm it.
+    """
+    await require_permission(connection.stack, Permission.LETTERS_EDIT, purpose)
+
+
+async def visible(connection: DeadLetterConnection, letters: Sequence[Document], unmasked: bool) -> list[Document]:
+    """Return letters as they are shown: without tokens and personal fields, unless `unmasked` is set and allowed.
+
+    Raises what `require_unmasked` raises.
+    """
+    if not unmasked:
+        return [mask_letter(letter) for letter in letters]
+    await require_unmasked(connection, "--unmasked")
+    return list(letters)
 
 
 async def confirm(connection: DeadLetterConnection, filters: Filters, action: str, yes: bool) -> None:
