@@ -40,7 +40,7 @@ COMMANDS = {
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
-    "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts and statements, repair balances."),
+    "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts, repair balances, assign owners."),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."

@@ -1,4 +1,4 @@
-"""The commands `ordersaga accounts show`, `statement` and `repair`."""
+"""The commands `ordersaga accounts show`, `statement`, `repair` and `assign`."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
@@ -10,8 +10,10 @@ import uvloop
 from pymongo import AsyncMongoClient
 
 from operations.accounts.correction import Keep, refusal
+from operations.accounts.ownership import Ownership, Unowned
 from operations.accounts.repair import Repair, repair
 from operations.accounts.statements import AccountStatements
+from operations.actions import record_action
 from operations.approvals.policy import REPAIR
 from operations.commands.accounts_display import (
     overview_as_json,
@@ -22,11 +24,14 @@ from operations.commands.accounts_display import (
     statement_as_json,
 )
 from operations.commands.approval import ask_for_approval, policy_of_stack
+from operations.commands.names import check_name
+from operations.commands.operator import current_operator
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.database import Document
+from shared.printable import printable
 from shared.services import CONSOLE
 
 LAST_MOVEMENTS = 10
@@ -115,6 +120,57 @@ def repair_balances(
     else:
         show_repairs(repairs, open_console(), write=write)
     raise typer.Exit(0 if all(found.fixed for found in repairs) else 1)
+
+
+@accounts.command()
+def assign(
+    owner: Annotated[str, typer.Option("--owner", help="The new owner, as in the API keys of the shop.")],
+    client: Annotated[str | None, typer.Option("--client", help="Only the records of this client.")] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="The records of all clients.")] = False,
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json_document: AsJson = False,
+) -> None:
+    """Give retainers, invoices and payments outside of orders that have no owner to an owner.
+
+    Those from before an upgrade to API keys have none: they pay no order of a shop, and only staff see them. Records
+    that have an owner keep it.
+
+    Exit status 0 when done, 1 if there are no such records or it was not confirmed, 2 for wrong usage, 3 if a server
+    cannot be reached.
+    """
+    if (client is None) != everyone:
+        raise typer.BadParameter("name a --client or add --all")
+    if as_json_document and not yes:
+        raise typer.BadParameter("--json does not prompt: add --yes")
+    check_name("--owner", owner)
+    assigned = _run(lambda stack: _assign(stack, owner, client, why, yes))
+    if as_json_document:
+        print_json({"owner": owner, "client": client, "assigned": assigned._asdict()})
+    elif any(assigned):
+        typer.echo(f"{assigned.in_words()} belong to {printable(owner)} now")
+    else:
+        print_error("There are no records without an owner.")
+    raise typer.Exit(0 if any(assigned) else 1)
+
+
+async def _assign(stack: Stack, owner: str, client_id: str | None, why: str, yes: bool) -> Unowned:
+    async with _connected(stack) as client:
+        ownership = Ownership(client, stack.database_prefix, client_id)
+        found = await ownership.count()
+        if any(found) and not yes:
+            typer.confirm(f"Give {found.in_words()} to {printable(owner)}?", abort=True, err=True)
+        assigned = await ownership.assign(owner)
+        if any(assigned):
+            await record_action(
+                client[CONSOLE.database_in(stack.database_prefix)],
+                by=current_operator(),
+                why=why,
+                action="accounts.assign",
+                subject=client_id or "all clients",
+                outcome=f"{assigned.in_words()} given to {owner}",
+            )
+        return assigned
 
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:

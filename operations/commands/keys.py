@@ -1,7 +1,6 @@
 """The commands `ordersaga keys`."""
 
 import os
-import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from rich.table import Table
 
 from operations.cleanup.age import read_duration
+from operations.commands.names import check_name
 from operations.commands.operator import current_operator
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.stack.api_keys import OVERLAP, KeyFileError, create_key, list_keys, revoke_key, rotate_key
@@ -20,8 +20,6 @@ from shared.access.permissions import Role, parse_role
 from shared.clock import to_rfc3339, utc_now
 
 keys = typer.Typer(no_args_is_help=True, help="Create, list, revoke and rotate the API keys of callers.")
-
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 DataDirectory = Annotated[
     Path | None,
@@ -51,10 +49,7 @@ def create(
     lifetime = _option("--expires", read_duration, expires) if expires is not None else None
     chosen = _option("--role", parse_role, role)
     for option, value in (("--owner", owner), ("--subject", subject), ("--name", name)):
-        if value is not None and not _NAME.fullmatch(value):
-            raise typer.BadParameter(
-                "1 to 128 characters are allowed, none of them a control character", param_hint=option
-            )
+        check_name(option, value)
     file = _file(data_dir)
     typer.echo(
         _attempt(

@@ -333,3 +333,33 @@ async def test_a_repair_may_need_a_second_person(world: World) -> None:
     (done,) = await records.newest(1)
     assert (done["status"], done["outcome"]) == ("done", "1 corrected")
     assert len(await corrections(world)) == 2, "two postings of one correction"
+
+
+async def test_records_without_an_owner_are_given_to_one_and_others_keep_theirs(world: World) -> None:
+    accounts_, payments = world.collection("accounts"), world.collection("fund_payments")
+    await accounts_.update_one({"_id": "invoice:i1"}, {"$set": {"ownerId": "another-shop"}})
+    before = await document(world, "show", "retainer:r1")
+    asked = await run(world, "assign", "--owner", "my-shop", "--client", "c1", given="n\n", status=1)
+    assert "belong" not in asked
+    assert (await stored(world, "retainer:r1")).get("ownerId") is None
+    outcome = (await document(world, "assign", "--owner", "my-shop", "--client", "c1", "--why", "moved", "--yes"))[
+        "assigned"
+    ]
+    assert outcome["retainers"] == await accounts_.count_documents({"kind": "retainer", "ownerId": "my-shop"}) > 0
+    assert outcome["payments"] == await payments.count_documents({"ownerId": "my-shop"}) > 0
+    assert (await stored(world, "invoice:i1"))["ownerId"] == "another-shop"
+    assert await accounts_.count_documents({"kind": "bank", "ownerId": {"$exists": True}}) == 0
+    assert await document(world, "show", "retainer:r1") == before
+    [logged] = await world.client[f"{world.prefix}_operations"]["actions"].find({"action": "accounts.assign"}).to_list()
+    assert (logged["why"], logged["subject"]) == ("moved", "c1")
+    assert await run(world, "assign", "--owner", "thief", "--client", "c1", "--yes", status=1) == ""
+    assert (await stored(world, "retainer:r1"))["ownerId"] == "my-shop"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--all", "--client", "c1"], ["--all", "--json"], ["--all", "--owner", "a\nb"], ["--all", "--owner", ""]],
+)
+async def test_assigning_wrongly_changes_nothing(world: World, words: list[str]) -> None:
+    await run(world, "assign", "--owner", "my-shop", *words, status=2)
+    assert await world.collection("accounts").count_documents({"ownerId": {"$exists": True}}) == 0
