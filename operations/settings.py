@@ -6,7 +6,6 @@ Commands use the URLs in the environment, else the data directory used last.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -25,9 +24,8 @@ from operations.stack.layout import (
 )
 from operations.stack.state import State, UnreadableStateError, read_state
 from shared.errors import StartError
-from shared.money import to_minor_units
 from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
-from shared.settings import HostNames, ServiceSettings, words
+from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
 from shared.urls import check_service_url, hide_credentials
 
@@ -38,17 +36,6 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 
 ApprovalAction = Literal["dead-letters.replay", "dead-letters.discard", "accounts.repair"]
 """The acts that can be made to need a second person, besides those on orders from an amount on."""
-
-
-def _amount(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return to_minor_units(Decimal(value))
-    except ArithmeticError:
-        raise ValueError("an amount such as 500 or 99.50 is allowed") from None
 
 
 class OperationsSettings(ServiceSettings):
@@ -66,7 +53,7 @@ class OperationsSettings(ServiceSettings):
     oidc_scopes: Annotated[str, Field(pattern=r"^openid( [\x21-\x7e]+)*$", max_length=500)] = "openid profile email"
     session_idle_seconds: Annotated[int, Field(ge=60, le=24 * 3600)] = 30 * 60
     session_seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 8 * 3600
-    approval_amount: Annotated[int | None, NoDecode, BeforeValidator(_amount)] = None
+    approval_amount: Amount = None
     approval_actions: Annotated[tuple[ApprovalAction, ...], NoDecode, BeforeValidator(words)] = ()
     operator_header: HeaderName = ""
     operator_roles_header: HeaderName = ""

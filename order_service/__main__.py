@@ -39,7 +39,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         failpoint=connections.failpoint,
     )
     placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
-    actions = OrderActions(orders, outbox, timeouts, utc_now)
+    actions = OrderActions(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
         handlers=handlers(orders, timeouts, utc_now),

@@ -138,22 +138,22 @@ def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
-        visible = caller.visible(Permission.ORDERS_CANCEL)
-        return _accepted(await actions.execute(order_id, CancelRequested(reason), "cancelled", visible))
+        request = CancelRequested(reason)
+        return _accepted(await actions.execute(order_id, request, "cancelled", caller, Permission.ORDERS_CANCEL))
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)
     async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision once more; for a FAILED order whose money is still held."""
-        visible = caller.visible(Permission.ORDERS_DECIDE)
-        return _accepted(await actions.execute(order_id, RetryRequested(), "retried", visible))
+        permission = Permission.ORDERS_DECIDE
+        return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission))
 
     @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)
     async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
-        visible = caller.visible(Permission.ORDERS_DECIDE)
-        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", visible))
+        permission = Permission.ORDERS_DECIDE
+        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission))
 
 
 def _accepted(document: Document) -> Response:

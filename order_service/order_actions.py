@@ -1,6 +1,7 @@
 """Requests of clients and operators about an existing order: cancel, retry, refund."""
 
 from dataclasses import replace
+from http import HTTPStatus
 
 import structlog
 
@@ -13,11 +14,12 @@ from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
 from order_service.saga import MAX_RUNS, SAGA
 from shared import tracing
-from shared.access.principal import Visible
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.clock import Clock
 from shared.database import Document
 from shared.errors import TransientError
-from shared.http import conflict, not_found
+from shared.http import ProblemError, conflict, not_found
 
 _log = structlog.get_logger(__name__)
 
@@ -25,22 +27,34 @@ _log = structlog.get_logger(__name__)
 class OrderActions:
     """Applies requests to orders; each change is stored as unpublished before its messages are sent."""
 
-    def __init__(self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock) -> None:
+    def __init__(
+        self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock, *, approval_amount: int | None = None
+    ) -> None:
         self._orders = orders
         self._outbox = outbox
         self._timeouts = timeouts
         self._clock = clock
+        self._approval_amount = approval_amount
 
-    async def execute(self, order_id: str, request: Request, verb: str, visible: Visible) -> Document:
-        """Apply the request and return the order's document.
+    async def execute(
+        self, order_id: str, request: Request, verb: str, caller: Principal, permission: Permission
+    ) -> Document:
+        """Apply the request of a caller, who needs the permission, and return the order's document.
 
-        Raises the 404 problem for an order that is unknown or not visible, the 409 problem if its status does not allow
-        the request.
+        Raises the 404 problem for an order that is unknown or not visible, the 403 problem if it needs a second person,
+        the 409 problem if its status does not allow the request.
         """
+        visible = caller.visible(permission)
         for _ in range(ATTEMPTS):
             order = (await self._orders.load([order_id], visible)).get(order_id)
             if order is None:
                 raise not_found(f"Order {order_id}")
+            if self._needs_second_person(order, caller, permission):
+                raise ProblemError(
+                    HTTPStatus.FORBIDDEN,
+                    f"Order {order_id} can only be {verb} in the console, where a second person approves: its total is "
+                    "not below ORDERSAGA_APPROVAL_AMOUNT",
+                )
             if not SAGA.accepts(order, request):
                 raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
             now = self._clock()
@@ -59,6 +73,12 @@ class OrderActions:
         if document is None:
             raise not_found(f"Order {order_id}")
         return document
+
+    def _needs_second_person(self, order: Order, caller: Principal, permission: Permission) -> bool:
+        """Return whether staff asks, and not through the console, which has had a second person approve."""
+        if self._approval_amount is None or order.total_amount < self._approval_amount:
+            return False
+        return caller.reaches_all(permission) and not caller.through_console
 
 
 def _in_trace(order: Order, request: Request) -> Order:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from shared.settings import Amount, ServiceSettings
 
 
 class OrderSettings(ServiceSettings):
@@ -15,4 +15,5 @@ class OrderSettings(ServiceSettings):
     republish_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 10
     resend_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 30
     require_prices: bool = True
+    approval_amount: Amount = None
     sweep_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1

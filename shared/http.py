@@ -214,15 +214,15 @@ class _StrictRoute(APIRoute):
 def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
     """Raise the 403 problem unless the caller has the permission that a route declares.
 
-    Nobody has the permission of a route that declares none. Routes call this before they read the body. It does nothing
-    where callers are not known: on open paths, and in an application that authenticates by itself.
+    A route that declares no permission is open to no caller. Routes call this before they read the body. It does
+    nothing where callers are not known: on open paths, and in an application that authenticates by itself.
     """
     caller = caller_of(scope)
     if caller is None:
         return
     permission = permission_of(endpoint)
     if permission is None or not caller.may(permission):
-        needed = permission or "a permission that nobody has, because its route declares none"
+        needed = permission or "a permission that does not exist, because its route declares none"
         roles = ", ".join(sorted(caller.roles)) or "no role"
         raise ProblemError(HTTPStatus.FORBIDDEN, f"This needs {needed}, which {caller.name} ({roles}) does not have")
 

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
@@ -21,6 +22,7 @@ from shared import urls
 from shared.access.limits import Network, parse_limit
 from shared.errors import StartError
 from shared.failpoints import kill_at
+from shared.money import to_minor_units
 from shared.setting_files import SUFFIX, with_file_values
 
 ENV_PREFIX = "ORDERSAGA_"
@@ -47,6 +49,21 @@ HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], No
 def words(value: object) -> object:
     """Split a text at commas; anything else is returned as it is."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _amount(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return to_minor_units(Decimal(value))
+    except ArithmeticError:
+        raise ValueError("an amount such as 500 or 99.50 is allowed") from None
+
+
+Amount = Annotated[int | None, NoDecode, BeforeValidator(_amount)]
+"""An amount of money such as 99.50, in minor units; None if there is none."""
 
 
 AuthenticationMethod = Literal["keys", "oidc", "off"]

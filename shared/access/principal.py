@@ -36,6 +36,8 @@ class Principal:
     grants: Grants
     via: str | None = None
     """The id of the caller that acts for this one, such as the console; None if it calls itself."""
+    via_roles: frozenset[Role] = frozenset()
+    """The roles of the caller that acts for this one."""
 
     def may(self, permission: Permission) -> bool:
         """Return whether the caller has the permission, for some records at least."""
@@ -44,6 +46,11 @@ class Principal:
     def reaches_all(self, permission: Permission) -> bool:
         """Return whether the permission extends to the records of every owner."""
         return self.grants.get(permission) is Reach.ALL
+
+    @property
+    def through_console(self) -> bool:
+        """Return whether the console acts for the caller. No other program but one of an admin can say so."""
+        return Role.ADMIN in self.via_roles
 
     def visible(self, permission: Permission, *, person: str = PERSON_FIELD) -> Visible:
         """Return the part of a MongoDB query that leaves only the records which the permission extends to.
@@ -69,6 +76,7 @@ class Principal:
             roles=roles,
             grants=smaller_of(self.grants, grants_of(roles)),
             via=self.id,
+            via_roles=self.roles,
         )
 
 

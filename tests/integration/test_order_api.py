@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from shared.access.permissions import Role
 from shared.paging import write_cursor
+from tests.support.access import KEYS, bearer
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
@@ -17,7 +19,8 @@ from tests.support.servers import delete_topology
 
 @pytest.fixture(scope="module")
 async def stack(servers: Any) -> AsyncIterator[Stack]:
-    async with run_stack(servers.mongodb_url, servers.amqp_url, "t-order-api", saga_timeout_seconds=60) as running:
+    settings: dict[str, Any] = {"saga_timeout_seconds": 60, "approval_amount": "1000.50"}
+    async with run_stack(servers.mongodb_url, servers.amqp_url, "t-order-api", **settings) as running:
         await running.start("order")
         yield running
     # No other service was running: those that start here later must not find the messages about these orders.
@@ -71,6 +74,32 @@ async def test_an_order_is_accepted_and_found_again(stack: Stack) -> None:
 async def test_the_singular_path_places_orders_too(stack: Stack) -> None:
     response = await stack.client.post(f"{stack.url('order')}/order", json=order_body())
     assert response.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("price", "caller", "acts_for", "status"),
+    [
+        (1000.50, Role.OPERATOR, None, 403),
+        (1000.50, Role.OPERATOR, "anna;operator", 403),
+        (1000.50, Role.ADMIN, None, 403),
+        (1000.50, Role.ADMIN, "anna;viewer", 403),
+        (1000.50, Role.ADMIN, "anna;operator", 202),
+        (1000.50, Role.CLIENT, None, 202),
+        (1000.49, Role.OPERATOR, None, 202),
+    ],
+)
+async def test_staff_cancels_a_large_order_only_through_the_console(
+    stack: Stack, price: float, caller: Role, acts_for: str | None, status: int
+) -> None:
+    body = order_body(items=[LINE | {"price": price}], totalAmount=price)
+    orders = f"{stack.url('order')}/orders"
+    order_id = (await stack.client.post(orders, json=body, headers=bearer(KEYS[Role.CLIENT]))).json()["orderId"]
+    headers = bearer(KEYS[caller]) | ({"Ordersaga-Acts-For": acts_for} if acts_for else {})
+    answer = await stack.client.post(f"{orders}/{order_id}/cancel", headers=headers)
+    assert answer.status_code == status, answer.text
+    assert (await stack.order(order_id))["status"] == ("CANCELLED" if status == 202 else "PENDING")
+    if "viewer" not in (acts_for or "") and status == 403:
+        assert "where a second person approves" in assert_problem(answer, 403)["detail"]
 
 
 LINE = {"productId": "p1", "quantity": 1, "price": 10}
