@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from operations.actions import list_actions, record_action
 from operations.audit import Report, audit
-from shared.audit_log import COLLECTION, SCHEMA, append, new_entry
+from shared.audit_log import COLLECTION, SCHEMA, new_entry
 from shared.clock import utc_now
 from shared.database import Collection, Database
 from shared.schema import prepare
@@ -131,13 +132,21 @@ async def test_processes_that_write_at_once_neither_fork_nor_lose(database: Data
     assert numbers == list(range(1, 101))
 
 
-async def test_a_process_that_dies_between_reading_and_writing_leaves_no_gap(database: Database) -> None:
+_DYING = f"""
+import os, signal, sys
+from shared import audit_log
+audit_log.linked = lambda entry, previous: os.kill(os.getpid(), signal.SIGKILL)
+{_WRITER}"""
+
+
+async def test_a_process_that_dies_between_reading_and_writing_leaves_no_gap(
+    database: Database, servers: Servers
+) -> None:
     await fill(database, 2)
-    entry = new_entry(by="ann", why=None, action="a", subject="s", outcome="done")
-    dying = asyncio.create_task(append(database, entry))
-    await asyncio.sleep(0)
-    dying.cancel()
-    await asyncio.gather(dying, return_exceptions=True)
+    dying = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DYING, servers.mongodb_url, database.name, "dying"
+    )
+    assert await dying.wait() == -signal.SIGKILL
     await fill(database, 2)
     numbers = [found["seq"] async for found in database[COLLECTION].find(sort=[("seq", 1)])]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == [1, 2, 3, 4]

@@ -10,7 +10,9 @@ import pytest
 from order_service import schema as order_schema
 from order_service.placement import order_id_of
 from payment_service import schema as payment_schema
+from shared import audit_log
 from shared.access.permissions import Role
+from shared.database import Database
 from shared.schema import prepare
 from tests.support.access import ADMIN, RING, bearer
 from tests.support.builders import connected, order_body
@@ -37,6 +39,13 @@ async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
             kind = {"kind": "goods"} if product == "p1" else {"kind": "vps", "package": "103.181.91"}
             await opened.ask("inventory", "PUT", f"/products/{product}", kind | {"price": 10})
         yield opened
+
+
+@pytest.fixture
+async def provisioning(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_provisioning") as database:
+        await prepare(database, {audit_log.COLLECTION: audit_log.SCHEMA})
+        yield database
 
 
 async def send(
@@ -82,6 +91,24 @@ async def test_another_owners_order_does_not_exist_anywhere(shop: Shop) -> None:
     assert explained.status_code == 200
     assert (await send(shop, VIEWER, "GET", "order", f"/orders/{order_id}")).status_code == 200
     assert (await send(shop, VIEWER, "GET", "provisioning", f"/jobs/{order_id}/credentials")).status_code == 403
+
+
+async def test_credentials_that_cannot_be_recorded_as_read_are_not_shown(shop: Shop, provisioning: Database) -> None:
+    order_id = await place(shop, SHOP, **A_SERVER)
+    await shop.settled(order_id)
+    path = f"/jobs/{order_id}/credentials"
+    explained = ADMIN | {"Ordersaga-Reason": "ticket 4711"}
+    await provisioning.command("collMod", "actions", validator={"_id": "nothing can be inserted"})
+    for caller in (SHOP, explained):
+        refused = await send(shop, caller, "GET", "provisioning", path)
+        assert refused.status_code == 503, refused.text
+        assert "cannot be recorded in the audit log" in refused.json()["detail"]
+        assert "password" not in refused.text
+    await provisioning.command("collMod", "actions", validator={})
+    shown = await send(shop, explained, "GET", "provisioning", path)
+    assert "password" in shown.text
+    [entry] = await provisioning["actions"].find({"subject": order_id}).to_list()
+    assert entry["why"] == "ticket 4711"
 
 
 async def test_lists_show_only_what_the_caller_owns(shop: Shop) -> None:

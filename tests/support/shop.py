@@ -16,6 +16,7 @@ from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
 from shared import database, services
+from shared.audit_log import AuditLog
 from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
@@ -61,7 +62,8 @@ class Shop:
             consumer = Consumer(
                 bus, services.SERVICES[name].inbox, parts.handlers, translate_error=database.translate_error
             )
-            app = create_app(name, "", _ready, authenticator=key_authenticator(), pages=parts.pages)
+            audit = AuditLog(stored)
+            app = create_app(name, "", _ready, authenticator=key_authenticator(), pages=parts.pages, audit=audit)
             app.include_router(parts.router)
             transport = httpx.ASGITransport(app)
             self._clients[name] = httpx.AsyncClient(
