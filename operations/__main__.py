@@ -101,7 +101,7 @@ def _oidc(settings: OperationsSettings) -> OidcSignIn | None:
         return None
     secret = settings.oidc_client_secret
     return OidcSignIn(
-        Issuer(settings.oidc_issuer),
+        Issuer(settings.oidc_issuer, settings.oidc_ca_file),
         settings.oidc_client_id,
         secret.get_secret_value() if secret else None,
         roles_claim=settings.oidc_roles_claim,

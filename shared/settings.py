@@ -155,6 +155,7 @@ class ServiceSettings(FileSettings):
     auth: Annotated[tuple[AuthenticationMethod, ...], Field(min_length=1), NoDecode, BeforeValidator(words)] = ("keys",)
     keys_file: FilePath = None
     oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] = ""
+    oidc_ca_file: Path | None = None
     oidc_audience: Annotated[str, Field(max_length=500)] = ""
     oidc_roles_claim: Annotated[str, Field(min_length=1, max_length=200)] = "roles"
     oidc_owner_claim: Annotated[str, Field(min_length=1, max_length=200)] = "sub"

@@ -19,6 +19,7 @@ from shared.watched_files import WatchedFiles
 CERT_FILE = "ORDERSAGA_TLS_CERT_FILE"
 KEY_FILE = "ORDERSAGA_TLS_KEY_FILE"
 CA_FILE = "ORDERSAGA_TLS_CA_FILE"
+OIDC_CA_FILE = "ORDERSAGA_OIDC_CA_FILE"
 CLIENT_CA_FILE = "ORDERSAGA_TLS_CLIENT_CA_FILE"
 CLIENT_CERT_FILE = "ORDERSAGA_TLS_CLIENT_CERT_FILE"
 CLIENT_KEY_FILE = "ORDERSAGA_TLS_CLIENT_KEY_FILE"
@@ -93,14 +94,23 @@ def _client_context(ca: str | None, certificate: str | None, key: str | None) ->
 def _read_client_files(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     if ca:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        _load_authorities(context, CA_FILE, Path(ca))
+        context = _trusting(CA_FILE, Path(ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if certificate or key:
         if not (certificate and key):
             raise StartError(f"{CLIENT_CERT_FILE} and {CLIENT_KEY_FILE} must be set together")
         _load_pair(context, (CLIENT_CERT_FILE, Path(certificate)), (CLIENT_KEY_FILE, Path(key)))
     return context
+
+
+def issuer_context(ca: Path | None) -> ssl.SSLContext:
+    """Return the context for connections to an OpenID Connect issuer: verified by the CAs in this file alone.
+
+    Without a file, by those of the system. Raises StartError if the file cannot be used.
+    """
+    if ca is None:
+        return ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    return LiveContext.of(WatchedFiles([ca], lambda: _trusting(OIDC_CA_FILE, ca), "CAs of the issuer"))
 
 
 def amqp_context(url: str) -> ssl.SSLContext | None:
@@ -129,6 +139,13 @@ def _read_server_files(certificate: Path, key: Path, client_ca: Path | None) -> 
     if client_ca is not None:
         _load_authorities(context, CLIENT_CA_FILE, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _trusting(variable: str, ca: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_authorities(context, variable, ca)
     return context
 
 

@@ -19,7 +19,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from operations.sign_in.person import MOST_OF_A_NAME, Person
 from shared.access.errors import AuthenticationError, IssuerUnavailableError
-from shared.access.issuer import TIMEOUT_SECONDS, Issuer
+from shared.access.issuer import Issuer
 from shared.access.tokens import TokenVerifier
 
 _NAMES = ("name", "preferred_username", "email")
@@ -76,7 +76,7 @@ class OidcSignIn:
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         pending = PendingSignIn(state, nonce, verifier, next_path)
         address = prepare_grant_uri(
-            await self._endpoint("authorization_endpoint"),
+            await self.issuer.endpoint("authorization_endpoint"),
             self._client_id,
             "code",
             redirect_uri=redirect_uri,
@@ -105,7 +105,7 @@ class OidcSignIn:
         return Person(principal.id, _name(claims) or principal.id, principal.roles)
 
     async def _id_token(self, pending: PendingSignIn, code: str, redirect_uri: str) -> str:
-        address = await self._endpoint("token_endpoint")
+        address = await self.issuer.endpoint("token_endpoint")
         body = prepare_token_request(
             "authorization_code", code=code, redirect_uri=redirect_uri, code_verifier=pending.verifier
         )
@@ -114,8 +114,7 @@ class OidcSignIn:
         auth = ClientAuth(self._client_id, self._client_secret, method)
         address, headers, body = auth.prepare("POST", address, headers, body)
         try:
-            async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-                answer = await client.post(address, headers=headers, content=body)
+            answer = await self.issuer.client.post(address, headers=headers, content=body)
             answered = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise IssuerUnavailableError(f"{self.issuer.url} gives no token: {type(error).__name__}") from None
@@ -123,9 +122,6 @@ class OidcSignIn:
         if not isinstance(token, str):
             raise AuthenticationError("The issuer did not accept the sign-in: try again")
         return token
-
-    async def _endpoint(self, name: str) -> str:
-        return await self.issuer.endpoint(name)
 
 
 def _name(claims: Mapping[str, Any]) -> str | None:

@@ -29,7 +29,7 @@ def _tokens(settings: ServiceSettings) -> TokenVerifier:
         if not value:
             raise StartError(f"ORDERSAGA_OIDC_{name} is required with ORDERSAGA_AUTH={','.join(settings.auth)}")
     return TokenVerifier(
-        Issuer(settings.oidc_issuer),
+        Issuer(settings.oidc_issuer, settings.oidc_ca_file),
         settings.oidc_audience,
         roles_claim=settings.oidc_roles_claim,
         owner_claim=settings.oidc_owner_claim,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -16,6 +17,8 @@ from shared.access.errors import AuthenticationError, IssuerUnavailableError
 from shared.access.issuer import Issuer
 from shared.access.permissions import Permission, Role
 from shared.access.tokens import TokenVerifier
+from shared.errors import StartError
+from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.issuers import AUDIENCE, WRONG, MockIssuer, run_issuer
 
@@ -119,6 +122,38 @@ async def test_the_last_keys_outlive_an_outage(issuer: MockIssuer, monkeypatch: 
     issuer.status = 503
     monkeypatch.setattr(issuers, "KEEP_SECONDS", 0.0)
     assert await found.verify(issuer.token(sub="ben"))
+
+
+async def test_people_who_sign_in_do_not_make_us_ask_for_the_configuration_again_and_again(
+    issuer: MockIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Issuer(issuer.url)
+    issuer.status = 503
+    for _ in range(5):
+        with pytest.raises(IssuerUnavailableError, match="does not answer"):
+            await found.endpoint("token_endpoint")
+    assert issuer.configured == 1
+    issuer.status = 200
+    monkeypatch.setattr(issuers, "RETRY_SECONDS", 0.0)
+    addresses = await asyncio.gather(*(found.endpoint("token_endpoint") for _ in range(5)))
+    assert set(addresses) == {f"{issuer.url}/token"}
+    assert issuer.configured == 2
+    issuer.status = 503
+    monkeypatch.setattr(issuers, "KEEP_SECONDS", 0.0)
+    assert await found.endpoint("token_endpoint") == f"{issuer.url}/token"
+    assert issuer.configured == 3
+
+
+async def test_an_issuer_with_a_certificate_of_its_own_authority_needs_the_file_of_it(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    async with run_issuer(certificates.issue("issuer")) as issuer:
+        with pytest.raises(IssuerUnavailableError):
+            await Issuer(issuer.url).endpoint("token_endpoint")
+        trusting = Issuer(issuer.url, certificates.ca)
+        assert (await TokenVerifier(trusting, AUDIENCE).verify(issuer.token())).id == "anna"
+        assert await trusting.endpoint("token_endpoint") == f"{issuer.url}/token"
+    with pytest.raises(StartError, match="ORDERSAGA_OIDC_CA_FILE"):
+        Issuer(issuer.url, tmp_path / "missing.pem")
 
 
 async def test_without_any_keys_a_token_is_not_wrong_but_cannot_be_verified_yet(

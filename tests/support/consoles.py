@@ -24,6 +24,7 @@ from shared.http import create_app
 from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
 from tests.support.access import ADMIN, ADMIN_KEY, RING, key_authenticator
+from tests.support.certificates import Pair
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there."""
@@ -79,13 +80,16 @@ async def served(dependencies: ConsoleDependencies) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serve(app: FastAPI) -> AsyncIterator[str]:
+async def serve(app: FastAPI, tls: Pair | None = None) -> AsyncIterator[str]:
     """Serve an application, and yield its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none"))
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none")
+    if tls is not None:
+        config.ssl_certfile, config.ssl_keyfile = tls.certificate, tls.key
+    server = uvicorn.Server(config)
     socket = server.config.bind_socket()
     serving = asyncio.create_task(server.serve(sockets=[socket]))
     try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{socket.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving

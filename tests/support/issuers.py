@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI, Request, Response
 
+from tests.support.certificates import Pair
 from tests.support.consoles import serve
 
 AUDIENCE = "ordersaga"
@@ -35,6 +36,8 @@ class MockIssuer:
     status: int = 200
     asked: int = 0
     """How often its keys were read."""
+    configured: int = 0
+    """How often its configuration was read."""
     begun: dict[str, dict[str, str]] = field(default_factory=dict)
     """The requests for a sign-in, by the code that answers each."""
     id_token: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class MockIssuer:
 
         @app.get("/.well-known/openid-configuration")
         async def configuration() -> Response:
+            self.configured += 1
             return Response(json.dumps(self.configuration), self.status, media_type="application/json")
 
         @app.get("/keys")
@@ -115,10 +119,10 @@ class MockIssuer:
 
 
 @asynccontextmanager
-async def run_issuer() -> AsyncIterator[MockIssuer]:
+async def run_issuer(tls: Pair | None = None) -> AsyncIterator[MockIssuer]:
     """Serve an issuer until the context ends."""
     issuer = MockIssuer()
-    async with serve(issuer.application()) as url:
+    async with serve(issuer.application(), tls) as url:
         issuer.url = url
         addresses = {"jwks_uri": "keys", "authorization_endpoint": "authorize", "token_endpoint": "token"}
         issuer.configuration = {"issuer": url, **{name: f"{url}/{path}" for name, path in addresses.items()}}
