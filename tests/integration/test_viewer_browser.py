@@ -5,7 +5,7 @@ from playwright.async_api import expect
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import create_app, json_response, new_router
-from tests.support.access import ADMIN, key_authenticator
+from tests.support.access import ADMIN_KEY, key_authenticator
 from tests.support.browser import run_browser
 from tests.support.consoles import serve
 
@@ -13,7 +13,7 @@ PATIENCE = 60_000
 """Milliseconds: how long a page on a loaded machine may take."""
 
 
-async def test_the_page_shows_the_api_and_calls_it_and_loads_nothing_from_elsewhere() -> None:
+async def test_the_page_shows_the_api_and_calls_it_with_a_key_and_loads_nothing_from_elsewhere() -> None:
     async def ready() -> dict[str, str]:
         return {}
 
@@ -30,12 +30,17 @@ async def test_the_page_shows_the_api_and_calls_it_and_loads_nothing_from_elsewh
     errors: list[str] = []
     asked: list[str] = []
     async with serve(app) as url, run_browser() as browser:
-        page = await browser.new_page(base_url=url, extra_http_headers=ADMIN)
+        page = await browser.new_page(base_url=url)
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         await page.goto("/docs")
+        await page.get_by_role("button", name="Authorize").first.click()
+        dialog = page.locator(".dialog-ux")
+        await dialog.get_by_role("textbox").fill(ADMIN_KEY)
+        await dialog.get_by_role("button", name="Apply credentials").click()
+        await dialog.get_by_role("button", name="Close").last.click()
         operation = page.locator("#operations-things-list_things_things_get")
         await expect(operation).to_contain_text("/things", timeout=PATIENCE)
         await operation.click()
