@@ -24,6 +24,9 @@ setup-tests:  ## The same, and what only tests need: chromium, promtool and amto
 demo: setup  ## Watch real orders go through the whole stack, with the books audited at the end
 	@$(BIN)/ordersaga demo
 
+# Tests start hundreds of processes, and each would compile all of the project again.
+test coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: test
 test: setup-tests  ## Run all tests but those of the containers
 	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
