@@ -119,7 +119,7 @@ def repair_balances(
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:
     """Find differences and, given a reason, correct them; return None if the account does not exist."""
-    async with _connected(stack) as client:
+    async with _connected(stack.mongodb_url if reason is None else stack.url_for_changes) as client:
         books = AccountStatements(client, stack.database_prefix)
         if account is not None and not await books.exists(account):
             return None
@@ -136,7 +136,7 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
 
 def _read(read: Callable[[AccountStatements], Awaitable[T]]) -> T:
     async def run(stack: Stack) -> T:
-        async with _connected(stack) as client:
+        async with _connected(stack.mongodb_url) as client:
             return await read(AccountStatements(client, stack.database_prefix))
 
     return _run(run)
@@ -149,8 +149,8 @@ def _run(work: Callable[[Stack], Awaitable[T]]) -> T:
     return uvloop.run(run())
 
 
-def _connected(stack: Stack) -> "contextlib.AbstractAsyncContextManager[AsyncMongoClient[Document]]":
-    return open_mongodb(stack.mongodb_url, purpose="the accounts", name="ordersaga-accounts")
+def _connected(url: str) -> "contextlib.AbstractAsyncContextManager[AsyncMongoClient[Document]]":
+    return open_mongodb(url, purpose="the accounts", name="ordersaga-accounts")
 
 
 def _reason(given: str | None, as_json_document: bool) -> str:

@@ -54,6 +54,8 @@ class State:
     error: str | None = None
     supervisor: Identity | None = None
     mongodb_url: str | None = None
+    mongodb_has_users: bool = False
+    """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
     amqp_url: str | None = None
     database_prefix: str = "ordersaga"
     processes: tuple[ProcessState, ...] = ()

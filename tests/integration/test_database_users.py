@@ -16,8 +16,8 @@ from pymongo.errors import OperationFailure
 
 from operations import actions
 from operations.audit.service_databases import ServiceDatabases
-from operations.doctor.database import schema_of
 from operations.stack.database_rights import USERS, users_of
+from operations.stack.database_schemas import schema_of
 from operations.stack.files import write_private
 from shared import schema
 from shared.database import Document

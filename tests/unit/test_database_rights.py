@@ -2,7 +2,6 @@
 
 import pytest
 
-from operations.doctor.database import schema_of
 from operations.schema import SCHEMA
 from operations.stack.database_rights import (
     APPEND_ONLY,
@@ -13,6 +12,7 @@ from operations.stack.database_rights import (
     roles_of,
     users_of,
 )
+from operations.stack.database_schemas import schema_of
 from shared.services import CONSOLE, SERVICES
 
 
