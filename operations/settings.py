@@ -111,8 +111,8 @@ class Stack:
     `data_dir` is the data directory of both servers, None if one of them is external.
     """
 
-    mongodb_url: str
-    amqp_url: str
+    mongodb_url: str = field(repr=False)
+    amqp_url: str = field(repr=False)
     urls: dict[str, str]
     data_dir: Path | None
     database_prefix: str

@@ -109,7 +109,7 @@ class Mongod:
         self._binary = binary
         self._directory = directory
         self._address = f"127.0.0.1:{port}"
-        self._port = port
+        self.port = port
         self._environment = environment
         self._security = security
         self._ready_for_services = False
@@ -130,7 +130,7 @@ class Mongod:
                 "--bind_ip",
                 "127.0.0.1",
                 "--port",
-                str(self._port),
+                str(self.port),
                 "--replSet",
                 REPLICA_SET,
                 "--wiredTigerCacheSizeGB",
@@ -177,6 +177,10 @@ class Mongod:
                         raise
             with self._client(self._security.users.url(ADMINISTRATOR, self._direct_url)) as client:
                 return self._advance(client.admin)
+        except pymongo.errors.OperationFailure as error:
+            if error.code == AUTHENTICATION_FAILED:
+                raise _administrator_refused() from None
+            return f"does not answer: {brief(error)}"
         except pymongo.errors.PyMongoError as error:
             return f"does not answer: {brief(error)}"
 
@@ -238,7 +242,11 @@ class Mongod:
         except pymongo.errors.OperationFailure as error:
             if error.code != UNAUTHORIZED:
                 raise
-            raise StackStartError(
-                f"{self.name} refuses the password in secrets/mongodb-{ADMINISTRATOR} of the data directory: "
-                "restore the original, or start with empty data: `ordersaga up --fresh`"
-            ) from None
+            raise _administrator_refused() from None
+
+
+def _administrator_refused() -> StackStartError:
+    return StackStartError(
+        f"MongoDB refuses the password in secrets/mongodb-{ADMINISTRATOR} of the data directory: restore the original, "
+        "or start with empty data: `ordersaga up --fresh`"
+    )

@@ -54,13 +54,13 @@ class State:
     error: str | None = None
     supervisor: Identity | None = None
     mongodb_url: str | None = None
-    mongodb_has_users: bool = False
-    """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
     amqp_url: str | None = None
     database_prefix: str = "ordersaga"
     processes: tuple[ProcessState, ...] = ()
     needs_keys: bool = True
     """False if the services answer everybody on this machine."""
+    mongodb_has_users: bool = False
+    """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
 
     @property
     def running(self) -> bool:

@@ -69,7 +69,7 @@ async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
         found = Prepared(server("root"), directory / "secrets")
         done = await found.prepare()
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) == len(USERS) + 2
+        assert len(done.stdout.splitlines()) == 2 * len(USERS)
         await create_collections(found)
         yield found
 
