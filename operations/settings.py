@@ -5,7 +5,7 @@ Commands use the URLs in the environment, else the data directory used last.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +14,8 @@ from pydantic_settings import NoDecode
 
 from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
+from operations.stack.database_rights import MAINTENANCE
+from operations.stack.database_users import DatabaseUsers, read_users
 from operations.stack.environment import invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -96,13 +98,22 @@ class Stack:
     `data_dir` is the data directory of both servers, None if one of them is external.
     """
 
-    mongodb_url: str
-    amqp_url: str
+    mongodb_url: str = field(repr=False)
+    amqp_url: str = field(repr=False)
     urls: dict[str, str]
     data_dir: Path | None
     database_prefix: str
     api_key: str | None = field(default=None, repr=False)
     """The key with which commands call the services; None if they answer without one, or none is known."""
+    maintenance_url: str = field(default="", repr=False)
+    """The URL of MongoDB for commands that change the records of services; empty if `mongodb_url` is for all."""
+    database_users: DatabaseUsers | None = None
+    """The users of MongoDB if `ordersaga up` runs it."""
+
+    @property
+    def url_for_changes(self) -> str:
+        """The URL of MongoDB with which the records of all services can be changed."""
+        return self.maintenance_url or self.mongodb_url
 
     @property
     def headers(self) -> dict[str, str]:
@@ -149,13 +160,30 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
             f"no stack runs in {layout.root}: start one (`ordersaga up --detach`), set ORDERSAGA_DATA_DIR to its data "
             f"directory, or set {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE}"
         )
-    return Stack(
+    stack = Stack(
         mongodb_url,
         amqp_url,
         _service_urls(running, environment),
         layout.root if (mongodb_url, amqp_url) == (running.mongodb_url, running.amqp_url) else None,
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
-        key_of_commands(layout, environment),
+        api_key=key_of_commands(layout, environment),
+    )
+    if running.mongodb_has_users and not environment.get(MONGODB_URL_VARIABLE):
+        return _with_users(stack, layout, running.database_prefix)
+    return stack
+
+
+def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
+    """Return the stack with the URLs of the users that commands have on its MongoDB. Raises UnreachableError."""
+    try:
+        users = read_users(layout.secrets, prefix)
+    except OSError as error:
+        raise UnreachableError(f"the password of a user of MongoDB cannot be read: {error}") from error
+    return replace(
+        stack,
+        mongodb_url=users.url(CONSOLE.user, stack.mongodb_url),
+        maintenance_url=users.url(MAINTENANCE, stack.mongodb_url),
+        database_users=users,
     )
 
 

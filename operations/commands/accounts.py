@@ -155,7 +155,7 @@ def assign(
 
 
 async def _assign(stack: Stack, owner: str, client_id: str | None, why: str, yes: bool) -> Unowned:
-    async with _connected(stack) as client:
+    async with _connected(stack.url_for_changes) as client:
         ownership = Ownership(client, stack.database_prefix, client_id)
         found = await ownership.count()
         if any(found) and not yes:
@@ -175,7 +175,7 @@ async def _assign(stack: Stack, owner: str, client_id: str | None, why: str, yes
 
 async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | None) -> list[Repair] | None:
     """Find differences and, given a reason, correct them; return None if the account does not exist."""
-    async with _connected(stack) as client:
+    async with _connected(stack.mongodb_url if reason is None else stack.url_for_changes) as client:
         books = AccountStatements(client, stack.database_prefix)
         if account is not None and not await books.exists(account):
             return None
@@ -192,7 +192,7 @@ async def _repair(stack: Stack, account: str | None, keep: Keep, reason: str | N
 
 def _read(read: Callable[[AccountStatements], Awaitable[T]]) -> T:
     async def run(stack: Stack) -> T:
-        async with _connected(stack) as client:
+        async with _connected(stack.mongodb_url) as client:
             return await read(AccountStatements(client, stack.database_prefix))
 
     return _run(run)
@@ -205,8 +205,8 @@ def _run(work: Callable[[Stack], Awaitable[T]]) -> T:
     return uvloop.run(run())
 
 
-def _connected(stack: Stack) -> "contextlib.AbstractAsyncContextManager[AsyncMongoClient[Document]]":
-    return open_mongodb(stack.mongodb_url, purpose="the accounts", name="ordersaga-accounts")
+def _connected(url: str) -> "contextlib.AbstractAsyncContextManager[AsyncMongoClient[Document]]":
+    return open_mongodb(url, purpose="the accounts", name="ordersaga-accounts")
 
 
 def _reason(given: str | None, as_json_document: bool) -> str:

@@ -118,7 +118,7 @@ def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> C
         task = progress.add_task(verb, total=None)
         return uvloop.run(
             clean_up(
-                stack.mongodb_url,
+                stack.url_for_changes,
                 stack.database_prefix,
                 before,
                 delete=delete,

@@ -65,7 +65,7 @@ def rotate(
 
 
 async def _rotate(stack: Stack, vault: Vault) -> Reencryption:
-    async with open_mongodb(stack.mongodb_url, purpose="the rotation", name="ordersaga-credentials") as client:
+    async with open_mongodb(stack.url_for_changes, purpose="the rotation", name="ordersaga-credentials") as client:
         return await reencrypt(client[PROVISIONING.database_in(stack.database_prefix)][jobs.COLLECTION], vault)
 
 

@@ -10,7 +10,6 @@ import uvloop
 
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
-from operations.schema import SCHEMA
 from operations.stack.database_users import load_passwords, prepare_users
 from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
@@ -65,7 +64,7 @@ def prepare(
 async def _prepare(url: str, prefix: str, passwords: dict[str, str]) -> list[str]:
     async with open_mongodb(url, purpose="the creation of users", name="ordersaga database prepare") as client:
         try:
-            return await prepare_users(client, prefix, passwords, SCHEMA)
+            return await prepare_users(client, prefix, passwords)
         except pymongo.errors.OperationFailure as error:
             raise StartError(
                 f"MongoDB refuses the user in {MONGODB_URL_VARIABLE}, who must be an administrator: {first_line(error)}"

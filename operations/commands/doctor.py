@@ -11,6 +11,7 @@ from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
 from operations.doctor.broker import Control, check_broker
 from operations.doctor.database import check_database
+from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding, ok, wrong
 from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
@@ -69,7 +70,10 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     findings = await _check_processes(layout) if state.running else []
     known = {process.name for process in state.processes} if state.running else SERVICES.keys()
     services = [name for name in SERVICES if name in known]
-    findings += [finding async for finding in check_database(stack.mongodb_url, stack.database_prefix, services)]
+    findings += [finding async for finding in check_database(stack.url_for_changes, stack.database_prefix, services)]
+    findings += [
+        finding async for finding in check_users(stack.url_for_changes, stack.database_prefix, stack.database_users)
+    ]
     findings += [finding async for finding in check_broker(stack.amqp_url, _control(layout, state, stack))]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))

@@ -1,6 +1,5 @@
 """The MongoDB of a running stack: reachable, a replica set with transactions, its clock and its collections right."""
 
-import importlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
+from operations.stack.database_schemas import schema_of
 from shared import schema
 from shared.database import is_transient, with_our_tls
 from shared.services import SERVICES
@@ -112,12 +112,6 @@ async def _check_documents(database: Database, name: str, validator: Mapping[str
     detail = f"the validator refuses {json.dumps(refused['_id'], default=str)}: writes to it fail"
     fix = "correct it in mongosh; the errInfo of a failed update shows the invalid fields"
     return [wrong(subject, detail, fix)]
-
-
-def schema_of(service: str) -> schema.Collections:
-    """Return the schema of a service's collections."""
-    declared: schema.Collections = importlib.import_module(f"{SERVICES[service].package}.schema").SCHEMA
-    return declared
 
 
 def _collection(name: str, found: Sequence[schema.Difference], service: str) -> Finding:

@@ -1,13 +1,14 @@
 """Who may do what in MongoDB: a user for each service with the least rights, as one table. Pure.
 
-From it derive the users that `ordersaga database prepare` creates. docs/database.md shows the table.
+From it derive the users that `ordersaga up` and `ordersaga database prepare` create, and what `ordersaga doctor`
+expects of them. docs/database.md shows the table.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, SERVICES, Service
+from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, SERVICES
 
 MAINTENANCE = "maintenance"
 """The user for the commands of the machine's owner. No process of the stack knows its password."""
@@ -31,11 +32,17 @@ READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
 }
 """The collections of the other services that operations reads, by the service's name."""
 
+CORRECTED_BY_OPERATIONS: Mapping[tuple[str, str], str] = {
+    (PAYMENT.name, "accounts"): "update",
+    (PAYMENT.name, "entries"): "insert",
+}
+"""The only writes of operations to another service: a repair of accounts that a second person approved."""
+
 WITHHELD: Mapping[str, tuple[str, ...]] = {PAYMENT.name: ("idempotency", "transaction_sessions")}
 """The collections that operations does not need: answers to clients, and sessions of transactions."""
 
 APPEND_ONLY = "actions"
-"""The audit log in the database of operations: entries are added and read, never changed or deleted."""
+"""The audit log in each database: entries are added and read, never changed or deleted."""
 
 PROBED = ("ordersaga_doctor", "nothing")
 """The database and the collection that `ordersaga doctor` reads in a transaction; neither exists."""
@@ -55,6 +62,12 @@ _OWN = (
 )
 
 
+Privilege = tuple[str, str, tuple[str, ...]]
+"""The database, the collection (empty for all) and the actions."""
+Right = tuple[str, str, str]
+"""The database, the collection (empty for all) and one action."""
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseUser:
     """A user, the database in which it is created (`authSource`), and its roles."""
@@ -70,8 +83,7 @@ class DatabaseRole:
     """A role of our own in the database `admin`: the actions on each collection, and the roles that it includes."""
 
     name: str
-    privileges: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """The database, the collection (empty for all) and the actions."""
+    privileges: tuple[Privilege, ...]
     includes: tuple[tuple[str, str], ...] = ()
 
     def as_documents(self) -> dict[str, list[dict[str, Any]]]:
@@ -90,23 +102,41 @@ def role_documents(roles: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     return [{"role": role, "db": database} for role, database in roles]
 
 
-def roles_of(prefix: str, own_collections: Iterable[str]) -> tuple[DatabaseRole, DatabaseRole]:
-    """Return the roles of operations and of maintenance in the stack with this prefix.
+def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[DatabaseRole, ...]:
+    """Return the roles of the stack with this prefix: of each service and, after those that it includes, maintenance.
 
-    `own_collections` are those of operations. An index could delete entries by their age (TTL), so operations may not
-    create any on its audit log: an administrator does.
+    `collections` are those of each service, by its name. An index could delete entries by their age (TTL), so no
+    service may create any on its audit log: an administrator does.
     """
-    own = CONSOLE.database_in(prefix)
-    kept = tuple((own, name, _APPEND if name == APPEND_ONLY else _OWN) for name in sorted(own_collections))
     read = tuple(
-        (SERVICES[service].database_in(prefix), collection, _FIND)
-        for service, collections in READ_BY_OPERATIONS.items()
-        for collection in collections
+        (SERVICES[service].database_in(prefix), collection, (*_FIND, *_correction(service, collection)))
+        for service, readable in READ_BY_OPERATIONS.items()
+        for collection in readable
     )
-    operations = DatabaseRole(f"{prefix}_{CONSOLE.user}", ((own, "", ("listCollections",)), *kept, *read))
-    everything = tuple(role for service in _others() for role in _owner_of(service, prefix))
-    included = (*everything, (operations.name, "admin"))
-    return operations, DatabaseRole(f"{prefix}_{MAINTENANCE}", ((*PROBED, _FIND),), included)
+    of_services = tuple(
+        DatabaseRole(
+            role_of(service.user, prefix),
+            (*_own(service.database_in(prefix), collections[name]), *(read if service is CONSOLE else ())),
+        )
+        for name, service in SERVICES.items()
+    )
+    included = tuple((role.name, "admin") for role in of_services)
+    return (*of_services, DatabaseRole(role_of(MAINTENANCE, prefix), ((*PROBED, _FIND),), included))
+
+
+def _correction(service: str, collection: str) -> tuple[str, ...]:
+    action = CORRECTED_BY_OPERATIONS.get((service, collection))
+    return (action,) if action else ()
+
+
+def _own(database: str, collections: Iterable[str]) -> tuple[Privilege, ...]:
+    kept = ((database, name, _APPEND if name == APPEND_ONLY else _OWN) for name in sorted(collections))
+    return ((database, "", ("listCollections",)), *kept)
+
+
+def role_of(user: str, prefix: str) -> str:
+    """Return the name of a user's role in `admin`."""
+    return f"{prefix}_{user}"
 
 
 def users_of(prefix: str) -> tuple[DatabaseUser, ...]:
@@ -114,16 +144,19 @@ def users_of(prefix: str) -> tuple[DatabaseUser, ...]:
 
     Each is in the database of its service, so that several stacks can share a server.
     """
-    own = CONSOLE.database_in(prefix)
-    services = (DatabaseUser(s.user, s.database_in(prefix), _owner_of(s, prefix)) for s in _others())
-    with_own_role = (DatabaseUser(name, own, ((f"{prefix}_{name}", "admin"),)) for name in (CONSOLE.user, MAINTENANCE))
-    return (*services, *with_own_role)
+    databases = {service.user: service.database_in(prefix) for service in SERVICES.values()}
+    databases[MAINTENANCE] = CONSOLE.database_in(prefix)
+    return tuple(DatabaseUser(name, databases[name], ((role_of(name, prefix), "admin"),)) for name in USERS)
 
 
-def _others() -> tuple[Service, ...]:
-    return tuple(service for service in SERVICES.values() if service is not CONSOLE)
-
-
-def _owner_of(service: Service, prefix: str) -> tuple[tuple[str, str], ...]:
-    database = service.database_in(prefix)
-    return (("readWrite", database), ("dbAdmin", database))
+def rights_of(user: str, prefix: str, collections: Mapping[str, Iterable[str]]) -> frozenset[Right]:
+    """Return everything that a user may do: single actions on single collections."""
+    roles = {role.name: role for role in roles_of(prefix, collections)}
+    role = roles[role_of(user, prefix)]
+    parts = (role, *(roles[name] for name, _ in role.includes))
+    return frozenset(
+        (database, collection, action)
+        for part in parts
+        for database, collection, actions in part.privileges
+        for action in actions
+    )

@@ -1,6 +1,12 @@
-"""Creates the users and roles of MongoDB that `database_rights` lists, or brings them to its state."""
+"""Creates the users and roles of MongoDB that `database_rights` lists, or brings them to its state.
 
-from collections.abc import Mapping
+Passwords are in files of their own (see `secret_files`).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +21,79 @@ from operations.stack.database_rights import (
     roles_of,
     users_of,
 )
+from operations.stack.database_schemas import all_schemas
 from operations.stack.secret_files import load_or_create_secret
 from shared import schema
 from shared.database import Document
-from shared.services import CONSOLE
+from shared.services import SERVICES
+
+ADMINISTRATOR = "administrator"
+"""The user of a MongoDB that `ordersaga up` runs who may do everything. No process of the stack knows its password."""
+MECHANISMS = ["SCRAM-SHA-256"]
+_KEY_BYTES = 48
 
 
-def load_passwords(directory: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class DatabaseUsers:
+    """The users of the MongoDB of a stack: the prefix of its databases, and each user's password by its name."""
+
+    prefix: str
+    passwords: Mapping[str, str] = field(repr=False)
+
+    def url(self, user: str, url: str) -> str:
+        """Return the URL with which a user connects; `url` has options and names no user."""
+        homes = {known.name: known.database for known in users_of(self.prefix)}
+        login = f"{user}:{self.passwords[user]}"
+        return f"{url.replace('://', f'://{login}@', 1)}&authSource={homes.get(user, 'admin')}"
+
+
+def load_users(directory: Path, prefix: str) -> DatabaseUsers:
+    """Return the users of a stack, with the administrator; create the passwords that do not exist yet.
+
+    Raises the errors of `load_or_create_secret`.
+    """
+    return DatabaseUsers(prefix, load_passwords(directory, (*USERS, ADMINISTRATOR)))
+
+
+def load_passwords(directory: Path, users: Iterable[str] = USERS) -> dict[str, str]:
     """Return the password of each user, from files such as `mongodb-order`; create the missing ones.
 
     Raises the errors of `load_or_create_secret`.
     """
-    return {user: load_or_create_secret(directory, f"mongodb-{user}") for user in USERS}
+    return {user: load_or_create_secret(directory, f"mongodb-{user}") for user in users}
 
 
-async def prepare_users(
-    client: AsyncMongoClient[Document], prefix: str, passwords: Mapping[str, str], own: schema.Collections
-) -> list[str]:
-    """Create or update the audit log, the roles and the users; return what was done, one line each.
+def read_users(directory: Path, prefix: str) -> DatabaseUsers:
+    """Return the users of a stack that runs, without the administrator. Raises OSError."""
+    return DatabaseUsers(prefix, {user: (directory / f"mongodb-{user}").read_text().strip() for user in USERS})
 
-    `own` are the collections of operations. It may be repeated, also after a run that was interrupted: existing users
-    get the passwords and exactly the rights of the table. Errors of the driver pass through; `schema.prepare` raises
-    StartError.
+
+def load_key_file(directory: Path) -> Path:
+    """Return the key file, with which mongod asks for passwords; create it if there is none yet.
+
+    Raises the errors of `load_or_create_secret`.
     """
-    done = [await _prepare_role(client, role) for role in roles_of(prefix, own)]
-    # Before there is a user who may write to it: operations may not create its indexes.
-    await schema.prepare(client[CONSOLE.database_in(prefix)], {APPEND_ONLY: own[APPEND_ONLY]})
-    done += [await _prepare_user(client, user, passwords[user.name]) for user in users_of(prefix)]
-    return done
+    name = "mongodb-key"
+    # mongod takes the characters of base64 only, and a file that its owner alone can read.
+    load_or_create_secret(directory, name, lambda: secrets.token_hex(_KEY_BYTES))
+    (directory / name).chmod(0o600)
+    return directory / name
+
+
+async def prepare_users(client: AsyncMongoClient[Document], prefix: str, passwords: Mapping[str, str]) -> list[str]:
+    """Create or update the audit logs, the roles and the users; return what was done, one line each.
+
+    It may be repeated, also after a run that was interrupted: existing users get the passwords and exactly the rights
+    of the table. Errors of the driver pass through; `schema.prepare` raises StartError.
+    """
+    schemas = all_schemas()
+    done = [await _prepare_role(client, role) for role in roles_of(prefix, schemas)]
+    # Before there is a user who may write to them: the services may not create their indexes.
+    for name, service in SERVICES.items():
+        await schema.prepare(client[service.database_in(prefix)], {APPEND_ONLY: schemas[name][APPEND_ONLY]})
+    users = users_of(prefix)
+    # At once: each waits for the journal, and for thousands of rounds of hashing on the server.
+    return done + await asyncio.gather(*(_prepare_user(client, user, passwords[user.name]) for user in users))
 
 
 async def _prepare_role(client: AsyncMongoClient[Document], role: DatabaseRole) -> str:
@@ -56,6 +107,6 @@ async def _prepare_user(client: AsyncMongoClient[Document], user: DatabaseUser, 
     database = client[user.database]
     found = await database.command("usersInfo", user.name)
     verb = "updateUser" if found["users"] else "createUser"
-    settings: dict[str, Any] = {"roles": role_documents(user.roles), "mechanisms": ["SCRAM-SHA-256"]}
+    settings: dict[str, Any] = {"roles": role_documents(user.roles), "mechanisms": MECHANISMS}
     await database.command(verb, user.name, pwd=password, **settings)
     return f"{verb.removesuffix('User')}d user {user.name} in {user.database}"

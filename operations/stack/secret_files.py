@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from operations.stack.files import write_private
@@ -11,8 +12,13 @@ SECRET_BYTES = 32
 _SECRET = re.compile(r"[A-Za-z0-9_-]{16,200}")
 
 
-def load_or_create_secret(directory: Path, name: str) -> str:
-    """Return the secret of this name, such as `mongodb-order`; create a random one if there is none yet.
+def new_secret() -> str:
+    """Return a random secret."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def load_or_create_secret(directory: Path, name: str, create: Callable[[], str] = new_secret) -> str:
+    """Return the secret of this name, such as `mongodb-order`; create one if there is none yet.
 
     It has only characters that need no escaping in a URL. Raises StackStartError if the file has something else, and
     OSError if the file cannot be read or written.
@@ -22,7 +28,7 @@ def load_or_create_secret(directory: Path, name: str) -> str:
         secret = file.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secret = secrets.token_urlsafe(SECRET_BYTES)
+        secret = create()
         write_private(file, f"{secret}\n".encode())
     if not _SECRET.fullmatch(secret):
         raise StackStartError(

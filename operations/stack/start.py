@@ -35,7 +35,7 @@ async def wait_until_ready(
 ) -> None:
     """Wait until the program is ready; call `on_progress` with the reason why it is not, whenever that changes.
 
-    Raises StackStartError if the program ends or is not ready in time.
+    Raises StackStartError if the program ends, is not ready in time or cannot become ready.
     """
     deadline = time.monotonic() + within_seconds
     reported = None

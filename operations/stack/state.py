@@ -59,6 +59,8 @@ class State:
     processes: tuple[ProcessState, ...] = ()
     needs_keys: bool = True
     """False if the services answer everybody on this machine."""
+    mongodb_has_users: bool = False
+    """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
 
     @property
     def running(self) -> bool:

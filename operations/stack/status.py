@@ -19,6 +19,7 @@ from operations.stack.state import ProcessState, State, read_state
 from shared.errors import StartError
 from shared.services import PROCESSES
 from shared.tls import client_context
+from shared.urls import hide_credentials
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,22 @@ def all_ready(state: State, processes: list[ProcessStatus]) -> bool:
 
 
 def as_json(layout: Layout, state: State, processes: list[ProcessStatus]) -> dict[str, Any]:
-    """Return the JSON document of `ordersaga status --json`."""
+    """Return the JSON document of `ordersaga status --json`, without passwords."""
     running = state.running
     return {
         "dataDirectory": None if isinstance(state, ExternalStack) else str(layout.root),
         "phase": state.phase if running else "stopped",
         "ready": all_ready(state, processes),
         "supervisorPid": state.supervisor.pid if running and state.supervisor else None,
-        "mongodbUrl": state.mongodb_url if running else None,
-        "amqpUrl": state.amqp_url if running else None,
+        "mongodbUrl": _shown(state.mongodb_url) if running else None,
+        "amqpUrl": _shown(state.amqp_url) if running else None,
         "databasePrefix": state.database_prefix,
         "processes": [_process_as_json(layout, state, status) for status in processes] if running else [],
     }
+
+
+def _shown(url: str | None) -> str | None:
+    return hide_credentials(url) if url else url
 
 
 def _process_as_json(layout: Layout, state: State, status: ProcessStatus) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def _process_as_json(layout: Layout, state: State, status: ProcessStatus) -> dic
     return {
         "name": process.name,
         "pid": process.identity.pid if process.identity else None,
-        "url": process.url,
+        "url": _shown(process.url),
         "ready": status.unhealthy_reason is None,
         "detail": status.unhealthy_reason or "ready",
         "restarts": process.restarts,

@@ -25,10 +25,12 @@ from operations.stack.layout import Layout
 from operations.stack.ports import PortClaims
 from operations.stack.processes import find_marked
 from operations.stack.status import as_json, check_stack
+from shared.urls import hide_credentials
 from tests.support.access import bearer
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
+from tests.support.stack_users import mongodb_url_of
 
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 ROOT = Path(__file__).parents[2]
@@ -49,6 +51,10 @@ class CommandLine:
     @property
     def credentials_key(self) -> Path:
         return self.data_directory / "credentials.key"
+
+    @property
+    def administrator_url(self) -> str:
+        return mongodb_url_of(self.data_directory)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -161,8 +167,8 @@ async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list
     for status in (one, other):
         assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", "simulator", *SERVICES]
         assert all(process["ready"] for process in status["processes"])
-        assert status["mongodbUrl"].startswith("mongodb://127.0.0.1:")
-        assert re.fullmatch(r"amqp://deployer:[\w-]{43}@127\.0\.0\.1:\d+/ordersaga", status["amqpUrl"])
+        assert re.fullmatch(r"mongodb://127\.0\.0\.1:\d+/\?replicaSet=rs0&w=majority", status["mongodbUrl"])
+        assert re.fullmatch(r"amqp://deployer:\*\*\*@127\.0\.0\.1:\d+/ordersaga", status["amqpUrl"])
     for key in ("url", "pid"):
         assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
 
@@ -268,7 +274,7 @@ async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_de
 ) -> None:
     stack = stacks[1]
     before = stack.status()
-    insert_one(before["mongodbUrl"])
+    insert_one(stack.administrator_url)
     assert stack.credentials_key.exists()
     os.kill(before["supervisorPid"], signal.SIGKILL)
 
@@ -278,14 +284,14 @@ async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_de
     assert stack.run("status").returncode == 1
 
     stack.must("up", "--detach", "--fresh", "--only", "order")
-    assert count(stack.status()["mongodbUrl"]) == 0
+    assert count(stack.administrator_url) == 0
     assert not stack.credentials_key.exists()
 
 
 async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_key_and_ports(stacks: list[CommandLine]) -> None:
     stack = stacks[0]
     before, key = stack.status(), stack.credentials_key.read_text()
-    insert_one(before["mongodbUrl"])
+    insert_one(stack.administrator_url)
     os.kill(before["supervisorPid"], signal.SIGKILL)
 
     stack.must("up", "--detach")
@@ -293,7 +299,7 @@ async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_key_and_port
     after = stack.status()
     assert [process["url"] for process in after["processes"]] == [process["url"] for process in before["processes"]]
     assert not {process["pid"] for process in after["processes"]} & {process["pid"] for process in before["processes"]}
-    assert count(after["mongodbUrl"]) == 1
+    assert count(stack.administrator_url) == 1
     assert stack.credentials_key.read_text() == key
     stack.must("down")
     assert stack.left_behind() == []
@@ -380,7 +386,7 @@ async def test_given_servers_are_used_and_not_started(services_only: CommandLine
     output = services_only.must("up", "--detach", "--only", "payment,order")
     status = services_only.status()
     assert [process["name"] for process in status["processes"]] == ["order", "payment"]
-    assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, servers.amqp_url)
+    assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, hide_credentials(servers.amqp_url))
     assert "mongodb is external" in output
 
 

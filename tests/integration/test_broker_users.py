@@ -22,6 +22,8 @@ from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.reading.connection import open_mongodb
 from operations.stack.broker_users import BrokerUsers
+from operations.stack.layout import Layout
+from operations.stack.state import read_state
 from shared import topology
 from shared.broker_rights import RIGHTS
 from shared.bus import Envelope
@@ -68,8 +70,9 @@ def ordersaga(data_directory: Path, *words: str, **variables: str) -> "subproces
 async def up(data_directory: Path) -> Brokers:
     done = await asyncio.to_thread(ordersaga, data_directory, "up", "--detach", "--only", "")
     assert done.returncode == 0, done.stderr
-    status = json.loads(ordersaga(data_directory, "status", "--json").stdout)
-    return Brokers(data_directory, status["amqpUrl"])
+    deployer_url = read_state(Layout(data_directory)).amqp_url
+    assert deployer_url is not None
+    return Brokers(data_directory, deployer_url)
 
 
 @pytest.fixture(scope="module")

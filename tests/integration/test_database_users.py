@@ -16,8 +16,8 @@ from pymongo.errors import OperationFailure
 
 from operations import actions
 from operations.audit.service_databases import ServiceDatabases
-from operations.doctor.database import schema_of
 from operations.stack.database_rights import USERS, users_of
+from operations.stack.database_schemas import schema_of
 from operations.stack.files import write_private
 from shared import schema
 from shared.database import Document
@@ -69,7 +69,7 @@ async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
         found = Prepared(server("root"), directory / "secrets")
         done = await found.prepare()
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) == len(USERS) + 2
+        assert len(done.stdout.splitlines()) == 2 * len(USERS)
         await create_collections(found)
         yield found
 

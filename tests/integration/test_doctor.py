@@ -10,9 +10,10 @@ import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
 from operations.doctor.broker import check_bindings, check_broker, check_guest, check_message_size, check_rights
-from operations.doctor.database import check_database, schema_of
+from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
+from operations.stack.database_schemas import schema_of
 from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.processes import spawn

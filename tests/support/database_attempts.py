@@ -43,8 +43,10 @@ def attempts_of(service: Service, prefix: str) -> tuple[dict[str, Attempt], dict
         may_not[f"delete in {other.name}"] = _deleting(other, prefix)
         may_not[f"index {other.name}"] = _indexing(other, prefix)
         may_not[f"drop {other.name}"] = _dropping(other, prefix)
+    may |= _of_audit_log(name)
+    may_not |= _against_audit_log(name, own)
     if service is CONSOLE:
-        return may | _of_audit_log(name), may_not | _against_audit_log(name) | _withheld(prefix)
+        return may | _of_repairs(prefix), may_not | _withheld(prefix)
     return may, may_not
 
 
@@ -81,7 +83,7 @@ def _of_audit_log(name: str) -> dict[str, Attempt]:
     return {"add to the audit log": insert, "read the audit log": lambda c: c[name]["actions"].find_one({})}
 
 
-def _against_audit_log(name: str) -> dict[str, Attempt]:
+def _against_audit_log(name: str, own: str) -> dict[str, Attempt]:
     def log(client: AsyncMongoClient[Document]) -> Any:
         return client[name]["actions"]
 
@@ -93,19 +95,40 @@ def _against_audit_log(name: str) -> dict[str, Attempt]:
         "change the options of the audit log": lambda c: c[name].command("collMod", "actions", validator={"no": 1}),
         "drop the audit log": lambda c: log(c).drop(),
         "rename the audit log": lambda c: log(c).rename("old"),
-        "write over the audit log": lambda c: _out(c, name),
+        "write over the audit log": lambda c: _out(c, name, own),
         "cap the audit log": lambda c: c[name].command("convertToCapped", "actions", size=4096),
         "drop its database": lambda c: c.drop_database(name),
     }
 
 
-async def _out(client: AsyncMongoClient[Document], name: str) -> None:
-    await client[name]["replays"].aggregate([{"$out": "actions"}])
+async def _out(client: AsyncMongoClient[Document], name: str, own: str) -> None:
+    await client[name][own].aggregate([{"$out": "actions"}])
 
 
 def _withheld(prefix: str) -> dict[str, Attempt]:
     payments = PAYMENT.database_in(prefix)
-    return {"read answers to clients": lambda c: c[payments]["idempotency"].find_one({})}
+    return {
+        "read answers to clients": lambda c: c[payments]["idempotency"].find_one({}),
+        "add an account": lambda c: c[payments]["accounts"].insert_one({"_id": "mine"}),
+        "delete an account": lambda c: c[payments]["accounts"].delete_one({"_id": "t"}),
+        "change an entry of the journal": lambda c: c[payments]["entries"].update_one({}, {"$set": {"a": 1}}),
+        "change a payment": lambda c: c[payments]["payments"].update_one({}, {"$set": {"a": 1}}),
+    }
+
+
+def _of_repairs(prefix: str) -> dict[str, Attempt]:
+    payments = PAYMENT.database_in(prefix)
+
+    async def insert(client: AsyncMongoClient[Document]) -> None:
+        async with client.start_session() as session:
+            await session.start_transaction()
+            await client[payments]["entries"].insert_one({"_id": "t"}, session=session)
+            await session.abort_transaction()
+
+    return {
+        "correct an account": lambda c: c[payments]["accounts"].update_one({"_id": "t"}, {"$set": {"balance": 1}}),
+        "add an entry to the journal": insert,
+    }
 
 
 def _reading(other: Service, prefix: str) -> Attempt:

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from operations import cli
 from operations.doctor.machine import check_disk
 from operations.errors import UnreachableError
 from operations.settings import locate_stack
+from operations.stack.database_users import load_users
 from operations.stack.layout import Layout, remember_as_last_used
 from operations.stack.processes import identify
-from operations.stack.state import ProcessState, State, write_state
+from operations.stack.state import ProcessState, State, read_state, write_state
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -128,6 +130,23 @@ def test_the_stack_used_last_is_located(tmp_path: Path, environment: dict[str, s
         "console": "http://127.0.0.1:3012",
         "simulator": "http://127.0.0.1:3013",
     }
+
+
+def test_commands_use_the_users_of_operations_and_of_maintenance(tmp_path: Path, environment: dict[str, str]) -> None:
+    layout = Layout(tmp_path / "stack")
+    remember_running(layout.root, environment)
+    url = "mongodb://here/?w=majority"
+    write_state(layout, replace(read_state(layout), mongodb_url=url, mongodb_has_users=True))
+    with pytest.raises(UnreachableError, match="mongodb-order"):
+        locate_stack(environment=environment)
+    passwords = load_users(layout.secrets, "mine").passwords
+    stack = locate_stack(environment=environment)
+    for found, user in ((stack.mongodb_url, "operations"), (stack.url_for_changes, "maintenance")):
+        assert found == f"mongodb://{user}:{passwords[user]}@here/?w=majority&authSource=mine_operations"
+    assert stack.data_dir == layout.root
+    assert not [password for password in passwords.values() if password in f"{stack} {stack.as_json()}"]
+    given = {**environment, "ORDERSAGA_MONGODB_URL": "mongodb://there/"}
+    assert locate_stack(environment=given).url_for_changes == "mongodb://there/"
 
 
 def test_what_the_environment_names_comes_first(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -88,6 +88,31 @@ def test_each_service_gets_its_own_user_of_the_broker_and_declares_nothing(claim
     assert "ORDERSAGA_AMQP_URL" not in settings_of(made, SIMULATOR.name)
 
 
+def test_each_service_gets_its_own_user_of_mongodb_and_the_state_has_no_password(
+    claims: PortClaims, tmp_path: Path
+) -> None:
+    given = {"ORDERSAGA_AMQP_URL": "amqp://elsewhere/", "ORDERSAGA_DATABASE_PREFIX": "shop"}
+    made = plan(claims, tmp_path, given)
+    address = f"127.0.0.1:{made.state.ports['mongodb']}/?replicaSet=rs0&w=majority"
+    for name, service in SERVICES.items():
+        password = (tmp_path / "secrets" / f"mongodb-{service.user}").read_text().strip()
+        url = f"mongodb://{service.user}:{password}@{address}&authSource=shop_{service.database}"
+        assert settings_of(made, name)["ORDERSAGA_MONGODB_URL"] == url
+    assert (made.state.mongodb_url, made.state.mongodb_has_users) == (f"mongodb://{address}", True)
+    assert "ORDERSAGA_MONGODB_URL" not in settings_of(made, SIMULATOR.name)
+    key_file = tmp_path / "secrets" / "mongodb-key"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    mongod = next(program for stage in made.stages for program in stage if program.name == "mongodb")
+    assert ("--auth", "--keyFile", str(key_file)) == mongod.prepare().argv[-3:]
+
+
+def test_a_given_mongodb_gets_no_users(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/"})
+    assert {settings_of(made, name)["ORDERSAGA_MONGODB_URL"] for name in SERVICES} == {"mongodb://elsewhere/"}
+    assert not made.state.mongodb_has_users
+    assert not list((tmp_path / "secrets").glob("mongodb-*"))
+
+
 @pytest.mark.parametrize(("given", "expected"), [({}, "declare"), ({"ORDERSAGA_TOPOLOGY": "check"}, "check")])
 def test_on_a_given_broker_services_declare_the_topology_unless_told_otherwise(
     claims: PortClaims, tmp_path: Path, given: dict[str, str], expected: str
