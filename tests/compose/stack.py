@@ -1,11 +1,13 @@
 """The stack of docker-compose.yml with the simulator, named for the tests, on free ports of 127.0.0.1."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from cryptography.fernet import Fernet
 
+from operations.stack.broker_users import BrokerUsers
+from operations.stack.database_users import DatabaseUsers
 from operations.stack.ports import PortClaims
+from shared.broker_rights import VIRTUAL_HOST
 from shared.services import PROCESSES
+from tests.support.access import bearer
+from tests.support.eventually import NotWithinError, eventually
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ordersaga-tests"
 IMAGE = "ordersaga:tests"
+TLS_OVERLAY = "deploy/tls/docker-compose.tls.yml"
 # Service to the variable of docker-compose.yml that moves its port.
 PORT_VARIABLES = {
     **{name: f"{name.upper()}_PORT" for name in PROCESSES},
-    "mongo": "MONGODB_PORT",
-    "rabbitmq": "AMQP_PORT",
-    "management": "MANAGEMENT_PORT",
 }
 SERVICES = tuple(PROCESSES)
 WITH_SIMULATOR = {
@@ -54,24 +60,58 @@ def compose_command() -> list[str] | None:
 class ComposeStack:
     """Runs Compose commands on the tests' project and knows where its services listen."""
 
-    def __init__(self, command: list[str], ports: Mapping[str, int]) -> None:
-        self._command = [*command, "--project-name", PROJECT, "--file", str(ROOT / "docker-compose.yml")]
+    def __init__(self, command: list[str], ports: Mapping[str, int], certificates: Path | None = None) -> None:
+        """With `certificates`, the directory of them, the stack has the overlay for TLS."""
+        files = ("docker-compose.yml", *((TLS_OVERLAY,) if certificates else ()))
+        named = [word for file in files for word in ("--file", str(ROOT / file))]
+        self._command = [*command, "--project-name", PROJECT, *named]
+        self._verify = ssl.create_default_context(cafile=certificates / "ca.pem") if certificates else True
+        self._scheme = "https" if certificates else "http"
         self._ports = ports
+        self._secrets: dict[str, str] = {}
         # What is set where the tests run is not for the stack.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         chosen = {PORT_VARIABLES[service]: str(port) for service, port in ports.items()}
         key = Fernet.generate_key().decode()
         provider = {**WITH_SIMULATOR, "ORDERSAGA_CREDENTIALS_KEY": key}
         self._environment = {**inherited, **chosen, **provider, "ORDERSAGA_IMAGE": IMAGE}
+        if certificates:
+            self._environment["ORDERSAGA_CERTIFICATES"] = str(certificates)
 
     def url(self, service: str) -> str:
         """The URL of a service on this machine."""
-        return f"http://127.0.0.1:{self._ports[service]}"
+        scheme = "http" if service == "simulator" else self._scheme
+        return f"{scheme}://127.0.0.1:{self._ports[service]}"
 
-    @property
-    def amqp_url(self) -> str:
-        """The URL of the broker, with its default user."""
-        return f"amqp://ordersaga:ordersaga@127.0.0.1:{self._ports['rabbitmq']}/"
+    def client(self, key: str | None = None) -> httpx.AsyncClient:
+        """A client that trusts the certificates of the stack, with an API key."""
+        return httpx.AsyncClient(timeout=30, headers=bearer(key) if key else {}, verify=self._verify)
+
+    def amqp_url(self, user: str) -> str:
+        """The URL of a user of the broker, at the address of its container, which this machine reaches."""
+        return BrokerUsers(VIRTUAL_HOST, {user: self._secret(f"rabbitmq-{user}")}).url(
+            user, f"{self._address('rabbitmq')}:5672"
+        )
+
+    def mongodb_url(self, user: str) -> str:
+        """The URL of a user of MongoDB, at the address of its container."""
+        users = DatabaseUsers("ordersaga", {user: self._secret(f"mongodb-{user}")})
+        return users.url(user, f"mongodb://{self._address('mongo')}:27017/?directConnection=true")
+
+    def _secret(self, name: str) -> str:
+        if not self._secrets:
+            script = "cd /var/lib/ordersaga/secrets; for file in *-*; do echo $file $(cat $file); done"
+            listed = self.run("run", "--rm", "--no-deps", "-T", "database", "sh", "-c", script)
+            self._secrets = dict(line.split(" ", 1) for line in listed.splitlines())
+        return self._secrets[name]
+
+    def _address(self, service: str) -> str:
+        [network] = self.inspect(service)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    def command(self, *words: str) -> str:
+        """Run `ordersaga` as an operator does; return what it prints."""
+        return self.run("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", *words)
 
     def run(self, *arguments: str, check: bool = True, timeout: float = 300) -> str:
         """Run one Compose command and return its standard output.
@@ -112,7 +152,7 @@ class ComposeStack:
         problems = []
         for service in SERVICES:
             try:
-                answer = httpx.get(f"{self.url(service)}/readyz", timeout=5)
+                answer = httpx.get(f"{self.url(service)}/readyz", timeout=5, verify=self._verify)
             except httpx.HTTPError as error:
                 problems.append(f"{service}: {error!r}")
             else:
@@ -141,13 +181,14 @@ class ComposeStack:
 
 
 @contextlib.contextmanager
-def compose_stack(command: list[str]) -> Iterator[ComposeStack]:
+def compose_stack(command: list[str], certificates: Path | None = None) -> Iterator[ComposeStack]:
     """Build the image and start the stack; it goes with its volumes when the context ends.
 
     What a killed run left behind is removed first. Raises ComposeError.
     """
     with _alone(), PortClaims() as claims:
-        stack = ComposeStack(command, {service: claims.claim_free() for service in PORT_VARIABLES})
+        ports = {service: claims.claim_free() for service in PORT_VARIABLES}
+        stack = ComposeStack(command, ports, certificates)
         stack.down("--volumes")
         try:
             stack.run("build", timeout=1200)
@@ -163,3 +204,17 @@ def _alone() -> Iterator[None]:
     with open(Path(tempfile.gettempdir()) / f"{PROJECT}-{os.getuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+async def all_ready(stack: ComposeStack, within: float) -> None:
+    """Wait until all services are ready; fail with what is not, and the logs."""
+    last: list[str] = ["nothing was asked"]
+
+    async def ready() -> bool:
+        last[:] = await asyncio.to_thread(stack.not_ready)
+        return not last
+
+    try:
+        await eventually(ready, within=within, message="the services to be ready")
+    except NotWithinError:
+        pytest.fail(f"not ready: {last}\n{stack.logs()}")

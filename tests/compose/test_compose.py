@@ -6,15 +6,22 @@ import json
 import tomllib
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import aio_pika
 import httpx
+import pymongo
 import pytest
 
+from shared import services as kinds
+from shared.broker_rights import RIGHTS
 from shared.topology import ORDER_INBOX
-from tests.compose.stack import ROOT, SERVICES, ComposeStack, compose_command, compose_stack
+from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack
 from tests.support.access import bearer
-from tests.support.eventually import NotWithinError, eventually
+from tests.support.database_attempts import assert_least_rights as database_rights
+from tests.support.database_attempts import refused
+from tests.support.eventually import eventually
+from tests.support.guarded_rabbitmq import assert_least_rights as broker_rights
 
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
@@ -31,7 +38,7 @@ async def stack() -> AsyncIterator[ComposeStack]:
     if command is None:
         pytest.skip("neither docker compose nor docker-compose is installed")
     with compose_stack(command) as running:
-        await all_ready(running)
+        await all_ready(running, READY_WITHIN_SECONDS)
         yield running
 
 
@@ -44,21 +51,7 @@ async def client(admin_key: str) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(scope="module")
 async def admin_key(stack: ComposeStack) -> str:
     """A key as an operator creates it."""
-    words = ("keys", "create", "--role", "admin", "--owner", "tests")
-    return stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", *words).strip()
-
-
-async def all_ready(stack: ComposeStack) -> None:
-    last: list[str] = ["nothing was asked"]
-
-    async def ready() -> bool:
-        last[:] = await asyncio.to_thread(stack.not_ready)
-        return not last
-
-    try:
-        await eventually(ready, within=READY_WITHIN_SECONDS, message="the services to be ready")
-    except NotWithinError:
-        pytest.fail(f"not ready: {last}\n{stack.logs()}")
+    return stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
 
 
 async def put_stock(stack: ComposeStack, client: httpx.AsyncClient, product: str, quantity: int) -> None:
@@ -119,7 +112,7 @@ async def charged(stack: ComposeStack, client: httpx.AsyncClient, order: dict[st
 
 def assert_books_balance(stack: ComposeStack, orders: int) -> None:
     """Audit at least so many orders in a container of the image; its exit status 1 would raise, with what is wrong."""
-    said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "audit", "--json")
+    said = stack.command("audit", "--json")
     verdict = json.loads(said)
 
     assert verdict["ok"], said
@@ -204,25 +197,25 @@ async def test_an_order_gets_a_slot_and_the_console_shows_it(
 async def test_an_unreadable_message_becomes_a_dead_letter_that_a_command_lists(
     stack: ComposeStack, unique_id: str
 ) -> None:
-    connection = await aio_pika.connect(stack.amqp_url)
+    connection = await aio_pika.connect(stack.amqp_url("deployer"))
     async with connection, connection.channel() as channel:
         poison = aio_pika.Message(b"no JSON", message_id=unique_id, type="stock.released")
         await channel.default_exchange.publish(poison, ORDER_INBOX)
 
     def listed() -> list[dict[str, Any]]:
-        said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "dead-letters", "list", "--json")
+        said = stack.command("dead-letters", "list", "--json")
         return [letter for letter in json.loads(said)["items"] if letter["messageId"] == unique_id]
 
     letters = await eventually(listed, within=60, message="the dead letter")
     assert letters is not None
     letter_id = letters[0]["id"]
     why = ("--yes", "--why", "a test")
-    stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "dead-letters", "discard", letter_id, *why)
+    stack.command("dead-letters", "discard", letter_id, *why)
     assert listed() == []
 
 
 def test_status_shows_all_services(stack: ComposeStack) -> None:
-    said = json.loads(stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "status", "--json"))
+    said = json.loads(stack.command("status", "--json"))
 
     ready = {process["name"]: process["ready"] for process in said["processes"]}
     assert ready == dict.fromkeys(("mongodb", "rabbitmq", *(name for name in SERVICES if name != "simulator")), True)
@@ -230,7 +223,7 @@ def test_status_shows_all_services(stack: ComposeStack) -> None:
 
 
 def test_load_finds_the_services(stack: ComposeStack) -> None:
-    said = stack.run("run", "--rm", "--no-deps", "-T", "console", "ordersaga", "load", "--orders", "20", "--json")
+    said = stack.command("load", "--orders", "20", "--json")
 
     assert json.loads(said)["audit"]["ok"], said
 
@@ -263,7 +256,7 @@ async def test_a_second_inventory_is_found_by_its_name_and_shares_the_work(
         assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 1}
     finally:
         stack.scale("inventory", 1)
-        await all_ready(stack)
+        await all_ready(stack, READY_WITHIN_SECONDS)
     assert addresses() == 1
     assert_books_balance(stack, orders=6)
 
@@ -282,7 +275,56 @@ def test_every_port_is_published_on_loopback_only(stack: ComposeStack) -> None:
         for binding in bindings or ()
     }
 
-    assert addresses == {(service, "127.0.0.1") for service in (*SERVICES, "mongo", "rabbitmq")}
+    assert addresses == {(service, "127.0.0.1") for service in SERVICES}, "the servers publish none"
+
+
+async def test_each_service_may_do_on_both_servers_what_it_needs_and_nothing_else(stack: ComposeStack) -> None:
+    urls = {user: stack.amqp_url(user) for user in RIGHTS}
+    await broker_rights(lambda user: urls[user])
+    databases = {service.user: stack.mongodb_url(service.user) for service in kinds.SERVICES.values()}
+    await database_rights(lambda service: databases[service.user], "ordersaga")
+    letters = [letter["id"] for letter in json.loads(stack.command("dead-letters", "list", "--json"))["items"]]
+    if letters:  # what the attempts have sent
+        stack.command("dead-letters", "discard", *letters, "--yes", "--why", "a test")
+
+
+async def test_the_servers_ask_for_passwords_and_have_no_default_user(stack: ComposeStack) -> None:
+    for user in ("guest:guest", "ordersaga:ordersaga", "order:order"):
+        url = f"amqp://{user}@{urlsplit(stack.amqp_url('deployer')).hostname}:5672/ordersaga"
+        with pytest.raises(aio_pika.exceptions.ProbableAuthenticationError):
+            await aio_pika.connect(url)
+    host = urlsplit(stack.mongodb_url("order")).hostname
+    async with pymongo.AsyncMongoClient[dict[str, Any]](f"mongodb://{host}:27017/?directConnection=true") as client:
+        assert await refused(client, lambda c: c["ordersaga_orders"]["orders"].find_one({}))
+
+
+def test_each_container_sees_its_own_secrets_only(stack: ComposeStack) -> None:
+    urls = {"amqp-url", "mongodb-url"}
+    for service, names in {"order": urls, "console": urls | {"api-key"}}.items():
+        listed = stack.run("exec", "-T", service, "find", "/run/ordersaga", "/var/lib/ordersaga", "-type", "f")
+        found = {line.rpartition("/")[2] for line in listed.split()}
+        assert found - {"keys.json", "keys.json.lock"} == names
+        modes = stack.run("exec", "-T", service, "stat", "-c", "%a %u", *[f"/run/ordersaga/{name}" for name in names])
+        assert set(modes.splitlines()) == {f"400 {SERVICE_USER}"}
+    user = urlsplit(stack.run("exec", "-T", "order", "cat", "/run/ordersaga/amqp-url")).username
+    assert user == "order"
+
+
+def test_the_servers_have_no_way_out_and_every_container_is_bounded(stack: ComposeStack) -> None:
+    for server in ("mongo", "rabbitmq"):
+        [network] = stack.inspect(server)["NetworkSettings"]["Networks"]
+        assert network.endswith("internal")
+        routes = stack.run("exec", "-T", server, "cat", "/proc/net/route").splitlines()[1:]
+        assert all(line.split()[1] != "00000000" for line in routes), "a default route"
+    for service in (*SERVICES, "mongo", "rabbitmq"):
+        assert stack.inspect(service)["HostConfig"]["PidsLimit"] > 0
+
+
+def test_doctor_finds_nothing_wrong(stack: ComposeStack) -> None:
+    words = ("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", "doctor", "--json")
+    report = json.loads(stack.run(*words, check=False))
+    wrong = [finding for finding in report["findings"] if finding["status"] == "wrong"]
+    assert [finding for finding in wrong if "users" in finding["subject"] or "queue" in finding["subject"]] == []
 
 
 def test_the_services_run_without_privileges(stack: ComposeStack) -> None:
@@ -304,10 +346,15 @@ async def test_the_services_become_healthy_for_the_engine(stack: ComposeStack) -
     await eventually(healthy, within=30, message="the health checks to pass")
 
 
-def test_initiating_the_replica_set_again_changes_nothing(stack: ComposeStack) -> None:
-    said = stack.run("run", "--rm", "--no-deps", "-T", "replica-set")
+def test_the_steps_that_prepare_the_stack_can_be_repeated(stack: ComposeStack) -> None:
+    before = stack.amqp_url("order")
+    stack.run("run", "--rm", "--no-deps", "-T", "credentials")
+    said = stack.run("run", "--rm", "--no-deps", "-T", "database")
 
     assert "has a primary" in said
+    assert "updated user order" in said
+    assert stack.amqp_url("order") == before
+    assert "created" not in stack.run("run", "--rm", "--no-deps", "-T", "topology")
 
 
 async def test_a_stop_lets_a_service_drain(stack: ComposeStack) -> None:
@@ -316,7 +363,7 @@ async def test_a_stop_lets_a_service_drain(stack: ComposeStack) -> None:
         codes = {service: stack.inspect(service)["State"]["ExitCode"] for service in ("order", "payment")}
     finally:
         stack.up()
-        await all_ready(stack)
+        await all_ready(stack, READY_WITHIN_SECONDS)
 
     assert codes == {"order": 0, "payment": 0}  # 137 would say that it had to be killed
 
@@ -330,7 +377,7 @@ async def test_the_books_are_kept_over_down_and_up(
 
     stack.down()
     stack.up()
-    await all_ready(stack)
+    await all_ready(stack, READY_WITHIN_SECONDS)
 
     assert await settled(stack, client, order["orderId"]) == order
     again = await settled(stack, client, await place(stack, client, product))

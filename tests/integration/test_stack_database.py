@@ -20,7 +20,13 @@ from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding
 from operations.stack.database_rights import MAINTENANCE, USERS
 from operations.stack.database_schemas import schema_of
-from operations.stack.database_users import ADMINISTRATOR, DatabaseUsers, load_key_file, load_users
+from operations.stack.database_users import (
+    ADMINISTRATOR,
+    DatabaseUsers,
+    ensure_administrator,
+    load_key_file,
+    load_users,
+)
 from operations.stack.files import write_private
 from operations.stack.layout import Layout
 from operations.stack.mongod import Mongod, Security, find_mongod
@@ -219,7 +225,7 @@ class Interrupted(Mongod):
     async def probe(self) -> str | None:
         reason = await asyncio.to_thread(self._probe)
         if reason is None and self._security is not None and "administrator" in self.steps:
-            await asyncio.to_thread(self._ensure_administrator, self._security.users)
+            await asyncio.to_thread(ensure_administrator, self._security.users, self._direct_url, self._client)
         return reason
 
 

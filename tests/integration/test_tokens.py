@@ -22,8 +22,6 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.issuers import AUDIENCE, WRONG, MockIssuer, run_issuer
 
-NOW = int(time.time())
-
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[MockIssuer]:
@@ -217,7 +215,8 @@ async def test_a_verified_token_is_remembered_but_not_beyond_its_end(
     monkeypatch.setattr(jwt, "decode", _must_not_be_called)
     await found.verify(token)
     monkeypatch.undo()
-    monkeypatch.setattr(time, "time", lambda: NOW + 1000.0)
+    later = time.time() + 1000
+    monkeypatch.setattr(time, "time", lambda: later)
     monkeypatch.setattr(jwt, "decode", _must_not_be_called)
     with pytest.raises(AssertionError):
         await found.verify(token)

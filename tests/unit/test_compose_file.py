@@ -33,19 +33,50 @@ def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) ->
 
 
 def test_the_broker_takes_no_larger_messages_than_the_one_that_up_starts(services: dict[str, Any]) -> None:
-    arguments = services["rabbitmq"]["environment"]["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
-    assert arguments == f"-rabbit max_message_size {MAX_MESSAGE_BYTES}"
+    file = "./deploy/container/rabbitmq.conf"
+    assert f"{file}:/etc/rabbitmq/conf.d/50-ordersaga.conf:ro" in services["rabbitmq"]["volumes"]
+    assert f"max_message_size = {MAX_MESSAGE_BYTES}" in (ROOT / file).read_text().splitlines()
 
 
-def test_commands_in_a_container_of_any_service_find_all_services(services: dict[str, Any]) -> None:
+def test_commands_in_a_container_find_all_services(services: dict[str, Any], tmp_path: Path) -> None:
     urls = {name: f"http://{name}:{kind.port}" for name, kind in SERVICES.items()}
-    for name in SERVICES:
+    (tmp_path / "mongodb-url").write_text("mongodb://order:password@mongo:27017/?authSource=ordersaga_orders")
+    (tmp_path / "amqp-url").write_text("amqp://order:password@rabbitmq:5672/ordersaga")
+    (tmp_path / "api-key").write_text("osk_key")
+    for name in (*SERVICES, "commands"):
         given = {key: value for key, value in services[name]["environment"].items() if value}
-        environment = {key: _interpolated(value) for key, value in given.items() if key != "ORDERSAGA_API_KEY_FILE"}
+        environment = {
+            key: _interpolated(value).replace("/run/ordersaga", str(tmp_path)) for key, value in given.items()
+        }
         assert locate_stack(environment=environment).urls.items() >= urls.items()
         named = external_stack(environment)
         assert named is not None
         assert [process.name for process in named.processes] == ["mongodb", "rabbitmq", *SERVICES]
+
+
+def test_no_password_is_written_down_and_each_container_mounts_its_own_secrets_only(services: dict[str, Any]) -> None:
+    text = COMPOSE_FILE.read_text()
+    assert not re.search(r"(amqp|mongodb)://[^@\s]*@", text)
+    assert not re.search(r"PASSWORD:-", text)
+    for name, service in services.items():
+        mounted = {volume.partition(":")[0] for volume in service.get("volumes", ())}
+        own = {f"of-{'commands' if name == 'topology' else name}"}
+        everything = {"credentials": mounted, "database": {"secrets"}}.get(name, set())
+        assert mounted - {"keys", "mongo-data", "mongo-config", "rabbitmq-data"} - own <= everything | {
+            "./deploy/container/rabbitmq.conf"
+        }
+
+
+def test_every_container_is_confined(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["pids_limit"] > 0, name
+        assert service["mem_limit"], name
+        assert service.get("read_only") or name in ("mongo", "rabbitmq"), name
+        assert "ports" not in service or "edge" in service["networks"], name
+    for server in ("mongo", "rabbitmq"):
+        assert services[server]["networks"] == ["internal"]
 
 
 def _interpolated(value: str) -> str:
@@ -82,9 +113,10 @@ def test_each_process_answers_to_the_names_by_which_containers_address_it(servic
 def test_the_simulator_is_started_only_for_its_profile_and_knows_no_server_of_the_stack(
     services: dict[str, Any],
 ) -> None:
-    assert [name for name, service in services.items() if "profiles" in service] == ["simulator"]
+    assert [name for name, service in services.items() if "profiles" in service] == ["commands", "simulator"]
     simulator = services["simulator"]
     assert simulator["profiles"] == ["simulator"]
     assert not simulator["depends_on"]
-    unknown = {"ORDERSAGA_MONGODB_URL", "ORDERSAGA_AMQP_URL", "ORDERSAGA_CREDENTIALS_KEY"}
+    unknown = {"ORDERSAGA_MONGODB_URL_FILE", "ORDERSAGA_AMQP_URL_FILE", "ORDERSAGA_CREDENTIALS_KEY"}
     assert not unknown & simulator["environment"].keys()
+    assert "volumes" not in simulator

@@ -41,7 +41,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_overlay_adds_to_services_that_exist_and_leaves_no_service_without_tls(
     base: dict[str, Any], overlay: dict[str, Any]
 ) -> None:
-    assert overlay.keys() == base.keys() - {"simulator", "keys"}  # they connect to nothing
+    assert overlay.keys() == base.keys() - {"simulator"}  # which connects to nothing
     assert overlay.keys() >= SERVICES.keys()
 
 
@@ -50,12 +50,17 @@ def test_a_service_reaches_the_same_servers_and_services_over_tls(
     name: str, base: dict[str, Any], overlay: dict[str, Any]
 ) -> None:
     plain, secured = base[name]["environment"], overlay[name]["environment"]
-    assert secured["ORDERSAGA_MONGODB_URL"] == f"{plain['ORDERSAGA_MONGODB_URL']}&tls=true"
-    amqps = plain["ORDERSAGA_AMQP_URL"].replace("amqp://", "amqps://").replace(":5672/", ":5671/")
-    assert secured["ORDERSAGA_AMQP_URL"] == amqps
     urls = {key: url for key, url in plain.items() if url and url.startswith("http://")}
     assert len(urls) == len(SERVICES)
     assert {key: secured[key] for key in urls} == {key: url.replace("http://", "https://") for key, url in urls.items()}
+
+
+def test_the_servers_are_prepared_over_tls(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    assert overlay["credentials"]["command"] == [*base["credentials"]["command"], "--tls"]
+    *plain, url = base["database"]["command"]
+    *secured, secured_url = overlay["database"]["command"]
+    assert secured == plain
+    assert secured_url == f"{url}&tls=true&tlsCAFile=/certificates/ca.pem"
 
 
 def test_mongod_keeps_its_other_arguments(base: dict[str, Any], overlay: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from operations.errors import UnreachableError
-from operations.settings import OperationsSettings, locate_stack
+from operations.settings import OperationsSettings, locate_broker, locate_stack
 from operations.stack.environment import process_environment, unknown_settings, with_values
 from operations.stack.status import external_stack
 from payment_service.settings import PaymentSettings
@@ -178,6 +178,7 @@ def test_commands_read_their_servers_from_files(tmp_path: Path) -> None:
         file.write_text(f"{url}\n")
         environment[f"ORDERSAGA_{name}_URL_FILE"] = str(file)
     stack = locate_stack(environment=environment)
+    assert locate_broker(environment=environment) == "amqp://b/"
     assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://u:s3cret@db/", "amqp://b/")
     assert stack.urls["order"] == "https://order:1"
     named = external_stack(environment)

@@ -1,0 +1,41 @@
+"""Create the users of the stack on a mongod that is a primary, with exactly their rights; it can be repeated.
+
+    python create_database_users.py "mongodb://127.0.0.1:27017/?directConnection=true" SECRETS
+
+SECRETS is the directory with the passwords. As long as there is no user, mongod lets its own machine create the first
+one, the administrator, which is also how data without users is upgraded: the URL must lead to 127.0.0.1. Exits 0 when
+all is done, else 1 with one line.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
+
+from operations.stack.database_users import ADMINISTRATOR, ensure_administrator, load_users, prepare_users
+from operations.stack.layout import DATABASE_PREFIX_VARIABLE
+from shared.database import Document
+from shared.errors import OrdersagaError
+
+
+async def main(url: str, secrets: Path) -> None:
+    """Create the administrator if there is none, and create or update the users."""
+    users = load_users(secrets, os.environ.get(DATABASE_PREFIX_VARIABLE) or "ordersaga")
+    if not await asyncio.to_thread(ensure_administrator, users, url):
+        sys.exit(
+            f"MongoDB has users and refuses the password in {secrets}/mongodb-{ADMINISTRATOR}: restore the volume of "
+            "the secrets that belongs to its data"
+        )
+    async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, url), w="majority") as client:
+        for line in await prepare_users(client, users.prefix, users.passwords):
+            print(line)  # noqa: T201
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    except (PyMongoError, OrdersagaError) as error:
+        sys.exit(f"the users of MongoDB cannot be created: {str(error).partition(chr(10))[0]}")

@@ -1,0 +1,71 @@
+"""Create the secrets of the stack, unless they exist, and give each container its own.
+
+    python create_secrets.py [--tls]
+
+Passwords, API keys and MongoDB's key file are made once and stay in /var/lib/ordersaga/secrets, which only containers
+that prepare the stack see. What a container needs is in a volume of its own, mounted here below /of: its URLs with its
+user and password, and for the servers what they check passwords against. With --tls, the URLs are those of the overlay
+deploy/tls. Runs as root, because the files belong to different users.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from operations.stack.api_keys import OWN_KEYS, ensure_own_key
+from operations.stack.broker_users import load_users as load_broker_users
+from operations.stack.database_rights import MAINTENANCE
+from operations.stack.database_users import load_key_file
+from operations.stack.database_users import load_users as load_database_users
+from operations.stack.layout import DATABASE_PREFIX_VARIABLE, Layout
+from shared.broker_rights import DEPLOYER, VIRTUAL_HOST
+from shared.services import SERVICES
+
+DATA = Path("/var/lib/ordersaga")
+CONTAINERS = Path("/of")
+COMMANDS = "commands"
+"""The container for commands, which has the users that may do most."""
+
+OURS = 10001
+"""The user of the services' image."""
+OF_SERVERS = 999
+"""The user of the public images of MongoDB and RabbitMQ."""
+
+
+def main(*, tls: bool) -> None:
+    """Create what is missing and write the files of each container."""
+    layout = Layout(DATA)
+    keys = {name: ensure_own_key(layout, name) for name in OWN_KEYS}
+    broker = load_broker_users(layout.secrets, VIRTUAL_HOST)
+    database = load_database_users(layout.secrets, os.environ.get(DATABASE_PREFIX_VARIABLE) or "ordersaga")
+    users = {name: (service.user, service.user) for name, service in SERVICES.items()}
+    for container, (of_database, of_broker) in {**users, COMMANDS: (MAINTENANCE, DEPLOYER)}.items():
+        mongodb_url = database.url(of_database, "mongodb://mongo:27017/?replicaSet=rs0&w=majority")
+        amqp_url = broker.url(of_broker, "rabbitmq:5671" if tls else "rabbitmq:5672")
+        give(container, "mongodb-url", f"{mongodb_url}&tls=true" if tls else mongodb_url)
+        give(container, "amqp-url", amqp_url.replace("amqp:", "amqps:") if tls else amqp_url)
+        if container in keys:
+            give(container, "api-key", keys[container])
+    give("mongo", "key", load_key_file(layout.secrets).read_text(), owner=OF_SERVERS)
+    # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
+    give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)
+    for path in (DATA, *DATA.rglob("*")):
+        os.chown(path, OURS, OURS)
+
+
+def give(container: str, name: str, content: str, *, owner: int = OURS, mode: int = 0o400) -> None:
+    """Write a file of a container, in one step."""
+    file = CONTAINERS / container / name
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(content)
+        os.fchown(descriptor, owner, owner)
+        os.fchmod(descriptor, mode)
+    new.replace(file)
+
+
+if __name__ == "__main__":
+    main(tls="--tls" in sys.argv[1:])
+    print(f"the secrets of the stack are in {DATA / 'secrets'}, and each container has its own")  # noqa: T201
