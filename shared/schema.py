@@ -301,9 +301,14 @@ async def _explained(database: Database, error: PyMongoError) -> str:
 
 async def how_to_permit(database: Database) -> str:
     """Return the command that gives the user of this connection the rights that it needs on the database."""
-    users = (await database.command("connectionStatus"))["authInfo"]["authenticatedUsers"]
+    status = (await database.command("connectionStatus"))["authInfo"]
+    users = status["authenticatedUsers"]
     if not users:
         return "name a user in ORDERSAGA_MONGODB_URL: mongodb://user:password@host/"
+    # More than the role of its own would let a service change its audit log.
+    own_role = f"_{users[0]['user']}"
+    if any(role["db"] == "admin" and role["role"].endswith(own_role) for role in status["authenticatedUserRoles"]):
+        return "run `ordersaga database prepare` as an administrator, which sets the rights of this release"
     roles = json.dumps([{"role": role, "db": database.name} for role in ("readWrite", "dbAdmin")])
     name, home = json.dumps(users[0]["user"]), json.dumps(users[0]["db"])
     return f"as an administrator run in mongosh: db.getSiblingDB({home}).grantRolesToUser({name}, {roles})"

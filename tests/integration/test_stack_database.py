@@ -167,6 +167,11 @@ async def test_doctor_names_missing_users_and_wrong_rights_and_the_next_start_me
     await assert_least_rights(lambda service: running.url(service.user), PREFIX)
 
 
+async def test_a_service_that_lacks_a_right_is_not_told_to_ask_for_a_broader_role(running: Database) -> None:
+    async with Client(running.url("order")) as client:
+        assert "run `ordersaga database prepare`" in await schema.how_to_permit(client["shop_orders"])
+
+
 def may(action: str, collection: str) -> dict[str, Any]:
     return {"resource": {"db": "shop_payments", "collection": collection}, "actions": [action]}
 
