@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import subprocess
 import tomllib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -278,16 +279,6 @@ def test_every_port_is_published_on_loopback_only(stack: ComposeStack) -> None:
     assert addresses == {(service, "127.0.0.1") for service in SERVICES}, "the servers publish none"
 
 
-async def test_each_service_may_do_on_both_servers_what_it_needs_and_nothing_else(stack: ComposeStack) -> None:
-    urls = {user: stack.amqp_url(user) for user in RIGHTS}
-    await broker_rights(lambda user: urls[user])
-    databases = {service.user: stack.mongodb_url(service.user) for service in kinds.SERVICES.values()}
-    await database_rights(lambda service: databases[service.user], "ordersaga")
-    letters = [letter["id"] for letter in json.loads(stack.command("dead-letters", "list", "--json"))["items"]]
-    if letters:  # what the attempts have sent
-        stack.command("dead-letters", "discard", *letters, "--yes", "--why", "a test")
-
-
 async def test_the_servers_ask_for_passwords_and_have_no_default_user(stack: ComposeStack) -> None:
     for user in ("guest:guest", "ordersaga:ordersaga", "order:order"):
         url = f"amqp://{user}@{urlsplit(stack.amqp_url('deployer')).hostname}:5672/ordersaga"
@@ -313,9 +304,8 @@ def test_each_container_sees_its_own_secrets_only(stack: ComposeStack) -> None:
 def test_the_servers_have_no_way_out_and_every_container_is_bounded(stack: ComposeStack) -> None:
     for server in ("mongo", "rabbitmq"):
         [network] = stack.inspect(server)["NetworkSettings"]["Networks"]
-        assert network.endswith("internal")
-        routes = stack.run("exec", "-T", server, "cat", "/proc/net/route").splitlines()[1:]
-        assert all(line.split()[1] != "00000000" for line in routes), "a default route"
+        described = subprocess.run(["docker", "network", "inspect", network], capture_output=True, check=True).stdout
+        assert json.loads(described)[0]["Internal"], f"{server} is on {network}, which has a way out"
     for service in (*SERVICES, "mongo", "rabbitmq"):
         assert stack.inspect(service)["HostConfig"]["PidsLimit"] > 0
 
@@ -323,8 +313,9 @@ def test_the_servers_have_no_way_out_and_every_container_is_bounded(stack: Compo
 def test_doctor_finds_nothing_wrong(stack: ComposeStack) -> None:
     words = ("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", "doctor", "--json")
     report = json.loads(stack.run(*words, check=False))
-    wrong = [finding for finding in report["findings"] if finding["status"] == "wrong"]
-    assert [finding for finding in wrong if "users" in finding["subject"] or "queue" in finding["subject"]] == []
+    wrong = [finding["what"] for finding in report["findings"] if finding["outcome"] == "wrong"]
+    # It looks for programs of this machine too, which an image does not have.
+    assert set(wrong) <= {"mongod", "rabbitmq-server"}, report
 
 
 def test_the_services_run_without_privileges(stack: ComposeStack) -> None:
@@ -384,3 +375,11 @@ async def test_the_books_are_kept_over_down_and_up(
     assert (order["status"], again["status"]) == ("CONFIRMED", "CONFIRMED")
     assert await stock_of(stack, client, product) == {"productId": product, "quantity": 1, "reserved": 2}
     assert_books_balance(stack, orders=2)
+
+
+async def test_each_service_may_do_on_both_servers_what_it_needs_and_nothing_else(stack: ComposeStack) -> None:
+    """The last test, because the attempts leave messages behind, which become dead letters."""
+    urls = {user: stack.amqp_url(user) for user in RIGHTS}
+    await broker_rights(lambda user: urls[user])
+    databases = {service.user: stack.mongodb_url(service.user) for service in kinds.SERVICES.values()}
+    await database_rights(lambda service: databases[service.user], "ordersaga")
