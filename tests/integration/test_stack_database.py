@@ -102,7 +102,7 @@ async def test_each_service_may_do_what_it_needs_and_nothing_else(running: Datab
     await assert_least_rights(lambda service: running.url(service.user), PREFIX)
 
 
-async def test_nobody_reads_without_a_password(running: Database) -> None:
+async def test_without_a_password_nothing_can_be_read(running: Database) -> None:
     address = f"mongodb://{running.url().rpartition('@')[2].partition('/')[0]}/?directConnection=true"
     async with Client(address) as client:
         assert await refused(client, lambda c: c["shop_orders"]["orders"].find_one({}))
