@@ -50,7 +50,7 @@ def main(*, tls: bool) -> None:
     # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
     give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)
     for path in (DATA, *DATA.rglob("*")):
-        os.chown(path, OURS, OURS)
+        os.chown(path, OURS, OURS, follow_symlinks=False)
 
 
 def give(container: str, name: str, content: str, *, owner: int = OURS, mode: int = 0o400) -> None:

@@ -29,6 +29,9 @@ USERS = "docs/broker.md says how to make the users"
 Control = Callable[..., str]
 """Runs rabbitmqctl on the broker and returns its output."""
 
+DEFAULT_USERS = ("guest", "ordersaga")
+"""RabbitMQ's own user, and the one of the Compose file of earlier releases; their passwords were their names."""
+
 
 async def check_broker(url: str, control: Control | None) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run."""
@@ -44,7 +47,8 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
         yield await check_queues(connection)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
-    yield await check_guest(url)
+    async for finding in check_default_users(url):
+        yield finding
     virtual_host = _virtual_host(URL(url))
     yield await asyncio.to_thread(check_bindings, control, virtual_host)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
@@ -91,16 +95,22 @@ async def check_alarms(url: str) -> Finding:
     return ok("RabbitMQ alarms", "none")
 
 
-async def check_guest(url: str) -> Finding:
-    """Check that RabbitMQ's own user, whose password everybody knows, cannot log in."""
+async def check_default_users(url: str) -> AsyncIterator[Finding]:
+    """Check that users whose passwords everybody knows cannot log in."""
     given = URL(url)
-    if given.user in (None, "guest"):
-        detail = "this connection uses it: every process has all rights on the broker"
-        return note("user guest", detail, f"give each service its own user: {USERS}")
-    for virtual_host in {given.path, "/"}:
-        if await amqp_missing(str(given.with_user("guest").with_password("guest").with_path(virtual_host))) is None:
-            return wrong("user guest", "can log in with its well-known password", "rabbitmqctl delete_user guest")
-    return ok("user guest", "cannot log in")
+    for name in DEFAULT_USERS:
+        subject = f"user {name}"
+        if (given.user or "guest", given.password or "guest") == (name, name):
+            detail = "this connection uses it, with its well-known password: every process has all rights on the broker"
+            yield note(subject, detail, f"give each service its own user: {USERS}")
+        elif await _can_log_in(given.with_user(name).with_password(name)):
+            yield wrong(subject, "can log in with its well-known password", f"rabbitmqctl delete_user {name}")
+        else:
+            yield ok(subject, "cannot log in")
+
+
+async def _can_log_in(url: URL) -> bool:
+    return any([await amqp_missing(str(url.with_path(host))) is None for host in {url.path, "/"}])
 
 
 async def check_exchanges(connection: aio_pika.abc.AbstractConnection) -> Finding:

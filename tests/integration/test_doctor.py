@@ -9,7 +9,7 @@ import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from operations.doctor.broker import check_bindings, check_broker, check_guest, check_message_size, check_rights
+from operations.doctor.broker import check_bindings, check_broker, check_default_users, check_message_size, check_rights
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
@@ -50,6 +50,7 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "former retry queues": "ok",
         "RabbitMQ alarms": "ok",
         "user guest": "note" if "guest:" in clean_broker else "ok",
+        "user ordersaga": "ok",
         "bindings": "note",
         "rights on the broker": "note",
         "message size": "note",
@@ -188,7 +189,7 @@ async def test_missing_exchanges_and_queues_are_named_and_not_declared(clean_bro
 
 
 @pytest.mark.parametrize(("login", "outcome"), [(None, "wrong"), ("does not answer: ACCESS_REFUSED", "ok")])
-async def test_a_guest_who_can_log_in_is_reported(
+async def test_a_user_with_a_well_known_password_who_can_log_in_is_reported(
     monkeypatch: pytest.MonkeyPatch, login: str | None, outcome: str
 ) -> None:
     asked: list[str] = []
@@ -198,10 +199,16 @@ async def test_a_guest_who_can_log_in_is_reported(
         return login
 
     monkeypatch.setattr("operations.doctor.broker.amqp_missing", try_login)
-    finding = await check_guest("amqp://order:secret@broker:5672/ordersaga")
-    assert finding.outcome == outcome
-    assert set(asked) <= {"amqp://guest:guest@broker:5672/ordersaga", "amqp://guest:guest@broker:5672/"}
-    assert (await check_guest("amqp://guest:guest@broker/")).outcome == "note"
+    found = [finding async for finding in check_default_users("amqp://order:secret@broker:5672/ordersaga")]
+    assert [(finding.subject, finding.outcome) for finding in found] == [
+        ("user guest", outcome),
+        ("user ordersaga", outcome),
+    ]
+    assert set(asked) == {
+        f"amqp://{name}:{name}@broker:5672/{host}" for name in ("guest", "ordersaga") for host in ("ordersaga", "")
+    }
+    [guest, _] = [finding async for finding in check_default_users("amqp://guest:guest@broker/")]
+    assert guest.outcome == "note"
 
 
 def test_rights_that_differ_are_named() -> None:

@@ -1,5 +1,7 @@
 """docker-compose.yml and the Dockerfile against the code: settings, addresses, the version."""
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,8 +12,10 @@ import pytest
 import yaml
 
 from operations.settings import locate_stack
+from operations.stack.broker_users import definitions
 from operations.stack.status import external_stack
 from provisioning_service.settings import ProvisioningSettings
+from shared.broker_rights import RIGHTS, VIRTUAL_HOST
 from shared.services import PROCESSES, SERVICES
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
@@ -52,6 +56,12 @@ def test_commands_in_a_container_find_all_services(services: dict[str, Any], tmp
         named = external_stack(environment)
         assert named is not None
         assert [process.name for process in named.processes] == ["mongodb", "rabbitmq", *SERVICES]
+
+
+def test_the_broker_is_replaced_when_the_rights_of_its_users_change(services: dict[str, Any]) -> None:
+    rights = definitions(VIRTUAL_HOST, dict.fromkeys(RIGHTS, ""))
+    told = json.dumps([rights["permissions"], rights["topic_permissions"]])
+    assert services["rabbitmq"]["labels"] == {"ordersaga.broker-rights": hashlib.sha256(told.encode()).hexdigest()[:16]}
 
 
 def test_no_password_is_written_down_and_each_container_mounts_its_own_secrets_only(services: dict[str, Any]) -> None:
