@@ -16,14 +16,14 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from operations.stack.database_users import ADMINISTRATOR, ensure_administrator, load_users, prepare_users
-from operations.stack.layout import DATABASE_PREFIX_VARIABLE
+from operations.stack.layout import database_prefix
 from shared.database import Document
 from shared.errors import OrdersagaError
 
 
 async def main(url: str, secrets: Path) -> None:
     """Create the administrator if there is none, and create or update the users."""
-    users = load_users(secrets, os.environ.get(DATABASE_PREFIX_VARIABLE) or "ordersaga")
+    users = load_users(secrets, database_prefix(os.environ))
     if not await asyncio.to_thread(ensure_administrator, users, url):
         sys.exit(
             f"MongoDB has users and refuses the password in {secrets}/mongodb-{ADMINISTRATOR}: restore the volume of "

@@ -17,7 +17,7 @@ from operations.stack.broker_users import load_users as load_broker_users
 from operations.stack.database_rights import MAINTENANCE
 from operations.stack.database_users import load_key_file
 from operations.stack.database_users import load_users as load_database_users
-from operations.stack.layout import DATABASE_PREFIX_VARIABLE, Layout
+from operations.stack.layout import Layout, database_prefix
 from shared.broker_rights import DEPLOYER, VIRTUAL_HOST
 from shared.services import SERVICES
 
@@ -37,7 +37,7 @@ def main(*, tls: bool) -> None:
     layout = Layout(DATA)
     keys = {name: ensure_own_key(layout, name) for name in OWN_KEYS}
     broker = load_broker_users(layout.secrets, VIRTUAL_HOST)
-    database = load_database_users(layout.secrets, os.environ.get(DATABASE_PREFIX_VARIABLE) or "ordersaga")
+    database = load_database_users(layout.secrets, database_prefix(os.environ))
     users = {name: (service.user, service.user) for name, service in SERVICES.items()}
     for container, (of_database, of_broker) in {**users, COMMANDS: (MAINTENANCE, DEPLOYER)}.items():
         mongodb_url = database.url(of_database, "mongodb://mongo:27017/?replicaSet=rs0&w=majority")

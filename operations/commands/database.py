@@ -12,7 +12,7 @@ from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
 from operations.stack.database_users import load_passwords, prepare_users
 from operations.stack.environment import invalid_value, with_values
-from operations.stack.layout import DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
+from operations.stack.layout import MONGODB_URL_VARIABLE, database_prefix
 from operations.stack.start import StackStartError
 from shared.database import first_line
 from shared.errors import StartError
@@ -49,7 +49,7 @@ def prepare(
         url = environment.get(MONGODB_URL_VARIABLE)
         if not url:
             _fail(f"{MONGODB_URL_VARIABLE} or {MONGODB_URL_VARIABLE}_FILE must have the URL of an administrator")
-        prefix = environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga"
+        prefix = database_prefix(environment)
         done = uvloop.run(_prepare(url, prefix, load_passwords(secrets)))
     except (OSError, StackStartError, StartError) as error:
         _fail(str(error))

@@ -20,11 +20,11 @@ async def require_permission(stack: Stack, needed: Permission, purpose: str) -> 
 
     `purpose` says what needs it, for the error. Raises NotPermittedError, or UnreachableError if no service answers.
     """
-    first_of_all = sorted(stack.urls.items(), key=lambda item: item[0] != CONSOLE.name)
+    console_first = sorted(stack.urls, key=lambda name: name != CONSOLE.name)
     async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=client_context()) as client:
-        for _, url in first_of_all:
+        for name in console_first:
             try:
-                answer = await client.get(f"{url.rstrip('/')}/me", headers=stack.headers)
+                answer = await client.get(f"{stack.urls[name].rstrip('/')}/me", headers=stack.headers)
                 answered = answer.json()
             except (httpx.HTTPError, httpx.InvalidURL, ValueError):
                 continue

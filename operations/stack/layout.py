@@ -116,3 +116,8 @@ def _last_used(environment: Mapping[str, str]) -> Path | None:
 def _last_used_file(environment: Mapping[str, str]) -> Path:
     state_home = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state_home) / "ordersaga" / "last-data-directory"
+
+
+def database_prefix(environment: Mapping[str, str]) -> str:
+    """Return the prefix of the databases that a stack with this environment uses."""
+    return environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga"

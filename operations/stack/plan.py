@@ -12,11 +12,11 @@ from operations.stack.database_users import load_users as load_database_users
 from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
-    DATABASE_PREFIX_VARIABLE,
     MONGODB_URL_VARIABLE,
     SERVER_PORTS,
     TOPOLOGY_VARIABLE,
     Layout,
+    database_prefix,
 )
 from operations.stack.mongod import Mongod, Security, find_mongod
 from operations.stack.ports import PortClaims
@@ -72,16 +72,12 @@ def make_plan(
         mongodb_url=servers.urls[MONGODB_URL_VARIABLE],
         mongodb_has_users=servers.mongodb_has_users,
         amqp_url=servers.urls[AMQP_URL_VARIABLE],
-        database_prefix=_database_prefix(environment),
+        database_prefix=database_prefix(environment),
         needs_keys=access.console_key is not None,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers.stages[-1].extend(simulator)
     return StackPlan([*servers.stages, running], state)
-
-
-def _database_prefix(environment: Mapping[str, str]) -> str:
-    return environment.get(DATABASE_PREFIX_VARIABLE) or "ordersaga"
 
 
 def _node_with_data(layout: Layout) -> str | None:
@@ -160,7 +156,7 @@ def _plan_servers(layout: Layout, node: str, ports: Mapping[str, int], environme
     broker: RabbitMQ | None = None
     if not mongodb_url:
         binary = find_mongod(environment)
-        database_users = load_database_users(layout.secrets, _database_prefix(environment))
+        database_users = load_database_users(layout.secrets, database_prefix(environment))
         security = Security(database_users, load_key_file(layout.secrets))
         mongod = Mongod(binary, layout.mongodb, ports["mongodb"], environment, security)
         mongodb_url = mongod.url

@@ -404,7 +404,7 @@ async def test_more_than_named_letters_may_need_a_second_person(world: World) ->
     letters = DeadLetterService(world.database)
     assert (await letters.counts())["dead"] == 2
     assert await letters.replays(limit=1) == []
-    # A letter that is named by its id needs nobody else.
+    # A letter that is named by its id needs no second person.
     letter = (await letters.page(Filters())).items[0]["_id"]
     await world.run("discard", letter, "--yes", "--why", "because")
     assert (await letters.counts())["discarded"] == 1
