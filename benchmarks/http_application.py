@@ -7,7 +7,8 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from order_service.deadlines import Timeouts
-from order_service.placement import NewOrder, OrderPlacement
+from order_service.new_order import NewOrder
+from order_service.placement import OrderPlacement
 from order_service.views import OrderView, show_new
 from shared.access.authenticator import Authenticator
 from shared.access.middleware import requires

@@ -44,12 +44,13 @@ def answer(reservation: Reservation) -> Message:
         return StockReleased(order_id=reservation.order_id)
     if reservation.status is Status.FAILED:
         return StockReservationFailed(order_id=reservation.order_id, reason=reservation.failure_reason or "")
-    slot = reservation.booking.slot_id if reservation.booking is not None else None
-    if reservation.server is not None:
-        return StockReserved(
-            order_id=reservation.order_id, fulfilment="vps", provisioning=reservation.server, slot=slot
-        )
-    return StockReserved(order_id=reservation.order_id, slot=slot)
+    return StockReserved(
+        order_id=reservation.order_id,
+        fulfilment="goods" if reservation.server is None else "vps",
+        provisioning=reservation.server,
+        slot=reservation.booking.slot_id if reservation.booking else None,
+        slot_visible_at=reservation.booking.visible_at if reservation.booking else None,
+    )
 
 
 def handlers(processor: ReservationProcessor, releaser: Releaser) -> Handlers:

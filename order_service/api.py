@@ -7,20 +7,25 @@ from fastapi.responses import StreamingResponse
 
 from order_service.event_stream import EventStream, Subscribers
 from order_service.events import CancelRequested, RefundRequested, RetryRequested
-from order_service.order import Order, Status
+from order_service.new_order import NewOrder
+from order_service.order import Status
 from order_service.order_actions import OrderActions
-from order_service.orders import Orders
-from order_service.placement import NewOrder, OrderPlacement
-from order_service.views import FailurePage, OrderPage, OrderView, show, show_listed, show_new
+from order_service.order_number import ids_of
+from order_service.orders import NewRecord, Orders
+from order_service.placement import OrderPlacement
+from order_service.views import ErasureView, FailurePage, OrderPage, OrderView, show, show_listed, show_new
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
+from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, documented, json_response, new_router, not_found
+from shared.http import Body, documented, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
+OrderNumber = Annotated[str | None, Query(alias="orderNumber", max_length=40, examples=["7ZK4-M2QX"])]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -44,12 +49,15 @@ class Cancellation(Body):
     reason: Text | None = None
 
 
-def create_router(orders: Orders, placement: OrderPlacement, actions: OrderActions) -> APIRouter:
+def create_router(
+    orders: Orders, placement: OrderPlacement, actions: OrderActions, clock: Clock = utc_now
+) -> APIRouter:
     """Return the routes over these orders."""
     router = new_router("orders")
     _add_placement(router, placement)
     _add_reads(router, orders)
     _add_actions(router, actions)
+    _add_erasure(router, orders, clock)
     return router
 
 
@@ -57,8 +65,8 @@ def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
     @requires(Permission.ORDERS_PLACE)
     async def place(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept an order; it is carried to its end from here on, whatever happens."""
-        order = await placement.place(new, idempotency_key, caller)
-        shown = show_new(order) if isinstance(order, Order) else show(order)
+        placed = await placement.place(new, idempotency_key, caller)
+        shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
         return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
 
     for path in ("/orders", "/order"):
@@ -81,18 +89,23 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         status: Status | None = None,
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
         settled: bool | None = None,
+        number: OrderNumber = None,
         include: Included = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
         *,
         caller: Caller,
     ) -> Response:
-        """Orders without their histories, newest first; all, or those in a status, of a user, settled or not."""
+        """Orders without their histories, newest first; all, or those in a status, of a user, settled or not.
+
+        `orderNumber` is the number that people read out; two orders share one about once in a million orders.
+        """
         statuses = [status] if status else list(Status)
         page = await orders.page(
             statuses=statuses,
             user_id=user_id,
             settled=settled,
+            ids=_ids_of(number) if number is not None else None,
             with_items=include == "items",
             after=after_time(cursor),
             limit=limit,
@@ -121,7 +134,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         document = await orders.document(order_id, caller.visible(Permission.ORDERS_READ))
         if document is None:
             raise not_found(f"Order {order_id}")
-        return json_response(show(document))
+        return json_response(show(document, personal=_sees_personal(caller)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
@@ -138,26 +151,49 @@ def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
-        request = CancelRequested(reason)
-        return _accepted(await actions.execute(order_id, request, "cancelled", caller, Permission.ORDERS_CANCEL))
+        request, permission = CancelRequested(reason), Permission.ORDERS_CANCEL
+        return _accepted(await actions.execute(order_id, request, "cancelled", caller, permission), caller)
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)
     async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision once more; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
-        return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission))
+        return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission), caller)
 
     @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)
     async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
-        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission))
+        return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission), caller)
 
 
-def _accepted(document: Document) -> Response:
-    return json_response(show(document), 202)
+def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
+    @router.delete("/users/{user_id}/personal-data", response_model=ErasureView)
+    @requires(Permission.PERSONAL_ERASE)
+    async def erase(user_id: Annotated[Name, Path()]) -> Response:
+        """Erase what the orders of a user say about the person; amounts, items and the user's id stay.
+
+        `ordersaga erase` does this, and erases the same from dead letters.
+        """
+        return json_response({"userId": user_id, "orders": await orders.erase_personal(user_id, clock())})
+
+
+def _accepted(document: Document, caller: Principal) -> Response:
+    return json_response(show(document, personal=_sees_personal(caller)), 202)
+
+
+def _sees_personal(caller: Principal) -> bool:
+    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
+    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
+
+
+def _ids_of(number: str) -> tuple[str, str]:
+    try:
+        return ids_of(number)
+    except ValueError as error:
+        raise invalid(("orderNumber", str(error))) from None
 
 
 def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:

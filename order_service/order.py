@@ -75,9 +75,11 @@ class Order:
     progress: str | None = None
     progress_sequence: int = 0
     slot: str | None = None
+    slot_visible_at: datetime | None = None
     server: Server | None = None
     cancel_requested: bool = False
     compensating: bool = False
+    confirmed_at: datetime | None = None
     completed_at: datetime | None = None
     cancelled_at: datetime | None = None
     due_at: datetime | None = None

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from order_service.order import HistoryEntry, Order, Status
 from order_service.participants import PARTICIPANTS
+from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
 from shared.contracts.inventory import ServerSpecification
@@ -34,6 +36,7 @@ SCHEMA = CollectionSchema(
         ),
         IndexModel([("dueAt", ASCENDING)], name="due", partialFilterExpression={"dueAt": {"$exists": True}}),
         IndexModel([("resendAt", ASCENDING)], name="resend", partialFilterExpression={"resendAt": {"$exists": True}}),
+        IndexModel([(f"{PERSONAL}.words", ASCENDING), ("createdAt", DESCENDING)], name="by_person", sparse=True),
         IndexModel(
             [("status", ASCENDING), ("failureReason", ASCENDING)],
             name="by_reason",
@@ -46,7 +49,18 @@ SCHEMA = CollectionSchema(
 MAX_HISTORY = 500
 """Most lines of one order's history; later events take effect, but are not recorded."""
 
+_OF_SAGA = {"history": False, **UNREAD}
+"""The projection of what the saga needs."""
+
 _HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
+
+
+class NewRecord(NamedTuple):
+    """A new order as it is stored, with the fingerprint of its request and its particulars, if any."""
+
+    order: Order
+    fingerprint: str | None = None
+    particulars: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +83,9 @@ class Orders:
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
 
-    async def insert(self, orders: Sequence[tuple[Order, str | None]]) -> set[str]:
-        """Insert new orders, each with the fingerprint of its request; return the ids that existed already."""
-        documents = [_new_document(order, fingerprint) for order, fingerprint in orders]
+    async def insert(self, records: Sequence[NewRecord]) -> set[str]:
+        """Insert new orders; return the ids that existed already."""
+        documents = [_new_document(record) for record in records]
         try:
             await self._collection.bulk_write([InsertOne(document) for document in documents], ordered=False)
         except BulkWriteError as error:
@@ -80,7 +94,7 @@ class Orders:
 
     async def load(self, ids: Iterable[str], visible: Visible = EVERYTHING) -> dict[str, Order]:
         """Return the orders that exist and are visible, by id, without their histories."""
-        cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, {"history": False})
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, _OF_SAGA)
         return {document["_id"]: _from_document(document) async for document in cursor}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
@@ -155,6 +169,7 @@ class Orders:
         statuses: Sequence[Status],
         user_id: str | None,
         settled: bool | None,
+        ids: tuple[str, str] | None = None,
         after: tuple[datetime, str] | None,
         limit: int,
         with_items: bool = False,
@@ -162,22 +177,31 @@ class Orders:
     ) -> list[Document]:
         """Return a page of visible documents, newest first, of one user or of all, after the given (createdAt, id).
 
-        They have no histories, and no items unless `with_items`: both may be long.
+        `ids` are the first and the last id that an order may have. The documents have no histories, and no items and
+        particulars unless `with_items`: all of them may be long.
         """
         query: dict[str, Any] = {"status": {"$in": list(statuses)}, **visible}
         if user_id is not None:
             # Both conditions, where the caller sees the orders of one person only.
             query["$and"] = [{"userId": user_id}]
+        if ids is not None:
+            query["_id"] = {"$gte": ids[0], "$lte": ids[1]}
         if settled is not None:
             query["settled"] = settled
         if after is not None:
             created_at, order_id = after
             query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
-        excluded = {"history": False} if with_items else {"history": False, "items": False}
+        excluded = {"history": False, PERSONAL: False} if with_items else {"items": False, **_OF_SAGA}
         cursor = (
             self._collection.find(query, excluded).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         )
         return [document async for document in cursor]
+
+    async def erase_personal(self, user_id: str, now: datetime) -> int:
+        """Remove what is known about a person from all orders of a user; return the number of orders that had it."""
+        found = {"userId": user_id, PERSONAL: {"$exists": True}}
+        erased = await self._collection.update_many(found, {"$unset": {PERSONAL: ""}, "$set": {ERASED_AT: now}})
+        return erased.modified_count
 
     async def newest_without_owner(self) -> datetime | None:
         """Return when the newest order without an owner was placed, None if there is none."""
@@ -186,7 +210,7 @@ class Orders:
         return found[0]["createdAt"] if found else None
 
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
-        cursor = self._collection.find({field: {"$lte": now}}, {"history": False}).sort(field).limit(limit)
+        cursor = self._collection.find({field: {"$lte": now}}, _OF_SAGA).sort(field).limit(limit)
         return [_from_document(document) async for document in cursor]
 
     async def count_failures(
@@ -226,7 +250,8 @@ def _counted_after(after: tuple[int, str, str] | None) -> Document:
     return {"$or": [{"count": {"$lt": count}}, {"count": count, "_id": {"$gt": {"status": status, "reason": reason}}}]}
 
 
-def _new_document(order: Order, fingerprint: str | None) -> Document:
+def _new_document(record: NewRecord) -> Document:
+    order = record.order
     first = HistoryEntry(order.created_at, "order.created", order.status)
     document = {
         "_id": order.order_id,
@@ -244,9 +269,9 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
         **_changing_fields(order),
         "history": [_entry(first)],
     }
-    if fingerprint is not None:
-        document["fingerprint"] = fingerprint
-    return _without_none(document)
+    if record.fingerprint is not None:
+        document["fingerprint"] = record.fingerprint
+    return {**_without_none(document), **record.particulars}
 
 
 def _changing_fields(order: Order) -> Document:
@@ -265,10 +290,12 @@ def _changing_fields(order: Order) -> Document:
         "progress": order.progress,
         "progressSequence": order.progress_sequence or None,
         "slot": order.slot,
+        "slotVisibleAt": order.slot_visible_at,
         "server": order.server.model_dump() if order.server else None,
         "cancelRequested": order.cancel_requested or None,
         "compensating": order.compensating or None,
         "updatedAt": order.updated_at,
+        "confirmedAt": order.confirmed_at,
         "completedAt": order.completed_at,
         "cancelledAt": order.cancelled_at,
         "dueAt": order.due_at,
@@ -329,9 +356,11 @@ def _from_document(document: Document) -> Order:
         progress=document.get("progress"),
         progress_sequence=document.get("progressSequence", 0),
         slot=document.get("slot"),
+        slot_visible_at=document.get("slotVisibleAt"),
         server=Server.model_construct(**server) if server else None,
         cancel_requested=document.get("cancelRequested", False),
         compensating=document.get("compensating", False),
+        confirmed_at=document.get("confirmedAt"),
         completed_at=document.get("completedAt"),
         cancelled_at=document.get("cancelledAt"),
         due_at=document.get("dueAt"),

@@ -141,6 +141,7 @@ STOCK = Participant(
         "fulfilment": answer.fulfilment,
         "provisioning_spec": answer.provisioning,
         "slot": answer.slot,
+        "slot_visible_at": answer.slot_visible_at,
     },
     refused=StockReservationFailed,
     undo=lambda order: ReleaseStock(order_id=order.order_id, items=order.items),

@@ -1,37 +1,25 @@
 """Places new orders: validates them, gives each an id, and stores concurrent ones together."""
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Literal, NamedTuple
-
-from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from order_service.deadlines import Timeouts, after_intent
 from order_service.metrics import placed
+from order_service.new_order import NewOrder, fingerprint
 from order_service.order import Order
-from order_service.orders import Orders
+from order_service.orders import NewRecord, Orders
 from order_service.outbox import Outbox
+from order_service.particulars import documents_of
 from shared import tracing
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal
 from shared.clock import Clock
-from shared.contracts.base import Name
-from shared.contracts.orders import (
-    MAX_ITEMS,
-    MAX_QUANTITY,
-    SLOT_ID_PATTERN,
-    DeliveryInstruction,
-    Item,
-    PaymentInstruction,
-    ProductId,
-)
+from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.database import Document
 from shared.group_commit import GroupCommit
-from shared.http import Body, ProblemError
-from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
+from shared.http import ProblemError
 
 GROUP_LIMIT = 200
 
@@ -40,81 +28,6 @@ REPEATED_WITHIN = timedelta(hours=24)
 
 # Any fixed value does: it only keeps these keys apart from others that are made in the same way.
 _KEYS = uuid.UUID("6f1dbdb6-6b0a-4a3c-9a5e-4f0d3a0f6e52")
-
-
-class NewItem(Body):
-    """One line of a new order; `price` is per unit."""
-
-    product_id: ProductId
-    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
-    price: Annotated[JsonMoney, Field(ge=0)]
-
-
-class NewPayment(Body):
-    """How the customer pays: by card (default) with a token, or from a retainer."""
-
-    method: Literal["card", "retainer"] = "card"
-    token: Name | None = None
-    retainer_id: Name | None = None
-
-    @model_validator(mode="after")
-    def _retainer_is_named(self) -> "NewPayment":
-        if self.method == "retainer" and self.retainer_id is None:
-            raise ValueError("retainerId is required when method is retainer")
-        return self
-
-
-class NewDelivery(Body):
-    """When the customer wants the goods: `auto`, or a slot id."""
-
-    slot: Annotated[str, Field(pattern=f"^(auto|{SLOT_ID_PATTERN})$")]
-
-
-class NewOrder(Body):
-    """What a client posts."""
-
-    user_id: Name
-    items: Annotated[list[NewItem], Field(min_length=1, max_length=MAX_ITEMS)]
-    total_amount: Annotated[JsonMoney, Field(ge=0)]
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
-    payment: NewPayment = NewPayment()
-    delivery: NewDelivery | None = None
-
-    @field_validator("items")
-    @classmethod
-    def _each_product_once(cls, items: list[NewItem]) -> list[NewItem]:
-        products = [item.product_id for item in items]
-        if len(set(products)) < len(products):
-            twice = next(product for product in products if products.count(product) > 1)
-            raise ValueError(f"product {twice} is listed twice; put its units into one line")
-        if _total(items) > MAX_MINOR_UNITS:
-            raise ValueError(f"their sum is more than {MAX_MINOR_UNITS // 100}")
-        return items
-
-    @field_validator("total_amount")
-    @classmethod
-    def _adds_up(cls, total_amount: int, info: ValidationInfo) -> int:
-        items = info.data.get("items")
-        if items is not None and total_amount != (total := _total(items)):
-            stated, summed = to_json_number(total_amount), to_json_number(total)
-            raise ValueError(f"is {stated}, but the items add up to {summed}")
-        return total_amount
-
-    @field_validator("currency")
-    @classmethod
-    def _has_these_amounts(cls, currency: str, info: ValidationInfo) -> str:
-        prices = {f"items.{number}.price": item.price for number, item in enumerate(info.data.get("items", ()))}
-        require_whole(currency, prices | {"totalAmount": info.data.get("total_amount", 0)})
-        return currency
-
-
-def _total(items: Sequence[NewItem]) -> int:
-    return sum(item.quantity * item.price for item in items)
-
-
-class _Submission(NamedTuple):
-    order: Order
-    fingerprint: str | None
 
 
 class OrderPlacement:
@@ -130,27 +43,30 @@ class OrderPlacement:
         self._outbox = outbox
         self._timeouts = timeouts
         self._clock = clock
-        self._groups: GroupCommit[_Submission, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
+        self._groups: GroupCommit[NewRecord, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
 
-    async def place(self, new: NewOrder, idempotency_key: str | None, caller: Principal) -> Order | Document:
+    async def place(self, new: NewOrder, idempotency_key: str | None, caller: Principal) -> NewRecord | Document:
         """Store the caller's order and return it; return the stored document if the key and body were used before.
 
         Raises the 422 problem if the key was used with another body, the 403 problem if the caller places orders for
         one person, and this is another's.
         """
         _check_person(new, caller)
-        order = self._order(new, idempotency_key, caller)
-        fingerprint = _fingerprint(new) if idempotency_key is not None else None
+        record = NewRecord(
+            self._order(new, idempotency_key, caller),
+            fingerprint(new) if idempotency_key is not None else None,
+            documents_of(new),
+        )
         if idempotency_key is not None and caller.owner is not None:
-            former = await self._former_keys.find(order_id_of(None, idempotency_key), fingerprint)
+            former = await self._former_keys.find(order_id_of(None, idempotency_key), record.fingerprint)
             if former is not None:
                 return former
-        earlier = await self._groups.submit(_Submission(order, fingerprint))
+        earlier = await self._groups.submit(record)
         if earlier is None:
             placed.inc()
-            self._outbox.post(order)
-            return order
-        if earlier.get("fingerprint") != fingerprint:
+            self._outbox.post(record.order)
+            return record
+        if earlier.get("fingerprint") != record.fingerprint:
             detail = "Idempotency-Key was used before with another body; use a new key for a new order"
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)])
         return earlier
@@ -159,12 +75,12 @@ class OrderPlacement:
         """Store all orders that are submitted."""
         await self._groups.drain()
 
-    async def _store(self, submissions: Sequence[_Submission]) -> Sequence[Document | None]:
+    async def _store(self, submissions: Sequence[NewRecord]) -> Sequence[Document | None]:
         """Insert the orders; return for each the document that was stored before it, if any."""
-        first: dict[str, _Submission] = {}
+        first: dict[str, NewRecord] = {}
         for submission in submissions:
             first.setdefault(submission.order.order_id, submission)
-        known = await self._orders.insert([(s.order, s.fingerprint) for s in first.values()])
+        known = await self._orders.insert(list(first.values()))
         repeated = known | {s.order.order_id for s in submissions if first[s.order.order_id] is not s}
         if not repeated:
             return [None] * len(submissions)
@@ -232,7 +148,3 @@ def _check_person(new: NewOrder, caller: Principal) -> None:
     if person is not None and person != new.user_id:
         detail = f"You place orders for yourself only: userId is {new.user_id!r}, yours is {person!r}"
         raise ProblemError(HTTPStatus.FORBIDDEN, detail)
-
-
-def _fingerprint(new: NewOrder) -> str:
-    return hashlib.sha256(new.model_dump_json().encode()).hexdigest()

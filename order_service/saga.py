@@ -155,9 +155,10 @@ class Saga:
         order = participant.with_success(order, answer)
         if not self._all_succeeded(order):
             return Transition(order)
+        order = replace(order, confirmed_at=now)
         if order.fulfilment == "vps":
             return _start_run(order)
-        return Transition(replace(order, status=Status.CONFIRMED, completed_at=now))
+        return Transition(replace(order, status=Status.CONFIRMED))
 
     def _time_out(self, order: Order, _event: DeadlinePassed, now: datetime) -> Transition:
         silent = [participant.name for participant in self.participants if participant.state(order) == PENDING]

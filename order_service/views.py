@@ -1,13 +1,17 @@
 """Orders as the API shows them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import Field
 
-from order_service.order import Order, PaymentStatus, ProvisioningStatus, Status, StockStatus
+from order_service.order import PaymentStatus, ProvisioningStatus, Status, StockStatus
+from order_service.order_number import order_number
+from order_service.orders import NewRecord
 from order_service.participants import PARTICIPANTS
+from order_service.particulars import show_items, show_particulars
 from shared.clock import to_rfc3339
+from shared.contracts.orders import SLOT_PREFIX
 from shared.database import Document
 from shared.http import View
 from shared.money import to_json_number
@@ -19,6 +23,44 @@ class ItemView(View):
     product_id: str
     quantity: int
     price: float
+    name: str | None = None
+    options: dict[str, Any] | None = None
+
+
+class DiscountView(View):
+    """An amount off the sum of the items."""
+
+    code: str | None = None
+    amount: float
+
+
+class CustomerView(View):
+    """The person who gets the goods."""
+
+    name: str | None = None
+    email: str | None = None
+    phone: str | None = None
+
+
+class AddressView(View):
+    """Where the goods go."""
+
+    line1: str | None = None
+    line2: str | None = None
+    city: str | None = None
+    region: str | None = None
+    postal_code: str | None = None
+    country: str | None = None
+
+
+class DeliveryView(View):
+    """When and where the customer wants the goods, as it was asked for; the booked slot is `slot` of the order."""
+
+    slot: str | None = None
+    method: str | None = None
+    address: AddressView | None = None
+    instructions: str | None = None
+    call_before: bool | None = None
 
 
 class HistoryView(View):
@@ -43,6 +85,9 @@ class ListedOrder(View):
     """An order in a list: without its history, and without its items unless they were asked for."""
 
     order_id: str
+    order_number: str | None = Field(
+        description="for people; `GET /orders?orderNumber=` finds it", examples=["7ZK4-M2QX"]
+    )
     user_id: str
     owner_id: str | None = None
     items: list[ItemView] | None = Field(default=None, description="only with `include=items`")
@@ -55,17 +100,27 @@ class ListedOrder(View):
     failure_reason: str | None
     settled: bool
     slot: str | None
+    slot_start: datetime | None
+    slot_visible_at: datetime | None
     server: ServerView | None
     created_at: datetime
     updated_at: datetime
+    confirmed_at: datetime | None = Field(description="when stock and payment were complete")
     completed_at: datetime | None
     cancelled_at: datetime | None
 
 
 class OrderView(ListedOrder):
-    """An order with its items and its history."""
+    """An order with its items and its history; fields that were not given are left out."""
 
     items: list[ItemView]
+    customer: CustomerView | None = Field(default=None, description="personal: needs `orders:fulfil` or an own order")
+    delivery: DeliveryView | None = None
+    discounts: list[DiscountView] | None = None
+    shipping_amount: float | None = None
+    note: str | None = None
+    metadata: dict[str, str] | None = None
+    personal_data_erased_at: datetime | None = None
     history: list[HistoryView]
 
 
@@ -74,6 +129,13 @@ class OrderPage(View):
 
     items: list[ListedOrder]
     next_cursor: str | None
+
+
+class ErasureView(View):
+    """How many orders of a user had personal data, which is erased now."""
+
+    user_id: str
+    orders: int
 
 
 class FailureCount(View):
@@ -91,16 +153,21 @@ class FailurePage(View):
     next_cursor: str | None
 
 
-def show_new(order: Order) -> dict[str, Any]:
-    """Show an order that has just been accepted."""
+def show_new(record: NewRecord) -> dict[str, Any]:
+    """Show an order that has just been accepted, to the caller who has placed it."""
+    order = record.order
     at = to_rfc3339(order.created_at)
+    given: Document = {
+        **record.particulars,
+        "items": [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items],
+        "delivery": {"slot": order.delivery.slot},
+    }
     return {
         "orderId": order.order_id,
+        "orderNumber": order_number(order.order_id),
         "userId": order.user_id,
         "ownerId": order.owner_id,
-        "items": [
-            {"productId": i.product_id, "quantity": i.quantity, "price": to_json_number(i.price)} for i in order.items
-        ],
+        "items": show_items(given),
         "totalAmount": to_json_number(order.total_amount),
         "currency": order.currency,
         "status": order.status,
@@ -109,25 +176,34 @@ def show_new(order: Order) -> dict[str, Any]:
         "failureReason": None,
         "settled": False,
         "slot": None,
+        "slotStart": None,
+        "slotVisibleAt": None,
         "server": None,
         "createdAt": at,
         "updatedAt": at,
+        "confirmedAt": None,
         "completedAt": None,
         "cancelledAt": None,
         "history": [{"at": at, "event": "order.created", "status": order.status}],
+        **show_particulars(given, personal=True),
     }
 
 
-def show(document: Document) -> dict[str, Any]:
-    """Show a stored order."""
-    return show_listed(document) | {"history": [show_entry(entry) for entry in document["history"]]}
+def show(document: Document, *, personal: bool) -> dict[str, Any]:
+    """Show a stored order; what is known about the person only with `personal`."""
+    return {
+        **show_listed(document),
+        "history": [show_entry(entry) for entry in document["history"]],
+        **show_particulars(document, personal=personal),
+    }
 
 
 def show_listed(document: Document) -> dict[str, Any]:
     """Show a stored order without its history, and without its items if they were not loaded."""
-    items = [{**item, "price": to_json_number(item["price"])} for item in document.get("items", ())]
+    items = show_items(document)
     return {
         "orderId": document["_id"],
+        "orderNumber": order_number(document["_id"]),
         "userId": document["userId"],
         "ownerId": document.get("ownerId"),
         **({"items": items} if items else {}),
@@ -139,10 +215,12 @@ def show_listed(document: Document) -> dict[str, Any]:
         "failureReason": document.get("failureReason"),
         "settled": document["settled"],
         "slot": document.get("slot"),
+        "slotStart": _start_of(document.get("slot")),
+        "slotVisibleAt": _moment(document.get("slotVisibleAt")),
         "server": _server(document.get("server")),
         "createdAt": to_rfc3339(document["createdAt"]),
         "updatedAt": to_rfc3339(document["updatedAt"]),
-        "completedAt": _moment(document.get("completedAt")),
+        **_ends(document),
         "cancelledAt": _moment(document.get("cancelledAt")),
     }
 
@@ -150,6 +228,20 @@ def show_listed(document: Document) -> dict[str, Any]:
 def show_entry(entry: Document) -> dict[str, Any]:
     """Show one line of an order's history."""
     return {**entry, "at": to_rfc3339(entry["at"])}
+
+
+def _ends(document: Document) -> dict[str, str | None]:
+    """Show when the order was confirmed and completed; earlier releases stored the first of goods as the second."""
+    confirmed, completed = document.get("confirmedAt"), document.get("completedAt")
+    if document["status"] == Status.CONFIRMED and confirmed is None:
+        confirmed, completed = completed, None
+    return {"confirmedAt": _moment(confirmed), "completedAt": _moment(completed)}
+
+
+def _start_of(slot: str | None) -> str | None:
+    if slot is None or not slot.startswith(SLOT_PREFIX):
+        return None
+    return to_rfc3339(datetime.fromtimestamp(int(slot.removeprefix(SLOT_PREFIX)), UTC))
 
 
 def _moment(value: datetime | None) -> str | None:

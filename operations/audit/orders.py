@@ -144,9 +144,13 @@ def _without_order(records: OrderRecords) -> Iterator[Violation]:
 def _adds_up(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that items, total, payment and charge agree on the amount."""
     total = order.get("totalAmount")
+    particulars = order.get("particulars", {})
     items = sum(item.get("quantity", 0) * item.get("price", 0) for item in order.get("items", ()))
-    if items != total:
-        yield records.violation(2, "total", f"totalAmount {total}", f"{items}, the sum of its items")
+    discounts = sum(discount.get("amount", 0) for discount in particulars.get("discounts", ()))
+    added_up = items - discounts + particulars.get("shippingAmount", 0)
+    if added_up != total:
+        expected = f"{added_up}, the sum of its items, less discounts, plus shipping"
+        yield records.violation(2, "total", f"totalAmount {total}", expected)
     # The tombstone of a refund that overtook its order has no amount; nor has a key that was closed uncharged.
     for name, record in (("payment", records.payment), ("charge", records.charge), ("charge", records.intent)):
         if record is None or "amount" not in record:

@@ -31,6 +31,8 @@ ORDER_FIELDS = (
     "items.productId",
     "items.quantity",
     "items.price",
+    "particulars.discounts.amount",
+    "particulars.shippingAmount",
     "totalAmount",
     "currency",
     "delivery.slot",

@@ -24,6 +24,7 @@ class Permission(StrEnum):
     LETTERS_READ = "letters:read"
     LETTERS_DECIDE = "letters:decide"
     LETTERS_EDIT = "letters:edit"
+    PERSONAL_ERASE = "personal:erase"
     KEYS_MANAGE = "keys:manage"
     WEBHOOKS_MANAGE = "webhooks:manage"
     METRICS_READ = "metrics:read"

@@ -1,5 +1,6 @@
 """The answers of the inventory service."""
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -24,6 +25,8 @@ class StockReserved(OrderMessage):
     fulfilment: Literal["goods", "vps"] = "goods"
     provisioning: ServerSpecification | None = None
     slot: Name | None = None
+    slot_visible_at: datetime | None = None
+    """When the work for the slot becomes visible; absent in messages of earlier releases."""
 
     @model_validator(mode="after")
     def _server_is_specified(self) -> "StockReserved":

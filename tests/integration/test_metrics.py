@@ -21,7 +21,7 @@ from operations.dead_letters.records import LetterRecords
 from operations.metrics import Observer
 from operations.stack.ports import PortClaims
 from order_service.order import Status
-from order_service.orders import Orders
+from order_service.orders import NewRecord, Orders
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from provisioning_service import lifecycle
 from provisioning_service.jobs import Jobs
@@ -111,7 +111,7 @@ async def test_stalled_orders_are_observed(watched: Watched) -> None:
     now = utc_now()
     hour_ago = now - timedelta(hours=1)
     standing = {"updated_at": hour_ago, "created_at": hour_ago}
-    await orders.insert([(an_order(now=now), None)])
+    await orders.insert([NewRecord(an_order(now=now))])
     before = await watched.observe()
     assert value(before, "ordersaga_orders_past_deadline") == 0
     assert value(before, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == 0
@@ -121,7 +121,7 @@ async def test_stalled_orders_are_observed(watched: Watched) -> None:
     given_up = an_order(status=Status.CANCELLED, **standing)
     done = an_order(status=Status.CANCELLED, settled=True, **standing)
     at_work = an_order(status=Status.PROVISIONING, **standing)
-    await orders.insert([(order, None) for order in (late, held, given_up, done, at_work)])
+    await orders.insert([NewRecord(order) for order in (late, held, given_up, done, at_work)])
     after = await watched.observe()
     assert value(after, "ordersaga_orders_past_deadline") == 1
     assert value(after, "ordersaga_open_orders", status="PENDING") == 2
@@ -163,7 +163,7 @@ async def test_messages_to_and_from_a_retry_level_are_counted(clean_broker: str)
 async def test_records_are_counted(watched: Watched) -> None:
     before = await watched.observe()
     await watched.database("inventory")["reservations"].insert_many([{"_id": new_id()} for _ in range(3)])
-    await Orders(watched.database("orders")["orders"]).insert([(an_order(), None)])
+    await Orders(watched.database("orders")["orders"]).insert([NewRecord(an_order())])
     await LetterRecords(watched.database("operations")).record([a_letter(new_id())], utc_now())
     after = await watched.observe()
     grown = {

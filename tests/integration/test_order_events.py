@@ -14,7 +14,7 @@ from order_service import event_stream
 from order_service.api import create_router
 from order_service.event_stream import EventStream, Subscribers
 from order_service.order import HistoryEntry, Status
-from order_service.orders import COLLECTION, Change, Orders
+from order_service.orders import COLLECTION, Change, NewRecord, Orders
 from shared import database
 from shared.access.principal import EVERYTHING
 from shared.http import ProblemError
@@ -64,7 +64,7 @@ class Client:
 
 async def new_order(orders: Orders, **changes: Any) -> str:
     order = an_order(**changes)
-    assert await orders.insert([(order, None)]) == set()
+    assert await orders.insert([NewRecord(order)]) == set()
     return order.order_id
 
 

@@ -13,7 +13,7 @@ from order_service.deadlines import after_intent
 from order_service.events import CancelRequested
 from order_service.handlers import AnswerHandlers
 from order_service.order import HistoryEntry, Order, Status
-from order_service.orders import COLLECTION, MAX_HISTORY, Change, Orders
+from order_service.orders import COLLECTION, MAX_HISTORY, Change, NewRecord, Orders
 from order_service.saga import SAGA
 from order_service.schema import SCHEMA
 from shared import contracts as c
@@ -45,7 +45,7 @@ async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[
 
 
 async def insert(orders: Orders, *new: Order) -> None:
-    assert await orders.insert([(order, None) for order in new]) == set()
+    assert await orders.insert([NewRecord(order) for order in new]) == set()
 
 
 async def stored(orders: Orders, order: Order) -> Order:
@@ -72,7 +72,7 @@ async def test_an_order_comes_back_as_it_was_stored(orders: Orders) -> None:
 async def test_inserting_again_says_which_were_there_and_changes_nothing(orders: Orders) -> None:
     first, second = an_order(), an_order()
     await insert(orders, first)
-    known = await orders.insert([(replace(first, user_id="somebody else"), None), (second, None)])
+    known = await orders.insert([NewRecord(replace(first, user_id="somebody else")), NewRecord(second)])
     assert known == {first.order_id}
     assert (await stored(orders, first)).user_id == "u1"
     assert await stored(orders, second) == second

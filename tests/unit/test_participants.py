@@ -22,7 +22,7 @@ from operations.timeline import timeline
 from operations.timeline.timeline import TimelineRecords
 from order_service.events import CancelRequested, DeadlinePassed, Event
 from order_service.order import Order, Status
-from order_service.orders import _changing_fields
+from order_service.orders import NewRecord, _changing_fields
 from order_service.participants import (
     FAILED,
     PARTICIPANTS,
@@ -291,7 +291,7 @@ def test_a_row_fits_the_order(participant: AnyParticipant) -> None:
     order = an_order()
     assert participant.state(order) == PENDING
     assert _changing_fields(order)[participant.stored_field] == PENDING
-    assert show_new(order)[participant.stored_field] == PENDING
+    assert show_new(NewRecord(order))[participant.stored_field] == PENDING
     assert FAILED in participant.holds_nothing
     assert participant.provisional < participant.holds_nothing
     assert not participant.holds_nothing & {PENDING, participant.succeeded}
