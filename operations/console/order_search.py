@@ -1,13 +1,14 @@
-"""Finds orders by id, user, status and failure reason, newest first, a page at a time."""
+"""Finds orders by id, number, person, user, status and failure reason, newest first, a page at a time."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pymongo import DESCENDING
 
 from operations.console.figures import STATUSES
+from order_service.order_number import ids_of
+from order_service.particulars import PARTICULARS, PERSONAL, words_of
 from shared.database import Collection, Document
 from shared.http import invalid
 from shared.paging import read_cursor, write_cursor
@@ -16,9 +17,14 @@ PAGE = 50
 
 
 class OrderSearch(NamedTuple):
-    """The criteria of a search; an empty one matches everything. Ids and reasons match by prefix."""
+    """The criteria of a search; an empty one matches everything.
+
+    Ids, reasons and the words of a customer's name or e-mail address match by prefix.
+    """
 
     order_id: str = ""
+    number: str = ""
+    customer: str = ""
     user: str = ""
     status: str = ""
     reason: str = ""
@@ -27,7 +33,14 @@ class OrderSearch(NamedTuple):
     @property
     def parameters(self) -> dict[str, str]:
         """The query parameters of the search."""
-        found = {"id": self.order_id, "user": self.user, "status": self.status, "reason": self.reason}
+        found = {
+            "id": self.order_id,
+            "number": self.number,
+            "customer": self.customer,
+            "user": self.user,
+            "status": self.status,
+            "reason": self.reason,
+        }
         return {name: value for name, value in found.items() if value} | ({"open": "1"} if self.open else {})
 
 
@@ -39,14 +52,14 @@ class OrderPage(NamedTuple):
 
 
 async def find_orders(orders: Collection, search: OrderSearch, cursor: str | None) -> OrderPage:
-    """Return a page of orders. Raises the 422 problem for a wrong cursor; lets the driver's errors out."""
+    """Return a page of orders. Raises the 422 problem for a wrong cursor or number; lets the driver's errors out."""
     query = query_of(search)
     if cursor:
         milliseconds, order_id = read_cursor(cursor, (int, str))
         at = _time(milliseconds)
         query["$or"] = [{"createdAt": {"$lt": at}}, {"createdAt": at, "_id": {"$lt": order_id}}]
     by_time = [("createdAt", DESCENDING), ("_id", DESCENDING)]
-    found = await orders.find(query, {"history": False}).sort(by_time).limit(PAGE + 1).to_list(None)
+    found = await orders.find(query, {"history": False, PARTICULARS: False}).sort(by_time).limit(PAGE + 1).to_list(None)
     page = found[:PAGE]
     if len(found) <= PAGE:
         return OrderPage(page, None)
@@ -55,10 +68,17 @@ async def find_orders(orders: Collection, search: OrderSearch, cursor: str | Non
 
 
 def query_of(search: OrderSearch) -> dict[str, Any]:
-    """Return a query that an index serves: the indexes begin with the status or the user."""
+    """Return a query that an index serves: the indexes begin with the status, the user or a word of the person.
+
+    Raises the 422 problem for a text that is no order number.
+    """
     query: dict[str, Any] = {"status": search.status or {"$in": list(STATUSES)}}
     if search.order_id:
         query["_id"] = _begins_with(search.order_id)
+    if search.number:
+        query.setdefault("_id", {}).update(_with_number(search.number))
+    if search.customer:
+        query[f"{PERSONAL}.words"] = {"$all": [_pattern(word) for word in words_of(search.customer)]}
     if search.user:
         query["userId"] = search.user
     if search.reason:
@@ -68,8 +88,20 @@ def query_of(search: OrderSearch) -> dict[str, Any]:
     return query
 
 
-def _begins_with(text: str) -> Mapping[str, str]:
+def _begins_with(text: str) -> dict[str, Any]:
     return {"$regex": f"^{re.escape(text)}"}
+
+
+def _pattern(word: str) -> "re.Pattern[str]":
+    return re.compile(f"^{re.escape(word)}")
+
+
+def _with_number(number: str) -> dict[str, Any]:
+    try:
+        first, last = ids_of(number)
+    except ValueError as error:
+        raise invalid(("number", str(error))) from None
+    return {"$gte": first, "$lte": last}
 
 
 def _time(milliseconds: int) -> datetime:

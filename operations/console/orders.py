@@ -1,6 +1,7 @@
 """The pages about orders: the search, one order with its timeline, and the actions on it."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, NamedTuple
 from urllib.parse import urlencode
 
@@ -20,10 +21,12 @@ from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
 from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
 from order_service.participants import PARTICIPANTS
-from shared.access.middleware import requires
+from order_service.particulars import show_items, show_particulars
+from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.database import Document
-from shared.http import conflict, not_found
+from shared.http import ProblemError, conflict, not_found
 
 Text = Annotated[str, Query(max_length=300)]
 
@@ -84,14 +87,33 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     async def search(
         request: Request,
         order_id: Annotated[str, Query(alias="id", max_length=200)] = "",
+        number: Annotated[str, Query(max_length=40)] = "",
+        customer: Text = "",
         user: Text = "",
         status: Text = "",
         reason: Text = "",
         unsettled: Annotated[str, Query(alias="open", max_length=1)] = "",
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
+        *,
+        caller: Caller,
     ) -> Response:
-        asked = OrderSearch(order_id.strip(), user.strip(), status.strip(), reason.strip(), bool(unsettled))
+        asked = OrderSearch(
+            order_id.strip(),
+            number.strip(),
+            customer.strip(),
+            user.strip(),
+            status.strip(),
+            reason.strip(),
+            bool(unsettled),
+        )
+        if asked.customer and not caller.may(Permission.ORDERS_FULFIL):
+            # Whose name it is could be guessed, one letter after another.
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN, f"Searching for a customer needs the permission {Permission.ORDERS_FULFIL}"
+            )
         found = await attempt(find_orders(dependencies.orders, asked, cursor), "MongoDB")
+        if asked.number and not isinstance(found, Unavailable) and len(found.items) == 1:
+            return RedirectResponse(path("orders", found.items[0]["_id"]), 303)
         if not isinstance(found, Unavailable) and asked.order_id in [order["_id"] for order in found.items]:
             return RedirectResponse(path("orders", asked.order_id), 303)
         more = None
@@ -104,15 +126,18 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
 
 
 def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
-    async def show(request: Request, order_id: str, template: str) -> Response:
+    async def show(request: Request, order_id: str, template: str, caller: Principal) -> Response:
         records = await _records(dependencies, order_id)
+        order = records.order or {}
         steps = build_timeline(records)
         actions = await list_actions(dependencies.operations, subject=order_id, limit=20)
         return pages.show(
             request,
             template,
             records=records,
-            order=records.order or {},
+            order=order,
+            items=show_items(order),
+            particulars=show_particulars(order, personal=caller.may(Permission.ORDERS_FULFIL)),
             rows=draw(steps),
             open_steps=open_steps(steps),
             lanes=LANES,
@@ -123,13 +148,13 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
 
     @router.get("/orders/{order_id}")
     @requires(Permission.ORDERS_READ)
-    async def order(request: Request, order_id: str) -> Response:
-        return await show(request, order_id, "order.html")
+    async def order(request: Request, order_id: str, caller: Caller) -> Response:
+        return await show(request, order_id, "order.html", caller)
 
     @router.get("/orders/{order_id}/timeline")
     @requires(Permission.ORDERS_READ)
-    async def live(request: Request, order_id: str) -> Response:
-        return await show(request, order_id, "order_live.html")
+    async def live(request: Request, order_id: str, caller: Caller) -> Response:
+        return await show(request, order_id, "order_live.html", caller)
 
 
 def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, order_action: OrderAction) -> None:

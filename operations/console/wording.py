@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from order_service.order_number import order_number
 from shared.money import to_json_number
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,11 @@ def money(minor: Any) -> str:
     return f"{to_json_number(minor):,.2f}" if isinstance(minor, int) else "—"
 
 
+def number_of(order_id: str) -> str:
+    """Return the number of an order for people; the beginning of an id that has none."""
+    return order_number(order_id) or (order_id if len(order_id) <= 13 else f"{order_id[:12]}…")
+
+
 def in_project(traceback: str) -> str:
     """Make the paths of this project's files in a traceback relative to the project."""
     return traceback.replace(f'"{ROOT}/', '"')
@@ -103,6 +109,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "clock": clock,
     "iso": iso,
     "number": number,
+    "order_number": number_of,
     "percent": percent,
     "money": money,
     "size": size,

@@ -310,7 +310,7 @@ def test_either_answer_may_complete_the_join(events: tuple[Event, ...]) -> None:
     order = play(*events)
     assert order.status is Status.CONFIRMED
     assert order.settled
-    assert order.completed_at == NOW
+    assert order.confirmed_at == NOW
 
 
 def test_a_step_that_is_done_is_not_in_the_history_twice() -> None:
