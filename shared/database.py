@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import pymongo.asynchronous.pool
 import pymongo.lock
 import structlog
 from pymongo import AsyncMongoClient, MongoClient
@@ -22,6 +23,7 @@ from pymongo.errors import (
     PyMongoError,
     WTimeoutError,
 )
+from pymongo.network_layer import PyMongoProtocol
 
 from shared import tls, tracing
 from shared.errors import DatabaseUnavailableError, StartError
@@ -44,11 +46,19 @@ async def _wait_for(awaited: Awaitable[T], timeout: float | None) -> T:  # noqa:
         return await awaited
 
 
+async def _send_all(connection: PyMongoProtocol, message: bytes) -> None:
+    """Send a message within the connection's time-out, as the driver does; raises TimeoutError."""
+    await _wait_for(connection.write(message), connection.gettimeout)
+
+
 if sys.version_info < (3, 12):
     # Python 3.11 waits in a separate task, which may outlive its cancelled caller. The driver waits for a server this
     # way, and the task takes the client's lock again: a call that is cancelled while MongoDB is away fails with "Lock
     # is not acquired", or the lock is never released and every later call of the client hangs.
     pymongo.lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
+    # It also forgets a cancellation that comes when the separate task has just ended (python/cpython#86296). The driver
+    # sends every message this way, so that many a cancelled loop over the database went on for ever.
+    pymongo.asynchronous.pool.async_sendall = _send_all  # type: ignore[attr-defined, assignment]
 
 # Codes of a server that steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
