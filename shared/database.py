@@ -5,10 +5,12 @@ import inspect
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
-import pymongo.asynchronous.pool
 import pymongo.lock
+import pymongo.network_layer
+import pymongo.pool_shared
 import structlog
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -23,7 +25,6 @@ from pymongo.errors import (
     PyMongoError,
     WTimeoutError,
 )
-from pymongo.network_layer import PyMongoProtocol
 
 from shared import tls, tracing
 from shared.errors import DatabaseUnavailableError, StartError
@@ -46,19 +47,16 @@ async def _wait_for(awaited: Awaitable[T], timeout: float | None) -> T:  # noqa:
         return await awaited
 
 
-async def _send_all(connection: PyMongoProtocol, message: bytes) -> None:
-    """Send a message within the connection's time-out, as the driver does; raises TimeoutError."""
-    await _wait_for(connection.write(message), connection.gettimeout)
-
-
 if sys.version_info < (3, 12):
     # Python 3.11 waits in a separate task, which may outlive its cancelled caller. The driver waits for a server this
     # way, and the task takes the client's lock again: a call that is cancelled while MongoDB is away fails with "Lock
     # is not acquired", or the lock is never released and every later call of the client hangs.
     pymongo.lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
     # It also forgets a cancellation that comes when the separate task has just ended (python/cpython#86296). The driver
-    # sends every message this way, so that many a cancelled loop over the database went on for ever.
-    pymongo.asynchronous.pool.async_sendall = _send_all  # type: ignore[attr-defined, assignment]
+    # connects and sends every message this way, so that many a cancelled loop over the database went on for ever.
+    _asyncio = SimpleNamespace(**(vars(asyncio) | {"wait_for": _wait_for}))
+    pymongo.network_layer.asyncio = pymongo.pool_shared.asyncio = _asyncio  # type: ignore[attr-defined, assignment]
+
 
 # Codes of a server that steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).
