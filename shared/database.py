@@ -5,9 +5,12 @@ import inspect
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pymongo.lock
+import pymongo.network_layer
+import pymongo.pool_shared
 import structlog
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
@@ -49,6 +52,11 @@ if sys.version_info < (3, 12):
     # way, and the task takes the client's lock again: a call that is cancelled while MongoDB is away fails with "Lock
     # is not acquired", or the lock is never released and every later call of the client hangs.
     pymongo.lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
+    # It also forgets a cancellation that comes when the separate task has just ended (python/cpython#86296). The driver
+    # connects and sends every message this way, so that many a cancelled loop over the database went on for ever.
+    _asyncio = SimpleNamespace(**(vars(asyncio) | {"wait_for": _wait_for}))
+    pymongo.network_layer.asyncio = pymongo.pool_shared.asyncio = _asyncio  # type: ignore[attr-defined, assignment]
+
 
 # Codes of a server that steps down, starts up, shuts down or has lost its majority
 # (https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml).

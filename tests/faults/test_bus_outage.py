@@ -15,6 +15,7 @@ from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import BusUnavailableError
 from tests.support.eventually import eventually
 from tests.support.servers import NativeServers
+from tests.support.tasks import end_tasks
 
 INBOX, ANSWERS = topology.PAYMENT_INBOX, topology.ORDER_INBOX
 PUBLISH_SECONDS = 2.0
@@ -41,9 +42,7 @@ class Traffic:
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(*tasks)
             for bus in (self.sender, self.service, self.receiver):
                 await bus.close()
 

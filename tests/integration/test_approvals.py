@@ -36,6 +36,7 @@ from tests.support.consoles import (
     serve,
 )
 from tests.support.eventually import eventually
+from tests.support.tasks import end_tasks
 
 ANNA, BORIS = (Person(name, name, frozenset({Role.OPERATOR})) for name in ("anna", "boris"))
 VERA = Person("vera", "vera", frozenset({Role.VIEWER}))
@@ -206,7 +207,7 @@ async def test_what_was_approved_is_done_by_another_process_if_that_of_the_decis
         return (await ApprovalRecords(dependencies.operations).policy()) == POLICY
 
     await eventually(is_published, 60, "the policy to be published")
-    running.cancel()
+    await end_tasks(running)
     assert len(orders.acts) == 1
 
 

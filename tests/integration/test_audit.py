@@ -36,6 +36,7 @@ from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, Pay
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INVENTORY_INBOX
 from tests.support.eventually import eventually
 from tests.support.servers import Servers, delete_topology
+from tests.support.tasks import end_tasks
 from tests.support.world import (
     FREE,
     FULL,
@@ -587,8 +588,7 @@ async def test_funds_that_move_meanwhile_are_not_reported(world: World) -> None:
             assert (await world.audit(page=2)).violations == []
             await eventually(moved_on, 60, "the funds to move")
     finally:
-        moving.cancel()
-        await asyncio.gather(moving, return_exceptions=True)
+        await end_tasks(moving)
 
 
 async def keep_moving(world: World) -> None:

@@ -1,6 +1,7 @@
 """The connection to MongoDB: what ends a start, and what is waited for."""
 
 import asyncio
+import random
 import time
 import urllib.parse
 from typing import Literal
@@ -13,6 +14,8 @@ from shared import database
 from shared.database import Document
 from shared.errors import StartError
 from shared.settings import ServiceSettings
+from tests.support.eventually import eventually
+from tests.support.tasks import end_tasks
 
 
 async def start(url: str) -> None:
@@ -70,6 +73,25 @@ def test_a_refusal_is_not_a_passing_error(code: int) -> None:
     assert database.is_refusal(error)
     assert not database.is_transient(error)
     assert database.translate_error(error) is error
+
+
+async def test_a_cancelled_loop_over_the_database_ends(mongodb_url: str, database_prefix: str) -> None:
+    client = database.client(ServiceSettings(mongodb_url=mongodb_url))
+    records = client[f"{database_prefix}_any"]["any"]
+
+    async def work() -> None:
+        while True:
+            await records.find_one()
+
+    loops = [asyncio.create_task(work()) for _ in range(100)]
+    await eventually(lambda: bool(client.nodes), 30, "the client to be connected")
+    for loop in loops:
+        await asyncio.sleep(random.uniform(0, 0.005))
+        loop.cancel()
+    _, left = await asyncio.wait(loops, timeout=10)
+    await end_tasks(*loops)
+    await database.close(client)
+    assert not left
 
 
 async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -> None:

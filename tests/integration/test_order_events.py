@@ -22,6 +22,7 @@ from shared.settings import ServiceSettings
 from tests.support.builders import an_order, connected
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
+from tests.support.tasks import end_tasks
 
 LIMIT = 3
 STILL_HERE = b": still here\n\n"
@@ -104,9 +105,7 @@ async def test_a_client_that_leaves_before_the_first_byte_is_no_longer_counted(
     assert [getattr(problem, "status", None) for problem in problems] == [404] * LIMIT
     cancelled = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
     await eventually(lambda: all(client.body for client in cancelled), 30)
-    for client in cancelled:
-        client.request.cancel()
-    await asyncio.wait([client.request for client in cancelled])
+    await end_tasks(*(client.request for client in cancelled))
     assert await streams_left(orders, subscribers, order_id) == LIMIT
 
 

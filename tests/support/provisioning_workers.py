@@ -36,6 +36,7 @@ from tests.support.builders import connected, new_id
 from tests.support.eventually import eventually
 from tests.support.payment_workers import MovableClock
 from tests.support.simulators import Simulator
+from tests.support.tasks import end_tasks
 
 KEY = Fernet.generate_key().decode()
 
@@ -199,8 +200,7 @@ async def provisioning_worker(
             try:
                 yield worker
             finally:
-                for task in worker.scheduler._running:
-                    task.cancel()
+                await end_tasks(*worker.scheduler._running)
                 await worker.scheduler.wait_until_idle()
     finally:
         await provider.close()

@@ -31,6 +31,7 @@ from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
 from operations.stack.start import start
 from operations.stack.state import AlreadyRunsError, acquire_lock
 from shared import topology
+from tests.support.eventually import eventually
 
 MONGODB_URL_VARIABLE = "ORDERSAGA_TEST_MONGODB_URL"
 AMQP_URL_VARIABLE = "ORDERSAGA_TEST_AMQP_URL"
@@ -197,13 +198,21 @@ async def drop_databases(mongodb_url: str, prefix: str) -> None:
 
 
 async def delete_topology(amqp_url: str) -> None:
-    """Delete every queue and exchange that the services declare, with the messages in them."""
-    async with await aio_pika.connect(amqp_url) as connection:
-        channel = await connection.channel()
-        for queue in topology.queues():
-            await channel.queue_delete(queue.name)
-        for exchange in topology.exchanges():
-            await channel.exchange_delete(exchange.name)
+    """Delete every queue and exchange that the services declare, with the messages in them.
+
+    A broker that has just started again refuses queues for a moment: their leaders are not elected yet.
+    """
+
+    async def delete() -> bool:
+        async with await aio_pika.connect(amqp_url) as connection:
+            channel = await connection.channel()
+            for queue in topology.queues():
+                await channel.queue_delete(queue.name)
+            for exchange in topology.exchanges():
+                await channel.exchange_delete(exchange.name)
+        return True
+
+    await eventually(delete, 60, "the queues to be deleted")
 
 
 @contextlib.asynccontextmanager
