@@ -1,20 +1,31 @@
-"""Handlers for new orders and releases; both answer from the reservation."""
+"""Handlers for new orders, releases and shipping; all answer from the reservation."""
 
 from collections.abc import Sequence
 
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
+from inventory_service.shipper import Shipper
 from inventory_service.stock import Reservation, Status
 from shared.bus import Handlers
-from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
+from shared.contracts import (
+    Message,
+    OrderCreated,
+    ReleaseStock,
+    ShipStock,
+    StockReleased,
+    StockReservationFailed,
+    StockReserved,
+    StockShipped,
+)
 
 
 class StockHandlers:
     """Handlers of the inventory service; a repeated message gets the same answer."""
 
-    def __init__(self, processor: ReservationProcessor, releaser: Releaser) -> None:
+    def __init__(self, processor: ReservationProcessor, releaser: Releaser, shipper: Shipper) -> None:
         self._processor = processor
         self._releaser = releaser
+        self._shipper = shipper
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve stock for new orders, in the order of their arrival.
@@ -37,6 +48,12 @@ class StockHandlers:
         await self._releaser.release(commands)
         return [StockReleased(order_id=order_id) for order_id in dict.fromkeys(c.order_id for c in commands)]
 
+    async def ship(self, commands: Sequence[ShipStock]) -> Sequence[Message]:
+        """Ship the stock of orders; PoisonError if that of one of them is not reserved."""
+        order_ids = list(dict.fromkeys(command.order_id for command in commands))
+        await self._shipper.ship(order_ids)
+        return [StockShipped(order_id=order_id) for order_id in order_ids]
+
 
 def answer(reservation: Reservation) -> Message:
     """Build the message that reports a reservation."""
@@ -53,10 +70,11 @@ def answer(reservation: Reservation) -> Message:
     )
 
 
-def handlers(processor: ReservationProcessor, releaser: Releaser) -> Handlers:
+def handlers(processor: ReservationProcessor, releaser: Releaser, shipper: Shipper) -> Handlers:
     """Map message types to handlers."""
-    stock = StockHandlers(processor, releaser)
+    stock = StockHandlers(processor, releaser, shipper)
     return {
         OrderCreated: stock.reserve,
         ReleaseStock: stock.release,
+        ShipStock: stock.ship,
     }

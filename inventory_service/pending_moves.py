@@ -62,7 +62,7 @@ class PendingMoves:
             for order_id in item.pending_moves.keys() & decisions.keys():
                 status = decisions[order_id].status_for(item)
                 self.remember(item.id, order_id, status)
-                if status is not Status.RESERVED and item.held_for(order_id):
+                if not status.keeps_units and item.held_for(order_id):
                     returning.add(item.id)
         return returning
 

@@ -110,7 +110,7 @@ class Releaser:
         if stored:
             self._failpoint(STOCK_MOVED)
         released = [order_id for order_id, counts in held.items() if counts.keys() <= stored]
-        await self._reservations.mark_released(released)
+        await self._reservations.mark(released, Status.RELEASED)
         if released:
             self._failpoint(RESERVATION_RECORDED)
         for order_id in released:

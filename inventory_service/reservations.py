@@ -85,12 +85,12 @@ class Reservations:
             return database.duplicates(error)
         return set()
 
-    async def mark_released(self, order_ids: Sequence[str]) -> None:
-        """Change RESERVED reservations to RELEASED; others stay unchanged."""
+    async def mark(self, order_ids: Sequence[str], status: Status) -> None:
+        """Change RESERVED reservations to RELEASED or SHIPPED; others stay unchanged."""
         if order_ids:
             await self._collection.update_many(
                 {"_id": {"$in": order_ids}, "status": Status.RESERVED},
-                {"$set": {"status": Status.RELEASED, "updatedAt": self._clock()}},
+                {"$set": {"status": status, "updatedAt": self._clock()}},
             )
 
 

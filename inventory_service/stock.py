@@ -7,6 +7,7 @@ the field `moving`:
 
     reserve    1. item: quantity - n, pending move -n    2. insert the reservation         3. item: clear the move
     release    1. item: quantity + n, pending move +n    2. reservation becomes RELEASED   3. item: clear the move
+    ship       1. item: shipped + n, pending move 0      2. reservation becomes SHIPPED    3. item: clear the move
 
 Four rules make this safe with any number of workers, each of which may be killed or stall at any point:
 
@@ -22,8 +23,9 @@ Conservation, at every moment, where `supplied` is everything that was ever set 
 
     supplied = quantity + units out
 
-Of an order's n units, n are out if its pending move is -n, and none if it is positive. Without a pending move, n are
-out if its reservation is RESERVED and, for a slot, names that slot; otherwise none.
+Of an order's n units, n are out if its pending move is -n, and none if it is positive. Otherwise n are out if its
+reservation is RESERVED or SHIPPED and, for a slot, names that slot; if not, none. `shipped` counts those of them that
+have left: the units of SHIPPED reservations, and of RESERVED ones with a pending move of 0. Slots do not count it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -50,11 +52,17 @@ SLOT = "slot"
 
 
 class Status(StrEnum):
-    """What became of an order's stock. Only RESERVED changes once more, to RELEASED."""
+    """What became of an order's stock. Only RESERVED changes once more, to RELEASED or SHIPPED."""
 
     RESERVED = "RESERVED"
     FAILED = "FAILED"
     RELEASED = "RELEASED"
+    SHIPPED = "SHIPPED"
+
+    @property
+    def keeps_units(self) -> bool:
+        """Return whether the units are out: held for the order, or delivered."""
+        return self in (Status.RESERVED, Status.SHIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ class StockItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product(StockItem):
-    """A product; `price` in minor units."""
+    """A product; `price` in minor units. `shipped` units have been delivered."""
 
     kind: Kind
     name: str | None = None
@@ -119,6 +127,12 @@ class Product(StockItem):
     package: str | None = None
     package_id: str | None = None
     ram: int | None = None
+    shipped: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Units held for orders that are not delivered yet."""
+        return (self.supplied or 0) - self.free - self.shipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +222,7 @@ class Decision(NamedTuple):
 
     def status_for(self, item: StockItem) -> Status:
         """Return what it means for the order's pending move on this item: only the slot that it names is kept."""
-        if self.status is Status.RESERVED and isinstance(item, Slot) and item.id != self.slot_id:
+        if self.status.keeps_units and isinstance(item, Slot) and item.id != self.slot_id:
             return Status.RELEASED
         return self.status
 
@@ -240,7 +254,7 @@ class Reservation:
 
     @property
     def holds(self) -> dict[str, int]:
-        """Units held while it is RESERVED, by item: the price of the order for a slot."""
+        """Units that are out while it is RESERVED or SHIPPED, by item: the price of the order for a slot."""
         return units_by_product(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
 
 
@@ -265,6 +279,15 @@ def return_units(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem
     return item.with_change(sum(returns.values()), {**item.pending_moves, **returns})
 
 
+def ship(product: Product, ships: Mapping[str, int]) -> Product:
+    """Count the units that reservations hold as shipped, by order; the pending move of 0 says that they are counted."""
+    return replace(
+        product,
+        shipped=product.shipped + sum(ships.values()),
+        pending_moves={**product.pending_moves, **dict.fromkeys(ships, 0)},
+    )
+
+
 def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem:
     """Clear the pending moves of orders whose status is known from their reservations, however old the read.
 
@@ -276,9 +299,9 @@ def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem
     returned = 0
     for order_id, change in item.pending_moves.items():
         status = known.get(order_id)
-        if status is None or (status is Status.RESERVED and change > 0):  # the latter: a release in progress
+        if status is None or (status is Status.RESERVED and change >= 0):  # the latter: a release or shipping goes on
             pending_moves[order_id] = change
-        elif status is not Status.RESERVED and change < 0:
+        elif not status.keeps_units and change < 0:
             returned -= change
     if len(pending_moves) == len(item.pending_moves):
         return item
@@ -290,5 +313,5 @@ def may_return(item: StockItem, known: Mapping[str, Status]) -> int:
     return sum(
         -change
         for order_id, change in item.pending_moves.items()
-        if change < 0 and known.get(order_id) is not Status.RESERVED
+        if change < 0 and not ((status := known.get(order_id)) and status.keeps_units)
     )

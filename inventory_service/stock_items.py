@@ -291,6 +291,8 @@ def _guarded_update(item: StockItem, now: datetime) -> UpdateOne:
         else:
             changes["ceiling"] = item.ceiling
     elif isinstance(item, Product):
+        if item.shipped:
+            changes["shipped"] = item.shipped
         on_insert |= {"kind": item.kind, "supplied": item.supplied, **_described(item)}
     update: Document = {"$set": changes, "$setOnInsert": on_insert}
     if removed:
@@ -373,6 +375,7 @@ def _stock_item(document: Document) -> StockItem:
         package=document.get("package"),
         package_id=document.get("packageId"),
         ram=document.get("ram"),
+        shipped=document.get("shipped", 0),
     )
 
 

@@ -32,11 +32,15 @@ class ProductPage(View):
 
 
 class StockView(View):
-    """What is free to sell of a product and what is held for orders; `quantity` is null where nothing is counted."""
+    """How many units of a product are free to sell, held for orders, and delivered.
+
+    `quantity` is null where nothing is counted.
+    """
 
     product_id: str
     quantity: int | None
     reserved: int
+    shipped: int
 
 
 class StockPage(View):
@@ -120,7 +124,12 @@ def show_product(product: Product) -> dict[str, Any]:
 
 def show_stock(product: Product) -> dict[str, Any]:
     """Show a product's stock."""
-    return {"productId": product.id, "quantity": product.quantity, "reserved": product.reserved}
+    return {
+        "productId": product.id,
+        "quantity": product.quantity,
+        "reserved": product.reserved,
+        "shipped": product.shipped,
+    }
 
 
 def show_reservation(reservation: Reservation) -> dict[str, Any]:

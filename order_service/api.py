@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from order_service.event_stream import EventStream, Subscribers
-from order_service.events import CancelRequested, RefundRequested, RetryRequested
+from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
 from order_service.new_order import NewOrder
 from order_service.order import Status
 from order_service.order_actions import OrderActions
@@ -153,6 +153,13 @@ def _add_actions(router: APIRouter, actions: OrderActions) -> None:
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
         request, permission = CancelRequested(reason), Permission.ORDERS_CANCEL
         return _accepted(await actions.execute(order_id, request, "cancelled", caller, permission), caller)
+
+    @router.post("/orders/{order_id}/deliver", status_code=202, response_model=OrderView)
+    @requires(Permission.ORDERS_FULFIL)
+    async def deliver(order_id: OrderIdParameter, caller: Caller) -> Response:
+        """Note that the goods of a CONFIRMED order have left: it is COMPLETED, and its stock no longer reserved."""
+        permission = Permission.ORDERS_FULFIL
+        return _accepted(await actions.execute(order_id, DeliveryNoted(), "delivered", caller, permission), caller)
 
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)

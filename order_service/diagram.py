@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from order_service.diagram_svg import svg
-from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
+from order_service.events import CancelRequested, DeadlinePassed, DeliveryNoted, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
 from order_service.rules import Transition
 from order_service.saga import SAGA
@@ -29,6 +29,7 @@ _EVENTS: tuple[Event, ...] = (
     c.StockReserved(order_id=_ID, fulfilment="vps", provisioning=ServerSpecification(package="p")),
     c.StockReservationFailed(order_id=_ID, reason="r"),
     c.StockReleased(order_id=_ID),
+    c.StockShipped(order_id=_ID),
     c.PaymentProcessed(order_id=_ID, transaction_id="t"),
     c.PaymentFailed(order_id=_ID, reason="r"),
     c.PaymentRefunded(order_id=_ID, status="REFUNDED"),
@@ -39,6 +40,7 @@ _EVENTS: tuple[Event, ...] = (
     c.ProvisioningFailed(order_id=_ID, reason="r"),
     c.ProvisioningFailed(order_id=_ID, reason="r", run=1),
     CancelRequested("r"),
+    DeliveryNoted(),
     RetryRequested(),
     RefundRequested(),
     DeadlinePassed(),
@@ -78,7 +80,7 @@ def _without_count(order: Order) -> Order:
 
 def _possible(order: Order) -> list[Event]:
     """List the events that can arrive: anything from the bus, and the requests that the API lets through."""
-    asked_for = (CancelRequested, RetryRequested, RefundRequested)
+    asked_for = (CancelRequested, DeliveryNoted, RetryRequested, RefundRequested)
     return [event for event in _EVENTS if not isinstance(event, asked_for) or SAGA.accepts(order, event)]
 
 

@@ -27,7 +27,7 @@ _CAPTIONS = {
     Status.PENDING: "waits for stock and payment",
     Status.CONFIRMED: "goods reserved and paid",
     Status.PROVISIONING: "a server is being bought",
-    Status.COMPLETED: "the server is delivered",
+    Status.COMPLETED: "delivered",
     Status.CANCELLED: "stock and money returned",
     Status.FAILED: "money held for a decision",
 }
@@ -168,6 +168,11 @@ def _routes(
         (Status.PENDING, Status.CONFIRMED): Route(
             [(pending.right, across), (confirmed.left, across)],
             (pending.right + 10, above(across, Status.PENDING, Status.CONFIRMED)),
+        ),
+        (Status.CONFIRMED, Status.COMPLETED): Route(
+            [(_RIGHT, confirmed.bottom), (_RIGHT, completed.top)],
+            (_RIGHT - 10, confirmed.bottom + 22),
+            "end",
         ),
         (Status.PENDING, Status.PROVISIONING): Route(
             [(_MIDDLE, pending.bottom), (_MIDDLE, provisioning.top)],

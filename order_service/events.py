@@ -12,6 +12,12 @@ class CancelRequested(NamedTuple):
     routing_key: str = "order.cancel_requested"
 
 
+class DeliveryNoted(NamedTuple):
+    """The goods of a confirmed order have left."""
+
+    routing_key: str = "order.delivery_noted"
+
+
 class RetryRequested(NamedTuple):
     """An operator wants another run of the provisioning."""
 
@@ -30,5 +36,5 @@ class DeadlinePassed(NamedTuple):
     routing_key: str = "order.deadline_passed"
 
 
-Request = CancelRequested | RetryRequested | RefundRequested
+Request = CancelRequested | DeliveryNoted | RetryRequested | RefundRequested
 Event = OrderMessage | Request | DeadlinePassed

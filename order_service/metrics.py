@@ -34,6 +34,7 @@ _duration = Histogram(
     ["status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600),
 )
+_delivered = Counter("orders_delivered_total", "Confirmed orders whose goods were delivered")
 _compensations = Counter("saga_compensations_total", "Compensations requested from each participant", ["of"])
 _compensated = Counter(
     "saga_compensated_total", "Orders whose compensations were all answered, by their status", ["status"]
@@ -79,7 +80,9 @@ def count_changes(changes: Iterable[Change]) -> None:
 
 def _count_end(change: Change) -> None:
     after = change.after
-    if after.status is not change.before.status and after.status in _FINAL:
+    if change.before.status is Status.CONFIRMED and after.status is Status.COMPLETED:
+        _delivered.inc()  # it ended for the saga when it was confirmed
+    elif after.status is not change.before.status and after.status in _FINAL:
         _ended.labels(after.status, reason_of(after)).inc()
         _duration.labels(after.status).observe((after.updated_at - after.created_at).total_seconds())
 

@@ -1,11 +1,11 @@
 """The body of a request for a new order: its fields, their limits, and the rule for its total."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from shared.contracts.base import Name
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
@@ -13,6 +13,7 @@ from shared.http import Body
 from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
 
 MAX_OPTIONS_BYTES = 4096
+MAX_OPTIONS = 200
 MAX_DISCOUNTS = 20
 MAX_METADATA = 50
 
@@ -23,6 +24,20 @@ Lines = Annotated[str, Field(pattern=rf"^[^{_CONTROL}]{{1,2000}}$")]
 """A text of 1 to 2000 characters, which may have several lines."""
 MetadataKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 MetadataValue = Annotated[str, Field(pattern=rf"^[^{_CONTROL}]{{0,500}}$")]
+
+
+def _at_most(names: int) -> Callable[[Any], Any]:
+    """Return a validator that counts the names of an object before anything else is checked or copied."""
+
+    def check(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > names:
+            raise ValueError(f"has {len(given)} names, allowed are at most {names}")
+        return given
+
+    return check
+
+
+_few_options, _few_metadata = _at_most(MAX_OPTIONS), _at_most(MAX_METADATA)
 
 
 def _small(options: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +57,7 @@ class NewItem(Body):
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
     price: Annotated[JsonMoney, Field(ge=0)]
     name: Line | None = None
-    options: Annotated[dict[str, Any], AfterValidator(_small)] | None = Field(
+    options: Annotated[dict[str, Any], BeforeValidator(_few_options), AfterValidator(_small)] | None = Field(
         default=None, description="Ingredients, extras, parts of a set: any object of at most 4 KiB as JSON"
     )
 
@@ -111,7 +126,10 @@ class NewOrder(Body):
     delivery: NewDelivery | None = None
     customer: Customer | None = None
     note: Lines | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)] | None = Field(
+    metadata: (
+        Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_few_metadata), Field(max_length=MAX_METADATA)]
+        | None
+    ) = Field(
         default=None, description="The shop's own values; not for personal data, which `erase` would not find here"
     )
 

@@ -21,7 +21,7 @@ class Status(StrEnum):
     FAILED = "FAILED"
 
 
-StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED"]
+StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED", "SHIPPED"]
 PaymentStatus = Literal["PENDING", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
 ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]
 

@@ -20,9 +20,11 @@ from shared.contracts import (
     PaymentRefunded,
     RefundPayment,
     ReleaseStock,
+    ShipStock,
     StockReleased,
     StockReservationFailed,
     StockReserved,
+    StockShipped,
 )
 
 PENDING = "PENDING"
@@ -58,6 +60,15 @@ class Wording:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeliveryPart:
+    """What a participant does when the goods are delivered: the command for it, its answer, and its state after it."""
+
+    command: Callable[[Order], Message]
+    answer: type[OrderMessage]
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Participant(Generic[Done, Refused, Undone]):
     """A service that takes part in the saga: its answers, the states of its part, and the command that undoes it."""
 
@@ -69,6 +80,8 @@ class Participant(Generic[Done, Refused, Undone]):
     done: type[Done]
     succeeded: str
     """Its state after `done`: the order can be fulfilled once all participants are in theirs."""
+    on_delivery: DeliveryPart | None = None
+    """Its part in the delivery of goods; None if it has none."""
     brings: Callable[[Done], Mapping[str, object]] = lambda _: {}
     """The fields of the order that `done` sets besides the state."""
 
@@ -120,6 +133,14 @@ class Participant(Generic[Done, Refused, Undone]):
         """Return whether its part is done, and not undone."""
         return self.state(order) == self.succeeded
 
+    def state_after_delivery(self) -> str:
+        """Return its state once the goods are delivered."""
+        return self.on_delivery.state if self.on_delivery else self.succeeded
+
+    def is_delivered(self, order: Order) -> bool:
+        """Return whether its part in the delivery is done."""
+        return self.state(order) == self.state_after_delivery()
+
     def is_released(self, order: Order) -> bool:
         """Return whether it is known to hold nothing for the order."""
         return self.state(order) in self.holds_nothing
@@ -137,6 +158,9 @@ STOCK = Participant(
     field="stock_status",
     done=StockReserved,
     succeeded="RESERVED",
+    on_delivery=DeliveryPart(
+        command=lambda order: ShipStock(order_id=order.order_id), answer=StockShipped, state="SHIPPED"
+    ),
     brings=lambda answer: {
         "fulfilment": answer.fulfilment,
         "provisioning_spec": answer.provisioning,

@@ -1,10 +1,12 @@
 """The saga: what an order does with each event, in each status. Pure: no I/O, no clock, no settings.
 
-    PENDING ──all participants have succeeded──▶ CONFIRMED (goods)  or  PROVISIONING (servers) ──▶ COMPLETED
+    PENDING ──all participants have succeeded──▶ CONFIRMED (goods)  or  PROVISIONING (servers)
        │                                                                 │
        ├── refused, cancelled, timed out ──▶ CANCELLED ◀── cancelled ────┤
        │                                     compensates                 └── failed ──▶ FAILED, money held:
        │                                                                                 retry, refund, or hold expires
+
+CONFIRMED goods that are delivered, and servers that are ready, are COMPLETED.
 
 `Saga.table` is the whole of it: a row for every status, a cell for every event that has an effect there; all other
 events are ignored. The participants are the rows of participants.py: three answers each, and the command that undoes.
@@ -14,14 +16,16 @@ again: a crash between write and publish loses nothing. `pending_commands` are t
 still needs answers to; they are sent again from time to time, as messages can be lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from order_service.events import (
     CancelRequested,
     DeadlinePassed,
+    DeliveryNoted,
     Event,
     RefundRequested,
     RetryRequested,
@@ -37,7 +41,7 @@ from order_service.participants import (
     Refused,
     Undone,
 )
-from order_service.rules import Table, Transition, answers, on, row
+from order_service.rules import Cell, Table, Transition, answers, on, row
 from shared.contracts import (
     CancelProvisioning,
     Message,
@@ -46,6 +50,7 @@ from shared.contracts import (
     OrderConfirmed,
     OrderCreated,
     OrderFailed,
+    OrderMessage,
     OrderProvisioning,
     ProvisioningCompleted,
     ProvisioningFailed,
@@ -73,14 +78,14 @@ class Saga:
                 on(CancelRequested, _cancel_requested),
                 on(DeadlinePassed, self._time_out),
             ),
-            Status.CONFIRMED: row(),
+            Status.CONFIRMED: row(on(DeliveryNoted, _deliver)),
             Status.PROVISIONING: row(
                 on(ProvisioningProgress, _record_progress),
                 on(ProvisioningCompleted, self._complete),
                 on(ProvisioningFailed, _fail_or_cancel),
                 on(CancelRequested, _stop_provisioning),
             ),
-            Status.COMPLETED: row(),
+            Status.COMPLETED: row(*self._answers_to_delivery()),
             Status.CANCELLED: compensating,
             Status.FAILED: row(
                 *answers(self.participants, undone=_note_undone),
@@ -143,6 +148,8 @@ class Saga:
                 return self._compensation(order)
             case Status.FAILED if order.compensating:
                 return self._compensation(order)
+            case Status.COMPLETED:
+                return tuple(self._delivery(order))
             case _:
                 return ()
 
@@ -201,14 +208,29 @@ class Saga:
     def _is_settled(self, order: Order) -> bool:
         """Return whether nothing more can happen without a request or a late answer."""
         match order.status:
-            case Status.CONFIRMED | Status.COMPLETED:
+            case Status.CONFIRMED:
                 return True
+            case Status.COMPLETED:
+                return not any(self._delivery(order))
             case Status.CANCELLED:
                 return self._all_released(order)
             case Status.FAILED:
                 return order.compensating and self._all_released(order)
             case _:
                 return False
+
+    def _delivery(self, order: Order) -> Iterator[Message]:
+        """Yield the commands to the participants whose part in the delivery is not done; a server has no such part."""
+        if order.fulfilment == "vps":
+            return
+        for participant in self.participants:
+            if participant.on_delivery and not participant.is_delivered(order):
+                yield participant.on_delivery.command(order)
+
+    def _answers_to_delivery(self) -> Iterator[Cell]:
+        for participant in self.participants:
+            if participant.on_delivery:
+                yield participant.on_delivery.answer, partial(_note_delivery, participant)
 
     def _all_released(self, order: Order) -> bool:
         return all(participant.is_released(order) for participant in self.participants)
@@ -263,6 +285,14 @@ def _note_undone(
     return Transition(participant.with_state(order, participant.undone_state(answer)))
 
 
+def _note_delivery(
+    participant: AnyParticipant, order: Order, _answer: OrderMessage, _now: datetime
+) -> Transition | None:
+    if order.fulfilment == "vps":
+        return None
+    return Transition(participant.with_state(order, participant.state_after_delivery()))
+
+
 # --- Rules about the order alone. ---
 
 
@@ -272,6 +302,10 @@ def _cancel_requested(order: Order, event: CancelRequested, now: datetime) -> Tr
 
 def _cancel(order: Order, reason: str, now: datetime) -> Transition:
     return Transition(replace(order, status=Status.CANCELLED, failure_reason=reason, cancelled_at=now))
+
+
+def _deliver(order: Order, _event: DeliveryNoted, now: datetime) -> Transition:
+    return Transition(replace(order, status=Status.COMPLETED, completed_at=now))
 
 
 def _start_run(order: Order) -> Transition:

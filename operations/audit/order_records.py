@@ -56,6 +56,11 @@ def is_held(order: Document) -> bool:
     return order.get("status") == "FAILED" and not order.get("compensating") and not order.get("settled")
 
 
+def is_delivered(order: Document) -> bool:
+    """Return whether the order is of goods that have left."""
+    return order.get("status") == "COMPLETED" and order.get("fulfilment") == "goods"
+
+
 def is_given_up(order: Document) -> bool:
     """Return whether the order did not succeed, so that everything it held is or will be returned."""
     return order.get("status") in ("CANCELLED", "FAILED") and not is_held(order)

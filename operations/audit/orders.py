@@ -12,15 +12,17 @@ from operations.audit import servers, slots
 from operations.audit.order_records import (
     Document,
     OrderRecords,
+    is_delivered,
     is_given_up,
     is_held,
     time_of,
     time_text,
 )
 from operations.audit.report import Violation
+from operations.audit.stock import keeps_units
 from operations.reading.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
 from operations.reading.participant_records import PARTICIPANT_RECORDS, ParticipantRecord, order_states
-from order_service.participants import FAILED, PAYMENT, STOCK
+from order_service.participants import FAILED, PAYMENT
 
 LATE = timedelta(seconds=30)
 """The tolerance for an expired deadline: the order service checks deadlines about once per second."""
@@ -205,12 +207,15 @@ def _holds_what_it_needs(records: OrderRecords, order: Document, _now: datetime)
     if not _needs_everything(order):
         return
     status = order.get("status")
-    if not _all_succeeded(order):
-        expected = " and ".join(f"{row.participant.name} {row.participant.succeeded}" for row in PARTICIPANT_RECORDS)
+    needed = {row: _needed_state(row, order) for row in PARTICIPANT_RECORDS}
+    if any(row.state_in(order) != state for row, state in needed.items()):
+        expected = " and ".join(f"{row.participant.name} {state}" for row, state in needed.items())
         yield records.violation(_invariant_of(order), "join", f"{status} with {order_states(order)}", expected)
-    for row in PARTICIPANT_RECORDS:
-        if row.state(records.by_participant) != row.participant.succeeded:
-            expected = f"a {row.participant.succeeded} {row.noun}"
+    for row, state in needed.items():
+        # Inventory ships before the order service hears of it.
+        allowed = {state, row.participant.state_after_delivery()} if is_delivered(order) else {state}
+        if row.state(records.by_participant) not in allowed:
+            expected = f"a {' or '.join(sorted(allowed))} {row.noun}"
             found = f"{status}, and {_has(row, records)}"
             yield records.violation(_invariant_of(order), row.participant.name, found, expected)
 
@@ -218,7 +223,7 @@ def _holds_what_it_needs(records: OrderRecords, order: Document, _now: datetime)
 def _holds_ordered_units(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that the reservation of such an order is of what was ordered."""
     reservation = records.reservation or {}
-    if not _needs_everything(order) or reservation.get("status") != STOCK.succeeded:
+    if not _needs_everything(order) or not keeps_units(reservation):
         return
     if (held := _units(reservation)) != (ordered := _units(order)):
         yield records.violation(_invariant_of(order), "reserved units", f"{held} reserved", f"{ordered}, as ordered")
@@ -257,9 +262,11 @@ def _ends_once(records: OrderRecords, order: Document, _now: datetime) -> Iterat
     """Check that the order ends once, and is settled when nothing more can happen."""
     status, settled = order.get("status"), order.get("settled")
     ends = {entry.get("status") for entry in order.get("history", ())} & {"CONFIRMED", "COMPLETED", "CANCELLED"}
+    if is_delivered(order):
+        ends.discard("CONFIRMED")
     if len(ends) > 1:
         yield records.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
-    if status in ("CONFIRMED", "COMPLETED") and not settled:
+    if status in ("CONFIRMED", "COMPLETED") and not settled and not is_delivered(order):
         yield records.violation(4, "not settled", f"{status} and not settled", "settled")
     if status in ("PENDING", "PROVISIONING") and settled:
         yield records.violation(4, "settled", f"{status} and settled", "not settled before it ends")
@@ -288,9 +295,10 @@ def _in_time(records: OrderRecords, order: Document, now: datetime) -> Iterator[
     ):
         found = f"{status}, and provisioning has {(records.job or {}).get('state', 'no job')}, since {time_text(last)}"
         yield records.violation(4, "provisioning", found, "an active job, or the outcome of its job")
-    elif is_given_up(order) and not order.get("settled") and now > updated + COMPENSATION:
+    elif not order.get("settled") and now > updated + COMPENSATION and (is_given_up(order) or is_delivered(order)):
         found = f"{status} and not settled, with {order_states(order)}, since {time_text(updated)}"
-        yield records.violation(4, "compensation", found, f"settled within {COMPENSATION.seconds} s")
+        kind = "shipping" if is_delivered(order) else "compensation"
+        yield records.violation(4, kind, found, f"settled within {COMPENSATION.seconds} s")
 
 
 def _hold_ends(records: OrderRecords, order: Document, now: datetime) -> Iterator[Violation]:
@@ -351,6 +359,12 @@ def _needs_everything(order: Document) -> bool:
 def _invariant_of(order: Document) -> int:
     """Return the invariant by which such an order holds everything."""
     return 2 if order.get("status") == "FAILED" else 3
+
+
+def _needed_state(row: ParticipantRecord, order: Document) -> str:
+    """Return the state in which such an order has a participant."""
+    left = is_delivered(order) and order.get("settled")
+    return row.participant.state_after_delivery() if left else row.participant.succeeded
 
 
 def _all_succeeded(order: Document) -> bool:

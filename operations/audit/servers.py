@@ -10,7 +10,15 @@ from datetime import datetime, timedelta
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
-from operations.audit.order_records import Document, OrderRecords, is_given_up, is_held, time_of, time_text
+from operations.audit.order_records import (
+    Document,
+    OrderRecords,
+    is_delivered,
+    is_given_up,
+    is_held,
+    time_of,
+    time_text,
+)
 from operations.audit.report import Violation
 
 FINISHED = ("COMPLETED", "FAILED")
@@ -82,8 +90,8 @@ def last_step(records: OrderRecords) -> datetime | None:
 
 
 def _has_its_server(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
-    """Check that a COMPLETED order has an address inside the package that was ordered."""
-    if order.get("status") != "COMPLETED":
+    """Check that a COMPLETED order of a server has an address inside the package that was ordered."""
+    if order.get("status") != "COMPLETED" or is_delivered(order):
         return
     ip, package = server_ip(order), (order.get("provisioning") or {}).get("package")
     if not ip:
@@ -113,7 +121,7 @@ def _owns_its_address(records: OrderRecords, order: Document, _now: datetime) ->
 def _agrees_with_its_job(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that an order and its job agree on the outcome, or that a message about it is under way."""
     status, state = order.get("status"), _state(records.job)
-    if status == "COMPLETED":
+    if status == "COMPLETED" and not is_delivered(order):
         ip, jobs = server_ip(order), (records.job or {}).get("ip")
         if state != "COMPLETED" or jobs != ip:
             found = f"COMPLETED with {ip}, and its job {state} with {jobs or 'no address'}"

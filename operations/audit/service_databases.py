@@ -40,6 +40,7 @@ ORDER_FIELDS = (
     "payment.method",
     "payment.retainerId",
     "status",
+    "fulfilment",
     *(row.participant.stored_field for row in PARTICIPANT_RECORDS),
     "settled",
     "compensating",
@@ -69,7 +70,7 @@ FIELDS: Mapping[str, Sequence[str]] = {
 ADDRESS_FIELDS = ("orderId", "wrong")
 LOCK_FIELDS = ("orderId", "expiresAt")
 ACTION_FIELDS = ("subject",)
-PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving", "start", "end", "ceiling")
+PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving", "start", "end", "ceiling", "shipped")
 
 HELD: Mapping[str, Any] = {
     "$concatArrays": [
@@ -290,19 +291,26 @@ class ServiceDatabases:
                 moving = list((product or {}).get("moving") or {})
                 reservations = await by_ids(self._reservations, moving, session)
                 orders = await by_ids(self._orders, moving, session)
-                yield StockRecords(product_id, product, sums["units"] if sums else 0, reservations, orders)
+                out, shipped = (sums["units"], sums["shipped"]) if sums else (0, 0)
+                yield StockRecords(product_id, product, out, shipped, reservations, orders)
 
     async def _reserved(self, session: AsyncClientSession, ids: Sequence[str] | None) -> AsyncCommandCursor[Document]:
-        """Return the sums that RESERVED reservations hold of each product and slot, by id; MongoDB adds them up."""
+        """Return the sums that are out of each product and slot, and shipped, by id; MongoDB adds them up."""
         collection, _ = self._reservations
         named: Document = {"$in": list(ids or ())}
         among: Document = {"$or": [{"items.productId": named}, {"slot.slotId": named}]} if ids is not None else {}
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"status": "RESERVED", **among}},
-            {"$project": {"held": HELD}},
+            {"$match": {"status": {"$in": ["RESERVED", "SHIPPED"]}, **among}},
+            {"$project": {"held": HELD, "status": True}},
             {"$unwind": "$held"},
             {"$match": {"held.id": named} if ids is not None else {}},
-            {"$group": {"_id": "$held.id", "units": {"$sum": "$held.units"}}},
+            {
+                "$group": {
+                    "_id": "$held.id",
+                    "units": {"$sum": "$held.units"},
+                    "shipped": {"$sum": {"$cond": [{"$eq": ["$status", "SHIPPED"]}, "$held.units", 0]}},
+                }
+            },
             {"$sort": {"_id": 1}},
         ]
         return await collection.aggregate(pipeline, session=session, allowDiskUse=True)

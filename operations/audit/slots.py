@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 from operations.audit.order_records import Document, OrderRecords, is_given_up, is_held, time_of, time_text
 from operations.audit.report import Violation
-from operations.audit.stock import StockRecords, held_by, is_assignment, is_decided_long_ago, is_settled_long_ago, out
+from operations.audit.stock import (
+    StockRecords,
+    held_by,
+    is_assignment,
+    is_decided_long_ago,
+    is_settled_long_ago,
+    keeps_units,
+    out,
+)
 from shared.money import to_json_number
 
 AUTO = "auto"
@@ -36,7 +44,7 @@ def judge(stock: StockRecords, now: datetime) -> list[Violation]:
     """Return every violation of the slot."""
     slot = stock.product
     if slot is None:
-        found = f"{money(stock.reserved)} booked in a slot that does not exist"
+        found = f"{money(stock.out)} booked in a slot that does not exist"
         return [stock.violation(1, "unknown slot", found, "a slot with this id")]
     return [*_pending_moves(stock, slot, now), *_load(stock, slot), *_times(stock, slot)]
 
@@ -93,7 +101,7 @@ def _pending_moves(stock: StockRecords, slot: Document, now: datetime) -> Iterat
 
 def _has_instead(reservation: Document | None) -> str:
     slot = (reservation or {}).get("slot") or {}
-    if (reservation or {}).get("status") == "RESERVED" and slot.get("slotId"):
+    if keeps_units(reservation) and slot.get("slotId"):
         return f"has {slot['slotId']}"
     return "is settled and has no slot"
 
@@ -104,7 +112,7 @@ def _has_instead(reservation: Document | None) -> str:
 def _has_its_slot(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that an order that succeeds, or whose money is held, has the slot that it asked for, at its price."""
     status, reservation = order.get("status"), records.reservation or {}
-    if (status not in SUCCEEDING and not is_held(order)) or reservation.get("status") != "RESERVED":
+    if (status not in SUCCEEDING and not is_held(order)) or not keeps_units(reservation):
         return
     invariant = 2 if status == "FAILED" else 3
     wish, booking = (order.get("delivery") or {}).get("slot"), reservation.get("slot") or {}
@@ -148,7 +156,7 @@ def _two_slots(assignment: AssignmentRecords, slot_id: str, now: datetime) -> It
     """Yield an order with both a reservation and an assignment; whichever came second is released at once."""
     record, own = assignment.record, assignment.reservation or {}
     has = (own.get("slot") or {}).get("slotId")
-    if own.get("status") != "RESERVED" or has is None:
+    if not keeps_units(own) or has is None:
         return
     if is_decided_long_ago(own, now) and is_decided_long_ago(record, now):
         found = f"{has} by its reservation and {slot_id} by {record['_id']}"

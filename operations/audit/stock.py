@@ -2,8 +2,9 @@
 
 Inventory takes units from a product in one write and records the reservation in another. In between, a pending move on
 the product, `moving[order] = change of the quantity`, tells what happened. So of an order's n units, n are out if its
-pending move is minus n, none if it is positive (they are back already). Without a pending move, n are out if the
-reservation is RESERVED.
+pending move is minus n, none if it is positive (they are back already). Otherwise n are out if the reservation is
+RESERVED or SHIPPED. Of those that are out, the product counts the shipped ones: those of SHIPPED reservations, and of
+RESERVED ones with a pending move of 0, which are about to become SHIPPED.
 
 Delivery slots are counted in the same way, and judged in slots.py.
 """
@@ -27,13 +28,14 @@ ASSIGNMENT = "assignment:"
 class StockRecords(NamedTuple):
     """A product or a slot, and the records that it is judged by.
 
-    `reserved` is what RESERVED reservations hold of it, in units or in minor units of money; `reservations` and
-    `orders` are those with a pending move.
+    `out` is what RESERVED and SHIPPED reservations have of it, in units or in minor units of money, and `shipped` what
+    SHIPPED ones have; `reservations` and `orders` are those with a pending move.
     """
 
     product_id: str
     product: Document | None
-    reserved: int
+    out: int
+    shipped: int
     reservations: Mapping[str, Document]
     orders: Mapping[str, Document]
 
@@ -51,7 +53,7 @@ def judge(stock: StockRecords, now: datetime) -> list[Violation]:
     """Return every violation of the product."""
     product = stock.product
     if product is None:
-        found = f"{stock.reserved} units reserved of a product that does not exist"
+        found = f"{stock.out} units reserved or shipped of a product that does not exist"
         return [stock.violation(1, "unknown product", found, "a product with this id")]
     return [*_pending_moves(stock, product, now), *(_conserved(stock, product) if product.get("kind") != "vps" else ())]
 
@@ -63,10 +65,18 @@ def lingering(stock: StockRecords, now: datetime) -> int:
 
 def out(stock: StockRecords) -> int:
     """Return the units that are out for orders, and for assignments of a slot."""
-    units = stock.reserved
+    units = stock.out
     for holder, change in _moves_of(stock).items():
-        units += max(0, -change) - held_by(stock.reservations.get(holder), stock.product_id)
+        if change:
+            units += max(0, -change) - held_by(stock.reservations.get(holder), stock.product_id)
     return units
+
+
+def shipped(stock: StockRecords) -> int:
+    """Return the units that have been delivered."""
+    being_shipped = [holder for holder, change in _moves_of(stock).items() if not change]
+    reserved = [found for holder in being_shipped if (found := stock.reservations.get(holder)) and is_reserved(found)]
+    return stock.shipped + sum(held_by(reservation, stock.product_id) for reservation in reserved)
 
 
 def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
@@ -80,6 +90,8 @@ def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
     if supplied != free + held:
         found = f"{free} free and {held} out for orders, {free + held} together"
         yield stock.violation(1, "conservation", found, f"{supplied}, the number supplied")
+    if not stock.is_slot and (counted := product.get("shipped", 0)) != (left := shipped(stock)):
+        yield stock.violation(1, "shipped", f"{counted} shipped", f"{left}, the units of SHIPPED reservations")
 
 
 def _pending_moves(stock: StockRecords, product: Document, now: datetime) -> Iterator[Violation]:
@@ -107,13 +119,23 @@ def is_assignment(reservation_id: str) -> bool:
 
 
 def held_by(reservation: Document | None, counted_id: str) -> int:
-    """Return what a RESERVED reservation holds of a product, in units, or of a slot, in minor units."""
-    if reservation is None or reservation.get("status") != "RESERVED":
+    """Return what a RESERVED or SHIPPED reservation has of a product, in units, or of a slot, in minor units."""
+    if reservation is None or not keeps_units(reservation):
         return 0
     slot = reservation.get("slot") or {}
     held: int = slot.get("price", 0) if slot.get("slotId") == counted_id else 0
     held += sum(item["quantity"] for item in reservation.get("items", ()) if item["productId"] == counted_id)
     return held
+
+
+def keeps_units(reservation: Document | None) -> bool:
+    """Return whether what a reservation names is out: held, or delivered."""
+    return (reservation or {}).get("status") in ("RESERVED", "SHIPPED")
+
+
+def is_reserved(reservation: Document) -> bool:
+    """Return whether what a reservation names is held, and not delivered yet."""
+    return reservation.get("status") == "RESERVED"
 
 
 def is_settled_long_ago(order: Document | None, now: datetime) -> bool:

@@ -67,8 +67,8 @@ def summarize(orders: Sequence[Document], now: datetime) -> RecentOrders:
         per_second=_rate([order["createdAt"] for order in orders], now),
         succeeded=fulfilled / decided if decided else None,
         failed=1 - fulfilled / decided if decided else None,
-        goods=_latency(order for order in orders if order.get("status") == "CONFIRMED"),
-        servers=_latency(order for order in orders if order.get("status") == "COMPLETED"),
+        goods=_latency(orders, "goods"),
+        servers=_latency(orders, "vps"),
         reasons=[(status, reason, count) for (status, reason), count in reasons.most_common(5)],
     )
 
@@ -80,9 +80,15 @@ def _rate(placed: Sequence[datetime], now: datetime) -> float:
     return sum(now - at < RATE_WINDOW for at in placed) / RATE_WINDOW.total_seconds()
 
 
-def _latency(orders: Iterable[Document]) -> Latency:
+def _latency(orders: Iterable[Document], fulfilment: str) -> Latency:
+    """Return the times of fulfilled orders: of goods until they were confirmed, of servers until they were ready."""
     times = sorted(
-        (order["completedAt"] - order["createdAt"]).total_seconds() for order in orders if order.get("completedAt")
+        (end - order["createdAt"]).total_seconds()
+        for order in orders
+        if order.get("status") in FULFILLED
+        and order.get("fulfilment", "goods") == fulfilment
+        # Earlier releases stored the confirmation of goods as their completion.
+        and (end := (fulfilment == "goods" and order.get("confirmedAt")) or order.get("completedAt"))
     )
     return Latency(len(times), percentile(times, 0.5), percentile(times, 0.95))
 
@@ -97,7 +103,8 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 async def read_recent_orders(orders: Collection, now: datetime) -> RecentOrders:
     """Read and summarize the newest orders."""
     query = {"status": {"$in": list(STATUSES)}, "createdAt": {"$gte": now - WINDOW}}
-    fields = {"status": True, "createdAt": True, "completedAt": True, "failureReason": True}
+    fields = {"status": True, "createdAt": True, "confirmedAt": True, "completedAt": True, "failureReason": True}
+    fields |= {"fulfilment": True}
     cursor = orders.find(query, fields).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(SAMPLE)
     return summarize(await cursor.to_list(None), now)
 

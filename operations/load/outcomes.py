@@ -63,7 +63,9 @@ class Outcomes:
             self.full += reason.startswith(NO_SLOT)
         elif order["slot"]:
             self.slots[order["slot"]] += 1
-        if ended := order["completedAt"] or order["cancelledAt"]:
+        # Goods are final for the saga when they are confirmed; they may have been delivered meanwhile.
+        of_goods = order["status"] in ("CONFIRMED", "COMPLETED") and order["server"] is None
+        if ended := (of_goods and order["confirmedAt"]) or order["completedAt"] or order["cancelledAt"]:
             self.to_final.append((datetime.fromisoformat(ended) - created).total_seconds())
         if order["settled"]:
             self.to_settled.append((updated - created).total_seconds())

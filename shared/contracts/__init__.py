@@ -5,7 +5,7 @@ readers ignore unknown fields. A sample of each is stored in `tests/samples/mess
 """
 
 from shared.contracts.base import Message, OrderMessage
-from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
+from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved, StockShipped
 from shared.contracts.operations import DeadLetterHandled
 from shared.contracts.orders import (
     CancelProvisioning,
@@ -18,6 +18,7 @@ from shared.contracts.orders import (
     ProvisionServer,
     RefundPayment,
     ReleaseStock,
+    ShipStock,
 )
 from shared.contracts.payments import PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.provisioning import (
@@ -35,6 +36,8 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     PaymentFailed,
     ReleaseStock,
     StockReleased,
+    ShipStock,
+    StockShipped,
     RefundPayment,
     PaymentRefunded,
     ProvisionServer,
@@ -76,7 +79,9 @@ __all__ = [
     "ProvisioningProgress",
     "RefundPayment",
     "ReleaseStock",
+    "ShipStock",
     "StockReleased",
     "StockReservationFailed",
     "StockReserved",
+    "StockShipped",
 ]

@@ -48,3 +48,9 @@ class StockReleased(OrderMessage):
     """Nothing is held for the order any longer, and nothing will be."""
 
     routing_key: ClassVar[str] = "stock.released"
+
+
+class StockShipped(OrderMessage):
+    """What the order held is counted as shipped."""
+
+    routing_key: ClassVar[str] = "stock.shipped"

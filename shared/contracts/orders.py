@@ -86,6 +86,12 @@ class ReleaseStock(OrderMessage):
     items: Items = ()
 
 
+class ShipStock(OrderMessage):
+    """Count the stock that the order holds as shipped: the goods have left."""
+
+    routing_key: ClassVar[str] = "stock.ship"
+
+
 class RefundPayment(OrderMessage):
     """Refund what was charged for the order, or make sure that nothing will ever be charged."""
 
@@ -141,7 +147,7 @@ class OrderProvisioning(OrderEvent):
 
 
 class OrderCompleted(OrderEvent):
-    """The server is ready."""
+    """The server is ready, or the goods are delivered."""
 
     routing_key: ClassVar[str] = "order.completed"
 

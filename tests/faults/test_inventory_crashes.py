@@ -3,14 +3,24 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from inventory_service.stock import Status
-from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
+from shared.contracts import (
+    Message,
+    OrderCreated,
+    ReleaseStock,
+    ShipStock,
+    StockReleased,
+    StockReservationFailed,
+    StockReserved,
+    StockShipped,
+)
+from shared.errors import PoisonError
 from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError, nothing_fails
 from tests.support.inventory_worker import (
     Gate,
@@ -209,7 +219,7 @@ async def test_a_worker_that_stalls_while_a_release_overtakes_it_returns_what_it
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark_released")],
+    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_release_that_stalls_while_another_worker_completes_it_returns_units_once(
@@ -251,6 +261,85 @@ async def test_clearing_a_move_keeps_the_move_of_a_release_that_came_between(
     assert await unsettled_records(other.database) == []
 
 
+async def shipped_and_reserved(worker: Worker) -> dict[str, tuple[int, int]]:
+    found = {product_id: await worker.stock_items.find_product(product_id) for product_id in FULL}
+    return {product_id: (product.shipped, product.reserved) for product_id, product in found.items() if product}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("cleared", [False, True], ids=["move-pending", "move-cleared"])
+async def test_a_shipping_whose_worker_died_counts_units_once(
+    workers: list[Worker], other: Worker, point: str, cleared: bool
+) -> None:
+    await other.reserve(order("o", BOTH), order("stays", {"a": 1}))
+    if cleared:
+        await settle_everything([other])
+
+    await crash(doomed(workers, point).ship("o"))
+    assert await discrepancies(other.database) == []
+    assert await other.ship("o") == [StockShipped(order_id="o")]
+    assert await other.ship("o") == [StockShipped(order_id="o")]
+
+    assert await shipped_and_reserved(other) == {"a": (2, 1), "b": (3, 0)}
+    assert await free(other) == {"a": 7, "b": 7}
+    assert await other.status("o") == Status.SHIPPED
+    await settle_everything([other])
+    assert await unsettled_records(other.database) == []
+    await other.reserve(order("o", BOTH))
+    assert await shipped_and_reserved(other) == {"a": (2, 1), "b": (3, 0)}
+
+
+@pytest.mark.parametrize(
+    ("record", "method"),
+    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark")],
+    ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
+)
+async def test_a_shipping_that_stalls_while_another_worker_completes_it_counts_units_once(
+    workers: list[Worker], other: Worker, record: str, method: str
+) -> None:
+    await other.reserve(order("o", BOTH))
+    gate = Gate(getattr(workers[0], record), method)
+    stalled = asyncio.create_task(workers[0].ship("o"))
+    await gate.reached()
+    await other.ship("o")
+    await settle_everything([other])
+
+    gate.open()
+    await stalled
+
+    assert await shipped_and_reserved(other) == {"a": (2, 0), "b": (3, 0)}
+    await settle_everything(workers)
+    assert await unsettled_records(other.database) == []
+
+
+async def test_clearing_a_move_keeps_the_move_of_a_shipping_that_came_between(
+    workers: list[Worker], other: Worker
+) -> None:
+    slow = workers[0]
+    await slow.reserve(order("o", {"a": 2}))
+    gate = Gate(slow.stock_items, "write")
+    removing = asyncio.create_task(slow.pending_moves.drain())
+    await gate.reached()
+    await crash(doomed(workers, STOCK_MOVED).ship("o"))
+
+    gate.open()
+    await removing
+    await other.ship("o")
+
+    assert await shipped_and_reserved(other) == {"a": (2, 0), "b": (0, 0)}
+    await settle_everything(workers)
+    assert await unsettled_records(other.database) == []
+
+
+async def test_what_is_not_reserved_cannot_be_shipped(other: Worker) -> None:
+    await other.reserve(order("refused", {"a": 99}), order("gone", BOTH))
+    await other.release("gone")
+    for order_id, state in (("refused", "FAILED"), ("gone", "RELEASED"), ("unknown", "no reservation")):
+        with pytest.raises(PoisonError, match=state):
+            await other.ship(order_id)
+    assert await shipped_and_reserved(other) == {"a": (0, 0), "b": (0, 0)}
+
+
 Work = Callable[[Worker], Awaitable[Sequence[Message]]]
 
 
@@ -263,7 +352,7 @@ class Perils:
         ("reservations", "read"),
         ("reservations", "decisions"),
         ("reservations", "insert"),
-        ("reservations", "mark_released"),
+        ("reservations", "mark"),
     )
 
     def __init__(self, seed: int) -> None:
@@ -298,10 +387,14 @@ class Perils:
 
 
 class Inbox:
-    """A queue that delivers in any order, some messages twice, and redelivers what a dead worker was handling."""
+    """A queue that delivers in any order, some messages twice, and redelivers what a dead worker was handling.
 
-    def __init__(self, messages: Sequence[Message], chance: random.Random) -> None:
+    The orders in `delivered` are shipped as soon as their stock is known to be reserved.
+    """
+
+    def __init__(self, messages: Sequence[Message], chance: random.Random, delivered: Collection[str] = ()) -> None:
         self._random = chance
+        self._delivered = set(delivered)
         self.waiting = [*messages, *chance.sample(messages, len(messages) // 4)]
         self._random.shuffle(self.waiting)
         self.answers: list[Message] = []
@@ -313,7 +406,11 @@ class Inbox:
             batch = [m for m in self.waiting if type(m) is kind][: self._random.randint(1, 6)]
             self.waiting = [m for m in self.waiting if all(m is not taken for taken in batch)]
             try:
-                self.answers += await self._handle(alive, batch)
+                answers = await self._handle(alive, batch)
+                self.answers += answers
+                shipping = reserved(answers) & self._delivered
+                self._delivered -= shipping
+                self.waiting += [ShipStock(order_id=order_id) for order_id in sorted(shipping) for _ in range(2)]
                 await alive.pending_moves.drain()
             except SimulatedCrashError:
                 self.waiting += batch
@@ -322,6 +419,8 @@ class Inbox:
     async def _handle(self, worker: Worker, batch: list[Message]) -> Sequence[Message]:
         if isinstance(batch[0], OrderCreated):
             return await worker.handlers.reserve(batch)  # type: ignore[arg-type]
+        if isinstance(batch[0], ShipStock):
+            return await worker.handlers.ship(batch)  # type: ignore[arg-type]
         return await worker.handlers.release(batch)  # type: ignore[arg-type]
 
 
@@ -335,7 +434,8 @@ async def test_the_books_balance_after_any_crashes_and_stalls(workers: list[Work
     released = set(perils.random.sample(sorted(orders), 8))
     messages: list[OrderCreated | ReleaseStock] = [order(order_id, lines) for order_id, lines in orders.items()]
     messages += [release(order_id, perils.random.choice([{}, orders[order_id]])) for order_id in sorted(released)]
-    inbox = Inbox(messages, perils.random)
+    delivered = set(perils.random.sample(sorted(orders.keys() - released), 8))
+    inbox = Inbox(messages, perils.random, delivered)
 
     await asyncio.gather(*(inbox.serve(worker, perils) for worker in (*workers, *workers)))
 
@@ -343,7 +443,7 @@ async def test_the_books_balance_after_any_crashes_and_stalls(workers: list[Work
     await settle_everything([Worker(other.database)])
     assert await unsettled_records(other.database) == []
     assert_each_order_has_one_end(inbox.answers, orders, released)
-    await assert_records_agree(other, inbox.answers, orders, released, stock)
+    await assert_records_agree(other, inbox.answers, orders, released, delivered, stock)
 
 
 def assert_each_order_has_one_end(answers: Sequence[Message], orders: dict[str, Lines], released: set[str]) -> None:
@@ -356,18 +456,28 @@ def assert_each_order_has_one_end(answers: Sequence[Message], orders: dict[str, 
 
 
 async def assert_records_agree(
-    worker: Worker, answers: Sequence[Message], orders: dict[str, Lines], released: set[str], stock: Lines
+    worker: Worker,
+    answers: Sequence[Message],
+    orders: dict[str, Lines],
+    released: set[str],
+    delivered: set[str],
+    stock: Lines,
 ) -> None:
     held: Counter[str] = Counter()
+    shipped: Counter[str] = Counter()
     for order_id, lines in orders.items():
         status = await worker.status(order_id)
-        assert status in (
-            (Status.RELEASED, Status.FAILED) if order_id in released else (Status.RESERVED, Status.FAILED)
-        )
+        kept = Status.SHIPPED if order_id in delivered else Status.RESERVED
+        assert status in ((Status.RELEASED, Status.FAILED) if order_id in released else (kept, Status.FAILED))
         if status == Status.RESERVED:
             held.update(lines)
+        if status == Status.SHIPPED:
+            shipped.update(lines)
     assert outcomes(answers)["StockReserved"] > 0
-    assert {p: await worker.free(p) + held[p] for p in stock} == stock
+    assert {p: await worker.free(p) + held[p] + shipped[p] for p in stock} == stock
+    products = {p: await worker.stock_items.find_product(p) for p in stock}
+    assert {p: product and product.shipped for p, product in products.items()} == {p: shipped[p] for p in stock}
+    assert {p: product and product.reserved for p, product in products.items()} == {p: held[p] for p in stock}
 
 
 async def test_the_sweep_clears_moves_of_a_dead_worker_except_those_of_undecided_orders(

@@ -219,7 +219,7 @@ async def test_only_reserved_becomes_released(worker: Worker) -> None:
         [a_reservation("kept", updated_at=old), a_reservation("refused", status=Status.FAILED, updated_at=old)]
     )
 
-    await worker.reservations.mark_released(["kept", "refused", "unknown"])
+    await worker.reservations.mark(["kept", "refused", "unknown"], Status.RELEASED)
 
     found = await worker.reservations.read(["kept", "refused", "unknown"])
     assert {order_id: r.status for order_id, r in found.items()} == {"kept": Status.RELEASED, "refused": Status.FAILED}

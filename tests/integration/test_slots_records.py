@@ -203,7 +203,7 @@ async def test_a_reservation_keeps_its_slot_and_its_assignment(worker: Worker, r
 
     await worker.reservations.insert([own, second, first])
     if release:
-        await worker.reservations.mark_released([first.order_id])
+        await worker.reservations.mark([first.order_id], Status.RELEASED)
 
     assert (await worker.reservations.read(["o"])) == {"o": own}
     assert (await worker.reservations.assignments(["x", "o"])) == {"x": second}

@@ -20,6 +20,7 @@ from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
+from inventory_service.shipper import Shipper
 from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, SlotAssigner
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import SLOT
@@ -28,7 +29,7 @@ from inventory_service.stock_items import StockItems
 from inventory_service.timetable import Rules
 from shared import database, schema
 from shared.clock import Clock, utc_now
-from shared.contracts import Message, OrderCreated, ReleaseStock, StockReservationFailed, StockReserved
+from shared.contracts import Message, OrderCreated, ReleaseStock, ShipStock, StockReservationFailed, StockReserved
 from shared.database import Database, Document
 from shared.failpoints import Failpoint, SimulatedCrashError, nothing_fails
 
@@ -71,13 +72,17 @@ class Worker:
         )
         releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, failpoint)
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
-        self.handlers = StockHandlers(processor, releaser)
+        shipper = Shipper(self.stock_items, self.reservations, self.pending_moves, failpoint)
+        self.handlers = StockHandlers(processor, releaser, shipper)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))
 
     async def release(self, *order_ids: str, lines: Lines | None = None) -> list[Message]:
         return list(await self.handlers.release([release(order_id, lines or {}) for order_id in order_ids]))
+
+    async def ship(self, *order_ids: str) -> list[Message]:
+        return list(await self.handlers.ship([ShipStock(order_id=order_id) for order_id in order_ids]))
 
     async def status(self, order_id: str) -> str | None:
         found = await self.reservations.read([order_id])
@@ -222,7 +227,15 @@ async def discrepancies(db: Database) -> list[str]:
             continue
         moves = product["moving"]
         out = sum(-change for change in moves.values() if change < 0)
-        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - moves.keys())
+        moved = {order_id for order_id, change in moves.items() if change}
+        out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - moved)
+        shipped = sum(
+            _held(reservation, product["_id"])
+            for order_id, reservation in held.items()
+            if reservation["status"] == "SHIPPED" or moves.get(order_id) == 0
+        )
+        if product["kind"] != SLOT and product.get("shipped", 0) != shipped:
+            found.append(f"{product['_id']}: {product.get('shipped', 0)} shipped, by the reservations {shipped}")
         if _too_much_is_out(product) or product["supplied"] != product["quantity"] + out:
             found.append(f"{product['_id']}: supplied {product['supplied']}, free {product['quantity']}, out {out}")
     return found
@@ -246,7 +259,11 @@ async def _snapshot(db: Database) -> tuple[list[Document], dict[str, Document]]:
         try:
             async with db.client.start_session(snapshot=True) as session:
                 products = await db[PRODUCTS].find({}, session=session).to_list(None)
-                reserved = await db[RESERVATIONS].find({"status": "RESERVED"}, session=session).to_list(None)
+                reserved = (
+                    await db[RESERVATIONS]
+                    .find({"status": {"$in": ["RESERVED", "SHIPPED"]}}, session=session)
+                    .to_list(None)
+                )
         except OperationFailure as error:
             if error.code != SNAPSHOT_UNAVAILABLE:  # a collection has just been created
                 raise

@@ -251,7 +251,7 @@ def stock_records(moving: dict[str, int], reserved: int, *reserved_orders: str, 
     """A product with `reserved` units reserved, two for each of these orders; orders with a pending move exist."""
     document = {"kind": "goods", "quantity": 0, "supplied": 0, "moving": moving} | product
     reservations = {order_id: a_reservation("RESERVED") for order_id in reserved_orders}
-    return StockRecords("p1", document, reserved, reservations, {order_id: an_order() for order_id in moving})
+    return StockRecords("p1", document, reserved, 0, reservations, {order_id: an_order() for order_id in moving})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def slot_records(
         ID,
         known | {"moving": moving} | slot,
         booked,
+        0,
         {holder: reservation} if reservation else {},
         {holder: order} if order else {},
     )
@@ -91,7 +92,7 @@ WRONG: dict[str, tuple[StockRecords, list[str]]] = {
     "given back twice": (slot_records(-1000, 0), ["conservation"]),
     "it ends before it begins": (slot_records(0, 0, end=NOW), ["times"]),
     "its id says another time": (slot_records(0, 0, start=NOW - timedelta(hours=1)), ["times"]),
-    "booked and not there": (StockRecords(ID, None, 1000, {}, {}), ["unknown slot"]),
+    "booked and not there": (StockRecords(ID, None, 1000, 0, {}, {}), ["unknown slot"]),
 }
 
 

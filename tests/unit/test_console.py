@@ -124,7 +124,10 @@ def orders(status: str, count: int, *, every: float = 1.0, took: float = 0.05, *
 
 def test_shares_are_of_the_decided_orders() -> None:
     failed = orders("CANCELLED", 1, failureReason="no stock")
-    recent = summarize([*orders("CONFIRMED", 2), *orders("COMPLETED", 1, took=30), *failed, *orders("PENDING", 5)], NOW)
+    recent = summarize(
+        [*orders("CONFIRMED", 2), *orders("COMPLETED", 1, took=30, fulfilment="vps"), *failed, *orders("PENDING", 5)],
+        NOW,
+    )
     assert recent.orders == 9
     assert (recent.succeeded, recent.failed) == (0.75, 0.25)
     assert recent.goods == (2, 0.05, 0.05)

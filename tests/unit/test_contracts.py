@@ -78,6 +78,8 @@ REQUIRED = {
     "provisioning.completed": ["server"],
     "provisioning.failed": ["reason"],
     "provisioning.cancel": [],
+    "stock.ship": [],
+    "stock.shipped": [],
     "order.confirmed": ["userId", "totalAmount"],
     "order.provisioning": ["userId", "totalAmount"],
     "order.completed": ["userId", "totalAmount"],
@@ -247,7 +249,7 @@ def test_numbers_fit_a_database(routing_key: str, path: list[str], number: Any) 
 
 
 LONGEST_CHARACTER = len("\\u0000")
-LONGEST_NUMBER = len("-1000000000000.01")
+LONGEST_SCALAR = len('"2023-11-14T21:45:00.000000+00:00"')
 
 
 def most_bytes(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
@@ -269,8 +271,8 @@ def most_bytes(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
             return 2 + int(most) * LONGEST_CHARACTER
         case {"type": "string", "pattern": pattern} if most := re.fullmatch(r"\^\[.*\]\{(?:\d+,)?(\d+)\}\$", pattern):
             return 2 + int(most[1]) * LONGEST_CHARACTER
-        case {"type": "integer" | "number" | "boolean" | "null"}:
-            return LONGEST_NUMBER
+        case {"type": "integer" | "number" | "boolean" | "null"} | {"format": "date-time"}:
+            return LONGEST_SCALAR
     raise AssertionError(f"nothing bounds {schema}")
 
 

@@ -70,7 +70,8 @@ def shown(status: str, *, settled: bool = True, accepted: float = 0.0, took: flo
     reason = "The card was declined" if status == "CANCELLED" else None
     times: dict[str, Any] = {"slot": "slot:900" if status == "CONFIRMED" else None}
     times |= {"createdAt": start.isoformat(), "updatedAt": end, "completedAt": None, "cancelledAt": None}
-    times |= {"completedAt": end} if status == "CONFIRMED" else {"cancelledAt": end} if status == "CANCELLED" else {}
+    times |= {"confirmedAt": None, "server": None}
+    times |= {"confirmedAt": end} if status == "CONFIRMED" else {"cancelledAt": end} if status == "CANCELLED" else {}
     return {"status": status, "settled": settled, "failureReason": reason, **times}
 
 

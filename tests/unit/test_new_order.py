@@ -137,6 +137,7 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], field: str, message: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({str(i): 0 for i in range(201)}, "at most 200"),
         ({"a": "x" * MAX_OPTIONS_BYTES}, f"allowed are {MAX_OPTIONS_BYTES}"),
         ({"a": 2**70}, "64 bits"),
         ([], "dictionary"),

@@ -1,7 +1,6 @@
 """The number of an order for people."""
 
 import re
-import uuid
 
 import pytest
 from hypothesis import given
@@ -37,6 +36,6 @@ def test_anything_else_is_refused(number: str) -> None:
         ids_of(number)
 
 
-@pytest.mark.parametrize("order_id", ["o1", uuid.uuid4().hex.upper(), uuid.uuid4().hex[:-1]])
+@pytest.mark.parametrize("order_id", ["o1", "A" * 32, "a" * 31])
 def test_an_id_of_another_kind_has_no_number(order_id: str) -> None:
     assert order_number(order_id) is None

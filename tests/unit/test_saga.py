@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from order_service.diagram import transitions
-from order_service.events import CancelRequested, DeadlinePassed, Event, RefundRequested, RetryRequested
+from order_service.events import CancelRequested, DeadlinePassed, DeliveryNoted, Event, RefundRequested, RetryRequested
 from order_service.order import Order, Status
 from order_service.rules import Transition
 from order_service.saga import MAX_RUNS, SAGA
@@ -42,6 +42,7 @@ SERVER_RESERVED = c.StockReserved(
     order_id=ID, fulfilment="vps", provisioning=ServerSpecification(package="103.181.91", package_id="7", ram=2048)
 )
 NO_STOCK = c.StockReservationFailed(order_id=ID, reason="Insufficient stock for p1: asked 2, free 1")
+SHIPPED = c.StockShipped(order_id=ID)
 STOCK_RELEASED = c.StockReleased(order_id=ID)
 PAID = c.PaymentProcessed(order_id=ID, transaction_id="tx")
 DECLINED = c.PaymentFailed(order_id=ID, reason="The card was declined")
@@ -62,6 +63,7 @@ SAID_1, SAID_2, SAID_3 = (
     )
 )
 CANCEL = CancelRequested("changed my mind")
+DELIVERED = DeliveryNoted()
 RETRY, REFUND, DEADLINE = RetryRequested(), RefundRequested(), DeadlinePassed()
 
 EVENTS: dict[str, Event] = {
@@ -69,6 +71,7 @@ EVENTS: dict[str, Event] = {
     "server reserved": SERVER_RESERVED,
     "no stock": NO_STOCK,
     "stock released": STOCK_RELEASED,
+    "shipped": SHIPPED,
     "paid": PAID,
     "declined": DECLINED,
     "refunded": REFUNDED,
@@ -82,6 +85,7 @@ EVENTS: dict[str, Event] = {
     "no server, run 2": SECOND_RUN_FAILED,
     "wrong server": WRONG_SERVER,
     "cancel": CANCEL,
+    "delivered": DELIVERED,
     "retry": RETRY,
     "refund": REFUND,
     "deadline": DEADLINE,
@@ -110,6 +114,8 @@ STATES = {
     "PENDING with stock": play(STOCK_RESERVED),
     "PENDING with payment": play(PAID),
     "CONFIRMED": play(STOCK_RESERVED, PAID),
+    "COMPLETED, goods leaving": play(STOCK_RESERVED, PAID, DELIVERED),
+    "COMPLETED, goods gone": play(STOCK_RESERVED, PAID, DELIVERED, SHIPPED),
     "PROVISIONING": play(SERVER_RESERVED, PAID),
     "PROVISIONING, to be cancelled": play(SERVER_RESERVED, PAID, CANCEL),
     "PROVISIONING, progress 2 known": play(SERVER_RESERVED, PAID, SAID_2),
@@ -169,6 +175,8 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PENDING with payment", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
     # The answer that completed the join comes again: what followed from it may have been lost, so it is repeated.
     ("CONFIRMED", "paid"): ("CONFIRMED", ["order.confirmed"]),
+    ("CONFIRMED", "delivered"): ("COMPLETED", ["order.completed", "stock.ship"]),
+    ("COMPLETED, goods leaving", "shipped"): ("COMPLETED", []),
     ("PROVISIONING", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
     ("PROVISIONING", "server ready"): ("COMPLETED", ["order.completed"]),
     ("PROVISIONING", "no server"): ("FAILED", ["order.failed"]),
@@ -316,6 +324,17 @@ def test_either_answer_may_complete_the_join(events: tuple[Event, ...]) -> None:
 def test_a_step_that_is_done_is_not_in_the_history_twice() -> None:
     assert last(STOCK_RESERVED, PAID, PAID).entry is None
     assert last(STOCK_RESERVED, STOCK_RESERVED).entry is None
+
+
+def test_delivered_goods_are_settled_once_their_stock_is_shipped() -> None:
+    delivered = play(STOCK_RESERVED, PAID, DELIVERED)
+    assert (delivered.completed_at, delivered.settled, delivered.stock_status) == (NOW, False, "RESERVED")
+    assert [message.routing_key for message in SAGA.pending_commands(delivered)] == ["stock.ship"]
+    shipped = play(SHIPPED, order=delivered)
+    assert (shipped.settled, shipped.stock_status) == (True, "SHIPPED")
+    assert SAGA.pending_commands(shipped) == ()
+    for state, order in STATES.items():
+        assert SAGA.accepts(order, DELIVERED) == (state == "CONFIRMED"), state
 
 
 def test_a_cancelled_order_is_settled_when_nothing_is_held_and_not_before() -> None:
@@ -568,6 +587,8 @@ def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
             ]
         case c.ReleaseStock():
             return [[STOCK_RELEASED]]
+        case c.ShipStock():
+            return [[SHIPPED]]
         case c.RefundPayment():
             return [[REFUNDED, VOIDED]]
         case c.ProvisionServer():
