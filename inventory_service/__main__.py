@@ -31,7 +31,9 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     shipper = Shipper(stock_items, reservations, pending_moves, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
-    router.include_router(create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser)))
+    router.include_router(
+        create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser), reservations)
+    )
     return Parts(
         handlers=handlers(processor, releaser, shipper),
         router=router,

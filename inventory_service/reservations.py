@@ -1,6 +1,7 @@
 """The reservations collection: one document per order, the decision about its stock."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
@@ -21,6 +22,11 @@ INDEXES = (
         [("assignment.orderId", ASCENDING), ("assignment.number", DESCENDING)],
         name="assignments",
         partialFilterExpression={"assignment.orderId": {"$exists": True}},
+    ),
+    IndexModel(
+        [("slot.slotId", ASCENDING), ("slot.visibleAt", ASCENDING), ("_id", ASCENDING)],
+        name="by_slot",
+        partialFilterExpression={"slot.slotId": {"$exists": True}},
     ),
 )
 
@@ -58,6 +64,29 @@ class Reservations:
         """Return the reservation of one order, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})
         return _reservation(document) if document else None
+
+    async def in_slot(
+        self,
+        slot_id: str,
+        visible: Visible,
+        *,
+        visible_until: datetime | None,
+        after: tuple[datetime, str] | None,
+        limit: int,
+    ) -> list[Reservation]:
+        """Return a page of the bookings of a slot that are kept or delivered, by (visibleAt, id) after the given one.
+
+        With `visible_until` only those that are visible by then.
+        """
+        query: Document = {"slot.slotId": slot_id, "status": {"$in": [Status.RESERVED, Status.SHIPPED]}, **visible}
+        if visible_until is not None:
+            query["slot.visibleAt"] = {"$lte": visible_until}
+        if after is not None:
+            moment, reservation_id = after
+            later = {"slot.visibleAt": {"$gt": moment}}
+            query["$or"] = [later, {"slot.visibleAt": moment, "_id": {"$gt": reservation_id}}]
+        cursor = self._collection.find(query).sort([("slot.visibleAt", ASCENDING), ("_id", ASCENDING)]).limit(limit)
+        return [_reservation(document) for document in await cursor.to_list(None)]
 
     async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
         """Return the decisions that exist, by order."""

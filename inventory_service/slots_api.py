@@ -1,14 +1,16 @@
 """HTTP routes of delivery slots: rules, single slots, and assignments to orders of other systems."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 from pydantic.alias_generators import to_camel
 
+from inventory_service.reservations import Reservations
 from inventory_service.slot_assigner import (
     AssignmentRequest,
     AssignmentResult,
@@ -20,15 +22,34 @@ from inventory_service.slot_assigner import (
 from inventory_service.slots import SlotRules, Slots
 from inventory_service.stock import Booking, Reservation, Status
 from inventory_service.timetable import DAY_MINUTES, Rules, slot_id, start_of
-from inventory_service.views import AssignmentView, SlotPage, SlotRulesView, show_assignment, show_rules, show_slot
+from inventory_service.views import (
+    AssignmentView,
+    BookingPage,
+    SlotPage,
+    SlotRulesView,
+    show_assignment,
+    show_in_slot,
+    show_rules,
+    show_slot,
+)
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.group_commit import GroupCommit
 from shared.http import Body, ProblemError, conflict, documented, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import (
+    DEFAULT_LIMIT,
+    CursorParameter,
+    Limit,
+    after_time,
+    page_response,
+    read_cursor,
+    time_key,
+    write_cursor,
+)
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
@@ -94,12 +115,15 @@ class AssignBody(Body):
     items_count: Annotated[Count, Field(ge=1)]
 
 
-def create_slots_router(rules: SlotRules, slots: Slots, assigner: SlotAssigner) -> APIRouter:
+def create_slots_router(
+    rules: SlotRules, slots: Slots, assigner: SlotAssigner, reservations: Reservations, clock: Clock = utc_now
+) -> APIRouter:
     """Build the routes."""
     router = APIRouter()
     router.include_router(_rules_routes(rules))
     router.include_router(_assignment_routes(assigner))
     router.include_router(_slot_routes(slots))
+    router.include_router(_booking_routes(reservations, clock))
     return router
 
 
@@ -157,6 +181,37 @@ def _slot_routes(slots: Slots) -> APIRouter:
         return json_response(show_slot(slot))
 
     return router
+
+
+def _booking_routes(reservations: Reservations, clock: Clock) -> APIRouter:
+    router = new_router("slots")
+
+    @router.get("/slots/{slot_id}/orders", response_model=BookingPage)
+    @requires(Permission.ORDERS_READ)
+    async def list_orders(
+        slot_id: SlotId,
+        caller: Caller,
+        visible: Annotated[bool, Query(description="Only orders whose work is visible by now")] = False,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: CursorParameter = None,
+    ) -> Response:
+        """Orders booked in a slot, by the time at which their work becomes visible: the list of the kitchen."""
+        page = await reservations.in_slot(
+            slot_id,
+            caller.visible(Permission.ORDERS_READ),
+            visible_until=clock() if visible else None,
+            after=after_time(cursor),
+            limit=limit,
+        )
+        return page_response(page, show_in_slot, key=_place_in_list, limit=limit)
+
+    return router
+
+
+def _place_in_list(reservation: Reservation) -> Sequence[Any]:
+    if reservation.booking is None:
+        raise ValueError(f"{reservation.order_id} has no slot")
+    return time_key(reservation.booking.visible_at, reservation.order_id)
 
 
 def _assignment_routes(assigner: SlotAssigner) -> APIRouter:

@@ -77,6 +77,25 @@ class AssignmentView(View):
     order_price: float
 
 
+class BookingView(View):
+    """An order in a slot; `items` is empty for an order of another system, of which only the number is known."""
+
+    order_id: str
+    status: Status
+    items: list[LineView]
+    items_count: int
+    slot_start: datetime
+    visible_at: datetime
+    order_price: float
+
+
+class BookingPage(View):
+    """A page of the orders in a slot, by the time at which they become visible."""
+
+    items: list[BookingView]
+    next_cursor: str | None
+
+
 class SlotView(View):
     """A delivery slot; load and capacity are money."""
 
@@ -137,13 +156,32 @@ def show_reservation(reservation: Reservation) -> dict[str, Any]:
     return {
         "orderId": reservation.order_id,
         "status": reservation.status,
-        "items": [
-            {"productId": line.product_id, "quantity": line.quantity, "price": to_json_number(line.price)}
-            for line in reservation.items
-        ],
+        "items": _lines(reservation),
         "failureReason": reservation.failure_reason,
         "slot": show_assignment(reservation.booking) if reservation.booking is not None else None,
     }
+
+
+def show_in_slot(reservation: Reservation) -> dict[str, Any]:
+    """Show an order in the list of its slot."""
+    if reservation.booking is None:
+        raise ValueError(f"{reservation.order_id} has no slot")
+    booking = show_assignment(reservation.booking)
+    assignment = reservation.assignment
+    return {
+        "orderId": assignment.order_id if assignment else reservation.order_id,
+        "status": reservation.status,
+        "items": _lines(reservation),
+        "itemsCount": assignment.items_count if assignment else sum(line.quantity for line in reservation.items),
+        **{name: booking[name] for name in ("slotStart", "visibleAt", "orderPrice")},
+    }
+
+
+def _lines(reservation: Reservation) -> list[dict[str, Any]]:
+    return [
+        {"productId": line.product_id, "quantity": line.quantity, "price": to_json_number(line.price)}
+        for line in reservation.items
+    ]
 
 
 def show_assignment(booking: Booking) -> dict[str, Any]:

@@ -53,6 +53,13 @@ ORDER_ACTIONS: Mapping[str, OrderAction] = {
             "the failure reason of the order, which the customer may see.",
         ),
         OrderAction(
+            "deliver",
+            "Deliver",
+            ("CONFIRMED",),
+            Permission.ORDERS_FULFIL,
+            "The order is completed: its goods have left, and its stock is no longer reserved. This cannot be undone.",
+        ),
+        OrderAction(
             "retry",
             "Retry",
             ("FAILED",),
@@ -174,7 +181,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             order=records.order,
             why="",
             error=None,
-            needs_approval=_needs_approval(dependencies, records.order),
+            needs_approval=_needs_approval(dependencies, name, records.order),
         )
 
     @router.post(f"/orders/{{order_id}}/do/{name}")
@@ -182,7 +189,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     async def act(request: Request, order_id: str, why: Annotated[Why, Form()]) -> Response:
         """Have the order service execute the action, log it, and show the order."""
         records = await _records(dependencies, order_id)
-        if _needs_approval(dependencies, records.order):
+        if _needs_approval(dependencies, name, records.order):
             return await ask_for_approval(request, dependencies, action=f"order.{name}", subject=order_id, why=why)
         body = {"reason": why} if name == "cancel" else None
         action = OperatorAction(actor(request), why, f"order.{name}", order_id)
@@ -204,11 +211,14 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
     return records
 
 
-_PARTICIPLES = {"cancel": "cancelled", "retry": "retried", "refund": "refunded"}
+_PARTICIPLES = {"cancel": "cancelled", "deliver": "delivered", "retry": "retried", "refund": "refunded"}
 
 
-def _needs_approval(dependencies: ConsoleDependencies, order: Document | None) -> bool:
-    return order is not None and dependencies.approval_policy.order_needs(order.get("totalAmount"))
+def _needs_approval(dependencies: ConsoleDependencies, name: str, order: Document | None) -> bool:
+    """Return whether a second person has to approve the action; a delivery moves no money."""
+    return (
+        name != "deliver" and order is not None and dependencies.approval_policy.order_needs(order.get("totalAmount"))
+    )
 
 
 def _possible_actions(order: Document | None) -> list[OrderAction]:

@@ -14,6 +14,7 @@ from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
 from operations.console.sign_in import create_sign_in
+from operations.console.slots import create_slots
 from operations.console.stock import create_stock
 from operations.sign_in.sessions import Sessions
 from shared.access.middleware import requires
@@ -32,6 +33,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_overview,
         create_orders,
         create_stock,
+        create_slots,
         create_packages,
         create_audit,
         create_dead_letters,

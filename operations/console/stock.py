@@ -23,6 +23,7 @@ class StockRow(NamedTuple):
     product_id: str
     free: int | None
     reserved: int
+    shipped: int
     scale: int
 
 
@@ -72,7 +73,10 @@ def stock_rows(items: Sequence[Mapping[str, Any]]) -> list[StockRow]:
     """Return the rows for the stock that the inventory service lists."""
     scale = max([1, *((item.get("quantity") or 0) + (item.get("reserved") or 0) for item in items)])
     return [
-        StockRow(str(item.get("productId")), item.get("quantity"), item.get("reserved") or 0, scale) for item in items
+        StockRow(
+            str(item.get("productId")), item.get("quantity"), item.get("reserved") or 0, item.get("shipped") or 0, scale
+        )
+        for item in items
     ]
 
 

@@ -132,7 +132,7 @@ async def test_of_ten_orders_for_five_units_five_are_confirmed(
 
     assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 5}
     assert all(product in order["failureReason"] for order in by_status["CANCELLED"])
-    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 5}
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 5, "shipped": 0}
     assert {await charged(stack, client, order) for order in by_status["CONFIRMED"]} == {"PROCESSED"}
     assert {await charged(stack, client, order) for order in by_status["CANCELLED"]} <= {"VOIDED", "REFUNDED"}
     assert_books_balance(stack, orders=10)
@@ -159,7 +159,7 @@ async def test_inventory_killed_among_a_hundred_orders_is_restarted_and_all_sett
     assert after["RestartCount"] == before["RestartCount"] + 1
     assert after["State"]["Running"]
     assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 60, "CANCELLED": 40}
-    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 60}
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 0, "reserved": 60, "shipped": 0}
     assert_books_balance(stack, orders=100)
 
 
@@ -373,7 +373,7 @@ async def test_the_books_are_kept_over_down_and_up(
     assert await settled(stack, client, order["orderId"]) == order
     again = await settled(stack, client, await place(stack, client, product))
     assert (order["status"], again["status"]) == ("CONFIRMED", "CONFIRMED")
-    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 1, "reserved": 2}
+    assert await stock_of(stack, client, product) == {"productId": product, "quantity": 1, "reserved": 2, "shipped": 0}
     assert_books_balance(stack, orders=2)
 
 

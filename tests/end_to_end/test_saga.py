@@ -39,7 +39,7 @@ async def test_ten_orders_at_once_for_five_in_stock(stack: Stack) -> None:
             assert order["failureReason"] == "Insufficient stock for p1: asked 1, free 0"
             assert order["stockStatus"] == "FAILED"
             assert order["paymentStatus"] in ("REFUNDED", "VOIDED")
-    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 0, "reserved": 5}
+    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 0, "reserved": 5, "shipped": 0}
 
 
 async def test_a_declined_payment_releases_its_stock(stack: Stack) -> None:
@@ -48,7 +48,7 @@ async def test_a_declined_payment_releases_its_stock(stack: Stack) -> None:
     order = await stack.settled(await stack.place(payment={"token": "tok_declined"}))
     assert (order["status"], order["failureReason"]) == ("CANCELLED", "The card was declined")
     assert (order["stockStatus"], order["paymentStatus"]) == ("RELEASED", "FAILED")
-    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 1, "reserved": 0}
+    assert await stack.inventory("p1") == {"productId": "p1", "quantity": 1, "reserved": 0, "shipped": 0}
     assert (await stack.settled(await stack.place(payment={"token": "tok_ok"})))["status"] == "CONFIRMED"
 
 
@@ -180,6 +180,42 @@ async def test_a_cancel_racing_the_join_has_one_winner(stack: Stack) -> None:
     inventory = await stack.inventory("p1")
     assert inventory["quantity"] + inventory["reserved"] == 1000
     assert statuses
+
+
+async def test_delivered_goods_leave_the_stock_once(stack: Stack) -> None:
+    await stack.start("order", "inventory", "payment", "inventory")
+    await stack.stock("p1", 20)
+    placed = [await stack.place(payment={"token": "tok_ok"}, delivery={"slot": "auto"}) for _ in range(6)]
+    refused = await stack.place(payment={"token": "tok_declined"})
+    await stack.all_settled([*placed, refused])
+
+    async def deliver(order_id: str) -> int:
+        url = f"{stack.url('order')}/orders/{order_id}/deliver"
+        return (await stack.client.post(url)).status_code
+
+    # While inventory is away, an order is completed and not settled; three requests for each deliver it once.
+    for process in stack.processes("inventory"):
+        await stack.kill(process)
+    leaving = placed[:4]
+    answers = await asyncio.gather(*(deliver(order_id) for order_id in leaving * 3))
+    assert Counter(answers) == {202: 4, 409: 8}
+    assert await deliver(refused) == 409
+    shown = await stack.order(leaving[0])
+    assert (shown["status"], shown["stockStatus"], shown["settled"]) == ("COMPLETED", "RESERVED", False)
+    await stack.start("inventory")
+    for order in await stack.all_settled(leaving):
+        assert (order["status"], order["stockStatus"], order["paymentStatus"]) == ("COMPLETED", "SHIPPED", "PROCESSED")
+        assert order["confirmedAt"] < order["completedAt"]
+        events = [line["event"] for line in order["history"]]
+        assert (events.count("order.delivery_noted"), events.count("stock.shipped")) == (1, 1)
+    stock = await stack.inventory("p1")
+    assert stock == {"productId": "p1", "quantity": 14, "reserved": 2, "shipped": 4}
+    slot = (await stack.order(leaving[0]))["slot"]
+    answer = await stack.client.get(f"{stack.url('inventory')}/slots/{slot}/orders")
+    statuses = {found["orderId"]: found["status"] for found in answer.json()["items"]}
+    assert {order_id: statuses[order_id] for order_id in placed} == dict.fromkeys(leaving, "SHIPPED") | dict.fromkeys(
+        placed[4:], "RESERVED"
+    )
 
 
 async def test_an_order_is_followed_to_its_end_by_events(stack: Stack) -> None:

@@ -93,10 +93,10 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 28,
-        "reservations": 25,
-        "payments": 27,
-        "charges": 23,
+        "orders": 30,
+        "reservations": 27,
+        "payments": 29,
+        "charges": 25,
         "jobs": 8,
         "intents": 0,
         "products": 4,
@@ -110,11 +110,11 @@ async def test_correct_records_pass(world: World) -> None:
         "transfers": 2,
         "actions": 0,
     }
-    assert report.information["inFlight"] == 9
+    assert report.information["inFlight"] == 10
     assert report.information["bookedInSlots"] == 144
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 17}
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 19}
     assert report.information["systemBalances"] == {
         "system:bank-fees:USD": 0.5,
         "system:clearing:USD": 252,
@@ -169,8 +169,8 @@ FROM = "from-retainer"
 
 CORRUPTIONS = [
     # 1: stock is conserved.
-    Corruption("a unit vanished", "products", "p1", put(quantity=15), 1, "conservation"),
-    Corruption("a unit appeared", "products", "p1", put(quantity=17), 1, "conservation"),
+    Corruption("a unit vanished", "products", "p1", put(quantity=13), 1, "conservation"),
+    Corruption("a unit appeared", "products", "p1", put(quantity=15), 1, "conservation"),
     Corruption("supplied changed", "products", "p2", put(supplied=6), 1, "conservation"),
     Corruption("negative", "products", "p2", put(quantity=-1, supplied=0), 1, "negative"),
     Corruption("no count", "products", "p2", put(quantity="4"), 1, "counts"),
@@ -178,6 +178,9 @@ CORRUPTIONS = [
     Corruption("mark is gone", "products", "p1", drop("moving.taken"), 1, "conservation"),
     Corruption("mark changed", "products", "p1", put(**{"moving.recorded": -2}), 1, "conservation"),
     Corruption("sold twice", "reservations", "confirmed", put(**{"items.0.quantity": 2}), 1, "conservation", "p1"),
+    Corruption("shipped and not counted", "products", "p1", put(shipped=1), 1, "shipped"),
+    Corruption("counted and not shipped", "reservations", "gone", put(status="RESERVED"), 1, "shipped", "p1"),
+    Corruption("counted twice", "products", "p1", drop("moving.leaving"), 1, "shipped"),
     # 1 for slots: the load is the sum of the orders' prices, and within the capacity.
     Corruption("room vanished", "products", FULL, put(quantity=-1), 1, "conservation"),
     Corruption("room appeared", "products", FULL, put(quantity=1), 1, "conservation"),
@@ -211,14 +214,16 @@ CORRUPTIONS = [
         "pending move of a settled order",
         "products",
         "p1",
-        put(**{"moving.declined": -1}, quantity=15),
+        put(**{"moving.declined": -1}, quantity=13),
         2,
         "pending move",
     ),
     Corruption(
-        "pending move of no order", "products", "p1", put(**{"moving.nobody": -1}, quantity=15), 2, "pending move"
+        "pending move of no order", "products", "p1", put(**{"moving.nobody": -1}, quantity=13), 2, "pending move"
     ),
     Corruption("total", "orders", "confirmed", put(totalAmount=1), 2, "total"),
+    Corruption("a discount", "orders", "gone", put(particulars={"discounts": [{"amount": 1}]}), 2, "total"),
+    Corruption("shipping costs", "orders", "gone", put(particulars={"shippingAmount": 1}), 2, "total"),
     Corruption("items", "orders", "confirmed", put(**{"items.0.price": 1}), 2, "total"),
     Corruption("another amount paid", "payments", "confirmed", put(amount=1), 2, "payment amount"),
     Corruption("another amount charged", "gateway_charges", "confirmed", put(amount=1), 2, "charge amount"),
@@ -285,10 +290,14 @@ CORRUPTIONS = [
     Corruption("money returned", "gateway_charges", "confirmed", put(refundedAt=NOW), 3, "money"),
     Corruption("join without stock", "orders", "confirmed", put(stockStatus="PENDING"), 3, "join"),
     Corruption("join without payment", "orders", "completed", put(paymentStatus="FAILED"), 3, "join"),
+    Corruption("delivered, still reserved", "reservations", "gone", put(status="RELEASED"), 3, "stock", "gone"),
+    Corruption("shipped, not delivered", "reservations", "confirmed", put(status="SHIPPED"), 3, "stock", "confirmed"),
+    Corruption("delivered, not told", "orders", "gone", put(stockStatus="RESERVED"), 3, "join"),
     # 4: every order ends, once and in time.
     Corruption("past its deadline", "orders", "new", put(deadline=NOW - timedelta(minutes=1)), 4, "deadline"),
     Corruption("no deadline", "orders", "new", drop("deadline"), 4, "times"),
     Corruption("compensation hangs", "orders", "returning", put(updatedAt=LONG_AGO), 4, "compensation"),
+    Corruption("shipping hangs", "orders", "leaving", put(updatedAt=LONG_AGO), 4, "shipping"),
     Corruption("provisioning hangs", "jobs", "provisioning", None, 4, "provisioning"),
     Corruption("join missed", "orders", "new", put(stockStatus="RESERVED", paymentStatus="PROCESSED"), 4, "join"),
     Corruption("settled too early", "orders", "declined", put(stockStatus="RESERVED"), 4, "settled"),
@@ -497,7 +506,7 @@ async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) 
     report = await world.audit()
     assert report.violations == []
     assert report.checked["intents"] == 1
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 16, "stripe": 1}
+    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 18, "stripe": 1}
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:
@@ -623,13 +632,13 @@ async def test_a_suspicion_that_resolves_itself_is_not_reported(world: World) ->
 
 
 async def test_a_violation_has_the_found_and_the_expected_state(world: World) -> None:
-    await world.collection("products").update_one({"_id": "p1"}, put(quantity=15))
+    await world.collection("products").update_one({"_id": "p1"}, put(quantity=13))
     (violation,) = (await world.audit()).violations
     assert violation.as_json() == {
         "invariant": 1,
         "kind": "conservation",
         "product": "p1",
-        "found": "15 free and 4 out for orders, 19 together",
+        "found": "13 free and 6 out for orders, 19 together",
         "expected": "20, the number supplied",
     }
 

@@ -364,7 +364,7 @@ async def test_the_command_over_the_records_of_real_services(
             assert (await stack.order(order_id))["orderId"] == order_id
         for order_id in set(old) - kept:
             assert (await stack.client.get(f"{stack.url('order')}/orders/{order_id}")).status_code == 404
-        assert await stack.inventory("p1") == {"productId": "p1", "quantity": 2, "reserved": 3}
+        assert await stack.inventory("p1") == {"productId": "p1", "quantity": 2, "reserved": 3, "shipped": 0}
         await stack.assert_books_balance()
 
 

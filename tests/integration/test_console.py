@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -22,8 +23,11 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
+from order_service.order_number import order_number
+from shared.access.permissions import Role
 from shared.clock import utc_now
 from shared.database import Document
+from tests.support.access import KEYS, bearer
 from tests.support.consoles import (
     BY_ADMIN,
     NO_SERVICES,
@@ -164,6 +168,39 @@ async def test_orders_are_found_by_id_user_status_and_reason(
     assert await found(id=".*") == set()
     exact = await pages.get("/orders", params={"id": "aa-1"})
     assert (exact.status_code, exact.headers["location"]) == (303, "/orders/aa-1")
+
+
+async def test_an_order_is_found_by_its_number_and_by_its_customer_by_those_who_may_know(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    person = {"customer": {"name": "Ann Smith", "email": "ann@example.org"}, "note": "ring <twice>"}
+    first, other = uuid.uuid4().hex, uuid.uuid4().hex
+    named = {"personal": person | {"words": ["ann", "smith", "ann@example.org"]}}
+    particulars = {"items": [{"name": "Pizza", "options": '{"extras":["olives"]}'}], "shippingAmount": 150}
+    await dependencies.orders.insert_many(
+        [an_order(first, **named, particulars=particulars), an_order(other, personal={"words": ["bob"]})]
+    )
+
+    async def found(**asked: str) -> set[str]:
+        response = await pages.get("/orders", params=asked)
+        assert response.status_code == 200, response.text
+        return set(re.findall(r'href="/orders/([0-9a-f]{32})"', response.text))
+
+    assert await found(customer="Smi") == await found(customer="ann SMITH") == await found(customer="ann@") == {first}
+    assert await found(customer="ann bob") == await found(customer=".*") == set()
+    number = order_number(first) or ""
+    assert (await pages.get("/orders", params={"number": number})).headers["location"] == f"/orders/{first}"
+    assert (await pages.get("/orders", params={"number": "12"})).status_code == 422
+    text = await text_of(pages, f"/orders/{first}")
+    for shown in (number, "Ann Smith", "ann@example.org", "ring &lt;twice&gt;", "Pizza", "olives", "1.5"):
+        assert shown in text
+    viewer = bearer(KEYS[Role.VIEWER])
+    hidden = await pages.get(f"/orders/{first}", headers=viewer)
+    assert [text for text in ("Ann", "example.org", "ring") if text in hidden.text] == []
+    assert "hidden: needs <code>orders:fulfil</code>" in hidden.text
+    assert "Pizza" in hidden.text
+    assert "Smith" not in (await pages.get("/orders", headers=viewer)).text
+    assert (await pages.get("/orders", params={"customer": "smith"}, headers=viewer)).status_code == 403
 
 
 async def test_pages_of_orders_have_each_order_once(
@@ -441,6 +478,13 @@ def a_service(orders_slots: bool) -> FastAPI:
             loads = [SLOTS[0] | {"load": 95000.25, "disabled": False}, SLOTS[1] | {"load": 0, "disabled": True}]
             return {"items": loads, "nextCursor": None}
 
+        @app.get("/slots/{slot_id}/orders")
+        async def in_slot(slot_id: str) -> dict[str, Any]:
+            at = {"slotStart": "2026-01-31T09:00:00Z", "visibleAt": "2026-01-31T08:30:00Z", "itemsCount": 3}
+            lines = [{"productId": HOSTILE, "quantity": 2, "price": 1}]
+            late = {"orderId": "late-order", "status": "RESERVED", "items": lines, **at}
+            return {"items": [late, late | {"orderId": "gone", "status": "SHIPPED", "items": []}], "nextCursor": None}
+
     @app.get("/packages")
     async def packages() -> dict[str, Any]:
         lock = {"orderId": "o1", "acquiredAt": "2026-01-31T09:00:00Z", "expiresAt": "2026-01-31T09:02:00Z"}
@@ -476,6 +520,11 @@ async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, databas
         assert ("95.0 %" in text) == has_slots
         assert ("95,000.25" in text) == has_slots
         assert 'href="/inventory?cursor=more%26more"' in text
+        if has_slots:
+            kitchen = await text_of(pages, re.findall(r'href="(/slots/[^"]+)"', text)[0])
+            assert f"2 &times; {ESCAPED}" in kitchen
+            assert re.findall(r'<span class="tag[^"]*">([^<]+)</span>', kitchen) == ["late", "delivered"]
+            assert "3 of another system" in kitchen
         assert "last" in await text_of(pages, "/inventory?cursor=more%26more")
 
 

@@ -32,7 +32,10 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
 
 async def test_setting_the_quantity_creates_the_product_as_goods(http: httpx.AsyncClient) -> None:
     created = await http.put("/inventory/p1", json={"quantity": 5})
-    assert (created.status_code, created.json()) == (201, {"productId": "p1", "quantity": 5, "reserved": 0})
+    assert (created.status_code, created.json()) == (
+        201,
+        {"productId": "p1", "quantity": 5, "reserved": 0, "shipped": 0},
+    )
 
     again = await http.put("/inventory/p1", json={"quantity": 7})
     assert (again.status_code, again.json()["quantity"]) == (200, 7)
@@ -43,11 +46,14 @@ async def test_stock_shows_what_is_free_and_what_is_held(http: httpx.AsyncClient
     await http.put("/inventory/p1", json={"quantity": 5})
     await worker.reserve(order("o", {"p1": 2}))
 
-    assert (await http.get("/inventory/p1")).json() == {"productId": "p1", "quantity": 3, "reserved": 2}
+    assert (await http.get("/inventory/p1")).json() == {"productId": "p1", "quantity": 3, "reserved": 2, "shipped": 0}
     restocked = await http.post("/inventory/p1/restock", json={"quantity": 4})
-    assert (restocked.status_code, restocked.json()) == (200, {"productId": "p1", "quantity": 7, "reserved": 2})
+    assert (restocked.status_code, restocked.json()) == (
+        200,
+        {"productId": "p1", "quantity": 7, "reserved": 2, "shipped": 0},
+    )
     reset = await http.put("/inventory/p1", json={"quantity": 1})
-    assert (reset.status_code, reset.json()) == (200, {"productId": "p1", "quantity": 1, "reserved": 2})
+    assert (reset.status_code, reset.json()) == (200, {"productId": "p1", "quantity": 1, "reserved": 2, "shipped": 0})
 
 
 async def test_a_product_is_created_shown_and_updated(http: httpx.AsyncClient) -> None:
@@ -61,7 +67,12 @@ async def test_a_product_is_created_shown_and_updated(http: httpx.AsyncClient) -
     again = await http.put("/products/v1", json={"kind": "vps", "package": "103.181.10"})
     assert again.status_code == 200
     assert (again.json()["name"], again.json()["price"]) == (None, None)
-    assert (await http.get("/inventory/v1")).json() == {"productId": "v1", "quantity": None, "reserved": 0}
+    assert (await http.get("/inventory/v1")).json() == {
+        "productId": "v1",
+        "quantity": None,
+        "reserved": 0,
+        "shipped": 0,
+    }
 
 
 async def test_reservations_are_shown_as_they_were_decided(http: httpx.AsyncClient, worker: Worker) -> None:

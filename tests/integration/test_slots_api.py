@@ -67,7 +67,9 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
 
     app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
     app.include_router(create_router(worker.stock_items, worker.reservations))
-    app.include_router(create_slots_router(worker.rules, worker.slots, worker.assigner))
+    app.include_router(
+        create_slots_router(worker.rules, worker.slots, worker.assigner, worker.reservations, worker.clock)
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
@@ -404,7 +406,7 @@ async def test_an_order_of_this_shop_keeps_the_slot_of_its_own_reservation(
 ) -> None:
     await worker.stock({"p": 9})
     assert await worker.reserve(order("o", {"p": 1}, price=30, slot=SECOND)) == [
-        StockReserved(order_id="o", slot=SECOND)
+        StockReserved(order_id="o", slot=SECOND, slot_visible_at=STARTS[1])
     ]
 
     assigned = (await assign(http, "o", 50)).json()
@@ -477,3 +479,53 @@ async def test_the_description_of_the_api_names_every_answer(http: httpx.AsyncCl
     assert {"/slots", "/slots/config", "/slots/{slot_id}", "/slots/assign", "/slots/assignments/{order_id}"} <= set(
         described["paths"]
     )
+
+
+async def test_the_kitchen_sees_the_orders_of_a_slot_when_they_become_visible(
+    http: httpx.AsyncClient, worker: Worker, clock: HandClock
+) -> None:
+    await worker.stock({"pizza": 9})
+    await http.put("/slots/config", json={"leadMinutes": 30, "cutoffMinutes": 0})
+    early, gone = order("early", {"pizza": 2}, price=10, slot=THIRD), order("gone", {"pizza": 1}, slot=THIRD)
+    await worker.reserve(early, gone, order("elsewhere", {"pizza": 1}, slot=FOURTH))
+    await worker.release("gone")
+
+    async def listed(slot: str = THIRD, **parameters: Any) -> list[dict[str, Any]]:
+        answer = await http.get(f"/slots/{slot}/orders", params=parameters)
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["items"]
+        return found
+
+    (booked,) = await listed()
+    assert booked == {
+        "orderId": "early",
+        "status": "RESERVED",
+        "items": [{"productId": "pizza", "quantity": 2, "price": 10}],
+        "itemsCount": 2,
+        "slotStart": STARTS[2].isoformat().replace("+00:00", ".000Z"),
+        "visibleAt": (STARTS[2] - timedelta(minutes=30)).isoformat().replace("+00:00", ".000Z"),
+        "orderPrice": 20,
+    }
+    assert await listed(visible="true") == []
+    clock.now = STARTS[2] - timedelta(minutes=30)
+    assert await listed(visible="true") == [booked]
+    await worker.ship("early")
+    assert [found["status"] for found in await listed()] == ["SHIPPED"]
+    assert await listed(FIFTH) == []
+    assert (await http.get("/slots/slot:x/orders")).status_code == 422
+
+
+async def test_the_list_of_a_slot_has_pages_and_foreign_orders(http: httpx.AsyncClient, worker: Worker) -> None:
+    await worker.stock({"pizza": 99})
+    await worker.reserve(*(order(f"o{n}", {"pizza": 1}, slot=FIRST) for n in range(5)))
+    await worker.assign("theirs", 100, items_count=3)
+    seen, cursor = [], ""
+    while True:
+        page = (await http.get(f"/slots/{FIRST}/orders?limit=2{cursor}")).json()
+        seen += page["items"]
+        if page["nextCursor"] is None:
+            break
+        cursor = f"&cursor={page['nextCursor']}"
+    assert sorted(found["orderId"] for found in seen) == [*(f"o{n}" for n in range(5)), "theirs"]
+    (theirs,) = (found for found in seen if found["orderId"] == "theirs")
+    assert (theirs["items"], theirs["itemsCount"]) == ([], 3)

@@ -62,6 +62,7 @@ class Worker:
         clock: Clock = utc_now,
     ) -> None:
         self.database = db
+        self.clock = clock
         self.stock_items = StockItems(db, clock)
         self.reservations = Reservations(db, clock)
         self.rules = SlotRules(db, clock)

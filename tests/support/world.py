@@ -60,15 +60,19 @@ class World:
 
 
 def populate(world: World) -> None:
-    """Add an order for every possible course. Of 20 units supplied of p1, 4 are out, and of 5 of p2, 1."""
-    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1}
-    world.add("products", _id="p1", kind="goods", quantity=16, supplied=20, version=9, moving=moving)
+    """Add an order for every possible course. Of 20 units supplied of p1, 6 are out, and of 5 of p2, 1."""
+    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1, "leaving": 0}
+    world.add("products", _id="p1", kind="goods", quantity=14, supplied=20, shipped=2, version=9, moving=moving)
     world.add("products", _id="p2", kind="goods", quantity=4, supplied=5, version=3, moving={})
     world.add("products", _id="server", kind="vps", quantity=None, supplied=None, version=1, moving={})
 
     order(world, "confirmed", "CONFIRMED", items=(("p1", 1), ("p2", 1)))
     order(world, "recorded", "CONFIRMED")  # its reservation is stored, its pending move not yet removed
     order(world, "free", "CONFIRMED", items=(), total=0)
+    # Delivered; one of them is counted as shipped, which is not recorded yet.
+    gone: Document = {"fulfilment": "goods", "history": [{"status": s} for s in ("PENDING", "CONFIRMED", "COMPLETED")]}
+    order(world, "gone", "COMPLETED", stock="SHIPPED", **gone)
+    order(world, "leaving", "COMPLETED", **gone, settled=False, updatedAt=JUST_NOW)
     order(world, "no-stock", "CANCELLED", stock="FAILED", payment="REFUNDED")
     order(world, "declined", "CANCELLED", stock="RELEASED", payment="FAILED")
     order(world, "tombstones", "CANCELLED", stock="RELEASED", payment="VOIDED")
@@ -225,6 +229,7 @@ def order(
         "totalAmount": total,
         "currency": "USD",
         "status": status or "PENDING",
+        "fulfilment": "vps" if items is SERVER else "goods",
         "stockStatus": stock or "PENDING",
         "paymentStatus": payment or "PENDING",
         "settled": status in ("CONFIRMED", "COMPLETED", "CANCELLED", "FAILED"),

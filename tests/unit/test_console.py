@@ -11,6 +11,7 @@ from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
 from operations.console.figures import SAMPLE, percentile, summarize
 from operations.console.order_search import OrderSearch, query_of
+from operations.console.slots import slot_orders
 from operations.console.stock import stock_rows
 from operations.console.upstream import path
 
@@ -167,6 +168,16 @@ def test_a_search_matches_prefixes_of_ids_and_reasons_without_patterns() -> None
         "failureReason": {"$regex": r"^\("},
         "settled": False,
     }
+
+
+def test_an_order_is_late_once_its_slot_has_begun_and_it_has_not_left() -> None:
+    start = NOW.isoformat()
+    item = {"orderId": "o", "slotStart": start, "visibleAt": start, "status": "RESERVED", "itemsCount": 2}
+    before, after = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+    states = [slot_orders([item], now)[0] for now in (before, after)]
+    assert [(state.visible, state.late) for state in states] == [(False, False), (True, True)]
+    (gone,) = slot_orders([item | {"status": "SHIPPED"}], after)
+    assert (gone.shipped, gone.late) == (True, False)
 
 
 def test_stock_bars_have_one_scale_and_uncounted_products_none() -> None:
