@@ -9,7 +9,7 @@ other owners.
 import copy
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -17,13 +17,19 @@ import orjson
 Letter = dict[str, Any]
 MASK = "•••"
 
-SENSITIVE = frozenset(
+PERSONAL = frozenset(
     {
-        *("token", "secret", "clientsecret", "password", "passphrase", "credential", "credentials", "authorization"),
-        *("apikey", "privatekey", "cookie", "card", "cardnumber", "pan", "cvc", "cvv", "iban", "accountnumber"),
         *("customer", "address", "billingaddress", "shippingaddress", "recipient", "email", "phone", "telephone"),
         *("firstname", "lastname", "fullname", "street", "line1", "line2", "addressline1", "addressline2"),
         *("postalcode", "postcode", "zip", "city", "note", "instructions"),
+    }
+)
+"""Names of fields about a person, in lower case and without separators."""
+
+SENSITIVE = PERSONAL | frozenset(
+    {
+        *("token", "secret", "clientsecret", "password", "passphrase", "credential", "credentials", "authorization"),
+        *("apikey", "privatekey", "cookie", "card", "cardnumber", "pan", "cvc", "cvv", "iban", "accountnumber"),
     }
 )
 """Names of hidden fields, in lower case and without separators."""
@@ -41,6 +47,11 @@ _SHORTEST_REPLACED = 4
 def is_sensitive(name: str) -> bool:
     """Return whether a field of this name is hidden."""
     return _SEPARATORS.sub("", name).lower() in SENSITIVE
+
+
+def is_personal(name: str) -> bool:
+    """Return whether a field of this name is about a person."""
+    return _SEPARATORS.sub("", name).lower() in PERSONAL
 
 
 def mask_value(value: Any) -> Any:
@@ -139,21 +150,26 @@ def _bodies(letter: Letter) -> list[bytes]:
 def _hidden_values(body: bytes) -> set[str]:
     """Return the hidden texts of a body, which errors and headers may quote."""
     try:
-        found: set[str] = set()
-        _collect(orjson.loads(body), found, hidden=False)
+        return texts_of(orjson.loads(body), is_sensitive)
     except (orjson.JSONDecodeError, RecursionError):
         return set()
+
+
+def texts_of(value: Any, chosen: Callable[[str], bool]) -> set[str]:
+    """Return the texts of some length below the fields whose names are chosen, at any depth."""
+    found: set[str] = set()
+    _collect(value, found, chosen, hidden=False)
     return found
 
 
-def _collect(value: Any, found: set[str], *, hidden: bool) -> None:
+def _collect(value: Any, found: set[str], chosen: Callable[[str], bool], *, hidden: bool) -> None:
     match value:
         case dict():
             for name, item in value.items():
-                _collect(item, found, hidden=hidden or is_sensitive(name))
+                _collect(item, found, chosen, hidden=hidden or chosen(name))
         case list():
             for item in value:
-                _collect(item, found, hidden=hidden)
+                _collect(item, found, chosen, hidden=hidden)
         case str() if hidden and len(value) >= _SHORTEST_REPLACED:
             found.add(value)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pymongo import ReplaceOne, UpdateOne
 
 from operations.dead_letters import updates
+from operations.dead_letters.erasure import without_person
 from operations.dead_letters.filters import Filters, decidable, query, replayable
 from operations.dead_letters.groups import GroupRecords
 from operations.dead_letters.letter import (
@@ -130,6 +131,23 @@ class LetterRecords:
         if writes:
             await self._letters.bulk_write(writes, ordered=False)
         return len(found) == limit
+
+    async def erase_person(self, user_id: str) -> int:
+        """Remove what the letters of a user say about the person; return how many letters said anything.
+
+        Letters are read one by one, as they say nothing about a person by themselves that could be searched for.
+        """
+        fields = ("orderId", "messageId", "error", "body", "bodyText", "edits", "changes")
+        erased = 0
+        async for read in self._letters.find({}, fields):
+            letter: Document | None = read
+            while letter is not None and (changes := without_person(letter, user_id)) is not None:
+                # Only as it was read: a replay or a failure meanwhile changes it.
+                unchanged = {"_id": letter["_id"], "changes": letter["changes"]}
+                result = await self._letters.update_one(unchanged, {"$set": changes, "$inc": {"changes": 1}})
+                erased += result.modified_count
+                letter = await self._letters.find_one({"_id": letter["_id"]}, fields)
+        return erased
 
     async def _replayed(self, failures: Iterable[Failure]) -> set[tuple[str | None, str]]:
         """Return the failures of replays that are on record, as (letter, message id): a header is no proof."""

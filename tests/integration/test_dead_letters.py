@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 from pymongo import AsyncMongoClient
 
@@ -650,6 +651,33 @@ async def test_hidden_values_cannot_be_searched_for(dead_letters: DeadLetterHarn
     assert [await dead_letters.records.mask_words(1) for _ in range(3)] == [True, True, False]
     assert await found("zq7*") == set()
     assert await found("late") == {"m1"}
+
+
+async def test_a_person_is_erased_from_letters_and_their_edits(dead_letters: DeadLetterHarness) -> None:
+    def body(user: str) -> bytes:
+        person = {"name": "Ann Zq7", "address": {"city": "Leeds"}}
+        return orjson.dumps({"orderId": "o1", "userId": user, "customer": person, "payment": {"token": "tok_ok"}})
+
+    await dead_letters.send_dead(
+        dead(body=body("leaving"), error="Ann Zq7 in Leeds is refused"),
+        dead(message_id="m2", body=body("staying")),
+        dead(message_id="m3", body=b"no JSON about leaving"),
+        dead(message_id="m4", body=b'{"userId": "leaving", "orderId": "o1"}'),
+    )
+    await dead_letters.record_waiting()
+    letters = dead_letters.database["dead_letters"]
+    edit = {"at": utc_now(), "by": "ann", "why": "", "body": body("leaving")}
+    await letters.update_one({"messageId": "m1"}, {"$push": {"edits": edit}})
+    before = {letter["messageId"]: letter async for letter in letters.find()}
+    assert [await dead_letters.records.erase_person("leaving") for _ in range(2)] == [1, 0]
+    after = {letter["messageId"]: letter async for letter in letters.find()}
+    assert [name for name in before if before[name] != after[name]] == ["m1"]
+    erased = after["m1"]
+    for text in ("Zq7", "Leeds"):
+        assert text not in str(erased)
+    kept = {"orderId": "o1", "userId": "leaving", "payment": {"token": "tok_ok"}}
+    assert orjson.loads(erased["body"]) == orjson.loads(erased["edits"][0]["body"]) == kept
+    assert erased["error"]["message"] == "••• in ••• is refused"
 
 
 async def test_filters_select_letters(dead_letters: DeadLetterHarness) -> None:

@@ -1,5 +1,7 @@
 """What a shop lets us know about an order, over HTTP: stored in one place, shown, hidden, found and erased."""
 
+import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from order_service.particulars import PERSONAL
 from shared import topology
 from shared.access.permissions import Role
-from tests.support.access import KEYS, OTHER_CLIENT_KEY, bearer
+from tests.support import warm_processes
+from tests.support.access import ADMIN_KEY, KEYS, OTHER_CLIENT_KEY, bearer
 from tests.support.builders import order_body
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
@@ -128,3 +131,31 @@ async def test_what_is_known_about_a_person_is_erased_and_the_books_stay(stack: 
         log = client[f"{PREFIX}_orders"]["actions"]
         assert await log.count_documents({"action": "personal:erase", "outcome": "200"}) == 2
     await stack.assert_books_balance()
+
+
+async def test_the_command_erases_a_person_and_says_what_it_did(stack: Stack) -> None:
+    order_id = await stack.place(**FULL | {"userId": "by command"})
+    await stack.settled(order_id)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")} | {
+        "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
+        "ORDERSAGA_AMQP_URL": stack.amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": PREFIX,
+        "ORDERSAGA_ORDER_URL": stack.url("order"),
+    }
+
+    async def erase(*words: str, key: str = ADMIN_KEY) -> tuple[int, str, str]:
+        own = environment | {"ORDERSAGA_API_KEY": key}
+        return await warm_processes.run("operations.cli", "erase", "--user", "by command", *words, environment=own)
+
+    status, _, errors = await erase("--yes", key=KEYS[Role.OPERATOR])
+    assert (status, "needs the permission personal:erase" in errors) == (1, True)
+    status, printed, _ = await erase("--yes", "--json")
+    assert (status, json.loads(printed)) == (0, {"userId": "by command", "orders": 1, "deadLetters": 0})
+    assert (await erase("--yes"))[1] == "Erased from 0 orders and 0 dead letters of by command.\n"
+    assert "customer" not in await stack.order(order_id)
+    async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
+        noted = await client[f"{PREFIX}_operations"]["actions"].find({"action": "personal-data.erase"}).to_list(None)
+    assert [entry["outcome"] for entry in noted] == [
+        "erased from 1 orders and 0 dead letters",
+        "erased from 0 orders and 0 dead letters",
+    ]
