@@ -19,10 +19,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from order_service import refunds
 from order_service.events import (
     CancelRequested,
     DeadlinePassed,
     Event,
+    RefundPartRequested,
     RefundRequested,
     RetryRequested,
 )
@@ -47,10 +49,13 @@ from shared.contracts import (
     OrderCreated,
     OrderFailed,
     OrderProvisioning,
+    PartRefunded,
+    PartRefundFailed,
     ProvisioningCompleted,
     ProvisioningFailed,
     ProvisioningProgress,
     ProvisionServer,
+    StockReturned,
 )
 
 MAX_RUNS = 20
@@ -67,20 +72,26 @@ class Saga:
             on(CancelRequested, self._compensate_again),
             on(RefundRequested, self._compensate_again),
         )
+        refunding = row(
+            on(RefundPartRequested, refunds.request),
+            on(PartRefunded, refunds.record_refunded),
+            on(PartRefundFailed, refunds.record_failed),
+            on(StockReturned, refunds.record_returned),
+        )
         self.table: Table = {
             Status.PENDING: row(
                 *answers(self.participants, done=self._join, refused=_cancel_refused, undone=_cancel_undone),
                 on(CancelRequested, _cancel_requested),
                 on(DeadlinePassed, self._time_out),
             ),
-            Status.CONFIRMED: row(),
+            Status.CONFIRMED: refunding,
             Status.PROVISIONING: row(
                 on(ProvisioningProgress, _record_progress),
                 on(ProvisioningCompleted, self._complete),
                 on(ProvisioningFailed, _fail_or_cancel),
                 on(CancelRequested, _stop_provisioning),
             ),
-            Status.COMPLETED: row(),
+            Status.COMPLETED: refunding,
             Status.CANCELLED: compensating,
             Status.FAILED: row(
                 *answers(self.participants, undone=_note_undone),
@@ -137,6 +148,8 @@ class Saga:
         match order.status:
             case Status.PENDING:
                 return (_created(order),)
+            case Status.CONFIRMED | Status.COMPLETED:
+                return refunds.commands(order)
             case Status.PROVISIONING:
                 return (_provision(order), *((_stop(order),) if order.cancel_requested else ()))
             case Status.CANCELLED:
@@ -201,7 +214,7 @@ class Saga:
         """Return whether nothing more can happen without a request or a late answer."""
         match order.status:
             case Status.CONFIRMED | Status.COMPLETED:
-                return True
+                return not refunds.is_waiting(order)
             case Status.CANCELLED:
                 return self._all_released(order)
             case Status.FAILED:
@@ -308,8 +321,12 @@ def _is_outdated(order: Order, event: Event) -> bool:
 
 
 def _in_words(event: Event) -> str | None:
-    """Return the text of a history entry: the progress, or the reason of a refusal or a request."""
-    return getattr(event, "message", None) or getattr(event, "reason", None)
+    """Return the text of a history entry: the progress, or the reason of a refusal or a request; which refund it is."""
+    text: str | None = getattr(event, "message", None) or getattr(event, "reason", None)
+    refund_id: str | None = getattr(event, "refund_id", None)
+    if refund_id is None:
+        return text
+    return f"Refund {refund_id}: {text}" if text else f"Refund {refund_id}"
 
 
 def _news(order: Order) -> tuple[Message, ...]:

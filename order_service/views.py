@@ -5,7 +5,15 @@ from typing import Any
 
 from pydantic import Field
 
-from order_service.order import Order, PaymentStatus, ProvisioningStatus, Status, StockStatus
+from order_service.order import (
+    Order,
+    PaymentStatus,
+    ProvisioningStatus,
+    Refund,
+    RefundStatus,
+    Status,
+    StockStatus,
+)
 from order_service.participants import PARTICIPANTS
 from shared.clock import to_rfc3339
 from shared.database import Document
@@ -54,6 +62,7 @@ class ListedOrder(View):
     provisioning_status: ProvisioningStatus | None
     failure_reason: str | None
     settled: bool
+    refunded_amount: float = Field(description="what was returned by refunds in part")
     slot: str | None
     server: ServerView | None
     created_at: datetime
@@ -73,6 +82,35 @@ class OrderPage(View):
     """A page of orders, newest first."""
 
     items: list[ListedOrder]
+    next_cursor: str | None
+
+
+class RefundedItemView(View):
+    """Units of a product that a refund is for."""
+
+    product_id: str
+    quantity: int
+
+
+class RefundView(View):
+    """A refund in part."""
+
+    refund_id: str
+    amount: float = Field(examples=[19.99])
+    status: RefundStatus
+    items: list[RefundedItemView] | None = Field(description="null if it is for an amount")
+    reason: str | None
+    restock: bool
+    returned: bool = Field(description="the units are back in free stock")
+    failure_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class RefundPage(View):
+    """A page of an order's refunds, oldest first."""
+
+    items: list[RefundView]
     next_cursor: str | None
 
 
@@ -108,6 +146,7 @@ def show_new(order: Order) -> dict[str, Any]:
         "provisioningStatus": None,
         "failureReason": None,
         "settled": False,
+        "refundedAmount": 0,
         "slot": None,
         "server": None,
         "createdAt": at,
@@ -138,12 +177,29 @@ def show_listed(document: Document) -> dict[str, Any]:
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
         "settled": document["settled"],
+        "refundedAmount": to_json_number(document.get("refundedAmount", 0)),
         "slot": document.get("slot"),
         "server": _server(document.get("server")),
         "createdAt": to_rfc3339(document["createdAt"]),
         "updatedAt": to_rfc3339(document["updatedAt"]),
         "completedAt": _moment(document.get("completedAt")),
         "cancelledAt": _moment(document.get("cancelledAt")),
+    }
+
+
+def show_refund(refund: Refund) -> dict[str, Any]:
+    """Show a refund in part."""
+    return {
+        "refundId": refund.refund_id,
+        "amount": to_json_number(refund.amount),
+        "status": refund.status,
+        "items": [{"productId": line.product_id, "quantity": line.quantity} for line in refund.lines] or None,
+        "reason": refund.reason,
+        "restock": refund.restock,
+        "returned": refund.returned,
+        "failureReason": refund.failure_reason,
+        "createdAt": to_rfc3339(refund.created_at),
+        "updatedAt": to_rfc3339(refund.updated_at),
     }
 
 

@@ -5,7 +5,7 @@ readers ignore unknown fields. A sample of each is stored in `tests/samples/mess
 """
 
 from shared.contracts.base import Message, OrderMessage
-from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
+from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved, StockReturned
 from shared.contracts.operations import DeadLetterHandled
 from shared.contracts.orders import (
     CancelProvisioning,
@@ -15,11 +15,20 @@ from shared.contracts.orders import (
     OrderCreated,
     OrderFailed,
     OrderProvisioning,
+    OrderRefunded,
     ProvisionServer,
+    RefundPart,
     RefundPayment,
     ReleaseStock,
+    ReturnStock,
 )
-from shared.contracts.payments import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts.payments import (
+    PartRefunded,
+    PartRefundFailed,
+    PaymentFailed,
+    PaymentProcessed,
+    PaymentRefunded,
+)
 from shared.contracts.provisioning import (
     PackageLowIps,
     ProvisioningCompleted,
@@ -37,6 +46,11 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     StockReleased,
     RefundPayment,
     PaymentRefunded,
+    RefundPart,
+    PartRefunded,
+    PartRefundFailed,
+    ReturnStock,
+    StockReturned,
     ProvisionServer,
     ProvisioningProgress,
     ProvisioningCompleted,
@@ -47,6 +61,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     OrderCompleted,
     OrderCancelled,
     OrderFailed,
+    OrderRefunded,
     PackageLowIps,
     DeadLetterHandled,
 )
@@ -66,7 +81,10 @@ __all__ = [
     "OrderFailed",
     "OrderMessage",
     "OrderProvisioning",
+    "OrderRefunded",
     "PackageLowIps",
+    "PartRefundFailed",
+    "PartRefunded",
     "PaymentFailed",
     "PaymentProcessed",
     "PaymentRefunded",
@@ -74,9 +92,12 @@ __all__ = [
     "ProvisioningCompleted",
     "ProvisioningFailed",
     "ProvisioningProgress",
+    "RefundPart",
     "RefundPayment",
     "ReleaseStock",
+    "ReturnStock",
     "StockReleased",
     "StockReservationFailed",
     "StockReserved",
+    "StockReturned",
 ]

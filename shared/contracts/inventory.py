@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Count, Name, OrderMessage, Text, WireModel
+from shared.contracts.orders import RefundId
 
 
 class ServerSpecification(WireModel):
@@ -45,3 +46,11 @@ class StockReleased(OrderMessage):
     """Nothing is held for the order any longer, and nothing will be."""
 
     routing_key: ClassVar[str] = "stock.released"
+
+
+class StockReturned(OrderMessage):
+    """The units of this refund are back in free stock."""
+
+    routing_key: ClassVar[str] = "stock.returned"
+
+    refund_id: RefundId
