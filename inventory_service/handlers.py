@@ -4,17 +4,28 @@ from collections.abc import Sequence
 
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
+from inventory_service.returner import Returner
 from inventory_service.stock import Reservation, Status
 from shared.bus import Handlers
-from shared.contracts import Message, OrderCreated, ReleaseStock, StockReleased, StockReservationFailed, StockReserved
+from shared.contracts import (
+    Message,
+    OrderCreated,
+    ReleaseStock,
+    ReturnStock,
+    StockReleased,
+    StockReservationFailed,
+    StockReserved,
+    StockReturned,
+)
 
 
 class StockHandlers:
     """Handlers of the inventory service; a repeated message gets the same answer."""
 
-    def __init__(self, processor: ReservationProcessor, releaser: Releaser) -> None:
+    def __init__(self, processor: ReservationProcessor, releaser: Releaser, returner: Returner) -> None:
         self._processor = processor
         self._releaser = releaser
+        self._returner = returner
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve stock for new orders, in the order of their arrival.
@@ -37,6 +48,12 @@ class StockHandlers:
         await self._releaser.release(commands)
         return [StockReleased(order_id=order_id) for order_id in dict.fromkeys(c.order_id for c in commands)]
 
+    async def put_back(self, commands: Sequence[ReturnStock]) -> Sequence[Message]:
+        """Put units of refunds back into free stock."""
+        await self._returner.put_back(commands)
+        refunds = dict.fromkeys((command.order_id, command.refund_id) for command in commands)
+        return [StockReturned(order_id=order_id, refund_id=refund_id) for order_id, refund_id in refunds]
+
 
 def answer(reservation: Reservation) -> Message:
     """Build the message that reports a reservation."""
@@ -52,10 +69,11 @@ def answer(reservation: Reservation) -> Message:
     return StockReserved(order_id=reservation.order_id, slot=slot)
 
 
-def handlers(processor: ReservationProcessor, releaser: Releaser) -> Handlers:
+def handlers(processor: ReservationProcessor, releaser: Releaser, returner: Returner) -> Handlers:
     """Map message types to handlers."""
-    stock = StockHandlers(processor, releaser)
+    stock = StockHandlers(processor, releaser, returner)
     return {
         OrderCreated: stock.reserve,
         ReleaseStock: stock.release,
+        ReturnStock: stock.put_back,
     }

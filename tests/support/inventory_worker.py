@@ -18,6 +18,7 @@ from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
+from inventory_service.returner import Returner
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
 from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, SlotAssigner
@@ -28,7 +29,8 @@ from inventory_service.stock_items import StockItems
 from inventory_service.timetable import Rules
 from shared import database, schema
 from shared.clock import Clock, utc_now
-from shared.contracts import Message, OrderCreated, ReleaseStock, StockReservationFailed, StockReserved
+from shared.contracts import Message, OrderCreated, ReleaseStock, ReturnStock, StockReservationFailed, StockReserved
+from shared.contracts.orders import ReturnedItem
 from shared.database import Database, Document
 from shared.failpoints import Failpoint, SimulatedCrashError, nothing_fails
 
@@ -71,13 +73,17 @@ class Worker:
         )
         releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, failpoint)
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
-        self.handlers = StockHandlers(processor, releaser)
+        returner = Returner(self.stock_items, self.reservations, self.pending_moves, failpoint)
+        self.handlers = StockHandlers(processor, releaser, returner)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))
 
     async def release(self, *order_ids: str, lines: Lines | None = None) -> list[Message]:
         return list(await self.handlers.release([release(order_id, lines or {}) for order_id in order_ids]))
+
+    async def put_back(self, order_id: str, refund_id: str, lines: Lines) -> list[Message]:
+        return list(await self.handlers.put_back([put_back(order_id, refund_id, lines)]))
 
     async def status(self, order_id: str) -> str | None:
         found = await self.reservations.read([order_id])
@@ -161,6 +167,11 @@ def release(order_id: str, lines: Lines | None = None) -> ReleaseStock:
     return ReleaseStock.model_validate_json(json.dumps({"orderId": order_id, "items": items}))
 
 
+def put_back(order_id: str, refund_id: str, lines: Lines) -> ReturnStock:
+    items = tuple(ReturnedItem(product_id=product_id, quantity=quantity) for product_id, quantity in lines.items())
+    return ReturnStock(order_id=order_id, refund_id=refund_id, items=items)
+
+
 class Gate:
     """Holds the next call of an async method until it is opened, as if the worker stalled there."""
 
@@ -223,6 +234,11 @@ async def discrepancies(db: Database) -> list[str]:
         moves = product["moving"]
         out = sum(-change for change in moves.values() if change < 0)
         out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - moves.keys())
+        out -= sum(
+            _returned(order_id, held.get(order_id), product)
+            for order_id in {*held, *(key.split(":")[2] for key in moves if key.startswith("return:"))}
+            if moves.get(order_id, 0) <= 0
+        )
         if _too_much_is_out(product) or product["supplied"] != product["quantity"] + out:
             found.append(f"{product['_id']}: supplied {product['supplied']}, free {product['quantity']}, out {out}")
     return found
@@ -234,6 +250,20 @@ def _held(reservation: Document, item_id: str) -> int:
     if slot.get("slotId") == item_id:
         return int(slot["price"])
     return sum(item["quantity"] for item in reservation["items"] if item["productId"] == item_id)
+
+
+def _returned(order_id: str, reservation: Document | None, product: Document) -> int:
+    """Return the units of an order that its refunds have put back: recorded, or only moved yet."""
+    if reservation is None:
+        return 0
+    recorded = {
+        f"return:{each['refundId']}:{order_id}": sum(
+            item["quantity"] for item in each["items"] if item["productId"] == product["_id"]
+        )
+        for each in reservation.get("returns", ())
+    }
+    moved = {key: change for key, change in product["moving"].items() if key.endswith(f":{order_id}")}
+    return sum((moved | recorded).values())
 
 
 def _too_much_is_out(item: Document) -> bool:
