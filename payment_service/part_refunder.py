@@ -44,12 +44,14 @@ class PartRefunder:
         """
         once = list({(request.order_id, request.refund_id): request for request in requests}.values())
         payments = await self._payments.read({request.order_id for request in once})
+        by_order: dict[str, list[RefundPart]] = {}
         for request in once:
             if request.order_id not in payments:
                 raise PoisonError(f"{request.routing_key} for order {request.order_id}, which has no payment")
-        recorded = await asyncio.gather(*(self._record(payments[request.order_id], request) for request in once))
+            by_order.setdefault(request.order_id, []).append(request)
+        recorded = await asyncio.gather(*(self._record_all(payments[key], asked) for key, asked in by_order.items()))
         self._failpoint(PART_RECORDED)
-        refunded = await self._refund_pending(recorded)
+        refunded = await self._refund_pending([part for of_order in recorded for part in of_order])
         return [answer for payment, part in refunded for answer in parts.answers(payment.order_id, [part])]
 
     async def ask_again(self, payments: Sequence[Payment]) -> list[Message]:
@@ -57,6 +59,10 @@ class PartRefunder:
         pending = [(p, part) for p in payments for part in p.parts if part.status is PartStatus.PENDING]
         decided = await self._refund_pending(pending)
         return [answer for payment, part in decided for answer in parts.answers(payment.order_id, [part])]
+
+    async def _record_all(self, payment: Payment, requests: Sequence[RefundPart]) -> list[tuple[Payment, Part]]:
+        """Record the parts of one payment, first come, first served."""
+        return [await self._record(payment, request) for request in requests]
 
     async def _record(self, payment: Payment, request: RefundPart) -> tuple[Payment, Part]:
         """Record the part unless it is known, and return it with its payment as recorded."""
