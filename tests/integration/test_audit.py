@@ -32,7 +32,7 @@ from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
-from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, PaymentInstruction, RefundPart
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INVENTORY_INBOX
 from tests.support.eventually import eventually
 from tests.support.servers import Servers, delete_topology
