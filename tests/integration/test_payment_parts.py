@@ -90,6 +90,14 @@ async def test_a_part_is_returned_once_however_often_it_is_asked_for(workers: li
     assert payment.status is PaymentStatus.PROCESSED
 
 
+async def test_a_part_that_is_asked_for_many_times_at_once_is_recorded_once(workers: list[PaymentWorker]) -> None:
+    order_id = await paid(workers[0])
+    answers = await asyncio.gather(*(worker.refund_part(order_id, "r1", 1000) for worker in workers * 5))
+    assert answers == [[yes(order_id, "r1")]] * 10
+    assert len((await workers[0].payment(order_id)).parts) == 1
+    assert await at_gateway(workers[0], order_id) == 1000
+
+
 async def test_more_than_is_left_is_refused(worker: PaymentWorker) -> None:
     order_id = await paid(worker)
     await worker.refund_part(order_id, "r1", 6000)

@@ -54,6 +54,16 @@ def test_an_order_has_a_bounded_number_of_refunds_refused_ones_included() -> Non
     assert "100 refunds" in (refunds.refusal(goods(refunds=failed), a_refund(999, 1)) or "")
 
 
+@pytest.mark.parametrize("status", list(RefundStatus))
+def test_money_and_units_of_a_refund_are_gone_until_it_fails(status: RefundStatus) -> None:
+    order = goods(refunds=(a_refund(1, 6000, RefundLine("p1", 3), status=status),))
+    gone = status is not RefundStatus.FAILED
+    assert refunds.left(order) == (4000 if gone else 10_000)
+    assert refunds.units_left(order) == {"p1": 1 if gone else 4, "p2": 1}
+    assert (refunds.refusal(order, a_refund(2, 6000)) is None) == (not gone)
+    assert (refunds.refusal(order, a_refund(2, 1, RefundLine("p1", 2))) is None) == (not gone)
+
+
 STEPS = st.tuples(
     st.sampled_from(["refund", "refunded", "failed"]),
     st.integers(0, 3),
