@@ -25,6 +25,7 @@ from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
+from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared import database, schema
@@ -57,7 +58,8 @@ def handlers(source: Database) -> PaymentHandlers:
     gateway = SimulatedGateway(source[simulated.COLLECTION], failure_rate=0.1, clock=utc_now)
     cards = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, failpoint=nothing_fails)
     retainers = RetainerCharger(records, Ledger(source, utc_now), Transactions(source), utc_now)
-    return PaymentHandlers(records, cards, retainers, clock=utc_now, failpoint=nothing_fails)
+    parts = PartRefunder(records, cards, retainers, clock=utc_now, failpoint=nothing_fails)
+    return PaymentHandlers(records, cards, retainers, parts, clock=utc_now, failpoint=nothing_fails)
 
 
 def mongod_at(url: str) -> psutil.Process | None:

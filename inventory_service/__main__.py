@@ -6,6 +6,7 @@ from inventory_service.pending_moves import PendingMoves
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
+from inventory_service.returner import Returner
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
 from inventory_service.shipper import Shipper
@@ -29,13 +30,14 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     processor = ReservationProcessor(stock_items, reservations, rules, pending_moves, utc_now, connections.failpoint)
     releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.failpoint)
     shipper = Shipper(stock_items, reservations, pending_moves, connections.failpoint)
+    returner = Returner(stock_items, reservations, pending_moves, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
     router.include_router(
         create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser), reservations)
     )
     return Parts(
-        handlers=handlers(processor, releaser, shipper),
+        handlers=handlers(processor, releaser, shipper, returner),
         router=router,
         collections=SCHEMA,
         background=(pending_moves.flush, pending_moves.sweep),

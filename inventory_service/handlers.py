@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
+from inventory_service.returner import Returner
 from inventory_service.shipper import Shipper
 from inventory_service.stock import Reservation, Status
 from shared.bus import Handlers
@@ -11,10 +12,12 @@ from shared.contracts import (
     Message,
     OrderCreated,
     ReleaseStock,
+    ReturnStock,
     ShipStock,
     StockReleased,
     StockReservationFailed,
     StockReserved,
+    StockReturned,
     StockShipped,
 )
 
@@ -22,10 +25,13 @@ from shared.contracts import (
 class StockHandlers:
     """Handlers of the inventory service; a repeated message gets the same answer."""
 
-    def __init__(self, processor: ReservationProcessor, releaser: Releaser, shipper: Shipper) -> None:
+    def __init__(
+        self, processor: ReservationProcessor, releaser: Releaser, shipper: Shipper, returner: Returner
+    ) -> None:
         self._processor = processor
         self._releaser = releaser
         self._shipper = shipper
+        self._returner = returner
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve stock for new orders, in the order of their arrival.
@@ -54,6 +60,12 @@ class StockHandlers:
         await self._shipper.ship(order_ids)
         return [StockShipped(order_id=order_id) for order_id in order_ids]
 
+    async def put_back(self, commands: Sequence[ReturnStock]) -> Sequence[Message]:
+        """Put units of refunds back into free stock."""
+        await self._returner.put_back(commands)
+        refunds = dict.fromkeys((command.order_id, command.refund_id) for command in commands)
+        return [StockReturned(order_id=order_id, refund_id=refund_id) for order_id, refund_id in refunds]
+
 
 def answer(reservation: Reservation) -> Message:
     """Build the message that reports a reservation."""
@@ -70,11 +82,12 @@ def answer(reservation: Reservation) -> Message:
     )
 
 
-def handlers(processor: ReservationProcessor, releaser: Releaser, shipper: Shipper) -> Handlers:
+def handlers(processor: ReservationProcessor, releaser: Releaser, shipper: Shipper, returner: Returner) -> Handlers:
     """Map message types to handlers."""
-    stock = StockHandlers(processor, releaser, shipper)
+    stock = StockHandlers(processor, releaser, shipper, returner)
     return {
         OrderCreated: stock.reserve,
         ReleaseStock: stock.release,
         ShipStock: stock.ship,
+        ReturnStock: stock.put_back,
     }

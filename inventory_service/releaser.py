@@ -123,9 +123,9 @@ def _units_to_return(reservation: Reservation, items: Mapping[str, StockItem]) -
     """Return the units that are still out, by item; a positive pending move means that they are back already."""
     return {
         item_id: count
-        for item_id, count in reservation.holds.items()
-        if count
-        and item_id in items
+        for item_id in reservation.holds
+        if item_id in items
         and items[item_id].is_counted
         and items[item_id].pending_moves.get(reservation.order_id, 0) <= 0
+        and (count := reservation.still_held(items[item_id]))
     }

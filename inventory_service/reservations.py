@@ -7,7 +7,16 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.stock import Assignment, Booking, Decision, Reservation, ReservationLine, Status
+from inventory_service.stock import (
+    Assignment,
+    Booking,
+    Decision,
+    Reservation,
+    ReservationLine,
+    Return,
+    Status,
+    refund_of,
+)
 from shared import database
 from shared.access.principal import Visible
 from shared.clock import Clock
@@ -89,12 +98,22 @@ class Reservations:
         return [_reservation(document) for document in await cursor.to_list(None)]
 
     async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
-        """Return the decisions that exist, by order."""
-        cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, {"status": True, "slot.slotId": True})
-        return {
-            document["_id"]: Decision(Status(document["status"]), (document.get("slot") or {}).get("slotId"))
-            for document in await cursor.to_list(None)
+        """Return the decisions that exist, by order, or by key for the pending moves of returns."""
+        ids = list(order_ids)
+        returns = {key: refund for key in ids if (refund := refund_of(key))}
+        named = list({*ids, *(order_id for order_id, _ in returns.values())} - returns.keys())
+        fields = {"status": True, "slot.slotId": True} | ({"returns.refundId": True} if returns else {})
+        found = {
+            each["_id"]: each for each in await self._collection.find({"_id": {"$in": named}}, fields).to_list(None)
         }
+        decided = {
+            order_id: Decision(Status(found[order_id]["status"]), (found[order_id].get("slot") or {}).get("slotId"))
+            for order_id in found.keys() & set(ids)
+        }
+        for key, (order_id, refund_id) in returns.items():
+            if order_id in found and _is_over(found[order_id], refund_id):
+                decided[key] = Decision(Status.RELEASED)
+        return decided
 
     async def assignments(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
         """Return the latest assignment of each of these orders that has one, by order."""
@@ -121,6 +140,23 @@ class Reservations:
                 {"_id": {"$in": order_ids}, "status": Status.RESERVED},
                 {"$set": {"status": status, "updatedAt": self._clock()}},
             )
+
+    async def record_return(self, order_id: str, returned: Return) -> None:
+        """Record that units were put back, once per refund; a reservation that is RELEASED stays as it is."""
+        items = [{"productId": item_id, "quantity": count} for item_id, count in returned.units.items()]
+        await self._collection.update_one(
+            {"_id": order_id, "status": {"$ne": Status.RELEASED}, "returns.refundId": {"$ne": returned.refund_id}},
+            {
+                "$push": {"returns": {"refundId": returned.refund_id, "items": items}},
+                "$set": {"updatedAt": self._clock()},
+            },
+        )
+
+
+def _is_over(reservation: Document, refund_id: str) -> bool:
+    """Return whether the units of this refund are back: recorded as such, or released together with all others."""
+    recorded = [each["refundId"] for each in reservation.get("returns", ())]
+    return refund_id in recorded or reservation["status"] == Status.RELEASED
 
 
 def _document(reservation: Reservation) -> Document:
@@ -172,4 +208,8 @@ def _reservation(document: Document) -> Reservation:
         ),
         owner_id=document.get("ownerId"),
         user_id=document.get("userId"),
+        returns=tuple(
+            Return(each["refundId"], {item["productId"]: item["quantity"] for item in each["items"]})
+            for each in document.get("returns", ())
+        ),
     )

@@ -88,11 +88,12 @@ def _cleared(item: StockItem, pending_moves: PendingMoves) -> Product:
 
 
 def _uncounted(reservation: Reservation, items: Mapping[str, StockItem]) -> dict[str, int]:
-    """Return the units that are not counted as shipped yet, by product; a pending move of 0 means that they are."""
+    """Return the units that are not counted as shipped yet, by product, without those that refunds have put back."""
     return {
         product_id: count
-        for product_id, count in units_by_product(reservation.items).items()
-        if product_id in items
-        and items[product_id].is_counted
-        and items[product_id].pending_moves.get(reservation.order_id) != 0
+        for product_id in units_by_product(reservation.items)
+        if (item := items.get(product_id)) is not None
+        and item.is_counted
+        and not reservation.is_shipped_from(item)
+        and (count := reservation.still_held(item)) > 0
     }

@@ -8,6 +8,9 @@ the field `moving`:
     reserve    1. item: quantity - n, pending move -n    2. insert the reservation         3. item: clear the move
     release    1. item: quantity + n, pending move +n    2. reservation becomes RELEASED   3. item: clear the move
     ship       1. item: shipped + n, pending move 0      2. reservation becomes SHIPPED    3. item: clear the move
+    return     1. item: quantity + k, pending move +k    2. reservation records the refund 3. item: clear the move
+
+A return puts k units of a refund back, under a key of its own (`return_id`), and the order keeps the others.
 
 Four rules make this safe with any number of workers, each of which may be killed or stall at any point:
 
@@ -24,8 +27,9 @@ Conservation, at every moment, where `supplied` is everything that was ever set 
     supplied = quantity + units out
 
 Of an order's n units, n are out if its pending move is -n, and none if it is positive. Otherwise n are out if its
-reservation is RESERVED or SHIPPED and, for a slot, names that slot; if not, none. `shipped` counts those of them that
-have left: the units of SHIPPED reservations, and of RESERVED ones with a pending move of 0. Slots do not count it.
+reservation is RESERVED or SHIPPED and, for a slot, names that slot; if not, none. The units of its returns are not out,
+from the pending move on. `shipped` counts those of the units out that have left: of SHIPPED reservations, and of
+RESERVED ones with a pending move of 0. Slots do not count it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -214,6 +218,26 @@ def assignment_of(reservation_id: str) -> Assignment:
     return Assignment(order_id, int(number), items_count=0)
 
 
+class Return(NamedTuple):
+    """The units of a refund that go back into free stock, by product."""
+
+    refund_id: str
+    units: Mapping[str, int]
+
+
+def return_id(order_id: str, refund_id: str) -> str:
+    """Return the key of a return's pending moves. Order ids contain no colon, so it is never an order's."""
+    return f"return:{refund_id}:{order_id}"
+
+
+def refund_of(key: str) -> tuple[str, str] | None:
+    """Read order and refund from the key of a return's pending moves; None for another key."""
+    if not key.startswith("return:"):
+        return None
+    _, refund_id, order_id = key.split(":", 2)
+    return order_id, refund_id
+
+
 class Decision(NamedTuple):
     """A reservation's status, and the slot that the order has, if any."""
 
@@ -246,6 +270,8 @@ class Reservation:
     owner_id: str | None = None
     """The owner of the order; None for orders without one, and for reservations of earlier releases."""
     user_id: str | None = None
+    returns: tuple[Return, ...] = ()
+    """The units that refunds have put back."""
 
     @property
     def decision(self) -> Decision:
@@ -254,8 +280,26 @@ class Reservation:
 
     @property
     def holds(self) -> dict[str, int]:
-        """Units that are out while it is RESERVED or SHIPPED, by item: the price of the order for a slot."""
-        return units_by_product(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
+        """Units that are out while it is RESERVED or SHIPPED, by item, less those put back; for a slot, the price."""
+        held = units_by_product(self.items) | ({self.booking.slot_id: self.booking.price} if self.booking else {})
+        for each in self.returns:
+            for item_id, count in each.units.items():
+                held[item_id] = held.get(item_id, 0) - count
+        return held
+
+    def still_held(self, item: StockItem) -> int:
+        """Return the units of an item that it holds, given the item as read before: less returns not recorded yet."""
+        recorded = {return_id(self.order_id, each.refund_id) for each in self.returns}
+        pending = sum(
+            change
+            for key, change in item.pending_moves.items()
+            if key not in recorded and (refund := refund_of(key)) and refund[0] == self.order_id
+        )
+        return self.holds.get(item.id, 0) - pending
+
+    def is_shipped_from(self, item: StockItem) -> bool:
+        """Return whether an item counts its units as shipped, given the item as read before."""
+        return self.status is Status.SHIPPED or item.pending_moves.get(self.order_id) == 0
 
 
 def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
@@ -286,6 +330,37 @@ def ship(product: Product, ships: Mapping[str, int]) -> Product:
         shipped=product.shipped + sum(ships.values()),
         pending_moves={**product.pending_moves, **dict.fromkeys(ships, 0)},
     )
+
+
+def put_back(
+    reservation: Reservation,
+    asked: Return,
+    items: Mapping[str, AnyStockItem],
+    known: Mapping[str, Mapping[str, Status]],
+) -> list[AnyStockItem]:
+    """Return the items, as they become, that get units of this refund back; `known` has statuses by item and order.
+
+    It does not matter whether the order's units are RESERVED or have left: they become free. Items that have them back
+    already are left out: by this very return, by a release in progress, or because their stock is not counted.
+    Raises ValueError if the order does not hold as many units.
+    """
+    move, order_id = return_id(reservation.order_id, asked.refund_id), reservation.order_id
+    changed = []
+    for item_id, count in asked.units.items():
+        item = items.get(item_id)
+        if count > (held := reservation.holds.get(item_id, 0)):
+            raise ValueError(f"{count} units of {item_id} cannot come back: the order has {held}")
+        if item is None or not item.is_counted or move in item.pending_moves or item.pending_moves.get(order_id, 0) > 0:
+            continue
+        if count > (held := reservation.still_held(item)):
+            raise ValueError(f"{count} units of {item_id} cannot come back: the order has {held}")
+        # The reservation exists, so the order's own move is over. Left behind, it would be undone by a release.
+        item = clear_moves(item, {**known.get(item_id, {}), order_id: Status.RESERVED})
+        back = item.with_change(count, {**item.pending_moves, move: count})
+        if isinstance(back, Product) and reservation.is_shipped_from(item):
+            back = replace(back, shipped=back.shipped - count)
+        changed.append(back)
+    return changed
 
 
 def clear_moves(item: AnyStockItem, known: Mapping[str, Status]) -> AnyStockItem:

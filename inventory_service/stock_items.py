@@ -291,8 +291,7 @@ def _guarded_update(item: StockItem, now: datetime) -> UpdateOne:
         else:
             changes["ceiling"] = item.ceiling
     elif isinstance(item, Product):
-        if item.shipped:
-            changes["shipped"] = item.shipped
+        changes["shipped"] = item.shipped
         on_insert |= {"kind": item.kind, "supplied": item.supplied, **_described(item)}
     update: Document = {"$set": changes, "$setOnInsert": on_insert}
     if removed:

@@ -11,6 +11,7 @@ from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.placement import OrderPlacement
+from order_service.refund_requests import RefundRequests
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
@@ -40,10 +41,11 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     )
     placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
     actions = OrderActions(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
+    refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
         handlers=handlers(orders, timeouts, utc_now),
-        router=create_router(orders, placement, actions),
+        router=create_router(orders, placement, actions, refunds),
         collections=SCHEMA,
         background=(sweeper.run, outbox.note_published),
         drain=(placement.drain, outbox.drain),

@@ -13,7 +13,19 @@ from order_service.order_actions import OrderActions
 from order_service.order_number import ids_of
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
-from order_service.views import ErasureView, FailurePage, OrderPage, OrderView, show, show_listed, show_new
+from order_service.refund_requests import NewRefund, RefundRequests
+from order_service.views import (
+    ErasureView,
+    FailurePage,
+    OrderPage,
+    OrderView,
+    RefundPage,
+    RefundView,
+    show,
+    show_listed,
+    show_new,
+    show_refund,
+)
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
@@ -35,6 +47,10 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+RefundKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
+]
 
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -50,7 +66,11 @@ class Cancellation(Body):
 
 
 def create_router(
-    orders: Orders, placement: OrderPlacement, actions: OrderActions, clock: Clock = utc_now
+    orders: Orders,
+    placement: OrderPlacement,
+    actions: OrderActions,
+    refunds: RefundRequests,
+    clock: Clock = utc_now,
 ) -> APIRouter:
     """Return the routes over these orders."""
     router = new_router("orders")
@@ -58,6 +78,7 @@ def create_router(
     _add_reads(router, orders)
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
+    _add_refunds(router, refunds)
     return router
 
 
@@ -174,6 +195,28 @@ def _add_actions(router: APIRouter, actions: OrderActions) -> None:
         """Return the money now; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission), caller)
+
+
+def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
+    @router.post("/orders/{order_id}/refunds", status_code=202, response_model=RefundView)
+    @requires(Permission.ORDERS_FULFIL)
+    async def refund_part(
+        order_id: OrderIdParameter, new: NewRefund, caller: Caller, idempotency_key: RefundKey = None
+    ) -> Response:
+        """Return a part of the money, by amount or by lines; for CONFIRMED and COMPLETED orders of goods."""
+        refund = await refunds.request(order_id, new, idempotency_key, caller, Permission.ORDERS_FULFIL)
+        return json_response(show_refund(refund), 202)
+
+    @router.get("/orders/{order_id}/refunds", response_model=RefundPage)
+    @requires(Permission.ORDERS_READ)
+    async def list_refunds(
+        order_id: OrderIdParameter, caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None
+    ) -> Response:
+        """The refunds in part of an order, oldest first, refused ones included."""
+        found = await refunds.of_order(order_id, caller.visible(Permission.ORDERS_READ))
+        start = 0 if cursor is None else int(read_cursor(cursor, (int,))[0]) + 1
+        page = list(enumerate(found))[max(start, 0) :][:limit]
+        return page_response(page, lambda each: show_refund(each[1]), key=lambda each: [each[0]], limit=limit)
 
 
 def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:

@@ -50,6 +50,14 @@ def after_intent(order: Order, now: datetime, timeouts: Timeouts) -> Order:
     return replace(order, unpublished=True, due_at=now + timeouts.republish_after, resend_at=None)
 
 
+def after_refund_request(order: Order, now: datetime, timeouts: Timeouts) -> Order:
+    """Set the timers after a refund in part was requested, which changes no status.
+
+    Only its command is to be published, not the news of the status again, so the sweep finds it as an unanswered one.
+    """
+    return order if order.unpublished else replace(order, resend_at=now + timeouts.republish_after)
+
+
 def resend_at(order: Order, now: datetime, timeouts: Timeouts) -> datetime | None:
     """Return when the order's commands are sent again; None if it waits for no answer.
 

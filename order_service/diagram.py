@@ -11,8 +11,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from order_service.diagram_svg import svg
-from order_service.events import CancelRequested, DeadlinePassed, DeliveryNoted, Event, RefundRequested, RetryRequested
-from order_service.order import Order, Status
+from order_service.events import (
+    CancelRequested,
+    DeadlinePassed,
+    DeliveryNoted,
+    Event,
+    RefundPartRequested,
+    RefundRequested,
+    RetryRequested,
+)
+from order_service.order import Order, Refund, RefundLine, Status
 from order_service.rules import Transition
 from order_service.saga import SAGA
 from shared import contracts as c
@@ -44,6 +52,12 @@ _EVENTS: tuple[Event, ...] = (
     RetryRequested(),
     RefundRequested(),
     DeadlinePassed(),
+    RefundPartRequested(
+        Refund(refund_id="r", amount=1, created_at=_NOW, updated_at=_NOW, lines=(RefundLine("p", 1),), restock=True)
+    ),
+    c.PartRefunded(order_id=_ID, refund_id="r"),
+    c.PartRefundFailed(order_id=_ID, refund_id="r", reason="r"),
+    c.StockReturned(order_id=_ID, refund_id="r"),
 )
 
 Edge = tuple[Status, str, Status]
@@ -80,7 +94,7 @@ def _without_count(order: Order) -> Order:
 
 def _possible(order: Order) -> list[Event]:
     """List the events that can arrive: anything from the bus, and the requests that the API lets through."""
-    asked_for = (CancelRequested, DeliveryNoted, RetryRequested, RefundRequested)
+    asked_for = (CancelRequested, DeliveryNoted, RetryRequested, RefundRequested, RefundPartRequested)
     return [event for event in _EVENTS if not isinstance(event, asked_for) or SAGA.accepts(order, event)]
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from order_service.order import Refund
 from shared.contracts import OrderMessage
 
 
@@ -30,11 +31,28 @@ class RefundRequested(NamedTuple):
     routing_key: str = "order.refund_requested"
 
 
+class RefundPartRequested(NamedTuple):
+    """Somebody who may do so wants a part of the money returned."""
+
+    refund: Refund
+    routing_key: str = "order.refund_part_requested"
+
+    @property
+    def refund_id(self) -> str:
+        """The id of the refund, as in the answers to it."""
+        return self.refund.refund_id
+
+    @property
+    def reason(self) -> str | None:
+        """Why the money is returned."""
+        return self.refund.reason
+
+
 class DeadlinePassed(NamedTuple):
     """A status has lasted too long: the saga timeout, or the hold of a failed order's money."""
 
     routing_key: str = "order.deadline_passed"
 
 
-Request = CancelRequested | DeliveryNoted | RetryRequested | RefundRequested
+Request = CancelRequested | DeliveryNoted | RetryRequested | RefundRequested | RefundPartRequested
 Event = OrderMessage | Request | DeadlinePassed

@@ -44,6 +44,14 @@ _compensating = Histogram(
     "From the cancellation of an order until its compensations were answered",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600),
 )
+_refunds = Counter(
+    "refunds_total",
+    "Refunds in part: requested, then refunded or failed, and restocked once their units are free again",
+    ["outcome"],
+)
+
+REQUESTED = "requested"
+RESTOCKED = "restocked"
 
 
 def _prepare() -> None:
@@ -57,6 +65,8 @@ def _prepare() -> None:
         _compensations.labels(participant.name)
     for status in _UNFULFILLED:
         _compensated.labels(status)
+    for outcome in (REQUESTED, "refunded", "failed", RESTOCKED):
+        _refunds.labels(outcome)
 
 
 _prepare()
@@ -76,6 +86,7 @@ def count_changes(changes: Iterable[Change]) -> None:
     for change in changes:
         _count_end(change)
         _count_compensation(change)
+        _count_refunds(change)
 
 
 def _count_end(change: Change) -> None:
@@ -97,6 +108,18 @@ def _count_compensation(change: Change) -> None:
         _compensated.labels(after.status).inc()
         if after.cancelled_at is not None:
             _compensating.observe((after.updated_at - after.cancelled_at).total_seconds())
+
+
+def _count_refunds(change: Change) -> None:
+    before = {refund.refund_id: refund for refund in change.before.refunds}
+    for refund in change.after.refunds:
+        known = before.get(refund.refund_id)
+        if known is None:
+            _refunds.labels(REQUESTED).inc()
+        elif known.status is not refund.status:
+            _refunds.labels(refund.status.lower()).inc()
+        elif refund.returned and not known.returned:
+            _refunds.labels(RESTOCKED).inc()
 
 
 def _is_compensating(order: Order) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
@@ -34,6 +34,42 @@ class HistoryEntry:
     event: str
     status: Status
     message: str | None = None
+
+
+class RefundStatus(StrEnum):
+    """What became of a refund in part. REFUNDED and FAILED are final."""
+
+    PENDING = "PENDING"
+    REFUNDED = "REFUNDED"
+    FAILED = "FAILED"
+
+
+class RefundLine(NamedTuple):
+    """Units of one product that a refund is for."""
+
+    product_id: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """A refund in part; `amount` in minor units.
+
+    It has `lines` if it is for units rather than for an amount. With `restock` they go back into free stock once the
+    money is returned, and then it is `returned`. `fingerprint` tells whether its `Idempotency-Key` is used again.
+    """
+
+    refund_id: str
+    amount: int
+    created_at: datetime
+    updated_at: datetime
+    lines: tuple[RefundLine, ...] = ()
+    reason: str | None = None
+    restock: bool = False
+    status: RefundStatus = RefundStatus.PENDING
+    failure_reason: str | None = None
+    returned: bool = False
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +125,4 @@ class Order:
     version: int = 0
     owner_id: str | None = None
     prices_required: bool = False
+    refunds: tuple[Refund, ...] = ()

@@ -49,12 +49,8 @@ class OrderActions:
             order = (await self._orders.load([order_id], visible)).get(order_id)
             if order is None:
                 raise not_found(f"Order {order_id}")
-            if not isinstance(request, DeliveryNoted) and self._needs_second_person(order, caller, permission):
-                raise ProblemError(
-                    HTTPStatus.FORBIDDEN,
-                    f"Order {order_id} can only be {verb} in the console, where a second person approves: its total is "
-                    "not below ORDERSAGA_APPROVAL_AMOUNT",
-                )
+            if not isinstance(request, DeliveryNoted):  # which moves no money
+                require_second_person(order, verb, caller, permission, self._approval_amount)
             if not SAGA.accepts(order, request):
                 raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
             now = self._clock()
@@ -65,7 +61,7 @@ class OrderActions:
             change = Change(order, after, (transition.entry,) if transition.entry else ())
             if await self._orders.apply([change]):
                 count_changes([change])
-                self._outbox.post(_in_trace(change.stored, request))
+                self._outbox.post(in_trace(change.stored, request))
                 break
         else:
             raise TransientError(f"Order {order_id} is changing too quickly, try again")
@@ -74,14 +70,22 @@ class OrderActions:
             raise not_found(f"Order {order_id}")
         return document
 
-    def _needs_second_person(self, order: Order, caller: Principal, permission: Permission) -> bool:
-        """Return whether staff asks, and not through the console, which has had a second person approve."""
-        if self._approval_amount is None or order.total_amount < self._approval_amount:
-            return False
-        return caller.reaches_all(permission) and not caller.through_console
+
+def require_second_person(
+    order: Order, verb: str, caller: Principal, permission: Permission, approval_amount: int | None
+) -> None:
+    """Raise the 403 problem if staff asks, and not through the console, which has had a second person approve."""
+    if approval_amount is None or order.total_amount < approval_amount:
+        return
+    if caller.reaches_all(permission) and not caller.through_console:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN,
+            f"Order {order.order_id} can only be {verb} in the console, where a second person approves: its total is "
+            "not below ORDERSAGA_APPROVAL_AMOUNT",
+        )
 
 
-def _in_trace(order: Order, request: Request) -> Order:
+def in_trace(order: Order, request: Request) -> Order:
     """Log the request; return the order with its next messages continuing the trace from the request."""
     name = request.routing_key
     _log.info("request applied", request=name, order_id=order.order_id, status=order.status)

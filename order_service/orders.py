@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from order_service.order import HistoryEntry, Order, Status
+from order_service.order import HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
+from order_service.refunds import refunded_amount
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
 from shared.contracts.inventory import ServerSpecification
@@ -177,8 +178,8 @@ class Orders:
     ) -> list[Document]:
         """Return a page of visible documents, newest first, of one user or of all, after the given (createdAt, id).
 
-        `ids` are the first and the last id that an order may have. The documents have no histories, and no items and
-        particulars unless `with_items`: all of them may be long.
+        `ids` are the first and the last id that an order may have. The documents have no histories and refunds, and no
+        items and particulars unless `with_items`: all of them may be long.
         """
         query: dict[str, Any] = {"status": {"$in": list(statuses)}, **visible}
         if user_id is not None:
@@ -191,7 +192,8 @@ class Orders:
         if after is not None:
             created_at, order_id = after
             query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
-        excluded = {"history": False, PERSONAL: False} if with_items else {"items": False, **_OF_SAGA}
+        excluded = {"history": False, "refunds": False}
+        excluded |= {PERSONAL: False} if with_items else {"items": False, **UNREAD}
         cursor = (
             self._collection.find(query, excluded).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         )
@@ -301,8 +303,27 @@ def _changing_fields(order: Order) -> Document:
         "dueAt": order.due_at,
         "resendAt": order.resend_at,
         "unpublished": order.unpublished or None,
+        "refunds": [_refund_document(refund) for refund in order.refunds] or None,
+        "refundedAmount": refunded_amount(order) or None,
         "version": order.version,
     }
+
+
+def _refund_document(refund: Refund) -> Document:
+    document = {
+        "refundId": refund.refund_id,
+        "amount": refund.amount,
+        "status": refund.status.value,
+        "items": [{"productId": line.product_id, "quantity": line.quantity} for line in refund.lines] or None,
+        "reason": refund.reason,
+        "restock": refund.restock or None,
+        "returned": refund.returned or None,
+        "failureReason": refund.failure_reason,
+        "createdAt": refund.created_at,
+        "updatedAt": refund.updated_at,
+        "fingerprint": refund.fingerprint,
+    }
+    return _without_none(document)
 
 
 def _update(change: Change) -> UpdateOne:
@@ -322,6 +343,22 @@ def _entry(entry: HistoryEntry) -> Document:
 
 def _without_none(document: Document) -> Document:
     return {name: value for name, value in document.items() if value is not None}
+
+
+def _refund(document: Document) -> Refund:
+    return Refund(
+        refund_id=document["refundId"],
+        amount=document["amount"],
+        status=RefundStatus(document["status"]),
+        lines=tuple(RefundLine(item["productId"], item["quantity"]) for item in document.get("items", ())),
+        reason=document.get("reason"),
+        restock=document.get("restock", False),
+        returned=document.get("returned", False),
+        failure_reason=document.get("failureReason"),
+        created_at=document["createdAt"],
+        updated_at=document["updatedAt"],
+        fingerprint=document.get("fingerprint"),
+    )
 
 
 def _from_document(document: Document) -> Order:
@@ -370,4 +407,5 @@ def _from_document(document: Document) -> Order:
         version=document["version"],
         owner_id=document.get("ownerId"),
         prices_required=document.get("pricesRequired", False),
+        refunds=tuple(_refund(refund) for refund in document.get("refunds", ())),
     )

@@ -7,7 +7,7 @@ the answers, and the changes have noted it already. A crash in between costs a r
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 
 import structlog
@@ -20,7 +20,13 @@ from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import Message
 from shared.errors import TransientError
-from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, Failpoint, nothing_fails
+from shared.failpoints import (
+    ORDER_CREATED_PUBLISHED,
+    ORDER_INSERTED,
+    REFUND_REQUESTED,
+    Failpoint,
+    nothing_fails,
+)
 from shared.group_commit import GroupCommit
 
 GROUP_LIMIT = 500
@@ -55,9 +61,11 @@ class Outbox:
 
     def post(self, order: Order) -> None:
         """Publish soon, without waiting; if that fails, the sweep publishes the order."""
-        task = asyncio.create_task(self._groups.submit(order))
-        self._tasks.add(task)
-        task.add_done_callback(self._posted)
+        self._start(self._groups.submit(order))
+
+    def post_commands(self, order: Order) -> None:
+        """Send the pending commands of an order soon, without waiting; if that fails, the sweep sends them."""
+        self._start(self._send_requested(order))
 
     async def publish(self, orders: Sequence[Order]) -> None:
         """Publish the messages of orders as they are stored; raises BusUnavailableError if they are not confirmed."""
@@ -99,7 +107,17 @@ class Outbox:
     async def drain(self) -> None:
         """Publish all orders that are posted, and note it."""
         await self._groups.drain()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.note(time.monotonic())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._posted)
+
+    async def _send_requested(self, order: Order) -> None:
+        self._failpoint(REFUND_REQUESTED)
+        await self.send_commands([order])
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         try:

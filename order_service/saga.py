@@ -22,11 +22,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from order_service import refunds
 from order_service.events import (
     CancelRequested,
     DeadlinePassed,
     DeliveryNoted,
     Event,
+    RefundPartRequested,
     RefundRequested,
     RetryRequested,
 )
@@ -52,10 +54,13 @@ from shared.contracts import (
     OrderFailed,
     OrderMessage,
     OrderProvisioning,
+    PartRefunded,
+    PartRefundFailed,
     ProvisioningCompleted,
     ProvisioningFailed,
     ProvisioningProgress,
     ProvisionServer,
+    StockReturned,
 )
 
 MAX_RUNS = 20
@@ -72,20 +77,26 @@ class Saga:
             on(CancelRequested, self._compensate_again),
             on(RefundRequested, self._compensate_again),
         )
+        refunding = row(
+            on(RefundPartRequested, refunds.request),
+            on(PartRefunded, refunds.record_refunded),
+            on(PartRefundFailed, refunds.record_failed),
+            on(StockReturned, refunds.record_returned),
+        )
         self.table: Table = {
             Status.PENDING: row(
                 *answers(self.participants, done=self._join, refused=_cancel_refused, undone=_cancel_undone),
                 on(CancelRequested, _cancel_requested),
                 on(DeadlinePassed, self._time_out),
             ),
-            Status.CONFIRMED: row(on(DeliveryNoted, _deliver)),
+            Status.CONFIRMED: {**refunding, **row(on(DeliveryNoted, _deliver))},
             Status.PROVISIONING: row(
                 on(ProvisioningProgress, _record_progress),
                 on(ProvisioningCompleted, self._complete),
                 on(ProvisioningFailed, _fail_or_cancel),
                 on(CancelRequested, _stop_provisioning),
             ),
-            Status.COMPLETED: row(*self._answers_to_delivery()),
+            Status.COMPLETED: {**refunding, **row(*self._answers_to_delivery())},
             Status.CANCELLED: compensating,
             Status.FAILED: row(
                 *answers(self.participants, undone=_note_undone),
@@ -142,14 +153,14 @@ class Saga:
         match order.status:
             case Status.PENDING:
                 return (_created(order),)
+            case Status.CONFIRMED | Status.COMPLETED:
+                return (*self._delivery(order), *refunds.commands(order))
             case Status.PROVISIONING:
                 return (_provision(order), *((_stop(order),) if order.cancel_requested else ()))
             case Status.CANCELLED:
                 return self._compensation(order)
             case Status.FAILED if order.compensating:
                 return self._compensation(order)
-            case Status.COMPLETED:
-                return tuple(self._delivery(order))
             case _:
                 return ()
 
@@ -208,10 +219,8 @@ class Saga:
     def _is_settled(self, order: Order) -> bool:
         """Return whether nothing more can happen without a request or a late answer."""
         match order.status:
-            case Status.CONFIRMED:
-                return True
-            case Status.COMPLETED:
-                return not any(self._delivery(order))
+            case Status.CONFIRMED | Status.COMPLETED:
+                return not refunds.is_waiting(order) and not any(self._delivery(order))
             case Status.CANCELLED:
                 return self._all_released(order)
             case Status.FAILED:
@@ -221,7 +230,7 @@ class Saga:
 
     def _delivery(self, order: Order) -> Iterator[Message]:
         """Yield the commands to the participants whose part in the delivery is not done; a server has no such part."""
-        if order.fulfilment == "vps":
+        if order.status is not Status.COMPLETED or order.fulfilment == "vps":
             return
         for participant in self.participants:
             if participant.on_delivery and not participant.is_delivered(order):
@@ -343,8 +352,12 @@ def _is_outdated(order: Order, event: Event) -> bool:
 
 
 def _in_words(event: Event) -> str | None:
-    """Return the text of a history entry: the progress, or the reason of a refusal or a request."""
-    return getattr(event, "message", None) or getattr(event, "reason", None)
+    """Return the text of a history entry: the progress, or the reason of a refusal or a request; which refund it is."""
+    text: str | None = getattr(event, "message", None) or getattr(event, "reason", None)
+    refund_id: str | None = getattr(event, "refund_id", None)
+    if refund_id is None:
+        return text
+    return f"Refund {refund_id}: {text}" if text else f"Refund {refund_id}"
 
 
 def _news(order: Order) -> tuple[Message, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from order_service.order import PaymentStatus, ProvisioningStatus, Status, StockStatus
+from order_service.order import PaymentStatus, ProvisioningStatus, Refund, RefundStatus, Status, StockStatus
 from order_service.order_number import order_number
 from order_service.orders import NewRecord
 from order_service.participants import PARTICIPANTS
@@ -99,6 +99,7 @@ class ListedOrder(View):
     provisioning_status: ProvisioningStatus | None
     failure_reason: str | None
     settled: bool
+    refunded_amount: float = Field(description="what was returned by refunds in part")
     slot: str | None
     slot_start: datetime | None
     slot_visible_at: datetime | None
@@ -138,6 +139,35 @@ class ErasureView(View):
     orders: int
 
 
+class RefundedItemView(View):
+    """Units of a product that a refund is for."""
+
+    product_id: str
+    quantity: int
+
+
+class RefundView(View):
+    """A refund in part."""
+
+    refund_id: str
+    amount: float = Field(examples=[19.99])
+    status: RefundStatus
+    items: list[RefundedItemView] | None = Field(description="null if it is for an amount")
+    reason: str | None
+    restock: bool
+    returned: bool = Field(description="the units are back in free stock")
+    failure_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class RefundPage(View):
+    """A page of an order's refunds, oldest first."""
+
+    items: list[RefundView]
+    next_cursor: str | None
+
+
 class FailureCount(View):
     """How many orders ended in this way for this reason."""
 
@@ -175,6 +205,7 @@ def show_new(record: NewRecord) -> dict[str, Any]:
         "provisioningStatus": None,
         "failureReason": None,
         "settled": False,
+        "refundedAmount": 0,
         "slot": None,
         "slotStart": None,
         "slotVisibleAt": None,
@@ -214,6 +245,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
         "settled": document["settled"],
+        "refundedAmount": to_json_number(document.get("refundedAmount", 0)),
         "slot": document.get("slot"),
         "slotStart": _start_of(document.get("slot")),
         "slotVisibleAt": _moment(document.get("slotVisibleAt")),
@@ -222,6 +254,22 @@ def show_listed(document: Document) -> dict[str, Any]:
         "updatedAt": to_rfc3339(document["updatedAt"]),
         **_ends(document),
         "cancelledAt": _moment(document.get("cancelledAt")),
+    }
+
+
+def show_refund(refund: Refund) -> dict[str, Any]:
+    """Show a refund in part."""
+    return {
+        "refundId": refund.refund_id,
+        "amount": to_json_number(refund.amount),
+        "status": refund.status,
+        "items": [{"productId": line.product_id, "quantity": line.quantity} for line in refund.lines] or None,
+        "reason": refund.reason,
+        "restock": refund.restock,
+        "returned": refund.returned,
+        "failureReason": refund.failure_reason,
+        "createdAt": to_rfc3339(refund.created_at),
+        "updatedAt": to_rfc3339(refund.updated_at),
     }
 
 

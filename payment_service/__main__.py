@@ -12,6 +12,7 @@ from payment_service.handlers import handlers
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.orphaned_sessions import OrphanedSessions
 from payment_service.ledger.transactions import Transactions
+from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.reconciler import Reconciler
 from payment_service.retainer_charger import RetainerCharger
@@ -39,11 +40,12 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     transactions = Transactions(database, on_session=sessions.register, on_unknown_outcome=sessions.mark_doubtful)
     ledger = Ledger(database, utc_now)
     retainers = RetainerCharger(records, ledger, transactions, utc_now)
+    parts = PartRefunder(records, cards, retainers, clock=utc_now, failpoint=connections.failpoint)
     router = create_router(records)
     router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
-    reconciler = Reconciler(records, cards, retainers, connections.publisher, clock=utc_now)
+    reconciler = Reconciler(records, cards, retainers, parts, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, cards, retainers, clock=utc_now, failpoint=connections.failpoint),
+        handlers=handlers(records, cards, retainers, parts, clock=utc_now, failpoint=connections.failpoint),
         router=router,
         collections=SCHEMA,
         background=(reconciler.run, sessions.run),

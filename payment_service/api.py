@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from payment_service.lifecycle import Payment, PaymentStatus
+from payment_service.parts import returned
 from payment_service.payments import Payments
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
@@ -25,6 +26,7 @@ class PaymentView(View):
     status: PaymentStatus
     transaction_id: str | None
     failure_reason: str | None
+    refunded_amount: JsonMoney
 
 
 class PaymentPage(View):
@@ -73,4 +75,5 @@ def show(payment: Payment) -> dict[str, Any]:
         "status": payment.status,
         "transactionId": payment.transaction_id,
         "failureReason": payment.failure_reason,
+        "refundedAmount": to_json_number(returned(payment)),
     }

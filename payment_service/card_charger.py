@@ -6,11 +6,13 @@ Nothing is charged or refunded twice, and an unknown outcome is never guessed: i
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import structlog
 from prometheus_client import Counter, Histogram
 
+from payment_service import parts as part_refunds
 from payment_service.gateways.port import (
     Charged,
     Declined,
@@ -19,12 +21,13 @@ from payment_service.gateways.port import (
     NothingCharged,
     OutcomeUnknown,
     Refunded,
+    RefundRefused,
 )
-from payment_service.lifecycle import FREE, Payment, after_charge, after_refund, mark_unpublished, must_refund
+from payment_service.lifecycle import FREE, Part, Payment, after_charge, after_refund, mark_unpublished, must_refund
 from payment_service.payments import PaymentChange, Payments
 from shared import tracing
 from shared.clock import Clock
-from shared.failpoints import PAYMENT_CHARGED, REFUND_SENT, Failpoint
+from shared.failpoints import PART_SENT, PAYMENT_CHARGED, REFUND_SENT, Failpoint
 
 _log = structlog.get_logger(__name__)
 _decisions = Counter("payments_total", "Card payments decided, by resulting status", ["status"])
@@ -62,7 +65,7 @@ class CardCharger:
         """Refund the payments and return them as recorded, in the same order."""
         if not payments:
             return []
-        outcomes = await self._call_all("refund", self._refund_one, payments)
+        outcomes = await self._call_all("refund", [(p, partial(self._refund_one, p)) for p in payments])
         self._failpoint(REFUND_SENT)
         now = self._clock()
         return await self._record(
@@ -72,6 +75,21 @@ class CardCharger:
             ],
             unpublished=unpublished,
         )
+
+    async def refund_parts(self, pending: Sequence[tuple[Payment, Part]]) -> list[Part]:
+        """Refund PENDING parts and return them as recorded, in the same order; without an outcome they stay PENDING."""
+        if not pending:
+            return []
+        calls = [(payment, partial(self._refund_part, payment, part)) for payment, part in pending]
+        outcomes = await self._call_all("refund_part", calls)
+        self._failpoint(PART_SENT)
+        now = self._clock()
+        return [
+            part
+            if (decided := part_refunds.after_refund(part, outcome, now)) is part
+            else await self._payments.decide_part(payment.order_id, decided)
+            for (payment, part), outcome in zip(pending, outcomes, strict=True)
+        ]
 
     async def _charge(
         self,
@@ -83,7 +101,7 @@ class CardCharger:
     ) -> list[Payment]:
         if not payments:
             return []
-        outcomes = await self._call_all(operation, call, payments)
+        outcomes = await self._call_all(operation, [(payment, partial(call, payment)) for payment in payments])
         self._failpoint(PAYMENT_CHARGED)
         now = self._clock()
         recorded = await self._record(
@@ -111,6 +129,9 @@ class CardCharger:
             return Refunded(FREE)
         return await self._gateway.refund(payment.charge_request())
 
+    async def _refund_part(self, payment: Payment, part: Part) -> Refunded | RefundRefused:
+        return await self._gateway.refund_part(payment.charge_request(), part.refund_id, part.amount)
+
     async def _record(self, changes: Sequence[PaymentChange], *, unpublished: bool) -> list[Payment]:
         if unpublished:
             changes = [(before, mark_unpublished(before, after)) for before, after in changes]
@@ -122,30 +143,28 @@ class CardCharger:
         return recorded
 
     async def _call_all(
-        self, operation: str, call: Callable[[Payment], Awaitable[Outcome]], payments: Sequence[Payment]
+        self, operation: str, calls: Sequence[tuple[Payment, Callable[[], Awaitable[Outcome]]]]
     ) -> list[Outcome | OutcomeUnknown]:
         """Call the gateway for all payments concurrently; a call that fails concerns its own payment only."""
-        calls = [asyncio.create_task(_call(operation, call, payment)) for payment in payments]
+        tasks = [asyncio.create_task(_call(operation, call, payment)) for payment, call in calls]
         late = f"no answer within {self._timeout} s"
         try:
-            await asyncio.wait(calls, timeout=self._timeout)
+            await asyncio.wait(tasks, timeout=self._timeout)
             return [
                 task.result() if task.done() else _unknown_outcome(operation, payment, late)
-                for task, payment in zip(calls, payments, strict=True)
+                for task, (payment, _) in zip(tasks, calls, strict=True)
             ]
         finally:
             # The batch was cancelled or is late: an open call would continue with its outcome unrecorded.
-            for task in calls:
+            for task in tasks:
                 task.cancel()
 
 
-async def _call(
-    operation: str, call: Callable[[Payment], Awaitable[Outcome]], payment: Payment
-) -> Outcome | OutcomeUnknown:
+async def _call(operation: str, call: Callable[[], Awaitable[Outcome]], payment: Payment) -> Outcome | OutcomeUnknown:
     started = time.perf_counter()
     try:
         with tracing.calling(f"{operation} at the gateway", payment.order_id, payment.traceparent):
-            return await call(payment)
+            return await call()
     except GatewayTimeoutError as error:
         return _unknown_outcome(operation, payment, str(error))
     except Exception as error:  # noqa: BLE001 - the charge may have been made, as after a timeout; it is looked up

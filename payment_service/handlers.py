@@ -13,12 +13,13 @@ from payment_service.lifecycle import (
     next_action,
     refund_answer,
 )
+from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
-from shared.contracts import Message, OrderCreated, RefundPayment
+from shared.contracts import Message, OrderCreated, RefundPart, RefundPayment
 from shared.failpoints import PAYMENT_PENDING, Failpoint
 
 
@@ -30,6 +31,7 @@ class PaymentHandlers:
         payments: Payments,
         cards: CardCharger,
         retainers: RetainerCharger,
+        parts: PartRefunder,
         *,
         clock: Clock,
         failpoint: Failpoint,
@@ -37,6 +39,7 @@ class PaymentHandlers:
         self._payments = payments
         self._cards = cards
         self._retainers = retainers
+        self._parts = parts
         self._clock = clock
         self._failpoint = failpoint
 
@@ -69,6 +72,10 @@ class PaymentHandlers:
         changed = {payment.order_id: payment for payment in refunded}
         return _known(refund_answer(changed.get(payment.order_id, payment)) for payment in recorded)
 
+    async def refund_parts(self, requests: Sequence[RefundPart]) -> Sequence[Message]:
+        """Refund parts of orders; the reconciler answers later for those whose outcome is still unknown."""
+        return await self._parts.refund(requests)
+
 
 def _without_duplicates(orders: Sequence[OrderCreated]) -> Iterable[OrderCreated]:
     first: dict[str, OrderCreated] = {}
@@ -94,11 +101,18 @@ def _known(answers: Iterable[Message | None]) -> list[Message]:
 
 
 def handlers(
-    payments: Payments, cards: CardCharger, retainers: RetainerCharger, *, clock: Clock, failpoint: Failpoint
+    payments: Payments,
+    cards: CardCharger,
+    retainers: RetainerCharger,
+    parts: PartRefunder,
+    *,
+    clock: Clock,
+    failpoint: Failpoint,
 ) -> Handlers:
     """Map each message type to its handler."""
-    handler = PaymentHandlers(payments, cards, retainers, clock=clock, failpoint=failpoint)
+    handler = PaymentHandlers(payments, cards, retainers, parts, clock=clock, failpoint=failpoint)
     return {
         OrderCreated: handler.charge,
         RefundPayment: handler.refund,
+        RefundPart: handler.refund_parts,
     }

@@ -41,12 +41,34 @@ class PaymentStatus(StrEnum):
 PaymentStatus.__name__ = PaymentStatus.__qualname__ = "Status"
 
 
+class PartStatus(StrEnum):
+    """The state of a refund in part."""
+
+    PENDING = "PENDING"
+    REFUNDED = "REFUNDED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A refund in part, see parts.py; `amount` is in minor units, `entry_id` the journal entry if to a retainer."""
+
+    refund_id: str
+    amount: int
+    status: PartStatus
+    created_at: datetime
+    updated_at: datetime
+    failure_reason: str | None = None
+    entry_id: str | None = None
+
+
 class NextAction(Enum):
     """The next action that a payment needs before it can be answered."""
 
     CHARGE = auto()
     REFUND = auto()
     LOOK_UP = auto()
+    REFUND_PARTS = auto()
     NONE = auto()
 
 
@@ -75,6 +97,9 @@ class Payment:
     unpublished: bool = False
     traceparent: str | None = None
     owner_id: str | None = None
+    parts: tuple[Part, ...] = ()
+    parts_version: int = 0
+    """Counts the parts ever added, so that a part is only added to the payment that it was decided on."""
 
     def charge_request(self) -> ChargeRequest:
         """Build the request for the gateway; the order id is the idempotency key."""
@@ -113,7 +138,8 @@ def next_action(payment: Payment) -> NextAction:
     if payment.refund_requested and may_hold:
         return NextAction.REFUND
     if payment.status is not PaymentStatus.PENDING:
-        return NextAction.NONE
+        undecided = payment.next_lookup_at and any(part.status is PartStatus.PENDING for part in payment.parts)
+        return NextAction.REFUND_PARTS if undecided else NextAction.NONE
     return NextAction.LOOK_UP if payment.next_lookup_at else NextAction.CHARGE
 
 

@@ -1,11 +1,13 @@
 """The payment records: the collection `payments`, one document per order, with the order id as `_id`.
 
     {_id, status, userId, ownerId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
-     refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt}
+     refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt,
+     parts: [{refundId, amount, status, failureReason, entryId, createdAt, updatedAt}], partsVersion}
 
 An order paid from a retainer has a `retainerId`, and its `transactionId` is the journal entry. Fields without a value
 are not stored. Every update names the state it starts from: `status` and `refundRequested`, the two fields that
-concurrent workers race for.
+concurrent workers race for. The parts (parts.py) are changed apart from the rest: one is added to the `partsVersion` on
+which it was decided, and leaves PENDING once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +19,15 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from payment_service.ledger.transactions import Session
-from payment_service.lifecycle import Payment, PaymentStatus, tombstone, with_next_lookup, with_refund_requested
+from payment_service.lifecycle import (
+    Part,
+    PartStatus,
+    Payment,
+    PaymentStatus,
+    tombstone,
+    with_next_lookup,
+    with_refund_requested,
+)
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
 from shared.database import Collection, Document
@@ -122,6 +132,32 @@ class Payments:
             raise LookupError(f"payments that were recorded are gone: {', '.join(gone[:5])}")
         return [recorded[before.order_id] for before, _ in changes]
 
+    async def add_part(self, payment: Payment, part: Part, session: Session | None = None) -> bool:
+        """Add a part; return False if the payment, or any of its parts, has changed since it was read."""
+        unchanged = {**_unchanged(payment), "partsVersion": payment.parts_version or None}
+        result = await self._collection.update_one(
+            unchanged,
+            {
+                "$push": {"parts": _part_document(part)},
+                "$inc": {"partsVersion": 1},
+                "$set": {"updatedAt": part.updated_at},
+            },
+            session=session,
+        )
+        return bool(result.matched_count)
+
+    async def decide_part(self, order_id: str, part: Part) -> Part:
+        """Record the outcome of a PENDING part; return it as recorded, which another worker may have done first."""
+        pending = {"$elemMatch": {"refundId": part.refund_id, "status": PartStatus.PENDING}}
+        result = await self._collection.update_one(
+            {"_id": order_id, "parts": pending},
+            {"$set": {"parts.$": _part_document(part), "updatedAt": part.updated_at}},
+        )
+        if result.matched_count:
+            return part
+        recorded = (await self.read([order_id]))[order_id]
+        return next(known for known in recorded.parts if known.refund_id == part.refund_id)
+
     async def request_refunds(self, order_ids: Iterable[str], now: datetime) -> list[Payment]:
         """Record that the orders must be refunded, and return their payments as recorded.
 
@@ -196,13 +232,41 @@ def _update(before: Payment, after: Payment) -> UpdateOne:
     change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
     if gone := old.keys() - new.keys():
         change["$unset"] = dict.fromkeys(gone, "")
-    # A null also matches a missing field: no refund is requested.
-    unchanged = {
-        "_id": before.order_id,
-        "status": before.status,
-        "refundRequested": before.refund_requested or None,
+    return UpdateOne(_unchanged(before), change)
+
+
+def _unchanged(payment: Payment) -> Document:
+    """Return the query for a payment that no worker has changed; a null also matches a missing field."""
+    return {
+        "_id": payment.order_id,
+        "status": payment.status,
+        "refundRequested": payment.refund_requested or None,
     }
-    return UpdateOne(unchanged, change)
+
+
+def _part_document(part: Part) -> Document:
+    document = {
+        "refundId": part.refund_id,
+        "amount": part.amount,
+        "status": part.status,
+        "failureReason": part.failure_reason,
+        "entryId": part.entry_id,
+        "createdAt": part.created_at,
+        "updatedAt": part.updated_at,
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _part(document: Document) -> Part:
+    return Part(
+        refund_id=document["refundId"],
+        amount=document["amount"],
+        status=PartStatus(document["status"]),
+        failure_reason=document.get("failureReason"),
+        entry_id=document.get("entryId"),
+        created_at=document["createdAt"],
+        updated_at=document["updatedAt"],
+    )
 
 
 def _document(payment: Payment) -> Document:
@@ -218,4 +282,6 @@ def _document(payment: Payment) -> Document:
 def _payment(document: Document) -> Payment:
     known = {attribute: document[name] for attribute, name in _FIELDS.items() if name in document}
     known["status"] = PaymentStatus(document["status"])
+    known["parts"] = tuple(_part(part) for part in document.get("parts", ()))
+    known["parts_version"] = document.get("partsVersion", 0)
     return Payment(order_id=document["_id"], **known)

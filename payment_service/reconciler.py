@@ -8,6 +8,7 @@ import structlog
 
 from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import NextAction, Payment, charge_answer, next_action
+from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared.background import run_periodically
@@ -35,6 +36,7 @@ class Reconciler:
         payments: Payments,
         cards: CardCharger,
         retainers: RetainerCharger,
+        parts: PartRefunder,
         publisher: Publisher,
         *,
         clock: Clock,
@@ -42,6 +44,7 @@ class Reconciler:
         self._payments = payments
         self._cards = cards
         self._retainers = retainers
+        self._parts = parts
         self._publisher = publisher
         self._clock = clock
 
@@ -69,6 +72,7 @@ class Reconciler:
         refunded = await self._cards.refund(requested, unpublished=True)
         decided = await self._retainers.decide_postponed(prepaid)
         await self._publish([*looked_up, *refunded, *decided])
+        await self._refund_parts([p for p in by_card if next_action(p) is NextAction.REFUND_PARTS])
         # Another worker has decided these since they were scheduled.
         await self._payments.clear_lookups([p for p in claimed if next_action(p) is NextAction.NONE])
         return len(due)
@@ -78,6 +82,15 @@ class Reconciler:
         left = await self._payments.unpublished(self._clock() - UNPUBLISHED_DELAY, _PAGE)
         await self._publish(left)
         return len(left)
+
+    async def _refund_parts(self, payments: Sequence[Payment]) -> None:
+        """Ask for refunds in part again whose outcome is unknown, and publish the answers of those decided.
+
+        An answer that a crash leaves unpublished is asked for by the order, which keeps the refund PENDING.
+        """
+        answers = await self._parts.ask_again(payments)
+        if answers:
+            await self._publisher.send(answers, {payment.order_id: payment.traceparent for payment in payments})
 
     async def _publish(self, payments: Sequence[Payment]) -> None:
         answers = {payment: answer for payment in payments if (answer := charge_answer(payment))}

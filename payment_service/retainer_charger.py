@@ -14,14 +14,15 @@ from datetime import datetime
 import structlog
 from pymongo.errors import DuplicateKeyError
 
+from payment_service import parts
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_amount
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
-from payment_service.lifecycle import FREE, Payment, PaymentStatus, mark_unpublished, with_next_lookup
+from payment_service.lifecycle import FREE, Part, PartStatus, Payment, PaymentStatus, mark_unpublished, with_next_lookup
 from payment_service.payments import Payments
 from shared import tracing
 from shared.clock import Clock
-from shared.contracts import OrderCreated
+from shared.contracts import OrderCreated, RefundPart
 from shared.database import Document
 
 ORDERS_PER_TRANSACTION = 50
@@ -65,6 +66,32 @@ class RetainerCharger:
     async def refund(self, payments: Sequence[Payment]) -> list[Payment]:
         """Refund the payments to their retainers, once each, and return them as recorded."""
         return list(await asyncio.gather(*(self._refund_one(payment) for payment in payments)))
+
+    async def refund_part(self, payment: Payment, request: RefundPart, *, refused: str | None = None) -> Part:
+        """Refund a part of the payment to its retainer, once, and return it as recorded; with `refused`, record that.
+
+        Raises LedgerRefusalError if the retainer does not take the money, for example because it does not exist.
+        """
+        account = chart_of_accounts.retainer(payment.retainer_id or "")
+
+        async def work(session: Session) -> Part:
+            recorded = (await self._payments.read([payment.order_id], session))[payment.order_id]
+            if known := parts.find(recorded, request.refund_id):
+                return known
+            part = parts.decide(recorded, request, self._clock())
+            if refused is not None:
+                part = replace(part, status=PartStatus.FAILED, failure_reason=refused)
+            if part.status is PartStatus.PENDING:
+                entry = journal_entries.order_part_refunded(
+                    recorded.retainer_id or "", recorded.order_id, part.refund_id, part.amount, recorded.currency or ""
+                )
+                posted = await self._ledger.post(entry, session)
+                part = replace(part, status=PartStatus.REFUNDED, entry_id=posted.entry_id)
+            if not await self._payments.add_part(recorded, part, session):
+                raise LookupError(f"payment {recorded.order_id} differs from what this transaction has read")
+            return part
+
+        return await self._transactions.run("order.part_refunded", work, keys=[account])
 
     async def _charge_or_postpone(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         try:
@@ -128,12 +155,19 @@ class RetainerCharger:
         retainer_id, entry_id = payment.retainer_id or "", payment.transaction_id
 
         async def work(session: Session) -> Payment:
+            # Parts may have been refunded since the payment was read; what they have left is returned.
+            before = (await self._payments.read([payment.order_id], session))[payment.order_id]
+            amount = parts.left(before)
             recorded = await self._payments.update(payment, refunded, session)
             # Only the worker whose update took effect posts the entry: a repeated refund moves no money.
-            if recorded is refunded and entry_id != FREE:
-                amount, currency = payment.amount or 0, payment.currency or ""
+            if recorded is refunded and entry_id != FREE and amount:
+                whole = amount == payment.amount
                 entry = journal_entries.order_refunded(
-                    retainer_id, payment.order_id, amount, currency, reverses=entry_id
+                    retainer_id,
+                    payment.order_id,
+                    amount,
+                    payment.currency or "",
+                    reverses=entry_id if whole else None,
                 )
                 await self._ledger.post(entry, session)
             return recorded

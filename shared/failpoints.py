@@ -27,12 +27,18 @@ STOCK_MOVED = "inventory.stock-moved"
 """The quantities have changed; the reservation is not recorded yet."""
 RESERVATION_RECORDED = "inventory.reservation-recorded"
 """The reservation is recorded; the product still has the order's pending move."""
+REFUND_REQUESTED = "order.refund-requested"
+"""A refund in part is stored and answered; `payment.refund_part` is not published yet."""
 PAYMENT_PENDING = "payment.pending"
 """The payment is recorded as PENDING; the gateway has not been called yet."""
 PAYMENT_CHARGED = "payment.charged"
 """The gateway has charged; the payment is still PENDING."""
 REFUND_SENT = "payment.refund-sent"
 """The gateway has refunded; this is not recorded yet."""
+PART_RECORDED = "payment.part-recorded"
+"""A refund in part is recorded as PENDING; the gateway has not been called yet."""
+PART_SENT = "payment.part-sent"
+"""The gateway has refunded the part; this is not recorded yet."""
 JOB_LOCKED = "provisioning.locked"
 """The job holds its package's lock; the provider has not been called yet."""
 BEFORE_BUY = "provisioning.before-buy"
@@ -68,9 +74,12 @@ ALL_POINTS = (
     ORDER_CREATED_PUBLISHED,
     STOCK_MOVED,
     RESERVATION_RECORDED,
+    REFUND_REQUESTED,
     PAYMENT_PENDING,
     PAYMENT_CHARGED,
     REFUND_SENT,
+    PART_RECORDED,
+    PART_SENT,
     JOB_LOCKED,
     BEFORE_BUY,
     BOUGHT,

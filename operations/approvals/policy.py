@@ -7,6 +7,7 @@ from operations.settings import ApprovalAction
 from shared.access.permissions import Permission
 from shared.database import Document
 
+REFUND_PART = "order.refund-part"
 REPLAY: ApprovalAction = "dead-letters.replay"
 DISCARD: ApprovalAction = "dead-letters.discard"
 """Of more letters than those that are named by their ids."""
@@ -16,6 +17,7 @@ NEEDED: Mapping[str, Permission] = {
     "order.cancel": Permission.ORDERS_CANCEL,
     "order.retry": Permission.ORDERS_DECIDE,
     "order.refund": Permission.ORDERS_DECIDE,
+    REFUND_PART: Permission.ORDERS_FULFIL,
     REPLAY: Permission.LETTERS_DECIDE,
     DISCARD: Permission.LETTERS_DECIDE,
     REPAIR: Permission.FUNDS_WRITE,

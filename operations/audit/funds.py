@@ -253,18 +253,51 @@ def judge_order(paid: RetainerOrder) -> Iterator[Violation]:
     """
     charges = [entry for entry in paid.entries if entry.get("operation") == "order.paid"]
     refunds = [entry for entry in paid.entries if entry.get("operation") == "order.refunded"]
+    parts = [entry for entry in paid.entries if entry.get("operation") == "order.part_refunded"]
     if len(charges) > 1:
         found = f"paid by {len(charges)} entries, including {charges[0]['_id']} and {charges[1]['_id']}"
         yield _violation("paid twice", "order", paid.order_id, found, "one entry that pays the order")
-    if len(refunds) > len(charges) or (refunds and charges and _moved(refunds[0]) != _negated(_moved(charges[0]))):
+    returned = _added([*refunds, *parts])
+    if len(refunds) > len(charges) or (refunds and charges and returned != _negated(_moved(charges[0]))):
         found = f"{len(charges)} entries that pay, {len(refunds)} that refund, or a refund of another amount"
         yield _violation("refund entry", "order", paid.order_id, found, "at most one refund, of what was paid")
+    yield from _parts_of_order(paid, charges, parts)
     if paid.payment is None:
-        if len(refunds) < len(charges):
+        if charges and not refunds and returned != _negated(_moved(charges[0])):
             found = f"paid from a retainer by entry {charges[0]['_id']}, and there is no payment"
             yield _violation("entry without payment", "order", paid.order_id, found, "a payment, or a refund")
     else:
         yield from _order_payment(paid.order_id, paid.payment, charges, refunds)
+
+
+def _parts_of_order(paid: RetainerOrder, charges: Sequence[Document], parts: Sequence[Document]) -> Iterator[Violation]:
+    """Check that the payment's refunds in part are in the journal, and that the journal has no others."""
+    by_refund = {_reference(entry, "refundId"): entry for entry in parts}
+    if len(by_refund) < len(parts):
+        found = f"{len(parts)} entries for {len(by_refund)} refunds in part"
+        yield _violation("part refunded twice", "order", paid.order_id, found, "one entry for each refund")
+    if paid.payment is None:
+        if parts and not charges:
+            yield _violation("refund entry", "order", paid.order_id, "refunds of an order that was not paid", "none")
+        return
+    retainer, currency = f"retainer:{paid.payment.get('retainerId')}", paid.payment.get("currency")
+    made = {
+        str(part.get("refundId")): part for part in paid.payment.get("parts") or () if part.get("status") == "REFUNDED"
+    }
+    for refund_id, part in made.items():
+        entry = by_refund.pop(refund_id, None)
+        amount = part.get("amount")
+        if (
+            entry is None
+            or entry["_id"] != part.get("entryId")
+            or not _moves(entry, retainer, amount, currency, sign=-1)
+        ):
+            found = f"refund {refund_id} by entry {part.get('entryId')}, in the journal {_entry_text(entry)}"
+            expected = f"the refund's entry, of {in_money(amount, currency)} to {retainer}"
+            yield _violation("part entry", "order", paid.order_id, found, expected)
+    for refund_id, entry in by_refund.items():
+        found = f"entry {entry['_id']} for refund {refund_id}, which the payment does not have"
+        yield _violation("part without payment", "order", paid.order_id, found, "the parts of the payment")
 
 
 def _order_payment(
@@ -272,7 +305,9 @@ def _order_payment(
 ) -> Iterator[Violation]:
     status, amount, currency = payment.get("status"), payment.get("amount"), payment.get("currency")
     took = status in ("PROCESSED", "REFUNDED") and not (payment.get("transactionId") == NO_CHARGE and not amount)
-    expected = (int(took), int(took and status == "REFUNDED"))
+    returned = sum(part.get("amount", 0) for part in payment.get("parts") or () if part.get("status") == "REFUNDED")
+    # Where the parts have returned everything, a refund of the whole payment has nothing to return.
+    expected = (int(took), int(took and status == "REFUNDED" and returned != amount))
     if (len(charges), len(refunds)) != expected:
         found = f"{status}, with {len(charges)} entries that pay and {len(refunds)} that refund"
         wanted = f"{expected[0]} that pay and {expected[1]} that refund"
@@ -314,6 +349,15 @@ def _moved(entry: Document) -> dict[str, int]:
             amount if isinstance(amount, int) else 0
         )
     return {account: amount for account, amount in moved.items() if amount}
+
+
+def _added(entries: Sequence[Document]) -> dict[str, int]:
+    """Return debits less credits of several entries by account, without accounts that do not change."""
+    total: dict[str, int] = {}
+    for entry in entries:
+        for account, amount in _moved(entry).items():
+            total[account] = total.get(account, 0) + amount
+    return {account: amount for account, amount in total.items() if amount}
 
 
 def _negated(moved: Mapping[str, int]) -> dict[str, int]:

@@ -20,9 +20,9 @@ ACCOUNT_FIELDS = ("currency",)
 ENTRY_FIELDS = ("operation", "currency", "postings", "reference", "reverses")
 FUND_PAYMENT_FIELDS = ("customerId", "invoiceId", "amount", "currency", "status", "entryId")
 TRANSFER_FIELDS = ("fromAccountId", "toAccountId", "amount", "fee", "currency", "status", "entryId", "cancelEntryId")
-ORDER_PAYMENT_FIELDS = ("status", "retainerId", "amount", "currency", "transactionId")
+ORDER_PAYMENT_FIELDS = ("status", "retainerId", "amount", "currency", "transactionId", "parts")
 
-ORDER_OPERATIONS = ("order.paid", "order.refunded")
+ORDER_OPERATIONS = ("order.paid", "order.refunded", "order.part_refunded")
 
 T = TypeVar("T")
 WithEntries = tuple[Document, Mapping[str, Document]]

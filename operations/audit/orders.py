@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from operations.audit import servers, slots
+from operations.audit import refunds, servers, slots
 from operations.audit.order_records import (
     Document,
     OrderRecords,
@@ -266,7 +266,8 @@ def _ends_once(records: OrderRecords, order: Document, _now: datetime) -> Iterat
         ends.discard("CONFIRMED")
     if len(ends) > 1:
         yield records.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
-    if status in ("CONFIRMED", "COMPLETED") and not settled and not is_delivered(order):
+    waits = is_delivered(order) or refunds.is_waiting(order)
+    if status in ("CONFIRMED", "COMPLETED") and not settled and not waits:
         yield records.violation(4, "not settled", f"{status} and not settled", "settled")
     if status in ("PENDING", "PROVISIONING") and settled:
         yield records.violation(4, "settled", f"{status} and settled", "not settled before it ends")
@@ -343,6 +344,7 @@ RULES: tuple[Rule, ...] = (
     _in_time,
     _hold_ends,
     _is_published,
+    *refunds.RULES,
     *slots.RULES,
     *servers.RULES,
 )

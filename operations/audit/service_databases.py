@@ -17,7 +17,7 @@ from operations.audit import servers
 from operations.audit.order_records import Document, OrderRecords
 from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
-from operations.audit.stock import ASSIGNMENT, StockRecords
+from operations.audit.stock import ASSIGNMENT, StockRecords, order_of
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
@@ -52,12 +52,14 @@ ORDER_FIELDS = (
     "provisioning.package",
     "provisioningRun",
     "server.ip",
+    *(f"refunds.{name}" for name in ("refundId", "amount", "status", "items", "restock", "returned", "updatedAt")),
+    "refundedAmount",
 )
 ASSIGNED_ORDER_FIELDS = ("status", "settled", "compensating", "updatedAt")
 ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
 OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
-CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt")
-INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt")
+CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt", "parts")
+INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt", "parts")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 FIELDS: Mapping[str, Sequence[str]] = {
     "orders": ORDER_FIELDS,
@@ -81,9 +83,27 @@ HELD: Mapping[str, Any] = {
             }
         },
         {"$cond": ["$slot.slotId", [{"id": "$slot.slotId", "units": "$slot.price"}], []]},
+        {
+            "$reduce": {
+                "input": {"$ifNull": ["$returns", []]},
+                "initialValue": [],
+                "in": {
+                    "$concatArrays": [
+                        "$$value",
+                        {
+                            "$map": {
+                                "input": "$$this.items",
+                                "as": "item",
+                                "in": {"id": "$$item.productId", "units": {"$multiply": [-1, "$$item.quantity"]}},
+                            }
+                        },
+                    ]
+                },
+            }
+        },
     ]
 }
-"""The expression for what a reservation holds: units of products, and the price of its slot."""
+"""The expression for what a reservation holds: units of products less those put back, and the price of its slot."""
 
 AFTER_ASSIGNMENTS = "assignment;"
 """The upper bound of the assignments' ids, exclusive."""
@@ -288,7 +308,7 @@ class ServiceDatabases:
         reserved = await self._reserved(session, product_ids)
         async with products, reserved:
             async for product_id, product, sums in side_by_side(products, reserved):
-                moving = list((product or {}).get("moving") or {})
+                moving = [order_of(key) for key in (product or {}).get("moving") or {}]
                 reservations = await by_ids(self._reservations, moving, session)
                 orders = await by_ids(self._orders, moving, session)
                 out, shipped = (sums["units"], sums["shipped"]) if sums else (0, 0)

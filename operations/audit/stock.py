@@ -3,8 +3,9 @@
 Inventory takes units from a product in one write and records the reservation in another. In between, a pending move on
 the product, `moving[order] = change of the quantity`, tells what happened. So of an order's n units, n are out if its
 pending move is minus n, none if it is positive (they are back already). Otherwise n are out if the reservation is
-RESERVED or SHIPPED. Of those that are out, the product counts the shipped ones: those of SHIPPED reservations, and of
-RESERVED ones with a pending move of 0, which are about to become SHIPPED.
+RESERVED or SHIPPED. Units that a refund puts back are not out any more, from the pending move of the return on; the
+reservation records them in `returns`. Of those that are out, the product counts the shipped ones: those of SHIPPED
+reservations, and of RESERVED ones with a pending move of 0, which are about to become SHIPPED.
 
 Delivery slots are counted in the same way, and judged in slots.py.
 """
@@ -20,6 +21,9 @@ Document = dict[str, Any]
 
 LONGEST_PENDING = timedelta(seconds=60)
 """The time after which a pending move of a settled order is wrong: inventory removes it at once, a sweep in seconds."""
+
+RETURN = "return:"
+"""The prefix of the keys of pending moves that put units of a refund back: `return:<refund>:<order>`."""
 
 ASSIGNMENT = "assignment:"
 """The prefix of reservations that are assignments of a slot by another system."""
@@ -67,16 +71,33 @@ def out(stock: StockRecords) -> int:
     """Return the units that are out for orders, and for assignments of a slot."""
     units = stock.out
     for holder, change in _moves_of(stock).items():
-        if change:
+        if holder.startswith(RETURN):
+            units -= _put_back(stock, holder, change)
+        elif change:
             units += max(0, -change) - held_by(stock.reservations.get(holder), stock.product_id)
     return units
 
 
 def shipped(stock: StockRecords) -> int:
-    """Return the units that have been delivered."""
-    being_shipped = [holder for holder, change in _moves_of(stock).items() if not change]
-    reserved = [found for holder in being_shipped if (found := stock.reservations.get(holder)) and is_reserved(found)]
-    return stock.shipped + sum(held_by(reservation, stock.product_id) for reservation in reserved)
+    """Return the units that have been delivered, and not come back."""
+    moves = _moves_of(stock)
+    units = stock.shipped
+    for holder, change in moves.items():
+        reservation = stock.reservations.get(order_of(holder))
+        if not change and reservation and is_reserved(reservation):
+            units += held_by(reservation, stock.product_id)
+        elif holder.startswith(RETURN) and (not is_reserved(reservation or {}) or moves.get(order_of(holder)) == 0):
+            units -= _put_back(stock, holder, change)
+    return units
+
+
+def _put_back(stock: StockRecords, key: str, change: int) -> int:
+    """Return the units that a pending move has put back and the reservation does not know of yet."""
+    _, refund_id, order_id = key.split(":", 2)
+    reservation = stock.reservations.get(order_id)
+    recorded = [each.get("refundId") for each in (reservation or {}).get("returns") or ()]
+    is_held = held_by(reservation, stock.product_id) > 0 and _moves_of(stock).get(order_id, 0) <= 0
+    return change if is_held and refund_id not in recorded else 0
 
 
 def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
@@ -95,7 +116,8 @@ def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
 
 
 def _pending_moves(stock: StockRecords, product: Document, now: datetime) -> Iterator[Violation]:
-    for order_id, change in (product.get("moving") or {}).items():
+    for key, change in (product.get("moving") or {}).items():
+        order_id = order_of(key)
         if order_id not in stock.orders:
             found = f"a pending move of {-change} units for order {order_id}, which does not exist"
             yield stock.violation(2, "pending move", found, "pending moves of orders only")
@@ -118,6 +140,11 @@ def is_assignment(reservation_id: str) -> bool:
     return reservation_id.startswith(ASSIGNMENT)
 
 
+def order_of(key: str) -> str:
+    """Return the order, or assignment, that a pending move belongs to."""
+    return key.split(":", 2)[2] if key.startswith(RETURN) else key
+
+
 def held_by(reservation: Document | None, counted_id: str) -> int:
     """Return what a RESERVED or SHIPPED reservation has of a product, in units, or of a slot, in minor units."""
     if reservation is None or not keeps_units(reservation):
@@ -125,7 +152,9 @@ def held_by(reservation: Document | None, counted_id: str) -> int:
     slot = reservation.get("slot") or {}
     held: int = slot.get("price", 0) if slot.get("slotId") == counted_id else 0
     held += sum(item["quantity"] for item in reservation.get("items", ()) if item["productId"] == counted_id)
-    return held
+    put_back = [item for each in reservation.get("returns") or () for item in each["items"]]
+    back: int = sum(item["quantity"] for item in put_back if item["productId"] == counted_id)
+    return held - back
 
 
 def keeps_units(reservation: Document | None) -> bool:
@@ -151,7 +180,7 @@ def is_decided_long_ago(reservation: Document | None, now: datetime) -> bool:
 def _is_outdated(stock: StockRecords, holder: str, now: datetime) -> bool:
     if is_assignment(holder):
         return is_decided_long_ago(stock.reservations.get(holder), now)
-    return is_settled_long_ago(stock.orders.get(holder), now)
+    return is_settled_long_ago(stock.orders.get(order_of(holder)), now)
 
 
 def _moves_of(stock: StockRecords) -> Mapping[str, int]:

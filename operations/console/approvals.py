@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
 from operations.accounts.statements import AccountStatements
-from operations.approvals.policy import DISCARD, NEEDED, REPAIR, REPLAY
+from operations.approvals.policy import DISCARD, NEEDED, REFUND_PART, REPAIR, REPLAY
 from operations.approvals.records import DONE, NOT_DONE, UNKNOWN, ApprovalRecords, NotDecidableError
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import redirect, signed_in
@@ -141,6 +141,7 @@ class Executor:
             REPLAY: self._replay,
             DISCARD: self._discard,
             REPAIR: self._repair,
+            REFUND_PART: self._refund_part,
         }.get(record["action"], self._act_on_order)
         by = f"{_label(record['by'])}, approved by {_label(record['decidedBy'])}"
         with acting_for(person_of(record["by"]).principal()):
@@ -157,6 +158,16 @@ class Executor:
         body = {"reason": record["why"]} if name == "cancel" else None
         address = path("orders", record["subject"], name)
         failed = await execute(self._dependencies, action, "POST", "order", address, body=body, done="accepted")
+        if failed is None:
+            return DONE, "accepted"
+        return (UNKNOWN if failed.verdict == "Outcome unknown" else NOT_DONE), failed.why
+
+    async def _refund_part(self, record: Document, by: str) -> tuple[str, str]:
+        action = OperatorAction(by, record["why"], record["action"], record["subject"])
+        address, body = path("orders", record["subject"], "refunds"), record["parameters"]["refund"]
+        failed = await execute(
+            self._dependencies, action, "POST", "order", address, body=body, key=record["_id"], done="accepted"
+        )
         if failed is None:
             return DONE, "accepted"
         return (UNKNOWN if failed.verdict == "Outcome unknown" else NOT_DONE), failed.why

@@ -38,11 +38,12 @@ async def execute(
     path: str,
     *,
     body: Mapping[str, Any] | None = None,
+    key: str | None = None,
     done: str,
 ) -> ActionFailed | None:
     """Execute an action; return None if the service did it, which the log records as `done`."""
     await _log(dependencies, action, STARTED)
-    response = await dependencies.services.act(method, service, path, body)
+    response = await dependencies.services.act(method, service, path, body, key)
     if isinstance(response, Unavailable):
         verdict = "Outcome unknown" if response.sent else "Not done"
         failed = ActionFailed(verdict, response.why, 503)

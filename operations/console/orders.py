@@ -16,6 +16,7 @@ from operations.console.forms import Why, actor, redirect
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.order_search import OrderSearch, find_orders
 from operations.console.pages import Pages
+from operations.console.refunds import add_refund_form, is_refundable
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
 from operations.timeline.records import read_records
@@ -85,6 +86,7 @@ def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     _add_order(router, dependencies, pages)
     for order_action in ORDER_ACTIONS.values():
         _add_action(router, dependencies, pages, order_action)
+    add_refund_form(router, dependencies, pages)
     return router
 
 
@@ -150,6 +152,7 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             lanes=LANES,
             participants=PARTICIPANTS,
             order_actions=_possible_actions(records.order),
+            is_refundable=is_refundable(records.order),
             actions=actions.items,
         )
 

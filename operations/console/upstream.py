@@ -124,10 +124,10 @@ class Services:
         return None if response.ok else response.detail
 
     async def act(
-        self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None
+        self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
     ) -> ServiceResponse | Unavailable:
-        """Send a request that changes something; a refusal is a response, not a failure."""
-        asked = self._ask(method, service, path, body=body)
+        """Send a request that changes something, once under its key if it has one; a refusal is a response."""
+        asked = self._ask(method, service, path, body=body, key=key)
         return await attempt(asked, self._name(service), ACT_SECONDS)
 
     async def close(self) -> None:
@@ -143,6 +143,7 @@ class Services:
         *,
         parameters: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> ServiceResponse:
         if self._client is None:
             limits = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
@@ -152,6 +153,7 @@ class Services:
         url = self.urls[service].rstrip("/") + path
         person = _acting_person.get()
         headers = self._headers | (acts_for_header(person) if person else {})
+        headers |= {"Idempotency-Key": key} if key else {}
         reply = await self._client.request(method, url, params=dict(parameters or {}), json=body, headers=headers)
         try:
             content = reply.json()

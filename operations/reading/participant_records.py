@@ -57,7 +57,7 @@ PARTICIPANT_RECORDS = (
         service=services.INVENTORY,
         collection="reservations",
         noun="reservation",
-        fields=("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "updatedAt"),
+        fields=("status", "items.productId", "items.quantity", "slot.slotId", "slot.price", "returns", "updatedAt"),
         created_when_decided=True,
     ),
     ParticipantRecord(
@@ -73,6 +73,7 @@ PARTICIPANT_RECORDS = (
             "transactionId",
             "nextLookupAt",
             "unpublished",
+            "parts",
             "updatedAt",
         ),
     ),

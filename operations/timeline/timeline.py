@@ -11,7 +11,7 @@ an older release, or of an order in progress, make a shorter timeline.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -23,8 +23,11 @@ from operations.reading.participant_records import (
     ByParticipant,
     ParticipantRecord,
 )
-from order_service.participants import FAILED, PAYMENT, PENDING, AnyParticipant
+from order_service.events import RefundPartRequested
+from order_service.participants import FAILED, PAYMENT, PENDING, STOCK, AnyParticipant
 from shared.clock import to_rfc3339
+from shared.contracts import PartRefunded, PartRefundFailed, RefundPart, ReturnStock, StockReturned
+from shared.money import to_json_number
 from shared.topology import INBOXES, ORDER_INBOX, PROVISIONING_INBOX
 
 Document = dict[str, Any]
@@ -126,6 +129,7 @@ def build_timeline(records: TimelineRecords) -> list[TimelineStep]:
         for row in PARTICIPANT_RECORDS:
             steps += _work_of(row, history, records)
         steps += _lookups(records.payment)
+        steps += _refunds(history)
         steps += _provisioning(history, records.job)
         steps += _waits_of_order(history)
     return sorted(steps, key=lambda step: (step.at, _rank(step), LANES.index(step.lane)))
@@ -187,6 +191,11 @@ class _OrderHistory:
         return next((entry for entry in self.entries if _begins_compensation(entry)), None)
 
     @property
+    def refunds(self) -> Sequence[Document]:
+        """The refunds in part."""
+        return self.order.get("refunds") or ()
+
+    @property
     def runs(self) -> list[datetime]:
         """The times of the provisioning requests: the first one, and one per retry."""
         return [entry.at for entry in self.entries if entry.status == "PROVISIONING" and entry.moved]
@@ -211,10 +220,19 @@ def _begins_compensation(entry: HistoryEntry) -> bool:
 
 def _states(history: _OrderHistory) -> Iterator[TimelineStep]:
     for entry in history.entries:
-        outcome: StepOutcome = "failed" if entry.moved and entry.status in ("CANCELLED", "FAILED") else "ok"
+        failed = (entry.moved and entry.status in ("CANCELLED", "FAILED")) or entry.event == PART_FAILED
+        outcome: StepOutcome = "failed" if failed else "ok"
         title = EVENTS.get(entry.event) or re.sub(r"[._]", " ", entry.event).capitalize()
         yield TimelineStep(entry.at, "order", "state", title, entry.message, outcome, status=entry.status)
 
+
+PART_REQUESTED, PART_REFUNDED, PART_FAILED, STOCK_RETURNED = (
+    RefundPartRequested._field_defaults["routing_key"],
+    PartRefunded.routing_key,
+    PartRefundFailed.routing_key,
+    StockReturned.routing_key,
+)
+"""The events of a refund in part. Each entry's message begins with the refund: `Refund <id>`."""
 
 EVENTS: Mapping[str, str] = {
     "order.created": "Order placed",
@@ -222,6 +240,10 @@ EVENTS: Mapping[str, str] = {
     "order.retry_requested": "Retry requested",
     "order.refund_requested": "Refund requested",
     "order.deadline_passed": "Deadline passed",
+    PART_REQUESTED: "Refund in part requested",
+    PART_REFUNDED: "Refunded in part",
+    PART_FAILED: "Refund in part failed",
+    STOCK_RETURNED: "Units put back",
     "provisioning.progress": "Provisioning in progress",
     "provisioning.completed": "Server ready",
 }
@@ -268,6 +290,8 @@ def _messages(history: _OrderHistory, records: TimelineRecords) -> Iterator[Time
 def _sender(event: str) -> Lane | None:
     if event.startswith("provisioning."):
         return "provisioning"
+    if event in (PART_REFUNDED, PART_FAILED, STOCK_RETURNED):
+        return event.partition(".")[0]
     row = _row_of(event)
     return row.participant.name if row else None
 
@@ -285,6 +309,10 @@ def _sent(history: _OrderHistory, entry: HistoryEntry) -> Iterator[tuple[str, La
         yield ("provisioning.cancel", "provisioning")
     elif entry.status == "PROVISIONING" and entry.moved:
         yield ("provisioning.requested", "provisioning")
+    elif entry.event == PART_REQUESTED:
+        yield (RefundPart.routing_key, PAYMENT.name)
+    elif entry.event == PART_REFUNDED and any(r.get("restock") and _is_about(entry, r) for r in history.refunds):
+        yield (ReturnStock.routing_key, STOCK.name)
     if entry is history.undone:
         for row in PARTICIPANT_RECORDS:
             if not _nothing_to_undo(history, row.participant, entry.at):
@@ -367,6 +395,40 @@ def _lookups(payment: Document | None) -> Iterator[TimelineStep]:
     count = payment.get("lookups", 0)
     text = f"Looked up {count} {'time' if count == 1 else 'times'}"
     yield TimelineStep(since, "payment", "wait", "Gateway outcome unknown", text, "open", due=due)
+
+
+# --- Refunds in part. ---
+
+
+def _refunds(history: _OrderHistory) -> Iterator[TimelineStep]:
+    for refund in history.refunds:
+        since = _time(refund, "createdAt")
+        if since is None:
+            continue
+        answers = [entry for entry in history.entries if _is_about(entry, refund)]
+        money = next((entry for entry in answers if entry.event in (PART_REFUNDED, PART_FAILED)), None)
+        yield _money_of(refund, since, money)
+        if money is not None and refund.get("restock") and refund.get("status") == "REFUNDED":
+            back = next((entry for entry in answers if entry.event == STOCK_RETURNED), None)
+            units = sum(item.get("quantity", 0) for item in refund.get("items") or ())
+            yield _closing(money.at, STOCK.name, f"Put {units} units back", back)
+
+
+def _money_of(refund: Document, since: datetime, answer: HistoryEntry | None) -> TimelineStep:
+    title = f"Refund {to_json_number(refund.get('amount') or 0)}"
+    step = _closing(since, PAYMENT.name, title, answer)
+    if refund.get("status") == "FAILED":
+        return replace(step, outcome="failed", detail=refund.get("failureReason"))
+    return replace(step, detail=refund.get("reason"))
+
+
+def _closing(since: datetime, lane: Lane, title: str, end: HistoryEntry | None) -> TimelineStep:
+    outcome: StepOutcome = "open" if end is None else "ok"
+    return TimelineStep(since, lane, "compensation", title, outcome=outcome, until=end.at if end else None)
+
+
+def _is_about(entry: HistoryEntry, refund: Document) -> bool:
+    return (entry.message or "").split(":")[0] == f"Refund {refund.get('refundId')}"
 
 
 # --- Provisioning. ---

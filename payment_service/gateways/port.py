@@ -4,6 +4,7 @@
                                         a refund closes the key
     look_up  → Charged | Declined | None
     refund   → Refunded | NothingCharged
+    refund_part → Refunded | RefundRefused   once per refund id
 
 Every call may raise GatewayTimeoutError. Its outcome is then unknown and must be looked up, never guessed.
 """
@@ -52,6 +53,13 @@ class Refunded:
 
 
 @dataclass(frozen=True, slots=True)
+class RefundRefused:
+    """Nothing was returned, and nothing ever will be under this refund's id; `reason` is for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NothingCharged:
     """Nothing was taken under the key; `reason` says why a charge was declined, None if none ever arrived."""
 
@@ -94,8 +102,14 @@ class Gateway(Protocol):
         """Return the outcome of the request, None if it never arrived. Raises the same errors as `charge`."""
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        """Refund the whole charge, once per key. Raises GatewayTimeoutError if the outcome is unknown.
+        """Refund all that is left of the charge, once per key. Raises GatewayTimeoutError if the outcome is unknown.
 
         An unknown key is closed: a charge that arrives later is declined. (The adapter of a gateway that cannot close
         a key charges and refunds it.)
+        """
+
+    async def refund_part(self, request: ChargeRequest, refund_id: str, amount: int) -> Refunded | RefundRefused:
+        """Return a part of a charge, once per refund id, and never more than is left of it.
+
+        Raises GatewayTimeoutError if the outcome is unknown.
         """

@@ -3,10 +3,10 @@
 Its records are the collection `gateway_charges`, with the idempotency key as `_id`:
 
     {_id, outcome: CHARGED|DECLINED|VOIDED, amount (minor units), currency, token, chargeId, reason, refundedAt,
-     attempts, createdAt}
+     attempts, createdAt, parts: [{refundId, amount, at}], partsAmount, refusedPart}
 
 VOIDED is a key that was refunded before a charge arrived. Money is held under a key while its outcome is CHARGED and
-it has no `refundedAt`. Concurrent calls share one bulk write.
+it has no `refundedAt`. `parts` were returned before, `partsAmount` together. Concurrent calls share one bulk write.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from payment_service.gateways.port import (
     GatewayTimeoutError,
     NothingCharged,
     Refunded,
+    RefundRefused,
 )
 from shared import database
 from shared.clock import Clock
@@ -39,6 +40,9 @@ CLOSED = "The payment was cancelled"
 TOKEN_OK = "tok_ok"  # noqa: S105 - not a secret
 TOKEN_DECLINED = "tok_declined"  # noqa: S105
 TOKEN_TIMEOUT = "tok_timeout"  # noqa: S105
+TOKEN_REFUND_REFUSED = "tok_refund_refused"  # noqa: S105
+
+PART_REFUSED = "The card's bank refused the refund"
 
 _GROUP_LIMIT = 500
 
@@ -49,7 +53,7 @@ def is_declined(token: str | None, key: str, failure_rate: float) -> bool:
     """Return whether the card is declined: by its token, else by a hash of the key, so that every retry agrees."""
     if token == TOKEN_DECLINED:
         return True
-    if token in (TOKEN_OK, TOKEN_TIMEOUT):
+    if token in (TOKEN_OK, TOKEN_TIMEOUT, TOKEN_REFUND_REFUSED):
         return False
     # A float holds 53 bits exactly, so the fraction stays below 1 and a rate of 1 declines every key.
     fraction = int.from_bytes(sha256(key.encode()).digest()[:8]) >> 11
@@ -57,7 +61,11 @@ def is_declined(token: str | None, key: str, failure_rate: float) -> bool:
 
 
 class SimulatedGateway:
-    """A Gateway that charges by the card's token (see `is_declined`) and loses its first answer to `tok_timeout`."""
+    """A Gateway that charges by the card's token (see `is_declined`).
+
+    `tok_timeout` loses the first answer to its charge, and to each of its refunds in part. `tok_refund_refused` is
+    refused its first refund in part.
+    """
 
     def __init__(self, records: Collection, *, failure_rate: float, clock: Clock) -> None:
         self._records = records
@@ -78,6 +86,37 @@ class SimulatedGateway:
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         return await self._refunds.submit(request.key)
+
+    async def refund_part(self, request: ChargeRequest, refund_id: str, amount: int) -> Refunded | RefundRefused:
+        try:
+            return await self._refund_part(request, refund_id, amount)
+        except PyMongoError as error:
+            raise _no_answer(error) from error
+
+    async def _refund_part(self, request: ChargeRequest, refund_id: str, amount: int) -> Refunded | RefundRefused:
+        if request.token == TOKEN_REFUND_REFUSED:
+            first = {"_id": request.key, "refusedPart": {"$exists": False}}
+            await self._records.update_one(first, {"$set": {"refusedPart": refund_id}})
+        # One update decides: whether the part is new, allowed and within what is left of the charge.
+        enough = {"$lte": [{"$add": [{"$ifNull": ["$partsAmount", 0]}, amount]}, "$amount"]}
+        new = {
+            "_id": request.key,
+            "outcome": "CHARGED",
+            "refundedAt": {"$exists": False},
+            "parts.refundId": {"$ne": refund_id},
+            "refusedPart": {"$ne": refund_id},
+            "$expr": enough,
+        }
+        part = {"refundId": refund_id, "amount": amount, "at": self._clock()}
+        made = await self._records.update_one(new, {"$push": {"parts": part}, "$inc": {"partsAmount": amount}})
+        if made.matched_count and request.token == TOKEN_TIMEOUT:
+            raise GatewayTimeoutError("the gateway did not answer")
+        record = await self._records.find_one({"_id": request.key}) or {}
+        if refund_id in [known["refundId"] for known in record.get("parts", ())]:
+            return Refunded(record["chargeId"])
+        if record.get("refusedPart") == refund_id:
+            return RefundRefused(PART_REFUSED)
+        return RefundRefused("The charge does not hold that much")
 
     async def drain(self) -> None:
         await self._charges.drain()

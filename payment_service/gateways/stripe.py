@@ -2,7 +2,8 @@
 
 The records are the collection `stripe_intents`, with the key of the charge as `_id`:
 
-    {_id, openedAt, amount (minor units), currency, intentId, createdAt, chargedAt?, refundedAt?}    the intent
+    {_id, openedAt, amount (minor units), currency, intentId, createdAt, chargedAt?, refundedAt?,
+     parts: [{refundId, amount, at}]?, partsAmount?}                        the intent, and what was returned in parts
     {_id, openedAt, amount, currency, reason, createdAt}                    declined before a card was tried
     {_id, openedAt, closedAt}                                               closed by a refund before any charge
 
@@ -34,6 +35,7 @@ from payment_service.gateways.port import (
     GatewayTimeoutError,
     NothingCharged,
     Refunded,
+    RefundRefused,
 )
 from payment_service.gateways.stripe_http import HttpxTransport
 from payment_service.gateways.stripe_outcomes import (
@@ -49,6 +51,8 @@ from payment_service.gateways.stripe_outcomes import (
     is_refunded,
     is_stored_failure,
     nothing_charged,
+    part_outcome,
+    refusal_reason,
     stripe_amount,
     translate_error,
 )
@@ -132,8 +136,69 @@ class StripeGateway:
                 return Refunded(record["intentId"])
             return await self._refund(record)
 
+    async def refund_part(self, request: ChargeRequest, refund_id: str, amount: int) -> Refunded | RefundRefused:
+        with self._call():
+            record = await self._find(request)
+            if record is None or "intentId" not in record or "reason" in record:
+                return RefundRefused("Nothing was charged")
+            if any(part["refundId"] == refund_id for part in record.get("parts", ())):
+                return Refunded(record["intentId"])
+            outcome = await self._refund_part(request, record["intentId"], refund_id, amount)
+            if isinstance(outcome, Refunded):
+                await self._record_part(record, refund_id, amount)
+            return outcome
+
     async def drain(self) -> None:
         await self._http.close_async()
+
+    async def _refund_part(
+        self, request: ChargeRequest, intent_id: str, refund_id: str, amount: int
+    ) -> Refunded | RefundRefused:
+        """Return a part of the charge, unless Stripe has the refund already: it forgets idempotency keys after a day.
+
+        If Stripe has stored a failure under the key, the refund may have been made all the same. Stripe's list says so
+        then, since a stored failure is that of a call which has ended.
+        """
+        if made := await self._find_refund(intent_id, refund_id):
+            return part_outcome(made, intent_id)
+        try:
+            params: stripe.params.RefundCreateParams = {
+                "payment_intent": intent_id,
+                "amount": stripe_amount(amount, request.currency),
+                "metadata": {"orderId": request.key, "refundId": refund_id},
+            }
+        except AmountRefusedError as refusal:
+            return RefundRefused(str(refusal))
+        key = f"{intent_id}-refund-{refund_id}"
+        try:
+            try:
+                refund = await self._refunds.create_async(params, {"idempotency_key": key})
+            except stripe.APIError as error:
+                if not is_stored_failure(error):
+                    raise
+                refund = await self._find_refund(intent_id, refund_id) or await self._refunds.create_async(
+                    params, {"idempotency_key": f"{key}-2"}
+                )
+        except stripe.InvalidRequestError as error:
+            return RefundRefused(refusal_reason(error))
+        return part_outcome(refund, intent_id)
+
+    async def _find_refund(self, intent_id: str, refund_id: str) -> stripe.Refund | None:
+        """Return the refund that Stripe has under this id, None if there is none."""
+        params: stripe.params.RefundListParams = {"payment_intent": intent_id, "limit": 100}
+        refunds = await self._refunds.list_async(params)
+        async for refund in refunds.auto_paging_iter():
+            if getattr(refund.metadata, "refundId", None) == refund_id:
+                return refund
+        return None
+
+    async def _record_part(self, record: Document, refund_id: str, amount: int) -> None:
+        """Record a part that was returned, for the audit; a repeated call changes nothing."""
+        part = {"refundId": refund_id, "amount": amount, "at": self._clock()}
+        await self._records.update_one(
+            {"_id": record["_id"], "intentId": record["intentId"], "parts.refundId": {"$ne": refund_id}},
+            {"$push": {"parts": part}, "$inc": {"partsAmount": amount}},
+        )
 
     async def _refund(self, record: Document) -> Refunded | NothingCharged:
         intent = await self._retrieve(record["intentId"])
@@ -315,7 +380,8 @@ def _decided(request: ChargeRequest, record: Document) -> Declined | None:
 async def _idempotent(call: Callable[[RequestOptions], Awaitable[Result]], key: str) -> Result:
     """Make a call under an idempotency key, and again without it if Stripe has stored a failure under the key.
 
-    Only for calls that are harmless when repeated: creating an intent, which takes no money, and refunding a charge.
+    Only for calls that are harmless when repeated: creating an intent, which takes no money, and refunding all of a
+    charge.
     """
     try:
         return await call({"idempotency_key": key})

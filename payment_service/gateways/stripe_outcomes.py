@@ -18,6 +18,8 @@ from payment_service.gateways.port import (
     GatewayMisconfiguredError,
     GatewayTimeoutError,
     NothingCharged,
+    Refunded,
+    RefundRefused,
 )
 from shared.errors import RefusalError
 
@@ -102,6 +104,21 @@ def is_refunded(intent: stripe.PaymentIntent) -> bool:
 def nothing_charged(declined: Declined) -> NothingCharged:
     """Convert a decline to the outcome of a refund; a key that a refund has closed has no reason."""
     return NothingCharged(None if declined.reason == CLOSED else declined.reason)
+
+
+def part_outcome(refund: stripe.Refund, intent_id: str) -> Refunded | RefundRefused:
+    """Return the outcome of a refund in part; one that is pending at the bank counts as made, as Stripe counts it."""
+    if refund.status in ("failed", "canceled"):
+        why = getattr(refund, "failure_reason", None)
+        return RefundRefused(f"Stripe could not refund: {why or refund.status}")
+    return Refunded(intent_id)
+
+
+def refusal_reason(error: stripe.InvalidRequestError) -> str:
+    """Return why Stripe refuses a refund, without Stripe's own text: it may contain a secret."""
+    if error.code == ALREADY_REFUNDED:
+        return "The charge has been refunded already"
+    return f"Stripe refused the refund: {error.code or error.param or 'more than is left of the charge'}"
 
 
 def decline_reason(error: stripe.StripeError) -> str | None:

@@ -25,6 +25,7 @@ class LedgerOperation(StrEnum):
     TRANSFER_CANCELLED = "transfer.cancelled"
     ORDER_PAID = "order.paid"
     ORDER_REFUNDED = "order.refunded"
+    ORDER_PART_REFUNDED = "order.part_refunded"
     CORRECTION = "correction"
 
 
@@ -118,7 +119,7 @@ def order_paid(retainer_id: str, order_id: str, amount: int, currency: str) -> J
 def order_refunded(
     retainer_id: str, order_id: str, amount: int, currency: str, *, reverses: str | None = None
 ) -> JournalEntry:
-    """Record the refund of an order to its retainer; `reverses` is the entry of the payment."""
+    """Record the refund of an order to its retainer; `reverses` is the entry of the payment, if all of it returns."""
     return JournalEntry(
         operation=LedgerOperation.ORDER_REFUNDED,
         currency=currency,
@@ -127,6 +128,18 @@ def order_refunded(
         ),
         reference={"orderId": order_id, "retainerId": retainer_id},
         reverses=reverses,
+    )
+
+
+def order_part_refunded(retainer_id: str, order_id: str, refund_id: str, amount: int, currency: str) -> JournalEntry:
+    """Record the refund of a part of an order to its retainer."""
+    return JournalEntry(
+        operation=LedgerOperation.ORDER_PART_REFUNDED,
+        currency=currency,
+        postings=_moved(
+            amount, debit=chart_of_accounts.revenue(currency), credit=chart_of_accounts.retainer(retainer_id)
+        ),
+        reference={"orderId": order_id, "retainerId": retainer_id, "refundId": refund_id},
     )
 
 

@@ -61,7 +61,9 @@ ENTRIES_SCHEMA = CollectionSchema(
 
 ACTIVE = "active"
 
-_ALLOWED_WHEN_INACTIVE = frozenset({LedgerOperation.ORDER_REFUNDED, LedgerOperation.CORRECTION})
+_ALLOWED_WHEN_INACTIVE = frozenset(
+    {LedgerOperation.ORDER_REFUNDED, LedgerOperation.ORDER_PART_REFUNDED, LedgerOperation.CORRECTION}
+)
 """Operations that an inactive account accepts: an order must remain refundable to its retainer."""
 
 _ENTERED_BY_CLIENTS = frozenset(

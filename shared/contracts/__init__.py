@@ -5,7 +5,13 @@ readers ignore unknown fields. A sample of each is stored in `tests/samples/mess
 """
 
 from shared.contracts.base import Message, OrderMessage
-from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved, StockShipped
+from shared.contracts.inventory import (
+    StockReleased,
+    StockReservationFailed,
+    StockReserved,
+    StockReturned,
+    StockShipped,
+)
 from shared.contracts.operations import DeadLetterHandled
 from shared.contracts.orders import (
     CancelProvisioning,
@@ -15,12 +21,21 @@ from shared.contracts.orders import (
     OrderCreated,
     OrderFailed,
     OrderProvisioning,
+    OrderRefunded,
     ProvisionServer,
+    RefundPart,
     RefundPayment,
     ReleaseStock,
+    ReturnStock,
     ShipStock,
 )
-from shared.contracts.payments import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts.payments import (
+    PartRefunded,
+    PartRefundFailed,
+    PaymentFailed,
+    PaymentProcessed,
+    PaymentRefunded,
+)
 from shared.contracts.provisioning import (
     PackageLowIps,
     ProvisioningCompleted,
@@ -40,6 +55,11 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     StockShipped,
     RefundPayment,
     PaymentRefunded,
+    RefundPart,
+    PartRefunded,
+    PartRefundFailed,
+    ReturnStock,
+    StockReturned,
     ProvisionServer,
     ProvisioningProgress,
     ProvisioningCompleted,
@@ -50,6 +70,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     OrderCompleted,
     OrderCancelled,
     OrderFailed,
+    OrderRefunded,
     PackageLowIps,
     DeadLetterHandled,
 )
@@ -69,7 +90,10 @@ __all__ = [
     "OrderFailed",
     "OrderMessage",
     "OrderProvisioning",
+    "OrderRefunded",
     "PackageLowIps",
+    "PartRefundFailed",
+    "PartRefunded",
     "PaymentFailed",
     "PaymentProcessed",
     "PaymentRefunded",
@@ -77,11 +101,14 @@ __all__ = [
     "ProvisioningCompleted",
     "ProvisioningFailed",
     "ProvisioningProgress",
+    "RefundPart",
     "RefundPayment",
     "ReleaseStock",
+    "ReturnStock",
     "ShipStock",
     "StockReleased",
     "StockReservationFailed",
     "StockReserved",
+    "StockReturned",
     "StockShipped",
 ]

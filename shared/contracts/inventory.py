@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Count, Name, OrderMessage, Text, WireModel
+from shared.contracts.orders import RefundId
 
 
 class ServerSpecification(WireModel):
@@ -54,3 +55,11 @@ class StockShipped(OrderMessage):
     """What the order held is counted as shipped."""
 
     routing_key: ClassVar[str] = "stock.shipped"
+
+
+class StockReturned(OrderMessage):
+    """The units of this refund are back in free stock."""
+
+    routing_key: ClassVar[str] = "stock.returned"
+
+    refund_id: RefundId

@@ -10,6 +10,9 @@ from shared.money import Money
 MAX_ITEMS = 100
 MAX_QUANTITY = 1_000_000
 
+MAX_REFUNDS = 100
+"""Most refunds in part that one order may have, refused ones included: each is kept in the order's record."""
+
 SLOT_PREFIX = "slot:"
 SLOT_ID_PATTERN = SLOT_PREFIX + "(0|[1-9][0-9]{0,11})"
 """The id of a delivery slot: the Unix seconds of its start, in one spelling only."""
@@ -100,6 +103,36 @@ class RefundPayment(OrderMessage):
     reason: Text = ""
 
 
+RefundId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""The id of a refund in part: unique, and safe as a field name inside a document and as an idempotency key."""
+
+
+class RefundPart(OrderMessage):
+    """Return a part of what was charged for the order, once per `refund_id`."""
+
+    routing_key: ClassVar[str] = "payment.refund_part"
+
+    refund_id: RefundId
+    amount: Annotated[Money, Field(gt=0)]
+    reason: Text = ""
+
+
+class ReturnedItem(WireModel):
+    """The units of one product that a refund puts back into free stock."""
+
+    product_id: Name
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+
+
+class ReturnStock(OrderMessage):
+    """Put units of the order back into free stock, once per `refund_id`."""
+
+    routing_key: ClassVar[str] = "stock.return"
+
+    refund_id: RefundId
+    items: Annotated[tuple[ReturnedItem, ...], FailFast(), Field(max_length=MAX_ITEMS, strict=False)]
+
+
 class ProvisionServer(OrderMessage):
     """Buy the server that the order asks for.
 
@@ -162,3 +195,14 @@ class OrderFailed(OrderEvent):
     """Provisioning failed; the money is held until an operator decides."""
 
     routing_key: ClassVar[str] = "order.failed"
+
+
+class OrderRefunded(OrderMessage):
+    """A part of the order's money was returned; for any listener."""
+
+    routing_key: ClassVar[str] = "order.refunded"
+    mandatory: ClassVar[bool] = False
+
+    user_id: Name
+    refund_id: RefundId
+    amount: Money

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from shared.contracts.base import Name, OrderMessage, Text
+from shared.contracts.orders import RefundId
 
 
 class PaymentProcessed(OrderMessage):
@@ -29,3 +30,20 @@ class PaymentRefunded(OrderMessage):
     routing_key: ClassVar[str] = "payment.refunded"
 
     status: Literal["REFUNDED", "VOIDED"]
+
+
+class PartRefunded(OrderMessage):
+    """The part of the money that this refund asked for was returned."""
+
+    routing_key: ClassVar[str] = "payment.refunded_part"
+
+    refund_id: RefundId
+
+
+class PartRefundFailed(OrderMessage):
+    """Nothing was returned for this refund, and nothing ever will be; `reason` says why."""
+
+    routing_key: ClassVar[str] = "payment.refund_part_failed"
+
+    refund_id: RefundId
+    reason: Text

@@ -21,6 +21,8 @@ import order_service.__main__ as order
 import payment_service.__main__ as payment
 import provisioning_service.__main__ as provisioning
 from inventory_service.settings import InventorySettings
+from operations.audit import refunds
+from operations.audit.order_records import OrderRecords
 from order_service.settings import OrderSettings
 from payment_service.settings import PaymentSettings
 from provisioning_service.settings import ProvisioningSettings
@@ -35,7 +37,7 @@ from shared.http import create_app
 from shared.service import Connections
 from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
 from tests.support.access import ADMIN, key_authenticator
-from tests.support.builders import connected, order_body
+from tests.support.builders import connected, order_body, records_of
 from tests.support.eventually import eventually
 from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.simulators import Simulator, package, run_simulator
@@ -186,10 +188,13 @@ async def test_every_order_settles_despite_all_faults(seed: int, mongodb_url: st
             if rng.random() < DATA_LOSS:
                 broker.lose_data()
         broker.lose_data()
+        fulfilled = [one for one in await _all_settled(broker, orders, placed) if one["status"] == "CONFIRMED"]
+        await _refund_some(rng, broker, orders, fulfilled)
         settled = await _all_settled(broker, orders, placed)
         for player in playing:
             player.crash_probability = 0
         await _assert_books_balance(mongodb_url, database_prefix, settled)
+        await _assert_refunds_agree(mongodb_url, database_prefix)
         await _assert_slots_are_booked_by_what_went_through(mongodb_url, database_prefix, slots, settled)
         await _assert_retainer_has_the_rest(mongodb_url, database_prefix, retainer_id, settled)
         servers = [one["server"]["ip"] for one in settled if one["status"] == "COMPLETED"]
@@ -205,6 +210,22 @@ def _body(rng: random.Random, retainer_id: str) -> dict[str, Any]:
     products = rng.sample(["p1", "p2"], rng.choice((1, 1, 2)))
     items = [{"productId": product, "quantity": rng.choice((1, 1, 2)), "price": 10} for product in products]
     return order_body(items=items, totalAmount=sum(10 * item["quantity"] for item in items), payment=payment)
+
+
+async def _refund_some(
+    rng: random.Random, broker: MemoryBroker, orders: Player, fulfilled: list[dict[str, Any]]
+) -> None:
+    """Refund parts of some orders, now and then more than is left; the broker loses its messages afterwards."""
+    for number, one in enumerate(fulfilled * 2):
+        if rng.random() < 0.4:
+            item = rng.choice(one["items"])
+            lines = {"items": [{"productId": item["productId"], "quantity": 1}], "restock": rng.random() < 0.7}
+            body = lines if rng.random() < 0.6 else {"amount": rng.choice((3, 7.5, 10))}
+            key = {"Idempotency-Key": f"refund-{number}"}
+            path = f"/orders/{one['orderId']}/refunds"
+            await _until_answered(orders, "POST", path, body, key, allowed=(202, 409))
+        broker.advance(rng.random())
+    broker.lose_data()
 
 
 def _slot_rules() -> dict[str, Any]:
@@ -268,6 +289,13 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
 
         await eventually(no_pending_moves, 60, "the pending moves to go")
         for product in ("p1", "p2"):
+            returned = [
+                item["quantity"]
+                async for reservation in stock["reservations"].find({"returns": {"$exists": True}})
+                for each in reservation["returns"]
+                for item in each["items"]
+                if item["productId"] == product
+            ]
             sold = sum(
                 item["quantity"]
                 for one in orders
@@ -277,7 +305,7 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
             )
             document = await stock["products"].find_one({"_id": product})
             assert document
-            assert document["quantity"] == STOCK - sold >= 0
+            assert document["quantity"] == STOCK - sold + sum(returned) >= 0
         charges = {c["_id"]: c async for c in payments["gateway_charges"].find()}
         prepaid = {p["_id"] async for p in payments["payments"].find({"retainerId": {"$exists": True}})}
         for one in orders:
@@ -285,6 +313,25 @@ async def _assert_books_balance(mongodb_url: str, prefix: str, orders: list[dict
             held = charge is not None and charge["outcome"] == "CHARGED" and charge.get("refundedAt") is None
             by_card = one["orderId"] not in prepaid
             assert held == (by_card and one["status"] in GONE_THROUGH), (one, charge)
+
+
+async def _assert_refunds_agree(mongodb_url: str, prefix: str) -> None:
+    """Check that each refund in part is the same in all records, by the rules of the audit."""
+    async with (
+        connected(mongodb_url, f"{prefix}_orders") as orders,
+        connected(mongodb_url, f"{prefix}_inventory") as stock,
+        connected(mongodb_url, f"{prefix}_payments") as payments,
+    ):
+        async for order in orders["orders"].find():
+            by_id = {"_id": order["_id"]}
+            reservation, payment = (
+                await stock["reservations"].find_one(by_id),
+                await payments["payments"].find_one(by_id),
+            )
+            known = records_of(stock=reservation, payment=payment)
+            charge = await payments["gateway_charges"].find_one(by_id)
+            records = OrderRecords(order["_id"], order, known, charge=charge)
+            assert [found for rule in refunds.RULES for found in rule(records, order, utc_now())] == []
 
 
 async def _assert_slots_are_booked_by_what_went_through(
@@ -306,7 +353,8 @@ async def _assert_retainer_has_the_rest(
     """Check that the retainer was charged exactly for the successful orders that were paid from it."""
     async with connected(mongodb_url, f"{prefix}_payments") as payments:
         prepaid = {p["_id"] async for p in payments["payments"].find({"retainerId": retainer_id})}
-        spent = sum(one["totalAmount"] for one in orders if one["orderId"] in prepaid and one["status"] in GONE_THROUGH)
+        paid = [one for one in orders if one["orderId"] in prepaid and one["status"] in GONE_THROUGH]
+        spent = sum(one["totalAmount"] - one["refundedAmount"] for one in paid)
         account = await payments["accounts"].find_one({"_id": f"retainer:{retainer_id}"})
         assert account
         assert account["balance"] == 100 * (PREPAID - spent) >= 0

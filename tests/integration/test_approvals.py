@@ -1,6 +1,7 @@
 """Acts that need a second person: who may decide, and that each is executed once, whatever ends in between."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -149,6 +150,23 @@ async def test_a_large_refund_waits_for_another_person_and_is_done_once(
         ("anna, approved by boris", "started"),
         ("anna, approved by boris", "accepted"),
     ]
+
+
+async def test_a_large_order_is_refunded_in_part_by_two(
+    dependencies: ConsoleDependencies, orders: OrderService
+) -> None:
+    await dependencies.orders.update_one({"_id": "large"}, {"$set": {"status": "CONFIRMED", "currency": "USD"}})
+    async with signed_in(dependencies, ANNA) as anna, signed_in(dependencies, BORIS) as boris:
+        assert "needs a second person" in (await anna.get("/orders/large/refund-part")).text
+        form = WHY | {"key": "0a", "amount": "12.50"}
+        assert (await anna.post("/orders/large/refund-part", data=form)).headers["location"] == "/approvals"
+        assert orders.acts == []
+        decision = f"/approvals/{(await the_request(dependencies))['_id']}"
+        assert (await boris.post(f"{decision}/approve")).status_code == 303
+    ((path, caller, body),) = orders.acts
+    assert (path, caller) == ("orders/large/refunds", "anna")
+    assert json.loads(body) == {"reason": "because", "amount": 12.5}
+    assert (await the_request(dependencies))["status"] == "done"
 
 
 async def test_a_smaller_order_needs_nobody_else(dependencies: ConsoleDependencies, orders: OrderService) -> None:

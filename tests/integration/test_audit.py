@@ -32,7 +32,7 @@ from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
-from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, PaymentInstruction
+from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, PaymentInstruction, RefundPart
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INVENTORY_INBOX
 from tests.support.eventually import eventually
 from tests.support.servers import Servers, delete_topology
@@ -93,9 +93,9 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 30,
-        "reservations": 27,
-        "payments": 29,
+        "orders": 33,
+        "reservations": 30,
+        "payments": 32,
         "charges": 25,
         "jobs": 8,
         "intents": 0,
@@ -105,7 +105,7 @@ async def test_correct_records_pass(world: World) -> None:
         "addresses": 4,
         "locks": 3,
         "accounts": 7,
-        "entries": 17,
+        "entries": 19,
         "fundPayments": 3,
         "transfers": 2,
         "actions": 0,
@@ -114,12 +114,12 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.information["bookedInSlots"] == 144
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 19}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 21}
     assert report.information["systemBalances"] == {
         "system:bank-fees:USD": 0.5,
         "system:clearing:USD": 252,
         "system:opening:USD": 100,
-        "system:revenue:USD": 80,
+        "system:revenue:USD": 95,
     }
 
 
@@ -158,6 +158,30 @@ def put(**values: Any) -> Change:
 
 def drop(*fields: str) -> Change:
     return {"$unset": dict.fromkeys(fields, "")}
+
+
+def refunds(number: int, **values: Any) -> Change:
+    """Other values in a refund of an order."""
+    return put(**{f"refunds.{number}.{name}": value for name, value in values.items()})
+
+
+def parts(number: int, **values: Any) -> Change:
+    """Other values in a part of a payment or of a charge."""
+    return put(**{f"parts.{number}.{name}": value for name, value in values.items()})
+
+
+def more(**part: Any) -> Change:
+    """One part more in a charge."""
+    return {"$push": {"parts": part}}
+
+
+def units(product: str, number: int) -> list[Document]:
+    return [{"productId": product, "quantity": number}]
+
+
+def back(items: list[Document]) -> Change:
+    """Other units that the first refund has put back."""
+    return put(**{"returns.0.items": items})
 
 
 def posting(entry: str, first: int, amount: int, second: int, opposite: int) -> tuple[str, str, Change]:
@@ -273,6 +297,39 @@ CORRUPTIONS = [
         "two slots",
         "slot-named",
     ),
+    # 1 and 2 for refunds in part: no more than was paid and bought, and the same in all records.
+    Corruption("refunds above the price", "orders", "refunded", refunds(0, amount=2001), 2, "refunded too much"),
+    Corruption("a refund of nothing", "orders", "refunded", refunds(1, amount=0), 2, "refund amounts"),
+    Corruption("another sum of refunds", "orders", "refunded", put(refundedAmount=499), 2, "refunded amount"),
+    Corruption("a refund twice", "orders", "refunded", refunds(1, refundId="r1"), 2, "refund twice"),
+    Corruption(
+        "a refund of a cancelled order", "orders", "refunded", put(status="CANCELLED"), 2, "refund of the wrong order"
+    ),
+    Corruption("units never bought", "orders", "refunded", refunds(0, items=units("p2", 2)), 2, "refunded units"),
+    Corruption("a part of nobody", "orders", "refunded", refunds(0, refundId="r9"), 2, "refund without request"),
+    Corruption("another part", "payments", "refunded", parts(0, amount=499), 2, "refund amount"),
+    Corruption("a part forgotten", "payments", "refunded", drop("parts"), 2, "refund status"),
+    Corruption("a refused refund", "payments", "refunded", parts(1, status="REFUNDED"), 2, "refund status"),
+    Corruption("parts above the charge", "payments", "refunded", parts(0, amount=2001), 2, "payment overdrawn"),
+    Corruption("too much at the gateway", "gateway_charges", "refunded", parts(0, amount=2001), 2, "charge overdrawn"),
+    Corruption("nothing at the gateway", "gateway_charges", "refunded", drop("parts"), 2, "part not returned"),
+    Corruption("less at the gateway", "gateway_charges", "refunded", parts(0, amount=1), 2, "part not returned"),
+    Corruption(
+        "returned all the same", "gateway_charges", "refunded", more(refundId="r2", amount=700), 2, "part returned"
+    ),
+    Corruption(
+        "returned for nobody", "gateway_charges", "refunded", more(refundId="r3", amount=1), 2, "part without payment"
+    ),
+    Corruption("a settled refund waits", "orders", "putting-back", put(settled=True), 4, "refund settled"),
+    Corruption("a refund hangs", "orders", "putting-back", refunds(0, updatedAt=LONG_AGO), 4, "refund late"),
+    Corruption("too many came back", "reservations", "refunded", back(units("p2", 2)), 1, "returned units"),
+    Corruption("others came back", "reservations", "refunded", back(units("p1", 1)), 1, "return"),
+    Corruption("nothing came back", "reservations", "refunded", drop("returns"), 1, "return"),
+    Corruption("back without request", "orders", "refunded", refunds(0, restock=False), 1, "return"),
+    Corruption("back for nobody", "orders", "refunded", refunds(0, refundId="r9"), 1, "return without refund"),
+    Corruption("a unit not back", "products", "p2", put(quantity=3), 1, "conservation"),
+    Corruption("a return of nobody", "products", "p2", put(**{"moving.return:r1:nobody": 1}), 2, "pending move"),
+    Corruption("a return move is gone", "products", "p1", drop("moving.return:r1:putting-back"), 1, "conservation"),
     # 3: successful orders have stock and payment.
     Corruption("no stock", "reservations", "confirmed", None, 3, "stock"),
     Corruption("stock released", "reservations", "completed", put(status="RELEASED"), 3, "stock"),
@@ -322,6 +379,10 @@ CORRUPTIONS = [
     Corruption("another currency's account", "accounts", "bank:b2", put(currency="EUR"), 5, "currency", "e10"),
     Corruption("another currency", "entries", "e02", put(currency="EUR"), 5, "currency"),
     Corruption("off the chart", "entries", "e02", put(**{"postings.1.account": "revenue"}), 5, "account"),
+    Corruption("a part's entry is gone", "entries", "e19", None, 5, "part entry", "part-to-retainer"),
+    Corruption("another part's entry", "payments", "part-to-retainer", parts(0, entryId="e18"), 5, "part entry"),
+    Corruption("a part of less", *posting("e19", 0, 499, 1, -499), 5, "part entry", "part-to-retainer"),
+    Corruption("a part of no payment", "payments", "part-to-retainer", drop("parts"), 5, "part without payment"),
     Corruption("a payment is gone", "fund_payments", "paid", None, 5, "unknown payment", "e06"),
     Corruption("not completed", "fund_payments", "paid", put(status="pending"), 5, "payment not completed", "e06"),
     Corruption("pending with an entry", "fund_payments", "pending", put(entryId="e06"), 5, "payment"),
@@ -506,7 +567,7 @@ async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) 
     report = await world.audit()
     assert report.violations == []
     assert report.checked["intents"] == 1
-    assert report.information["paidThrough"] == {"retainer": 2, "simulated": 18, "stripe": 1}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 20, "stripe": 1}
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:
@@ -516,7 +577,7 @@ async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> No
     assert outcome.kept == {}
     report = await world.audit()
     assert report.violations == []
-    assert report.checked["entries"] == 17
+    assert report.checked["entries"] == 19
 
 
 async def test_the_entries_of_the_ledger_are_right(world: World) -> None:
@@ -532,11 +593,13 @@ async def test_the_entries_of_the_ledger_are_right(world: World) -> None:
     orders = [order_paid_from(paid_from, order_id, 300) for order_id in ("o1", "o2", "o3", "too-much")]
     paid = await charging.charge(orders)
     assert [payment.status for payment in paid] == ["PROCESSED"] * 3 + ["FAILED"]
-    await charging.refund(paid[:1])
+    await charging.refund_part(paid[1], RefundPart(order_id="o2", refund_id="r1", amount=100))
+    await charging.refund_part(paid[2], RefundPart(order_id="o3", refund_id="r1", amount=100))
+    await charging.refund([paid[0], paid[2]])
     report = await world.audit()
     assert [violation.as_json() for violation in report.violations if violation.invariant == 5] == []
-    assert report.checked["entries"] == 17 + 16
-    assert report.information["paidThrough"]["retainer"] == 2 + 3
+    assert report.checked["entries"] == 19 + 16 + 3
+    assert report.information["paidThrough"]["retainer"] == 3 + 3
 
 
 def operate_on(funds: Funds) -> Callable[[AsyncClientSession], Awaitable[None]]:

@@ -1,6 +1,8 @@
 """Actions of operators on orders, through a real order service, logged with every outcome."""
 
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -74,3 +76,41 @@ async def test_actions_that_are_refused_accepted_and_unreachable(
     assert outcomes[1] == "accepted"
     assert outcomes[0].startswith("not done: the order service at")
     assert outcomes[2].startswith("not done: ")
+
+
+async def test_a_refund_in_part_from_the_form_is_made_once(
+    stack: Stack, dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    order_id = await stack.place()
+    page = f"/orders/{order_id}"
+    assert "refund-part" not in (await pages.get(page)).text
+    assert (await pages.get(f"{page}/refund-part")).status_code == 409
+    fulfilled = {"status": "CONFIRMED", "stockStatus": "RESERVED", "paymentStatus": "PROCESSED", "settled": True}
+    await dependencies.orders.update_one(
+        {"_id": order_id}, {"$set": fulfilled, "$unset": {"unpublished": "", "dueAt": ""}}
+    )
+    assert f'href="{page}/refund-part"' in (await pages.get(page)).text
+    form = (await pages.get(f"{page}/refund-part")).text
+    assert re.search(r"10(\.00)? USD of 10(\.00)? USD is left", form), form
+    (key,) = re.findall(r'name="key" value="([0-9a-f]{32})"', form)
+
+    for amount, status, why in (("nan", 422, "such as 19.99"), ("60", 409, "10 USD of 10 USD is left, not 60 USD")):
+        refused = await pages.post(f"{page}/refund-part", data=REASON | {"key": key, "amount": amount})
+        assert (refused.status_code, why in refused.text) == (status, True)
+    sent = REASON | {"key": key, "product": "p1", "quantity": "1", "restock": "yes"}
+    for _ in range(2):
+        done = await pages.post(f"{page}/refund-part", data=sent)
+        assert (done.status_code, done.headers["location"]) == (303, page)
+    (refund,) = await _refunds(stack, order_id)
+    assert (refund["amount"], refund["restock"], refund["reason"]) == (10, True, REASON["why"])
+    text = (await pages.get(page)).text
+    assert '<h2 id="refunds">Refunds in part</h2>' in text
+    assert "1 \N{MULTIPLICATION SIGN} p1" in text
+    entries = (await list_actions(dependencies.operations, subject=order_id)).items
+    assert {entry["action"] for entry in entries} == {"order.refund-part"}
+
+
+async def _refunds(stack: Stack, order_id: str) -> list[dict[str, Any]]:
+    answer = await stack.client.get(f"{stack.url('order')}/orders/{order_id}/refunds")
+    found: list[dict[str, Any]] = answer.json()["items"]
+    return found

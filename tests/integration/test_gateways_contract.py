@@ -18,6 +18,7 @@ from payment_service.gateways.port import (
     GatewayTimeoutError,
     NothingCharged,
     Refunded,
+    RefundRefused,
 )
 from payment_service.gateways.simulated import COLLECTION
 from payment_service.settings import PaymentSettings
@@ -159,3 +160,49 @@ async def test_a_charge_and_a_refund_at_once_leave_nothing_held(bench: Bench) ->
     assert await bench.held() == set()
     assert all(isinstance(back, Refunded | NothingCharged) for back in returned)
     assert late == [Declined("The payment was cancelled")] * len(requests)
+
+
+async def test_parts_of_a_charge_are_returned_once_each_and_never_beyond_it(bench: Bench) -> None:
+    request = bench.request()
+    charged = await bench.gateway.charge(request)
+    assert isinstance(charged, Charged)
+    returned = Refunded(charged.charge_id)
+    assert await bench.gateway.refund_part(request, "r1", 1000) == returned
+    assert await bench.other.refund_part(request, "r1", 1000) == returned
+    assert isinstance(await bench.other.refund_part(request, "r2", 1000), RefundRefused)
+    assert await bench.held() == {request.key}
+    assert await bench.other.refund_part(request, "r3", 999) == returned
+    assert await bench.gateway.refund_part(request, "r1", 1000) == returned
+
+
+async def test_a_whole_refund_returns_what_the_parts_have_left(bench: Bench) -> None:
+    request = bench.request()
+    charged = await bench.gateway.charge(request)
+    assert isinstance(charged, Charged)
+    returned = Refunded(charged.charge_id)
+    await bench.gateway.refund_part(request, "r1", 1000)
+    assert await bench.other.refund(request) == returned
+    assert await bench.held() == set()
+    assert isinstance(await bench.gateway.refund_part(request, "r2", 1), RefundRefused)
+    assert await bench.other.refund_part(request, "r1", 1000) == returned
+
+
+async def test_many_parts_at_once_return_no_more_than_was_charged(bench: Bench) -> None:
+    request = bench.request(amount=10_000)
+    await bench.gateway.charge(request)
+    racing = [
+        gateway.refund_part(request, refund_id, 6000)
+        for refund_id in (f"r{number}" for number in range(5))
+        for gateway in (bench.gateway, bench.other)
+    ]
+    await asyncio.gather(*racing, return_exceptions=True)
+    # Calls without an answer are repeated, as the reconciler does.
+    outcomes = [await bench.other.refund_part(request, f"r{number}", 6000) for number in range(5)]
+    assert sum(isinstance(outcome, Refunded) for outcome in outcomes) == 1
+
+
+async def test_nothing_is_returned_of_a_declined_or_unknown_charge(bench: Bench) -> None:
+    declined = bench.request(bench.refused_card)
+    await bench.gateway.charge(declined)
+    for request in (declined, bench.request()):
+        assert isinstance(await bench.gateway.refund_part(request, "r1", 1), RefundRefused)

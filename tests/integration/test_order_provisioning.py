@@ -23,6 +23,7 @@ from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.placement import OrderPlacement
+from order_service.refund_requests import RefundRequests
 from order_service.saga import MAX_RUNS
 from order_service.schema import SCHEMA
 from order_service.sweeper import Sweeper
@@ -68,9 +69,9 @@ class OrderService:
         self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
         placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now)
         app = create_app("order", "Orders", _nothing_is_down, authenticator=key_authenticator())
-        app.include_router(
-            create_router(self.orders, placement, OrderActions(self.orders, self.outbox, TIMEOUTS, self.now))
-        )
+        actions = OrderActions(self.orders, self.outbox, TIMEOUTS, self.now)
+        refunds = RefundRequests(self.orders, self.outbox, TIMEOUTS, self.now)
+        app.include_router(create_router(self.orders, placement, actions, refunds))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
 

@@ -16,10 +16,12 @@ from payment_service.gateways.port import (
     Charged,
     ChargeRequest,
     Declined,
+    GatewayKeyReusedError,
     GatewayMisconfiguredError,
     GatewayTimeoutError,
     NothingCharged,
     Refunded,
+    RefundRefused,
 )
 from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
@@ -220,6 +222,66 @@ async def test_a_refund_that_fails_at_stripe_is_not_taken_for_made(gateway: Open
     api.forget_keys()
     assert isinstance(await gateway.refund(request), Refunded)
     assert api.held() == set()
+
+
+@pytest.mark.parametrize("fault", ["fail before", "fail after", "lose answer", "rate limit"])
+@pytest.mark.parametrize("keys", ["remembered", "forgotten"])
+async def test_a_refund_in_part_without_an_answer_is_asked_for_again_and_made_once(
+    gateway: OpenGateway, api: StripeApi, fault: Fault, keys: str
+) -> None:
+    request = a_request()
+    charged = await gateway.charge(request)
+    assert isinstance(charged, Charged)
+    api.disturb("refund", fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.refund_part(request, "r1", 1000)
+    if keys == "forgotten":
+        api.forget_keys()
+    for _ in range(2):
+        assert await gateway.refund_part(request, "r1", 1000) == Refunded(charged.charge_id)
+    assert [intent.left for intent in api.of(request.key)] == [999]
+
+
+async def test_a_refund_in_part_that_takes_too_long_is_made_once(opened: Opened, api: StripeApi) -> None:
+    request = a_request()
+    patient = opened()
+    await patient.charge(request)
+    api.disturb("refund", "hold")
+    with pytest.raises(GatewayTimeoutError):
+        await opened(timeout=0.5).refund_part(request, "r1", 1000)
+    with pytest.raises(GatewayKeyReusedError):
+        await patient.refund_part(request, "r1", 1000)  # the first is in progress: not an outcome either
+    api.release()
+
+    async def returned() -> bool:
+        return [intent.left for intent in api.of(request.key)] == [999]
+
+    await eventually(returned, within=30)
+    assert isinstance(await patient.refund_part(request, "r1", 1000), Refunded)
+    assert await returned()
+
+
+async def test_stripes_refusals_of_a_refund_in_part_are_final(gateway: OpenGateway, api: StripeApi) -> None:
+    request = a_request()
+    await gateway.charge(request)
+    api.refund_status = "failed"
+    refused = await gateway.refund_part(request, "r1", 1000)
+    assert refused == RefundRefused("Stripe could not refund: failed")
+    api.refund_status = "succeeded"
+    assert await gateway.refund_part(request, "r1", 1000) == refused
+    assert isinstance(await gateway.refund_part(request, "r2", 2000), RefundRefused)
+    assert isinstance(await gateway.refund_part(request, "r3", 1999), Refunded)
+    assert await gateway.refund_part(request, "r4", 1) == RefundRefused("The charge has been refunded already")
+    assert api.held() == set()
+
+
+async def test_a_part_of_a_currency_without_decimals_is_counted_as_stripe_does(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    request = a_request(amount=50_000, currency="JPY")
+    await gateway.charge(request)
+    assert isinstance(await gateway.refund_part(request, "r1", 20_000), Refunded)
+    assert [intent.left for intent in api.of(request.key)] == [300]
 
 
 async def test_no_answer_in_time_leaves_the_outcome_unknown_until_it_is_looked_up(

@@ -18,6 +18,7 @@ from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
+from inventory_service.returner import Returner
 from inventory_service.schema import SCHEMA
 from inventory_service.settings import InventorySettings
 from inventory_service.shipper import Shipper
@@ -29,7 +30,16 @@ from inventory_service.stock_items import StockItems
 from inventory_service.timetable import Rules
 from shared import database, schema
 from shared.clock import Clock, utc_now
-from shared.contracts import Message, OrderCreated, ReleaseStock, ShipStock, StockReservationFailed, StockReserved
+from shared.contracts import (
+    Message,
+    OrderCreated,
+    ReleaseStock,
+    ReturnStock,
+    ShipStock,
+    StockReservationFailed,
+    StockReserved,
+)
+from shared.contracts.orders import ReturnedItem
 from shared.database import Database, Document
 from shared.failpoints import Failpoint, SimulatedCrashError, nothing_fails
 
@@ -74,7 +84,8 @@ class Worker:
         releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, failpoint)
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
         shipper = Shipper(self.stock_items, self.reservations, self.pending_moves, failpoint)
-        self.handlers = StockHandlers(processor, releaser, shipper)
+        returner = Returner(self.stock_items, self.reservations, self.pending_moves, failpoint)
+        self.handlers = StockHandlers(processor, releaser, shipper, returner)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))
@@ -84,6 +95,9 @@ class Worker:
 
     async def ship(self, *order_ids: str) -> list[Message]:
         return list(await self.handlers.ship([ShipStock(order_id=order_id) for order_id in order_ids]))
+
+    async def put_back(self, order_id: str, refund_id: str, lines: Lines) -> list[Message]:
+        return list(await self.handlers.put_back([put_back(order_id, refund_id, lines)]))
 
     async def status(self, order_id: str) -> str | None:
         found = await self.reservations.read([order_id])
@@ -167,6 +181,11 @@ def release(order_id: str, lines: Lines | None = None) -> ReleaseStock:
     return ReleaseStock.model_validate_json(json.dumps({"orderId": order_id, "items": items}))
 
 
+def put_back(order_id: str, refund_id: str, lines: Lines) -> ReturnStock:
+    items = tuple(ReturnedItem(product_id=product_id, quantity=quantity) for product_id, quantity in lines.items())
+    return ReturnStock(order_id=order_id, refund_id=refund_id, items=items)
+
+
 class Gate:
     """Holds the next call of an async method until it is opened, as if the worker stalled there."""
 
@@ -230,8 +249,14 @@ async def discrepancies(db: Database) -> list[str]:
         out = sum(-change for change in moves.values() if change < 0)
         moved = {order_id for order_id, change in moves.items() if change}
         out += sum(_held(held[order_id], product["_id"]) for order_id in held.keys() - moved)
+        back = {
+            order_id: _returned(order_id, held.get(order_id), product)
+            for order_id in {*held, *(key.split(":")[2] for key in moves if key.startswith("return:"))}
+            if moves.get(order_id, 0) <= 0
+        }
+        out -= sum(back.values())
         shipped = sum(
-            _held(reservation, product["_id"])
+            _held(reservation, product["_id"]) - back.get(order_id, 0)
             for order_id, reservation in held.items()
             if reservation["status"] == "SHIPPED" or moves.get(order_id) == 0
         )
@@ -248,6 +273,20 @@ def _held(reservation: Document, item_id: str) -> int:
     if slot.get("slotId") == item_id:
         return int(slot["price"])
     return sum(item["quantity"] for item in reservation["items"] if item["productId"] == item_id)
+
+
+def _returned(order_id: str, reservation: Document | None, product: Document) -> int:
+    """Return the units of an order that its refunds have put back: recorded, or only moved yet."""
+    if reservation is None:
+        return 0
+    recorded = {
+        f"return:{each['refundId']}:{order_id}": sum(
+            item["quantity"] for item in each["items"] if item["productId"] == product["_id"]
+        )
+        for each in reservation.get("returns", ())
+    }
+    moved = {key: change for key, change in product["moving"].items() if key.endswith(f":{order_id}")}
+    return sum((moved | recorded).values())
 
 
 def _too_much_is_out(item: Document) -> bool:

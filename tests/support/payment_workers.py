@@ -8,18 +8,27 @@ from typing import Any
 from payment_service import payments as records
 from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated
-from payment_service.gateways.port import Charged, ChargeRequest, Declined, Gateway, NothingCharged, Refunded
+from payment_service.gateways.port import (
+    Charged,
+    ChargeRequest,
+    Declined,
+    Gateway,
+    NothingCharged,
+    Refunded,
+    RefundRefused,
+)
 from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.handlers import PaymentHandlers
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
 from payment_service.lifecycle import Payment
+from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.reconciler import Reconciler
 from payment_service.retainer_charger import RetainerCharger
 from shared.bus.publisher import NO_TRACES
 from shared.clock import utc_now
-from shared.contracts import Message, OrderCreated, RefundPayment
+from shared.contracts import Message, OrderCreated, RefundPart, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
 from shared.database import Database, Document
 from shared.errors import BusUnavailableError
@@ -80,6 +89,12 @@ class InterceptedGateway:
         await self.after("refund", request.key)
         return outcome
 
+    async def refund_part(self, request: ChargeRequest, refund_id: str, amount: int) -> Refunded | RefundRefused:
+        await self.before("refund_part", request.key)
+        outcome = await self.inner.refund_part(request, refund_id, amount)
+        await self.after("refund_part", request.key)
+        return outcome
+
 
 class PaymentWorker:
     """One payment process without its consumer: `charge` and `refund` return the answers of its handlers."""
@@ -98,10 +113,18 @@ class PaymentWorker:
         self.ledger = Ledger(database, clock)
         self.transactions = Transactions(database, limit_seconds=120)
         self.retainers = RetainerCharger(self.payments, self.ledger, self.transactions, clock)
+        self.parts = PartRefunder(self.payments, self.cards, self.retainers, clock=clock, failpoint=self.failpoint)
         self._handlers = PaymentHandlers(
-            self.payments, self.cards, self.retainers, clock=clock, failpoint=self.failpoint
+            self.payments, self.cards, self.retainers, self.parts, clock=clock, failpoint=self.failpoint
         )
-        self.reconciler = Reconciler(self.payments, self.cards, self.retainers, self.outbox, clock=clock)  # type: ignore[arg-type]
+        self.reconciler = Reconciler(
+            self.payments,
+            self.cards,
+            self.retainers,
+            self.parts,
+            self.outbox,  # type: ignore[arg-type]
+            clock=clock,
+        )
 
     def failpoint(self, point: str) -> None:
         """Crash once, at the failpoint that the test has chosen."""
@@ -114,6 +137,12 @@ class PaymentWorker:
 
     async def refund(self, *order_ids: str) -> list[Message]:
         return list(await self._handlers.refund([RefundPayment(order_id=order_id) for order_id in order_ids]))
+
+    async def refund_part(self, order_id: str, refund_id: str, amount: int) -> list[Message]:
+        return await self.refund_parts(RefundPart(order_id=order_id, refund_id=refund_id, amount=amount))
+
+    async def refund_parts(self, *requests: RefundPart) -> list[Message]:
+        return list(await self._handlers.refund_parts(requests))
 
     async def payment(self, order_id: str) -> Payment:
         found = await self.payments.find(order_id)

@@ -60,7 +60,11 @@ class Shop:
         async with connected(self._mongodb_url, f"{self._prefix}_{services.SERVICES[name].database}") as stored:
             parts = module.assemble(settings_type(**known), Connections(stored, Publisher(bus), failpoint))
             consumer = Consumer(
-                bus, services.SERVICES[name].inbox, parts.handlers, translate_error=database.translate_error
+                bus,
+                services.SERVICES[name].inbox,
+                parts.handlers,
+                translate_error=database.translate_error,
+                failpoint=failpoint,
             )
             audit = AuditLog(stored)
             app = create_app(name, "", _ready, authenticator=key_authenticator(), pages=parts.pages, audit=audit)

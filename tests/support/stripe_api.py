@@ -1,8 +1,9 @@
 """A local HTTP server that implements the part of Stripe's API that the payment service uses, with injected faults.
 
-PaymentIntents can be created, retrieved, confirmed and cancelled, and charges refunded. The server enforces the API
-key, the states of an intent, idempotency keys (a repeated request gets its first answer, even a failure; a different
-request, or one that comes while the first is in progress, is rejected), minimum amounts, and one refund per charge.
+PaymentIntents can be created, retrieved, confirmed and cancelled, and charges refunded, as a whole or in parts. The
+server enforces the API key, the states of an intent, idempotency keys (a repeated request gets its first answer, even a
+failure; a different request, or one that comes while the first is in progress, is rejected), minimum amounts, and that
+no more is refunded than was charged.
 
 The id of a card determines its behaviour, as in Stripe's test mode: `pm_card_visa`, `pm_card_chargeDeclined`,
 `pm_card_authenticationRequired` (3-D Secure). An id that begins with `pm_once_` can be charged once, like the ids of
@@ -29,7 +30,7 @@ VISA = "pm_card_visa"
 REFUSED = "pm_card_chargeDeclined"
 THREE_D_SECURE = "pm_card_authenticationRequired"
 
-Operation = Literal["create", "confirm", "cancel", "refund", "retrieve"]
+Operation = Literal["create", "confirm", "cancel", "refund", "refunds", "retrieve"]
 Fault = Literal["fail before", "fail after", "lose answer", "rate limit", "hold"]
 
 Answer = tuple[int, dict[str, Any]]
@@ -47,10 +48,22 @@ class Intent:
     status: str = "requires_confirmation"
     failure: dict[str, Any] | None = None
     cancellation_reason: str | None = None
-    refunds: int = 0
+    refunded: list[dict[str, Any]] = field(default_factory=list)
+    """The refunds, oldest first."""
+
+    @property
+    def refunds(self) -> int:
+        """The number of refunds that were made."""
+        return sum(refund["status"] == "succeeded" for refund in self.refunded)
+
+    @property
+    def left(self) -> int:
+        """The amount that is not refunded."""
+        amounts: list[int] = [refund["amount"] for refund in self.refunded if refund["status"] != "failed"]
+        return self.amount - sum(amounts)
 
     def shown(self, *, expanded: bool = False) -> dict[str, Any]:
-        charge = {"id": f"ch_{self.id}", "object": "charge", "refunded": bool(self.refunds)}
+        charge = {"id": f"ch_{self.id}", "object": "charge", "refunded": not self.left}
         latest = None if self.status != "succeeded" else charge if expanded else charge["id"]
         return {
             "id": self.id,
@@ -102,7 +115,7 @@ class StripeApi:
 
     def held(self) -> set[str]:
         """Return the orders whose money is held. Fails if one of them was charged twice."""
-        charged = [i.order_id for i in self.intents.values() if i.status == "succeeded" and not i.refunds]
+        charged = [i.order_id for i in self.intents.values() if i.status == "succeeded" and i.left]
         assert len(charged) == len(set(charged)), "an order was charged twice"
         return set(charged)
 
@@ -193,13 +206,26 @@ class StripeApi:
 
     def refund(self, body: dict[str, str]) -> Answer:
         intent = self.intents[body["payment_intent"]]
-        if intent.refunds:
+        if not intent.left:
             return _invalid("charge_already_refunded", None, "Charge has already been refunded.")
         if intent.status != "succeeded":
             return _invalid(None, "payment_intent", "This PaymentIntent does not have a successful charge to refund.")
-        if self.refund_status != "failed":
-            intent.refunds += 1
-        return 200, {"id": f"re_{intent.id}", "object": "refund", "status": self.refund_status}
+        amount = int(body.get("amount", intent.left))
+        if amount > intent.left:
+            return _invalid(None, "amount", "Refund amount is greater than unrefunded amount on charge")
+        refund = {
+            "id": f"re_{secrets.token_hex(8)}",
+            "object": "refund",
+            "status": self.refund_status,
+            "amount": amount,
+        }
+        refund["metadata"] = {key[9:-1]: value for key, value in body.items() if key.startswith("metadata[")}
+        intent.refunded.append(refund)
+        return 200, refund
+
+    def list_refunds(self, body: dict[str, str]) -> Answer:
+        found = self.intents[body["payment_intent"]].refunded
+        return 200, {"object": "list", "data": found, "has_more": False, "url": "/v1/refunds"}
 
     def _decline(self, intent: Intent, code: str, message: str) -> Answer:
         intent.status, intent.payment_method = "requires_payment_method", None
@@ -252,6 +278,10 @@ def _application(api: StripeApi) -> FastAPI:
     @app.post("/v1/refunds")
     async def refund(request: Request) -> Response:
         return await api.answer(request, "refund", api.refund)
+
+    @app.get("/v1/refunds")
+    async def list_refunds(request: Request) -> Response:
+        return await api.answer(request, "refunds", api.list_refunds)
 
     return app
 

@@ -61,7 +61,7 @@ class World:
 
 def populate(world: World) -> None:
     """Add an order for every possible course. Of 20 units supplied of p1, 6 are out, and of 5 of p2, 1."""
-    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1, "leaving": 0}
+    moving = {"taken": -1, "returning": 1, "recorded": -1, "refused": -1, "leaving": 0, "return:r1:putting-back": 1}
     world.add("products", _id="p1", kind="goods", quantity=14, supplied=20, shipped=2, version=9, moving=moving)
     world.add("products", _id="p2", kind="goods", quantity=4, supplied=5, version=3, moving={})
     world.add("products", _id="server", kind="vps", quantity=None, supplied=None, version=1, moving={})
@@ -85,7 +85,31 @@ def populate(world: World) -> None:
     # Cancelled: a pending move has returned the unit, while the reservation is still RESERVED.
     order(world, "returning", "CANCELLED", stock="RESERVED", payment="REFUNDED", **on_its_way)
     order(world, "new", None, stock=None, payment=None)
+    populate_refunds(world)
     populate_servers(world)
+
+
+def populate_refunds(world: World) -> None:
+    """Add an order that was refunded in part, once in vain, and one whose unit is on its way back."""
+    order(world, "refunded", "CONFIRMED", items=(("p2", 1),), refundedAmount=500)
+    refund(world, "r1", 500, "REFUNDED", restock=True, returned=True)
+    refund(world, "r2", 700, "FAILED")
+    world.records["reservations"][-1]["returns"] = [{"refundId": "r1", "items": [{"productId": "p2", "quantity": 1}]}]
+    order(world, "putting-back", "CONFIRMED", settled=False, updatedAt=JUST_NOW, refundedAmount=500)
+    refund(world, "r1", 500, "REFUNDED", product="p1", restock=True)
+
+
+def refund(
+    world: World, refund_id: str, amount: int, status: str, product: str = "p2", *, by_card: bool = True, **more: Any
+) -> None:
+    """A refund in part of the order that was added last, for one unit, with its records."""
+    known = {"refundId": refund_id, "amount": amount, "status": status}
+    items = [{"productId": product, "quantity": 1}]
+    asked = known | {"items": items, "updatedAt": world.records["orders"][-1]["updatedAt"], **more}
+    world.records["orders"][-1].setdefault("refunds", []).append(asked)
+    world.records["payments"][-1].setdefault("parts", []).append(dict(known))
+    if by_card and status == "REFUNDED":
+        world.records["gateway_charges"][-1].setdefault("parts", []).append({"refundId": refund_id, "amount": amount})
 
 
 def populate_servers(world: World) -> None:
@@ -311,11 +335,17 @@ def populate_orders_paid_from_a_retainer(world: World) -> None:
     gone = {"status": "CANCELLED", "stock": "RELEASED"}
     order_from_retainer(world, "back-to-retainer", "e14", payment="REFUNDED", **gone)
     order_from_retainer(world, "short-of-money", None, payment="FAILED", **gone)
+    order_from_retainer(world, "part-to-retainer", "e18", status="CONFIRMED", items=SERVER, refundedAmount=500)
+    refund(world, "r1", 500, "REFUNDED", "server", by_card=False)
+    world.records["payments"][-1]["parts"][0]["entryId"] = "e19"
 
     taken, returned = (("retainer:r1", 2000), ("system:revenue:USD", -2000)), (("system:revenue:USD", 2000),)
     entry(world, "e13", "order.paid", *taken, orderId="from-retainer")
     entry(world, "e14", "order.paid", *taken, orderId="back-to-retainer")
     entry(world, "e15", "order.refunded", *returned, ("retainer:r1", -2000), orderId="back-to-retainer", reverses="e14")
+    entry(world, "e18", "order.paid", *taken, orderId="part-to-retainer")
+    part = ("system:revenue:USD", 500), ("retainer:r1", -500)
+    entry(world, "e19", "order.part_refunded", *part, orderId="part-to-retainer", refundId="r1")
     entry(world, "e16", "order.paid", *taken, orderId="deleted")
     entry(world, "e17", "order.refunded", *returned, ("retainer:r1", -2000), orderId="deleted", reverses="e16")
 

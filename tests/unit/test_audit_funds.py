@@ -164,6 +164,9 @@ def test_entries_whose_order_is_deleted_cancel_out() -> None:
     assert kinds(funds.judge_order(RetainerOrder("o1", None, [REFUNDED]))) == ["refund entry"]
     other = an_entry(journal_entries.order_refunded("r1", "o1", 400, "USD"), "back")
     assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, other]))) == ["refund entry"]
+    part = an_entry(journal_entries.order_part_refunded("r1", "o1", "r1", 400, "USD"), "part")
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, part]))) == ["entry without payment"]
+    assert kinds(funds.judge_order(RetainerOrder("o1", None, [part]))) == ["refund entry"]
 
 
 def a_balance(account_id: str, balance: Any, posted_sum: int, **fields: Any) -> Balance:

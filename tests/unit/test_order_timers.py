@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_service.deadlines import after_intent, after_message, resend_at
+from order_service.deadlines import after_intent, after_message, after_refund_request, resend_at
+from order_service.events import RefundPartRequested
 from order_service.order import Order, Status
 from order_service.saga import SAGA
 from shared.contracts import Message
@@ -29,12 +30,13 @@ def test_an_unsettled_order_always_has_a_timer(happenings: list[tuple[str, bool]
         now = NOW + timedelta(seconds=number)
         before, step = order, SAGA.advance(order, EVENTS[name], now)
         if step.entry is not None:
-            caused_by_message = isinstance(EVENTS[name], Message)
-            order = (
-                after_message(before, step, now, TIMEOUTS)
-                if caused_by_message
-                else after_intent(step.order, now, TIMEOUTS)
-            )
+            match EVENTS[name]:
+                case Message():
+                    order = after_message(before, step, now, TIMEOUTS)
+                case RefundPartRequested():
+                    order = after_refund_request(step.order, now, TIMEOUTS)
+                case _:
+                    order = after_intent(step.order, now, TIMEOUTS)
         if is_noted and order.unpublished:
             order = noted(order, now)
         held = order.status is Status.FAILED and not order.compensating

@@ -384,3 +384,54 @@ def test_any_history_makes_an_ordered_drawable_timeline(history: list[tuple[int,
     kept = [step for step in steps if step.kind != "message"]
     assert [row.step for row in rows if row.step.kind != "message"] == kept
     assert all(set(row.cells) == set(LANES) for row in rows)
+
+
+def a_refund(refund_id: str, status: str, **fields: Any) -> Document:
+    asked = {"amount": 4000, "createdAt": after(100), "updatedAt": after(200), "reason": "Two were broken"}
+    return {"refundId": refund_id, "status": status, **asked, **fields}
+
+
+def with_refunds(*events: tuple[float, str, str | None], refunds: list[Document], settled: bool = True) -> Document:
+    """A confirmed order with these entries about refunds, and their refunds."""
+    lines = [{"at": after(at), "event": event, "status": "CONFIRMED", "message": text} for at, event, text in events]
+    return CONFIRMED | {"history": [*CONFIRMED["history"], *lines], "refunds": refunds, "settled": settled}
+
+
+def test_a_refund_in_part_goes_through_payment_and_stock() -> None:
+    units = [{"productId": "p1", "quantity": 2}]
+    order = with_refunds(
+        (100, "order.refund_part_requested", "Refund r1: Two were broken"),
+        (150, "payment.refunded_part", "Refund r1"),
+        (180, "stock.returned", "Refund r1"),
+        refunds=[a_refund("r1", "REFUNDED", items=units, restock=True, returned=True)],
+    )
+    steps = steps_of(order)
+    money, back = one(steps, "payment", "Refund 40"), one(steps, "stock", "Put 2 units back")
+    assert (money.at, money.until, money.detail, money.outcome) == (after(100), after(150), "Two were broken", "ok")
+    assert (back.at, back.until, back.outcome) == (after(150), after(180), "ok")
+    sent = [(step.lane, step.to, step.title) for step in steps if step.kind == "message" and step.at >= after(100)]
+    assert sent == [
+        ("order", "payment", "payment.refund_part"),
+        ("payment", "order", "payment.refunded_part"),
+        ("order", "stock", "stock.return"),
+        ("stock", "order", "stock.returned"),
+    ]
+    assert open_steps(steps) == []
+
+
+def test_refunds_that_wait_and_fail_are_told_apart() -> None:
+    order = with_refunds(
+        (100, "order.refund_part_requested", "Refund r1: Two were broken"),
+        (110, "order.refund_part_requested", "Refund r2"),
+        (150, "payment.refund_part_failed", "Refund r1: The bank refused"),
+        refunds=[
+            a_refund("r1", "FAILED", failureReason="The bank refused"),
+            a_refund("r2", "PENDING", amount=100, createdAt=after(110)),
+        ],
+        settled=False,
+    )
+    steps = steps_of(order)
+    failed, waiting = one(steps, "payment", "Refund 40"), one(steps, "payment", "Refund 1")
+    assert (failed.outcome, failed.detail, failed.until) == ("failed", "The bank refused", after(150))
+    assert open_steps(steps) == [waiting]
+    assert one(steps, "order", "Refund in part failed").outcome == "failed"
