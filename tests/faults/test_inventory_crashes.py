@@ -14,10 +14,12 @@ from shared.contracts import (
     Message,
     OrderCreated,
     ReleaseStock,
+    ReturnStock,
     ShipStock,
     StockReleased,
     StockReservationFailed,
     StockReserved,
+    StockReturned,
     StockShipped,
 )
 from shared.errors import PoisonError
@@ -31,6 +33,7 @@ from tests.support.inventory_worker import (
     inventory_database,
     order,
     outcomes,
+    put_back,
     refused,
     release,
     reserved,
@@ -312,6 +315,27 @@ async def test_a_shipping_that_stalls_while_another_worker_completes_it_counts_u
     assert await unsettled_records(other.database) == []
 
 
+@pytest.mark.parametrize("first", ["shipped", "put back", "both at once"])
+async def test_units_that_come_back_are_no_longer_shipped(workers: list[Worker], other: Worker, first: str) -> None:
+    await other.reserve(order("o", BOTH))
+    if first == "both at once":
+        await asyncio.gather(workers[0].ship("o"), other.put_back("o", "r1", {"b": 2}))
+    elif first == "shipped":
+        await workers[0].ship("o")
+        await other.put_back("o", "r1", {"b": 2})
+    else:
+        await other.put_back("o", "r1", {"b": 2})
+        await workers[0].ship("o")
+    assert await discrepancies(other.database) == []
+    assert await other.put_back("o", "r1", {"b": 2}) == [StockReturned(order_id="o", refund_id="r1")]
+    assert await shipped_and_reserved(other) == {"a": (2, 0), "b": (1, 0)}
+    assert await free(other) == {"a": 8, "b": 9}
+    await other.put_back("o", "r2", {"b": 1})
+    assert await shipped_and_reserved(other) == {"a": (2, 0), "b": (0, 0)}
+    await settle_everything(workers)
+    assert await unsettled_records(other.database) == []
+
+
 async def test_clearing_a_move_keeps_the_move_of_a_shipping_that_came_between(
     workers: list[Worker], other: Worker
 ) -> None:
@@ -389,12 +413,16 @@ class Perils:
 class Inbox:
     """A queue that delivers in any order, some messages twice, and redelivers what a dead worker was handling.
 
-    The orders in `delivered` are shipped as soon as their stock is known to be reserved.
+    The orders in `delivered` are shipped as soon as their stock is known to be reserved, and a refund puts one unit of
+    each back at the same time.
     """
 
     def __init__(self, messages: Sequence[Message], chance: random.Random, delivered: Collection[str] = ()) -> None:
         self._random = chance
         self._delivered = set(delivered)
+        self._one_of = {
+            message.order_id: message.items[0].product_id for message in messages if isinstance(message, OrderCreated)
+        }
         self.waiting = [*messages, *chance.sample(messages, len(messages) // 4)]
         self._random.shuffle(self.waiting)
         self.answers: list[Message] = []
@@ -410,7 +438,11 @@ class Inbox:
                 self.answers += answers
                 shipping = reserved(answers) & self._delivered
                 self._delivered -= shipping
-                self.waiting += [ShipStock(order_id=order_id) for order_id in sorted(shipping) for _ in range(2)]
+                for order_id in sorted(shipping) * 2:
+                    self.waiting += [
+                        ShipStock(order_id=order_id),
+                        put_back(order_id, "r1", {self._one_of[order_id]: 1}),
+                    ]
                 await alive.pending_moves.drain()
             except SimulatedCrashError:
                 self.waiting += batch
@@ -421,6 +453,8 @@ class Inbox:
             return await worker.handlers.reserve(batch)  # type: ignore[arg-type]
         if isinstance(batch[0], ShipStock):
             return await worker.handlers.ship(batch)  # type: ignore[arg-type]
+        if isinstance(batch[0], ReturnStock):
+            return await worker.handlers.put_back(batch)  # type: ignore[arg-type]
         return await worker.handlers.release(batch)  # type: ignore[arg-type]
 
 
@@ -473,6 +507,7 @@ async def assert_records_agree(
             held.update(lines)
         if status == Status.SHIPPED:
             shipped.update(lines)
+            shipped[next(iter(lines))] -= 1  # which came back
     assert outcomes(answers)["StockReserved"] > 0
     assert {p: await worker.free(p) + held[p] + shipped[p] for p in stock} == stock
     products = {p: await worker.stock_items.find_product(p) for p in stock}

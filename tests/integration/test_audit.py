@@ -96,7 +96,7 @@ async def test_correct_records_pass(world: World) -> None:
         "orders": 33,
         "reservations": 30,
         "payments": 32,
-        "charges": 25,
+        "charges": 27,
         "jobs": 8,
         "intents": 0,
         "products": 4,
