@@ -6,7 +6,8 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from inventory_service.stock import Assignment, Booking, Decision, Reservation, ReservationLine, Status
+from inventory_service import hold_records
+from inventory_service.stock import Assignment, Booking, Decision, HoldUse, Reservation, ReservationLine, Status
 from shared import database
 from shared.access.principal import Visible
 from shared.clock import Clock
@@ -22,6 +23,7 @@ INDEXES = (
         name="assignments",
         partialFilterExpression={"assignment.orderId": {"$exists": True}},
     ),
+    *hold_records.INDEXES,
 )
 
 VALIDATOR: Document = {
@@ -35,6 +37,10 @@ VALIDATOR: Document = {
                 "properties": {"price": {"bsonType": ["int", "long"], "minimum": 0}},
             },
             "assignment": {"required": ["orderId", "number"]},
+            "hold": {
+                "required": ["userId", "expiresAt", "dueAt"],
+                "properties": {"expiresAt": {"bsonType": "date"}, "dueAt": {"bsonType": "date"}},
+            },
         },
     }
 }
@@ -48,6 +54,7 @@ class Reservations:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._collection: Collection = database.get_collection(COLLECTION, read_concern=ReadConcern("majority"))
         self._clock = clock
+        self.holds = hold_records.HoldRecords(self._collection, clock)
 
     async def read(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
         """Return the reservations that exist, by order."""
@@ -118,6 +125,10 @@ def _document(reservation: Reservation) -> Document:
             "visibleAt": booking.visible_at,
             "price": booking.price,
         }
+    if reservation.hold is not None:
+        document["hold"] = hold_records.document_of(reservation.hold)
+    if (used := reservation.used_hold) is not None:
+        document["usedHold"] = {"holdId": used.hold_id, "outcome": used.outcome}
     if (assignment := reservation.assignment) is not None:
         document["assignment"] = {
             "orderId": assignment.order_id,
@@ -129,6 +140,7 @@ def _document(reservation: Reservation) -> Document:
 
 def _reservation(document: Document) -> Reservation:
     server, slot, assignment = document.get("server"), document.get("slot"), document.get("assignment")
+    hold, used = document.get("hold"), document.get("usedHold")
     return Reservation(
         order_id=document["_id"],
         status=Status(document["status"]),
@@ -143,4 +155,6 @@ def _reservation(document: Document) -> Reservation:
         ),
         owner_id=document.get("ownerId"),
         user_id=document.get("userId"),
+        hold=hold_records.terms_of(hold) if hold else None,
+        used_hold=HoldUse(used["holdId"], used["outcome"]) if used else None,
     )

@@ -87,3 +87,4 @@ class Order:
     version: int = 0
     owner_id: str | None = None
     prices_required: bool = False
+    hold_id: str | None = None

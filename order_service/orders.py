@@ -241,6 +241,7 @@ def _new_document(order: Order, fingerprint: str | None) -> Document:
         "deadline": order.deadline,
         "traceparent": order.traceparent,
         "pricesRequired": order.prices_required or None,
+        "holdId": order.hold_id,
         **_changing_fields(order),
         "history": [_entry(first)],
     }
@@ -341,4 +342,5 @@ def _from_document(document: Document) -> Order:
         version=document["version"],
         owner_id=document.get("ownerId"),
         prices_required=document.get("pricesRequired", False),
+        hold_id=document.get("holdId"),
     )

@@ -18,7 +18,7 @@ from shared import tracing
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal
 from shared.clock import Clock
-from shared.contracts.base import Name
+from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import (
     MAX_ITEMS,
     MAX_QUANTITY,
@@ -79,6 +79,7 @@ class NewOrder(Body):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     payment: NewPayment = NewPayment()
     delivery: NewDelivery | None = None
+    hold_id: OrderId | None = None
 
     @field_validator("items")
     @classmethod
@@ -182,6 +183,7 @@ class OrderPlacement:
             order_id=order_id,
             user_id=new.user_id,
             owner_id=caller.owner,
+            hold_id=new.hold_id,
             prices_required=self._require_prices and not caller.reaches_all(Permission.ORDERS_PLACE),
             items=tuple(
                 Item.model_construct(product_id=i.product_id, quantity=i.quantity, price=i.price) for i in new.items
@@ -235,4 +237,6 @@ def _check_person(new: NewOrder, caller: Principal) -> None:
 
 
 def _fingerprint(new: NewOrder) -> str:
-    return hashlib.sha256(new.model_dump_json().encode()).hexdigest()
+    # A field that is absent must not change the fingerprint of requests that an earlier release has stored.
+    absent = {"hold_id"} if new.hold_id is None else None
+    return hashlib.sha256(new.model_dump_json(exclude=absent).encode()).hexdigest()

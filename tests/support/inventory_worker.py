@@ -13,6 +13,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
+from inventory_service.holds import Holds
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
@@ -71,7 +72,8 @@ class Worker:
         )
         releaser = Releaser(self.stock_items, self.reservations, self.pending_moves, clock, failpoint)
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
-        self.handlers = StockHandlers(processor, releaser)
+        self.holds = Holds(self.reservations, processor, releaser, clock, failpoint)
+        self.handlers = StockHandlers(processor, releaser, self.holds)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))
