@@ -82,7 +82,7 @@ class Refuse:
     """The order gets nothing, for this reason; with `is_shortage`, because too little is free."""
 
     reason: str
-    is_shortage: bool = False
+    is_shortage: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

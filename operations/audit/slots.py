@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 from operations.audit.order_records import Document, OrderRecords, is_given_up, is_held, time_of, time_text
 from operations.audit.report import Violation
-from operations.audit.stock import StockRecords, held_by, is_assignment, is_decided_long_ago, is_settled_long_ago, out
+from operations.audit.stock import (
+    StockRecords,
+    held_by,
+    is_assignment,
+    is_decided_long_ago,
+    is_hold,
+    is_settled_long_ago,
+    out,
+)
 from shared.money import to_json_number
 
 AUTO = "auto"
@@ -78,7 +86,7 @@ def _pending_moves(stock: StockRecords, slot: Document, now: datetime) -> Iterat
     """Yield the pending moves that hold room although their order is settled, has another slot, or does not exist."""
     for holder, change in (slot.get("moving") or {}).items():
         reservation = stock.reservations.get(holder)
-        if is_assignment(holder):
+        if is_assignment(holder) or is_hold(holder):
             name, decided = holder, is_decided_long_ago(reservation, now)
         elif holder in stock.orders:
             name, decided = f"order {holder}", is_settled_long_ago(stock.orders[holder], now)

@@ -1,7 +1,10 @@
 """Holds: an order takes over what is held, and an expired hold comes back once."""
 
 import asyncio
+import logging
+import os
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -31,6 +34,7 @@ from tests.support.inventory_worker import (
     settle_everything,
     shared_database,
     unsettled_records,
+    watched,
 )
 from tests.support.servers import Servers
 
@@ -38,6 +42,8 @@ BOTH: Lines = {"a": 2, "b": 3}
 FULL: Lines = {"a": 2, "b": 3}
 """Nothing is free while BOTH is held."""
 SEEDS = 200
+
+_log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +299,9 @@ async def test_expiry_deletion_extension_and_orders_race(workers: list[Worker], 
 
     racers = [first.reserve(with_hold("o", BOTH)), second.holds.sweep_once()]
     if chance.random() < 0.5:
-        racers.append(second.holds.delete("h", {}))  # type: ignore[arg-type]
+        racers.append(second.holds.delete("h", {}))
     if chance.random() < 0.5:
-        racers.append(first.holds.extend("h", 60, {}))  # type: ignore[arg-type]
+        racers.append(first.holds.extend("h", 60, {}))
     if chance.random() < 0.3:
         racers.append(second.reserve(with_hold("o", BOTH)))
     if chance.random() < 0.3:
@@ -387,3 +393,44 @@ async def test_an_order_cancelled_after_its_worker_died_returns_the_hold(
     await workers[1].holds.sweep_once()
     assert await free(workers[1]) == FULL
     await assert_settled([workers[1]], clock)
+
+
+# --- Many. ---
+
+
+async def test_holds_that_expire_under_load_leave_the_stock_exact(databases: list[Database]) -> None:
+    """`make test-holds` runs it with 10,000 holds."""
+    number, products = int(os.environ.get("HOLDS", "500")), 10
+    await empty(databases[0])
+    workers = [Worker(db) for db in databases]
+    each = number // products
+    await workers[0].stock({f"p{n}": each + 50 for n in range(products)})
+    requests = [
+        HoldRequest(f"h{n}", None, f"u{n}", (HoldLine(f"p{n % products}", 1),), None, seconds=1) for n in range(number)
+    ]
+    background = [asyncio.create_task(worker.holds.sweep(0.1)) for worker in workers]
+    background += [asyncio.create_task(worker.pending_moves.flush()) for worker in workers]
+    try:
+        async with watched(databases[0]):
+            for start in range(0, number, 200):
+                await workers[0].holds.place(requests[start : start + 200])
+            last = time.monotonic()
+            taken = 0
+            while await workers[0].reservations.holds.count_all():
+                orders = [order(f"o{taken}-{n}", {f"p{n}": 1}) for n in range(products)]
+                await workers[taken % 2].reserve(*(each.model_copy(update={"user_id": "v"}) for each in orders))
+                taken += 1
+                assert time.monotonic() < last + 60
+            came_back = time.monotonic() - last
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+    assert came_back < 1 + 2 or number > 1000
+    await settle_everything(workers)
+    assert await unsettled_records(databases[0]) == []
+    reserved_units = await databases[0]["reservations"].count_documents({"status": "RESERVED"})
+    assert sum([await workers[0].free(f"p{n}") for n in range(products)]) == products * (each + 50) - reserved_units
+    outcomes = await databases[0]["reservations"].count_documents({"hold.outcome": "EXPIRED", "status": "RELEASED"})
+    assert outcomes == number
+    _log.info("%d holds: the last came back %.2f s after it was made for 1 s", number, came_back)
