@@ -5,7 +5,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from operator import attrgetter
 
 import pytest
 
@@ -101,11 +102,6 @@ async def outcome(worker: Worker, hold_id: str = "h") -> HoldOutcome | None:
     return found.hold.outcome
 
 
-async def use(worker: Worker, order_id: str) -> str | None:
-    used = (await worker.reservations.read([order_id]))[order_id].used_hold
-    return used.outcome if used is not None else None
-
-
 async def free(worker: Worker) -> Lines:
     return {product_id: await worker.free(product_id) for product_id in FULL}
 
@@ -122,7 +118,7 @@ async def test_what_is_held_is_not_free_and_an_order_takes_it_over(workers: list
 
     assert await workers[1].reserve(with_hold("o", BOTH)) == [StockReserved(order_id="o")]
 
-    assert (await outcome(workers[0]), await use(workers[0], "o")) == (HoldOutcome.TAKEN, "TAKEN")
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (HoldOutcome.TAKEN, "TAKEN")
     assert (await of(workers[0])).status is Status.RELEASED
     assert await free(workers[0]) == {"a": 0, "b": 0}
     await assert_settled(workers, clock)
@@ -166,7 +162,7 @@ async def test_a_hold_that_is_not_the_orders_is_left_alone_and_noted(
 ) -> None:
     await hold(workers[0], {"a": 1})
     assert reserved(await workers[0].reserve(with_hold("o", {"a": 1}).model_copy(update=change)))
-    assert (await outcome(workers[0]), await use(workers[0], "o")) == (None, noted)
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (None, noted)
     assert await free(workers[0]) == {"a": 0, "b": 3}
     await assert_settled(workers, clock)
 
@@ -179,7 +175,7 @@ async def test_a_second_order_does_not_get_what_the_first_has_taken_over(
         workers[0].reserve(with_hold("o", {"a": 1})), workers[1].reserve(with_hold("p", {"a": 1}))
     )
     assert [reserved(answers) for answers in both] == [{"o"}, {"p"}]
-    assert {await use(workers[0], "o"), await use(workers[0], "p")} == {"TAKEN", "USED"}
+    assert {await used(workers[0], "o"), await used(workers[0], "p")} == {"TAKEN", "USED"}
     assert await free(workers[0]) == {"a": 0, "b": 3}
     await assert_settled(workers, clock)
 
@@ -190,7 +186,7 @@ async def test_an_order_of_the_same_user_is_not_blocked_by_holds_that_it_does_no
     await hold(workers[0], {"a": 1}, "h1")
     await hold(workers[0], {"a": 1, "b": 3}, "h2")
     assert reserved(await workers[1].reserve(order("o", BOTH)))
-    assert await use(workers[0], "o") == "TAKEN"
+    assert await used(workers[0], "o") == "TAKEN"
     assert await free(workers[0]) == {"a": 0, "b": 0}
     await assert_settled(workers, clock)
 
@@ -207,7 +203,7 @@ async def test_an_expired_hold_comes_back_once(workers: list[Worker], clock: Han
     assert (await of(workers[0])).status is Status.RELEASED
     await assert_settled(workers, clock)
     assert reserved(await workers[0].reserve(with_hold("o", BOTH)))
-    assert await use(workers[0], "o") == "EXPIRED"
+    assert await used(workers[0], "o") == "EXPIRED"
 
 
 async def test_an_order_is_served_although_its_hold_has_just_expired_and_nothing_else_is_free(
@@ -216,7 +212,7 @@ async def test_an_order_is_served_although_its_hold_has_just_expired_and_nothing
     await hold(workers[0], BOTH, seconds=60)
     clock.forward(seconds=60)
     assert reserved(await workers[1].reserve(with_hold("o", BOTH)))
-    assert (await outcome(workers[0]), await use(workers[0], "o")) == (HoldOutcome.EXPIRED, "EXPIRED")
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (HoldOutcome.EXPIRED, "EXPIRED")
     await assert_settled(workers, clock)
 
 
@@ -287,38 +283,63 @@ async def test_an_expired_hold_frees_its_slot(workers: list[Worker], clock: Hand
 async def test_expiry_deletion_extension_and_orders_race(workers: list[Worker], clock: HandClock, seed: int) -> None:
     """The hold ends once, and what is free or out is exact, in whatever order the steps of two workers come."""
     chance = random.Random(seed)
+    workers = [Worker(worker.database, clock=clock) for worker in workers]
     await hold(workers[0], BOTH, seconds=60)
-    clock.forward(seconds=chance.choice((59.999, 60)))
+    clock.forward(seconds=60, milliseconds=-chance.choice((0, 1, 3)))
+    for worker in workers:
+        for target, methods in STEPS.items():
+            for method in methods:
+                stall(attrgetter(target)(worker), method, chance, clock)
     first, second = chance.sample(workers, 2)
-
-    async def late(work: object, turns: int) -> object:
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        clock.forward(milliseconds=chance.choice((0, 1)))
-        return await work  # type: ignore[misc]
-
-    racers = [first.reserve(with_hold("o", BOTH)), second.holds.sweep_once()]
+    racers: list[Awaitable[object]] = [first.reserve(with_hold("o", BOTH)), second.holds.sweep_once()]
     if chance.random() < 0.5:
         racers.append(second.holds.delete("h", {}))
-    if chance.random() < 0.5:
+    if chance.random() < 0.3:
         racers.append(first.holds.extend("h", 60, {}))
     if chance.random() < 0.3:
         racers.append(second.reserve(with_hold("o", BOTH)))
-    if chance.random() < 0.3:
+    if chance.random() < 0.5:
         racers.append(second.reserve(with_hold("p", BOTH)))
-    await asyncio.gather(*(late(work, chance.randrange(0, 40)) for work in racers))
+    chance.shuffle(racers)
+    await asyncio.gather(*racers)
     clock.forward(seconds=120)
     await first.holds.sweep_once()
     await assert_settled(workers, clock)
-    held = [each for each in await workers[0].reservations.read(["o", "p"]) if await first.status(each) == "RESERVED"]
+    held = [each for each in ("o", "p") if await first.status(each) == Status.RESERVED]
     assert len(held) <= 1
     assert await free(first) == ({"a": 0, "b": 0} if held else FULL)
-    assert (await of(first)).status is Status.RELEASED
-    noted = [await use(first, each) for each in held]
-    if await outcome(first) is HoldOutcome.TAKEN:
-        assert noted == ["TAKEN"]
-    else:
-        assert "TAKEN" not in noted
+    ended = await of(first)
+    assert ended.status is Status.RELEASED
+    assert ended.hold is not None
+    taken = [each for each in ("o", "p") if await used(first, each) == "TAKEN"]
+    assert taken == ([ended.hold.order_id] if ended.hold.outcome is HoldOutcome.TAKEN else [])
+    assert not taken or held == taken
+
+
+STEPS = {
+    "reservations": ("read", "insert", "decisions", "mark_released"),
+    "reservations.holds": ("claim", "claim_own", "expire", "due", "delete", "extend"),
+    "stock_items": ("read", "write"),
+}
+"""The reads and writes before which a worker may stall, by object."""
+
+
+def stall(target: object, method: str, chance: random.Random, clock: HandClock) -> None:
+    """Let every call of the method wait for a random while, in which others go on and time passes."""
+    original = getattr(target, method)
+
+    async def stalled(*args: object, **options: object) -> object:
+        await asyncio.sleep(chance.choice((0, 0, 0.001, 0.004)))
+        clock.forward(milliseconds=chance.choice((0, 1)))
+        return await original(*args, **options)
+
+    setattr(target, method, stalled)
+
+
+async def used(worker: Worker, order_id: str) -> str | None:
+    """Return what became of the hold that an order named, None if it has no reservation."""
+    found = (await worker.reservations.read([order_id])).get(order_id)
+    return found.used_hold.outcome if found is not None and found.used_hold is not None else None
 
 
 # --- Crashes. ---
