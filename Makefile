@@ -84,6 +84,10 @@ audit-dependencies: setup  ## Look the locked packages up in the data about know
 bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
 	@scripts/bench
 
+.PHONY: test-holds
+test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
+	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack

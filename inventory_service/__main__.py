@@ -1,7 +1,11 @@
 """The entry point of the inventory service: `python -m inventory_service`."""
 
+from functools import partial
+
 from inventory_service.api import create_router
 from inventory_service.handlers import handlers
+from inventory_service.holds import Holds
+from inventory_service.holds_api import create_holds_router
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
@@ -31,16 +35,17 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.failpoint)
     shipper = Shipper(stock_items, reservations, pending_moves, connections.failpoint)
     returner = Returner(stock_items, reservations, pending_moves, connections.failpoint)
+    holds = Holds(reservations, processor, releaser, utc_now, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
-    router.include_router(
-        create_slots_router(rules, slots, SlotAssigner(reservations, processor, releaser), reservations)
-    )
+    assigner = SlotAssigner(reservations, processor, releaser)
+    router.include_router(create_slots_router(rules, slots, assigner, reservations))
+    router.include_router(create_holds_router(holds, settings.max_holds_per_user))
     return Parts(
-        handlers=handlers(processor, releaser, shipper, returner),
+        handlers=handlers(processor, releaser, shipper, returner, holds),
         router=router,
         collections=SCHEMA,
-        background=(pending_moves.flush, pending_moves.sweep),
+        background=(pending_moves.flush, pending_moves.sweep, partial(holds.sweep, settings.hold_sweep_seconds)),
         drain=(pending_moves.drain,),
     )
 

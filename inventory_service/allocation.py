@@ -1,16 +1,18 @@
 """Allocation of stock to orders: first come, first served, everything that an order asks for or nothing. Pure.
 
+An order that has claimed a hold gets what is held for it before anything else, whatever is free.
+
 An order asks for units of products, and for room for its whole price in a delivery slot: a named one or the earliest.
 
 Units that other workers have taken for undecided orders may come back. An order that would fit with them is neither
 served nor refused. It waits, and so does any later order that would fit only without it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from inventory_service.availability import AUTO, SlotAvailability, SlotRequest
-from inventory_service.stock import Assignment, Booking, Kind, Product, Slot, StockItem
+from inventory_service.stock import Assignment, Booking, HoldTerms, Kind, Product, Reservation, Slot, StockItem
 from shared.contracts import OrderCreated
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import SLOT_PREFIX, DeliveryInstruction, Item
@@ -31,9 +33,34 @@ class SlotOnlyOrder:
     items: tuple[Item, ...] = ()
     user_id: None = None
     prices_required: None = None
+    hold_id: None = None
 
 
-Order = OrderCreated | SlotOnlyOrder
+@dataclass(frozen=True, slots=True)
+class HoldLine:
+    """Units of a product to hold; the price is checked like that of an order if it is given."""
+
+    product_id: str
+    quantity: int
+    price: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOrder:
+    """A request to hold units, shaped like an order; its id is a reservation's."""
+
+    order_id: str
+    user_id: str
+    items: tuple[HoldLine, ...]
+    total_amount: int
+    terms: HoldTerms
+    delivery: DeliveryInstruction
+    owner_id: str | None = None
+    prices_required: None = None
+    hold_id: None = None
+
+
+Order = OrderCreated | SlotOnlyOrder | HoldOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +68,21 @@ class Reserve:
     """The order gets everything; `take` holds the units that it does not hold yet, by item.
 
     It includes the slot, even for 0 units, unless the order holds it already: the guarded write detects a changed slot.
+    It also includes every item of `from_holds`, the units that come from holds, by item and hold; the count is negative
+    where the order needs less than what was held.
     """
 
     take: Mapping[str, int]
     booking: Booking | None = None
+    from_holds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The order gets nothing, for this reason."""
+    """The order gets nothing, for this reason; with `is_shortage`, because too little is free."""
 
     reason: str
+    is_shortage: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +91,9 @@ class Wait:
 
 
 Outcome = Reserve | Refuse | Wait
+
+FromHolds = dict[str, dict[str, int]]
+"""Units that orders get from holds, by item and hold."""
 
 
 @dataclass(slots=True)
@@ -97,27 +131,36 @@ class _RunningBalance:
         self.may_return = max(0, self.may_return - held)
 
 
+NO_CLAIMS: Mapping[str, Sequence[Reservation]] = {}
+
+
 def allocate(
     orders: Sequence[Order],
     products: Mapping[str, StockItem],
     may_return: Mapping[str, int],
     availability: SlotAvailability | None = None,
+    claimed: Mapping[str, Sequence[Reservation]] = NO_CLAIMS,
 ) -> dict[str, Outcome]:
     """Decide different orders, in the order of their arrival; return outcomes by order.
 
     `may_return` counts, by item, the units taken for undecided orders, these or others. If it is empty, no order
-    waits. `availability` is required if any order asks for a slot.
+    waits. `availability` is required if any order asks for a slot. `claimed` are the holds that orders take over.
     """
-    return _Allocation(products, may_return, availability).decide(orders)
+    return _Allocation(products, may_return, availability, claimed).decide(orders)
 
 
 class _Allocation:
     """The allocation of one batch, with a running balance of each item."""
 
     def __init__(
-        self, products: Mapping[str, StockItem], may_return: Mapping[str, int], availability: SlotAvailability | None
+        self,
+        products: Mapping[str, StockItem],
+        may_return: Mapping[str, int],
+        availability: SlotAvailability | None,
+        claimed: Mapping[str, Sequence[Reservation]],
     ) -> None:
         self._products = products
+        self._claimed = claimed
         self._availability = availability
         self._slot_of = availability.held() if availability is not None else {}
         groups = (products, availability.slots) if availability is not None else (products,)
@@ -152,34 +195,42 @@ class _Allocation:
         refusal = refusal_reason(order, self._products)
         want = {} if refusal else requested_units(order, self._products)
         held = self._held(order)
-        refusal = refusal or self._shortage(want, held)
+        from_holds = self._from_holds(order, want)
+        is_shortage = refusal is None
+        refusal = refusal or self._shortage(want, held, from_holds)
         slot = None
         if refusal is None and (requested := order.delivery.slot) is not None:
             slot, refusal = self._slot_for(order, requested, held)
         if slot is not None:
+            from_holds |= self._from_holds(order, [slot.id])
             # Keep the amount of a pending move: another worker may be about to record the order with it.
             want[slot.id] = held[slot.id] if order.order_id in slot.pending_moves else order.total_amount
             held.setdefault(slot.id, 0)
         if refusal:
             for item_id, count in held.items():
                 self._balances[item_id].return_later(count)
-            return Refuse(refusal)
-        return self._serve(order, want, held, slot)
+            return Refuse(refusal, is_shortage)
+        return self._serve(order, want, held, slot, from_holds)
 
-    def _serve(self, order: Order, want: Mapping[str, int], held: Mapping[str, int], slot: Slot | None) -> Outcome:
-        need = {item_id: count - held[item_id] for item_id, count in want.items()}
+    def _serve(
+        self, order: Order, want: Mapping[str, int], held: Mapping[str, int], slot: Slot | None, from_holds: FromHolds
+    ) -> Outcome:
+        need = {
+            item_id: count - held[item_id] - sum(from_holds.get(item_id, {}).values())
+            for item_id, count in want.items()
+        }
         if any(count > max(0, self._balances[item_id].free) for item_id, count in need.items()):
             for item_id, count in need.items():
-                self._balances[item_id].claim(count)
+                self._balances[item_id].claim(max(0, count))
             return Wait()
         for item_id, count in need.items():
             self._balances[item_id].grant(count, held[item_id])
-        take = {item_id: count for item_id, count in need.items() if count}
+        take = {item_id: count for item_id, count in need.items() if count or item_id in from_holds}
         if slot is None or self._availability is None:
-            return Reserve(take)
+            return Reserve(take, from_holds=from_holds)
         if order.order_id not in slot.pending_moves:
             take.setdefault(slot.id, 0)
-        return Reserve(take, self._availability.booking(slot, want[slot.id]))
+        return Reserve(take, self._availability.booking(slot, want[slot.id]), from_holds)
 
     def _slot_for(self, order: Order, requested: str, held: Mapping[str, int]) -> tuple[Slot | None, str | None]:
         """Return the slot that the order gets or may wait for, or the reason why it gets none."""
@@ -188,15 +239,21 @@ class _Allocation:
         price = order.total_amount
 
         def room(slot: Slot) -> int:
-            return self._balances[slot.id].free + held.get(slot.id, 0)
+            return self._balances[slot.id].free + held.get(slot.id, 0) + self._units_from_holds(order, slot)
 
         def max_room(slot: Slot) -> int:
             has = held.get(slot.id, 0)
-            return self._balances[slot.id].best_case(has) + has
+            return self._balances[slot.id].best_case(has) + has + self._units_from_holds(order, slot)
 
         mine = self._slot_of.get(order.order_id)
         if mine is not None and mine.id in self._availability.offered and requested in (AUTO, mine.id):
             return mine, None
+        for hold in self._claimed.get(order.order_id, ()):
+            kept = self._availability.slots.get(hold.booking.slot_id) if hold.booking is not None else None
+            if kept is None or kept.id not in self._availability.offered or requested not in (AUTO, kept.id):
+                continue
+            if room(kept) >= price:
+                return kept, None
         chosen = self._availability.choose(SlotRequest(requested, price), room, max_room)
         return (chosen, None) if isinstance(chosen, Slot) else (None, chosen)
 
@@ -207,11 +264,31 @@ class _Allocation:
             known.append(slot)
         return {each.id: each.held_for(order.order_id) for each in known if each.is_counted}
 
-    def _shortage(self, want: Mapping[str, int], held: Mapping[str, int]) -> str | None:
+    def _from_holds(self, order: Order, item_ids: Iterable[str]) -> FromHolds:
+        """Return the units of these items that are still held for the order, by item and hold."""
+        found: FromHolds = {}
+        for hold in self._claimed.get(order.order_id, ()):
+            units = hold.holds
+            for item_id in item_ids:
+                # A positive pending move means that they have left the hold already.
+                if units.get(item_id) and self._item(item_id).pending_moves.get(hold.order_id, 0) <= 0:
+                    found.setdefault(item_id, {})[hold.order_id] = units[item_id]
+        return found
+
+    def _units_from_holds(self, order: Order, slot: Slot) -> int:
+        return sum(sum(by_hold.values()) for by_hold in self._from_holds(order, [slot.id]).values())
+
+    def _item(self, item_id: str) -> StockItem:
+        if item_id in self._products or self._availability is None:
+            return self._products[item_id]
+        return self._availability.slots[item_id]
+
+    def _shortage(self, want: Mapping[str, int], held: Mapping[str, int], from_holds: FromHolds) -> str | None:
         for product_id, count in want.items():
             balance, has = self._balances[product_id], held[product_id]
-            if count - has > balance.best_case(has):
-                free = max(0, balance.free + has)
+            kept = sum(from_holds.get(product_id, {}).values())
+            if count - has - kept > balance.best_case(has):
+                free = max(0, balance.free + has + kept)
                 return f"Insufficient stock for {product_id}: asked {count}, free {free}"
         return None
 
@@ -241,13 +318,15 @@ def refusal_reason(order: Order, products: Mapping[str, StockItem]) -> str | Non
         product = products.get(item.product_id)
         if not isinstance(product, Product):
             return f"Unknown product {item.product_id}"
+        if isinstance(order, HoldOrder) and product.kind is not Kind.GOODS:
+            return f"Product {item.product_id} is of kind {product.kind}: only goods can be held"
         if product.price is None and order.prices_required:
             return f"No price is set for {item.product_id}: it cannot be ordered"
-        if product.price is not None and product.price != item.price:
-            return _wrong_price(item, product.price)
+        if product.price is not None and item.price is not None and product.price != item.price:
+            return _wrong_price(item.product_id, product.price, item.price)
         servers += item.quantity if product.kind is Kind.VPS else 0
     return ONE_SERVER if servers > 1 else None
 
 
-def _wrong_price(item: Item, price: int) -> str:
-    return f"Price of {item.product_id} is {to_json_number(price)}, the order says {to_json_number(item.price)}"
+def _wrong_price(product_id: str, price: int, stated: int) -> str:
+    return f"Price of {product_id} is {to_json_number(price)}, the order says {to_json_number(stated)}"

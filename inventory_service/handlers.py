@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from inventory_service.holds import Holds
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.returner import Returner
@@ -26,20 +27,29 @@ class StockHandlers:
     """Handlers of the inventory service; a repeated message gets the same answer."""
 
     def __init__(
-        self, processor: ReservationProcessor, releaser: Releaser, shipper: Shipper, returner: Returner
+        self,
+        processor: ReservationProcessor,
+        releaser: Releaser,
+        shipper: Shipper,
+        returner: Returner,
+        holds: Holds,
     ) -> None:
         self._processor = processor
         self._releaser = releaser
         self._shipper = shipper
         self._returner = returner
+        self._holds = holds
 
     async def reserve(self, orders: Sequence[OrderCreated]) -> Sequence[Message]:
         """Reserve stock for new orders, in the order of their arrival.
 
         A slot that another system has assigned to one of these orders is released if the order is refused, because
-        nothing releases it later, and if the order has booked its own slot, because an order has one slot only.
+        nothing releases it later, and if the order has booked its own slot, because an order has one slot only. What an
+        order leaves of a hold that it has taken over is returned.
         """
-        reservations = await self._processor.reserve(orders)
+        claims = await self._holds.claim(orders)
+        reservations = await self._processor.reserve(orders, claims)
+        await self._holds.finish(claims)
         unassigned = [
             order_id
             for order_id, found in reservations.items()
@@ -82,9 +92,11 @@ def answer(reservation: Reservation) -> Message:
     )
 
 
-def handlers(processor: ReservationProcessor, releaser: Releaser, shipper: Shipper, returner: Returner) -> Handlers:
+def handlers(
+    processor: ReservationProcessor, releaser: Releaser, shipper: Shipper, returner: Returner, holds: Holds
+) -> Handlers:
     """Map message types to handlers."""
-    stock = StockHandlers(processor, releaser, shipper, returner)
+    stock = StockHandlers(processor, releaser, shipper, returner, holds)
     return {
         OrderCreated: stock.reserve,
         ReleaseStock: stock.release,

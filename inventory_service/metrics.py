@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from inventory_service.stock import Reservation, Status
+from inventory_service.stock import HoldOutcome, Reservation, Status
 
 _reservations = Counter("inventory_reservations_total", "Orders decided, by outcome", ["outcome"])
 _refusals = Counter("inventory_refusals_total", "Orders refused, by the class of reason", ["reason"])
@@ -26,6 +26,12 @@ allocation_seconds = Histogram(
 )
 overdue_moves = Gauge("inventory_overdue_marks", "Pending moves of stock without a reservation for more than a minute")
 
+HELD, REFUSED = "HELD", "REFUSED"
+holds = Counter(
+    "inventory_holds_total", "Holds requested (HELD, REFUSED) and ended (TAKEN, EXPIRED, DELETED)", ["outcome"]
+)
+open_holds = Gauge("inventory_open_holds", "Holds whose units are out, at the last sweep of this process")
+
 _CLASSES = (
     ("Insufficient stock", "insufficient_stock"),
     ("Unknown product", "unknown_product"),
@@ -41,6 +47,8 @@ OTHER = "other"
 
 for _, _name in (*_CLASSES, ("", OTHER)):
     _refusals.labels(_name)  # start at 0: Prometheus sees no increase in a series that begins with its first count
+for _outcome in (HELD, REFUSED, *HoldOutcome):
+    holds.labels(_outcome)
 for _status in (Status.RESERVED, Status.FAILED):
     _reservations.labels(_status)
 

@@ -13,7 +13,16 @@ import structlog
 
 from inventory_service.metrics import overdue_moves
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Decision, Reservation, Status, StockItem, assignment_of, clear_moves, is_assignment
+from inventory_service.stock import (
+    Decision,
+    Reservation,
+    Status,
+    StockItem,
+    assignment_of,
+    clear_moves,
+    is_assignment,
+    is_hold,
+)
 from inventory_service.stock_items import StockItems
 from shared.background import jitter, run_periodically
 from shared.clock import Clock
@@ -107,7 +116,7 @@ class PendingMoves:
         """Remember the decisions of orders with old moves, for `flush` to clear.
 
         A move without a reservation stays, because the order's message will be redelivered. The request for an
-        assignment may never be repeated, so the move of an undecided assignment is abandoned.
+        assignment or a hold may never be repeated, so the move of an undecided one is abandoned.
         """
         before = self._clock() - timedelta(seconds=self._sweep_interval)
         items = await self._stock_items.pending_since_before(before)
@@ -115,15 +124,21 @@ class PendingMoves:
         decisions = await self._reservations.decisions({order_id for _, order_id in moves})
         undecided = {(item_id, order_id) for item_id, order_id in moves if order_id not in decisions}
         self._warn_of_overdue(undecided)
-        decisions |= await self._abandon({order_id for _, order_id in undecided if is_assignment(order_id)})
+        decisions |= await self._abandon({each for _, each in undecided if is_assignment(each) or is_hold(each)})
         self.remember_decisions(items, decisions)
 
     async def _abandon(self, reservation_ids: set[str]) -> dict[str, Decision]:
-        """Release the assignments that the previous sweep also found undecided; return their decisions."""
+        """Release the assignments and holds that the previous sweep also found undecided; return their decisions."""
         now = self._clock()
         abandoned = reservation_ids & self._suspected
         tombstones = [
-            Reservation(reservation_id, Status.RELEASED, now, now, assignment=assignment_of(reservation_id))
+            Reservation(
+                reservation_id,
+                Status.RELEASED,
+                now,
+                now,
+                assignment=assignment_of(reservation_id) if is_assignment(reservation_id) else None,
+            )
             for reservation_id in abandoned
         ]
         decided_meanwhile = await self._reservations.insert(tombstones)

@@ -1,6 +1,6 @@
 """Releases what orders hold, or makes sure that they never hold anything. stock.py explains the order of the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.reservations import Reservations
@@ -46,6 +46,10 @@ class Releaser:
         if held:
             await self._release_all({each.order_id: set(each.holds) for each in held})
         return assignments
+
+    async def release_ended_holds(self, reservation_ids: Iterable[str]) -> None:
+        """Return the units of holds that have ended; what an order has taken over of them stays with the order."""
+        await self._release_all({each: set() for each in reservation_ids})
 
     async def _release_all(self, involved: dict[str, set[str]]) -> None:
         """Release reservations until all are done; `involved` holds the items known of each."""

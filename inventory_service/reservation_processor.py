@@ -6,10 +6,11 @@ stock.py explains the order of the steps.
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from inventory_service import metrics
 from inventory_service.allocation import (
+    HoldOrder,
     Order,
     Outcome,
     Refuse,
@@ -26,6 +27,8 @@ from inventory_service.slots import SlotRules
 from inventory_service.stock import (
     Booking,
     Decision,
+    HoldOutcome,
+    HoldUse,
     Reservation,
     ReservationLine,
     Slot,
@@ -38,7 +41,7 @@ from inventory_service.stock import (
 from inventory_service.stock_items import StockItems
 from inventory_service.timetable import is_slot_id, on_offer
 from shared.clock import Clock
-from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, Failpoint
+from shared.failpoints import HOLD_CLAIMED, RESERVATION_RECORDED, STOCK_MOVED, Failpoint
 
 MAX_WAIT_SECONDS = 0.5
 """The longest wait for units that others may return; after it, an order is decided with what is free."""
@@ -59,6 +62,28 @@ class _Snapshot:
             return _Snapshot(items, None)
         slots = {each.id: each for each in items.values() if isinstance(each, Slot)}
         return _Snapshot(items, replace(self.availability, slots=slots))
+
+
+@dataclass(slots=True)
+class Claims:
+    """The holds that orders have claimed, by order: the ids of their reservations.
+
+    `uses` is what became of the hold that an order named, or was served from.
+    """
+
+    by_order: dict[str, set[str]] = field(default_factory=dict)
+    uses: dict[str, HoldUse] = field(default_factory=dict)
+    searched: set[str] = field(default_factory=set)
+    """The orders whose user's other holds were looked for already."""
+
+    def add(self, order_id: str, reservation_ids: Iterable[str], use: HoldUse) -> None:
+        """Note the holds that an order has claimed."""
+        self.by_order.setdefault(order_id, set()).update(reservation_ids)
+        self.uses.setdefault(order_id, use)
+
+    def ids(self) -> set[str]:
+        """Return the ids of all claimed holds' reservations."""
+        return {each for ids in self.by_order.values() for each in ids}
 
 
 class ReservationProcessor:
@@ -82,12 +107,15 @@ class ReservationProcessor:
         self._failpoint = failpoint
         self._max_wait = max_wait
 
-    async def reserve(self, orders: Sequence[Order]) -> dict[str, Reservation]:
+    async def reserve(self, orders: Sequence[Order], claims: Claims | None = None) -> dict[str, Reservation]:
         """Decide every order, or find its earlier decision; return the reservations by order.
 
-        On return the reservations are stored, and refused orders hold nothing. The refusal of a SlotOnlyOrder that
-        held nothing is not stored: it may be requested again.
+        `claims` are the holds that orders take over. Before an order is refused for want of stock, it claims the holds
+        of its own user, which are added.
+        On return the reservations are stored, and refused orders hold nothing. The refusal of a SlotOnlyOrder or a
+        HoldOrder that held nothing is not stored: it may be requested again.
         """
+        claims = claims if claims is not None else Claims()
         open_orders: dict[str, Order] = {}
         for order in orders:
             open_orders.setdefault(order.order_id, order)
@@ -98,7 +126,7 @@ class ReservationProcessor:
         while open_orders:
             attempts += 1
             may_wait = time.monotonic() < started + self._max_wait
-            now_decided = await self._attempt(list(open_orders.values()), may_wait=may_wait)
+            now_decided = await self._attempt(list(open_orders.values()), claims, may_wait=may_wait)
             decided |= now_decided
             for order_id in now_decided:
                 del open_orders[order_id]
@@ -106,17 +134,19 @@ class ReservationProcessor:
         metrics.reserving_seconds.observe(time.monotonic() - started)
         return decided
 
-    async def _attempt(self, orders: list[Order], *, may_wait: bool) -> dict[str, Reservation]:
+    async def _attempt(self, orders: list[Order], claims: Claims, *, may_wait: bool) -> dict[str, Reservation]:
         """Go through all steps once; return the decided orders, which are all unless another worker interfered."""
         # Items first, reservations second: the guards of stock.py depend on this order.
         before = await self._read(orders)
-        recorded = await self._reservations.read(order.order_id for order in orders)
-        returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(recorded))
+        read = await self._reservations.read([*(order.order_id for order in orders), *claims.ids()])
+        recorded = {order.order_id: read[order.order_id] for order in orders if order.order_id in read}
+        returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(read))
         undecided = [order for order in orders if order.order_id not in recorded]
         snapshot = before.with_moves_cleared(self._pending_moves)
-        outcomes = self._allocate(undecided, snapshot, may_wait=may_wait)
+        outcomes = self._allocate(undecided, snapshot, _claimed(claims, read), may_wait=may_wait)
+        outcomes |= await self._claim_own_holds(undecided, outcomes, claims)
         written = await self._take(outcomes, before.items, snapshot.items)
-        new = await self._record(undecided, outcomes, snapshot, written)
+        new = await self._record(undecided, outcomes, snapshot, written, claims)
         returning |= self._pending_moves.remember_decisions(({**snapshot.items, **written}).values(), _decisions(new))
         # Units of refused orders go back before the orders are answered.
         if returning:
@@ -137,7 +167,37 @@ class ReservationProcessor:
         availability = build_availability(rules, now, offered, recorded)
         return _Snapshot({**products, **availability.slots}, availability)
 
-    def _allocate(self, orders: Sequence[Order], snapshot: _Snapshot, *, may_wait: bool) -> dict[str, Outcome]:
+    async def _claim_own_holds(
+        self, orders: Sequence[Order], outcomes: Mapping[str, Outcome], claims: Claims
+    ) -> dict[str, Outcome]:
+        """Let orders wait that are short of stock, and whose own user holds some: the next attempt gives it to them."""
+        waiting: dict[str, Outcome] = {}
+        for order in orders:
+            outcome = outcomes[order.order_id]
+            if not isinstance(outcome, Refuse) or not outcome.is_shortage or order.order_id in claims.searched:
+                continue
+            if order.user_id is None or isinstance(order, HoldOrder):
+                continue
+            claims.searched.add(order.order_id)
+            product_ids = {item.product_id for item in order.items}
+            found = await self._reservations.holds.claim_own(
+                order.order_id, order.owner_id, order.user_id, product_ids, any_slot=order.delivery.slot is not None
+            )
+            if found - claims.by_order.get(order.order_id, set()):
+                self._failpoint(HOLD_CLAIMED)
+                use = HoldUse(min(found).partition(":")[2], HoldOutcome.TAKEN)
+                claims.add(order.order_id, found, use)
+                waiting[order.order_id] = Wait()
+        return waiting
+
+    def _allocate(
+        self,
+        orders: Sequence[Order],
+        snapshot: _Snapshot,
+        claimed: Mapping[str, Sequence[Reservation]],
+        *,
+        may_wait: bool,
+    ) -> dict[str, Outcome]:
         returning = {}
         if may_wait:
             returning = {
@@ -145,18 +205,23 @@ class ReservationProcessor:
                 for each in snapshot.items.values()
             }
         with metrics.allocation_seconds.time():
-            return allocate(orders, snapshot.items, returning, snapshot.availability)
+            return allocate(orders, snapshot.items, returning, snapshot.availability, claimed)
 
     async def _take(
         self, outcomes: Mapping[str, Outcome], before: Mapping[str, StockItem], items: Mapping[str, StockItem]
     ) -> dict[str, StockItem]:
         """Move the units; return the items that were written, with their new values."""
         takes: dict[str, dict[str, int]] = {}
+        from_holds: dict[str, dict[str, Mapping[str, int]]] = {}
         for order_id, outcome in outcomes.items():
             if isinstance(outcome, Reserve):
                 for item_id, count in outcome.take.items():
                     takes.setdefault(item_id, {})[order_id] = count
-        after = {item_id: take(items[item_id], by_order) for item_id, by_order in takes.items()}
+                for item_id, by_hold in outcome.from_holds.items():
+                    from_holds.setdefault(item_id, {})[order_id] = by_hold
+        after = {
+            item_id: take(items[item_id], by_order, from_holds.get(item_id, {})) for item_id, by_order in takes.items()
+        }
         stored = await self._stock_items.write(list(after.values()))
         for item_id in stored:
             self._pending_moves.forget_cleared(before[item_id], after[item_id])
@@ -170,6 +235,7 @@ class ReservationProcessor:
         outcomes: Mapping[str, Outcome],
         snapshot: _Snapshot,
         written: Mapping[str, StockItem],
+        claims: Claims,
     ) -> dict[str, Reservation]:
         """Insert the reservations of orders that hold everything or are refused; return the new ones."""
         decisions = []
@@ -181,15 +247,17 @@ class ReservationProcessor:
                 if _wants_any(order, contested):
                     continue
                 refused = self._reservation(order, Status.FAILED, failure_reason=outcome.reason)
-                if isinstance(order, SlotOnlyOrder) and not _holds_something(order, snapshot):
+                if isinstance(order, SlotOnlyOrder | HoldOrder) and not _holds_something(order, snapshot):
                     not_stored[order.order_id] = refused
                 else:
                     decisions.append(refused)
             elif isinstance(outcome, Reserve) and outcome.take.keys() <= written.keys():
                 decisions.append(self._reserved(order, snapshot.items, outcome.booking))
+        if claims.uses:
+            decisions = [replace(each, used_hold=claims.uses.get(each.order_id)) for each in decisions]
         existing = await self._reservations.insert(decisions)
         new = {reservation.order_id: reservation for reservation in decisions if reservation.order_id not in existing}
-        metrics.count_decisions((new | not_stored).values())
+        metrics.count_decisions(each for each in (new | not_stored).values() if each.hold is None)
         if new:
             self._failpoint(RESERVATION_RECORDED)
         return new | not_stored
@@ -214,7 +282,7 @@ class ReservationProcessor:
 
     def _reservation(self, order: Order, status: Status, failure_reason: str | None = None) -> Reservation:
         now = self._clock()
-        lines = tuple(ReservationLine(item.product_id, item.quantity, item.price) for item in order.items)
+        lines = tuple(ReservationLine(item.product_id, item.quantity, item.price or 0) for item in order.items)
         assignment = order.assignment if isinstance(order, SlotOnlyOrder) else None
         return Reservation(
             order.order_id,
@@ -226,7 +294,16 @@ class ReservationProcessor:
             assignment=assignment,
             owner_id=order.owner_id,
             user_id=order.user_id if order.owner_id is not None else None,
+            hold=order.terms if isinstance(order, HoldOrder) else None,
         )
+
+
+def _claimed(claims: Claims, read: Mapping[str, Reservation]) -> dict[str, list[Reservation]]:
+    """Return the claimed holds that still hold something, by order."""
+    return {
+        order_id: [read[each] for each in sorted(ids) if each in read and read[each].status is Status.RESERVED]
+        for order_id, ids in claims.by_order.items()
+    }
 
 
 def _holds_something(order: Order, snapshot: _Snapshot) -> bool:

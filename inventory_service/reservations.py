@@ -7,10 +7,12 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
+from inventory_service import hold_records
 from inventory_service.stock import (
     Assignment,
     Booking,
     Decision,
+    HoldUse,
     Reservation,
     ReservationLine,
     Return,
@@ -37,6 +39,7 @@ INDEXES = (
         name="by_slot",
         partialFilterExpression={"slot.slotId": {"$exists": True}},
     ),
+    *hold_records.INDEXES,
 )
 
 VALIDATOR: Document = {
@@ -50,6 +53,10 @@ VALIDATOR: Document = {
                 "properties": {"price": {"bsonType": ["int", "long"], "minimum": 0}},
             },
             "assignment": {"required": ["orderId", "number"]},
+            "hold": {
+                "required": ["userId", "expiresAt", "dueAt"],
+                "properties": {"expiresAt": {"bsonType": "date"}, "dueAt": {"bsonType": "date"}},
+            },
         },
     }
 }
@@ -63,6 +70,7 @@ class Reservations:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._collection: Collection = database.get_collection(COLLECTION, read_concern=ReadConcern("majority"))
         self._clock = clock
+        self.holds = hold_records.HoldRecords(self._collection, clock)
 
     async def read(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
         """Return the reservations that exist, by order."""
@@ -183,6 +191,10 @@ def _document(reservation: Reservation) -> Document:
             "visibleAt": booking.visible_at,
             "price": booking.price,
         }
+    if reservation.hold is not None:
+        document["hold"] = hold_records.document_of(reservation.hold)
+    if (used := reservation.used_hold) is not None:
+        document["usedHold"] = {"holdId": used.hold_id, "outcome": used.outcome}
     if (assignment := reservation.assignment) is not None:
         document["assignment"] = {
             "orderId": assignment.order_id,
@@ -194,6 +206,7 @@ def _document(reservation: Reservation) -> Document:
 
 def _reservation(document: Document) -> Reservation:
     server, slot, assignment = document.get("server"), document.get("slot"), document.get("assignment")
+    hold, used = document.get("hold"), document.get("usedHold")
     return Reservation(
         order_id=document["_id"],
         status=Status(document["status"]),
@@ -212,4 +225,6 @@ def _reservation(document: Document) -> Reservation:
             Return(each["refundId"], {item["productId"]: item["quantity"] for item in each["items"]})
             for each in document.get("returns", ())
         ),
+        hold=hold_records.terms_of(hold) if hold else None,
+        used_hold=HoldUse(used["holdId"], used["outcome"]) if used else None,
     )

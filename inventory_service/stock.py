@@ -12,6 +12,9 @@ the field `moving`:
 
 A return puts k units of a refund back, under a key of its own (`return_id`), and the order keeps the others.
 
+A hold is a reservation without an order. An order takes it over by both at once, in one update of the item: the move
+of the hold is +n, that of the order -m, and the quantity changes by n - m. So the units are never free in between.
+
 Four rules make this safe with any number of workers, each of which may be killed or stall at any point:
 
 * Every change of an item is guarded by the version it was read at, and increments the version.
@@ -238,6 +241,55 @@ def refund_of(key: str) -> tuple[str, str] | None:
     return order_id, refund_id
 
 
+class HoldOutcome(StrEnum):
+    """How a hold ended. It is set once, by the one update that still finds it open."""
+
+    TAKEN = "TAKEN"
+    """An order has taken it over."""
+    EXPIRED = "EXPIRED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTerms:
+    """For whom a hold is and until when; once it has ended, how, and for which order.
+
+    At `due_at` the sweep looks at it: at its expiry, and after its end until its units are back.
+    """
+
+    user_id: str
+    expires_at: datetime
+    due_at: datetime
+    outcome: HoldOutcome | None = None
+    order_id: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldUse:
+    """What became of the hold that an order named: TAKEN, or why its units were reserved as usual."""
+
+    hold_id: str
+    outcome: str
+
+
+HOLD_PREFIX = "hold:"
+UNKNOWN_HOLD = "UNKNOWN"
+"""The outcome of a hold that does not exist, or belongs to another owner or user."""
+USED_HOLD = "USED"
+"""The outcome of a hold that another order has taken over."""
+
+
+def hold_reservation_id(hold_id: str) -> str:
+    """Return the id of a hold's reservation. Order ids contain no colon, so it is never an order's."""
+    return f"{HOLD_PREFIX}{hold_id}"
+
+
+def is_hold(reservation_id: str) -> bool:
+    """Return whether this is the id of a hold's reservation."""
+    return reservation_id.startswith(HOLD_PREFIX)
+
+
 class Decision(NamedTuple):
     """A reservation's status, and the slot that the order has, if any."""
 
@@ -272,6 +324,10 @@ class Reservation:
     user_id: str | None = None
     returns: tuple[Return, ...] = ()
     """The units that refunds have put back."""
+    hold: HoldTerms | None = None
+    """Only of a hold."""
+    used_hold: HoldUse | None = None
+    """Only of an order that named a hold, or was served from one."""
 
     @property
     def decision(self) -> Decision:
@@ -302,6 +358,9 @@ class Reservation:
         return self.status is Status.SHIPPED or item.pending_moves.get(self.order_id) == 0
 
 
+NO_HOLDS: Mapping[str, Mapping[str, int]] = {}
+
+
 def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
     """Add up the units of each product."""
     total: dict[str, int] = {}
@@ -310,11 +369,18 @@ def units_by_product(lines: Iterable[ReservationLine]) -> dict[str, int]:
     return total
 
 
-def take(item: AnyStockItem, takes: Mapping[str, int]) -> AnyStockItem:
-    """Take units out of the quantity, by order, as pending moves."""
+def take(
+    item: AnyStockItem, takes: Mapping[str, int], from_holds: Mapping[str, Mapping[str, int]] = NO_HOLDS
+) -> AnyStockItem:
+    """Take units out of the quantity, by order, as pending moves; `from_holds` are units of holds that orders get.
+
+    A hold's units come back and go out in the same change. What an order does not need of them becomes free.
+    """
     pending_moves = dict(item.pending_moves)
     for order_id, count in takes.items():
-        pending_moves[order_id] = pending_moves.get(order_id, 0) - count
+        held = from_holds.get(order_id, {})
+        pending_moves[order_id] = pending_moves.get(order_id, 0) - count - sum(held.values())
+        pending_moves |= held
     return item.with_change(-sum(takes.values()), pending_moves)
 
 

@@ -1,9 +1,9 @@
 """Views of products, stock, reservations and slots."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from inventory_service.stock import Booking, Kind, Product, Reservation, Slot, Status
+from inventory_service.stock import HOLD_PREFIX, Booking, Kind, Product, Reservation, Slot, Status
 from inventory_service.timetable import Rules
 from shared.clock import to_rfc3339
 from shared.http import View
@@ -66,6 +66,33 @@ class ReservationView(View):
     items: list[LineView]
     failure_reason: str | None
     slot: "AssignmentView | None"
+    hold: "HoldUseView | None"
+
+
+class HoldUseView(View):
+    """The hold that the order named: TAKEN, or why its units were reserved as usual."""
+
+    hold_id: str
+    outcome: Literal["TAKEN", "UNKNOWN", "USED", "EXPIRED", "DELETED"]
+
+
+class HeldLineView(View):
+    """One product of a hold."""
+
+    product_id: str
+    quantity: int
+
+
+class HoldView(View):
+    """A hold; `order_id` is that of the order that has taken it over."""
+
+    hold_id: str
+    user_id: str
+    status: Literal["HELD", "TAKEN", "EXPIRED", "DELETED"]
+    expires_at: datetime
+    items: list[HeldLineView]
+    slot: str | None
+    order_id: str | None
 
 
 class AssignmentView(View):
@@ -159,6 +186,23 @@ def show_reservation(reservation: Reservation) -> dict[str, Any]:
         "items": _lines(reservation),
         "failureReason": reservation.failure_reason,
         "slot": show_assignment(reservation.booking) if reservation.booking is not None else None,
+        "hold": {"holdId": used.hold_id, "outcome": used.outcome} if (used := reservation.used_hold) else None,
+    }
+
+
+def show_hold(reservation: Reservation) -> dict[str, Any]:
+    """Show a hold."""
+    terms = reservation.hold
+    if terms is None:
+        raise ValueError(f"{reservation.order_id} is not a hold")
+    return {
+        "holdId": reservation.order_id.removeprefix(HOLD_PREFIX),
+        "userId": terms.user_id,
+        "status": terms.outcome or "HELD",
+        "expiresAt": to_rfc3339(terms.expires_at),
+        "items": [{"productId": line.product_id, "quantity": line.quantity} for line in reservation.items],
+        "slot": reservation.booking.slot_id if reservation.booking is not None else None,
+        "orderId": terms.order_id,
     }
 
 

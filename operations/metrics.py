@@ -42,6 +42,8 @@ COLLECTIONS = (
     (CONSOLE, "dead_letters"),
 )
 """Collections that grow with every order or failure, as (service, collection)."""
+HOLDS = {"_id": {"$gte": "hold:", "$lt": "hold;"}}
+"""Holds, open and ended: they have no order either."""
 ASSIGNMENTS = {"_id": {"$gte": "assignment:", "$lt": "assignment;"}}
 """Slot assignments of other systems: they have no order, and are counted separately."""
 
@@ -70,7 +72,7 @@ _compensation_age = Gauge(
 )
 _records = Gauge(
     "ordersaga_records",
-    "Estimated documents in a collection; assignments are reservations without an order",
+    "Estimated documents in a collection; assignments and holds are reservations without an order",
     ["collection"],
 )
 _free = Gauge("ordersaga_package_free_addresses", "Free addresses of a package as last recorded", ["package"])
@@ -154,7 +156,9 @@ class Observer:
                 # Counted separately: reservations without orders would look like forged ones.
                 assigned = await self._mongo[service.database_in(self._prefix)][collection].count_documents(ASSIGNMENTS)
                 _records.labels("assignments").set(assigned)
-                count = max(0, count - assigned)
+                held = await self._mongo[service.database_in(self._prefix)][collection].count_documents(HOLDS)
+                _records.labels("holds").set(held)
+                count = max(0, count - assigned - held)
             _records.labels(collection).set(count)
 
     async def _observe_provisioning(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from shared.contracts.base import Name
+from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
 from shared.http import Body
 from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
@@ -126,6 +126,7 @@ class NewOrder(Body):
     delivery: NewDelivery | None = None
     customer: Customer | None = None
     note: Lines | None = None
+    hold_id: OrderId | None = None
     metadata: (
         Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_few_metadata), Field(max_length=MAX_METADATA)]
         | None
@@ -193,7 +194,7 @@ def _off(discounts: Sequence[Discount] | None) -> int:
 
 
 _ADDED: Mapping[type[BaseModel], tuple[str, ...]] = {
-    NewOrder: ("shipping_amount", "discounts", "customer", "note", "metadata"),
+    NewOrder: ("shipping_amount", "discounts", "customer", "note", "metadata", "hold_id"),
     NewItem: ("name", "options"),
     NewDelivery: ("method", "address", "instructions", "call_before"),
 }

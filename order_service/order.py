@@ -126,3 +126,4 @@ class Order:
     owner_id: str | None = None
     prices_required: bool = False
     refunds: tuple[Refund, ...] = ()
+    hold_id: str | None = None

@@ -268,6 +268,7 @@ def _new_document(record: NewRecord) -> Document:
         "deadline": order.deadline,
         "traceparent": order.traceparent,
         "pricesRequired": order.prices_required or None,
+        "holdId": order.hold_id,
         **_changing_fields(order),
         "history": [_entry(first)],
     }
@@ -408,4 +409,5 @@ def _from_document(document: Document) -> Order:
         owner_id=document.get("ownerId"),
         prices_required=document.get("pricesRequired", False),
         refunds=tuple(_refund(refund) for refund in document.get("refunds", ())),
+        hold_id=document.get("holdId"),
     )

@@ -98,6 +98,7 @@ class OrderPlacement:
             order_id=order_id,
             user_id=new.user_id,
             owner_id=caller.owner,
+            hold_id=new.hold_id,
             prices_required=self._require_prices and not caller.reaches_all(Permission.ORDERS_PLACE),
             items=tuple(
                 Item.model_construct(product_id=i.product_id, quantity=i.quantity, price=i.price) for i in new.items

@@ -382,6 +382,7 @@ def _created(order: Order) -> OrderCreated:
     return OrderCreated(
         owner_id=order.owner_id,
         prices_required=order.prices_required or None,
+        hold_id=order.hold_id,
         order_id=order.order_id,
         user_id=order.user_id,
         items=order.items,

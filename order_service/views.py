@@ -120,6 +120,7 @@ class OrderView(ListedOrder):
     discounts: list[DiscountView] | None = None
     shipping_amount: float | None = None
     note: str | None = None
+    hold_id: str | None = None
     metadata: dict[str, str] | None = None
     personal_data_erased_at: datetime | None = None
     history: list[HistoryView]
@@ -216,6 +217,7 @@ def show_new(record: NewRecord) -> dict[str, Any]:
         "completedAt": None,
         "cancelledAt": None,
         "history": [{"at": at, "event": "order.created", "status": order.status}],
+        **({"holdId": order.hold_id} if order.hold_id else {}),
         **show_particulars(given, personal=True),
     }
 
@@ -225,6 +227,7 @@ def show(document: Document, *, personal: bool) -> dict[str, Any]:
     return {
         **show_listed(document),
         "history": [show_entry(entry) for entry in document["history"]],
+        **({"holdId": document["holdId"]} if "holdId" in document else {}),
         **show_particulars(document, personal=personal),
     }
 

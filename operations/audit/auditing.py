@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from operations.audit import orders, servers, slots, stock
+from operations.audit import holds, orders, servers, slots, stock
 from operations.audit.chains import Chains
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
@@ -34,6 +34,7 @@ OTHER_RECORDS = (
     "products",
     "slots",
     "assignments",
+    "holds",
     "addresses",
     "locks",
     "accounts",
@@ -100,6 +101,7 @@ class _Audit:
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, OrderRecords] = field(default_factory=dict)
     assignments_suspected: bool = False
+    holds_suspected: bool = False
     servers_suspected: bool = False
     funds_suspected: bool = False
     chains_suspected: bool = False
@@ -112,6 +114,7 @@ class _Audit:
         async for item in self.databases.stock():
             self._judge_stock(item)
         await self._judge_assignments()
+        await self._judge_holds()
         await self._judge_servers()
         await self._judge_funds()
         await self._judge_chains()
@@ -183,6 +186,21 @@ class _Audit:
         for duplicate in await self.databases.orders_of_two_assignments():
             yield slots.two_assignments(*duplicate)
 
+    async def _judge_holds(self) -> None:
+        counted: Counter[str] = Counter()
+        async for violation in self._hold_violations(counted):
+            self.holds_suspected = True
+            self._suspect([violation])
+        self.checked["holds"] = counted["holds"]
+
+    async def _hold_violations(self, counted: Counter[str]) -> AsyncIterator[Violation]:
+        async for page in self.databases.holds():
+            counted["holds"] += len(page)
+            now = datetime.now(UTC)
+            for hold in page:
+                for violation in holds.judge(hold, now):
+                    yield violation
+
     async def _judge_servers(self) -> None:
         counted: Counter[str] = Counter()
         async for violation in self._server_violations(counted):
@@ -235,6 +253,8 @@ class _Audit:
         found += await self._stock_again([*self._suspected("product"), *self._suspected("slot")])
         if self.assignments_suspected:
             found += [v async for v in self._assignment_violations(Counter()) if v.key in self.suspicions]
+        if self.holds_suspected:
+            found += [v async for v in self._hold_violations(Counter()) if v.key in self.suspicions]
         if self.servers_suspected:
             found += [v async for v in self._server_violations(Counter()) if v.key in self.suspicions]
         if self.funds_suspected:

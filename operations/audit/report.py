@@ -13,7 +13,7 @@ class Invariant(NamedTuple):
 
 INVARIANTS = {
     1: Invariant("Stock is conserved, slots stay within capacity", ("products", "slots", "reservations")),
-    2: Invariant("Nothing is charged twice or held without need", ("payments", "charges", "assignments")),
+    2: Invariant("Nothing is charged twice or held without need", ("payments", "charges", "assignments", "holds")),
     3: Invariant("Every successful order has stock and payment", ("orders",)),
     4: Invariant("Every order ends once, and in time", ("orders",)),
     5: Invariant("Every balance is the sum of its postings", ("accounts", "entries", "fundPayments", "transfers")),
@@ -28,7 +28,18 @@ RECORD_NAMES = {"fundPayments": "payments outside of orders", "actions": "entrie
 
 
 Subject = Literal[
-    "order", "product", "slot", "assignment", "address", "lock", "account", "entry", "payment", "transfer", "action"
+    "order",
+    "product",
+    "slot",
+    "assignment",
+    "hold",
+    "address",
+    "lock",
+    "account",
+    "entry",
+    "payment",
+    "transfer",
+    "action",
 ]
 """The subject of a violation; a lock is named by its package, a payment is of funds, an action by service and id."""
 

@@ -14,10 +14,11 @@ from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 
 from operations import actions
 from operations.audit import servers
+from operations.audit.holds import HoldRecords
 from operations.audit.order_records import Document, OrderRecords
 from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
-from operations.audit.stock import ASSIGNMENT, StockRecords, order_of
+from operations.audit.stock import ASSIGNMENT, HOLD, StockRecords, order_of
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
@@ -57,6 +58,8 @@ ORDER_FIELDS = (
 )
 ASSIGNED_ORDER_FIELDS = ("status", "settled", "compensating", "updatedAt")
 ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
+HOLD_FIELDS = ("status", "hold", "updatedAt")
+TAKING_FIELDS = ("status", "updatedAt")
 OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
 CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt", "parts")
 INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt", "parts")
@@ -104,6 +107,9 @@ HELD: Mapping[str, Any] = {
     ]
 }
 """The expression for what a reservation holds: units of products less those put back, and the price of its slot."""
+
+AFTER_HOLDS = "hold;"
+"""The upper bound of the holds' ids, exclusive."""
 
 AFTER_ASSIGNMENTS = "assignment;"
 """The upper bound of the assignments' ids, exclusive."""
@@ -186,6 +192,15 @@ class ServiceDatabases:
             last = str(page[-1].record["_id"]) if len(page) == self._page else None
             yield page
 
+    async def holds(self) -> AsyncIterator[list[HoldRecords]]:
+        """Yield every hold, open or ended, and the records of the order that has taken it over, in pages."""
+        last: str | None = HOLD
+        while last is not None:
+            among = {"_id": {"$gt": last, "$lt": AFTER_HOLDS}}
+            page = await self._snapshots.read(lambda session: self._page_of_holds(among, session))  # noqa: B023
+            last = str(page[-1].record["_id"]) if len(page) == self._page else None
+            yield page
+
     async def orders_of_two_assignments(self) -> list[Duplicate]:
         """Return the orders for which other systems have booked several slots."""
         among = {"status": "RESERVED", "assignment.orderId": {"$exists": True}}
@@ -210,7 +225,7 @@ class ServiceDatabases:
         for kind, source in self._by_order.items():
             among: Document = {"$gt": after} if last_id is None else {"$gt": after, "$lte": last_id}
             if source is self._reservations:
-                among["$not"] = re.compile(f"^{ASSIGNMENT}")
+                among["$not"] = re.compile(f"^({ASSIGNMENT}|{HOLD})")
             documents = await find(source, {"_id": among}, session, limit=self._page)
             if len(documents) == self._page:
                 last_id = documents[-1]["_id"]
@@ -283,6 +298,13 @@ class ServiceDatabases:
         return [
             AssignmentRecords(record, orders.get(key), own.get(key)) for record, key in zip(records, ids, strict=True)
         ]
+
+    async def _page_of_holds(self, among: Document, session: AsyncClientSession) -> list[HoldRecords]:
+        records = await find((self._reservations[0], HOLD_FIELDS), among, session, limit=self._page)
+        ids = [str((record.get("hold") or {}).get("orderId")) for record in records]
+        orders = await by_ids((self._orders[0], ASSIGNED_ORDER_FIELDS), ids, session)
+        taking = await by_ids((self._reservations[0], TAKING_FIELDS), ids, session)
+        return [HoldRecords(record, orders.get(key), taking.get(key)) for record, key in zip(records, ids, strict=True)]
 
     async def _duplicates(self, source: Source, among: Document, by: str, name: str) -> list[Duplicate]:
         """Return the values of an expression that several documents share; MongoDB finds them."""

@@ -16,6 +16,7 @@ from operations.audit.stock import (
     held_by,
     is_assignment,
     is_decided_long_ago,
+    is_hold,
     is_settled_long_ago,
     keeps_units,
     out,
@@ -86,7 +87,7 @@ def _pending_moves(stock: StockRecords, slot: Document, now: datetime) -> Iterat
     """Yield the pending moves that hold room although their order is settled, has another slot, or does not exist."""
     for holder, change in (slot.get("moving") or {}).items():
         reservation = stock.reservations.get(holder)
-        if is_assignment(holder):
+        if is_assignment(holder) or is_hold(holder):
             name, decided = holder, is_decided_long_ago(reservation, now)
         elif holder in stock.orders:
             name, decided = f"order {holder}", is_settled_long_ago(stock.orders[holder], now)

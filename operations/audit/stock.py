@@ -24,6 +24,8 @@ LONGEST_PENDING = timedelta(seconds=60)
 
 RETURN = "return:"
 """The prefix of the keys of pending moves that put units of a refund back: `return:<refund>:<order>`."""
+HOLD = "hold:"
+"""The prefix of reservations that are holds."""
 
 ASSIGNMENT = "assignment:"
 """The prefix of reservations that are assignments of a slot by another system."""
@@ -118,7 +120,11 @@ def _conserved(stock: StockRecords, product: Document) -> Iterator[Violation]:
 def _pending_moves(stock: StockRecords, product: Document, now: datetime) -> Iterator[Violation]:
     for key, change in (product.get("moving") or {}).items():
         order_id = order_of(key)
-        if order_id not in stock.orders:
+        if is_hold(order_id):
+            if change < 0 and _is_over(stock, order_id, now):
+                found = f"a pending move of {-change} units for {order_id}, which has ended"
+                yield stock.violation(2, "pending move", found, "the units of holds that have ended returned")
+        elif order_id not in stock.orders:
             found = f"a pending move of {-change} units for order {order_id}, which does not exist"
             yield stock.violation(2, "pending move", found, "pending moves of orders only")
         elif (
@@ -133,6 +139,11 @@ def _pending_moves(stock: StockRecords, product: Document, now: datetime) -> Ite
 
 
 # --- Shared with slots.py. ---
+
+
+def is_hold(reservation_id: str) -> bool:
+    """Return whether the id is that of a hold; order ids contain no colon."""
+    return reservation_id.startswith(HOLD)
 
 
 def is_assignment(reservation_id: str) -> bool:
@@ -177,8 +188,13 @@ def is_decided_long_ago(reservation: Document | None, now: datetime) -> bool:
     return reservation is not None and _is_old(reservation, now)
 
 
+def _is_over(stock: StockRecords, hold: str, now: datetime) -> bool:
+    reservation = stock.reservations.get(hold)
+    return is_decided_long_ago(reservation, now) and not held_by(reservation, stock.product_id)
+
+
 def _is_outdated(stock: StockRecords, holder: str, now: datetime) -> bool:
-    if is_assignment(holder):
+    if is_assignment(holder) or is_hold(holder):
         return is_decided_long_ago(stock.reservations.get(holder), now)
     return is_settled_long_ago(stock.orders.get(order_of(holder)), now)
 

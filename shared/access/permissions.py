@@ -17,6 +17,8 @@ class Permission(StrEnum):
     CATALOGUE_READ = "catalogue:read"
     CATALOGUE_WRITE = "catalogue:write"
     SLOTS_ASSIGN = "slots:assign"
+    HOLDS_READ = "holds:read"
+    HOLDS_WRITE = "holds:write"
     FUNDS_READ = "funds:read"
     FUNDS_WRITE = "funds:write"
     PROVISIONING_READ = "provisioning:read"
@@ -64,7 +66,7 @@ Grants = Mapping[Permission, Reach]
 
 _P = Permission
 _READS = {_P.SELF_READ: Reach.ALL, _P.CATALOGUE_READ: Reach.ALL}
-_STAFF_READS = _READS | {_P.ORDERS_READ: Reach.ALL}
+_STAFF_READS = _READS | {_P.ORDERS_READ: Reach.ALL, _P.HOLDS_READ: Reach.ALL}
 
 ROLES: Mapping[Role, Grants] = {
     Role.CUSTOMER: _READS
@@ -73,6 +75,8 @@ ROLES: Mapping[Role, Grants] = {
         _P.ORDERS_READ: Reach.PERSON,
         _P.ORDERS_CANCEL: Reach.PERSON,
         _P.CREDENTIALS_READ: Reach.PERSON,
+        _P.HOLDS_READ: Reach.PERSON,
+        _P.HOLDS_WRITE: Reach.PERSON,
         _P.FUNDS_READ: Reach.PERSON,
     },
     Role.CLIENT: _READS
@@ -83,6 +87,8 @@ ROLES: Mapping[Role, Grants] = {
         _P.ORDERS_FULFIL: Reach.OWNER,
         _P.CREDENTIALS_READ: Reach.OWNER,
         _P.SLOTS_ASSIGN: Reach.OWNER,
+        _P.HOLDS_READ: Reach.OWNER,
+        _P.HOLDS_WRITE: Reach.OWNER,
         _P.FUNDS_READ: Reach.OWNER,
         _P.WEBHOOKS_MANAGE: Reach.OWNER,
     },
@@ -99,6 +105,7 @@ ROLES: Mapping[Role, Grants] = {
         _P.ORDERS_FULFIL: Reach.ALL,
         _P.ORDERS_DECIDE: Reach.ALL,
         _P.SLOTS_ASSIGN: Reach.ALL,
+        _P.HOLDS_WRITE: Reach.ALL,
         _P.FUNDS_READ: Reach.ALL,
         _P.PROVISIONING_READ: Reach.ALL,
         _P.LOCKS_CLEAR: Reach.ALL,
@@ -109,7 +116,12 @@ ROLES: Mapping[Role, Grants] = {
     },
     Role.ACCOUNTANT: _STAFF_READS | {_P.FUNDS_READ: Reach.ALL, _P.FUNDS_WRITE: Reach.ALL},
     Role.MANAGER: _STAFF_READS
-    | {_P.CATALOGUE_WRITE: Reach.ALL, _P.SLOTS_ASSIGN: Reach.ALL, _P.PROVISIONING_READ: Reach.ALL},
+    | {
+        _P.CATALOGUE_WRITE: Reach.ALL,
+        _P.SLOTS_ASSIGN: Reach.ALL,
+        _P.HOLDS_WRITE: Reach.ALL,
+        _P.PROVISIONING_READ: Reach.ALL,
+    },
     Role.ADMIN: dict.fromkeys(Permission, Reach.ALL),
 }
 """What each role grants. docs/access.md shows the same as a table."""

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
-from shared.contracts.base import Count, Name, OrderMessage, PathName, Text, WireModel
+from shared.contracts.base import Count, Name, OrderId, OrderMessage, PathName, Text, WireModel
 from shared.money import Money
 
 MAX_ITEMS = 100
@@ -66,7 +66,8 @@ class OrderCreated(OrderMessage):
     """An order was accepted; inventory and payment start work in parallel.
 
     `owner_id` is whom the order belongs to, absent if it was placed without authentication or by an earlier release.
-    With `prices_required`, a product without a price is not sold: the price would be the client's.
+    With `prices_required`, a product without a price is not sold: the price would be the client's. `hold_id` names the
+    hold whose units the order takes over.
     """
 
     routing_key: ClassVar[str] = "order.created"
@@ -79,6 +80,7 @@ class OrderCreated(OrderMessage):
     payment: PaymentInstruction = PaymentInstruction()
     delivery: DeliveryInstruction = DeliveryInstruction()
     prices_required: bool | None = None
+    hold_id: OrderId | None = None
 
 
 class ReleaseStock(OrderMessage):

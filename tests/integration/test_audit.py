@@ -50,6 +50,7 @@ from tests.support.world import (
     order,
     populate,
     populate_funds,
+    populate_holds,
     populate_orders_paid_from_a_retainer,
     populate_slots,
 )
@@ -63,6 +64,7 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         populate_funds(created)
         populate_orders_paid_from_a_retainer(created)
         populate_slots(created)
+        populate_holds(created)
         await created.store()
         yield created
 
@@ -80,6 +82,7 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
         populate_funds(created)
         populate_orders_paid_from_a_retainer(created)
         populate_slots(created)
+        populate_holds(created)
         await created.store()
         assert (await created.audit()).ok
         yield created
@@ -93,15 +96,16 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 33,
-        "reservations": 30,
-        "payments": 32,
-        "charges": 27,
+        "orders": 34,
+        "reservations": 31,
+        "payments": 33,
+        "charges": 28,
         "jobs": 8,
         "intents": 0,
-        "products": 4,
+        "products": 5,
         "slots": 3,
         "assignments": 6,
+        "holds": 6,
         "addresses": 4,
         "locks": 3,
         "accounts": 7,
@@ -114,7 +118,7 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.information["bookedInSlots"] == 144
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
-    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 21}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 22}
     assert report.information["systemBalances"] == {
         "system:bank-fees:USD": 0.5,
         "system:clearing:USD": 252,
@@ -330,6 +334,43 @@ CORRUPTIONS = [
     Corruption("a unit not back", "products", "p2", put(quantity=3), 1, "conservation"),
     Corruption("a return of nobody", "products", "p2", put(**{"moving.return:r1:nobody": 1}), 2, "pending move"),
     Corruption("a return move is gone", "products", "p1", drop("moving.return:r1:putting-back"), 1, "conservation"),
+    # Holds: counted like reservations, ended once and in time.
+    Corruption("a hold is gone", "reservations", "hold:open", None, 1, "conservation", "p4"),
+    Corruption("a hold of more", "reservations", "hold:open", put(**{"items.0.quantity": 3}), 1, "conservation", "p4"),
+    Corruption("held twice", "reservations", "hold:taken", put(status="RESERVED"), 1, "conservation", "p4"),
+    Corruption("returned twice", "products", "p4", put(quantity=7), 1, "conservation"),
+    Corruption("returned with its mark", "products", "p4", drop("moving.hold:leaving"), 1, "conservation"),
+    Corruption("room of an ended hold", "products", "p4", put(**{"moving.hold:expired": -2}), 2, "pending move"),
+    Corruption(
+        "held too long", "reservations", "hold:open", put(**{"hold.expiresAt": LONG_AGO}), 2, "hold overdue", "open"
+    ),
+    Corruption("never ends", "reservations", "hold:open", drop("hold.dueAt"), 2, "hold without expiry", "open"),
+    Corruption(
+        "not returned", "reservations", "hold:leaving", put(updatedAt=LONG_AGO), 2, "hold not returned", "leaving"
+    ),
+    Corruption(
+        "ended by nothing", "reservations", "hold:expired", drop("hold.outcome"), 2, "hold without end", "expired"
+    ),
+    Corruption(
+        "ended somehow",
+        "reservations",
+        "hold:expired",
+        put(**{"hold.outcome": "X"}),
+        2,
+        "outcome of the hold",
+        "expired",
+    ),
+    Corruption("taken by nobody", "reservations", "hold:taken", drop("hold.orderId"), 2, "order of the hold", "taken"),
+    Corruption(
+        "deleted and taken",
+        "reservations",
+        "hold:deleted",
+        put(**{"hold.orderId": "o"}),
+        2,
+        "order of the hold",
+        "deleted",
+    ),
+    Corruption("taken for nothing", "reservations", "with-hold", None, 2, "hold taken for nothing", "taken"),
     # 3: successful orders have stock and payment.
     Corruption("no stock", "reservations", "confirmed", None, 3, "stock"),
     Corruption("stock released", "reservations", "completed", put(status="RELEASED"), 3, "stock"),

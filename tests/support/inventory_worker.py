@@ -13,6 +13,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
+from inventory_service.holds import Holds
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
@@ -85,7 +86,8 @@ class Worker:
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
         shipper = Shipper(self.stock_items, self.reservations, self.pending_moves, failpoint)
         returner = Returner(self.stock_items, self.reservations, self.pending_moves, failpoint)
-        self.handlers = StockHandlers(processor, releaser, shipper, returner)
+        self.holds = Holds(self.reservations, processor, releaser, clock, failpoint)
+        self.handlers = StockHandlers(processor, releaser, shipper, returner, self.holds)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
         return list(await self.handlers.reserve(orders))

@@ -190,6 +190,28 @@ def populate_slots(world: World) -> None:
     assignment(world, "slot-named", 1, FREE, "RELEASED", price=900)  # the order came, and has its own slot
 
 
+def populate_holds(world: World) -> None:
+    """Holds of p4, one at each step: open, being made, taken over, being returned, and ended."""
+    moving = {"hold:begun": -1, "hold:made": -1, "hold:leaving": 2}
+    world.add("products", _id="p4", kind="goods", quantity=5, supplied=10, version=9, moving=moving)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    hold(world, "open", 2, expiresAt=soon)
+    hold(world, "made", 1, expiresAt=soon, updatedAt=JUST_NOW)
+    hold(world, "leaving", 2, outcome="EXPIRED", updatedAt=JUST_NOW)
+    hold(world, "expired", 2, "RELEASED", outcome="EXPIRED")
+    hold(world, "deleted", 2, "RELEASED", outcome="DELETED")
+    hold(world, "taken", 1, "RELEASED", outcome="TAKEN", orderId="with-hold")
+    order(world, "with-hold", "CONFIRMED", items=(("p4", 1),))
+
+
+def hold(world: World, hold_id: str, units: int, status: str = "RESERVED", **fields: Any) -> None:
+    """Units of p4 that are held for a user, or were."""
+    updated = fields.pop("updatedAt", LONG_AGO)
+    terms = {"userId": "u", "expiresAt": LONG_AGO, "dueAt": LONG_AGO} | fields
+    items = [{"productId": "p4", "quantity": units, "price": 0}]
+    world.add("reservations", _id=f"hold:{hold_id}", status=status, items=items, hold=terms, updatedAt=updated)
+
+
 def slot(world: World, slot_id: str, capacity: int, load: int, **fields: Any) -> None:
     start = datetime.fromtimestamp(int(slot_id.removeprefix("slot:")), UTC)
     known = {"kind": "slot", "version": 5, "disabled": False, "adjusted": False, "moving": {}, "markedSince": NOW}

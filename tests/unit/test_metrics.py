@@ -272,18 +272,22 @@ def test_open_orders_are_shown_by_status_with_their_age() -> None:
     assert value(seen, "ordersaga_open_orders") == value(seen, "ordersaga_open_compensation_oldest_seconds") == 0
 
 
-async def test_assignments_of_slots_are_not_reservations_of_orders() -> None:
+async def test_assignments_of_slots_and_holds_are_not_reservations_of_orders() -> None:
     mongo = MagicMock()
     counted = mongo.__getitem__.return_value.__getitem__.return_value
     counted.estimated_document_count = AsyncMock(return_value=10)
     counted.count_documents = AsyncMock(return_value=4)
     await stack_metrics.Observer(mongo, "p", "amqp://unused")._count_records()
-    counted.count_documents.assert_awaited_once_with({"_id": {"$gte": "assignment:", "$lt": "assignment;"}})
+    assert [call.args[0]["_id"] for call in counted.count_documents.await_args_list] == [
+        {"$gte": "assignment:", "$lt": "assignment;"},
+        {"$gte": "hold:", "$lt": "hold;"},
+    ]
     low, high = stack_metrics.ASSIGNMENTS["_id"]["$gte"], stack_metrics.ASSIGNMENTS["_id"]["$lt"]
     assert low <= assignment_id("o1", 7) < high
     seen = _samples()
     assert value(seen, "ordersaga_records", collection="assignments") == 4
-    assert value(seen, "ordersaga_records", collection="reservations") == 6
+    assert value(seen, "ordersaga_records", collection="holds") == 4
+    assert value(seen, "ordersaga_records", collection="reservations") == 2
     assert value(seen, "ordersaga_records", collection="orders") == 10
 
 

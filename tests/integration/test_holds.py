@@ -1,0 +1,457 @@
+"""Holds: an order takes over what is held, and an expired hold comes back once."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from operator import attrgetter
+
+import pytest
+
+from inventory_service.allocation import HoldLine
+from inventory_service.holds import HoldRequest
+from inventory_service.stock import HoldOutcome, Reservation, Status
+from shared.clock import utc_now
+from shared.contracts import OrderCreated, StockReserved
+from shared.database import Database
+from shared.failpoints import (
+    HOLD_CLAIMED,
+    HOLD_ENDED,
+    RESERVATION_RECORDED,
+    STOCK_MOVED,
+    SimulatedCrashError,
+)
+from tests.support.inventory_worker import (
+    HandClock,
+    Lines,
+    Worker,
+    crash_at,
+    empty,
+    order,
+    refused,
+    reserved,
+    settle_everything,
+    shared_database,
+    unsettled_records,
+    watched,
+)
+from tests.support.servers import Servers
+
+BOTH: Lines = {"a": 2, "b": 3}
+FULL: Lines = {"a": 2, "b": 3}
+"""Nothing is free while BOTH is held."""
+SEEDS = 200
+
+_log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
+    async with shared_database(servers.mongodb_url, clients=2) as found:
+        yield found
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(utc_now().replace(microsecond=0))
+
+
+@pytest.fixture
+async def workers(databases: list[Database], clock: HandClock) -> list[Worker]:
+    await empty(databases[0])
+    found = [Worker(db, clock=clock) for db in databases]
+    await found[0].stock(FULL)
+    return found
+
+
+def doomed(worker: Worker, clock: HandClock, point: str) -> Worker:
+    """A worker that dies at the point."""
+    return Worker(worker.database, failpoint=crash_at(point), clock=clock)
+
+
+async def hold(
+    worker: Worker,
+    lines: Lines,
+    hold_id: str = "h",
+    *,
+    user: str = "u",
+    owner: str | None = None,
+    slot: str | None = None,
+    seconds: int = 60,
+    price: int | None = None,
+) -> Reservation:
+    asked = tuple(HoldLine(product_id, quantity, price) for product_id, quantity in lines.items())
+    return (await worker.holds.place([HoldRequest(hold_id, owner, user, asked, slot, seconds)]))[0]
+
+
+def with_hold(order_id: str, lines: Lines, hold_id: str = "h", **options: object) -> OrderCreated:
+    return order(order_id, lines, **options).model_copy(update={"hold_id": hold_id})  # type: ignore[arg-type]
+
+
+async def of(worker: Worker, hold_id: str = "h") -> Reservation:
+    found = await worker.holds.find(hold_id, {})
+    assert found is not None
+    return found
+
+
+async def outcome(worker: Worker, hold_id: str = "h") -> HoldOutcome | None:
+    found = await of(worker, hold_id)
+    assert found.hold is not None
+    return found.hold.outcome
+
+
+async def free(worker: Worker) -> Lines:
+    return {product_id: await worker.free(product_id) for product_id in FULL}
+
+
+async def assert_settled(workers: Sequence[Worker], clock: HandClock) -> None:
+    await settle_everything(workers, clock)
+    assert await unsettled_records(workers[0].database) == []
+
+
+async def test_what_is_held_is_not_free_and_an_order_takes_it_over(workers: list[Worker], clock: HandClock) -> None:
+    assert (await hold(workers[0], BOTH)).status is Status.RESERVED
+    assert await free(workers[0]) == {"a": 0, "b": 0}
+    assert refused(await workers[1].reserve(order("other", {"a": 1}).model_copy(update={"user_id": "v"})))
+
+    assert await workers[1].reserve(with_hold("o", BOTH)) == [StockReserved(order_id="o")]
+
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (HoldOutcome.TAKEN, "TAKEN")
+    assert (await of(workers[0])).status is Status.RELEASED
+    assert await free(workers[0]) == {"a": 0, "b": 0}
+    await assert_settled(workers, clock)
+    await workers[0].release("o")
+    assert await free(workers[0]) == FULL
+
+
+async def test_a_hold_that_does_not_fit_leaves_nothing_behind(workers: list[Worker], clock: HandClock) -> None:
+    answer = await hold(workers[0], {"a": 1, "b": 4})
+    assert (answer.status, answer.failure_reason) == (Status.FAILED, "Insufficient stock for b: asked 4, free 3")
+    assert await workers[0].reservations.read(["hold:h"]) == {}
+    await assert_settled(workers, clock)
+
+
+async def test_units_beyond_the_hold_are_reserved_as_usual_and_the_rest_of_it_comes_back(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], {"a": 1, "b": 3})
+    assert reserved(await workers[0].reserve(with_hold("o", {"a": 2})))
+    assert await free(workers[0]) == {"a": 0, "b": 3}
+    await assert_settled(workers, clock)
+
+
+async def test_an_order_that_is_refused_returns_its_hold(workers: list[Worker], clock: HandClock) -> None:
+    await hold(workers[0], BOTH)
+    assert refused(await workers[0].reserve(with_hold("o", {"a": 3})))
+    assert await free(workers[0]) == FULL
+    await assert_settled(workers, clock)
+
+
+@pytest.mark.parametrize(
+    ("change", "noted"),
+    [
+        ({"hold_id": "nothing"}, "UNKNOWN"),
+        ({"user_id": "v"}, "UNKNOWN"),
+        ({"owner_id": "rival"}, "UNKNOWN"),
+    ],
+)
+async def test_a_hold_that_is_not_the_orders_is_left_alone_and_noted(
+    workers: list[Worker], clock: HandClock, change: dict[str, str], noted: str
+) -> None:
+    await hold(workers[0], {"a": 1})
+    assert reserved(await workers[0].reserve(with_hold("o", {"a": 1}).model_copy(update=change)))
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (None, noted)
+    assert await free(workers[0]) == {"a": 0, "b": 3}
+    await assert_settled(workers, clock)
+
+
+async def test_a_second_order_does_not_get_what_the_first_has_taken_over(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], {"a": 1})
+    both = await asyncio.gather(
+        workers[0].reserve(with_hold("o", {"a": 1})), workers[1].reserve(with_hold("p", {"a": 1}))
+    )
+    assert [reserved(answers) for answers in both] == [{"o"}, {"p"}]
+    assert {await used(workers[0], "o"), await used(workers[0], "p")} == {"TAKEN", "USED"}
+    assert await free(workers[0]) == {"a": 0, "b": 3}
+    await assert_settled(workers, clock)
+
+
+async def test_an_order_of_the_same_user_is_not_blocked_by_holds_that_it_does_not_name(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], {"a": 1}, "h1")
+    await hold(workers[0], {"a": 1, "b": 3}, "h2")
+    assert reserved(await workers[1].reserve(order("o", BOTH)))
+    assert await used(workers[0], "o") == "TAKEN"
+    assert await free(workers[0]) == {"a": 0, "b": 0}
+    await assert_settled(workers, clock)
+
+
+async def test_an_expired_hold_comes_back_once(workers: list[Worker], clock: HandClock) -> None:
+    await hold(workers[0], BOTH, seconds=60)
+    await workers[0].holds.sweep_once()
+    assert await free(workers[0]) == {"a": 0, "b": 0}
+
+    clock.forward(seconds=60)
+    await asyncio.gather(*(worker.holds.sweep_once() for worker in workers for _ in range(3)))
+
+    assert await free(workers[0]) == FULL
+    assert (await of(workers[0])).status is Status.RELEASED
+    await assert_settled(workers, clock)
+    assert reserved(await workers[0].reserve(with_hold("o", BOTH)))
+    assert await used(workers[0], "o") == "EXPIRED"
+
+
+async def test_an_order_is_served_although_its_hold_has_just_expired_and_nothing_else_is_free(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], BOTH, seconds=60)
+    clock.forward(seconds=60)
+    assert reserved(await workers[1].reserve(with_hold("o", BOTH)))
+    assert (await outcome(workers[0]), await used(workers[0], "o")) == (HoldOutcome.EXPIRED, "EXPIRED")
+    await assert_settled(workers, clock)
+
+
+async def test_an_extended_hold_outlives_its_first_expiry(workers: list[Worker], clock: HandClock) -> None:
+    await hold(workers[0], BOTH, seconds=60)
+    clock.forward(seconds=59)
+    assert await workers[1].holds.extend("h", 60, {})
+    clock.forward(seconds=59)
+    await workers[0].holds.sweep_once()
+    assert await outcome(workers[0]) is None
+    clock.forward(seconds=1)
+    await workers[0].holds.sweep_once()
+    assert not await workers[1].holds.extend("h", 60, {})
+    assert await free(workers[0]) == FULL
+
+
+async def test_a_cancelled_order_that_arrives_late_does_not_use_up_its_hold(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], BOTH)
+    await workers[0].release("o")
+    await workers[1].reserve(with_hold("o", BOTH))
+    assert await outcome(workers[0]) is None
+    await assert_settled(workers, clock)
+
+
+async def test_a_redelivered_order_gets_the_same_answer(workers: list[Worker], clock: HandClock) -> None:
+    await hold(workers[0], BOTH)
+    for worker in (*workers, *workers):
+        assert await worker.reserve(with_hold("o", BOTH)) == [StockReserved(order_id="o")]
+    await workers[0].release("o")
+    assert await free(workers[0]) == FULL
+    await assert_settled(workers, clock)
+
+
+async def test_the_slot_of_a_hold_counts_and_is_the_orders(workers: list[Worker], clock: HandClock) -> None:
+    await workers[0].slot_rules(capacity=1000, horizon=2)
+    held = await hold(workers[0], {"a": 2}, slot="auto", price=400)
+    assert held.booking is not None
+    slot = held.booking.slot_id
+    assert await workers[0].loads() == {slot: 800}
+    # Another order cannot have the room; this one gets it, at its own price, rather than the next slot.
+    assert slot != (await _slot_after(workers[1], order("x", {"b": 1}, price=3, slot="auto")))
+    assert reserved(await workers[1].reserve(with_hold("o", {"a": 2}, price=5, slot="auto")))
+    assert await workers[0].slot_of("o") == slot
+    assert (await workers[0].loads())[slot] == 1000
+    await assert_settled(workers, clock)
+
+
+async def _slot_after(worker: Worker, asked: OrderCreated) -> str | None:
+    await worker.reserve(asked)
+    return await worker.slot_of(asked.order_id)
+
+
+async def test_an_expired_hold_frees_its_slot(workers: list[Worker], clock: HandClock) -> None:
+    await workers[0].slot_rules(capacity=1000, horizon=2)
+    await hold(workers[0], {"a": 2}, slot="auto", price=400)
+    clock.forward(seconds=60)
+    await workers[1].holds.sweep_once()
+    assert set((await workers[0].loads()).values()) == {0}
+    await assert_settled(workers, clock)
+
+
+# --- Races: each has one winner, whoever it is. ---
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_expiry_deletion_extension_and_orders_race(workers: list[Worker], clock: HandClock, seed: int) -> None:
+    """The hold ends once, and what is free or out is exact, in whatever order the steps of two workers come."""
+    chance = random.Random(seed)
+    workers = [Worker(worker.database, clock=clock) for worker in workers]
+    await hold(workers[0], BOTH, seconds=60)
+    clock.forward(seconds=60, milliseconds=-chance.choice((0, 1, 3)))
+    for worker in workers:
+        for target, methods in STEPS.items():
+            for method in methods:
+                stall(attrgetter(target)(worker), method, chance, clock)
+    first, second = chance.sample(workers, 2)
+    racers: list[Awaitable[object]] = [first.reserve(with_hold("o", BOTH)), second.holds.sweep_once()]
+    if chance.random() < 0.5:
+        racers.append(second.holds.delete("h", {}))
+    if chance.random() < 0.3:
+        racers.append(first.holds.extend("h", 60, {}))
+    if chance.random() < 0.3:
+        racers.append(second.reserve(with_hold("o", BOTH)))
+    if chance.random() < 0.5:
+        racers.append(second.reserve(with_hold("p", BOTH)))
+    chance.shuffle(racers)
+    await asyncio.gather(*racers)
+    clock.forward(seconds=120)
+    await first.holds.sweep_once()
+    await assert_settled(workers, clock)
+    held = [each for each in ("o", "p") if await first.status(each) == Status.RESERVED]
+    assert len(held) <= 1
+    assert await free(first) == ({"a": 0, "b": 0} if held else FULL)
+    ended = await of(first)
+    assert ended.status is Status.RELEASED
+    assert ended.hold is not None
+    taken = [each for each in ("o", "p") if await used(first, each) == "TAKEN"]
+    assert taken == ([ended.hold.order_id] if ended.hold.outcome is HoldOutcome.TAKEN else [])
+    assert not taken or held == taken
+
+
+STEPS = {
+    "reservations": ("read", "insert", "decisions", "mark_released"),
+    "reservations.holds": ("claim", "claim_own", "expire", "due", "delete", "extend"),
+    "stock_items": ("read", "write"),
+}
+"""The reads and writes before which a worker may stall, by object."""
+
+
+def stall(target: object, method: str, chance: random.Random, clock: HandClock) -> None:
+    """Let every call of the method wait for a random while, in which others go on and time passes."""
+    original = getattr(target, method)
+
+    async def stalled(*args: object, **options: object) -> object:
+        await asyncio.sleep(chance.choice((0, 0, 0.001, 0.004)))
+        clock.forward(milliseconds=chance.choice((0, 1)))
+        return await original(*args, **options)
+
+    setattr(target, method, stalled)
+
+
+async def used(worker: Worker, order_id: str) -> str | None:
+    """Return what became of the hold that an order named, None if it has no reservation."""
+    found = (await worker.reservations.read([order_id])).get(order_id)
+    return found.used_hold.outcome if found is not None and found.used_hold is not None else None
+
+
+# --- Crashes. ---
+
+
+@pytest.mark.parametrize("point", [HOLD_CLAIMED, STOCK_MOVED, RESERVATION_RECORDED])
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
+async def test_an_order_with_a_hold_whose_worker_died_is_reserved_once(
+    workers: list[Worker], clock: HandClock, point: str, nth: int, named: bool
+) -> None:
+    await hold(workers[0], BOTH)
+    asked = with_hold("o", BOTH) if named else order("o", BOTH)
+    dying = Worker(workers[0].database, failpoint=crash_at(point, nth), clock=clock)
+    try:
+        await dying.reserve(asked)
+    except SimulatedCrashError:
+        assert (await workers[1].holds.find("h", {})) is not None
+    # The hold's time is over in the meantime; the claim stands.
+    clock.forward(seconds=61)
+    await workers[1].holds.sweep_once()
+
+    assert await workers[1].reserve(asked) == [StockReserved(order_id="o")]
+
+    clock.forward(seconds=10)
+    await workers[1].holds.sweep_once()
+    assert await free(workers[1]) == {"a": 0, "b": 0}
+    assert ((await of(workers[1])).status, await outcome(workers[1])) == (Status.RELEASED, HoldOutcome.TAKEN)
+    await assert_settled([workers[1]], clock)
+
+
+@pytest.mark.parametrize("point", [HOLD_ENDED, STOCK_MOVED, RESERVATION_RECORDED])
+@pytest.mark.parametrize("how", ["expiry", "deletion"])
+async def test_a_hold_whose_end_was_interrupted_comes_back_once(
+    workers: list[Worker], clock: HandClock, point: str, how: str
+) -> None:
+    await hold(workers[0], BOTH)
+    dying = doomed(workers[0], clock, point)
+    if how == "expiry":
+        clock.forward(seconds=60)
+    with pytest.raises(SimulatedCrashError):
+        await (dying.holds.delete("h", {}) if how == "deletion" else dying.holds.sweep_once())
+
+    await workers[1].holds.sweep_once()
+
+    assert await free(workers[1]) == FULL
+    await assert_settled([workers[1]], clock)
+
+
+@pytest.mark.parametrize("point", [STOCK_MOVED, RESERVATION_RECORDED])
+async def test_units_of_a_hold_that_was_never_answered_come_back(
+    workers: list[Worker], clock: HandClock, point: str
+) -> None:
+    dying = doomed(workers[0], clock, point)
+    with pytest.raises(SimulatedCrashError):
+        await hold(dying, BOTH)
+    clock.forward(seconds=61)
+    await workers[1].holds.sweep_once()
+    await assert_settled([workers[1]], clock)
+    assert await free(workers[1]) == FULL
+
+
+@pytest.mark.parametrize("point", [HOLD_CLAIMED, STOCK_MOVED, RESERVATION_RECORDED])
+async def test_an_order_cancelled_after_its_worker_died_returns_the_hold(
+    workers: list[Worker], clock: HandClock, point: str
+) -> None:
+    await hold(workers[0], BOTH)
+    with pytest.raises(SimulatedCrashError):
+        await doomed(workers[0], clock, point).reserve(with_hold("o", BOTH))
+    await workers[1].release("o", lines=BOTH)
+    clock.forward(seconds=10)
+    await workers[1].holds.sweep_once()
+    assert await free(workers[1]) == FULL
+    await assert_settled([workers[1]], clock)
+
+
+# --- Many. ---
+
+
+async def test_holds_that_expire_under_load_leave_the_stock_exact(databases: list[Database]) -> None:
+    """`make test-holds` runs it with 10,000 holds."""
+    number, products = int(os.environ.get("HOLDS", "500")), 10
+    await empty(databases[0])
+    workers = [Worker(db) for db in databases]
+    each = number // products
+    await workers[0].stock({f"p{n}": each + 50 for n in range(products)})
+    requests = [
+        HoldRequest(f"h{n}", None, f"u{n}", (HoldLine(f"p{n % products}", 1),), None, seconds=1) for n in range(number)
+    ]
+    background = [asyncio.create_task(worker.holds.sweep(0.1)) for worker in workers]
+    background += [asyncio.create_task(worker.pending_moves.flush()) for worker in workers]
+    try:
+        async with watched(databases[0]):
+            for start in range(0, number, 200):
+                await workers[0].holds.place(requests[start : start + 200])
+            last = time.monotonic()
+            taken = 0
+            while await workers[0].reservations.holds.count_all():
+                orders = [order(f"o{taken}-{n}", {f"p{n}": 1}) for n in range(products)]
+                await workers[taken % 2].reserve(*(each.model_copy(update={"user_id": "v"}) for each in orders))
+                taken += 1
+                assert time.monotonic() < last + 60
+            came_back = time.monotonic() - last
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+    assert came_back < 1 + 2 or number > 1000
+    await settle_everything(workers)
+    assert await unsettled_records(databases[0]) == []
+    reserved_units = await databases[0]["reservations"].count_documents({"status": "RESERVED"})
+    assert sum([await workers[0].free(f"p{n}") for n in range(products)]) == products * (each + 50) - reserved_units
+    outcomes = await databases[0]["reservations"].count_documents({"hold.outcome": "EXPIRED", "status": "RELEASED"})
+    assert outcomes == number
+    _log.info("%d holds: the last came back %.2f s after it was made for 1 s", number, came_back)
