@@ -114,7 +114,7 @@ async def test_correct_records_pass(world: World) -> None:
         "transfers": 2,
         "actions": 0,
     }
-    assert report.information["inFlight"] == 10
+    assert report.information["inFlight"] == 11
     assert report.information["bookedInSlots"] == 144
     assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
@@ -608,7 +608,7 @@ async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) 
     report = await world.audit()
     assert report.violations == []
     assert report.checked["intents"] == 1
-    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 20, "stripe": 1}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 21, "stripe": 1}
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:

@@ -317,7 +317,7 @@ async def test_expiry_deletion_extension_and_orders_race(workers: list[Worker], 
 
 
 STEPS = {
-    "reservations": ("read", "insert", "decisions", "mark_released"),
+    "reservations": ("read", "insert", "decisions", "mark"),
     "reservations.holds": ("claim", "claim_own", "expire", "due", "delete", "extend"),
     "stock_items": ("read", "write"),
 }
