@@ -237,6 +237,7 @@ PART_REQUESTED, PART_REFUNDED, PART_FAILED, STOCK_RETURNED = (
 EVENTS: Mapping[str, str] = {
     "order.created": "Order placed",
     "order.cancel_requested": "Cancellation requested",
+    "order.delivery_noted": "Delivered",
     "order.retry_requested": "Retry requested",
     "order.refund_requested": "Refund requested",
     "order.deadline_passed": "Deadline passed",
