@@ -320,6 +320,8 @@ def refusal_reason(order: Order, products: Mapping[str, StockItem]) -> str | Non
             return f"Unknown product {item.product_id}"
         if isinstance(order, HoldOrder) and product.kind is not Kind.GOODS:
             return f"Product {item.product_id} is of kind {product.kind}: only goods can be held"
+        if not product.on_sale:
+            return f"Product {item.product_id} is not on sale"
         if product.price is None and order.prices_required:
             return f"No price is set for {item.product_id}: it cannot be ordered"
         if product.price is not None and item.price is not None and product.price != item.price:

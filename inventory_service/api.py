@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inventory_service.reservations import Reservations
 from inventory_service.stock import MAX_UNITS, Description, Kind, Product
@@ -21,7 +21,7 @@ from inventory_service.views import (
 )
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-from shared.contracts.base import Name, PathName
+from shared.contracts.base import Name, PathName, Text
 from shared.contracts.orders import ProductId
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
@@ -45,6 +45,19 @@ class ProductBody(Body):
     package: PathName | None = None
     package_id: Name | None = None
     ram: Annotated[int, Field(ge=1, le=MAX_RAM)] | None = None
+
+
+class SaleBody(Body):
+    """Whether a product is on sale, and why not."""
+
+    on_sale: bool
+    reason: Text | None = None
+
+    @model_validator(mode="after")
+    def _reason_is_for_an_end(self) -> "SaleBody":
+        if self.on_sale and self.reason is not None:
+            raise ValueError("reason is allowed only with onSale false")
+        return self
 
 
 class FreeQuantity(Body):
@@ -80,6 +93,15 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
         except KindConflictError:
             raise conflict(f"Product {product_id} exists and is not of kind {body.kind}") from None
         return json_response(show_product(product), 201 if is_new else 200)
+
+    @router.patch("/products/{product_id}", response_model=ProductView)
+    @requires(Permission.CATALOGUE_WRITE)
+    async def set_on_sale(product_id: ProductIdParameter, body: SaleBody) -> Response:
+        """Take a product off sale, or put it back: new orders for it are refused, orders in flight go on."""
+        product = await stock_items.set_on_sale(product_id, body.on_sale, body.reason)
+        if product is None:
+            raise not_found(f"Product {product_id}")
+        return json_response(show_product(product))
 
     @router.get("/products", response_model=ProductPage)
     @requires(Permission.CATALOGUE_READ)

@@ -43,9 +43,10 @@ _CLASSES = (
     ("There is no delivery", "slot"),
 )
 """The beginning of a refusal's text, and its class. The texts name products and amounts: too many for a label."""
+OFF_SALE = " is not on sale"
 OTHER = "other"
 
-for _, _name in (*_CLASSES, ("", OTHER)):
+for _, _name in (*_CLASSES, (OFF_SALE, "not_on_sale"), ("", OTHER)):
     _refusals.labels(_name)  # start at 0: Prometheus sees no increase in a series that begins with its first count
 for _outcome in (HELD, REFUSED, *HoldOutcome):
     holds.labels(_outcome)
@@ -55,6 +56,8 @@ for _status in (Status.RESERVED, Status.FAILED):
 
 def reason_class(reason: str) -> str:
     """Classify a refusal's reason."""
+    if reason.endswith(OFF_SALE):
+        return "not_on_sale"
     return next((name for beginning, name in _CLASSES if reason.startswith(beginning)), OTHER)
 
 

@@ -135,6 +135,9 @@ class Product(StockItem):
     package_id: str | None = None
     ram: int | None = None
     shipped: int = 0
+    on_sale: bool = True
+    off_sale_reason: str | None = None
+    """Why it is not on sale, for operators; None if it is, or if no reason was given."""
 
     @property
     def reserved(self) -> int:

@@ -157,6 +157,22 @@ class StockItems:
         )
         return product, product.version == 1
 
+    async def set_on_sale(self, product_id: str, on_sale: bool, reason: str | None) -> Product | None:
+        """Offer a product, or offer it no longer; return None if it is unknown.
+
+        The new version makes allocations that have read the product before read it again.
+        """
+        set_: Document = {"onSale": on_sale, "updatedAt": self._clock()}
+        update: Document = {"$set": set_, "$inc": {"version": 1}}
+        if on_sale or reason is None:
+            update["$unset"] = {"offSaleReason": ""}
+        else:
+            set_["offSaleReason"] = reason
+        document = await self._collection.find_one_and_update(
+            {"_id": product_id, "kind": {"$in": PRODUCT_KINDS}}, update, return_document=ReturnDocument.AFTER
+        )
+        return None if document is None else _product(document)
+
     async def set_free(self, product_id: str, quantity: int) -> tuple[Product, bool]:
         """Set the free quantity, creating the product as goods if it is unknown; return it and whether it is new.
 
@@ -375,6 +391,8 @@ def _stock_item(document: Document) -> StockItem:
         package_id=document.get("packageId"),
         ram=document.get("ram"),
         shipped=document.get("shipped", 0),
+        on_sale=document.get("onSale", True),
+        off_sale_reason=document.get("offSaleReason"),
     )
 
 

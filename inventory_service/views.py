@@ -20,6 +20,8 @@ class ProductView(View):
     package: str | None
     package_id: str | None
     ram: int | None
+    on_sale: bool
+    off_sale_reason: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -38,6 +40,8 @@ class StockView(View):
     """
 
     product_id: str
+    name: str | None
+    on_sale: bool
     quantity: int | None
     reserved: int
     shipped: int
@@ -163,6 +167,8 @@ def show_product(product: Product) -> dict[str, Any]:
         "package": product.package,
         "packageId": product.package_id,
         "ram": product.ram,
+        "onSale": product.on_sale,
+        "offSaleReason": product.off_sale_reason,
         "createdAt": to_rfc3339(product.created_at),
         "updatedAt": to_rfc3339(product.updated_at),
     }
@@ -172,6 +178,8 @@ def show_stock(product: Product) -> dict[str, Any]:
     """Show a product's stock."""
     return {
         "productId": product.id,
+        "name": product.name,
+        "onSale": product.on_sale,
         "quantity": product.quantity,
         "reserved": product.reserved,
         "shipped": product.shipped,

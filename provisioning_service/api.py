@@ -1,11 +1,12 @@
 """HTTP routes of the provisioning service: jobs, packages, locks, and the only place that shows credentials."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import model_validator
 from starlette.types import Scope
 
 from provisioning_service.addresses import package_key
@@ -22,8 +23,8 @@ from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
 from shared.audit_log import MAX_REASON, REASON_HEADER, audit_log_of, reason_of
 from shared.clock import Clock, to_rfc3339
-from shared.contracts.base import Name
-from shared.http import ProblemError, View, conflict, invalid, json_response, new_router, not_found
+from shared.contracts.base import Name, Text
+from shared.http import Body, ProblemError, View, conflict, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -135,7 +136,30 @@ class PackageView(View):
     status: str
     ipv4: int
     low: bool
+    disabled: bool
+    disabled_reason: str | None
     lock: LockView | None
+
+
+class PackageBody(Body):
+    """Whether servers of a package may be bought, and why not."""
+
+    disabled: bool
+    reason: Text | None = None
+
+    @model_validator(mode="after")
+    def _reason_is_for_an_end(self) -> "PackageBody":
+        if not self.disabled and self.reason is not None:
+            raise ValueError("reason is allowed only with disabled true")
+        return self
+
+
+class PackageSwitchView(View):
+    """Whether servers of a package may be bought."""
+
+    package: str
+    disabled: bool
+    reason: str | None
 
 
 class PackagePage(View):
@@ -225,10 +249,26 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
         locks = {lock.key: lock for lock in await dependencies.locks.held() if lock.expires_at > dependencies.clock()}
         ordered = sorted(packages, key=_sort_key)
         page, following = _page(ordered, _sort_key, (str, str), limit, cursor)
+        disabled = await dependencies.packages.disabled()
         shown = [
-            _show_package(one, dependencies.packages.is_low(one), locks.get(package_key(one.name))) for one in page
+            _show_package(one, dependencies.packages.is_low(one), locks.get(package_key(one.name)), disabled)
+            for one in page
         ]
         return json_response({"items": shown, "nextCursor": following})
+
+    @router.patch("/packages/{package}", response_model=PackageSwitchView)
+    @requires(Permission.CATALOGUE_WRITE)
+    async def switch(package: PackageParameter, body: PackageBody) -> Response:
+        """Buy nothing more from a package, or buy again: its orders fail with the reason and can be retried.
+
+        A purchase that has begun is finished. This also works while the provider is away.
+        """
+        key = package_key(package)
+        if body.disabled:
+            await dependencies.packages.disable(key, body.reason, dependencies.clock())
+        else:
+            await dependencies.packages.enable(key)
+        return json_response({"package": key, "disabled": body.disabled, "reason": body.reason})
 
 
 def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
@@ -307,13 +347,16 @@ def _show_purchase(purchase: Purchase | None) -> dict[str, Any] | None:
     }
 
 
-def _show_package(package: Package, low: bool, lock: Lock | None) -> dict[str, Any]:
+def _show_package(package: Package, low: bool, lock: Lock | None, disabled: Mapping[str, str | None]) -> dict[str, Any]:
+    key = package_key(package.name)
     return {
         "packageId": package.package_id,
         "name": package.name,
         "status": package.status,
         "ipv4": package.ipv4,
         "low": low,
+        "disabled": key in disabled,
+        "disabledReason": disabled.get(key),
         "lock": _show_lock(lock) if lock else None,
     }
 

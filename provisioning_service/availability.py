@@ -16,8 +16,10 @@ def find_package(packages: Sequence[Package], name: str, package_id: str | None)
     return next((package for package in packages if package_key(package.name) == package_key(name)), None)
 
 
-def unavailable_reason(package: Package | None) -> str | None:
-    """Return the reason why nothing can be bought from the package, or None."""
+def unavailable_reason(package: Package | None, disabled: str | None = None) -> str | None:
+    """Return the reason why nothing can be bought from the package, or None; `disabled` is an operator's reason."""
+    if disabled is not None:
+        return disabled
     if package is None:
         return f"{NO_ADDRESS}: the provider does not list it"
     if not package.active:

@@ -143,7 +143,8 @@ class JobRunner:
             return None
         if package is not None:
             await self._record_stock(job, package)
-        if (why := unavailable_reason(package)) and job.purchase is None:
+        disabled = await retry_until_available(lambda: self._collections.packages.disabled_reason(job.lock_key))
+        if (why := unavailable_reason(package, disabled)) and job.purchase is None:
             await self._record(lease, lifecycle.not_available(job, why, self._clock()))
             return None
         return package
@@ -189,7 +190,8 @@ class JobRunner:
         owners = await retry_until_available(lambda: self._collections.ownership.owners(package.ips))
         others = await retry_until_available(lambda: self._collections.jobs.asked_by_others(job, self._clock()))
         earlier = job.purchase.asked if job.purchase else ()
-        closed = unavailable_reason(package)
+        disabled = await retry_until_available(lambda: self._collections.packages.disabled_reason(job.lock_key))
+        closed = unavailable_reason(package, disabled)
         free = [ip for ip in package.ips if is_inside(job.package or "", ip) and ip not in owners and not closed]
         ip = pick_address([ip for ip in free if ip not in others], earlier)
         if ip is None and free:

@@ -1,6 +1,6 @@
 """The collection `packages`: the last known stock of each package; `_id` is its key.
 
-    {_id, packageId, name, ipv4, low, checkedAt, unannounced, fellAt}
+    {_id, packageId, name, ipv4, low, checkedAt, unannounced, fellAt, disabled: {reason, at}}
 
 `low` changes when the number of free addresses crosses the threshold. The write that records the fall also sets
 `unannounced`, the number of addresses left, and `fellAt`, until package.low_ips is published: once per crossing,
@@ -66,6 +66,31 @@ class Packages:
             await self._collection.update_one({"_id": key}, {"$set": seen})
             return False
         return True
+
+    async def disable(self, key: str, reason: str | None, now: datetime) -> None:
+        """Buy nothing more from a package, whether or not its stock was ever recorded."""
+        await self._collection.update_one(
+            {"_id": key},
+            {"$set": {"disabled": {"reason": reason, "at": now}}, "$setOnInsert": {"name": key}},
+            upsert=True,
+        )
+
+    async def enable(self, key: str) -> None:
+        """Buy from a package again."""
+        await self._collection.update_one({"_id": key}, {"$unset": {"disabled": ""}})
+
+    async def disabled(self) -> dict[str, str | None]:
+        """Return the reasons of the disabled packages, by key."""
+        cursor = self._collection.find({"disabled": {"$exists": True}}, {"disabled": True})
+        return {document["_id"]: document["disabled"]["reason"] async for document in cursor}
+
+    async def disabled_reason(self, key: str | None) -> str | None:
+        """Return the sentence with which orders of the package fail, None if it is not disabled."""
+        found = await self._collection.find_one({"_id": key, "disabled": {"$exists": True}}, {"disabled": True})
+        if found is None:
+            return None
+        reason = found["disabled"]["reason"]
+        return f"Package {key} is disabled" + (f": {reason}" if reason else "")
 
     async def unannounced(self, fell_before: datetime) -> Sequence[PackageLowIps]:
         """Return the announcements of packages that became low at or before this time."""

@@ -2,9 +2,10 @@
 
 import asyncio
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
@@ -15,6 +16,7 @@ from shared.access.middleware import requires
 from shared.access.permissions import Permission
 
 MOST = 200
+PackagePath = Annotated[str, Path(min_length=1, max_length=200)]
 
 
 def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -56,6 +58,39 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         if failed is None:
             return redirect("/packages")
         return pages.show(request, "lock_clear.html", failed.status, package=package, why=why, error=failed)
+
+    @router.get("/packages/{package}/sale")
+    @requires(Permission.CATALOGUE_WRITE)
+    async def ask_sale(request: Request, package: PackagePath, disabled: bool = False) -> Response:
+        """Ask for confirmation and a reason."""
+        return show_sale(request, package, is_open=not disabled)
+
+    @router.post("/packages/{package}/sale")
+    @requires(Permission.CATALOGUE_WRITE)
+    async def switch(
+        request: Request, package: PackagePath, on_sale: Annotated[bool, Form()], why: Annotated[Why, Form()]
+    ) -> Response:
+        """Have no more servers of a package bought, or buy again, and log it."""
+        action = OperatorAction(actor(request), why, "package.sale", package)
+        body = {"disabled": not on_sale} | ({} if on_sale else {"reason": why})
+        address, done = path("packages", package), "enabled" if on_sale else "disabled"
+        failed = await execute(dependencies, action, "PATCH", "provisioning", address, body=body, done=done)
+        return redirect("/packages") if failed is None else show_sale(request, package, not on_sale, failed, why)
+
+    def show_sale(request: Request, package: str, is_open: bool, failed: Any = None, why: str = "") -> Response:
+        status = failed.status if failed else HTTPStatus.OK
+        address = path("packages", package, "sale")
+        return pages.show(
+            request,
+            "sale.html",
+            status,
+            what=package,
+            is_open=is_open,
+            error=failed,
+            why=why,
+            address=address,
+            back="/packages",
+        )
 
     return router
 

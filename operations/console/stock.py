@@ -5,26 +5,37 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import httpx
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.forms import Why, actor, redirect
+from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
-from operations.console.upstream import Unavailable
+from operations.console.upstream import Unavailable, path
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
+from shared.http import not_found
 
 PRODUCTS = 50
 SLOTS = 100
+ProductIdPath = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 class StockRow(NamedTuple):
     """A product's stock; `free` is None if its units are not counted. `scale` is the maximum of the bars."""
 
     product_id: str
+    name: str | None
+    on_sale: bool
     free: int | None
     reserved: int
     shipped: int
     scale: int
+
+    @property
+    def sale_path(self) -> str:
+        """The path of the page that takes it off sale."""
+        return path("products", self.product_id, "sale")
 
 
 class SlotRow(NamedTuple):
@@ -66,6 +77,33 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             slots=slots if isinstance(slots, Unavailable) else _slot_rows(slots.status, slots.body),
         )
 
+    @router.get("/products/{product_id}/sale")
+    @requires(Permission.CATALOGUE_WRITE)
+    async def ask(request: Request, product_id: ProductIdPath) -> Response:
+        """Ask for confirmation and a reason."""
+        found = await dependencies.services.get("inventory", path("products", product_id))
+        if isinstance(found, Unavailable):
+            return pages.show(request, "sale.html", what=product_id, is_open=True, error=found, why="")
+        if not found.ok:
+            raise not_found(f"Product {product_id}")
+        return pages.show(request, "sale.html", what=product_id, is_open=found.body["onSale"], error=None, why="")
+
+    @router.post("/products/{product_id}/sale")
+    @requires(Permission.CATALOGUE_WRITE)
+    async def switch(
+        request: Request, product_id: ProductIdPath, on_sale: Annotated[bool, Form()], why: Annotated[Why, Form()]
+    ) -> Response:
+        """Take a product off sale, or put it back, and log it."""
+        action = OperatorAction(actor(request), why, "product.sale", product_id)
+        body = {"onSale": on_sale} | ({} if on_sale else {"reason": why})
+        address, done = path("products", product_id), "on sale" if on_sale else "off sale"
+        failed = await execute(dependencies, action, "PATCH", "inventory", address, body=body, done=done)
+        if failed is None:
+            return redirect("/inventory")
+        return pages.show(
+            request, "sale.html", failed.status, what=product_id, is_open=not on_sale, error=failed, why=why
+        )
+
     return router
 
 
@@ -74,7 +112,13 @@ def stock_rows(items: Sequence[Mapping[str, Any]]) -> list[StockRow]:
     scale = max([1, *((item.get("quantity") or 0) + (item.get("reserved") or 0) for item in items)])
     return [
         StockRow(
-            str(item.get("productId")), item.get("quantity"), item.get("reserved") or 0, item.get("shipped") or 0, scale
+            str(item.get("productId")),
+            item.get("name"),
+            item.get("onSale", True),
+            item.get("quantity"),
+            item.get("reserved") or 0,
+            item.get("shipped") or 0,
+            scale,
         )
         for item in items
     ]

@@ -63,7 +63,7 @@ async def put_stock(stack: ComposeStack, client: httpx.AsyncClient, product: str
 async def stock_of(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> dict[str, Any]:
     answer = await client.get(f"{stack.url('inventory')}/inventory/{product}")
     stock: dict[str, Any] = answer.raise_for_status().json()
-    return stock
+    return {name: stock[name] for name in ("productId", "quantity", "reserved", "shipped")}
 
 
 async def place(stack: ComposeStack, client: httpx.AsyncClient, product: str, slot: str | None = None) -> str:

@@ -334,6 +334,8 @@ async def test_posts_from_other_sites_change_nothing(
         "fingerprint": letter["fingerprint"],
         "replay_id": "r1",
         "approval_id": "a1",
+        "product_id": "p1",
+        "package": "103.181.9",
     }
     app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]
@@ -526,6 +528,55 @@ async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, databas
             assert re.findall(r'<span class="tag[^"]*">([^<]+)</span>', kitchen) == ["late", "delivered"]
             assert "3 of another system" in kitchen
         assert "last" in await text_of(pages, "/inventory?cursor=more%26more")
+
+
+async def test_a_product_and_a_package_are_taken_off_sale_for_a_reason(
+    mongodb_url: str, amqp_url: str, database_prefix: str
+) -> None:
+    app, asked = a_service(False), []
+
+    @app.get("/products/{product_id}")
+    async def product(product_id: str) -> dict[str, Any]:
+        return {"productId": product_id, "onSale": True}
+
+    @app.patch("/products/{product_id}")
+    async def switch_product(product_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.append((product_id, body))
+        return body
+
+    @app.patch("/packages/{package}")
+    async def switch_package(package: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.append((package, body))
+        return body
+
+    async with (
+        serve(app) as url,
+        console_dependencies(
+            mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url, "provisioning": url}
+        ) as dependencies,
+        pages_of(dependencies) as pages,
+    ):
+        assert 'href="/products/v/sale"' in await text_of(pages, "/inventory")
+        assert "Take v off sale" in await text_of(pages, "/products/v/sale")
+        assert 'href="/packages/103.181.9.x/sale"' in await text_of(pages, "/packages")
+        assert "Put 103.181.9.x back on sale" in await text_of(pages, "/packages/103.181.9.x/sale?disabled=true")
+        for address in ("/products/v/sale", "/packages/103.181.9.x/sale"):
+            for on_sale in ("false", "true"):
+                answer = await pages.post(address, data=REASON | {"on_sale": on_sale})
+                assert answer.status_code == 303, answer.text
+        assert asked == [
+            ("v", {"onSale": False, "reason": "because"}),
+            ("v", {"onSale": True}),
+            ("103.181.9.x", {"disabled": True, "reason": "because"}),
+            ("103.181.9.x", {"disabled": False}),
+        ]
+        entries = (await list_actions(dependencies.operations)).items
+        assert {entry["outcome"] for entry in entries} == {"started", "off sale", "on sale", "disabled", "enabled"}
+        refused = await pages.post("/products/v/sale", data={"on_sale": "false"})
+        assert refused.status_code == 422
+        viewer = bearer(KEYS[Role.VIEWER])
+        assert "/sale" not in (await pages.get("/inventory", headers=viewer)).text
+        assert (await pages.get("/products/v/sale", headers=viewer)).status_code == 403
 
 
 async def test_any_response_of_a_service_can_be_shown(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:

@@ -1,5 +1,6 @@
 """The inventory service over HTTP."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from inventory_service.api import create_router
 from shared.http import create_app
 from tests.support.access import ADMIN, key_authenticator
-from tests.support.inventory_worker import Worker, inventory_database, order
+from tests.support.inventory_worker import Gate, Worker, inventory_database, order, refused, reserved
 
 
 @pytest.fixture
@@ -30,11 +31,16 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+def stock(product_id: str, quantity: int | None, reserved: int) -> dict[str, Any]:
+    counts = {"quantity": quantity, "reserved": reserved, "shipped": 0}
+    return {"productId": product_id, "name": None, "onSale": True, **counts}
+
+
 async def test_setting_the_quantity_creates_the_product_as_goods(http: httpx.AsyncClient) -> None:
     created = await http.put("/inventory/p1", json={"quantity": 5})
     assert (created.status_code, created.json()) == (
         201,
-        {"productId": "p1", "quantity": 5, "reserved": 0, "shipped": 0},
+        stock("p1", 5, 0),
     )
 
     again = await http.put("/inventory/p1", json={"quantity": 7})
@@ -46,14 +52,14 @@ async def test_stock_shows_what_is_free_and_what_is_held(http: httpx.AsyncClient
     await http.put("/inventory/p1", json={"quantity": 5})
     await worker.reserve(order("o", {"p1": 2}))
 
-    assert (await http.get("/inventory/p1")).json() == {"productId": "p1", "quantity": 3, "reserved": 2, "shipped": 0}
+    assert (await http.get("/inventory/p1")).json() == stock("p1", 3, 2)
     restocked = await http.post("/inventory/p1/restock", json={"quantity": 4})
     assert (restocked.status_code, restocked.json()) == (
         200,
-        {"productId": "p1", "quantity": 7, "reserved": 2, "shipped": 0},
+        stock("p1", 7, 2),
     )
     reset = await http.put("/inventory/p1", json={"quantity": 1})
-    assert (reset.status_code, reset.json()) == (200, {"productId": "p1", "quantity": 1, "reserved": 2, "shipped": 0})
+    assert (reset.status_code, reset.json()) == (200, stock("p1", 1, 2))
 
 
 async def test_a_product_is_created_shown_and_updated(http: httpx.AsyncClient) -> None:
@@ -67,12 +73,7 @@ async def test_a_product_is_created_shown_and_updated(http: httpx.AsyncClient) -
     again = await http.put("/products/v1", json={"kind": "vps", "package": "103.181.10"})
     assert again.status_code == 200
     assert (again.json()["name"], again.json()["price"]) == (None, None)
-    assert (await http.get("/inventory/v1")).json() == {
-        "productId": "v1",
-        "quantity": None,
-        "reserved": 0,
-        "shipped": 0,
-    }
+    assert (await http.get("/inventory/v1")).json() == stock("v1", None, 0)
 
 
 async def test_reservations_are_shown_as_they_were_decided(http: httpx.AsyncClient, worker: Worker) -> None:
@@ -86,6 +87,7 @@ async def test_reservations_are_shown_as_they_were_decided(http: httpx.AsyncClie
         "items": [{"productId": "p1", "quantity": 1, "price": 19.99}],
         "failureReason": None,
         "slot": None,
+        "hold": None,
     }
     refused = (await http.get("/reservations/refused")).json()
     assert (refused["status"], refused["failureReason"]) == ("FAILED", "Insufficient stock for p1: asked 1, free 0")
@@ -249,3 +251,44 @@ async def test_the_description_of_the_api_names_every_answer(http: httpx.AsyncCl
     assert {"/products/{product_id}", "/inventory/{product_id}/restock", "/reservations/{order_id}"} <= set(
         described["paths"]
     )
+
+
+# --- Off sale. ---
+
+
+async def test_a_product_off_sale_is_refused_to_new_orders_and_orders_in_flight_go_on(
+    http: httpx.AsyncClient, worker: Worker
+) -> None:
+    await http.put("/products/p1", json={"kind": "goods", "name": "Pizza"})
+    await http.put("/inventory/p1", json={"quantity": 5})
+    await worker.reserve(order("before", {"p1": 2}))
+    off = await http.patch("/products/p1", json={"onSale": False, "reason": "recalled"})
+    assert (off.status_code, off.json()["onSale"], off.json()["offSaleReason"]) == (200, False, "recalled")
+    (shown,) = (await http.get("/inventory")).json()["items"]
+    assert (shown["name"], shown["onSale"]) == ("Pizza", False)
+
+    assert refused(await worker.reserve(order("after", {"p1": 1}))) == {"after": "Product p1 is not on sale"}
+    assert reserved(await worker.reserve(order("before", {"p1": 2}))) == {"before"}
+    await worker.ship("before")
+    await http.put("/products/p1", json={"kind": "goods", "name": "Pizza Margherita"})
+    assert (await http.get("/products/p1")).json()["onSale"] is False
+
+    on = (await http.patch("/products/p1", json={"onSale": True})).json()
+    assert (on["onSale"], on["offSaleReason"]) == (True, None)
+    assert reserved(await worker.reserve(order("again", {"p1": 1}))) == {"again"}
+    for body in ({"onSale": True, "reason": "x"}, {}, {"onSale": "no"}):
+        assert (await http.patch("/products/p1", json=body)).status_code == 422
+    assert (await http.patch("/products/unknown", json={"onSale": False})).status_code == 404
+
+
+async def test_an_order_that_is_being_decided_sees_that_its_product_has_gone_off_sale(
+    http: httpx.AsyncClient, worker: Worker
+) -> None:
+    await http.put("/inventory/p1", json={"quantity": 5})
+    gate = Gate(worker.stock_items, "write")
+    deciding = asyncio.create_task(worker.reserve(order("o", {"p1": 1})))
+    await gate.reached()
+    await http.patch("/products/p1", json={"onSale": False})
+    gate.open()
+    assert refused(await deciding) == {"o": "Product p1 is not on sale"}
+    assert (await http.get("/inventory/p1")).json()["quantity"] == 5

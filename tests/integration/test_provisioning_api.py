@@ -81,6 +81,10 @@ def problem(response: httpx.Response, status: int) -> str:
     return str(body["detail"])
 
 
+ENABLED = {"disabled": False, "disabledReason": None}
+UNUSED = {**ENABLED, "lock": None}
+
+
 async def provision(worker: ProvisioningWorker, **changes: Any) -> ProvisionServer:
     message = request(**changes)
     await worker.take(message)
@@ -275,14 +279,31 @@ async def test_the_packages_are_the_providers_with_their_locks_and_levels(
     assert response.status_code == 200
     assert response.json() == {
         "items": [
-            {"packageId": "id-10.0.0", "name": "10.0.0", "status": "active", "ipv4": 5, "low": True, "lock": None},
-            {"packageId": "id-10.0.1", "name": "10.0.1", "status": "suspended", "ipv4": 0, "low": True, "lock": None},
+            {
+                "packageId": "id-10.0.0",
+                "name": "10.0.0",
+                "status": "active",
+                "ipv4": 5,
+                "low": True,
+                **ENABLED,
+                "lock": None,
+            },
+            {
+                "packageId": "id-10.0.1",
+                "name": "10.0.1",
+                "status": "suspended",
+                "ipv4": 0,
+                "low": True,
+                **ENABLED,
+                "lock": None,
+            },
             {
                 "packageId": "83",
                 "name": "103.83.x",
                 "status": "active",
                 "ipv4": 6,
                 "low": False,
+                **ENABLED,
                 "lock": {
                     "orderId": "o1",
                     "acquiredAt": to_rfc3339(worker.clock.now),
@@ -406,3 +427,39 @@ async def test_the_routes_are_described(client: httpx.AsyncClient) -> None:
     assert {"/jobs", "/jobs/{order_id}", "/jobs/{order_id}/credentials", "/packages", "/locks", "/locks/{package}"} <= (
         set(document["paths"])
     )
+
+
+# --- Off sale. ---
+
+
+async def test_a_disabled_package_sells_no_more_servers_until_it_is_enabled(
+    worker: ProvisioningWorker, simulator: Simulator, client: httpx.AsyncClient
+) -> None:
+    body = {"disabled": True, "reason": "abuse reports"}
+    disabled = await client.patch(f"/packages/{NAME}.x", json=body)
+    assert (disabled.status_code, disabled.json()) == (200, body | {"package": NAME})
+    (shown,) = (p for p in (await client.get("/packages")).json()["items"] if p["name"].startswith(NAME))
+    assert (shown["disabled"], shown["disabledReason"]) == (True, "abuse reports")
+    refused = await provision(worker)
+    assert await simulator.purchases() == []
+    job = (await client.get(f"/jobs/{refused.order_id}")).json()
+    assert (job["state"], job["failureReason"]) == ("FAILED", f"Package {NAME} is disabled: abuse reports")
+
+    enabled = await client.patch(f"/packages/{NAME}", json={"disabled": False})
+    assert enabled.json() == {"package": NAME, "disabled": False, "reason": None}
+    await provision(worker)
+    assert len(await simulator.purchases()) == 1
+    problem(await client.patch(f"/packages/{NAME}", json={"disabled": False, "reason": "x"}), 422)
+
+
+async def test_a_purchase_that_has_begun_is_finished_though_its_package_is_disabled(
+    worker: ProvisioningWorker, simulator: Simulator, client: httpx.AsyncClient
+) -> None:
+    await simulator.faults(buy={"loseAnswerNext": 1})
+    message = await provision(worker)
+    assert len(await simulator.purchases()) == 1
+    await client.patch(f"/packages/{NAME}", json={"disabled": True})
+    worker.clock.advance(600)
+    await worker.settle()
+    assert (await client.get(f"/jobs/{message.order_id}")).json()["state"] == "COMPLETED"
+    assert len(await simulator.purchases()) == 1

@@ -154,10 +154,11 @@ class Stack:
         assert response.status_code in (200, 201), response.text
 
     async def inventory(self, product: str) -> dict[str, Any]:
+        """The stock of a product, without its description."""
         response = await self.client.get(f"{self.url('inventory')}/inventory/{product}")
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()
-        return found
+        return {name: found[name] for name in ("productId", "quantity", "reserved", "shipped")}
 
     async def place(self, **changes: Any) -> str:
         """Post an order; returns its id."""
