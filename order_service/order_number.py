@@ -2,7 +2,7 @@
 
 It is the first 40 bits of the order's id, which are random, in Crockford's Base32 (https://www.crockford.com/base32.html,
 without I, L, O and U). So it needs no counter and no index: looking one up is a range of ids. Two orders share a number
-about once in a million orders; whoever looks one up sees both.
+about once in a million orders; a lookup finds both.
 """
 
 import re

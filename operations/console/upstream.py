@@ -167,4 +167,6 @@ class Services:
 
 def path(*parts: str) -> str:
     """Join parts to a path, escaped so that no part can add segments, a query or `..`."""
-    return "/" + "/".join("%2E" * len(part) if part in (".", "..") else quote(part, safe="", errors="replace") for part in parts)
+    return "/" + "/".join(
+        "%2E" * len(part) if part in (".", "..") else quote(part, safe="", errors="replace") for part in parts
+    )

@@ -166,6 +166,28 @@ async def a_lost_answer(reporter: Reporter, _demo_stack: DemoStack, shop: ShopCl
     reporter.check(sold == orders.addresses, "one server was sold, and the customer has it", f"{sold} were sold")
 
 
+async def held_delivered_and_returned(reporter: Reporter, _demo_stack: DemoStack, shop: ShopClient) -> None:
+    """Take an order through its whole life: held, ordered, delivered, and refunded in part."""
+    reporter.say("Five vases are in stock. A customer's basket holds two of them while the card is at hand.")
+    await shop.set_stock("vase", 5)
+    hold = await shop.hold("careful", "vase", 2)
+    await _check_stock(reporter, shop, "vase", 3, 2, "two vases are held")
+    order_id = await shop.order("careful", "vase", units=2, hold=hold)
+    orders = await shop.settled_orders_of("careful", 1)
+    reporter.check(orders.count("CONFIRMED") == 1, "the order takes over what is held", orders.summary)
+    await _check_stock(reporter, shop, "vase", 3, 2, "and nothing besides")
+    await shop.deliver(order_id)
+    orders = await shop.settled_orders_of("careful", 1)
+    reporter.check(orders.count("COMPLETED") == 1, "it is delivered", orders.summary)
+    await _check_stock(reporter, shop, "vase", 3, 0, "the vases have left the stock")
+    reporter.say("One vase comes back: its price is refunded, and it can be sold again.")
+    await shop.refund_part(order_id, "vase", 1)
+    (returned,) = (await shop.settled_orders_of("careful", 1)).documents
+    refunded = returned["refundedAmount"] == returned["totalAmount"] / 2
+    reporter.check(refunded, "half of the money is refunded", returned["refundedAmount"])
+    await _check_stock(reporter, shop, "vase", 4, 0, "four vases are for sale")
+
+
 def _addresses(first: int, last: int) -> list[str]:
     return [f"{PACKAGE}.{number}" for number in range(first, last + 1)]
 
@@ -209,6 +231,7 @@ SCENARIOS = (
     Scenario("Ten orders for five lamps", ten_orders_for_five),
     Scenario("A declined card releases its stock", declined_card),
     Scenario("Twelve orders for two slots", twelve_orders_for_two_slots),
+    Scenario("An order is held, delivered and refunded in part", held_delivered_and_returned),
     Scenario("kill -9 in the middle of a hundred orders", killed_in_the_middle),
     Scenario("Ten orders for five servers", ten_orders_for_five_servers),
     Scenario("A lost answer buys no second server", a_lost_answer),

@@ -89,14 +89,18 @@ class ShopClient:
         product: str,
         token: str = "tok_ok",  # noqa: S107 - a demo card
         slot: str | None = None,
+        units: int = 1,
+        hold: str | None = None,
     ) -> str:
-        """Order one unit, in the delivery slot if one is given; return the order's id."""
+        """Order units, in the delivery slot if one is given, and from the hold if one is; return the order's id."""
         body: dict[str, Any] = {
             "userId": customer,
-            "items": [{"productId": product, "quantity": 1, "price": PRICE}],
-            "totalAmount": PRICE,
+            "items": [{"productId": product, "quantity": units, "price": PRICE}],
+            "totalAmount": units * PRICE,
             "payment": {"token": token},
         }
+        if hold is not None:
+            body["holdId"] = hold
         if slot is not None:
             body["delivery"] = {"slot": slot}
         placed = await self._call("POST", "order", "/orders", body)
@@ -105,6 +109,21 @@ class ShopClient:
     async def order_at_once(self, number: int, customer: str, product: str, slot: str | None = None) -> list[str]:
         """Place that many orders of one unit concurrently."""
         return await asyncio.gather(*(self.order(customer, product, slot=slot) for _ in range(number)))
+
+    async def hold(self, customer: str, product: str, units: int) -> str:
+        """Hold units for a customer for ten minutes; return the hold's id."""
+        items = [{"productId": product, "quantity": units}]
+        held = await self._call("POST", "inventory", "/holds", {"userId": customer, "items": items, "ttlSeconds": 600})
+        return str(held["holdId"])
+
+    async def deliver(self, order_id: str) -> None:
+        """Say that the goods of an order have left."""
+        await self._call("POST", "order", f"/orders/{order_id}/deliver")
+
+    async def refund_part(self, order_id: str, product: str, units: int) -> None:
+        """Refund units of an order, and put them back into free stock."""
+        items = [{"productId": product, "quantity": units}]
+        await self._call("POST", "order", f"/orders/{order_id}/refunds", {"items": items, "restock": True})
 
     async def orders_of(self, customer: str) -> Orders:
         """Return the last orders of a customer, at most a hundred."""

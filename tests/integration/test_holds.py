@@ -276,7 +276,7 @@ async def test_an_expired_hold_frees_its_slot(workers: list[Worker], clock: Hand
     await assert_settled(workers, clock)
 
 
-# --- Races: each has one winner, whoever it is. ---
+# --- Races: each has one winner. ---
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
