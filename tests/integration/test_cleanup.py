@@ -197,7 +197,7 @@ async def test_the_books_balance_at_all_times_during_a_cleanup(world: World) -> 
         assert report.violations == []
         audits += 1
     assert (await cleaning).deleted["orders"] == 154
-    assert (await world.audit()).checked["orders"] == 16
+    assert (await world.audit()).checked["orders"] == 18
 
 
 async def test_a_concurrent_change_of_a_record_is_not_lost(world: World) -> None:
@@ -282,7 +282,7 @@ async def test_killed_in_the_middle_of_a_group_it_leaves_whole_orders_and_the_ne
         assert await process.wait() == -signal.SIGKILL
         report = await world.audit()
         assert report.violations == []
-        assert report.checked["orders"] == 16 + 4 + 46 - 20
+        assert report.checked["orders"] == 18 + 4 + 46 - 20
         assert (await clean(world)).deleted["orders"] == 30
     assert (await world.audit()).violations == []
     assert not DELETABLE & (await everything(world))["orders"].keys()

@@ -19,7 +19,7 @@ EXTREMES = (0, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 1
 
 CURSORS = [key for n in EXTREMES if abs(n) >= 2**53 for key in ([n], [n, ""], [n, "", ""])]
 
-TEXTS = ("x1", "USD", "00:00", "slot:1893456000", "2030-01-01T00:00:00Z", "192.0.2.1")
+TEXTS = ("x1", "USD", "00:00", "slot:1893456000", "2030-01-01T00:00:00Z", "192.0.2.1", "ann@example.org")
 """Values for texts: the first that a description allows is sent."""
 
 

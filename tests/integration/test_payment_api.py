@@ -43,6 +43,7 @@ async def test_a_payment_reads_as_the_contract_says(worker: PaymentWorker, clien
         "status": "PROCESSED",
         "transactionId": answer.transaction_id,  # type: ignore[attr-defined]
         "failureReason": None,
+        "refundedAmount": 0,
     }
 
 
