@@ -1,14 +1,19 @@
 """Compares orders over a whole stack with API keys, with JWTs, and without authentication, in turns.
 
     .venv/bin/python -m benchmarks.access --rounds 5 --orders 3000
+    .venv/bin/python -m benchmarks.access --requests 20000
 
 Each round starts a fresh stack for each way, in another order than the round before, places orders to warm it up, then
 as many as 32 connections can, then one after another. Of the rounds, the median counts; beside it stands the ratio to
 the median without authentication. The caller is an admin, whose requests are not limited, and the token is one of RS256
 from an issuer on this machine. A service verifies it once a minute, as it does with any token (`shared/access/tokens`).
+
+With --requests, only the recognition of so many requests is timed, in this process: what a whole stack's figures are
+too noisy to show. Clients are counted against a limit, admins are not.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import statistics
@@ -19,12 +24,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.datastructures import Headers
+
+from shared.access.authenticator import Authenticator
+from shared.access.issuer import Issuer as TokenIssuer
+from shared.access.key_file import KeyFile, format_keys
+from shared.access.keys import KeyRecord, new_key
+from shared.access.limits import RequestLimits, parse_limit
+from shared.access.permissions import Role
+from shared.access.tokens import TokenVerifier
 
 AUDIENCE = "benchmark"
 WARM_UP = 500
@@ -117,13 +132,50 @@ def measure(way: str, issuer: Issuer, orders: int) -> list[float]:
     ]
 
 
+async def recognition(number: int, issuer: Issuer) -> dict[str, float]:
+    """Return the CPU time in µs that recognizing one request takes, by the way: the median of seven rounds."""
+    admin, client = new_key(), new_key()
+    created = datetime.now(UTC)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(
+            format_keys(
+                KeyRecord(key_id, sha256, role, "benchmark", role, created, subject="u1")
+                for (_, key_id, sha256), role in ((admin, Role.ADMIN), (client, Role.CLIENT))
+            )
+        )
+        file.flush()
+        keys = KeyFile(Path(file.name))
+        tokens = TokenVerifier(TokenIssuer(issuer.url), AUDIENCE)
+        limits = RequestLimits(parse_limit(f"{100 * number}/minute"), None)
+        ways = {
+            OFF: (Authenticator(None), ""),
+            "key of an admin": (Authenticator(keys), admin[0]),
+            "key of a client": (Authenticator(keys), client[0]),
+            "token of an admin": (Authenticator(None, tokens), issuer.token()),
+        }
+        measured: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(7):
+            for way, (authenticator, credential) in ways.items():
+                headers = Headers({"host": "localhost", "authorization": f"Bearer {credential}"})
+                began = time.process_time()
+                for _ in range(number):
+                    await limits.count(await authenticator.authenticate(headers))
+                measured[way].append(1e6 * (time.process_time() - began) / number)
+        return {way: statistics.median(times) for way, times in measured.items()}
+
+
 def main() -> None:
     """Run all rounds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--orders", type=int, default=3000)
+    parser.add_argument("--requests", type=int, help="time the recognition of so many requests only")
     options = parser.parse_args()
     issuer = Issuer()
+    if options.requests:
+        for way, microseconds in asyncio.run(recognition(options.requests, issuer)).items():
+            print(f"{way:20} {microseconds:6.1f} µs")
+        return
     measured: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for number in range(options.rounds):
         for way in (*WAYS[number % len(WAYS) :], *WAYS[: number % len(WAYS)]):

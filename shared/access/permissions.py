@@ -1,5 +1,6 @@
 """Permissions and roles, as one table: which role may do what, and with whose records."""
 
+import functools
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
@@ -127,6 +128,7 @@ ROLES: Mapping[Role, Grants] = {
 """What each role grants. docs/access.md shows the same as a table."""
 
 
+@functools.cache
 def grants_of(roles: frozenset[Role]) -> Grants:
     """Return everything that some of the roles grants, with the largest reach."""
     granted: dict[Permission, Reach] = {}
