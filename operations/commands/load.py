@@ -23,6 +23,9 @@ def load(
     lines: Annotated[int, typer.Option(min=1, max=100, help="Products per order.")] = 1,
     payment_token: Annotated[str, typer.Option(help="Card to pay with.")] = "tok_ok",  # noqa: S107
     slots: Annotated[bool, typer.Option("--slots", help="Order for the earliest delivery slot with room.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Give each order a customer, an address, options and a discount.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the generator; the same seed generates the same orders.")] = 0,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that orders may take to settle after the last answer.")
@@ -35,7 +38,7 @@ def load(
     if a server cannot be reached.
     """
     try:
-        plan = LoadPlan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots)
+        plan = LoadPlan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots, details)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
     stack = chosen_stack()

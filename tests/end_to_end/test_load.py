@@ -42,7 +42,9 @@ def address(stack: Stack) -> Address:
 
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
     progress = LoadProgress()
-    report = await run_load(address(stack), LoadPlan(orders=300, concurrency=10, products=4, lines=2), progress)
+    report = await run_load(
+        address(stack), LoadPlan(orders=300, concurrency=10, products=4, lines=2, details=True), progress
+    )
     assert report.ok
     assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
     assert report.statuses == {"CONFIRMED": 300}

@@ -15,6 +15,7 @@ from operations.load.cost import Cost, Usage, cost_between
 from operations.load.outcomes import Outcomes
 from operations.load.plan import VARIETY, LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds, percentile
+from order_service.new_order import Customer, NewDelivery, NewItem, NewOrder
 
 
 def test_the_same_plan_makes_the_same_orders() -> None:
@@ -177,3 +178,11 @@ def test_a_restarted_process_counts_from_its_start() -> None:
     before = {"order": Usage(1, 10.0, 5), "inventory": Usage(2, 10.0, 5)}
     after = {"order": Usage(1, 10.5, 7), "inventory": Usage(3, 0.25, 8), "payment": Usage(4, 0.125, 9)}
     assert cost_between(before, after) == {"order": Cost(0.5, 7), "inventory": Cost(0.25, 8), "payment": Cost(0.125, 9)}
+
+
+def test_details_are_all_that_a_shop_may_know_about_an_order() -> None:
+    order = NewOrder.model_validate_json(LoadPlan(orders=1, lines=2, slots=True, details=True).bodies("run")[0])
+    assert order.model_fields_set == NewOrder.model_fields.keys() - {"currency", "hold_id"}
+    assert order.items[0].model_fields_set == NewItem.model_fields.keys()
+    assert order.customer and order.customer.model_fields_set == Customer.model_fields.keys()
+    assert order.delivery and order.delivery.model_fields_set == NewDelivery.model_fields.keys()
