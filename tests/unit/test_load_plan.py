@@ -184,5 +184,7 @@ def test_details_are_all_that_a_shop_may_know_about_an_order() -> None:
     order = NewOrder.model_validate_json(LoadPlan(orders=1, lines=2, slots=True, details=True).bodies("run")[0])
     assert order.model_fields_set == NewOrder.model_fields.keys() - {"currency", "hold_id"}
     assert order.items[0].model_fields_set == NewItem.model_fields.keys()
-    assert order.customer and order.customer.model_fields_set == Customer.model_fields.keys()
-    assert order.delivery and order.delivery.model_fields_set == NewDelivery.model_fields.keys()
+    assert order.customer is not None
+    assert order.customer.model_fields_set == Customer.model_fields.keys()
+    assert order.delivery is not None
+    assert order.delivery.model_fields_set == NewDelivery.model_fields.keys()
