@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from operations.reading.charges import holds_money, holds_nothing, intent_as_charge
 from payment_service.gateways.factory import STRIPE_INTENTS as COLLECTION
 from payment_service.gateways.factory import OpenGateway, open_gateway
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     ChargeRequest,
     Declined,
@@ -23,7 +26,7 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
-from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
+from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, EXPIRED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
 from shared.database import Database
@@ -510,3 +513,73 @@ async def test_the_service_charges_orders_and_refunds_them_over_stripe(stack: St
     output = "".join(line for process in stack.processes("payment") for line in process.output)
     assert API_KEY not in output
     assert VISA not in output
+
+
+# --- Authorised now, captured later ---
+
+
+async def authorized(gateway: OpenGateway) -> ChargeRequest:
+    request = replace(a_request(), capture=False)
+    assert isinstance(await gateway.charge(request), Authorized)
+    return request
+
+
+async def test_an_intent_is_captured_by_hand_only_if_its_order_asks_for_it(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    await gateway.charge(a_request())
+    await authorized(gateway)
+    assert [body.get("capture_method") for name, body in api.requests if name == "create"] == [None, "manual"]
+
+
+async def test_an_authorisation_that_has_expired_is_not_captured(gateway: OpenGateway, api: StripeApi) -> None:
+    request = await authorized(gateway)
+    api.expire(api.of(request.key)[0])
+    assert await gateway.capture(request) == CaptureRefused(EXPIRED)
+    assert await gateway.refund(request) == NothingCharged()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("capture_charge_authorization_expired", EXPIRED),
+        ("charge_expired_for_capture", EXPIRED),
+        ("capture_unauthorized_payment", "Stripe refused the capture: capture_unauthorized_payment"),
+    ],
+)
+async def test_a_capture_that_stripe_refuses_can_be_tried_again(
+    gateway: OpenGateway, api: StripeApi, code: str, reason: str
+) -> None:
+    request = await authorized(gateway)
+    api.refuses_captures_as = code
+    assert await gateway.capture(request) == CaptureRefused(reason)
+    api.refuses_captures_as = None
+    assert isinstance(await gateway.capture(request), Charged)
+
+
+@pytest.mark.parametrize("fault", ["fail before", "fail after", "lose answer", "rate limit"])
+async def test_a_capture_without_an_answer_is_made_once(gateway: OpenGateway, api: StripeApi, fault: Fault) -> None:
+    request = await authorized(gateway)
+    api.disturb("capture", fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.capture(request)
+    assert isinstance(await gateway.capture(request), Charged)
+    assert api.held() == {request.key}
+
+
+async def test_the_records_tell_the_audit_what_is_authorised_charged_and_void(
+    gateway: OpenGateway, database: Database
+) -> None:
+    kept, captured, voided = [await authorized(gateway) for _ in range(3)]
+    await gateway.capture(captured)
+    await gateway.refund(voided)
+    outcomes = {}
+    for request in (kept, captured, voided):
+        charge = intent_as_charge(await database[COLLECTION].find_one({"_id": request.key}))
+        assert charge is not None
+        outcomes[request.key] = (charge["outcome"], holds_money(charge), holds_nothing(charge))
+    assert list(outcomes.values()) == [
+        ("AUTHORIZED", True, False),
+        ("CHARGED", True, False),
+        ("VOIDED", False, True),
+    ]

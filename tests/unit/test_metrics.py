@@ -157,7 +157,7 @@ def test_a_cancellation_that_waited_for_a_step_counts_as_the_clients() -> None:
 
 def test_every_event_that_may_end_an_order_badly_has_its_reason() -> None:
     events = [event for status in (Status.PENDING, Status.PROVISIONING) for event in SAGA.table[status]]
-    ends = {_key(event) for event in events}
+    ends = {_key(event) for event in events} | {"payment.capture_failed"}
     harmless = {
         "stock.reserved",
         "payment.processed",
@@ -258,7 +258,9 @@ def test_open_orders_are_shown_by_status_with_their_age() -> None:
     seen = _samples()
     assert {status: value(seen, "ordersaga_open_orders", status=status) for status in stack_metrics.OPEN_STATUSES} == {
         "PENDING": 3,
+        "CONFIRMED": 0,
         "PROVISIONING": 1,
+        "COMPLETED": 0,
         "CANCELLED": 2,
         "FAILED": 6,
     }
