@@ -10,6 +10,8 @@ Document = dict[str, Any]
 
 OPEN = "OPEN"
 """The outcome of an intent that may or may not be charged: older releases did not record that."""
+TIMES = ("closedAt", "authorizedAt", "voidedAt", "chargedAt", "refundedAt")
+"""The fields of an intent that say what became of it."""
 AUTHORIZED, CHARGED = "AUTHORIZED", "CHARGED"
 NOT_CHARGED = ("DECLINED", "VOIDED")
 

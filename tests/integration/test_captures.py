@@ -1,275 +1,185 @@
-"""Cards that are authorised first and charged when the order is fulfilled: once, whatever crashes, races or is lost."""
+"""Orders whose cards are captured when they are fulfilled, over all services: goods, servers, refusals, crashes."""
 
 import asyncio
-import random
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from typing import Any
 
+import httpx
 import pytest
 
-from payment_service.gateways.port import GatewayTimeoutError
 from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
-from payment_service.lifecycle import Payment, PaymentStatus
-from shared.contracts import (
-    Message,
-    OrderCreated,
-    PartRefundFailed,
-    PaymentCaptured,
-    PaymentCaptureFailed,
-    PaymentProcessed,
-    PaymentRefunded,
-)
-from shared.contracts.orders import PaymentInstruction
-from shared.database import Document
-from shared.errors import PoisonError
-from shared.failpoints import CAPTURE_SENT, PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
-from tests.integration.test_retainer_payments import retainer
-from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
+from shared.failpoints import CAPTURE_SENT, HANDLED, PUBLISHED, SimulatedCrashError
+from tests.support.eventually import eventually
+from tests.support.shop import A_SERVER, SERVICES, Shop, open_shop
 
 
 @pytest.fixture
-def clock() -> MovableClock:
-    return MovableClock()
+async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
+    async with open_shop(mongodb_url, database_prefix) as shop:
+        shop.settings |= {"resend_after_seconds": 0.2, "card_capture": "on_confirm"}
+        yield shop
 
 
 @pytest.fixture
-async def workers(mongodb_url: str, database_prefix: str, clock: MovableClock) -> AsyncIterator[list[PaymentWorker]]:
-    async with (
-        payment_worker(mongodb_url, database_prefix, clock=clock, capture_on_confirm=True) as one,
-        payment_worker(mongodb_url, database_prefix, clock=clock, capture_on_confirm=True) as other,
-    ):
-        yield [one, other]
+async def open_for_business(shop: Shop) -> AsyncIterator[Shop]:
+    async with shop.all_running():
+        yield shop
 
 
-@pytest.fixture
-def worker(workers: list[PaymentWorker]) -> PaymentWorker:
-    return workers[0]
+async def post(shop: Shop, path: str, body: Any = None) -> httpx.Response:
+    return await shop._clients["order"].post(path, json=body or {})
 
 
-async def authorized(worker: PaymentWorker, token: str = "tok_ok") -> str:
-    """Authorise an order and return its id."""
-    order = order_created(token)
-    (answer,) = await worker.charge(order)
-    assert isinstance(answer, PaymentProcessed)
-    assert answer.status == "AUTHORIZED"
-    return order.order_id
+async def failed(shop: Shop, token: str, **body: Any) -> dict[str, Any]:
+    """Place an order whose capture is refused, and return it once it is FAILED."""
+    order_id = await shop.place(payment={"token": token}, **body)
+
+    async def has_failed() -> bool:
+        shop.broker.advance(1)
+        return bool((await shop.found(order_id))["status"] == "FAILED") and not shop.broker.depth()
+
+    await eventually(has_failed, 30, "the capture to be refused")
+    return await shop.found(order_id)
 
 
-def captured(order_id: str) -> list[Message]:
-    return [PaymentCaptured(order_id=order_id)]
+def events(order: dict[str, Any]) -> list[str]:
+    return [entry["event"] for entry in order["history"]]
 
 
-def not_captured(order_id: str, reason: str) -> list[Message]:
-    return [PaymentCaptureFailed(order_id=order_id, reason=reason)]
+async def charges(shop: Shop, order_id: str) -> str:
+    """Return the status of the payment, as the payment service knows it."""
+    return str((await shop.ask("payment", "GET", f"/payments/{order_id}"))["status"])
 
 
-def voided(order_id: str) -> list[Message]:
-    return [PaymentRefunded(order_id=order_id, status="VOIDED")]
+async def test_goods_are_captured_when_they_are_confirmed(open_for_business: Shop) -> None:
+    shop = open_for_business
+    order = await shop.settled(await shop.place(payment={"token": "tok_ok"}))
+    assert (order["status"], order["paymentStatus"]) == ("CONFIRMED", "PROCESSED")
+    assert events(order)[-1] == "payment.captured"
+    (authorised,) = [entry for entry in order["history"] if entry["event"] == "payment.processed"]
+    assert authorised["message"] == "Authorised"
+    assert await charges(shop, order["orderId"]) == "PROCESSED"
+    assert (await post(shop, f"/orders/{order['orderId']}/deliver")).status_code == 202
+    assert (await shop.settled(order["orderId"]))["status"] == "COMPLETED"
+    assert (await post(shop, f"/orders/{order['orderId']}/refunds", {"amount": 5})).status_code == 202
+    assert (await shop.settled(order["orderId"]))["refundedAmount"] == 5
 
 
-async def test_a_payment_is_captured_once_however_often_it_is_asked_for(workers: list[PaymentWorker]) -> None:
-    order_id = await authorized(workers[0])
-    assert (await workers[0].payment(order_id)).status is PaymentStatus.AUTHORIZED
-    for worker in (*workers, workers[0]):
-        assert await worker.capture(order_id) == captured(order_id)
-    payment = await workers[0].payment(order_id)
-    agree(payment, await workers[0].gateway_record(order_id))
-    assert payment.status is PaymentStatus.PROCESSED
+async def test_a_server_is_captured_when_it_is_ready(open_for_business: Shop) -> None:
+    shop = open_for_business
+    order = await shop.settled(await shop.place(payment={"token": "tok_ok"}, **A_SERVER))
+    assert (order["status"], order["paymentStatus"]) == ("COMPLETED", "PROCESSED")
+    assert events(order)[-2:] == ["provisioning.completed", "payment.captured"]
 
 
-async def test_a_cancelled_order_is_voided_and_costs_no_refund(worker: PaymentWorker) -> None:
-    order_id = await authorized(worker)
-    assert await worker.refund(order_id) == voided(order_id)
-    record = await worker.gateway_record(order_id)
-    assert record is not None
-    assert "refundedAt" not in record
-    assert await worker.capture(order_id) == voided(order_id)
-    assert await worker.held() == set()
+async def test_an_order_that_is_cancelled_is_voided(open_for_business: Shop) -> None:
+    shop = open_for_business
+    body: dict[str, Any] = {"items": [{"productId": "p1", "quantity": 1000, "price": 1}], "totalAmount": 1000}
+    order = await shop.settled(await shop.place(payment={"token": "tok_ok"}, **body))
+    assert (order["status"], order["paymentStatus"]) == ("CANCELLED", "VOIDED")
+    assert await charges(shop, order["orderId"]) == "VOIDED"
 
 
-async def test_a_captured_payment_is_refunded_as_any_other(worker: PaymentWorker) -> None:
-    order_id = await authorized(worker)
-    await worker.capture(order_id)
-    assert await worker.refund(order_id) == [PaymentRefunded(order_id=order_id, status="REFUNDED")]
+async def test_nothing_leaves_and_nothing_is_refunded_before_the_capture(shop: Shop) -> None:
+    crashed = asyncio.Event()
+
+    def crash(point: str) -> None:
+        if point == CAPTURE_SENT:
+            crashed.set()
+            raise SimulatedCrashError(point)
+
+    async with shop.all_running("order", "inventory"):
+        async with shop.running("payment", crash):
+            order_id = await shop.place(payment={"token": "tok_ok"})
+            await eventually(lambda: _crashed_or_settled(shop, order_id, crashed), 30, "the crash")
+            order = await shop.found(order_id)
+            assert (order["status"], order["paymentStatus"], order["settled"]) == ("CONFIRMED", "AUTHORIZED", False)
+            for path, body in (("deliver", {}), ("refunds", {"amount": 1}), ("cancel", {})):
+                answer = await post(shop, f"/orders/{order_id}/{path}", body)
+                assert answer.status_code == 409
+                assert "its payment is authorised, and not captured yet" in answer.json()["detail"]
+        async with shop.running("payment"):
+            assert (await shop.settled(order_id))["paymentStatus"] == "PROCESSED"
 
 
-async def test_no_part_is_refunded_before_the_capture(worker: PaymentWorker) -> None:
-    order_id = await authorized(worker)
-    (refused,) = await worker.refund_part(order_id, "r1", 1)
-    assert isinstance(refused, PartRefundFailed)
-    assert "AUTHORIZED" in refused.reason
+async def _status(shop: Shop, order_id: str, status: str) -> bool:
+    shop.broker.advance(1)
+    return bool((await shop.found(order_id))["status"] == status)
 
 
-async def test_what_is_free_or_prepaid_needs_no_capture(worker: PaymentWorker) -> None:
-    free = order_created(amount=0)
-    prepaid = order_created(
-        payment=PaymentInstruction(method="retainer", token=None, retainer_id=await retainer(worker, 5000))
-    )
-    for order in (free, prepaid):
-        (answer,) = await worker.charge(order)
-        assert isinstance(answer, PaymentProcessed)
-        assert answer.status == "PROCESSED"
-        assert await worker.capture(order.order_id) == captured(order.order_id)
-
-
-async def test_a_capture_of_an_order_without_a_payment_is_poison(worker: PaymentWorker) -> None:
-    with pytest.raises(PoisonError, match="has no payment"):
-        await worker.capture("unknown")
-
-
-async def test_a_refused_capture_says_why_and_can_be_tried_again(workers: list[PaymentWorker]) -> None:
-    order_id = await authorized(workers[0], "tok_capture_refused")
-    assert await workers[0].capture(order_id) == not_captured(order_id, CAPTURE_REFUSED)
-    assert (await workers[0].payment(order_id)).failure_reason == CAPTURE_REFUSED
-    assert await workers[1].capture(order_id) == captured(order_id)
-    assert (await workers[0].payment(order_id)).failure_reason is None
-
-
-async def test_an_expired_authorisation_is_never_captured(worker: PaymentWorker) -> None:
-    order_id = await authorized(worker, "tok_authorization_expires")
-    for _ in range(2):
-        assert await worker.capture(order_id) == not_captured(order_id, EXPIRED)
-    assert await worker.refund(order_id) == voided(order_id)
-    assert await worker.held() == set()
-
-
-@pytest.mark.parametrize("second", [0, 1], ids=["same worker", "another worker"])
-async def test_a_capture_that_comes_again_after_a_crash_is_made_once(workers: list[PaymentWorker], second: int) -> None:
-    order_id = await authorized(workers[0])
-    workers[0].crash_at = CAPTURE_SENT
-    with pytest.raises(SimulatedCrashError):
-        await workers[0].capture(order_id)
-    assert (await workers[0].payment(order_id)).status is PaymentStatus.AUTHORIZED
-    assert await workers[second].capture(order_id) == captured(order_id)
-
-
-async def test_a_capture_of_unknown_outcome_is_learned_later(workers: list[PaymentWorker], clock: MovableClock) -> None:
-    order = order_created("tok_timeout")
-    assert await workers[0].charge(order) == []
-    clock.advance(1)
-    await workers[0].reconciler.look_up_due()
-    (answer,) = workers[0].outbox.sent
-    assert isinstance(answer, PaymentProcessed)
-    assert await workers[0].capture(order.order_id) == []
-    clock.advance(3)
-    await workers[1].reconciler.look_up_due()
-    assert workers[1].outbox.sent == captured(order.order_id)
-    assert await workers[0].payments.due(clock.now.replace(year=2100), 10) == []
-
-
-async def test_payments_of_before_are_charged_as_before_when_the_setting_changes(
-    workers: list[PaymentWorker], mongodb_url: str, database_prefix: str, clock: MovableClock
+@pytest.mark.parametrize("body", [{}, A_SERVER], ids=["goods", "a server"])
+async def test_a_refused_capture_waits_for_an_operator_who_retries(
+    open_for_business: Shop, body: dict[str, Any]
 ) -> None:
-    async with payment_worker(mongodb_url, database_prefix, clock=clock) as immediate:
-        at_once = order_created()
-        immediate.crash_at = PAYMENT_PENDING
-        with pytest.raises(SimulatedCrashError):
-            await immediate.charge(at_once)
-        (answer,) = await workers[0].charge(at_once)
-        assert isinstance(answer, PaymentProcessed)
-        assert answer.status == "PROCESSED"
-        later = await authorized(workers[0])
-        assert await immediate.capture(later) == captured(later)
+    shop = open_for_business
+    order = await failed(shop, "tok_capture_refused", **body)
+    assert (order["failureReason"], order["paymentStatus"]) == (CAPTURE_REFUSED, "AUTHORIZED")
+    assert (order["stockStatus"], order["settled"]) == ("RESERVED", False)
+    assert (await post(shop, f"/orders/{order['orderId']}/retry")).status_code == 202
+    done = await shop.settled(order["orderId"])
+    assert (done["status"], done["paymentStatus"]) == ("COMPLETED" if body else "CONFIRMED", "PROCESSED")
+    assert done["failureReason"] is None
+    if body:
+        assert events(done).count("provisioning.completed") == 1
+        assert done["server"] == order["server"]
 
 
-class History:
-    """Orders that are captured, refunded or both, by crashing workers over a gateway that loses answers."""
-
-    def __init__(self, seed: int, workers: list[PaymentWorker], clock: MovableClock) -> None:
-        self._dice = random.Random(seed)
-        self._workers = workers
-        self._clock = clock
-        tokens = ["tok_ok", "tok_ok", "tok_timeout", "tok_capture_refused", "tok_authorization_expires"]
-        self.orders = [order_created(self._dice.choice(tokens)) for _ in range(4)]
-        self.captured = {order.order_id for order in self.orders if self._dice.random() < 0.7}
-        self.refunded = {order.order_id for order in self.orders if self._dice.random() < 0.5}
-        for worker in workers:
-            worker.gateway.before = worker.gateway.after = self._disturb
-
-    async def _disturb(self, _operation: str, _key: str) -> None:
-        luck = self._dice.random()
-        if luck < 0.15:
-            raise GatewayTimeoutError("lost")
-        if luck < 0.5:
-            await asyncio.sleep(0)
-
-    async def play(self) -> None:
-        """Authorise the orders; then deliver every capture and refund until it is acknowledged, in random order."""
-        for order in self.orders:
-            while not await self._deliver("charge", order):
-                await self._look_up()
-        waiting = [
-            (what, order)
-            for what, ids in (("capture", self.captured), ("refund", self.refunded))
-            for order in self.orders
-            if order.order_id in ids
-        ]
-        self._dice.shuffle(waiting)
-        while waiting:
-            count = self._dice.randint(1, 4)
-            now, waiting = waiting[:count], waiting[count:]
-            delivered = await asyncio.gather(*(self._deliver(*message) for message in now))
-            waiting.extend(message for message, done in zip(now, delivered, strict=True) if not done)
-            await self._look_up()
-        for worker in self._workers:
-            worker.crash_at = None
-        # Commands that are still unanswered come again, as the order service sends them.
-        for order in self.orders:
-            while order.order_id in self.captured | self.refunded and not await self._answered(order):
-                await self._look_up()
-
-    async def _answered(self, order: OrderCreated) -> bool:
-        worker = self._dice.choice(self._workers)
-        command = worker.refund if order.order_id in self.refunded else worker.capture
-        return bool(await command(order.order_id))
-
-    async def _deliver(self, what: str, order: OrderCreated) -> bool:
-        worker = self._dice.choice(self._workers)
-        if self._dice.random() < 0.4:
-            worker.crash_at = self._dice.choice([PAYMENT_PENDING, PAYMENT_CHARGED, CAPTURE_SENT, REFUND_SENT])
-        try:
-            if what == "charge":
-                await worker.charge(order)
-                return (await worker.payment(order.order_id)).status is not PaymentStatus.PENDING
-            await (worker.capture if what == "capture" else worker.refund)(order.order_id)
-        except SimulatedCrashError:
-            return False
-        return self._dice.random() > 0.2
-
-    async def _look_up(self) -> None:
-        self._clock.advance(31)
-        with suppress(SimulatedCrashError):
-            await self._dice.choice(self._workers).reconciler.look_up_due()
+@pytest.mark.parametrize("how", ["refund", "end of the hold"])
+async def test_an_expired_authorisation_is_given_up(shop: Shop, how: str) -> None:
+    shop.settings["failed_hold_seconds"] = 0.5 if how != "refund" else 600
+    async with shop.all_running():
+        before = await shop.ask("inventory", "GET", "/inventory/p1")
+        order = await failed(shop, "tok_authorization_expires")
+        assert order["failureReason"] == EXPIRED
+        if how == "refund":
+            assert (await post(shop, f"/orders/{order['orderId']}/retry")).status_code == 202
+            await eventually(lambda: _status(shop, order["orderId"], "FAILED"), 30, "the second refusal")
+            assert (await post(shop, f"/orders/{order['orderId']}/refund")).status_code == 202
+        done = await shop.settled(order["orderId"])
+        assert (done["status"], done["stockStatus"], done["paymentStatus"]) == ("FAILED", "RELEASED", "VOIDED")
+        assert await shop.ask("inventory", "GET", "/inventory/p1") == before
+        refused = await post(shop, f"/orders/{order['orderId']}/retry")
+        assert refused.status_code == 409
 
 
-@pytest.mark.parametrize("first", range(0, 200, 25))
-async def test_a_capture_that_races_a_refund_has_one_winner(
-    workers: list[PaymentWorker], clock: MovableClock, first: int
+CRASHES = [
+    *(("payment", point) for point in (CAPTURE_SENT, HANDLED, PUBLISHED)),
+    *(("order", point) for point in (HANDLED, PUBLISHED)),
+]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize(("service", "point"), CRASHES, ids=[f"{service} at {point}" for service, point in CRASHES])
+async def test_a_crash_between_two_steps_of_an_order_with_a_capture(
+    shop: Shop, service: str, point: str, nth: int
 ) -> None:
-    for seed in range(first, first + 25):
-        history = History(seed, workers, clock)
-        await history.play()
-        for order in history.orders:
-            payment = await workers[0].payment(order.order_id)
-            agree(payment, await workers[0].gateway_record(order.order_id))
-            if order.order_id in history.refunded:
-                assert payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED), seed
-            elif order.order_id in history.captured and order.payment.token != "tok_authorization_expires":
-                assert payment.status is PaymentStatus.PROCESSED or payment.failure_reason == CAPTURE_REFUSED, seed
-            else:
-                assert payment.status is PaymentStatus.AUTHORIZED, seed
+    """The answers, the join and the capture go through the same points one after the other: hence the n-th time."""
+    reached = 0
+    crashed = asyncio.Event()
+
+    def crash(name: str) -> None:
+        nonlocal reached
+        if name == point and not crashed.is_set():
+            reached += 1
+            if reached == nth:
+                crashed.set()
+                raise SimulatedCrashError(point)
+
+    async with contextlib.AsyncExitStack() as others:
+        for name in SERVICES:
+            if name in ("order", "inventory", "payment") and name != service:
+                await others.enter_async_context(shop.running(name))
+        async with shop.running(service, crash):
+            order_id = await shop.place(payment={"token": "tok_ok"})
+            await eventually(lambda: _crashed_or_settled(shop, order_id, crashed), 30, "the crash")
+        async with shop.running(service):
+            order = await shop.settled(order_id)
+            assert (order["status"], order["paymentStatus"]) == ("CONFIRMED", "PROCESSED")
+            assert events(order).count("payment.captured") == 1
+            assert await charges(shop, order_id) == "PROCESSED"
 
 
-def agree(payment: Payment, record: Document | None) -> None:
-    """Check that the payment agrees with the gateway's record."""
-    assert record is not None
-    state = (record["outcome"], "refundedAt" in record)
-    allowed = {
-        PaymentStatus.AUTHORIZED: {("AUTHORIZED", False)},
-        PaymentStatus.PROCESSED: {("CHARGED", False)},
-        PaymentStatus.REFUNDED: {("CHARGED", True)},
-        PaymentStatus.VOIDED: {("VOIDED", False)},
-    }
-    if payment.failure_reason == EXPIRED:
-        allowed[PaymentStatus.AUTHORIZED] = {("VOIDED", False)}
-    assert state in allowed[payment.status], (payment, record)
+async def _crashed_or_settled(shop: Shop, order_id: str, crashed: asyncio.Event) -> bool:
+    shop.broker.advance(1)
+    return crashed.is_set() or bool((await shop.found(order_id))["settled"])
