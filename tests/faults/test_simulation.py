@@ -56,7 +56,14 @@ GONE_THROUGH = ("CONFIRMED", "COMPLETED")
 CAPTURES = ("immediate", "on_confirm")
 TOKENS = {
     "immediate": ("tok_ok", "tok_ok", "tok_ok", "tok_declined", "tok_timeout"),
-    "on_confirm": ("tok_ok", "tok_ok", "tok_timeout", "tok_declined", "tok_capture_refused", "tok_authorization_expires"),
+    "on_confirm": (
+        "tok_ok",
+        "tok_ok",
+        "tok_timeout",
+        "tok_declined",
+        "tok_capture_refused",
+        "tok_authorization_expires",
+    ),
 }
 LATELY = 4
 """The number of orders placed last, of which one is now and then tried again or given up."""
