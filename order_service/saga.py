@@ -9,7 +9,8 @@
 CONFIRMED goods that are delivered, and servers that are ready, are COMPLETED.
 
 A participant may only have committed itself, as a card that is authorised has. Its part is asked for when the order is
-fulfilled: CONFIRMED goods, COMPLETED servers. If it refuses then, the order is FAILED; a retry asks for it again.
+fulfilled: CONFIRMED goods, COMPLETED servers. The order is announced once that is done. If the participant refuses, the
+order is FAILED; a retry asks for it again.
 
 `Saga.table` is the whole of it: a row for every status, a cell for every event that has an effect there; all other
 events are ignored. The participants are the rows of participants.py: three answers each, and the command that undoes.
@@ -45,6 +46,7 @@ from order_service.participants import (
     Participant,
     Refused,
     Undone,
+    open_part,
 )
 from order_service.rules import Cell, Table, Transition, answers, on, row
 from shared.contracts import (
@@ -129,7 +131,7 @@ class Saga:
             return Transition(order, self._repeated(order, event, transition))
         after, messages = transition.order, transition.messages
         cause = order.cause
-        if after.status is not order.status:
+        if enters(order, after):
             cause, messages = event.routing_key, self.state_messages(after)
         after = replace(after, settled=self._is_settled(after), cause=cause, updated_at=now)
         return Transition(after, messages, HistoryEntry(now, event.routing_key, after.status, _in_words(event)))
@@ -204,11 +206,11 @@ class Saga:
             return None
         return Transition(replace(order, status=Status.COMPLETED, completed_at=now))
 
-    def _retry(self, order: Order, _event: RetryRequested, _now: datetime) -> Transition | None:
+    def _retry(self, order: Order, _event: RetryRequested, now: datetime) -> Transition | None:
         if not self._holds_all(order):
             return None
         if _is_fulfilled(order):
-            return Transition(_fulfilled(order))
+            return Transition(_fulfilled(order, now))
         return _start_run(order) if order.provisioning_run < MAX_RUNS else None
 
     def _refund(self, order: Order, event: RefundRequested, now: datetime) -> Transition | None:
@@ -342,14 +344,14 @@ def _fail_fulfilment(participant: AnyParticipant, order: Order, answer: Refused,
     """Leave the order to an operator: it has all but this participant's part, and may have been announced."""
     if not participant.is_committed(order):
         return None
-    return Transition(replace(order, status=Status.FAILED, failure_reason=answer.reason))
+    return Transition(replace(order, status=Status.FAILED, failure_reason=answer.reason, completed_at=None))
 
 
-def _fulfil_late(participant: AnyParticipant, order: Order, _answer: OrderMessage, _now: datetime) -> Transition | None:
+def _fulfil_late(participant: AnyParticipant, order: Order, _answer: OrderMessage, now: datetime) -> Transition | None:
     """Fulfil an order that failed as it was fulfilled, unless it is being compensated: a repetition has succeeded."""
     if order.compensating or not participant.is_committed(order) or not _is_fulfilled(order):
         return None
-    return Transition(_fulfilled(participant.with_state(order, participant.succeeded)))
+    return Transition(_fulfilled(participant.with_state(order, participant.succeeded), now))
 
 
 def _note_delivery(
@@ -376,10 +378,12 @@ def _is_fulfilled(order: Order) -> bool:
     return order.fulfilment == "goods" or order.provisioning_status == "COMPLETED"
 
 
-def _fulfilled(order: Order) -> Order:
+def _fulfilled(order: Order, now: datetime) -> Order:
     """Return such an order in the status that it failed in."""
-    status = Status.CONFIRMED if order.fulfilment == "goods" else Status.COMPLETED
-    return replace(order, status=status, failure_reason=None)
+    order = replace(order, failure_reason=None)
+    if order.fulfilment == "goods":
+        return replace(order, status=Status.CONFIRMED)
+    return replace(order, status=Status.COMPLETED, completed_at=now)
 
 
 def _start_run(order: Order) -> Transition:
@@ -416,6 +420,16 @@ def _is_outdated(order: Order, event: Event) -> bool:
 # --- Words and messages. ---
 
 
+def enters(before: Order, after: Order) -> bool:
+    """Return whether a transition led into a state: another status, or one that was open and is announced now."""
+    return after.status is not before.status or (_is_open(before) and not _is_open(after))
+
+
+def _is_open(order: Order) -> bool:
+    """Return whether the order is fulfilled but for a participant that has only committed itself."""
+    return order.status in (Status.CONFIRMED, Status.COMPLETED) and open_part(order) is not None
+
+
 def _in_words(event: Event) -> str | None:
     """Return the text of a history entry: the progress, or the reason of a refusal or a request; which refund it is."""
     text: str | None = getattr(event, "message", None) or getattr(event, "reason", None)
@@ -426,7 +440,9 @@ def _in_words(event: Event) -> str | None:
 
 
 def _news(order: Order) -> tuple[Message, ...]:
-    """Return the event that announces the order's status."""
+    """Return the event that announces the order's status, as soon as nothing is open in it."""
+    if _is_open(order):
+        return ()
     event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
     match order.status:
         case Status.PENDING:

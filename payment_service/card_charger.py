@@ -29,6 +29,7 @@ from payment_service.lifecycle import (
     FREE,
     Part,
     Payment,
+    PaymentStatus,
     after_capture,
     after_charge,
     after_refund,
@@ -80,12 +81,14 @@ class CardCharger:
         outcomes = await self._call_all("capture", [(p, partial(self._capture_one, p)) for p in payments])
         self._failpoint(CAPTURE_SENT)
         now = self._clock()
-        for payment, outcome in zip(payments, outcomes, strict=True):
-            if isinstance(outcome, CaptureRefused):
+        changes = [(p, after_capture(p, outcome, now)) for p, outcome in zip(payments, outcomes, strict=True)]
+        recorded = await self._record(changes, unpublished=False)
+        for payment, outcome in zip(recorded, outcomes, strict=True):
+            # One that a refund has overtaken was to be refused.
+            if isinstance(outcome, CaptureRefused) and payment.status is PaymentStatus.AUTHORIZED:
                 _refused_captures.inc()
                 _log.warning("capture refused", order_id=payment.order_id, why=outcome.reason)
-        changes = [(p, after_capture(p, outcome, now)) for p, outcome in zip(payments, outcomes, strict=True)]
-        return await self._record(changes, unpublished=False)
+        return recorded
 
     async def refund(self, payments: Sequence[Payment], *, unpublished: bool = False) -> list[Payment]:
         """Refund the payments and return them as recorded, in the same order."""

@@ -103,8 +103,8 @@ class Payment:
 
     With a `retainer_id` the order is paid from that retainer and `transaction_id` is the journal entry; without one it
     is paid by card. With `capture_on_confirm` a card is only authorised, and charged when the order is fulfilled; a
-    capture that was refused leaves its `failure_reason`. `traceparent` lets later messages about the payment continue
-    the order's trace.
+    capture of unknown outcome is noted as `capture_requested`, one that was refused leaves its `failure_reason`.
+    `traceparent` lets later messages about the payment continue the order's trace.
     """
 
     order_id: str
@@ -125,6 +125,7 @@ class Payment:
     traceparent: str | None = None
     owner_id: str | None = None
     capture_on_confirm: bool = False
+    capture_requested: bool = False
     parts: tuple[Part, ...] = ()
     parts_version: int = 0
     """Counts the parts ever added, so that a part is only added to the payment that it was decided on."""
@@ -172,8 +173,8 @@ def next_action(payment: Payment) -> NextAction:
     may_hold = payment.next_lookup_at or payment.status in (PaymentStatus.PENDING, *HOLDS_MONEY)
     if payment.refund_requested and may_hold:
         return NextAction.REFUND
-    if payment.status is PaymentStatus.AUTHORIZED and payment.next_lookup_at:
-        return NextAction.CAPTURE  # only a capture of unknown outcome has a look-up here
+    if payment.status is PaymentStatus.AUTHORIZED and payment.next_lookup_at and payment.capture_requested:
+        return NextAction.CAPTURE
     if payment.status is not PaymentStatus.PENDING:
         undecided = payment.next_lookup_at and any(part.status is PartStatus.PENDING for part in payment.parts)
         return NextAction.REFUND_PARTS if undecided else NextAction.NONE
@@ -204,7 +205,7 @@ def after_capture(payment: Payment, outcome: Charged | CaptureRefused | OutcomeU
         case CaptureRefused(reason):
             return _decided(payment, now, payment.status, transaction_id=payment.transaction_id, failure_reason=reason)
         case OutcomeUnknown():
-            return with_next_lookup(payment, now)
+            return replace(with_next_lookup(payment, now), capture_requested=True)
 
 
 def must_refund(payment: Payment, outcome: ChargeOutcome) -> bool:
@@ -258,6 +259,7 @@ def _decided(
         status=status,
         transaction_id=transaction_id,
         failure_reason=failure_reason,
+        capture_requested=False,
         next_lookup_at=None,
         lookups=0,
         updated_at=now,

@@ -1,13 +1,14 @@
 """The payment records: the collection `payments`, one document per order, with the order id as `_id`.
 
-    {_id, status, userId, ownerId, amount (minor units), currency, token, captureOnConfirm, retainerId, transactionId,
-     failureReason, refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt,
+    {_id, status, userId, ownerId, amount (minor units), currency, token, captureOnConfirm, captureRequested,
+     retainerId, transactionId, failureReason, refundRequested, nextLookupAt, lookups, unpublished, traceparent,
+     createdAt, updatedAt,
      parts: [{refundId, amount, status, failureReason, entryId, createdAt, updatedAt}], partsVersion}
 
 An order paid from a retainer has a `retainerId`, and its `transactionId` is the journal entry. Fields without a value
-are not stored. Every update names the state it starts from: `status` and `refundRequested`, the two fields that
-concurrent workers race for. The parts (parts.py) are changed apart from the rest: one is added to the `partsVersion` on
-which it was decided, and leaves PENDING once.
+are not stored. Every update names the state it starts from: `status`, `refundRequested` and `failureReason`, the
+fields that concurrent workers race for. The parts (parts.py) are changed apart from the rest: one is added to the
+`partsVersion` on which it was decided, and leaves PENDING once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,7 @@ _FIELDS: Mapping[str, str] = {
     "currency": "currency",
     "token": "token",
     "capture_on_confirm": "captureOnConfirm",
+    "capture_requested": "captureRequested",
     "retainer_id": "retainerId",
     "transaction_id": "transactionId",
     "failure_reason": "failureReason",
@@ -78,6 +80,9 @@ _FIELDS: Mapping[str, str] = {
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }
+
+_OF_AN_UNKNOWN_OUTCOME = frozenset({"nextLookupAt", "captureRequested"})
+"""What a worker without an answer leaves, perhaps after another one read the payment whose outcome it then records."""
 
 
 class Payments:
@@ -232,7 +237,7 @@ def _update(before: Payment, after: Payment) -> UpdateOne:
     old, new = _document(before), _document(after)
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
-    if gone := old.keys() - new.keys():
+    if gone := (old.keys() | _OF_AN_UNKNOWN_OUTCOME) - new.keys():
         change["$unset"] = dict.fromkeys(gone, "")
     return UpdateOne(_unchanged(before), change)
 
@@ -243,6 +248,7 @@ def _unchanged(payment: Payment) -> Document:
         "_id": payment.order_id,
         "status": payment.status,
         "refundRequested": payment.refund_requested or None,
+        "failureReason": payment.failure_reason,
     }
 
 

@@ -22,8 +22,10 @@ from operations.audit.report import Violation
 from operations.audit.stock import keeps_units
 from operations.reading.charges import (
     AUTHORIZED,
+    CHARGED,
     NOT_CHARGED,
     charge_text,
+    has_expired,
     holds_money,
     holds_nothing,
     intent_as_charge,
@@ -196,6 +198,8 @@ def _charge_matches_payment(records: OrderRecords, _order: Document, _now: datet
 
 def _paid_by(charge: Document | None, payment: Document, records: OrderRecords) -> Iterator[Violation]:
     transaction = payment.get("transactionId")
+    if payment["status"] == AUTHORIZED and has_expired(charge) and (charge or {}).get("chargeId") == transaction:
+        return  # the order is not captured, and an operator decides
     if charge is None or charge.get("outcome") in NOT_CHARGED or charge.get("chargeId") != transaction:
         found = f"payment {payment['status']} as {transaction}, at the gateway {charge_text(charge)}"
         yield records.violation(2, "charge", found, f"the gateway's charge {transaction}")
@@ -249,9 +253,19 @@ def _holds_its_money(records: OrderRecords, order: Document, _now: datetime) -> 
         return
     if order.get("totalAmount") and paid_through(records) != "retainer":
         charge = _charges(records)[paid_through(records) or "simulated"]
-        if holds_nothing(charge):
+        if holds_nothing(charge) and not (is_committed(order) and has_expired(charge)):
             found = f"{order.get('status')}, and at the gateway {charge_text(charge)}"
             yield records.violation(_invariant_of(order), "money", found, "a charge without a refund")
+
+
+def _is_not_captured_early(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that a card that is to be captured on fulfilment was not charged before."""
+    if _may_be_captured(order) or not (records.payment or {}).get("captureOnConfirm"):
+        return
+    for charge in _charges(records).values():
+        if charge is not None and charge.get("outcome") == CHARGED and holds_money(charge):
+            found = f"{order.get('status')}, and at the gateway {charge_text(charge)}"
+            yield records.violation(2, "captured early", found, "only authorised until the order is fulfilled")
 
 
 def _is_compensated(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -351,6 +365,7 @@ RULES: tuple[Rule, ...] = (
     _holds_what_it_needs,
     _holds_ordered_units,
     _holds_its_money,
+    _is_not_captured_early,
     _is_compensated,
     _ends_once,
     _answers_are_joined,
@@ -369,6 +384,13 @@ RULES: tuple[Rule, ...] = (
 def _needs_everything(order: Document) -> bool:
     """Return whether the order succeeds, or waits for a decision with everything held."""
     return order.get("status") in SUCCEEDING or is_held(order)
+
+
+def _may_be_captured(order: Document) -> bool:
+    """Return whether the order has all that its card is captured for, or may have had it."""
+    if order.get("status") == "FAILED":
+        return order.get("fulfilment") == "goods" or order.get("provisioningStatus") == "COMPLETED"
+    return order.get("status") in (*FULFILLED, "CANCELLED")
 
 
 def _invariant_of(order: Document) -> int:

@@ -16,6 +16,11 @@ AUTHORIZED, CHARGED = "AUTHORIZED", "CHARGED"
 NOT_CHARGED = ("DECLINED", "VOIDED")
 
 
+def has_expired(charge: Document | None) -> bool:
+    """Return whether the gateway ended an authorisation by itself, as its reason says."""
+    return charge is not None and charge.get("outcome") == "VOIDED" and "chargeId" in charge and "reason" in charge
+
+
 def intent_as_charge(intent: Document | None) -> Document | None:
     """Return the record of an intent at Stripe as a charge, None if there is no record."""
     if intent is None:

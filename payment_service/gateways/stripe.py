@@ -230,7 +230,7 @@ class StripeGateway:
         if not is_refunded(intent):
             outcome = charge_outcome(intent)
             if isinstance(outcome, Declined):
-                if "authorizedAt" in record:
+                if intent.status == "canceled":
                     await self._stamp(record, "voidedAt")
                 return nothing_charged(outcome)
             if not isinstance(outcome, Charged):

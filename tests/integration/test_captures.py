@@ -12,6 +12,7 @@ from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
 from shared.failpoints import CAPTURE_SENT, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.support.eventually import eventually
 from tests.support.shop import A_SERVER, SERVICES, Shop, open_shop
+from tests.support.violations import violations
 
 
 @pytest.fixture
@@ -123,6 +124,18 @@ async def test_a_refused_capture_waits_for_an_operator_who_retries(
     if body:
         assert events(done).count("provisioning.completed") == 1
         assert done["server"] == order["server"]
+
+
+@pytest.mark.parametrize("token", ["tok_capture_refused", "tok_authorization_expires"])
+@pytest.mark.parametrize("body", [{}, A_SERVER], ids=["goods", "server"])
+async def test_the_books_balance_while_an_order_that_was_not_captured_waits(
+    shop: Shop, mongodb_url: str, database_prefix: str, body: dict[str, Any], token: str
+) -> None:
+    shop.settings["failed_hold_seconds"] = 3600
+    async with shop.all_running():
+        order = await failed(shop, token, **body)
+        assert order["completedAt"] is None
+        assert await violations(mongodb_url, database_prefix) == []
 
 
 @pytest.mark.parametrize("how", ["refund", "end of the hold"])

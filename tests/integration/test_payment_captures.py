@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from prometheus_client import REGISTRY
 
 from payment_service.gateways.port import GatewayTimeoutError
 from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
@@ -157,6 +158,92 @@ async def test_a_capture_of_unknown_outcome_is_learned_later(workers: list[Payme
     assert await workers[0].payments.due(clock.now.replace(year=2100), 10) == []
 
 
+class Blocked:
+    """Lets a worker's next call of the gateway wait, then go on or get no answer; the other calls pass."""
+
+    def __init__(self, worker: PaymentWorker) -> None:
+        self._worker = worker
+        self._reached, self._released = asyncio.Event(), asyncio.Event()
+        self._lost = False
+        worker.gateway.before = self._wait
+
+    async def _wait(self, _operation: str, _key: str) -> None:
+        self._worker.gateway.before = _pass
+        self._reached.set()
+        await self._released.wait()
+        if self._lost:
+            raise GatewayTimeoutError("lost")
+
+    async def reached(self) -> None:
+        async with asyncio.timeout(60):
+            await self._reached.wait()
+
+    def release(self, *, lost: bool = False) -> None:
+        self._lost = lost
+        self._released.set()
+
+
+async def _pass(_operation: str, _key: str) -> None:
+    return None
+
+
+async def test_an_order_whose_charge_one_of_two_processes_lost_is_not_captured_unasked(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    slow = Blocked(workers[1])
+    redelivered = asyncio.create_task(workers[1].charge(order))
+    await slow.reached()
+    assert await workers[0].charge(order) == []
+    slow.release()
+    assert [answer.routing_key for answer in await redelivered] == ["payment.processed"]
+    clock.advance(2)
+    await workers[0].reconciler.look_up_due()
+    assert workers[0].outbox.sent == []
+    record = await workers[0].gateway_record(order.order_id)
+    assert record is not None
+    assert record["outcome"] == "AUTHORIZED"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_refusal_that_was_answered_is_not_followed_by_a_capture(
+    workers: list[PaymentWorker], clock: MovableClock, lost: int
+) -> None:
+    order_id = await authorized(workers[0], "tok_capture_refused")
+    slow = Blocked(workers[1])
+    second = asyncio.create_task(workers[1].capture(order_id))
+    await slow.reached()
+    if lost == 0:  # the first capture gets no answer, the second is refused
+        Blocked(workers[0]).release(lost=True)
+        assert await workers[0].capture(order_id) == []
+        slow.release()
+    else:  # the first is refused, the second gets no answer
+        assert await workers[0].capture(order_id) == not_captured(order_id, CAPTURE_REFUSED)
+        slow.release(lost=True)
+    assert await second == not_captured(order_id, CAPTURE_REFUSED)
+    clock.advance(60)
+    await workers[0].reconciler.look_up_due()
+    assert workers[0].outbox.sent == []
+    payment = await workers[0].payment(order_id)
+    assert (payment.status, payment.failure_reason) == (PaymentStatus.AUTHORIZED, CAPTURE_REFUSED)
+
+
+async def test_only_a_refusal_that_leaves_an_order_unpaid_is_counted(workers: list[PaymentWorker]) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("captures_refused_total") or 0
+
+    order_id = await authorized(workers[0])
+    before, slow = counted(), Blocked(workers[1])
+    capture = asyncio.create_task(workers[1].capture(order_id))
+    await slow.reached()
+    assert await workers[0].refund(order_id) == voided(order_id)
+    slow.release()
+    assert await capture == voided(order_id)
+    assert counted() == before
+    await workers[0].capture(await authorized(workers[0], "tok_authorization_expires"))
+    assert counted() == before + 1
+
+
 async def test_payments_of_before_are_charged_as_before_when_the_setting_changes(
     workers: list[PaymentWorker], mongodb_url: str, database_prefix: str, clock: MovableClock
 ) -> None:
@@ -196,7 +283,7 @@ class History:
     async def play(self) -> None:
         """Authorise the orders; then deliver every capture and refund until it is acknowledged, in random order."""
         for order in self.orders:
-            while not await self._deliver("charge", order):
+            while not any(await asyncio.gather(*(self._deliver("charge", order) for _ in range(self._times())))):
                 await self._look_up()
         waiting = [
             (what, order)
@@ -217,6 +304,10 @@ class History:
         for order in self.orders:
             while order.order_id in self.captured | self.refunded and not await self._answered(order):
                 await self._look_up()
+
+    def _times(self) -> int:
+        """Return to how many processes a message is delivered at once."""
+        return self._dice.choice((1, 1, 2))
 
     async def _answered(self, order: OrderCreated) -> bool:
         worker = self._dice.choice(self._workers)

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -33,7 +36,17 @@ from shared.database import Database
 from tests.support.builders import connected, new_id
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
-from tests.support.stripe_api import API_KEY, REFUSED, THREE_D_SECURE, VISA, Fault, Operation, StripeApi, run_stripe_api
+from tests.support.stripe_api import (
+    API_KEY,
+    REFUSED,
+    THREE_D_SECURE,
+    VISA,
+    Fault,
+    Intent,
+    Operation,
+    StripeApi,
+    run_stripe_api,
+)
 
 PATIENT = 60.0
 
@@ -565,6 +578,57 @@ async def test_a_capture_without_an_answer_is_made_once(gateway: OpenGateway, ap
         await gateway.capture(request)
     assert isinstance(await gateway.capture(request), Charged)
     assert api.held() == {request.key}
+
+
+async def test_a_capture_that_races_the_expiry_of_its_authorisation_has_one_winner(
+    opened: Opened, api: StripeApi
+) -> None:
+    gateways, winners = (opened(), opened()), Counter[bool]()
+
+    async def race(seed: int) -> None:
+        dice = random.Random(seed)
+        request = await authorized(gateways[0])
+        (intent,) = api.of(request.key)
+        faults: tuple[Fault, ...] = ("fail before", "fail after", "lose answer")
+        api.disturb("capture", *dice.sample(faults, dice.choice((0, 0, 1))))
+        captures = [_captured_at_last(gateway, request, dice.random() / 10) for gateway in gateways]
+        _, first, second = await asyncio.gather(_expire(api, intent, dice.random() / 10), *captures)
+        is_captured = intent.status == "succeeded"
+        assert first == second == (Charged(intent.id) if is_captured else CaptureRefused(EXPIRED)), seed
+        assert (request.key in api.held()) == is_captured, seed
+        winners[is_captured] += 1
+
+    for some in range(0, 200, 20):
+        await asyncio.gather(*map(race, range(some, some + 20)))
+    assert min(winners[True], winners[False]) > 0, winners
+
+
+async def _expire(api: StripeApi, intent: Intent, after: float) -> None:
+    """Let the authorisation expire after some seconds, unless it is captured by then."""
+    await asyncio.sleep(after)
+    if intent.status == "requires_capture":
+        api.expire(intent)
+
+
+async def _captured_at_last(gateway: OpenGateway, request: ChargeRequest, after: float) -> Charged | CaptureRefused:
+    """Capture after some seconds, again and again until the gateway answers."""
+    await asyncio.sleep(after)
+    while True:
+        with suppress(GatewayTimeoutError):
+            return await gateway.capture(request)
+
+
+async def test_a_confirmation_without_an_answer_that_is_voided_is_recorded_as_void(
+    gateway: OpenGateway, api: StripeApi, database: Database
+) -> None:
+    request = replace(a_request(), capture=False)
+    api.disturb("confirm", "lose answer")
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    assert await gateway.refund(request) == NothingCharged()
+    charge = intent_as_charge(await database[COLLECTION].find_one({"_id": request.key}))
+    assert charge is not None
+    assert charge["outcome"] == "VOIDED"
 
 
 async def test_the_records_tell_the_audit_what_is_authorised_charged_and_void(

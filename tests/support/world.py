@@ -208,9 +208,11 @@ def populate_captures(world: World) -> None:
     """Orders whose cards are captured when they are fulfilled: of p5, and servers, before and after and in vain."""
     world.add("products", _id="p5", kind="goods", quantity=7, supplied=10, version=9, moving={})
     of_p5: Document = {"items": (("p5", 1),)}
+    before = len(world.records["payments"])
     order(world, "captured", "CONFIRMED", **of_p5)
     order(world, "to-capture", "CONFIRMED", payment="AUTHORIZED", **of_p5, settled=False, updatedAt=JUST_NOW)
     order(world, "not-captured", "FAILED", payment="AUTHORIZED", **of_p5, settled=False, dueAt=JUST_NOW)
+    world.records["gateway_charges"][-1] |= {"outcome": "VOIDED", "reason": "The authorisation has expired"}
     order(world, "voided", "CANCELLED", stock="RELEASED", payment="VOIDED", **of_p5)
     # Authorised, and void before it was captured: the gateway still knows the amount.
     world.records["gateway_charges"][-1] |= {"chargeId": "ch_voided", "amount": TOTAL, "currency": "USD"}
@@ -225,6 +227,8 @@ def populate_captures(world: World) -> None:
         order(world, order_id, status, **server, **known, **how)
         job(world, order_id, "COMPLETED", ip=ip)
         world.add("addresses", _id=ip, orderId=order_id, wrong=False, at=LONG_AGO)
+    for payment in world.records["payments"][before:]:
+        payment["captureOnConfirm"] = True
 
 
 def hold(world: World, hold_id: str, units: int, status: str = "RESERVED", **fields: Any) -> None:

@@ -82,7 +82,7 @@ NEXT_ACTIONS = {
     (PaymentStatus.PENDING, True, False): NextAction.REFUND,
     (PaymentStatus.PENDING, True, True): NextAction.REFUND,
     (PaymentStatus.AUTHORIZED, False, False): NextAction.NONE,
-    (PaymentStatus.AUTHORIZED, False, True): NextAction.CAPTURE,
+    (PaymentStatus.AUTHORIZED, False, True): NextAction.NONE,
     (PaymentStatus.AUTHORIZED, True, False): NextAction.REFUND,
     (PaymentStatus.AUTHORIZED, True, True): NextAction.REFUND,
     (PaymentStatus.PROCESSED, False, False): NextAction.NONE,
@@ -109,6 +109,8 @@ def test_every_state_has_its_next_action() -> None:
     for (status, refund, due), action in NEXT_ACTIONS.items():
         found = payment(status, refund_requested=refund, next_lookup_at=NOW if due else None)
         assert next_action(found) is action, (status, refund, due)
+    asked = payment(PaymentStatus.AUTHORIZED, next_lookup_at=NOW, capture_requested=True)
+    assert next_action(asked) is NextAction.CAPTURE
 
 
 def test_a_charge_that_went_through_is_processed_and_one_declined_failed() -> None:

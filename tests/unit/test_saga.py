@@ -386,8 +386,9 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("CANCELLED and settled", "server reserved"): ("CANCELLED", ["stock.release"]),
     ("CANCELLED and settled", "no stock"): ("CANCELLED", []),
     ("CANCELLED and settled", "paid"): ("CANCELLED", ["payment.refund"]),
-    # An authorised payment is as good as a charged one until the order is fulfilled; then it is captured.
-    ("PENDING, authorized", "stock reserved"): ("CONFIRMED", ["order.confirmed", "payment.capture"]),
+    # An authorised payment is as good as a charged one until the order is fulfilled; then it is captured, and
+    # only then is the order announced.
+    ("PENDING, authorized", "stock reserved"): ("CONFIRMED", ["payment.capture"]),
     ("PENDING, authorized", "server reserved"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
     ("PENDING, authorized", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
     ("PENDING, authorized", "stock released"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
@@ -396,24 +397,24 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("PENDING, authorized", "voided"): ("CANCELLED", ["order.cancelled", "stock.release"]),
     ("PENDING, authorized", "cancel"): ("CANCELLED", ["order.cancelled", *BOTH]),
     ("PENDING, authorized", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
-    ("CONFIRMED, authorized", "paid"): ("CONFIRMED", ["order.confirmed", "payment.capture"]),
-    ("CONFIRMED, authorized", "captured"): ("CONFIRMED", []),
+    ("CONFIRMED, authorized", "paid"): ("CONFIRMED", ["payment.capture"]),
+    ("CONFIRMED, authorized", "captured"): ("CONFIRMED", ["order.confirmed"]),
     ("CONFIRMED, authorized", "not captured"): ("FAILED", ["order.failed"]),
-    ("CONFIRMED, captured", "paid"): ("CONFIRMED", ["order.confirmed"]),
+    ("CONFIRMED, captured", "captured"): ("CONFIRMED", ["order.confirmed"]),
     ("CONFIRMED, captured", "delivered"): ("COMPLETED", ["order.completed", "stock.ship"]),
     ("CONFIRMED, captured", "refund in part"): ("CONFIRMED", ["payment.refund_part"]),
     ("CONFIRMED, captured", "another refund in part"): ("CONFIRMED", ["payment.refund_part"]),
     ("PROVISIONING, authorized", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
-    ("PROVISIONING, authorized", "server ready"): ("COMPLETED", ["order.completed", "payment.capture"]),
+    ("PROVISIONING, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
     ("PROVISIONING, authorized", "no server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, authorized", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, authorized", "no server, run 2"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, authorized", "wrong server"): ("FAILED", ["order.failed"]),
     ("PROVISIONING, authorized", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
-    ("COMPLETED, authorized", "captured"): ("COMPLETED", []),
+    ("COMPLETED, authorized", "captured"): ("COMPLETED", ["order.completed"]),
     ("COMPLETED, authorized", "not captured"): ("FAILED", ["order.failed"]),
-    ("COMPLETED, authorized", "server ready"): ("COMPLETED", ["order.completed", "payment.capture"]),
-    ("FAILED, authorized", "server ready"): ("COMPLETED", ["order.completed", "payment.capture"]),
+    ("COMPLETED, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
+    ("FAILED, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
     ("FAILED, authorized", "no server"): ("FAILED", ["order.failed"]),
     ("FAILED, authorized", "no server, run 1"): ("FAILED", ["order.failed"]),
     ("FAILED, authorized", "no server, run 2"): ("FAILED", ["order.failed"]),
@@ -424,7 +425,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     # What is refused at the end can be retried from there, or given up; a late success of a repetition counts.
     ("FAILED, not captured", "captured"): ("CONFIRMED", ["order.confirmed"]),
     ("FAILED, not captured", "not captured"): ("FAILED", ["order.failed"]),
-    ("FAILED, not captured", "retry"): ("CONFIRMED", ["order.confirmed", "payment.capture"]),
+    ("FAILED, not captured", "retry"): ("CONFIRMED", ["payment.capture"]),
     ("FAILED, not captured", "refund"): ("FAILED", BOTH),
     ("FAILED, not captured", "deadline"): ("FAILED", BOTH),
     ("FAILED, not captured", "stock released"): ("FAILED", []),
@@ -432,7 +433,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("FAILED, not captured", "voided"): ("FAILED", []),
     ("FAILED, server not captured", "captured"): ("COMPLETED", ["order.completed"]),
     ("FAILED, server not captured", "not captured"): ("FAILED", ["order.failed"]),
-    ("FAILED, server not captured", "retry"): ("COMPLETED", ["order.completed", "payment.capture"]),
+    ("FAILED, server not captured", "retry"): ("COMPLETED", ["payment.capture"]),
     ("FAILED, server not captured", "refund"): ("FAILED", BOTH),
     ("FAILED, server not captured", "deadline"): ("FAILED", BOTH),
     ("FAILED, not captured, compensating", "not captured"): ("FAILED", ["order.failed", *BOTH]),
@@ -445,7 +446,7 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("CANCELLED, authorized", "refund"): ("CANCELLED", BOTH),
 }
 REACTIONS |= {(state, "authorized"): reaction for (state, event), reaction in REACTIONS.items() if event == "paid"}
-REACTIONS["PENDING with stock", "authorized"] = ("CONFIRMED", ["order.confirmed", "payment.capture"])
+REACTIONS["PENDING with stock", "authorized"] = ("CONFIRMED", ["payment.capture"])
 
 
 @pytest.mark.parametrize("event", EVENTS)
