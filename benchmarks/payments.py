@@ -59,7 +59,9 @@ def handlers(source: Database) -> PaymentHandlers:
     cards = CardCharger(records, gateway, timeout_seconds=5, clock=utc_now, failpoint=nothing_fails)
     retainers = RetainerCharger(records, Ledger(source, utc_now), Transactions(source), utc_now)
     parts = PartRefunder(records, cards, retainers, clock=utc_now, failpoint=nothing_fails)
-    return PaymentHandlers(records, cards, retainers, parts, clock=utc_now, failpoint=nothing_fails)
+    return PaymentHandlers(
+        records, cards, retainers, parts, capture_on_confirm=False, clock=utc_now, failpoint=nothing_fails
+    )
 
 
 def mongod_at(url: str) -> psutil.Process | None:

@@ -17,7 +17,9 @@ from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.status import DEAD, OPEN
+from operations.reading.charges import AUTHORIZED
 from operations.reading.participant_records import PARTICIPANT_RECORDS
+from order_service.participants import PAYMENT
 from shared import database
 from shared.background import ErrorLog, run_periodically
 from shared.bus.amqp.connecting import connect
@@ -34,7 +36,7 @@ TIMEOUT_SECONDS = 10.0
 
 CLOSE_SECONDS = 1.0
 
-OPEN_STATUSES = ("PENDING", "PROVISIONING", "CANCELLED", "FAILED")
+OPEN_STATUSES = ("PENDING", "CONFIRMED", "PROVISIONING", "COMPLETED", "CANCELLED", "FAILED")
 COLLECTIONS = (
     (ORDER, "orders"),
     *((row.service, row.collection) for row in PARTICIPANT_RECORDS),
@@ -63,6 +65,9 @@ _open_age = Gauge(
     "ordersaga_open_order_oldest_seconds",
     "Time since the last step of the order that has been idle longest",
     ["status"],
+)
+_not_captured = Gauge(
+    "ordersaga_orders_not_captured", "Fulfilled orders whose capture was refused, and that wait for a decision"
 )
 _past_deadline = Gauge("ordersaga_orders_past_deadline", "Orders that are PENDING after their deadline")
 _compensations = Gauge("ordersaga_open_compensations", "Orders that are being compensated")
@@ -185,6 +190,7 @@ def show_orders(groups: Sequence[Document], now: datetime) -> None:
         _open_orders.labels(status).set(_total(of_status, "count"))
         _open_age.labels(status).set(_age(_earliest(of_status), now))
     _past_deadline.set(_total(groups, "late"))
+    _not_captured.set(_total(groups, "notCaptured"))
     _compensations.set(_total(compensating, "count"))
     _compensation_age.set(_age(_earliest(compensating), now))
 
@@ -209,6 +215,9 @@ def show_packages(packages: Sequence[Document], waits: Sequence[Document], now: 
 
 def _by_state(now: datetime) -> list[Mapping[str, Any]]:
     late = {"$and": [{"$eq": ["$status", "PENDING"]}, {"$lt": ["$deadline", now]}]}
+    fulfilled = {"$or": [{"$eq": ["$fulfilment", "goods"]}, {"$eq": ["$provisioningStatus", "COMPLETED"]}]}
+    held = {"$and": [{"$eq": ["$status", "FAILED"]}, {"$ne": ["$compensating", True]}]}
+    not_captured = {"$and": [held, {"$eq": [f"${PAYMENT.stored_field}", AUTHORIZED]}, fulfilled]}
     return [
         {"$match": {"settled": False}},
         {
@@ -216,6 +225,7 @@ def _by_state(now: datetime) -> list[Mapping[str, Any]]:
                 "_id": {"status": "$status", "compensating": "$compensating"},
                 "count": {"$sum": 1},
                 "late": {"$sum": {"$cond": [late, 1, 0]}},
+                "notCaptured": {"$sum": {"$cond": [not_captured, 1, 0]}},
                 "since": {"$min": "$updatedAt"},
             }
         },

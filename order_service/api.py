@@ -185,7 +185,7 @@ def _add_actions(router: APIRouter, actions: OrderActions) -> None:
     @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
     @requires(Permission.ORDERS_DECIDE)
     async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
-        """Provision once more; for a FAILED order whose money is still held."""
+        """Provision or capture once more; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission), caller)
 

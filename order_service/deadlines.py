@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from order_service.order import Order, Status
 from order_service.rules import Transition
-from order_service.saga import SAGA
+from order_service.saga import SAGA, enters
 
 LONGEST_RESEND = 120
 """The longest pause between two repetitions, in multiples of the first.
@@ -35,7 +35,7 @@ def after_message(before: Order, transition: Transition, now: datetime, timeouts
     The message comes again if the process crashes, so nothing is left unpublished.
     """
     order = transition.order
-    if order.status is before.status and order.compensating == before.compensating:
+    if not enters(before, order) and order.compensating == before.compensating:
         return order if order.unpublished else replace(order, resend_at=resend_at(order, now, timeouts))
     hold_ends = now + timeouts.failed_hold if order.status is Status.FAILED and not order.compensating else None
     order = replace(order, unpublished=False, due_at=hold_ends)

@@ -1,8 +1,8 @@
 """The saga's picture as SVG: statuses at fixed places, arrows and labels from the walk in `order_service.diagram`.
 
-    row 1               PENDING ────▶ CONFIRMED
-    row 2   CANCELLED ◀─ PROVISIONING ─▶ COMPLETED
-    row 3               FAILED ─────────────┘
+    row 1               PENDING ────▶ CONFIRMED ◀─┐
+    row 2   CANCELLED ◀─ PROVISIONING ─▶ COMPLETED │
+    row 3               FAILED ◀────────────┴──────┘
 
 The picture has its own background, so it is readable on any page, and follows the reader's light or dark setting.
 Only the places and the routes of the arrows are drawn by hand; a transition without a route is an error.
@@ -21,7 +21,7 @@ _LINE = 15
 _BOX = 168
 _PADDING = 14
 _LEFT, _MIDDLE, _RIGHT = 98, 410, 744
-_WIDTH = 842
+_WIDTH = 880
 
 _CAPTIONS = {
     Status.PENDING: "waits for stock and payment",
@@ -149,7 +149,7 @@ def _place(
     first = row(62, (Status.PENDING, _MIDDLE), (Status.CONFIRMED, _RIGHT))
     below = max(max(box.bottom for box in first) + 4 * _LINE, _middle(first[0]) + refusals * _LINE + 30)
     second = row(below, (Status.CANCELLED, _LEFT), (Status.PROVISIONING, _MIDDLE), (Status.COMPLETED, _RIGHT))
-    third = row(second[1].bottom + 5 * _LINE, (Status.FAILED, _MIDDLE))
+    third = row(max(box.bottom for box in second) + 5 * _LINE, (Status.FAILED, _MIDDLE))
     return {box.status: box for box in (*first, *second, *third)}
 
 
@@ -162,8 +162,14 @@ def _routes(
     def above(y: int, *edge: Status) -> int:
         return y - 7 - _LINE * (len(arrows.get((edge[0], edge[1]), ())) - 1)
 
-    across, along, back = confirmed.top + 25, provisioning.top + 25, _middle(failed)
+    across, along = confirmed.top + 25, provisioning.top + 25
     refused, failing, retried = _LEFT - 70, _MIDDLE - 40, _MIDDLE + 40
+    # On the right of FAILED, one below the other; each label stands above its line.
+    to_completed = failed.top + 25
+    from_completed = to_completed + _LINE + 7
+    from_confirmed = from_completed + _LINE + 7
+    to_confirmed = from_confirmed + 2 * _LINE + 7
+    lost, regained = _RIGHT + 100, _RIGHT + 118
     return {
         (Status.PENDING, Status.CONFIRMED): Route(
             [(pending.right, across), (confirmed.left, across)],
@@ -200,8 +206,25 @@ def _routes(
             (retried + 10, provisioning.bottom + 40),
         ),
         (Status.FAILED, Status.COMPLETED): Route(
-            [(failed.right, back), (_RIGHT, back), (_RIGHT, completed.bottom)],
-            (failed.right + 8, above(back, Status.FAILED, Status.COMPLETED)),
+            [(failed.right, to_completed), (_RIGHT, to_completed), (_RIGHT, completed.bottom)],
+            (failed.right + 8, above(to_completed, Status.FAILED, Status.COMPLETED)),
+        ),
+        (Status.COMPLETED, Status.FAILED): Route(
+            [(_RIGHT + 40, completed.bottom), (_RIGHT + 40, from_completed), (failed.right, from_completed)],
+            (failed.right + 8, above(from_completed, Status.COMPLETED, Status.FAILED)),
+        ),
+        (Status.CONFIRMED, Status.FAILED): Route(
+            [(confirmed.right, across), (lost, across), (lost, from_confirmed), (failed.right, from_confirmed)],
+            (failed.right + 8, above(from_confirmed, Status.CONFIRMED, Status.FAILED)),
+        ),
+        (Status.FAILED, Status.CONFIRMED): Route(
+            [
+                (failed.right, to_confirmed),
+                (regained, to_confirmed),
+                (regained, across - 12),
+                (confirmed.right, across - 12),
+            ],
+            (failed.right + 8, above(to_confirmed, Status.FAILED, Status.CONFIRMED)),
         ),
     }
 

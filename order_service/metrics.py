@@ -12,6 +12,7 @@ NO_REASON = "none"
 REASONS = {
     **{participant.refused.routing_key: f"{participant.name}_refused" for participant in PARTICIPANTS},
     "provisioning.failed": "provisioning_failed",
+    "payment.capture_failed": "capture_failed",
     "order.cancel_requested": "cancelled_by_client",
     "order.deadline_passed": "timed_out",
     **{participant.undone.routing_key: "returned_early" for participant in PARTICIPANTS},
@@ -60,7 +61,8 @@ def _prepare() -> None:
         _ended.labels(status, NO_REASON)
     for reason in REASONS.values():
         _ended.labels(Status.CANCELLED, reason)
-    _ended.labels(Status.FAILED, REASONS["provisioning.failed"])
+    for event in ("provisioning.failed", "payment.capture_failed"):
+        _ended.labels(Status.FAILED, REASONS[event])
     for participant in PARTICIPANTS:
         _compensations.labels(participant.name)
     for status in _UNFULFILLED:

@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED", "SHIPPED"]
-PaymentStatus = Literal["PENDING", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
+PaymentStatus = Literal["PENDING", "AUTHORIZED", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
 ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]
 
 

@@ -12,6 +12,7 @@ from order_service.metrics import count_changes
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
+from order_service.participants import open_part
 from order_service.saga import MAX_RUNS, SAGA
 from shared import tracing
 from shared.access.permissions import Permission
@@ -101,6 +102,8 @@ def _state(order: Order) -> str:
             return "FAILED and compensated"
         case Status.FAILED if order.compensating:
             return "FAILED and being compensated"
+        case Status.CONFIRMED if open_ := open_part(order):
+            return f"CONFIRMED, and {open_}"
         case Status.FAILED if order.provisioning_run >= MAX_RUNS:
             return f"FAILED after {order.provisioning_run} runs, the most that an order may have; it can be refunded"
         case Status.FAILED:

@@ -13,8 +13,11 @@ from pydantic.alias_generators import to_camel
 
 from order_service.order import Order
 from shared.contracts import (
+    CapturePayment,
     Message,
     OrderMessage,
+    PaymentCaptured,
+    PaymentCaptureFailed,
     PaymentFailed,
     PaymentProcessed,
     PaymentRefunded,
@@ -69,6 +72,27 @@ class DeliveryPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FulfilmentPart:
+    """What a participant that has only committed itself does once the order is fulfilled, and its two answers."""
+
+    commits: Callable[[Any], bool]
+    """Return whether the participant only commits itself with this `done`."""
+    committed: str
+    """Its state after such a `done`."""
+    open: str
+    """What people are told until it is done."""
+    doing: str
+    finished: str
+    failed: str
+    """How operators' pages call it while it lasts, and its results."""
+    command: Callable[[Order], Message]
+    command_type: type[Message]
+    """The type of that command."""
+    answer: type[OrderMessage]
+    refused: type[OrderMessage]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Participant(Generic[Done, Refused, Undone]):
     """A service that takes part in the saga: its answers, the states of its part, and the command that undoes it."""
 
@@ -79,7 +103,9 @@ class Participant(Generic[Done, Refused, Undone]):
 
     done: type[Done]
     succeeded: str
-    """Its state after `done`: the order can be fulfilled once all participants are in theirs."""
+    """Its state after `done`: the order can be fulfilled once all participants are in theirs, or committed."""
+    on_fulfilment: FulfilmentPart | None = None
+    """Its part in the fulfilment; None if it never only commits itself."""
     on_delivery: DeliveryPart | None = None
     """Its part in the delivery of goods; None if it has none."""
     brings: Callable[[Done], Mapping[str, object]] = lambda _: {}
@@ -124,14 +150,28 @@ class Participant(Generic[Done, Refused, Undone]):
         change: dict[str, Any] = {self.field: state}
         return replace(order, **change)
 
+    @property
+    def done_states(self) -> tuple[str, ...]:
+        """Its states in which its part is done, or committed, and not undone."""
+        return (self.on_fulfilment.committed, self.succeeded) if self.on_fulfilment else (self.succeeded,)
+
+    def done_state(self, answer: Done) -> str:
+        """Return its state after `done`."""
+        part = self.on_fulfilment
+        return part.committed if part and part.commits(answer) else self.succeeded
+
     def with_success(self, order: Order, answer: Done) -> Order:
         """Return the order with the participant's success and all that it brings."""
-        changes: dict[str, Any] = {self.field: self.succeeded, **self.brings(answer)}
+        changes: dict[str, Any] = {self.field: self.done_state(answer), **self.brings(answer)}
         return replace(order, **changes)
 
     def has_succeeded(self, order: Order) -> bool:
-        """Return whether its part is done, and not undone."""
-        return self.state(order) == self.succeeded
+        """Return whether its part is done, or committed, and not undone."""
+        return self.state(order) in self.done_states
+
+    def is_committed(self, order: Order) -> bool:
+        """Return whether it has committed itself, and the rest is to be done once the order is fulfilled."""
+        return self.on_fulfilment is not None and self.state(order) == self.on_fulfilment.committed
 
     def state_after_delivery(self) -> str:
         """Return its state once the goods are delivered."""
@@ -182,6 +222,18 @@ PAYMENT = Participant(
     field="payment_status",
     done=PaymentProcessed,
     succeeded="PROCESSED",
+    on_fulfilment=FulfilmentPart(
+        commits=lambda answer: answer.status == "AUTHORIZED",
+        committed="AUTHORIZED",
+        open="its payment is authorised, and not captured yet",
+        doing="Capturing",
+        finished="Captured",
+        failed="Capture refused",
+        command=lambda order: CapturePayment(order_id=order.order_id),
+        command_type=CapturePayment,
+        answer=PaymentCaptured,
+        refused=PaymentCaptureFailed,
+    ),
     brings=lambda answer: {"transaction_id": answer.transaction_id},
     refused=PaymentFailed,
     undo=lambda order: RefundPayment(order_id=order.order_id, reason=order.failure_reason or ""),
@@ -195,3 +247,11 @@ PAYMENT = Participant(
 )
 
 PARTICIPANTS: tuple[AnyParticipant, ...] = (STOCK, PAYMENT)
+
+
+def open_part(order: Order) -> str | None:
+    """Return what is still open in the fulfilment of an order, for people; None if nothing is."""
+    for participant in PARTICIPANTS:
+        if participant.on_fulfilment and participant.is_committed(order):
+            return participant.on_fulfilment.open
+    return None

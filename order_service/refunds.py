@@ -14,6 +14,7 @@ from typing import Any
 
 from order_service.events import RefundPartRequested
 from order_service.order import Order, Refund, RefundStatus
+from order_service.participants import open_part
 from order_service.rules import Transition
 from shared.contracts import (
     Message,
@@ -65,6 +66,8 @@ def refusal(order: Order, refund: Refund) -> str | None:
     """Return why an order that is fulfilled does not allow this refund, None if it does."""
     if order.fulfilment == "vps":
         return "it is for a server, and only goods are refunded in part"
+    if open_ := open_part(order):
+        return open_
     if len(order.refunds) >= MAX_REFUNDS:
         return f"it has {MAX_REFUNDS} refunds, the most that an order may have"
     units = units_left(order)

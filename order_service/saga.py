@@ -8,6 +8,10 @@
 
 CONFIRMED goods that are delivered, and servers that are ready, are COMPLETED.
 
+A participant may only have committed itself, as a card that is authorised has. Its part is asked for when the order is
+fulfilled: CONFIRMED goods, COMPLETED servers. The order is announced once that is done. If the participant refuses, the
+order is FAILED; a retry asks for it again.
+
 `Saga.table` is the whole of it: a row for every status, a cell for every event that has an effect there; all other
 events are ignored. The participants are the rows of participants.py: three answers each, and the command that undoes.
 
@@ -42,6 +46,7 @@ from order_service.participants import (
     Participant,
     Refused,
     Undone,
+    open_part,
 )
 from order_service.rules import Cell, Table, Transition, answers, on, row
 from shared.contracts import (
@@ -83,24 +88,26 @@ class Saga:
             on(PartRefundFailed, refunds.record_failed),
             on(StockReturned, refunds.record_returned),
         )
+        fulfilled = row(*self._answers_to_fulfilment())
         self.table: Table = {
             Status.PENDING: row(
                 *answers(self.participants, done=self._join, refused=_cancel_refused, undone=_cancel_undone),
                 on(CancelRequested, _cancel_requested),
                 on(DeadlinePassed, self._time_out),
             ),
-            Status.CONFIRMED: {**refunding, **row(on(DeliveryNoted, _deliver))},
+            Status.CONFIRMED: {**fulfilled, **refunding, **row(on(DeliveryNoted, self._deliver))},
             Status.PROVISIONING: row(
                 on(ProvisioningProgress, _record_progress),
                 on(ProvisioningCompleted, self._complete),
                 on(ProvisioningFailed, _fail_or_cancel),
                 on(CancelRequested, _stop_provisioning),
             ),
-            Status.COMPLETED: {**refunding, **row(*self._answers_to_delivery())},
+            Status.COMPLETED: {**fulfilled, **refunding, **row(*self._answers_to_delivery())},
             Status.CANCELLED: compensating,
             Status.FAILED: row(
                 *answers(self.participants, undone=_note_undone),
-                on(ProvisioningCompleted, self._complete),
+                *self._late_fulfilment(),
+                on(ProvisioningCompleted, self._complete_late),
                 on(RetryRequested, self._retry),
                 on(CancelRequested, self._compensate_again),
                 on(RefundRequested, self._refund),
@@ -124,7 +131,7 @@ class Saga:
             return Transition(order, self._repeated(order, event, transition))
         after, messages = transition.order, transition.messages
         cause = order.cause
-        if after.status is not order.status:
+        if enters(order, after):
             cause, messages = event.routing_key, self.state_messages(after)
         after = replace(after, settled=self._is_settled(after), cause=cause, updated_at=now)
         return Transition(after, messages, HistoryEntry(now, event.routing_key, after.status, _in_words(event)))
@@ -154,7 +161,7 @@ class Saga:
             case Status.PENDING:
                 return (_created(order),)
             case Status.CONFIRMED | Status.COMPLETED:
-                return (*self._delivery(order), *refunds.commands(order))
+                return (*self._fulfilment(order), *self._delivery(order), *refunds.commands(order))
             case Status.PROVISIONING:
                 return (_provision(order), *((_stop(order),) if order.cancel_requested else ()))
             case Status.CANCELLED:
@@ -189,8 +196,22 @@ class Saga:
         ready = replace(order, status=Status.COMPLETED, server=event.server, completed_at=now, failure_reason=None)
         return Transition(replace(ready, provisioning_status="COMPLETED"))
 
-    def _retry(self, order: Order, _event: RetryRequested, _now: datetime) -> Transition | None:
-        return _start_run(order) if self._holds_all(order) and order.provisioning_run < MAX_RUNS else None
+    def _complete_late(self, order: Order, event: ProvisioningCompleted, now: datetime) -> Transition | None:
+        """Complete an order after its provisioning failed; one that failed as it was fulfilled has its server."""
+        return None if _is_fulfilled(order) else self._complete(order, event, now)
+
+    def _deliver(self, order: Order, _event: DeliveryNoted, now: datetime) -> Transition | None:
+        """Complete the order, unless a participant's part in the fulfilment is open: nothing leaves unpaid."""
+        if any(self._fulfilment(order)):
+            return None
+        return Transition(replace(order, status=Status.COMPLETED, completed_at=now))
+
+    def _retry(self, order: Order, _event: RetryRequested, now: datetime) -> Transition | None:
+        if not self._holds_all(order):
+            return None
+        if _is_fulfilled(order):
+            return Transition(_fulfilled(order, now))
+        return _start_run(order) if order.provisioning_run < MAX_RUNS else None
 
     def _refund(self, order: Order, event: RefundRequested, now: datetime) -> Transition | None:
         return self._compensate_again(order, event, now) if order.compensating else self._give_up(order, event, now)
@@ -220,13 +241,30 @@ class Saga:
         """Return whether nothing more can happen without a request or a late answer."""
         match order.status:
             case Status.CONFIRMED | Status.COMPLETED:
-                return not refunds.is_waiting(order) and not any(self._delivery(order))
+                return not self.pending_commands(order)
             case Status.CANCELLED:
                 return self._all_released(order)
             case Status.FAILED:
                 return order.compensating and self._all_released(order)
             case _:
                 return False
+
+    def _fulfilment(self, order: Order) -> Iterator[Message]:
+        """Yield the commands to the participants of a fulfilled order that have only committed themselves."""
+        for participant in self.participants:
+            if participant.on_fulfilment and participant.is_committed(order):
+                yield participant.on_fulfilment.command(order)
+
+    def _answers_to_fulfilment(self) -> Iterator[Cell]:
+        for participant in self.participants:
+            if part := participant.on_fulfilment:
+                yield part.answer, partial(_note_fulfilment, participant)
+                yield part.refused, partial(_fail_fulfilment, participant)
+
+    def _late_fulfilment(self) -> Iterator[Cell]:
+        for participant in self.participants:
+            if part := participant.on_fulfilment:
+                yield part.answer, partial(_fulfil_late, participant)
 
     def _delivery(self, order: Order) -> Iterator[Message]:
         """Yield the commands to the participants whose part in the delivery is not done; a server has no such part."""
@@ -271,13 +309,13 @@ def _cancel_undone(
 
 
 def _undo_late(
-    participant: Participant[Done, Refused, Undone], order: Order, _answer: Done, _now: datetime
+    participant: Participant[Done, Refused, Undone], order: Order, answer: Done, _now: datetime
 ) -> Transition:
     """Undo a success that the order no longer needs."""
     undo = (participant.undo(order),)
     if participant.state(order) != PENDING:
         return Transition(order, undo)
-    return Transition(participant.with_state(order, participant.succeeded), undo)
+    return Transition(participant.with_state(order, participant.done_state(answer)), undo)
 
 
 def _note_refusal(
@@ -292,6 +330,28 @@ def _note_undone(
     if participant.is_final(order):
         return Transition(order)
     return Transition(participant.with_state(order, participant.undone_state(answer)))
+
+
+def _note_fulfilment(
+    participant: AnyParticipant, order: Order, _answer: OrderMessage, _now: datetime
+) -> Transition | None:
+    if not participant.is_committed(order):
+        return None
+    return Transition(participant.with_state(order, participant.succeeded))
+
+
+def _fail_fulfilment(participant: AnyParticipant, order: Order, answer: Refused, _now: datetime) -> Transition | None:
+    """Leave the order to an operator: it has all but this participant's part, and may have been announced."""
+    if not participant.is_committed(order):
+        return None
+    return Transition(replace(order, status=Status.FAILED, failure_reason=answer.reason, completed_at=None))
+
+
+def _fulfil_late(participant: AnyParticipant, order: Order, _answer: OrderMessage, now: datetime) -> Transition | None:
+    """Fulfil an order that failed as it was fulfilled, unless it is being compensated: a repetition has succeeded."""
+    if order.compensating or not participant.is_committed(order) or not _is_fulfilled(order):
+        return None
+    return Transition(_fulfilled(participant.with_state(order, participant.succeeded), now))
 
 
 def _note_delivery(
@@ -313,8 +373,17 @@ def _cancel(order: Order, reason: str, now: datetime) -> Transition:
     return Transition(replace(order, status=Status.CANCELLED, failure_reason=reason, cancelled_at=now))
 
 
-def _deliver(order: Order, _event: DeliveryNoted, now: datetime) -> Transition:
-    return Transition(replace(order, status=Status.COMPLETED, completed_at=now))
+def _is_fulfilled(order: Order) -> bool:
+    """Return whether an order that is FAILED has all that it is for: its goods are reserved, its server is ready."""
+    return order.fulfilment == "goods" or order.provisioning_status == "COMPLETED"
+
+
+def _fulfilled(order: Order, now: datetime) -> Order:
+    """Return such an order in the status that it failed in."""
+    order = replace(order, failure_reason=None)
+    if order.fulfilment == "goods":
+        return replace(order, status=Status.CONFIRMED)
+    return replace(order, status=Status.COMPLETED, completed_at=now)
 
 
 def _start_run(order: Order) -> Transition:
@@ -351,6 +420,16 @@ def _is_outdated(order: Order, event: Event) -> bool:
 # --- Words and messages. ---
 
 
+def enters(before: Order, after: Order) -> bool:
+    """Return whether a transition led into a state: another status, or one that was open and is announced now."""
+    return after.status is not before.status or (_is_open(before) and not _is_open(after))
+
+
+def _is_open(order: Order) -> bool:
+    """Return whether the order is fulfilled but for a participant that has only committed itself."""
+    return order.status in (Status.CONFIRMED, Status.COMPLETED) and open_part(order) is not None
+
+
 def _in_words(event: Event) -> str | None:
     """Return the text of a history entry: the progress, or the reason of a refusal or a request; which refund it is."""
     text: str | None = getattr(event, "message", None) or getattr(event, "reason", None)
@@ -361,7 +440,9 @@ def _in_words(event: Event) -> str | None:
 
 
 def _news(order: Order) -> tuple[Message, ...]:
-    """Return the event that announces the order's status."""
+    """Return the event that announces the order's status, as soon as nothing is open in it."""
+    if _is_open(order):
+        return ()
     event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
     match order.status:
         case Status.PENDING:

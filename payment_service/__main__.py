@@ -45,7 +45,15 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
     reconciler = Reconciler(records, cards, retainers, parts, connections.publisher, clock=utc_now)
     return Parts(
-        handlers=handlers(records, cards, retainers, parts, clock=utc_now, failpoint=connections.failpoint),
+        handlers=handlers(
+            records,
+            cards,
+            retainers,
+            parts,
+            capture_on_confirm=settings.card_capture == "on_confirm",
+            clock=utc_now,
+            failpoint=connections.failpoint,
+        ),
         router=router,
         collections=SCHEMA,
         background=(reconciler.run, sessions.run),

@@ -1,4 +1,4 @@
-"""Charges, looks up and refunds card payments at the gateway, and records the outcomes.
+"""Charges, looks up, captures and refunds card payments at the gateway, and records the outcomes.
 
 Nothing is charged or refunded twice, and an unknown outcome is never guessed: it is looked up later.
 """
@@ -14,6 +14,8 @@ from prometheus_client import Counter, Histogram
 
 from payment_service import parts as part_refunds
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     Declined,
     Gateway,
@@ -23,14 +25,25 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
-from payment_service.lifecycle import FREE, Part, Payment, after_charge, after_refund, mark_unpublished, must_refund
+from payment_service.lifecycle import (
+    FREE,
+    Part,
+    Payment,
+    PaymentStatus,
+    after_capture,
+    after_charge,
+    after_refund,
+    mark_unpublished,
+    must_refund,
+)
 from payment_service.payments import PaymentChange, Payments
 from shared import tracing
 from shared.clock import Clock
-from shared.failpoints import PART_SENT, PAYMENT_CHARGED, REFUND_SENT, Failpoint
+from shared.failpoints import CAPTURE_SENT, PART_SENT, PAYMENT_CHARGED, REFUND_SENT, Failpoint
 
 _log = structlog.get_logger(__name__)
 _decisions = Counter("payments_total", "Card payments decided, by resulting status", ["status"])
+_refused_captures = Counter("captures_refused_total", "Authorised payments that the gateway refused to capture")
 _unknown_outcomes = Counter("gateway_unknown_outcomes_total", "Gateway calls with an unknown outcome", ["operation"])
 _durations = Histogram("gateway_duration_seconds", "Duration of gateway calls", ["operation"])
 
@@ -60,6 +73,22 @@ class CardCharger:
     async def look_up(self, payments: Sequence[Payment]) -> list[Payment]:
         """Look up the charges, make those that never reached the gateway, and return the payments as recorded."""
         return await self._charge("look_up", self._look_up_or_charge_one, payments, unpublished=True)
+
+    async def capture(self, payments: Sequence[Payment]) -> list[Payment]:
+        """Capture AUTHORIZED payments and return them as recorded, in the same order."""
+        if not payments:
+            return []
+        outcomes = await self._call_all("capture", [(p, partial(self._capture_one, p)) for p in payments])
+        self._failpoint(CAPTURE_SENT)
+        now = self._clock()
+        changes = [(p, after_capture(p, outcome, now)) for p, outcome in zip(payments, outcomes, strict=True)]
+        recorded = await self._record(changes, unpublished=False)
+        for payment, outcome in zip(recorded, outcomes, strict=True):
+            # One that a refund has overtaken was to be refused.
+            if isinstance(outcome, CaptureRefused) and payment.status is PaymentStatus.AUTHORIZED:
+                _refused_captures.inc()
+                _log.warning("capture refused", order_id=payment.order_id, why=outcome.reason)
+        return recorded
 
     async def refund(self, payments: Sequence[Payment], *, unpublished: bool = False) -> list[Payment]:
         """Refund the payments and return them as recorded, in the same order."""
@@ -94,7 +123,7 @@ class CardCharger:
     async def _charge(
         self,
         operation: str,
-        call: Callable[[Payment], Awaitable[Charged | Declined]],
+        call: Callable[[Payment], Awaitable[Charged | Authorized | Declined]],
         payments: Sequence[Payment],
         *,
         unpublished: bool,
@@ -116,13 +145,16 @@ class CardCharger:
         refunded = {p.order_id: p for p in await self.refund(overtaken, unpublished=unpublished)}
         return [refunded.get(payment.order_id, payment) for payment in recorded]
 
-    async def _charge_one(self, payment: Payment) -> Charged | Declined:
+    async def _charge_one(self, payment: Payment) -> Charged | Authorized | Declined:
         return await self._gateway.charge(payment.charge_request())
 
-    async def _look_up_or_charge_one(self, payment: Payment) -> Charged | Declined:
+    async def _look_up_or_charge_one(self, payment: Payment) -> Charged | Authorized | Declined:
         request = payment.charge_request()
         # Nothing is charged twice: a charge that arrives between the two calls has the same key.
         return await self._gateway.look_up(request) or await self._gateway.charge(request)
+
+    async def _capture_one(self, payment: Payment) -> Charged | CaptureRefused:
+        return await self._gateway.capture(payment.charge_request())
 
     async def _refund_one(self, payment: Payment) -> Refunded | NothingCharged:
         if payment.transaction_id == FREE:

@@ -1,13 +1,15 @@
-"""The message handlers of the payment service: charge orders and refund them, by card or from a retainer."""
+"""The message handlers of the payment service: charge orders, capture and refund them, by card or from a retainer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from payment_service.card_charger import CardCharger
 from payment_service.lifecycle import (
+    HOLDS_MONEY,
     NextAction,
     Payment,
     PaymentStatus,
+    capture_answer,
     card_payment,
     charge_answer,
     next_action,
@@ -19,7 +21,8 @@ from payment_service.retainer_charger import RetainerCharger
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
-from shared.contracts import Message, OrderCreated, RefundPart, RefundPayment
+from shared.contracts import CapturePayment, Message, OrderCreated, RefundPart, RefundPayment
+from shared.errors import PoisonError
 from shared.failpoints import PAYMENT_PENDING, Failpoint
 
 
@@ -33,6 +36,7 @@ class PaymentHandlers:
         retainers: RetainerCharger,
         parts: PartRefunder,
         *,
+        capture_on_confirm: bool,
         clock: Clock,
         failpoint: Failpoint,
     ) -> None:
@@ -40,6 +44,7 @@ class PaymentHandlers:
         self._cards = cards
         self._retainers = retainers
         self._parts = parts
+        self._capture_on_confirm = capture_on_confirm
         self._clock = clock
         self._failpoint = failpoint
 
@@ -54,20 +59,34 @@ class PaymentHandlers:
     async def _charge_cards(self, orders: Sequence[OrderCreated]) -> list[Message]:
         now = self._clock()
         # The record comes before the call: after a crash, the order id is the key that finds the charge again.
-        recorded = await self._payments.insert_missing([_in_trace(card_payment(order, now)) for order in orders])
+        new = [card_payment(order, now, capture_on_confirm=self._capture_on_confirm) for order in orders]
+        recorded = await self._payments.insert_missing([_in_trace(payment) for payment in new])
         self._failpoint(PAYMENT_PENDING)
         charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
         refunded = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
         changed = {payment.order_id: payment for payment in (*charged, *refunded)}
         return _known(charge_answer(changed.get(payment.order_id, payment)) for payment in recorded)
 
+    async def capture(self, requests: Sequence[CapturePayment]) -> Sequence[Message]:
+        """Capture what is authorised; the reconciler answers later for those whose outcome is still unknown.
+
+        Raises PoisonError for an order that has no payment: only a paid order is fulfilled.
+        """
+        asked = dict.fromkeys(request.order_id for request in requests)
+        recorded = await self._payments.read(asked)
+        if missing := [order_id for order_id in asked if order_id not in recorded]:
+            raise PoisonError(f"{CapturePayment.routing_key} for order {missing[0]}, which has no payment")
+        authorized = [p for p in recorded.values() if p.status is PaymentStatus.AUTHORIZED and not p.refund_requested]
+        changed = {payment.order_id: payment for payment in await self._cards.capture(authorized)}
+        return _known(capture_answer(changed.get(order_id, recorded[order_id])) for order_id in asked)
+
     async def refund(self, requests: Sequence[RefundPayment]) -> Sequence[Message]:
         """Refund the orders; one whose charge is in flight is answered by the worker that learns its outcome."""
         recorded = await self._payments.request_refunds((request.order_id for request in requests), self._clock())
-        charged = [payment for payment in recorded if payment.status is PaymentStatus.PROCESSED]
+        held = [payment for payment in recorded if payment.status in HOLDS_MONEY]
         refunded = [
-            *await self._cards.refund([payment for payment in charged if payment.retainer_id is None]),
-            *await self._retainers.refund([payment for payment in charged if payment.retainer_id is not None]),
+            *await self._cards.refund([payment for payment in held if payment.retainer_id is None]),
+            *await self._retainers.refund([payment for payment in held if payment.retainer_id is not None]),
         ]
         changed = {payment.order_id: payment for payment in refunded}
         return _known(refund_answer(changed.get(payment.order_id, payment)) for payment in recorded)
@@ -106,13 +125,17 @@ def handlers(
     retainers: RetainerCharger,
     parts: PartRefunder,
     *,
+    capture_on_confirm: bool,
     clock: Clock,
     failpoint: Failpoint,
 ) -> Handlers:
     """Map each message type to its handler."""
-    handler = PaymentHandlers(payments, cards, retainers, parts, clock=clock, failpoint=failpoint)
+    handler = PaymentHandlers(
+        payments, cards, retainers, parts, capture_on_confirm=capture_on_confirm, clock=clock, failpoint=failpoint
+    )
     return {
         OrderCreated: handler.charge,
+        CapturePayment: handler.capture,
         RefundPayment: handler.refund,
         RefundPart: handler.refund_parts,
     }

@@ -1,6 +1,9 @@
 """The life cycle of a payment: its states, the transitions between them, and the answers; pure, without I/O.
 
     PENDING ──charged──▶ PROCESSED ──refund──▶ REFUNDED
+       │                     ▲
+       ├──authorised──▶ AUTHORIZED ──refund──▶ VOIDED
+       │                  captured
        ├──declined──▶ FAILED
        └──refund requested before the outcome is known──▶ REFUNDED, or VOIDED if nothing was charged
 
@@ -14,8 +17,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 
-from payment_service.gateways.port import Charged, ChargeRequest, Declined, NothingCharged, OutcomeUnknown, Refunded
-from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
+from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
+    Charged,
+    ChargeRequest,
+    Declined,
+    NothingCharged,
+    OutcomeUnknown,
+    Refunded,
+)
+from shared.contracts import (
+    Message,
+    OrderCreated,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentFailed,
+    PaymentProcessed,
+    PaymentRefunded,
+)
 
 FREE = "no-charge"
 """The transaction id of an order that costs nothing; such an order never reaches the gateway."""
@@ -31,11 +51,15 @@ class PaymentStatus(StrEnum):
     """The state of a payment."""
 
     PENDING = "PENDING"
+    AUTHORIZED = "AUTHORIZED"
     PROCESSED = "PROCESSED"
     FAILED = "FAILED"
     VOIDED = "VOIDED"
     REFUNDED = "REFUNDED"
 
+
+HOLDS_MONEY = (PaymentStatus.AUTHORIZED, PaymentStatus.PROCESSED)
+"""The states in which money is certainly held, on the card or by us."""
 
 # The OpenAPI document names its schema after these attributes, and that name is part of the API.
 PaymentStatus.__name__ = PaymentStatus.__qualname__ = "Status"
@@ -66,6 +90,7 @@ class NextAction(Enum):
     """The next action that a payment needs before it can be answered."""
 
     CHARGE = auto()
+    CAPTURE = auto()
     REFUND = auto()
     LOOK_UP = auto()
     REFUND_PARTS = auto()
@@ -77,7 +102,9 @@ class Payment:
     """The payment of one order; `amount` is in minor units. A tombstone has neither an amount nor a user.
 
     With a `retainer_id` the order is paid from that retainer and `transaction_id` is the journal entry; without one it
-    is paid by card. `traceparent` lets later messages about the payment continue the order's trace.
+    is paid by card. With `capture_on_confirm` a card is only authorised, and charged when the order is fulfilled; a
+    capture of unknown outcome is noted as `capture_requested`, one that was refused leaves its `failure_reason`.
+    `traceparent` lets later messages about the payment continue the order's trace.
     """
 
     order_id: str
@@ -97,16 +124,25 @@ class Payment:
     unpublished: bool = False
     traceparent: str | None = None
     owner_id: str | None = None
+    capture_on_confirm: bool = False
+    capture_requested: bool = False
     parts: tuple[Part, ...] = ()
     parts_version: int = 0
     """Counts the parts ever added, so that a part is only added to the payment that it was decided on."""
 
     def charge_request(self) -> ChargeRequest:
         """Build the request for the gateway; the order id is the idempotency key."""
-        return ChargeRequest(self.order_id, self.amount or 0, self.currency or "", self.token, self.created_at)
+        return ChargeRequest(
+            self.order_id,
+            self.amount or 0,
+            self.currency or "",
+            self.token,
+            self.created_at,
+            capture=not self.capture_on_confirm,
+        )
 
 
-def card_payment(order: OrderCreated, now: datetime) -> Payment:
+def card_payment(order: OrderCreated, now: datetime, *, capture_on_confirm: bool = False) -> Payment:
     """Create the payment of an order by card; an order that costs nothing is processed at once."""
     payment = Payment(
         order_id=order.order_id,
@@ -121,7 +157,7 @@ def card_payment(order: OrderCreated, now: datetime) -> Payment:
     )
     if order.total_amount == 0:
         return replace(payment, status=PaymentStatus.PROCESSED, transaction_id=FREE)
-    return payment
+    return replace(payment, capture_on_confirm=capture_on_confirm)
 
 
 def tombstone(order_id: str, now: datetime) -> Payment:
@@ -134,18 +170,25 @@ def tombstone(order_id: str, now: datetime) -> Payment:
 def next_action(payment: Payment) -> NextAction:
     """Return the next action that the payment needs."""
     # A refund of unknown outcome has a look-up scheduled, whatever the status of the payment.
-    may_hold = payment.next_lookup_at or payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED)
+    may_hold = payment.next_lookup_at or payment.status in (PaymentStatus.PENDING, *HOLDS_MONEY)
     if payment.refund_requested and may_hold:
         return NextAction.REFUND
+    if payment.status is PaymentStatus.AUTHORIZED and payment.next_lookup_at and payment.capture_requested:
+        return NextAction.CAPTURE
     if payment.status is not PaymentStatus.PENDING:
         undecided = payment.next_lookup_at and any(part.status is PartStatus.PENDING for part in payment.parts)
         return NextAction.REFUND_PARTS if undecided else NextAction.NONE
     return NextAction.LOOK_UP if payment.next_lookup_at else NextAction.CHARGE
 
 
-def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown, now: datetime) -> Payment:
+ChargeOutcome = Charged | Authorized | Declined | OutcomeUnknown
+
+
+def after_charge(payment: Payment, outcome: ChargeOutcome, now: datetime) -> Payment:
     """Apply the outcome of a charge to the payment."""
     match outcome:
+        case Authorized(charge_id):
+            return _decided(payment, now, PaymentStatus.AUTHORIZED, transaction_id=charge_id)
         case Charged(charge_id):
             return _decided(payment, now, PaymentStatus.PROCESSED, transaction_id=charge_id)
         case Declined(reason):
@@ -154,12 +197,23 @@ def after_charge(payment: Payment, outcome: Charged | Declined | OutcomeUnknown,
             return with_next_lookup(payment, now)
 
 
-def must_refund(payment: Payment, outcome: Charged | Declined | OutcomeUnknown) -> bool:
+def after_capture(payment: Payment, outcome: Charged | CaptureRefused | OutcomeUnknown, now: datetime) -> Payment:
+    """Apply the outcome of a capture to the payment: a refused one stays AUTHORIZED, with the reason."""
+    match outcome:
+        case Charged(charge_id):
+            return _decided(payment, now, PaymentStatus.PROCESSED, transaction_id=charge_id)
+        case CaptureRefused(reason):
+            return _decided(payment, now, payment.status, transaction_id=payment.transaction_id, failure_reason=reason)
+        case OutcomeUnknown():
+            return replace(with_next_lookup(payment, now), capture_requested=True)
+
+
+def must_refund(payment: Payment, outcome: ChargeOutcome) -> bool:
     """Return whether a charge with this outcome must be refunded, given the payment as recorded now."""
     if payment.status is PaymentStatus.PENDING:
         return payment.refund_requested
     # The record has been decided without this charge.
-    return isinstance(outcome, Charged) and payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED)
+    return isinstance(outcome, Charged | Authorized) and payment.status in (PaymentStatus.VOIDED, PaymentStatus.FAILED)
 
 
 def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeUnknown, now: datetime) -> Payment:
@@ -169,7 +223,7 @@ def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeU
             return _decided(payment, now, PaymentStatus.REFUNDED, transaction_id=charge_id)
         case NothingCharged(reason) if payment.status is PaymentStatus.PENDING and reason is not None:
             return _decided(payment, now, PaymentStatus.FAILED, failure_reason=reason)
-        case NothingCharged() if payment.status in (PaymentStatus.PENDING, PaymentStatus.PROCESSED):
+        case NothingCharged() if payment.status in (PaymentStatus.PENDING, *HOLDS_MONEY):
             return _decided(payment, now, PaymentStatus.VOIDED)
         case NothingCharged():
             return replace(payment, next_lookup_at=None, updated_at=now)
@@ -178,7 +232,7 @@ def after_refund(payment: Payment, outcome: Refunded | NothingCharged | OutcomeU
 
 
 def with_refund_requested(payment: Payment, now: datetime) -> Payment:
-    """Mark a payment whose charge is in flight, so that the worker that learns the outcome refunds it."""
+    """Mark a payment whose charge or capture may be in flight; the worker that learns of a charge refunds it."""
     takeover = now + TAKEOVER_DELAY
     due = min(payment.next_lookup_at, takeover) if payment.next_lookup_at else takeover
     return replace(payment, refund_requested=True, next_lookup_at=due, updated_at=now)
@@ -205,7 +259,9 @@ def _decided(
         status=status,
         transaction_id=transaction_id,
         failure_reason=failure_reason,
+        capture_requested=False,
         next_lookup_at=None,
+        lookups=0,
         updated_at=now,
     )
 
@@ -217,10 +273,28 @@ def charge_answer(payment: Payment) -> Message | None:
     """
     if payment.refund_requested or payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED):
         return refund_answer(payment)
+    if payment.status is PaymentStatus.AUTHORIZED:
+        return PaymentProcessed(
+            order_id=payment.order_id, status="AUTHORIZED", transaction_id=payment.transaction_id or FREE
+        )
     if payment.status is PaymentStatus.PROCESSED:
         return PaymentProcessed(order_id=payment.order_id, transaction_id=payment.transaction_id or FREE)
     if payment.status is PaymentStatus.FAILED:
         return PaymentFailed(order_id=payment.order_id, reason=payment.failure_reason or "")
+    return None
+
+
+def capture_answer(payment: Payment) -> Message | None:
+    """Return the answer to `payment.capture`, or None while the outcome is unknown.
+
+    Of a payment that is being refunded, or was, the refund is the answer.
+    """
+    if payment.refund_requested or payment.status in (PaymentStatus.VOIDED, PaymentStatus.REFUNDED):
+        return refund_answer(payment)
+    if payment.status is PaymentStatus.PROCESSED:
+        return PaymentCaptured(order_id=payment.order_id)
+    if payment.failure_reason and not payment.next_lookup_at:
+        return PaymentCaptureFailed(order_id=payment.order_id, reason=payment.failure_reason)
     return None
 
 

@@ -1,13 +1,14 @@
 """The payment records: the collection `payments`, one document per order, with the order id as `_id`.
 
-    {_id, status, userId, ownerId, amount (minor units), currency, token, retainerId, transactionId, failureReason,
-     refundRequested, nextLookupAt, lookups, unpublished, traceparent, createdAt, updatedAt,
+    {_id, status, userId, ownerId, amount (minor units), currency, token, captureOnConfirm, captureRequested,
+     retainerId, transactionId, failureReason, refundRequested, nextLookupAt, lookups, unpublished, traceparent,
+     createdAt, updatedAt,
      parts: [{refundId, amount, status, failureReason, entryId, createdAt, updatedAt}], partsVersion}
 
 An order paid from a retainer has a `retainerId`, and its `transactionId` is the journal entry. Fields without a value
-are not stored. Every update names the state it starts from: `status` and `refundRequested`, the two fields that
-concurrent workers race for. The parts (parts.py) are changed apart from the rest: one is added to the `partsVersion` on
-which it was decided, and leaves PENDING once.
+are not stored. Every update names the state it starts from: `status`, `refundRequested` and `failureReason`, the
+fields that concurrent workers race for. The parts (parts.py) are changed apart from the rest: one is added to the
+`partsVersion` on which it was decided, and leaves PENDING once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,8 @@ _FIELDS: Mapping[str, str] = {
     "amount": "amount",
     "currency": "currency",
     "token": "token",
+    "capture_on_confirm": "captureOnConfirm",
+    "capture_requested": "captureRequested",
     "retainer_id": "retainerId",
     "transaction_id": "transactionId",
     "failure_reason": "failureReason",
@@ -77,6 +80,9 @@ _FIELDS: Mapping[str, str] = {
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }
+
+_OF_AN_UNKNOWN_OUTCOME = frozenset({"nextLookupAt", "captureRequested"})
+"""What a worker without an answer leaves, perhaps after another one read the payment whose outcome it then records."""
 
 
 class Payments:
@@ -161,20 +167,20 @@ class Payments:
     async def request_refunds(self, order_ids: Iterable[str], now: datetime) -> list[Payment]:
         """Record that the orders must be refunded, and return their payments as recorded.
 
-        An order without a payment gets a tombstone, and a payment whose charge is in flight is marked. The caller
-        refunds the payments that are charged.
+        An order without a payment gets a tombstone, and a payment whose charge or capture may be in flight is marked.
+        The caller refunds the payments that are charged or authorised.
         """
         settled: dict[str, Payment] = {}
         remaining = list(dict.fromkeys(order_ids))
         while remaining:
             found = await self.read(remaining)
             missing = [tombstone(order_id, now) for order_id in remaining if order_id not in found]
-            pending = [payment for payment in found.values() if _charge_in_flight(payment)]
-            marked = await self.update_many([(payment, with_refund_requested(payment, now)) for payment in pending])
+            unmarked = [payment for payment in found.values() if _may_be_in_flight(payment)]
+            marked = await self.update_many([(payment, with_refund_requested(payment, now)) for payment in unmarked])
             found.update((payment.order_id, payment) for payment in (*await self.insert_missing(missing), *marked))
             settled.update(found)
             # Another worker inserted one of these in the meantime, so its refund is not recorded yet.
-            remaining = [order_id for order_id in remaining if _charge_in_flight(settled[order_id])]
+            remaining = [order_id for order_id in remaining if _may_be_in_flight(settled[order_id])]
         return list(settled.values())
 
     async def due(self, now: datetime, limit: int) -> list[Payment]:
@@ -221,8 +227,9 @@ class Payments:
         return [_payment(document) async for document in cursor]
 
 
-def _charge_in_flight(payment: Payment) -> bool:
-    return payment.status is PaymentStatus.PENDING and not payment.refund_requested
+def _may_be_in_flight(payment: Payment) -> bool:
+    """Return whether a charge or a capture may be in flight that does not know of a refund."""
+    return payment.status in (PaymentStatus.PENDING, PaymentStatus.AUTHORIZED) and not payment.refund_requested
 
 
 def _update(before: Payment, after: Payment) -> UpdateOne:
@@ -230,7 +237,7 @@ def _update(before: Payment, after: Payment) -> UpdateOne:
     old, new = _document(before), _document(after)
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
-    if gone := old.keys() - new.keys():
+    if gone := (old.keys() | _OF_AN_UNKNOWN_OUTCOME) - new.keys():
         change["$unset"] = dict.fromkeys(gone, "")
     return UpdateOne(_unchanged(before), change)
 
@@ -241,6 +248,7 @@ def _unchanged(payment: Payment) -> Document:
         "_id": payment.order_id,
         "status": payment.status,
         "refundRequested": payment.refund_requested or None,
+        "failureReason": payment.failure_reason,
     }
 
 

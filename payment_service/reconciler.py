@@ -1,4 +1,4 @@
-"""The background work on payments: look up unknown outcomes, and publish the answers that a crash left unpublished."""
+"""The background work on payments: learn unknown outcomes, and publish the answers that a crash left unpublished."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 
 from payment_service.card_charger import CardCharger
-from payment_service.lifecycle import NextAction, Payment, charge_answer, next_action
+from payment_service.lifecycle import NextAction, Payment, capture_answer, charge_answer, next_action
 from payment_service.part_refunder import PartRefunder
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
@@ -72,6 +72,7 @@ class Reconciler:
         refunded = await self._cards.refund(requested, unpublished=True)
         decided = await self._retainers.decide_postponed(prepaid)
         await self._publish([*looked_up, *refunded, *decided])
+        await self._capture([p for p in by_card if next_action(p) is NextAction.CAPTURE])
         await self._refund_parts([p for p in by_card if next_action(p) is NextAction.REFUND_PARTS])
         # Another worker has decided these since they were scheduled.
         await self._payments.clear_lookups([p for p in claimed if next_action(p) is NextAction.NONE])
@@ -82,6 +83,16 @@ class Reconciler:
         left = await self._payments.unpublished(self._clock() - UNPUBLISHED_DELAY, _PAGE)
         await self._publish(left)
         return len(left)
+
+    async def _capture(self, payments: Sequence[Payment]) -> None:
+        """Ask for captures again whose outcome is unknown, and publish the answers of those decided.
+
+        An answer that a crash leaves unpublished is asked for by the order, which is not settled without it.
+        """
+        captured = await self._cards.capture(payments)
+        answers = [answer for payment in captured if (answer := capture_answer(payment))]
+        if answers:
+            await self._publisher.send(answers, {payment.order_id: payment.traceparent for payment in captured})
 
     async def _refund_parts(self, payments: Sequence[Payment]) -> None:
         """Ask for refunds in part again whose outcome is unknown, and publish the answers of those decided.

@@ -11,12 +11,13 @@ from shared.urls import check_origin
 
 
 class PaymentSettings(ServiceSettings):
-    """The card gateway: its kind, its address and key, and its timeout."""
+    """The card gateway: its kind, its address and key, its timeout, and when it takes the money."""
 
     # Compose passes an unset variable on as an empty one.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     card_gateway: Literal["simulated", "stripe"] = "simulated"
+    card_capture: Literal["immediate", "on_confirm"] = "immediate"
     payment_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     gateway_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     stripe_api_key: SecretStr | None = None

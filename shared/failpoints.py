@@ -37,6 +37,8 @@ PAYMENT_PENDING = "payment.pending"
 """The payment is recorded as PENDING; the gateway has not been called yet."""
 PAYMENT_CHARGED = "payment.charged"
 """The gateway has charged; the payment is still PENDING."""
+CAPTURE_SENT = "payment.capture-sent"
+"""The gateway has captured; the payment is still AUTHORIZED."""
 REFUND_SENT = "payment.refund-sent"
 """The gateway has refunded; this is not recorded yet."""
 PART_RECORDED = "payment.part-recorded"
@@ -81,6 +83,7 @@ ALL_POINTS = (
     REFUND_REQUESTED,
     PAYMENT_PENDING,
     PAYMENT_CHARGED,
+    CAPTURE_SENT,
     REFUND_SENT,
     PART_RECORDED,
     PART_SENT,

@@ -61,6 +61,8 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
         c.StockReturned,
         c.PaymentProcessed,
         c.PaymentFailed,
+        c.PaymentCaptured,
+        c.PaymentCaptureFailed,
         c.PaymentRefunded,
         c.PartRefunded,
         c.PartRefundFailed,
@@ -69,7 +71,7 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
         c.ProvisioningFailed,
     ),
     INVENTORY_INBOX: (c.OrderCreated, c.ReleaseStock, c.ShipStock, c.ReturnStock),
-    PAYMENT_INBOX: (c.OrderCreated, c.RefundPayment, c.RefundPart),
+    PAYMENT_INBOX: (c.OrderCreated, c.CapturePayment, c.RefundPayment, c.RefundPart),
     PROVISIONING_INBOX: (c.ProvisionServer, c.CancelProvisioning),
     OPERATIONS_INBOX: (c.DeadLetterHandled,),
 }

@@ -20,7 +20,16 @@ from operations.audit.order_records import (
 )
 from operations.audit.report import Violation
 from operations.audit.stock import keeps_units
-from operations.reading.charges import NOT_CHARGED, charge_text, holds_money, holds_nothing, intent_as_charge
+from operations.reading.charges import (
+    AUTHORIZED,
+    CHARGED,
+    NOT_CHARGED,
+    charge_text,
+    has_expired,
+    holds_money,
+    holds_nothing,
+    intent_as_charge,
+)
 from operations.reading.participant_records import PARTICIPANT_RECORDS, ParticipantRecord, order_states
 from order_service.participants import FAILED, PAYMENT
 
@@ -45,6 +54,7 @@ NO_CHARGE = "no-charge"
 STRIPE_CHARGE = "pi_"
 """The prefix of transaction ids at Stripe."""
 
+FULFILLED = ("CONFIRMED", "COMPLETED")
 SUCCEEDING = ("CONFIRMED", "PROVISIONING", "COMPLETED")
 
 
@@ -105,10 +115,14 @@ def lost(records: OrderRecords) -> Violation:
     )
 
 
+TOOK_MONEY = ("AUTHORIZED", "PROCESSED", "REFUNDED")
+"""The states of a payment for which money was reserved on the card, or taken."""
+
+
 def paid_through(records: OrderRecords) -> str | None:
     """Return the source of the money: simulated (the gateway), stripe or retainer; None if none was taken."""
     payment = records.payment or {}
-    if payment.get("status") not in ("PROCESSED", "REFUNDED") or payment.get("transactionId") == NO_CHARGE:
+    if payment.get("status") not in TOOK_MONEY or payment.get("transactionId") == NO_CHARGE:
         return None
     if from_retainer(payment):
         return "retainer"
@@ -169,7 +183,7 @@ def _charge_matches_payment(records: OrderRecords, _order: Document, _now: datet
     journal (invariant 5).
     """
     payment = records.payment
-    if payment is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
+    if payment is None or payment.get("status") not in TOOK_MONEY:
         return
     charges, through, transaction = _charges(records), paid_through(records), payment.get("transactionId")
     for gateway, charge in charges.items():
@@ -184,9 +198,14 @@ def _charge_matches_payment(records: OrderRecords, _order: Document, _now: datet
 
 def _paid_by(charge: Document | None, payment: Document, records: OrderRecords) -> Iterator[Violation]:
     transaction = payment.get("transactionId")
+    if payment["status"] == AUTHORIZED and has_expired(charge) and (charge or {}).get("chargeId") == transaction:
+        return  # the order is not captured, and an operator decides
     if charge is None or charge.get("outcome") in NOT_CHARGED or charge.get("chargeId") != transaction:
         found = f"payment {payment['status']} as {transaction}, at the gateway {charge_text(charge)}"
         yield records.violation(2, "charge", found, f"the gateway's charge {transaction}")
+    elif payment["status"] == "PROCESSED" and charge.get("outcome") == AUTHORIZED:
+        found = f"payment PROCESSED, at the gateway {charge_text(charge)}"
+        yield records.violation(2, "capture", found, "the charge captured")
     elif payment["status"] == "REFUNDED" and holds_money(charge):
         found = f"payment REFUNDED, at the gateway {charge_text(charge)}"
         yield records.violation(2, "refund", found, "the charge refunded")
@@ -195,7 +214,7 @@ def _paid_by(charge: Document | None, payment: Document, records: OrderRecords) 
 def _is_paid_as_ordered(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that the money came from the card or retainer that the customer chose."""
     asked, payment = order.get("payment"), records.payment or {}
-    if asked is None or payment.get("status") not in ("PROCESSED", "REFUNDED"):
+    if asked is None or payment.get("status") not in TOOK_MONEY:
         return
     ordered = asked.get("retainerId") or "" if asked.get("method") == "retainer" else None
     if (paid := payment.get("retainerId")) != ordered:
@@ -207,15 +226,14 @@ def _holds_what_it_needs(records: OrderRecords, order: Document, _now: datetime)
     if not _needs_everything(order):
         return
     status = order.get("status")
-    needed = {row: _needed_state(row, order) for row in PARTICIPANT_RECORDS}
-    if any(row.state_in(order) != state for row, state in needed.items()):
-        expected = " and ".join(f"{row.participant.name} {state}" for row, state in needed.items())
+    needed = {row: _needed_states(row, order) for row in PARTICIPANT_RECORDS}
+    if any(row.state_in(order) not in states for row, states in needed.items()):
+        expected = " and ".join(f"{row.participant.name} {' or '.join(states)}" for row, states in needed.items())
         yield records.violation(_invariant_of(order), "join", f"{status} with {order_states(order)}", expected)
-    for row, state in needed.items():
-        # Inventory ships before the order service hears of it.
-        allowed = {state, row.participant.state_after_delivery()} if is_delivered(order) else {state}
+    for row in needed:
+        allowed = _allowed_states(row, order)
         if row.state(records.by_participant) not in allowed:
-            expected = f"a {' or '.join(sorted(allowed))} {row.noun}"
+            expected = f"a {' or '.join(allowed)} {row.noun}"
             found = f"{status}, and {_has(row, records)}"
             yield records.violation(_invariant_of(order), row.participant.name, found, expected)
 
@@ -231,13 +249,23 @@ def _holds_ordered_units(records: OrderRecords, order: Document, _now: datetime)
 
 def _holds_its_money(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
     """Check that the money of such an order was taken and not returned."""
-    if not _needs_everything(order) or (records.payment or {}).get("status") != PAYMENT.succeeded:
+    if not _needs_everything(order) or (records.payment or {}).get("status") not in PAYMENT.done_states:
         return
     if order.get("totalAmount") and paid_through(records) != "retainer":
         charge = _charges(records)[paid_through(records) or "simulated"]
-        if holds_nothing(charge):
+        if holds_nothing(charge) and not (is_committed(order) and has_expired(charge)):
             found = f"{order.get('status')}, and at the gateway {charge_text(charge)}"
             yield records.violation(_invariant_of(order), "money", found, "a charge without a refund")
+
+
+def _is_not_captured_early(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
+    """Check that a card that is to be captured on fulfilment was not charged before."""
+    if _may_be_captured(order) or not (records.payment or {}).get("captureOnConfirm"):
+        return
+    for charge in _charges(records).values():
+        if charge is not None and charge.get("outcome") == CHARGED and holds_money(charge):
+            found = f"{order.get('status')}, and at the gateway {charge_text(charge)}"
+            yield records.violation(2, "captured early", found, "only authorised until the order is fulfilled")
 
 
 def _is_compensated(records: OrderRecords, order: Document, _now: datetime) -> Iterator[Violation]:
@@ -266,7 +294,7 @@ def _ends_once(records: OrderRecords, order: Document, _now: datetime) -> Iterat
         ends.discard("CONFIRMED")
     if len(ends) > 1:
         yield records.violation(4, "two ends", f"a history with {' and '.join(sorted(ends))}", "one end")
-    waits = is_delivered(order) or refunds.is_waiting(order)
+    waits = is_delivered(order) or is_committed(order) or refunds.is_waiting(order)
     if status in ("CONFIRMED", "COMPLETED") and not settled and not waits:
         yield records.violation(4, "not settled", f"{status} and not settled", "settled")
     if status in ("PENDING", "PROVISIONING") and settled:
@@ -296,9 +324,8 @@ def _in_time(records: OrderRecords, order: Document, now: datetime) -> Iterator[
     ):
         found = f"{status}, and provisioning has {(records.job or {}).get('state', 'no job')}, since {time_text(last)}"
         yield records.violation(4, "provisioning", found, "an active job, or the outcome of its job")
-    elif not order.get("settled") and now > updated + COMPENSATION and (is_given_up(order) or is_delivered(order)):
+    elif not order.get("settled") and now > updated + COMPENSATION and (kind := _unfinished(order)):
         found = f"{status} and not settled, with {order_states(order)}, since {time_text(updated)}"
-        kind = "shipping" if is_delivered(order) else "compensation"
         yield records.violation(4, kind, found, f"settled within {COMPENSATION.seconds} s")
 
 
@@ -338,6 +365,7 @@ RULES: tuple[Rule, ...] = (
     _holds_what_it_needs,
     _holds_ordered_units,
     _holds_its_money,
+    _is_not_captured_early,
     _is_compensated,
     _ends_once,
     _answers_are_joined,
@@ -358,19 +386,49 @@ def _needs_everything(order: Document) -> bool:
     return order.get("status") in SUCCEEDING or is_held(order)
 
 
+def _may_be_captured(order: Document) -> bool:
+    """Return whether the order has all that its card is captured for, or may have had it."""
+    if order.get("status") == "FAILED":
+        return order.get("fulfilment") == "goods" or order.get("provisioningStatus") == "COMPLETED"
+    return order.get("status") in (*FULFILLED, "CANCELLED")
+
+
 def _invariant_of(order: Document) -> int:
     """Return the invariant by which such an order holds everything."""
     return 2 if order.get("status") == "FAILED" else 3
 
 
-def _needed_state(row: ParticipantRecord, order: Document) -> str:
-    """Return the state in which such an order has a participant."""
-    left = is_delivered(order) and order.get("settled")
-    return row.participant.state_after_delivery() if left else row.participant.succeeded
+def _needed_states(row: ParticipantRecord, order: Document) -> tuple[str, ...]:
+    """Return the states in which such an order may have a participant."""
+    participant = row.participant
+    if order.get("status") in FULFILLED and order.get("settled"):
+        return (participant.state_after_delivery() if is_delivered(order) else participant.succeeded,)
+    return participant.done_states
+
+
+def _allowed_states(row: ParticipantRecord, order: Document) -> tuple[str, ...]:
+    """Return the states that the record of such a participant may have: it acts before the order hears of it."""
+    needed, participant = _needed_states(row, order), row.participant
+    return tuple(dict.fromkeys((*needed, participant.state_after_delivery()))) if is_delivered(order) else needed
+
+
+def _unfinished(order: Document) -> str | None:
+    """Return what an order that has ended still waits for; None if it may wait."""
+    if is_given_up(order):
+        return "compensation"
+    if is_delivered(order):
+        return "shipping"
+    return "capture" if order.get("status") in FULFILLED and is_committed(order) else None
+
+
+def is_committed(order: Document) -> bool:
+    """Return whether a participant has only committed itself to the order."""
+    parts = ((row, row.participant.on_fulfilment) for row in PARTICIPANT_RECORDS)
+    return any(part and row.state_in(order) == part.committed for row, part in parts)
 
 
 def _all_succeeded(order: Document) -> bool:
-    return all(row.state_in(order) == row.participant.succeeded for row in PARTICIPANT_RECORDS)
+    return all(row.state_in(order) in row.participant.done_states for row in PARTICIPANT_RECORDS)
 
 
 def _has(row: ParticipantRecord, records: OrderRecords) -> str:

@@ -72,7 +72,8 @@ def needs_message_about_job(records: OrderRecords) -> bool:
     """Return whether the order depends on a message: its job has ended, or does not exist for this run."""
     order, job = records.order or {}, records.job
     if is_held(order):
-        return job is not None and job.get("state") == "COMPLETED" and not job.get("outboxSince")
+        ready = job is not None and job.get("state") == "COMPLETED" and not job.get("outboxSince")
+        return ready and order.get("provisioningStatus") != "COMPLETED"
     if order.get("status") != "PROVISIONING":
         return False
     if job is None:
@@ -127,11 +128,15 @@ def _agrees_with_its_job(records: OrderRecords, order: Document, _now: datetime)
             found = f"COMPLETED with {ip}, and its job {state} with {jobs or 'no address'}"
             yield records.violation(6, "job", found, "a job COMPLETED with the same address")
     elif is_held(order):
-        # If the job is COMPLETED, the order is about to be informed.
+        # If the job is COMPLETED, the order is about to be informed, or its server is ready and not paid for. Goods,
+        # which fail at their payment only, have no job.
+        if records.job is None and order.get("fulfilment") == "goods":
+            return
         if state not in FINISHED:
             yield records.violation(6, "job", f"FAILED, its money held, and its job {state}", "a FAILED job")
     elif is_given_up(order):
-        if records.job is not None and state != "FAILED":
+        handed_over = order.get("provisioningStatus") == "COMPLETED"  # and then not paid: an operator gave it up
+        if records.job is not None and state != "FAILED" and not handed_over:
             found = f"{status}, its money returned, and its job {state}"
             yield records.violation(6, "server without order", found, "no job, or a FAILED one")
     elif status != "PROVISIONING" and records.job is not None:

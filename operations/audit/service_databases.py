@@ -19,6 +19,7 @@ from operations.audit.order_records import Document, OrderRecords
 from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
 from operations.audit.stock import ASSIGNMENT, HOLD, StockRecords, order_of
+from operations.reading import charges
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
@@ -52,6 +53,7 @@ ORDER_FIELDS = (
     "history.status",
     "provisioning.package",
     "provisioningRun",
+    "provisioningStatus",
     "server.ip",
     *(f"refunds.{name}" for name in ("refundId", "amount", "status", "items", "restock", "returned", "updatedAt")),
     "refundedAmount",
@@ -61,8 +63,8 @@ ASSIGNMENT_FIELDS = ("status", "slot.slotId", "assignment.orderId", "updatedAt")
 HOLD_FIELDS = ("status", "hold", "updatedAt")
 TAKING_FIELDS = ("status", "updatedAt")
 OWN_SLOT_FIELDS = ("status", "slot.slotId", "updatedAt")
-CHARGE_FIELDS = ("outcome", "amount", "currency", "chargeId", "refundedAt", "parts")
-INTENT_FIELDS = ("amount", "currency", "intentId", "reason", "closedAt", "chargedAt", "refundedAt", "parts")
+CHARGE_FIELDS = ("outcome", "reason", "amount", "currency", "chargeId", "refundedAt", "parts")
+INTENT_FIELDS = ("amount", "currency", "intentId", "reason", *charges.TIMES, "parts")
 JOB_FIELDS = ("state", "lockKey", "run", "ip", "dueAt", "outboxSince", "updatedAt")
 FIELDS: Mapping[str, Sequence[str]] = {
     "orders": ORDER_FIELDS,

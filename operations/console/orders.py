@@ -65,7 +65,8 @@ ORDER_ACTIONS: Mapping[str, OrderAction] = {
             "Retry",
             ("FAILED",),
             Permission.ORDERS_DECIDE,
-            "Provisioning starts again. Stock and money stay held meanwhile.",
+            "What failed starts again: the provisioning, or the capture of the payment. Stock and money stay held "
+            "meanwhile.",
         ),
         OrderAction(
             "refund",

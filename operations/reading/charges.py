@@ -1,7 +1,7 @@
 """Reads the card gateways' records of an order's money. Pure: no I/O, no clock.
 
 The simulated gateway records `gateway_charges`; for Stripe we keep our own records, `stripe_intents`. Both are read as
-charges: {outcome, chargeId?, amount?, currency?, refundedAt?}.
+charges: {outcome, chargeId?, amount?, currency?, refundedAt?}. What is AUTHORIZED is reserved on the card.
 """
 
 from typing import Any
@@ -10,7 +10,15 @@ Document = dict[str, Any]
 
 OPEN = "OPEN"
 """The outcome of an intent that may or may not be charged: older releases did not record that."""
+TIMES = ("closedAt", "authorizedAt", "voidedAt", "chargedAt", "refundedAt")
+"""The fields of an intent that say what became of it."""
+AUTHORIZED, CHARGED = "AUTHORIZED", "CHARGED"
 NOT_CHARGED = ("DECLINED", "VOIDED")
+
+
+def has_expired(charge: Document | None) -> bool:
+    """Return whether the gateway ended an authorisation by itself, as its reason says."""
+    return charge is not None and charge.get("outcome") == "VOIDED" and "chargeId" in charge and "reason" in charge
 
 
 def intent_as_charge(intent: Document | None) -> Document | None:
@@ -19,13 +27,12 @@ def intent_as_charge(intent: Document | None) -> Document | None:
         return None
     if "intentId" not in intent or "reason" in intent:
         return intent | {"outcome": "VOIDED" if "closedAt" in intent else "DECLINED"}
-    charged = "chargedAt" in intent or "refundedAt" in intent
-    return intent | {"outcome": "CHARGED" if charged else OPEN, "chargeId": intent["intentId"]}
+    return intent | {"outcome": _outcome(intent), "chargeId": intent["intentId"]}
 
 
 def holds_money(charge: Document | None) -> bool:
-    """Return whether money was certainly taken and not returned."""
-    return charge is not None and charge.get("outcome") == "CHARGED" and not charge.get("refundedAt")
+    """Return whether money was certainly taken or authorised, and not returned."""
+    return charge is not None and charge.get("outcome") in (AUTHORIZED, CHARGED) and not charge.get("refundedAt")
 
 
 def holds_nothing(charge: Document | None) -> bool:
@@ -39,3 +46,11 @@ def charge_text(charge: Document | None) -> str:
         return "nothing"
     refunded = " and refunded" if charge.get("refundedAt") else ""
     return f"{charge.get('chargeId', 'a key')} {charge.get('outcome')}{refunded}"
+
+
+def _outcome(intent: Document) -> str:
+    if "chargedAt" in intent or "refundedAt" in intent:
+        return CHARGED
+    if "voidedAt" in intent:
+        return "VOIDED"
+    return AUTHORIZED if "authorizedAt" in intent else OPEN

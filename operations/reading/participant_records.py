@@ -71,6 +71,7 @@ PARTICIPANT_RECORDS = (
             "currency",
             "retainerId",
             "transactionId",
+            "captureOnConfirm",
             "nextLookupAt",
             "unpublished",
             "parts",

@@ -128,6 +128,7 @@ def build_timeline(records: TimelineRecords) -> list[TimelineStep]:
         steps += _messages(history, records)
         for row in PARTICIPANT_RECORDS:
             steps += _work_of(row, history, records)
+            steps += _fulfilment_of(row, history)
         steps += _lookups(records.payment)
         steps += _refunds(history)
         steps += _provisioning(history, records.job)
@@ -194,6 +195,20 @@ class _OrderHistory:
     def refunds(self) -> Sequence[Document]:
         """The refunds in part."""
         return self.order.get("refunds") or ()
+
+    def fulfilments(self, participant: AnyParticipant) -> Iterator[tuple[HistoryEntry, HistoryEntry | None]]:
+        """Yield each entry that made the order ask for the rest of a participant's part, with the answer, if any."""
+        part = participant.on_fulfilment
+        if part is None or self.order.get("fulfilment") is None:
+            return
+        fulfilled = "CONFIRMED" if self.order["fulfilment"] == "goods" else "COMPLETED"
+        answers = (part.answer.routing_key, part.refused.routing_key)
+        committed = self.order.get(participant.stored_field) == part.committed
+        for entry in self.entries:
+            if entry.moved and entry.status == fulfilled and entry.event not in answers:
+                answer = next((e for e in self.entries if e.event in answers and e.at >= entry.at), None)
+                if answer is not None or committed:
+                    yield entry, answer
 
     @property
     def runs(self) -> list[datetime]:
@@ -291,10 +306,18 @@ def _messages(history: _OrderHistory, records: TimelineRecords) -> Iterator[Time
 def _sender(event: str) -> Lane | None:
     if event.startswith("provisioning."):
         return "provisioning"
-    if event in (PART_REFUNDED, PART_FAILED, STOCK_RETURNED):
+    if event in (PART_REFUNDED, PART_FAILED, STOCK_RETURNED, *_FULFILMENT_ANSWERS):
         return event.partition(".")[0]
     row = _row_of(event)
     return row.participant.name if row else None
+
+
+_FULFILMENT_ANSWERS = frozenset(
+    answer.routing_key
+    for row in PARTICIPANT_RECORDS
+    if (part := row.participant.on_fulfilment)
+    for answer in (part.answer, part.refused)
+)
 
 
 def _row_of(event: str) -> ParticipantRecord | None:
@@ -314,10 +337,18 @@ def _sent(history: _OrderHistory, entry: HistoryEntry) -> Iterator[tuple[str, La
         yield (RefundPart.routing_key, PAYMENT.name)
     elif entry.event == PART_REFUNDED and any(r.get("restock") and _is_about(entry, r) for r in history.refunds):
         yield (ReturnStock.routing_key, STOCK.name)
+    yield from _rest_asked_for(history, entry)
     if entry is history.undone:
         for row in PARTICIPANT_RECORDS:
             if not _nothing_to_undo(history, row.participant, entry.at):
                 yield (row.participant.undo_type.routing_key, row.participant.name)
+
+
+def _rest_asked_for(history: _OrderHistory, entry: HistoryEntry) -> Iterator[tuple[str, Lane]]:
+    for row in PARTICIPANT_RECORDS:
+        part = row.participant.on_fulfilment
+        if part and any(asked is entry for asked, _ in history.fulfilments(row.participant)):
+            yield (part.command_type.routing_key, row.participant.name)
 
 
 def _decided_at(event: str, records: TimelineRecords) -> datetime | None:
@@ -365,8 +396,28 @@ def _answered(
     refused = answer.event == participant.refused.routing_key
     # The record has the time of the decision, the history the time at which the order received it.
     until = max(began, min(_decided_at(answer.event, records) or answer.at, answer.at))
-    title = participant.wording.refused if refused else participant.wording.done
-    return TimelineStep(began, participant.name, "work", title, answer.message, "failed" if refused else "ok", until)
+    if refused:
+        return TimelineStep(
+            began, participant.name, "work", participant.wording.refused, answer.message, "failed", until
+        )
+    # A message says that less than usual was done: the card was authorised, not charged.
+    title = answer.message or participant.wording.done
+    return TimelineStep(began, participant.name, "work", title, until=until)
+
+
+def _fulfilment_of(row: ParticipantRecord, history: _OrderHistory) -> Iterator[TimelineStep]:
+    """Yield what a participant that had only committed itself did once the order was fulfilled."""
+    part = row.participant.on_fulfilment
+    if part is None:
+        return
+    for entry, answer in history.fulfilments(row.participant):
+        lane, refused = row.participant.name, answer is not None and answer.event == part.refused.routing_key
+        if answer is None:
+            yield TimelineStep(entry.at, lane, "work", part.doing, outcome="open")
+        elif refused:
+            yield TimelineStep(entry.at, lane, "work", part.failed, answer.message, "failed", answer.at)
+        else:
+            yield TimelineStep(entry.at, lane, "work", part.finished, until=answer.at)
 
 
 def _compensation(

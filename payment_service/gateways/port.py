@@ -1,8 +1,9 @@
 """The interface of a payment gateway, and the outcomes of its calls.
 
-    charge   → Charged | Declined       a repeated key returns the first outcome and never charges again;
-                                        a refund closes the key
-    look_up  → Charged | Declined | None
+    charge   → Charged | Authorized | Declined   a repeated key returns the first outcome and never charges again;
+                                                 a refund closes the key
+    look_up  → Charged | Authorized | Declined | None
+    capture  → Charged | CaptureRefused          takes what was authorised, once
     refund   → Refunded | NothingCharged
     refund_part → Refunded | RefundRefused   once per refund id
 
@@ -20,6 +21,7 @@ from shared.errors import ExternalSystemError
 class ChargeRequest:
     """A charge: `key` is the idempotency key, `amount` is in minor units.
 
+    Without `capture` the money is only authorised: reserved on the card, for a later call of `Gateway.capture`.
     `opened_at` is the time at which the payment was recorded. It tells an order from a deleted one with the same id:
     a client may reuse its `Idempotency-Key` after a cleanup, and the gateway's memory of the old order must not count.
     """
@@ -29,6 +31,7 @@ class ChargeRequest:
     currency: str
     token: str | None
     opened_at: datetime
+    capture: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,20 @@ class Charged:
     """The money was taken."""
 
     charge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """The money is reserved on the card; it can be captured until the authorisation expires."""
+
+    charge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRefused:
+    """The authorised money was not taken by this call; `reason` is for people. A later call may succeed."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +108,26 @@ class GatewayKeyReusedError(ExternalSystemError):
 class Gateway(Protocol):
     """A payment gateway whose calls may be repeated under the same key, by any process and at any time."""
 
-    async def charge(self, request: ChargeRequest) -> Charged | Declined:
-        """Take the money, once per key.
+    async def charge(self, request: ChargeRequest) -> Charged | Authorized | Declined:
+        """Take the money, or authorise it, once per key.
 
         Raises GatewayTimeoutError if the outcome is unknown, and GatewayKeyReusedError if the key belongs to another
         charge.
         """
 
-    async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
+    async def look_up(self, request: ChargeRequest) -> Charged | Authorized | Declined | None:
         """Return the outcome of the request, None if it never arrived. Raises the same errors as `charge`."""
 
+    async def capture(self, request: ChargeRequest) -> Charged | CaptureRefused:
+        """Take the money that was authorised under the key; repeated, it returns the same charge.
+
+        Raises GatewayTimeoutError if the outcome is unknown.
+        """
+
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
-        """Refund all that is left of the charge, once per key. Raises GatewayTimeoutError if the outcome is unknown.
+        """Refund all that is left of the charge, or void its authorisation, once per key.
+
+        Raises GatewayTimeoutError if the outcome is unknown. What was only authorised counts as never taken.
 
         An unknown key is closed: a charge that arrives later is declined. (The adapter of a gateway that cannot close
         a key charges and refunds it.)

@@ -2,16 +2,16 @@
 
 The records are the collection `stripe_intents`, with the key of the charge as `_id`:
 
-    {_id, openedAt, amount (minor units), currency, intentId, createdAt, chargedAt?, refundedAt?,
-     parts: [{refundId, amount, at}]?, partsAmount?}                        the intent, and what was returned in parts
+    {_id, openedAt, amount (minor units), currency, intentId, createdAt, authorizedAt?, voidedAt?, chargedAt?,
+     refundedAt?, parts: [{refundId, amount, at}]?, partsAmount?}           the intent, and what was returned in parts
     {_id, openedAt, amount, currency, reason, createdAt}                    declined before a card was tried
     {_id, openedAt, closedAt}                                               closed by a refund before any charge
 
 A record is written after its intent is created, which takes no money, and before the intent is confirmed, which does.
 So an intent without a record never took any money, however old it is, and the first writer, a charge or a refund,
-decides the key. `chargedAt` and `refundedAt` are written before the outcome is reported, so that the audit and the
-cleanup can compare the records with the payments. `openedAt` comes from the request: a record with an earlier one
-belongs to a deleted order with the same id, and is replaced. Records older than these three fields lack all of them.
+decides the key. The times of its outcomes are written before they are reported, so that the audit and the cleanup can
+compare the records with the payments. `openedAt` comes from the request: a record with an earlier one belongs to a
+deleted order with the same id, and is replaced. Records older than these fields lack all of them.
 """
 
 import logging
@@ -27,6 +27,8 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from stripe import PaymentIntent, RequestOptions
 
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     ChargeRequest,
     Declined,
@@ -43,9 +45,11 @@ from payment_service.gateways.stripe_outcomes import (
     ALREADY_REFUNDED,
     CLOSED,
     NO_CARD,
+    NOTHING_AUTHORIZED,
     REQUESTED,
     UNEXPECTED_STATE,
     AmountRefusedError,
+    capture_outcome,
     charge_outcome,
     decline_reason,
     is_refunded,
@@ -114,17 +118,27 @@ class StripeGateway:
             self._key.refresh()
             raise
 
-    async def charge(self, request: ChargeRequest) -> Charged | Declined:
+    async def charge(self, request: ChargeRequest) -> Charged | Authorized | Declined:
         with self._call():
             record = await self._find(request)
             if record is None:
                 return await self._charge_first(request)
             return await self._outcome(request, record) or await self._confirm(record)
 
-    async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
+    async def look_up(self, request: ChargeRequest) -> Charged | Authorized | Declined | None:
         with self._call():
             record = await self._find(request)
             return await self._outcome(request, record) if record else None
+
+    async def capture(self, request: ChargeRequest) -> Charged | CaptureRefused:
+        with self._call():
+            record = await self._find(request)
+            if record is None or "intentId" not in record or "reason" in record:
+                return CaptureRefused(NOTHING_AUTHORIZED)
+            outcome = await self._capture(record["intentId"])
+            if isinstance(outcome, Charged):
+                await self._stamp(record, "chargedAt")
+            return outcome
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
         with self._call():
@@ -150,6 +164,15 @@ class StripeGateway:
 
     async def drain(self) -> None:
         await self._http.close_async()
+
+    async def _capture(self, intent_id: str) -> Charged | CaptureRefused:
+        """Capture an intent. Only one capture of it can succeed, so no idempotency key is needed."""
+        try:
+            return capture_outcome(await self._intents.capture_async(intent_id))
+        except (stripe.CardError, stripe.InvalidRequestError) as error:
+            # Captured before, or voided: the intent says so. Still authorised, it is this call that was refused.
+            why = error.code or error.param or "no code"
+            return capture_outcome(await self._retrieve(intent_id), refused_as=why)
 
     async def _refund_part(
         self, request: ChargeRequest, intent_id: str, refund_id: str, amount: int
@@ -202,13 +225,15 @@ class StripeGateway:
 
     async def _refund(self, record: Document) -> Refunded | NothingCharged:
         intent = await self._retrieve(record["intentId"])
-        if intent.status in ("requires_confirmation", "requires_action"):
+        if intent.status in ("requires_confirmation", "requires_action", "requires_capture"):
             intent = await self._cancel(intent.id, REQUESTED)
         if not is_refunded(intent):
             outcome = charge_outcome(intent)
             if isinstance(outcome, Declined):
+                if intent.status == "canceled":
+                    await self._stamp(record, "voidedAt")
                 return nothing_charged(outcome)
-            if outcome is None:
+            if not isinstance(outcome, Charged):
                 raise GatewayTimeoutError("the payment intent is neither charged nor cancelled yet")
             await self._refund_charge(record["_id"], intent.id)
         await self._stamp(record, "refundedAt")
@@ -224,12 +249,12 @@ class StripeGateway:
         return None
 
     async def _stamp(self, record: Document, field: str) -> None:
-        """Record the time at which the charge or the refund of the intent was first seen."""
+        """Record the time at which an outcome of the intent was first seen."""
         if field not in record:
             among = {"_id": record["_id"], "intentId": record["intentId"], field: {"$exists": False}}
             await self._records.update_one(among, {"$set": {field: self._clock()}})
 
-    async def _charge_first(self, request: ChargeRequest) -> Charged | Declined:
+    async def _charge_first(self, request: ChargeRequest) -> Charged | Authorized | Declined:
         if request.token is None:
             return Declined(NO_CARD)
         try:
@@ -255,6 +280,8 @@ class StripeGateway:
             "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
             "metadata": {"orderId": request.key},
         }
+        if not request.capture:
+            params["capture_method"] = "manual"
         try:
             intent = await _idempotent(
                 lambda options: self._intents.create_async(params, options), _creation_key(request)
@@ -265,7 +292,7 @@ class StripeGateway:
             raise
         return {"intentId": intent.id}
 
-    async def _confirm(self, record: Document) -> Charged | Declined:
+    async def _confirm(self, record: Document) -> Charged | Authorized | Declined:
         """Take the money. Only one confirmation of an intent can succeed, so no idempotency key is needed."""
         intent_id = record["intentId"]
         try:
@@ -281,7 +308,7 @@ class StripeGateway:
             raise GatewayTimeoutError("the payment intent is not confirmed yet")
         return outcome
 
-    async def _decline_untried(self, record: Document, reason: str) -> Charged | Declined:
+    async def _decline_untried(self, record: Document, reason: str) -> Charged | Authorized | Declined:
         """Decline a card that Stripe has not tried, after cancelling the intent so that no later call charges it."""
         outcome = charge_outcome(await self._cancel(record["intentId"], REQUESTED))
         if isinstance(outcome, Charged):
@@ -322,17 +349,19 @@ class StripeGateway:
             _log.error("Stripe could not refund a charge", key=key, intent=intent_id, why=why)
             raise GatewayTimeoutError(f"the refund is in state {refund.status}")
 
-    async def _outcome(self, request: ChargeRequest, record: Document) -> Charged | Declined | None:
+    async def _outcome(self, request: ChargeRequest, record: Document) -> Charged | Authorized | Declined | None:
         if decided := _decided(request, record):
             return decided
         return await self._settle(record, await self._retrieve(record["intentId"]))
 
-    async def _settle(self, record: Document, intent: PaymentIntent) -> Charged | Declined | None:
+    async def _settle(self, record: Document, intent: PaymentIntent) -> Charged | Authorized | Declined | None:
         """Return the outcome of an intent, after cancelling one that waits for its cardholder."""
         if intent.status == "requires_action":
             intent = await self._cancel(intent.id, ABANDONED)
         outcome = charge_outcome(intent)
-        if isinstance(outcome, Charged):
+        if isinstance(outcome, Authorized):
+            await self._stamp(record, "authorizedAt")
+        elif isinstance(outcome, Charged):
             await self._stamp(record, "chargedAt")
         elif is_refunded(intent):
             await self._stamp(record, "refundedAt")

@@ -3,6 +3,7 @@
 A PaymentIntent gets its card when it is created, and is confirmed once, without naming a card again:
 
     requires_confirmation ──confirm──▶ succeeded                 Charged
+       │                    └────────▶ requires_capture          Authorized; captured: succeeded, voided: canceled
        │                    └────────▶ requires_payment_method   Declined: Stripe has detached the card
        │                    └────────▶ requires_action ──cancel──┐
        └──cancel──▶ canceled                                     │  Declined
@@ -12,6 +13,8 @@ A PaymentIntent gets its card when it is created, and is confirmed once, without
 import stripe
 
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     Declined,
     GatewayKeyReusedError,
@@ -26,6 +29,8 @@ from shared.errors import RefusalError
 DECLINED = "The card was declined"
 CLOSED = "The payment was cancelled"
 NO_CARD = "The order names no card to charge"
+EXPIRED = "The authorisation has expired"
+NOTHING_AUTHORIZED = "Nothing was authorised"
 CARD_UNUSABLE = "The card cannot be charged: it is unknown or was used before"
 NEEDS_CARDHOLDER = "The card asks for its holder's authentication, which an order cannot wait for"
 
@@ -34,8 +39,14 @@ ABANDONED = "abandoned"
 REQUESTED = "requested_by_customer"
 """The cancellation reason of an intent that is refunded before it is confirmed."""
 
+BY_EXPIRY = ("automatic", "expired")
+"""The cancellation reasons of an intent that Stripe cancels because its authorisation has expired
+(https://docs.stripe.com/api/payment_intents/object#payment_intent_object-cancellation_reason)."""
+
 UNEXPECTED_STATE = "payment_intent_unexpected_state"
 ALREADY_REFUNDED = "charge_already_refunded"
+EXPIRY_CODES = ("capture_charge_authorization_expired", "charge_expired_for_capture")
+"""The codes with which Stripe refuses to capture an expired authorisation (https://docs.stripe.com/error-codes)."""
 
 ZERO_DECIMAL = frozenset(
     ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"]
@@ -76,7 +87,7 @@ def stripe_amount(amount: int, currency: str) -> int:
     return amount if currency in WHOLE_ONLY else amount // 100
 
 
-def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
+def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Authorized | Declined | None:
     """Return the outcome of a charge, None if it was never confirmed; a refunded charge counts as declined.
 
     Raises GatewayTimeoutError while Stripe itself has no outcome.
@@ -84,6 +95,8 @@ def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
     match intent.status:
         case "succeeded":
             return Declined(CLOSED) if is_refunded(intent) else Charged(intent.id)
+        case "requires_capture":
+            return Authorized(intent.id)
         case "requires_confirmation":
             return None
         case "requires_payment_method":
@@ -91,6 +104,26 @@ def charge_outcome(intent: stripe.PaymentIntent) -> Charged | Declined | None:
             return Declined(_reason(failure.message if failure else None))
         case "canceled":
             return Declined(NEEDS_CARDHOLDER if intent.cancellation_reason == ABANDONED else CLOSED)
+        case unsettled:
+            raise GatewayTimeoutError(f"the payment intent is in state {unsettled}")
+
+
+def capture_outcome(intent: stripe.PaymentIntent, refused_as: str | None = None) -> Charged | CaptureRefused:
+    """Return the outcome of a capture; `refused_as` is the code of Stripe's refusal, without Stripe's own text.
+
+    Raises GatewayTimeoutError while Stripe itself has no outcome.
+    """
+    match intent.status:
+        case "succeeded":
+            return CaptureRefused(CLOSED) if is_refunded(intent) else Charged(intent.id)
+        case "canceled":
+            return CaptureRefused(EXPIRED if intent.cancellation_reason in BY_EXPIRY else CLOSED)
+        case "requires_capture" if refused_as:
+            return CaptureRefused(
+                EXPIRED if refused_as in EXPIRY_CODES else f"Stripe refused the capture: {refused_as}"
+            )
+        case "requires_payment_method" | "requires_confirmation":
+            return CaptureRefused(NOTHING_AUTHORIZED)
         case unsettled:
             raise GatewayTimeoutError(f"the payment intent is in state {unsettled}")
 

@@ -15,6 +15,7 @@ from shared.contracts.inventory import (
 from shared.contracts.operations import DeadLetterHandled
 from shared.contracts.orders import (
     CancelProvisioning,
+    CapturePayment,
     OrderCancelled,
     OrderCompleted,
     OrderConfirmed,
@@ -32,6 +33,8 @@ from shared.contracts.orders import (
 from shared.contracts.payments import (
     PartRefunded,
     PartRefundFailed,
+    PaymentCaptured,
+    PaymentCaptureFailed,
     PaymentFailed,
     PaymentProcessed,
     PaymentRefunded,
@@ -53,6 +56,9 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     StockReleased,
     ShipStock,
     StockShipped,
+    CapturePayment,
+    PaymentCaptured,
+    PaymentCaptureFailed,
     RefundPayment,
     PaymentRefunded,
     RefundPart,
@@ -81,6 +87,7 @@ __all__ = [
     "ALL_MESSAGES",
     "BY_ROUTING_KEY",
     "CancelProvisioning",
+    "CapturePayment",
     "DeadLetterHandled",
     "Message",
     "OrderCancelled",
@@ -94,6 +101,8 @@ __all__ = [
     "PackageLowIps",
     "PartRefundFailed",
     "PartRefunded",
+    "PaymentCaptureFailed",
+    "PaymentCaptured",
     "PaymentFailed",
     "PaymentProcessed",
     "PaymentRefunded",

@@ -97,6 +97,12 @@ class ShipStock(OrderMessage):
     routing_key: ClassVar[str] = "stock.ship"
 
 
+class CapturePayment(OrderMessage):
+    """Take the money that was authorised for the order, which is fulfilled."""
+
+    routing_key: ClassVar[str] = "payment.capture"
+
+
 class RefundPayment(OrderMessage):
     """Refund what was charged for the order, or make sure that nothing will ever be charged."""
 

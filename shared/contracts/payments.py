@@ -7,12 +7,17 @@ from shared.contracts.orders import RefundId
 
 
 class PaymentProcessed(OrderMessage):
-    """The order is paid; `transaction_id` is the gateway's."""
+    """The order is paid, or AUTHORIZED: its money is reserved on the card; `transaction_id` is the gateway's."""
 
     routing_key: ClassVar[str] = "payment.processed"
 
-    status: Literal["PROCESSED"] = "PROCESSED"
+    status: Literal["PROCESSED", "AUTHORIZED"] = "PROCESSED"
     transaction_id: Name
+
+    @property
+    def message(self) -> str | None:
+        """Say what was done for the order's history, if it is less than to charge."""
+        return "Authorised" if self.status == "AUTHORIZED" else None
 
 
 class PaymentFailed(OrderMessage):
@@ -30,6 +35,22 @@ class PaymentRefunded(OrderMessage):
     routing_key: ClassVar[str] = "payment.refunded"
 
     status: Literal["REFUNDED", "VOIDED"]
+
+
+class PaymentCaptured(OrderMessage):
+    """The authorised money was taken: the order is paid."""
+
+    routing_key: ClassVar[str] = "payment.captured"
+
+    status: Literal["PROCESSED"] = "PROCESSED"
+
+
+class PaymentCaptureFailed(OrderMessage):
+    """The authorised money was not taken; `reason` says why. Another `payment.capture` tries again."""
+
+    routing_key: ClassVar[str] = "payment.capture_failed"
+
+    reason: Text
 
 
 class PartRefunded(OrderMessage):

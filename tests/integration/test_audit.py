@@ -49,6 +49,7 @@ from tests.support.world import (
     entry,
     order,
     populate,
+    populate_captures,
     populate_funds,
     populate_holds,
     populate_orders_paid_from_a_retainer,
@@ -65,6 +66,7 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         populate_orders_paid_from_a_retainer(created)
         populate_slots(created)
         populate_holds(created)
+        populate_captures(created)
         await created.store()
         yield created
 
@@ -83,6 +85,7 @@ async def common_world(servers: Servers) -> AsyncIterator[World]:
         populate_orders_paid_from_a_retainer(created)
         populate_slots(created)
         populate_holds(created)
+        populate_captures(created)
         await created.store()
         assert (await created.audit()).ok
         yield created
@@ -96,17 +99,17 @@ async def test_correct_records_pass(world: World) -> None:
     assert report.violations == []
     assert report.ok
     assert report.checked == {
-        "orders": 34,
-        "reservations": 31,
-        "payments": 33,
-        "charges": 28,
-        "jobs": 8,
+        "orders": 41,
+        "reservations": 38,
+        "payments": 40,
+        "charges": 35,
+        "jobs": 11,
         "intents": 0,
-        "products": 5,
+        "products": 6,
         "slots": 3,
         "assignments": 6,
         "holds": 6,
-        "addresses": 4,
+        "addresses": 7,
         "locks": 3,
         "accounts": 7,
         "entries": 19,
@@ -114,11 +117,11 @@ async def test_correct_records_pass(world: World) -> None:
         "transfers": 2,
         "actions": 0,
     }
-    assert report.information["inFlight"] == 11
+    assert report.information["inFlight"] == 13
     assert report.information["bookedInSlots"] == 144
-    assert report.information["jobs"] == {"COMPLETED": 2, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
+    assert report.information["jobs"] == {"COMPLETED": 5, "FAILED": 3, "QUEUED": 1, "RUNNING": 1, "WAITING": 1}
     assert report.information["locksHeld"] == 2
-    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 22}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 27}
     assert report.information["systemBalances"] == {
         "system:bank-fees:USD": 0.5,
         "system:clearing:USD": 252,
@@ -459,6 +462,28 @@ CORRUPTIONS = [
     # 2 again: an order paid from a retainer has no other charge, and the ordered retainer.
     Corruption("paid from another retainer", "payments", FROM, put(retainerId="r2"), 2, "payment method"),
     Corruption("paid by card instead", "payments", FROM, drop("retainerId"), 2, "payment method"),
+    # 3 and 4 for captures: what is settled is captured, and what is not is never forgotten.
+    Corruption("settled, not captured", "orders", "to-capture", put(settled=True), 3, "join"),
+    Corruption("captured, the order says", "orders", "to-capture", put(paymentStatus="PROCESSED"), 4, "not settled"),
+    Corruption("captured, not recorded", "payments", "captured", put(status="AUTHORIZED"), 3, "payment"),
+    Corruption("recorded, not captured", "gateway_charges", "captured", put(outcome="AUTHORIZED"), 2, "capture"),
+    Corruption("a capture that never comes", "orders", "to-capture", put(updatedAt=LONG_AGO), 4, "capture"),
+    Corruption("never authorised", "gateway_charges", "not-captured", put(chargeId="ch_other"), 2, "charge"),
+    Corruption("void before the capture", "gateway_charges", "to-capture", put(outcome="VOIDED"), 3, "money"),
+    Corruption("cancelled, still authorised", "gateway_charges", "voided", put(outcome="AUTHORIZED"), 2, "money held"),
+    Corruption("void, nobody knows why", "gateway_charges", "not-captured", drop("reason"), 2, "money"),
+    Corruption(
+        "charged before its server is ready", "payments", "held", put(captureOnConfirm=True), 2, "captured early"
+    ),
+    Corruption("not captured, stock gone", "reservations", "not-captured", put(status="RELEASED"), 2, "stock"),
+    Corruption(
+        "handed over, never fulfilled",
+        "orders",
+        "server-given-up",
+        drop("provisioningStatus"),
+        6,
+        "server without order",
+    ),
     # 6: every server is the one ordered, and belongs to one order.
     Corruption("no server", "orders", "completed", drop("server"), 6, "no server"),
     Corruption("a server of nobody knows what", "orders", "completed", drop("provisioning"), 6, "no package"),
@@ -608,7 +633,15 @@ async def test_a_payment_over_stripe_is_compared_with_our_records(world: World) 
     report = await world.audit()
     assert report.violations == []
     assert report.checked["intents"] == 1
-    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 21, "stripe": 1}
+    assert report.information["paidThrough"] == {"retainer": 3, "simulated": 26, "stripe": 1}
+    # One that is only authorised is not a charge, and one that is void is nothing at all.
+    intents = world.collection("stripe_intents")
+    await intents.update_one({"_id": "confirmed"}, put(authorizedAt=LONG_AGO))
+    assert [violation.kind for violation in (await world.audit()).violations] == ["capture"]
+    await intents.update_one({"_id": "confirmed"}, put(voidedAt=LONG_AGO))
+    assert [violation.kind for violation in (await world.audit()).violations] == ["charge", "money"]
+    await intents.update_one({"_id": "confirmed"}, put(chargedAt=LONG_AGO))
+    assert (await world.audit()).ok
 
 
 async def test_the_journal_outlives_the_orders_that_it_names(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import pytest
@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from payment_service.gateways.factory import open_gateway
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     ChargeRequest,
     Declined,
@@ -42,6 +44,13 @@ class Bench:
     def request(self, card: str | None = None, key: str | None = None, amount: int = 1999) -> ChargeRequest:
         return ChargeRequest(key or new_id(), amount, "USD", card or self.good_card, self.opened_at)
 
+    async def authorized(self, amount: int = 1999) -> tuple[ChargeRequest, Authorized]:
+        """Authorise an amount."""
+        request = replace(self.request(amount=amount), capture=False)
+        outcome = await self.gateway.charge(request)
+        assert isinstance(outcome, Authorized)
+        return request, outcome
+
 
 @pytest.fixture(params=["pymongo", "motor"])
 async def database(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
@@ -64,8 +73,8 @@ async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIter
             return api.held()
 
         async def held_by_simulation() -> set[str]:
-            charged = database[COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
-            return {record["_id"] async for record in charged}
+            held = {"outcome": {"$in": ["AUTHORIZED", "CHARGED"]}, "refundedAt": None}
+            return {record["_id"] async for record in database[COLLECTION].find(held)}
 
         if request.param == "stripe":
             yield Bench(first, second, stripe_api.VISA, stripe_api.REFUSED, held_by_stripe)
@@ -206,3 +215,58 @@ async def test_nothing_is_returned_of_a_declined_or_unknown_charge(bench: Bench)
     await bench.gateway.charge(declined)
     for request in (declined, bench.request()):
         assert isinstance(await bench.gateway.refund_part(request, "r1", 1), RefundRefused)
+
+
+async def test_an_authorisation_is_captured_once(bench: Bench) -> None:
+    request, authorized = await bench.authorized()
+    assert await bench.other.charge(request) == authorized
+    assert await bench.other.look_up(request) == authorized
+    charged = Charged(authorized.charge_id)
+    assert await bench.gateway.capture(request) == charged
+    assert await bench.other.capture(request) == charged
+    assert await bench.other.look_up(request) == charged
+    assert await bench.held() == {request.key}
+    assert await bench.gateway.refund_part(request, "r1", 1000) == Refunded(authorized.charge_id)
+    assert await bench.other.refund(request) == Refunded(authorized.charge_id)
+    assert isinstance(await bench.gateway.capture(request), CaptureRefused)
+    assert await bench.held() == set()
+
+
+async def test_an_authorisation_that_is_refunded_is_void_and_never_captured(bench: Bench) -> None:
+    request, _ = await bench.authorized()
+    assert isinstance(await bench.gateway.refund_part(request, "r1", 1000), RefundRefused)
+    assert await bench.other.refund(request) == NothingCharged()
+    assert await bench.gateway.refund(request) == NothingCharged()
+    assert await bench.gateway.capture(request) == CaptureRefused("The payment was cancelled")
+    assert await bench.gateway.charge(request) == Declined("The payment was cancelled")
+    assert await bench.held() == set()
+
+
+async def test_nothing_is_captured_that_was_not_authorised(bench: Bench) -> None:
+    declined = replace(bench.request(bench.refused_card), capture=False)
+    assert isinstance(await bench.gateway.charge(declined), Declined)
+    for request in (declined, bench.request()):
+        assert isinstance(await bench.other.capture(request), CaptureRefused)
+    assert await bench.held() == set()
+
+
+async def test_a_capture_and_a_refund_at_once_leave_nothing_held(bench: Bench) -> None:
+    requests = [(await bench.authorized())[0] for _ in range(30)]
+    await asyncio.gather(
+        *(bench.gateway.capture(request) for request in requests),
+        *(bench.other.refund(request) for request in requests),
+        return_exceptions=True,
+    )
+    # Calls without an answer are repeated, as the reconciler does.
+    returned = [await bench.gateway.refund(request) for request in requests]
+    late = [await bench.other.capture(request) for request in requests]
+    assert await bench.held() == set()
+    assert all(isinstance(back, Refunded | NothingCharged) for back in returned)
+    assert all(isinstance(outcome, CaptureRefused) for outcome in late)
+
+
+async def test_many_captures_at_once_take_the_money_once(bench: Bench) -> None:
+    request, authorized = await bench.authorized()
+    racing = [gateway.capture(request) for _ in range(10) for gateway in (bench.gateway, bench.other)]
+    assert set(await asyncio.gather(*racing)) == {Charged(authorized.charge_id)}
+    assert await bench.held() == {request.key}

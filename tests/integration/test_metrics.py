@@ -105,6 +105,7 @@ async def watched(mongodb_url: str, clean_broker: str, database_prefix: str) -> 
     "ordersaga_orders_past_deadline",
     "ordersaga_open_order_oldest_seconds",
     "ordersaga_open_compensation_oldest_seconds",
+    "ordersaga_orders_not_captured",
 )
 async def test_stalled_orders_are_observed(watched: Watched) -> None:
     orders = Orders(watched.database("orders")["orders"])
@@ -113,7 +114,7 @@ async def test_stalled_orders_are_observed(watched: Watched) -> None:
     standing = {"updated_at": hour_ago, "created_at": hour_ago}
     await orders.insert([NewRecord(an_order(now=now))])
     before = await watched.observe()
-    assert value(before, "ordersaga_orders_past_deadline") == 0
+    assert value(before, "ordersaga_orders_past_deadline") == value(before, "ordersaga_orders_not_captured") == 0
     assert value(before, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == 0
 
     late = an_order(now=hour_ago, deadline=now - timedelta(minutes=1))
@@ -121,12 +122,23 @@ async def test_stalled_orders_are_observed(watched: Watched) -> None:
     given_up = an_order(status=Status.CANCELLED, **standing)
     done = an_order(status=Status.CANCELLED, settled=True, **standing)
     at_work = an_order(status=Status.PROVISIONING, **standing)
-    await orders.insert([NewRecord(order) for order in (late, held, given_up, done, at_work)])
+    authorized = {"status": Status.FAILED, "payment_status": "AUTHORIZED"}
+    not_captured = [
+        an_order(**authorized, fulfilment="goods"),
+        an_order(**authorized, fulfilment="vps", provisioning_status="COMPLETED"),
+    ]
+    others = [
+        an_order(**authorized, fulfilment="vps", provisioning_status="FAILED"),
+        an_order(**authorized, fulfilment="goods", compensating=True),
+    ]
+    placed = (late, held, given_up, done, at_work, *not_captured, *others)
+    await orders.insert([NewRecord(order) for order in placed])
     after = await watched.observe()
     assert value(after, "ordersaga_orders_past_deadline") == 1
+    assert value(after, "ordersaga_orders_not_captured") == len(not_captured)
     assert value(after, "ordersaga_open_orders", status="PENDING") == 2
     assert value(after, "ordersaga_open_order_oldest_seconds", status="PROVISIONING") == pytest.approx(3600, abs=120)
-    assert value(after, "ordersaga_open_compensations") == 1
+    assert value(after, "ordersaga_open_compensations") == 2
     assert value(after, "ordersaga_open_compensation_oldest_seconds") == pytest.approx(3600, abs=120)
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,9 +13,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from operations.reading.charges import holds_money, holds_nothing, intent_as_charge
 from payment_service.gateways.factory import STRIPE_INTENTS as COLLECTION
 from payment_service.gateways.factory import OpenGateway, open_gateway
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     ChargeRequest,
     Declined,
@@ -23,14 +29,24 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
-from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, NEEDS_CARDHOLDER, NO_CARD
+from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, EXPIRED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
 from shared.database import Database
 from tests.support.builders import connected, new_id
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
-from tests.support.stripe_api import API_KEY, REFUSED, THREE_D_SECURE, VISA, Fault, Operation, StripeApi, run_stripe_api
+from tests.support.stripe_api import (
+    API_KEY,
+    REFUSED,
+    THREE_D_SECURE,
+    VISA,
+    Fault,
+    Intent,
+    Operation,
+    StripeApi,
+    run_stripe_api,
+)
 
 PATIENT = 60.0
 
@@ -510,3 +526,124 @@ async def test_the_service_charges_orders_and_refunds_them_over_stripe(stack: St
     output = "".join(line for process in stack.processes("payment") for line in process.output)
     assert API_KEY not in output
     assert VISA not in output
+
+
+# --- Authorised now, captured later ---
+
+
+async def authorized(gateway: OpenGateway) -> ChargeRequest:
+    request = replace(a_request(), capture=False)
+    assert isinstance(await gateway.charge(request), Authorized)
+    return request
+
+
+async def test_an_intent_is_captured_by_hand_only_if_its_order_asks_for_it(
+    gateway: OpenGateway, api: StripeApi
+) -> None:
+    await gateway.charge(a_request())
+    await authorized(gateway)
+    assert [body.get("capture_method") for name, body in api.requests if name == "create"] == [None, "manual"]
+
+
+async def test_an_authorisation_that_has_expired_is_not_captured(gateway: OpenGateway, api: StripeApi) -> None:
+    request = await authorized(gateway)
+    api.expire(api.of(request.key)[0])
+    assert await gateway.capture(request) == CaptureRefused(EXPIRED)
+    assert await gateway.refund(request) == NothingCharged()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("capture_charge_authorization_expired", EXPIRED),
+        ("charge_expired_for_capture", EXPIRED),
+        ("capture_unauthorized_payment", "Stripe refused the capture: capture_unauthorized_payment"),
+    ],
+)
+async def test_a_capture_that_stripe_refuses_can_be_tried_again(
+    gateway: OpenGateway, api: StripeApi, code: str, reason: str
+) -> None:
+    request = await authorized(gateway)
+    api.refuses_captures_as = code
+    assert await gateway.capture(request) == CaptureRefused(reason)
+    api.refuses_captures_as = None
+    assert isinstance(await gateway.capture(request), Charged)
+
+
+@pytest.mark.parametrize("fault", ["fail before", "fail after", "lose answer", "rate limit"])
+async def test_a_capture_without_an_answer_is_made_once(gateway: OpenGateway, api: StripeApi, fault: Fault) -> None:
+    request = await authorized(gateway)
+    api.disturb("capture", fault)
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.capture(request)
+    assert isinstance(await gateway.capture(request), Charged)
+    assert api.held() == {request.key}
+
+
+async def test_a_capture_that_races_the_expiry_of_its_authorisation_has_one_winner(
+    opened: Opened, api: StripeApi
+) -> None:
+    gateways, winners = (opened(), opened()), Counter[bool]()
+
+    async def race(seed: int) -> None:
+        dice = random.Random(seed)
+        request = await authorized(gateways[0])
+        (intent,) = api.of(request.key)
+        faults: tuple[Fault, ...] = ("fail before", "fail after", "lose answer")
+        api.disturb("capture", *dice.sample(faults, dice.choice((0, 0, 1))))
+        captures = [_captured_at_last(gateway, request, dice.random() / 10) for gateway in gateways]
+        _, first, second = await asyncio.gather(_expire(api, intent, dice.random() / 10), *captures)
+        is_captured = intent.status == "succeeded"
+        assert first == second == (Charged(intent.id) if is_captured else CaptureRefused(EXPIRED)), seed
+        assert (request.key in api.held()) == is_captured, seed
+        winners[is_captured] += 1
+
+    for some in range(0, 200, 20):
+        await asyncio.gather(*map(race, range(some, some + 20)))
+    assert min(winners[True], winners[False]) > 0, winners
+
+
+async def _expire(api: StripeApi, intent: Intent, after: float) -> None:
+    """Let the authorisation expire after some seconds, unless it is captured by then."""
+    await asyncio.sleep(after)
+    if intent.status == "requires_capture":
+        api.expire(intent)
+
+
+async def _captured_at_last(gateway: OpenGateway, request: ChargeRequest, after: float) -> Charged | CaptureRefused:
+    """Capture after some seconds, again and again until the gateway answers."""
+    await asyncio.sleep(after)
+    while True:
+        with suppress(GatewayTimeoutError):
+            return await gateway.capture(request)
+
+
+async def test_a_confirmation_without_an_answer_that_is_voided_is_recorded_as_void(
+    gateway: OpenGateway, api: StripeApi, database: Database
+) -> None:
+    request = replace(a_request(), capture=False)
+    api.disturb("confirm", "lose answer")
+    with pytest.raises(GatewayTimeoutError):
+        await gateway.charge(request)
+    assert await gateway.refund(request) == NothingCharged()
+    charge = intent_as_charge(await database[COLLECTION].find_one({"_id": request.key}))
+    assert charge is not None
+    assert charge["outcome"] == "VOIDED"
+
+
+async def test_the_records_tell_the_audit_what_is_authorised_charged_and_void(
+    gateway: OpenGateway, database: Database
+) -> None:
+    kept, captured, voided = [await authorized(gateway) for _ in range(3)]
+    await gateway.capture(captured)
+    await gateway.refund(voided)
+    outcomes = {}
+    for request in (kept, captured, voided):
+        charge = intent_as_charge(await database[COLLECTION].find_one({"_id": request.key}))
+        assert charge is not None
+        outcomes[request.key] = (charge["outcome"], holds_money(charge), holds_nothing(charge))
+    assert list(outcomes.values()) == [
+        ("AUTHORIZED", True, False),
+        ("CHARGED", True, False),
+        ("VOIDED", False, True),
+    ]

@@ -9,6 +9,8 @@ from payment_service import payments as records
 from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     ChargeRequest,
     Declined,
@@ -28,7 +30,7 @@ from payment_service.reconciler import Reconciler
 from payment_service.retainer_charger import RetainerCharger
 from shared.bus.publisher import NO_TRACES
 from shared.clock import utc_now
-from shared.contracts import Message, OrderCreated, RefundPart, RefundPayment
+from shared.contracts import CapturePayment, Message, OrderCreated, RefundPart, RefundPayment
 from shared.contracts.orders import Item, PaymentInstruction
 from shared.database import Database, Document
 from shared.errors import BusUnavailableError
@@ -71,16 +73,22 @@ class InterceptedGateway:
         self.before: Callable[[str, str], Awaitable[None]] = _nothing
         self.after: Callable[[str, str], Awaitable[None]] = _nothing
 
-    async def charge(self, request: ChargeRequest) -> Charged | Declined:
+    async def charge(self, request: ChargeRequest) -> Charged | Authorized | Declined:
         await self.before("charge", request.key)
         outcome = await self.inner.charge(request)
         await self.after("charge", request.key)
         return outcome
 
-    async def look_up(self, request: ChargeRequest) -> Charged | Declined | None:
+    async def look_up(self, request: ChargeRequest) -> Charged | Authorized | Declined | None:
         await self.before("look_up", request.key)
         outcome = await self.inner.look_up(request)
         await self.after("look_up", request.key)
+        return outcome
+
+    async def capture(self, request: ChargeRequest) -> Charged | CaptureRefused:
+        await self.before("capture", request.key)
+        outcome = await self.inner.capture(request)
+        await self.after("capture", request.key)
         return outcome
 
     async def refund(self, request: ChargeRequest) -> Refunded | NothingCharged:
@@ -99,7 +107,15 @@ class InterceptedGateway:
 class PaymentWorker:
     """One payment process without its consumer: `charge` and `refund` return the answers of its handlers."""
 
-    def __init__(self, database: Database, clock: MovableClock, failure_rate: float, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: MovableClock,
+        failure_rate: float,
+        timeout_seconds: float,
+        *,
+        capture_on_confirm: bool = False,
+    ) -> None:
         self.database = database
         self.clock = clock
         self.crash_at: str | None = None
@@ -115,7 +131,13 @@ class PaymentWorker:
         self.retainers = RetainerCharger(self.payments, self.ledger, self.transactions, clock)
         self.parts = PartRefunder(self.payments, self.cards, self.retainers, clock=clock, failpoint=self.failpoint)
         self._handlers = PaymentHandlers(
-            self.payments, self.cards, self.retainers, self.parts, clock=clock, failpoint=self.failpoint
+            self.payments,
+            self.cards,
+            self.retainers,
+            self.parts,
+            capture_on_confirm=capture_on_confirm,
+            clock=clock,
+            failpoint=self.failpoint,
         )
         self.reconciler = Reconciler(
             self.payments,
@@ -134,6 +156,9 @@ class PaymentWorker:
 
     async def charge(self, *orders: OrderCreated) -> list[Message]:
         return list(await self._handlers.charge(orders))
+
+    async def capture(self, *order_ids: str) -> list[Message]:
+        return list(await self._handlers.capture([CapturePayment(order_id=order_id) for order_id in order_ids]))
 
     async def refund(self, *order_ids: str) -> list[Message]:
         return list(await self._handlers.refund([RefundPayment(order_id=order_id) for order_id in order_ids]))
@@ -154,8 +179,9 @@ class PaymentWorker:
         return await self.database[simulated.COLLECTION].find_one({"_id": key})
 
     async def held(self) -> set[str]:
-        """Return the keys under which the gateway holds money."""
-        cursor = self.database[simulated.COLLECTION].find({"outcome": "CHARGED", "refundedAt": None})
+        """Return the keys under which the gateway holds money, authorised or charged."""
+        holding = {"outcome": {"$in": ["AUTHORIZED", "CHARGED"]}, "refundedAt": None}
+        cursor = self.database[simulated.COLLECTION].find(holding)
         return {record["_id"] async for record in cursor}
 
 
@@ -180,11 +206,18 @@ async def payment_worker(
     driver: str = "pymongo",
     failure_rate: float = 0.0,
     timeout_seconds: float = 60.0,  # a slow machine must not make an outcome unknown
+    capture_on_confirm: bool = False,
 ) -> AsyncIterator[PaymentWorker]:
     """Create a worker with its own connection; workers of one prefix share payments and gateway records."""
     async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
         await prepare(database, {records.COLLECTION: records.SCHEMA})
-        yield PaymentWorker(database, clock or MovableClock(), failure_rate, timeout_seconds)
+        yield PaymentWorker(
+            database,
+            clock or MovableClock(),
+            failure_rate,
+            timeout_seconds,
+            capture_on_confirm=capture_on_confirm,
+        )
 
 
 def kinds(messages: Collection[Message]) -> list[str]:

@@ -1,9 +1,9 @@
 """A local HTTP server that implements the part of Stripe's API that the payment service uses, with injected faults.
 
-PaymentIntents can be created, retrieved, confirmed and cancelled, and charges refunded, as a whole or in parts. The
-server enforces the API key, the states of an intent, idempotency keys (a repeated request gets its first answer, even a
-failure; a different request, or one that comes while the first is in progress, is rejected), minimum amounts, and that
-no more is refunded than was charged.
+PaymentIntents can be created, retrieved, confirmed, captured and cancelled, and charges refunded, as a whole or in
+parts. The server enforces the API key, the states of an intent, idempotency keys (a repeated request gets its first
+answer, even a failure; a different request, or one that comes while the first is in progress, is rejected), minimum
+amounts, and that no more is refunded than was charged.
 
 The id of a card determines its behaviour, as in Stripe's test mode: `pm_card_visa`, `pm_card_chargeDeclined`,
 `pm_card_authenticationRequired` (3-D Secure). An id that begins with `pm_once_` can be charged once, like the ids of
@@ -30,7 +30,7 @@ VISA = "pm_card_visa"
 REFUSED = "pm_card_chargeDeclined"
 THREE_D_SECURE = "pm_card_authenticationRequired"
 
-Operation = Literal["create", "confirm", "cancel", "refund", "refunds", "retrieve"]
+Operation = Literal["create", "confirm", "capture", "cancel", "refund", "refunds", "retrieve"]
 Fault = Literal["fail before", "fail after", "lose answer", "rate limit", "hold"]
 
 Answer = tuple[int, dict[str, Any]]
@@ -45,6 +45,7 @@ class Intent:
     currency: str
     order_id: str
     payment_method: str | None
+    capture_method: str = "automatic"
     status: str = "requires_confirmation"
     failure: dict[str, Any] | None = None
     cancellation_reason: str | None = None
@@ -64,11 +65,12 @@ class Intent:
 
     def shown(self, *, expanded: bool = False) -> dict[str, Any]:
         charge = {"id": f"ch_{self.id}", "object": "charge", "refunded": not self.left}
-        latest = None if self.status != "succeeded" else charge if expanded else charge["id"]
+        latest = None if self.status not in ("succeeded", "requires_capture") else charge if expanded else charge["id"]
         return {
             "id": self.id,
             "object": "payment_intent",
             "amount": self.amount,
+            "capture_method": self.capture_method,
             "currency": self.currency,
             "metadata": {"orderId": self.order_id},
             "payment_method": self.payment_method,
@@ -90,6 +92,8 @@ class StripeApi:
     """Single-use cards that have been charged."""
     api_key: str = API_KEY
     refund_status: str = "succeeded"
+    refuses_captures_as: str | None = None
+    """The code with which captures are refused."""
     ignores_error_on_requires_action: bool = False
     waiting: int = 0
     """The number of requests that are held back."""
@@ -115,7 +119,8 @@ class StripeApi:
 
     def held(self) -> set[str]:
         """Return the orders whose money is held. Fails if one of them was charged twice."""
-        charged = [i.order_id for i in self.intents.values() if i.status == "succeeded" and i.left]
+        holding = ("succeeded", "requires_capture")
+        charged = [i.order_id for i in self.intents.values() if i.status in holding and i.left]
         assert len(charged) == len(set(charged)), "an order was charged twice"
         return set(charged)
 
@@ -171,6 +176,7 @@ class StripeApi:
         if not card.startswith(("pm_card_", "pm_once_")):
             return _invalid("resource_missing", "payment_method", f"No such PaymentMethod: '{card}'")
         intent = Intent(f"pi_{secrets.token_hex(8)}", amount, currency, body["metadata[orderId]"], card)
+        intent.capture_method = body.get("capture_method", "automatic")
         self.intents[intent.id] = intent
         return 200, intent.shown()
 
@@ -195,8 +201,20 @@ class StripeApi:
                 return self._decline(intent, "authentication_required", "This payment requires authentication.")
             intent.status = "requires_action"
             return 200, intent.shown()
+        intent.status = "requires_capture" if intent.capture_method == "manual" else "succeeded"
+        return 200, intent.shown()
+
+    def capture(self, intent: Intent) -> Answer:
+        if intent.status != "requires_capture":
+            return _unexpected_state(intent)
+        if self.refuses_captures_as:
+            return _invalid(self.refuses_captures_as, None, "This charge cannot be captured.")
         intent.status = "succeeded"
         return 200, intent.shown()
+
+    def expire(self, intent: Intent) -> None:
+        """Cancel an intent that waits for its capture, as Stripe does after some days."""
+        intent.status, intent.cancellation_reason = "canceled", "automatic"
 
     def cancel(self, intent: Intent, body: dict[str, str]) -> Answer:
         if intent.status in ("succeeded", "canceled"):
@@ -270,6 +288,10 @@ def _application(api: StripeApi) -> FastAPI:
     @app.post("/v1/payment_intents/{intent_id}/confirm")
     async def confirm(request: Request, intent_id: str) -> Response:
         return await api.answer(request, "confirm", lambda body: api.confirm(api.intents[intent_id], body))
+
+    @app.post("/v1/payment_intents/{intent_id}/capture")
+    async def capture(request: Request, intent_id: str) -> Response:
+        return await api.answer(request, "capture", lambda _: api.capture(api.intents[intent_id]))
 
     @app.post("/v1/payment_intents/{intent_id}/cancel")
     async def cancel(request: Request, intent_id: str) -> Response:

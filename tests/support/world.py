@@ -204,6 +204,33 @@ def populate_holds(world: World) -> None:
     order(world, "with-hold", "CONFIRMED", items=(("p4", 1),))
 
 
+def populate_captures(world: World) -> None:
+    """Orders whose cards are captured when they are fulfilled: of p5, and servers, before and after and in vain."""
+    world.add("products", _id="p5", kind="goods", quantity=7, supplied=10, version=9, moving={})
+    of_p5: Document = {"items": (("p5", 1),)}
+    before = len(world.records["payments"])
+    order(world, "captured", "CONFIRMED", **of_p5)
+    order(world, "to-capture", "CONFIRMED", payment="AUTHORIZED", **of_p5, settled=False, updatedAt=JUST_NOW)
+    order(world, "not-captured", "FAILED", payment="AUTHORIZED", **of_p5, settled=False, dueAt=JUST_NOW)
+    world.records["gateway_charges"][-1] |= {"outcome": "VOIDED", "reason": "The authorisation has expired"}
+    order(world, "voided", "CANCELLED", stock="RELEASED", payment="VOIDED", **of_p5)
+    # Authorised, and void before it was captured: the gateway still knows the amount.
+    world.records["gateway_charges"][-1] |= {"chargeId": "ch_voided", "amount": TOTAL, "currency": "USD"}
+    server: Document = {"items": SERVER, "provisioningRun": 1, "provisioningStatus": "COMPLETED"}
+    given_up: Document = {"stock": "RELEASED", "payment": "VOIDED", "compensating": True}
+    for order_id, ip, status, how in (
+        ("server-to-pay", "103.181.9.20", "COMPLETED", {"payment": "AUTHORIZED", "settled": False}),
+        ("server-not-paid", "103.181.9.21", "FAILED", {"payment": "AUTHORIZED", "settled": False, "dueAt": JUST_NOW}),
+        ("server-given-up", "103.181.9.22", "FAILED", given_up),
+    ):
+        known: Document = {"server": {"ip": ip}, "provisioning": {"package": "103.181.9"}, "updatedAt": JUST_NOW}
+        order(world, order_id, status, **server, **known, **how)
+        job(world, order_id, "COMPLETED", ip=ip)
+        world.add("addresses", _id=ip, orderId=order_id, wrong=False, at=LONG_AGO)
+    for payment in world.records["payments"][before:]:
+        payment["captureOnConfirm"] = True
+
+
 def hold(world: World, hold_id: str, units: int, status: str = "RESERVED", **fields: Any) -> None:
     """Units of p4 that are held for a user, or were."""
     updated = fields.pop("updatedAt", LONG_AGO)
@@ -298,13 +325,13 @@ def record_payment(world: World, order_id: str, status: str, total: int, at: dat
         world.add("gateway_charges", _id=order_id, outcome="VOIDED")
         return
     money = {"amount": total, "currency": "USD"}
-    took_money = status in ("PROCESSED", "REFUNDED")
+    took_money = status in ("AUTHORIZED", "PROCESSED", "REFUNDED")
     transaction = {"transactionId": f"ch_{order_id}" if total else "no-charge"} if took_money else {}
     world.add("payments", _id=order_id, status=status, updatedAt=at, **money, **transaction)
     if not total:
         return
     refunded = {"refundedAt": at} if status == "REFUNDED" else {}
-    outcome = "DECLINED" if status == "FAILED" else "CHARGED"
+    outcome = {"FAILED": "DECLINED", "AUTHORIZED": "AUTHORIZED"}.get(status, "CHARGED")
     world.add("gateway_charges", _id=order_id, outcome=outcome, chargeId=f"ch_{order_id}", **money, **refunded)
 
 

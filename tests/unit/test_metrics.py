@@ -157,7 +157,7 @@ def test_a_cancellation_that_waited_for_a_step_counts_as_the_clients() -> None:
 
 def test_every_event_that_may_end_an_order_badly_has_its_reason() -> None:
     events = [event for status in (Status.PENDING, Status.PROVISIONING) for event in SAGA.table[status]]
-    ends = {_key(event) for event in events}
+    ends = {_key(event) for event in events} | {"payment.capture_failed"}
     harmless = {
         "stock.reserved",
         "payment.processed",
@@ -251,18 +251,21 @@ def test_open_orders_are_shown_by_status_with_their_age() -> None:
         standing("PENDING", count=3, late=2, seconds=400),
         standing("PROVISIONING", count=1, seconds=10),
         standing("CANCELLED", count=2, seconds=30),
-        standing("FAILED", count=5, seconds=5000),
+        standing("FAILED", count=5, seconds=5000, not_captured=4),
         standing("FAILED", count=1, seconds=60, compensating=True),
     ]
     stack_metrics.show_orders(found, NOW)
     seen = _samples()
     assert {status: value(seen, "ordersaga_open_orders", status=status) for status in stack_metrics.OPEN_STATUSES} == {
         "PENDING": 3,
+        "CONFIRMED": 0,
         "PROVISIONING": 1,
+        "COMPLETED": 0,
         "CANCELLED": 2,
         "FAILED": 6,
     }
     assert value(seen, "ordersaga_orders_past_deadline") == 2
+    assert value(seen, "ordersaga_orders_not_captured") == 4
     assert value(seen, "ordersaga_open_order_oldest_seconds", status="FAILED") == 5000
     # A FAILED order holds its money for a decision: that is not a stalled compensation.
     assert value(seen, "ordersaga_open_compensations") == 3
@@ -305,6 +308,8 @@ def test_a_missing_package_disappears() -> None:
     assert not [name for name, _ in _samples() if name.startswith(("ordersaga_package", "ordersaga_lock_wait"))]
 
 
-def standing(status: str, *, count: int, seconds: float, late: int = 0, compensating: bool | None = None) -> Any:
-    since = NOW - timedelta(seconds=seconds)
-    return {"_id": {"status": status, "compensating": compensating}, "count": count, "late": late, "since": since}
+def standing(
+    status: str, *, count: int, seconds: float, late: int = 0, not_captured: int = 0, compensating: bool | None = None
+) -> Any:
+    figures = {"count": count, "late": late, "notCaptured": not_captured, "since": NOW - timedelta(seconds=seconds)}
+    return {"_id": {"status": status, "compensating": compensating}, **figures}

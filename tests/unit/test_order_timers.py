@@ -12,7 +12,7 @@ from order_service.order import Order, Status
 from order_service.saga import SAGA
 from shared.contracts import Message
 from tests.support.builders import TIMEOUTS, an_order
-from tests.unit.test_saga import EVENTS
+from tests.unit.test_saga import AUTHORIZED, CAPTURED, EVENTS, NOT_CAPTURED, RETRY, STOCK_RESERVED, play
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -47,6 +47,16 @@ def test_an_unsettled_order_always_has_a_timer(happenings: list[tuple[str, bool]
             assert order.due_at == (order.deadline if order.status is Status.PENDING else None)
         else:
             assert (order.due_at, order.resend_at) == (None, None)
+
+
+def test_a_captured_order_is_announced_by_its_capture_and_not_again_by_the_sweep() -> None:
+    order = play(STOCK_RESERVED, AUTHORIZED, NOT_CAPTURED)
+    retried = after_intent(SAGA.advance(order, RETRY, NOW).order, NOW, TIMEOUTS)
+    assert retried.unpublished
+    captured = SAGA.advance(retried, CAPTURED, NOW)
+    assert [message.routing_key for message in captured.messages] == ["order.confirmed"]
+    after = after_message(retried, captured, NOW, TIMEOUTS)
+    assert (after.unpublished, after.due_at, after.resend_at, after.settled) == (False, None, None, True)
 
 
 def test_commands_are_sent_again_after_ever_longer_pauses() -> None:

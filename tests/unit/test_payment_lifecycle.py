@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payment_service.gateways.port import Charged, Declined, NothingCharged, OutcomeUnknown, Refunded
+from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
+    Charged,
+    Declined,
+    NothingCharged,
+    OutcomeUnknown,
+    Refunded,
+)
 from payment_service.gateways.simulated import is_declined
 from payment_service.lifecycle import (
     FREE,
@@ -17,8 +25,10 @@ from payment_service.lifecycle import (
     NextAction,
     Payment,
     PaymentStatus,
+    after_capture,
     after_charge,
     after_refund,
+    capture_answer,
     card_payment,
     charge_answer,
     mark_unpublished,
@@ -30,12 +40,13 @@ from payment_service.lifecycle import (
     with_refund_requested,
 )
 from shared.clock import utc_now
-from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.contracts import PaymentCaptured, PaymentCaptureFailed, PaymentFailed, PaymentProcessed, PaymentRefunded
 from tests.support.payment_workers import order_created
 
 NOW = utc_now()
 LATER = NOW + timedelta(seconds=60)
 CHARGED = Charged("ch_1")
+AUTHORIZED = Authorized("ch_1")
 DECLINED = Declined("The card was declined")
 UNKNOWN = OutcomeUnknown("no answer")
 
@@ -44,7 +55,7 @@ def payment(status: PaymentStatus = PaymentStatus.PENDING, **changes: object) ->
     found = Payment(
         order_id="o1", status=status, created_at=NOW, updated_at=NOW, user_id="u1", amount=1000, currency="USD"
     )
-    if status in (PaymentStatus.PROCESSED, PaymentStatus.REFUNDED):
+    if status in (PaymentStatus.AUTHORIZED, PaymentStatus.PROCESSED, PaymentStatus.REFUNDED):
         found = replace(found, transaction_id="ch_1")
     if status is PaymentStatus.FAILED:
         found = replace(found, failure_reason="The card was declined")
@@ -70,6 +81,10 @@ NEXT_ACTIONS = {
     (PaymentStatus.PENDING, False, True): NextAction.LOOK_UP,
     (PaymentStatus.PENDING, True, False): NextAction.REFUND,
     (PaymentStatus.PENDING, True, True): NextAction.REFUND,
+    (PaymentStatus.AUTHORIZED, False, False): NextAction.NONE,
+    (PaymentStatus.AUTHORIZED, False, True): NextAction.NONE,
+    (PaymentStatus.AUTHORIZED, True, False): NextAction.REFUND,
+    (PaymentStatus.AUTHORIZED, True, True): NextAction.REFUND,
     (PaymentStatus.PROCESSED, False, False): NextAction.NONE,
     (PaymentStatus.PROCESSED, False, True): NextAction.NONE,
     (PaymentStatus.PROCESSED, True, False): NextAction.REFUND,
@@ -94,6 +109,8 @@ def test_every_state_has_its_next_action() -> None:
     for (status, refund, due), action in NEXT_ACTIONS.items():
         found = payment(status, refund_requested=refund, next_lookup_at=NOW if due else None)
         assert next_action(found) is action, (status, refund, due)
+    asked = payment(PaymentStatus.AUTHORIZED, next_lookup_at=NOW, capture_requested=True)
+    assert next_action(asked) is NextAction.CAPTURE
 
 
 def test_a_charge_that_went_through_is_processed_and_one_declined_failed() -> None:
@@ -132,11 +149,14 @@ def test_a_charge_is_refunded_where_the_record_has_no_use_for_it() -> None:
         (status, refund, outcome)
         for status in PaymentStatus
         for refund in (False, True)
-        for outcome in (CHARGED, DECLINED, UNKNOWN)
+        for outcome in (CHARGED, AUTHORIZED, DECLINED, UNKNOWN)
         if must_refund(payment(status, refund_requested=refund), outcome)
     }
     assert refunded == {
+        *((PaymentStatus.VOIDED, refund, AUTHORIZED) for refund in (False, True)),
+        *((PaymentStatus.FAILED, refund, AUTHORIZED) for refund in (False, True)),
         (PaymentStatus.PENDING, True, CHARGED),
+        (PaymentStatus.PENDING, True, AUTHORIZED),
         (PaymentStatus.PENDING, True, DECLINED),
         (PaymentStatus.PENDING, True, UNKNOWN),
         (PaymentStatus.VOIDED, False, CHARGED),
@@ -157,6 +177,8 @@ def test_a_refund_by_the_gateway_makes_any_payment_refunded(status: PaymentStatu
     [
         (PaymentStatus.PENDING, None, PaymentStatus.VOIDED),
         (PaymentStatus.PENDING, "The card was declined", PaymentStatus.FAILED),
+        (PaymentStatus.AUTHORIZED, None, PaymentStatus.VOIDED),
+        (PaymentStatus.AUTHORIZED, "The authorisation has expired", PaymentStatus.VOIDED),
         (PaymentStatus.PROCESSED, None, PaymentStatus.VOIDED),
         (PaymentStatus.FAILED, None, PaymentStatus.FAILED),
         (PaymentStatus.VOIDED, None, PaymentStatus.VOIDED),
@@ -191,10 +213,13 @@ def test_a_refund_leaves_the_charge_in_flight_to_its_worker_for_a_while() -> Non
 VOIDED, REFUNDED = (PaymentRefunded(order_id="o1", status=status) for status in ("VOIDED", "REFUNDED"))
 PROCESSED = PaymentProcessed(order_id="o1", transaction_id="ch_1")
 FAILED = PaymentFailed(order_id="o1", reason="The card was declined")
+CAPTURABLE = PaymentProcessed(order_id="o1", status="AUTHORIZED", transaction_id="ch_1")
 ANSWERS = {
     # (status, refund requested): answer to the order, answer to the refund
     (PaymentStatus.PENDING, False): (None, None),
     (PaymentStatus.PENDING, True): (None, None),
+    (PaymentStatus.AUTHORIZED, False): (CAPTURABLE, None),
+    (PaymentStatus.AUTHORIZED, True): (None, None),
     (PaymentStatus.PROCESSED, False): (PROCESSED, None),
     (PaymentStatus.PROCESSED, True): (None, None),
     (PaymentStatus.FAILED, False): (FAILED, VOIDED),
@@ -211,6 +236,31 @@ def test_every_state_has_its_answers() -> None:
     for (status, refund), expected in ANSWERS.items():
         found = payment(status, refund_requested=refund)
         assert (charge_answer(found), refund_answer(found)) == expected, (status, refund)
+
+
+def test_an_order_is_only_authorized_if_its_money_is_taken_later() -> None:
+    later = card_payment(order_created(), NOW, capture_on_confirm=True)
+    assert not later.charge_request().capture
+    assert card_payment(order_created(), NOW).charge_request().capture
+    free = card_payment(order_created(amount=0), NOW, capture_on_confirm=True)
+    assert (free.status, free.capture_on_confirm) == (PaymentStatus.PROCESSED, False)
+    authorized = after_charge(later, AUTHORIZED, NOW)
+    assert (authorized.status, authorized.transaction_id) == (PaymentStatus.AUTHORIZED, "ch_1")
+
+
+def test_a_capture_is_answered_once_its_outcome_is_known() -> None:
+    authorized = payment(PaymentStatus.AUTHORIZED)
+    captured = after_capture(authorized, CHARGED, NOW)
+    assert (captured.status, capture_answer(captured)) == (PaymentStatus.PROCESSED, PaymentCaptured(order_id="o1"))
+    refused = after_capture(authorized, CaptureRefused("The authorisation has expired"), NOW)
+    expected = PaymentCaptureFailed(order_id="o1", reason="The authorisation has expired")
+    assert (refused.status, capture_answer(refused)) == (PaymentStatus.AUTHORIZED, expected)
+    again = after_capture(refused, UNKNOWN, NOW)
+    assert (next_action(again), capture_answer(again)) == (NextAction.CAPTURE, None)
+    assert after_capture(again, CHARGED, NOW).failure_reason is None
+    for status, answer in ((PaymentStatus.VOIDED, VOIDED), (PaymentStatus.REFUNDED, REFUNDED)):
+        assert capture_answer(payment(status, refund_requested=True)) == answer
+    assert capture_answer(payment(PaymentStatus.AUTHORIZED, refund_requested=True)) is None
 
 
 def test_the_tombstone_is_void_and_needs_no_action() -> None:

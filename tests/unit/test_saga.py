@@ -55,6 +55,9 @@ NO_STOCK = c.StockReservationFailed(order_id=ID, reason="Insufficient stock for 
 SHIPPED = c.StockShipped(order_id=ID)
 STOCK_RELEASED = c.StockReleased(order_id=ID)
 PAID = c.PaymentProcessed(order_id=ID, transaction_id="tx")
+AUTHORIZED = c.PaymentProcessed(order_id=ID, status="AUTHORIZED", transaction_id="tx")
+CAPTURED = c.PaymentCaptured(order_id=ID)
+NOT_CAPTURED = c.PaymentCaptureFailed(order_id=ID, reason="The authorisation has expired")
 DECLINED = c.PaymentFailed(order_id=ID, reason="The card was declined")
 REFUNDED = c.PaymentRefunded(order_id=ID, status="REFUNDED")
 VOIDED = c.PaymentRefunded(order_id=ID, status="VOIDED")
@@ -98,6 +101,9 @@ EVENTS: dict[str, Event] = {
     "stock released": STOCK_RELEASED,
     "shipped": SHIPPED,
     "paid": PAID,
+    "authorized": AUTHORIZED,
+    "captured": CAPTURED,
+    "not captured": NOT_CAPTURED,
     "declined": DECLINED,
     "refunded": REFUNDED,
     "voided": VOIDED,
@@ -144,6 +150,9 @@ STATES = {
     "PENDING with stock": play(STOCK_RESERVED),
     "PENDING with payment": play(PAID),
     "CONFIRMED": play(STOCK_RESERVED, PAID),
+    "PENDING, authorized": play(AUTHORIZED),
+    "CONFIRMED, authorized": play(STOCK_RESERVED, AUTHORIZED),
+    "CONFIRMED, captured": play(STOCK_RESERVED, AUTHORIZED, CAPTURED),
     "COMPLETED, goods leaving": play(STOCK_RESERVED, PAID, DELIVERED),
     "COMPLETED goods": play(STOCK_RESERVED, PAID, DELIVERED, SHIPPED),
     "CONFIRMED, being refunded": play(STOCK_RESERVED, PAID, PART),
@@ -164,6 +173,13 @@ STATES = {
     "FAILED, compensating": play(SERVER_RESERVED, PAID, NO_SERVER, REFUND),
     "FAILED, run 2, compensating": play(SERVER_RESERVED, PAID, FIRST_RUN_FAILED, RETRY, SECOND_RUN_FAILED, DEADLINE),
     "FAILED, its money gone": play(SERVER_RESERVED, PAID, NO_SERVER, REFUNDED),
+    "PROVISIONING, authorized": play(SERVER_RESERVED, AUTHORIZED),
+    "COMPLETED, authorized": play(SERVER_RESERVED, AUTHORIZED, SERVER_READY),
+    "FAILED, authorized": play(SERVER_RESERVED, AUTHORIZED, NO_SERVER),
+    "FAILED, not captured": play(STOCK_RESERVED, AUTHORIZED, NOT_CAPTURED),
+    "FAILED, server not captured": play(SERVER_RESERVED, AUTHORIZED, SERVER_READY, NOT_CAPTURED),
+    "FAILED, not captured, compensating": play(STOCK_RESERVED, AUTHORIZED, NOT_CAPTURED, REFUND),
+    "CANCELLED, authorized": play(AUTHORIZED, CANCEL),
     "CANCELLED by client": play(CANCEL),
     "CANCELLED by stock": play(NO_STOCK),
     "CANCELLED by payment": play(STOCK_RESERVED, DECLINED),
@@ -178,6 +194,8 @@ COMPENSATING = (
     "CANCELLED by stock",
     "CANCELLED by payment",
     "CANCELLED in run 2",
+    "CANCELLED, authorized",
+    "FAILED, not captured, compensating",
 )
 BOTH = ["stock.release", "payment.refund"]
 REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
@@ -368,7 +386,67 @@ REACTIONS: dict[tuple[str, str], tuple[str, list[str]]] = {
     ("CANCELLED and settled", "server reserved"): ("CANCELLED", ["stock.release"]),
     ("CANCELLED and settled", "no stock"): ("CANCELLED", []),
     ("CANCELLED and settled", "paid"): ("CANCELLED", ["payment.refund"]),
+    # An authorised payment is as good as a charged one until the order is fulfilled; then it is captured, and
+    # only then is the order announced.
+    ("PENDING, authorized", "stock reserved"): ("CONFIRMED", ["payment.capture"]),
+    ("PENDING, authorized", "server reserved"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("PENDING, authorized", "no stock"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING, authorized", "stock released"): ("CANCELLED", ["order.cancelled", "payment.refund"]),
+    ("PENDING, authorized", "declined"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING, authorized", "refunded"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING, authorized", "voided"): ("CANCELLED", ["order.cancelled", "stock.release"]),
+    ("PENDING, authorized", "cancel"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("PENDING, authorized", "deadline"): ("CANCELLED", ["order.cancelled", *BOTH]),
+    ("CONFIRMED, authorized", "paid"): ("CONFIRMED", ["payment.capture"]),
+    ("CONFIRMED, authorized", "captured"): ("CONFIRMED", ["order.confirmed"]),
+    ("CONFIRMED, authorized", "not captured"): ("FAILED", ["order.failed"]),
+    ("CONFIRMED, captured", "captured"): ("CONFIRMED", ["order.confirmed"]),
+    ("CONFIRMED, captured", "delivered"): ("COMPLETED", ["order.completed", "stock.ship"]),
+    ("CONFIRMED, captured", "refund in part"): ("CONFIRMED", ["payment.refund_part"]),
+    ("CONFIRMED, captured", "another refund in part"): ("CONFIRMED", ["payment.refund_part"]),
+    ("PROVISIONING, authorized", "paid"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("PROVISIONING, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
+    ("PROVISIONING, authorized", "no server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, authorized", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, authorized", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, authorized", "wrong server"): ("FAILED", ["order.failed"]),
+    ("PROVISIONING, authorized", "cancel"): ("PROVISIONING", ["provisioning.cancel"]),
+    ("COMPLETED, authorized", "captured"): ("COMPLETED", ["order.completed"]),
+    ("COMPLETED, authorized", "not captured"): ("FAILED", ["order.failed"]),
+    ("COMPLETED, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
+    ("FAILED, authorized", "server ready"): ("COMPLETED", ["payment.capture"]),
+    ("FAILED, authorized", "no server"): ("FAILED", ["order.failed"]),
+    ("FAILED, authorized", "no server, run 1"): ("FAILED", ["order.failed"]),
+    ("FAILED, authorized", "no server, run 2"): ("FAILED", ["order.failed"]),
+    ("FAILED, authorized", "wrong server"): ("FAILED", ["order.failed"]),
+    ("FAILED, authorized", "retry"): ("PROVISIONING", ["order.provisioning", "provisioning.requested"]),
+    ("FAILED, authorized", "refund"): ("FAILED", BOTH),
+    ("FAILED, authorized", "deadline"): ("FAILED", BOTH),
+    # What is refused at the end can be retried from there, or given up; a late success of a repetition counts.
+    ("FAILED, not captured", "captured"): ("CONFIRMED", ["order.confirmed"]),
+    ("FAILED, not captured", "not captured"): ("FAILED", ["order.failed"]),
+    ("FAILED, not captured", "retry"): ("CONFIRMED", ["payment.capture"]),
+    ("FAILED, not captured", "refund"): ("FAILED", BOTH),
+    ("FAILED, not captured", "deadline"): ("FAILED", BOTH),
+    ("FAILED, not captured", "stock released"): ("FAILED", []),
+    ("FAILED, not captured", "refunded"): ("FAILED", []),
+    ("FAILED, not captured", "voided"): ("FAILED", []),
+    ("FAILED, server not captured", "captured"): ("COMPLETED", ["order.completed"]),
+    ("FAILED, server not captured", "not captured"): ("FAILED", ["order.failed"]),
+    ("FAILED, server not captured", "retry"): ("COMPLETED", ["payment.capture"]),
+    ("FAILED, server not captured", "refund"): ("FAILED", BOTH),
+    ("FAILED, server not captured", "deadline"): ("FAILED", BOTH),
+    ("FAILED, not captured, compensating", "not captured"): ("FAILED", ["order.failed", *BOTH]),
+    ("FAILED, not captured, compensating", "cancel"): ("FAILED", BOTH),
+    ("FAILED, not captured, compensating", "refund"): ("FAILED", BOTH),
+    ("CANCELLED, authorized", "stock reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED, authorized", "server reserved"): ("CANCELLED", ["stock.release"]),
+    ("CANCELLED, authorized", "paid"): ("CANCELLED", ["payment.refund"]),
+    ("CANCELLED, authorized", "cancel"): ("CANCELLED", BOTH),
+    ("CANCELLED, authorized", "refund"): ("CANCELLED", BOTH),
 }
+REACTIONS |= {(state, "authorized"): reaction for (state, event), reaction in REACTIONS.items() if event == "paid"}
+REACTIONS["PENDING with stock", "authorized"] = ("CONFIRMED", ["payment.capture"])
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -407,7 +485,29 @@ def test_delivered_goods_are_settled_once_their_stock_is_shipped() -> None:
     assert (shipped.settled, shipped.stock_status) == (True, "SHIPPED")
     assert SAGA.pending_commands(shipped) == ()
     for state, order in STATES.items():
-        assert SAGA.accepts(order, DELIVERED) == (order.status is Status.CONFIRMED), state
+        captured = order.payment_status != "AUTHORIZED"
+        assert SAGA.accepts(order, DELIVERED) == (order.status is Status.CONFIRMED and captured), state
+
+
+def test_a_fulfilled_order_is_settled_once_its_payment_is_captured() -> None:
+    for committed in (play(STOCK_RESERVED, AUTHORIZED), play(SERVER_RESERVED, AUTHORIZED, SERVER_READY)):
+        assert (committed.settled, committed.payment_status) == (False, "AUTHORIZED")
+        assert [message.routing_key for message in SAGA.pending_commands(committed)] == ["payment.capture"]
+        captured = play(CAPTURED, order=committed)
+        assert (captured.settled, captured.payment_status) == (True, "PROCESSED")
+        failed = play(NOT_CAPTURED, order=committed)
+        assert (failed.settled, failed.failure_reason) == (False, "The authorisation has expired")
+        retried = play(RETRY, order=failed)
+        assert retried == replace(committed, cause=RETRY.routing_key)
+        assert not refunds.refusal(captured, PART.refund) or captured.fulfilment == "vps"
+        assert refunds.refusal(committed, PART.refund)
+
+
+def test_an_order_that_is_not_captured_is_given_up_as_a_whole() -> None:
+    given_up = play(STOCK_RESERVED, AUTHORIZED, NOT_CAPTURED, DEADLINE)
+    assert (given_up.compensating, given_up.settled) == (True, False)
+    assert play(STOCK_RELEASED, VOIDED, order=given_up).settled
+    assert not SAGA.accepts(given_up, RETRY)
 
 
 def test_a_cancelled_order_is_settled_when_nothing_is_held_and_not_before() -> None:
@@ -549,6 +649,11 @@ def test_only_requests_with_a_meaning_are_accepted() -> None:
         "FAILED": {"retry", "refund"},
         "FAILED, run 2": {"retry", "refund"},
         "FAILED, its money gone": {"refund"},
+        "PENDING, authorized": {"cancel"},
+        "PROVISIONING, authorized": {"cancel"},
+        "FAILED, authorized": {"retry", "refund"},
+        "FAILED, not captured": {"retry", "refund"},
+        "FAILED, server not captured": {"retry", "refund"},
         **{state: {"cancel", "refund"} for state in COMPENSATING},
     }
 
@@ -568,15 +673,18 @@ def test_any_messages_in_any_order(names: list[str]) -> None:
         if order.status in (Status.CONFIRMED, Status.PROVISIONING, Status.COMPLETED):
             committed = True
             assert order.stock_status in ("RESERVED", "SHIPPED")
-            assert order.payment_status == "PROCESSED"
+            assert order.payment_status in ("AUTHORIZED", "PROCESSED")
         is_delivery = before.status is Status.CONFIRMED and name == "delivered"
-        if before.status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED) and not is_delivery:
+        is_refusal = before.payment_status == "AUTHORIZED" and name == "not captured"
+        if before.status in (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED) and not (is_delivery or is_refusal):
             assert order.status is before.status, "a final status is final"
         if before.settled and not isinstance(EVENTS[name], RefundPartRequested) and not is_delivery:
             assert order.settled, "what is settled stays settled until more is requested"
         if order.status is Status.CANCELLED and before.status is not Status.CANCELLED:
             _assert_compensated(order, step)
         assert (step.entry is not None) == (replace(order, updated_at=NOW) != replace(before, updated_at=NOW))
+    if order.settled and order.status in (Status.CONFIRMED, Status.COMPLETED):
+        assert order.payment_status == "PROCESSED", "settled means captured"
     if order.status is Status.COMPLETED:
         assert committed
         assert order.server is not None or order.fulfilment == "goods"
@@ -586,7 +694,7 @@ def test_any_messages_in_any_order(names: list[str]) -> None:
 def _assert_compensated(order: Order, step: Transition) -> None:
     kinds = {type(message) for message in step.messages}
     assert (c.ReleaseStock in kinds) == (order.stock_status in ("PENDING", "RESERVED"))
-    assert (c.RefundPayment in kinds) == (order.payment_status in ("PENDING", "PROCESSED"))
+    assert (c.RefundPayment in kinds) == (order.payment_status in ("PENDING", "AUTHORIZED", "PROCESSED"))
 
 
 @given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=8), st.sampled_from(sorted(EVENTS)))
@@ -658,8 +766,10 @@ def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
             any_stock: list[Event] = [SERVER_RESERVED, STOCK_RESERVED, NO_STOCK]
             return [
                 any_stock if order.stock_status == "PENDING" else [stock_again(order)],
-                [PAID, DECLINED] if order.payment_status == "PENDING" else [PAID],
+                [PAID, AUTHORIZED, DECLINED] if order.payment_status == "PENDING" else [payment_again(order)],
             ]
+        case c.CapturePayment():
+            return [[CAPTURED, NOT_CAPTURED]]
         case c.ReleaseStock():
             return [[STOCK_RELEASED]]
         case c.ShipStock():
@@ -676,6 +786,10 @@ def answers_to(message: c.Message, order: Order) -> list[list[Event]]:
             return [[c.StockReturned(order_id=ID, refund_id=refund_id)]]
         case _:
             return []
+
+
+def payment_again(order: Order) -> Event:
+    return AUTHORIZED if order.payment_status == "AUTHORIZED" else PAID
 
 
 def stock_again(order: Order) -> Event:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from stripe import PaymentIntent
 
 from payment_service.gateways.port import (
+    Authorized,
+    CaptureRefused,
     Charged,
     Declined,
     GatewayKeyReusedError,
@@ -18,12 +20,15 @@ from payment_service.gateways.stripe_outcomes import (
     CARD_UNUSABLE,
     CLOSED,
     DECLINED,
+    EXPIRED,
     NEEDS_CARDHOLDER,
+    NOTHING_AUTHORIZED,
     REFUSED,
     THREE_DECIMAL,
     WHOLE_ONLY,
     ZERO_DECIMAL,
     AmountRefusedError,
+    capture_outcome,
     charge_outcome,
     decline_reason,
     is_stored_failure,
@@ -62,16 +67,47 @@ def an_intent(
             Declined("Your card was declined."),
         ),
         (an_intent("requires_payment_method"), Declined(DECLINED)),
+        (an_intent("requires_capture"), Authorized("pi_1")),
         (an_intent("canceled", cancelled_as="abandoned"), Declined(NEEDS_CARDHOLDER)),
         (an_intent("canceled", cancelled_as="requested_by_customer"), Declined(CLOSED)),
         (an_intent("canceled"), Declined(CLOSED)),
     ],
 )
-def test_an_intent_that_is_settled_has_an_outcome(intent: PaymentIntent, outcome: Charged | Declined | None) -> None:
+def test_an_intent_that_is_settled_has_an_outcome(intent: PaymentIntent, outcome: object) -> None:
     assert charge_outcome(intent) == outcome
 
 
-@pytest.mark.parametrize("status", ["processing", "requires_action", "requires_capture", "something_new"])
+@pytest.mark.parametrize(
+    ("intent", "refused_as", "outcome"),
+    [
+        (an_intent("succeeded"), None, Charged("pi_1")),
+        (an_intent("succeeded"), "payment_intent_unexpected_state", Charged("pi_1")),
+        (
+            an_intent("succeeded", charge={"id": "ch_1", "object": "charge", "refunded": True}),
+            "payment_intent_unexpected_state",
+            CaptureRefused(CLOSED),
+        ),
+        (an_intent("canceled", cancelled_as="automatic"), None, CaptureRefused(EXPIRED)),
+        (an_intent("canceled", cancelled_as="expired"), None, CaptureRefused(EXPIRED)),
+        (an_intent("canceled", cancelled_as="requested_by_customer"), None, CaptureRefused(CLOSED)),
+        (an_intent("requires_capture"), "charge_expired_for_capture", CaptureRefused(EXPIRED)),
+        (an_intent("requires_capture"), "amount", CaptureRefused("Stripe refused the capture: amount")),
+        (an_intent("requires_payment_method"), "state", CaptureRefused(NOTHING_AUTHORIZED)),
+    ],
+)
+def test_a_capture_has_the_outcome_that_its_intent_shows(
+    intent: PaymentIntent, refused_as: str | None, outcome: object
+) -> None:
+    assert capture_outcome(intent, refused_as) == outcome
+
+
+@pytest.mark.parametrize("status", ["requires_capture", "processing"])
+def test_a_capture_that_stripe_has_not_decided_has_no_outcome(status: str) -> None:
+    with pytest.raises(GatewayTimeoutError, match=status):
+        capture_outcome(an_intent(status))
+
+
+@pytest.mark.parametrize("status", ["processing", "requires_action", "something_new"])
 def test_an_intent_that_is_not_settled_has_none_yet(status: str) -> None:
     with pytest.raises(GatewayTimeoutError, match=status):
         charge_outcome(an_intent(status))

@@ -386,6 +386,44 @@ def test_any_history_makes_an_ordered_drawable_timeline(history: list[tuple[int,
     assert all(set(row.cells) == set(LANES) for row in rows)
 
 
+def authorised_first(*events: tuple[float, str, str, str | None], **changes: Any) -> Document:
+    """Confirmed goods whose card was only authorised at first, and these entries since then."""
+    begin = [
+        {"at": after(0), "event": "order.created", "status": "PENDING"},
+        {"at": after(12), "event": "stock.reserved", "status": "PENDING"},
+        {"at": after(31), "event": "payment.processed", "status": "CONFIRMED", "message": "Authorised"},
+    ]
+    since = [{"at": after(at), "event": event, "status": now, "message": text} for at, event, now, text in events]
+    return CONFIRMED | {"fulfilment": "goods", "history": begin + since, **changes}
+
+
+def test_a_card_that_is_captured_when_the_order_is_confirmed() -> None:
+    steps = steps_of(authorised_first((60, "payment.captured", "CONFIRMED", None)))
+    assert one(steps, "payment", "Authorised").until == after(31)
+    captured = one(steps, "payment", "Captured")
+    assert (captured.at, captured.until, captured.outcome) == (after(31), after(60), "ok")
+    messages = [(step.lane, step.to, step.title) for step in steps if step.kind == "message"]
+    assert messages[-2:] == [("order", "payment", "payment.capture"), ("payment", "order", "payment.captured")]
+    assert open_steps(steps) == []
+
+
+def test_a_capture_without_an_answer_is_open() -> None:
+    steps = steps_of(authorised_first(paymentStatus="AUTHORIZED", settled=False))
+    assert [(step.lane, step.title, step.at) for step in open_steps(steps)] == [("payment", "Capturing", after(31))]
+
+
+def test_a_refused_capture_and_the_one_that_a_retry_asked_for() -> None:
+    refused = (60, "payment.capture_failed", "FAILED", "The authorisation has expired")
+    retried = (900, "order.retry_requested", "CONFIRMED", None)
+    steps = steps_of(authorised_first(refused, retried, (950, "payment.captured", "CONFIRMED", None)))
+    failed, captured = one(steps, "payment", "Capture refused"), one(steps, "payment", "Captured")
+    assert (failed.at, failed.until, failed.outcome) == (after(31), after(60), "failed")
+    assert failed.detail == "The authorisation has expired"
+    assert (captured.at, captured.until) == (after(900), after(950))
+    sent = [step.at for step in steps if step.title == "payment.capture"]
+    assert sent == [after(31), after(900)]
+
+
 def a_refund(refund_id: str, status: str, **fields: Any) -> Document:
     asked = {"amount": 4000, "createdAt": after(100), "updatedAt": after(200), "reason": "Two were broken"}
     return {"refundId": refund_id, "status": status, **asked, **fields}
