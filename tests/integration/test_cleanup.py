@@ -16,7 +16,7 @@ import pymongo
 import pytest
 from cryptography.fernet import Fernet
 
-from operations.cleanup.deletion import CleanupResult, clean_up
+from operations.cleanup.deletion import CLEANED_KINDS, CleanupResult, clean_up
 from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
@@ -28,6 +28,7 @@ from tests.support.simulators import package, run_simulator
 from tests.support.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
 
 BEFORE = NOW - timedelta(hours=1)
+NOTHING = dict.fromkeys(CLEANED_KINDS, 0)
 DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 
@@ -56,7 +57,8 @@ async def test_orders_cancelled_long_ago_are_deleted_with_all_their_records_and_
     for name, records in before.items():
         gone = DELETABLE if name not in ("products", "addresses", "locks") else set()
         assert after[name] == {key: record for key, record in records.items() if key not in gone}, name
-    assert outcome.deleted == {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1, "intents": 0}
+    assert outcome.deleted == NOTHING | {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1}
+    assert outcome.failed == {"no reason recorded": 2}
     assert outcome.found == outcome.deleted
     assert outcome.kept == {}
     assert (await world.audit()).violations == []
@@ -404,7 +406,8 @@ async def test_servers_failed_orders_and_their_records_stay(
         status, output, _ = await run_command(stack, "--older-than", "30d", "--json", "--yes")
         assert status == 0
         one_each = dict.fromkeys(("orders", "reservations", "payments", "charges", "jobs"), 1)
-        assert json.loads(output)["deleted"] == one_each | {"intents": 0}
+        assert json.loads(output)["deleted"] == NOTHING | one_each
+        assert sum(json.loads(output)["failedPreserved"].values()) == 1
         jobs = client[f"{database_prefix}_provisioning"]["jobs"]
         assert {job["_id"] async for job in jobs.find()} == {completed, held, refunded}
         for order_id in (completed, held, refunded):
