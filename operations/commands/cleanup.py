@@ -68,9 +68,8 @@ def show(outcome: CleanupResult, console: Console, before: datetime, *, deleted:
         table.add_column(justify="right")
         for kind in CLEANED_KINDS:
             table.add_row(f"{figures[kind]:,}", kind)
-        console.print(
-            f"{'Deleted' if deleted else 'Would delete'}, of orders cancelled and settled and holds ended before {since}:"
-        )
+        verb = "Deleted" if deleted else "Would delete"
+        console.print(f"{verb}, of orders cancelled and settled, and holds ended, before {since}:")
         console.print(table)
     for reason, number in sorted(outcome.kept.items()):
         console.print(f"kept {number:,} orders: {foreign(reason)}", style="dim", highlight=False)

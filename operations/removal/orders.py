@@ -176,7 +176,7 @@ def _flat(groups: Iterable[Sequence[Document]]) -> list[Document]:
 async def _by_id(
     collection: AsyncCollection[Document], ids: Sequence[str], session: AsyncClientSession
 ) -> dict[str, Document]:
-    found = collection.find({"_id": {"$in": list(ids)}}, session=session)
+    found = collection.find({"_id": {"$in": list(ids)}}, sort=[("_id", ASCENDING)], session=session)
     return {document["_id"]: document async for document in found}
 
 
@@ -186,6 +186,6 @@ async def _naming(
     """Return the documents that name one of these orders as their `orderId`, by order."""
     found: dict[str, list[Document]] = {}
     if order_ids:
-        async for document in collection.find(_about(order_ids), session=session):
+        async for document in collection.find(_about(order_ids), sort=[("_id", ASCENDING)], session=session):
             found.setdefault(document["orderId"], []).append(document)
     return found

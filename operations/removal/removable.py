@@ -21,6 +21,9 @@ Document = dict[str, Any]
 
 CANCELLED = "CANCELLED"
 
+AUTHORIZED = "AUTHORIZED"
+"""The status of a payment whose amount is only reserved on the card."""
+
 
 class Candidate(NamedTuple):
     """An order and everything recorded under its id: `charge` by the simulated gateway, `intent` for Stripe.
@@ -82,10 +85,7 @@ def _what_is_open(candidate: Candidate) -> Iterator[str]:
         yield "a message is unpublished"
     if candidate.letters:
         yield "a dead letter about the order is open"
-    if candidate.by_participant.get(PAYMENT.name, {}).get("nextLookupAt"):
-        yield "the outcome of a charge of the payment is not confirmed"
-    if refunds.is_waiting(candidate.order) or _has_pending_part(candidate):
-        yield "a refund waits for its answer"
+    yield from _open_payments(candidate)
     if candidate.moving:
         yield "a product or a slot has a pending move of the order"
     if any(hold.get("status") == "RESERVED" for hold in candidate.holds):
@@ -94,6 +94,16 @@ def _what_is_open(candidate: Candidate) -> Iterator[str]:
         yield "a slot is assigned to the order"
     if candidate.locks:
         yield "the lock of a package names the order"
+
+
+def _open_payments(candidate: Candidate) -> Iterator[str]:
+    for row in PARTICIPANT_RECORDS:
+        if AUTHORIZED in (row.state_in(candidate.order), row.state(candidate.by_participant)):
+            yield f"the {row.participant.name} is authorised, and not captured or voided"
+    if candidate.by_participant.get(PAYMENT.name, {}).get("nextLookupAt"):
+        yield "the outcome of a charge of the payment is not confirmed"
+    if refunds.is_waiting(candidate.order) or _has_pending_part(candidate):
+        yield "a refund waits for its answer"
 
 
 def _is_unpublished(candidate: Candidate) -> bool:
