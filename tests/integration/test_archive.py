@@ -314,16 +314,21 @@ asyncio.run(archive_orders(url, prefix, Path(directory), plan, failpoint=kill_at
 """
 
 
+KILLS = [(f"{at.ARCHIVE_DELETING}#3", 5), (at.ARCHIVE_WRITTEN, 5), (at.ARCHIVE_VERIFIED, 5), (at.ARCHIVE_DELETED, 8)]
+"""Failpoints, and how many orders are gone after each kill: the first run deletes a file of five, the last one three."""
+
+
 async def test_killed_in_the_middle_of_a_transaction_or_a_file_it_loses_nothing(world: World, tmp_path: Path) -> None:
     before, directory = await everything(world), tmp_path / "archive"
-    words = [world.mongodb_url, world.prefix, str(directory), BEFORE.isoformat(), f"{at.ARCHIVE_DELETING}#3"]
     async with short_transactions(world):
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *words)
-        assert await process.wait() == -signal.SIGKILL
-        after = await everything(world)
-        assert 0 < len(before["orders"]) - len(after["orders"]) < len(ARCHIVABLE)
-        assert_nothing_is_lost(before, after, read_archive(directory))
-        assert (await world.audit()).violations == []
+        for point, gone in KILLS:
+            words = [world.mongodb_url, world.prefix, str(directory), BEFORE.isoformat(), point]
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *words)
+            assert await process.wait() == -signal.SIGKILL, point
+            after = await everything(world)
+            assert len(before["orders"]) - len(after["orders"]) == gone, point
+            assert_nothing_is_lost(before, after, read_archive(directory))
+            assert (await world.audit()).violations == [], point
         (directory / "orders-20260101T000000.000000Z-00001.jsonl.gz.partial").write_bytes(b"\x1f\x8b half of a file")
         last = await archive(world, directory)
     assert ["was incomplete and is removed" in note for note in last.notes] == [True]
@@ -517,6 +522,7 @@ async def test_the_command_over_the_records_of_real_services(
         assert (await stack.order(recent))["orderId"] == recent
         assert read_archive(Path(directory)).keys() == set(old)
 
+        assert "one of the 4 archived orders" in (await run_command(stack, "order", "timeline", old[0]))[2]
         status, output, _ = await run_command(stack, "archive", "--verify", directory, "--json")
         assert (status, json.loads(output)["orders"]) == (0, 4)
         truncate(next(Path(directory).glob("*.jsonl.gz")))

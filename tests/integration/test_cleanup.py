@@ -25,7 +25,20 @@ from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 from tests.support.simulators import package, run_simulator
-from tests.support.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
+from tests.support.world import (
+    DATABASES,
+    FREE,
+    JUST_NOW,
+    NOW,
+    Document,
+    World,
+    hold,
+    job,
+    order,
+    populate,
+    populate_holds,
+    populate_slots,
+)
 
 BEFORE = NOW - timedelta(hours=1)
 NOTHING = dict.fromkeys(CLEANED_KINDS, 0)
@@ -62,6 +75,35 @@ async def test_orders_cancelled_long_ago_are_deleted_with_all_their_records_and_
     assert outcome.found == outcome.deleted
     assert outcome.kept == {}
     assert (await world.audit()).violations == []
+
+
+async def test_holds_that_ended_long_ago_go_unless_a_product_has_a_pending_move_of_them(world: World) -> None:
+    populate_holds(world)
+    hold(world, "just-now", 1, "RELEASED", outcome="DELETED", updatedAt=JUST_NOW)
+    await world.store()
+    products, reservations = world.collection("products"), world.collection("reservations")
+
+    async def holds() -> set[str]:
+        return {document["_id"] async for document in reservations.find({"_id": {"$regex": "^hold:"}})}
+
+    before = await holds()
+    await products.update_one({"_id": "p4"}, {"$set": {"moving.hold:deleted": 1}})
+    assert (await clean(world, delete=False)).found["holds"] == 2
+    assert await holds() == before
+    assert (await clean(world)).deleted["holds"] == 2
+    assert before - await holds() == {"hold:expired", "hold:taken"}
+    await products.update_one({"_id": "p4"}, {"$unset": {"moving.hold:deleted": True}})
+    assert (await clean(world)).deleted["holds"] == 1
+    assert before - await holds() == {"hold:expired", "hold:taken", "hold:deleted"}
+    assert (await world.audit()).violations == []
+
+
+async def test_old_answers_to_repeated_requests_go(world: World) -> None:
+    answers = world.client[f"{world.prefix}_payments"]["idempotency"]
+    await answers.insert_many([{"_id": "old", "at": BEFORE - timedelta(seconds=1)}, {"_id": "recent", "at": BEFORE}])
+    assert (await clean(world, delete=False)).found["answers"] == 1
+    assert (await clean(world)).deleted["answers"] == 1
+    assert [document["_id"] async for document in answers.find()] == ["recent"]
 
 
 async def test_a_second_cleanup_finds_nothing(world: World) -> None:
