@@ -118,7 +118,9 @@ async def test_maintenance_archives_and_never_takes_a_total_away(prepared: Prepa
     async with AsyncMongoClient[Document](prepared.root_url) as root:
         order = {"items": [], "totalAmount": 0, "stockStatus": "FAILED", "paymentStatus": "FAILED", "settled": True}
         await root["shop_orders"]["orders"].insert_one({"_id": "old", "status": "CANCELLED", **order, **times})
-        await root["shop_inventory"]["reservations"].insert_one({"_id": "old", "status": "FAILED", "items": [], **times})
+        await root["shop_inventory"]["reservations"].insert_one(
+            {"_id": "old", "status": "FAILED", "items": [], **times}
+        )
         await root["shop_payments"]["payments"].insert_one({"_id": "old", "status": "FAILED", **times})
     plan = ArchivePlan(old + timedelta(days=1))
     done = await archive_orders(prepared.url("maintenance"), PREFIX, tmp_path / "archive", plan)
