@@ -315,7 +315,7 @@ asyncio.run(archive_orders(url, prefix, Path(directory), plan, failpoint=kill_at
 
 
 KILLS = [(f"{at.ARCHIVE_DELETING}#3", 5), (at.ARCHIVE_WRITTEN, 5), (at.ARCHIVE_VERIFIED, 5), (at.ARCHIVE_DELETED, 8)]
-"""Failpoints, and how many orders are gone after each kill: the first run deletes a file of five, the last one three."""
+"""Failpoints, and how many orders are gone after each kill: the first run deletes five, the last one three more."""
 
 
 async def test_killed_in_the_middle_of_a_transaction_or_a_file_it_loses_nothing(world: World, tmp_path: Path) -> None:
