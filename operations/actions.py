@@ -47,5 +47,11 @@ async def list_actions(
     return ActionPage(items, write_cursor(items[-1]["at"], items[-1]["_id"]) if more else None)
 
 
+async def last_action(database: Database, action: str) -> Document | None:
+    """Return the newest entry about this action."""
+    found: Document | None = await _log(database).find_one({"action": action}, sort=[("at", -1), ("_id", -1)])
+    return found
+
+
 def _log(database: Database) -> Collection:
     return database[COLLECTION]

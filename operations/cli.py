@@ -42,6 +42,7 @@ COMMANDS = {
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts, repair balances, assign owners."),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
+    "archive": Entry("operations.commands.archive", "archive", "Move orders that settled long ago into files."),
     "erase": Entry("operations.commands.erase", "erase", "Erase what is known about a person, and keep the books."),
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."

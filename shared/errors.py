@@ -58,6 +58,7 @@
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
+        ├── ArchiveError                       an archive cannot be written, or is damaged
         ├── NotPermittedError                  the key of a command does not grant what it needs
         ├── LinkRefusedError                   the console does not create a link that signs a person in
         ├── NotSentError                       the load test could not send a request

@@ -59,6 +59,14 @@ JOB_RECORDED = "provisioning.recorded"
 """A step of the job is recorded; its messages are not published yet."""
 JOB_WAITING = "provisioning.waiting"
 """The job waits for its next attempt; its package is free."""
+ARCHIVE_WRITTEN = "operations.archive-written"
+"""A file of archived orders is complete; it is not verified yet."""
+ARCHIVE_VERIFIED = "operations.archive-verified"
+"""A file is verified; its orders are not deleted yet."""
+ARCHIVE_DELETING = "operations.archive-deleting"
+"""A group of the orders of a file is deleted in a transaction that is not committed yet."""
+ARCHIVE_DELETED = "operations.archive-deleted"
+"""A group of the orders of a file is deleted; the others are not yet."""
 LETTERS_TAKEN = "operations.letters-taken"
 """A batch of dead letters is taken from the broker; none of them is recorded yet."""
 LETTERS_RECORDED = "operations.letters-recorded"
@@ -94,6 +102,10 @@ ALL_POINTS = (
     BEFORE_STATUS,
     JOB_RECORDED,
     JOB_WAITING,
+    ARCHIVE_WRITTEN,
+    ARCHIVE_VERIFIED,
+    ARCHIVE_DELETING,
+    ARCHIVE_DELETED,
     LETTERS_TAKEN,
     LETTERS_RECORDED,
     LETTERS_ACKNOWLEDGED,

@@ -95,6 +95,7 @@ class _Audit:
     jobs: Counter[str] = field(default_factory=Counter)
     paid_through: Counter[str] = field(default_factory=Counter)
     unknown_returned: int = 0
+    archived: dict[str, int] = field(default_factory=dict)
     locks_held: int = 0
     lingering_moves: int = 0
     booked: int = 0
@@ -118,6 +119,7 @@ class _Audit:
         await self._judge_servers()
         await self._judge_funds()
         await self._judge_chains()
+        self.archived = await self.databases.archived_orders()
         messages = await count_messages(self.amqp_url)
         recorded = await self.letters.count()  # after the broker: letters move from there to here
         lost = await self._without_message(self.stalled, messages)
@@ -222,6 +224,8 @@ class _Audit:
             for lock in locks:
                 for violation in servers.judge_lock(lock, now):
                     yield violation
+        for violation in servers.archived_addresses(*await self.databases.archived_addresses()):
+            yield violation
         for duplicate in await self.databases.shared_addresses():
             yield servers.shared_address(*duplicate)
         for duplicate in await self.databases.orders_of_two_servers():
@@ -292,6 +296,7 @@ class _Audit:
             "orders": dict(sorted(self.statuses.items())),
             "inFlight": self.activity["inFlight"],
             "stalled": self.activity["stalled"],
+            "archivedOrders": self.archived,
             "unknownOrdersReturned": self.unknown_returned,
             "lingeringMarks": self.lingering_moves,
             "bookedInSlots": to_json_number(self.booked),

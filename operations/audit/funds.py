@@ -4,7 +4,10 @@ Every operation on funds is one transaction, and related records come from one s
 every disagreement is a violation.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 from operations.audit.report import Subject, Violation
@@ -38,6 +41,12 @@ class RetainerOrder(NamedTuple):
     order_id: str
     payment: Document | None
     entries: Sequence[Document]
+
+
+class ArchivedPayments(NamedTuple):
+    """What archived orders took from each retainer: {amount, orders}, by the id of its account."""
+
+    by_retainer: Mapping[str, Document]
 
 
 # --- Accounts. ---
@@ -245,11 +254,43 @@ def _moves_transfer(entry: Document, transfer: Document) -> bool:
 # --- Orders paid from a retainer. ---
 
 
+def of_each_order(paid: RetainerOrder) -> Iterator[RetainerOrder]:
+    """Yield the orders that have had this id, the present one last.
+
+    An `Idempotency-Key` makes the id, so an order whose payment was deleted may be placed again. Entries from before
+    the payment was created, and all if there is none, are about such orders; each of them begins with its payment.
+    """
+    former = sorted(filter(lambda entry: _is_former(entry, paid.payment), paid.entries), key=_by_time)
+    began: list[Document] = []
+    for entry in former:
+        if began and entry.get("operation") == "order.paid":
+            yield RetainerOrder(paid.order_id, None, began)
+            began = []
+        began = [*began, entry]
+    if began:
+        yield RetainerOrder(paid.order_id, None, began)
+    if paid.payment is not None:
+        yield paid._replace(entries=[entry for entry in paid.entries if entry not in former])
+
+
+def _is_former(entry: Document, payment: Document | None) -> bool:
+    if payment is None:
+        return True
+    at, created = entry.get("at"), payment.get("createdAt")
+    if not (isinstance(at, datetime) and isinstance(created, datetime)):
+        return False
+    return at < created and entry["_id"] != payment.get("transactionId")
+
+
+def _by_time(entry: Document) -> tuple[str, bool]:
+    at = entry.get("at")
+    return at.isoformat() if isinstance(at, datetime) else "", entry.get("operation") != "order.paid"
+
+
 def judge_order(paid: RetainerOrder) -> Iterator[Violation]:
     """Yield the violations of an order's payment from a retainer, by the journal's entries about the order.
 
-    Without such a payment, the entries must cancel out: the records of cancelled orders are deleted after a while, the
-    journal never is.
+    Entries without such a payment are judged together, by UnpaidOrders.
     """
     charges = [entry for entry in paid.entries if entry.get("operation") == "order.paid"]
     refunds = [entry for entry in paid.entries if entry.get("operation") == "order.refunded"]
@@ -262,12 +303,53 @@ def judge_order(paid: RetainerOrder) -> Iterator[Violation]:
         found = f"{len(charges)} entries that pay, {len(refunds)} that refund, or a refund of another amount"
         yield _violation("refund entry", "order", paid.order_id, found, "at most one refund, of what was paid")
     yield from _parts_of_order(paid, charges, parts)
-    if paid.payment is None:
-        if charges and not refunds and returned != _negated(_moved(charges[0])):
-            found = f"paid from a retainer by entry {charges[0]['_id']}, and there is no payment"
-            yield _violation("entry without payment", "order", paid.order_id, found, "a payment, or a refund")
-    else:
+    if paid.payment is not None:
         yield from _order_payment(paid.order_id, paid.payment, charges, refunds)
+
+
+MOST_UNPAID = 1000
+"""The most orders of one retainer without a payment that are listed."""
+
+
+@dataclass(slots=True)
+class UnpaidOrders:
+    """The orders that entries pay from a retainer although there is no payment.
+
+    The journal is never deleted, payments of cancelled and of archived orders are. The entries of a cancelled order
+    cancel out. What archived orders have kept is added up for each retainer.
+    """
+
+    amounts: Counter[str] = field(default_factory=Counter)
+    orders: Counter[str] = field(default_factory=Counter)
+    listed: dict[str, list[Violation]] = field(default_factory=dict)
+
+    def add(self, paid: RetainerOrder) -> None:
+        """Take an order into account."""
+        charges = [entry for entry in paid.entries if entry.get("operation") == "order.paid"]
+        is_refunded = any(entry.get("operation") == "order.refunded" for entry in paid.entries)
+        if paid.payment is not None or not charges or is_refunded or not (kept := _added(paid.entries)):
+            return
+        account = next((key for key in kept if key.startswith("retainer:")), "")
+        self.amounts[account] += kept.get(account, 0)
+        self.orders[account] += 1
+        found = f"paid from a retainer by entry {charges[0]['_id']}, and there is no payment"
+        if len(listed := self.listed.setdefault(account, [])) < MOST_UNPAID:
+            listed.append(_violation("entry without payment", "order", paid.order_id, found, "a payment, or a refund"))
+
+    def violations(self, archived: Mapping[str, Document]) -> Iterator[Violation]:
+        """Yield the violations, given {amount, orders} of the archived orders of each retainer."""
+        for account in sorted({*self.orders, *archived}):
+            expected = archived.get(account, {})
+            amount, orders = expected.get("amount", 0), expected.get("orders", 0)
+            if (self.amounts[account], self.orders[account]) == (amount, orders):
+                continue
+            if not (amount or orders):
+                yield from self.listed[account]
+                continue
+            found = f"{self.orders[account]} orders without payment that took {self.amounts[account]} minor units"
+            yield _violation(
+                "archived payments", "account", account, found, f"{orders} archived ones that took {amount}"
+            )
 
 
 def _parts_of_order(paid: RetainerOrder, charges: Sequence[Document], parts: Sequence[Document]) -> Iterator[Violation]:

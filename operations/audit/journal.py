@@ -10,17 +10,18 @@ from typing import Any, TypeVar
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from operations.audit.funds import EntryRecords, RetainerOrder
+from operations.audit.funds import ArchivedPayments, EntryRecords, RetainerOrder
+from operations.reading.archived_totals import ArchivedTotals
 from operations.reading.balances import Balance, as_text, balances
 from operations.reading.chart_of_accounts import Document, is_system
 from operations.reading.snapshots import BATCH, Snapshots, Source, by_ids, find, side_by_side
 from shared.services import PAYMENT
 
 ACCOUNT_FIELDS = ("currency",)
-ENTRY_FIELDS = ("operation", "currency", "postings", "reference", "reverses")
+ENTRY_FIELDS = ("at", "operation", "currency", "postings", "reference", "reverses")
 FUND_PAYMENT_FIELDS = ("customerId", "invoiceId", "amount", "currency", "status", "entryId")
 TRANSFER_FIELDS = ("fromAccountId", "toAccountId", "amount", "fee", "currency", "status", "entryId", "cancelEntryId")
-ORDER_PAYMENT_FIELDS = ("status", "retainerId", "amount", "currency", "transactionId", "parts")
+ORDER_PAYMENT_FIELDS = ("status", "retainerId", "amount", "currency", "transactionId", "parts", "createdAt")
 
 ORDER_OPERATIONS = ("order.paid", "order.refunded", "order.part_refunded")
 
@@ -35,6 +36,7 @@ class Journal:
     def __init__(self, client: AsyncMongoClient[Document], database_prefix: str, page: int = BATCH) -> None:
         self._snapshots = Snapshots(client)
         self._page = page
+        self._archived = ArchivedTotals(client, database_prefix)
         self._database = client[PAYMENT.database_in(database_prefix)]
         self._accounts: Source = (self._database["accounts"], ACCOUNT_FIELDS)
         self._entries: Source = (self._database["entries"], ENTRY_FIELDS)
@@ -57,8 +59,8 @@ class Journal:
         """Yield every bank transfer, with its entries, in pages."""
         return self._pages(self._transfers, self._with_entries)
 
-    def orders(self) -> AsyncIterator[RetainerOrder]:
-        """Yield every order that has a payment from a retainer, or an entry in the journal."""
+    def orders(self) -> AsyncIterator[RetainerOrder | ArchivedPayments]:
+        """Yield every order that has a payment from a retainer, or an entry in the journal; then the archived ones."""
         return self._snapshots.stream(self._stream_orders)
 
     async def reversed_twice(self) -> list[tuple[str, int, list[str]]]:
@@ -113,7 +115,7 @@ class Journal:
         entries = await by_ids(self._entries, ids, session)
         return [(record, entries) for record in records]
 
-    async def _stream_orders(self, session: AsyncClientSession) -> AsyncIterator[RetainerOrder]:
+    async def _stream_orders(self, session: AsyncClientSession) -> AsyncIterator[RetainerOrder | ArchivedPayments]:
         paid = {"retainerId": {"$exists": True, "$ne": None}}
         fields = dict.fromkeys(ORDER_PAYMENT_FIELDS, True)
         payments = self._database["payments"].find(paid, fields, sort=[("_id", ASCENDING)], session=session)
@@ -128,6 +130,7 @@ class Journal:
         async with payments, entries:
             async for order_id, payment, found in side_by_side(payments, entries):
                 yield RetainerOrder(order_id, payment, found["entries"] if found else ())
+        yield ArchivedPayments(await self._archived.retainers(session))
 
 
 def _references(entries: Sequence[Document], name: str) -> list[str]:

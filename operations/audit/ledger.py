@@ -60,6 +60,13 @@ class LedgerPass:
                     yield violation
 
     async def _orders(self) -> AsyncIterator[Violation]:
-        async for order in self.journal.orders():
-            for violation in funds.judge_order(order):
-                yield violation
+        unpaid = funds.UnpaidOrders()
+        async for found in self.journal.orders():
+            if isinstance(found, funds.ArchivedPayments):
+                for violation in unpaid.violations(found.by_retainer):
+                    yield violation
+            else:
+                for order in funds.of_each_order(found):
+                    unpaid.add(order)
+                    for violation in funds.judge_order(order):
+                        yield violation

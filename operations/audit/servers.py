@@ -199,13 +199,22 @@ def without_order(records: OrderRecords) -> Iterator[Violation]:
 
 
 def judge_address(address: OwnedRecord) -> Iterator[Violation]:
-    """Yield the violation of an address whose order does not exist."""
-    if address.order is None:
+    """Yield the violation of an address whose order does not exist, and is not archived."""
+    if address.order is None and not address.record.get("archivedAt"):
         ip, found = (
             str(address.record["_id"]),
             f"recorded as the address of order {address.order_id}, which does not exist",
         )
         yield Violation(6, "address without order", "address", ip, found, "addresses of orders only")
+
+
+def archived_addresses(marked: int, expected: int) -> Iterator[Violation]:
+    """Yield the violation of a number of addresses that is not that of the archived orders."""
+    if marked != expected:
+        found = f"{marked} addresses of archived orders"
+        yield Violation(
+            6, "archived addresses", "address", "archived", found, f"{expected}, as when they were archived"
+        )
 
 
 def shared_address(ip: str, number: int, order_ids: Sequence[str]) -> Violation:

@@ -20,6 +20,7 @@ from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
 from operations.audit.stock import ASSIGNMENT, HOLD, StockRecords, order_of
 from operations.reading import charges
+from operations.reading.archived_totals import ArchivedTotals
 from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
@@ -74,7 +75,7 @@ FIELDS: Mapping[str, Sequence[str]] = {
     "intents": INTENT_FIELDS,
 }
 """The fields of the records under an order's id, by their kind."""
-ADDRESS_FIELDS = ("orderId", "wrong")
+ADDRESS_FIELDS = ("orderId", "wrong", "archivedAt")
 LOCK_FIELDS = ("orderId", "expiresAt")
 ACTION_FIELDS = ("subject",)
 PRODUCT_FIELDS = ("kind", "supplied", "quantity", "moving", "start", "end", "ceiling", "shipped")
@@ -143,6 +144,7 @@ class ServiceDatabases:
         self._addresses: Source = (provisioning["addresses"], ADDRESS_FIELDS)
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
         self._actions: Source = (operations[audit_log.COLLECTION], ACTION_FIELDS)
+        self._archived = ArchivedTotals(client, database_prefix)
 
     async def orders(self) -> AsyncIterator[list[OrderRecords]]:
         """Yield the records of every order id, in pages; each page comes from one snapshot."""
@@ -214,8 +216,26 @@ class ServiceDatabases:
         return await self._duplicates(self._orders, completed, "$server.ip", "$_id")
 
     async def orders_of_two_servers(self) -> list[Duplicate]:
-        """Return the orders that have several addresses inside their package."""
-        return await self._duplicates(self._addresses, {"wrong": {"$ne": True}}, "$orderId", "$_id")
+        """Return the orders that have several addresses inside their package.
+
+        An archived order had one, and its id may be used again: an `Idempotency-Key` makes the id.
+        """
+        among = {"wrong": {"$ne": True}, "archivedAt": {"$exists": False}}
+        return await self._duplicates(self._addresses, among, "$orderId", "$_id")
+
+    async def archived_addresses(self) -> tuple[int, int]:
+        """Return the number of addresses that are marked as those of archived orders, and how many there must be."""
+
+        async def read(session: AsyncClientSession) -> tuple[int, int]:
+            marked = await self._addresses[0].count_documents({"archivedAt": {"$exists": True}}, session=session)
+            return marked, await self._archived.addresses(session)
+
+        return await self._snapshots.read(read)
+
+    async def archived_orders(self) -> dict[str, int]:
+        """Return the number of archived orders by status."""
+        with drivers_errors():
+            return await self._archived.orders()
 
     async def _page_of_orders(self, session: AsyncClientSession, after: str) -> tuple[list[OrderRecords], str | None]:
         """Return the records after that id, and the last id of the page, None at the end.
@@ -331,7 +351,8 @@ class ServiceDatabases:
         products = collection.find(among, dict.fromkeys(fields, True), sort=[("_id", ASCENDING)], session=session)
         reserved = await self._reserved(session, product_ids)
         async with products, reserved:
-            async for product_id, product, sums in side_by_side(products, reserved):
+            counted = _added_up(reserved, self._archived.stock(session, product_ids))
+            async for product_id, product, sums in side_by_side(products, counted):
                 moving = [order_of(key) for key in (product or {}).get("moving") or {}]
                 reservations = await by_ids(self._reservations, moving, session)
                 orders = await by_ids(self._orders, moving, session)
@@ -358,6 +379,13 @@ class ServiceDatabases:
             {"$sort": {"_id": 1}},
         ]
         return await collection.aggregate(pipeline, session=session, allowDiskUse=True)
+
+
+async def _added_up(reserved: AsyncIterator[Document], archived: AsyncIterator[Document]) -> AsyncIterator[Document]:
+    """Yield what the reservations that exist and those of archived orders have of each product and slot, by id."""
+    async for key, present, former in side_by_side(reserved, archived):
+        sums = [found for found in (present, former) if found is not None]
+        yield {"_id": key} | {name: sum(found.get(name, 0) for found in sums) for name in ("units", "shipped")}
 
 
 def _join(found: Mapping[str, Mapping[str, Document]]) -> list[OrderRecords]:

@@ -1,5 +1,5 @@
-"""The cleanup: deletes the records of orders that were cancelled long ago and hold nothing.
+"""The cleanup: deletes the records of orders that were cancelled long ago and hold nothing, and other old records.
 
-`age` parses the age; `deletable` decides without I/O whether the records of one order may be deleted; `deletion`
-deletes them in groups, each group in one transaction.
+`age` parses the age; `deletion` deletes orders in groups, and then what nothing refers to any more: holds that have
+ended, and the answers that repeated requests would get.
 """

@@ -9,6 +9,7 @@ import typer
 
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
+from operations.doctor.archive import check_archive
 from operations.doctor.broker import Control, check_broker
 from operations.doctor.database import check_database
 from operations.doctor.database_users import check_users
@@ -74,6 +75,8 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     findings += [
         finding async for finding in check_users(stack.url_for_changes, stack.database_prefix, stack.database_users)
     ]
+    if archive := await check_archive(stack.url_for_changes, stack.database_prefix):
+        findings.append(archive)
     findings += [finding async for finding in check_broker(stack.amqp_url, _control(layout, state, stack))]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))

@@ -16,6 +16,8 @@ from operations.commands.terminal import print_error, print_json
 from operations.dead_letters.connection import connect
 from operations.dead_letters.records import LetterRecords
 from operations.errors import UnreachableError
+from operations.reading.archived_totals import ArchivedTotals
+from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.printable import printable
 from shared.services import ORDER
@@ -34,6 +36,7 @@ def erase(
 
     Amounts, items, payments and the user's id stay, so the books and the audit are unchanged. The order service must
     run, and the key needs personal:erase. What was erased comes back with a backup from before: erase again then.
+    Files of `ordersaga archive` are not reached, and the command says whether there may be any.
 
     Exit status 0 when done, also if there was nothing to erase, 1 if it was refused or not confirmed, 2 for wrong
     usage, 3 if a server cannot be reached.
@@ -44,18 +47,27 @@ def erase(
     if not yes:
         typer.confirm(f"Erase what is known about the person {printable(user)}?", abort=True, err=True)
     try:
-        orders, letters = uvloop.run(_erase(chosen_stack(), user, why))
+        orders, letters, archived = uvloop.run(_erase(chosen_stack(), user, why))
     except NotPermittedError as error:
         print_error(str(error))
         raise typer.Exit(1) from None
     if as_json_document:
-        print_json({"userId": user, "orders": orders, "deadLetters": letters})
-    else:
-        typer.echo(f"Erased from {orders:,} orders and {letters:,} dead letters of {printable(user)}.")
+        counted = {"orders": orders, "deadLetters": letters, "archiveFilesWithPersonalData": archived}
+        print_json({"userId": user} | counted)
+        return
+    typer.echo(f"Erased from {orders:,} orders and {letters:,} dead letters of {printable(user)}.")
+    if archived:
+        typer.echo(
+            f"{archived:,} files of archives were written with personal data, of all users. This command does not "
+            "reach them: look for the user there, see docs/retention.md."
+        )
 
 
-async def _erase(stack: Stack, user: str, why: str) -> tuple[int, int]:
-    """Erase from orders, then from dead letters; both may be repeated. Return how many of each said anything."""
+async def _erase(stack: Stack, user: str, why: str) -> tuple[int, int, int]:
+    """Erase from orders, then from dead letters; both may be repeated.
+
+    Return how many of each said anything, and how many files of archives have personal data of any user.
+    """
     orders = await _erase_from_orders(stack, user)
     async with connect(stack) as connection:
         letters = await LetterRecords(connection.database).erase_person(user)
@@ -68,7 +80,12 @@ async def _erase(stack: Stack, user: str, why: str) -> tuple[int, int]:
             subject=user,
             outcome=outcome,
         )
-    return orders, letters
+    return orders, letters, await _count_files(stack)
+
+
+async def _count_files(stack: Stack) -> int:
+    async with open_mongodb(stack.mongodb_url, purpose="the totals of archives", name="ordersaga-erase") as client:
+        return await ArchivedTotals(client, stack.database_prefix).personal_files()
 
 
 async def _erase_from_orders(stack: Stack, user: str) -> int:

@@ -9,6 +9,7 @@ from operations.commands.operator import current_operator
 from operations.commands.order_display import as_json, show
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
+from operations.reading.archived_totals import ArchivedTotals
 from operations.reading.connection import open_mongodb
 from operations.reading.participant_records import recorded_states
 from operations.settings import Stack
@@ -39,9 +40,10 @@ def timeline(
 
     Exit status 0, 1 if no service knows the order, 3 if a server cannot be reached.
     """
-    records = uvloop.run(_read(chosen_stack(), order_id))
+    stack = chosen_stack()
+    records = uvloop.run(_read(stack, order_id))
     if not records.exist:
-        raise _unknown(order_id, as_json_document)
+        raise _unknown(stack, order_id, as_json_document)
     steps = build_timeline(records)
     if as_json_document:
         print_json(as_json(records, steps))
@@ -103,9 +105,16 @@ async def _read(stack: Stack, order_id: str) -> TimelineRecords:
         return await read_records(client, stack.database_prefix, order_id)
 
 
-def _unknown(order_id: str, as_json_document: bool) -> typer.Exit:
+def _unknown(stack: Stack, order_id: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
         print_json({"orderId": order_id, "found": False})
     else:
-        print_error(f"No service knows order {order_id}.")
+        archived = uvloop.run(_count_archived(stack))
+        hint = f" It may be one of the {archived:,} archived orders, see docs/retention.md." if archived else ""
+        print_error(f"No service knows order {order_id}.{hint}")
     return typer.Exit(1)
+
+
+async def _count_archived(stack: Stack) -> int:
+    async with open_mongodb(stack.mongodb_url, purpose="the totals of archives", name="ordersaga-timeline") as client:
+        return sum((await ArchivedTotals(client, stack.database_prefix).orders()).values())

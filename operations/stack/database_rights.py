@@ -44,11 +44,16 @@ WITHHELD: Mapping[str, tuple[str, ...]] = {PAYMENT.name: ("idempotency", "transa
 APPEND_ONLY = "actions"
 """The audit log in each database: entries are added and read, never changed or deleted."""
 
+TOTALS = "archived"
+"""The running totals of archived orders in the database of operations, which only the archive adds to."""
+
 PROBED = ("ordersaga_doctor", "nothing")
 """The database and the collection that `ordersaga doctor` reads in a transaction; neither exists."""
 
 _FIND = ("find",)
 _APPEND = ("find", "insert", "listIndexes")
+_PREPARE = ("find", "createCollection", "listIndexes")
+_ADD_UP = ("find", "insert", "update")
 _OWN = (
     "find",
     "insert",
@@ -121,7 +126,8 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
         for name, service in SERVICES.items()
     )
     included = tuple((role.name, "admin") for role in of_services)
-    return (*of_services, DatabaseRole(role_of(MAINTENANCE, prefix), ((*PROBED, _FIND),), included))
+    own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP))
+    return (*of_services, DatabaseRole(role_of(MAINTENANCE, prefix), own, included))
 
 
 def _correction(service: str, collection: str) -> tuple[str, ...]:
@@ -130,7 +136,8 @@ def _correction(service: str, collection: str) -> tuple[str, ...]:
 
 
 def _own(database: str, collections: Iterable[str]) -> tuple[Privilege, ...]:
-    kept = ((database, name, _APPEND if name == APPEND_ONLY else _OWN) for name in sorted(collections))
+    limited = {APPEND_ONLY: _APPEND, TOTALS: _PREPARE}
+    kept = ((database, name, limited.get(name, _OWN)) for name in sorted(collections))
     return ((database, "", ("listCollections",)), *kept)
 
 

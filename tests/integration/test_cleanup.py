@@ -16,7 +16,7 @@ import pymongo
 import pytest
 from cryptography.fernet import Fernet
 
-from operations.cleanup.deletion import CleanupResult, clean_up
+from operations.cleanup.deletion import CLEANED_KINDS, CleanupResult, clean_up
 from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
@@ -25,9 +25,23 @@ from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 from tests.support.simulators import package, run_simulator
-from tests.support.world import DATABASES, FREE, NOW, Document, World, job, order, populate, populate_slots
+from tests.support.world import (
+    DATABASES,
+    FREE,
+    JUST_NOW,
+    NOW,
+    Document,
+    World,
+    hold,
+    job,
+    order,
+    populate,
+    populate_holds,
+    populate_slots,
+)
 
 BEFORE = NOW - timedelta(hours=1)
+NOTHING = dict.fromkeys(CLEANED_KINDS, 0)
 DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 
@@ -56,10 +70,40 @@ async def test_orders_cancelled_long_ago_are_deleted_with_all_their_records_and_
     for name, records in before.items():
         gone = DELETABLE if name not in ("products", "addresses", "locks") else set()
         assert after[name] == {key: record for key, record in records.items() if key not in gone}, name
-    assert outcome.deleted == {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1, "intents": 0}
+    assert outcome.deleted == NOTHING | {"orders": 4, "reservations": 4, "payments": 4, "charges": 4, "jobs": 1}
+    assert outcome.failed == {"no reason recorded": 2}
     assert outcome.found == outcome.deleted
     assert outcome.kept == {}
     assert (await world.audit()).violations == []
+
+
+async def test_holds_that_ended_long_ago_go_unless_a_product_has_a_pending_move_of_them(world: World) -> None:
+    populate_holds(world)
+    hold(world, "just-now", 1, "RELEASED", outcome="DELETED", updatedAt=JUST_NOW)
+    await world.store()
+    products, reservations = world.collection("products"), world.collection("reservations")
+
+    async def holds() -> set[str]:
+        return {document["_id"] async for document in reservations.find({"_id": {"$regex": "^hold:"}})}
+
+    before = await holds()
+    await products.update_one({"_id": "p4"}, {"$set": {"moving.hold:deleted": 1}})
+    assert (await clean(world, delete=False)).found["holds"] == 2
+    assert await holds() == before
+    assert (await clean(world)).deleted["holds"] == 2
+    assert before - await holds() == {"hold:expired", "hold:taken"}
+    await products.update_one({"_id": "p4"}, {"$unset": {"moving.hold:deleted": True}})
+    assert (await clean(world)).deleted["holds"] == 1
+    assert before - await holds() == {"hold:expired", "hold:taken", "hold:deleted"}
+    assert (await world.audit()).violations == []
+
+
+async def test_old_answers_to_repeated_requests_go(world: World) -> None:
+    answers = world.client[f"{world.prefix}_payments"]["idempotency"]
+    await answers.insert_many([{"_id": "old", "at": BEFORE - timedelta(seconds=1)}, {"_id": "recent", "at": BEFORE}])
+    assert (await clean(world, delete=False)).found["answers"] == 1
+    assert (await clean(world)).deleted["answers"] == 1
+    assert [document["_id"] async for document in answers.find()] == ["recent"]
 
 
 async def test_a_second_cleanup_finds_nothing(world: World) -> None:
@@ -404,7 +448,8 @@ async def test_servers_failed_orders_and_their_records_stay(
         status, output, _ = await run_command(stack, "--older-than", "30d", "--json", "--yes")
         assert status == 0
         one_each = dict.fromkeys(("orders", "reservations", "payments", "charges", "jobs"), 1)
-        assert json.loads(output)["deleted"] == one_each | {"intents": 0}
+        assert json.loads(output)["deleted"] == NOTHING | one_each
+        assert sum(json.loads(output)["failedPreserved"].values()) == 1
         jobs = client[f"{database_prefix}_provisioning"]["jobs"]
         assert {job["_id"] async for job in jobs.find()} == {completed, held, refunded}
         for order_id in (completed, held, refunded):

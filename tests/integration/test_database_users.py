@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from operations import actions
+from operations.archive.archiving import ArchivePlan, archive_orders
 from operations.audit.service_databases import ServiceDatabases
 from operations.stack.database_rights import USERS, users_of
 from operations.stack.database_schemas import schema_of
 from operations.stack.files import write_private
 from shared import schema
+from shared.clock import utc_now
 from shared.database import Document
 from shared.services import CONSOLE, ORDER, SERVICES, Service
 from tests.support.database_attempts import assert_least_rights, refused
@@ -107,6 +110,26 @@ async def test_maintenance_changes_the_databases_of_services_but_not_the_audit_l
         assert await refused(client, lambda _: log.delete_many({}))
         assert await refused(client, lambda _: log.update_many({}, {"$set": {"by": "me"}}))
         assert await refused(client, lambda c: c["shop_orders"].command("createUser", "x", pwd="x", roles=[]))
+
+
+async def test_maintenance_archives_and_never_takes_a_total_away(prepared: Prepared, tmp_path: Path) -> None:
+    old = utc_now() - timedelta(days=100)
+    times = {"createdAt": old, "updatedAt": old}
+    async with AsyncMongoClient[Document](prepared.root_url) as root:
+        order = {"items": [], "totalAmount": 0, "stockStatus": "FAILED", "paymentStatus": "FAILED", "settled": True}
+        await root["shop_orders"]["orders"].insert_one({"_id": "old", "status": "CANCELLED", **order, **times})
+        await root["shop_inventory"]["reservations"].insert_one(
+            {"_id": "old", "status": "FAILED", "items": [], **times}
+        )
+        await root["shop_payments"]["payments"].insert_one({"_id": "old", "status": "FAILED", **times})
+    plan = ArchivePlan(old + timedelta(days=1))
+    done = await archive_orders(prepared.url("maintenance"), PREFIX, tmp_path / "archive", plan)
+    assert done.deleted["orders"] == 1, done.kept
+    async with AsyncMongoClient[Document](prepared.url("maintenance")) as client:
+        totals = client["shop_operations"]["archived"]
+        assert await totals.find_one({"_id": "orders"}) == {"_id": "orders", "CANCELLED": 1}
+        assert await refused(client, lambda _: totals.delete_many({}))
+        assert await refused(client, lambda _: totals.drop())
 
 
 async def test_a_repetition_restores_rights_and_takes_a_changed_password(prepared: Prepared) -> None:

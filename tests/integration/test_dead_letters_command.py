@@ -17,7 +17,7 @@ from operations import cli
 from operations.approvals.policy import ApprovalPolicy
 from operations.approvals.records import ApprovalRecords
 from operations.audit import audit
-from operations.commands.cleanup import refusal
+from operations.commands.removal import refusal
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService

@@ -46,7 +46,7 @@ def attempts_of(service: Service, prefix: str) -> tuple[dict[str, Attempt], dict
     may |= _of_audit_log(name)
     may_not |= _against_audit_log(name, own)
     if service is CONSOLE:
-        return may | _of_repairs(prefix), may_not | _withheld(prefix)
+        return may | _of_repairs(prefix), may_not | _withheld(prefix) | _against_totals(name)
     return may, may_not
 
 
@@ -113,6 +113,14 @@ def _withheld(prefix: str) -> dict[str, Attempt]:
         "delete an account": lambda c: c[payments]["accounts"].delete_one({"_id": "t"}),
         "change an entry of the journal": lambda c: c[payments]["entries"].update_one({}, {"$set": {"a": 1}}),
         "change a payment": lambda c: c[payments]["payments"].update_one({}, {"$set": {"a": 1}}),
+    }
+
+
+def _against_totals(name: str) -> dict[str, Attempt]:
+    return {
+        "change the totals of archived orders": lambda c: c[name]["archived"].update_one({}, {"$inc": {"units": 1}}),
+        "add totals of archived orders": lambda c: c[name]["archived"].insert_one({"_id": "t"}),
+        "delete totals of archived orders": lambda c: c[name]["archived"].delete_one({"_id": "t"}),
     }
 
 

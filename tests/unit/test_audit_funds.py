@@ -1,6 +1,8 @@
 """The audit's judgement of funds: it knows the accounts and the entries that the service writes, and no others."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -158,15 +160,57 @@ def test_an_order_that_costs_nothing_has_no_entries(status: str) -> None:
     assert kinds(funds.judge_order(RetainerOrder("o1", payment, [PAID]))) == ["retainer payment"]
 
 
+def without_payment(*paid: RetainerOrder, **archived: Document) -> list[str]:
+    unpaid, found = funds.UnpaidOrders(), list[str]()
+    for order in chain.from_iterable(map(funds.of_each_order, paid)):
+        found += kinds(funds.judge_order(order))
+        unpaid.add(order)
+    by_account = {f"retainer:{name}": totals for name, totals in archived.items()}
+    return found + kinds(unpaid.violations(by_account))
+
+
 def test_entries_whose_order_is_deleted_cancel_out() -> None:
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, REFUNDED]))) == []
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID]))) == ["entry without payment"]
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [REFUNDED]))) == ["refund entry"]
+    assert without_payment(RetainerOrder("o1", None, [PAID, REFUNDED])) == []
+    assert without_payment(RetainerOrder("o1", None, [PAID])) == ["entry without payment"]
+    assert without_payment(RetainerOrder("o1", None, [REFUNDED])) == ["refund entry"]
     other = an_entry(journal_entries.order_refunded("r1", "o1", 400, "USD"), "back")
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, other]))) == ["refund entry"]
+    assert without_payment(RetainerOrder("o1", None, [PAID, other])) == ["refund entry"]
     part = an_entry(journal_entries.order_part_refunded("r1", "o1", "r1", 400, "USD"), "part")
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [PAID, part]))) == ["entry without payment"]
-    assert kinds(funds.judge_order(RetainerOrder("o1", None, [part]))) == ["refund entry"]
+    assert without_payment(RetainerOrder("o1", None, [PAID, part])) == ["entry without payment"]
+    assert without_payment(RetainerOrder("o1", None, [part])) == ["refund entry"]
+
+
+def test_entries_of_archived_orders_add_up_to_the_totals_of_their_retainer() -> None:
+    part = an_entry(journal_entries.order_part_refunded("r1", "o2", "r1", 400, "USD"), "part")
+    paid = [RetainerOrder("o1", None, [PAID]), RetainerOrder("o2", None, [PAID, part])]
+    assert without_payment(*paid, r1={"amount": 600, "orders": 2}) == []
+    for amount, orders in ((600, 1), (500, 2), (1000, 2)):
+        assert without_payment(*paid, r1={"amount": amount, "orders": orders}) == ["archived payments"]
+    assert without_payment(*paid, r2={"amount": 600, "orders": 2}) == [
+        *["entry without payment"] * 2,
+        "archived payments",
+    ]
+    for totals in ({"amount": 600, "orders": 2}, {"amount": 1, "orders": 0}):
+        assert without_payment(r1=totals) == ["archived payments"]
+
+
+def test_an_order_placed_again_under_the_id_of_a_deleted_one_is_not_paid_twice() -> None:
+    created = datetime(2026, 5, 4, tzinfo=UTC)
+    before, after = ({"at": created + timedelta(days=days)} for days in (-1, 0))
+    payment = ORDERS_PAYMENT | {"status": "PROCESSED", "transactionId": "again", "createdAt": created}
+    again = PAID | {"_id": "again"}
+    archived, cancelled = [PAID | before], [PAID | before, REFUNDED | before]
+    assert without_payment(RetainerOrder("o1", payment, [again | after, *cancelled])) == []
+    assert without_payment(RetainerOrder("o1", payment, [again | before, *cancelled])) == []
+    paid = RetainerOrder("o1", payment, [*archived, again | after, *cancelled])
+    assert without_payment(paid, r1={"amount": 500, "orders": 1}) == []
+    assert without_payment(paid) == ["entry without payment"]
+    declined = payment | {"status": "FAILED", "transactionId": None}
+    assert without_payment(RetainerOrder("o1", declined, cancelled)) == []
+    assert "paid twice" in without_payment(RetainerOrder("o1", payment, [again | after, PAID | after]))
+    twice = RetainerOrder("o1", None, [PAID, again])
+    assert without_payment(twice, r1={"amount": 1000, "orders": 2}) == []
+    assert without_payment(twice) == ["entry without payment"] * 2
 
 
 def a_balance(account_id: str, balance: Any, posted_sum: int, **fields: Any) -> Balance:

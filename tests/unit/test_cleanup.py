@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from operations.cleanup.age import read_age
-from operations.cleanup.deletable import CleanupCandidate, Document, is_over, why_kept
+from operations.removal.removable import CANCELLED, Candidate, Document, is_over, why_kept
 from tests.support.builders import records_of
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -45,31 +45,30 @@ def an_order(**changes: Any) -> Document:
 def test_only_settled_cancelled_orders_are_over() -> None:
     for status in ("PENDING", "CONFIRMED", "PROVISIONING", "COMPLETED", "FAILED", "LOST", None):
         for settled, compensating in product((True, False, None), (True, False)):
-            assert not is_over(an_order(status=status, settled=settled, compensating=compensating), NOW)
-    assert is_over(an_order(), NOW)
-    assert not is_over(an_order(settled=False), NOW)
-    assert not is_over(an_order(updatedAt=NOW), NOW)
-    assert not is_over(an_order(updatedAt=None), NOW)
+            assert not is_over(an_order(status=status, settled=settled, compensating=compensating), [CANCELLED], NOW)
+    assert is_over(an_order(), [CANCELLED], NOW)
+    assert not is_over(an_order(settled=False), [CANCELLED], NOW)
+    assert not is_over(an_order(updatedAt=NOW), [CANCELLED], NOW)
+    assert not is_over(an_order(updatedAt=None), [CANCELLED], NOW)
 
 
 INTENT = {"intentId": "pi_1", "chargedAt": OLD}
 REFUNDED = {"outcome": "CHARGED", "refundedAt": OLD}
 RELEASED = {"stock": {"status": "RELEASED"}, "payment": {"status": "REFUNDED"}}
-GONE = CleanupCandidate(an_order(), RELEASED, REFUNDED, {"state": "FAILED"})
+GONE = Candidate(an_order(), RELEASED, REFUNDED, {"state": "FAILED"})
 
 
 def test_an_order_that_holds_nothing_may_be_deleted() -> None:
     for stock, money in product(("FAILED", "RELEASED"), ("FAILED", "VOIDED", "REFUNDED")):
-        assert (
-            why_kept(CleanupCandidate(an_order(), {"stock": {"status": stock}, "payment": {"status": money}})) is None
-        )
-    assert why_kept(GONE) is None
-    assert why_kept(GONE._replace(charge={"outcome": "DECLINED"})) is None
-    assert why_kept(GONE._replace(charge={"outcome": "VOIDED"})) is None
+        assert why_kept(Candidate(an_order(), {"stock": {"status": stock}, "payment": {"status": money}}), NOW) is None
+    assert why_kept(GONE, NOW) is None
+    assert why_kept(GONE._replace(charge={"outcome": "DECLINED"}), NOW) is None
+    assert why_kept(GONE._replace(charge={"outcome": "VOIDED"}), NOW) is None
     for intent in (INTENT | {"refundedAt": OLD}, {"intentId": "pi_1"}, {"reason": "declined"}, {"closedAt": OLD}):
-        assert why_kept(GONE._replace(intent=intent)) is None
+        assert why_kept(GONE._replace(intent=intent), NOW) is None
     assert (
-        why_kept(GONE._replace(job={"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": True}})) is None
+        why_kept(GONE._replace(job={"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": True}}), NOW)
+        is None
     )
 
 
@@ -88,6 +87,9 @@ def test_an_order_that_holds_nothing_may_be_deleted() -> None:
         ({"charge": {"outcome": "CHARGED"}}, "gateway"),
         ({"intent": INTENT}, "gateway"),
         ({"moving": True}, "pending move"),
+        ({"assigned": True}, "slot is assigned"),
+        ({"letters": True}, "dead letter"),
+        ({"holds": [{"_id": "hold:h", "status": "RESERVED"}]}, "hold"),
         ({"job": {"state": "COMPLETED"}}, "job"),
         ({"job": {"state": "WAITING"}}, "job"),
         ({"job": {}}, "job"),
@@ -95,13 +97,13 @@ def test_an_order_that_holds_nothing_may_be_deleted() -> None:
         ({"job": {"state": "FAILED", "wrongIps": ["10.1.2.3"]}}, "server"),
         ({"job": {"state": "FAILED", "purchase": {"asked": ["10.1.2.3"]}}}, "server"),
         ({"job": {"state": "FAILED", "purchase": {"asked": ["10.1.2.3"], "settled": False}}}, "server"),
-        ({"owns": True}, "server"),
+        ({"addresses": [{"_id": "10.1.2.3", "wrong": True}]}, "server"),
         ({"locks": True}, "lock"),
     ],
 )
 def test_anything_held_or_unknown_keeps_all_records(change: dict[str, Any], reason: str) -> None:
     recorded = records_of(**{name: change.get(name, record) for name, record in RELEASED.items()})
     others = {name: value for name, value in change.items() if name not in RELEASED}
-    kept = why_kept(GONE._replace(by_participant=recorded, **others))
+    kept = why_kept(GONE._replace(by_participant=recorded, **others), NOW)
     assert kept is not None
     assert reason in kept

@@ -14,10 +14,10 @@ import pytest
 from operations.audit import orders as audited_orders
 from operations.audit.order_records import OrderRecords
 from operations.audit.orders import NO_CHARGE
-from operations.cleanup import deletable
-from operations.cleanup.deletable import CleanupCandidate
 from operations.reading import participant_records
 from operations.reading.participant_records import PARTICIPANT_RECORDS, ParticipantRecord
+from operations.removal import removable
+from operations.removal.removable import Candidate, why_kept
 from operations.timeline import timeline
 from operations.timeline.timeline import TimelineRecords
 from order_service.events import CancelRequested, DeadlinePassed, Event
@@ -209,7 +209,7 @@ RETURNED = {"stock": {"status": "RELEASED"}, "payment": {"status": "FAILED"}, "s
 @pytest.fixture
 def three_records(monkeypatch: pytest.MonkeyPatch) -> None:
     row = ParticipantRecord(participant=SHIPPING, service=SERVICE, collection="bookings", noun="booking")
-    for module in (participant_records, timeline, audited_orders, deletable):
+    for module in (participant_records, timeline, audited_orders, removable):
         monkeypatch.setattr(module, "PARTICIPANT_RECORDS", (*PARTICIPANT_RECORDS, row))
     monkeypatch.setattr(timeline, "LANES", ("order", "stock", "payment", "shipping", "provisioning"))
 
@@ -274,9 +274,10 @@ def test_the_audit_finds_what_it_lacks_and_what_it_holds() -> None:
 
 @pytest.mark.usefixtures("three_records")
 def test_the_cleanup_keeps_an_order_that_it_may_hold() -> None:
-    assert deletable.why_kept(CleanupCandidate({}, RETURNED)) is None
+    cancelled = {"_id": ID, "status": "CANCELLED"}
+    assert why_kept(Candidate(cancelled, RETURNED), NOW) is None
     not_returned = RETURNED | {"shipping": {"status": "BOOKED"}}
-    assert deletable.why_kept(CleanupCandidate({}, not_returned)) == "the release of the shipping is not confirmed"
+    assert why_kept(Candidate(cancelled, not_returned), NOW) == "the release of the shipping is not confirmed"
 
 
 def test_every_participant_has_a_record() -> None:

@@ -1,0 +1,544 @@
+"""The archive over real records: what it takes and leaves, and that it and the databases are complete at all times."""
+
+import asyncio
+import gzip
+import json
+import os
+import resource
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import bson
+import pymongo
+import pytest
+from bson.json_util import JSONOptions, loads
+
+from operations.archive.archiving import ArchivePlan, ArchiveResult, archive_orders, find_archivable
+from operations.archive.files import ArchiveDirectory, ArchiveError, verify_archive
+from operations.doctor.archive import check_archive
+from operations.reading.archived_totals import ArchivedTotals
+from operations.removal.orders import REMOVED_KINDS
+from shared import failpoints as at
+from shared.failpoints import SimulatedCrashError, nothing_fails
+from tests.integration.test_cleanup import all_published, grow_old, short_transactions
+from tests.support import warm_processes
+from tests.support.access import ADMIN_KEY
+from tests.support.processes import Stack, run_stack
+from tests.support.world import (
+    DATABASES,
+    FREE,
+    FULL,
+    JUST_NOW,
+    NOW,
+    Document,
+    World,
+    order,
+    populate,
+    populate_funds,
+    populate_holds,
+    populate_orders_paid_from_a_retainer,
+    populate_slots,
+)
+
+BEFORE = NOW - timedelta(hours=1)
+CONFIRMED = {
+    "confirmed",
+    "free",
+    "refunded",
+    "from-retainer",
+    "part-to-retainer",
+    "slot-auto",
+    "slot-named",
+    "with-hold",
+}
+COMPLETED = {"gone", "completed"}
+CANCELLED = {"no-stock", "declined", "tombstones", "server-cancelled"}
+CANCELLED |= {"back-to-retainer", "short-of-money", "slot-declined", "slots-full"}
+ARCHIVABLE = CONFIRMED | COMPLETED | CANCELLED
+PERSONAL = {"customer": {"name": "Ada Unmistakable"}, "words": ["ada", "unmistakable"]}
+
+KINDS = {"orders": "orders", "reservations": "reservations", "payments": "payments", "charges": "gateway_charges"}
+KINDS |= {"jobs": "jobs", "intents": "stripe_intents", "holds": "reservations"}
+OPTIONS = JSONOptions(tz_aware=True)
+
+
+@pytest.fixture
+async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
+        created = World(client, database_prefix, mongodb_url, clean_broker)
+        populate(created)
+        populate_funds(created)
+        populate_orders_paid_from_a_retainer(created)
+        populate_slots(created)
+        populate_holds(created)
+        await created.store()
+        orders = created.collection("orders")
+        await orders.update_one({"_id": "with-hold"}, {"$set": {"holdId": "taken"}})
+        await orders.update_one({"_id": "confirmed"}, {"$set": {"personal": PERSONAL, "amountOfLong": bson.Int64(5)}})
+        yield created
+
+
+async def archive(
+    world: World, directory: Path, *, failpoint: Callable[[str], None] = nothing_fails, **how: Any
+) -> ArchiveResult:
+    plan = ArchivePlan(BEFORE, **({"group": 3, "per_file": 5} | how))
+    return await archive_orders(world.mongodb_url, world.prefix, directory, plan, failpoint=failpoint)
+
+
+async def everything(world: World) -> dict[str, dict[str, Document]]:
+    """All records of all services, by collection and id."""
+    return {name: {d["_id"]: d async for d in world.collection(name).find()} for name in DATABASES}
+
+
+def read_archive(directory: Path) -> dict[str, Document]:
+    """What a reader finds in the complete files: the records by order, of the last file that has the order."""
+    found: dict[str, Document] = {}
+    for path in sorted(directory.glob("*.jsonl.gz")):
+        with gzip.open(path) as lines:
+            for line in lines:
+                record = loads(line, json_options=OPTIONS)
+                found[record["_id"]] = record["records"]
+    return found
+
+
+def assert_nothing_is_lost(
+    before: dict[str, dict[str, Document]], after: dict[str, dict[str, Document]], archived: dict[str, Document]
+) -> None:
+    """Every record is in the databases or, together with its order, in the archive; as it was."""
+    gone = {kind: before[name].keys() - after[name].keys() for kind, name in KINDS.items()}
+    for kind, name in KINDS.items():
+        records = {document["_id"]: document for found in archived.values() for document in found.get(kind, ())}
+        for key in gone[kind]:
+            if (kind == "holds") != key.startswith("hold:"):
+                continue
+            assert bson.encode(records[key]) == bson.encode(before[name][key]), (kind, key)
+        for key in after[name].keys() & before[name].keys():
+            assert after[name][key] == before[name][key], (name, key)
+
+
+# --- What is archived, and what the books say afterwards. ---
+
+
+async def test_settled_orders_are_archived_with_all_their_records_and_the_books_balance(
+    world: World, tmp_path: Path
+) -> None:
+    before = await everything(world)
+    report = await world.audit()
+    assert report.violations == []
+    outcome = await archive(world, tmp_path / "archive")
+    after, archived = await everything(world), read_archive(tmp_path / "archive")
+    assert before["orders"].keys() - after["orders"].keys() == archived.keys() == ARCHIVABLE
+    assert_nothing_is_lost(before, after, archived)
+    assert outcome.kept == {"a product or a slot has a pending move of the order": 1}
+    assert outcome.statuses == {"CONFIRMED": 8, "COMPLETED": 2, "CANCELLED": 8}
+    assert outcome.deleted == outcome.found
+    assert outcome.deleted == {
+        "orders": 18,
+        "reservations": 18,
+        "payments": 18,
+        "charges": 13,
+        "jobs": 2,
+        "intents": 0,
+        "holds": 1,
+    }
+    for name in ("products", "accounts", "entries", "locks", "fund_payments"):
+        assert after[name] == before[name]
+    assert {key for key, address in after["addresses"].items() if "archivedAt" in address} == {
+        "103.181.9.5",
+        "103.181.90.9",
+    }
+    now = await world.audit()
+    assert now.violations == []
+    assert now.checked["orders"] == report.checked["orders"] - 18
+    assert now.information["archivedOrders"] == {"CANCELLED": 8, "COMPLETED": 2, "CONFIRMED": 8}
+    assert now.information["systemBalances"] == report.information["systemBalances"]
+    assert now.information["bookedInSlots"] == report.information["bookedInSlots"]
+
+    again = await archive(world, tmp_path / "archive")
+    assert (again.files, sum(again.deleted.values())) == ([], 0)
+
+
+TOTALS: list[tuple[str, str, str, int, str]] = [
+    ("stock", "stock:p1", "units", 1, "conservation"),
+    ("shipped", "stock:p1", "shipped", 1, "shipped"),
+    ("slot", f"stock:{FULL}", "units", 1, "conservation"),
+    ("stock of no product", "stock:none", "units", 1, "unknown product"),
+    ("retainer", "retainer:r1", "amount", 1, "archived payments"),
+    ("orders of a retainer", "retainer:r1", "orders", 1, "archived payments"),
+    ("another retainer", "retainer:r9", "amount", 1, "archived payments"),
+    ("addresses", "addresses", "count", -1, "archived addresses"),
+]
+
+
+async def test_the_audit_needs_every_total(world: World, tmp_path: Path) -> None:
+    await archive(world, tmp_path / "archive")
+    totals = world.client[f"{world.prefix}_operations"]["archived"]
+    assert {"stock:p1", "stock:p2", f"stock:{FULL}", "retainer:r1", "addresses"} <= {
+        d["_id"] async for d in totals.find()
+    }
+    for name, key, field, change, kind in TOTALS:
+        await totals.update_one({"_id": key}, {"$inc": {field: change}}, upsert=True)
+        assert {violation.kind for violation in (await world.audit()).violations} == {kind}, name
+        await totals.update_one({"_id": key}, {"$inc": {field: -change}})
+        if key.endswith(("none", "r9")):
+            await totals.delete_one({"_id": key})
+    addresses = world.collection("addresses")
+    lost = await addresses.find_one_and_delete({"_id": "103.181.9.5"})
+    assert {violation.kind for violation in (await world.audit()).violations} == {"archived addresses"}
+    assert lost is not None
+    await addresses.insert_one(lost)
+    assert (await world.audit()).violations == []
+
+
+async def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    before = await everything(world)
+    outcome = await find_archivable(world.mongodb_url, world.prefix, ArchivePlan(BEFORE))
+    assert outcome.found["orders"] == 18
+    assert not any(outcome.deleted.values())
+    assert await everything(world) == before
+
+
+OPEN: list[tuple[str, str, str, dict[str, Any], str]] = [
+    ("unpublished", "orders", "confirmed", {"unpublished": True}, "a message is unpublished"),
+    ("a pending refund", "orders", "refunded", {"refunds.1.status": "PENDING"}, "a refund waits for its answer"),
+    ("a pending part", "payments", "refunded", {"parts.1.status": "PENDING"}, "a refund waits for its answer"),
+    ("an unknown charge", "payments", "gone", {"nextLookupAt": NOW}, "the outcome of a charge of the payment"),
+    ("a return on its way", "products", "p2", {"moving.return:r1:refunded": 1}, "a product or a slot has a pending"),
+    ("a hold on its way", "products", "p4", {"moving.hold:taken": 1}, "a product or a slot has a pending"),
+    ("a hold not returned", "reservations", "hold:taken", {"status": "RESERVED"}, "the hold that the order took over"),
+    ("a pending move of a slot", "products", FREE, {"moving.slot-auto": -1}, "a product or a slot has a pending"),
+    ("a lock", "locks", "103.83", {"orderId": "completed"}, "the lock of a package names the order"),
+    ("stock not reserved", "reservations", "confirmed", {"status": "RELEASED"}, "the audit finds something wrong"),
+    ("money only authorised", "payments", "confirmed", {"status": "AUTHORIZED"}, "the payment is authorised"),
+    ("money returned", "gateway_charges", "gone", {"refundedAt": NOW}, "the audit finds something wrong"),
+    ("another's address", "addresses", "103.181.9.5", {"orderId": "held"}, "the audit finds something wrong"),
+    ("two servers", "addresses", "103.181.90.9", {"wrong": False}, "the order has two servers"),
+    ("FAILED", "orders", "confirmed", {"status": "FAILED"}, ""),
+    ("not settled", "orders", "confirmed", {"settled": False}, ""),
+    ("too young", "orders", "confirmed", {"updatedAt": JUST_NOW}, ""),
+]
+
+
+async def test_an_order_with_something_open_stays_whole(world: World) -> None:
+    for name, collection, key, changes, why in OPEN:
+        before = await world.collection(collection).find_one({"_id": key})
+        await world.collection(collection).update_one({"_id": key}, {"$set": changes})
+        outcome = await find_archivable(world.mongodb_url, world.prefix, ArchivePlan(BEFORE))
+        assert before is not None
+        await world.collection(collection).replace_one({"_id": key}, before)
+        assert outcome.found["orders"] == 17, name
+        assert sum(outcome.kept[reason] for reason in outcome.kept if why and reason.startswith(why)) in (
+            (0,) if not why else (1, 2)
+        ), name
+    letters = world.client[f"{world.prefix}_operations"]["dead_letters"]
+    for status, found in (("dead", 17), ("handled", 18)):
+        await letters.replace_one({"_id": "l"}, {"orderId": "confirmed", "status": status}, upsert=True)
+        outcome = await find_archivable(world.mongodb_url, world.prefix, ArchivePlan(BEFORE))
+        assert outcome.found["orders"] == found
+
+
+async def test_without_personal_data_the_archive_has_none(world: World, tmp_path: Path) -> None:
+    await archive(world, tmp_path / "archive", personal_data=False)
+    archived = read_archive(tmp_path / "archive")
+    assert archived.keys() == ARCHIVABLE
+    assert "Unmistakable" not in str(archived)
+    assert archived["confirmed"]["orders"][0]["status"] == "CONFIRMED"
+    assert await ArchivedTotals(world.client, world.prefix).personal_files() == 0
+
+
+async def test_personal_data_in_a_file_is_known_although_its_orders_were_not_deleted(
+    world: World, tmp_path: Path
+) -> None:
+    with pytest.raises(SimulatedCrashError):
+        await archive(world, tmp_path / "archive", failpoint=crash_at(at.ARCHIVE_WRITTEN, 1), per_file=100)
+    assert "Unmistakable" in str(read_archive(tmp_path / "archive"))
+    assert await ArchivedTotals(world.client, world.prefix).personal_files() == 1
+
+
+# --- Killed, changed, damaged. ---
+
+
+def crash_at(point: str, nth: int) -> Callable[[str], None]:
+    remaining = nth
+
+    def failpoint(reached: str) -> None:
+        nonlocal remaining
+        remaining -= reached == point
+        if remaining == 0:
+            raise SimulatedCrashError(point)
+
+    return failpoint
+
+
+CRASHES = [(point, nth) for nth in (1, 2) for point in (at.ARCHIVE_WRITTEN, at.ARCHIVE_VERIFIED, at.ARCHIVE_DELETED)]
+
+
+async def test_a_run_that_crashes_anywhere_loses_nothing_and_the_next_one_continues(
+    world: World, tmp_path: Path
+) -> None:
+    before, directory = await everything(world), tmp_path / "archive"
+    for point, nth in CRASHES:
+        with pytest.raises(SimulatedCrashError):
+            await archive(world, directory, failpoint=crash_at(point, nth), group=2, per_file=3)
+        after = await everything(world)
+        assert_nothing_is_lost(before, after, read_archive(directory))
+        assert before["orders"].keys() == after["orders"].keys() | read_archive(directory).keys()
+        assert (await world.audit()).violations == []
+    last = await archive(world, directory)
+    assert any("had not been verified" in note or not last.notes for note in [*last.notes, ""])
+    after = await everything(world)
+    assert before["orders"].keys() - after["orders"].keys() == ARCHIVABLE
+    assert_nothing_is_lost(before, after, read_archive(directory))
+    assert (await world.audit()).violations == []
+    found = verify_archive(directory)
+    assert (found.problems, found.notes) == ([], [])
+    assert found.orders > len(ARCHIVABLE), "some orders are in two files"
+
+
+KILLED = """
+import asyncio, sys
+from datetime import datetime
+from pathlib import Path
+from operations.archive.archiving import ArchivePlan, archive_orders
+from shared.failpoints import kill_at
+
+url, prefix, directory, before, point = sys.argv[1:]
+plan = ArchivePlan(datetime.fromisoformat(before), group=3, per_file=5)
+asyncio.run(archive_orders(url, prefix, Path(directory), plan, failpoint=kill_at(point)))
+"""
+
+
+KILLS = [(f"{at.ARCHIVE_DELETING}#3", 5), (at.ARCHIVE_WRITTEN, 5), (at.ARCHIVE_VERIFIED, 5), (at.ARCHIVE_DELETED, 8)]
+"""Failpoints, and how many orders are gone after each kill: the first run deletes five, the last one three more."""
+
+
+async def test_killed_in_the_middle_of_a_transaction_or_a_file_it_loses_nothing(world: World, tmp_path: Path) -> None:
+    before, directory = await everything(world), tmp_path / "archive"
+    async with short_transactions(world):
+        for point, gone in KILLS:
+            words = [world.mongodb_url, world.prefix, str(directory), BEFORE.isoformat(), point]
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *words)
+            assert await process.wait() == -signal.SIGKILL, point
+            after = await everything(world)
+            assert len(before["orders"]) - len(after["orders"]) == gone, point
+            assert_nothing_is_lost(before, after, read_archive(directory))
+            assert (await world.audit()).violations == [], point
+        (directory / "orders-20260101T000000.000000Z-00001.jsonl.gz.partial").write_bytes(b"\x1f\x8b half of a file")
+        last = await archive(world, directory)
+    assert ["was incomplete and is removed" in note for note in last.notes] == [True]
+    after = await everything(world)
+    assert before["orders"].keys() - after["orders"].keys() == ARCHIVABLE
+    assert_nothing_is_lost(before, after, read_archive(directory))
+    assert (await world.audit()).violations == []
+    assert verify_archive(directory).problems == []
+
+
+async def test_an_order_that_changes_after_it_was_written_stays(world: World, tmp_path: Path) -> None:
+    def change(point: str) -> None:
+        if point != at.ARCHIVE_VERIFIED:
+            return
+        with pymongo.MongoClient[Document](world.mongodb_url) as client:
+            payments = client[f"{world.prefix}_payments"]["payments"]
+            payments.update_one({"_id": "confirmed"}, {"$set": {"note": "a change that no rule knows"}})
+            payments.update_one({"_id": "declined"}, {"$set": {"status": "PENDING"}})
+            client[f"{world.prefix}_orders"]["orders"].delete_one({"_id": "free"})
+
+    outcome = await archive(world, tmp_path / "archive", failpoint=change, per_file=100)
+    orders = (await everything(world))["orders"].keys()
+    assert orders & ARCHIVABLE == {"confirmed", "declined"}
+    assert outcome.kept["it has changed since it was written to the archive"] == 1
+    assert outcome.kept["the release of the payment is not confirmed"] == 1
+    assert outcome.deleted["orders"] == 15
+    assert read_archive(tmp_path / "archive").keys() == ARCHIVABLE
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 9)
+
+
+def leave_one_out(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"".join(gzip.decompress(path.read_bytes()).splitlines(keepends=True)[1:])))
+
+
+DAMAGES: list[Callable[[Path], Any]] = [flip, truncate, leave_one_out, Path.unlink]
+
+
+async def test_a_file_that_is_damaged_before_it_is_verified_costs_no_order(world: World, tmp_path: Path) -> None:
+    before = await everything(world)
+    for number, damage in enumerate(DAMAGES):
+        directory = tmp_path / str(number)
+
+        def spoil(point: str, damage: Callable[[Path], Any] = damage, directory: Path = directory) -> None:
+            if point == at.ARCHIVE_WRITTEN:
+                damage(next(directory.glob("*.jsonl.gz")))
+
+        with pytest.raises(ArchiveError, match=r"is damaged|No such file"):
+            await archive(world, directory, failpoint=spoil, per_file=100)
+        assert await everything(world) == before
+        assert [path.suffix for path in directory.iterdir()] in (["" if damage is Path.unlink else ".damaged"], [])
+    assert (await archive(world, tmp_path / "0", per_file=100)).deleted["orders"] == 18
+    found = verify_archive(tmp_path / "0")
+    assert (found.files, found.orders, found.problems) == (1, 18, [])
+    assert ["is not part of the archive" in note for note in found.notes] == [True]
+
+
+async def test_a_later_check_finds_every_damage(world: World, tmp_path: Path) -> None:
+    directory = tmp_path / "archive"
+    await archive(world, directory)
+    names = {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+    assert len(names) == 2 * 4
+    assert set(names.values()) == {0o600}
+    assert directory.stat().st_mode & 0o777 == 0o700
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", *directory.glob("*.sha256")], cwd=directory, check=True
+    )
+    victim = sorted(directory.glob("*.jsonl.gz"))[1]
+    content = victim.read_bytes()
+    for damage in DAMAGES:
+        damage(victim)
+        found = verify_archive(directory)
+        assert (found.files, len(found.problems)) == (3, 1), damage
+        assert found.problems[0].startswith(victim.name)
+        victim.write_bytes(content)
+    assert verify_archive(directory).files == 4
+    with pytest.raises(ArchiveError, match="is not a directory"):
+        verify_archive(tmp_path / "elsewhere")
+
+
+async def test_a_directory_that_cannot_be_written_to_costs_no_order(world: World, tmp_path: Path) -> None:
+    before = await everything(world)
+    (tmp_path / "file").touch()
+    (tmp_path / "shared").mkdir(mode=0o755)
+    (tmp_path / "taken").mkdir(mode=0o700)
+    with ArchiveDirectory(tmp_path / "taken").locked():
+        for name, complaint in (
+            ("file/archive", "Not a directory"),
+            ("shared", "chmod 700"),
+            ("taken", "another process"),
+        ):
+            with pytest.raises(ArchiveError, match=complaint):
+                await archive(world, tmp_path / name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+    try:
+        with pytest.raises(ArchiveError, match="partial: File too large"):
+            await archive(world, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, former)
+    assert list((tmp_path / "full").iterdir()) == []
+    assert await everything(world) == before
+
+
+async def test_the_books_balance_at_all_times_during_a_run(world: World, tmp_path: Path) -> None:
+    for index in range(60):
+        order(world, f"old-{index:02}", "CONFIRMED", items=(("p9", 1),))
+    world.add("products", _id="p9", kind="goods", quantity=140, supplied=200, version=9, moving={})
+    await world.store()
+    running = asyncio.create_task(archive(world, tmp_path / "archive", group=2, per_file=20))
+    audits = 0
+    while not running.done() or audits == 0:
+        assert (await world.audit(page=10)).violations == []
+        audits += 1
+    assert (await running).deleted["orders"] == 78
+
+
+# --- The command, over what real services have recorded. ---
+
+
+async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int, str, str]:
+    """Run `ordersaga` with these arguments; return its exit status and output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    environment |= {
+        "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
+        "ORDERSAGA_AMQP_URL": stack.amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": stack.database_prefix,
+        "ORDERSAGA_ORDER_URL": stack.url("order"),
+        "ORDERSAGA_API_KEY": ADMIN_KEY,
+        "COLUMNS": "120",
+    }
+    return await warm_processes.run("operations.cli", *words, environment=environment, answer=answer)
+
+
+async def test_the_command_over_the_records_of_real_services(
+    mongodb_url: str, clean_broker: str, database_prefix: str, tmp_path: Path
+) -> None:
+    async with (
+        run_stack(mongodb_url, clean_broker, database_prefix) as stack,
+        pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client,
+    ):
+        await stack.start()
+        await stack.stock("p1", 9)
+        person = secrets.token_hex(8)
+        old = [await stack.place(customer={"name": person}), await stack.place(), await stack.place()]
+        old += [await stack.place(payment={"method": "card", "token": "tok_declined"})]
+        await stack.all_settled(old)
+        for path, body in (
+            (f"{old[1]}/deliver", {}),
+            (f"{old[2]}/refunds", {"items": [{"productId": "p1", "quantity": 1}]}),
+        ):
+            more = {"restock": True} if body else {}
+            answer = await stack.client.post(f"{stack.url('order')}/orders/{path}", json=body | more)
+            assert answer.status_code == 202, answer.text
+        await stack.all_settled(old)
+        await all_published(client, database_prefix)
+        await grow_old(client, database_prefix, 100)
+        recent = await stack.place()
+        await stack.all_settled([recent])
+        stock = await stack.inventory("p1")
+        await stack.assert_books_balance()
+
+        directory = str(tmp_path / "archive")
+        words = ("archive", "--older-than", "90d", "--to", directory)
+        for wrong in (("archive",), words[:3], (*words, "--json"), (*words, "--verify", directory)):
+            assert (await run_command(stack, *wrong))[0] == 2, wrong
+        status, output, _ = await run_command(stack, *words, answer="n\n")
+        assert (status, "4 orders" in " ".join(output.split())) == (1, True)
+        assert not Path(directory).exists()
+        status, output, errors = await run_command(stack, *words, "--json", "--yes")
+        assert status == 0, output + errors
+        done = json.loads(output)
+        assert done["found"] == done["deleted"]
+        assert done["deleted"] == dict.fromkeys(REMOVED_KINDS, 0) | dict.fromkeys(
+            ("orders", "reservations", "payments", "charges"), 4
+        )
+        await stack.assert_books_balance()
+        assert await stack.inventory("p1") == stock
+        for order_id in old:
+            assert (await stack.client.get(f"{stack.url('order')}/orders/{order_id}")).status_code == 404
+        assert (await stack.order(recent))["orderId"] == recent
+        assert read_archive(Path(directory)).keys() == set(old)
+
+        assert "one of the 4 archived orders" in (await run_command(stack, "order", "timeline", old[0]))[2]
+        status, output, _ = await run_command(stack, "archive", "--verify", directory, "--json")
+        assert (status, json.loads(output)["orders"]) == (0, 4)
+        truncate(next(Path(directory).glob("*.jsonl.gz")))
+        status, output, _ = await run_command(stack, "archive", "--verify", directory)
+        assert (status, "is damaged" in output) == (1, True)
+        status, output, errors = await run_command(stack, "erase", "--user", "u1", "--yes", "--json")
+        assert status == 0, errors
+        assert (status, json.loads(output)["archiveFilesWithPersonalData"]) == (0, 1)
+        log = client[f"{database_prefix}_operations"]["actions"]
+        (logged,) = [entry async for entry in log.find({"action": "orders.archive"})]
+        assert [logged["subject"]] == [str(path) for path in Path(directory).glob("*.jsonl.gz")]
+
+        found = await check_archive(mongodb_url, database_prefix)
+        assert found is not None
+        assert (found.outcome, "4 orders are in files" in found.detail) == ("ok", True)
+        Path(directory).chmod(0o750)
+        assert (await check_archive(mongodb_url, database_prefix) or found).outcome == "wrong"
+        Path(directory).rename(tmp_path / "elsewhere")
+        assert (await check_archive(mongodb_url, database_prefix) or found).outcome == "note"
