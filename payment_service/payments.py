@@ -198,7 +198,7 @@ class Payments:
         return claimed if result.matched_count else None
 
     async def clear_lookups(self, payments: Sequence[Payment]) -> None:
-        """Cancel the look-ups of payments that another worker has decided in the meantime."""
+        """Cancel the look-ups of payments that are decided."""
         await self.update_many([(payment, replace(payment, next_lookup_at=None)) for payment in payments])
 
     async def unpublished(self, before: datetime, limit: int) -> list[Payment]:

@@ -74,7 +74,7 @@ class Reconciler:
         await self._publish([*looked_up, *refunded, *decided])
         await self._capture([p for p in by_card if next_action(p) is NextAction.CAPTURE])
         await self._refund_parts([p for p in by_card if next_action(p) is NextAction.REFUND_PARTS])
-        # Another worker has decided these since they were scheduled.
+        # These were decided; an earlier release left their look-ups behind.
         await self._payments.clear_lookups([p for p in claimed if next_action(p) is NextAction.NONE])
         return len(due)
 
