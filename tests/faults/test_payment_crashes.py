@@ -221,16 +221,16 @@ async def test_a_look_up_that_another_worker_has_made_unnecessary_is_cancelled(
 
 
 async def test_a_look_up_that_an_earlier_release_left_behind_is_cancelled(
-    worker: PaymentWorker, clock: MovableClock
+    workers: list[PaymentWorker], clock: MovableClock
 ) -> None:
     order = order_created()
-    await worker.charge(order)
+    await workers[0].charge(order)
     left = {"$set": {"nextLookupAt": clock.now, "lookups": 1}}
-    await worker.database["payments"].update_one({"_id": order.order_id}, left)
-    assert await worker.reconciler.look_up_due() == 1
-    assert worker.outbox.sent == []
+    await workers[0].database["payments"].update_one({"_id": order.order_id}, left)
+    assert await workers[0].reconciler.look_up_due() == 1
+    assert workers[0].outbox.sent == []
     clock.advance(3600)
-    assert await worker.reconciler.look_up_due() == 0
+    assert await workers[0].reconciler.look_up_due() == 0
 
 
 async def test_a_late_publication_does_not_count_for_a_newer_decision(
