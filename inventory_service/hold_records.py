@@ -107,9 +107,19 @@ class HoldRecords:
             query = {"_id": {"$in": list(reservation_ids)}, **_HELD}
             await self._collection.update_many(query, {"$set": {"hold.dueAt": due}})
 
-    async def count_open(self, owner_id: str | None, user_id: str) -> int:
-        """Count the user's open holds."""
-        return await self._collection.count_documents({**_OPEN, "ownerId": owner_id, "hold.userId": user_id})
+    async def open_of(self, owner_id: str | None, user_id: str) -> list[str]:
+        """Return the user's open holds, by the ids of their reservations."""
+        cursor = self._collection.find({**_OPEN, "ownerId": owner_id, "hold.userId": user_id}, {"_id": True})
+        return [document["_id"] for document in await cursor.to_list(None)]
+
+    async def are_open(self, reservation_ids: Ids[str]) -> dict[str, bool]:
+        """Return whether holds are open, for those that exist."""
+        fields = {"status": True, "hold.outcome": True}
+        found = await self._collection.find({"_id": {"$in": list(reservation_ids)}}, fields).to_list(None)
+        return {
+            each["_id"]: each["status"] == Status.RESERVED and (each.get("hold") or {}).get("outcome") is None
+            for each in found
+        }
 
     async def count_all(self) -> int:
         """Count the holds of all users whose units are out."""

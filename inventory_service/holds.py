@@ -6,12 +6,14 @@ by pending moves like those of orders (stock.py), and any worker may finish what
 """
 
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from inventory_service import metrics
 from inventory_service.allocation import HoldLine, HoldOrder
+from inventory_service.hold_limits import HoldLimits, HoldPlace
 from inventory_service.hold_records import HoldClaim
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import Claims, ReservationProcessor
@@ -57,6 +59,7 @@ class Holds:
     def __init__(
         self,
         reservations: Reservations,
+        limits: HoldLimits,
         processor: ReservationProcessor,
         releaser: Releaser,
         clock: Clock,
@@ -64,6 +67,7 @@ class Holds:
     ) -> None:
         self._reservations = reservations
         self._records = reservations.holds
+        self._limits = limits
         self._processor = processor
         self._releaser = releaser
         self._clock = clock
@@ -72,18 +76,28 @@ class Holds:
 
     # --- For clients. ---
 
-    async def place(self, requests: Sequence[HoldRequest]) -> list[Reservation]:
+    async def place(self, requests: Sequence[HoldRequest]) -> list[Reservation | None]:
         """Hold everything that each request asks for, or nothing; return the reservations, FAILED with the reason.
 
-        A request that is repeated under its id finds the first one's hold.
+        It is None if the user has as many open holds as allowed. A request that is repeated under its id finds the
+        first one's hold.
         """
         now = self._clock()
-        orders = [_order(request, now) for request in requests]
-        decided = await self._processor.reserve(orders)
+        places = [_place(request) for request in requests]
+        admitted = await self._limits.admit(places)
+        orders = [
+            _order(request, now)
+            for request, place in zip(requests, places, strict=True)
+            if place.request_id in admitted
+        ]
+        decided = await self._processor.reserve(orders) if orders else {}
+        held = {key for key, found in decided.items() if found.status is Status.RESERVED}
+        await self._limits.withdraw(
+            place for place in places if place.request_id in admitted and place.reservation_id not in held
+        )
         for order in orders:
-            is_held = decided[order.order_id].status is Status.RESERVED
-            metrics.holds.labels(metrics.HELD if is_held else metrics.REFUSED).inc()
-        return [decided[order.order_id] for order in orders]
+            metrics.holds.labels(metrics.HELD if order.order_id in held else metrics.REFUSED).inc()
+        return [decided[place.reservation_id] if place.request_id in admitted else None for place in places]
 
     async def find(self, hold_id: str, visible: Visible) -> Reservation | None:
         """Return the hold, None if there is none that is visible."""
@@ -109,10 +123,6 @@ class Holds:
             await self._releaser.release_ended_holds([found.order_id], HoldOutcome.DELETED)
             metrics.holds.labels(HoldOutcome.DELETED).inc()
         return found
-
-    async def count_open(self, owner_id: str | None, user_id: str) -> int:
-        """Count the user's open holds."""
-        return await self._records.count_open(owner_id, user_id)
 
     # --- For orders. ---
 
@@ -188,6 +198,10 @@ class Holds:
         metrics.holds.labels(HoldOutcome.EXPIRED).inc(number)
         self._failpoint(HOLD_ENDED)
         return number
+
+
+def _place(request: HoldRequest) -> HoldPlace:
+    return HoldPlace(uuid.uuid4().hex, hold_reservation_id(request.hold_id), request.owner_id, request.user_id)
 
 
 def _order(request: HoldRequest, now: datetime) -> HoldOrder:
