@@ -116,7 +116,7 @@ class HoldLimits:
         return [each for each in listed if is_open.get(each["reservationId"], True)]
 
     async def _close(self, reservation_ids: set[str]) -> Mapping[str, bool]:
-        """Release holds that do not exist, and return them as not open; one that has come true meanwhile is left out."""
+        """Release holds that do not exist, and return them as not open, without those that exist by now."""
         now = self._clock()
         existing = await self._reservations.insert(
             [Reservation(each, Status.RELEASED, now, now) for each in reservation_ids]
