@@ -4,6 +4,7 @@ from functools import partial
 
 from inventory_service.api import create_router
 from inventory_service.handlers import handlers
+from inventory_service.hold_limits import HoldLimits
 from inventory_service.holds import Holds
 from inventory_service.holds_api import create_holds_router
 from inventory_service.pending_moves import PendingMoves
@@ -35,7 +36,8 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     releaser = Releaser(stock_items, reservations, pending_moves, utc_now, connections.failpoint)
     shipper = Shipper(stock_items, reservations, pending_moves, connections.failpoint)
     returner = Returner(stock_items, reservations, pending_moves, connections.failpoint)
-    holds = Holds(reservations, processor, releaser, utc_now, connections.failpoint)
+    hold_limits = HoldLimits(connections.database, reservations, utc_now, settings.max_holds_per_user)
+    holds = Holds(reservations, hold_limits, processor, releaser, utc_now, connections.failpoint)
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
     assigner = SlotAssigner(reservations, processor, releaser)

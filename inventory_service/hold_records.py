@@ -22,6 +22,8 @@ INDEXES = (
 
 TAKEN_CHECKED_AFTER = timedelta(seconds=5)
 """When the sweep looks at a hold that an order has claimed: the order's own message finishes it long before."""
+EXPIRED_CHECKED_AFTER = timedelta(seconds=2)
+"""When the sweep looks again at a hold that it has ended: until then, the process that ended it returns its units."""
 MOST_CLAIMED = 100
 """The most holds of one user that an order is served from without naming them."""
 
@@ -83,13 +85,14 @@ class HoldRecords:
         """End the hold if it is open and not expired."""
         now = self._clock()
         query = {"_id": hold_reservation_id(hold_id), **_OPEN, "hold.expiresAt": {"$gt": now}, **visible}
-        await self._collection.update_one(query, _ended(HoldOutcome.DELETED, now))
+        await self._collection.update_one(query, _ended(HoldOutcome.DELETED, now, due_at=now))
 
     async def expire(self, reservation_ids: Sequence[str]) -> int:
-        """End those of these holds that are open and expired; return their number."""
+        """End those of these holds that are open and expired; return their number. Of two processes, one ends each."""
         now = self._clock()
         query = {"_id": {"$in": list(reservation_ids)}, **_OPEN, "hold.expiresAt": {"$lte": now}}
-        return (await self._collection.update_many(query, _ended(HoldOutcome.EXPIRED, now))).modified_count
+        change = _ended(HoldOutcome.EXPIRED, now, due_at=now + EXPIRED_CHECKED_AFTER)
+        return (await self._collection.update_many(query, change)).modified_count
 
     async def due(self, limit: int) -> dict[str, HoldTerms]:
         """Return holds that the sweep must look at, by the ids of their reservations, earliest first."""
@@ -104,9 +107,19 @@ class HoldRecords:
             query = {"_id": {"$in": list(reservation_ids)}, **_HELD}
             await self._collection.update_many(query, {"$set": {"hold.dueAt": due}})
 
-    async def count_open(self, owner_id: str | None, user_id: str) -> int:
-        """Count the user's open holds."""
-        return await self._collection.count_documents({**_OPEN, "ownerId": owner_id, "hold.userId": user_id})
+    async def open_of(self, owner_id: str | None, user_id: str) -> list[str]:
+        """Return the user's open holds, by the ids of their reservations."""
+        cursor = self._collection.find({**_OPEN, "ownerId": owner_id, "hold.userId": user_id}, {"_id": True})
+        return [document["_id"] for document in await cursor.to_list(None)]
+
+    async def are_open(self, reservation_ids: Ids[str]) -> dict[str, bool]:
+        """Return whether holds are open, for those that exist."""
+        fields = {"status": True, "hold.outcome": True}
+        found = await self._collection.find({"_id": {"$in": list(reservation_ids)}}, fields).to_list(None)
+        return {
+            each["_id"]: each["status"] == Status.RESERVED and (each.get("hold") or {}).get("outcome") is None
+            for each in found
+        }
 
     async def count_all(self) -> int:
         """Count the holds of all users whose units are out."""
@@ -142,5 +155,5 @@ def _claimed(order_id: str, now: datetime) -> Document:
     return {"$set": taken | {"updatedAt": now}}
 
 
-def _ended(outcome: HoldOutcome, now: datetime) -> Document:
-    return {"$set": {"hold.outcome": outcome, "hold.dueAt": now, "updatedAt": now}}
+def _ended(outcome: HoldOutcome, now: datetime, due_at: datetime) -> Document:
+    return {"$set": {"hold.outcome": outcome, "hold.dueAt": due_at, "updatedAt": now}}

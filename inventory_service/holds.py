@@ -6,12 +6,14 @@ by pending moves like those of orders (stock.py), and any worker may finish what
 """
 
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from inventory_service import metrics
 from inventory_service.allocation import HoldLine, HoldOrder
+from inventory_service.hold_limits import HoldLimits, HoldPlace
 from inventory_service.hold_records import HoldClaim
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import Claims, ReservationProcessor
@@ -33,7 +35,7 @@ from shared.contracts import OrderCreated
 from shared.contracts.orders import DeliveryInstruction
 from shared.failpoints import HOLD_CLAIMED, HOLD_ENDED, Failpoint
 
-SWEEP_BATCH = 500
+SWEEP_BATCH = 1000
 COUNT_SECONDS = 5.0
 """The interval at which a sweep counts all holds for the metrics."""
 
@@ -57,6 +59,7 @@ class Holds:
     def __init__(
         self,
         reservations: Reservations,
+        limits: HoldLimits,
         processor: ReservationProcessor,
         releaser: Releaser,
         clock: Clock,
@@ -64,6 +67,7 @@ class Holds:
     ) -> None:
         self._reservations = reservations
         self._records = reservations.holds
+        self._limits = limits
         self._processor = processor
         self._releaser = releaser
         self._clock = clock
@@ -72,18 +76,28 @@ class Holds:
 
     # --- For clients. ---
 
-    async def place(self, requests: Sequence[HoldRequest]) -> list[Reservation]:
+    async def place(self, requests: Sequence[HoldRequest]) -> list[Reservation | None]:
         """Hold everything that each request asks for, or nothing; return the reservations, FAILED with the reason.
 
-        A request that is repeated under its id finds the first one's hold.
+        It is None if the user has as many open holds as allowed. A request that is repeated under its id finds the
+        first one's hold.
         """
         now = self._clock()
-        orders = [_order(request, now) for request in requests]
-        decided = await self._processor.reserve(orders)
+        places = [_place(request) for request in requests]
+        admitted = await self._limits.admit(places)
+        orders = [
+            _order(request, now)
+            for request, place in zip(requests, places, strict=True)
+            if place.request_id in admitted
+        ]
+        decided = await self._processor.reserve(orders) if orders else {}
+        held = {key for key, found in decided.items() if found.status is Status.RESERVED}
+        await self._limits.withdraw(
+            place for place in places if place.request_id in admitted and place.reservation_id not in held
+        )
         for order in orders:
-            is_held = decided[order.order_id].status is Status.RESERVED
-            metrics.holds.labels(metrics.HELD if is_held else metrics.REFUSED).inc()
-        return [decided[order.order_id] for order in orders]
+            metrics.holds.labels(metrics.HELD if order.order_id in held else metrics.REFUSED).inc()
+        return [decided[place.reservation_id] if place.request_id in admitted else None for place in places]
 
     async def find(self, hold_id: str, visible: Visible) -> Reservation | None:
         """Return the hold, None if there is none that is visible."""
@@ -106,13 +120,9 @@ class Holds:
         found = await self.find(hold_id, visible)
         is_deleted = found is not None and found.hold is not None and found.hold.outcome is HoldOutcome.DELETED
         if found is not None and is_deleted and found.status is Status.RESERVED:
-            await self._releaser.release_ended_holds([found.order_id])
+            await self._releaser.release_ended_holds([found.order_id], HoldOutcome.DELETED)
             metrics.holds.labels(HoldOutcome.DELETED).inc()
         return found
-
-    async def count_open(self, owner_id: str | None, user_id: str) -> int:
-        """Count the user's open holds."""
-        return await self._records.count_open(owner_id, user_id)
 
     # --- For orders. ---
 
@@ -134,8 +144,10 @@ class Holds:
         self._failpoint(HOLD_CLAIMED)
         now = self._clock()
         found = await self._reservations.read({hold_reservation_id(claim.hold_id) for claim in asked})
-        expired = [key for key, hold in found.items() if _is_due(hold, now)]
-        await self._end_expired(expired)
+        over = [key for key, hold in found.items() if _is_over(hold, now)]
+        if over:
+            await self._end(over)
+            await self._releaser.release_ended_holds(over, HoldOutcome.EXPIRED, HoldOutcome.DELETED)
         for claim in asked:
             key = hold_reservation_id(claim.hold_id)
             outcome = _use(claim, found.get(key))
@@ -145,7 +157,7 @@ class Holds:
     async def finish(self, claims: Claims) -> None:
         """Return what decided orders have left of the holds that they have claimed."""
         if ids := claims.ids():
-            await self._releaser.release_ended_holds(ids)
+            await self._releaser.release_ended_holds(ids, HoldOutcome.TAKEN)
             metrics.holds.labels(HoldOutcome.TAKEN).inc(len(ids))
 
     # --- The sweep. ---
@@ -158,17 +170,21 @@ class Holds:
         """End a batch of holds; return True if there may be more."""
         due = await self._records.due(SWEEP_BATCH)
         await self._count_all()
-        if not due:
-            return False
-        taken = {key: terms for key, terms in due.items() if terms.outcome is HoldOutcome.TAKEN}
-        decided = await self._reservations.decisions({terms.order_id or "" for terms in taken.values()})
-        open_orders = [key for key, terms in taken.items() if terms.order_id not in decided]
-        await self._records.postpone(open_orders)
-        await self._end_expired([key for key, terms in due.items() if terms.outcome is None])
-        ended = [key for key in due if key not in open_orders and due[key].outcome is not None]
-        if ended:
-            await self._releaser.release_ended_holds(ended)
+        expired = [key for key, terms in due.items() if terms.outcome is None]
+        # If another process has just ended all of them, it returns their units.
+        if expired and await self._end(expired):
+            await self._releaser.release_ended_holds(expired, HoldOutcome.EXPIRED)
+        if len(expired) < len(due):
+            await self._finish({key: terms for key, terms in due.items() if terms.outcome is not None})
         return len(due) == SWEEP_BATCH
+
+    async def _finish(self, ended: Mapping[str, HoldTerms]) -> None:
+        """Return what killed workers have left of ended holds; what an undecided order has claimed comes later."""
+        taken = {key: terms.order_id for key, terms in ended.items() if terms.outcome is HoldOutcome.TAKEN}
+        decided = await self._reservations.decisions({order_id or "" for order_id in taken.values()})
+        waiting = [key for key, order_id in taken.items() if order_id not in decided]
+        await self._records.postpone(waiting)
+        await self._releaser.release_ended_holds(ended.keys() - set(waiting), *HoldOutcome)
 
     async def _count_all(self) -> None:
         now = time.monotonic()
@@ -176,16 +192,16 @@ class Holds:
             self._counted_at = now
             metrics.open_holds.set(await self._records.count_all())
 
-    async def _end_expired(self, keys: Sequence[str]) -> None:
-        """Record the end of those holds that are still open, and return the units of all that have expired."""
-        if not keys:
-            return
-        metrics.holds.labels(HoldOutcome.EXPIRED).inc(await self._records.expire(keys))
+    async def _end(self, keys: Sequence[str]) -> int:
+        """Record the end of those of these holds that are open and expired; return their number."""
+        number = await self._records.expire(keys)
+        metrics.holds.labels(HoldOutcome.EXPIRED).inc(number)
         self._failpoint(HOLD_ENDED)
-        found = await self._reservations.read(keys)
-        # An order may have claimed it, or a client extended it, in the meantime: then it stays.
-        expired = [key for key, hold in found.items() if hold.hold and hold.hold.outcome is HoldOutcome.EXPIRED]
-        await self._releaser.release_ended_holds(expired)
+        return number
+
+
+def _place(request: HoldRequest) -> HoldPlace:
+    return HoldPlace(uuid.uuid4().hex, hold_reservation_id(request.hold_id), request.owner_id, request.user_id)
 
 
 def _order(request: HoldRequest, now: datetime) -> HoldOrder:
@@ -201,9 +217,11 @@ def _order(request: HoldRequest, now: datetime) -> HoldOrder:
     )
 
 
-def _is_due(hold: Reservation, now: datetime) -> bool:
-    terms = hold.hold
-    return hold.status is Status.RESERVED and terms is not None and terms.outcome is None and terms.expires_at <= now
+def _is_over(hold: Reservation, now: datetime) -> bool:
+    """Return whether the hold has expired or was deleted, and its units may still be out."""
+    if hold.hold is None or hold.status is not Status.RESERVED:
+        return False
+    return hold.hold.expires_at <= now if hold.hold.outcome is None else hold.hold.outcome is not HoldOutcome.TAKEN
 
 
 def _use(claim: HoldClaim, hold: Reservation | None) -> str:

@@ -80,7 +80,7 @@ class Extension(Body):
 def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
     """Build the routes; no user may have more open holds than `most_per_user`."""
     router = new_router("holds")
-    placements: GroupCommit[HoldRequest, Reservation] = GroupCommit(holds.place, limit=MAX_PLACED_AT_ONCE)
+    placements: GroupCommit[HoldRequest, Reservation | None] = GroupCommit(holds.place, limit=MAX_PLACED_AT_ONCE)
 
     @router.post(
         "/holds",
@@ -96,10 +96,11 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         request = _request(hold_id, body, caller, keyed=idempotency_key is not None)
         if idempotency_key is not None and (earlier := await holds.find_own(hold_id, caller.owner)) is not None:
             return _answer(_same(earlier, request), HTTPStatus.OK)
-        if await holds.count_open(caller.owner, body.user_id) >= most_per_user:
+        placed = await placements.submit(request)
+        if placed is None:
             detail = f"User {body.user_id} has {most_per_user} holds: delete one, or wait until one expires"
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail)
-        return _answer(_same(await placements.submit(request), request), HTTPStatus.CREATED)
+        return _answer(_same(placed, request), HTTPStatus.CREATED)
 
     @router.get("/holds/{hold_id}", response_model=HoldView)
     @requires(Permission.HOLDS_READ)

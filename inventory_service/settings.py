@@ -13,4 +13,4 @@ class InventorySettings(ServiceSettings):
     mark_flush_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
     mark_sweep_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
     hold_sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
-    max_holds_per_user: Annotated[int, Field(ge=0, le=100_000)] = 20
+    max_holds_per_user: Annotated[int, Field(ge=0, le=1_000)] = 20

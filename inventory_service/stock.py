@@ -348,6 +348,8 @@ class Reservation:
 
     def still_held(self, item: StockItem) -> int:
         """Return the units of an item that it holds, given the item as read before: less returns not recorded yet."""
+        if self.hold is not None:  # a hold has no refunds, and an item may have the moves of a thousand holds
+            return self.holds.get(item.id, 0)
         recorded = {return_id(self.order_id, each.refund_id) for each in self.returns}
         pending = sum(
             change

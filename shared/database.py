@@ -199,11 +199,20 @@ def _bulk_is_transient(error: BulkWriteError) -> bool:
 
 def duplicates(error: BulkWriteError) -> set[Any]:
     """Return the `_id`s of an unordered bulk insert that already exist; reraise the error if anything else failed."""
+    return {failure["op"]["_id"] for failure in _duplicate_keys(error)}
+
+
+def lost_updates(error: BulkWriteError) -> set[Any]:
+    """Return the `_id`s that an unordered bulk of guarded upserts has not changed; reraise if anything else failed."""
+    return {failure["op"]["q"]["_id"] for failure in _duplicate_keys(error)}
+
+
+def _duplicate_keys(error: BulkWriteError) -> list[Any]:
     details = error.details or {}
-    failures = details.get("writeErrors", [])
+    failures: list[Any] = details.get("writeErrors", [])
     if details.get("writeConcernErrors") or any(failure.get("code") != DUPLICATE_KEY for failure in failures):
         raise error
-    return {failure["op"]["_id"] for failure in failures}
+    return failures
 
 
 def first_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE)
 
 READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
     ORDER.name: ("orders", "actions"),
-    INVENTORY.name: ("products", "reservations", "slot_rules", "actions"),
+    INVENTORY.name: ("products", "reservations", "hold_lists", "slot_rules", "actions"),
     PAYMENT.name: (
         "payments",
         "accounts",

@@ -4,15 +4,19 @@ The process ends itself with SIGKILL when it reaches the named point (shared/fai
 batch; a new one takes its place. It finds what the first one had written, published or left undone.
 """
 
+import asyncio
 import statistics
 import time
+import uuid
+from collections.abc import Awaitable
 from typing import Any
 
+import httpx
 import pytest
 
 from shared import failpoints as at
 from tests.support.eventually import eventually
-from tests.support.processes import SAGA_SERVICES, Stack, run_stack
+from tests.support.processes import SAGA_SERVICES, Process, Stack, run_stack
 
 POINTS = [
     *((service, point) for service in SAGA_SERVICES for point in (at.HANDLED, at.PUBLISHED, at.ACKNOWLEDGED)),
@@ -85,6 +89,89 @@ async def every_order(stack: Stack) -> list[dict[str, Any]]:
         cursor = page["nextCursor"]
         if cursor is None:
             return orders
+
+
+HOLD_POINTS = (at.STOCK_MOVED, at.RESERVATION_RECORDED, at.HOLD_CLAIMED, at.HOLD_ENDED)
+
+
+async def test_holds_of_killed_processes_are_held_or_not_and_come_back(
+    mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    """Inventory processes die at each point between two steps while they make, end and hand over holds."""
+    quick = {"mark_sweep_seconds": 1, "republish_after_seconds": 0.5}
+    async with run_stack(mongodb_url, clean_broker, database_prefix, **quick) as stack:
+        await stack.start("order", "payment", "inventory")
+        await stack.stock("p1", 1000)
+        users = HoldUsers(stack, stack.url("inventory"))
+        for point in HOLD_POINTS:
+            (doomed,) = await stack.start("inventory", crash_at=f"{point}#2", batch_limit=BATCH)
+
+            async def dies(doomed: Process = doomed) -> bool:
+                await users.hold_order_and_delete(doomed)
+                return not doomed.alive
+
+            await eventually(dies, 60, f"an inventory process to die at {point}")
+        await users.assert_kept_and_handed_over()
+        out = len(users.holds_of_orders) + len(users.kept)
+        held = {"productId": "p1", "quantity": 1000 - out, "reserved": out, "shipped": 0}
+
+        async def others_came_back() -> bool:
+            return await stack.inventory("p1") == held
+
+        await eventually(others_came_back, 30, "the units of all other holds to come back")
+        await stack.assert_books_balance()
+
+
+class HoldUsers:
+    """Users who hold one unit each at a process that will die, and at one that survives."""
+
+    def __init__(self, stack: Stack, survivor: str) -> None:
+        self._stack = stack
+        self._survivor = survivor
+        self.kept: list[str] = []
+        self.holds_of_orders: dict[str, str] = {}
+
+    async def hold_order_and_delete(self, doomed: Process) -> None:
+        """Hold at both processes; order with holds of the one, and delete holds of the other, or let them expire."""
+        short, long = await asyncio.gather(
+            asyncio.gather(*(self._hold(doomed.url, seconds=1) for _ in range(5))),
+            asyncio.gather(*(self._hold(self._survivor, seconds=600) for _ in range(4))),
+        )
+        (kept, _), *ordered = [each for each in long if each is not None]
+        self.kept.append(kept)
+        client, deleted = self._stack.client, [each[0] for each in short[:2] if each is not None]
+        placed, _ = await asyncio.gather(
+            asyncio.gather(*(self._stack.place(userId=user, holdId=hold_id) for hold_id, user in ordered)),
+            asyncio.gather(*(answered(client.delete(f"{doomed.url}/holds/{each}")) for each in deleted)),
+        )
+        self.holds_of_orders |= zip(placed, (hold_id for hold_id, _ in ordered), strict=True)
+
+    async def assert_kept_and_handed_over(self) -> None:
+        client = self._stack.client
+        for order in await self._stack.all_settled(self.holds_of_orders):
+            assert order["status"] == "CONFIRMED"
+            found = (await client.get(f"{self._survivor}/reservations/{order['orderId']}")).json()
+            assert found["hold"] == {"holdId": self.holds_of_orders[order["orderId"]], "outcome": "TAKEN"}
+        for hold_id in self.kept:
+            assert (await client.get(f"{self._survivor}/holds/{hold_id}")).json()["status"] == "HELD"
+
+    async def _hold(self, url: str, seconds: int) -> tuple[str, str] | None:
+        """Hold one unit for a new user; return the hold and the user, None if the process did not answer."""
+        user = f"u-{uuid.uuid4().hex}"
+        body = {"userId": user, "items": [{"productId": "p1", "quantity": 1}], "ttlSeconds": seconds}
+        response = await answered(self._stack.client.post(f"{url}/holds", json=body))
+        if response is None:
+            return None
+        assert response.status_code == 201, response.text
+        return response.json()["holdId"], user
+
+
+async def answered(request: Awaitable[httpx.Response]) -> httpx.Response | None:
+    """Return the answer, None if the process died before it."""
+    try:
+        return await request
+    except httpx.HTTPError:
+        return None
 
 
 @pytest.mark.parametrize("service", ["inventory", "payment"])

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 import pytest
@@ -24,6 +25,7 @@ from shared.failpoints import (
     SimulatedCrashError,
 )
 from tests.support.inventory_worker import (
+    Gate,
     HandClock,
     Lines,
     Worker,
@@ -39,6 +41,7 @@ from tests.support.inventory_worker import (
 )
 from tests.support.servers import Servers
 
+ONE: Lines = {"a": 1}
 BOTH: Lines = {"a": 2, "b": 3}
 FULL: Lines = {"a": 2, "b": 3}
 """Nothing is free while BOTH is held."""
@@ -83,7 +86,9 @@ async def hold(
     price: int | None = None,
 ) -> Reservation:
     asked = tuple(HoldLine(product_id, quantity, price) for product_id, quantity in lines.items())
-    return (await worker.holds.place([HoldRequest(hold_id, owner, user, asked, slot, seconds)]))[0]
+    placed = await worker.holds.place([HoldRequest(hold_id, owner, user, asked, slot, seconds)])
+    assert placed[0] is not None
+    return placed[0]
 
 
 def with_hold(order_id: str, lines: Lines, hold_id: str = "h", **options: object) -> OrderCreated:
@@ -276,6 +281,84 @@ async def test_an_expired_hold_frees_its_slot(workers: list[Worker], clock: Hand
     await assert_settled(workers, clock)
 
 
+# --- The limit of open holds per user. ---
+
+
+async def place_each(workers: Sequence[Worker], hold_ids: Sequence[str], lines: Lines = ONE) -> list[str]:
+    """Request holds at the same moment, by turns of different workers; return those that are held."""
+    asked = tuple(HoldLine(product_id, quantity) for product_id, quantity in lines.items())
+    answers = await asyncio.gather(
+        *(
+            workers[n % len(workers)].holds.place([HoldRequest(hold_id, None, "u", asked, None, 60)])
+            for n, hold_id in enumerate(hold_ids)
+        )
+    )
+    held = [answer is not None and answer.status is Status.RESERVED for (answer,) in answers]
+    return [hold_id for hold_id, is_held in zip(hold_ids, held, strict=True) if is_held]
+
+
+@pytest.fixture
+async def limited(workers: list[Worker], clock: HandClock) -> list[Worker]:
+    """Workers that allow three holds per user; there is stock for many."""
+    await workers[0].stock({"a": 100})
+    return [Worker(worker.database, clock=clock, max_holds=3) for worker in workers]
+
+
+async def test_no_user_gets_more_holds_than_allowed_nor_fewer(limited: list[Worker], clock: HandClock) -> None:
+    for attempt in range(3):
+        held = await place_each(limited, [f"{attempt}-{n}" for n in range(50)])
+        assert len(held) == 3
+        assert await limited[0].free("a") == 97
+        assert not await place_each(limited, [f"{attempt}-late"])
+        await limited[1].holds.delete(held[0], {})
+        assert len(await place_each(limited, [f"{attempt}-{n}-again" for n in range(10)])) == 1
+        clock.forward(seconds=60)
+        await limited[attempt % 2].holds.sweep_once()
+        assert await limited[0].free("a") == 100
+    await assert_settled(limited, clock)
+
+
+async def test_holds_that_do_not_fit_leave_room_for_others(limited: list[Worker]) -> None:
+    assert not await place_each(limited, [f"large-{n}" for n in range(10)], {"a": 101})
+    assert len(await place_each(limited, [f"{n}" for n in range(10)])) == 3
+
+
+async def test_repeated_requests_of_a_hold_count_once(limited: list[Worker]) -> None:
+    assert set(await place_each(limited, ["k", "k", "l", "k", "l", "k"])) == {"k", "l"}
+    assert len(await place_each(limited, ["m", "k", "n"])) == 2
+    assert await limited[0].free("a") == 97
+
+
+async def test_a_killed_request_takes_a_place_for_seconds_only(limited: list[Worker], clock: HandClock) -> None:
+    dying = Worker(limited[0].database, failpoint=crash_at(STOCK_MOVED), clock=clock, max_holds=3)
+    with pytest.raises(SimulatedCrashError):
+        await hold(dying, ONE, "lost")
+    assert len(await place_each(limited, ["1", "2", "3"])) == 2
+    clock.forward(seconds=11)
+    assert len(await place_each(limited, ["4", "5"])) == 1
+    await assert_settled(limited, clock)
+    assert await limited[0].free("a") == 97
+
+
+async def test_a_request_that_stalled_for_too_long_does_not_come_true(limited: list[Worker], clock: HandClock) -> None:
+    stalled = Worker(limited[0].database, clock=clock, max_holds=3)
+    gate = Gate(stalled.reservations, "insert")
+    late = asyncio.create_task(hold(stalled, ONE, "late"))
+    await gate.reached()
+    clock.forward(seconds=11)
+    assert len(await place_each(limited, ["1", "2", "3", "4"])) == 3
+    gate.open()
+    assert (await late).status is Status.RELEASED
+    await assert_settled([*limited, stalled], clock)
+    assert await limited[0].free("a") == 97
+
+
+async def test_holds_of_a_release_without_lists_count(limited: list[Worker]) -> None:
+    assert len(await place_each(limited, ["1", "2"])) == 2
+    await limited[0].database["hold_lists"].delete_many({})
+    assert len(await place_each(limited, [f"{n}-new" for n in range(10)])) == 1
+
+
 # --- Races: each has one winner. ---
 
 
@@ -383,6 +466,7 @@ async def test_a_hold_whose_end_was_interrupted_comes_back_once(
     with pytest.raises(SimulatedCrashError):
         await (dying.holds.delete("h", {}) if how == "deletion" else dying.holds.sweep_once())
 
+    clock.forward(seconds=2)
     await workers[1].holds.sweep_once()
 
     assert await free(workers[1]) == FULL
@@ -422,36 +506,47 @@ async def test_an_order_cancelled_after_its_worker_died_returns_the_hold(
 async def test_holds_that_expire_under_load_leave_the_stock_exact(databases: list[Database]) -> None:
     """`make test-holds` runs it with 10,000 holds."""
     number, products = int(os.environ.get("HOLDS", "500")), 10
+    is_measuring = number > 1000
     await empty(databases[0])
     workers = [Worker(db) for db in databases]
     each = number // products
     await workers[0].stock({f"p{n}": each + 50 for n in range(products)})
     requests = [
-        HoldRequest(f"h{n}", None, f"u{n}", (HoldLine(f"p{n % products}", 1),), None, seconds=1) for n in range(number)
+        HoldRequest(f"h{n}", None, f"u{n}", (HoldLine(f"p{n % products}", 1),), None, seconds=600)
+        for n in range(number)
     ]
     background = [asyncio.create_task(worker.holds.sweep(0.1)) for worker in workers]
     background += [asyncio.create_task(worker.pending_moves.flush()) for worker in workers]
     try:
-        async with watched(databases[0]):
-            for start in range(0, number, 200):
-                await workers[0].holds.place(requests[start : start + 200])
-            last = time.monotonic()
+        for start in range(0, number, 200):
+            await workers[0].holds.place(requests[start : start + 200])
+        # Reading all records again and again would be most of the work: with so many, the end is checked only.
+        async with nullcontext() if is_measuring else watched(databases[0]):
+            expiry = await let_all_expire(databases[0])
             taken = 0
-            while await workers[0].reservations.holds.count_all():
+            while await databases[0]["reservations"].find_one({"status": "RESERVED", "hold.dueAt": {"$exists": True}}):
                 orders = [order(f"o{taken}-{n}", {f"p{n}": 1}) for n in range(products)]
                 await workers[taken % 2].reserve(*(each.model_copy(update={"user_id": "v"}) for each in orders))
                 taken += 1
-                assert time.monotonic() < last + 60
-            came_back = time.monotonic() - last
+                assert utc_now() < expiry + timedelta(minutes=1)
+            came_back = (utc_now() - expiry).total_seconds()
     finally:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-    assert came_back < 1 + 2 or number > 1000
+    # 2 s on a machine of its own; others use this one as well, and the books were read all the time.
+    assert came_back < 5 or is_measuring
     await settle_everything(workers)
     assert await unsettled_records(databases[0]) == []
     reserved_units = await databases[0]["reservations"].count_documents({"status": "RESERVED"})
     assert sum([await workers[0].free(f"p{n}") for n in range(products)]) == products * (each + 50) - reserved_units
     outcomes = await databases[0]["reservations"].count_documents({"hold.outcome": "EXPIRED", "status": "RELEASED"})
     assert outcomes == number
-    _log.info("%d holds: the last came back %.2f s after it was made for 1 s", number, came_back)
+    _log.info("%d holds expired at once: the last came back after %.2f s", number, came_back)
+
+
+async def let_all_expire(db: Database) -> datetime:
+    """Let all holds expire at the same moment, in a second; return the moment."""
+    expiry = utc_now() + timedelta(seconds=1)
+    await db["reservations"].update_many({}, {"$set": {"hold.expiresAt": expiry, "hold.dueAt": expiry}})
+    return expiry

@@ -13,6 +13,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
+from inventory_service.hold_limits import HoldLimits
 from inventory_service.holds import Holds
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.releaser import Releaser
@@ -71,6 +72,7 @@ class Worker:
         max_wait: float = 10,
         idle: float = 0.05,
         clock: Clock = utc_now,
+        max_holds: int = 20,
     ) -> None:
         self.database = db
         self.clock = clock
@@ -86,7 +88,8 @@ class Worker:
         self.assigner = SlotAssigner(self.reservations, processor, releaser)
         shipper = Shipper(self.stock_items, self.reservations, self.pending_moves, failpoint)
         returner = Returner(self.stock_items, self.reservations, self.pending_moves, failpoint)
-        self.holds = Holds(self.reservations, processor, releaser, clock, failpoint)
+        self.hold_limits = HoldLimits(db, self.reservations, clock, max_holds)
+        self.holds = Holds(self.reservations, self.hold_limits, processor, releaser, clock, failpoint)
         self.handlers = StockHandlers(processor, releaser, shipper, returner, self.holds)
 
     async def reserve(self, *orders: OrderCreated) -> list[Message]:
