@@ -261,6 +261,8 @@ def of_each_order(paid: RetainerOrder) -> Iterator[RetainerOrder]:
     the payment was created, and all if there is none, are about such orders; each of them begins with its payment.
     """
     former = sorted(filter(lambda entry: _is_former(entry, paid.payment), paid.entries), key=_by_time)
+    if paid.payment is not None and all(entry.get("operation") != "order.paid" for entry in former):
+        former = []  # refunds of this order, by a process whose clock is behind
     began: list[Document] = []
     for entry in former:
         if began and entry.get("operation") == "order.paid":
@@ -279,7 +281,8 @@ def _is_former(entry: Document, payment: Document | None) -> bool:
     at, created = entry.get("at"), payment.get("createdAt")
     if not (isinstance(at, datetime) and isinstance(created, datetime)):
         return False
-    return at < created and entry["_id"] != payment.get("transactionId")
+    own = {payment.get("transactionId"), *(part.get("entryId") for part in payment.get("parts") or ())} - {None}
+    return at < created and own.isdisjoint((entry["_id"], entry.get("reverses")))
 
 
 def _by_time(entry: Document) -> tuple[str, bool]:

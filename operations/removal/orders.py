@@ -65,7 +65,9 @@ class OrderRemoval:
                 return
             yield [document["_id"] for document in found]
             at, last = found[-1]["createdAt"], found[-1]["_id"]
-            query = over | {"$or": [{"createdAt": {"$gt": at, "$lt": before}}, {"createdAt": at, "_id": {"$gt": last}}]}
+            # The range stands outside of the `$or`, or MongoDB reads and sorts all that is left for every group.
+            rest = [{"createdAt": {"$gt": at}}, {"_id": {"$gt": last}}]
+            query = over | {"createdAt": {"$gte": at, "$lt": before}, "$or": rest}
 
     async def in_transaction(self, work: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
         """Run the work in a transaction, again if it met a concurrent change, and return its result."""

@@ -213,6 +213,22 @@ def test_an_order_placed_again_under_the_id_of_a_deleted_one_is_not_paid_twice()
     assert without_payment(twice) == ["entry without payment"] * 2
 
 
+def test_a_refund_by_a_process_whose_clock_is_behind_is_of_this_order() -> None:
+    created = datetime(2026, 5, 4, tzinfo=UTC)
+    paid, early = PAID | {"at": created}, {"at": created - timedelta(seconds=1)}
+    payment = ORDERS_PAYMENT | {"transactionId": "paid", "createdAt": created}
+    assert without_payment(RetainerOrder("o1", payment | {"status": "REFUNDED"}, [paid, REFUNDED | early])) == []
+    part = an_entry(journal_entries.order_part_refunded("r1", "o1", "r1", 400, "USD"), "part") | early
+    parts = [{"refundId": "r1", "amount": 400, "status": "REFUNDED", "entryId": "part"}]
+    partly = payment | {"status": "PROCESSED", "parts": parts}
+    assert without_payment(RetainerOrder("o1", partly, [paid, part])) == []
+    # The id of a deleted order, placed again.
+    former = [entry | {"at": created - timedelta(days=1)} for entry in (PAID, REFUNDED)]
+    again = [paid | {"_id": "again"}, REFUNDED | early | {"_id": "undone", "reverses": "again"}]
+    refunded = payment | {"status": "REFUNDED", "transactionId": "again"}
+    assert without_payment(RetainerOrder("o1", refunded, [*former, *again])) == []
+
+
 def a_balance(account_id: str, balance: Any, posted_sum: int, **fields: Any) -> Balance:
     kind = account_id.partition(":")[0]
     return Balance(account_id, {"kind": kind, "currency": "USD", "balance": balance, **fields}, posted_sum, 1, "USD")
