@@ -44,7 +44,8 @@ def _mongodb_missing(url: str) -> str | None:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             url, connect=False, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000)
         )
-        with with_our_tls(client, url):
+        # An operation that waits for this answer may take an hour, and the driver takes its limit from there.
+        with with_our_tls(client, url), pymongo.timeout(TIMEOUT_SECONDS):
             hello = client.admin.command("hello")
     except pymongo.errors.PyMongoError as error:
         return f"does not answer: {brief(error)}"
