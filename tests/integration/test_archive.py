@@ -43,6 +43,7 @@ from tests.support.world import (
     World,
     order,
     populate,
+    populate_captures,
     populate_funds,
     populate_holds,
     populate_orders_paid_from_a_retainer,
@@ -490,6 +491,15 @@ def test_an_error_of_the_disk_is_not_hidden_by_the_next_one(tmp_path: Path) -> N
     writer.discard()
 
 
+def test_a_directory_that_is_refused_is_not_created(tmp_path: Path) -> None:
+    def refuse(path: Path) -> None:
+        raise ArchiveError(f"{path} is in memory")
+
+    with pytest.raises(ArchiveError, match="in memory"), ArchiveDirectory(tmp_path / "archive", refuse).locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_directory_that_cannot_be_written_to_costs_no_order(world: World, tmp_path: Path) -> None:
     before = await everything(world)
     (tmp_path / "file").touch()
@@ -586,6 +596,28 @@ async def test_an_order_placed_again_under_the_id_of_an_archived_one_is_another_
     assert len(found) == len(ARCHIVABLE) + 2
     ips = [address["_id"] for (key, _), got in found.items() if key == "completed" for address in got["addresses"]]
     assert ips == ["103.181.9.5", "103.181.90.9", "103.181.9.77"]
+
+
+async def test_cards_captured_later_and_charged_over_stripe_are_archived(world: World, tmp_path: Path) -> None:
+    populate_captures(world)
+    await world.store()
+    charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
+    assert charge is not None
+    await world.collection("payments").update_one({"_id": "confirmed"}, {"$set": {"transactionId": "pi_1"}})
+    money = {"amount": charge["amount"], "currency": charge["currency"]}
+    intents, authorized = world.collection("stripe_intents"), {"authorizedAt": NOW - timedelta(days=2)}
+    await intents.insert_one({"_id": "confirmed", "intentId": "pi_1", **money, **authorized})
+    await archive(world, tmp_path / "archive")
+    assert await world.collection("orders").find_one({"_id": "confirmed"}) is not None
+    assert read_archive(tmp_path / "archive").keys() == ARCHIVABLE - {"confirmed"} | {"captured", "voided"}
+
+    await intents.update_one({"_id": "confirmed"}, {"$set": {"chargedAt": NOW - timedelta(days=1)}})
+    outcome = await archive(world, tmp_path / "archive")
+    assert (outcome.deleted["orders"], outcome.deleted["intents"]) == (1, 1)
+    archived = read_archive(tmp_path / "archive")
+    assert archived["confirmed"]["intents"][0]["intentId"] == "pi_1"
+    assert archived["captured"]["payments"][0]["captureOnConfirm"] is True
+    assert (await world.audit()).violations == []
 
 
 ERASURE = r"""

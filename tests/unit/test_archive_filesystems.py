@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from operations.archive.filesystems import volatile_filesystem
+from operations.archive import filesystems
+from operations.archive.errors import ArchiveError
+from operations.archive.filesystems import check_lasting, volatile_filesystem
 
 MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -42,3 +44,13 @@ def test_a_filesystem_that_forgets_is_known_by_its_longest_mount_point(
     path: str, mounts: str, expected: str | None
 ) -> None:
     assert volatile_filesystem(Path(path), mounts) == expected
+
+
+def test_a_directory_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_text(IN_A_CONTAINER)
+    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "mountinfo")
+    check_lasting(Path("/archive"))
+    with pytest.raises(ArchiveError, match=r"/data is on overlay \(the layer of a container\).*--allow-volatile"):
+        check_lasting(Path("/data"))
+    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "none")
+    check_lasting(Path("/data"))
