@@ -638,6 +638,8 @@ async def test_the_documented_erasure_finds_every_user(world: World, tmp_path: P
     for order_id, user in users.items():
         await world.collection("orders").update_one({"_id": order_id}, {"$set": {"userId": user, "personal": PERSONAL}})
     await archive(world, directory)
+    lines = b"".join(gzip.decompress(path.read_bytes()) for path in directory.glob("*.gz"))
+    assert "Jürgen".encode() in lines, "zgrep finds a name as it is written"
     before = read_archive(directory)
     for number, (order_id, user) in enumerate(users.items(), 1):
         subprocess.run(["bash", "-c", f"set -o pipefail; u=$1\n{ERASURE}", "bash", user], cwd=directory, check=True)
