@@ -2,7 +2,8 @@
 
 Until an order's file is verified, the order is untouched. It is deleted in the transaction that adds to the totals, and
 only if its records are still exactly those in the file. An order that a killed run has written and not deleted is
-written again by the next run: it is then in two files, the later of which counts.
+written again by the next run: it is then in two files, the later of which counts. Copies have the same `createdAt`:
+with another one, it is another order, which was placed under the same id after the first had been archived.
 """
 
 from collections import Counter
@@ -10,12 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from operations.archive.files import ArchiveDirectory, ArchiveError, ArchiveWriter, verify_file
+from operations.archive.errors import ArchiveError
+from operations.archive.files import ArchiveDirectory, ArchiveWriter, verify_file
+from operations.archive.filesystems import check_lasting
 from operations.archive.lines import PERSONAL, digest, record_of
 from operations.archive.totals import totals_of
 from operations.reading import archived, archived_totals
@@ -45,11 +48,15 @@ PER_FILE = 10_000
 _NO_FILE: ArchiveWriter | None = None
 
 CHANGED = "it has changed since it was written to the archive"
+GONE = "another run has archived or deleted it meanwhile"
 
 
 @dataclass(slots=True)
 class ArchiveResult:
-    """Records found and deleted by kind, orders found by status, kept by reason, the files written, and notes."""
+    """Records found and deleted by kind, orders by status, kept by reason, the files written, and notes.
+
+    `statuses` counts the orders that were deleted or, if nothing is to be deleted, those that were found.
+    """
 
     statuses: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUSES, 0)))
     found: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REMOVED_KINDS, 0)))
@@ -57,6 +64,12 @@ class ArchiveResult:
     kept: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def add_group(self, group: "ArchiveResult") -> None:
+        """Add what was deleted and kept of a group of orders."""
+        self.statuses.update(group.statuses)
+        self.deleted.update(group.deleted)
+        self.kept.update(group.kept)
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as a JSON document shows it."""
@@ -74,14 +87,22 @@ class ArchivePlan:
     per_file: int = PER_FILE
 
 
+class VerifiedFile(NamedTuple):
+    """A file that was read back and compared, the number of its orders, and its checksum."""
+
+    path: Path
+    orders: int
+    sha256: str
+
+
 Progress = Callable[[int], None]
 """Receives the number of orders checked since the last call."""
 
-OnVerified = Callable[[Path, int], Awaitable[object]]
-"""Receives a verified file and the number of its orders, before they are deleted."""
+OnVerified = Callable[[VerifiedFile], Awaitable[object]]
+"""Receives a verified file, before its orders are deleted."""
 
 
-async def _nothing(_path: Path, _orders: int) -> None:
+async def _nothing(_file: VerifiedFile) -> None:
     """Do nothing about a verified file."""
 
 
@@ -92,7 +113,8 @@ async def find_archivable(
     async with open_mongodb(mongodb_url, purpose="the archive", name="ordersaga-archive") as client:
         archiving = _Archiving(client, database_prefix, plan)
         async for order_ids in archiving.removal.over(STATUSES, plan.before, plan.group):
-            await archiving.archivable(order_ids)
+            found = await archiving.archivable(order_ids)
+            archiving.result.statuses.update(_by_status(found))
             on_progress(len(order_ids))
         return archiving.result
 
@@ -103,6 +125,8 @@ async def archive_orders(
     directory: Path,
     plan: ArchivePlan,
     *,
+    result: ArchiveResult | None = None,
+    check: Callable[[Path], None] = check_lasting,
     on_progress: Progress = lambda _: None,
     on_verified: OnVerified = _nothing,
     failpoint: Failpoint = nothing_fails,
@@ -110,13 +134,13 @@ async def archive_orders(
 ) -> ArchiveResult:
     """Archive every order that settled before the plan's time and has nothing open; finish what a killed run began.
 
-    Raises ArchiveError if a file cannot be written or is damaged, UnreachableError when MongoDB does not answer. What
-    was archived by then is complete, and the next call continues from there.
+    Raises ArchiveError if a file cannot be written or is damaged, or `check` refuses the directory, UnreachableError
+    when MongoDB does not answer. What was archived by then is complete, `result` has it, and the next call continues.
     """
-    target = ArchiveDirectory(directory)
+    target = ArchiveDirectory(directory, check)
     async with open_mongodb(mongodb_url, purpose="the archive", name="ordersaga-archive") as client:
         with target.locked() as notes:
-            archiving = _Archiving(client, database_prefix, plan, on_verified, failpoint, clock)
+            archiving = _Archiving(client, database_prefix, plan, result, on_verified, failpoint, clock)
             archiving.result.notes += notes
             await archiving.prepare()
             await archiving.run(target, on_progress)
@@ -131,12 +155,13 @@ class _Archiving:
         client: AsyncMongoClient[Document],
         prefix: str,
         plan: ArchivePlan,
+        result: ArchiveResult | None = None,
         on_verified: OnVerified = _nothing,
         failpoint: Failpoint = nothing_fails,
         clock: Clock = utc_now,
     ) -> None:
         self.removal = OrderRemoval(client, prefix)
-        self.result = ArchiveResult()
+        self.result = ArchiveResult() if result is None else result
         self._operations = client[CONSOLE.database_in(prefix)]
         self._totals = ArchivedTotals(client, prefix)
         self._plan = plan
@@ -186,7 +211,6 @@ class _Archiving:
                 self.result.kept[reason] += 1
             else:
                 found.append(candidate)
-                self.result.statuses[candidate.order["status"]] += 1
                 self.result.found.update({kind: len(records) for kind, records in candidate.by_kind().items()})
         return found
 
@@ -199,36 +223,42 @@ class _Archiving:
         """Complete a file and verify it, then delete its orders."""
         path = writer.complete()
         self._failpoint(ARCHIVE_WRITTEN)
-        verify_file(path, writer.digests)
+        checksum = verify_file(path, writer.digests)
         self.result.files.append(path.name)
-        await self._on_verified(path, len(writer.digests))
+        await self._on_verified(VerifiedFile(path, len(writer.digests), checksum))
         self._failpoint(ARCHIVE_VERIFIED)
         order_ids = list(writer.digests)
         for start in range(0, len(order_ids), self._plan.group):
-            deleted, kept = await self._delete(order_ids[start : start + self._plan.group], writer.digests)
-            self.result.deleted.update(deleted)
-            self.result.kept.update(kept)
+            self.result.add_group(await self._delete(order_ids[start : start + self._plan.group], writer.digests))
             self._failpoint(ARCHIVE_DELETED)
 
-    async def _delete(self, order_ids: Sequence[str], written: dict[str, bytes]) -> tuple[Counter[str], Counter[str]]:
+    async def _delete(self, order_ids: Sequence[str], written: dict[str, bytes]) -> ArchiveResult:
         """Delete those of these orders that are still as they were written; return what was deleted and kept."""
 
-        async def transaction(session: AsyncClientSession) -> tuple[Counter[str], Counter[str]]:
-            deletable, kept = [], Counter[str]()
-            for candidate in await self.removal.candidates(order_ids, session):
+        async def transaction(session: AsyncClientSession) -> ArchiveResult:
+            deletable, result = [], ArchiveResult()
+            candidates = await self.removal.candidates(order_ids, session)
+            for candidate in candidates:
                 record = record_of(candidate, personal_data=self._plan.personal_data)
                 if reason := self._why_kept(candidate):
-                    kept[reason] += 1
+                    result.kept[reason] += 1
                 elif digest(record) != written[candidate.order_id]:
-                    kept[CHANGED] += 1
+                    result.kept[CHANGED] += 1
                 else:
                     deletable.append(candidate)
-            deleted = await self.removal.delete(deletable, session)
+            if len(candidates) < len(order_ids):
+                result.kept[GONE] += len(order_ids) - len(candidates)
+            result.statuses.update(_by_status(deletable))
+            result.deleted.update(await self.removal.delete(deletable, session))
             with_servers = [candidate.order_id for candidate in deletable if candidate.addresses]
             if with_servers:
                 await self.removal.mark_addresses(with_servers, self._clock(), session)
             await self._totals.add(totals_of(deletable), session)
             self._failpoint(ARCHIVE_DELETING)
-            return deleted, kept
+            return result
 
         return await self.removal.in_transaction(transaction)
+
+
+def _by_status(candidates: Sequence[Candidate]) -> Counter[str]:
+    return Counter(candidate.order["status"] for candidate in candidates)

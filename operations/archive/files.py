@@ -4,6 +4,9 @@
     orders-<time>-<number>.jsonl.gz            complete on the disk, not yet verified
     orders-<time>-<number>.jsonl.gz.sha256     its checksum, as `sha256sum` writes it: the file was read back, rightly
     orders-<time>-<number>.jsonl.gz.damaged    it was not right; no order was deleted because of it
+    .lock                                      locked by the process that writes to the directory
+
+Other names are other people's: they are left alone.
 
 A name is given by renaming what is complete and synced, so a file with a checksum is whole whenever the process or the
 machine dies. Orders are deleted only after the checksum is on the disk.
@@ -14,26 +17,27 @@ import fcntl
 import gzip
 import hashlib
 import os
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from operations.archive.errors import ArchiveError
+from operations.archive.filesystems import check_lasting
 from operations.archive.lines import Document, digest, line_of, read_line
-from operations.errors import CommandError
 
 SUFFIX = ".jsonl.gz"
 PARTIAL, CHECKSUM, DAMAGED = ".partial", ".sha256", ".damaged"
+LOCK = ".lock"
+
+_OWN = re.compile(r"orders-\d{8}T\d{6}\.\d{6}Z-\d{5,}\.jsonl\.gz")
 
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
 COMPRESSION = 6
 BLOCK = 1 << 20
-
-
-class ArchiveError(CommandError):
-    """An archive cannot be written, or a file of it is damaged; orders that are not safely in it stay."""
 
 
 @dataclass(slots=True)
@@ -49,19 +53,21 @@ class Verification:
 class ArchiveDirectory:
     """A directory that one process at a time writes archived orders to. Errors of files become ArchiveError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, check: Callable[[Path], None] = check_lasting) -> None:
+        """Name the directory; `check` raises ArchiveError if orders must not be written to a path."""
+        self.path = directory_of(path)
+        self._check = check
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[list[str]]:
         """Create the directory and lock it, and finish what a killed process has left; yield notes about that."""
+        self._check(self.path)
         with file_errors(self.path):
-            if not self.path.exists():
-                self.path.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
-                _sync_directory(self.path.parent)
+            _make(self.path)
             if self.path.stat().st_mode & 0o077:
                 raise ArchiveError(f"{self.path} is open to other users: chmod 700 {self.path}")
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            # Not the directory itself: NFS locks only what is open for writing.
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_FILE)
         try:
             with file_errors(self.path):
                 _lock(descriptor, self.path)
@@ -77,10 +83,10 @@ class ArchiveDirectory:
 
     def _finish(self) -> Iterator[str]:
         """Remove incomplete files, and verify complete ones without a checksum: a process was killed before that."""
-        for path in sorted(self.path.glob(f"*{PARTIAL}")):
+        for path in _own_files(self.path, PARTIAL, CHECKSUM + PARTIAL):
             path.unlink()
             yield f"{path.name} was incomplete and is removed; its orders are still in the databases"
-        for path in sorted(self.path.glob(f"*{SUFFIX}")):
+        for path in _own_files(self.path, ""):
             if not _beside(path, CHECKSUM).exists():
                 yield self._adopt(path)
 
@@ -127,11 +133,13 @@ class ArchiveWriter:
             self._lines.close()
         with contextlib.suppress(OSError):
             self._file.close()
-        self._partial.unlink(missing_ok=True)
+        # What went wrong before matters more; the next run removes the file.
+        with contextlib.suppress(OSError):
+            self._partial.unlink(missing_ok=True)
 
 
-def verify_file(path: Path, expected: Mapping[str, bytes] | None = None) -> None:
-    """Read a complete file back and write its checksum; with `expected`, it must have exactly these orders.
+def verify_file(path: Path, expected: Mapping[str, bytes] | None = None) -> str:
+    """Read a complete file back, write its checksum and return it; with `expected`, it must have exactly these orders.
 
     Raises ArchiveError if it is damaged; then it is renamed, so that nobody relies on it.
     """
@@ -143,6 +151,7 @@ def verify_file(path: Path, expected: Mapping[str, bytes] | None = None) -> None
             _sync_directory(path.parent)
             raise ArchiveError(f"{path.name} is damaged ({error}); it is now {damaged.name}") from error
         _write_checksum(_beside(path, CHECKSUM), f"{checksum}  {path.name}\n")
+    return checksum
 
 
 def _checksum_of(path: Path, expected: Mapping[str, bytes] | None) -> str:
@@ -168,14 +177,16 @@ def verify_archive(directory: Path) -> Verification:
     with file_errors(directory):
         if not directory.is_dir():
             raise ArchiveError(f"{directory} is not a directory")
-        names = {path.name for path in directory.iterdir()}
-        for checksum in sorted(directory.glob(f"*{SUFFIX}{CHECKSUM}")):
+        checksums = _own_files(directory, CHECKSUM)
+        for checksum in checksums:
             _verify(checksum, result)
-    for name in sorted(names):
-        if name.endswith(SUFFIX) and f"{name}{CHECKSUM}" not in names:
-            result.notes.append(f"{name} has no checksum: it is not verified, and its orders were not deleted")
-        elif name.endswith((PARTIAL, DAMAGED)):
-            result.notes.append(f"{name} is not part of the archive")
+        for path in _own_files(directory, ""):
+            if _beside(path, CHECKSUM) not in checksums:
+                result.notes.append(f"{path.name} has no checksum: it is not known whether it is complete")
+        for path in _own_files(directory, PARTIAL, CHECKSUM + PARTIAL, DAMAGED):
+            result.notes.append(f"{path.name} is not part of the archive")
+    if not checksums:
+        result.problems.append(f"there is no verified file in {directory}")
     return result
 
 
@@ -185,6 +196,8 @@ def _verify(checksum: Path, result: Verification) -> None:
         result.orders += _count_verified(path, checksum.read_bytes())
     except FileNotFoundError:
         result.problems.append(f"{path.name} is missing")
+    except OSError as error:
+        result.problems.append(f"{path.name} cannot be read: {error.strerror or error}")
     except _DamagedError as error:
         result.problems.append(f"{path.name} is damaged: {error}")
     else:
@@ -239,6 +252,34 @@ def file_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArchiveError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def directory_of(path: Path) -> Path:
+    """Return the absolute path of a directory that exists or can be created. Raises ArchiveError if it is no such."""
+    with file_errors(path):
+        # A link that leads nowhere is a disk that is not mounted, rather than a directory to create.
+        if not path.is_dir() and (path.exists() or path.is_symlink()):
+            raise ArchiveError(f"{path} is not a directory")
+        return path.resolve()
+
+
+def _make(directory: Path) -> None:
+    """Create the directory, and those above it; it is on the disk afterwards."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=PRIVATE_DIRECTORY if path == directory else 0o777, exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _own_files(directory: Path, *suffixes: str) -> list[Path]:
+    """Return the files of an archive that have one of these after the name of a file of orders, in order."""
+
+    def is_own(path: Path) -> bool:
+        named = _OWN.match(path.name)
+        rest = path.name[named.end() :] if named else None
+        return rest in suffixes and path.is_file() and not path.is_symlink()
+
+    return sorted(filter(is_own, directory.iterdir()))
 
 
 def _create(path: Path) -> int:

@@ -32,7 +32,7 @@ def record_of(candidate: Candidate, *, personal_data: bool) -> Document:
 
 def line_of(record: Document) -> bytes:
     """Write an archived order as a line."""
-    return dumps(record, json_options=OPTIONS, separators=(",", ":")).encode() + b"\n"
+    return dumps(record, json_options=OPTIONS, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def read_line(line: bytes) -> Document:

@@ -1,9 +1,12 @@
 """The command `ordersaga archive`."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -12,12 +15,20 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.actions import record_action
-from operations.archive.archiving import ArchivePlan, ArchiveResult, archive_orders, find_archivable
-from operations.archive.files import ArchiveError, verify_archive
+from operations.archive.archiving import (
+    ArchivePlan,
+    ArchiveResult,
+    VerifiedFile,
+    archive_orders,
+    find_archivable,
+)
+from operations.archive.files import Verification, directory_of, verify_archive
+from operations.archive.filesystems import allow_any, check_lasting
 from operations.commands.operator import current_operator
-from operations.commands.removal import age_of, refusal, refuse
+from operations.commands.removal import IGNORE_DEAD_LETTERS, age_of, refusal, refuse
 from operations.commands.target import chosen_stack
-from operations.commands.terminal import foreign, open_console, print_error, print_json
+from operations.commands.terminal import counted, foreign, open_console, print_error, print_json
+from operations.errors import CommandError, DataDirectoryError, UnreachableError
 from operations.reading.archived import ARCHIVE_ACTION
 from operations.reading.connection import open_mongodb
 from operations.removal.orders import REMOVED_KINDS
@@ -42,8 +53,9 @@ def archive(
     without_personal_data: Annotated[
         bool, typer.Option("--without-personal-data", help="Leave out names, addresses, notes: they are deleted.")
     ] = False,
-    ignore_dead_letters: Annotated[
-        bool, typer.Option("--ignore-dead-letters", help="Run even if there are dead letters; their orders stay.")
+    ignore_dead_letters: Annotated[bool, typer.Option("--ignore-dead-letters", help=IGNORE_DEAD_LETTERS)] = False,
+    allow_volatile: Annotated[
+        bool, typer.Option("--allow-volatile", help="Accept a directory in memory or in the layer of a container.")
     ] = False,
 ) -> None:
     """Move orders that settled long ago as CONFIRMED, COMPLETED or CANCELLED into files, with all their records.
@@ -56,33 +68,52 @@ def archive(
     usage, 3 if a server cannot be reached.
     """
     if verify is not None:
-        if older_than is not None or to is not None:
-            raise typer.BadParameter("--verify takes no --older-than and no --to")
-        _verify(verify, as_json_document)
+        others = (older_than, to, dry_run, yes, without_personal_data, ignore_dead_letters, allow_volatile)
+        if any(others):
+            raise typer.BadParameter("--verify takes no other option than --json")
+        with _errors(as_json_document=as_json_document):
+            _report_verification(verify_archive(verify), as_json_document=as_json_document)
         return
     if older_than is None or to is None:
         raise typer.BadParameter("--older-than and --to are needed, or --verify")
     plan = ArchivePlan(datetime.now(UTC) - age_of(older_than), personal_data=not without_personal_data)
     if as_json_document and not (yes or dry_run):
         raise typer.BadParameter("--json does not prompt: add --yes or --dry-run")
-    stack = chosen_stack()
     console = open_console(stderr=as_json_document)
-    if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
-        refuse(reason, as_json_document=as_json_document)
-    if dry_run or not yes:
-        found = _find(stack, plan, console)
-        if dry_run or not found.found["orders"]:
-            _report(found, console, plan, to, as_json_document=as_json_document, dry_run=dry_run)
-            return
-        _show(found, console, plan, to)
-        if not typer.confirm("Archive these, and delete them from the databases?"):
-            raise typer.Exit(1)
+    with _errors(as_json_document=as_json_document):
+        directory, stack = directory_of(to), chosen_stack()
+        if not dry_run and not allow_volatile:
+            check_lasting(directory)
+        report = _Report(console, plan, directory, as_json_document=as_json_document, dry_run=dry_run)
+        if not (ignore_dead_letters or dry_run) and (reason := uvloop.run(refusal(stack))):
+            refuse(reason, as_json_document=as_json_document)
+        if dry_run or not yes:
+            found = _find(stack, plan, console)
+            report.show(found, done=False)
+            if dry_run or not found.found["orders"]:
+                return
+            if not typer.confirm("Archive these, and delete them from the databases?"):
+                raise typer.Exit(1)
+    _run(stack, plan, report, allow_volatile=allow_volatile)
+
+
+@contextlib.contextmanager
+def _errors(*, as_json_document: bool) -> Iterator[None]:
+    """Show an error, as the JSON document if one was asked for, and end with its exit status."""
     try:
-        done = _run(stack, plan, to, console)
-    except ArchiveError as error:
-        print_error(f"{error}. Orders that are not in a verified file were not deleted.")
-        raise typer.Exit(1) from None
-    _report(done, console, plan, to, as_json_document=as_json_document, dry_run=False)
+        yield
+    except CommandError as error:
+        if as_json_document:
+            print_json({"error": str(error)})
+        else:
+            print_error(str(error))
+        raise typer.Exit(_status_of(error)) from None
+
+
+def _status_of(error: CommandError) -> int:
+    if isinstance(error, DataDirectoryError):
+        return 2
+    return 3 if isinstance(error, UnreachableError) else 1
 
 
 def _find(stack: Stack, plan: ArchivePlan, console: Console) -> ArchiveResult:
@@ -98,23 +129,33 @@ def _find(stack: Stack, plan: ArchivePlan, console: Console) -> ArchiveResult:
         )
 
 
-def _run(stack: Stack, plan: ArchivePlan, to: Path, console: Console) -> ArchiveResult:
-    with _progress(console, "archiving") as progress:
+def _run(stack: Stack, plan: ArchivePlan, report: "_Report", *, allow_volatile: bool) -> None:
+    """Archive, and report what was done; if it failed half way, that and the error."""
+    result, failed = ArchiveResult(), None
+    with _progress(report.console, "archiving") as progress:
         task = progress.add_task("archiving", total=None)
-        return uvloop.run(
-            archive_orders(
-                stack.url_for_changes,
-                stack.database_prefix,
-                to.resolve(),
-                plan,
-                on_progress=lambda orders: progress.advance(task, orders),
-                on_verified=lambda path, orders: _record(stack, path, orders),
-                failpoint=kill_at(os.environ.get("ORDERSAGA_CRASH_AT")),
+        try:
+            uvloop.run(
+                archive_orders(
+                    stack.url_for_changes,
+                    stack.database_prefix,
+                    report.directory,
+                    plan,
+                    result=result,
+                    check=allow_any if allow_volatile else check_lasting,
+                    on_progress=lambda orders: progress.advance(task, orders),
+                    on_verified=lambda file: _record(stack, file),
+                    failpoint=kill_at(os.environ.get("ORDERSAGA_CRASH_AT")),
+                )
             )
-        )
+        except CommandError as error:
+            failed = error
+    report.show(result, done=True, failed=failed)
+    if failed is not None:
+        raise typer.Exit(_status_of(failed))
 
 
-async def _record(stack: Stack, path: Path, orders: int) -> None:
+async def _record(stack: Stack, file: VerifiedFile) -> None:
     """Write down in the log of actions that orders are about to leave the databases, and where they are."""
     async with open_mongodb(stack.url_for_changes, purpose="the log of actions", name="ordersaga-archive") as client:
         await record_action(
@@ -122,8 +163,8 @@ async def _record(stack: Stack, path: Path, orders: int) -> None:
             by=current_operator(),
             why="",
             action=ARCHIVE_ACTION,
-            subject=str(path),
-            outcome=f"{orders} orders written and verified, deleted next",
+            subject=str(file.path),
+            outcome=f"{counted(file.orders, 'orders')} written and verified, deleted next; sha256 {file.sha256}",
         )
 
 
@@ -132,49 +173,57 @@ def _progress(console: Console, verb: str) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _report(
-    result: ArchiveResult, console: Console, plan: ArchivePlan, to: Path, *, as_json_document: bool, dry_run: bool
-) -> None:
-    if as_json_document:
-        figures = {
-            "dryRun": dry_run,
-            "before": plan.before.isoformat(timespec="seconds"),
-            "directory": str(to),
-            "personalData": plan.personal_data,
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Shows results as text or as one JSON document."""
+
+    console: Console
+    plan: ArchivePlan
+    directory: Path
+    as_json_document: bool
+    dry_run: bool
+
+    def show(self, result: ArchiveResult, *, done: bool, failed: CommandError | None = None) -> None:
+        """Show what was done, or would be, and the error that ended it."""
+        if self.as_json_document:
+            print_json(self._figures() | result.as_json() | ({"error": str(failed)} if failed else {}))
+            return
+        if failed is None or any(result.deleted.values()):
+            self._show_records(result, done=done)
+        for note in result.notes:
+            self.console.print(foreign(note), style="dim", highlight=False)
+        for reason, number in sorted(result.kept.items()):
+            self.console.print(f"kept {counted(number, 'orders')}: {foreign(reason)}", style="dim", highlight=False)
+        if failed is not None:
+            print_error(f"{failed}. Orders that are not in a verified file were not deleted.")
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "dryRun": self.dry_run,
+            "before": self.plan.before.isoformat(timespec="seconds"),
+            "directory": str(self.directory),
+            "personalData": self.plan.personal_data,
         }
-        print_json(figures | result.as_json())
-    else:
-        _show(result, console, plan, to)
 
-
-def _show(result: ArchiveResult, console: Console, plan: ArchivePlan, to: Path) -> None:
-    """Print the number of records of each kind that were or would be archived, and the orders that are kept."""
-    before, done = plan.before.isoformat(timespec="minutes"), bool(result.files)
-    if not result.found["orders"]:
-        console.print(f"Nothing to archive: no order that settled before {before} can be archived.")
-    else:
+    def _show_records(self, result: ArchiveResult, *, done: bool) -> None:
+        before = self.plan.before.isoformat(timespec="minutes")
+        if not result.found["orders"]:
+            self.console.print(f"Nothing to archive: no order that settled before {before} can be archived.")
+            return
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right")
         figures = result.deleted if done else result.found
         for kind in REMOVED_KINDS:
-            table.add_row(f"{figures[kind]:,}", kind)
-        verb = f"Archived in {len(result.files):,} files and deleted" if done else "Would archive and delete"
-        console.print(f"{verb}, of orders settled before {before}, to {foreign(to)}:", highlight=False)
-        console.print(table)
+            table.add_row(*counted(figures[kind], kind).split())
+        verb = f"Archived in {counted(len(result.files), 'files')} and deleted" if done else "Would archive and delete"
+        text = f"{verb}, of orders settled before {before}, to {foreign(self.directory)}:"
+        self.console.print(text, highlight=False)
+        self.console.print(table)
         by_status = ", ".join(f"{number:,} {status}" for status, number in result.statuses.items())
-        console.print(f"The orders: {by_status}.", highlight=False)
-    for note in result.notes:
-        console.print(foreign(note), style="dim", highlight=False)
-    for reason, number in sorted(result.kept.items()):
-        console.print(f"kept {number:,} orders: {foreign(reason)}", style="dim", highlight=False)
+        self.console.print(f"The orders: {by_status}.", highlight=False)
 
 
-def _verify(directory: Path, as_json_document: bool) -> None:
-    try:
-        found = verify_archive(directory)
-    except ArchiveError as error:
-        print_error(str(error))
-        raise typer.Exit(1) from None
+def _report_verification(found: Verification, *, as_json_document: bool) -> None:
     if as_json_document:
         print_json(
             {
@@ -187,7 +236,10 @@ def _verify(directory: Path, as_json_document: bool) -> None:
         )
     else:
         console = open_console()
-        console.print(f"{found.files:,} files with {found.orders:,} orders are right.", highlight=False)
+        if found.files:
+            verb = "is" if found.files == 1 else "are"
+            text = f"{counted(found.files, 'files')} with {counted(found.orders, 'orders')} {verb} right."
+            console.print(text, highlight=False)
         for note in found.notes:
             console.print(foreign(note), style="dim", highlight=False)
         for problem in found.problems:

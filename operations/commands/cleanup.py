@@ -10,9 +10,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from operations.cleanup.deletion import CLEANED_KINDS, CleanupResult, clean_up
-from operations.commands.removal import age_of, refusal, refuse
+from operations.commands.removal import IGNORE_DEAD_LETTERS, age_of, refusal, refuse
 from operations.commands.target import chosen_stack
-from operations.commands.terminal import foreign, open_console, print_json
+from operations.commands.terminal import counted, foreign, open_console, print_json
 from operations.settings import Stack
 
 
@@ -23,16 +23,15 @@ def cleanup(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    ignore_dead_letters: Annotated[
-        bool, typer.Option("--ignore-dead-letters", help="Run even if there are dead letters; their orders stay.")
-    ] = False,
+    ignore_dead_letters: Annotated[bool, typer.Option("--ignore-dead-letters", help=IGNORE_DEAD_LETTERS)] = False,
 ) -> None:
     """Delete the records of orders that were cancelled and settled long ago: order, reservation, payment, charge, job.
 
-    Holds that ended before that time go too, and the stored answers to requests with an Idempotency-Key. Successful and
-    FAILED orders are never deleted. AGE is a whole number followed by s, m, h, d or w, and at least a day. It must
-    exceed the time that any message may wait: a message for a deleted order would find no trace of the order, and an
-    `order.created` would reserve and charge again. So the cleanup refuses to run while there are dead letters.
+    Holds that ended before that time go too, and the stored answers to requests with an Idempotency-Key: such a request
+    is done again if it is repeated later. Successful and FAILED orders are never deleted. AGE is a whole number
+    followed by s, m, h, d or w, and at least a day. It must exceed the time that any message may wait: a message for a
+    deleted order would find no trace of the order, and an `order.created` would reserve and charge again. So the
+    cleanup refuses to run while there are dead letters.
 
     Exit status 0 when done, 1 if refused or not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
     """
@@ -67,14 +66,14 @@ def show(outcome: CleanupResult, console: Console, before: datetime, *, deleted:
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right")
         for kind in CLEANED_KINDS:
-            table.add_row(f"{figures[kind]:,}", kind)
+            table.add_row(*counted(figures[kind], kind).split())
         verb = "Deleted" if deleted else "Would delete"
         console.print(f"{verb}, of orders cancelled and settled, and holds ended, before {since}:")
         console.print(table)
     for reason, number in sorted(outcome.kept.items()):
-        console.print(f"kept {number:,} orders: {foreign(reason)}", style="dim", highlight=False)
+        console.print(f"kept {counted(number, 'orders')}: {foreign(reason)}", style="dim", highlight=False)
     for reason, number in outcome.failed.most_common():
-        console.print(f"kept {number:,} FAILED orders: {foreign(reason)}", style="dim", highlight=False)
+        console.print(f"kept {counted(number, 'FAILED orders')}: {foreign(reason)}", style="dim", highlight=False)
 
 
 def _run(stack: Stack, before: datetime, console: Console, *, delete: bool) -> CleanupResult:

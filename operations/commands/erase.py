@@ -12,7 +12,7 @@ from operations.commands.names import check_name
 from operations.commands.operator import current_operator
 from operations.commands.permission import NotPermittedError
 from operations.commands.target import chosen_stack
-from operations.commands.terminal import print_error, print_json
+from operations.commands.terminal import counted, print_error, print_json
 from operations.dead_letters.connection import connect
 from operations.dead_letters.records import LetterRecords
 from operations.errors import UnreachableError
@@ -52,14 +52,15 @@ def erase(
         print_error(str(error))
         raise typer.Exit(1) from None
     if as_json_document:
-        counted = {"orders": orders, "deadLetters": letters, "archiveFilesWithPersonalData": archived}
-        print_json({"userId": user} | counted)
+        figures = {"orders": orders, "deadLetters": letters, "archiveFilesWithPersonalData": archived}
+        print_json({"userId": user} | figures)
         return
-    typer.echo(f"Erased from {orders:,} orders and {letters:,} dead letters of {printable(user)}.")
+    erased = f"{counted(orders, 'orders')} and {counted(letters, 'dead letters')}"
+    typer.echo(f"Erased from {erased} of {printable(user)}.")
     if archived:
         typer.echo(
-            f"{archived:,} files of archives were written with personal data, of all users. This command does not "
-            "reach them: look for the user there, see docs/retention.md."
+            f"At most {counted(archived, 'files')} of archives have personal data, of all users. This command does "
+            "not reach them: look for the user there, see docs/retention.md."
         )
 
 

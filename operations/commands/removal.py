@@ -12,6 +12,9 @@ from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.topology import DEAD_LETTERS
 
+IGNORE_DEAD_LETTERS = "Run even if there are dead letters; the orders of recorded ones stay."
+"""The help of the option."""
+
 
 def age_of(text: str) -> timedelta:
     """Parse the value of --older-than. Raises BadParameter."""

@@ -49,6 +49,11 @@ def foreign(text: object) -> str:
     return escape(printable(str(text)))
 
 
+def counted(number: int, plural: str) -> str:
+    """Return a number with its noun, such as "1 file" or "1,200 files"; the plural ends in an s."""
+    return f"{number:,} {plural.removesuffix('s') if number == 1 else plural}"
+
+
 def print_error(text: str) -> None:
     """Print an error to stderr."""
     open_console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,8 @@ it, since it writes nothing that is still in use.
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -32,6 +33,9 @@ REMOVED_KINDS = (*KINDS, "holds")
 
 Found = Mapping[str, Mapping[str, Document]]
 """Records by kind and id."""
+
+_NOT_ARCHIVED: Document = {"archivedAt": {"$exists": False}}
+"""Excludes addresses of an archived order: an order that was placed under the same id later does not own them."""
 
 T = TypeVar("T")
 
@@ -85,7 +89,7 @@ class OrderRemoval:
         assigned = await self._assigned(order_ids, session)
         letters = await self._with_letters(order_ids, session)
         of_servers = [order_id for order_id in order_ids if order_id in found["jobs"]]
-        addresses = await _naming(self._addresses, of_servers, session)
+        addresses = await _naming(self._addresses, of_servers, session, _NOT_ARCHIVED)
         locks = await _naming(self._locks, of_servers, session)
         return [
             Candidate(
@@ -120,8 +124,8 @@ class OrderRemoval:
 
     async def mark_addresses(self, order_ids: Sequence[str], at: datetime, session: AsyncClientSession) -> int:
         """Note on the addresses of these orders that their order is archived; they stay theirs. Return their number."""
-        marked = {"$set": {"archivedAt": at}}
-        return (await self._addresses.update_many(_about(order_ids), marked, session=session)).modified_count
+        query, marked = _about(order_ids) | _NOT_ARCHIVED, {"$set": {"archivedAt": at}}
+        return (await self._addresses.update_many(query, marked, session=session)).modified_count
 
     async def _holds(self, found: Found, session: AsyncClientSession) -> dict[str, list[Document]]:
         """Return the holds that the orders have taken over, of those that the orders or their reservations name."""
@@ -183,11 +187,15 @@ async def _by_id(
 
 
 async def _naming(
-    collection: AsyncCollection[Document], order_ids: Sequence[str], session: AsyncClientSession
+    collection: AsyncCollection[Document],
+    order_ids: Sequence[str],
+    session: AsyncClientSession,
+    condition: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, list[Document]]:
-    """Return the documents that name one of these orders as their `orderId`, by order."""
+    """Return the documents that name one of these orders as their `orderId` and meet the condition, by order."""
     found: dict[str, list[Document]] = {}
     if order_ids:
-        async for document in collection.find(_about(order_ids), sort=[("_id", ASCENDING)], session=session):
+        query = _about(order_ids) | dict(condition)
+        async for document in collection.find(query, sort=[("_id", ASCENDING)], session=session):
             found.setdefault(document["orderId"], []).append(document)
     return found

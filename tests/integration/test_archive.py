@@ -6,11 +6,12 @@ import json
 import os
 import resource
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pymongo
 import pytest
 from bson.json_util import JSONOptions, loads
 
-from operations.archive.archiving import ArchivePlan, ArchiveResult, archive_orders, find_archivable
-from operations.archive.files import ArchiveDirectory, ArchiveError, verify_archive
+from operations.archive.archiving import ArchivePlan, ArchiveResult, VerifiedFile, archive_orders, find_archivable
+from operations.archive.errors import ArchiveError
+from operations.archive.files import ArchiveDirectory, ArchiveWriter, verify_archive
+from operations.archive.filesystems import allow_any
 from operations.doctor.archive import check_archive
 from operations.reading.archived_totals import ArchivedTotals
 from operations.removal.orders import REMOVED_KINDS
@@ -40,6 +43,7 @@ from tests.support.world import (
     World,
     order,
     populate,
+    populate_captures,
     populate_funds,
     populate_holds,
     populate_orders_paid_from_a_retainer,
@@ -84,11 +88,30 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         yield created
 
 
+async def no_action(_file: VerifiedFile) -> None:
+    """Do nothing about a verified file."""
+
+
 async def archive(
-    world: World, directory: Path, *, failpoint: Callable[[str], None] = nothing_fails, **how: Any
+    world: World,
+    directory: Path,
+    *,
+    failpoint: Callable[[str], None] = nothing_fails,
+    result: ArchiveResult | None = None,
+    on_verified: Callable[[VerifiedFile], Awaitable[object]] = no_action,
+    **how: Any,
 ) -> ArchiveResult:
     plan = ArchivePlan(BEFORE, **({"group": 3, "per_file": 5} | how))
-    return await archive_orders(world.mongodb_url, world.prefix, directory, plan, failpoint=failpoint)
+    return await archive_orders(
+        world.mongodb_url,
+        world.prefix,
+        directory,
+        plan,
+        result=result,
+        check=allow_any,  # These tests may run in memory, or in a container.
+        on_verified=on_verified,
+        failpoint=failpoint,
+    )
 
 
 async def everything(world: World) -> dict[str, dict[str, Document]]:
@@ -96,15 +119,26 @@ async def everything(world: World) -> dict[str, dict[str, Document]]:
     return {name: {d["_id"]: d async for d in world.collection(name).find()} for name in DATABASES}
 
 
-def read_archive(directory: Path) -> dict[str, Document]:
-    """What a reader finds in the complete files: the records by order, of the last file that has the order."""
-    found: dict[str, Document] = {}
+def read_orders(directory: Path) -> dict[tuple[str, datetime], Document]:
+    """What a reader finds in the complete files, by the order's id and creation: of copies, the one in the last file.
+
+    The same id with another `createdAt` is another order.
+    """
+    found: dict[tuple[str, datetime], Document] = {}
     for path in sorted(directory.glob("*.jsonl.gz")):
         with gzip.open(path) as lines:
             for line in lines:
                 record = loads(line, json_options=OPTIONS)
-                found[record["_id"]] = record["records"]
+                found[record["_id"], record["records"]["orders"][0]["createdAt"]] = record["records"]
     return found
+
+
+def read_archive(directory: Path) -> dict[str, Document]:
+    """The orders of an archive by id, where each id is that of one order."""
+    found = read_orders(directory)
+    by_id = {order_id: records for (order_id, _), records in found.items()}
+    assert len(by_id) == len(found)
+    return by_id
 
 
 def assert_nothing_is_lost(
@@ -306,11 +340,12 @@ import asyncio, sys
 from datetime import datetime
 from pathlib import Path
 from operations.archive.archiving import ArchivePlan, archive_orders
+from operations.archive.filesystems import allow_any
 from shared.failpoints import kill_at
 
 url, prefix, directory, before, point = sys.argv[1:]
 plan = ArchivePlan(datetime.fromisoformat(before), group=3, per_file=5)
-asyncio.run(archive_orders(url, prefix, Path(directory), plan, failpoint=kill_at(point)))
+asyncio.run(archive_orders(url, prefix, Path(directory), plan, check=allow_any, failpoint=kill_at(point)))
 """
 
 
@@ -354,7 +389,8 @@ async def test_an_order_that_changes_after_it_was_written_stays(world: World, tm
     assert orders & ARCHIVABLE == {"confirmed", "declined"}
     assert outcome.kept["it has changed since it was written to the archive"] == 1
     assert outcome.kept["the release of the payment is not confirmed"] == 1
-    assert outcome.deleted["orders"] == 15
+    assert outcome.kept["another run has archived or deleted it meanwhile"] == 1
+    assert outcome.deleted["orders"] == sum(outcome.statuses.values()) == 15
     assert read_archive(tmp_path / "archive").keys() == ARCHIVABLE
 
 
@@ -387,7 +423,7 @@ async def test_a_file_that_is_damaged_before_it_is_verified_costs_no_order(world
         with pytest.raises(ArchiveError, match=r"is damaged|No such file"):
             await archive(world, directory, failpoint=spoil, per_file=100)
         assert await everything(world) == before
-        assert [path.suffix for path in directory.iterdir()] in (["" if damage is Path.unlink else ".damaged"], [])
+        assert [path.suffix for path in directory.glob("orders-*")] == [".damaged"] * (damage is not Path.unlink)
     assert (await archive(world, tmp_path / "0", per_file=100)).deleted["orders"] == 18
     found = verify_archive(tmp_path / "0")
     assert (found.files, found.orders, found.problems) == (1, 18, [])
@@ -398,7 +434,7 @@ async def test_a_later_check_finds_every_damage(world: World, tmp_path: Path) ->
     directory = tmp_path / "archive"
     await archive(world, directory)
     names = {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
-    assert len(names) == 2 * 4
+    assert len(names) == len({".lock"}) + 2 * 4
     assert set(names.values()) == {0o600}
     assert directory.stat().st_mode & 0o777 == 0o700
     subprocess.run(
@@ -413,8 +449,55 @@ async def test_a_later_check_finds_every_damage(world: World, tmp_path: Path) ->
         assert found.problems[0].startswith(victim.name)
         victim.write_bytes(content)
     assert verify_archive(directory).files == 4
+    victim.unlink()
+    victim.mkdir()
+    assert verify_archive(directory).problems == [f"{victim.name} cannot be read: Is a directory"]
+    victim.rmdir()
+    victim.write_bytes(content)
+    victim.with_name(f"{victim.name}.sha256").unlink()
+    found = verify_archive(directory)
+    assert (found.files, found.problems) == (3, [])
+    assert found.notes == [f"{victim.name} has no checksum: it is not known whether it is complete"]
+
+
+def test_what_is_no_archive_is_not_right(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="is not a directory"):
         verify_archive(tmp_path / "elsewhere")
+    assert verify_archive(tmp_path).problems == [f"there is no verified file in {tmp_path}"]
+
+
+async def test_other_files_of_the_directory_are_left_alone(world: World, tmp_path: Path) -> None:
+    directory = tmp_path / "archive"
+    directory.mkdir(mode=0o700)
+    name = "orders-20260101T000000.000000Z-00001.jsonl.gz"
+    others = {"upload.partial", "notes.jsonl.gz", "orders-2025.jsonl.gz", "orders.jsonl.gz.partial"}
+    for other in others:
+        (directory / other).write_text("another program's")
+    folders = {name, f"{name}.partial"}
+    for folder in folders:
+        (directory / folder).mkdir()
+    outcome = await archive(world, directory, per_file=100)
+    assert (outcome.notes, outcome.deleted["orders"]) == ([], 18)
+    (file,) = outcome.files
+    assert {path.name for path in directory.iterdir()} == {".lock", file, f"{file}.sha256"} | others | folders
+    found = verify_archive(directory)
+    assert (found.files, found.problems, found.notes) == (1, [], [])
+
+
+def test_an_error_of_the_disk_is_not_hidden_by_the_next_one(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path / "orders")
+    (tmp_path / "orders.partial").unlink()
+    (tmp_path / "orders.partial").mkdir()
+    writer.discard()
+
+
+def test_a_directory_that_is_refused_is_not_created(tmp_path: Path) -> None:
+    def refuse(path: Path) -> None:
+        raise ArchiveError(f"{path} is in memory")
+
+    with pytest.raises(ArchiveError, match="in memory"), ArchiveDirectory(tmp_path / "archive", refuse).locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_directory_that_cannot_be_written_to_costs_no_order(world: World, tmp_path: Path) -> None:
@@ -422,9 +505,12 @@ async def test_a_directory_that_cannot_be_written_to_costs_no_order(world: World
     (tmp_path / "file").touch()
     (tmp_path / "shared").mkdir(mode=0o755)
     (tmp_path / "taken").mkdir(mode=0o700)
-    with ArchiveDirectory(tmp_path / "taken").locked():
+    (tmp_path / "dangling").symlink_to(tmp_path / "unmounted")
+    with ArchiveDirectory(tmp_path / "taken", allow_any).locked():
         for name, complaint in (
             ("file/archive", "Not a directory"),
+            ("file", "is not a directory"),
+            ("dangling", "is not a directory"),
             ("shared", "chmod 700"),
             ("taken", "another process"),
         ):
@@ -439,7 +525,7 @@ async def test_a_directory_that_cannot_be_written_to_costs_no_order(world: World
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, former)
-    assert list((tmp_path / "full").iterdir()) == []
+    assert [path.name for path in (tmp_path / "full").iterdir()] == [".lock"]
     assert await everything(world) == before
 
 
@@ -456,10 +542,120 @@ async def test_the_books_balance_at_all_times_during_a_run(world: World, tmp_pat
     assert (await running).deleted["orders"] == 78
 
 
+async def test_a_run_that_fails_half_way_tells_what_it_did(world: World, tmp_path: Path) -> None:
+    def spoil(point: str) -> None:
+        if point == at.ARCHIVE_WRITTEN and len(done.files) == 2:
+            flip(max((tmp_path / "archive").glob("*.jsonl.gz")))
+
+    done = ArchiveResult()
+    with pytest.raises(ArchiveError, match="is damaged"):
+        await archive(world, tmp_path / "archive", failpoint=spoil, result=done)
+    assert (len(done.files), done.deleted["orders"], sum(done.statuses.values())) == (2, 10, 10)
+
+
+async def test_of_two_runs_at_once_each_says_what_became_of_its_orders(world: World, tmp_path: Path) -> None:
+    both_have_written = asyncio.Barrier(2)
+
+    async def wait(_file: VerifiedFile) -> None:
+        await both_have_written.wait()
+
+    runs = (archive(world, tmp_path / name, per_file=100, on_verified=wait) for name in "ab")
+    outcomes = await asyncio.gather(*runs)
+    for outcome in outcomes:
+        gone = outcome.kept["another run has archived or deleted it meanwhile"]
+        assert outcome.deleted["orders"] + gone == outcome.found["orders"] == 18
+    assert sum(outcome.deleted["orders"] for outcome in outcomes) == 18
+    report = await world.audit()
+    assert report.violations == []
+    assert sum(report.information["archivedOrders"].values()) == 18
+
+
+async def test_an_order_placed_again_under_the_id_of_an_archived_one_is_another_order(
+    world: World, tmp_path: Path
+) -> None:
+    before, later = await everything(world), timedelta(minutes=5)
+    await archive(world, tmp_path / "archive")
+    for name in KINDS.values():
+        for key in {"confirmed", "completed"} & before[name].keys():
+            document = before[name][key]
+            if name == "orders":
+                document |= {"createdAt": document["createdAt"] + later}
+            if key == "completed" and name in ("orders", "jobs"):
+                document |= {"server": {"ip": "103.181.9.77"}} if name == "orders" else {"ip": "103.181.9.77"}
+            await world.collection(name).replace_one({"_id": key}, document, upsert=True)
+    another = {"_id": "103.181.9.77", "orderId": "completed", "wrong": False, "at": NOW - timedelta(days=9)}
+    await world.collection("addresses").insert_one(another)
+    for item in before["orders"]["confirmed"]["items"]:
+        sold = {"$inc": {"quantity": -item["quantity"]}}
+        await world.collection("products").update_one({"_id": item["productId"]}, sold)
+    assert (await world.audit()).violations == []
+    outcome = await archive(world, tmp_path / "archive")
+    assert outcome.deleted["orders"] == 2, outcome.kept
+    assert (await world.audit()).violations == []
+    found = read_orders(tmp_path / "archive")
+    assert len(found) == len(ARCHIVABLE) + 2
+    ips = [address["_id"] for (key, _), got in found.items() if key == "completed" for address in got["addresses"]]
+    assert ips == ["103.181.9.5", "103.181.90.9", "103.181.9.77"]
+
+
+async def test_cards_captured_later_and_charged_over_stripe_are_archived(world: World, tmp_path: Path) -> None:
+    populate_captures(world)
+    await world.store()
+    charge = await world.collection("gateway_charges").find_one_and_delete({"_id": "confirmed"})
+    assert charge is not None
+    await world.collection("payments").update_one({"_id": "confirmed"}, {"$set": {"transactionId": "pi_1"}})
+    money = {"amount": charge["amount"], "currency": charge["currency"]}
+    intents, authorized = world.collection("stripe_intents"), {"authorizedAt": NOW - timedelta(days=2)}
+    await intents.insert_one({"_id": "confirmed", "intentId": "pi_1", **money, **authorized})
+    await archive(world, tmp_path / "archive")
+    assert await world.collection("orders").find_one({"_id": "confirmed"}) is not None
+    assert read_archive(tmp_path / "archive").keys() == ARCHIVABLE - {"confirmed"} | {"captured", "voided"}
+
+    await intents.update_one({"_id": "confirmed"}, {"$set": {"chargedAt": NOW - timedelta(days=1)}})
+    outcome = await archive(world, tmp_path / "archive")
+    assert (outcome.deleted["orders"], outcome.deleted["intents"]) == (1, 1)
+    archived = read_archive(tmp_path / "archive")
+    assert archived["confirmed"]["intents"][0]["intentId"] == "pi_1"
+    assert archived["captured"]["payments"][0]["captureOnConfirm"] is True
+    assert (await world.audit()).violations == []
+
+
+ERASURE = r"""
+for FILE in orders-*.jsonl.gz; do
+  zcat "$FILE" | jq -e -n --arg u "$u" '[inputs | .records.orders[0].userId == $u] | any' > /dev/null || continue
+  zcat "$FILE" \
+    | jq -c --arg u "$u" 'if .records.orders[0].userId == $u then del(.records.orders[].personal) else . end' \
+    | gzip > "$FILE.new" && mv "$FILE.new" "$FILE" && sha256sum "$FILE" > "$FILE.sha256"
+done
+"""
+"""The recipe of docs/retention.md."""
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the recipe needs jq")
+async def test_the_documented_erasure_finds_every_user(world: World, tmp_path: Path) -> None:
+    assert ERASURE.strip() in Path("docs/retention.md").read_text()
+    directory, users = tmp_path / "archive", {"confirmed": "Jürgen", "free": 'a"b\\c', "gone": "u/1 'x'"}
+    for order_id, user in users.items():
+        await world.collection("orders").update_one({"_id": order_id}, {"$set": {"userId": user, "personal": PERSONAL}})
+    await archive(world, directory)
+    lines = b"".join(gzip.decompress(path.read_bytes()) for path in directory.glob("*.gz"))
+    assert "Jürgen".encode() in lines, "zgrep finds a name as it is written"
+    before = read_archive(directory)
+    for number, (order_id, user) in enumerate(users.items(), 1):
+        subprocess.run(["bash", "-c", f"set -o pipefail; u=$1\n{ERASURE}", "bash", user], cwd=directory, check=True)
+        after = read_archive(directory)
+        assert "personal" not in after[order_id]["orders"][0]
+        assert str(after).count("Unmistakable") == len(users) - number
+    assert verify_archive(directory).problems == []
+    for order_id in users:
+        before[order_id]["orders"][0].pop("personal")
+    assert after == before
+
+
 # --- The command, over what real services have recorded. ---
 
 
-async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int, str, str]:
+async def run_command(stack: Stack, *words: str, answer: str = "", **more: str) -> tuple[int, str, str]:
     """Run `ordersaga` with these arguments; return its exit status and output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     environment |= {
@@ -470,7 +666,22 @@ async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int,
         "ORDERSAGA_API_KEY": ADMIN_KEY,
         "COLUMNS": "120",
     }
+    environment |= more
     return await warm_processes.run("operations.cli", *words, environment=environment, answer=answer)
+
+
+async def assert_errors_are_documents(stack: Stack, words: tuple[str, ...], tmp_path: Path) -> None:
+    """With --json, every error is one document, with its exit status."""
+    (tmp_path / "open").mkdir(mode=0o755)
+    run = (*words[:3], "--to", str(tmp_path / "open"), "--allow-volatile", "--yes", "--json")
+    status, output, _ = await run_command(stack, *run)
+    document = json.loads(output)
+    assert (status, "chmod 700" in document["error"], document["deleted"]["orders"]) == (1, True, 0)
+    status, output, _ = await run_command(stack, "archive", "--verify", str(tmp_path / "none"), "--json")
+    assert (status, list(json.loads(output))) == (1, ["error"])
+    nowhere = {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
+    status, output, _ = await run_command(stack, *words, "--dry-run", "--json", **nowhere)
+    assert (status, list(json.loads(output))) == (3, ["error"])
 
 
 async def test_the_command_over_the_records_of_real_services(
@@ -502,9 +713,13 @@ async def test_the_command_over_the_records_of_real_services(
         await stack.assert_books_balance()
 
         directory = str(tmp_path / "archive")
-        words = ("archive", "--older-than", "90d", "--to", directory)
-        for wrong in (("archive",), words[:3], (*words, "--json"), (*words, "--verify", directory)):
+        words: tuple[str, ...] = ("archive", "--older-than", "90d", "--to", directory)
+        verify = ("archive", "--verify", directory)
+        for wrong in (("archive",), words[:3], (*words, "--json"), (*words, *verify[1:]), (*verify, "--yes")):
             assert (await run_command(stack, *wrong))[0] == 2, wrong
+        await assert_errors_are_documents(stack, words, tmp_path)
+        # The tests may run in a container.
+        words += ("--allow-volatile",)
         status, output, _ = await run_command(stack, *words, answer="n\n")
         assert (status, "4 orders" in " ".join(output.split())) == (1, True)
         assert not Path(directory).exists()
@@ -512,6 +727,7 @@ async def test_the_command_over_the_records_of_real_services(
         assert status == 0, output + errors
         done = json.loads(output)
         assert done["found"] == done["deleted"]
+        assert (done["directory"], sum(done["statuses"].values())) == (directory, 4)
         assert done["deleted"] == dict.fromkeys(REMOVED_KINDS, 0) | dict.fromkeys(
             ("orders", "reservations", "payments", "charges"), 4
         )
@@ -534,6 +750,8 @@ async def test_the_command_over_the_records_of_real_services(
         log = client[f"{database_prefix}_operations"]["actions"]
         (logged,) = [entry async for entry in log.find({"action": "orders.archive"})]
         assert [logged["subject"]] == [str(path) for path in Path(directory).glob("*.jsonl.gz")]
+        checksum = Path(f"{logged['subject']}.sha256").read_text().split()[0]
+        assert logged["outcome"] == f"4 orders written and verified, deleted next; sha256 {checksum}"
 
         found = await check_archive(mongodb_url, database_prefix)
         assert found is not None

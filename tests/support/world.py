@@ -208,7 +208,7 @@ def populate_captures(world: World) -> None:
     """Orders whose cards are captured when they are fulfilled: of p5, and servers, before and after and in vain."""
     world.add("products", _id="p5", kind="goods", quantity=7, supplied=10, version=9, moving={})
     of_p5: Document = {"items": (("p5", 1),)}
-    before = len(world.records["payments"])
+    before = len(world.records.get("payments", ()))
     order(world, "captured", "CONFIRMED", **of_p5)
     order(world, "to-capture", "CONFIRMED", payment="AUTHORIZED", **of_p5, settled=False, updatedAt=JUST_NOW)
     order(world, "not-captured", "FAILED", payment="AUTHORIZED", **of_p5, settled=False, dueAt=JUST_NOW)

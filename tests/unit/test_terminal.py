@@ -25,7 +25,7 @@ from operations.commands.accounts_display import show_overview, show_statement
 from operations.commands.audit_display import show as show_audit
 from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
-from operations.commands.terminal import as_ascii_json, foreign, open_console
+from operations.commands.terminal import as_ascii_json, counted, foreign, open_console
 from operations.dead_letters.groups import Group, GroupPage, HistogramBin
 from operations.dead_letters.records import LetterPage
 from operations.reading.balances import Balance
@@ -249,3 +249,12 @@ def test_only_one_module_creates_consoles_and_prints_json() -> None:
             ):
                 found.append(f"{file.relative_to(root)}:{call.lineno}: {ast.unparse(call)}")
     assert found == []
+
+
+def test_one_is_not_several() -> None:
+    assert [counted(number, "dead letters") for number in (0, 1, 2, 1200)] == [
+        "0 dead letters",
+        "1 dead letter",
+        "2 dead letters",
+        "1,200 dead letters",
+    ]
