@@ -146,7 +146,9 @@ class Holds:
         found = await self._reservations.read({hold_reservation_id(claim.hold_id) for claim in asked})
         over = [key for key, hold in found.items() if _is_over(hold, now)]
         if over:
-            await self._end(over)
+            if await self._end(over) < len(over):
+                # Another process may have claimed one of them for the same order in the meantime.
+                found |= await self._reservations.read(over)
             await self._releaser.release_ended_holds(over, HoldOutcome.EXPIRED, HoldOutcome.DELETED)
         for claim in asked:
             key = hold_reservation_id(claim.hold_id)

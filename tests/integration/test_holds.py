@@ -407,6 +407,25 @@ STEPS = {
 """The reads and writes before which a worker may stall, by object."""
 
 
+async def test_an_order_that_comes_twice_as_its_hold_expires_agrees_with_the_hold(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    await hold(workers[0], BOTH, seconds=60)
+    in_time = Worker(workers[0].database, clock=HandClock(clock.now))
+    clock.forward(seconds=60)
+    gate = Gate(workers[1].reservations.holds, "expire")
+    late = asyncio.create_task(workers[1].reserve(with_hold("o", BOTH)))
+    await gate.reached()
+    claims = await in_time.holds.claim([with_hold("o", BOTH)])
+    assert claims.ids()
+    gate.open()
+    await late
+    ended = await of(workers[1])
+    assert ended.hold is not None
+    assert (ended.hold.outcome, await used(workers[1], "o")) == (HoldOutcome.TAKEN, "TAKEN")
+    await assert_settled(workers, clock)
+
+
 def stall(target: object, method: str, chance: random.Random, clock: HandClock) -> None:
     """Let every call of the method wait for a random while, in which others go on and time passes."""
     original = getattr(target, method)
