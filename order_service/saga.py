@@ -341,7 +341,7 @@ def _note_fulfilment(
 
 
 def _fail_fulfilment(participant: AnyParticipant, order: Order, answer: Refused, _now: datetime) -> Transition | None:
-    """Leave the order to an operator: it has all but this participant's part, and may have been announced."""
+    """Leave the order to an operator: it has all but this participant's part."""
     if not participant.is_committed(order):
         return None
     return Transition(replace(order, status=Status.FAILED, failure_reason=answer.reason, completed_at=None))

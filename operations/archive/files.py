@@ -28,6 +28,7 @@ from typing import IO
 from operations.archive.errors import ArchiveError
 from operations.archive.filesystems import check_lasting
 from operations.archive.lines import Document, digest, line_of, read_line
+from operations.stack.files import sync_directory
 
 SUFFIX = ".jsonl.gz"
 PARTIAL, CHECKSUM, DAMAGED = ".partial", ".sha256", ".damaged"
@@ -124,7 +125,7 @@ class ArchiveWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._partial.rename(self.path)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         return self.path
 
     def discard(self) -> None:
@@ -141,14 +142,14 @@ class ArchiveWriter:
 def verify_file(path: Path, expected: Mapping[str, bytes] | None = None) -> str:
     """Read a complete file back, write its checksum and return it; with `expected`, it must have exactly these orders.
 
-    Raises ArchiveError if it is damaged; then it is renamed, so that nobody relies on it.
+    Raises ArchiveError if it is damaged, and renames it, so that it does not count as part of the archive.
     """
     with file_errors(path):
         try:
             checksum = _checksum_of(path, expected)
         except _DamagedError as error:
             path.rename(damaged := _beside(path, DAMAGED))
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
             raise ArchiveError(f"{path.name} is damaged ({error}); it is now {damaged.name}") from error
         _write_checksum(_beside(path, CHECKSUM), f"{checksum}  {path.name}\n")
     return checksum
@@ -168,7 +169,7 @@ def _write_checksum(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def verify_archive(directory: Path) -> Verification:
@@ -268,7 +269,7 @@ def _make(directory: Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(mode=PRIVATE_DIRECTORY if path == directory else 0o777, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def _own_files(directory: Path, *suffixes: str) -> list[Path]:
@@ -295,11 +296,3 @@ def _lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ArchiveError(f"another process writes to {path}") from error
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

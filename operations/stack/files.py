@@ -25,10 +25,11 @@ def write_private(file: Path, content: bytes, mode: int = 0o600) -> None:
     except BaseException:
         written.unlink(missing_ok=True)
         raise
-    _sync_directory(file.parent)
+    sync_directory(file.parent)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a directory onto the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -471,7 +471,7 @@ CORRUPTIONS = [
     Corruption("never authorised", "gateway_charges", "not-captured", put(chargeId="ch_other"), 2, "charge"),
     Corruption("void before the capture", "gateway_charges", "to-capture", put(outcome="VOIDED"), 3, "money"),
     Corruption("cancelled, still authorised", "gateway_charges", "voided", put(outcome="AUTHORIZED"), 2, "money held"),
-    Corruption("void, nobody knows why", "gateway_charges", "not-captured", drop("reason"), 2, "money"),
+    Corruption("void without a reason", "gateway_charges", "not-captured", drop("reason"), 2, "money"),
     Corruption(
         "charged before its server is ready", "payments", "held", put(captureOnConfirm=True), 2, "captured early"
     ),
