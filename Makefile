@@ -88,6 +88,10 @@ bench: setup  ## Load a fresh stack with 5000 orders and report throughput and l
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
 	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-events
+test-events: setup-tests  ## Read the events of 10,000 orders from any offset, over a restart of the broker
+	@EVENT_ORDERS=10000 $(BIN)/pytest tests/integration/test_events.py -k restart
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack
