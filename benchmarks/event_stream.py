@@ -1,6 +1,6 @@
 """The cost of the event stream: the same load with the stream bound and not bound, in turn, on a running stack.
 
-    python -m benchmarks.event_stream [--orders 1000] [--pairs 3] [--rate 200]
+    python -m benchmarks.event_stream [--orders 1000] [--pairs 3] [--rate 40]
 
 The stack is the one that commands find. Its stream is bound again at the end. Each pair of rounds begins with the other
 of the two, so that a machine which slows down meanwhile does not decide.
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--rate", type=float, help="orders per second; without it, as fast as they are answered")
     options = parser.parse_args()
     stack = locate_stack()
     if not stack.events_retention:
