@@ -102,8 +102,8 @@ RIGHTS: Mapping[str, Rights] = {
 }
 """The rights of each user, by its name."""
 
-EVENT_READER = Rights("", read=(EVENTS,))
-"""The rights of a user who may only read events: a program outside of this project, under any name."""
+EVENT_READER = ("", "", _any_of([EVENTS]))
+"""The patterns (declare, publish, consume) of a program outside of this project that only reads events."""
 
 
 def may_send_by_name(user: str | None) -> bool:

@@ -239,7 +239,7 @@ def compare_rights(permissions: str, topic_permissions: str) -> list[str]:
     problems = [
         f"{user} has rights, and should not exist"
         for user, patterns in granted.items()
-        if user not in RIGHTS and patterns != _patterns(EVENT_READER)
+        if user not in RIGHTS and patterns != EVENT_READER
     ]
     for user, rights in RIGHTS.items():
         if user not in granted:
