@@ -10,8 +10,9 @@ from order_service.order_number import order_number
 from order_service.orders import NewRecord, stored_items
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
-from order_service.snapshot import ends, moment, snapshot, start_of_slot
+from order_service.snapshot import ends, moment, shown_code, snapshot, start_of_slot
 from shared.clock import to_rfc3339
+from shared.contracts.failures import FailureCode
 from shared.database import Document
 from shared.http import View
 from shared.money import to_json_number
@@ -97,7 +98,10 @@ class ListedOrder(View):
     stock_status: StockStatus
     payment_status: PaymentStatus
     provisioning_status: ProvisioningStatus | None
-    failure_reason: str | None
+    failure_reason: str | None = Field(description="for people")
+    failure_code: FailureCode | None = Field(
+        default=None, description="`failureReason` for programs; more codes may be added, see docs/problems.md"
+    )
     settled: bool
     refunded_amount: float = Field(description="what was returned by refunds in part")
     slot: str | None
@@ -219,6 +223,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         **{participant.stored_field: document[participant.stored_field] for participant in PARTICIPANTS},
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
+        "failureCode": shown_code(document.get("failureReason"), document.get("failureCode"), document.get("cause")),
         "settled": document["settled"],
         "refundedAmount": to_json_number(document.get("refundedAmount", 0)),
         "slot": document.get("slot"),
