@@ -66,7 +66,8 @@ api-samples: setup  ## Write the samples of the OpenAPI documents and the metric
 
 .PHONY: lock
 lock:  ## Resolve the dependencies again into locks/
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra grpc --extra tracing \
+	    -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
@@ -107,6 +108,10 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+.PHONY: proto
+proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract
+	@$(BIN)/python scripts/proto.py order_service/rpc/generated
 
 .PHONY: docs
 docs: setup  ## Draw the saga's picture and table, and the table of permissions, from the code

@@ -339,8 +339,8 @@ class Audited:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        scope[_SCOPE_REQUEST_ID], scope[_SCOPE_LOG] = request_id, self._audit
+        request_id = identify(scope)
+        scope[_SCOPE_LOG] = self._audit
         header = (REQUEST_ID_HEADER.lower().encode(), request_id.encode())
         started = False
 
@@ -366,6 +366,12 @@ class Audited:
         endpoint = scope.get("endpoint")
         permission = permission_of(endpoint) if endpoint is not None else None
         await self._audit.decided(scope, caller_of(scope), permission, status)
+
+
+def identify(scope: Scope) -> str:
+    """Give a request its id, and return it: the one that it brings, or a new one."""
+    scope[_SCOPE_REQUEST_ID] = request_id = _request_id(scope)
+    return request_id
 
 
 def _request_id(scope: Scope) -> str:

@@ -36,6 +36,7 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
 from shared.errors import OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
@@ -218,9 +219,12 @@ def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
     nothing where callers are not known: on open paths, and in an application that authenticates by itself.
     """
     caller = caller_of(scope)
-    if caller is None:
-        return
-    permission = permission_of(endpoint)
+    if caller is not None:
+        require_permission(caller, permission_of(endpoint))
+
+
+def require_permission(caller: Principal, permission: Permission | None) -> None:
+    """Raise the 403 problem unless the caller has the permission."""
     if permission is None or not caller.may(permission):
         needed = permission or "a permission that does not exist, because its route declares none"
         roles = ", ".join(sorted(caller.roles)) or "no role"
@@ -444,10 +448,17 @@ async def _answer_problem(_request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problems = _without_consequences(error.errors())
-    errors = [(_field(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
+    errors = field_errors(error.errors())
     detail = "; ".join(f"{field}: {message}" for field, message in errors[:10])
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
+
+
+def field_errors(problems: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return what pydantic found as pairs of a field's name and a message."""
+    return [
+        (_field(problem["loc"]), problem["msg"].removeprefix("Value error, "))
+        for problem in _without_consequences(problems)
+    ]
 
 
 def _without_consequences(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,141 @@
+"""The methods of OrderService; each declares the permission that it needs, like a route."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+from order_service.event_stream import RECHECK_SECONDS, Subscribers
+from order_service.events import CancelRequested
+from order_service.order import Status
+from order_service.order_actions import OrderActions
+from order_service.orders import NewRecord, Orders
+from order_service.placement import OrderPlacement
+from order_service.rpc.calls import Call
+from order_service.rpc.failures import NO_SLOT_CAPACITY, NOT_BOOKED_YET, STOPPING, CallFailedError
+from order_service.rpc.generated import orders_pb2 as pb
+from order_service.rpc.messages import event_message, new_order, order_message
+from order_service.views import sees_personal, show, show_entry, show_new
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
+from shared.database import Document
+from shared.http import invalid, not_found
+
+MAX_BOOKING_SECONDS = 30.0
+"""The longest wait for a booking; a client's deadline may end it earlier."""
+FIRST_POLL_SECONDS = 0.02
+SLOWEST_POLL_SECONDS = 0.5
+MAX_REASON = 1000
+
+
+class OrderMethods:
+    """The work of each method, on an admitted call."""
+
+    def __init__(self, orders: Orders, placement: OrderPlacement, actions: OrderActions) -> None:
+        self._orders = orders
+        self._placement = placement
+        self._actions = actions
+        self._subscribers = Subscribers()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the calls that wait: their clients repeat them elsewhere."""
+        self._stopping.set()
+
+    @requires(Permission.ORDERS_PLACE)
+    async def create_order(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:
+        """Accept an order; with a slot, answer when it is booked."""
+        new = new_order(request)
+        placed = await call.finish(self._placement.place(new, call.idempotency_key, call.caller))
+        order_id = call.about(placed.order.order_id if isinstance(placed, NewRecord) else placed["_id"])
+        if new.delivery is None or new.delivery.slot is None:
+            shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
+            return order_message(shown)
+        return order_message(show(await self._booked(order_id), personal=True))
+
+    @requires(Permission.ORDERS_READ)
+    async def get_order(self, request: pb.GetOrderRequest, call: Call) -> pb.Order:
+        """Return an order with its history."""
+        return order_message(show(await self._visible(request.order_id, call), personal=sees_personal(call.caller)))
+
+    @requires(Permission.ORDERS_CANCEL)
+    async def cancel_order(self, request: pb.CancelOrderRequest, call: Call) -> pb.Order:
+        """Cancel an order that is not fulfilled yet."""
+        if len(request.reason) > MAX_REASON:
+            raise invalid(("reason", f"must have at most {MAX_REASON} characters"))
+        order_id = call.about(request.order_id)
+        asked = CancelRequested(request.reason or "Cancelled by the client")
+        work = self._actions.execute(order_id, asked, "cancelled", call.caller, Permission.ORDERS_CANCEL)
+        return order_message(show(await call.finish(work), personal=sees_personal(call.caller)))
+
+    @requires(Permission.ORDERS_READ)
+    async def watch_order(self, request: pb.WatchOrderRequest, call: Call) -> None:
+        """Send an order's history as it grows, until it is settled."""
+        if request.after < 0:
+            raise invalid(("after", "must not be negative"))
+        with self._subscribers.subscription():
+            seen, pause, checked = request.after, FIRST_POLL_SECONDS, time.monotonic()
+            while True:
+                document = await self._visible(request.order_id, call)
+                for entry in document["history"][seen:]:
+                    seen, pause = seen + 1, FIRST_POLL_SECONDS
+                    await call.send(event_message(seen, show_entry(entry)))
+                if document["settled"]:
+                    return
+                if time.monotonic() - checked > RECHECK_SECONDS:
+                    await call.require_known()
+                    checked = time.monotonic()
+                await self._pause(pause)
+                pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
+
+    async def _visible(self, order_id: str, call: Call) -> Document:
+        document = await self._orders.document(call.about(order_id), call.caller.visible(Permission.ORDERS_READ))
+        if document is None:
+            raise not_found(f"Order {order_id}")
+        return document
+
+    async def _booked(self, order_id: str) -> Document:
+        """Return the order once its slot is booked, or it has ended without one.
+
+        Raises CallFailedError if no slot has room, or that is not known in time.
+        """
+        document = await self._wait(order_id, is_booked_or_ended)
+        if document is None:
+            detail = f"Order {order_id} is accepted, but its slot is not booked yet; repeat the call with the same key"
+            raise CallFailedError(HTTPStatus.GATEWAY_TIMEOUT, NOT_BOOKED_YET, detail, orderId=order_id)
+        if lacked_room(document):
+            detail = document["failureReason"]
+            raise CallFailedError(HTTPStatus.TOO_MANY_REQUESTS, NO_SLOT_CAPACITY, detail, orderId=order_id)
+        return document
+
+    async def _wait(self, order_id: str, until: Callable[[Document], bool]) -> Document | None:
+        """Return the order when the condition holds, None if it does not within MAX_BOOKING_SECONDS."""
+        deadline, pause = time.monotonic() + MAX_BOOKING_SECONDS, FIRST_POLL_SECONDS
+        while time.monotonic() < deadline:
+            document = await self._orders.document(order_id)
+            if document is not None and until(document):
+                return document
+            await self._pause(pause)
+            pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait; raises CallFailedError when the service stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+        detail = "The service is stopping; repeat the call"
+        raise CallFailedError(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING, detail)
+
+
+def is_booked_or_ended(document: Document) -> bool:
+    """Return whether an order has its slot, or will not get one."""
+    return document.get("slot") is not None or document["status"] in (Status.CANCELLED, Status.FAILED)
+
+
+def lacked_room(document: Document) -> bool:
+    """Return whether an order was cancelled because no slot had room."""
+    reason = document.get("failureReason") or ""
+    return document.get("slot") is None and ("has no room" in reason or reason.startswith("No delivery slot with room"))
