@@ -24,21 +24,21 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars
 
 from order_service.rpc.failures import Failure, failure_of
-from shared import tracing
+from shared import problems, tracing
 from shared.access.errors import AuthenticationError
 from shared.access.middleware import permission_of
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.admission import Admission
-from shared.audit_log import REQUEST_ID_HEADER, identify
 from shared.errors import TransientError
 from shared.guard import objection_to_site
 from shared.http import ProblemError, invalid, require_permission
+from shared.request_id import REQUEST_ID_HEADER, identify
 
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_LENGTH = 255
 MAX_ID_LENGTH = 200
-_UNEXPECTED = Failure(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
+_UNEXPECTED = Failure(problems.INTERNAL_ERROR, "An unexpected error; it has been logged")
 
 Context = ServicerContext[Any, Any]
 Method = Callable[..., Coroutine[Any, Any, Message | None]]
@@ -126,7 +126,7 @@ class Calls:
         except Exception as error:  # noqa: BLE001 - the client gets a status, and a defect is logged
             failure = self._failure(error, path)
             code = failure.code
-            await self._record(scope, caller, method, failure.status)
+            await self._record(scope, caller, method, failure.kind.status)
             details = ("grpc-status-details-bin", failure.details())
             await context.abort(failure.code, failure.message, (*trailing, details))
         finally:

@@ -14,16 +14,31 @@ from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
 from order_service.rpc.messages import field_path
-from shared.access.errors import AuthenticationError, TooManyRequestsError
+from shared import problems
+from shared.access.errors import AuthenticationError, CredentialMissingError, TooManyRequestsError
 from shared.database import is_transient, translate_error
 from shared.errors import TransientError
-from shared.http import ProblemError, field_errors
+from shared.http import ProblemError, kind_of_outage
+from shared.problems import ProblemType
+from shared.validation import explained, without_consequences
 
 DOMAIN = "ordersaga"
-NO_SLOT_CAPACITY = "NO_SLOT_CAPACITY"
-NOT_BOOKED_YET = "NOT_BOOKED_YET"
-RATE_LIMITED = "RATE_LIMITED"
-STOPPING = "STOPPING"
+
+NOT_BOOKED_YET = ProblemType(
+    "not-booked-yet",
+    HTTPStatus.GATEWAY_TIMEOUT,
+    "The order is accepted, but its slot is not booked yet",
+    "Repeat the call under its idempotency key.",
+    "The slot of order 5f0c2b1e9d is not booked yet",
+)
+STOPPING = ProblemType(
+    "stopping",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The process stops",
+    "Repeat the call, under its idempotency key if it has one.",
+    "The service is stopping; repeat the call",
+)
+"""Two cases that HTTP does not have."""
 
 MAX_DETAIL = 300
 MAX_VIOLATIONS_BYTES = 2000
@@ -45,29 +60,32 @@ CODES: Mapping[HTTPStatus, StatusCode] = {
 
 
 class CallFailedError(ProblemError):
-    """A call ends with a reason that programs act on, and what it is about."""
+    """A call ends for a reason that programs act on, and what it is about."""
 
-    def __init__(self, status: HTTPStatus, reason: str, detail: str, **about: str) -> None:
-        super().__init__(status, detail)
-        self.reason = reason
+    def __init__(self, kind: ProblemType, detail: str, **about: str) -> None:
+        super().__init__(kind.status, detail, kind=kind)
         self.about = about
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How a call ends that is not answered; `status` is what the HTTP API would answer with."""
+    """How a call ends that is not answered; `kind` is the problem that the HTTP API would answer with."""
 
-    status: HTTPStatus
+    kind: ProblemType
     detail: str
     violations: tuple[tuple[str, str], ...] = ()
-    reason: str | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     retry_after: int | None = None
 
     @property
     def code(self) -> StatusCode:
         """The status of gRPC."""
-        return CODES.get(self.status, StatusCode.UNKNOWN)
+        return CODES.get(self.kind.status, StatusCode.UNKNOWN)
+
+    @property
+    def reason(self) -> str:
+        """The problem's type as gRPC writes it, such as SLOTS_FULL."""
+        return self.kind.name.upper().replace("-", "_")
 
     @property
     def message(self) -> str:
@@ -76,9 +94,7 @@ class Failure:
 
     def details(self) -> bytes:
         """Return the value of the metadata `grpc-status-details-bin`: a google.rpc.Status."""
-        parts: list[Message] = []
-        if self.reason is not None:
-            parts.append(ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.about))
+        parts: list[Message] = [ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.about)]
         if self.violations:
             parts.append(BadRequest(field_violations=_within_limit(self.violations)))
         if self.retry_after is not None:
@@ -95,27 +111,33 @@ class Failure:
 def failure_of(error: Exception) -> Failure | None:
     """Return how a call ends that raised this error; None for a defect."""
     match error:
+        case CredentialMissingError():
+            return Failure(problems.CREDENTIAL_MISSING, str(error))
         case AuthenticationError():
-            return Failure(HTTPStatus.UNAUTHORIZED, str(error))
+            return Failure(problems.CREDENTIAL_INVALID, str(error))
         case TooManyRequestsError():
-            retry_after = int(error.headers.get("Retry-After", "1"))
-            return Failure(HTTPStatus.TOO_MANY_REQUESTS, str(error), reason=RATE_LIMITED, retry_after=retry_after)
-        case CallFailedError():
-            return Failure(error.status, error.detail, reason=error.reason, about=error.about)
+            return Failure(problems.RATE_LIMITED, str(error), retry_after=int(error.headers.get("Retry-After", "1")))
         case ProblemError():
-            detail = _joined(error.errors) or error.detail
-            return Failure(error.status, detail, tuple(error.errors), retry_after=_retry_after(error))
+            return _of_problem(error)
         case ValidationError():
-            errors = field_errors(error.errors(include_url=False, include_context=False, include_input=False))
-            return Failure(HTTPStatus.UNPROCESSABLE_ENTITY, _joined(errors), tuple(errors))
+            found = error.errors(include_url=False, include_input=False)
+            errors = [explained(problem) for problem in without_consequences(found)]
+            return Failure(problems.INVALID_REQUEST, _joined(errors), tuple(errors))
         case DecodeError():
-            return Failure(HTTPStatus.BAD_REQUEST, "The message is not one of this method")
+            return Failure(problems.INVALID_REQUEST, "The message is not one of this method")
         case TransientError():
-            return Failure(HTTPStatus.SERVICE_UNAVAILABLE, error.for_clients or str(error), retry_after=1)
+            return Failure(kind_of_outage(error), error.for_clients or str(error), retry_after=1)
         case PyMongoError() if is_transient(error):
             return failure_of(translate_error(error))
         case _:
             return None
+
+
+def _of_problem(error: ProblemError) -> Failure:
+    kind = error.kind or problems.general_type(error.status) or problems.INTERNAL_ERROR
+    about = error.about if isinstance(error, CallFailedError) else {}
+    retry_after = _retry_after(error)
+    return Failure(kind, _joined(error.errors) or error.detail, tuple(error.errors), about, retry_after)
 
 
 def _retry_after(error: ProblemError) -> int | None:

@@ -29,14 +29,14 @@ def new_order(request: pb.CreateOrderRequest) -> NewOrder:
     errors: Errors = []
     body = _given(
         userId=request.user_id,
-        items=[_item(item, f"items.{number}", errors) for number, item in _first(request.items, MAX_ITEMS)],
+        items=[_item(item, f"items[{number}]", errors) for number, item in _first(request.items, MAX_ITEMS)],
         totalAmount=_amount(request.total_amount, "totalAmount", errors),
         currency=request.currency,
         payment=_payment(request.payment) if request.HasField("payment") else None,
         delivery=_delivery(request.delivery) if request.HasField("delivery") else None,
         customer=_texts(request.customer) if request.HasField("customer") else None,
         discounts=[
-            _given(code=each.code, amount=_amount(each.amount, f"discounts.{number}.amount", errors))
+            _given(code=each.code, amount=_amount(each.amount, f"discounts[{number}].amount", errors))
             for number, each in _first(request.discounts, MAX_DISCOUNTS)
         ]
         or None,
@@ -102,11 +102,10 @@ def amount_text(amount: float) -> str:
 
 
 def field_path(name: str) -> str:
-    """Return the path of a field in the messages, such as items[0].product_id for items.0.productId."""
+    """Return the path of a field in the messages, such as items[0].product_id for items[0].productId."""
     if name.startswith("metadata."):
         return name  # what follows is the sender's own
-    path = re.sub(r"\.([0-9]+)", r"[\1]", name)
-    return _snake(f"{path}_json" if path.endswith("].options") else path)
+    return _snake(f"{name}_json" if name.endswith("].options") else name)
 
 
 def _snake(name: str) -> str:

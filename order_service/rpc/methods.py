@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 
 from order_service.event_stream import RECHECK_SECONDS, Subscribers
 from order_service.events import CancelRequested
@@ -12,12 +11,14 @@ from order_service.order_actions import OrderActions
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
 from order_service.rpc.calls import Call
-from order_service.rpc.failures import NO_SLOT_CAPACITY, NOT_BOOKED_YET, STOPPING, CallFailedError
+from order_service.rpc.failures import NOT_BOOKED_YET, STOPPING, CallFailedError
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.messages import event_message, new_order, order_message
 from order_service.views import sees_personal, show, show_entry, show_new
+from shared import problems
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
+from shared.contracts.failures import FailureCode
 from shared.database import Document
 from shared.http import invalid, not_found
 
@@ -102,10 +103,9 @@ class OrderMethods:
         document = await self._wait(order_id, is_booked_or_ended)
         if document is None:
             detail = f"Order {order_id} is accepted, but its slot is not booked yet; repeat the call with the same key"
-            raise CallFailedError(HTTPStatus.GATEWAY_TIMEOUT, NOT_BOOKED_YET, detail, orderId=order_id)
+            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id)
         if lacked_room(document):
-            detail = document["failureReason"]
-            raise CallFailedError(HTTPStatus.TOO_MANY_REQUESTS, NO_SLOT_CAPACITY, detail, orderId=order_id)
+            raise CallFailedError(problems.SLOTS_FULL, document["failureReason"], orderId=order_id)
         return document
 
     async def _wait(self, order_id: str, until: Callable[[Document], bool]) -> Document | None:
@@ -126,8 +126,7 @@ class OrderMethods:
                 await self._stopping.wait()
         except TimeoutError:
             return
-        detail = "The service is stopping; repeat the call"
-        raise CallFailedError(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING, detail)
+        raise CallFailedError(STOPPING, STOPPING.example)
 
 
 def is_booked_or_ended(document: Document) -> bool:
@@ -137,5 +136,4 @@ def is_booked_or_ended(document: Document) -> bool:
 
 def lacked_room(document: Document) -> bool:
     """Return whether an order was cancelled because no slot had room."""
-    reason = document.get("failureReason") or ""
-    return document.get("slot") is None and ("has no room" in reason or reason.startswith("No delivery slot with room"))
+    return document.get("failureCode") == FailureCode.SLOT_FULL

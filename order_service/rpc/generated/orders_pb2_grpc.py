@@ -62,7 +62,7 @@ class OrderServiceServicer:
     def CreateOrder(self, request, context):
         """Accepts an order. Without a delivery slot it answers as soon as the order is stored, and the order is carried on
         from there. With a slot it answers when the slot is booked, or the order is refused for another reason: then the
-        answer is the cancelled order. RESOURCE_EXHAUSTED with the reason `NO_SLOT_CAPACITY`: no slot has room, and the
+        answer is the cancelled order. RESOURCE_EXHAUSTED with the reason `SLOTS_FULL`: no slot has room, and the
         order is cancelled.
 
         With the metadata `idempotency-key` (1 to 255 characters), repeating the call after UNAVAILABLE or
