@@ -89,6 +89,10 @@ bench: setup  ## Load a fresh stack with 5000 orders and report throughput and l
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
 	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-grpc
+test-grpc: setup-tests  ## Place 1000 orders at once over gRPC, with room for half of them, and check the books
+	@ORDERS=1000 $(BIN)/pytest tests/end_to_end/test_grpc.py -k slot_takes -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack

@@ -164,6 +164,12 @@ class Orders:
         """Return the whole documents of the orders that exist, by id."""
         return {document["_id"]: document async for document in self._collection.find({"_id": {"$in": list(ids)}})}
 
+    async def booked(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the whole documents of those orders that have a slot, or have ended without one, by id."""
+        done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, "$or": done})
+        return {document["_id"]: document async for document in cursor}
+
     async def page(
         self,
         *,

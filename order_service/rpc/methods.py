@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from order_service.event_stream import RECHECK_SECONDS, Subscribers
 from order_service.events import CancelRequested
-from order_service.order import Status
 from order_service.order_actions import OrderActions
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
+from order_service.rpc.bookings import Bookings
 from order_service.rpc.calls import Call
 from order_service.rpc.failures import NOT_BOOKED_YET, STOPPING, CallFailedError
 from order_service.rpc.generated import orders_pb2 as pb
@@ -25,8 +26,11 @@ from shared.http import invalid, not_found
 MAX_BOOKING_SECONDS = 30.0
 """The longest wait for a booking; a client's deadline may end it earlier."""
 FIRST_POLL_SECONDS = 0.02
+"""How soon a watched order is read again after it has changed; less and less often while it does not."""
 SLOWEST_POLL_SECONDS = 0.5
 MAX_REASON = 1000
+
+Result = TypeVar("Result")
 
 
 class OrderMethods:
@@ -36,6 +40,7 @@ class OrderMethods:
         self._orders = orders
         self._placement = placement
         self._actions = actions
+        self._bookings = Bookings(orders)
         self._subscribers = Subscribers()
         self._stopping = asyncio.Event()
 
@@ -86,7 +91,7 @@ class OrderMethods:
                 if time.monotonic() - checked > RECHECK_SECONDS:
                     await call.require_known()
                     checked = time.monotonic()
-                await self._pause(pause)
+                await self._until_stopped(asyncio.sleep(pause))
                 pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
 
     async def _visible(self, order_id: str, call: Call) -> Document:
@@ -100,40 +105,24 @@ class OrderMethods:
 
         Raises CallFailedError if no slot has room, or that is not known in time.
         """
-        document = await self._wait(order_id, is_booked_or_ended)
-        if document is None:
+        try:
+            async with asyncio.timeout(MAX_BOOKING_SECONDS):
+                document = await self._until_stopped(self._bookings.wait(order_id))
+        except TimeoutError:
             detail = f"Order {order_id} is accepted, but its slot is not booked yet; repeat the call with the same key"
-            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id)
-        if lacked_room(document):
+            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id) from None
+        if document.get("failureCode") == FailureCode.SLOT_FULL:
             raise CallFailedError(problems.SLOTS_FULL, document["failureReason"], orderId=order_id)
         return document
 
-    async def _wait(self, order_id: str, until: Callable[[Document], bool]) -> Document | None:
-        """Return the order when the condition holds, None if it does not within MAX_BOOKING_SECONDS."""
-        deadline, pause = time.monotonic() + MAX_BOOKING_SECONDS, FIRST_POLL_SECONDS
-        while time.monotonic() < deadline:
-            document = await self._orders.document(order_id)
-            if document is not None and until(document):
-                return document
-            await self._pause(pause)
-            pause = min(pause * 1.5, SLOWEST_POLL_SECONDS)
-        return None
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait; raises CallFailedError when the service stops."""
+    async def _until_stopped(self, wait: Coroutine[Any, Any, Result]) -> Result:
+        """Return what is waited for; raises CallFailedError when the service stops."""
+        waiting, stopping = asyncio.ensure_future(wait), asyncio.ensure_future(self._stopping.wait())
         try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+        finally:
+            waiting.cancel()
+            stopping.cancel()
         raise CallFailedError(STOPPING, STOPPING.example)
-
-
-def is_booked_or_ended(document: Document) -> bool:
-    """Return whether an order has its slot, or will not get one."""
-    return document.get("slot") is not None or document["status"] in (Status.CANCELLED, Status.FAILED)
-
-
-def lacked_room(document: Document) -> bool:
-    """Return whether an order was cancelled because no slot had room."""
-    return document.get("failureCode") == FailureCode.SLOT_FULL
