@@ -52,11 +52,11 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         collections=SCHEMA,
         background=(sweeper.run, outbox.note_published),
         drain=(placement.drain, outbox.drain),
-        other_server=_grpc(settings, orders, placement, actions) if settings.grpc_port else None,
+        other_server=grpc_server(settings, orders, placement, actions) if settings.grpc_port else None,
     )
 
 
-def _grpc(
+def grpc_server(
     settings: OrderSettings, orders: Orders, placement: OrderPlacement, actions: OrderActions
 ) -> Callable[[Admission], OtherServer]:
     """Return what makes the gRPC server. Raises StartError if the extra is not installed."""

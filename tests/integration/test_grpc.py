@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2
@@ -11,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from pymongo.read_concern import ReadConcern
 
 from order_service.rpc.generated import orders_pb2 as pb
+from order_service.rpc.generated.orders_pb2_grpc import OrderServiceStub
 from order_service.rpc.methods import OrderMethods
 from order_service.rpc.server import SERVICE
 from shared.access.middleware import permission_of
@@ -18,8 +21,10 @@ from shared.access.permissions import ROLES, Role
 from shared.contracts.failures import FailureCode
 from shared.contracts.inventory import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.payments import PaymentProcessed, PaymentRefunded
+from shared.errors import StartError
 from tests.support.access import KEYS, OTHER_CLIENT_KEY
 from tests.support.builders import connected
+from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.grpc_servers import GrpcService, metadata, new_order, refusal, run_grpc_service
 
@@ -399,3 +404,37 @@ async def test_reflection_tells_the_contract(service: GrpcService, version: str)
     listed, found = [answer async for answer in reflect(iter(asked))]
     assert SERVICE.full_name in {each.name for each in listed.list_services_response.service}
     assert found.file_descriptor_response.file_descriptor_proto[0] == pb.DESCRIPTOR.serialized_pb
+
+
+async def test_a_taken_port_ends_the_start_with_one_line(service: GrpcService, database: Any) -> None:
+    with pytest.raises(StartError, match=f"cannot listen on .* ORDERSAGA_GRPC_PORT={service.port}"):
+        async with run_grpc_service(database, grpc_port=service.port):
+            pass
+
+
+async def test_with_a_certificate_there_is_only_tls_and_a_new_one_is_used(database: Any, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    pair = certificates.issue("server")
+    async with run_grpc_service(database, tls_cert_file=pair.certificate, tls_key_file=pair.key) as service:
+        plain = await refusal(service.orders.GetOrder(REQUESTS["GetOrder"], metadata=CLIENT, timeout=60))
+        assert plain.code is StatusCode.UNAVAILABLE
+        assert await code_over_tls(service, certificates) is StatusCode.NOT_FOUND
+        replaced = Certificates(tmp_path / "new")
+        replaced.directory.mkdir()
+        renewed = replaced.issue("server")
+        pair.certificate.write_bytes(renewed.certificate.read_bytes())
+        pair.key.write_bytes(renewed.key.read_bytes())
+
+        async def is_renewed() -> bool:
+            return await code_over_tls(service, replaced) is StatusCode.NOT_FOUND
+
+        await eventually(is_renewed, 60, "the new certificate")
+
+
+async def code_over_tls(service: GrpcService, certificates: Certificates) -> StatusCode:
+    """Return how a call ends on a new connection that trusts these authorities."""
+    credentials = grpc.ssl_channel_credentials(certificates.ca.read_bytes())
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with aio.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
+        orders = OrderServiceStub(channel)  # type: ignore[no-untyped-call]
+        return await end_of(orders.GetOrder(REQUESTS["GetOrder"], metadata=CLIENT, timeout=60))

@@ -52,7 +52,7 @@ class GrpcService:
 async def run_grpc_service(database: Database, **settings: Any) -> AsyncIterator[GrpcService]:
     """Serve the orders of this database."""
     ports = PortClaims()
-    port = ports.claim_free()
+    port = settings.pop("grpc_port", None) or ports.claim_free()
     rate, failures = (parse_limit(given) if (given := settings.pop(n, None)) else None for n in ("rate", "failures"))
     configured = OrderSettings(grpc_port=port, **settings)
     parts = order_service.assemble(
