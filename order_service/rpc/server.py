@@ -1,7 +1,8 @@
 """The gRPC server: its limits, its TLS, health checks and reflection."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -97,7 +98,7 @@ class GrpcServer:
 
     def _handler(self, described: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return the handler of a method: it gets bytes, so nothing is parsed before the call is admitted."""
-        work, path = _method(self._methods, described.name), f"/{SERVICE.full_name}/{described.name}"
+        work, path = work_of(self._methods, described.name), f"/{SERVICE.full_name}/{described.name}"
         message = getattr(pb, described.input_type.name)
 
         async def handle(received: bytes, context: Context) -> Message | None:
@@ -148,14 +149,10 @@ def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _method(methods: OrderMethods, name: str) -> Method:
-    by_name: Mapping[str, Method] = {
-        "CreateOrder": methods.create_order,
-        "GetOrder": methods.get_order,
-        "CancelOrder": methods.cancel_order,
-        "WatchOrder": methods.watch_order,
-    }
-    return by_name[name]
+def work_of(methods: OrderMethods | type[OrderMethods], name: str) -> Method:
+    """Return what does the work of a method of the contract, such as create_order for CreateOrder."""
+    work: Method = getattr(methods, re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower())
+    return work
 
 
 def _options(settings: OrderSettings) -> list[tuple[str, int]]:

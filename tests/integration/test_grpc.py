@@ -1,6 +1,8 @@
 """The gRPC service over a real MongoDB: its answers, its refusals, and who is admitted."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from pymongo.read_concern import ReadConcern
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.generated.orders_pb2_grpc import OrderServiceStub
 from order_service.rpc.methods import OrderMethods
-from order_service.rpc.server import SERVICE
+from order_service.rpc.server import SERVICE, work_of
+from scripts.proto import ROOT
 from shared.access.middleware import permission_of
 from shared.access.permissions import ROLES, Role
 from shared.contracts.failures import FailureCode
@@ -158,12 +161,7 @@ REQUESTS = {
     "CancelOrder": pb.CancelOrderRequest(order_id="x1"),
     "WatchOrder": pb.WatchOrderRequest(order_id="x1"),
 }
-METHODS: dict[str, Any] = {
-    "CreateOrder": OrderMethods.create_order,
-    "GetOrder": OrderMethods.get_order,
-    "CancelOrder": OrderMethods.cancel_order,
-    "WatchOrder": OrderMethods.watch_order,
-}
+METHODS = {name: work_of(OrderMethods, name) for name in REQUESTS}
 
 
 async def end_of(call: Any) -> StatusCode:
@@ -438,3 +436,29 @@ async def code_over_tls(service: GrpcService, certificates: Certificates) -> Sta
     async with aio.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
         orders = OrderServiceStub(channel)  # type: ignore[no-untyped-call]
         return await end_of(orders.GetOrder(REQUESTS["GetOrder"], metadata=CLIENT, timeout=60))
+
+
+async def test_the_example_of_the_docs_runs(service: GrpcService, database: Any, tmp_path: Path) -> None:
+    page = (ROOT / "docs/grpc.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    command = next(line for line in page.splitlines() if "grpc_tools.protoc" in line).removeprefix("$ python ")
+    compiled = command.replace("--proto_path proto", f"--proto_path {ROOT / 'proto'}").split()
+    await run(sys.executable, *compiled, directory=tmp_path)
+    environment = {"KEY": KEYS[Role.CLIENT], "ORDERS": f"127.0.0.1:{service.port}"}
+    running = asyncio.ensure_future(run(sys.executable, "-c", example, directory=tmp_path, **environment))
+    order_id = await stored(database, "ann")
+    await service.answer(StockReservationFailed(order_id=order_id, reason="Insufficient stock for p1"))
+    await service.answer(PaymentRefunded(order_id=order_id, status="VOIDED"))
+    printed = (await running).splitlines()
+    assert printed[0].endswith(" 39.98")
+    assert printed[1:3] == ["1 order.created", "2 stock.reservation_failed"]
+
+
+async def run(*command: str, directory: Path, **environment: str) -> str:
+    """Run a command to its end, and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=directory, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, command
+    return printed.decode()
