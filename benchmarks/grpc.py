@@ -6,6 +6,8 @@
 
 Orders have no slot, so both answer when the order is stored. `clients` place their orders one after the other, each on
 the connections that its library keeps open. The rounds of the two protocols alternate, and the table has all of them.
+CPU is that of the order service per order, which also carries the orders on meanwhile; without other services running
+(`--only order`) it is that of taking them.
 """
 
 import argparse
@@ -42,12 +44,22 @@ async def _measure(place: Place, orders: int, clients: int) -> list[float]:
     return took
 
 
-async def _compare(options: argparse.Namespace, authorization: str) -> dict[tuple[str, int], list[float]]:
+async def _cpu_seconds(http: httpx.AsyncClient) -> float:
+    """Return the CPU time of the order service so far."""
+    metrics = (await http.get("/metrics")).text
+    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("process_cpu_seconds_total"))
+
+
+Figures = dict[tuple[str, int], tuple[list[float], list[float]]]
+"""By protocol and number of clients: the seconds of each order, and the CPU seconds per order of each round."""
+
+
+async def _compare(options: argparse.Namespace, authorization: str) -> Figures:
     body = {"userId": "u1", "items": [{"productId": "p1", "quantity": 1, "price": 10}], "totalAmount": 10}
     request = pb.CreateOrderRequest(
         user_id="u1", items=[pb.Item(product_id="p1", quantity=1, price="10")], total_amount="10"
     )
-    seconds: dict[tuple[str, int], list[float]] = {}
+    figures: Figures = {}
     async with (
         httpx.AsyncClient(base_url=options.http, headers={"Authorization": authorization}) as http,
         aio.insecure_channel(options.grpc) as channel,
@@ -66,8 +78,11 @@ async def _compare(options: argparse.Namespace, authorization: str) -> dict[tupl
         for _ in range(options.rounds):
             for clients in CLIENTS:
                 for name, place in ways.items():
-                    seconds.setdefault((name, clients), []).extend(await _measure(place, options.orders, clients))
-    return seconds
+                    seconds, cpu = figures.setdefault((name, clients), ([], []))
+                    before = await _cpu_seconds(http)
+                    seconds += await _measure(place, options.orders, clients)
+                    cpu.append((await _cpu_seconds(http) - before) / options.orders)
+    return figures
 
 
 def main() -> None:
@@ -78,11 +93,12 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    seconds = uvloop.run(_compare(options, f"Bearer {os.environ['ORDERSAGA_API_KEY']}"))
-    table = Table("protocol", "clients", "p50 ms", "p99 ms")
-    for (name, clients), took in sorted(seconds.items(), key=lambda item: item[0][1]):
+    figures = uvloop.run(_compare(options, f"Bearer {os.environ['ORDERSAGA_API_KEY']}"))
+    table = Table("protocol", "clients", "p50 ms", "p99 ms", "CPU ms")
+    for (name, clients), (took, cpu) in sorted(figures.items(), key=lambda item: item[0][1]):
         p99 = statistics.quantiles(took, n=100)[98]
-        table.add_row(name, str(clients), f"{statistics.median(took) * 1000:.1f}", f"{p99 * 1000:.1f}")
+        shown = (statistics.median(took), p99, statistics.median(cpu))
+        table.add_row(name, str(clients), *(f"{value * 1000:.1f}" for value in shown))
     Console().print(table)
 
 
