@@ -66,7 +66,8 @@ api-samples: setup  ## Write the samples of the OpenAPI documents and the metric
 
 .PHONY: lock
 lock:  ## Resolve the dependencies again into locks/
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra grpc --extra tracing \
+	    -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
@@ -88,6 +89,10 @@ bench: setup  ## Load a fresh stack with 5000 orders and report throughput and l
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
 	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-grpc
+test-grpc: setup-tests  ## Place 1000 orders at once over gRPC, with room for half of them, and check the books
+	@ORDERS=1000 $(BIN)/pytest tests/end_to_end/test_grpc.py -k slot_takes -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack
@@ -107,6 +112,10 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+.PHONY: proto
+proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract
+	@$(BIN)/python scripts/proto.py order_service/rpc/generated
 
 .PHONY: docs
 docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions and of problems

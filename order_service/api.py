@@ -27,6 +27,7 @@ from order_service.views import (
     OrderView,
     RefundPage,
     RefundView,
+    sees_personal,
     show,
     show_listed,
     show_new,
@@ -249,7 +250,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         document = await orders.document(order_id, caller.visible(Permission.ORDERS_READ))
         if document is None:
             raise not_found(f"Order {order_id}")
-        return json_response(show(document, personal=_sees_personal(caller)))
+        return json_response(show(document, personal=sees_personal(caller)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
@@ -326,12 +327,7 @@ def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
 
 
 def _accepted(document: Document, caller: Principal) -> Response:
-    return json_response(show(document, personal=_sees_personal(caller)), 202)
-
-
-def _sees_personal(caller: Principal) -> bool:
-    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
-    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
+    return json_response(show(document, personal=sees_personal(caller)), 202)
 
 
 def _ids_of(number: str) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from order_service.orders import NewRecord, stored_items
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
 from order_service.snapshot import ends, moment, shown_code, snapshot, start_of_slot
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.clock import to_rfc3339
 from shared.contracts.failures import FailureCode
 from shared.database import Document
@@ -186,6 +188,11 @@ class FailurePage(View):
 
     items: list[FailureCount]
     next_cursor: str | None
+
+
+def sees_personal(caller: Principal) -> bool:
+    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
+    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
 
 
 def show_new(record: NewRecord) -> dict[str, Any]:

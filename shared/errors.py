@@ -20,6 +20,7 @@
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
     │   └── SettingFileError                   a file that has a setting's value cannot be used
     ├── ProblemError                       a route answers with this problem
+    │   └── CallFailedError                    a call of gRPC ends with it
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind
     │   ├── TooManyUnitsError                  a product would have more units than can be counted

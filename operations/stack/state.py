@@ -62,6 +62,9 @@ class State:
     mongodb_has_users: bool = False
     """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
 
+    grpc_port: str | None = None
+    """The port on which the order service serves gRPC, if it does."""
+
     @property
     def running(self) -> bool:
         """True if the supervisor is alive."""
