@@ -93,6 +93,10 @@ test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and che
 test-grpc: setup-tests  ## Place 1000 orders at once over gRPC, with room for half of them, and check the books
 	@ORDERS=1000 $(BIN)/pytest tests/end_to_end/test_grpc.py -k slot_takes -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-events
+test-events: setup-tests  ## Read the events of 10,000 orders from any offset, over a restart of the broker
+	@EVENT_ORDERS=10000 $(BIN)/pytest tests/integration/test_events.py -k restart
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack
