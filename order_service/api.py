@@ -29,11 +29,14 @@ from order_service.views import (
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.asyncapi import ASYNCAPI_PATH, asyncapi
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, documented, invalid, json_response, new_router, not_found
+from shared.http import Body, invalid, json_response, new_router, not_found, shown_as
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
+from shared.problems import NOT_REFUNDABLE, ORDER_STATE, OTHER_PERSON, SECOND_PERSON_NEEDED, TOO_MANY_STREAMS
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
@@ -55,12 +58,14 @@ RefundKey = Annotated[
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The order is settled, and all its events have been seen"},
-    **documented(429),
+    **documented(TOO_MANY_STREAMS),
 }
 
 
 class Cancellation(Body):
     """Why the client does not want the order any more."""
+
+    model_config = shown_as({"reason": "Ordered twice"})
 
     reason: Text | None = None
 
@@ -79,26 +84,33 @@ def create_router(
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
     _add_refunds(router, refunds)
+    _add_messages(router)
     return router
 
 
 def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
     @requires(Permission.ORDERS_PLACE)
-    async def place(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
+    async def place_order(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept an order; it is carried to its end from here on, whatever happens."""
         placed = await placement.place(new, idempotency_key, caller)
         shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
         return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
 
-    for path in ("/orders", "/order"):
-        router.add_api_route(
-            path,
-            place,
-            methods=["POST"],
-            status_code=202,
-            response_model=OrderView,
-            include_in_schema=path == "/orders",
-        )
+    answers = documented(OTHER_PERSON)
+    router.add_api_route(
+        "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
+    )
+    router.add_api_route(
+        "/order",
+        place_order,
+        name="place_order_at_former_path",
+        summary="Place an order at the path of the first release",
+        methods=["POST"],
+        status_code=202,
+        response_model=OrderView,
+        responses=answers,
+        deprecated=True,
+    )
 
 
 def _add_reads(router: APIRouter, orders: Orders) -> None:
@@ -159,7 +171,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
-    async def follow(
+    async def follow_order(
         order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
@@ -167,38 +179,65 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
 
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:
-    @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/cancel",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_CANCEL)
-    async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
+    async def cancel_order(
+        order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None
+    ) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
         request, permission = CancelRequested(reason), Permission.ORDERS_CANCEL
         return _accepted(await actions.execute(order_id, request, "cancelled", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/deliver", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/deliver",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE),
+    )
     @requires(Permission.ORDERS_FULFIL)
-    async def deliver(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def deliver_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Note that the goods of a CONFIRMED order have left: it is COMPLETED, and its stock no longer reserved."""
         permission = Permission.ORDERS_FULFIL
         return _accepted(await actions.execute(order_id, DeliveryNoted(), "delivered", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/retry",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def retry_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision or capture once more; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/refund",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def refund_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission), caller)
 
 
 def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
-    @router.post("/orders/{order_id}/refunds", status_code=202, response_model=RefundView)
+    @router.post(
+        "/orders/{order_id}/refunds",
+        status_code=202,
+        response_model=RefundView,
+        responses=documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_FULFIL)
     async def refund_part(
         order_id: OrderIdParameter, new: NewRefund, caller: Caller, idempotency_key: RefundKey = None
@@ -219,10 +258,17 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         return page_response(page, lambda each: show_refund(each[1]), key=lambda each: [each[0]], limit=limit)
 
 
+def _add_messages(router: APIRouter) -> None:
+    @router.get(ASYNCAPI_PATH, include_in_schema=False)
+    async def get_asyncapi() -> Response:
+        """Describe the messages of all services; it answers to everybody, like the OpenAPI document."""
+        return json_response(asyncapi())
+
+
 def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
     @router.delete("/users/{user_id}/personal-data", response_model=ErasureView)
     @requires(Permission.PERSONAL_ERASE)
-    async def erase(user_id: Annotated[Name, Path()]) -> Response:
+    async def erase_personal_data(user_id: Annotated[Name, Path()]) -> Response:
         """Erase what the orders of a user say about the person; amounts, items and the user's id stay.
 
         `ordersaga erase` does this, and erases the same from dead letters.
