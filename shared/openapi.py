@@ -11,12 +11,13 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_pascal
 
 from shared import problems
 from shared.examples import Examples
 from shared.problems import PROBLEM_TYPES, ProblemType, general_type
 from shared.request_id import REQUEST_ID_HEADER
+from shared.validation import header_name
 
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
@@ -109,16 +110,19 @@ def completed(document: dict[str, Any], problem_schema: dict[str, Any]) -> dict[
     info["license"] = {"name": "Apache 2.0", "identifier": "Apache-2.0"}
     document["servers"] = [{"url": "/", "description": "The process that serves this document"}]
     examples = Examples(schemas)
-    used: dict[str, ProblemType] = {}
+    shared: dict[str, dict[str, Any]] = {}
     for operation in _operations(document):
-        _complete(operation, examples, used)
+        _complete(operation, examples, shared)
+    components["responses"] = dict(sorted(shared.items()))
     for schema in ("HTTPValidationError", "ValidationError"):
         schemas.pop(schema, None)
-    named = {name for operation in _operations(document) for name in _header_names(operation)}
+    answers = [answer for each in _operations(document) for answer in each["responses"].values()]
+    named = {name for answer in (*answers, *shared.values()) for name in answer.get("headers", ())}
     components["headers"] = {
         name: {"description": words, "schema": schema} for name, (words, schema) in _HEADERS.items() if name in named
     }
-    components["examples"] = {name: _example(used[name]) for name in sorted(used)}
+    used = {name for answer in shared.values() for name in answer["content"][PROBLEM_JSON]["examples"]}
+    components["examples"] = {name: _example(PROBLEM_TYPES[name]) for name in sorted(used)}
     if any(map(_needs_caller, _operations(document))):
         components.setdefault("securitySchemes", {})[SECURITY_SCHEME] = _BEARER
     tags = dict.fromkeys(tag for operation in _operations(document) for tag in operation["tags"])
@@ -142,9 +146,12 @@ def _needs_caller(operation: dict[str, Any]) -> bool:
     return {SECURITY_SCHEME: []} in operation["security"]
 
 
-def _complete(operation: dict[str, Any], examples: Examples, used: dict[str, ProblemType]) -> None:
+def _complete(operation: dict[str, Any], examples: Examples, shared: dict[str, dict[str, Any]]) -> None:
     operation.setdefault("security", [])
     operation.setdefault("tags", ["health"])
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "header":
+            parameter["name"] = header_name(parameter["name"])
     if body := operation.get("requestBody"):
         _add_example(body["content"], examples, of_request=True)
     answers = {code: answer for code, answer in operation["responses"].items() if int(code) < HTTPStatus.BAD_REQUEST}
@@ -154,45 +161,54 @@ def _complete(operation: dict[str, Any], examples: Examples, used: dict[str, Pro
         answer.setdefault("headers", {}).update(_header_references(names))
         if answer.get("description") == "Successful Response":
             answer["description"] = HTTPStatus(int(code)).phrase
-    for kind in _types_of(operation):
-        used[kind.name] = kind
-        code = str(kind.status.value)
-        if code not in answers:
-            answers[code] = _problem_answer(kind.status)
-        reference = {"$ref": f"#/components/examples/{kind.name}"}
-        answers[code]["content"][PROBLEM_JSON]["examples"][kind.name] = reference
+    declared = [PROBLEM_TYPES[name] for answer in operation["responses"].values() for name in answer.get(TYPES, ())]
+    kinds = list(dict.fromkeys([*declared, *_general_types(operation)]))
+    for status in dict.fromkeys(kind.status for kind in kinds):
+        name = _answer_name(status, [kind for kind in declared if kind.status is status], operation)
+        shared.setdefault(name, _problem_answer(status, [kind for kind in kinds if kind.status is status]))
+        answers[str(status.value)] = {"$ref": f"#/components/responses/{name}"}
     operation["responses"] = dict(sorted(answers.items()))
 
 
-def _types_of(operation: dict[str, Any]) -> list[ProblemType]:
-    """Return the types of the problems that an operation may answer with, the ones that its route declares first."""
-    declared = [PROBLEM_TYPES[name] for answer in operation["responses"].values() for name in answer.get(TYPES, ())]
+def _answer_name(status: HTTPStatus, declared: list[ProblemType], operation: dict[str, Any]) -> str:
+    """Return the name of an answer: of its status, of the types that the route declares, of what else it depends on."""
+    if declared == [general_type(status)]:
+        declared = []
+    parts = [status.phrase.replace(" ", ""), *(to_pascal(kind.name.replace("-", "_")) for kind in declared)]
+    if not _needs_caller(operation) and status in {kind.status for kind in _OF_CALLERS}:
+        parts.append("OpenToAll")
+    if status is HTTPStatus.UNPROCESSABLE_ENTITY and _has_key(operation):
+        parts.append("WithKey")
+    return "".join(parts)
+
+
+def _general_types(operation: dict[str, Any]) -> Iterator[ProblemType]:
+    """Yield the types of the problems that an operation may answer with, by what it takes."""
     parameters = operation.get("parameters", ())
-    types = list(declared)
     if _needs_caller(operation):
-        types += _OF_CALLERS
+        yield from _OF_CALLERS
     if "requestBody" in operation:
-        types += _OF_BODIES
+        yield from _OF_BODIES
     if parameters or "requestBody" in operation:
-        types.append(problems.INVALID_REQUEST)
-    if any(parameter["name"] == "Idempotency-Key" for parameter in parameters):
-        types.append(problems.KEY_REUSED)
+        yield problems.INVALID_REQUEST
+    if _has_key(operation):
+        yield problems.KEY_REUSED
     if any(parameter["in"] == "path" for parameter in parameters):
-        types.append(problems.NOT_FOUND)
-    return list(dict.fromkeys([*types, *_EVERYWHERE]))
+        yield problems.NOT_FOUND
+    yield from _EVERYWHERE
 
 
-def _problem_answer(status: HTTPStatus) -> dict[str, Any]:
+def _has_key(operation: dict[str, Any]) -> bool:
+    return any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
+
+
+def _problem_answer(status: HTTPStatus, kinds: list[ProblemType]) -> dict[str, Any]:
+    examples = {kind.name: {"$ref": f"#/components/examples/{kind.name}"} for kind in kinds}
     return {
         "description": status.phrase,
         "headers": _header_references([REQUEST_ID_HEADER, *_OF_STATUS.get(status.value, ())]),
-        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": examples}},
     }
-
-
-def _header_names(operation: dict[str, Any]) -> Iterator[str]:
-    for answer in operation["responses"].values():
-        yield from answer["headers"]
 
 
 def _header_references(names: list[str]) -> dict[str, dict[str, str]]:

@@ -86,11 +86,12 @@ class _Comparison:
                 if int(code) < 400:
                     yield f"{name} does not answer {code} any more"
                 continue
-            for media, content in answer.get("content", {}).items():
-                if media not in other.get("content", {}):
+            old, new = (_resolved(*each).get("content", {}) for each in ((self._before, answer), (self._after, other)))
+            for media, content in old.items():
+                if media not in new:
                     yield f"{name} does not answer {code} as {media} any more"
                 else:
-                    found = other["content"][media].get("schema", {})
+                    found = new[media].get("schema", {})
                     yield from self._schema(f"{name} {code}", content.get("schema", {}), found, Way.ANSWER)
 
     def _parameters(self, name: str, before: Document, after: Document) -> Found:
@@ -163,6 +164,14 @@ class _Comparison:
             for name in required_after:
                 if name not in required_before:
                     yield f"{where}.{name} is required now"
+
+
+def _resolved(document: Document, answer: Document) -> Document:
+    """Return an answer of an operation, which may be named among the document's responses."""
+    if "$ref" not in answer:
+        return answer
+    found: Document = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+    return found
 
 
 def _by_type(document: Document, schema: Document) -> dict[str, Document]:
@@ -281,5 +290,5 @@ def main() -> None:
     sys.exit(bool(found))
 
 
-if __type__ == "__main__":
+if __name__ == "__main__":
     main()

@@ -425,7 +425,8 @@ async def test_metrics_count_by_route_and_not_by_path(client: httpx.AsyncClient)
 async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     answers = document["paths"]["/things"]["post"]["responses"]
-    problems = {code: answer["content"][PROBLEM] for code, answer in answers.items() if int(code) >= 400}
+    named = {code: answer["$ref"].rpartition("/")[2] for code, answer in answers.items() if int(code) >= 400}
+    problems = {code: document["components"]["responses"][name]["content"][PROBLEM] for code, name in named.items()}
     assert problems.keys() == {"400", "401", "403", "413", "415", "421", "422", "429", "500", "503"}
     assert all(each["schema"] == {"$ref": "#/components/schemas/Problem"} for each in problems.values())
     for code, each in problems.items():
