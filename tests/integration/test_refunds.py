@@ -147,7 +147,7 @@ async def test_never_more_units_than_were_bought(open_for_business: Shop) -> Non
     [
         ({}, "either amount or items"),
         ({"amount": 1, "items": [{"productId": "p1", "quantity": 1}]}, "either amount or items"),
-        ({"amount": 1, "restock": True}, "restock needs items"),
+        ({"amount": 1, "restock": True}, "needs items"),
         ({"amount": 0}, "greater than 0"),
         ({"amount": -1}, "greater than 0"),
         ({"amount": 0.001}, "two decimals"),
