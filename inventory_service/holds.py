@@ -140,21 +140,34 @@ class Holds:
             HoldClaim(order.hold_id or "", order_id, order.owner_id, order.user_id) for order_id, order in named.items()
         ]
         # A decided order, such as one that was cancelled before it arrived, must not use up the hold.
-        await self._records.claim([claim for claim in asked if claim.order_id not in decided])
-        self._failpoint(HOLD_CLAIMED)
-        now = self._clock()
-        found = await self._reservations.read({hold_reservation_id(claim.hold_id) for claim in asked})
-        over = [key for key, hold in found.items() if _is_over(hold, now)]
-        if over:
-            if await self._end(over) < len(over):
-                # Another process may have claimed one of them for the same order in the meantime.
-                found |= await self._reservations.read(over)
-            await self._releaser.release_ended_holds(over, HoldOutcome.EXPIRED, HoldOutcome.DELETED)
+        found = await self._claim_named(asked, [claim for claim in asked if claim.order_id not in decided])
         for claim in asked:
             key = hold_reservation_id(claim.hold_id)
             outcome = _use(claim, found.get(key))
             claims.add(claim.order_id, [key] if outcome == HoldOutcome.TAKEN else [], HoldUse(claim.hold_id, outcome))
         return claims
+
+    async def _claim_named(self, asked: Sequence[HoldClaim], claims: Sequence[HoldClaim]) -> dict[str, Reservation]:
+        """Claim holds and return all that were asked for: each is taken or ended, or the order may not have it."""
+        found: dict[str, Reservation] = {}
+        while True:
+            await self._records.claim(claims)
+            self._failpoint(HOLD_CLAIMED)
+            now = self._clock()
+            found = await self._reservations.read({hold_reservation_id(claim.hold_id) for claim in asked})
+            over = [key for key, hold in found.items() if _is_over(hold, now)]
+            if over:
+                if await self._end(over) < len(over):
+                    # Another process may have claimed one of them for the same order in the meantime.
+                    found |= await self._reservations.read(over)
+                await self._releaser.release_ended_holds(over, HoldOutcome.EXPIRED, HoldOutcome.DELETED)
+            # A hold that had expired for the claim, and is open now, was extended in between by a process whose clock
+            # is behind. Each repetition is one such extension, so this ends.
+            claims = [
+                claim for claim in claims if _is_claimable(claim, found.get(hold_reservation_id(claim.hold_id)), now)
+            ]
+            if not claims:
+                return found
 
     async def finish(self, claims: Claims) -> None:
         """Return what decided orders have left of the holds that they have claimed."""
@@ -226,9 +239,20 @@ def _is_over(hold: Reservation, now: datetime) -> bool:
     return hold.hold.expires_at <= now if hold.hold.outcome is None else hold.hold.outcome is not HoldOutcome.TAKEN
 
 
+def _is_claimable(claim: HoldClaim, hold: Reservation | None, now: datetime) -> bool:
+    """Return whether the hold is still open, and the order may have it."""
+    if hold is None or hold.hold is None or hold.status is not Status.RESERVED or not _belongs_to(hold, claim):
+        return False
+    return hold.hold.outcome is None and hold.hold.expires_at > now
+
+
+def _belongs_to(hold: Reservation, claim: HoldClaim) -> bool:
+    return hold.hold is not None and (hold.owner_id, hold.hold.user_id) == (claim.owner_id, claim.user_id)
+
+
 def _use(claim: HoldClaim, hold: Reservation | None) -> str:
     """Return what became of the hold that an order names: TAKEN if the order has it."""
-    if hold is None or hold.hold is None or (hold.owner_id, hold.hold.user_id) != (claim.owner_id, claim.user_id):
+    if hold is None or hold.hold is None or not _belongs_to(hold, claim):
         return UNKNOWN_HOLD
     if hold.hold.outcome is HoldOutcome.TAKEN:
         return HoldOutcome.TAKEN if hold.hold.order_id == claim.order_id else USED_HOLD

@@ -47,6 +47,7 @@ TAGS = {
     "holds": "Stock and slots that are held before an order is placed",
     "payments": "The payments of orders",
     "funds": "Retainers, invoices, payments, bank accounts, transfers and the ledger",
+    "webhooks": "Endpoints that hear of orders, and the deliveries to them",
     "provisioning": "Servers, the packages that they are bought from, and their locks",
 }
 """The tags of operations, each with its description."""

@@ -426,6 +426,26 @@ async def test_an_order_that_comes_twice_as_its_hold_expires_agrees_with_the_hol
     await assert_settled(workers, clock)
 
 
+async def test_a_hold_that_is_extended_while_an_order_finds_it_expired_is_taken(
+    workers: list[Worker], clock: HandClock
+) -> None:
+    """The process that extends it is behind by less than the order takes."""
+    await hold(workers[0], BOTH, seconds=60)
+    behind = Worker(workers[0].database, clock=HandClock(clock.now))
+    clock.forward(seconds=60)
+    gate = Gate(workers[1].reservations, "read")
+    late = asyncio.create_task(workers[1].reserve(with_hold("o", BOTH)))
+    await gate.reached()
+    assert await behind.holds.extend("h", 120, {})
+    gate.open()
+    await late
+    ended = await of(workers[1])
+    assert ended.hold is not None
+    assert (ended.hold.outcome, ended.hold.order_id) == (HoldOutcome.TAKEN, "o")
+    assert await used(workers[1], "o") == "TAKEN"
+    await assert_settled(workers, clock)
+
+
 def stall(target: object, method: str, chance: random.Random, clock: HandClock) -> None:
     """Let every call of the method wait for a random while, in which others go on and time passes."""
     original = getattr(target, method)

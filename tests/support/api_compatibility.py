@@ -95,7 +95,7 @@ class _Comparison:
                     yield from self._schema(f"{name} {code}", content.get("schema", {}), found, Way.ANSWER)
 
     def _parameters(self, name: str, before: Document, after: Document) -> Found:
-        old, new = ({(p["in"], p["name"]): p for p in each.get("parameters", ())} for each in (before, after))
+        old, new = ({_place(each): each for each in operation.get("parameters", ())} for operation in (before, after))
         for key, parameter in new.items():
             if parameter.get("required") and not old.get(key, {}).get("required"):
                 yield f"{name}: the {key[0]} parameter {key[1]} is required now"
@@ -164,6 +164,12 @@ class _Comparison:
             for name in required_after:
                 if name not in required_before:
                     yield f"{where}.{name} is required now"
+
+
+def _place(parameter: Document) -> tuple[str, str]:
+    """Return where a parameter is and what it is called; headers are the same in any case."""
+    name = parameter["name"]
+    return parameter["in"], name.title() if parameter["in"] == "header" else name
 
 
 def _resolved(document: Document, answer: Document) -> Document:
