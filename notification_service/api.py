@@ -32,7 +32,7 @@ from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
 from shared.clock import Clock
 from shared.contracts.base import Name, Text
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
 
@@ -58,6 +58,8 @@ class NewEndpoint(Body):
 
 class EndpointChanges(Body):
     """What to change of an endpoint."""
+
+    model_config = shown_as({"events": ["order.completed", "order.cancelled"], "enabled": True})
 
     url: Url | None = None
     events: Patterns | None = None

@@ -351,7 +351,7 @@ def create_app(
 
 
 class Health(View):
-    """The process is up, or ready."""
+    """The process is up (`ok`), or ready."""
 
     status: Literal["ok", "ready"]
 
