@@ -17,8 +17,9 @@ setup:  ## Make .venv and install RabbitMQ, unless they exist
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests:  ## The same, and what only tests need: chromium, promtool and amtool
+setup-tests:  ## The same, and what only tests need: chromium, promtool, amtool and a generator of clients
 	@scripts/setup tests
+	@scripts/tools
 
 .PHONY: demo
 demo: setup  ## Watch real orders go through the whole stack, with the books audited at the end
@@ -63,6 +64,19 @@ api-diff: setup  ## Show how messages, OpenAPI documents and metrics differ from
 .PHONY: api-samples
 api-samples: setup  ## Write the samples of the OpenAPI documents and the metrics, after an intended change
 	@$(BIN)/python -m tests.support.api_samples --write
+
+.PHONY: lint-api
+lint-api:  ## Check the published OpenAPI and AsyncAPI documents with Redocly's linter, which npm downloads
+	npm --prefix scripts/lint-api ci --silent --no-audit --no-fund
+	scripts/lint-api/node_modules/.bin/redocly lint --config scripts/lint-api/redocly.yaml docs/api/*.json
+
+.PHONY: api-compatibility
+api-compatibility: setup  ## Name what breaks clients of the released contract in docs/api/released
+	@$(BIN)/python -m tests.support.api_compatibility
+
+.PHONY: api-release
+api-release: setup  ## Make the present contract the released one, at a release
+	@$(BIN)/python -m tests.support.api_compatibility --release
 
 .PHONY: lock
 lock:  ## Resolve the dependencies again into locks/
