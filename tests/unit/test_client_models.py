@@ -12,12 +12,14 @@ import order_service.new_order as server
 from order_service import order, views
 from ordersaga_client import (
     Address,
+    ConflictError,
     Customer,
     Delivery,
     Discount,
     HistoryEntry,
     InvalidError,
     Item,
+    KeyReusedError,
     NewOrder,
     Order,
     Payment,
@@ -27,6 +29,7 @@ from ordersaga_client import (
     Refund,
     RefundStatus,
     Server,
+    SlotsFullError,
     Status,
     StockStatus,
     calls,
@@ -175,7 +178,7 @@ def test_a_wait_that_the_service_would_not_grant_is_refused(wait: int) -> None:
 
 def test_a_problem_says_all_that_the_service_said() -> None:
     body = {
-        "type": "https://example.org/invalid",
+        "type": "/problems/invalid-request",
         "title": "Unprocessable Content",
         "detail": "totalAmount: is 1",
         "failureCode": "invalid",
@@ -184,7 +187,7 @@ def test_a_problem_says_all_that_the_service_said() -> None:
     error = errors.problem(422, body, {"x-request-id": "r1"})
     assert isinstance(error, InvalidError)
     assert (error.type, error.detail, error.failure_code, error.request_id) == (
-        "https://example.org/invalid",
+        "/problems/invalid-request",
         "totalAmount: is 1",
         "invalid",
         "r1",
@@ -197,6 +200,21 @@ def test_the_time_to_wait_is_read(header: str | None, seconds: float | None) -> 
     error = errors.problem(429, {}, {} if header is None else {"retry-after": header})
     assert isinstance(error, RateLimitedError)
     assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "error"),
+    [
+        (422, "/problems/idempotency-key-reused", KeyReusedError),
+        (429, "/problems/slots-full", SlotsFullError),
+        (429, "/problems/rate-limited", RateLimitedError),
+        (409, "/problems/slots-full", ConflictError),
+        (422, "about:blank", InvalidError),
+    ],
+)
+def test_the_type_of_a_problem_makes_a_class(status: int, type_: str, error: type[Exception]) -> None:
+    found = errors.problem(status, {"type": type_}, {})
+    assert (type(found), found.type, found.code) == (error, type_, type_.rsplit("/", 1)[-1])
 
 
 def test_a_status_without_a_class_of_its_own_is_a_problem() -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -56,6 +57,7 @@ async def test_an_order_is_sent_again_under_the_same_key_until_it_is_answered(ki
     assert placed.order_id == "o1"
     assert len(server.requests) == 4
     assert len({(r.headers["idempotency-key"], r.body) for r in server.requests}) == 1
+    assert len({r.headers["x-request-id"] for r in server.requests}) == 4
     first = server.requests[0]
     assert first.line == "POST /orders HTTP/1.1"
     assert (first.headers["prefer"], first.headers["authorization"]) == ("wait=7", "Bearer osk_test")
@@ -92,6 +94,7 @@ async def test_a_request_that_was_not_sent_is_tried_again_whatever_it_is(kind: K
     with pytest.raises(NoAnswerError, match="POST /orders/o1/cancel got no answer") as raised:
         await call(kind, "orders.cancel", "o1", client=at(server))
     assert not raised.value.sent
+    assert raised.value.request_id
 
 
 @both
@@ -228,13 +231,14 @@ async def test_an_order_that_does_not_exist_cannot_be_followed(kind: Kind) -> No
 @both
 async def test_webhooks_are_managed(kind: Kind) -> None:
     webhook = {"id": "w1", "url": "https://example.org/hook", "events": ["order.*"], "enabled": True}
-    delivery = {"id": "d1", "status": "RESTING", "webhookId": "w1"}
+    delivery = {"id": "d1", "status": "RESTING", "webhookId": "w1", "type": "order.failed"}
     script = [
         answer(201, {**webhook, "secret": "whsec_c2VjcmV0"}),
         answer(200, {"items": [webhook], "nextCursor": None}),
         answer(200, {**webhook, "enabled": False}),
         answer(200, {"items": [delivery], "nextCursor": None}),
-        answer(202, {}),
+        answer(202, delivery),
+        answer(202, {"redelivered": 3}),
         answer(204),
     ]
     with scripted(script) as server:
@@ -244,9 +248,11 @@ async def test_webhooks_are_managed(kind: Kind) -> None:
         changed = await call(kind, "webhooks.update", "w1", enabled=False, client=client)
         deliveries = await call(kind, "webhooks.deliveries", "w1", "FAILED", client=client)
         await call(kind, "webhooks.redeliver", "w1", "d1", client=client)
+        again = await call(kind, "webhooks.redeliver_failed", "w1", datetime(2026, 11, 21, tzinfo=UTC), client=client)
         await call(kind, "webhooks.delete", "w1", client=client)
     assert made.secret == "whsec_c2VjcmV0"
     assert "whsec" not in repr(made)
+    assert again == 3
     assert (listed[0].secret, changed.enabled, deliveries[0].status) == (None, False, "RESTING")
     assert [request.line.rsplit(" ", 1)[0] for request in server.requests] == [
         "POST /webhooks",
@@ -254,10 +260,12 @@ async def test_webhooks_are_managed(kind: Kind) -> None:
         "PATCH /webhooks/w1",
         "GET /webhooks/w1/deliveries?status=FAILED&limit=100",
         "POST /webhooks/w1/deliveries/d1/redeliver",
+        "POST /webhooks/w1/redeliver",
         "DELETE /webhooks/w1",
     ]
     assert json.loads(server.requests[0].body) == {"url": webhook["url"], "events": ["order.*"]}
     assert json.loads(server.requests[2].body) == {"enabled": False}
+    assert json.loads(server.requests[5].body) == {"since": "2026-11-21T00:00:00Z"}
 
 
 @both

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -191,7 +192,7 @@ class AsyncWebhooks:
         return await self._sender.send(calls.get_webhook(webhook_id))
 
     async def update(self, webhook_id: str, **changes: Unpack[WebhookChanges]) -> Webhook:
-        """Change an endpoint: its `url`, its `events`, whether it is `enabled`."""
+        """Change an endpoint: its `url`, `events` or `description`, or whether it is `enabled`."""
         return await self._sender.send(calls.update_webhook(webhook_id, changes))
 
     async def delete(self, webhook_id: str) -> None:
@@ -202,17 +203,25 @@ class AsyncWebhooks:
         """Replace the secret; both secrets sign for a day. Keep the `secret` of the answer: it is shown once."""
         return await self._sender.send(calls.rotate_webhook(webhook_id))
 
-    async def test(self, webhook_id: str) -> None:
+    async def test(self, webhook_id: str) -> WebhookDelivery:
         """Have an event sent for a test."""
-        await self._sender.send(calls.check_webhook(webhook_id))
+        return await self._sender.send(calls.check_webhook(webhook_id))
 
     def deliveries(self, webhook_id: str, status: DeliveryStatus | str | None = None) -> AsyncIterator[WebhookDelivery]:
         """Yield the deliveries to an endpoint; all, or those in a status."""
         return self._sender.each(lambda cursor: calls.list_deliveries(webhook_id, status, cursor))
 
-    async def redeliver(self, webhook_id: str, delivery_id: str) -> None:
+    async def delivery(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """Return a delivery with what is sent and its latest attempts."""
+        return await self._sender.send(calls.get_delivery(webhook_id, delivery_id))
+
+    async def redeliver(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
         """Deliver an event once more, under the same id."""
-        await self._sender.send(calls.redeliver(webhook_id, delivery_id))
+        return await self._sender.send(calls.redeliver(webhook_id, delivery_id))
+
+    async def redeliver_failed(self, webhook_id: str, since: datetime) -> int:
+        """Deliver all events once more that were not delivered since a time; return how many they are."""
+        return (await self._sender.send(calls.redeliver_failed(webhook_id, since))).redelivered
 
 
 async def _events(response: httpx.Response, following: Following) -> AsyncIterator[OrderEvent]:

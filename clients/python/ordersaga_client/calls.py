@@ -19,6 +19,7 @@ from ordersaga_client.models import (
     NewRefund,
     Order,
     Page,
+    Redelivered,
     Refund,
     Status,
     Webhook,
@@ -182,6 +183,7 @@ class WebhookChanges(TypedDict, total=False):
 
     url: str
     events: Sequence[str]
+    description: str
     enabled: bool
 
 
@@ -201,9 +203,9 @@ def rotate_webhook(webhook_id: str) -> Call[Webhook]:
     return Call("POST", _webhook_path(webhook_id, "rotate"), Webhook.model_validate_json, "notification")
 
 
-def check_webhook(webhook_id: str) -> Call[None]:
+def check_webhook(webhook_id: str) -> Call[WebhookDelivery]:
     """Have an event sent to an endpoint for a test."""
-    return Call("POST", _webhook_path(webhook_id, "test"), _nothing, "notification")
+    return Call("POST", _webhook_path(webhook_id, "test"), WebhookDelivery.model_validate_json, "notification")
 
 
 def list_deliveries(
@@ -215,10 +217,22 @@ def list_deliveries(
     return Call("GET", _webhook_path(webhook_id, "deliveries"), read, "notification", query, repeatable=True)
 
 
-def redeliver(webhook_id: str, delivery_id: str) -> Call[None]:
+def get_delivery(webhook_id: str, delivery_id: str) -> Call[WebhookDelivery]:
+    """Read a delivery with its attempts."""
+    path = _webhook_path(webhook_id, "deliveries", delivery_id)
+    return Call("GET", path, WebhookDelivery.model_validate_json, "notification", repeatable=True)
+
+
+def redeliver(webhook_id: str, delivery_id: str) -> Call[WebhookDelivery]:
     """Deliver an event once more, under the same id."""
     path = _webhook_path(webhook_id, "deliveries", delivery_id, "redeliver")
-    return Call("POST", path, _nothing, "notification")
+    return Call("POST", path, WebhookDelivery.model_validate_json, "notification")
+
+
+def redeliver_failed(webhook_id: str, since: datetime) -> Call[Redelivered]:
+    """Deliver all events once more that were not delivered since a time."""
+    path, body = _webhook_path(webhook_id, "redeliver"), _json({"since": _text(since)})
+    return Call("POST", path, Redelivered.model_validate_json, "notification", body=body)
 
 
 # --- Parts of requests. ---

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -189,7 +190,7 @@ class Webhooks:
         return self._sender.send(calls.get_webhook(webhook_id))
 
     def update(self, webhook_id: str, **changes: Unpack[WebhookChanges]) -> Webhook:
-        """Change an endpoint: its `url`, its `events`, whether it is `enabled`."""
+        """Change an endpoint: its `url`, `events` or `description`, or whether it is `enabled`."""
         return self._sender.send(calls.update_webhook(webhook_id, changes))
 
     def delete(self, webhook_id: str) -> None:
@@ -200,17 +201,25 @@ class Webhooks:
         """Replace the secret; both secrets sign for a day. Keep the `secret` of the answer: it is shown once."""
         return self._sender.send(calls.rotate_webhook(webhook_id))
 
-    def test(self, webhook_id: str) -> None:
+    def test(self, webhook_id: str) -> WebhookDelivery:
         """Have an event sent for a test."""
-        self._sender.send(calls.check_webhook(webhook_id))
+        return self._sender.send(calls.check_webhook(webhook_id))
 
     def deliveries(self, webhook_id: str, status: DeliveryStatus | str | None = None) -> Iterator[WebhookDelivery]:
         """Yield the deliveries to an endpoint; all, or those in a status."""
         return self._sender.each(lambda cursor: calls.list_deliveries(webhook_id, status, cursor))
 
-    def redeliver(self, webhook_id: str, delivery_id: str) -> None:
+    def delivery(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """Return a delivery with what is sent and its latest attempts."""
+        return self._sender.send(calls.get_delivery(webhook_id, delivery_id))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
         """Deliver an event once more, under the same id."""
-        self._sender.send(calls.redeliver(webhook_id, delivery_id))
+        return self._sender.send(calls.redeliver(webhook_id, delivery_id))
+
+    def redeliver_failed(self, webhook_id: str, since: datetime) -> int:
+        """Deliver all events once more that were not delivered since a time; return how many they are."""
+        return (self._sender.send(calls.redeliver_failed(webhook_id, since))).redelivered
 
 
 def _events(response: httpx.Response, following: Following) -> Iterator[OrderEvent]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +26,7 @@ Credential = str | Callable[[], str]
 """An API key or a JWT; or a function that returns one and is called for each request."""
 
 _USER_AGENT = f"ordersaga-client/{version('ordersaga-client')} Python/{platform.python_version()}"
+_REQUEST_ID = "X-Request-Id"
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
@@ -85,7 +87,8 @@ class Connection:
         if not url:
             parameter = "url" if call.service == "order" else "webhooks_url"
             raise ConfigurationError(f"{parameter} is not given, and {URL_VARIABLES[call.service]} is not set")
-        headers = {"User-Agent": _USER_AGENT, "Accept": "application/json", **call.headers}
+        headers = {"User-Agent": _USER_AGENT, "Accept": "application/json", _REQUEST_ID: uuid.uuid4().hex}
+        headers |= call.headers
         if call.body is not None:
             headers["Content-Type"] = "application/json"
         if self.credential is not None:
@@ -105,4 +108,8 @@ class Connection:
 def no_answer(call: Call[Any], error: httpx.TransportError) -> NoAnswerError:
     """Return our error for one of httpx."""
     why = str(error) or type(error).__name__
-    return NoAnswerError(f"{call.method} {call.path} got no answer: {why}", sent=not isinstance(error, _NOT_SENT))
+    return NoAnswerError(
+        f"{call.method} {call.path} got no answer: {why}",
+        sent=not isinstance(error, _NOT_SENT),
+        request_id=error.request.headers[_REQUEST_ID],
+    )

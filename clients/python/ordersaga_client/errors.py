@@ -7,12 +7,14 @@
     ├── WebhookVerificationError     a delivery is not from the sender that it claims to be from, or too old
     └── ProblemError                 the service answered with a problem (RFC 9457)
         ├── InvalidError             400, 413, 415, 422: the request is wrong; `errors` names the fields
+        │   └── KeyReusedError           the idempotency key was used with another body
         ├── UnauthenticatedError     401: no key, or one that is not valid
         ├── ForbiddenError           403: the key does not grant this
         ├── NotFoundError            404: it does not exist, or belongs to another owner
         ├── ConflictError            409: the present state does not allow it
         ├── RateLimitedError         429: too many requests, or no capacity
-        └── UnavailableError         502, 503, 504: not now; try again
+        │   └── SlotsFullError           no delivery slot has room for the order
+        └── UnavailableError         408, 502, 503, 504: not now; try again
 
 `NoAnswerError`, `RateLimitedError` and `UnavailableError` are raised after the client has tried again.
 """
@@ -33,9 +35,10 @@ class ConfigurationError(OrdersagaError):
 class NoAnswerError(OrdersagaError):
     """No usable answer came. If `sent` is false, the service has not received the request."""
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    def __init__(self, message: str, *, sent: bool, request_id: str | None = None) -> None:
         super().__init__(message)
         self.sent = sent
+        self.request_id = request_id
 
 
 class UnreadableAnswerError(OrdersagaError):
@@ -57,17 +60,19 @@ class FieldError:
 class ProblemError(OrdersagaError):
     """The service answered with a problem.
 
-    `type` tells programs which case it is, `detail` tells people. `body` is the whole answer.
+    `code` tells programs which case it is, such as `order-state`, and `detail` tells people. The service's log has the
+    `request_id`. `body` is the whole answer.
     """
 
     def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         self.status = status
         self.type = str(body.get("type", "about:blank"))
+        self.code = self.type.rsplit("/", 1)[-1]
         self.title = str(body.get("title", ""))
         self.detail = str(body.get("detail", ""))
         self.errors = _field_errors(body.get("errors"))
         self.failure_code: str | None = body.get("failureCode")
-        self.request_id: str | None = headers.get("x-request-id")
+        self.request_id: str | None = headers.get("x-request-id") or body.get("requestId")
         self.retry_after = _seconds(headers.get("retry-after"))
         self.body = body
         super().__init__(f"{status} {self.detail or self.title}")
@@ -75,6 +80,10 @@ class ProblemError(OrdersagaError):
 
 class InvalidError(ProblemError):
     """The request is wrong, and a repeat will be answered the same."""
+
+
+class KeyReusedError(InvalidError):
+    """The idempotency key was used before with another body."""
 
 
 class UnauthenticatedError(ProblemError):
@@ -97,6 +106,10 @@ class RateLimitedError(ProblemError):
     """Too many requests, or no capacity. With `retry_after`, the request was not handled."""
 
 
+class SlotsFullError(RateLimitedError):
+    """No delivery slot has room for the order, which is CANCELLED."""
+
+
 class UnavailableError(ProblemError):
     """The service cannot answer now; `retry_after` says when it might, in seconds."""
 
@@ -106,6 +119,7 @@ _CLASSES: Mapping[int, type[ProblemError]] = {
     401: UnauthenticatedError,
     403: ForbiddenError,
     404: NotFoundError,
+    408: UnavailableError,
     409: ConflictError,
     413: InvalidError,
     415: InvalidError,
@@ -115,11 +129,17 @@ _CLASSES: Mapping[int, type[ProblemError]] = {
     503: UnavailableError,
     504: UnavailableError,
 }
+_CLASSES_BY_CODE: Mapping[str, type[ProblemError]] = {
+    "idempotency-key-reused": KeyReusedError,
+    "slots-full": SlotsFullError,
+}
 
 
 def problem(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> ProblemError:
     """Return the error for an answer; `headers` must find names in lower case."""
-    return _CLASSES.get(status, ProblemError)(status, body, headers)
+    general = _CLASSES.get(status, ProblemError)
+    special = _CLASSES_BY_CODE.get(str(body.get("type", "")).rsplit("/", 1)[-1], general)
+    return (special if issubclass(special, general) else general)(status, body, headers)
 
 
 def _field_errors(errors: object) -> tuple[FieldError, ...]:

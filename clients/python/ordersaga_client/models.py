@@ -63,8 +63,44 @@ class RefundStatus(StrEnum):
     FAILED = "FAILED"
 
 
+class FailureCode(StrEnum):
+    """Why an order did not go through; docs/problems.md of ordersaga says what each means."""
+
+    INSUFFICIENT_STOCK = "insufficient_stock"
+    UNKNOWN_PRODUCT = "unknown_product"
+    NOT_ON_SALE = "not_on_sale"
+    WRONG_PRICE = "wrong_price"
+    NO_PRICE = "no_price"
+    TOO_MANY_SERVERS = "too_many_servers"
+    SLOT_FULL = "slot_full"
+    SLOT_UNAVAILABLE = "slot_unavailable"
+    STOCK_REFUSED = "stock_refused"
+    CARD_DECLINED = "card_declined"
+    CARD_UNUSABLE = "card_unusable"
+    CARD_MISSING = "card_missing"
+    CARDHOLDER_REQUIRED = "cardholder_required"
+    AUTHORIZATION_EXPIRED = "authorization_expired"
+    RETAINER_UNAVAILABLE = "retainer_unavailable"
+    RETAINER_CURRENCY = "retainer_currency"
+    INSUFFICIENT_BALANCE = "insufficient_balance"
+    PAYMENT_CANCELLED = "payment_cancelled"
+    PAYMENT_REFUSED = "payment_refused"
+    CAPTURE_FAILED = "capture_failed"
+    PACKAGE_UNAVAILABLE = "package_unavailable"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    PURCHASE_FAILED = "purchase_failed"
+    PROVISIONING_TIMED_OUT = "provisioning_timed_out"
+    SERVER_NOT_READY = "server_not_ready"
+    WRONG_ADDRESS = "wrong_address"
+    PROVISIONING_FAILED = "provisioning_failed"
+    CANCELLED_BY_CLIENT = "cancelled_by_client"
+    TIMED_OUT = "timed_out"
+    RETURNED_EARLY = "returned_early"
+    OTHER = "other"
+
+
 class DeliveryStatus(StrEnum):
-    """What became of the delivery of an event to a webhook."""
+    """What became of the delivery of an event to a webhook. PENDING: it will be attempted, perhaps again."""
 
     PENDING = "PENDING"
     DELIVERED = "DELIVERED"
@@ -220,7 +256,7 @@ class Order(Model):
     payment_status: Known[PaymentStatus]
     provisioning_status: Known[ProvisioningStatus] | None = None
     failure_reason: str | None = None
-    failure_code: str | None = None
+    failure_code: Known[FailureCode] | None = None
     settled: bool
     refunded_amount: Amount = Decimal(0)
     slot: str | None = None
@@ -299,12 +335,47 @@ class Webhook(Model):
     enabled: bool = True
     user_id: str | None = None
     description: str | None = None
+    owner_id: str | None = None
+    disabled_reason: str | None = None
+    disabled_at: datetime | None = None
+    failing_since: datetime | None = None
     secret: str | None = Field(default=None, repr=False)
     created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class WebhookAttempt(Model):
+    """An attempt to deliver: the status that was answered, or the error; `body` is the beginning of the answer."""
+
+    at: datetime
+    status: int | None = None
+    error: str | None = None
+    body: str = ""
+    seconds: float | None = None
 
 
 class WebhookDelivery(Model):
-    """The delivery of one event to one endpoint, with what became of it."""
+    """The delivery of one event to one endpoint; its `id` is the `webhook-id` of each attempt.
+
+    Read alone, it also has the `body` that is sent, and the latest attempts as `history`.
+    """
 
     id: str
+    webhook_id: str
+    type: str
+    order_id: str | None = None
     status: Known[DeliveryStatus]
+    failure_reason: str | None = None
+    attempts: int = 0
+    last_attempt: WebhookAttempt | None = None
+    next_attempt_at: datetime | None = None
+    created_at: datetime | None = None
+    delivered_at: datetime | None = None
+    body: str | None = None
+    history: Sequence[WebhookAttempt] = ()
+
+
+class Redelivered(Model):
+    """How many deliveries are attempted again."""
+
+    redelivered: int
