@@ -9,13 +9,17 @@ import pytest
 from pydantic import BaseModel
 
 import order_service.new_order as server
+from notification_service import delivery as notifications
+from notification_service import views as webhook_views
 from order_service import order, views
 from ordersaga_client import (
     Address,
     ConflictError,
     Customer,
     Delivery,
+    DeliveryStatus,
     Discount,
+    FailureCode,
     HistoryEntry,
     InvalidError,
     Item,
@@ -32,9 +36,14 @@ from ordersaga_client import (
     SlotsFullError,
     Status,
     StockStatus,
+    Webhook,
+    WebhookAttempt,
+    WebhookDelivery,
     calls,
     errors,
 )
+from shared import problems
+from shared.contracts import failures
 
 ANSWER: dict[str, Any] = {
     "orderId": "o1",
@@ -122,15 +131,20 @@ def test_a_card_token_is_in_no_log() -> None:
         (Refund, views.RefundView),
         (NewOrder, server.NewOrder),
         (Payment, server.NewPayment),
+        (Webhook, webhook_views.EndpointWithSecretView),
+        (WebhookDelivery, webhook_views.DeliveryDetailView),
+        (WebhookAttempt, webhook_views.AttemptView),
     ],
 )
 def test_each_field_of_the_service_is_typed(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
     assert set(theirs.model_fields) - set(ours.model_fields) == set()
 
 
-def test_each_status_of_the_service_is_known() -> None:
+def test_each_status_and_failure_code_of_the_services_is_known() -> None:
     assert set(map(str, Status)) == set(map(str, order.Status))
     assert set(map(str, RefundStatus)) == set(map(str, order.RefundStatus))
+    assert set(map(str, DeliveryStatus)) == set(map(str, notifications.Status))
+    assert set(map(str, FailureCode)) == set(map(str, failures.FailureCode))
     assert set(StockStatus) == set(get_args(order.StockStatus))
     assert set(PaymentStatus) == set(get_args(order.PaymentStatus))
     assert set(ProvisioningStatus) == set(get_args(order.ProvisioningStatus))
@@ -215,6 +229,11 @@ def test_the_time_to_wait_is_read(header: str | None, seconds: float | None) -> 
 def test_the_type_of_a_problem_makes_a_class(status: int, type_: str, error: type[Exception]) -> None:
     found = errors.problem(status, {"type": type_}, {})
     assert (type(found), found.type, found.code) == (error, type_, type_.rsplit("/", 1)[-1])
+
+
+def test_the_types_that_have_a_class_exist() -> None:
+    defined = {type_.name for type_ in vars(problems).values() if isinstance(type_, problems.ProblemType)}
+    assert {"idempotency-key-reused", "slots-full"} <= defined
 
 
 def test_a_status_without_a_class_of_its_own_is_a_problem() -> None:
