@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ordersaga_client.models import Order
+
 
 class OrdersagaError(Exception):
     """Root of the client's errors."""
@@ -108,6 +110,12 @@ class RateLimitedError(ProblemError):
 
 class SlotsFullError(RateLimitedError):
     """No delivery slot has room for the order, which is CANCELLED."""
+
+    @property
+    def order(self) -> Order | None:
+        """The order, if the answer has it."""
+        order = self.body.get("order")
+        return None if order is None else Order.model_validate(order)
 
 
 class UnavailableError(ProblemError):

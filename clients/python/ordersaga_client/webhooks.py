@@ -38,7 +38,7 @@ class WebhookEvent(Model):
     def order(self) -> Order | None:
         """The order at that time, without its history; None if the event does not have it."""
         try:
-            return Order.model_validate_json(json.dumps(self.data))
+            return Order.model_validate(self.data)
         except ValidationError:
             return None
 
