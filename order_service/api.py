@@ -1,8 +1,10 @@
 """The order service's HTTP routes."""
 
+from functools import partial
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from order_service.event_stream import EventStream, Subscribers
@@ -13,6 +15,7 @@ from order_service.order_actions import OrderActions
 from order_service.order_number import ids_of
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
+from order_service.preferences import wait_in
 from order_service.refund_requests import NewRefund, RefundRequests
 from order_service.views import (
     ErasureView,
@@ -26,13 +29,23 @@ from order_service.views import (
     show_new,
     show_refund,
 )
+from order_service.waiting import NOT_WAITED, WaitingRequests, has_found_no_slot
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
 from shared.database import Document
-from shared.http import Body, documented, invalid, json_response, new_router, not_found
+from shared.http import (
+    Body,
+    Problem,
+    documented,
+    invalid,
+    json_response,
+    new_router,
+    not_found,
+    problem_response,
+)
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -47,10 +60,28 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+Preference = Annotated[
+    str | None,
+    Header(
+        max_length=1000,
+        description="`wait=N` (RFC 7240): answer when the order is final, after N seconds at the latest, at most 30. "
+        "`Preference-Applied` says that the answer has waited",
+        examples=["wait=10"],
+    ),
+]
+
 RefundKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
 ]
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""Marks the answer to a request whose key and body were used before: nothing was done again."""
+
+_PLACEMENT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"},
+    429: {"model": Problem, "description": "No delivery slot had room, if the request waits; `order` is the order"},
+}
 
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -70,11 +101,12 @@ def create_router(
     placement: OrderPlacement,
     actions: OrderActions,
     refunds: RefundRequests,
+    waiting: WaitingRequests,
     clock: Clock = utc_now,
 ) -> APIRouter:
     """Return the routes over these orders."""
     router = new_router("orders")
-    _add_placement(router, placement)
+    _add_placement(router, placement, waiting)
     _add_reads(router, orders)
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
@@ -82,13 +114,28 @@ def create_router(
     return router
 
 
-def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
+def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: WaitingRequests) -> None:
     @requires(Permission.ORDERS_PLACE)
-    async def place(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
-        """Accept an order; it is carried to its end from here on, whatever happens."""
+    async def place(
+        new: NewOrder,
+        caller: Caller,
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+        prefer: Preference = None,  # noqa: ARG001 - for the documentation: a request may have several
+    ) -> Response:
+        """Accept an order; it is carried to its end from here on, whatever happens.
+
+        With `Prefer: wait=N` the answer waits up to N seconds for the order to become final: CONFIRMED, COMPLETED,
+        CANCELLED or FAILED. Its compensations may still be on their way then; `settled` says so.
+        """
         placed = await placement.place(new, idempotency_key, caller)
-        shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
-        return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
+        seconds = wait_in(request.headers.getlist("prefer"))
+        outcome = NOT_WAITED
+        if seconds is not None:
+            stored = placed.order if isinstance(placed, NewRecord) else placed
+            outcome = await waiting.wait(stored, seconds, partial(_disconnected, request))
+        headers = {"Preference-Applied": f"wait={seconds}"} if outcome.waited else {}
+        return _placed(placed, outcome.final, headers)
 
     for path in ("/orders", "/order"):
         router.add_api_route(
@@ -97,8 +144,31 @@ def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
             methods=["POST"],
             status_code=202,
             response_model=OrderView,
+            responses=_PLACEMENT_RESPONSES,
             include_in_schema=path == "/orders",
         )
+
+
+def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[str, str]) -> Response:
+    """Answer with an order: 200 if it is known to be final, 429 if no slot had room for it, else 202."""
+    if final is not None:
+        shown = show(final, personal=True)
+    else:
+        shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
+    headers = {"Location": f"/orders/{shown['orderId']}", **headers}
+    if not isinstance(placed, NewRecord):
+        headers |= REPLAYED
+    if final is None:
+        return json_response(shown, 202, headers)
+    if has_found_no_slot(final):
+        return problem_response(HTTPStatus.TOO_MANY_REQUESTS, final["failureReason"], headers=headers, order=shown)
+    return json_response(shown, 200, headers)
+
+
+async def _disconnected(request: Request) -> None:
+    """Return once the client is gone; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _add_reads(router: APIRouter, orders: Orders) -> None:
@@ -204,8 +274,9 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         order_id: OrderIdParameter, new: NewRefund, caller: Caller, idempotency_key: RefundKey = None
     ) -> Response:
         """Return a part of the money, by amount or by lines; for CONFIRMED and COMPLETED orders of goods."""
-        refund = await refunds.request(order_id, new, idempotency_key, caller, Permission.ORDERS_FULFIL)
-        return json_response(show_refund(refund), 202)
+        permission = Permission.ORDERS_FULFIL
+        refund, repeated = await refunds.request(order_id, new, idempotency_key, caller, permission)
+        return json_response(show_refund(refund), 202, REPLAYED if repeated else None)
 
     @router.get("/orders/{order_id}/refunds", response_model=RefundPage)
     @requires(Permission.ORDERS_READ)

@@ -74,6 +74,8 @@ class Parts:
     """Who is signed in to the pages."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service, see `shared.background`."""
+    stopping: Sequence[Callable[[], None]] = ()
+    """What ends requests that take their time, so that they are answered before the process stops."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """The steps to finish after the last request and the last message."""
     health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
@@ -217,6 +219,8 @@ class _RunningService:
     async def _shut_down(self, http: HttpServer, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
         http.should_exit = True
+        for end_requests in self._parts.stopping:
+            end_requests()
         if self._prepared:
             await self._consumer.stop(within=DRAIN_SECONDS / 2)
         else:
