@@ -30,6 +30,7 @@ from order_service.views import (
     show_refund,
 )
 from order_service.waiting import NOT_WAITED, WaitingRequests, has_found_no_slot
+from shared import problems
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
@@ -161,7 +162,8 @@ def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[
     if final is None:
         return json_response(shown, 202, headers)
     if has_found_no_slot(final):
-        return problem_response(HTTPStatus.TOO_MANY_REQUESTS, final["failureReason"], headers=headers, order=shown)
+        status, kind = HTTPStatus.TOO_MANY_REQUESTS, problems.SLOTS_FULL
+        return problem_response(status, final["failureReason"], kind=kind, headers=headers, order=shown)
     return json_response(shown, 200, headers)
 
 
