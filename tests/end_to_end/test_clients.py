@@ -16,7 +16,17 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from ordersaga_client import AsyncClient, DeliveryStatus, Item, NewOrder, Payment
+from ordersaga_client import (
+    AsyncClient,
+    Delivery,
+    DeliveryStatus,
+    FailureCode,
+    Item,
+    NewOrder,
+    Payment,
+    SlotsFullError,
+    Status,
+)
 from shared.access.permissions import Role
 from tests.support.access import KEYS
 from tests.support.eventually import eventually
@@ -112,6 +122,23 @@ async def test_the_walk_with_javascript_succeeds() -> None:
     assert status == 0, printed
     course = r"placed \S+\norder\.created PENDING\n(.*\n)*\S+ CONFIRMED\n(settled.*\n)?422 items, totalAmount\n"
     assert re.fullmatch(course, printed), printed
+
+
+async def test_an_order_for_which_no_slot_has_room_is_an_error_with_the_order(stack: Stack) -> None:
+    url = f"{stack.url('inventory')}/products/villa"
+    assert (await stack.client.put(url, json={"kind": "goods", "price": 200_000})).is_success
+    await stack.stock("villa", 1)
+    new = NewOrder(
+        user_id="slots",
+        items=[Item(product_id="villa", quantity=1, price=Decimal(200_000))],
+        payment=Payment(token="tok_ok"),
+        delivery=Delivery(slot="auto"),
+    )
+    async with AsyncClient() as client:
+        with pytest.raises(SlotsFullError, match="none takes more than 100000") as raised:
+            await client.orders.place(new, wait=30)
+    assert raised.value.order is not None
+    assert (raised.value.order.status, raised.value.order.failure_code) == (Status.CANCELLED, FailureCode.SLOT_FULL)
 
 
 @contextlib.asynccontextmanager

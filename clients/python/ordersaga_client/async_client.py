@@ -133,7 +133,7 @@ class AsyncOrders:
         return await self._sender.send(calls.get_order(order_id))
 
     def iterate(self, **filters: Unpack[OrderFilters]) -> AsyncIterator[Order]:
-        """Yield the orders that match, newest first; further pages are requested as they are needed."""
+        """Yield the orders that match, newest first unless `sort` says otherwise; pages are requested as needed."""
         return self._sender.each(lambda cursor: calls.list_orders(filters, cursor))
 
     async def page(

@@ -53,7 +53,7 @@ class Call(Generic[T]):
 
 
 class OrderFilters(TypedDict, total=False):
-    """Which orders a list has."""
+    """Which orders a list has: those that meet every condition, `created_to` excluded; and in which order."""
 
     status: Status | str | Sequence[Status | str]
     user_id: str
@@ -62,7 +62,7 @@ class OrderFilters(TypedDict, total=False):
     failure_reason: str
     created_from: datetime
     created_to: datetime
-    sort: str
+    sort: Literal["-createdAt", "createdAt"]
     include_items: bool
 
 
