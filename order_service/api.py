@@ -1,11 +1,14 @@
 """The order service's HTTP routes."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 
 from order_service.event_stream import EventStream, Subscribers
 from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
@@ -13,7 +16,7 @@ from order_service.new_order import NewOrder
 from order_service.order import Status
 from order_service.order_actions import OrderActions
 from order_service.order_number import ids_of
-from order_service.orders import NewRecord, Orders
+from order_service.orders import Filter, NewRecord, Orders
 from order_service.placement import OrderPlacement
 from order_service.preferences import wait_in
 from order_service.refund_requests import NewRefund, RefundRequests
@@ -51,6 +54,17 @@ from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, pag
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
+Statuses = Annotated[Sequence[Status], Query(max_length=50, description="May be repeated: orders in any of them")]
+FailureReason = Annotated[
+    str | None, Query(alias="failureReason", max_length=1000, description="The whole text, as orders show it")
+]
+CreatedFrom = Annotated[
+    AwareDatetime | None, Query(alias="createdFrom", description="Orders of this time or later, with its time zone")
+]
+CreatedTo = Annotated[AwareDatetime | None, Query(alias="createdTo", description="Orders before this time")]
+Sort = Annotated[
+    Literal["-createdAt", "createdAt"], Query(description="Newest first, or oldest first; cursors belong to one order")
+]
 OrderNumber = Annotated[str | None, Query(alias="orderNumber", max_length=40, examples=["7ZK4-M2QX"])]
 IdempotencyKey = Annotated[
     str | None,
@@ -179,26 +193,36 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
     @router.get("/orders", response_model=OrderPage)
     @requires(Permission.ORDERS_READ)
     async def list_orders(
-        status: Status | None = None,
+        status: Statuses = (),
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
         settled: bool | None = None,
         number: OrderNumber = None,
+        failure_reason: FailureReason = None,
+        created_from: CreatedFrom = None,
+        created_to: CreatedTo = None,
+        sort: Sort = "-createdAt",
         include: Included = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
         *,
         caller: Caller,
     ) -> Response:
-        """Orders without their histories, newest first; all, or those in a status, of a user, settled or not.
+        """Orders without their histories, newest first or oldest first; all, or those that meet every condition.
 
         `orderNumber` is the number that people read out; two orders share one about once in a million orders.
         """
-        statuses = [status] if status else list(Status)
-        page = await orders.page(
-            statuses=statuses,
+        wanted = Filter(
+            statuses=status,
             user_id=user_id,
             settled=settled,
             ids=_ids_of(number) if number is not None else None,
+            failure_reason=failure_reason,
+            created_from=_in_utc("createdFrom", created_from),
+            created_to=_in_utc("createdTo", created_to),
+        )
+        page = await orders.page(
+            wanted,
+            oldest_first=sort == "createdAt",
             with_items=include == "items",
             after=after_time(cursor),
             limit=limit,
@@ -317,6 +341,14 @@ def _ids_of(number: str) -> tuple[str, str]:
         return ids_of(number)
     except ValueError as error:
         raise invalid(("orderNumber", str(error))) from None
+
+
+def _in_utc(name: str, moment: datetime | None) -> datetime | None:
+    """Return a time of a query; raises the 422 problem for one that no time in UTC equals."""
+    try:
+        return moment.astimezone(UTC) if moment is not None else None
+    except OverflowError:
+        raise invalid((name, "is out of range")) from None
 
 
 def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:

@@ -39,6 +39,21 @@ SCHEMA = CollectionSchema(
         IndexModel([("resendAt", ASCENDING)], name="resend", partialFilterExpression={"resendAt": {"$exists": True}}),
         IndexModel([(f"{PERSONAL}.words", ASCENDING), ("createdAt", DESCENDING)], name="by_person", sparse=True),
         IndexModel(
+            [
+                ("ownerId", ASCENDING),
+                ("failureReason", ASCENDING),
+                ("createdAt", DESCENDING),
+                ("_id", DESCENDING),
+            ],
+            name="by_owner_and_failure_reason",
+            partialFilterExpression={"failureReason": {"$exists": True}},
+        ),
+        IndexModel(
+            [("failureReason", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+            name="by_failure_reason",
+            partialFilterExpression={"failureReason": {"$exists": True}},
+        ),
+        IndexModel(
             [("status", ASCENDING), ("failureReason", ASCENDING)],
             name="by_reason",
             partialFilterExpression={"failureReason": {"$exists": True}},
@@ -78,6 +93,22 @@ class Change:
     def stored(self) -> Order:
         """The order after the change is stored."""
         return replace(self.after, version=self.before.version + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """The orders of a list: those that meet every condition that is given.
+
+    `ids` are the first and the last id that an order may have. Of the times, the first is included, the last is not.
+    """
+
+    statuses: Sequence[Status] = ()
+    user_id: str | None = None
+    settled: bool | None = None
+    ids: tuple[str, str] | None = None
+    failure_reason: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
 
 
 class Orders:
@@ -175,38 +206,30 @@ class Orders:
 
     async def page(
         self,
+        wanted: Filter,
         *,
-        statuses: Sequence[Status],
-        user_id: str | None,
-        settled: bool | None,
-        ids: tuple[str, str] | None = None,
         after: tuple[datetime, str] | None,
         limit: int,
+        oldest_first: bool = False,
         with_items: bool = False,
         visible: Visible = EVERYTHING,
     ) -> list[Document]:
-        """Return a page of visible documents, newest first, of one user or of all, after the given (createdAt, id).
+        """Return a page of visible documents, newest first or oldest first, after the given (createdAt, id).
 
-        `ids` are the first and the last id that an order may have. The documents have no histories and refunds, and no
-        items and particulars unless `with_items`: all of them may be long.
+        The documents have no histories and refunds, and no items and particulars unless `with_items`: all of them may
+        be long.
         """
-        query: dict[str, Any] = {"status": {"$in": list(statuses)}, **visible}
-        if user_id is not None:
-            # Both conditions, where the caller sees the orders of one person only.
-            query["$and"] = [{"userId": user_id}]
-        if ids is not None:
-            query["_id"] = {"$gte": ids[0], "$lte": ids[1]}
-        if settled is not None:
-            query["settled"] = settled
+        query = {**_query(wanted), **visible}
+        conditions = [{"userId": wanted.user_id}] if wanted.user_id is not None else []  # beside that of `visible`
         if after is not None:
-            created_at, order_id = after
-            query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
+            conditions.extend(_beyond(after, oldest_first=oldest_first))
+        if conditions:
+            query["$and"] = conditions
         excluded = {"history": False, "refunds": False}
         excluded |= {PERSONAL: False} if with_items else {"items": False, **UNREAD}
-        cursor = (
-            self._collection.find(query, excluded).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
-        )
-        return [document async for document in cursor]
+        direction = ASCENDING if oldest_first else DESCENDING
+        cursor = self._collection.find(query, excluded).sort([("createdAt", direction), ("_id", direction)])
+        return [document async for document in cursor.limit(limit)]
 
     async def erase_personal(self, user_id: str, now: datetime) -> int:
         """Remove what is known about a person from all orders of a user; return the number of orders that had it."""
@@ -240,6 +263,30 @@ class Orders:
             (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
             async for row in database.aggregate(self._collection, pipeline)
         ]
+
+
+def _query(wanted: Filter) -> dict[str, Any]:
+    """Return the query of a list. It names the statuses even if all are wanted: the indexes begin with them."""
+    created = {"$gte": wanted.created_from, "$lt": wanted.created_to}
+    conditions: dict[str, Any] = {
+        "status": {"$in": list(wanted.statuses or Status)},
+        "settled": wanted.settled,
+        "_id": {"$gte": wanted.ids[0], "$lte": wanted.ids[1]} if wanted.ids is not None else None,
+        "failureReason": wanted.failure_reason,
+        "createdAt": _without_none(created) or None,
+    }
+    return _without_none(conditions)
+
+
+def _beyond(after: tuple[datetime, str], *, oldest_first: bool) -> list[Document]:
+    """Return the conditions of the orders that follow the last one of a page.
+
+    The first is implied by the second, but only it bounds the part of an index that is read.
+    """
+    created_at, order_id = after
+    beyond = "$gt" if oldest_first else "$lt"
+    later = [{"createdAt": {beyond: created_at}}, {"createdAt": created_at, "_id": {beyond: order_id}}]
+    return [{"createdAt": {f"{beyond}e": created_at}}, {"$or": later}]
 
 
 def _published(resend_at: datetime) -> list[Document]:
