@@ -114,9 +114,10 @@ test-compose: setup  ## Test the stack in containers; skipped where no Docker en
 	$(BIN)/pytest tests/compose -rs
 
 .PHONY: docs
-docs: setup  ## Draw the saga's picture and table, and the table of permissions, from the code
+docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions and of problems
 	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg
 	@$(BIN)/python -m tests.support.access_table docs/access.md
+	@$(BIN)/python -m tests.support.problem_page
 
 .PHONY: docs-site
 docs-site: setup  ## Build the documentation as a site in site/, with every link checked

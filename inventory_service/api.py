@@ -26,6 +26,8 @@ from shared.contracts.orders import ProductId
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
 from shared.money import JsonMoney
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
+from shared.problems import PRODUCT_KIND
+from shared.validation import wrong_field
 
 MAX_RAM = 1_000_000
 
@@ -56,7 +58,7 @@ class SaleBody(Body):
     @model_validator(mode="after")
     def _reason_is_for_an_end(self) -> "SaleBody":
         if self.on_sale and self.reason is not None:
-            raise ValueError("reason is allowed only with onSale false")
+            raise wrong_field("reason", "is allowed only with onSale false")
         return self
 
 
@@ -91,7 +93,7 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
         try:
             product, is_new = await stock_items.put_product(product_id, _description(body))
         except KindConflictError:
-            raise conflict(f"Product {product_id} exists and is not of kind {body.kind}") from None
+            raise conflict(f"Product {product_id} exists and is not of kind {body.kind}", PRODUCT_KIND) from None
         return json_response(show_product(product), 201 if is_new else 200)
 
     @router.patch("/products/{product_id}", response_model=ProductView)
@@ -187,7 +189,7 @@ def _description(body: ProductBody) -> Description:
 
 
 def _not_counted(product_id: str) -> ProblemError:
-    return conflict(f"Product {product_id} is of kind vps: only the provider knows its stock")
+    return conflict(f"Product {product_id} is of kind vps: only the provider knows its stock", PRODUCT_KIND)
 
 
 async def _find(stock_items: StockItems, product_id: str) -> Product:

@@ -50,6 +50,7 @@ from shared.paging import (
     time_key,
     write_cursor,
 )
+from shared.problems import SLOT_STATE, SLOTS_FULL
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
@@ -243,7 +244,9 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
         if await releases.submit(order_id) is None:
             own = await assigner.own_reservation(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
-                raise conflict(f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order")
+                raise conflict(
+                    f"Order {order_id} has {own.booking.slot_id} by its reservation: cancel the order", SLOT_STATE
+                )
             raise not_found(f"An assignment of order {order_id}")
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -254,8 +257,8 @@ def _refusal(order_id: str, answer: NoRoom | OrderClosed | NotOwn) -> ProblemErr
     if isinstance(answer, NotOwn):
         return not_found(f"Order {order_id}")
     if isinstance(answer, OrderClosed):
-        return conflict(f"Order {order_id} is over: its reservation is {answer.status}")
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason)
+        return conflict(f"Order {order_id} is over: its reservation is {answer.status}", SLOT_STATE)
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, answer.reason, kind=SLOTS_FULL)
 
 
 def _changed(rules: Rules, body: RulesBody) -> Rules:

@@ -26,7 +26,7 @@ from operations.stack.layout import (
 )
 from operations.stack.state import State, UnreadableStateError, read_state
 from shared.errors import StartError
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
+from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
 from shared.urls import check_service_url, hide_credentials
@@ -47,6 +47,7 @@ class OperationsSettings(ServiceSettings):
     inventory_url: HttpUrl = INVENTORY.default_url
     payment_url: HttpUrl = PAYMENT.default_url
     provisioning_url: HttpUrl = PROVISIONING.default_url
+    notification_url: HttpUrl = NOTIFICATION.default_url
     console_hosts: HostNames = ()
     api_key: SecretStr | None = None
     console_public_url: OptionalUrl = ""

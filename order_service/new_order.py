@@ -11,6 +11,7 @@ from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
 from shared.http import Body
 from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
+from shared.validation import wrong_field
 
 MAX_OPTIONS_BYTES = 4096
 MAX_OPTIONS = 200
@@ -72,7 +73,7 @@ class NewPayment(Body):
     @model_validator(mode="after")
     def _retainer_is_named(self) -> "NewPayment":
         if self.method == "retainer" and self.retainer_id is None:
-            raise ValueError("retainerId is required when method is retainer")
+            raise wrong_field("retainerId", "is required when method is retainer")
         return self
 
 
@@ -175,9 +176,9 @@ class NewOrder(Body):
     @field_validator("currency")
     @classmethod
     def _has_these_amounts(cls, currency: str, info: ValidationInfo) -> str:
-        amounts = {f"items.{number}.price": item.price for number, item in enumerate(info.data.get("items", ()))}
+        amounts = {f"items[{number}].price": item.price for number, item in enumerate(info.data.get("items", ()))}
         amounts |= {
-            f"discounts.{number}.amount": discount.amount
+            f"discounts[{number}].amount": discount.amount
             for number, discount in enumerate(info.data.get("discounts") or ())
         }
         amounts |= {"shippingAmount": info.data.get("shipping_amount") or 0}

@@ -104,6 +104,7 @@ class Order:
     settled: bool = False
     cause: str | None = None
     failure_reason: str | None = None
+    failure_code: str | None = None
     transaction_id: str | None = None
     fulfilment: Literal["goods", "vps"] | None = None
     provisioning_spec: ServerSpecification | None = None

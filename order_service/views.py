@@ -5,12 +5,14 @@ from typing import Any
 
 from pydantic import Field
 
+from order_service.failures import general_code
 from order_service.order import PaymentStatus, ProvisioningStatus, Refund, RefundStatus, Status, StockStatus
 from order_service.order_number import order_number
 from order_service.orders import NewRecord
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
 from shared.clock import to_rfc3339
+from shared.contracts.failures import FailureCode
 from shared.contracts.orders import SLOT_PREFIX
 from shared.database import Document
 from shared.http import View
@@ -97,7 +99,10 @@ class ListedOrder(View):
     stock_status: StockStatus
     payment_status: PaymentStatus
     provisioning_status: ProvisioningStatus | None
-    failure_reason: str | None
+    failure_reason: str | None = Field(description="for people")
+    failure_code: FailureCode | None = Field(
+        default=None, description="`failureReason` for programs; more codes may be added, see docs/problems.md"
+    )
     settled: bool
     refunded_amount: float = Field(description="what was returned by refunds in part")
     slot: str | None
@@ -205,6 +210,7 @@ def show_new(record: NewRecord) -> dict[str, Any]:
         **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
         "provisioningStatus": None,
         "failureReason": None,
+        "failureCode": None,
         "settled": False,
         "refundedAmount": 0,
         "slot": None,
@@ -247,6 +253,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         **{participant.stored_field: document[participant.stored_field] for participant in PARTICIPANTS},
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
+        "failureCode": _code(document),
         "settled": document["settled"],
         "refundedAmount": to_json_number(document.get("refundedAmount", 0)),
         "slot": document.get("slot"),
@@ -287,6 +294,13 @@ def _ends(document: Document) -> dict[str, str | None]:
     if document["status"] == Status.CONFIRMED and confirmed is None:
         confirmed, completed = completed, None
     return {"confirmedAt": _moment(confirmed), "completedAt": _moment(completed)}
+
+
+def _code(document: Document) -> str | None:
+    """Return the code of the order's failure: the general one if it was stored without one by an earlier release."""
+    if document.get("failureReason") is None:
+        return None
+    return document.get("failureCode") or general_code(document.get("cause"))
 
 
 def _start_of(slot: str | None) -> str | None:

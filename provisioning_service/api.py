@@ -26,6 +26,8 @@ from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name, Text
 from shared.http import Body, ProblemError, View, conflict, invalid, json_response, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
+from shared.problems import PROVIDER_UNAVAILABLE
+from shared.validation import wrong_field
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 PackageParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -150,7 +152,7 @@ class PackageBody(Body):
     @model_validator(mode="after")
     def _reason_is_for_an_end(self) -> "PackageBody":
         if not self.disabled and self.reason is not None:
-            raise ValueError("reason is allowed only with disabled true")
+            raise wrong_field("reason", "is allowed only with disabled true")
         return self
 
 
@@ -297,7 +299,7 @@ async def _find(jobs: Jobs, order_id: str, visible: Visible) -> Job:
 
 
 def _unavailable(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=PROVIDER_UNAVAILABLE)
 
 
 def _page(

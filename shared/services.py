@@ -87,6 +87,15 @@ PROVISIONING = Service(
     inbox="provisioning.inbox",
     description="Buys the servers that orders ask for",
 )
+NOTIFICATION = Service(
+    name="notification",
+    package="notification_service",
+    port=3014,
+    settings="notification_service.settings:NotificationSettings",
+    database="notifications",
+    inbox="notification.inbox",
+    description="Tells the systems of shops what happens to their orders, by webhooks",
+)
 CONSOLE = Service(
     name="console",
     package="operations",
@@ -98,7 +107,7 @@ CONSOLE = Service(
 )
 
 SERVICES: Mapping[str, Service] = {
-    service.name: service for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, CONSOLE)
+    service.name: service for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, NOTIFICATION, CONSOLE)
 }
 """All services by name, in the order in which people list them."""
 

@@ -50,6 +50,7 @@ ORDER_INBOX = services.ORDER.inbox
 INVENTORY_INBOX = services.INVENTORY.inbox
 PAYMENT_INBOX = services.PAYMENT.inbox
 PROVISIONING_INBOX = services.PROVISIONING.inbox
+NOTIFICATION_INBOX = services.NOTIFICATION.inbox
 OPERATIONS_INBOX = services.CONSOLE.inbox
 
 INBOXES: dict[str, tuple[type[c.Message], ...]] = {
@@ -73,6 +74,16 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
     INVENTORY_INBOX: (c.OrderCreated, c.ReleaseStock, c.ShipStock, c.ReturnStock),
     PAYMENT_INBOX: (c.OrderCreated, c.CapturePayment, c.RefundPayment, c.RefundPart),
     PROVISIONING_INBOX: (c.ProvisionServer, c.CancelProvisioning),
+    NOTIFICATION_INBOX: (
+        c.OrderCreated,
+        c.OrderConfirmed,
+        c.OrderProvisioning,
+        c.OrderCompleted,
+        c.OrderCancelled,
+        c.OrderFailed,
+        c.OrderRefunded,
+        c.PackageLowIps,
+    ),
     OPERATIONS_INBOX: (c.DeadLetterHandled,),
 }
 """The messages of each inbox. All other messages are for anyone who binds a queue to the exchange."""

@@ -75,6 +75,11 @@ class Layout:
         return self.root / "secrets"
 
     @property
+    def webhook_key(self) -> Path:
+        """The key that encrypts the secrets of webhooks, unless `up` was given one."""
+        return self.secrets / "webhook-key"
+
+    @property
     def rabbitmq(self) -> Path:
         """RabbitMQ's data, configuration, cookie and own logs."""
         return self.root / "rabbitmq"

@@ -9,6 +9,7 @@ from operations.stack.access import Access, plan_access
 from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.database_users import DatabaseUsers, load_key_file
 from operations.stack.database_users import load_users as load_database_users
+from operations.stack.encryption_keys import notification_settings
 from operations.stack.environment import invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
@@ -26,7 +27,7 @@ from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.errors import StartError
-from shared.services import CONSOLE, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
+from shared.services import CONSOLE, NOTIFICATION, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 
@@ -124,6 +125,8 @@ def _plan_services(
     for name in names:
         if name == PROVISIONING.name:
             services.append(program(name, provider.provisioning_settings(layout, simulator_url, settings)))
+        elif name == NOTIFICATION.name:
+            services.append(program(name, notification_settings(layout, settings)))
         elif name not in (CONSOLE.name, SIMULATOR.name):
             services.append(program(name, settings))
     if CONSOLE.name in names:

@@ -30,8 +30,9 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal, Visible
 from shared.database import Document
-from shared.http import ProblemError, invalid, json_response, new_router, not_found
+from shared.http import PROBLEM_JSON, ProblemError, invalid, json_response, key_reused, new_router, not_found
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
+from shared.request_id import current_request_id
 
 NEWEST_MOVEMENTS = 100
 """The number of consumptions, and of deposits, shown with a retainer."""
@@ -437,8 +438,7 @@ async def _run_once(
     except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
     except IdempotencyKeyReusedError:
-        detail = "The Idempotency-Key was used before for another request; use a new one"
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)]) from None
+        raise key_reused("The Idempotency-Key was used before for another request; use a new one") from None
 
 
 async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) -> Response:
@@ -449,9 +449,11 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
 
 
 def _respond(stored: StoredResponse) -> Response:
-    response = json_response(stored.body, stored.status)
-    if stored.status >= HTTPStatus.BAD_REQUEST:
-        response.headers["content-type"] = "application/problem+json"
+    if stored.status < HTTPStatus.BAD_REQUEST:
+        return json_response(stored.body, stored.status)
+    # A stored refusal may be of an earlier request, and of an earlier release.
+    response = json_response({**stored.body, "requestId": current_request_id()}, stored.status)
+    response.headers["content-type"] = PROBLEM_JSON
     return response
 
 

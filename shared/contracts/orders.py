@@ -1,6 +1,7 @@
 """The messages of the order service: the order itself, commands to its participants, and events for anyone."""
 
-from typing import Annotated, ClassVar, Literal
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
@@ -166,13 +167,21 @@ class CancelProvisioning(OrderMessage):
 
 
 class OrderEvent(OrderMessage):
-    """An order has changed its status; for any listener."""
+    """An order has changed its status; for any listener.
+
+    `order` is the order as `GET /orders/{orderId}` shows it, without its history and without anything personal. `at` is
+    when the order got this status, the same each time the message is published. Both, and `owner_id`, are absent in
+    messages of earlier releases.
+    """
 
     mandatory: ClassVar[bool] = False
 
     user_id: Name
+    owner_id: Name | None = None
     total_amount: Money
     reason: Text | None = None
+    at: datetime | None = None
+    order: dict[str, Any] | None = None
 
 
 class OrderConfirmed(OrderEvent):
@@ -212,5 +221,7 @@ class OrderRefunded(OrderMessage):
     mandatory: ClassVar[bool] = False
 
     user_id: Name
+    owner_id: Name | None = None
     refund_id: RefundId
     amount: Money
+    order: dict[str, Any] | None = None

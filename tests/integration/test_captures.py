@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
+from payment_service.gateways.simulated import CAPTURE_REFUSED
+from payment_service.refusals import EXPIRED
 from shared.failpoints import CAPTURE_SENT, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.support.eventually import eventually
 from tests.support.shop import A_SERVER, SERVICES, Shop, open_shop

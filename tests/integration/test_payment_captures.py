@@ -9,8 +9,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from payment_service.gateways.port import GatewayTimeoutError
-from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
+from payment_service.gateways.simulated import CAPTURE_REFUSED
 from payment_service.lifecycle import Payment, PaymentStatus
+from payment_service.refusals import EXPIRED
 from shared.contracts import (
     Message,
     OrderCreated,

@@ -29,7 +29,7 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
-from payment_service.gateways.stripe_outcomes import CARD_UNUSABLE, CLOSED, EXPIRED, NEEDS_CARDHOLDER, NO_CARD
+from payment_service.refusals import CARD_UNUSABLE, CLOSED, EXPIRED, NEEDS_CARDHOLDER, NO_CARD
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
 from shared.database import Database

@@ -20,6 +20,7 @@ from shared.services import CONSOLE, SIMULATOR
 from tests.support.api_samples import applications
 
 BEGIN, END = "<!-- routes: begin -->\n", "<!-- routes: end -->\n"
+_FOR_EVERYBODY = ("/docs", "/problems")
 SHOWN = {Reach.ALL: "all", Reach.OWNER: "own", Reach.PERSON: "own*"}
 
 
@@ -47,7 +48,7 @@ def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
     open_paths = OPEN_PATHS | (CONSOLE_OPEN_PATHS if app.title == CONSOLE.name else frozenset())
     for route in _routes(app.routes):
-        if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith("/docs"):
+        if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith(_FOR_EVERYBODY):
             for method in sorted(route.methods or ()):
                 for_staff = getattr(route, "for_staff", False)
                 yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint), for_staff)

@@ -23,6 +23,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from inventory_service import __main__ as inventory
 from inventory_service.settings import InventorySettings
+from notification_service import __main__ as notification
+from notification_service.settings import NotificationSettings
 from operations import __main__ as console
 from operations.settings import OperationsSettings
 from order_service import __main__ as order
@@ -41,7 +43,7 @@ from shared.failpoints import nothing_fails
 from shared.http import create_app
 from shared.observability import configure_logging
 from shared.service import Connections, Parts
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
+from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, Service
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests/samples"
@@ -100,6 +102,7 @@ ASSEMBLIES: dict[Service, Callable[[Connections], Parts]] = {
     INVENTORY: lambda connections: inventory.assemble(InventorySettings(), connections),
     PAYMENT: lambda connections: payment.assemble(PaymentSettings(), connections),
     PROVISIONING: lambda connections: provisioning.assemble(ProvisioningSettings(), connections),
+    NOTIFICATION: lambda connections: notification.assemble(NotificationSettings(), connections),
     CONSOLE: lambda connections: console.assemble(OperationsSettings(), connections),
 }
 

@@ -155,7 +155,7 @@ async def test_a_body_that_is_not_json_is_a_400(client: httpx.AsyncClient, body:
         ({"name": "n", "amount": 1.999}, "amount"),
         ({"name": "n", "amount": 10**30}, "amount"),
         ({"name": "n", "amount": 1e300}, "amount"),
-        ({"name": "n", "amount": 1, "parts": [1, "x"]}, "parts.1"),
+        ({"name": "n", "amount": 1, "parts": [1, "x"]}, "parts[1]"),
         ({"name": "n", "amount": 1, "parts": [1, 2, 3, 4]}, "parts"),
         ({"name": "n", "amount": 1, "extra": 1}, "extra"),
         ({"name": "n", "amount": 1, "x" * 5000: 1}, "x" * 100),
@@ -231,8 +231,8 @@ async def test_one_bad_value_in_a_list_is_one_error(client: httpx.AsyncClient) -
         answer = problem(await client.post("/lists", json={"parts": parts}), 422)
         return [error["field"] for error in answer["errors"]]
 
-    assert await errors(["x"]) == ["parts.0"]
-    assert await errors([0, 0]) == ["parts.0", "parts.1"]
+    assert await errors(["x"]) == ["parts[0]"]
+    assert await errors([0, 0]) == ["parts[0]", "parts[1]"]
     assert await errors([]) == ["parts"]
 
 

@@ -15,7 +15,8 @@ from inventory_service.stock import Reservation, assignment_id
 from inventory_service.stock import Status as Stock
 from operations import metrics as stack_metrics
 from order_service.events import CancelRequested, DeadlinePassed
-from order_service.metrics import REASONS, count_changes, reason_of
+from order_service.failures import GENERAL
+from order_service.metrics import count_changes, reason_of
 from order_service.order import Order, Status
 from order_service.orders import Change
 from order_service.saga import SAGA
@@ -164,7 +165,7 @@ def test_every_event_that_may_end_an_order_badly_has_its_reason() -> None:
         "provisioning.progress",
         "provisioning.completed",
     }
-    assert ends - harmless == REASONS.keys()
+    assert ends - harmless == GENERAL.keys()
 
 
 def _key(event: Any) -> str:
