@@ -252,6 +252,11 @@ def _counted_after(after: tuple[int, str, str] | None) -> Document:
     return {"$or": [{"count": {"$lt": count}}, {"count": count, "_id": {"$gt": {"status": status, "reason": reason}}}]}
 
 
+def stored_items(order: Order) -> list[Document]:
+    """Return the items of an order as its record has them."""
+    return [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items]
+
+
 def _new_document(record: NewRecord) -> Document:
     order = record.order
     first = HistoryEntry(order.created_at, "order.created", order.status)
@@ -259,7 +264,7 @@ def _new_document(record: NewRecord) -> Document:
         "_id": order.order_id,
         "userId": order.user_id,
         "ownerId": order.owner_id,
-        "items": [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items],
+        "items": stored_items(order),
         "totalAmount": order.total_amount,
         "currency": order.currency,
         "payment": _without_none(order.payment.model_dump()),
@@ -285,6 +290,7 @@ def _changing_fields(order: Order) -> Document:
         "provisioningStatus": order.provisioning_status,
         "settled": order.settled,
         "cause": order.cause,
+        "enteredAt": order.entered_at,
         "failureReason": order.failure_reason,
         "failureCode": order.failure_code,
         "transactionId": order.transaction_id,
@@ -386,6 +392,7 @@ def _from_document(document: Document) -> Order:
         provisioning_status=document.get("provisioningStatus"),
         settled=document["settled"],
         cause=document.get("cause"),
+        entered_at=document.get("enteredAt"),
         failure_reason=document.get("failureReason"),
         failure_code=document.get("failureCode"),
         transaction_id=document.get("transactionId"),

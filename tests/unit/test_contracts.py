@@ -11,8 +11,16 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from shared.bus.reading import MAX_BODY_BYTES
-from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY, Message, OrderCreated, OrderMessage
-from shared.contracts.orders import Item
+from shared.contracts import (
+    ALL_MESSAGES,
+    BY_ROUTING_KEY,
+    Message,
+    OrderConfirmed,
+    OrderCreated,
+    OrderMessage,
+    OrderRefunded,
+)
+from shared.contracts.orders import Item, OrderSnapshot
 
 SAMPLES: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "samples" / "messages.json").read_text(encoding="utf-8")
@@ -64,6 +72,21 @@ def parts(model: type[BaseModel], body: dict[str, Any]) -> Iterator[tuple[type[B
         if isinstance(found, BaseModel):
             part = body[field.alias or name]
             yield from parts(type(found), part[0] if isinstance(part, list) else part)
+
+
+@EVERY_MESSAGE
+def test_the_order_in_an_event_is_as_described(contract: type[Message]) -> None:
+    if (order := sample(contract).get("order")) is not None:
+        described = OrderSnapshot.model_validate_json(json.dumps(order))
+        optional = {"holdId", "delivery"}
+        assert order.keys() | optional == {field.alias for field in OrderSnapshot.model_fields.values()}
+        assert described.status in contract.routing_key.upper() or contract is OrderRefunded
+
+
+def test_an_event_keeps_the_fields_of_a_newer_sender() -> None:
+    body = sample(OrderConfirmed)
+    body["order"] |= {"addedLater": {"deep": [1, None]}}
+    assert json.loads(read(OrderConfirmed, body).to_json()) == body
 
 
 # Besides the order id. Making another field required breaks the senders of before: think twice.
