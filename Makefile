@@ -26,7 +26,7 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 	@$(BIN)/ordersaga demo
 
 # Tests start hundreds of processes, and each would compile all of the project again.
-test coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
+test test-seeds coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: setup-tests  ## Run all tests but those of the containers
@@ -98,6 +98,11 @@ audit-dependencies: setup  ## Look the locked packages up in the data about know
 .PHONY: bench
 bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
 	@scripts/bench
+
+# Simulations of the whole system take most of the time: about an hour.
+.PHONY: test-seeds
+test-seeds: setup-tests  ## Run the tests that have a long form in it, randomized ones with up to 200 seeds
+	ORDERSAGA_TEST_SEEDS=200 $(BIN)/pytest tests --ignore tests/compose -m 'long_form or hypothesis' -n auto --dist worksteal
 
 .PHONY: test-holds
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
