@@ -21,6 +21,7 @@
     │   ├── SettingFileError                   a file that has a setting's value cannot be used
     │   └── EventStreamDiffersError            the stream of events keeps them for another time than the setting says
     ├── ProblemError                       a route answers with this problem
+    │   └── CallFailedError                    a call of gRPC ends with it
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind
     │   ├── TooManyUnitsError                  a product would have more units than can be counted
@@ -49,6 +50,7 @@
     │   │   └── ProviderUnansweredError            it may still process the request
     │   └── UnusableAnswerError                an answer of the provider cannot be read, or is ambiguous
     ├── UnreadableCredentialsError         no key decrypts the credentials of a server
+    ├── UnreadableSecretError              no key decrypts a stored secret
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
         ├── DataDirectoryError                 the path cannot be a data directory: exit status 2

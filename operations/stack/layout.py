@@ -17,8 +17,11 @@ SMARTVPS_URL_VARIABLE = "ORDERSAGA_SMARTVPS_URL"
 DATABASE_PREFIX_VARIABLE = "ORDERSAGA_DATABASE_PREFIX"
 AUTH_VARIABLE = "ORDERSAGA_AUTH"
 KEYS_FILE_VARIABLE = "ORDERSAGA_KEYS_FILE"
+GRPC_PORT_VARIABLE = "ORDERSAGA_GRPC_PORT"
 API_KEY_VARIABLE = "ORDERSAGA_API_KEY"
 DEFAULT_DATA_DIRECTORY = ".ordersaga"
+GRPC = "grpc"
+"""The name of the port of gRPC among those of a stack."""
 
 # Used unless taken or an offset is given. The ports of the services are in `services`.
 SERVER_PORTS = {"mongodb": 27017, "amqp": 5672, "distribution": 25674, "epmd": 24370}

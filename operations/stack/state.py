@@ -65,6 +65,9 @@ class State:
     events_retention: str = DEFAULT_EVENTS_RETENTION
     """For how long its broker keeps events; empty if it keeps none."""
 
+    grpc_port: str | None = None
+    """The port on which the order service serves gRPC, if it does."""
+
     @property
     def running(self) -> bool:
         """True if the supervisor is alive."""

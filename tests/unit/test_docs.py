@@ -17,7 +17,11 @@ from shared import topology
 from shared.contracts import ALL_MESSAGES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("clients/python/README.md", "examples/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 QUOTING = ("docs/provisioning.md", "docs/slots.md")
 """Pages that quote log lines and messages of the product, besides the runbooks."""
 PRODUCT = ("operations", "order_service", "inventory_service", "payment_service", "provisioning_service", "shared")
