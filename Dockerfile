@@ -16,6 +16,7 @@ COPY order_service /app/order_service
 COPY inventory_service /app/inventory_service
 COPY payment_service /app/payment_service
 COPY provisioning_service /app/provisioning_service
+COPY notification_service /app/notification_service
 COPY operations /app/operations
 COPY deploy/container /app/container
 # The packages are copied, not installed; this makes their version available, for example to traces.

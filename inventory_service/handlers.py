@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from inventory_service.holds import Holds
+from inventory_service.refusals import code_of
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.returner import Returner
@@ -82,7 +83,8 @@ def answer(reservation: Reservation) -> Message:
     if reservation.status is Status.RELEASED:
         return StockReleased(order_id=reservation.order_id)
     if reservation.status is Status.FAILED:
-        return StockReservationFailed(order_id=reservation.order_id, reason=reservation.failure_reason or "")
+        reason = reservation.failure_reason or ""
+        return StockReservationFailed(order_id=reservation.order_id, reason=reason, code=code_of(reason))
     return StockReserved(
         order_id=reservation.order_id,
         fulfilment="goods" if reservation.server is None else "vps",

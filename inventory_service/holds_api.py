@@ -18,8 +18,11 @@ from shared.access.principal import PERSON_FIELD, Principal
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
 from shared.group_commit import GroupCommit
-from shared.http import Body, ProblemError, conflict, documented, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, json_response, key_reused, new_router, not_found, shown_as
 from shared.money import JsonMoney
+from shared.openapi import documented
+from shared.problems import HOLD_OVER, HOLD_REFUSED, OTHER_PERSON, TOO_MANY_HOLDS
+from shared.validation import wrong_field
 
 MAX_SECONDS = 3600
 MAX_PLACED_AT_ONCE = 200
@@ -50,6 +53,8 @@ class NewHoldItem(Body):
 class NewHold(Body):
     """What to hold, for whom and for how long."""
 
+    model_config = shown_as({"userId": "u1", "items": [{"productId": "p1", "quantity": 1}], "ttlSeconds": 600})
+
     user_id: Name
     items: Annotated[list[NewHoldItem], Field(min_length=1, max_length=MAX_ITEMS)]
     slot: Annotated[str, Field(pattern=f"^(auto|{SLOT_ID_PATTERN})$")] | None = None
@@ -67,12 +72,14 @@ class NewHold(Body):
     @model_validator(mode="after")
     def _slot_has_prices(self) -> "NewHold":
         if self.slot is not None and any(item.price is None for item in self.items):
-            raise ValueError("a hold with a slot requires the price of each item: a slot counts in money")
+            raise wrong_field("items", "must have a price each if the hold has a slot: a slot counts in money")
         return self
 
 
 class Extension(Body):
     """How long the hold lasts from now on."""
+
+    model_config = shown_as({"ttlSeconds": 600})
 
     ttl_seconds: Seconds
 
@@ -86,10 +93,10 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         "/holds",
         status_code=HTTPStatus.CREATED,
         response_model=HoldView,
-        responses=documented(409, 429) | {200: {"model": HoldView}},
+        responses=documented(HOLD_REFUSED, TOO_MANY_HOLDS, OTHER_PERSON) | {200: {"model": HoldView}},
     )
     @requires(Permission.HOLDS_WRITE)
-    async def place(body: NewHold, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
+    async def place_hold(body: NewHold, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
         """Hold everything that is asked for, or nothing; 409 says what does not fit."""
         _check_person(body, caller)
         hold_id = uuid.uuid4().hex if idempotency_key is None else _id_of(caller.owner, idempotency_key)
@@ -99,35 +106,35 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         placed = await placements.submit(request)
         if placed is None:
             detail = f"User {body.user_id} has {most_per_user} holds: delete one, or wait until one expires"
-            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail)
+            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_HOLDS)
         return _answer(_same(placed, request), HTTPStatus.CREATED)
 
     @router.get("/holds/{hold_id}", response_model=HoldView)
     @requires(Permission.HOLDS_READ)
-    async def get(hold_id: HoldIdPath, caller: Caller) -> Response:
+    async def get_hold(hold_id: HoldIdPath, caller: Caller) -> Response:
         """What is held, until when, and how the hold has ended."""
         return json_response(
             show_hold(_found(hold_id, await holds.find(hold_id, caller.visible(Permission.HOLDS_READ))))
         )
 
-    @router.post("/holds/{hold_id}/extend", response_model=HoldView, responses=documented(409))
+    @router.post("/holds/{hold_id}/extend", response_model=HoldView, responses=documented(HOLD_OVER))
     @requires(Permission.HOLDS_WRITE)
-    async def extend(hold_id: HoldIdPath, body: Extension, caller: Caller) -> Response:
+    async def extend_hold(hold_id: HoldIdPath, body: Extension, caller: Caller) -> Response:
         """Let the hold expire `ttlSeconds` from now; 409 if it has ended."""
         visible = caller.visible(Permission.HOLDS_WRITE)
         extended = await holds.extend(hold_id, body.ttl_seconds, visible)
         hold = _found(hold_id, await holds.find(hold_id, visible))
         if not extended:
-            raise conflict(f"Hold {hold_id} is over: it is {show_hold(hold)['status']}")
+            raise conflict(f"Hold {hold_id} is over: it is {show_hold(hold)['status']}", HOLD_OVER)
         return json_response(show_hold(hold))
 
-    @router.delete("/holds/{hold_id}", status_code=HTTPStatus.NO_CONTENT, responses=documented(409))
+    @router.delete("/holds/{hold_id}", status_code=HTTPStatus.NO_CONTENT, responses=documented(HOLD_OVER))
     @requires(Permission.HOLDS_WRITE)
-    async def delete(hold_id: HoldIdPath, caller: Caller) -> Response:
+    async def delete_hold(hold_id: HoldIdPath, caller: Caller) -> Response:
         """Return what is held; again, or after its expiry, to the same end. 409 if an order has taken it over."""
         hold = _found(hold_id, await holds.delete(hold_id, caller.visible(Permission.HOLDS_WRITE)))
         if hold.hold is not None and hold.hold.outcome is HoldOutcome.TAKEN:
-            raise conflict(f"Hold {hold_id} belongs to order {hold.hold.order_id}: cancel the order")
+            raise conflict(f"Hold {hold_id} belongs to order {hold.hold.order_id}: cancel the order", HOLD_OVER)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     return router
@@ -142,14 +149,14 @@ def _request(hold_id: str, body: NewHold, caller: Principal, *, keyed: bool) -> 
 def _same(hold: Reservation, request: HoldRequest) -> Reservation:
     """Return the hold; raise the 422 problem if another body made it under the same key."""
     if request.fingerprint is not None and hold.hold is not None and hold.hold.fingerprint != request.fingerprint:
-        detail = "Idempotency-Key was used before with another body; use a new key for a new hold"
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)])
+        raise key_reused("Idempotency-Key was used before with another body; use a new key for a new hold")
     return hold
 
 
 def _answer(hold: Reservation, status: HTTPStatus) -> Response:
     if hold.hold is None or hold.status is Status.FAILED:
-        raise conflict(hold.failure_reason or "The request was interrupted, and nothing is held: use a new key")
+        detail = hold.failure_reason or "The request was interrupted, and nothing is held: use a new key"
+        raise conflict(detail, HOLD_REFUSED)
     return json_response(show_hold(hold), status)
 
 
@@ -168,4 +175,4 @@ def _check_person(body: NewHold, caller: Principal) -> None:
     person = caller.visible(Permission.HOLDS_WRITE).get(PERSON_FIELD)
     if person is not None and person != body.user_id:
         detail = f"You hold for yourself only: userId is {body.user_id!r}, yours is {person!r}"
-        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail, kind=OTHER_PERSON)

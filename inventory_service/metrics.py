@@ -1,10 +1,12 @@
-"""Metrics of stock, and the classes of refusal reasons."""
+"""Metrics of stock."""
 
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from inventory_service.refusals import REFUSALS, code_of
 from inventory_service.stock import HoldOutcome, Reservation, Status
+from shared.contracts.failures import FailureCode
 
 _reservations = Counter("inventory_reservations_total", "Orders decided, by outcome", ["outcome"])
 _refusals = Counter("inventory_refusals_total", "Orders refused, by the class of reason", ["reason"])
@@ -32,22 +34,13 @@ holds = Counter(
 )
 open_holds = Gauge("inventory_open_holds", "Holds whose units are out, at the last sweep of this process")
 
-_CLASSES = (
-    ("Insufficient stock", "insufficient_stock"),
-    ("Unknown product", "unknown_product"),
-    ("Price of", "wrong_price"),
-    ("No price", "no_price"),
-    ("An order can hold one server", "too_many_servers"),
-    ("Delivery ", "slot"),
-    ("No delivery slot", "slot"),
-    ("There is no delivery", "slot"),
-)
-"""The beginning of a refusal's text, and its class. The texts name products and amounts: too many for a label."""
-OFF_SALE = " is not on sale"
-OTHER = "other"
+_SLOT, OTHER = "slot", "other"
+_CLASSES = {FailureCode.SLOT_FULL: _SLOT, FailureCode.SLOT_UNAVAILABLE: _SLOT, FailureCode.STOCK_REFUSED: OTHER}
+"""The classes of refusals that are not named like their code."""
 
-for _, _name in (*_CLASSES, (OFF_SALE, "not_on_sale"), ("", OTHER)):
-    _refusals.labels(_name)  # start at 0: Prometheus sees no increase in a series that begins with its first count
+for _code in REFUSALS:
+    # Start at 0: Prometheus sees no increase in a series that begins with its first count.
+    _refusals.labels(_CLASSES.get(_code, _code))
 for _outcome in (HELD, REFUSED, *HoldOutcome):
     holds.labels(_outcome)
 for _status in (Status.RESERVED, Status.FAILED):
@@ -56,9 +49,8 @@ for _status in (Status.RESERVED, Status.FAILED):
 
 def reason_class(reason: str) -> str:
     """Classify a refusal's reason."""
-    if reason.endswith(OFF_SALE):
-        return "not_on_sale"
-    return next((name for beginning, name in _CLASSES if reason.startswith(beginning)), OTHER)
+    code = code_of(reason)
+    return _CLASSES.get(code, code)
 
 
 def count_decisions(decided: Iterable[Reservation]) -> None:

@@ -32,6 +32,7 @@ from shared.access.middleware import is_still_known
 from shared.access.principal import Visible
 from shared.database import Document, is_transient
 from shared.http import ProblemError, not_found
+from shared.problems import TOO_MANY_STREAMS
 
 MAX_SUBSCRIBERS = 200
 """Event streams that a process serves at once: each takes a few reads per second."""
@@ -60,7 +61,9 @@ class Subscribers:
         """Count a stream for as long as the context lasts; raises the 429 problem if there are too many already."""
         if self._count >= MAX_SUBSCRIBERS:
             detail = f"{MAX_SUBSCRIBERS} clients follow orders already; request the order itself, or try again"
-            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "5"})
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_STREAMS, headers={"Retry-After": "5"}
+            )
         self._count += 1
         try:
             yield

@@ -4,23 +4,12 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Histogram
 
+from order_service.failures import GENERAL, general_code
 from order_service.order import FINAL, Order, Status
 from order_service.orders import Change
 from order_service.participants import PARTICIPANTS
 
 NO_REASON = "none"
-REASONS = {
-    **{participant.refused.routing_key: f"{participant.name}_refused" for participant in PARTICIPANTS},
-    "provisioning.failed": "provisioning_failed",
-    "payment.capture_failed": "capture_failed",
-    "order.cancel_requested": "cancelled_by_client",
-    "order.deadline_passed": "timed_out",
-    **{participant.undone.routing_key: "returned_early" for participant in PARTICIPANTS},
-}
-"""The class of reason for which an order did not go through, by the event that led to its end.
-
-The reasons in the orders themselves are unbounded in number, and each would be a time series.
-"""
 
 _UNFULFILLED = (Status.CANCELLED, Status.FAILED)
 
@@ -58,10 +47,10 @@ def _prepare() -> None:
     """Start all series at zero: Prometheus sees no increase in a series that begins with its first count."""
     for status in (Status.CONFIRMED, Status.COMPLETED):
         _ended.labels(status, NO_REASON)
-    for reason in REASONS.values():
+    for reason in GENERAL.values():
         _ended.labels(Status.CANCELLED, reason)
     for event in ("provisioning.failed", "payment.capture_failed"):
-        _ended.labels(Status.FAILED, REASONS[event])
+        _ended.labels(Status.FAILED, GENERAL[event])
     for participant in PARTICIPANTS:
         _compensations.labels(participant.name)
     for status in _UNFULFILLED:
@@ -78,8 +67,8 @@ def reason_of(order: Order) -> str:
     if order.status not in _UNFULFILLED:
         return NO_REASON
     if order.status is Status.CANCELLED and order.cancel_requested:  # it ended when its running step did
-        return REASONS["order.cancel_requested"]
-    return REASONS.get(order.cause or "", "other")
+        return GENERAL["order.cancel_requested"]
+    return general_code(order.cause)
 
 
 def count_changes(changes: Iterable[Change]) -> None:

@@ -109,6 +109,7 @@ class Order:
     cause: str | None = None
     entered_at: datetime | None = None
     failure_reason: str | None = None
+    failure_code: str | None = None
     transaction_id: str | None = None
     fulfilment: Literal["goods", "vps"] | None = None
     provisioning_spec: ServerSpecification | None = None

@@ -21,6 +21,7 @@ from shared.clock import Clock
 from shared.database import Document
 from shared.errors import TransientError
 from shared.http import ProblemError, conflict, not_found
+from shared.problems import ORDER_STATE, SECOND_PERSON_NEEDED
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class OrderActions:
             if not isinstance(request, DeliveryNoted):  # which moves no money
                 require_second_person(order, verb, caller, permission, self._approval_amount)
             if not SAGA.accepts(order, request):
-                raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}")
+                raise conflict(f"Order {order_id} is {_state(order)}: it cannot be {verb}", ORDER_STATE)
             now = self._clock()
             transition = SAGA.advance(order, request, now)
             if transition.entry is None and order.unpublished:
@@ -83,6 +84,7 @@ def require_second_person(
             HTTPStatus.FORBIDDEN,
             f"Order {order.order_id} can only be {verb} in the console, where a second person approves: its total is "
             "not below ORDERSAGA_APPROVAL_AMOUNT",
+            kind=SECOND_PERSON_NEEDED,
         )
 
 

@@ -204,6 +204,12 @@ class Orders:
         cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
 
+    async def booked(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the whole documents of those orders that have a slot, or have ended without one, by id."""
+        done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, "$or": done})
+        return {document["_id"]: document async for document in cursor}
+
     async def page(
         self,
         wanted: Filter,
@@ -348,6 +354,7 @@ def _changing_fields(order: Order) -> Document:
         "cause": order.cause,
         "enteredAt": order.entered_at,
         "failureReason": order.failure_reason,
+        "failureCode": order.failure_code,
         "transactionId": order.transaction_id,
         "fulfilment": order.fulfilment,
         "provisioning": order.provisioning_spec.model_dump() if order.provisioning_spec else None,
@@ -449,6 +456,7 @@ def from_document(document: Document) -> Order:
         cause=document.get("cause"),
         entered_at=document.get("enteredAt"),
         failure_reason=document.get("failureReason"),
+        failure_code=document.get("failureCode"),
         transaction_id=document.get("transactionId"),
         fulfilment=document.get("fulfilment"),
         provisioning_spec=ServerSpecification.model_construct(**spec) if spec else None,

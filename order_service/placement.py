@@ -19,7 +19,8 @@ from shared.clock import Clock
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.database import Document
 from shared.group_commit import GroupCommit
-from shared.http import ProblemError
+from shared.http import ProblemError, key_reused
+from shared.problems import OTHER_PERSON
 
 GROUP_LIMIT = 200
 
@@ -67,8 +68,7 @@ class OrderPlacement:
             self._outbox.post(record.order)
             return record
         if earlier.get("fingerprint") != record.fingerprint:
-            detail = "Idempotency-Key was used before with another body; use a new key for a new order"
-            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)])
+            raise key_reused("Idempotency-Key was used before with another body; use a new key for a new order")
         return earlier
 
     async def drain(self) -> None:
@@ -148,4 +148,4 @@ def _check_person(new: NewOrder, caller: Principal) -> None:
     person = caller.visible(Permission.ORDERS_PLACE).get(PERSON_FIELD)
     if person is not None and person != new.user_id:
         detail = f"You place orders for yourself only: userId is {new.user_id!r}, yours is {person!r}"
-        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail, kind=OTHER_PERSON)

@@ -3,7 +3,6 @@
 import hashlib
 import uuid
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
@@ -24,8 +23,10 @@ from shared.clock import Clock
 from shared.contracts.base import Name, Text
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
 from shared.errors import TransientError
-from shared.http import Body, ProblemError, conflict, invalid, not_found
+from shared.http import Body, conflict, invalid, key_reused, not_found, shown_as
 from shared.money import JsonMoney, require_whole
+from shared.problems import NOT_REFUNDABLE
+from shared.validation import wrong_field
 
 # Any fixed value does: it only keeps these keys apart from others that are made in the same way.
 _KEYS = uuid.UUID("0f1c8f0a-52a5-4a35-9b57-6d6f6f5ac1b1")
@@ -40,6 +41,8 @@ class NewRefundLine(Body):
 
 class NewRefund(Body):
     """The part to refund: an amount or lines; with `restock`, the units of the lines go back into free stock."""
+
+    model_config = shown_as({"items": [{"productId": "p1", "quantity": 1}], "reason": "Damaged", "restock": True})
 
     amount: Annotated[JsonMoney, Field(gt=0)] | None = None
     items: Annotated[list[NewRefundLine], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
@@ -58,9 +61,9 @@ class NewRefund(Body):
     @model_validator(mode="after")
     def _says_how_much(self) -> "NewRefund":
         if (self.amount is None) == (self.items is None):
-            raise ValueError("either amount or items is required, and not both")
+            raise wrong_field("amount", "either amount or items is required, and not both")
         if self.restock and self.items is None:
-            raise ValueError("restock needs items: an amount does not say which units come back")
+            raise wrong_field("restock", "needs items: an amount does not say which units come back")
         return self
 
 
@@ -113,7 +116,9 @@ class RefundRequests:
     def _decide(self, order: Order, refund: Refund, now: datetime) -> Change:
         request = RefundPartRequested(refund)
         if not SAGA.accepts(order, request):
-            raise conflict(f"Order {order.order_id} cannot be refunded in part: {_why_not(order, refund)}")
+            raise conflict(
+                f"Order {order.order_id} cannot be refunded in part: {_why_not(order, refund)}", NOT_REFUNDABLE
+            )
         transition = SAGA.advance(order, request, now)
         after = after_refund_request(transition.order, now, self._timeouts)
         return Change(order, after, (transition.entry,) if transition.entry else ())
@@ -126,8 +131,7 @@ def _id_of(owner: str | None, order_id: str, key: str) -> str:
 
 def _same_request(earlier: Refund, fingerprint: str | None) -> Refund:
     if earlier.fingerprint != fingerprint:
-        detail = "Idempotency-Key was used before with another body; use a new key for a new refund"
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[("Idempotency-Key", detail)])
+        raise key_reused("Idempotency-Key was used before with another body; use a new key for a new refund")
     return earlier
 
 

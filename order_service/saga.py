@@ -36,6 +36,7 @@ from order_service.events import (
     RefundRequested,
     RetryRequested,
 )
+from order_service.failures import code_of
 from order_service.order import FINAL, HistoryEntry, Order, Status
 from order_service.participants import (
     FAILED,
@@ -44,6 +45,7 @@ from order_service.participants import (
     AnyParticipant,
     Done,
     Participant,
+    Refusal,
     Refused,
     Undone,
     open_part,
@@ -69,6 +71,7 @@ from shared.contracts import (
     ProvisionServer,
     StockReturned,
 )
+from shared.contracts.failures import FailureCode
 
 MAX_RUNS = 20
 """Most runs of the provisioning of one order: each adds to its history and to its job."""
@@ -188,16 +191,16 @@ class Saga:
             return _start_run(order)
         return Transition(replace(order, status=Status.CONFIRMED))
 
-    def _time_out(self, order: Order, _event: DeadlinePassed, now: datetime) -> Transition:
+    def _time_out(self, order: Order, event: DeadlinePassed, now: datetime) -> Transition:
         silent = [participant.name for participant in self.participants if participant.state(order) == PENDING]
-        return _cancel(order, f"Timed out waiting for {' and '.join(silent)}", now)
+        return _cancel(order, f"Timed out waiting for {' and '.join(silent)}", code_of(event), now)
 
     def _complete(self, order: Order, event: ProvisioningCompleted, now: datetime) -> Transition | None:
         """Complete the order, whichever run the server is from, as long as it is paid for."""
         if not self._holds_all(order):
             return None
-        ready = replace(order, status=Status.COMPLETED, server=event.server, completed_at=now, failure_reason=None)
-        return Transition(replace(ready, provisioning_status="COMPLETED"))
+        ready = replace(order, status=Status.COMPLETED, server=event.server, completed_at=now)
+        return Transition(_without_failure(replace(ready, provisioning_status="COMPLETED")))
 
     def _complete_late(self, order: Order, event: ProvisioningCompleted, now: datetime) -> Transition | None:
         """Complete an order after its provisioning failed; one that failed as it was fulfilled has its server."""
@@ -302,13 +305,14 @@ class Saga:
 def _cancel_refused(
     participant: Participant[Done, Refused, Undone], order: Order, answer: Refused, now: datetime
 ) -> Transition:
-    return _cancel(participant.with_state(order, FAILED), answer.reason, now)
+    return _cancel(participant.with_state(order, FAILED), answer.reason, code_of(answer), now)
 
 
 def _cancel_undone(
     participant: Participant[Done, Refused, Undone], order: Order, answer: Undone, now: datetime
 ) -> Transition:
-    return _cancel(participant.with_state(order, participant.undone_state(answer)), participant.undone_early, now)
+    order = participant.with_state(order, participant.undone_state(answer))
+    return _cancel(order, participant.undone_early, code_of(answer), now)
 
 
 def _undo_late(
@@ -347,7 +351,7 @@ def _fail_fulfilment(participant: AnyParticipant, order: Order, answer: Refused,
     """Leave the order to an operator: it has all but this participant's part."""
     if not participant.is_committed(order):
         return None
-    return Transition(replace(order, status=Status.FAILED, failure_reason=answer.reason, completed_at=None))
+    return Transition(replace(_failed(order, answer), completed_at=None))
 
 
 def _fulfil_late(participant: AnyParticipant, order: Order, _answer: OrderMessage, now: datetime) -> Transition | None:
@@ -369,11 +373,12 @@ def _note_delivery(
 
 
 def _cancel_requested(order: Order, event: CancelRequested, now: datetime) -> Transition:
-    return _cancel(order, event.reason, now)
+    return _cancel(order, event.reason, code_of(event), now)
 
 
-def _cancel(order: Order, reason: str, now: datetime) -> Transition:
-    return Transition(replace(order, status=Status.CANCELLED, failure_reason=reason, cancelled_at=now))
+def _cancel(order: Order, reason: str, code: str, now: datetime) -> Transition:
+    cancelled = replace(order, status=Status.CANCELLED, cancelled_at=now)
+    return Transition(replace(cancelled, failure_reason=reason, failure_code=code))
 
 
 def _is_fulfilled(order: Order) -> bool:
@@ -383,7 +388,7 @@ def _is_fulfilled(order: Order) -> bool:
 
 def _fulfilled(order: Order, now: datetime) -> Order:
     """Return such an order in the status that it failed in."""
-    order = replace(order, failure_reason=None)
+    order = _without_failure(order)
     if order.fulfilment == "goods":
         return replace(order, status=Status.CONFIRMED)
     return replace(order, status=Status.COMPLETED, completed_at=now)
@@ -391,7 +396,7 @@ def _fulfilled(order: Order, now: datetime) -> Order:
 
 def _start_run(order: Order) -> Transition:
     """Request the server: for the first time, or once more."""
-    order = replace(order, status=Status.PROVISIONING, provisioning_status="REQUESTED", failure_reason=None)
+    order = replace(_without_failure(order), status=Status.PROVISIONING, provisioning_status="REQUESTED")
     return Transition(replace(order, provisioning_run=order.provisioning_run + 1))
 
 
@@ -411,8 +416,16 @@ def _fail_or_cancel(order: Order, event: ProvisioningFailed, now: datetime) -> T
     """Cancel the order if that was requested, unless a server was bought: then an operator decides on the failure."""
     order = replace(order, provisioning_status="FAILED", cancel_requested=order.cancel_requested and not event.bought)
     if order.cancel_requested:
-        return _cancel(order, event.reason, now)
-    return Transition(replace(order, status=Status.FAILED, failure_reason=event.reason))
+        return _cancel(order, event.reason, FailureCode.CANCELLED_BY_CLIENT, now)
+    return Transition(_failed(order, event))
+
+
+def _failed(order: Order, event: Refusal) -> Order:
+    return replace(order, status=Status.FAILED, failure_reason=event.reason, failure_code=code_of(event))
+
+
+def _without_failure(order: Order) -> Order:
+    return replace(order, failure_reason=None, failure_code=None)
 
 
 def _is_outdated(order: Order, event: Event) -> bool:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from order_service.failures import general_code
 from order_service.order import Order, Status
 from order_service.order_number import order_number
 from order_service.participants import PARTICIPANTS
@@ -30,6 +31,7 @@ def snapshot(order: Order) -> dict[str, Any]:
         **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
         "provisioningStatus": order.provisioning_status,
         "failureReason": order.failure_reason,
+        "failureCode": shown_code(order.failure_reason, order.failure_code, order.cause),
         "settled": order.settled,
         "refundedAmount": to_json_number(refunded_amount(order)),
         "slot": order.slot,
@@ -50,6 +52,11 @@ def ends(status: Status, confirmed: datetime | None, completed: datetime | None)
     if status is Status.CONFIRMED and confirmed is None:
         confirmed, completed = completed, None
     return {"confirmedAt": moment(confirmed), "completedAt": moment(completed)}
+
+
+def shown_code(reason: str | None, code: str | None, cause: str | None) -> str | None:
+    """Show the code of a failure: the general one if the order was stored without one by an earlier release."""
+    return None if reason is None else code or general_code(cause)
 
 
 def start_of_slot(slot: str | None) -> str | None:

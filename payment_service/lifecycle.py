@@ -27,6 +27,7 @@ from payment_service.gateways.port import (
     OutcomeUnknown,
     Refunded,
 )
+from payment_service.refusals import code_of_capture, code_of_charge
 from shared.contracts import (
     Message,
     OrderCreated,
@@ -280,7 +281,9 @@ def charge_answer(payment: Payment) -> Message | None:
     if payment.status is PaymentStatus.PROCESSED:
         return PaymentProcessed(order_id=payment.order_id, transaction_id=payment.transaction_id or FREE)
     if payment.status is PaymentStatus.FAILED:
-        return PaymentFailed(order_id=payment.order_id, reason=payment.failure_reason or "")
+        reason = payment.failure_reason or ""
+        code = code_of_charge(reason, by_card=payment.retainer_id is None)
+        return PaymentFailed(order_id=payment.order_id, reason=reason, code=code)
     return None
 
 
@@ -294,7 +297,8 @@ def capture_answer(payment: Payment) -> Message | None:
     if payment.status is PaymentStatus.PROCESSED:
         return PaymentCaptured(order_id=payment.order_id)
     if payment.failure_reason and not payment.next_lookup_at:
-        return PaymentCaptureFailed(order_id=payment.order_id, reason=payment.failure_reason)
+        reason = payment.failure_reason
+        return PaymentCaptureFailed(order_id=payment.order_id, reason=reason, code=code_of_capture(reason))
     return None
 
 

@@ -20,6 +20,7 @@ from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_a
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from payment_service.lifecycle import FREE, Part, PartStatus, Payment, PaymentStatus, mark_unpublished, with_next_lookup
 from payment_service.payments import Payments
+from payment_service.refusals import INSUFFICIENT_BALANCE, KEPT_IN, NO_RETAINER
 from shared import tracing
 from shared.clock import Clock
 from shared.contracts import OrderCreated, RefundPart
@@ -212,7 +213,7 @@ def decide(payments: Sequence[Payment], retainer: Document | None, now: datetime
 def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int) -> str | None:
     """Return why the retainer does not pay. The text never gives its balance: the buyer may not be its client."""
     if not payment.retainer_id:
-        return "No retainer is named to pay from"
+        return NO_RETAINER
     name = account_name(chart_of_accounts.retainer(payment.retainer_id))
     # Only the owner's orders are paid from it. For those of others it does not exist.
     if retainer is None or retainer.get("ownerId") != payment.owner_id:
@@ -220,10 +221,10 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
     if retainer["status"] != ACTIVE:
         return f"{name} is {retainer['status']}"
     if retainer["currency"] != payment.currency:
-        return f"{name} is kept in {retainer['currency']}, not in {payment.currency}"
+        return f"{name} {KEPT_IN} {retainer['currency']}, not in {payment.currency}"
     if left < (payment.amount or 0):
         amount = format_amount(payment.amount or 0, payment.currency or "")
-        return f"Insufficient balance: {name} holds less than {amount}"
+        return f"{INSUFFICIENT_BALANCE}: {name} holds less than {amount}"
     return None
 
 

@@ -110,6 +110,7 @@ class Job:
     server: Server | None = None
     credentials: bytes | None = None
     failure_reason: str | None = None
+    failure_code: str | None = None
     customer_reason: str | None = None
     retryable: bool = False
     attempts: tuple[Attempt, ...] = ()

@@ -3,7 +3,8 @@
     {_id, state, step, userId, ownerId, package, lockKey, packageId, ram, run, cancelRun, fence, version,
      line, dueAt, waitingSince, needsLock, missedTurns, missedAt, buys, looks,
      purchase: {asked, freeBefore, startedAt, restUntil, answered, settled, looked, trouble},
-     ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, customerReason,
+     ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, failureCode,
+     customerReason,
      retryable, attempts: [{step, at, outcome, detail}], sequence,
      outbox: [{sequence, routingKey, body}], outboxSince, traceparent, createdAt, updatedAt}
 
@@ -83,6 +84,7 @@ _FIELDS: Mapping[str, str] = {
     "wrong_ips": "wrongIps",
     "credentials": "credentials",
     "failure_reason": "failureReason",
+    "failure_code": "failureCode",
     "customer_reason": "customerReason",
     "retryable": "retryable",
     "sequence": "sequence",

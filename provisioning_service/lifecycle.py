@@ -25,6 +25,7 @@ from shared.contracts import (
     ProvisioningProgress,
     ProvisionServer,
 )
+from shared.contracts.failures import FailureCode
 from shared.contracts.provisioning import Server
 
 NO_PROVIDER = "No server provider is configured"
@@ -104,6 +105,7 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
         status_attempts=0,
         purchase=purchase,
         failure_reason=None,
+        failure_code=None,
         customer_reason=None,
         retryable=False,
         lock_timed_out_at=None,
@@ -111,7 +113,7 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
     )
     nothing_was_bought = purchase is None or (purchase.answered and purchase.searched)
     if again.cancel_requested and again.ip is None and nothing_was_bought:
-        return _failed(again, CANCELLED, now)
+        return _failed(again, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
     if purchase is not None and not purchase.answered and now < purchase.no_retry_before:
         again = _waiting(again, purchase.no_retry_before, now)
     return _with_progress(again, "requested", 0, OPENING)
@@ -119,14 +121,14 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
 
 def refused(job: Job, now: datetime) -> Job:
     """End the job because no provider is configured."""
-    return _failed(job, NO_PROVIDER, now, retryable=True)
+    return _failed(job, NO_PROVIDER, FailureCode.PROVIDER_UNAVAILABLE, now, retryable=True)
 
 
 def tombstone(message: CancelProvisioning, now: datetime) -> Job:
     """Create the job of a cancellation that overtook its request."""
     run = max(message.run, 1)
     job = Job(order_id=message.order_id, state=State.QUEUED, created_at=now, updated_at=now, run=run, cancel_run=run)
-    return _failed(job, CANCELLED, now)
+    return _failed(job, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
 
 
 def cancellation_requested(job: Job, message: CancelProvisioning, now: datetime) -> Job:
@@ -139,7 +141,7 @@ def cancellation_honoured(job: Job, now: datetime) -> Job:
     if job.ended or not job.cancel_requested or job.state is State.RUNNING or job.ip is not None:
         return job
     if job.purchase is None:
-        return _failed(job, CANCELLED, now)
+        return _failed(job, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
     return replace(job, due_at=now, waiting_since=min(job.waiting_since or now, now), updated_at=now)
 
 
@@ -178,7 +180,8 @@ def lock_wait_timed_out(job: Job, holder: str, progress_at: datetime, now: datet
     job = replace(job, lock_timeouts=before + 1, lock_timed_out_at=now, updated_at=now)
     if job.lock_timeouts < timeouts.lock_attempts:
         return job
-    return _failed(job, f"No turn for package {job.package} within {seconds} s", now, retryable=True)
+    reason = f"No turn for package {job.package} within {seconds} s"
+    return _failed(job, reason, FailureCode.PROVISIONING_TIMED_OUT, now, retryable=True)
 
 
 # --- Check, buy, verify: with the package's lock. ---
@@ -194,13 +197,14 @@ def check_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job
     job = replace(job, step=Step.CHECK, buy_attempts=job.buy_attempts + (not already_counted), purchase=purchase)
     job = _logged(job, Step.CHECK, now, "failed", error)
     if job.cancel_requested and purchase is None:
-        return _failed(job, CANCELLED, now)
+        return _failed(job, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
     return _after_failed_buy(job, error, now, timeouts)
 
 
 def not_available(job: Job, why: str, now: datetime) -> Job:
     """End the run, because there is nothing to buy."""
-    return _failed(_logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why), why, now, retryable=True)
+    job = _logged(replace(job, step=Step.CHECK), Step.CHECK, now, "failed", why)
+    return _failed(job, why, FailureCode.PACKAGE_UNAVAILABLE, now, retryable=True)
 
 
 def buy_started(job: Job, ip: str, free: Collection[str], now: datetime, timeouts: Timeouts) -> Job:
@@ -269,7 +273,7 @@ def search_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
 
 def stopped(job: Job, now: datetime) -> Job:
     """End a cancelled run that has bought nothing."""
-    return _failed(job, CANCELLED, now)
+    return _failed(job, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
 
 
 def bought(job: Job, ip: str, how: str, now: datetime) -> Job:
@@ -312,7 +316,8 @@ def status_failed(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Jo
     )
     if status_attempts >= timeouts.status_attempts:
         reason = f"The provider sold {job.ip} and did not say how to get into it: {error}"
-        return _failed(job, reason, now, customer="The server was bought but is not ready yet", retryable=True)
+        customer = "The server was bought but is not ready yet"
+        return _failed(job, reason, FailureCode.SERVER_NOT_READY, now, customer=customer, retryable=True)
     delay = _delay(timeouts.status_delays, status_attempts)
     job = _with_progress(
         job,
@@ -346,14 +351,15 @@ def _buy_failed(job: Job, now: datetime, timeouts: Timeouts) -> Job:
     error = (job.purchase.error if job.purchase else None) or "interrupted: no answer is known"
     job = _logged(job, Step.BUY, now, "failed", f"attempt {job.buy_attempts} of {timeouts.buy_attempts}: {error}")
     if job.cancel_requested and job.purchase is not None and job.purchase.searched:
-        return _failed(job, CANCELLED, now)
+        return _failed(job, CANCELLED, FailureCode.CANCELLED_BY_CLIENT, now)
     return _after_failed_buy(job, error, now, timeouts)
 
 
 def _after_failed_buy(job: Job, error: str, now: datetime, timeouts: Timeouts) -> Job:
     if job.buy_attempts >= timeouts.buy_attempts:
         customer = f"The server could not be bought in {job.buy_attempts} attempt{'' if job.buy_attempts == 1 else 's'}"
-        return _failed(job, f"{customer}: {error}", now, customer=customer, retryable=True)
+        reason = f"{customer}: {error}"
+        return _failed(job, reason, FailureCode.PURCHASE_FAILED, now, customer=customer, retryable=True)
     delay = _delay(timeouts.buy_delays, job.buy_attempts)
     words = f"Waiting {in_words(delay)} before attempt {job.buy_attempts + 1} of {timeouts.buy_attempts}"
     return _waiting(_with_progress(job, Step.BUY, job.buy_attempts, words), now + delay, now)
@@ -371,14 +377,17 @@ def _blocked(job: Job, ip: str, reason: str, why: str, now: datetime) -> Job:
     job = _logged(job, Step.BUY, now, "ok", f"the provider assigned {ip}")
     job = _logged(replace(job, step=Step.VERIFY, purchase=None), Step.VERIFY, now, "failed", reason)
     job = replace(job, wrong_ips=tuple(dict.fromkeys((*job.wrong_ips, ip))))
-    return _failed(job, reason, now, customer=f"{BLOCKED}: {why}")
+    return _failed(job, reason, FailureCode.WRONG_ADDRESS, now, customer=f"{BLOCKED}: {why}")
 
 
-def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None, retryable: bool = False) -> Job:
+def _failed(
+    job: Job, reason: str, code: FailureCode, now: datetime, *, customer: str | None = None, retryable: bool = False
+) -> Job:
     job = replace(
         job,
         state=State.FAILED,
         failure_reason=reason,
+        failure_code=code,
         customer_reason=customer,
         retryable=retryable,
         due_at=None,
@@ -391,7 +400,9 @@ def _failed(job: Job, reason: str, now: datetime, *, customer: str | None = None
 def _failure(job: Job) -> ProvisioningFailed:
     reason = job.customer_reason or job.failure_reason or ""
     bought = job.ip is not None or job.step is Step.VERIFY  # a verified address or a wrong one
-    return ProvisioningFailed(order_id=job.order_id, reason=reason, retryable=job.retryable, run=job.run, bought=bought)
+    return ProvisioningFailed(
+        order_id=job.order_id, reason=reason, code=job.failure_code, retryable=job.retryable, run=job.run, bought=bought
+    )
 
 
 def _completion(job: Job) -> ProvisioningCompleted:

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from provisioning_service.credentials import read_keys
+from shared.sealing import check_keys
 from shared.settings import ENV_PREFIX, ServiceSettings
 from shared.urls import check_api_url
 
@@ -52,13 +52,7 @@ class ProvisioningSettings(ServiceSettings):
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            try:
-                read_keys(value.get_secret_value())
-            except ValueError:
-                raise ValueError(
-                    "allowed are keys of 32 bytes in URL-safe base64, separated by commas; make one with "
-                    "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
-                ) from None
+            check_keys(value.get_secret_value())
         return value
 
     @model_validator(mode="after")

@@ -14,8 +14,6 @@ database, see `audit_chain`; nothing changes or deletes them.
 
 import asyncio
 import random
-import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +40,7 @@ from shared.database import Database, Document, duplicates, first_line
 from shared.errors import TransientError
 from shared.group_commit import GroupCommit
 from shared.guard import SAFE_METHODS
+from shared.request_id import current_request_id
 from shared.schema import CollectionSchema
 
 COLLECTION = "actions"
@@ -56,7 +55,6 @@ SCHEMA = CollectionSchema(INDEXES)
 REASON_HEADER = "Ordersaga-Reason"
 """The header in which staff say why; required for reading the credentials of other owners."""
 MAX_REASON = 500
-REQUEST_ID_HEADER = "X-Request-Id"
 ANNOUNCE_SECONDS = 3600.0
 """How often the newest hash is logged."""
 REFUSALS_PER_MINUTE = 30
@@ -67,8 +65,7 @@ GROUP_LIMIT = 200
 """The most entries of one write; those of concurrent requests share one."""
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ATTEMPTS = 100
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_SCOPE_LOG, _SCOPE_REQUEST_ID = "ordersaga.audit", "ordersaga.request_id"
+_SCOPE_LOG = "ordersaga.audit"
 
 _log = structlog.get_logger(__name__)
 _refusals = Counter("audit_refusals_total", "Requests refused because of their caller", ["status"])
@@ -291,7 +288,7 @@ class AuditLog:
             outcome=outcome,
             reason=reason_of(scope) if caller else None,
             address=client_address(scope, self._trusted_proxies)[:64],
-            request_id=scope.get(_SCOPE_REQUEST_ID, ""),
+            request_id=current_request_id(),
             subject=named,
         )
 
@@ -325,10 +322,7 @@ _LINES_ONLY = AuditLog(None)
 
 
 class Audited:
-    """Gives each request an id, which the answer names, and records what was decided about it.
-
-    An inbound X-Request-Id is taken if it is 1 to 64 letters, digits and `._:-`.
-    """
+    """Records what was decided about each request."""
 
     def __init__(self, app: ASGIApp, audit: AuditLog) -> None:
         self._app = app
@@ -339,16 +333,13 @@ class Audited:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        scope[_SCOPE_REQUEST_ID], scope[_SCOPE_LOG] = request_id, self._audit
-        header = (REQUEST_ID_HEADER.lower().encode(), request_id.encode())
+        scope[_SCOPE_LOG] = self._audit
         started = False
 
         async def record_and_send(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), header]
                 await self._record(scope, message["status"])
             await send(message)
 
@@ -366,10 +357,3 @@ class Audited:
         endpoint = scope.get("endpoint")
         permission = permission_of(endpoint) if endpoint is not None else None
         await self._audit.decided(scope, caller_of(scope), permission, status)
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(given := value.decode("latin-1")):
-            return str(given)
-    return secrets.token_hex(8)

@@ -59,6 +59,10 @@ JOB_RECORDED = "provisioning.recorded"
 """A step of the job is recorded; its messages are not published yet."""
 JOB_WAITING = "provisioning.waiting"
 """The job waits for its next attempt; its package is free."""
+WEBHOOK_CLAIMED = "notification.claimed"
+"""Deliveries of a webhook are claimed; none of them is attempted yet."""
+WEBHOOK_SENT = "notification.sent"
+"""A receiver has answered; the outcome is not recorded yet."""
 ARCHIVE_WRITTEN = "operations.archive-written"
 """A file of archived orders is complete; it is not verified yet."""
 ARCHIVE_VERIFIED = "operations.archive-verified"
@@ -104,6 +108,8 @@ ALL_POINTS = (
     BEFORE_STATUS,
     JOB_RECORDED,
     JOB_WAITING,
+    WEBHOOK_CLAIMED,
+    WEBHOOK_SENT,
     ARCHIVE_WRITTEN,
     ARCHIVE_VERIFIED,
     ARCHIVE_DELETING,

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
 
 import orjson
 import structlog
@@ -12,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 from pymongo.errors import PyMongoError
@@ -24,7 +25,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from shared import database, tracing
+from shared import database, problems, tracing
 from shared.access.authenticator import Authenticator
 from shared.access.errors import (
     AuthenticationError,
@@ -36,19 +37,23 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
-from shared.errors import OrdersagaError, TransientError
+from shared.errors import BusUnavailableError, DatabaseUnavailableError, OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
+from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
+from shared.problem_pages import create_problem_pages
+from shared.problems import PROBLEM_PATHS, ProblemType
+from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
+from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
-JSON = "application/json"
-PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
 """The most unknown fields of one object that are reported one by one; a body with more is rejected as a whole."""
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths for monitoring a process."""
-ALWAYS_SERVED = HEALTH | VIEWER_PATHS | {"/openapi.json"}
+ALWAYS_SERVED = HEALTH | VIEWER_PATHS | PROBLEM_PATHS | {"/openapi.json", "/asyncapi.json"}
 """Paths that answer even before the service is ready."""
 OPEN_PATHS = ALWAYS_SERVED - {"/metrics"}
 """Paths that answer to callers who are not known."""
@@ -101,6 +106,11 @@ class Body(BaseModel):
         return given
 
 
+def shown_as(example: Mapping[str, Any]) -> ConfigDict:
+    """Return the configuration of a body or a view whose example in the OpenAPI document is this one."""
+    return ConfigDict(json_schema_extra={"examples": [dict(example)]})
+
+
 class View(BaseModel):
     """An answer as the API documents it."""
 
@@ -110,33 +120,36 @@ class View(BaseModel):
 class FieldError(View):
     """What is wrong with one field of a request."""
 
-    field: str
+    field: str = Field(examples=["items[0].quantity"])
     message: str
 
 
 class Problem(View):
     """A problem answer (RFC 9457); `errors` only with status 422."""
 
-    type: str = "about:blank"
+    type: str = Field(description="a path of this process, where the type is explained; docs/problems.md lists all")
     title: str
     status: int
-    detail: str
+    detail: str = Field(description="for people; programs read `type`")
+    request_id: str = Field(description="the same as in the header `X-Request-Id`, and in the log")
     errors: list[FieldError] | None = None
 
 
 class ProblemError(OrdersagaError):
-    """Raised by a route to answer with a problem; `detail` is for people."""
+    """Raised by a route to answer with a problem; `kind` is its type, `detail` is for people."""
 
     def __init__(
         self,
         status: HTTPStatus,
         detail: str,
         *,
+        kind: ProblemType | None = None,
         errors: Sequence[tuple[str, str]] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
+        self.kind = kind
         self.detail = detail
         self.errors = errors
         self.headers = headers
@@ -147,9 +160,15 @@ def not_found(what: str) -> ProblemError:
     return ProblemError(HTTPStatus.NOT_FOUND, f"{what} does not exist")
 
 
-def conflict(detail: str) -> ProblemError:
+def conflict(detail: str, kind: ProblemType = problems.CONFLICT) -> ProblemError:
     """Return the problem for a request that the present state does not allow."""
-    return ProblemError(HTTPStatus.CONFLICT, detail)
+    return ProblemError(HTTPStatus.CONFLICT, detail, kind=kind)
+
+
+def key_reused(detail: str) -> ProblemError:
+    """Return the problem for an Idempotency-Key that belongs to another request."""
+    errors = [("Idempotency-Key", detail)]
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=problems.KEY_REUSED, errors=errors)
 
 
 def invalid(*errors: tuple[str, str]) -> ProblemError:
@@ -166,21 +185,32 @@ def problem_response(
     status: HTTPStatus,
     detail: str,
     *,
+    kind: ProblemType | None = None,
     errors: Sequence[tuple[str, str]] = (),
     headers: dict[str, str] | None = None,
     **extra: Any,
 ) -> Response:
     """Return a problem document, with the headers of every answer, because it may be sent outside the middleware."""
-    content = {
-        "type": "about:blank",
-        "title": status.phrase,
+    request_id = current_request_id()
+    content = {**problem_content(status, detail, kind=kind, errors=errors), "requestId": request_id, **extra}
+    all_headers = {**_HEADERS, REQUEST_ID_HEADER: request_id, **(headers or {})}
+    return Response(orjson.dumps(content), status, all_headers, PROBLEM_JSON)
+
+
+def problem_content(
+    status: HTTPStatus, detail: str, *, kind: ProblemType | None = None, errors: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """Return a problem document without the id of a request."""
+    kind = kind or problems.general_type(status)
+    content: dict[str, Any] = {
+        "type": kind.uri if kind else "about:blank",
+        "title": kind.title if kind else status.phrase,
         "status": status.value,
         "detail": detail,
-        **extra,
     }
     if errors:
         content["errors"] = [{"field": field, "message": message} for field, message in errors]
-    return Response(orjson.dumps(content), status, _HEADERS | (headers or {}), PROBLEM_JSON)
+    return content
 
 
 class _StrictRequest(Request):
@@ -193,8 +223,11 @@ class _StrictRequest(Request):
 class _StrictRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if permission := permission_of(endpoint):
-            described = {"security": [{_SECURITY_SCHEME: []}], "x-permission": str(permission)}
+            described = {"security": [{SECURITY_SCHEME: []}], "x-permission": str(permission)}
             options["openapi_extra"] = (options.get("openapi_extra") or {}) | described
+        summary, text = words_of(endpoint.__doc__)
+        options["summary"] = options.get("summary") or summary
+        options["description"] = options.get("description") or text
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -219,13 +252,17 @@ def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
     nothing where callers are not known: on open paths, and in an application that authenticates by itself.
     """
     caller = caller_of(scope)
-    if caller is None:
-        return
-    permission = permission_of(endpoint)
+    if caller is not None:
+        require_permission(caller, permission_of(endpoint))
+
+
+def require_permission(caller: Principal, permission: Permission | None) -> None:
+    """Raise the 403 problem unless the caller has the permission."""
     if permission is None or not caller.may(permission):
         needed = permission or "a permission that does not exist, because its route declares none"
         roles = ", ".join(sorted(caller.roles)) or "no role"
-        raise ProblemError(HTTPStatus.FORBIDDEN, f"This needs {needed}, which {caller.name} ({roles}) does not have")
+        detail = f"This needs {needed}, which {caller.name} ({roles}) does not have"
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail, kind=problems.PERMISSION_MISSING)
 
 
 def _check_media_type(headers: Headers) -> None:
@@ -276,10 +313,11 @@ def create_app(
     app = _Application(
         title=title,
         description=description,
+        version=version("ordersaga"),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=documented(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),
+        generate_unique_id_function=operation_id,
     )
     # Also for routes that are added to the application itself: they check the caller's permission.
     app.router.route_class = _StrictRoute
@@ -307,7 +345,9 @@ def create_app(
     if tracing.is_on():
         app.add_middleware(tracing.traced)
     app.add_middleware(_HeadAsGet)
+    app.add_middleware(Identified)
     app.include_router(_health_routes(readiness))
+    app.include_router(create_problem_pages())
     if authenticator is not None:
         app.include_router(_identity_routes())
     if not pages:
@@ -315,26 +355,32 @@ def create_app(
     return app
 
 
+class Health(View):
+    """The process is up (`ok`), or ready."""
+
+    status: Literal["ok", "ready"]
+
+
 def _health_routes(readiness: Readiness) -> APIRouter:
     router = new_router("health")
 
-    @router.get("/healthz")
-    async def healthz() -> Response:
+    @router.get("/healthz", response_model=Health)
+    async def get_health() -> Response:
         """Whether the process is up."""
         return json_response({"status": "ok"})
 
-    @router.get("/readyz")
-    async def readyz() -> Response:
+    @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
+    async def get_readiness() -> Response:
         """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down."""
         down = await readiness()
         if not down:
             return json_response({"status": "ready"})
         detail = "; ".join(f"{name}: {why}" for name, why in down.items())
-        return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, down=down)
+        return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     @requires(Permission.METRICS_READ)
-    async def metrics() -> Response:
+    async def get_metrics() -> Response:
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
@@ -343,6 +389,18 @@ def _health_routes(readiness: Readiness) -> APIRouter:
 
 class Identity(View):
     """Who calls, and what the caller may do."""
+
+    model_config = shown_as(
+        {
+            "id": "key:3f9c0d21",
+            "name": "shop backend",
+            "owner": "shop",
+            "subject": None,
+            "roles": ["client"],
+            "permissions": {"orders:place": "owner", "orders:read": "owner"},
+            "method": "key",
+        }
+    )
 
     id: str
     name: str
@@ -359,7 +417,7 @@ def _identity_routes() -> APIRouter:
 
     @router.get("/me", response_model=Identity)
     @requires(Permission.SELF_READ)
-    async def me(caller: Caller) -> Response:
+    async def get_caller(caller: Caller) -> Response:
         """Who calls, by which method, and what the caller may do."""
         shown = Identity(
             id=caller.id,
@@ -388,84 +446,39 @@ def _refused(error: Refusal) -> Response:
             return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
         case AuthenticationError():
             # RFC 6750: a request without any credential gets no error code.
-            challenge = "Bearer" if isinstance(error, CredentialMissingError) else 'Bearer error="invalid_token"'
-            return problem_response(HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": challenge})
+            missing = isinstance(error, CredentialMissingError)
+            return problem_response(
+                HTTPStatus.UNAUTHORIZED,
+                str(error),
+                kind=problems.CREDENTIAL_MISSING if missing else problems.CREDENTIAL_INVALID,
+                headers={"WWW-Authenticate": "Bearer" if missing else 'Bearer error="invalid_token"'},
+            )
 
 
 class _Application(FastAPI):
-    """An application whose OpenAPI document describes the problem answers as clients get them."""
+    """An application whose OpenAPI document is completed, see `shared.openapi`."""
 
     def openapi(self) -> dict[str, Any]:
-        is_new = self.openapi_schema is None
-        document = super().openapi()
-        if is_new:
-            for methods in document["paths"].values():
-                for operation in methods.values():
-                    _describe_problems(operation)
-                    if "x-permission" in operation:
-                        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-                        schemes[_SECURITY_SCHEME] = _BEARER
-        return document
-
-
-_SECURITY_SCHEME = "bearer"
-_BEARER = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "An API key (`osk_…`) or a JWT of the OpenID Connect issuer",
-}
-_OF_BODIES = frozenset({"413", "415"})
-_OF_CALLERS = frozenset({"401", "403"})
-
-
-def _describe_problems(operation: dict[str, Any]) -> None:
-    """Set the media type of an operation's problems, and remove those that it cannot answer with."""
-    has_body = "requestBody" in operation
-    impossible = set() if has_body else set(_OF_BODIES)
-    if "security" not in operation:
-        impossible |= _OF_CALLERS
-    if not has_body and not operation.get("parameters"):
-        impossible.add("422")
-    answers = {code: answer for code, answer in operation["responses"].items() if code not in impossible}
-    for code, answer in answers.items():
-        if int(code) >= HTTPStatus.BAD_REQUEST:
-            answer["content"] = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    operation["responses"] = answers
-
-
-def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of problem answers for the `responses` of a route or a router."""
-    return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in codes}
+        if self.openapi_schema is None:
+            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            self.openapi_schema = completed(super().openapi(), schema)
+        return self.openapi_schema
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 - for the type checker; guaranteed by the registration
-    return problem_response(error.status, error.detail, errors=error.errors, headers=error.headers)
+    return problem_response(error.status, error.detail, kind=error.kind, errors=error.errors, headers=error.headers)
 
 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problems = _without_consequences(error.errors())
-    errors = [(_field(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
+    errors = [explained(problem) for problem in without_consequences(error.errors())]
     detail = "; ".join(f"{field}: {message}" for field, message in errors[:10])
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
 
 
-def _without_consequences(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out that a list is too short if it is only because elements of it are invalid."""
-    around = {tuple(problem["loc"][:length]) for problem in problems for length in range(len(problem["loc"]))}
-    return [p for p in problems if p["type"] != "too_short" or tuple(p["loc"]) not in around]
-
-
-def _field(location: Sequence[str | int]) -> str:
-    """Return a field's name as clients know it, such as items.0.quantity, without its part of the request."""
-    place, parts = (location[0], location[1:]) if location and location[0] in _PLACES else ("", location)
-    named = [to_camel(str(part)) for part in parts] if place == "path" else [str(part) for part in parts]
-    return ".".join(name[:100] for name in named) or "body"
-
-
-_PLACES = ("body", "query", "path", "header")
-
+_KINDS = {HTTPStatus.BAD_REQUEST: problems.MALFORMED_JSON, HTTPStatus.NOT_FOUND: problems.UNKNOWN_PATH}
+"""The types of the framework's own errors, where they differ from those of our routes."""
 
 _DETAILS = {
     HTTPStatus.BAD_REQUEST: "The body is not JSON",
@@ -480,7 +493,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     headers = dict(error.headers) if error.headers else {}
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return problem_response(status, _DETAILS.get(status, str(error.detail)), headers=headers)
+    kind = _KINDS.get(status)
+    return problem_response(status, _DETAILS.get(status, str(error.detail)), kind=kind, headers=headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -498,10 +512,26 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
     """Answer with the server that is away; the driver's text, which may have addresses, is only logged."""
     assert isinstance(error, TransientError)  # noqa: S101
     _log.warning(
-        "request failed, a server is unavailable", method=request.method, path=request.url.path, error=str(error)
+        "request failed, a server is unavailable",
+        method=request.method,
+        path=request.url.path,
+        error=str(error),
+        request_id=current_request_id(),
     )
     detail = error.for_clients or str(error)
-    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+    kind = kind_of_outage(error)
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "1"})
+
+
+def kind_of_outage(error: TransientError) -> ProblemType:
+    """Return the type of the problem that a server's outage causes."""
+    return next((kind for type_, kind in _AWAY if isinstance(error, type_)), problems.UNAVAILABLE)
+
+
+_AWAY = (
+    (DatabaseUnavailableError, problems.DATABASE_UNAVAILABLE),
+    (BusUnavailableError, problems.BROKER_UNAVAILABLE),
+)
 
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:
@@ -512,7 +542,7 @@ async def _answer_database_error(request: Request, error: Exception) -> Response
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
-    named = _order_named(request.scope)
+    named = {**_order_named(request.scope), "request_id": current_request_id()}
     _log.error("request failed", method=request.method, path=request.url.path, exc_info=error, **named)
     return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
 
@@ -573,7 +603,13 @@ class _Guarded:
 
         refusal = self._refusal(scope)
         if refusal is not None:
-            _log.warning("request refused", method=scope["method"], path=scope["path"][:100], why=refusal[1])
+            _log.warning(
+                "request refused",
+                method=scope["method"],
+                path=scope["path"][:100],
+                why=refusal[1],
+                request_id=current_request_id(),
+            )
         answer = self._app if refusal is None else problem_response(*refusal)
         await answer(scope, receive, with_headers)
 

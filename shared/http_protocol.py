@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.http import HEALTH, problem_response
+from shared.problems import OVERLOADED
 
 SPARE_CONNECTIONS = 16
 """Connections above the limit that still get answers: health checks as usual, everything else 503."""
@@ -457,6 +458,7 @@ def _health_only(app: ASGIApp) -> ASGIApp:
             return
         detail = "There are too many connections; try again"
         headers = {"Retry-After": "1", "Connection": "close"}
-        await problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)(scope, receive, send)
+        answer = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=OVERLOADED, headers=headers)
+        await answer(scope, receive, send)
 
     return answer

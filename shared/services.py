@@ -60,6 +60,8 @@ ORDER = Service(
     inbox="order.inbox",
     description="Takes orders and carries each to its end",
 )
+GRPC_PORT = 3018
+"""The usual port of gRPC, which the order service serves if ORDERSAGA_GRPC_PORT is set."""
 INVENTORY = Service(
     name="inventory",
     package="inventory_service",
@@ -87,6 +89,15 @@ PROVISIONING = Service(
     inbox="provisioning.inbox",
     description="Buys the servers that orders ask for",
 )
+NOTIFICATION = Service(
+    name="notification",
+    package="notification_service",
+    port=3014,
+    settings="notification_service.settings:NotificationSettings",
+    database="notifications",
+    inbox="notification.inbox",
+    description="Tells the systems of shops what happens to their orders, by webhooks",
+)
 CONSOLE = Service(
     name="console",
     package="operations",
@@ -98,7 +109,7 @@ CONSOLE = Service(
 )
 
 SERVICES: Mapping[str, Service] = {
-    service.name: service for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, CONSOLE)
+    service.name: service for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, NOTIFICATION, CONSOLE)
 }
 """All services by name, in the order in which people list them."""
 

@@ -17,9 +17,10 @@ from operations.stack.broker_users import load_users as load_broker_users
 from operations.stack.database_rights import MAINTENANCE
 from operations.stack.database_users import load_key_file
 from operations.stack.database_users import load_users as load_database_users
+from operations.stack.encryption_keys import check_or_create_key
 from operations.stack.layout import Layout, database_prefix
 from shared.broker_rights import DEPLOYER, VIRTUAL_HOST
-from shared.services import SERVICES
+from shared.services import NOTIFICATION, SERVICES
 
 DATA = Path("/var/lib/ordersaga")
 CONTAINERS = Path("/of")
@@ -46,6 +47,7 @@ def main(*, tls: bool) -> None:
         give(container, "amqp-url", amqp_url.replace("amqp:", "amqps:") if tls else amqp_url)
         if container in keys:
             give(container, "api-key", keys[container])
+    give(NOTIFICATION.name, "webhook-key", check_or_create_key(layout.webhook_key))
     give("mongo", "key", load_key_file(layout.secrets).read_text(), owner=OF_SERVERS)
     # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
     give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)

@@ -13,6 +13,7 @@ from shared.contracts import BY_ROUTING_KEY, Message
 from shared.database import Document
 from shared.errors import RefusalError
 from shared.topology import INBOXES
+from shared.validation import explained
 
 MOST_EDITS = 10
 """The most edits per letter: its record keeps all of them."""
@@ -57,7 +58,7 @@ def check_body(letter: Document, body: bytes) -> None:
     try:
         message = contract.model_validate_json(body)
     except ValidationError as error:
-        raise InvalidBodyError([_explained(problem) for problem in error.errors(include_url=False)]) from None
+        raise InvalidBodyError([_explained(dict(problem)) for problem in error.errors(include_url=False)]) from None
     if changed := list(_changed_identities(letter, message)):
         raise InvalidBodyError(changed)
 
@@ -101,11 +102,10 @@ def _object(body: bytes) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _explained(problem: object) -> tuple[str, str]:
-    location = problem["loc"]  # type: ignore[index]
-    message = problem["msg"].removeprefix("Value error, ")  # type: ignore[index]
-    if problem["type"] == "missing":  # type: ignore[index]  # its input is the whole object
-        return ".".join(map(str, location)), "is required"
-    given = repr(problem["input"])  # type: ignore[index]
+def _explained(problem: Mapping[str, Any]) -> tuple[str, str]:
+    field, message = explained(problem)
+    if problem["type"] == "missing":  # its input is the whole object
+        return field, message
+    given = repr(problem["input"])
     shown = given if len(given) <= 80 else f"{given[:79]}…"
-    return ".".join(map(str, location)) or "body", f"{message} (got {shown})"
+    return field, f"{message} (got {shown})"

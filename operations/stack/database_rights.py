@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, SERVICES
+from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, SERVICES
 
 MAINTENANCE = "maintenance"
 """The user for the commands of the machine's owner. No process of the stack knows its password."""
@@ -29,6 +29,7 @@ READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
         "actions",
     ),
     PROVISIONING.name: ("jobs", "locks", "addresses", "packages", "actions"),
+    NOTIFICATION.name: ("deliveries", "actions"),
 }
 """The collections of the other services that operations reads, by the service's name."""
 
@@ -38,8 +39,11 @@ CORRECTED_BY_OPERATIONS: Mapping[tuple[str, str], str] = {
 }
 """The only writes of operations to another service: a repair of accounts that a second person approved."""
 
-WITHHELD: Mapping[str, tuple[str, ...]] = {PAYMENT.name: ("idempotency", "transaction_sessions")}
-"""The collections that operations does not need: answers to clients, and sessions of transactions."""
+WITHHELD: Mapping[str, tuple[str, ...]] = {
+    PAYMENT.name: ("idempotency", "transaction_sessions"),
+    NOTIFICATION.name: ("endpoints",),
+}
+"""The collections that operations does not need: answers to clients, sessions of transactions, secrets of webhooks."""
 
 APPEND_ONLY = "actions"
 """The audit log in each database: entries are added and read, never changed or deleted."""

@@ -12,12 +12,16 @@ DATA_DIRECTORY_VARIABLE = "ORDERSAGA_DATA_DIR"
 MONGODB_URL_VARIABLE = "ORDERSAGA_MONGODB_URL"
 AMQP_URL_VARIABLE = "ORDERSAGA_AMQP_URL"
 TOPOLOGY_VARIABLE = "ORDERSAGA_TOPOLOGY"
+EVENTS_RETENTION_VARIABLE = "ORDERSAGA_EVENTS_RETENTION"
 SMARTVPS_URL_VARIABLE = "ORDERSAGA_SMARTVPS_URL"
 DATABASE_PREFIX_VARIABLE = "ORDERSAGA_DATABASE_PREFIX"
 AUTH_VARIABLE = "ORDERSAGA_AUTH"
 KEYS_FILE_VARIABLE = "ORDERSAGA_KEYS_FILE"
+GRPC_PORT_VARIABLE = "ORDERSAGA_GRPC_PORT"
 API_KEY_VARIABLE = "ORDERSAGA_API_KEY"
 DEFAULT_DATA_DIRECTORY = ".ordersaga"
+GRPC = "grpc"
+"""The name of the port of gRPC among those of a stack."""
 
 # Used unless taken or an offset is given. The ports of the services are in `services`.
 SERVER_PORTS = {"mongodb": 27017, "amqp": 5672, "distribution": 25674, "epmd": 24370}
@@ -73,6 +77,11 @@ class Layout:
     def secrets(self) -> Path:
         """The passwords of the stack and its own API keys: see `secret_files` and `api_keys`."""
         return self.root / "secrets"
+
+    @property
+    def webhook_key(self) -> Path:
+        """The key that encrypts the secrets of webhooks, unless `up` was given one."""
+        return self.secrets / "webhook-key"
 
     @property
     def rabbitmq(self) -> Path:

@@ -21,11 +21,14 @@ import orjson
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from payment_service.ledger.refusals import LedgerRefusalError
+from payment_service.ledger.refusals import InsufficientBalanceError, LedgerRefusalError
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
+from shared import problems
 from shared.clock import Clock
 from shared.database import Database, Document
 from shared.errors import RefusalError
+from shared.http import problem_content
+from shared.problems import ProblemType
 from shared.schema import CollectionSchema
 
 COLLECTION = "idempotency"
@@ -151,13 +154,12 @@ class IdempotentRunner:
 
 def refusal_response(refusal: LedgerRefusalError) -> StoredResponse:
     """Convert a refusal to a problem document (RFC 9457)."""
-    status: HTTPStatus = refusal.status
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "detail": refusal.detail,
-    }
-    if refusal.field is not None:
-        body["errors"] = [{"field": refusal.field, "message": refusal.detail}]
-    return StoredResponse(status.value, body)
+    errors = [(refusal.field, refusal.detail)] if refusal.field is not None else []
+    body = problem_content(refusal.status, refusal.detail, kind=_kind(refusal), errors=errors)
+    return StoredResponse(refusal.status.value, body)
+
+
+def _kind(refusal: LedgerRefusalError) -> ProblemType | None:
+    if isinstance(refusal, InsufficientBalanceError):
+        return problems.INSUFFICIENT_BALANCE
+    return problems.BOOKS_REFUSE if refusal.status is HTTPStatus.BAD_REQUEST else None

@@ -31,6 +31,7 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
+from payment_service.refusals import CLOSED, DECLINED, EXPIRED
 from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Document
@@ -38,8 +39,6 @@ from shared.group_commit import GroupCommit
 
 COLLECTION = "gateway_charges"
 
-DECLINED = "The card was declined"
-CLOSED = "The payment was cancelled"
 TOKEN_OK = "tok_ok"  # noqa: S105 - not a secret
 TOKEN_DECLINED = "tok_declined"  # noqa: S105
 TOKEN_TIMEOUT = "tok_timeout"  # noqa: S105
@@ -50,7 +49,6 @@ _NEVER_DECLINED = (TOKEN_OK, TOKEN_TIMEOUT, TOKEN_REFUND_REFUSED, TOKEN_CAPTURE_
 
 PART_REFUSED = "The card's bank refused the refund"
 CAPTURE_REFUSED = "The card's bank refused the capture"
-EXPIRED = "The authorisation has expired"
 
 _GROUP_LIMIT = 500
 

@@ -43,8 +43,6 @@ from payment_service.gateways.stripe_http import HttpxTransport
 from payment_service.gateways.stripe_outcomes import (
     ABANDONED,
     ALREADY_REFUNDED,
-    CLOSED,
-    NO_CARD,
     NOTHING_AUTHORIZED,
     REQUESTED,
     UNEXPECTED_STATE,
@@ -60,6 +58,7 @@ from payment_service.gateways.stripe_outcomes import (
     stripe_amount,
     translate_error,
 )
+from payment_service.refusals import CLOSED, NO_CARD
 from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Document

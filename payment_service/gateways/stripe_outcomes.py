@@ -24,15 +24,10 @@ from payment_service.gateways.port import (
     Refunded,
     RefundRefused,
 )
+from payment_service.refusals import CARD_UNUSABLE, CLOSED, DECLINED, EXPIRED, NEEDS_CARDHOLDER
 from shared.errors import RefusalError
 
-DECLINED = "The card was declined"
-CLOSED = "The payment was cancelled"
-NO_CARD = "The order names no card to charge"
-EXPIRED = "The authorisation has expired"
 NOTHING_AUTHORIZED = "Nothing was authorised"
-CARD_UNUSABLE = "The card cannot be charged: it is unknown or was used before"
-NEEDS_CARDHOLDER = "The card asks for its holder's authentication, which an order cannot wait for"
 
 ABANDONED = "abandoned"
 """The cancellation reason of an intent whose card asks for its holder's authentication."""

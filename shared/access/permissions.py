@@ -29,7 +29,8 @@ class Permission(StrEnum):
     LETTERS_EDIT = "letters:edit"
     PERSONAL_ERASE = "personal:erase"
     KEYS_MANAGE = "keys:manage"
-    WEBHOOKS_MANAGE = "webhooks:manage"
+    WEBHOOKS_READ = "webhooks:read"
+    WEBHOOKS_WRITE = "webhooks:write"
     METRICS_READ = "metrics:read"
 
 
@@ -91,13 +92,15 @@ ROLES: Mapping[Role, Grants] = {
         _P.HOLDS_READ: Reach.OWNER,
         _P.HOLDS_WRITE: Reach.OWNER,
         _P.FUNDS_READ: Reach.OWNER,
-        _P.WEBHOOKS_MANAGE: Reach.OWNER,
+        _P.WEBHOOKS_READ: Reach.OWNER,
+        _P.WEBHOOKS_WRITE: Reach.OWNER,
     },
     Role.VIEWER: _STAFF_READS
     | {
         _P.FUNDS_READ: Reach.ALL,
         _P.PROVISIONING_READ: Reach.ALL,
         _P.LETTERS_READ: Reach.ALL,
+        _P.WEBHOOKS_READ: Reach.ALL,
         _P.METRICS_READ: Reach.ALL,
     },
     Role.OPERATOR: _STAFF_READS
@@ -112,7 +115,7 @@ ROLES: Mapping[Role, Grants] = {
         _P.LOCKS_CLEAR: Reach.ALL,
         _P.LETTERS_READ: Reach.ALL,
         _P.LETTERS_DECIDE: Reach.ALL,
-        _P.WEBHOOKS_MANAGE: Reach.ALL,
+        _P.WEBHOOKS_READ: Reach.ALL,
         _P.METRICS_READ: Reach.ALL,
     },
     Role.ACCOUNTANT: _STAFF_READS | {_P.FUNDS_READ: Reach.ALL, _P.FUNDS_WRITE: Reach.ALL},

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Count, Name, OrderMessage, Text, WireModel
+from shared.contracts.failures import Code
 from shared.contracts.orders import RefundId
 
 
@@ -37,12 +38,13 @@ class StockReserved(OrderMessage):
 
 
 class StockReservationFailed(OrderMessage):
-    """Nothing is held for the order; `reason` says what was missing."""
+    """Nothing is held for the order; `reason` says what was missing, `code` the same for programs."""
 
     routing_key: ClassVar[str] = "stock.reservation_failed"
 
     status: Literal["FAILED"] = "FAILED"
     reason: Text
+    code: Code | None = None
 
 
 class StockReleased(OrderMessage):

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from shared.contracts.base import Name, OrderMessage, Text
+from shared.contracts.failures import Code
 from shared.contracts.orders import RefundId
 
 
@@ -21,12 +22,13 @@ class PaymentProcessed(OrderMessage):
 
 
 class PaymentFailed(OrderMessage):
-    """Nothing was charged; `reason` says why."""
+    """Nothing was charged; `reason` says why, `code` the same for programs."""
 
     routing_key: ClassVar[str] = "payment.failed"
 
     status: Literal["FAILED"] = "FAILED"
     reason: Text
+    code: Code | None = None
 
 
 class PaymentRefunded(OrderMessage):
@@ -51,6 +53,7 @@ class PaymentCaptureFailed(OrderMessage):
     routing_key: ClassVar[str] = "payment.capture_failed"
 
     reason: Text
+    code: Code | None = None
 
 
 class PartRefunded(OrderMessage):

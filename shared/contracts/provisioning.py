@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from shared.contracts.base import Count, Message, Name, OrderMessage, Text, WireModel
+from shared.contracts.failures import Code
 
 
 class Server(WireModel):
@@ -47,6 +48,7 @@ class ProvisioningFailed(OrderMessage):
     routing_key: ClassVar[str] = "provisioning.failed"
 
     reason: Text
+    code: Code | None = None
     retryable: bool = False
     run: Count = 0
     bought: bool = False

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from payment_service.gateways.simulated import CAPTURE_REFUSED, EXPIRED
+from payment_service.gateways.simulated import CAPTURE_REFUSED
+from payment_service.refusals import EXPIRED
 from shared.failpoints import CAPTURE_SENT, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.support.eventually import eventually
 from tests.support.shop import A_SERVER, SERVICES, Shop, open_shop
@@ -45,7 +46,7 @@ async def failed(shop: Shop, token: str, **body: Any) -> dict[str, Any]:
 
     async def has_failed() -> bool:
         shop.broker.advance(1)
-        return bool((await shop.found(order_id))["status"] == "FAILED") and not shop.broker.depth()
+        return bool((await shop.found(order_id))["status"] == "FAILED") and not shop.depth()
 
     await eventually(has_failed, 30, "the capture to be refused")
     return await shop.found(order_id)

@@ -21,4 +21,9 @@ def test_every_route_declares_a_permission() -> None:
 
 
 def test_only_health_and_the_description_of_the_api_answer_to_everybody() -> None:
-    assert {path for path in OPEN_PATHS if not path.startswith("/docs")} == {"/healthz", "/readyz", "/openapi.json"}
+    assert {path for path in OPEN_PATHS if not path.startswith(("/docs", "/problems/"))} == {
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/asyncapi.json",
+    }

@@ -17,11 +17,6 @@ from payment_service.gateways.port import (
     NothingCharged,
 )
 from payment_service.gateways.stripe_outcomes import (
-    CARD_UNUSABLE,
-    CLOSED,
-    DECLINED,
-    EXPIRED,
-    NEEDS_CARDHOLDER,
     NOTHING_AUTHORIZED,
     REFUSED,
     THREE_DECIMAL,
@@ -36,6 +31,7 @@ from payment_service.gateways.stripe_outcomes import (
     stripe_amount,
     translate_error,
 )
+from payment_service.refusals import CARD_UNUSABLE, CLOSED, DECLINED, EXPIRED, NEEDS_CARDHOLDER
 
 SECRET = "pm_1SecretCard"
 

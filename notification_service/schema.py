@@ -1,0 +1,10 @@
+"""The collections of the notification service, checked at its start and by `ordersaga doctor`."""
+
+from notification_service import deliveries, endpoints
+from shared import audit_log
+
+SCHEMA = {
+    endpoints.COLLECTION: endpoints.SCHEMA,
+    deliveries.COLLECTION: deliveries.SCHEMA,
+    audit_log.COLLECTION: audit_log.SCHEMA,
+}

@@ -1,0 +1,45 @@
+"""Settings of the notification service."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from shared.sealing import check_keys
+from shared.settings import ENV_PREFIX, ServiceSettings
+
+Delays = Annotated[tuple[Annotated[float, Field(ge=0, le=604_800)], ...], NoDecode, Field(min_length=1, max_length=50)]
+"""Seconds between attempts, separated by commas."""
+
+
+class NotificationSettings(ServiceSettings):
+    """Settings of the notification service. Without `webhook_key` no endpoint can be registered."""
+
+    # An empty variable counts as not set: Compose passes unset variables on as empty ones.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    webhook_key: SecretStr | None = None
+    webhook_retry_delays: Delays = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 15.0
+    webhook_allow_private: bool = False
+    webhook_retention_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    webhook_attempts_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    webhook_attempts_per_endpoint: Annotated[int, Field(ge=1, le=100)] = 10
+    webhooks_per_owner: Annotated[int, Field(ge=1, le=1000)] = 50
+
+    @field_validator("webhook_retry_delays", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            raise ValueError("seconds separated by commas are allowed, such as 5,300,1800") from None
+
+    @field_validator("webhook_key")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_keys(value.get_secret_value())
+        return value

@@ -1,0 +1,37 @@
+"""The secrets that sign deliveries: shown once, and stored encrypted together with the id of their endpoint."""
+
+import base64
+import secrets
+from collections.abc import Sequence
+
+import orjson
+
+from shared.live_settings import LiveSecret
+from shared.sealing import Sealer, UnreadableSecretError
+
+PREFIX = "whsec_"
+_BYTES = 32
+
+
+def new_secret() -> str:
+    """Return a new secret, in the form that the libraries of Standard Webhooks take."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(_BYTES)).decode()
+
+
+class SecretVault:
+    """Encrypts and decrypts the secrets of endpoints."""
+
+    def __init__(self, keys: str | LiveSecret) -> None:
+        """Take one or more keys, separated by commas. Raises ValueError for anything that is not a Fernet key."""
+        self._sealer = Sealer(keys)
+
+    def seal(self, endpoint_id: str, secret: str) -> bytes:
+        """Encrypt the secret of an endpoint."""
+        return self._sealer.seal(orjson.dumps({"endpointId": endpoint_id, "secret": secret}))
+
+    def open(self, endpoint_id: str, sealed: Sequence[bytes]) -> list[str]:
+        """Decrypt secrets of an endpoint. Raises UnreadableSecretError if no key does, or one is another endpoint's."""
+        opened = [orjson.loads(self._sealer.open(each)) for each in sealed]
+        if any(each["endpointId"] != endpoint_id for each in opened):
+            raise UnreadableSecretError("it belongs to another endpoint")
+        return [each["secret"] for each in opened]
