@@ -97,8 +97,36 @@ REPLAYED = {"Idempotent-Replayed": "true"}
 
 _WAITED = {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"}
 
+_EVENTS = {
+    "type": "string",
+    "description": "`retry:` first, then an event per entry of the history: its number as `id:`, its name as `event:`, "
+    "the entry as `data:`. `settled`, the last event, has no id.",
+    "x-event-data": {"$ref": "#/components/schemas/HistoryView"},
+}
+_EXAMPLE_OF_EVENTS = """retry: 2000
+
+id: 1
+event: order.created
+data: {"at":"2026-01-31T09:30:00.000Z","event":"order.created","status":"PENDING"}
+
+id: 2
+event: payment.failed
+data: {"at":"2026-01-31T09:30:00.250Z","event":"payment.failed","status":"CANCELLED","message":"The card was declined"}
+
+id: 3
+event: stock.released
+data: {"at":"2026-01-31T09:30:00.300Z","event":"stock.released","status":"CANCELLED"}
+
+event: settled
+data: {"at":"2026-01-31T09:30:00.300Z","event":"settled","status":"CANCELLED","message":"The card was declined"}
+
+"""
+
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {
+        "description": "The events. The data of each is JSON with the schema `HistoryView`; the last one is `settled`",
+        "content": {"text/event-stream": {"schema": _EVENTS, "example": _EXAMPLE_OF_EVENTS}},
+    },
     204: {"description": "The order is settled, and all its events have been seen"},
     **documented(TOO_MANY_STREAMS),
 }
@@ -265,7 +293,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
     async def follow_order(
         order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> Response:
-        """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
+        """Server-sent events: one per line of the order's history, then `settled`; 204 once there are no more."""
         return EventStream(orders, subscribers, order_id, last_event_id, caller.visible(Permission.ORDERS_READ))
 
 

@@ -1,4 +1,17 @@
-"""Server-sent events: an order's history as it grows, until the order is settled."""
+"""Server-sent events: an order's history as it grows, until the order is settled.
+
+    retry: 2000
+
+    id: 1
+    event: order.created
+    data: {"at": "…", "event": "order.created", "status": "PENDING"}
+
+    event: settled
+    data: {"at": "…", "event": "settled", "status": "CANCELLED", "message": "The card was declined"}
+
+The data of every event has the shape of an entry of the history. The last event has no id: a client that reconnects
+names the last entry that it has seen, so it misses none if the order goes on after all, as with a refund in part.
+"""
 
 import asyncio
 import time
@@ -29,6 +42,11 @@ KEEPALIVE_SECONDS = 15.0
 RECHECK_SECONDS = 2.0
 """How often it is checked that the caller's key, token or session is still valid."""
 
+RETRY_SECONDS = 2.0
+"""The pause after which clients are asked to reconnect when a stream has broken off."""
+SETTLED = "settled"
+"""The name of the last event."""
+
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -54,7 +72,7 @@ class Subscribers:
 
 
 class EventStream(Response):
-    """One event per line of the order's history after the first `seen`; 204 once the order is settled.
+    """One event per line of the order's history after the first `seen`, then `settled`; 204 once there are no more.
 
     A browser reopens a stream that has ended, and names the last event that it received; only 204 stops it. It is
     counted before anything is awaited, and until the request ends, even if that is before its first byte.
@@ -87,11 +105,13 @@ class EventStream(Response):
         """
         seen, last_sent, pause = self._seen, time.monotonic(), POLL_SECONDS
         last_checked = time.monotonic()
+        yield b"retry: %d\n\n" % (RETRY_SECONDS * 1000)
         while document is not None:
             for number, entry in enumerate(document["history"][seen:], start=seen + 1):
-                yield _event(number, show_entry(entry))
+                yield b"id: %d\n" % number + _event(show_entry(entry))
                 seen, last_sent, pause = number, time.monotonic(), POLL_SECONDS
             if document["settled"]:
+                yield _event(_settled(document))
                 return
             if time.monotonic() - last_sent > KEEPALIVE_SECONDS:
                 yield b": still here\n\n"
@@ -114,5 +134,12 @@ class EventStream(Response):
             return document
 
 
-def _event(number: int, entry: dict[str, Any]) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, entry["event"].encode(), orjson.dumps(entry))
+def _event(shown: dict[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (shown["event"].encode(), orjson.dumps(shown))
+
+
+def _settled(document: Document) -> dict[str, Any]:
+    """Show the end of an order like an entry of its history, with the reason if it was not fulfilled."""
+    reason = document.get("failureReason")
+    shown = {"at": document["updatedAt"], "event": SETTLED, "status": document["status"]}
+    return show_entry(shown | ({"message": reason} if reason else {}))

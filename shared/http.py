@@ -237,7 +237,8 @@ class _StrictRoute(APIRoute):
         async def handle_strictly(request: Request) -> Response:
             authorize(request.scope, self.endpoint)
             with bound_contextvars(**_order_named(request.scope)):
-                if reads_body:
+                # Also where a body means nothing: what a browser's form can send is no request to change something.
+                if reads_body or request.method not in SAFE_METHODS:
                     _check_media_type(request.headers)
                 return await handle(_StrictRequest(request.scope, request.receive))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
@@ -74,6 +75,76 @@ async def test_an_order_is_accepted_and_found_again(stack: Stack) -> None:
 async def test_the_singular_path_places_orders_too(stack: Stack) -> None:
     response = await stack.client.post(f"{stack.url('order')}/order", json=order_body())
     assert response.status_code == 202
+
+
+async def test_lists_are_filtered_and_sorted(stack: Stack) -> None:
+    user = f"lists-{time.monotonic_ns()}"
+    placed = [(await post(stack, order_body(userId=user))).json() for _ in range(3)]
+    ids = [order["orderId"] for order in placed]
+    assert (await stack.client.post(f"{stack.url('order')}/orders/{ids[1]}/cancel")).status_code == 202
+
+    async def listed(**parameters: Any) -> list[str]:
+        answer = await stack.client.get(f"{stack.url('order')}/orders", params={"userId": user, **parameters})
+        assert answer.status_code == 200, answer.text
+        return [order["orderId"] for order in answer.json()["items"]]
+
+    times = [order["createdAt"] for order in placed]
+    assert times == sorted(times)
+    both = await listed(status=["PENDING", "CANCELLED"], sort="createdAt")
+    assert (sorted(both), both[::-1]) == (sorted(ids), await listed(sort="-createdAt"))
+    assert await listed(status=["CANCELLED", "FAILED"]) == [ids[1]]
+    assert await listed(failureReason="Cancelled by the client") == [ids[1]]
+    assert await listed(failureReason="Cancelled by the client", orderNumber=placed[0]["orderNumber"]) == []
+    assert await listed(createdTo=times[0]) == []
+    assert ids[2] in await listed(createdFrom=times[2])
+    assert sorted(await listed(createdFrom=times[0], createdTo="9999-12-31T23:59:59Z")) == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("status", "LOST"),
+        ("sort", "updatedAt"),
+        ("createdFrom", "yesterday"),
+        ("createdFrom", "2026-01-31T09:30:00"),
+        ("createdTo", "0001-01-01T00:00:00+14:00"),
+        ("failureReason", "a" * 1001),
+    ],
+)
+async def test_a_list_refuses_filters_that_make_no_sense(stack: Stack, parameter: str, value: str) -> None:
+    answer = await stack.client.get(f"{stack.url('order')}/orders", params={parameter: value})
+    assert assert_problem(answer, 422)["errors"][0]["field"].startswith(parameter)
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"])
+@pytest.mark.parametrize("path", ["/orders", "/orders/o1/cancel", "/orders/o1/deliver", "/orders/o1/retry"])
+async def test_a_form_is_no_request(stack: Stack, path: str, kind: str) -> None:
+    answer = await stack.client.post(
+        f"{stack.url('order')}{path}", content=b"userId=u1", headers={"Content-Type": kind}
+    )
+    assert "application/json" in assert_problem(answer, 415)["detail"]
+    assert answer.headers["accept"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/orders", "GET, HEAD, POST"),
+        ("GET", "/order", "POST"),
+        ("DELETE", "/orders/o1", "GET, HEAD"),
+        ("GET", "/orders/o1/cancel", "POST"),
+        ("OPTIONS", "/orders", "GET, HEAD, POST"),
+        ("DELETE", "/orders/o1/refunds", "GET, HEAD, POST"),
+        ("POST", "/orders/failures", "GET, HEAD"),
+        ("POST", "/readyz", "GET, HEAD"),
+    ],
+)
+async def test_a_method_that_is_not_allowed_names_all_that_are(
+    stack: Stack, method: str, path: str, allowed: str
+) -> None:
+    answer = await stack.client.request(method, f"{stack.url('order')}{path}")
+    assert_problem(answer, 405)
+    assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from order_service.api import create_router
 from order_service.event_stream import EventStream, Subscribers
 from order_service.order import HistoryEntry, Status
 from order_service.orders import COLLECTION, Change, NewRecord, Orders
+from order_service.views import HistoryView
 from shared import database
 from shared.access.principal import EVERYTHING
 from shared.http import ProblemError
@@ -113,9 +114,15 @@ async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_20
     orders: Orders, subscribers: Subscribers
 ) -> None:
     """A browser opens an ended stream again with the number of its last event: 204 makes it stop."""
-    order_id = await new_order(orders, status=Status.CANCELLED, settled=True)
+    order_id = await new_order(orders, status=Status.CANCELLED, settled=True, failure_reason="The card was declined")
     first = Client(orders, subscribers, order_id)
     await first.request
+    assert first.body.startswith(b"retry: 2000\n\nid: 1\nevent: order.created\n")
+    last = first.body.split(b"\n\n")[-2]
+    name, _, data = last.removeprefix(b"event: ").partition(b"\ndata: ")
+    assert name == b"settled", "the last event has no id, so the number of the last entry stays"
+    shown = HistoryView.model_validate_json(data)
+    assert (shown.event, shown.status, shown.message) == ("settled", "CANCELLED", "The card was declined")
     assert (first.status, first.body.count(b"id: ")) == (200, 1)
     again = Client(orders, subscribers, order_id, seen=1)
     await again.request
@@ -134,7 +141,8 @@ async def test_a_client_that_has_seen_all_of_an_unsettled_order_waits_for_more(
     assert await orders.apply([Change(order, settled, (entry,))])
     await client.request
     assert client.status == 200
-    assert client.body.startswith(b"id: 2\nevent: order.cancel_requested\n")
+    assert b"\n\nid: 2\nevent: order.cancel_requested\n" in client.body
+    assert b"\n\nevent: settled\n" in client.body
 
 
 async def test_a_stream_outlives_an_outage_of_the_database(
@@ -165,5 +173,6 @@ def test_the_description_says_what_a_stream_answers(orders: Orders) -> None:
     app.include_router(create_router(orders, nothing, nothing, nothing, nothing))
     answers = app.openapi()["paths"]["/orders/{order_id}/events"]["get"]["responses"]
     assert answers["200"]["content"].keys() == {"text/event-stream"}
+    assert "HistoryView" in app.openapi()["components"]["schemas"]
     assert "content" not in answers["204"]
     assert "429" in answers

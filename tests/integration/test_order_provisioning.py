@@ -228,7 +228,9 @@ async def test_a_subscriber_reads_the_same_history_until_the_order_is_settled(se
     await service.hears(failed(order_id, run=1))
     await service.asks(order_id, "retry")
     await service.hears(completed(order_id))
-    events = [part.splitlines() for part in (await following).text.strip().split("\n\n")]
+    _retry, *parts, last = (await following).text.strip().split("\n\n")
+    assert last.startswith("event: settled\n")
+    events = [part.splitlines() for part in parts]
     history = (await service.get(order_id))["history"]
     assert [json.loads(event[2].removeprefix("data: ")) for event in events] == history
     assert [event[1].removeprefix("event: ") for event in events[3:]] == [
