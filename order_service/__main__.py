@@ -16,6 +16,7 @@ from order_service.refund_requests import RefundRequests
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
+from order_service.waiting import WaitingRequests
 from shared.admission import Admission, OtherServer
 from shared.clock import utc_now
 from shared.errors import StartError
@@ -45,12 +46,15 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
     actions = OrderActions(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
+    # At most half of the connections, so that waiting requests leave room for others.
+    waiting = WaitingRequests(orders, limit=settings.max_connections // 2)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, timeouts, utc_now),
-        router=create_router(orders, placement, actions, refunds),
+        handlers=handlers(orders, timeouts, utc_now, waiting),
+        router=create_router(orders, placement, actions, refunds, waiting),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published),
+        background=(sweeper.run, outbox.note_published, waiting.run),
+        stopping=(waiting.stop,),
         drain=(placement.drain, outbox.drain),
         other_server=grpc_server(settings, orders, placement, actions) if settings.grpc_port else None,
     )

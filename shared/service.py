@@ -75,6 +75,8 @@ class Parts:
     """Who is signed in to the pages."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service, see `shared.background`."""
+    stopping: Sequence[Callable[[], None]] = ()
+    """What ends requests that take their time, so that they are answered before the process stops."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """The steps to finish after the last request and the last message."""
     health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class _RunningService:
             prefetch=settings.prefetch,
             repair_every=settings.topology_check_seconds,
             topology_mode=settings.topology,
+            events_retention=settings.events_retention,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))
@@ -227,6 +230,8 @@ class _RunningService:
     async def _shut_down(self, http: HttpServer, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
         http.should_exit = True
+        for end_requests in self._parts.stopping:
+            end_requests()
         ending = {serving, working}
         if self._other is not None:
             ending.add(asyncio.create_task(self._other.stop(DRAIN_SECONDS / 2), name="other server"))

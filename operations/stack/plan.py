@@ -10,9 +10,10 @@ from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.database_users import DatabaseUsers, load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import notification_settings
-from operations.stack.environment import invalid_value, with_values
+from operations.stack.environment import events_retention, invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
+    EVENTS_RETENTION_VARIABLE,
     GRPC,
     GRPC_PORT_VARIABLE,
     MONGODB_URL_VARIABLE,
@@ -69,7 +70,7 @@ def make_plan(
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers = _plan_servers(layout, node, ports, environment)
     access = plan_access(layout, environment)
-    settings = {**environment, **servers.urls, **access.settings}
+    settings = {**environment, **servers.urls, **access.settings, **_events_settings(environment)}
     if GRPC in ports:
         settings[GRPC_PORT_VARIABLE] = str(ports[GRPC])
     simulator, running = _plan_services(layout, services, ports, settings, servers.of_services, access)
@@ -81,12 +82,19 @@ def make_plan(
         mongodb_has_users=servers.mongodb_has_users,
         amqp_url=servers.urls[AMQP_URL_VARIABLE],
         database_prefix=database_prefix(environment),
+        events_retention=events_retention(environment),
         needs_keys=access.console_key is not None,
         grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers.stages[-1].extend(simulator)
     return StackPlan([*servers.stages, running], state)
+
+
+def _events_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the setting in the spelling that every service reads: some take an empty variable for one not set."""
+    off = environment.get(EVENTS_RETENTION_VARIABLE) is not None and not events_retention(environment)
+    return {EVENTS_RETENTION_VARIABLE: "off"} if off else {}
 
 
 def _node_with_data(layout: Layout) -> str | None:
