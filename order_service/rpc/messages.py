@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic_core import from_json
 
 from order_service.new_order import MAX_DISCOUNTS, NewOrder
+from order_service.participants import PARTICIPANTS
 from order_service.rpc.generated import orders_pb2 as pb
 from shared.contracts.orders import MAX_ITEMS
 from shared.http import invalid
@@ -62,8 +63,6 @@ def order_message(shown: Mapping[str, Any]) -> pb.Order:
         total_amount=amount_text(shown["totalAmount"]),
         currency=shown["currency"],
         status=f"ORDER_STATUS_{shown['status']}",
-        stock_status=shown["stockStatus"],
-        payment_status=shown["paymentStatus"],
         provisioning_status=shown["provisioningStatus"],
         failure_code=shown.get("failureCode"),
         failure_reason=shown["failureReason"],
@@ -71,10 +70,17 @@ def order_message(shown: Mapping[str, Any]) -> pb.Order:
         refunded_amount=amount_text(shown["refundedAmount"]),
         slot=shown["slot"],
         server=_server_message(shown["server"]),
+        **_states(shown),
         **_times(shown),
         **_particulars(shown),
         history=[event_message(number, entry) for number, entry in enumerate(shown["history"], start=1)],
     )
+
+
+def _states(shown: Mapping[str, Any]) -> Fields:
+    """Return the participants' states; that of a participant which the contract does not have yet is left out."""
+    states = {_snake(each.stored_field): shown[each.stored_field] for each in PARTICIPANTS}
+    return {name: state for name, state in states.items() if name in pb.Order.DESCRIPTOR.fields_by_name}
 
 
 _TIMES = ("slotStart", "slotVisibleAt", "createdAt", "updatedAt", "confirmedAt", "completedAt", "cancelledAt")
