@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
+from notification_service.addresses import host_objection
 from notification_service.events import Event, matches
 
 DISABLE_AFTER = timedelta(days=5)
@@ -95,6 +96,8 @@ def check_url(url: str, *, allow_private: bool) -> str:
         raise ValueError("must begin with https://")
     if not parts.hostname or port == 0:
         raise ValueError("must name a host")
+    if (objection := host_objection(parts.hostname, allow_private=allow_private)) is not None:
+        raise ValueError(objection)
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not have a user or password: verify the signature instead")
     if parts.fragment:

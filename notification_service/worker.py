@@ -34,7 +34,6 @@ from shared.group_commit import GroupCommit
 CLAIMED_PER_ATTEMPT = 4
 """The deliveries that are claimed for each attempt that may run, so that one claim serves several."""
 
-_MARGIN = timedelta(seconds=15)
 _RETRY_SECONDS = 1.0
 _CONTENT = {"content-type": "application/json", "user-agent": "ordersaga-webhooks/1"}
 
@@ -85,8 +84,8 @@ class Limits(NamedTuple):
 
     @property
     def lease(self) -> timedelta:
-        """The time for which a delivery is claimed: that of an attempt and of recording its outcome."""
-        return self.timeout + _MARGIN
+        """The time for which a delivery is claimed: its attempt begins in the first half, and ends in the second."""
+        return 2 * self.timeout
 
 
 class Dependencies(NamedTuple):

@@ -21,6 +21,9 @@ class Status(StrEnum):
     FAILED = "FAILED"
 
 
+FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
+"""The statuses that an order stays in, unless someone requests more, or the hold of a FAILED one is over."""
+
 StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED", "SHIPPED"]
 PaymentStatus = Literal["PENDING", "AUTHORIZED", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
 ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]
@@ -78,6 +81,7 @@ class Order:
 
     `stock_status` and `payment_status` are the states of the participants, see participants.py.
     `cause` is the event that led into the present status: the only one whose messages may have been lost in a crash.
+    `entered_at` is when it did; None for orders that have not changed since an earlier release.
     `provisioning_run` counts the requests for a server: the first, and one per retry. `progress_sequence` is the number
     of the last progress recorded, over all runs.
     `traceparent` is where the order's trace began, if it has one: messages that no incoming message causes continue it.
@@ -103,6 +107,7 @@ class Order:
     provisioning_status: ProvisioningStatus | None = None
     settled: bool = False
     cause: str | None = None
+    entered_at: datetime | None = None
     failure_reason: str | None = None
     failure_code: str | None = None
     transaction_id: str | None = None

@@ -81,8 +81,8 @@ class RefundRequests:
 
     async def request(
         self, order_id: str, new: NewRefund, key: str | None, caller: Principal, permission: Permission
-    ) -> Refund:
-        """Store a refund and have it carried out; return it, or the one that was stored under the key before.
+    ) -> tuple[Refund, bool]:
+        """Store a refund and have it carried out; return it, or the one that was stored under the key before and True.
 
         Raises the 404 problem for an order that is unknown or not visible, the 403 problem if it needs a second person,
         the 409 problem if less is left, the 422 problem if the key was used with another body.
@@ -92,7 +92,7 @@ class RefundRequests:
         for _ in range(ATTEMPTS):
             order = await self._load(order_id, caller.visible(permission))
             if earlier := find(order, refund_id):
-                return _same_request(earlier, fingerprint)
+                return _same_request(earlier, fingerprint), True
             require_second_person(order, "refunded", caller, permission, self._approval_amount)
             now = self._clock()
             refund = _refund(order, new, refund_id, fingerprint, now)
@@ -100,7 +100,7 @@ class RefundRequests:
             if await self._orders.apply([change]):
                 count_changes([change])
                 self._outbox.post_commands(in_trace(change.stored, RefundPartRequested(refund)))
-                return refund
+                return refund, False
         raise TransientError(f"Order {order_id} is changing too quickly, try again")
 
     async def of_order(self, order_id: str, visible: Visible) -> tuple[Refund, ...]:

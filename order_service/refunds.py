@@ -107,7 +107,11 @@ def record_refunded(order: Order, answer: PartRefunded, now: datetime) -> Transi
         refund = replace(refund, status=RefundStatus.REFUNDED, updated_at=now)
         order = _with(order, refund)
     news = OrderRefunded(
-        order_id=order.order_id, user_id=order.user_id, refund_id=refund.refund_id, amount=refund.amount
+        order_id=order.order_id,
+        user_id=order.user_id,
+        owner_id=order.owner_id,
+        refund_id=refund.refund_id,
+        amount=refund.amount,
     )
     return Transition(order, (news, *_commands_of(order, refund)))
 

@@ -37,7 +37,7 @@ from order_service.events import (
     RetryRequested,
 )
 from order_service.failures import code_of
-from order_service.order import HistoryEntry, Order, Status
+from order_service.order import FINAL, HistoryEntry, Order, Status
 from order_service.participants import (
     FAILED,
     PARTICIPANTS,
@@ -51,6 +51,7 @@ from order_service.participants import (
     open_part,
 )
 from order_service.rules import Cell, Table, Transition, answers, on, row
+from order_service.snapshot import snapshot
 from shared.contracts import (
     CancelProvisioning,
     Message,
@@ -61,6 +62,7 @@ from shared.contracts import (
     OrderFailed,
     OrderMessage,
     OrderProvisioning,
+    OrderRefunded,
     PartRefunded,
     PartRefundFailed,
     ProvisioningCompleted,
@@ -132,12 +134,13 @@ class Saga:
         transition = rule(order, event, now) if rule else None
         if transition is None or transition.order == order:
             return Transition(order, self._repeated(order, event, transition))
-        after, messages = transition.order, transition.messages
-        cause = order.cause
+        after = replace(transition.order, settled=self._is_settled(transition.order), updated_at=now)
+        messages = transition.messages
         if enters(order, after):
-            cause, messages = event.routing_key, self.state_messages(after)
-        after = replace(after, settled=self._is_settled(after), cause=cause, updated_at=now)
-        return Transition(after, messages, HistoryEntry(now, event.routing_key, after.status, _in_words(event)))
+            after = replace(after, cause=event.routing_key, entered_at=now)
+            messages = self.state_messages(after)
+        entry = HistoryEntry(now, event.routing_key, after.status, _in_words(event))
+        return Transition(after, _with_order(messages, after), entry)
 
     def accepts(self, order: Order, event: Event) -> bool:
         """Return whether the event has a meaning for the order: whether a client or an operator may ask for it."""
@@ -293,7 +296,7 @@ class Saga:
         """Return the messages of a transition that changes nothing: all of the state's if this event led into it."""
         if isinstance(event, Message) and event.routing_key == order.cause:
             return self.state_messages(order)
-        return transition.messages if transition else ()
+        return _with_order(transition.messages, order) if transition else ()
 
 
 # --- Rules about one participant. ---
@@ -438,6 +441,11 @@ def enters(before: Order, after: Order) -> bool:
     return after.status is not before.status or (_is_open(before) and not _is_open(after))
 
 
+def is_final(order: Order) -> bool:
+    """Return whether the order has a final status that is announced: compensations may still be on their way."""
+    return order.status in FINAL and not _is_open(order)
+
+
 def _is_open(order: Order) -> bool:
     """Return whether the order is fulfilled but for a participant that has only committed itself."""
     return order.status in (Status.CONFIRMED, Status.COMPLETED) and open_part(order) is not None
@@ -452,11 +460,26 @@ def _in_words(event: Event) -> str | None:
     return f"Refund {refund_id}: {text}" if text else f"Refund {refund_id}"
 
 
+def _with_order(messages: tuple[Message, ...], order: Order) -> tuple[Message, ...]:
+    """Add the order as it is after the transition to the news of a refund, which the rule has made before that."""
+    return tuple(
+        message.model_copy(update={"order": snapshot(order)}) if isinstance(message, OrderRefunded) else message
+        for message in messages
+    )
+
+
 def _news(order: Order) -> tuple[Message, ...]:
     """Return the event that announces the order's status, as soon as nothing is open in it."""
     if _is_open(order):
         return ()
-    event: dict[str, Any] = {"order_id": order.order_id, "user_id": order.user_id, "total_amount": order.total_amount}
+    event: dict[str, Any] = {
+        "order_id": order.order_id,
+        "user_id": order.user_id,
+        "owner_id": order.owner_id,
+        "total_amount": order.total_amount,
+        "at": order.entered_at,
+        "order": snapshot(order),
+    }
     match order.status:
         case Status.PENDING:
             return ()

@@ -1,19 +1,20 @@
 """Orders as the API shows them."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
-from order_service.failures import general_code
 from order_service.order import PaymentStatus, ProvisioningStatus, Refund, RefundStatus, Status, StockStatus
 from order_service.order_number import order_number
-from order_service.orders import NewRecord
+from order_service.orders import NewRecord, stored_items
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
+from order_service.snapshot import ends, moment, shown_code, snapshot, start_of_slot
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.clock import to_rfc3339
 from shared.contracts.failures import FailureCode
-from shared.contracts.orders import SLOT_PREFIX
 from shared.database import Document
 from shared.http import View, shown_as
 from shared.money import to_json_number
@@ -250,43 +251,19 @@ class FailurePage(View):
     next_cursor: str | None
 
 
+def sees_personal(caller: Principal) -> bool:
+    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
+    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
+
+
 def show_new(record: NewRecord) -> dict[str, Any]:
     """Show an order that has just been accepted, to the caller who has placed it."""
     order = record.order
-    at = to_rfc3339(order.created_at)
-    given: Document = {
-        **record.particulars,
-        "items": [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items],
-        "delivery": {"slot": order.delivery.slot},
-    }
-    return {
-        "orderId": order.order_id,
-        "orderNumber": order_number(order.order_id),
-        "userId": order.user_id,
-        "ownerId": order.owner_id,
-        "items": show_items(given),
-        "totalAmount": to_json_number(order.total_amount),
-        "currency": order.currency,
-        "status": order.status,
-        **{participant.stored_field: participant.state(order) for participant in PARTICIPANTS},
-        "provisioningStatus": None,
-        "failureReason": None,
-        "failureCode": None,
-        "settled": False,
-        "refundedAmount": 0,
-        "slot": None,
-        "slotStart": None,
-        "slotVisibleAt": None,
-        "server": None,
-        "createdAt": at,
-        "updatedAt": at,
-        "confirmedAt": None,
-        "completedAt": None,
-        "cancelledAt": None,
-        "history": [{"at": at, "event": "order.created", "status": order.status}],
-        **({"holdId": order.hold_id} if order.hold_id else {}),
-        **show_particulars(given, personal=True),
-    }
+    shown = snapshot(order)
+    shown["items"] = show_items({**record.particulars, "items": stored_items(order)})
+    shown["history"] = [{"at": to_rfc3339(order.created_at), "event": "order.created", "status": order.status}]
+    given: Document = {**record.particulars, "delivery": {"slot": order.delivery.slot}}
+    return {**shown, **show_particulars(given, personal=True)}
 
 
 def show(document: Document, *, personal: bool) -> dict[str, Any]:
@@ -314,17 +291,17 @@ def show_listed(document: Document) -> dict[str, Any]:
         **{participant.stored_field: document[participant.stored_field] for participant in PARTICIPANTS},
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
-        "failureCode": _code(document),
+        "failureCode": shown_code(document.get("failureReason"), document.get("failureCode"), document.get("cause")),
         "settled": document["settled"],
         "refundedAmount": to_json_number(document.get("refundedAmount", 0)),
         "slot": document.get("slot"),
-        "slotStart": _start_of(document.get("slot")),
-        "slotVisibleAt": _moment(document.get("slotVisibleAt")),
+        "slotStart": start_of_slot(document.get("slot")),
+        "slotVisibleAt": moment(document.get("slotVisibleAt")),
         "server": _server(document.get("server")),
         "createdAt": to_rfc3339(document["createdAt"]),
         "updatedAt": to_rfc3339(document["updatedAt"]),
-        **_ends(document),
-        "cancelledAt": _moment(document.get("cancelledAt")),
+        **ends(Status(document["status"]), document.get("confirmedAt"), document.get("completedAt")),
+        "cancelledAt": moment(document.get("cancelledAt")),
     }
 
 
@@ -347,31 +324,6 @@ def show_refund(refund: Refund) -> dict[str, Any]:
 def show_entry(entry: Document) -> dict[str, Any]:
     """Show one line of an order's history."""
     return {**entry, "at": to_rfc3339(entry["at"])}
-
-
-def _ends(document: Document) -> dict[str, str | None]:
-    """Show when the order was confirmed and completed; earlier releases stored the first of goods as the second."""
-    confirmed, completed = document.get("confirmedAt"), document.get("completedAt")
-    if document["status"] == Status.CONFIRMED and confirmed is None:
-        confirmed, completed = completed, None
-    return {"confirmedAt": _moment(confirmed), "completedAt": _moment(completed)}
-
-
-def _code(document: Document) -> str | None:
-    """Return the code of the order's failure: the general one if it was stored without one by an earlier release."""
-    if document.get("failureReason") is None:
-        return None
-    return document.get("failureCode") or general_code(document.get("cause"))
-
-
-def _start_of(slot: str | None) -> str | None:
-    if slot is None or not slot.startswith(SLOT_PREFIX):
-        return None
-    return to_rfc3339(datetime.fromtimestamp(int(slot.removeprefix(SLOT_PREFIX)), UTC))
-
-
-def _moment(value: datetime | None) -> str | None:
-    return to_rfc3339(value) if value else None
 
 
 def _server(server: Document | None) -> dict[str, Any] | None:

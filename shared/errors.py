@@ -18,8 +18,10 @@
     │   └── CredentialMissingError             it has no credential at all
     ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
-    │   └── SettingFileError                   a file that has a setting's value cannot be used
+    │   ├── SettingFileError                   a file that has a setting's value cannot be used
+    │   └── EventStreamDiffersError            the stream of events keeps them for another time than the setting says
     ├── ProblemError                       a route answers with this problem
+    │   └── CallFailedError                    a call of gRPC ends with it
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind
     │   ├── TooManyUnitsError                  a product would have more units than can be counted
@@ -48,6 +50,7 @@
     │   │   └── ProviderUnansweredError            it may still process the request
     │   └── UnusableAnswerError                an answer of the provider cannot be read, or is ambiguous
     ├── UnreadableCredentialsError         no key decrypts the credentials of a server
+    ├── UnreadableSecretError              no key decrypts a stored secret
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
         ├── DataDirectoryError                 the path cannot be a data directory: exit status 2
@@ -60,6 +63,8 @@
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── ArchiveError                       an archive cannot be written, or is damaged
         ├── NotPermittedError                  the key of a command does not grant what it needs
+        ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
+        ├── ExportFormatError                  the library that writes this format is not installed
         ├── LinkRefusedError                   the console does not create a link that signs a person in
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request

@@ -37,6 +37,7 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
@@ -250,9 +251,12 @@ def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
     nothing where callers are not known: on open paths, and in an application that authenticates by itself.
     """
     caller = caller_of(scope)
-    if caller is None:
-        return
-    permission = permission_of(endpoint)
+    if caller is not None:
+        require_permission(caller, permission_of(endpoint))
+
+
+def require_permission(caller: Principal, permission: Permission | None) -> None:
+    """Raise the 403 problem unless the caller has the permission."""
     if permission is None or not caller.may(permission):
         needed = permission or "a permission that does not exist, because its route declares none"
         roles = ", ".join(sorted(caller.roles)) or "no role"
@@ -514,8 +518,13 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
         request_id=current_request_id(),
     )
     detail = error.for_clients or str(error)
-    kind = next((kind for type_, kind in _AWAY if isinstance(error, type_)), problems.UNAVAILABLE)
+    kind = kind_of_outage(error)
     return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "1"})
+
+
+def kind_of_outage(error: TransientError) -> ProblemType:
+    """Return the type of the problem that a server's outage causes."""
+    return next((kind for type_, kind in _AWAY if isinstance(error, type_)), problems.UNAVAILABLE)
 
 
 _AWAY = (

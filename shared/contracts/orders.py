@@ -3,8 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, FailFast, Field
+from pydantic import AfterValidator, FailFast, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from shared.clock import to_rfc3339
 from shared.contracts.base import Count, Name, OrderId, OrderMessage, PathName, Text, WireModel
 from shared.money import Money
 
@@ -166,12 +169,72 @@ class CancelProvisioning(OrderMessage):
     run: Count = 0
 
 
+class SnapshotItem(WireModel):
+    """One line of an order in an event."""
+
+    product_id: Name
+    quantity: Count
+    price: Money
+
+
+class SnapshotServer(WireModel):
+    """The server of an order in an event."""
+
+    ip: Name
+    username: Name | None
+    os: Name | None
+    expires_at: Name | None
+
+
+class OrderSnapshot(WireModel):
+    """An order as `GET /orders/{orderId}` shows it, without its history and anything personal.
+
+    It describes the field `order` of events, whose fields pass through readers that do not know them all.
+    """
+
+    order_id: OrderId
+    order_number: Name | None
+    user_id: Name
+    owner_id: Name | None
+    items: Annotated[tuple[SnapshotItem, ...], Field(max_length=MAX_ITEMS)]
+    total_amount: Money
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    status: Literal["PENDING", "CONFIRMED", "PROVISIONING", "COMPLETED", "CANCELLED", "FAILED"]
+    stock_status: Name
+    payment_status: Name
+    provisioning_status: Name | None
+    failure_reason: Text | None
+    settled: bool
+    refunded_amount: Money
+    slot: Name | None
+    slot_start: datetime | None
+    slot_visible_at: datetime | None
+    server: SnapshotServer | None
+    created_at: datetime
+    updated_at: datetime
+    confirmed_at: datetime | None
+    completed_at: datetime | None
+    cancelled_at: datetime | None
+    hold_id: OrderId | None = None
+    delivery: DeliveryInstruction | None = None
+
+
+class _Described:
+    """Gives a field the JSON schema of the snapshot."""
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(OrderSnapshot.__pydantic_core_schema__)
+
+
+Snapshot = Annotated[dict[str, Any], _Described()]
+"""An order as events carry it: not read into a model, so that fields of a newer sender are kept."""
+
+
 class OrderEvent(OrderMessage):
     """An order has changed its status; for any listener.
 
-    `order` is the order as `GET /orders/{orderId}` shows it, without its history and without anything personal. `at` is
-    when the order got this status, the same each time the message is published. Both, and `owner_id`, are absent in
-    messages of earlier releases.
+    `at` is when it did, the same in every repetition. `order` is the order when the message was made. Messages of
+    earlier releases have none of `owner_id`, `at` and `order`.
     """
 
     mandatory: ClassVar[bool] = False
@@ -180,8 +243,8 @@ class OrderEvent(OrderMessage):
     owner_id: Name | None = None
     total_amount: Money
     reason: Text | None = None
-    at: datetime | None = None
-    order: dict[str, Any] | None = None
+    at: Annotated[datetime, PlainSerializer(to_rfc3339, when_used="json")] | None = None
+    order: Snapshot | None = None
 
 
 class OrderConfirmed(OrderEvent):
@@ -224,4 +287,4 @@ class OrderRefunded(OrderMessage):
     owner_id: Name | None = None
     refund_id: RefundId
     amount: Money
-    order: dict[str, Any] | None = None
+    order: Snapshot | None = None

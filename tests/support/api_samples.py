@@ -29,6 +29,7 @@ from notification_service.settings import NotificationSettings
 from operations import __main__ as console
 from operations.settings import OperationsSettings
 from order_service import __main__ as order
+from order_service.rpc import calls as _metrics_of_grpc  # noqa: F401
 from order_service.settings import OrderSettings
 from payment_service import __main__ as payment
 from payment_service.settings import PaymentSettings
