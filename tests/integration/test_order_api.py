@@ -316,7 +316,7 @@ async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
     assert_problem(await stack.client.get(url, params={"limit": 0}), 422)
     for path in ("/orders", "/orders/failures"):
         problem = assert_problem(await stack.client.get(stack.url("order") + path, params={"limit": 101}), 422)
-        assert "limit: Input should be less than or equal to 100" in problem["detail"]
+        assert "limit: must be at most 100" in problem["detail"]
     assert_problem(await stack.client.get(url, params={"include": "history"}), 422)
     assert_problem(await stack.client.get(url, params={"status": "LOST"}), 422)
 
