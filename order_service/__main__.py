@@ -1,5 +1,6 @@
 """The composition root of the order service: `python -m order_service`."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from pymongo.read_concern import ReadConcern
@@ -16,7 +17,9 @@ from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
 from order_service.waiting import WaitingRequests
+from shared.admission import Admission, OtherServer
 from shared.clock import utc_now
+from shared.errors import StartError
 from shared.service import Connections, Parts, run
 from shared.services import ORDER
 
@@ -53,7 +56,22 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         background=(sweeper.run, outbox.note_published, waiting.run),
         stopping=(waiting.stop,),
         drain=(placement.drain, outbox.drain),
+        other_server=grpc_server(settings, orders, placement, actions) if settings.grpc_port else None,
     )
+
+
+def grpc_server(
+    settings: OrderSettings, orders: Orders, placement: OrderPlacement, actions: OrderActions
+) -> Callable[[Admission], OtherServer]:
+    """Return what makes the gRPC server. Raises StartError if the extra is not installed."""
+    try:
+        from order_service.rpc.methods import OrderMethods
+        from order_service.rpc.server import GrpcServer
+    except ImportError:
+        raise StartError(
+            f"ORDERSAGA_GRPC_PORT={settings.grpc_port} needs the optional extra: pip install 'ordersaga[grpc]'"
+        ) from None
+    return lambda admission: GrpcServer(settings, admission, OrderMethods(orders, placement, actions))
 
 
 def main() -> None:

@@ -27,30 +27,32 @@ from order_service.views import (
     OrderView,
     RefundPage,
     RefundView,
+    sees_personal,
     show,
     show_listed,
     show_new,
     show_refund,
 )
-from order_service.waiting import NOT_WAITED, WaitingRequests, has_found_no_slot
-from shared import problems
+from order_service.waiting import NOT_WAITED, WaitingRequests
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.asyncapi import ASYNCAPI_PATH, asyncapi
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
+from shared.contracts.failures import FailureCode
 from shared.database import Document
-from shared.http import (
-    Body,
-    Problem,
-    documented,
-    invalid,
-    json_response,
-    new_router,
-    not_found,
-    problem_response,
-)
+from shared.http import Body, invalid, json_response, new_router, not_found, problem_response, shown_as
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
+from shared.problems import (
+    NOT_REFUNDABLE,
+    ORDER_STATE,
+    OTHER_PERSON,
+    SECOND_PERSON_NEEDED,
+    SLOTS_FULL,
+    TOO_MANY_STREAMS,
+)
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
@@ -93,20 +95,19 @@ RefundKey = Annotated[
 REPLAYED = {"Idempotent-Replayed": "true"}
 """Marks the answer to a request whose key and body were used before: nothing was done again."""
 
-_PLACEMENT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"},
-    429: {"model": Problem, "description": "No delivery slot had room, if the request waits; `order` is the order"},
-}
+_WAITED = {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"}
 
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The order is settled, and all its events have been seen"},
-    **documented(429),
+    **documented(TOO_MANY_STREAMS),
 }
 
 
 class Cancellation(Body):
     """Why the client does not want the order any more."""
+
+    model_config = shown_as({"reason": "Ordered twice"})
 
     reason: Text | None = None
 
@@ -126,12 +127,13 @@ def create_router(
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
     _add_refunds(router, refunds)
+    _add_messages(router)
     return router
 
 
 def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: WaitingRequests) -> None:
     @requires(Permission.ORDERS_PLACE)
-    async def place(
+    async def place_order(
         new: NewOrder,
         caller: Caller,
         request: Request,
@@ -152,16 +154,21 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         headers = {"Preference-Applied": f"wait={seconds}"} if outcome.waited else {}
         return _placed(placed, outcome.final, headers)
 
-    for path in ("/orders", "/order"):
-        router.add_api_route(
-            path,
-            place,
-            methods=["POST"],
-            status_code=202,
-            response_model=OrderView,
-            responses=_PLACEMENT_RESPONSES,
-            include_in_schema=path == "/orders",
-        )
+    answers = {200: _WAITED, **documented(OTHER_PERSON, SLOTS_FULL)}
+    router.add_api_route(
+        "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
+    )
+    router.add_api_route(
+        "/order",
+        place_order,
+        name="place_order_at_former_path",
+        summary="Place an order at the path of the first release",
+        methods=["POST"],
+        status_code=202,
+        response_model=OrderView,
+        responses=answers,
+        deprecated=True,
+    )
 
 
 def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[str, str]) -> Response:
@@ -175,9 +182,9 @@ def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[
         headers |= REPLAYED
     if final is None:
         return json_response(shown, 202, headers)
-    if has_found_no_slot(final):
-        status, kind = HTTPStatus.TOO_MANY_REQUESTS, problems.SLOTS_FULL
-        return problem_response(status, final["failureReason"], kind=kind, headers=headers, order=shown)
+    if final.get("failureCode") == FailureCode.SLOT_FULL:
+        status, why = HTTPStatus.TOO_MANY_REQUESTS, final["failureReason"]
+        return problem_response(status, why, kind=SLOTS_FULL, headers=headers, order=shown)
     return json_response(shown, 200, headers)
 
 
@@ -251,11 +258,11 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         document = await orders.document(order_id, caller.visible(Permission.ORDERS_READ))
         if document is None:
             raise not_found(f"Order {order_id}")
-        return json_response(show(document, personal=_sees_personal(caller)))
+        return json_response(show(document, personal=sees_personal(caller)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
-    async def follow(
+    async def follow_order(
         order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
@@ -263,38 +270,65 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
 
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:
-    @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/cancel",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_CANCEL)
-    async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
+    async def cancel_order(
+        order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None
+    ) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
         request, permission = CancelRequested(reason), Permission.ORDERS_CANCEL
         return _accepted(await actions.execute(order_id, request, "cancelled", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/deliver", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/deliver",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE),
+    )
     @requires(Permission.ORDERS_FULFIL)
-    async def deliver(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def deliver_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Note that the goods of a CONFIRMED order have left: it is COMPLETED, and its stock no longer reserved."""
         permission = Permission.ORDERS_FULFIL
         return _accepted(await actions.execute(order_id, DeliveryNoted(), "delivered", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/retry",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def retry_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision or capture once more; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/refund",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def refund_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission), caller)
 
 
 def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
-    @router.post("/orders/{order_id}/refunds", status_code=202, response_model=RefundView)
+    @router.post(
+        "/orders/{order_id}/refunds",
+        status_code=202,
+        response_model=RefundView,
+        responses=documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_FULFIL)
     async def refund_part(
         order_id: OrderIdParameter, new: NewRefund, caller: Caller, idempotency_key: RefundKey = None
@@ -316,10 +350,17 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         return page_response(page, lambda each: show_refund(each[1]), key=lambda each: [each[0]], limit=limit)
 
 
+def _add_messages(router: APIRouter) -> None:
+    @router.get(ASYNCAPI_PATH, include_in_schema=False)
+    async def get_asyncapi() -> Response:
+        """Describe the messages of all services; it answers to everybody, like the OpenAPI document."""
+        return json_response(asyncapi())
+
+
 def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
     @router.delete("/users/{user_id}/personal-data", response_model=ErasureView)
     @requires(Permission.PERSONAL_ERASE)
-    async def erase(user_id: Annotated[Name, Path()]) -> Response:
+    async def erase_personal_data(user_id: Annotated[Name, Path()]) -> Response:
         """Erase what the orders of a user say about the person; amounts, items and the user's id stay.
 
         `ordersaga erase` does this, and erases the same from dead letters.
@@ -328,12 +369,7 @@ def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
 
 
 def _accepted(document: Document, caller: Principal) -> Response:
-    return json_response(show(document, personal=_sees_personal(caller)), 202)
-
-
-def _sees_personal(caller: Principal) -> bool:
-    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
-    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
+    return json_response(show(document, personal=sees_personal(caller)), 202)
 
 
 def _ids_of(number: str) -> tuple[str, str]:

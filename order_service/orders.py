@@ -204,6 +204,12 @@ class Orders:
         cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
 
+    async def booked(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the whole documents of those orders that have a slot, or have ended without one, by id."""
+        done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, "$or": done})
+        return {document["_id"]: document async for document in cursor}
+
     async def page(
         self,
         wanted: Filter,

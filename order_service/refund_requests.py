@@ -23,7 +23,7 @@ from shared.clock import Clock
 from shared.contracts.base import Name, Text
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
 from shared.errors import TransientError
-from shared.http import Body, conflict, invalid, key_reused, not_found
+from shared.http import Body, conflict, invalid, key_reused, not_found, shown_as
 from shared.money import JsonMoney, require_whole
 from shared.problems import NOT_REFUNDABLE
 from shared.validation import wrong_field
@@ -41,6 +41,8 @@ class NewRefundLine(Body):
 
 class NewRefund(Body):
     """The part to refund: an amount or lines; with `restock`, the units of the lines go back into free stock."""
+
+    model_config = shown_as({"items": [{"productId": "p1", "quantity": 1}], "reason": "Damaged", "restock": True})
 
     amount: Annotated[JsonMoney, Field(gt=0)] | None = None
     items: Annotated[list[NewRefundLine], Field(min_length=1, max_length=MAX_ITEMS)] | None = None

@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Gauge
 from pymongo.errors import PyMongoError
 
-from order_service.order import Order, Status
+from order_service.order import Order
 from order_service.orders import Orders, from_document
 from order_service.saga import is_final
 from shared.background import run_periodically
@@ -24,9 +24,6 @@ READ_SECONDS = 0.15
 """The pause between two reads of the orders that are waited for."""
 READ_AT_ONCE = 500
 """Most orders of one read; of more, each read takes the next ones."""
-
-_NO_ROOM = ("No delivery slot with room for", "has no room for")
-"""How the inventory service says that the slots are full."""
 
 _log = structlog.get_logger(__name__)
 _requests = Gauge("order_requests_waiting", "Requests that wait for their order to become final (Prefer: wait)")
@@ -142,9 +139,3 @@ class WaitingRequests:
     async def _read_documents(self, ids: Sequence[str]) -> Sequence[Document | None]:
         documents = await self._orders.documents(set(ids))
         return [documents.get(order_id) for order_id in ids]
-
-
-def has_found_no_slot(document: Document) -> bool:
-    """Return whether an order was cancelled because no delivery slot had room for it."""
-    reason = document.get("failureReason") or ""
-    return document["status"] == Status.CANCELLED and any(words in reason for words in _NO_ROOM)
