@@ -13,7 +13,7 @@ field() { sed -E "s/.*\"$1\":\"?([^\",}]*).*/\1/"; }
 
 # An order over HTTP: its key, and the card's token.
 place() {
-    ask "$orders/orders" --header "Idempotency-Key: $1" --header 'Prefer: wait=10' \
+    ask "$orders/orders" --header "Idempotency-Key: $1" --header 'Prefer: wait=30' \
         --header 'Content-Type: application/json' --data '
         {"userId": "curl", "items": [{"productId": "p1", "quantity": 2, "price": 9.95}], "totalAmount": 19.9,
          "payment": {"token": "'"$2"'"}}'
@@ -22,7 +22,7 @@ place() {
 say 'Who is this key?'
 ask "$orders/me"
 
-say 'Place an order, and wait up to 10 seconds for its end'
+say 'Place an order, and wait up to 30 seconds for its end'
 order=$(place "cart-$run" tok_ok | field orderId)
 ask "$orders/orders/$order"
 
