@@ -39,8 +39,11 @@ CORRECTED_BY_OPERATIONS: Mapping[tuple[str, str], str] = {
 }
 """The only writes of operations to another service: a repair of accounts that a second person approved."""
 
-WITHHELD: Mapping[str, tuple[str, ...]] = {PAYMENT.name: ("idempotency", "transaction_sessions")}
-"""The collections that operations does not need: answers to clients, and sessions of transactions."""
+WITHHELD: Mapping[str, tuple[str, ...]] = {
+    PAYMENT.name: ("idempotency", "transaction_sessions"),
+    NOTIFICATION.name: ("endpoints",),
+}
+"""The collections that operations does not need: answers to clients, sessions of transactions, secrets of webhooks."""
 
 APPEND_ONLY = "actions"
 """The audit log in each database: entries are added and read, never changed or deleted."""

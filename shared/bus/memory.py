@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -104,9 +104,9 @@ class MemoryBroker:
         """Return the messages in `queue`, without the unacknowledged ones."""
         return [stored.envelope for stored in self._queues[queue]]
 
-    def depth(self) -> int:
+    def depth(self, inboxes: Iterable[str] = topology.INBOXES) -> int:
         """Count the messages in inboxes, on their way to one, or unacknowledged: 0 if nothing more will happen."""
-        waiting = sum(len(self._queues.get(name, ())) for name in topology.INBOXES)
+        waiting = sum(len(self._queues.get(name, ())) for name in inboxes)
         return waiting + len(self._planned) + sum(len(bus.unacknowledged) for bus in self._buses)
 
     def advance(self, seconds: float) -> None:

@@ -34,7 +34,7 @@ from tests.support.stack_users import mongodb_url_of
 
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 ROOT = Path(__file__).parents[2]
-SERVICES = ["order", "inventory", "payment", "provisioning", "console"]
+SERVICES = ["order", "inventory", "payment", "provisioning", "notification", "console"]
 
 
 @dataclass

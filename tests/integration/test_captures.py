@@ -46,7 +46,7 @@ async def failed(shop: Shop, token: str, **body: Any) -> dict[str, Any]:
 
     async def has_failed() -> bool:
         shop.broker.advance(1)
-        return bool((await shop.found(order_id))["status"] == "FAILED") and not shop.broker.depth()
+        return bool((await shop.found(order_id))["status"] == "FAILED") and not shop.depth()
 
     await eventually(has_failed, 30, "the capture to be refused")
     return await shop.found(order_id)

@@ -13,7 +13,7 @@ from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
 from tests.support.simulators import Simulator, run_simulator
 
-SERVICES = ("order", "inventory", "payment", "provisioning")
+SERVICES = ("order", "inventory", "payment", "provisioning", "notification")
 
 EXTREMES = (0, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 10**30, 1e308)
 
@@ -49,7 +49,8 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture(scope="module")
 async def stack(servers: Any, simulator: Simulator) -> AsyncIterator[Stack]:
-    settings = {**simulator.settings, "credentials_key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
+    key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    settings = {**simulator.settings, "credentials_key": key, "webhook_key": key}
     async with run_stack(servers.mongodb_url, servers.amqp_url, "t-extremes", **settings) as running:
         await running.start(*SERVICES)
         yield running

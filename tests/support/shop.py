@@ -102,12 +102,16 @@ class Shop:
         order: dict[str, Any] = await self.ask("order", "GET", f"/orders/{order_id}")
         return order
 
+    def depth(self) -> int:
+        """The messages on their way to these services."""
+        return self.broker.depth(services.SERVICES[name].inbox for name in SERVICES)
+
     async def settled(self, order_id: str) -> dict[str, Any]:
         """The order once it is settled, and nothing more is under way."""
 
         async def is_settled() -> bool:
             self.broker.advance(1)
-            return bool((await self.found(order_id))["settled"]) and not self.broker.depth()
+            return bool((await self.found(order_id))["settled"]) and not self.depth()
 
         await eventually(is_settled, 30, f"order {order_id} to settle")
         return await self.found(order_id)

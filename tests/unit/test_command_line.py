@@ -127,6 +127,7 @@ def test_the_stack_used_last_is_located(tmp_path: Path, environment: dict[str, s
         "inventory": "http://127.0.0.1:3009",
         "payment": "http://127.0.0.1:3010",
         "provisioning": "http://127.0.0.1:3011",
+        "notification": "http://127.0.0.1:3014",
         "console": "http://127.0.0.1:3012",
         "simulator": "http://127.0.0.1:3013",
     }

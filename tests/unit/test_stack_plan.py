@@ -307,7 +307,8 @@ def test_the_simulator_is_left_out_where_a_provider_is_given_unless_it_is_named(
 
 @pytest.mark.parametrize("wrong", ["nonsense", "order,nonsense"])
 def test_an_unknown_service_is_refused_with_the_allowed_names(wrong: str) -> None:
-    with pytest.raises(ValueError, match="choose from order, inventory, payment, provisioning, console, simulator"):
+    names = "order, inventory, payment, provisioning, notification, console, simulator"
+    with pytest.raises(ValueError, match=f"choose from {names}"):
         choose_services(wrong)
 
 

@@ -2,13 +2,14 @@
 
 import pytest
 
-from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY
+from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY, OrderCreated
 from shared.topology import (
     DEAD_LETTERS,
     EXCHANGE,
     FORMER_RETRY_QUEUES,
     INBOX_EXCHANGE,
     INBOXES,
+    NOTIFICATION_INBOX,
     RETRY_LADDER,
     exchanges,
     inbox_of_retry,
@@ -26,9 +27,11 @@ ALLOWED_ARGUMENTS = {
 }
 
 
-def test_every_mandatory_message_reaches_an_inbox_and_no_other_does() -> None:
-    read = {message for messages in INBOXES.values() for message in messages}
+def test_every_mandatory_message_reaches_an_inbox_and_the_others_reach_that_of_webhooks() -> None:
+    read = {message for inbox, messages in INBOXES.items() if inbox != NOTIFICATION_INBOX for message in messages}
     assert read == {message for message in ALL_MESSAGES if message.mandatory}
+    others = {message for message in ALL_MESSAGES if not message.mandatory}
+    assert set(INBOXES[NOTIFICATION_INBOX]) == {OrderCreated} | others
 
 
 def test_routing_keys_name_their_message_without_wildcards() -> None:
@@ -41,7 +44,7 @@ def test_routing_keys_name_their_message_without_wildcards() -> None:
 def test_names_are_those_of_the_contract() -> None:
     assert EXCHANGE == "ordersaga"
     assert DEAD_LETTERS == "ordersaga.dead-letters"
-    services = ("order", "inventory", "payment", "provisioning", "operations")
+    services = ("order", "inventory", "payment", "provisioning", "notification", "operations")
     assert set(INBOXES) == {f"{service}.inbox" for service in services}
 
 
