@@ -1,10 +1,12 @@
 """Webhooks: two processes of the notification service, a real broker and database, and a receiver that misbehaves."""
 
+import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -244,12 +246,12 @@ async def test_a_hanging_endpoint_delays_no_other_and_has_few_requests_at_once(
     await shop.register(f"{path}/dead")
     await shop.register(f"{path}/alive")
     for _ in range(3):
-        await shop.publisher.send([confirmed(user) for _ in range(50)])
-    await shop.arrived(f"{path}/alive", 150)
-    assert len(set(shop.receiver.ids(f"{path}/dead"))) < 150, "they were delivered while the other one hung"
+        await shop.publisher.send([confirmed(user) for _ in range(20)])
+    await shop.arrived(f"{path}/alive", 60)
+    assert len(set(shop.receiver.ids(f"{path}/dead"))) < 60, "they were delivered while the other one hung"
     assert shop.receiver.most_open[f"{path}/dead"] <= 2 * 10, "ten at once for each process"
     shop.receiver.behaviour[f"{path}/dead"] = OK
-    await shop.arrived(f"{path}/dead", 150)
+    await shop.arrived(f"{path}/dead", 60)
 
 
 async def test_an_endpoint_that_answers_410_is_disabled_at_once(shop: Shop, path: str, user: str) -> None:
@@ -352,8 +354,8 @@ async def test_what_cannot_be_registered_is_refused_with_the_field(shop: Shop) -
         ({"url": "ftp://shop.example", "events": ["*"]}, "url"),
         ({"url": "https://user:pass@shop.example/", "events": ["*"]}, "url"),
         ({"url": url, "events": []}, "events"),
-        ({"url": url, "events": ["order.lost"]}, "events.0"),
-        ({"url": url, "events": ["stock.*"]}, "events.0"),
+        ({"url": url, "events": ["order.lost"]}, "events[0]"),
+        ({"url": url, "events": ["stock.*"]}, "events[0]"),
         ({"url": url, "events": ["*"], "ownerId": "x"}, "ownerId"),
     ):
         refused = await shop.ask("POST", "/webhooks", body, 422)
@@ -363,19 +365,20 @@ async def test_what_cannot_be_registered_is_refused_with_the_field(shop: Shop) -
 async def test_two_processes_share_the_work_and_the_death_of_one_loses_nothing(
     shop: Shop, path: str, user: str
 ) -> None:
-    """The short form of twenty kills: at each point, a process dies while dozens of events are on their way."""
+    """The short form of twenty kills: a process dies at each point, while dozens of events are on their way."""
     await shop.register(path)
+    points = (HANDLED, WEBHOOK_CLAIMED, f"{WEBHOOK_SENT}#5")
+    doomed = [await shop.stack.launch("notification", crash_at=point) for point in points]
+    await asyncio.gather(*(eventually(partial(has_begun, shop, process), WITHIN) for process in doomed))
     sent: list[OrderConfirmed] = []
-    for point in (HANDLED, WEBHOOK_CLAIMED, f"{WEBHOOK_SENT}#5"):
-        (doomed,) = await shop.stack.start("notification", crash_at=point)
 
-        async def has_died(doomed: Process = doomed) -> bool:
-            batch = [confirmed(user) for _ in range(10)]
-            await shop.publisher.send(batch)
-            sent.extend(batch)
-            return not doomed.alive
+    async def all_have_died() -> bool:
+        batch = [confirmed(user) for _ in range(10)]
+        await shop.publisher.send(batch)
+        sent.extend(batch)
+        return not any(process.alive for process in doomed)
 
-        await eventually(has_died, WITHIN, f"the process to die at {point}")
+    await eventually(all_have_died, WITHIN, "the processes to die")
     wanted = {message.order_id for message in sent}
 
     def missing() -> set[str]:
@@ -387,6 +390,11 @@ async def test_two_processes_share_the_work_and_the_death_of_one_loses_nothing(
     ids = {each.content["data"]["orderId"]: each.id for each in shop.receiver.to(path)}
     assert all(ids[each.content["data"]["orderId"]] == each.id for each in shop.receiver.to(path)), "one id an event"
     assert not await shop.deliveries.find_one({"status": "PENDING", "orderId": {"$in": sorted(wanted)}})
+
+
+async def has_begun(shop: Shop, process: Process) -> bool:
+    """Whether it is ready, or has died of a delivery that an earlier test left."""
+    return not process.alive or (await shop.stack.client.get(f"{process.url}/readyz")).status_code == 200
 
 
 async def attempts_of(client: httpx.AsyncClient, url: str) -> float:
